@@ -1,0 +1,44 @@
+"""The command line: one thin file per noun, assembled in `app`. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+BUG_EXIT = 70
+"""Exit status of an error that nobody foresaw (EX_SOFTWARE of sysexits.h)."""
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit status: 0 done, 1 an error with its message on stderr, 2 wrong usage, 70 a bug, 130 interrupted.
+    """
+    from softprompt.cli.app import app
+    from softprompt.errors import SoftPromptError
+
+    try:
+        app()
+    except SoftPromptError as error:
+        if os.environ.get("SOFTPROMPT_DEBUG"):
+            raise
+        _complain(f"error: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone (`| head`). Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("SOFTPROMPT_DEBUG"):
+            raise
+        _complain(
+            f"error: this is a bug in softprompt: {type(error).__name__}: {error}; "
+            "run again with SOFTPROMPT_DEBUG=1 for the traceback and report it"
+        )
+        sys.exit(BUG_EXIT)
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(" ".join(message.splitlines()) + "\n")

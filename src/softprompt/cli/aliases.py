@@ -1,0 +1,57 @@
+"""`softprompt promote`, `rollback` and `audit`: moving aliases, and who moved them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
+
+MOVE_COLUMNS = ("task", "alias", "before", "after", "reason")
+AUDIT_COLUMNS = ("seq", "at", "actor", "action", "task", "before", "after", "reason")
+
+
+def promote(
+    ref: Annotated[str, typer.Argument(help="The version, as TASK@N.")],
+    alias: Annotated[str, typer.Option(help="The alias that shall point to it.")] = "production",
+    force: Annotated[bool, typer.Option("--force", help="Promote although it scores worse; needs --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,
+    home: Home = None,
+    registry: RegistryUrl = None,
+    store: StoreUrl = None,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> None:
+    """Point an alias at a version, unless it scores clearly worse than the one there now."""
+    move = open_library(home, registry, store, tenant).promote(ref, alias, force=force, reason=reason)
+    emit([move.row()], as_json, "Promoted", MOVE_COLUMNS)
+
+
+def rollback(
+    task: Annotated[str, typer.Argument(help="Name of the task.")],
+    alias: Annotated[str, typer.Option(help="The alias to put back.")] = "production",
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,
+    home: Home = None,
+    registry: RegistryUrl = None,
+    store: StoreUrl = None,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> None:
+    """Put an alias back to what it pointed to before its last promotion; again to go further back."""
+    move = open_library(home, registry, store, tenant).rollback(task, alias, reason=reason)
+    emit([move.row()], as_json, "Rolled back", MOVE_COLUMNS)
+
+
+def audit(
+    task: Annotated[str | None, typer.Argument(help="Name of the task; without it, everything.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the newest N entries.")] = None,
+    home: Home = None,
+    registry: RegistryUrl = None,
+    store: StoreUrl = None,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> None:
+    """Show who changed what, when, from what to what: oldest first."""
+    entries = open_library(home, registry, store, tenant).audit(task, limit=limit)
+    emit((entry.row() for entry in entries), as_json, f"Audit of {task or 'all tasks'}", AUDIT_COLUMNS)

@@ -1,0 +1,69 @@
+"""The command `softprompt`: every command registered once, in the order that help shows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from softprompt.cli import keys, library
+from softprompt.cli.aliases import audit, promote, rollback
+from softprompt.cli.context import Front, FrontHome, FrontRegistry, FrontStore, FrontTenant, set_front
+from softprompt.cli.exchange import export_prompt, import_prompt
+from softprompt.cli.tasks import list_tasks, show
+from softprompt.cli.versions import delete, restore, tag
+
+try:
+    from softprompt.cli import base
+    from softprompt.cli.evaluate import evaluate
+    from softprompt.cli.predict import predict
+    from softprompt.cli.train import train
+except ImportError:
+    base = evaluate = predict = train = None
+
+app = typer.Typer(
+    name="softprompt",
+    help="Prompt tuning: train, keep, judge and serve soft prompts on one frozen language model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+if train is not None:
+    app.command("train", rich_help_panel="Tune and use")(train)
+    app.command("evaluate", rich_help_panel="Tune and use")(evaluate)
+    app.command("predict", rich_help_panel="Tune and use")(predict)
+    app.add_typer(base.app, name="base", rich_help_panel="Tune and use")
+app.command("list", rich_help_panel="The library")(list_tasks)
+app.command("show", rich_help_panel="The library")(show)
+app.command("promote", rich_help_panel="The library")(promote)
+app.command("rollback", rich_help_panel="The library")(rollback)
+app.command("audit", rich_help_panel="The library")(audit)
+app.command("tag", rich_help_panel="The library")(tag)
+app.command("delete", rich_help_panel="The library")(delete)
+app.command("restore", rich_help_panel="The library")(restore)
+app.command("export", rich_help_panel="The library")(export_prompt)
+app.command("import", rich_help_panel="The library")(import_prompt)
+app.add_typer(library.app, name="library", rich_help_panel="The library")
+app.add_typer(keys.app, name="keys", rich_help_panel="The library")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"softprompt {version('softprompt')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def front(
+    home: FrontHome = None,
+    registry: FrontRegistry = None,
+    store: FrontStore = None,
+    tenant: FrontTenant = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    set_front(Front(home=home, registry=registry, store=store, tenant=tenant))

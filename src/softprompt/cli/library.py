@@ -1,0 +1,75 @@
+"""`softprompt library`: verify, gc, copy and stats of the whole library, all tenants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, emit, open_library, stderr
+
+app = typer.Typer(help="Care for the library: verify, gc, copy, stats.", no_args_is_help=True)
+
+
+@app.command()
+def verify(
+    home: Home = None, registry: RegistryUrl = None, store: StoreUrl = None, as_json: Json = False
+) -> None:
+    """Read every blob again and check it, and the registry, against what is recorded. Exits 1 on any problem."""
+    report = open_library(home, registry, store).verify()
+    if as_json:
+        emit([report.row()], True, "Verify")
+    elif report.problems:
+        emit([problem.row() for problem in report.problems], False, "Problems")
+    if not as_json:
+        stderr().print(report.summary())
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="Delete, or only tell what would be deleted.")] = False,
+    purge_deleted: Annotated[
+        bool, typer.Option("--purge-deleted", help="Also the bytes of deleted versions: they cannot be restored then.")
+    ] = False,
+    home: Home = None,
+    registry: RegistryUrl = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Delete blobs that no version needs. Tells what it would delete; --yes does it."""
+    library = open_library(home, registry, store)
+    plan = library.plan_gc(purge_deleted=purge_deleted)
+    rows = [item.row() for item in plan]
+    if yes:
+        deleted = set(library.gc(plan))
+        rows = [{**row, "deleted": row["digest"] in deleted} for row in rows]
+    emit(rows, as_json, "Deleted" if yes else "Would be deleted (run again with --yes)")
+
+
+@app.command()
+def copy(
+    to_home: Annotated[Path | None, typer.Option(help="Home of the copy.")] = None,
+    to_registry: Annotated[str | None, typer.Option(help="Registry of the copy, as a URL.")] = None,
+    to_store: Annotated[str | None, typer.Option(help="Store of the copy, as a URL.")] = None,
+    home: Home = None,
+    registry: RegistryUrl = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Copy the library, all tenants, to another home, registry or store. What is not named stays the same."""
+    if to_home is None and to_registry is None and to_store is None:
+        raise typer.BadParameter("say where to: --to-home, --to-registry or --to-store")
+    source = open_library(home, registry, store)
+    report = source.copy(to_home, registry=to_registry, store=to_store)
+    emit([report.row()], as_json, "Copied")
+
+
+@app.command()
+def stats(
+    home: Home = None, registry: RegistryUrl = None, store: StoreUrl = None, as_json: Json = False
+) -> None:
+    """Count tenants, tasks, versions, blobs and bytes."""
+    emit([open_library(home, registry, store).stats()], as_json, "Library")

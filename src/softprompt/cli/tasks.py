@@ -1,0 +1,84 @@
+"""`softprompt list` and `softprompt show`: what the library holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
+
+if TYPE_CHECKING:
+    from softprompt.registry import Version
+
+LIST_COLUMNS = ("task", "version", "versions", "base", "metric", "value", "aliases", "tags")
+SHOW_COLUMNS = ("version", "digest", "base", "metric", "value", "created_at", "aliases", "tags", "deleted")
+
+
+def list_tasks(
+    base: Annotated[str | None, typer.Option(help="Only prompts of this base: its id, folder or fingerprint.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only tasks of this name; * and ? match any text.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only versions with this tag.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Only this metric, with a bound if you like: accuracy, or 'accuracy>=0.8'.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every live version, not only the newest of each task.")] = False,
+    home: Home = None,
+    registry: RegistryUrl = None,
+    store: StoreUrl = None,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> None:
+    """List the tasks: the newest version of each that passes the filters."""
+    library = open_library(home, registry, store, tenant)
+    found = library.tasks(base=base, task=task, tag=tag, metric=metric, every=every)
+    emit((entry.row() for entry in found), as_json, f"Tasks of tenant {library.tenant}", LIST_COLUMNS)
+
+
+def show(
+    task: Annotated[str, typer.Argument(help="Name of the task; task@3 or task@production shows that version alone.")],
+    home: Home = None,
+    registry: RegistryUrl = None,
+    store: StoreUrl = None,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> None:
+    """Show a task: its versions, aliases, tags and scores."""
+    from softprompt.names import parse_ref
+
+    library = open_library(home, registry, store, tenant)
+    name = parse_ref(task).task
+    aliases = library.aliases(name)
+    versions = library.versions(name) if "@" not in task else [library.resolve(task, deleted=True)]
+    rows = list(_version_rows(versions, aliases))
+    if as_json:
+        emit([{"task": name, "tenant": library.tenant, "aliases": aliases, "versions": rows}], True, name)
+        return
+    emit(rows, False, f"{name}: versions", SHOW_COLUMNS)
+    if len(versions) == 1:
+        card = versions[0].card
+        fields = ({"field": field, "value": value} for field, value in card.model_dump(mode="json").items())
+        emit([field for field in fields if field["value"] not in (None, [], {})], False, f"{versions[0].ref}: card")
+
+
+def _version_rows(versions: list[Version], aliases: dict[str, int]) -> Iterator[dict[str, Any]]:
+    for version in versions:
+        card = version.card
+        yield {
+            "version": version.number,
+            "digest": version.digest,
+            "base": version.base,
+            "fingerprint": version.fingerprint,
+            "metric": card.metric,
+            "value": card.metrics.get("value"),
+            "created_at": version.created_at,
+            "actor": version.actor,
+            "aliases": sorted(alias for alias, number in aliases.items() if number == version.number),
+            "tags": list(version.tags),
+            "deleted": version.deleted,
+            "parents": list(card.parents),
+            "data_digest": card.data_digest,
+            "recipe": card.recipe,
+            "metrics": card.metrics,
+        }
