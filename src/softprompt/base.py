@@ -1,0 +1,389 @@
+"""The base: a frozen causal language model with its tokenizer, named by a fingerprint.
+
+Shapes: B rows, T tokens, D width of the embeddings, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softprompt.errors import BaseModelError, ContextError
+from softprompt.fingerprint import fingerprint_of_folder, fingerprint_of_model
+
+BUILTIN = {"builtin/tiny": Path(__file__).parent / "builtin" / "tiny"}
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+# Where a config keeps the longest sequence its positions allow, by family.
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+
+# Families by a part of their name, for advice before anything is downloaded.
+_FAMILIES = {
+    "SEQ_2_SEQ_LM": ("t5", "bart", "pegasus", "ul2", "marian", "opus-mt", "prophetnet", "led-"),
+    "MASKED_LM": ("bert", "electra", "mpnet"),
+}
+
+
+def task_type_of_name(name: str) -> str | None:
+    """The task type that a model's name tells (`google/flan-t5-large` is SEQ_2_SEQ_LM), or None."""
+    stem = name.rsplit("/", 1)[-1].lower()
+    for task_type, parts in _FAMILIES.items():
+        if any(part in stem for part in parts):
+            return task_type
+    return None
+
+
+def task_type_of_config(config: dict[str, Any]) -> str:
+    """The task type that a model's config tells."""
+    architecture = (config.get("architectures") or [""])[0]
+    if config.get("is_encoder_decoder") or architecture.endswith("ForConditionalGeneration"):
+        return "SEQ_2_SEQ_LM"
+    if architecture.endswith("ForMaskedLM"):
+        return "MASKED_LM"
+    if architecture.endswith("ForSequenceClassification"):
+        return "SEQ_CLS"
+    if architecture.endswith("ForTokenClassification"):
+        return "TOKEN_CLS"
+    return "CAUSAL_LM"
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """The torch dtype of a name (`float32`, `bf16`, ...), None for `auto`.
+
+    Raises:
+        BaseModelError: no such dtype.
+    """
+    if name == "auto":
+        return None
+    full = _SHORT.get(name, name)
+    if full not in DTYPES:
+        raise BaseModelError(f"dtype {name!r} is unknown; use auto, {', '.join(DTYPES)}")
+    return DTYPES[full]
+
+
+def locate(source: str, *, revision: str | None = None) -> Path:
+    """The folder of a base: a built-in name, a folder, or a Hugging Face id (fetched, or found in the local cache).
+
+    Raises:
+        BaseModelError: no such built-in, folder or id; no network and not in the cache.
+    """
+    if source.startswith("builtin/"):
+        if source not in BUILTIN:
+            raise BaseModelError(f"no built-in base {source!r}; there is {', '.join(BUILTIN)}")
+        return BUILTIN[source]
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise BaseModelError(
+                f"the folder {source!r} has no config.json, so it holds no model; save one there with save_pretrained"
+            )
+        return folder.resolve()
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or folder.exists():
+        raise BaseModelError(f"no folder {source!r}; give a folder with a saved model, a hub id, or builtin/tiny")
+    return _fetch(source, revision)
+
+
+def _fetch(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors as hub
+
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.bin"]
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+    except hub.HFValidationError:
+        raise BaseModelError(
+            f"{repo!r} is neither a folder here nor a valid hub id; give `owner/name`, a folder, or builtin/tiny"
+        ) from None
+    except hub.GatedRepoError:
+        raise BaseModelError(
+            f"{repo!r} is gated; accept its terms on its hub page and log in with `hf auth login`"
+        ) from None
+    except hub.RepositoryNotFoundError:
+        raise BaseModelError(f"the hub has no model {repo!r} (or it is private); check the id") from None
+    except hub.LocalEntryNotFoundError:
+        raise BaseModelError(
+            f"{repo!r} is not in the local cache and the hub cannot be reached; "
+            "connect once to fetch it, or give a folder, or builtin/tiny"
+        ) from None
+    except (hub.HfHubHTTPError, OSError) as error:
+        raise BaseModelError(
+            f"{repo!r} could not be fetched ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "check the network, or give a folder, or builtin/tiny"
+        ) from None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BaseModelError(f"{folder / 'config.json'} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise BaseModelError(f"{folder / 'config.json'} is not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise BaseModelError(f"{folder / 'config.json'} is not a JSON object")
+    return config
+
+
+def refuse_unless_causal(task_type: str, name: str) -> None:
+    """Refuse a model that is not a causal language model, naming what it is.
+
+    Raises:
+        BaseModelError: always, unless `task_type` is CAUSAL_LM.
+    """
+    if task_type == "CAUSAL_LM":
+        return
+    kinds = {
+        "SEQ_2_SEQ_LM": "an encoder-decoder model",
+        "MASKED_LM": "a masked language model",
+        "SEQ_CLS": "a sequence classifier",
+        "TOKEN_CLS": "a token classifier, which needs a head of its own",
+    }
+    raise BaseModelError(
+        f"{name!r} is {kinds.get(task_type, 'no causal language model')}: its task type is {task_type}, not CAUSAL_LM. "
+        f"This version tunes causal models only; use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
+    )
+
+
+@dataclass(eq=False)
+class FrozenBase:
+    """A causal language model in eval mode, whose weights never change.
+
+    Make one with :meth:`load` (an id or a folder) or :meth:`wrap` (a model already in memory).
+    """
+
+    model: Any
+    """The transformers model."""
+    tokenizer: Any
+    """Its tokenizer."""
+    source: str
+    """What the user gave: an id, a folder, or builtin/tiny."""
+    fingerprint: str
+    """32 hex digits that name the exact weights, tokenizer and computing config."""
+    path: Path | None = None
+    """The folder it was loaded from."""
+    _shared_prefix: bool | None = field(default=None, repr=False)
+
+    @classmethod
+    def load(
+        cls,
+        source: str = "builtin/tiny",
+        *,
+        dtype: str = "auto",
+        device: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        attn_implementation: str | None = None,
+    ) -> FrozenBase:
+        """Load and freeze a base.
+
+        Args:
+            source: a Hugging Face id, a folder, or `builtin/tiny`.
+            dtype: `auto` (as stored), `float32`, `bfloat16` or `float16`.
+            device: `cpu`, `cuda:0`, ...; by default the first GPU, else the CPU.
+            trust_remote_code: run code that comes with the model. Off unless asked.
+
+        Raises:
+            BaseModelError: it cannot be found, read, or is no causal language model.
+        """
+        import transformers
+
+        torch_dtype = dtype_of(dtype)
+        folder = locate(source, revision=revision)
+        config = _read_config(folder)
+        refuse_unless_causal(task_type_of_config(config), source)
+        if config.get("auto_map") and not trust_remote_code:
+            raise BaseModelError(
+                f"{source!r} comes with code of its own, which is not run unless you ask for it (trust_remote_code=True)"
+            )
+        target = _device(device)
+        # On a CPU the fused kernel's backward pass is the slower one, in bf16 by far.
+        attention = attn_implementation or ("eager" if target.type == "cpu" else None)
+        try:
+            with _quiet():
+                model = transformers.AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    dtype=torch_dtype or "auto",
+                    trust_remote_code=trust_remote_code,
+                    attn_implementation=attention,
+                )
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise BaseModelError(f"{source!r} ({folder}) cannot be loaded: {reason}") from None
+        except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
+            raise BaseModelError(
+                f"{source!r} ({folder}) is damaged or not readable: {type(error).__name__}: {error}; fetch it again"
+            ) from None
+        return cls(
+            model=_freeze(model).to(target),
+            tokenizer=tokenizer,
+            source=source,
+            fingerprint=fingerprint_of_folder(folder),
+            path=folder,
+        )
+
+    @classmethod
+    def wrap(cls, model: Any, tokenizer: Any, *, name: str = "in-memory") -> FrozenBase:
+        """Freeze a causal model that is already in memory. Its fingerprint is taken from the tensors themselves, so it
+        differs from that of the same model loaded from files.
+
+        Raises:
+            BaseModelError: the model is no causal language model.
+        """
+        refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
+        return cls(
+            model=_freeze(model), tokenizer=tokenizer, source=name, fingerprint=fingerprint_of_model(model, tokenizer)
+        )
+
+    @property
+    def name(self) -> str:
+        """Public name: the id, or the last part of the folder; never a path of this machine."""
+        if self.path is not None and not self.source.startswith("builtin/") and Path(self.source).expanduser().is_dir():
+            return self.path.name
+        return self.source
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings live."""
+        device: torch.device = self.embedding.weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the embeddings, and so of what is spliced into them."""
+        dtype: torch.dtype = self.embedding.weight.dtype
+        return dtype
+
+    @cached_property
+    def embedding(self) -> Any:
+        """The input embedding, V x D."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def width(self) -> int:
+        """D, the width of an input embedding and of each virtual token."""
+        return int(self.embedding.weight.shape[1])
+
+    @cached_property
+    def params(self) -> int:
+        """Number of weights, tied ones counted once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @cached_property
+    def context(self) -> int | None:
+        """Longest sequence in tokens, virtual ones among them; None where the architecture sets no limit."""
+        config = self.model.config.get_text_config()
+        for key in _CONTEXT_KEYS:
+            value = getattr(config, key, None)
+            if isinstance(value, int) and value > 0:
+                return value
+        return None
+
+    @cached_property
+    def slices_logits(self) -> bool:
+        """Whether the model's own forward can compute logits at chosen positions only."""
+        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
+
+    @property
+    def end_id(self) -> int | None:
+        """Token that ends a generated text."""
+        value = self.tokenizer.eos_token_id
+        return int(value) if value is not None else None
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """All tokens that end a generated text."""
+        ids = {self.end_id} if self.end_id is not None else set()
+        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        if isinstance(configured, int):
+            ids.add(configured)
+        elif configured:
+            ids.update(configured)
+        return frozenset(ids)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens."""
+        if not texts:
+            return []
+        with _quiet():
+            ids: list[list[int]] = self.tokenizer(
+                list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
+            )["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        """Input embeddings B x T x D of token ids B x T."""
+        embeds_BTD: torch.Tensor = self.embedding(ids_BT)
+        return embeds_BTD
+
+    def budget(self, num_virtual_tokens: int, output: int) -> int | None:
+        """Tokens left for the input beside a prompt and an output; None without a limit.
+
+        Raises:
+            ContextError: nothing is left.
+        """
+        if self.context is None:
+            return None
+        left = self.context - num_virtual_tokens - output
+        if left < 1:
+            raise ContextError(
+                f"{num_virtual_tokens} virtual tokens and {output} output tokens leave no room for an input in the "
+                f"context of {self.name} ({self.context} tokens); use a shorter prompt"
+            )
+        return left
+
+    def state_digest(self) -> str:
+        """Digest of every weight as it is now in memory; equal before and after training."""
+        return fingerprint_of_model(self.model, None)
+
+
+def _freeze(model: Any) -> Any:
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BaseModelError(f"device {name!r} is unknown; use cpu, cuda:0, mps, ...") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BaseModelError(f"device {name!r} was asked for and no GPU is visible; use cpu")
+    return device
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep transformers' advice and progress bars off the user's terminal while we load or tokenise."""
+    from transformers.utils import logging as transformers_logging
+
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    bars = transformers_logging.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

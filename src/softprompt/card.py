@@ -1,0 +1,190 @@
+"""The card: what is known of a soft prompt, and the file that carries it. Plain data, no torch.
+
+A card holds nothing that differs between two equal training runs: no times, hosts or paths. Those live in the registry.
+So equal runs give equal files and equal digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from softprompt.errors import PromptFileError
+
+CARD_KEY = "softprompt"
+"""The one metadata key of a prompt file. One, because safetensors writes several in random order."""
+
+FORMAT = 1
+
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+
+
+class Card(BaseModel):
+    """What is known of a soft prompt, stored inside its file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    task: str
+    """Name of the task the prompt was tuned for."""
+    task_type: str = "CAUSAL_LM"
+    base: str
+    """Public name of the base: `builtin/tiny`, a hub id, or the last part of a folder."""
+    fingerprint: str
+    """Fingerprint of the exact base (weights, tokenizer, computing config)."""
+    num_virtual_tokens: int = Field(ge=1)
+    token_dim: int = Field(ge=1)
+    dtype: Dtype = "float32"
+    """How the file stores the vectors."""
+    input: str = "{text}"
+    """Template of the input, filled from a row."""
+    target: str = " {label}"
+    """Template of the target; the label, or the free text, as the model must say it."""
+    labels: tuple[str, ...] | None = None
+    """Labels in order; None for a task that generates."""
+    metric: str = "accuracy"
+    max_new_tokens: int = 32
+    """Bound on generated tokens, for tasks without labels."""
+    instruction: str | None = None
+    """The text prompt that the soft prompt is compared with, where the task gave one."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """Hyperparameters of the run that made it."""
+    data_digest: str | None = None
+    """Digest of the training rows, in order."""
+    metrics: dict[str, float | int] = Field(default_factory=dict)
+    """Scores of the run: `value` on the test split, the baselines, `validation`, `rows`."""
+    parents: tuple[str, ...] = ()
+    """Digests of the prompts this one was made from."""
+
+    def canonical(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, UTF-8 as it is. Equal cards give equal text."""
+        return json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Card:
+        """Read a card from its JSON.
+
+        Raises:
+            PromptFileError: not JSON, a newer format, or fields missing, unknown or of the wrong type.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise PromptFileError(f"the card of this prompt file is not JSON ({error}); fetch the file again") from None
+        if not isinstance(raw, dict):
+            raise PromptFileError("the card of this prompt file is not a JSON object; fetch the file again")
+        if isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
+            raise PromptFileError(
+                f"this prompt file has format {raw['format']}, and this softprompt reads up to {FORMAT}; upgrade softprompt"
+            )
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise PromptFileError(f"the card of this prompt file is wrong at {where!r}: {first['msg']}") from None
+
+
+def digest_of(data: bytes) -> str:
+    """Name of a blob: SHA-256 of its bytes, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a prompt file: safetensors dtype name, shape and little-endian bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+def write_file(card: Card, tensors: dict[str, Stored]) -> bytes:
+    """Bytes of a prompt file: safetensors with one metadata key. Equal content gives equal bytes.
+
+    Written here and not by the safetensors library, because every byte is part of the digest and must not change with
+    the library's version. The library reads it (a test does).
+    """
+    entries: dict[str, Any] = {}
+    body = b""
+    for name in sorted(tensors):
+        stored = tensors[name]
+        entries[name] = {
+            "dtype": stored.dtype,
+            "shape": list(stored.shape),
+            "data_offsets": [len(body), len(body) + len(stored.data)],
+        }
+        body += stored.data
+    return _header(card, entries, body) + body
+
+
+def read_file(data: bytes) -> tuple[Card, dict[str, Stored]]:
+    """Card and tensors of a prompt file, every byte of it checked. The inverse of :func:`write_file`; no torch.
+
+    Raises:
+        PromptFileError: no prompt file of ours, of a newer format, cut short, or any byte differs from what was written.
+    """
+    header, size = _read_header(data)
+    metadata = header.get("__metadata__")
+    text = metadata.get(CARD_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise PromptFileError(
+            f"this safetensors file has no {CARD_KEY!r} card, so it is no softprompt file; "
+            "for a PEFT folder use `softprompt import DIR --task NAME`"
+        )
+    try:
+        raw = json.loads(text)["card"]
+    except (ValueError, KeyError, TypeError):
+        raise PromptFileError(_DAMAGED) from None
+    card = Card.parse(json.dumps(raw))
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    body = data[size:]
+    if _header(card, entries, body) != data[:size]:
+        raise PromptFileError(_DAMAGED)
+    tensors: dict[str, Stored] = {}
+    for name, entry in entries.items():
+        start, end = entry["data_offsets"]
+        tensors[name] = Stored(entry["dtype"], tuple(entry["shape"]), body[start:end])
+    return card, tensors
+
+
+def read_card(data: bytes) -> Card:
+    """The card of a prompt file, the whole file checked as in :func:`read_file`.
+
+    Raises:
+        PromptFileError: as there.
+    """
+    return read_file(data)[0]
+
+
+_DAMAGED = "this prompt file is damaged: its content and its checksum disagree; take it again from where it came from"
+
+
+def _header(card: Card, entries: dict[str, Any], body: bytes) -> bytes:
+    described = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    checksum = digest_of("\n".join((card.canonical(), described, digest_of(body))).encode())
+    metadata = {CARD_KEY: f'{{"card":{card.canonical()},"sha256":"{checksum}"}}'}
+    text = json.dumps({"__metadata__": metadata, **entries}, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
+    if len(data) < 8:
+        raise PromptFileError(f"not a prompt file: {len(data)} bytes, too short for safetensors")
+    size = 8 + int.from_bytes(data[:8], "little")
+    if size > len(data):
+        raise PromptFileError(f"not a prompt file, or cut short: its header claims {size} bytes of {len(data)}")
+    try:
+        header = json.loads(data[8:size].decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise PromptFileError("not a prompt file: its safetensors header is not JSON") from None
+    if not isinstance(header, dict):
+        raise PromptFileError("not a prompt file: its safetensors header is not an object")
+    return header, size

@@ -1,0 +1,284 @@
+"""The configuration of a task: a YAML file in the words of Hugging Face and PEFT, checked key by key. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from softprompt.errors import ConfigError, nearest
+
+TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
+Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT"]
+Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+MetricName = Literal["accuracy", "f1", "exact_match", "token_f1"]
+
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(BaseModel):
+    """Where the rows of a task come from."""
+
+    model_config = _STRICT
+
+    train: str
+    """A .jsonl, .json, .csv, .tsv or .parquet file, or the name of a split of `dataset`."""
+    validation: str | float = 0.1
+    """A file or split, or the share of the training rows to hold out."""
+    test: str | float | None = None
+    """A file or split, or a share of the training rows; by default a tenth of them."""
+    dataset: str | None = None
+    """A data set of the Hugging Face hub; then train, validation and test name its splits."""
+    name: str | None = None
+    """Configuration of the hub data set."""
+
+    @field_validator("validation", "test")
+    @classmethod
+    def _share(cls, value: str | float | None) -> str | float | None:
+        if isinstance(value, float | int) and not 0 < value < 1:
+            raise ValueError(f"a share must lie between 0 and 1, and this is {value}")
+        return value
+
+
+class ServingConfig(BaseModel):
+    """How a prompt wishes to be served."""
+
+    model_config = _STRICT
+
+    base_model_device: str | None = None
+    """Device of the base, such as `cuda:0`."""
+    prompt_cache_size: int = Field(default=100, ge=1)
+    """How many prompts stay in memory."""
+    prompt_storage: str | None = None
+    """URL of the store."""
+    swap_latency_budget_ms: float = Field(default=0.1, gt=0)
+    """Time that a swap of resident prompts may take."""
+
+
+class TaskConfig(BaseModel):
+    """Everything that says what a prompt is tuned for and how. The names are those of Hugging Face and PEFT."""
+
+    model_config = _STRICT
+
+    task: str | None = None
+    """Name of the task; by default the name of the file."""
+    base: str | None = None
+    """The base model: builtin/tiny, a hub id or a folder."""
+    tokenizer_name_or_path: str | None = None
+    """As in PEFT, the base's own tokenizer; names the base where `base` does not."""
+    peft_type: Literal["PROMPT_TUNING"] = "PROMPT_TUNING"
+    """Accepted because PEFT's files have it."""
+    task_type: TaskType = "CAUSAL_LM"
+    """What kind of model the base is."""
+    data: DataConfig | None = None
+    """Where the rows are."""
+
+    input: str = "{text}"
+    """Template of the input, with the names of columns in braces."""
+    target: str = " {label}"
+    """Template of what the model must answer."""
+    labels: tuple[str, ...] | None = None
+    """The labels to choose from; without them the task generates text."""
+    metric: MetricName | None = None
+    """By default accuracy with labels, else exact_match."""
+    instruction: str | None = None
+    """Text prompt of the zero-shot baseline; by default one that lists the labels."""
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Bound on a generated answer."""
+
+    num_virtual_tokens: int = Field(default=20, ge=1)
+    """P, the length of the prompt."""
+    prompt_tuning_init: Initializer | None = None
+    """Where the vectors start; by default LABELS with labels, else SAMPLE_VOCAB."""
+    prompt_tuning_init_text: str | None = None
+    """Text for TEXT."""
+    prompt_tuning_init_prompt: tuple[str, ...] = ()
+    """For PROMPT: references of prompts in the library (`task@3`), of which the mean is taken."""
+
+    learning_rate: float = Field(default=0.05, gt=0, lt=100)
+    num_train_epochs: float = Field(default=5, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    """Overrides num_train_epochs."""
+    per_device_train_batch_size: int = Field(default=32, ge=1)
+    warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Overrides warmup_ratio."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    lr_scheduler_type: Scheduler = "linear"
+    optim: Literal["adamw", "adafactor"] = "adamw"
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Bound on the norm of the prompt's gradient."""
+    objective: Literal["label_scoring", "language_modelling"] | None = None
+    """By default label_scoring with labels, else language_modelling."""
+    eval_per_epoch: int = Field(default=1, ge=1)
+    """Validations in an epoch."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop after so many validations without a better one; by default never."""
+    seed: int = Field(default=0, ge=0)
+
+    serving: ServingConfig | None = None
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _label_texts(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        for label in value:
+            if isinstance(label, bool):
+                raise ValueError(f"YAML reads {str(label).lower()}, yes, no, on and off as truth values; put labels in quotes")
+        return [str(label) if isinstance(label, int | float) else label for label in value]
+
+    @field_validator("prompt_tuning_init_prompt", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("optim", mode="before")
+    @classmethod
+    def _optimiser(cls, value: Any) -> Any:
+        return "adamw" if value in ("adamw_torch", "adamw_torch_fused", "adamw_hf") else value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_file(cls, value: Any) -> Any:
+        return {"train": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskConfig:
+        labels = self.labels
+        if labels is not None:
+            if len(labels) < 2:
+                raise ValueError(f"labels: a choice needs at least two labels, and there is {len(labels)}")
+            twice = sorted({label for label in labels if labels.count(label) > 1})
+            if twice:
+                raise ValueError(f"labels: {', '.join(map(repr, twice))} is listed more than once")
+            if any(not label.strip() for label in labels):
+                raise ValueError("labels: one of them is empty")
+        if labels is None and self.metric in ("accuracy", "f1"):
+            raise ValueError(f"metric: {self.metric} needs `labels`; list them, or use exact_match")
+        if labels is None and self.objective == "label_scoring":
+            raise ValueError("objective: label_scoring needs `labels`; list them, or use language_modelling")
+        init = self.prompt_tuning_init
+        if init == "LABELS" and labels is None:
+            raise ValueError("prompt_tuning_init: LABELS needs `labels`; list them, or use SAMPLE_VOCAB")
+        if init == "TEXT" and not self.prompt_tuning_init_text:
+            raise ValueError("prompt_tuning_init: TEXT needs prompt_tuning_init_text")
+        if init == "PROMPT" and not self.prompt_tuning_init_prompt:
+            raise ValueError("prompt_tuning_init: PROMPT needs prompt_tuning_init_prompt, such as `trec6@3`")
+        return self
+
+    @property
+    def base_source(self) -> str:
+        """The base to load."""
+        return self.base or self.tokenizer_name_or_path or "builtin/tiny"
+
+    @property
+    def metric_name(self) -> MetricName:
+        """The metric, chosen where the file is silent."""
+        return self.metric or ("accuracy" if self.labels else "exact_match")
+
+    @property
+    def initializer(self) -> Initializer:
+        """The initialiser, chosen where the file is silent."""
+        if self.prompt_tuning_init:
+            return self.prompt_tuning_init
+        if self.prompt_tuning_init_prompt:
+            return "PROMPT"
+        if self.prompt_tuning_init_text:
+            return "TEXT"
+        return "LABELS" if self.labels else "SAMPLE_VOCAB"
+
+    @property
+    def objective_name(self) -> str:
+        """The objective, chosen where the file is silent."""
+        return self.objective or ("label_scoring" if self.labels else "language_modelling")
+
+    def recipe(self) -> dict[str, Any]:
+        """The hyperparameters that a card keeps."""
+        chosen = {
+            "prompt_tuning_init": self.initializer,
+            "objective": self.objective_name,
+        }
+        kept = (
+            "prompt_tuning_init_text", "learning_rate", "num_train_epochs", "max_steps",
+            "per_device_train_batch_size", "warmup_ratio", "warmup_steps", "weight_decay", "lr_scheduler_type", "optim",
+            "max_grad_norm", "eval_per_epoch", "early_stopping_patience", "seed",
+        )  # fmt: skip
+        values = {key: getattr(self, key) for key in kept}
+        return {key: value for key, value in (values | chosen).items() if value is not None}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, which the library would let pass."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if isinstance(key, list | dict) or key in seen:
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice or is no plain name")
+        seen[key] = loader.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]
+    return seen
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_config(path: str | Path) -> TaskConfig:
+    """Read a task file.
+
+    Raises:
+        ConfigError: not there, not YAML, or a key is unknown, missing or of the wrong type.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the task file {str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the task file {str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    try:
+        raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a task file holds `key: value` lines, and this holds {type(raw).__name__}")
+    return parse_config({"task": file.stem, **raw}, where=str(path))
+
+
+def parse_config(raw: dict[str, Any], *, where: str = "task") -> TaskConfig:
+    """Check a configuration that is already a dictionary.
+
+    Raises:
+        ConfigError: every fault of it, a line each, with the nearest known name for unknown keys.
+    """
+    try:
+        return TaskConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [_fault(fault) for fault in error.errors(include_url=False)]
+        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def _fault(fault: Any) -> str:
+    path = [str(part) for part in fault["loc"]]
+    name = ".".join(part for part in path if part not in ("str", "float", "int"))
+    if fault["type"] == "extra_forbidden":
+        owner: type[BaseModel] = TaskConfig
+        if len(path) > 1:
+            owner = {"data": DataConfig, "serving": ServingConfig}.get(path[0], TaskConfig)
+        return f"unknown key {name!r}{nearest(path[-1], owner.model_fields)}"
+    if fault["type"] == "missing":
+        return f"{name} is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    if not name:
+        return str(message)
+    if fault["type"] == "value_error":
+        return f"{name}: {message}"
+    return f"{name}: {message[0].lower()}{message[1:]}; the file says {fault['input']!r}"

@@ -1,0 +1,177 @@
+"""The in-process engine: rows of different prompts through one frozen model, labels scored or text generated.
+
+It gets tensors and token ids, never names. Each prompt of a call goes through the base once, whatever the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softprompt.base import FrozenBase
+from softprompt.prefix import Prefix, compute_prefix, logits_at, new_cache, run_tokens, shares_prefix
+from softprompt.scoring import Labels, label_contexts, plan_labels
+from softprompt.splice import Stack, chunk_by_length, pad_rows, splice_tokens, stack_prompts
+
+TOKEN_BUDGET = 4096
+"""Padded tokens of a chunk of rows."""
+
+Progress = Callable[[int], None]
+"""Called with the number of rows just done."""
+
+
+class LocalEngine:
+    """Runs one frozen base in this process."""
+
+    def __init__(self, base: FrozenBase, *, token_budget: int = TOKEN_BUDGET) -> None:
+        self.base = base
+        self.token_budget = token_budget
+
+    @torch.no_grad()
+    def score(
+        self,
+        prompts: Sequence[Tensor],
+        which: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        labels: Sequence[Labels],
+        progress: Progress | None = None,
+    ) -> list[list[float]]:
+        """Summed log-probability of each label behind each input, in one pass over rows of mixed prompts.
+
+        Args:
+            prompts: P_k x D each; an empty one (0 x D) stands for no prompt.
+            which: the prompt of each row.
+            inputs: token ids of each row, at least one.
+            labels: token ids of each label, row by row.
+        """
+        stack, prefix = self._prepare(prompts)
+        results: list[list[float]] = [[] for _ in inputs]
+        contexts = [label_contexts(candidates) for candidates in labels]
+        lengths = [len(ids) + max(map(len, found)) for ids, found in zip(inputs, contexts, strict=True)]
+        for group in chunk_by_length(lengths, self.token_budget, [len(found) for found in contexts]):
+            plan = plan_labels([inputs[i] for i in group], [labels[i] for i in group])
+            owners = [which[group[owner]] for owner in plan.owner]
+            logits_BLV = logits_at(self.base, stack, prefix, owners, plan.rows, plan.keep)
+            for index, scores in zip(group, plan.scores(logits_BLV), strict=True):
+                results[index] = scores.tolist()
+            if progress:
+                progress(len(group))
+        return results
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Tensor],
+        which: Sequence[int],
+        inputs: Sequence[Sequence[int]],
+        max_new_tokens: Sequence[int],
+        progress: Progress | None = None,
+    ) -> list[list[int]]:
+        """Greedy continuation of each input, up to a bound of its own, without the end token."""
+        stack, prefix = self._prepare(prompts)
+        results: list[list[int]] = [[] for _ in inputs]
+        lengths = [len(ids) + bound for ids, bound in zip(inputs, max_new_tokens, strict=True)]
+        for group in chunk_by_length(lengths, self.token_budget):
+            rows = [list(inputs[i]) for i in group]
+            owners = [which[i] for i in group]
+            bounds = [max_new_tokens[i] for i in group]
+            if prefix is None:
+                told = self._generate_spliced(stack, owners, rows, bounds)
+            else:
+                told = self._generate_cached(stack, prefix, owners, rows, bounds)
+            for index, ids in zip(group, told, strict=True):
+                results[index] = ids
+            if progress:
+                progress(len(group))
+        return results
+
+    def _prepare(self, prompts: Sequence[Tensor]) -> tuple[Stack, Prefix | None]:
+        base = self.base
+        stack = stack_prompts([prompt_PD.to(base.device, base.dtype) for prompt_PD in prompts])
+        return stack, compute_prefix(base, stack) if shares_prefix(base) else None
+
+    def _generate_spliced(
+        self, stack: Stack, which: list[int], rows: list[list[int]], bounds: list[int]
+    ) -> list[list[int]]:
+        """Run everything again for each token: the slow twin, and the way for bases without a shared prefix."""
+        told: list[list[int]] = [[] for _ in rows]
+        alive = list(range(len(rows)))
+        while alive:
+            grown = [rows[i] + told[i] for i in alive]
+            keep = [[len(row) - 1] for row in grown]
+            logits_BLV = logits_at(self.base, stack, None, [which[i] for i in alive], grown, keep)
+            alive = self._extend(told, alive, bounds, logits_BLV[:, 0].argmax(-1).tolist())
+        return told
+
+    def _generate_cached(
+        self, stack: Stack, prefix: Prefix, which: list[int], rows: list[list[int]], bounds: list[int]
+    ) -> list[list[int]]:
+        base = self.base
+        told: list[list[int]] = [[] for _ in rows]
+        alive = list(range(len(rows)))
+        which_B = torch.tensor(which, device=base.device)
+        tokens = pad_rows(rows, base.device)
+        keep_B1 = torch.tensor([[len(row) - 1] for row in rows], device=base.device)
+        logits_BLV, cache = run_tokens(base, stack, prefix, which_B, tokens, keep_B1)
+        cache, mask_BS = _align_ends(cache, splice_tokens(stack, which_B, tokens.mask_BT).mask_BS)
+        positions_B = stack.lengths_K[which_B] + tokens.mask_BT.sum(1)
+        places = alive  # the row of the cache that each living row has
+        while True:
+            chosen = logits_BLV[:, -1].argmax(-1)
+            ids = [int(chosen[place]) for place in places]
+            pairs = dict(zip(alive, places, strict=True))
+            alive = self._extend(told, alive, bounds, ids)
+            if not alive:
+                return told
+            places = [pairs[row] for row in alive]
+            if 2 * len(places) <= len(chosen):
+                cache, mask_BS, positions_B, chosen = _select(places, cache, mask_BS, positions_B, chosen)
+                places = list(range(len(places)))
+            mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), 1)], dim=1)
+            output = base.model(
+                inputs_embeds=base.embed(chosen[:, None]),
+                attention_mask=mask_BS,
+                position_ids=positions_B[:, None].clamp_max((base.context or 1 << 30) - 1),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits_BLV, positions_B = output.logits, positions_B + 1
+
+    def _extend(self, told: list[list[int]], alive: list[int], bounds: list[int], ids: list[int]) -> list[int]:
+        """Append each living row's next token; return the rows that go on."""
+        going: list[int] = []
+        for row, token in zip(alive, ids, strict=True):
+            if token in self.base.end_ids:
+                continue
+            told[row].append(token)
+            if len(told[row]) < bounds[row]:
+                going.append(row)
+        return going
+
+
+def _align_ends(cache: Any, mask_BS: Tensor) -> tuple[Any, Tensor]:
+    """Move the padding of each row to its front, so that what is generated next stands right behind the input: distances
+    between columns are distances between positions again, as sliding windows need."""
+    width = int(mask_BS.sum(1).max())
+    order_BS = torch.argsort(mask_BS.int(), dim=1, stable=True)[:, -width:]
+    moved = []
+    for layer in cache.layers:
+        index = order_BS[:, None, :, None].expand(-1, layer.keys.shape[1], -1, -1)
+        moved.append(
+            (
+                layer.keys.gather(2, index.expand(-1, -1, -1, layer.keys.shape[3])),
+                layer.values.gather(2, index.expand(-1, -1, -1, layer.values.shape[3])),
+            )
+        )
+    return new_cache(moved), mask_BS.gather(1, order_BS)
+
+
+def _select(
+    places: list[int], cache: Any, mask_BS: Tensor, positions_B: Tensor, chosen_B: Tensor
+) -> tuple[Any, Tensor, Tensor, Tensor]:
+    """Keep only some rows of everything."""
+    kept = new_cache([(layer.keys[places], layer.values[places]) for layer in cache.layers])
+    return kept, mask_BS[places], positions_B[places], chosen_B[places]

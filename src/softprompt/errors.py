@@ -1,0 +1,100 @@
+"""Every error that softprompt raises on purpose.
+
+::
+
+    SoftPromptError
+    ├── ConfigError            a task file or an option is wrong
+    │   └── DataError          rows or files of a task are wrong
+    ├── BaseModelError         the base cannot be found, read or used
+    │   └── ContextError       prompt + input + output do not fit the base
+    ├── PromptFileError        a prompt file is damaged, foreign or unreadable
+    ├── FingerprintMismatch    a prompt was made for another base
+    ├── TrainingError          training cannot go on (NaN, killed, out of memory)
+    ├── LibraryError           the registry or the store refuses
+    │   ├── NotFound           no such task, version, alias, tag, key or blob
+    │   ├── NameRefused        a name, tag, alias or URL is not allowed
+    │   ├── PromotionRefused   a gate says no
+    │   ├── RegistryError      the database is unreachable, full, locked or of another schema
+    │   └── StoreError         the blob store is unreachable, full or damaged
+    └── Denied                 a key is missing, revoked or lacks the scope
+
+A message says what was wrong, with which value, and what to do next. The command line prints it without a traceback and
+exits 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SoftPromptError(Exception):
+    """Root of all errors of this package."""
+
+
+class ConfigError(SoftPromptError):
+    """A task file or an option is wrong."""
+
+
+class DataError(ConfigError):
+    """Rows or files of a task are wrong."""
+
+
+class BaseModelError(SoftPromptError):
+    """The base model cannot be found, read or used."""
+
+
+class ContextError(BaseModelError):
+    """Prompt + input + output do not fit the context of the base."""
+
+
+class PromptFileError(SoftPromptError):
+    """A prompt file is damaged, foreign or unreadable."""
+
+
+class FingerprintMismatch(SoftPromptError):
+    """A prompt was made for another base than the one it is used on."""
+
+
+class TrainingError(SoftPromptError):
+    """Training cannot go on."""
+
+
+class LibraryError(SoftPromptError):
+    """The registry or the store refuses."""
+
+
+class NotFound(LibraryError):
+    """No such task, version, alias, tag, key or blob."""
+
+
+class NameRefused(LibraryError):
+    """A name, tag, alias or URL is not allowed."""
+
+
+class PromotionRefused(LibraryError):
+    """A gate says no to a promotion."""
+
+
+class RegistryError(LibraryError):
+    """The registry's database is unreachable, full, locked or of another schema."""
+
+
+class StoreError(LibraryError):
+    """The blob store is unreachable, full or damaged."""
+
+
+class Denied(SoftPromptError):
+    """A key is missing, revoked or lacks the scope."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A tail for messages: `; did you mean 'x'?` for the closest known name, or the list of the known ones."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    if not names:
+        return ""
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return f"; known: {shown}"

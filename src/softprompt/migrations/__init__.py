@@ -1,0 +1,1 @@
+"""Steps from every earlier shape of the registry to the present one, run by Alembic."""

@@ -1,0 +1,200 @@
+"""What names, references and URLs may look like.
+
+A name becomes part of a folder, of a URL and of a model id that clients send, so the alphabet is small: no separator,
+no space, no control character, and nothing that could climb out of a root.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from softprompt.errors import NameRefused
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=+-]*", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+LONGEST_NAME = 128
+LONGEST_NUMBER = 9
+"""Digits of a version number; more would not fit the database's integer."""
+
+BUCKET_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
+REDIS_SCHEMES = ("redis", "rediss")
+STORE_SCHEMES = ("file", "memory", *BUCKET_SCHEMES, *REDIS_SCHEMES)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A reference to a version: `task`, `task@3` or `task@alias`; at most one of number and alias is set."""
+
+    task: str
+    number: int | None = None
+    alias: str | None = None
+
+    def __str__(self) -> str:
+        if self.number is not None:
+            return f"{self.task}@{self.number}"
+        return f"{self.task}@{self.alias}" if self.alias is not None else self.task
+
+
+def check_task(name: str) -> str:
+    """Return the name of a task as it is.
+
+    Raises:
+        NameRefused: it is empty, too long, or has other characters than letters, digits, `.`, `_`, `-`.
+    """
+    return _check("task", name, _NAME, "letters, digits, '.', '_' and '-', beginning with a letter or digit")
+
+
+def check_alias(name: str) -> str:
+    """Return the name of an alias as it is.
+
+    Raises:
+        NameRefused: not a name, or digits alone: `task@3` always means version 3.
+    """
+    _check("alias", name, _NAME, "letters, digits, '.', '_' and '-', beginning with a letter or digit")
+    if name.isdigit():
+        raise NameRefused(
+            f"alias {name!r} is refused: digits alone mean a version number; take a name like 'production'"
+        )
+    return name
+
+
+def check_tenant(name: str) -> str:
+    """Return the name of a tenant as it is.
+
+    Raises:
+        NameRefused: not a name.
+    """
+    return _check("tenant", name, _NAME, "letters, digits, '.', '_' and '-', beginning with a letter or digit")
+
+
+def check_key_name(name: str) -> str:
+    """Return the name of an API key as it is.
+
+    Raises:
+        NameRefused: not a name, or digits alone, which would be taken for a key's id.
+    """
+    _check("key", name, _NAME, "letters, digits, '.', '_' and '-', beginning with a letter or digit")
+    if name.isdigit():
+        raise NameRefused(f"key {name!r} is refused: digits alone are the id of a key; take a name like 'ci'")
+    return name
+
+
+def check_tag(name: str) -> str:
+    """Return a tag as it is.
+
+    Raises:
+        NameRefused: not a tag.
+    """
+    return _check("tag", name, _TAG, "letters, digits and '._:=+-', beginning with a letter or digit")
+
+
+def check_tags(names: Iterable[str]) -> tuple[str, ...]:
+    """Return tags, each once, in order.
+
+    Raises:
+        NameRefused: one of them is not a tag.
+    """
+    return tuple(sorted({check_tag(name) for name in names}))
+
+
+def check_digest(digest: str) -> str:
+    """Return the digest as it is.
+
+    Raises:
+        NameRefused: it is not 64 lower-case hex digits, so it is not the name of a blob.
+    """
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise NameRefused(f"{digest!r} is not the digest of a blob: 64 lower-case hex digits are")
+    return digest
+
+
+def is_digest(text: str) -> bool:
+    """Whether the text could be the digest of a blob."""
+    return bool(_DIGEST.fullmatch(text))
+
+
+def parse_ref(text: str) -> Ref:
+    """Read `task`, `task@3` or `task@alias`.
+
+    Raises:
+        NameRefused: it is none of these.
+    """
+    if not isinstance(text, str):
+        raise NameRefused(f"{text!r} is no reference; write 'task', 'task@3' or 'task@production'")
+    task, at, rest = text.partition("@")
+    check_task(task)
+    if not at:
+        return Ref(task)
+    if rest.isascii() and rest.isdigit():
+        if len(rest) > LONGEST_NUMBER or int(rest) == 0:
+            raise NameRefused(f"{_shown(text)} names no version: versions count from 1; `softprompt show {task}`")
+        return Ref(task, number=int(rest))
+    return Ref(task, alias=check_alias(rest))
+
+
+def split_store_url(url: str) -> SplitResult:
+    """The parts of the URL of a store; a plain path comes back with the scheme `file`.
+
+    Raises:
+        NameRefused: an unknown scheme, a missing bucket or host, a path that climbs with `..`, or a query.
+    """
+    if not url or "\0" in url:
+        raise NameRefused(f"store URL {url!r} is refused: give a folder or a URL such as s3://bucket/prefix")
+    if "://" not in url:
+        return SplitResult("file", "", url, "", "")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise NameRefused(f"store URL {_hide_rest(url)!r} cannot be read ({error}); mend it") from None
+    scheme = parts.scheme.lower()
+    if scheme not in STORE_SCHEMES:
+        known = ", ".join(f"{name}://" for name in STORE_SCHEMES)
+        raise NameRefused(f"store URL {hide_password(url)!r} has the unknown scheme {scheme!r}; known: {known}")
+    if port == 0 or (scheme in BUCKET_SCHEMES and not parts.hostname) or (scheme in REDIS_SCHEMES and not parts.hostname):
+        raise NameRefused(f"store URL {hide_password(url)!r} names no bucket or host; write {scheme}://NAME/...")
+    if ".." in unquote(parts.path).replace("\\", "/").split("/"):
+        raise NameRefused(f"store URL {hide_password(url)!r} climbs with '..'; write the path out")
+    if parts.query or parts.fragment:
+        raise NameRefused(
+            f"store URL {hide_password(url)!r} has a query or fragment; set options in the environment "
+            "(AWS_ENDPOINT_URL, AWS_REGION, ...) instead"
+        )
+    if scheme == "file" and parts.netloc not in ("", "localhost"):
+        raise NameRefused(f"store URL {url!r} names the host {parts.netloc!r}; write file:///path with three slashes")
+    return parts._replace(scheme=scheme)
+
+
+def hide_password(url: str) -> str:
+    """The URL for a message: its password, if it has one, replaced by `***`."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return _hide_rest(url)
+    user, at, host = parts.netloc.rpartition("@")
+    if not at or ":" not in user:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def _hide_rest(url: str) -> str:
+    """A URL too broken to find the password in: only its scheme."""
+    return url.partition("://")[0] + "://..."
+
+
+def _check(kind: str, name: str, pattern: re.Pattern[str], allowed: str) -> str:
+    if not isinstance(name, str) or not pattern.fullmatch(name):
+        raise NameRefused(f"{kind} {_shown(name)} is refused: a {kind} has {allowed}")
+    if len(name) > LONGEST_NAME:
+        raise NameRefused(f"{kind} {_shown(name)} is refused: {len(name)} characters; at most {LONGEST_NAME}")
+    return name
+
+
+def _shown(name: object) -> str:
+    text = ascii(name)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,182 @@
+"""The shared prefix: each prompt goes through the base once, and rows attend to its keys and values.
+
+In a causal model what the base makes of a prompt does not depend on the input behind it. So K prompts and B rows cost
+`K*P + B*T` tokens instead of `B*(P + T)`, and autograd carries the gradient back through the keys and values. It equals
+running `[prompt][tokens]` row by row to rounding; :func:`shares_prefix` checks that on each base before it is relied on.
+
+Shapes: K prompts, P virtual tokens, B rows, T tokens, L kept positions, H heads of keys, d width of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softprompt.base import FrozenBase
+from softprompt.splice import (
+    Stack,
+    Tokens,
+    pad_rows,
+    splice_prompts,
+    splice_rows,
+    splice_tokens,
+    stack_prompts,
+)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of K prompts, layer by layer, each K x H x P x d."""
+
+    layers: list[tuple[Tensor, Tensor]]
+
+    def detached(self) -> Prefix:
+        """The same values as leaves of their own, so that several backward passes add up in their `.grad`."""
+        return Prefix([(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in self.layers])
+
+    def tensors(self) -> list[Tensor]:
+        """All keys and values in one flat list."""
+        return [tensor for layer in self.layers for tensor in layer]
+
+
+def new_cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
+    """A transformers cache that holds these keys and values.
+
+    Every layer is a plain growing one, also where the model has sliding windows: the mask does the sliding, and a cache that
+    drops keys would drop those of the prompt.
+    """
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    cache = DynamicCache()
+    for keys, values in layers:
+        layer = DynamicLayer()
+        layer.dtype, layer.device = keys.dtype, keys.device
+        layer.keys, layer.values, layer.is_initialized = keys, values, True
+        cache.layers.append(layer)
+    return cache
+
+
+def compute_prefix(base: FrozenBase, stack: Stack) -> Prefix:
+    """Run K prompts alone and keep their keys and values."""
+    spliced = splice_prompts(stack)
+    cache = new_cache()
+    keep = {"logits_to_keep": 1} if base.slices_logits else {}
+    base.model(
+        inputs_embeds=stack.vectors_KPD,
+        attention_mask=spliced.mask_BS,
+        position_ids=spliced.positions_BS,
+        past_key_values=cache,
+        use_cache=True,
+        **keep,
+    )
+    return Prefix([(layer.keys, layer.values) for layer in cache.layers])
+
+
+def run_tokens(
+    base: FrozenBase, stack: Stack, prefix: Prefix, which_B: Tensor, tokens: Tokens, keep_BL: Tensor
+) -> tuple[Tensor, Any]:
+    """Logits (B x L x V, in the base's dtype) at chosen positions of token rows behind their prompts, and the cache
+    (columns: prompt, padded on the left; then tokens, padded on the right).
+
+    Args:
+        which_B: the prompt of each row.
+        keep_BL: positions among a row's tokens, counted from 0.
+    """
+    spliced = splice_tokens(stack, which_B, tokens.mask_BT)
+    cache = new_cache([(keys[which_B], values[which_B]) for keys, values in prefix.layers])
+    output = base.model(
+        inputs_embeds=base.embed(tokens.ids_BT),
+        attention_mask=spliced.mask_BS,
+        position_ids=spliced.positions_BS,
+        past_key_values=cache,
+        use_cache=True,
+        **({"logits_to_keep": keep_BL} if base.slices_logits else {}),
+    )
+    return _kept(base, output.logits, keep_BL), cache
+
+
+def run_spliced(base: FrozenBase, stack: Stack, which_B: Tensor, tokens: Tokens, keep_BL: Tensor) -> Tensor:
+    """The same logits by plain concatenation: each row carries its whole prompt. The slow twin of the shared prefix, and the
+    way for bases on which it does not hold."""
+    embeds_BSD, spliced, start_B = splice_rows(stack, which_B, base.embed(tokens.ids_BT), tokens.mask_BT)
+    keep_BL = keep_BL + start_B[:, None]
+    output = base.model(
+        inputs_embeds=embeds_BSD,
+        attention_mask=spliced.mask_BS,
+        position_ids=spliced.positions_BS,
+        use_cache=False,
+        **({"logits_to_keep": keep_BL} if base.slices_logits else {}),
+    )
+    return _kept(base, output.logits, keep_BL)
+
+
+def _kept(base: FrozenBase, logits: Tensor, keep_BL: Tensor) -> Tensor:
+    if base.slices_logits:
+        return logits
+    return logits.gather(1, keep_BL[:, :, None].expand(-1, -1, logits.shape[2]))
+
+
+def logits_at(
+    base: FrozenBase,
+    stack: Stack,
+    prefix: Prefix | None,
+    which: Sequence[int],
+    rows: Sequence[Sequence[int]],
+    keep: Sequence[Sequence[int]],
+) -> Tensor:
+    """Logits B x L x V at chosen positions of ragged rows; by the shared prefix where one is given, else by concatenation.
+
+    Rows with fewer positions than L repeat their last one.
+    """
+    longest = max(len(positions) for positions in keep)
+    keep_BL = torch.tensor([[*p, *[p[-1]] * (longest - len(p))] for p in keep], device=base.device)
+    which_B = torch.tensor(which, device=base.device)
+    tokens = pad_rows(rows, base.device)
+    if prefix is None:
+        return run_spliced(base, stack, which_B, tokens, keep_BL)
+    return run_tokens(base, stack, prefix, which_B, tokens, keep_BL)[0]
+
+
+def shares_prefix(base: FrozenBase) -> bool:
+    """Whether the shared prefix equals concatenation on this base, in logits and in the prompts' gradient.
+
+    Run once on a few made-up rows with unequal prompts; remembered on the base. State-space models and models that look at
+    the whole input fail it and are run by concatenation.
+    """
+    if base._shared_prefix is None:
+        base._shared_prefix = _check(base)
+    return base._shared_prefix
+
+
+def _check(base: FrozenBase) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = base.embedding.weight.shape[0]
+
+    def some(count: int) -> list[int]:
+        return torch.randint(0, vocabulary, (count,), generator=generator).tolist()
+
+    rows, which = [some(7), some(3), some(5)], [0, 1, 1]
+    keep = [[len(row) - 1] for row in rows]
+    prompts = [base.embed(torch.tensor(some(count), device=base.device)).detach() for count in (4, 2)]
+    results = []
+    for shared in (True, False):
+        leaf = stack_prompts(prompts)
+        stack = Stack(leaf.vectors_KPD.detach().requires_grad_(), leaf.mask_KP, leaf.lengths_K)
+        try:
+            prefix = compute_prefix(base, stack) if shared else None
+            logits = logits_at(base, stack, prefix, which, rows, keep).float()
+            (gradient,) = torch.autograd.grad(logits.log_softmax(-1)[..., :3].sum(), stack.vectors_KPD)
+        except Exception:  # a base whose forward knows no such cache says so in a hundred ways; none of them shares
+            if shared:
+                return False
+            raise
+        results.append((logits.detach(), gradient.float()))
+    tolerance = 1e-3 if base.dtype == torch.float32 else 6e-2
+    return all(
+        bool((shared - plain).norm() <= tolerance * plain.norm().clamp_min(1e-6))
+        for shared, plain in zip(*results, strict=True)
+    )

@@ -1,0 +1,148 @@
+"""The tables of the registry, and the revision of their shape.
+
+Order is always by sequence number (`id`, `number`), never by time: clocks go back. Times are ISO 8601 text in UTC, to be
+read by people.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+)
+
+REVISIONS = ("0001", "0002")
+"""Every revision, oldest first. One file each under `migrations/versions`."""
+
+HEAD = REVISIONS[-1]
+VERSION_TABLE = "softprompt_schema"
+"""Where the revision stands; a name of our own, so that a database shared with others is told apart."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite only numbers rows by itself in a column typed INTEGER.
+Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("created_at", String(32), nullable=False),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("tenant", String(128), ForeignKey("tenants.name"), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("last_number", Integer, nullable=False, server_default="0"),  # highest ever given; never given again
+    Column("newest", Integer),  # highest live version: kept here so that listing needs no search
+    Column("live", Integer, nullable=False, server_default="0"),
+    Column("created_at", String(32), nullable=False),
+    UniqueConstraint("tenant", "name"),
+    sqlite_autoincrement=True,
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("task_id", Sequence, ForeignKey("tasks.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("base", Text, nullable=False),
+    Column("fingerprint", String(128), nullable=False),
+    Column("card", Text, nullable=False),
+    Column("metric", String(128), nullable=False),
+    Column("value", Float),
+    Column("data_digest", String(128)),
+    Column("actor", String(128), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("deleted", Boolean, nullable=False, server_default=false()),
+    Column("purged", Boolean, nullable=False, server_default=false()),  # deleted, and its bytes given up
+    UniqueConstraint("task_id", "number"),
+    Index(None, "digest"),
+    Index(None, "fingerprint"),
+    Index(None, "base"),
+    sqlite_autoincrement=True,
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("task_id", Sequence, ForeignKey("tasks.id"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("number", Integer, nullable=False),
+)
+
+promotions = Table(  # the trail of each alias: what a rollback goes back along
+    "promotions",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("task_id", Sequence, ForeignKey("tasks.id"), nullable=False),
+    Column("alias", String(128), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("undone", Boolean, nullable=False, server_default=false()),
+    Index(None, "task_id", "alias"),
+    sqlite_autoincrement=True,
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("version_id", Sequence, ForeignKey("versions.id"), primary_key=True),
+    Column("tag", String(128), primary_key=True),
+    Index(None, "tag"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("task", String(128)),
+    Column("action", String(32), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("at", String(32), nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Column("reason", Text),
+    Index(None, "tenant", "task"),
+    sqlite_autoincrement=True,
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("tenant", String(128), ForeignKey("tenants.name"), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("hint", String(16), nullable=False),  # the first characters of the secret, to tell keys apart
+    Column("scopes", String(128), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("revoked", Boolean, nullable=False, server_default=false()),
+    UniqueConstraint("hash"),
+    Index(None, "tenant", "name"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,104 @@
+"""One step of a mixed batch: the loss of each prompt's rows, and the gradient of every prompt.
+
+Rows are run in chunks of similar length, so that little is padding; the prompts' keys and values are made once, each chunk's
+gradient adds up on them, and one backward pass takes the sum back to the vectors. A prompt's loss is a mean over its own
+rows, so neither its loss nor its gradient depends on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softprompt.base import FrozenBase
+from softprompt.prefix import Prefix, compute_prefix, logits_at, shares_prefix
+from softprompt.scoring import Labels, label_contexts, plan_labels
+from softprompt.splice import Stack, chunk_by_length
+from softprompt.training.objectives import label_scoring, language_modelling
+
+TOKEN_BUDGET = 4096
+"""Padded tokens of a chunk. Bounds memory; on a CPU larger chunks gain nothing."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a batch."""
+
+    which: int
+    """The prompt it belongs to, as a row of the stack."""
+    input: Sequence[int]
+    target: Sequence[int]
+    """Answer tokens, for language modelling."""
+    labels: Labels | None
+    """Tokens of all labels, for label scoring."""
+    choice: int
+    """Index of the right label."""
+    weight: float
+    """Of its loss: one over the rows (label scoring) or answer tokens (language modelling) of its prompt in this batch."""
+
+
+def weigh(examples: Sequence[Example], prompts: int) -> list[float]:
+    """For each prompt, the divisor that makes its loss a mean: its rows, or its answer tokens."""
+    totals = [0.0] * prompts
+    for example in examples:
+        totals[example.which] += 1 if example.labels is not None else len(example.target)
+    return totals
+
+
+def losses_and_gradient(
+    base: FrozenBase, stack: Stack, examples: Sequence[Example], *, token_budget: int = TOKEN_BUDGET, shared: bool | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean loss of each prompt (K, float32) and the gradient of each prompt's own loss (K x P x D, float32).
+
+    Args:
+        shared: force the shared prefix on or off; by default as :func:`shares_prefix` finds.
+    """
+    leaf = Stack(stack.vectors_KPD.detach().to(base.dtype).requires_grad_(), stack.mask_KP, stack.lengths_K)
+    use_shared = shares_prefix(base) if shared is None else shared
+    made = compute_prefix(base, leaf) if use_shared else None
+    prefix = made.detached() if made is not None else None
+    losses_K = torch.zeros(len(stack.lengths_K), device=base.device)
+    for run, chunk in _chunks(examples, token_budget):
+        loss_B = run(base, leaf, prefix, chunk)
+        weight_B = torch.tensor([example.weight for example in chunk], device=base.device)
+        weighted_B = loss_B * weight_B
+        weighted_B.sum().backward()  # type: ignore[no-untyped-call]
+        losses_K.index_add_(0, torch.tensor([e.which for e in chunk], device=base.device), weighted_B.detach())
+    if made is not None and prefix is not None:
+        pairs = [(t, leaf_t.grad) for t, leaf_t in zip(made.tensors(), prefix.tensors(), strict=True) if leaf_t.grad is not None]
+        torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
+    assert leaf.vectors_KPD.grad is not None
+    return losses_K, leaf.vectors_KPD.grad.float() * stack.mask_KP[:, :, None]
+
+
+_Run = Callable[[FrozenBase, Stack, "Prefix | None", Sequence[Example]], Tensor]
+
+
+def _chunks(examples: Sequence[Example], budget: int) -> list[tuple[_Run, list[Example]]]:
+    scored = [e for e in examples if e.labels is not None]
+    told = [e for e in examples if e.labels is None]
+    contexts = {id(e.labels): label_contexts(e.labels) for e in scored if e.labels is not None}
+    lengths = [len(e.input) + max(map(len, contexts[id(e.labels)])) for e in scored]
+    rows = [len(contexts[id(e.labels)]) for e in scored]
+    chunks: list[tuple[_Run, list[Example]]] = []
+    chunks += [(_label_losses, [scored[i] for i in group]) for group in chunk_by_length(lengths, budget, rows)]
+    lengths = [len(e.input) + len(e.target) for e in told]
+    chunks += [(_token_losses, [told[i] for i in group]) for group in chunk_by_length(lengths, budget)]
+    return chunks
+
+
+def _label_losses(base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]) -> Tensor:
+    plan = plan_labels([e.input for e in examples], [e.labels for e in examples if e.labels is not None])
+    which = [examples[owner].which for owner in plan.owner]
+    logits_BLV = logits_at(base, stack, prefix, which, plan.rows, plan.keep)
+    return label_scoring(plan, logits_BLV, [e.choice for e in examples])
+
+
+def _token_losses(base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]) -> Tensor:
+    rows = [[*e.input, *e.target[:-1]] for e in examples]
+    keep = [list(range(len(e.input) - 1, len(e.input) + len(e.target) - 1)) for e in examples]
+    logits_BLV = logits_at(base, stack, prefix, [e.which for e in examples], rows, keep)
+    return language_modelling(logits_BLV, [e.target for e in examples])
