@@ -25,7 +25,9 @@ BUSY_SECONDS = 30
 """How long a writer waits for another writer of the same SQLite file."""
 
 CONNECT_SECONDS = 10
-_SCHEMA_LOCK = 0x736F667470726F6D  # "softprom": one session at a time makes or upgrades the schema on PostgreSQL
+_SCHEMA_LOCK = (
+    0x736F667470726F6D  # "softprom": one session at a time makes or upgrades the schema on PostgreSQL
+)
 
 
 class Database:
@@ -35,6 +37,8 @@ class Database:
         self.engine = engine
         self.shown = shown
         self.sqlite = engine.dialect.name == "sqlite"
+        # PostgreSQL would show each statement another state; SQLite keeps to one by itself.
+        self._reader = engine if self.sqlite else engine.execution_options(isolation_level="REPEATABLE READ")
 
     @classmethod
     def open(cls, url: str) -> Database:
@@ -56,12 +60,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads; all its reads see one state on SQLite.
+        """A transaction that only reads; all its reads see one state.
 
         Raises:
             RegistryError: the database fails.
         """
-        with _translated(self.shown), self.engine.begin() as connection:
+        with _translated(self.shown), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
@@ -71,7 +75,11 @@ class Database:
         Raises:
             RegistryError: the database fails, is full, or stays locked.
         """
-        with _translated(self.shown), self.engine.connect().execution_options(write=True) as connection, connection.begin():
+        with (
+            _translated(self.shown),
+            self.engine.connect().execution_options(write=True) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     def lock_digest(self, connection: Connection, digest: str) -> None:
@@ -89,8 +97,10 @@ class Database:
             return []
         with self.read() as connection:
             found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
-            broken = [f"{row[0]} row {row[1]} names a missing row of {row[2]}" for row in
-                      connection.exec_driver_sql("PRAGMA foreign_key_check")]
+            broken = [
+                f"{row[0]} row {row[1]} names a missing row of {row[2]}"
+                for row in connection.exec_driver_sql("PRAGMA foreign_key_check")
+            ]
         return [line for line in found if line != "ok"] + broken
 
     def close(self) -> None:
@@ -123,7 +133,9 @@ class Database:
         """The schema's revision; None in a database without tables."""
         found = set(sa.inspect(connection).get_table_names())
         if schema.VERSION_TABLE in found:
-            return str(connection.execute(sa.text(f"SELECT version_num FROM {schema.VERSION_TABLE}")).scalar_one())
+            return str(
+                connection.execute(sa.text(f"SELECT version_num FROM {schema.VERSION_TABLE}")).scalar_one()
+            )
         ours = found & set(schema.metadata.tables)
         if ours or (self.sqlite and found):
             raise RegistryError(
@@ -141,14 +153,19 @@ class Database:
             return
         if revision is None:
             schema.metadata.create_all(connection)
-            connection.execute(sa.text(f"CREATE TABLE {schema.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
             connection.execute(
-                sa.text(f"INSERT INTO {schema.VERSION_TABLE} (version_num) VALUES (:head)"), {"head": schema.HEAD}
+                sa.text(f"CREATE TABLE {schema.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+            )
+            connection.execute(
+                sa.text(f"INSERT INTO {schema.VERSION_TABLE} (version_num) VALUES (:head)"),
+                {"head": schema.HEAD},
             )
             return
         upgrade(connection)
         if self.sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()):
-            raise RegistryError(f"upgrading {self.shown} would break references {broken[:3]}; nothing was changed")
+            raise RegistryError(
+                f"upgrading {self.shown} would break references {broken[:3]}; nothing was changed"
+            )
 
 
 def upgrade(connection: Connection, to: str = "head") -> None:
@@ -189,7 +206,9 @@ def _engine(url: URL, shown: str) -> Engine:
     if url.get_backend_name() == "sqlite":
         folder = Path(url.database or "").absolute().parent
         if not folder.is_dir():
-            raise RegistryError(f"the folder {folder} of the registry {shown} does not exist; create it or mend the URL")
+            raise RegistryError(
+                f"the folder {folder} of the registry {shown} does not exist; create it or mend the URL"
+            )
         engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -197,7 +216,9 @@ def _engine(url: URL, shown: str) -> Engine:
     try:
         return sa.create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_pre_ping=True)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise RegistryError(f"PostgreSQL needs its driver ({error}); pip install 'softprompt[postgres]'") from None
+        raise RegistryError(
+            f"PostgreSQL needs its driver ({error}); pip install 'softprompt[postgres]'"
+        ) from None
     except SQLAlchemyError as error:
         raise RegistryError(f"registry {shown}: {error}; mend the URL") from None
 
@@ -245,7 +266,10 @@ def _explain(error: DBAPIError) -> str:
 
 
 _MENDS = (
-    ("database is locked", f"another process has been writing for {BUSY_SECONDS} s; wait for it or end it, then try again"),
+    (
+        "database is locked",
+        f"another process has been writing for {BUSY_SECONDS} s; wait for it or end it, then try again",
+    ),
     ("unable to open", "check that the folder exists and that you may write to it"),
     ("readonly", "you may not write to it; mend its permissions (the -wal and -shm files beside it too)"),
     ("disk is full", "the disk is full: nothing was changed; free some space and try again"),
@@ -259,5 +283,3 @@ _MENDS = (
     ("connection refused", "no server answers there; start PostgreSQL or mend the URL"),
     ("permission denied", "grant the user the right, or use another"),
 )
-
-

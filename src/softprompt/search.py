@@ -76,9 +76,9 @@ def search(connection: Connection, tenant: str, filters: Filters) -> list[Entry]
         )
         .select_from(chosen)
         .where(*wanted)
-        .order_by(tasks.c.name, versions.c.number)
     )
-    rows = connection.execute(statement).fetchall()
+    # Sorted here: databases sort text each in its own way.
+    rows = sorted(connection.execute(statement).fetchall(), key=lambda row: (row.name, row.number))
     if filters.task is not None:
         pattern = _glob(filters.task)  # LIKE minds case on one database and not on the other
         rows = [row for row in rows if pattern.fullmatch(row.name)]
@@ -95,7 +95,9 @@ def search(connection: Connection, tenant: str, filters: Filters) -> list[Entry]
             metric=row.metric,
             value=row.value,
             created_at=row.created_at,
-            aliases=tuple(name if number == row.number else f"{name}@{number}" for name, number in by_task[row.task_id]),
+            aliases=tuple(
+                name if number == row.number else f"{name}@{number}" for name, number in by_task[row.task_id]
+            ),
             tags=tuple(by_version[row.id]),
         )
         for row in rows
@@ -116,8 +118,10 @@ def _aliases(connection: Connection, tenant: str, filters: Filters) -> dict[int,
 
 
 def _tags(connection: Connection, chosen: sa.Select[Any]) -> dict[int, list[str]]:
-    ids = chosen.order_by(None).with_only_columns(versions.c.id)
-    statement = sa.select(tags.c.version_id, tags.c.tag).where(tags.c.version_id.in_(ids)).order_by(tags.c.tag)
+    ids = chosen.with_only_columns(versions.c.id)
+    statement = (
+        sa.select(tags.c.version_id, tags.c.tag).where(tags.c.version_id.in_(ids)).order_by(tags.c.tag)
+    )
     found: dict[int, list[str]] = defaultdict(list)
     for version_id, tag in connection.execute(statement):
         found[version_id].append(tag)
@@ -136,7 +140,7 @@ def _on_task(filters: Filters) -> list[sa.ColumnElement[bool]]:
 def _on_version(filters: Filters) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = []
     if filters.base is not None:
-        same = versions.c.base.in_({filters.base, os.path.abspath(filters.base)})  # noqa: PTH100
+        same = versions.c.base.in_({filters.base, os.path.abspath(filters.base)})
         if len(filters.base) >= _SHORTEST_FINGERPRINT and filters.base.isalnum():
             same |= versions.c.fingerprint.startswith(filters.base, autoescape=True)
         found.append(same)

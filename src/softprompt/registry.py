@@ -1,0 +1,295 @@
+"""The registry: tasks, numbered versions, aliases, tags, audit and keys of one tenant, in SQL.
+
+Every change is one transaction that first locks the task's row, so that two writers of one task queue up: neither a
+version number nor an alias is ever lost. Every row belongs to a tenant, and every question names it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection
+
+from softprompt import keys, lookup, schema, transitions
+from softprompt.card import Card
+from softprompt.database import Database
+from softprompt.keys import Key
+from softprompt.names import Ref, check_digest, check_tags, check_task, check_tenant, parse_ref
+from softprompt.records import AuditEntry, Entry, Move, Version, now
+from softprompt.search import Filters, search
+
+__all__ = ["AuditEntry", "Entry", "Filters", "Key", "Move", "Registry", "Version"]
+
+_t, _v = schema.tasks.c, schema.versions.c
+
+
+class Registry:
+    """One tenant's view of a registry. Safe to share between threads."""
+
+    def __init__(self, database: Database, tenant: str = "default", actor: str | None = None) -> None:
+        """Look at a database as one tenant.
+
+        Raises:
+            NameRefused: the tenant is no name.
+        """
+        self.database = database
+        self.tenant = check_tenant(tenant)
+        self.actor = (actor or os.environ.get("SOFTPROMPT_ACTOR") or _user())[:128]
+
+    @classmethod
+    def open(cls, url: str | URL, tenant: str = "default", actor: str | None = None) -> Registry:
+        """Open a registry by URL.
+
+        Raises:
+            NameRefused: not a URL of a registry, or the tenant is no name.
+            RegistryError: it cannot be reached, or has a newer schema.
+        """
+        check_tenant(tenant)
+        return cls(Database.open(url), tenant, actor)
+
+    def for_tenant(self, tenant: str, actor: str | None = None) -> Registry:
+        """The same database as another tenant sees it."""
+        return Registry(self.database, tenant, actor or self.actor)
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self.database.close()
+
+    def resolve(self, ref: str, *, deleted: bool = False) -> Version:
+        """The version that a reference means; a bare task means its production alias, else its newest live version.
+
+        Raises:
+            NameRefused: not a reference.
+            NotFound: no such task, version or alias, or the version is deleted (unless `deleted` ones are wanted).
+        """
+        wanted = parse_ref(ref)
+        with self.database.read() as connection:
+            return lookup.find(connection, self.tenant, wanted, deleted=deleted)
+
+    def versions(self, task: str, *, deleted: bool = True) -> list[Version]:
+        """All versions of a task by number, those deleted too unless told otherwise.
+
+        Raises:
+            NotFound: no such task.
+        """
+        check_task(task)
+        with self.database.read() as connection:
+            task_id = lookup.task_row(connection, self.tenant, task).id
+            statement = sa.select(schema.versions).where(_v.task_id == task_id).order_by(_v.number)
+            rows = connection.execute(statement if deleted else statement.where(~_v.deleted)).fetchall()
+            tags = lookup.tags_of(connection, sa.select(_v.id).where(_v.task_id == task_id))
+        return [lookup.version(task, row, tags.get(row.id, ())) for row in rows]
+
+    def aliases(self, task: str) -> dict[str, int]:
+        """The aliases of a task and the numbers they point to.
+
+        Raises:
+            NotFound: no such task.
+        """
+        check_task(task)
+        with self.database.read() as connection:
+            return lookup.aliases_of(connection, lookup.task_row(connection, self.tenant, task).id)
+
+    def tasks(self, filters: Filters | None = None) -> list[Entry]:
+        """The listing; see `Filters`."""
+        with self.database.read() as connection:
+            return search(connection, self.tenant, filters or Filters())
+
+    def audit(self, task: str | None = None, limit: int | None = None) -> list[AuditEntry]:
+        """What was changed, oldest first; of one task, or of all; only the newest `limit` of it.
+
+        Raises:
+            NotFound: no such task.
+        """
+        a = schema.audit.c
+        statement = sa.select(schema.audit).where(a.tenant == self.tenant).order_by(a.id.desc()).limit(limit)
+        if task is not None:
+            statement = statement.where(a.task == check_task(task))
+        with self.database.read() as connection:
+            rows = connection.execute(statement).fetchall()
+            if task is not None and not rows:
+                lookup.task_row(connection, self.tenant, task)
+        return [
+            AuditEntry(
+                seq=row.id,
+                at=row.at,
+                actor=row.actor,
+                action=row.action,
+                task=row.task,
+                before=json.loads(row.before) if row.before else None,
+                after=json.loads(row.after) if row.after else None,
+                reason=row.reason,
+            )
+            for row in reversed(rows)
+        ]
+
+    def owns(self, digest: str) -> bool:
+        """Whether a version of this tenant, deleted or not, has this digest."""
+        statement = sa.select(_v.id).join(schema.tasks, _v.task_id == _t.id)
+        statement = statement.where(_v.digest == check_digest(digest), _t.tenant == self.tenant).limit(1)
+        with self.database.read() as connection:
+            return connection.execute(statement).first() is not None
+
+    def publish(
+        self,
+        card: Card,
+        digest: str,
+        *,
+        base: str,
+        tags: Iterable[str] = (),
+        ensure_blob: Callable[[], object],
+    ) -> Version:
+        """Add a version of the card's task, with the next number.
+
+        `ensure_blob` is called while nobody can collect this digest: it must see to it that the blob is in the store.
+
+        Raises:
+            NameRefused: the task or a tag is no name.
+            RegistryError: the database fails; nothing is changed.
+        """
+        check_task(card.task)
+        wanted_tags = check_tags(tags)
+        at = now()
+        with self.database.write() as connection:
+            self.database.lock_digest(connection, check_digest(digest))
+            ensure_blob()
+            lookup.add_missing(connection, schema.tenants, name=self.tenant, created_at=at)
+            lookup.add_missing(connection, schema.tasks, tenant=self.tenant, name=card.task, created_at=at)
+            task = lookup.task_row(connection, self.tenant, card.task, lock=True)
+            number = task.last_number + 1
+            counts = {"last_number": number, "newest": number, "live": task.live + 1}
+            connection.execute(sa.update(schema.tasks).where(_t.id == task.id).values(counts))
+            values = {
+                "task_id": task.id,
+                "number": number,
+                "digest": digest,
+                "base": base,
+                "fingerprint": card.fingerprint,
+                "card": card.canonical(),
+                "metric": card.metric,
+                "value": card.metrics.get("value"),
+                "data_digest": card.data_digest,
+                "actor": self.actor,
+                "created_at": at,
+            }
+            row = connection.execute(sa.insert(schema.versions).values(values).returning(*_v)).one()
+            if wanted_tags:
+                rows = [{"version_id": row.id, "tag": tag} for tag in wanted_tags]
+                connection.execute(sa.insert(schema.tags), rows)
+            after = {"version": number, "digest": digest, "base": base}
+            self.record(connection, "publish", card.task, after=after)
+            return lookup.version(card.task, row, wanted_tags)
+
+    def tag(self, ref: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Version:
+        """Add and remove tags of a version. What is there already, or not there, is no error.
+
+        Raises:
+            NameRefused: not a reference or a tag.
+            NotFound: no such version.
+        """
+        added, removed = check_tags(add), check_tags(remove)
+        wanted = parse_ref(ref)
+        tags = schema.tags.c
+        with self.database.write() as connection:
+            task = lookup.task_row(connection, self.tenant, wanted.task, lock=True)
+            before = lookup.find(connection, self.tenant, wanted)
+            version_id = lookup.version_row(connection, task, before.number).id
+            gone = sa.delete(schema.tags).where(tags.version_id == version_id, tags.tag.in_(removed))
+            connection.execute(gone)
+            for tag in added:
+                lookup.add_missing(connection, schema.tags, version_id=version_id, tag=tag)
+            after = lookup.find(connection, self.tenant, Ref(wanted.task, number=before.number))
+            if after.tags != before.tags:
+                states = [{"version": state.number, "tags": list(state.tags)} for state in (before, after)]
+                self.record(connection, "tag", wanted.task, before=states[0], after=states[1])
+            return after
+
+    def promote(self, ref: str, alias: str, *, force: bool = False, reason: str | None = None) -> Move:
+        """See `transitions.promote`."""
+        return transitions.promote(self, ref, alias, force=force, reason=reason)
+
+    def rollback_target(self, task: str, alias: str) -> Version:
+        """See `transitions.rollback_target`."""
+        return transitions.rollback_target(self, task, alias)
+
+    def rollback(self, task: str, alias: str, *, to: int, reason: str | None = None) -> Move | None:
+        """See `transitions.rollback`."""
+        return transitions.rollback(self, task, alias, to=to, reason=reason)
+
+    def delete(self, ref: str, *, force: bool = False) -> Version:
+        """See `transitions.delete`."""
+        return transitions.delete(self, ref, force=force)
+
+    def restore(self, ref: str, *, ensure_blob: Callable[[Version], object]) -> Version:
+        """See `transitions.restore`."""
+        return transitions.restore(self, ref, ensure_blob=ensure_blob)
+
+    def create_key(self, name: str, scopes: Iterable[str]) -> tuple[str, Key]:
+        """Add an API key for this tenant; return its secret, never to be seen again, and the key.
+
+        Raises:
+            NameRefused: not a name, an unknown scope, or a live key has this name.
+        """
+        with self.database.write() as connection:
+            at = now()
+            lookup.add_missing(connection, schema.tenants, name=self.tenant, created_at=at)
+            tenants = schema.tenants.c  # locked, so that two creators of one name queue up
+            connection.execute(sa.select(tenants.name).where(tenants.name == self.tenant).with_for_update())
+            made = keys.create(
+                connection, tenant=self.tenant, name=name, scopes=scopes, actor=self.actor, now=at
+            )
+            self.record(
+                connection, "key-create", None, after={"key": name, "scopes": made[1].row()["scopes"]}
+            )
+            return made
+
+    def list_keys(self) -> list[Key]:
+        """The tenant's keys, revoked ones too, oldest first."""
+        with self.database.read() as connection:
+            return keys.every(connection, self.tenant)
+
+    def revoke_key(self, name_or_id: str) -> Key:
+        """Revoke a key of this tenant at once and for good.
+
+        Raises:
+            NotFound: it has no such key.
+        """
+        with self.database.write() as connection:
+            key = keys.revoke(connection, tenant=self.tenant, name_or_id=name_or_id)
+            self.record(connection, "key-revoke", None, before={"key": key.name, "id": key.id})
+            return key
+
+    def authenticate(self, secret: str) -> Key:
+        """The live key whose secret this is, whatever tenant it belongs to.
+
+        Raises:
+            Denied: there is none.
+        """
+        with self.database.read() as connection:
+            return keys.authenticate(connection, secret)
+
+    def record(
+        self,
+        connection: Connection,
+        action: str,
+        task: str | None,
+        *,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """A line of the audit, in the transaction of the change."""
+        who = {"tenant": self.tenant, "actor": self.actor}
+        lookup.record(connection, action=action, task=task, before=before, after=after, reason=reason, **who)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without an entry for its user
+        return "unknown"
