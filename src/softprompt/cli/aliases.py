@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
 
+if TYPE_CHECKING:
+    from softprompt.records import AuditEntry
+
 MOVE_COLUMNS = ("task", "alias", "before", "after", "reason")
-AUDIT_COLUMNS = ("seq", "at", "actor", "action", "task", "before", "after", "reason")
+AUDIT_COLUMNS = ("seq", "at", "actor", "action", "task", "change", "reason")
 
 
 def promote(
     ref: Annotated[str, typer.Argument(help="The version, as TASK@N.")],
     alias: Annotated[str, typer.Option(help="The alias that shall point to it.")] = "production",
-    force: Annotated[bool, typer.Option("--force", help="Promote although it scores worse; needs --reason.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote although it scores worse; needs --reason.")
+    ] = False,
     reason: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,
     home: Home = None,
     registry: RegistryUrl = None,
@@ -54,4 +59,21 @@ def audit(
 ) -> None:
     """Show who changed what, when, from what to what: oldest first."""
     entries = open_library(home, registry, store, tenant).audit(task, limit=limit)
-    emit((entry.row() for entry in entries), as_json, f"Audit of {task or 'all tasks'}", AUDIT_COLUMNS)
+    rows = (entry.row() if as_json else {**entry.row(), "change": _told(entry)} for entry in entries)
+    emit(rows, as_json, f"Audit of {task or 'all tasks'}", AUDIT_COLUMNS)
+
+
+def _told(entry: AuditEntry) -> str:
+    """What changed, in few words; JSON has it all."""
+    before, after = entry.before or {}, entry.after or {}
+    if "alias" in after:
+        forced = ", forced" if after.get("forced") else ""
+        return f"{after['alias']}: {before.get('version') or 'none'} -> {after['version']}{forced}"
+    if entry.action == "tag":
+        added, removed = set(after["tags"]) - set(before["tags"]), set(before["tags"]) - set(after["tags"])
+        signs = [f"+{tag}" for tag in sorted(added)] + [f"-{tag}" for tag in sorted(removed)]
+        return f"version {after['version']}: {' '.join(signs)}"
+    state = after or before
+    if "version" in state:
+        return f"version {state['version']}"
+    return f"key {state['key']}" if "key" in state else ""

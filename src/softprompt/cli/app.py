@@ -6,20 +6,15 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli import keys, library
+from softprompt.cli import base, keys, library
 from softprompt.cli.aliases import audit, promote, rollback
 from softprompt.cli.context import Front, FrontHome, FrontRegistry, FrontStore, FrontTenant, set_front
+from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
+from softprompt.cli.predict import predict
 from softprompt.cli.tasks import list_tasks, show
+from softprompt.cli.train import train
 from softprompt.cli.versions import delete, restore, tag
-
-try:
-    from softprompt.cli import base
-    from softprompt.cli.evaluate import evaluate
-    from softprompt.cli.predict import predict
-    from softprompt.cli.train import train
-except ImportError:
-    base = evaluate = predict = train = None
 
 app = typer.Typer(
     name="softprompt",
@@ -29,11 +24,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-if train is not None:
-    app.command("train", rich_help_panel="Tune and use")(train)
-    app.command("evaluate", rich_help_panel="Tune and use")(evaluate)
-    app.command("predict", rich_help_panel="Tune and use")(predict)
-    app.add_typer(base.app, name="base", rich_help_panel="Tune and use")
+app.command("train", rich_help_panel="Tune and use")(train)
+app.command("evaluate", rich_help_panel="Tune and use")(evaluate)
+app.command("predict", rich_help_panel="Tune and use")(predict)
+app.add_typer(base.app, name="base", rich_help_panel="Tune and use")
 app.command("list", rich_help_panel="The library")(list_tasks)
 app.command("show", rich_help_panel="The library")(show)
 app.command("promote", rich_help_panel="The library")(promote)

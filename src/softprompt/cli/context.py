@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,11 +34,14 @@ Tenant = Annotated[str | None, typer.Option("--tenant", help=_TENANT, show_defau
 Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines for machines.")]
 
 FrontHome = Annotated[
-    Path | None, typer.Option("--home", envvar="SOFTPROMPT_HOME", show_envvar=False, help=_HOME, show_default=False)
+    Path | None,
+    typer.Option("--home", envvar="SOFTPROMPT_HOME", show_envvar=False, help=_HOME, show_default=False),
 ]
 FrontRegistry = Annotated[
     str | None,
-    typer.Option("--registry", envvar="SOFTPROMPT_REGISTRY", show_envvar=False, help=_REGISTRY, show_default=False),
+    typer.Option(
+        "--registry", envvar="SOFTPROMPT_REGISTRY", show_envvar=False, help=_REGISTRY, show_default=False
+    ),
 ]
 FrontStore = Annotated[
     str | None,
@@ -60,7 +63,7 @@ class Front:
     tenant: str | None = None
 
 
-_front: ContextVar[Front] = ContextVar("_front", default=Front())
+_front: ContextVar[Front] = ContextVar("_front")
 
 
 def set_front(front: Front) -> None:
@@ -70,8 +73,13 @@ def set_front(front: Front) -> None:
 
 def locate(home: Path | None, registry: str | None, store: str | None, tenant: str | None) -> Front:
     """Options of the command over those before it."""
-    given = {"home": home, "registry": registry, "store": store, "tenant": tenant}
-    return replace(_front.get(), **{name: value for name, value in given.items() if value is not None})
+    front = _front.get(Front())
+    return Front(
+        home=home or front.home,
+        registry=registry or front.registry,
+        store=store or front.store,
+        tenant=tenant or front.tenant,
+    )
 
 
 def open_library(
@@ -112,7 +120,9 @@ def emit(
     """
     if as_json:
         for row in rows:
-            sys.stdout.write(json.dumps(_plain(row), separators=(",", ":"), default=str, allow_nan=False) + "\n")
+            sys.stdout.write(
+                json.dumps(_plain(row), separators=(",", ":"), default=str, allow_nan=False) + "\n"
+            )
             sys.stdout.flush()
         return
     _emit_table(list(rows), title, columns)
@@ -133,22 +143,34 @@ def _emit_table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence
     if not rows:
         console.print(Text(f"{title}: nothing here"))
         return
-    names = list(columns or rows[0])
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(
+        title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False
+    )
+    names = [name for name in columns or rows[0] if any(_cell(name, row.get(name)) for row in rows)]
+    if len(rows) == 1 and len(names) > _WIDEST:  # one long row reads better downwards
+        table.show_header = False
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name in names:
+            table.add_row(Text(name), Text(printable(str(_cell(name, rows[0][name], whole=True)))))
+        console.print(table)
+        return
     for name in names:
-        number = any(isinstance(row.get(name), int | float) for row in rows)
-        table.add_column(
-            Text(name), justify="right" if number else "left", overflow="fold", no_wrap=number or name in _SHORT
-        )
+        number = all(isinstance(row.get(name), int | float | None) for row in rows)
+        whole = number or name in (*_SHORT, *_TIMES)
+        table.add_column(Text(name), justify="right" if number else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(Text(printable(_cell(name, row.get(name)))) for name in names))
     console.print(table)
 
 
-_SHORT = ("digest", "fingerprint", "before", "after")
+_SHORT = ("digest", "fingerprint")
+_TIMES = ("at", "created_at")
+_WIDEST = 7
+"""Columns that a table of one row may have."""
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(name: str, value: Any, *, whole: bool = False) -> str:
     if value is None or value is False:
         return ""
     if value is True:
@@ -160,7 +182,9 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(_cell(name, item) for item in value)
     text = str(value)
-    return text[:12] if name in _SHORT and len(text) > 16 else text
+    if name in _TIMES:
+        return text[:16].replace("T", " ")  # to the minute; JSON has it all
+    return text[:12] if name in _SHORT and len(text) > 16 and not whole else text
 
 
 def _plain(value: Any) -> Any:

@@ -43,7 +43,7 @@ def list_keys(
 ) -> None:
     """List the tenant's keys, revoked ones too; never their secrets."""
     library = open_library(home, registry, store, tenant)
-    rows = (key.row() for key in library.registry.keys())
+    rows = (key.row() for key in library.registry.list_keys())
     emit(rows, as_json, f"Keys of tenant {library.tenant}", KEY_COLUMNS)
 
 

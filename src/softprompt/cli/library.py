@@ -30,9 +30,14 @@ def verify(
 
 @app.command()
 def gc(
-    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="Delete, or only tell what would be deleted.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes/--dry-run", help="Delete, or only tell what would be deleted.")
+    ] = False,
     purge_deleted: Annotated[
-        bool, typer.Option("--purge-deleted", help="Also the bytes of deleted versions: they cannot be restored then.")
+        bool,
+        typer.Option(
+            "--purge-deleted", help="Also the bytes of deleted versions: they cannot be restored then."
+        ),
     ] = False,
     home: Home = None,
     registry: RegistryUrl = None,

@@ -10,20 +10,25 @@ import typer
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
 
 if TYPE_CHECKING:
-    from softprompt.registry import Version
+    from softprompt.records import Version
 
 LIST_COLUMNS = ("task", "version", "versions", "base", "metric", "value", "aliases", "tags")
 SHOW_COLUMNS = ("version", "digest", "base", "metric", "value", "created_at", "aliases", "tags", "deleted")
 
 
 def list_tasks(
-    base: Annotated[str | None, typer.Option(help="Only prompts of this base: its id, folder or fingerprint.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Only prompts of this base: its id, folder or fingerprint.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="Only tasks of this name; * and ? match any text.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only versions with this tag.")] = None,
     metric: Annotated[
-        str | None, typer.Option(help="Only this metric, with a bound if you like: accuracy, or 'accuracy>=0.8'.")
+        str | None,
+        typer.Option(help="Only this metric, with a bound if you like: accuracy, or 'accuracy>=0.8'."),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every live version, not only the newest of each task.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every live version, not only the newest of each task.")
+    ] = False,
     home: Home = None,
     registry: RegistryUrl = None,
     store: StoreUrl = None,
@@ -37,7 +42,9 @@ def list_tasks(
 
 
 def show(
-    task: Annotated[str, typer.Argument(help="Name of the task; task@3 or task@production shows that version alone.")],
+    task: Annotated[
+        str, typer.Argument(help="Name of the task; task@3 or task@production shows that version alone.")
+    ],
     home: Home = None,
     registry: RegistryUrl = None,
     store: StoreUrl = None,
@@ -55,11 +62,17 @@ def show(
     if as_json:
         emit([{"task": name, "tenant": library.tenant, "aliases": aliases, "versions": rows}], True, name)
         return
-    emit(rows, False, f"{name}: versions", SHOW_COLUMNS)
-    if len(versions) == 1:
-        card = versions[0].card
-        fields = ({"field": field, "value": value} for field, value in card.model_dump(mode="json").items())
-        emit([field for field in fields if field["value"] not in (None, [], {})], False, f"{versions[0].ref}: card")
+    if len(versions) == 1 and "@" in task:
+        emit([{**versions[0].card.model_dump(mode="json"), **rows[0]}], False, versions[0].ref)
+        return
+    bases = {version.base for version in versions}
+    on = f", on {bases.pop()}" if len(bases) == 1 else ""
+    emit(
+        rows,
+        False,
+        f"{name}: versions{on}",
+        [column for column in SHOW_COLUMNS if not on or column != "base"],
+    )
 
 
 def _version_rows(versions: list[Version], aliases: dict[str, int]) -> Iterator[dict[str, Any]]:
