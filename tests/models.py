@@ -33,7 +33,29 @@ CONFIGS: dict[str, Any] = {
     "gemma2": lambda: transformers.Gemma2Config(**_GQA, head_dim=8, sliding_window=6, query_pre_attn_scalar=8),
 }  # fmt: skip
 ARCHITECTURES = list(CONFIGS)
-WORDS = "red green blue apple stone river person place thing number true false good bad yes no the a of is what".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "apple",
+    "stone",
+    "river",
+    "person",
+    "place",
+    "thing",
+    "number",
+    "true",
+    "false",
+    "good",
+    "bad",
+    "yes",
+    "no",
+    "the",
+    "a",
+    "of",
+    "is",
+    "what",
+]
 
 
 @functools.cache
@@ -49,10 +71,14 @@ def tokenizer() -> Any:
         show_progress=False,
     )
     backend.train_from_iterator([f"{word} {other}" for word in WORDS for other in WORDS], trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<pad>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<end>", pad_token="<pad>"
+    )
 
 
-def make_base(architecture: str, *, seed: int = 0, attention: str = "eager", dtype: torch.dtype = torch.float32) -> FrozenBase:
+def make_base(
+    architecture: str, *, seed: int = 0, attention: str = "eager", dtype: torch.dtype = torch.float32
+) -> FrozenBase:
     """A random base; equal seeds give equal weights."""
     torch.manual_seed(seed)
     config = CONFIGS[architecture]()

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 from softprompt.base import FrozenBase
 from softprompt.engines.local import LocalEngine
 from softprompt.prefix import compute_prefix, logits_at, run_spliced, run_tokens, shares_prefix
 from softprompt.splice import (
-    align_right_padded, chunk_by_length, pad_rows, splice_rows, stack_prompts,
+    align_right_padded,
+    chunk_by_length,
+    pad_rows,
+    splice_rows,
+    stack_prompts,
 )  # fmt: skip
 from softprompt.training.forward import Example, losses_and_gradient, weigh
-from tests.models import ARCHITECTURES, VOCABULARY, make_base
+from tests.models import ARCHITECTURES, VOCABULARY, make_base, tokenizer
 
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 # Gemma 2 caps its attention logits, which the fused kernel cannot do, so transformers offers it eager attention alone.
 each_attention = pytest.mark.parametrize(
     ("architecture", "attention"),
-    [(name, kind) for name in ARCHITECTURES for kind in ("eager", "sdpa") if (name, kind) != ("gemma2", "sdpa")],
+    [
+        (name, kind)
+        for name in ARCHITECTURES
+        for kind in ("eager", "sdpa")
+        if (name, kind) != ("gemma2", "sdpa")
+    ],
 )
 
 
@@ -52,7 +62,9 @@ def test_splicing_embeddings_of_tokens_equals_running_the_tokens(architecture: s
     whole = base.model(input_ids=torch.tensor([front + ids]), use_cache=False).logits[0, len(front) :]
     keep = [list(range(len(ids)))]
     for prefix in (None, compute_prefix(base, stack)):
-        torch.testing.assert_close(logits_at(base, stack, prefix, [0], [ids], keep)[0], whole, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            logits_at(base, stack, prefix, [0], [ids], keep)[0], whole, rtol=1e-4, atol=1e-4
+        )
 
 
 @each_attention
@@ -108,7 +120,9 @@ def test_gradient_of_the_shared_prefix_equals_concatenation(architecture: str) -
     stack = stack_prompts(some_prompts(base))
     labels = [some_ids(1, 30), some_ids(3, 31), some_ids(2, 32)]
     raw = [
-        Example(which, row, some_ids(1 + index % 3, 40 + index), labels if index % 2 else None, index % 3, 0.0)
+        Example(
+            which, row, some_ids(1 + index % 3, 40 + index), labels if index % 2 else None, index % 3, 0.0
+        )
         for index, (which, row) in enumerate(zip(WHICH, ROWS, strict=True))
     ]
     totals = weigh(raw, 3)
@@ -124,7 +138,10 @@ def test_gradient_of_the_shared_prefix_equals_concatenation(architecture: str) -
 def test_gradient_of_a_mixed_batch_equals_each_prompt_alone(architecture: str) -> None:
     base = make_base(architecture)
     prompts = some_prompts(base)
-    examples = [Example(w, row, some_ids(2, i), None, 0, 0.25) for i, (w, row) in enumerate(zip(WHICH, ROWS, strict=True))]
+    examples = [
+        Example(w, row, some_ids(2, i), None, 0, 0.25)
+        for i, (w, row) in enumerate(zip(WHICH, ROWS, strict=True))
+    ]
     stack = stack_prompts(prompts)
     losses, mixed = losses_and_gradient(base, stack, examples)
     for index, prompt_PD in enumerate(prompts):
@@ -135,7 +152,9 @@ def test_gradient_of_a_mixed_batch_equals_each_prompt_alone(architecture: str) -
 
 
 @each_attention
-def test_generation_in_one_mixed_batch_equals_running_everything_again(architecture: str, attention: str) -> None:
+def test_generation_in_one_mixed_batch_equals_running_everything_again(
+    architecture: str, attention: str
+) -> None:
     base = make_base(architecture, attention=attention)
     engine = LocalEngine(base)
     prompts = [*some_prompts(base), torch.zeros(0, base.width)]
@@ -183,3 +202,24 @@ def test_chunks_cover_every_item_once_within_the_budget() -> None:
     chunks = list(chunk_by_length(lengths, 60))
     assert sorted(i for chunk in chunks for i in chunk) == list(range(len(lengths)))
     assert all(len(chunk) == 1 or len(chunk) * max(lengths[i] for i in chunk) <= 60 for chunk in chunks)
+
+
+@each_architecture
+def test_the_self_check_finds_the_shared_prefix_also_without_gradients(architecture: str) -> None:
+    base = make_base(architecture)
+    LocalEngine(base).score(some_prompts(base), [0], [ROWS[0]], [[[3], [4]]])
+    assert shares_prefix(base)
+
+
+def test_a_state_space_base_is_run_by_concatenation() -> None:
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4)
+    base = FrozenBase.wrap(transformers.AutoModelForCausalLM.from_config(config), tokenizer(), name="random/mamba")
+    assert not shares_prefix(base)
+    prompts = [torch.randn(n, base.width, generator=torch.Generator().manual_seed(n)) for n in (3, 5)]
+    told = LocalEngine(base).generate(prompts, [0, 1], [ROWS[0], ROWS[1]], [4, 4])
+    for index in (0, 1):
+        grown = list(ROWS[index])
+        for token in told[index]:
+            assert token == int(alone(base, prompts[index], grown)[-1].argmax())
+            grown.append(token)

@@ -90,13 +90,15 @@ def locate(source: str, *, revision: str | None = None) -> Path:
             )
         return folder.resolve()
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or folder.exists():
-        raise BaseModelError(f"no folder {source!r}; give a folder with a saved model, a hub id, or builtin/tiny")
+        raise BaseModelError(
+            f"no folder {source!r}; give a folder with a saved model, a hub id, or builtin/tiny"
+        )
     return _fetch(source, revision)
 
 
 def _fetch(repo: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
     from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.bin"]
     try:
@@ -217,7 +219,9 @@ class FrozenBase:
                     trust_remote_code=trust_remote_code,
                     attn_implementation=attention,
                 )
-                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    folder, trust_remote_code=trust_remote_code
+                )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BaseModelError(f"{source!r} ({folder}) cannot be loaded: {reason}") from None
@@ -243,15 +247,29 @@ class FrozenBase:
         """
         refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
         return cls(
-            model=_freeze(model), tokenizer=tokenizer, source=name, fingerprint=fingerprint_of_model(model, tokenizer)
+            model=_freeze(model),
+            tokenizer=tokenizer,
+            source=name,
+            fingerprint=fingerprint_of_model(model, tokenizer),
+        )
+
+    @property
+    def _from_folder(self) -> bool:
+        return (
+            self.path is not None
+            and not self.source.startswith("builtin/")
+            and Path(self.source).expanduser().is_dir()
         )
 
     @property
     def name(self) -> str:
         """Public name: the id, or the last part of the folder; never a path of this machine."""
-        if self.path is not None and not self.source.startswith("builtin/") and Path(self.source).expanduser().is_dir():
-            return self.path.name
-        return self.source
+        return self.path.name if self.path is not None and self._from_folder else self.source
+
+    @property
+    def address(self) -> str:
+        """What loads it again from anywhere on this machine: the id, or the absolute folder."""
+        return str(self.path) if self._from_folder else self.source
 
     @property
     def device(self) -> torch.device:
@@ -324,7 +342,9 @@ class FrozenBase:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:

@@ -63,7 +63,11 @@ class Card(BaseModel):
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces, UTF-8 as it is. Equal cards give equal text."""
         return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+            self.model_dump(mode="json"),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
         )
 
     @classmethod
@@ -76,7 +80,9 @@ class Card(BaseModel):
         try:
             raw = json.loads(text)
         except ValueError as error:
-            raise PromptFileError(f"the card of this prompt file is not JSON ({error}); fetch the file again") from None
+            raise PromptFileError(
+                f"the card of this prompt file is not JSON ({error}); fetch the file again"
+            ) from None
         if not isinstance(raw, dict):
             raise PromptFileError("the card of this prompt file is not a JSON object; fetch the file again")
         if isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
@@ -88,7 +94,9 @@ class Card(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise PromptFileError(f"the card of this prompt file is wrong at {where!r}: {first['msg']}") from None
+            raise PromptFileError(
+                f"the card of this prompt file is wrong at {where!r}: {first['msg']}"
+            ) from None
 
 
 def digest_of(data: bytes) -> str:
@@ -180,7 +188,9 @@ def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
         raise PromptFileError(f"not a prompt file: {len(data)} bytes, too short for safetensors")
     size = 8 + int.from_bytes(data[:8], "little")
     if size > len(data):
-        raise PromptFileError(f"not a prompt file, or cut short: its header claims {size} bytes of {len(data)}")
+        raise PromptFileError(
+            f"not a prompt file, or cut short: its header claims {size} bytes of {len(data)}"
+        )
     try:
         header = json.loads(data[8:size].decode("utf-8"))
     except (ValueError, RecursionError):

@@ -127,7 +127,9 @@ class TaskConfig(BaseModel):
             return value
         for label in value:
             if isinstance(label, bool):
-                raise ValueError(f"YAML reads {str(label).lower()}, yes, no, on and off as truth values; put labels in quotes")
+                raise ValueError(
+                    f"YAML reads {str(label).lower()}, yes, no, on and off as truth values; put labels in quotes"
+                )
         return [str(label) if isinstance(label, int | float) else label for label in value]
 
     @field_validator("prompt_tuning_init_prompt", mode="before")
@@ -219,7 +221,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
         if isinstance(key, list | dict) or key in seen:
-            raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice or is no plain name")
+            raise ConfigError(
+                f"line {key_node.start_mark.line + 1}: key {key!r} is given twice or is no plain name"
+            )
         seen[key] = loader.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]
     return seen
 
@@ -239,9 +243,11 @@ def read_config(path: str | Path) -> TaskConfig:
     except OSError as error:
         raise ConfigError(f"the task file {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the task file {str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise ConfigError(
+            f"the task file {str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from None
     try:
-        raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+        raw = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -249,7 +255,9 @@ def read_config(path: str | Path) -> TaskConfig:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a task file holds `key: value` lines, and this holds {type(raw).__name__}")
+        raise ConfigError(
+            f"{path}: a task file holds `key: value` lines, and this holds {type(raw).__name__}"
+        )
     return parse_config({"task": file.stem, **raw}, where=str(path))
 
 

@@ -29,7 +29,14 @@ _COSMETIC = frozenset(
     }
 )  # fmt: skip
 
-_TOKENIZER_FILES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
+_TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "added_tokens.json",
+)
 
 
 def fingerprint_of_folder(folder: Path) -> str:
@@ -40,7 +47,9 @@ def fingerprint_of_folder(folder: Path) -> str:
     """
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not weights:
-        raise BaseModelError(f"the folder {str(folder)!r} has no *.safetensors and no pytorch_model*.bin: no weights")
+        raise BaseModelError(
+            f"the folder {str(folder)!r} has no *.safetensors and no pytorch_model*.bin: no weights"
+        )
     tokenizer = [folder / "tokenizer.json"]
     if not tokenizer[0].is_file():
         tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]

@@ -35,10 +35,16 @@ class Template:
         try:
             parsed = list(string.Formatter().parse(self.text))
         except ValueError as error:
-            raise ConfigError(f"the template {self.text!r} is wrong: {error}; write {{{{ for a brace") from None
+            raise ConfigError(
+                f"the template {self.text!r} is wrong: {error}; write {{{{ for a brace"
+            ) from None
         for _, name, spec, conversion in parsed:
-            if name is not None and (spec or conversion or not name.replace("_", "a").replace("-", "a").isalnum()):
-                raise ConfigError(f"the template {self.text!r} is wrong at {{{name}}}: only names of columns go in braces")
+            if name is not None and (
+                spec or conversion or not name.replace("_", "a").replace("-", "a").isalnum()
+            ):
+                raise ConfigError(
+                    f"the template {self.text!r} is wrong at {{{name}}}: only names of columns go in braces"
+                )
         return [(literal, name) for literal, name, _, _ in parsed]
 
     @property
@@ -52,7 +58,9 @@ class Template:
         Raises:
             DataError: the row lacks a field or it is no text or number.
         """
-        return "".join(literal + ("" if name is None else _text(row, name, where)) for literal, name in self.parts)
+        return "".join(
+            literal + ("" if name is None else _text(row, name, where)) for literal, name in self.parts
+        )
 
 
 def _text(row: Row, name: str, where: str) -> str:
@@ -110,7 +118,9 @@ class Form:
 
     def _check(self) -> None:
         if not self.input.fields:
-            raise ConfigError(f"input: the template {self.input.text!r} has no column in braces, such as {{text}}")
+            raise ConfigError(
+                f"input: the template {self.input.text!r} has no column in braces, such as {{text}}"
+            )
         if len(self.target.fields) != 1:
             raise ConfigError(
                 f"target: the template {self.target.text!r} must have exactly one column in braces, such as {{label}}"
@@ -147,13 +157,15 @@ class Form:
         fields = self.input.fields
         if len(fields) == 1:
             return {fields[0]: text}
-        wanted = json.dumps({name: "..." for name in fields})
+        wanted = json.dumps(dict.fromkeys(fields, "..."))
         try:
             row = json.loads(text)
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {wanted}")
+            raise DataError(
+                f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {wanted}"
+            )
         return row
 
     def zero_shot_text(self) -> str:
@@ -175,10 +187,14 @@ class Form:
         seen: dict[tuple[int, ...], str] = {}
         for label, tokens in zip(self.labels, ids, strict=True):
             if not tokens:
-                raise DataError(f"the label {label!r} has no tokens in the vocabulary of {base.name}; rename it")
+                raise DataError(
+                    f"the label {label!r} has no tokens in the vocabulary of {base.name}; rename it"
+                )
             other = seen.setdefault(tuple(tokens), label)
             if other is not label:
-                raise DataError(f"the labels {other!r} and {label!r} have the same tokens on {base.name}; rename one of them")
+                raise DataError(
+                    f"the labels {other!r} and {label!r} have the same tokens on {base.name}; rename one of them"
+                )
         return ids
 
     def output_length(self, base: FrozenBase) -> int:
@@ -188,7 +204,13 @@ class Form:
         return max(len(ids) for ids in self.encode_labels(base))
 
     def encode_inputs(
-        self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, prepend: str = "", where: str = "row"
+        self,
+        base: FrozenBase,
+        rows: Sequence[Row],
+        num_virtual_tokens: int,
+        *,
+        prepend: str = "",
+        where: str = "row",
     ) -> Inputs:
         """Token ids of the inputs of rows, each within the context beside the prompt and the longest answer.
 

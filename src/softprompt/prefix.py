@@ -152,6 +152,7 @@ def shares_prefix(base: FrozenBase) -> bool:
     return base._shared_prefix
 
 
+@torch.enable_grad()  # also when the first to ask is an engine, which runs without gradients
 def _check(base: FrozenBase) -> bool:
     generator = torch.Generator().manual_seed(0)
     vocabulary = base.embedding.weight.shape[0]
@@ -170,7 +171,9 @@ def _check(base: FrozenBase) -> bool:
             prefix = compute_prefix(base, stack) if shared else None
             logits = logits_at(base, stack, prefix, which, rows, keep).float()
             (gradient,) = torch.autograd.grad(logits.log_softmax(-1)[..., :3].sum(), stack.vectors_KPD)
-        except Exception:  # a base whose forward knows no such cache says so in a hundred ways; none of them shares
+        except (
+            Exception
+        ):  # a base whose forward knows no such cache says so in a hundred ways; none of them shares
             if shared:
                 return False
             raise

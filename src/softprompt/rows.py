@@ -29,7 +29,11 @@ def find_file(name: str, folder: Path) -> Path:
     for place in places:
         if (place / given).is_file():
             return place / given
-    looked = ", ".join(dict.fromkeys(str(place) for place in places)) if not given.is_absolute() else "its absolute path"
+    looked = (
+        ", ".join(dict.fromkeys(str(place) for place in places))
+        if not given.is_absolute()
+        else "its absolute path"
+    )
     hint = "" if os.environ.get("SOFTPROMPT_DATA") else "; set SOFTPROMPT_DATA to look in a data folder too"
     raise DataError(f"no data file {name!r} (looked in {looked}){hint}")
 
@@ -48,7 +52,9 @@ def read_rows(file: Path) -> list[Row]:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
+        raise DataError(
+            f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
+        ) from None
     if not rows:
         raise DataError(f"{file} has no rows")
     return rows
@@ -65,7 +71,9 @@ def _jsonl(file: Path) -> list[Row]:
             except ValueError as error:
                 raise DataError(f"{file}, line {number}: not JSON ({error})") from None
             if not isinstance(row, dict):
-                raise DataError(f"{file}, line {number}: an object is needed, and this is {type(row).__name__}")
+                raise DataError(
+                    f"{file}, line {number}: an object is needed, and this is {type(row).__name__}"
+                )
             rows.append(row)
     return rows
 
@@ -124,13 +132,17 @@ def read_hub_split(dataset: str, name: str | None, split: str) -> list[Row]:
     try:
         import datasets
     except ImportError:
-        raise DataError(f"reading {dataset!r} from the hub needs the datasets library: pip install 'softprompt[hub]'") from None
+        raise DataError(
+            f"reading {dataset!r} from the hub needs the datasets library: pip install 'softprompt[hub]'"
+        ) from None
     try:
         table = datasets.load_dataset(dataset, name, split=split)
     except Exception as error:  # the library raises many kinds; none of them is ours
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"split {split!r} of {dataset!r} cannot be read: {reason}") from None
-    named = {key: feature for key, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)}
+    named = {
+        key: feature for key, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)
+    }
     rows = [dict(row) for row in table]
     for row in rows:
         for key, feature in named.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.base import FrozenBase, refuse_unless_causal, task_type_of_name
-from softprompt.config import DataConfig, TaskConfig, parse_config, read_config
+from softprompt.config import TaskConfig, parse_config, read_config
 from softprompt.errors import ConfigError, DataError
 from softprompt.form import Form
 from softprompt.rows import Row, digest_rows, find_file, hold_out, read_hub_split, read_rows
@@ -82,18 +82,18 @@ class Task:
         data = self.config.data
         if data is None:
             raise ConfigError(f"task {self.name!r} has no `data`; name a file: `data: {{train: rows.csv}}`")
-        train = self._read(data, data.train)
+        train = self.rows_of(data.train)
         test_share = 0.1 if data.test is None else data.test
         taken = data.validation if isinstance(data.validation, float) else 0.0
         rest = train
         if isinstance(test_share, float):
             rest, test = hold_out(train, taken, test_share)
         else:
-            test = self._read(data, test_share)
+            test = self.rows_of(test_share)
         if isinstance(data.validation, float):
             rest, validation = hold_out(rest, 0.0, data.validation)
         else:
-            validation = self._read(data, data.validation)
+            validation = self.rows_of(data.validation)
         for split, rows in (("training", rest), ("validation", validation), ("test", test)):
             if not rows:
                 raise DataError(
@@ -101,8 +101,14 @@ class Task:
                 )
         return rest, validation, test
 
-    def _read(self, data: DataConfig, name: str) -> list[Row]:
-        if data.dataset:
+    def rows_of(self, name: str) -> list[Row]:
+        """Rows of a file, or of a split where the task's data come from the hub.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        data = self.config.data
+        if data is not None and data.dataset:
             return read_hub_split(data.dataset, data.name, name)
         return read_rows(find_file(name, self.folder))
 
@@ -152,7 +158,9 @@ class Task:
         bound = self.form.max_new_tokens
         for index, ids in enumerate(targets):
             if not answers[index].strip():
-                raise DataError(f"{where} {index + 1}: the field {self.form.target_field!r} is empty; give an answer")
+                raise DataError(
+                    f"{where} {index + 1}: the field {self.form.target_field!r} is empty; give an answer"
+                )
             if len(ids) > bound:
                 targets[index] = ids[:bound]
                 truncated += 1

@@ -140,7 +140,9 @@ class LocalEngine:
             )
             logits_BLV, positions_B = output.logits, positions_B + 1
 
-    def _extend(self, told: list[list[int]], alive: list[int], bounds: list[int], ids: list[int]) -> list[int]:
+    def _extend(
+        self, told: list[list[int]], alive: list[int], bounds: list[int], ids: list[int]
+    ) -> list[int]:
         """Append each living row's next token; return the rows that go on."""
         going: list[int] = []
         for row, token in zip(alive, ids, strict=True):

@@ -49,7 +49,12 @@ def weigh(examples: Sequence[Example], prompts: int) -> list[float]:
 
 
 def losses_and_gradient(
-    base: FrozenBase, stack: Stack, examples: Sequence[Example], *, token_budget: int = TOKEN_BUDGET, shared: bool | None = None
+    base: FrozenBase,
+    stack: Stack,
+    examples: Sequence[Example],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    shared: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean loss of each prompt (K, float32) and the gradient of each prompt's own loss (K x P x D, float32).
 
@@ -66,9 +71,15 @@ def losses_and_gradient(
         weight_B = torch.tensor([example.weight for example in chunk], device=base.device)
         weighted_B = loss_B * weight_B
         weighted_B.sum().backward()  # type: ignore[no-untyped-call]
-        losses_K.index_add_(0, torch.tensor([e.which for e in chunk], device=base.device), weighted_B.detach())
+        losses_K.index_add_(
+            0, torch.tensor([e.which for e in chunk], device=base.device), weighted_B.detach()
+        )
     if made is not None and prefix is not None:
-        pairs = [(t, leaf_t.grad) for t, leaf_t in zip(made.tensors(), prefix.tensors(), strict=True) if leaf_t.grad is not None]
+        pairs = [
+            (t, leaf_t.grad)
+            for t, leaf_t in zip(made.tensors(), prefix.tensors(), strict=True)
+            if leaf_t.grad is not None
+        ]
         torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
     assert leaf.vectors_KPD.grad is not None
     return losses_K, leaf.vectors_KPD.grad.float() * stack.mask_KP[:, :, None]
@@ -84,20 +95,26 @@ def _chunks(examples: Sequence[Example], budget: int) -> list[tuple[_Run, list[E
     lengths = [len(e.input) + max(map(len, contexts[id(e.labels)])) for e in scored]
     rows = [len(contexts[id(e.labels)]) for e in scored]
     chunks: list[tuple[_Run, list[Example]]] = []
-    chunks += [(_label_losses, [scored[i] for i in group]) for group in chunk_by_length(lengths, budget, rows)]
+    chunks += [
+        (_label_losses, [scored[i] for i in group]) for group in chunk_by_length(lengths, budget, rows)
+    ]
     lengths = [len(e.input) + len(e.target) for e in told]
     chunks += [(_token_losses, [told[i] for i in group]) for group in chunk_by_length(lengths, budget)]
     return chunks
 
 
-def _label_losses(base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]) -> Tensor:
+def _label_losses(
+    base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]
+) -> Tensor:
     plan = plan_labels([e.input for e in examples], [e.labels for e in examples if e.labels is not None])
     which = [examples[owner].which for owner in plan.owner]
     logits_BLV = logits_at(base, stack, prefix, which, plan.rows, plan.keep)
     return label_scoring(plan, logits_BLV, [e.choice for e in examples])
 
 
-def _token_losses(base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]) -> Tensor:
+def _token_losses(
+    base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]
+) -> Tensor:
     rows = [[*e.input, *e.target[:-1]] for e in examples]
     keep = [list(range(len(e.input) - 1, len(e.input) + len(e.target) - 1)) for e in examples]
     logits_BLV = logits_at(base, stack, prefix, [e.which for e in examples], rows, keep)

@@ -1,0 +1,46 @@
+"""`softprompt train`: task files to tuned prompts in the library."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
+
+Dtype = Annotated[str, typer.Option(help="Of the base: auto (as stored), float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; by default the first GPU, else the CPU.")]
+
+COLUMNS = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained", "seconds")
+
+
+def train(
+    files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")],
+    dtype: Dtype = "auto",
+    device: Device = None,
+    home: Home = None,
+    registry: RegistryUrl = None,
+    store: StoreUrl = None,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> None:
+    """Tune a soft prompt for each task and publish it as a new version."""
+    from softprompt.errors import TrainingError
+    from softprompt.progress import Bars
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TrainingError(f"stopped by {signal.Signals(number).name}; nothing was published, and the library is as it was")
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    progress = Bars()
+    with progress.loading("torch and the library"):
+        from softprompt.training.tune import train as tune
+
+        library = open_library(home, registry, store, tenant)
+    tuned = tune(list(files), library=library, dtype=dtype, device=device, progress=progress)
+    title = f"{len(tuned)} prompt{'s' if len(tuned) > 1 else ''} of {tuned[0].row()['trainable']:,} numbers"
+    emit([one.row() for one in tuned], as_json, f"{title} each on {tuned[0].total:,} frozen ones", COLUMNS)

@@ -1,0 +1,1 @@
+"""Engines: what runs the base. They get tensors and token ids, never names."""

@@ -1,0 +1,116 @@
+"""Judging versions of the library on rows with answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softprompt.base import FrozenBase
+from softprompt.config import DataConfig, TaskConfig
+from softprompt.engines.local import LocalEngine
+from softprompt.errors import ConfigError
+from softprompt.evaluation import Trial, evaluate
+from softprompt.form import Form
+from softprompt.progress import Progress, Silent
+from softprompt.prompt import SoftPrompt
+from softprompt.rows import Row
+from softprompt.task import Task
+
+if TYPE_CHECKING:
+    from softprompt.library import Library
+    from softprompt.records import Version
+
+
+def judge(
+    library: Library,
+    files: Sequence[str],
+    version: str | None = None,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Judge the prompts of task files on their test rows.
+
+    Args:
+        version: number or alias to judge; by default production, else the newest.
+
+    Raises:
+        ConfigError: a task file is wrong.
+        NotFound: a task has no such version.
+    """
+    pairs = []
+    for file in files:
+        if not file.endswith((".yaml", ".yml")):
+            raise ConfigError(
+                f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE"
+            )
+        task = Task.load(file)
+        pairs.append((f"{task.name}@{version}" if version else task.name, task, task.test))
+    return _judge(library, pairs, dtype, device, progress or Silent())
+
+
+def judge_on(
+    library: Library,
+    refs: Sequence[str],
+    data: Path,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Judge versions on the rows of one file.
+
+    Raises:
+        NotFound: no such version.
+        DataError: the rows are wrong.
+    """
+    pairs = []
+    for ref in refs:
+        card = library.resolve(ref).card
+        config = TaskConfig(
+            task=card.task, input=card.input, target=card.target, labels=card.labels, metric=card.metric,  # type: ignore[arg-type]
+            max_new_tokens=card.max_new_tokens, data=DataConfig(train=str(data.resolve())),
+        )  # fmt: skip
+        task = Task(config)
+        pairs.append((ref, task, task.rows_of(str(data.resolve()))))
+    return _judge(library, pairs, dtype, device, progress or Silent())
+
+
+def _judge(
+    library: Library,
+    pairs: Sequence[tuple[str, Task, list[Row]]],
+    dtype: str,
+    device: str | None,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    versions: list[Version] = [library.resolve(ref) for ref, _, _ in pairs]
+    rows: list[dict[str, Any]] = []
+    for source in dict.fromkeys(version.base for version in versions):
+        base = FrozenBase.load(source, dtype=dtype, device=device)
+        mine = [
+            (v, task, test) for v, (_, task, test) in zip(versions, pairs, strict=True) if v.base == source
+        ]
+        trials = []
+        for version, task, test in mine:
+            prompt = SoftPrompt.from_bytes(library.read(version))
+            prompt.check_base(base)
+            examples = task.encode(base, test, len(prompt.vectors_PD), split="test")
+            trials.append(Trial(Form.of_card(prompt.card), prompt.vectors_PD.to(base.dtype), examples))
+        with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
+            reports = evaluate(LocalEngine(base), trials, lambda done, tell=advance: tell(done, ""))  # type: ignore[misc]
+        for (version, _, _), trial, report in zip(mine, trials, reports, strict=True):
+            rows.append(
+                {
+                    "task": version.task,
+                    "version": version.number,
+                    "digest": version.digest,
+                    "metric": report.metric,
+                    "value": report.value,
+                    "rows": report.rows,
+                    "loss": report.loss,
+                    "truncated": trial.examples.truncated,
+                }
+            )
+    return rows

@@ -1,0 +1,110 @@
+"""Telling people what goes on: progress bars, notes and warnings, on stderr or nowhere. No torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+Advance = Callable[[int, str], None]
+"""Called with steps just done and a short text to show beside the bar."""
+
+
+class Progress(Protocol):
+    """Where a long piece of work reports to. Implementations: :class:`Silent`, :class:`Bars`."""
+
+    def stage(self, name: str, total: int) -> _Stage:
+        """A stage of so many steps, as a context manager that gives its :data:`Advance`."""
+
+    def note(self, message: str) -> None:
+        """A line worth reading."""
+
+    def warn(self, message: str) -> None:
+        """A line that asks for attention; each text is shown once."""
+
+
+class _Stage(Protocol):
+    def __enter__(self) -> Advance: ...
+    def __exit__(self, *error: object) -> bool | None: ...
+
+
+class Silent:
+    """Says nothing but warnings, through Python's `warnings`."""
+
+    def __init__(self) -> None:
+        self._warned: set[str] = set()
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Advance]:
+        yield lambda steps, text: None
+
+    def note(self, message: str) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        import warnings
+
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, UserWarning, stacklevel=3)
+
+
+class Bars:
+    """Bars and lines on stderr: rich bars on a terminal, a line at each tenth of the way elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False)
+        self._warned: set[str] = set()
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Advance]:
+        if not self.console.is_terminal:
+            yield self._lines(name, total)
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=18),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[said]}", markup=False),
+        )
+        with Progress(*columns, console=self.console) as bars:
+            bar = bars.add_task(name, total=total, said="")
+            yield lambda steps, text: bars.update(bar, advance=steps, said=text)
+
+    @contextmanager
+    def loading(self, what: str) -> Iterator[None]:
+        """A spinner on a terminal, for what takes a second or two."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with self.console.status(f"loading {what}"):
+            yield
+
+    def _lines(self, name: str, total: int) -> Advance:
+        done = told = 0
+
+        def advance(steps: int, text: str) -> None:
+            nonlocal done, told
+            done += steps
+            tenth = 10 * done // max(1, total)
+            if tenth > told:
+                told = tenth
+                sys.stderr.write(f"{name}: {min(100, 10 * tenth)}% {text}\n")
+                sys.stderr.flush()
+
+        return advance
+
+    def note(self, message: str) -> None:
+        self.console.print(message, markup=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            self.console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)

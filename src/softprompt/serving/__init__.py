@@ -1,0 +1,1 @@
+"""Serving: names of tasks to answers. Imports nothing of training."""

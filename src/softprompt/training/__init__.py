@@ -1,0 +1,1 @@
+"""Training: many soft prompts at once on one frozen base."""

@@ -1,0 +1,124 @@
+"""A run: one prompt in training, with everything that is its own. Nothing in it depends on what trains beside it."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from softprompt.config import TaskConfig
+from softprompt.evaluation import Report
+from softprompt.scoring import Labels
+from softprompt.task import Examples, Task
+from softprompt.training.bank import Rule
+from softprompt.training.forward import Example
+from softprompt.training.schedule import rate_at, steps_per_epoch, total_steps
+
+
+@dataclass
+class Run:
+    """One prompt in training."""
+
+    task: Task
+    start_PD: Tensor
+    """Where the vectors start, P x D."""
+    train: Examples
+    validation: Examples
+    labels: Labels | None
+    """Tokens of the labels."""
+    step: int = 0
+    """Steps done."""
+    loss: float = math.nan
+    """Mean loss since the last validation."""
+    best: Report | None = None
+    """The best validation so far."""
+    best_PD: Tensor | None = None
+    """The vectors that it was of."""
+    best_step: int = 0
+    failure: str | None = None
+    """Why the run was stopped before its end."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """A row for each validation: step, learning rate, loss, value."""
+    _losses: list[float] = field(default_factory=list)
+    _worse: int = 0
+
+    @property
+    def config(self) -> TaskConfig:
+        """Its hyperparameters."""
+        return self.task.config
+
+    @property
+    def rule(self) -> Rule:
+        """How it is updated."""
+        config = self.config
+        return Rule(config.optim, config.weight_decay, config.max_grad_norm)
+
+    @property
+    def total(self) -> int:
+        """Steps to do."""
+        return total_steps(self.config, len(self.train))
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        return rate_at(self.config, self.step, self.total)
+
+    @property
+    def running(self) -> bool:
+        """Whether it wants another step."""
+        patience = self.config.early_stopping_patience
+        return (
+            self.failure is None and self.step < self.total and (patience is None or self._worse < patience)
+        )
+
+    def batch(self, which: int) -> list[Example]:
+        """The rows of the next step, weighted so that the run's loss is a mean. A function of seed and step alone."""
+        per_epoch = steps_per_epoch(self.config, len(self.train))
+        epoch, place = divmod(self.step, per_epoch)
+        order = list(range(len(self.train)))
+        random.Random(f"{self.config.seed} {epoch}").shuffle(order)
+        size = self.config.per_device_train_batch_size
+        rows = order[place * size : (place + 1) * size]
+        labels = self.labels if self.config.objective_name == "label_scoring" else None
+        total = len(rows) if labels is not None else sum(len(self.train.targets[row]) for row in rows)
+        return [
+            Example(
+                which=which,
+                input=self.train.inputs[row],
+                target=self.train.targets[row],
+                labels=labels,
+                choice=self.train.choices[row] if self.train.choices else 0,
+                weight=1 / total,
+            )
+            for row in rows
+        ]
+
+    def took_step(self, loss: float) -> None:
+        """Count a step."""
+        self.step += 1
+        self._losses.append(loss)
+        self.loss = sum(self._losses) / len(self._losses)
+
+    @property
+    def validates(self) -> bool:
+        """Whether a validation is due after the step just done."""
+        every = max(1, steps_per_epoch(self.config, len(self.train)) // self.config.eval_per_epoch)
+        return self.step == self.total or self.step % every == 0
+
+    def took_validation(self, report: Report, vectors_PD: Tensor) -> None:
+        """Keep the best vectors by validation."""
+        self.history.append(
+            {"step": self.step, "learning_rate": self.rate_before, "loss": self.loss, "value": report.value}
+        )
+        self._losses.clear()
+        if report.better_than(self.best):
+            self.best, self.best_PD, self.best_step, self._worse = report, vectors_PD, self.step, 0
+        else:
+            self._worse += 1
+
+    @property
+    def rate_before(self) -> float:
+        """Learning rate of the step just done."""
+        return rate_at(self.config, max(0, self.step - 1), self.total)
