@@ -1,0 +1,147 @@
+"""The mixture: which documents in which shares, made into two arrays, tokens and loss weights.
+
+    python recipes/mix.py            # writes recipes/work/{tokenizer.json, train.npz, held_out.npz}
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import questions
+import sentences
+import strings
+import texts
+import words
+from render import ANSWER, END, INPUT, PLAIN, Document, Task, plain, render
+from tokenizer import END_OF_TEXT, train_tokenizer
+from tokenizers import Tokenizer
+from wordnet import wordnet
+
+WORK = Path(__file__).resolve().parent / "work"
+WEIGHT_UNIT = 0.5
+"""Weights are stored as small integers in this unit."""
+_WEIGHTS = {PLAIN: 2, INPUT: 1, ANSWER: 8, END: 2}
+_LONG_ANSWER = 3
+"""Weight beyond the sixth token of an answer: definitions must not crowd out the one-word answers."""
+LABELLED_PASSES = 4.0
+CHARACTERS_PER_TOKEN = 4.1
+
+INSTRUCTIONS: dict[str, tuple[Callable[[Random], Task], float]] = {  # kind -> maker, millions of tokens
+    "question_kind": (questions.kind, 1.6),
+    "question_answer": (questions.answer, 0.35),
+    "category": (words.category, 0.7),
+    "headword": (words.headword, 0.9),
+    "define": (words.define, 0.3),
+    "blank": (words.blank, 0.2),
+    "relation": (words.relation, 0.35),
+    "pick": (words.pick, 0.2),
+    "form": (words.form, 0.2),
+    "review_passage": (partial(sentences.sentiment, source="passages"), 0.5),
+    "product_sentence": (partial(sentences.sentiment, source="products"), 0.4),
+    "opinion_word": (partial(sentences.sentiment, source="words"), 0.25),
+    "genre": (sentences.genre, 0.25),
+    "words_task": (strings.words_task, 0.2),
+    "word_task": (strings.word_task, 0.1),
+    "numbers": (strings.numbers, 0.15),
+}
+LABELLED = {  # data set -> maker of its tasks
+    "sentence_polarity": partial(sentences.sentiment, source="rows"),
+    "subjectivity": sentences.subjectivity,
+}
+
+
+def running_text() -> Iterator[tuple[str, str]]:
+    """(kind, passage) of all plain text, once."""
+    for lines, _ in texts.movie_reviews():
+        for at in range(0, len(lines), 40):
+            yield "film", "\n".join(lines[at:at + 40])
+    for name in LABELLED:
+        rows = [text for text, _ in texts.labelled(name)]
+        for at in range(0, len(rows), 5):
+            yield "film", "\n".join(rows[at:at + 5])
+    for found in ([text for text, _ in texts.product_sentences()], texts.comparative_sentences()):
+        for at in range(0, len(found), 12):
+            yield "product", "\n".join(found[at:at + 12])
+    for text in (*(text for text, _ in texts.masc()), *texts.speeches(), *texts.scripture()):
+        for piece in sentences.pieces_of(text, 2500):
+            yield "other", piece
+    entries = []
+    for s in wordnet().synsets.values():
+        example = f' "{s.examples[0]}"' if s.examples else ""
+        entries.append(f"{', '.join(s.words)}: {s.definition}.{example}")
+    Random(5).shuffle(entries)
+    for at in range(0, len(entries), 4):
+        yield "dictionary", "\n".join(entries[at:at + 4])
+
+
+def documents(rng: Random, scale: float = 1.0) -> Iterator[Document]:
+    """All documents of the training mixture, by kind; `scale` shrinks it for tests."""
+    passages = list(running_text())
+    rng.shuffle(passages)
+    for at, (kind, text) in enumerate(passages[: int(len(passages) * scale)]):
+        if kind != "dictionary" or at % 5 < 3:  # definitions come back in the instructions
+            yield plain(text)
+    for maker, millions in INSTRUCTIONS.values():
+        room = millions * 1e6 * CHARACTERS_PER_TOKEN * scale
+        while room > 0:
+            document = render(rng, maker(rng))
+            room -= sum(len(text) for text, _ in document)
+            yield document
+    for name, maker in LABELLED.items():
+        while sentences.rows(name, False).passes < LABELLED_PASSES * scale:
+            yield render(rng, maker(rng))
+
+
+def held_out_documents(rng: Random) -> dict[str, list[Document]]:
+    """Documents never trained on: generated ones with another seed, and the validation rows."""
+    groups = {kind: [render(rng, maker(rng)) for _ in range(150)] for kind, (maker, _) in INSTRUCTIONS.items()}
+    for name, maker in LABELLED.items():
+        groups[name] = [render(rng, maker(rng, validation=True)) for _ in range(300)]
+    return groups
+
+
+def encode(tokenizer: Tokenizer, many: list[Document]) -> tuple[np.ndarray, np.ndarray]:
+    """Documents end to end: token ids and weights."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    ids: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
+    for at in range(0, len(many), 20_000):
+        pieces = [piece for document in many[at:at + 20_000] for piece in document]
+        encoded = tokenizer.encode_batch_fast([text for text, _ in pieces], add_special_tokens=False)
+        for (_, kind), found in zip(pieces, encoded, strict=True):
+            tokens = [end] if kind == END else found.ids
+            weight = np.full(len(tokens), _WEIGHTS[kind], dtype=np.uint8)
+            if kind == ANSWER:
+                weight[6:] = _LONG_ANSWER
+            ids.append(np.asarray(tokens, dtype=np.uint16))
+            weights.append(weight)
+    return np.concatenate(ids), np.concatenate(weights)
+
+
+def main() -> None:
+    """Makes the tokenizer and the arrays."""
+    WORK.mkdir(exist_ok=True)
+    rng = Random(20)
+    many = list(documents(rng))
+    rng.shuffle(many)
+    print(f"{len(many):,} documents", flush=True)
+    tokenizer = train_tokenizer(("".join(text for text, _ in document) for document in many[::4]), WORK / "tokenizer.json")
+    ids, weights = encode(tokenizer, many)
+    np.savez(WORK / "train.npz", ids=ids, weights=weights)
+    share = float((weights == _WEIGHTS[ANSWER]).mean())
+    plain_tokens = sum(len(e.ids) for e in tokenizer.encode_batch_fast(["".join(t for t, k in d if k == PLAIN) for d in many[::20]])) * 20
+    figures = {"tokens": len(ids), "plain_share": round(plain_tokens / len(ids), 3), "answer_share": round(share, 3),
+               "documents": len(many), **{f"passes_{name}": round(sentences.rows(name, False).passes, 2) for name in LABELLED}}
+    (WORK / "mix.json").write_text(json.dumps(figures, indent=1))
+    print(figures, flush=True)
+    arrays = {}
+    for kind, group in held_out_documents(Random(77)).items():
+        arrays[f"{kind}.ids"], arrays[f"{kind}.weights"] = encode(tokenizer, group)
+    np.savez(WORK / "held_out.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main()
