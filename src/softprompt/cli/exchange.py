@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
+
+if TYPE_CHECKING:
+    from softprompt.card import Card
+    from softprompt.library import Library
 
 
 class Format(StrEnum):
@@ -29,11 +35,51 @@ def export_prompt(
     as_json: Json = False,
 ) -> None:
     """Write a prompt to a folder, for PEFT or for another library."""
+    library = open_library(home, registry, store, tenant)
+    version = library.resolve(ref)
+    data = library.read(version)
+    with _written(folder):
+        if form is Format.SOFTPROMPT:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{version.ref}.safetensors"
+            path.write_bytes(data)
+        else:
+            from softprompt.base import BUILTIN, locate
+            from softprompt.prompt import SoftPrompt
+
+            # PEFT knows no built-in bases, but it can load their folder.
+            base = str(locate(version.base)) if version.base in BUILTIN else version.base
+            path = SoftPrompt.from_bytes(data, digest=version.digest).save_peft(folder, base)
+    row = {
+        "task": version.task,
+        "version": version.number,
+        "digest": version.digest,
+        "format": form.value,
+        "path": str(path.absolute()),
+    }
+    emit([row], as_json, "Exported")
 
 
 def import_prompt(
     source: Annotated[Path, typer.Argument(metavar="DIR", help="A PEFT folder, or a softprompt file.")],
-    task: Annotated[str | None, typer.Option(help="Name of the task it becomes a version of.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Task it becomes a version of (default: the one a softprompt file names)."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The base it was tuned on (default: what the folder or file names).")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Take template, labels and metric from this task of the library.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option("--input", help="Template of the input, as in a task file.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Template of the target, as in a task file.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="A label; repeat for each, in order.")
+    ] = None,
+    tags: Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")] = None,
     home: Home = None,
     registry: RegistryUrl = None,
     store: StoreUrl = None,
@@ -41,5 +87,98 @@ def import_prompt(
     as_json: Json = False,
 ) -> None:
     """Take a prompt into the library as a new version of a task."""
-    emit([], as_json, "Imported")
-    open_library(home, registry, store, tenant)
+    library = open_library(home, registry, store, tenant)
+    changes: dict[str, Any] = {"input": template, "target": target, "labels": tuple(label) if label else None}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if like is not None:
+        card = library.resolve(like).card
+        kept = ("input", "target", "labels", "metric", "max_new_tokens", "instruction")
+        changes = {**{name: getattr(card, name) for name in kept}, **changes}
+    if source.is_dir():
+        if task is None:
+            raise typer.BadParameter("a PEFT folder names no task: give --task NAME")
+        data, address = _from_peft(source, task, base, changes)
+    else:
+        data, address = _from_file(source, {**changes, **({"task": task} if task else {})}, base)
+    _publish(library, data, address, tags or [], as_json)
+
+
+def _publish(library: Library, data: bytes, base: str, tags: list[str], as_json: bool) -> None:
+    version = library.publish(data, base=base, tags=tags)
+    row = {
+        "task": version.task,
+        "version": version.number,
+        "digest": version.digest,
+        "base": version.base,
+        "fingerprint": version.fingerprint,
+        "num_virtual_tokens": version.card.num_virtual_tokens,
+    }
+    emit([row], as_json, "Imported")
+
+
+def _from_peft(folder: Path, task: str, base: str | None, changes: dict[str, Any]) -> tuple[bytes, str]:
+    """Bytes of a prompt file from a PEFT folder, and the base as named."""
+    from softprompt.errors import PromptFileError
+    from softprompt.names import check_task
+    from softprompt.prompt import SoftPrompt, read_peft_config
+
+    check_task(task)
+    named = base or read_peft_config(folder).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise PromptFileError(f"the adapter in {str(folder)!r} names no base; give it with --base ID")
+    from softprompt.base import BUILTIN, FrozenBase
+
+    for name, path in BUILTIN.items():
+        if Path(named).is_dir() and Path(named).resolve() == path.resolve():
+            named = name
+    loaded = FrozenBase.load(named)
+    prompt = SoftPrompt.load_peft(folder, task=task, base=loaded)
+    return SoftPrompt(prompt.vectors_PD, _changed(prompt.card, changes)).to_bytes(), loaded.address
+
+
+def _from_file(path: Path, changes: dict[str, Any], base: str | None) -> tuple[bytes, str]:
+    """Bytes of a prompt file, its card changed as asked, and the base as named."""
+    from softprompt.card import read_file, write_file
+    from softprompt.errors import FingerprintMismatch, PromptFileError
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PromptFileError(
+            f"{str(path)!r} cannot be read ({error.strerror}); give a PEFT folder or a softprompt file"
+        ) from None
+    card, tensors = read_file(data)
+    changed = _changed(card, changes)
+    if base is not None:
+        from softprompt.base import locate
+        from softprompt.fingerprint import fingerprint_of_folder
+
+        folder = locate(base)
+        found = fingerprint_of_folder(folder)
+        if found != card.fingerprint:
+            raise FingerprintMismatch(
+                f"{str(path)!r} was tuned on {card.base} ({card.fingerprint}), and {base!r} is {found}; "
+                "give the base it was tuned on"
+            )
+        base = str(folder) if Path(base).expanduser().is_dir() else base
+    return (data if changed == card else write_file(changed, tensors)), base or card.base
+
+
+def _changed(card: Card, changes: dict[str, Any]) -> Card:
+    changed = type(card).model_validate({**card.model_dump(), **changes})
+    judged = ("input", "target", "labels", "metric")
+    if card.metrics and any(getattr(card, name) != getattr(changed, name) for name in judged):
+        return changed.model_copy(update={"metrics": {}})  # the scores were those of other templates or labels
+    return changed
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    from softprompt.errors import LibraryError
+
+    try:
+        yield
+    except OSError as error:
+        raise LibraryError(
+            f"cannot write to {str(folder)!r}: {error.strerror or error}; choose another folder"
+        ) from error
