@@ -9,8 +9,10 @@ import typer
 from softprompt.cli import base, keys, library
 from softprompt.cli.aliases import audit, promote, rollback
 from softprompt.cli.context import Front, FrontHome, FrontRegistry, FrontStore, FrontTenant, set_front
+from softprompt.cli.demo import demo
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
+from softprompt.cli.init import init
 from softprompt.cli.predict import predict
 from softprompt.cli.tasks import list_tasks, show
 from softprompt.cli.train import train
@@ -24,9 +26,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command("init", rich_help_panel="Tune and use")(init)
 app.command("train", rich_help_panel="Tune and use")(train)
 app.command("evaluate", rich_help_panel="Tune and use")(evaluate)
 app.command("predict", rich_help_panel="Tune and use")(predict)
+app.command("demo", rich_help_panel="Tune and use")(demo)
 app.add_typer(base.app, name="base", rich_help_panel="Tune and use")
 app.command("list", rich_help_panel="The library")(list_tasks)
 app.command("show", rich_help_panel="The library")(show)

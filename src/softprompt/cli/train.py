@@ -11,14 +11,18 @@ import typer
 
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
 
-Dtype = Annotated[str, typer.Option(help="Of the base: auto (as stored), float32, bfloat16 or float16.")]
+Dtype = Annotated[
+    str, typer.Option(help="Of the base: auto (as stored where that is quick), float32, bfloat16 or float16.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; by default the first GPU, else the CPU.")]
 
 COLUMNS = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained", "seconds")
 
 
 def train(
-    files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")
+    ],
     dtype: Dtype = "auto",
     device: Device = None,
     home: Home = None,
@@ -32,7 +36,9 @@ def train(
     from softprompt.progress import Bars
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TrainingError(f"stopped by {signal.Signals(number).name}; nothing was published, and the library is as it was")
+        raise TrainingError(
+            f"stopped by {signal.Signals(number).name}; nothing was published, and the library is as it was"
+        )
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

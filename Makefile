@@ -1,0 +1,47 @@
+# One command for each thing to do. Every target that needs Python makes .venv itself when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+MARKS ?= not services
+
+export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
+
+.PHONY: setup demo test lint format docs bench test-services clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; call: make PYTHON=python3.12 setup"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: setup
+	$(BIN)/softprompt demo
+
+test: setup
+	$(BIN)/python -m pytest -m "$(MARKS)" --ignore=tests/services
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup
+	$(BIN)/python docs/commands.py
+
+bench: setup
+	$(BIN)/python benchmarks/quality.py --json
+	$(BIN)/python benchmarks/library.py --json
+
+test-services: setup
+	$(BIN)/python -m pytest tests/services -m services
+
+clean:
+	rm -rf .venv demo-home

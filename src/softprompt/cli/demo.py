@@ -1,0 +1,41 @@
+"""`softprompt demo`: the whole path in a few minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from softprompt.cli.context import Json, emit
+
+
+def demo(
+    home: Annotated[Path, typer.Option(help="Folder of the demonstration's library.")] = Path("demo-home"),
+    as_json: Json = False,
+) -> None:
+    """Tune three tasks at once on the built-in base, then answer a mixed batch of all three."""
+    from softprompt.progress import Bars
+
+    progress = Bars()
+    with progress.loading("torch and the built-in base"):
+        from softprompt.demo import answer_mixed_batch, demo_tasks, tune_demo
+
+    tasks = demo_tasks(home, progress)
+    tuned = tune_demo(tasks, home, progress)
+    columns = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained")
+    emit(
+        [one.row() for one in tuned],
+        as_json,
+        "Tuned at once on one frozen base, scores on test rows",
+        columns,
+    )
+    answered = answer_mixed_batch(tasks, home)
+    emit(
+        answered,
+        as_json,
+        "One mixed batch, one model, a prompt per row",
+        ("task", "text", "output", "expected"),
+    )
+    if not as_json:
+        typer.echo(f"The library is in {home}; look at it with: softprompt --home {home} list", err=True)
