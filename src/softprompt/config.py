@@ -219,12 +219,10 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if isinstance(key, list | dict) or key in seen:
-            raise ConfigError(
-                f"line {key_node.start_mark.line + 1}: key {key!r} is given twice or is no plain name"
-            )
-        seen[key] = loader.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice or is no plain name")
+        seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 
 
@@ -243,9 +241,7 @@ def read_config(path: str | Path) -> TaskConfig:
     except OSError as error:
         raise ConfigError(f"the task file {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"the task file {str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from None
+        raise ConfigError(f"the task file {str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     try:
         raw = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -255,9 +251,7 @@ def read_config(path: str | Path) -> TaskConfig:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{path}: a task file holds `key: value` lines, and this holds {type(raw).__name__}"
-        )
+        raise ConfigError(f"{path}: a task file holds `key: value` lines, and this holds {type(raw).__name__}")
     return parse_config({"task": file.stem, **raw}, where=str(path))
 
 
@@ -278,10 +272,9 @@ def _fault(fault: Any) -> str:
     path = [str(part) for part in fault["loc"]]
     name = ".".join(part for part in path if part not in ("str", "float", "int"))
     if fault["type"] == "extra_forbidden":
-        owner: type[BaseModel] = TaskConfig
-        if len(path) > 1:
-            owner = {"data": DataConfig, "serving": ServingConfig}.get(path[0], TaskConfig)
-        return f"unknown key {name!r}{nearest(path[-1], owner.model_fields)}"
+        nested = {"data": DataConfig.model_fields, "serving": ServingConfig.model_fields}
+        known = nested.get(path[0], TaskConfig.model_fields) if len(path) > 1 else TaskConfig.model_fields
+        return f"unknown key {name!r}{nearest(path[-1], known)}"
     if fault["type"] == "missing":
         return f"{name} is missing"
     message = fault["msg"].removeprefix("Value error, ")

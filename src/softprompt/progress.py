@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 Advance = Callable[[int, str], None]
@@ -14,7 +14,7 @@ Advance = Callable[[int, str], None]
 class Progress(Protocol):
     """Where a long piece of work reports to. Implementations: :class:`Silent`, :class:`Bars`."""
 
-    def stage(self, name: str, total: int) -> _Stage:
+    def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
         """A stage of so many steps, as a context manager that gives its :data:`Advance`."""
 
     def note(self, message: str) -> None:
@@ -22,11 +22,6 @@ class Progress(Protocol):
 
     def warn(self, message: str) -> None:
         """A line that asks for attention; each text is shown once."""
-
-
-class _Stage(Protocol):
-    def __enter__(self) -> Advance: ...
-    def __exit__(self, *error: object) -> bool | None: ...
 
 
 class Silent:

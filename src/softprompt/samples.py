@@ -324,19 +324,13 @@ def questions(seed: int = 0, count: int = 1500) -> Rows:
     things = _NOUNS
 
     def person() -> str:
-        return draw.choice(
-            ["Who {d} the {n} ?", "What {p} {d} the {n} of {c} ?", "Which {p} came from {c} ?"]
-        )
+        return draw.choice(["Who {d} the {n} ?", "What {p} {d} the {n} of {c} ?", "Which {p} came from {c} ?"])
 
     def place() -> str:
-        return draw.choice(
-            ["Where is the {n} of the {p} ?", "What city in {c} has a {n} ?", "Where did the {p} go ?"]
-        )
+        return draw.choice(["Where is the {n} of the {p} ?", "What city in {c} has a {n} ?", "Where did the {p} go ?"])
 
     def number() -> str:
-        return draw.choice(
-            ["How many {n}s are in {c} ?", "When was the {n} {d} ?", "How much does a {n} weigh ?"]
-        )
+        return draw.choice(["How many {n}s are in {c} ?", "When was the {n} {d} ?", "How much does a {n} weigh ?"])
 
     def description() -> str:
         return draw.choice(["What is a {n} ?", "Why did the {p} come to {c} ?", "How does a {n} work ?"])
@@ -348,9 +342,7 @@ def questions(seed: int = 0, count: int = 1500) -> Rows:
     while len(rows) < count:
         label = draw.choice(list(kinds))
         pattern = kinds[label]()
-        said = pattern.format(
-            d=draw.choice(deeds), n=draw.choice(things), p=draw.choice(people), c=draw.choice(country)
-        )
+        said = pattern.format(d=draw.choice(deeds), n=draw.choice(things), p=draw.choice(people), c=draw.choice(country))
         rows[said] = label
     return [{"text": text, "label": label} for text, label in rows.items()]
 

@@ -42,7 +42,7 @@ class LabelPlan:
         logits_BLV = logits_BLV.float()
         picked_N = logits_BLV[row, slot, token] - logits_BLV.logsumexp(-1)[row, slot]
         total = torch.zeros(sum(self.sizes), device=logits_BLV.device).index_add(0, flat, picked_N)
-        return list(total.split(self.sizes))
+        return list(torch.split(total, self.sizes))
 
 
 def plan_labels(inputs: Sequence[Sequence[int]], labels: Sequence[Labels]) -> LabelPlan:

@@ -97,7 +97,8 @@ class Task:
         for split, rows in (("training", rest), ("validation", validation), ("test", test)):
             if not rows:
                 raise DataError(
-                    f"task {self.name!r}: no rows are left for the {split} split of {len(train)} rows; give more rows, or a file for it"
+                    f"task {self.name!r}: no rows are left for the {split} split of {len(train)} rows; "
+                    "give more rows, or a file for it"
                 )
         return rest, validation, test
 
@@ -158,9 +159,7 @@ class Task:
         bound = self.form.max_new_tokens
         for index, ids in enumerate(targets):
             if not answers[index].strip():
-                raise DataError(
-                    f"{where} {index + 1}: the field {self.form.target_field!r} is empty; give an answer"
-                )
+                raise DataError(f"{where} {index + 1}: the field {self.form.target_field!r} is empty; give an answer")
             if len(ids) > bound:
                 targets[index] = ids[:bound]
                 truncated += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,8 @@ from softprompt.cli.train import Device, Dtype
 def predict(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Task, TASK@N or TASK@ALIAS.")],
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT...", help="Inputs; without any, one per line of stdin.")
+        list[str] | None,
+        typer.Argument(metavar="TEXT...", help="Inputs; without any, one per line of stdin."),
     ] = None,
     dtype: Dtype = "auto",
     device: Device = None,
@@ -37,7 +38,9 @@ def predict(
     from softprompt.serving.service import Service
 
     told = Service(library, dtype=dtype, device=device).predict(given, task)
-    rows = [{"task": p.task, "version": p.version, "text": p.text, "output": p.output, "scores": p.scores} for p in told]
+    rows: list[dict[str, Any]] = [
+        {"task": p.task, "version": p.version, "text": p.text, "output": p.output, "scores": p.scores} for p in told
+    ]
     if not as_json:
         for row, prediction in zip(rows, told, strict=True):
             row["score"] = max(prediction.scores.values()) if prediction.scores else None

@@ -131,7 +131,7 @@ def _answer(base: FrozenBase, residents: Sequence[_Resident], texts: Sequence[st
         for index, row_scores in zip(labelled, scored, strict=True):
             labels = residents[index].form.labels or ()
             scores[index] = dict(zip(labels, softmax(row_scores), strict=True))
-            outputs[index] = max(labels, key=lambda label, row=scores[index]: row[label])  # type: ignore[misc,index]
+            outputs[index] = max(labels, key=lambda label, row=scores[index]: row[label])  # type: ignore[misc]
     told = [i for i, resident in enumerate(residents) if not resident.form.labels]
     if told:
         bounds = [residents[i].form.max_new_tokens for i in told]

@@ -140,7 +140,7 @@ def train(
 
 def _load_tasks(tasks: TaskLike | Sequence[TaskLike]) -> list[Task]:
     single = isinstance(tasks, Task | TaskConfig | Mapping | str | os.PathLike)
-    many: Sequence[Any] = [tasks] if single else tasks  # type: ignore[list-item, assignment]
+    many: Sequence[Any] = [tasks] if single else tasks  # type: ignore[assignment]
     if not many:
         raise ConfigError("no task was given; name at least one task file")
     loaded = [_load_task(task) for task in many]
@@ -158,7 +158,7 @@ def _load_task(task: TaskLike) -> Task:
         return Task(task)
     if isinstance(task, Mapping):
         return Task(**dict(task))
-    return Task.load(task)
+    return Task.load(Path(task))
 
 
 def _one_base(tasks: Sequence[Task]) -> str:
