@@ -155,9 +155,7 @@ def gc(library: Library, plan: Sequence[Garbage]) -> list[str]:
                 same = sa.and_(_v.digest == item.digest, _v.deleted)
                 connection.execute(sa.update(schema.versions).where(same).values(purged=True))
                 for ref in item.versions:
-                    library.registry.record(
-                        connection, "purge", None, before={"version": ref, "digest": item.digest}
-                    )
+                    library.registry.record(connection, "purge", None, before={"version": ref, "digest": item.digest})
         with database.write() as connection:
             database.lock_digest(connection, item.digest)
             if _holders(connection, item.digest, _v.purged.is_(False)):
@@ -230,7 +228,12 @@ def _check_blob(library: Library, digest: str, rows: list[Row[Any]], report: Rep
     except PromptFileError as error:
         return Problem("card differs", digest, refs, str(error))
     if any(row.card != card for row in rows):
-        return Problem("card differs", digest, refs, "the registry has another card than the file: publish the file again")
+        return Problem(
+            "card differs",
+            digest,
+            refs,
+            "the registry has another card than the file: publish the file again",
+        )
     return None
 
 
@@ -268,7 +271,12 @@ def _wrong_rows(connection: Connection) -> list[Problem]:
         )
     )
     problems += [
-        Problem("count", None, (f"{tenant}/{task}",), "the task's counts are not those of its versions; put back a backup")
+        Problem(
+            "count",
+            None,
+            (f"{tenant}/{task}",),
+            "the task's counts are not those of its versions; put back a backup",
+        )
         for tenant, task in connection.execute(statement)
     ]
     return problems

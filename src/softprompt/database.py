@@ -25,9 +25,7 @@ BUSY_SECONDS = 30
 """How long a writer waits for another writer of the same SQLite file."""
 
 CONNECT_SECONDS = 10
-_SCHEMA_LOCK = (
-    0x736F667470726F6D  # "softprom": one session at a time makes or upgrades the schema on PostgreSQL
-)
+_SCHEMA_LOCK = 0x736F667470726F6D  # "softprom": one session at a time makes or upgrades the schema on PostgreSQL
 
 
 class Database:
@@ -133,9 +131,7 @@ class Database:
         """The schema's revision; None in a database without tables."""
         found = set(sa.inspect(connection).get_table_names())
         if schema.VERSION_TABLE in found:
-            return str(
-                connection.execute(sa.text(f"SELECT version_num FROM {schema.VERSION_TABLE}")).scalar_one()
-            )
+            return str(connection.execute(sa.text(f"SELECT version_num FROM {schema.VERSION_TABLE}")).scalar_one())
         ours = found & set(schema.metadata.tables)
         if ours or (self.sqlite and found):
             raise RegistryError(
@@ -163,9 +159,7 @@ class Database:
             return
         upgrade(connection)
         if self.sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()):
-            raise RegistryError(
-                f"upgrading {self.shown} would break references {broken[:3]}; nothing was changed"
-            )
+            raise RegistryError(f"upgrading {self.shown} would break references {broken[:3]}; nothing was changed")
 
 
 def upgrade(connection: Connection, to: str = "head") -> None:
@@ -206,9 +200,7 @@ def _engine(url: URL, shown: str) -> Engine:
     if url.get_backend_name() == "sqlite":
         folder = Path(url.database or "").absolute().parent
         if not folder.is_dir():
-            raise RegistryError(
-                f"the folder {folder} of the registry {shown} does not exist; create it or mend the URL"
-            )
+            raise RegistryError(f"the folder {folder} of the registry {shown} does not exist; create it or mend the URL")
         engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -216,9 +208,7 @@ def _engine(url: URL, shown: str) -> Engine:
     try:
         return sa.create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_pre_ping=True)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise RegistryError(
-            f"PostgreSQL needs its driver ({error}); pip install 'softprompt[postgres]'"
-        ) from None
+        raise RegistryError(f"PostgreSQL needs its driver ({error}); pip install 'softprompt[postgres]'") from None
     except SQLAlchemyError as error:
         raise RegistryError(f"registry {shown}: {error}; mend the URL") from None
 

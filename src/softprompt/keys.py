@@ -51,9 +51,7 @@ class Key:
             Denied: it lacks it.
         """
         if not self.allows(scope):
-            raise Denied(
-                f"key {self.name!r} lacks the scope {scope!r} (it has {', '.join(sorted(self.scopes))})"
-            )
+            raise Denied(f"key {self.name!r} lacks the scope {scope!r} (it has {', '.join(sorted(self.scopes))})")
 
     def row(self) -> dict[str, Any]:
         """The key as a row for people and machines."""
@@ -102,9 +100,7 @@ def create(
 
 def every(connection: Connection, tenant: str) -> list[Key]:
     """All keys of a tenant, oldest first, revoked ones too."""
-    rows = connection.execute(
-        sa.select(table).where(table.c.tenant == tenant).order_by(table.c.id)
-    ).mappings()
+    rows = connection.execute(sa.select(table).where(table.c.tenant == tenant).order_by(table.c.id)).mappings()
     return [_key(row) for row in rows]
 
 
@@ -117,9 +113,7 @@ def revoke(connection: Connection, *, tenant: str, name_or_id: str) -> Key:
     which = sa.and_(table.c.name == name_or_id, ~table.c.revoked)
     if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) <= LONGEST_NUMBER:
         which = table.c.id == int(name_or_id)
-    statement = (
-        sa.update(table).where(table.c.tenant == tenant, which).values(revoked=True).returning(*table.c)
-    )
+    statement = sa.update(table).where(table.c.tenant == tenant, which).values(revoked=True).returning(*table.c)
     row = connection.execute(statement).mappings().first()
     if row is None:
         live = [key.name for key in every(connection, tenant) if not key.revoked]

@@ -165,9 +165,7 @@ class Library:
         """What was changed, by whom, oldest first. Raises `NotFound` where there is no such task."""
         return self.registry.audit(task, limit)
 
-    def promote(
-        self, ref: str, alias: str = "production", *, force: bool = False, reason: str | None = None
-    ) -> Move:
+    def promote(self, ref: str, alias: str = "production", *, force: bool = False, reason: str | None = None) -> Move:
         """Point an alias at a version, after reading its blob again.
 
         Raises:
@@ -219,9 +217,7 @@ class Library:
             raise LibraryError(
                 f"task {task!r} is not deleted: it has the aliases {', '.join(aliases)}; add --force to remove them too"
             )
-        return [
-            self.delete(version.ref, force=force) for version in reversed(self.versions(task, deleted=False))
-        ]
+        return [self.delete(version.ref, force=force) for version in reversed(self.versions(task, deleted=False))]
 
     def restore(self, ref: str) -> Version:
         """Bring a deleted version back, after reading its blob again.
@@ -262,9 +258,7 @@ class Library:
         except NotFound as error:
             gone = f"{version.ref}: {error}"
             if version.purged:
-                gone = (
-                    f"{version.ref} was purged by `library gc --purge-deleted`: its bytes are gone for good"
-                )
+                gone = f"{version.ref} was purged by `library gc --purge-deleted`: its bytes are gone for good"
             raise NotFound(gone) from error
         except StoreError as error:
             raise StoreError(f"{version.ref}: {error}") from error

@@ -31,9 +31,7 @@ def task_row(connection: Connection, tenant: str, task: str, *, lock: bool = Fal
     row = connection.execute(statement.with_for_update() if lock else statement).first()
     if row is None:
         names = connection.execute(sa.select(_t.name).where(_t.tenant == tenant)).scalars()
-        raise NotFound(
-            f"no task {task!r} for tenant {tenant!r}{nearest(task, names)}; `softprompt list` shows all"
-        )
+        raise NotFound(f"no task {task!r} for tenant {tenant!r}{nearest(task, names)}; `softprompt list` shows all")
     return row
 
 
@@ -99,9 +97,7 @@ def version(task: str, row: Row[Any], tags: tuple[str, ...] = ()) -> Version:
 def tags_of(connection: Connection, version_ids: Any) -> dict[int, tuple[str, ...]]:
     """The tags of versions, given as a query of their ids or as one id."""
     c = schema.tags.c
-    which = (
-        c.version_id.in_(version_ids) if isinstance(version_ids, sa.Select) else c.version_id == version_ids
-    )
+    which = c.version_id.in_(version_ids) if isinstance(version_ids, sa.Select) else c.version_id == version_ids
     found: dict[int, list[str]] = defaultdict(list)
     for version_id, tag in connection.execute(sa.select(c.version_id, c.tag).where(which)):
         found[version_id].append(tag)

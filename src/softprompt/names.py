@@ -57,9 +57,7 @@ def check_alias(name: str) -> str:
     """
     _check("alias", name, _NAME, "letters, digits, '.', '_' and '-', beginning with a letter or digit")
     if name.isdigit():
-        raise NameRefused(
-            f"alias {name!r} is refused: digits alone mean a version number; take a name like 'production'"
-        )
+        raise NameRefused(f"alias {name!r} is refused: digits alone mean a version number; take a name like 'production'")
     return name
 
 
@@ -69,9 +67,7 @@ def check_tenant(name: str) -> str:
     Raises:
         NameRefused: not a name.
     """
-    return _check(
-        "tenant", name, _NAME, "letters, digits, '.', '_' and '-', beginning with a letter or digit"
-    )
+    return _check("tenant", name, _NAME, "letters, digits, '.', '_' and '-', beginning with a letter or digit")
 
 
 def check_key_name(name: str) -> str:
@@ -134,9 +130,7 @@ def parse_ref(text: str) -> Ref:
         return Ref(task)
     if rest.isascii() and rest.isdigit():
         if len(rest) > LONGEST_NUMBER or int(rest) == 0:
-            raise NameRefused(
-                f"{_shown(text)} names no version: versions count from 1; `softprompt show {task}`"
-            )
+            raise NameRefused(f"{_shown(text)} names no version: versions count from 1; `softprompt show {task}`")
         return Ref(task, number=int(rest))
     return Ref(task, alias=check_alias(rest))
 
@@ -159,17 +153,9 @@ def split_store_url(url: str) -> SplitResult:
     scheme = parts.scheme.lower()
     if scheme not in STORE_SCHEMES:
         known = ", ".join(f"{name}://" for name in STORE_SCHEMES)
-        raise NameRefused(
-            f"store URL {hide_password(url)!r} has the unknown scheme {scheme!r}; known: {known}"
-        )
-    if (
-        port == 0
-        or (scheme in BUCKET_SCHEMES and not parts.hostname)
-        or (scheme in REDIS_SCHEMES and not parts.hostname)
-    ):
-        raise NameRefused(
-            f"store URL {hide_password(url)!r} names no bucket or host; write {scheme}://NAME/..."
-        )
+        raise NameRefused(f"store URL {hide_password(url)!r} has the unknown scheme {scheme!r}; known: {known}")
+    if port == 0 or (scheme in BUCKET_SCHEMES and not parts.hostname) or (scheme in REDIS_SCHEMES and not parts.hostname):
+        raise NameRefused(f"store URL {hide_password(url)!r} names no bucket or host; write {scheme}://NAME/...")
     if ".." in unquote(parts.path).replace("\\", "/").split("/"):
         raise NameRefused(f"store URL {hide_password(url)!r} climbs with '..'; write the path out")
     if parts.query or parts.fragment:
@@ -178,9 +164,7 @@ def split_store_url(url: str) -> SplitResult:
             "(AWS_ENDPOINT_URL, AWS_REGION, ...) instead"
         )
     if scheme == "file" and parts.netloc not in ("", "localhost"):
-        raise NameRefused(
-            f"store URL {url!r} names the host {parts.netloc!r}; write file:///path with three slashes"
-        )
+        raise NameRefused(f"store URL {url!r} names the host {parts.netloc!r}; write file:///path with three slashes")
     return parts._replace(scheme=scheme)
 
 

@@ -240,12 +240,8 @@ class Registry:
             lookup.add_missing(connection, schema.tenants, name=self.tenant, created_at=at)
             tenants = schema.tenants.c  # locked, so that two creators of one name queue up
             connection.execute(sa.select(tenants.name).where(tenants.name == self.tenant).with_for_update())
-            made = keys.create(
-                connection, tenant=self.tenant, name=name, scopes=scopes, actor=self.actor, now=at
-            )
-            self.record(
-                connection, "key-create", None, after={"key": name, "scopes": made[1].row()["scopes"]}
-            )
+            made = keys.create(connection, tenant=self.tenant, name=name, scopes=scopes, actor=self.actor, now=at)
+            self.record(connection, "key-create", None, after={"key": name, "scopes": made[1].row()["scopes"]})
             return made
 
     def list_keys(self) -> list[Key]:

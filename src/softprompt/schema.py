@@ -54,9 +54,7 @@ tasks = Table(
     Column("id", Sequence, primary_key=True),
     Column("tenant", String(128), ForeignKey("tenants.name"), nullable=False),
     Column("name", String(128), nullable=False),
-    Column(
-        "last_number", Integer, nullable=False, server_default="0"
-    ),  # highest ever given; never given again
+    Column("last_number", Integer, nullable=False, server_default="0"),  # highest ever given; never given again
     Column("newest", Integer),  # highest live version: kept here so that listing needs no search
     Column("live", Integer, nullable=False, server_default="0"),
     Column("created_at", String(32), nullable=False),

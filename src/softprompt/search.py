@@ -95,9 +95,7 @@ def search(connection: Connection, tenant: str, filters: Filters) -> list[Entry]
             metric=row.metric,
             value=row.value,
             created_at=row.created_at,
-            aliases=tuple(
-                name if number == row.number else f"{name}@{number}" for name, number in by_task[row.task_id]
-            ),
+            aliases=tuple(name if number == row.number else f"{name}@{number}" for name, number in by_task[row.task_id]),
             tags=tuple(by_version[row.id]),
         )
         for row in rows
@@ -119,9 +117,7 @@ def _aliases(connection: Connection, tenant: str, filters: Filters) -> dict[int,
 
 def _tags(connection: Connection, chosen: sa.Select[Any]) -> dict[int, list[str]]:
     ids = chosen.with_only_columns(versions.c.id)
-    statement = (
-        sa.select(tags.c.version_id, tags.c.tag).where(tags.c.version_id.in_(ids)).order_by(tags.c.tag)
-    )
+    statement = sa.select(tags.c.version_id, tags.c.tag).where(tags.c.version_id.in_(ids)).order_by(tags.c.tag)
     found: dict[int, list[str]] = defaultdict(list)
     for version_id, tag in connection.execute(statement):
         found[version_id].append(tag)

@@ -79,9 +79,7 @@ def copy(
     return CopyReport(**counts, rows=rows)
 
 
-def _targets(
-    home: str | Path | None, registry: str | None, store: str | None
-) -> tuple[Store | None, str | URL | None]:
+def _targets(home: str | Path | None, registry: str | None, store: str | None) -> tuple[Store | None, str | URL | None]:
     url: str | URL | None = registry
     if home is not None:
         folder = Path(home).absolute()

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 _t, _v, _a, _p = schema.tasks.c, schema.versions.c, schema.aliases.c, schema.promotions.c
 
 
-def promote(
-    registry: Registry, ref: str, alias: str, *, force: bool = False, reason: str | None = None
-) -> Move:
+def promote(registry: Registry, ref: str, alias: str, *, force: bool = False, reason: str | None = None) -> Move:
     """Point an alias at a version. Promoting what is in place already changes nothing.
 
     Raises:
@@ -53,12 +51,8 @@ def promote(
                     "to promote it all the same, add --force --reason TEXT"
                 )
         _point(connection, task, alias, version.number)
-        connection.execute(
-            sa.insert(schema.promotions).values(task_id=task.id, alias=alias, number=version.number)
-        )
-        return _moved(
-            registry, connection, "promote", Move(task.name, alias, before, version.number, reason), force
-        )
+        connection.execute(sa.insert(schema.promotions).values(task_id=task.id, alias=alias, number=version.number))
+        return _moved(registry, connection, "promote", Move(task.name, alias, before, version.number, reason), force)
 
 
 def rollback_target(registry: Registry, task: str, alias: str) -> Version:
@@ -109,11 +103,7 @@ def delete(registry: Registry, ref: str, *, force: bool = False) -> Version:
     with registry.database.write() as connection:
         task = lookup.task_row(connection, registry.tenant, wanted.task, lock=True)
         version = lookup.find(connection, registry.tenant, wanted)
-        here = [
-            name
-            for name, number in lookup.aliases_of(connection, task.id).items()
-            if number == version.number
-        ]
+        here = [name for name, number in lookup.aliases_of(connection, task.id).items() if number == version.number]
         if here and not force:
             raise LibraryError(
                 f"{version.ref} is not deleted: {', '.join(here)} points to it; promote another version first, "
@@ -167,9 +157,7 @@ def _trail(connection: Connection, task: Row[Any], alias: str) -> tuple[list[int
         raise NotFound(
             f"task {task.name!r} has no alias {alias!r} to roll back; `softprompt show {task.name}` lists its aliases"
         )
-    joined = schema.promotions.join(
-        schema.versions, sa.and_(_v.task_id == _p.task_id, _v.number == _p.number)
-    )
+    joined = schema.promotions.join(schema.versions, sa.and_(_v.task_id == _p.task_id, _v.number == _p.number))
     statement = (
         sa.select(_p.id, _p.number, _v.deleted)
         .select_from(joined)

@@ -54,9 +54,7 @@ def read_verified(store: Store, digest: str) -> bytes:
     data = store.get(digest)
     found = digest_of(data)
     if found != digest:
-        raise StoreError(
-            f"blob {digest} in {store.shown} is altered: its bytes have the digest {found}; {MEND}"
-        )
+        raise StoreError(f"blob {digest} in {store.shown} is altered: its bytes have the digest {found}; {MEND}")
     return data
 
 

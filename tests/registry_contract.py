@@ -1,0 +1,569 @@
+"""What the registry keeps to on every database. A test class inherits from it and gives `url`, of an empty one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from softprompt import database, records, schema
+from softprompt.card import digest_of, read_card
+from softprompt.errors import Denied, LibraryError, NameRefused, NotFound, PromotionRefused, RegistryError
+from softprompt.registry import Filters, Registry, Version
+from tests.library_data import make_prompt, scored
+
+TRICKS = [
+    "",
+    " ",
+    "a b",
+    "../up",
+    "a/b",
+    "/etc",
+    ".hidden",
+    "-rf",
+    "a\0b",
+    "a\nb",
+    "x'; DROP TABLE tasks; --",
+    'x" OR "1"="1',
+    "naïve",
+    "１",
+    "a" * 129,
+    "a@b@c",
+    "%",
+]
+
+
+def publish(registry: Registry, task: str = "trec6", seed: int = 0, tags: tuple[str, ...] = (), **fields: Any) -> Version:
+    data = make_prompt(task, seed, **fields)
+    base = fields.get("base", "builtin/tiny")
+    return registry.publish(read_card(data), digest_of(data), base=base, tags=tags, ensure_blob=lambda: None)
+
+
+def go_back(registry: Registry, task: str = "trec6", alias: str = "production") -> int:
+    target = registry.rollback_target(task, alias).number
+    move = registry.rollback(task, alias, to=target)
+    assert move is not None
+    return move.after
+
+
+class RegistryContract:
+    @pytest.fixture
+    def registry(self, url: str) -> Iterator[Registry]:
+        registry = Registry.open(url, actor="tester")
+        yield registry
+        registry.close()
+
+    # Versions
+
+    def test_versions_count_up_also_for_equal_bytes(self, registry: Registry) -> None:
+        first, second = publish(registry), publish(registry)
+        assert (first.number, second.number) == (1, 2)
+        assert first.digest == second.digest
+        assert first.ref == "trec6@1"
+        assert first.actor == "tester"
+
+    def test_resolves_number_alias_and_bare_name(self, registry: Registry) -> None:
+        for seed in range(3):
+            publish(registry, seed=seed)
+        assert registry.resolve("trec6").number == 3
+        registry.promote("trec6@2", "production")
+        registry.promote("trec6@1", "staging")
+        assert registry.resolve("trec6").number == 2
+        assert registry.resolve("trec6@production").number == 2
+        assert registry.resolve("trec6@staging").number == 1
+        assert registry.resolve("trec6@3").number == 3
+        assert registry.aliases("trec6") == {"production": 2, "staging": 1}
+
+    def test_what_comes_back_is_what_was_published(self, registry: Registry) -> None:
+        version = publish(registry, tags=("b", "a"), labels=("é", "日本"), metrics=scored(0.5), parents=("p" * 64,))
+        again = registry.resolve("trec6@1")
+        assert again == version
+        assert again.tags == ("a", "b")
+        assert again.card.labels == ("é", "日本")
+        assert again.card.parents == ("p" * 64,)
+        assert registry.versions("trec6") == [version]
+
+    @pytest.mark.parametrize(
+        ("ref", "told"),
+        [
+            ("trec", "did you mean 'trec6'"),
+            ("trec6@9", "no version 9: the highest is 1"),
+            ("trec6@produktion", "did you mean 'production'"),
+            ("trec6@x", "no alias 'x'"),
+        ],
+    )
+    def test_what_is_not_there_is_told_with_the_nearest(self, registry: Registry, ref: str, told: str) -> None:
+        publish(registry)
+        registry.promote("trec6@1", "production")
+        with pytest.raises(NotFound, match=told):
+            registry.resolve(ref)
+
+    @pytest.mark.parametrize("name", TRICKS)
+    def test_tricks_in_names_are_refused_everywhere(self, registry: Registry, name: str) -> None:
+        publish(registry)
+        attempts: list[Callable[[], object]] = [
+            lambda: registry.resolve(name),
+            lambda: registry.resolve(f"trec6@{name}"),
+            lambda: registry.versions(name),
+            lambda: registry.promote("trec6@1", name),
+            lambda: registry.rollback_target(name, "production"),
+            lambda: registry.tag("trec6@1", add=[name]),
+            lambda: registry.for_tenant(name),
+            lambda: registry.create_key(name, ["read"]),
+            lambda: registry.tasks(Filters(tag=name)),
+            lambda: publish(registry, task=name),
+        ]
+        for attempt in attempts:
+            with pytest.raises(NameRefused):
+                attempt()
+        assert len(registry.tasks()) == 1
+
+    @pytest.mark.parametrize("text", TRICKS)
+    def test_tricks_in_filters_find_nothing(self, registry: Registry, text: str) -> None:
+        publish(registry)
+        text = text.replace("\0", "")  # PostgreSQL knows no NUL
+        assert registry.tasks(Filters(task=text)) == []
+        assert registry.tasks(Filters(base=text)) == []
+        for metric in ("x y", "accuracy>", "accuracy>>1", "accuracy>=abc", "accuracy;--"):
+            with pytest.raises(NameRefused, match="metric filter"):
+                registry.tasks(Filters(metric=metric))
+
+    def test_version_numbers_that_fit_no_integer(self, registry: Registry) -> None:
+        publish(registry)
+        for ref in ("trec6@0", "trec6@00", "trec6@99999999999999999999"):
+            with pytest.raises(NameRefused, match="versions count from 1"):
+                registry.resolve(ref)
+        with pytest.raises(NotFound):
+            registry.resolve("trec6@999999999")
+
+    # Aliases
+
+    def test_rollback_walks_back_through_the_promotions(self, registry: Registry) -> None:
+        for seed in range(4):
+            publish(registry, seed=seed)
+        for number in (1, 3, 2):
+            registry.promote(f"trec6@{number}", "production")
+        assert go_back(registry) == 3
+        registry.promote("trec6@4", "production")
+        assert go_back(registry) == 3
+        assert go_back(registry) == 1
+        with pytest.raises(NotFound, match="nothing to go back to from version 1"):
+            go_back(registry)
+        assert registry.aliases("trec6") == {"production": 1}
+
+    def test_promoting_what_is_in_place_changes_nothing(self, registry: Registry) -> None:
+        publish(registry)
+        publish(registry, seed=1)
+        registry.promote("trec6@1", "production")
+        registry.promote("trec6@2", "production")
+        before = registry.audit("trec6")
+        move = registry.promote("trec6@2", "production")
+        assert (move.before, move.after) == (2, 2)
+        assert registry.audit("trec6") == before
+        assert go_back(registry) == 1
+
+    def test_rollback_goes_past_deleted_versions(self, registry: Registry) -> None:
+        for seed in range(3):
+            publish(registry, seed=seed)
+            registry.promote(f"trec6@{seed + 1}", "production")
+        registry.delete("trec6@2")
+        assert go_back(registry) == 1
+
+    def test_a_rollback_that_was_overtaken_changes_nothing(self, registry: Registry) -> None:
+        for seed in range(3):
+            publish(registry, seed=seed)
+            registry.promote(f"trec6@{seed + 1}", "production")
+        assert registry.rollback("trec6", "production", to=1) is None
+        assert registry.aliases("trec6") == {"production": 3}
+
+    def test_a_worse_version_is_refused_with_both_figures(self, registry: Registry) -> None:
+        publish(registry, metrics=scored(0.80))
+        publish(registry, seed=1, metrics=scored(0.70))
+        publish(registry, seed=2, metrics=scored(0.79))
+        registry.promote("trec6@1", "production")
+        with pytest.raises(PromotionRefused, match=r"0\.7000 on 500.*0\.8000 on 500.*--force --reason TEXT"):
+            registry.promote("trec6@2", "production")
+        assert registry.aliases("trec6") == {"production": 1}
+        assert registry.promote("trec6@3", "production").after == 3, "within two standard errors"
+        for reason in (None, "", "  "):
+            with pytest.raises(PromotionRefused, match="--reason"):
+                registry.promote("trec6@2", "production", force=True, reason=reason)
+        registry.promote("trec6@2", "production", force=True, reason="the data was wrong")
+        entry = registry.audit("trec6")[-1]
+        assert entry.reason == "the data was wrong"
+        assert entry.before == {"alias": "production", "version": 3}
+        assert entry.after == {"alias": "production", "version": 2, "forced": True}
+
+    def test_an_alias_to_a_deleted_version_is_a_clear_error(self, registry: Registry) -> None:
+        publish(registry)
+        publish(registry, seed=1)
+        registry.promote("trec6@1", "production")
+        with registry.database.write() as connection:  # what no command of ours does
+            connection.execute(sa.update(schema.versions).where(schema.versions.c.number == 1).values(deleted=True))
+        for ref in ("trec6", "trec6@production"):
+            with pytest.raises(NotFound, match=r"trec6@1.*is deleted; `softprompt restore trec6@1`"):
+                registry.resolve(ref)
+
+    # Deleting
+
+    def test_deleting_hides_and_restoring_brings_back(self, registry: Registry) -> None:
+        publish(registry)
+        publish(registry, seed=1)
+        assert registry.delete("trec6@2").deleted
+        assert registry.resolve("trec6").number == 1
+        with pytest.raises(NotFound, match="is deleted"):
+            registry.resolve("trec6@2")
+        with pytest.raises(NotFound, match="is deleted"):
+            registry.promote("trec6@2", "production")
+        with pytest.raises(NotFound, match="is deleted"):
+            registry.delete("trec6@2")
+        assert [version.number for version in registry.versions("trec6", deleted=False)] == [1]
+        assert registry.resolve("trec6@2", deleted=True).deleted
+        assert not registry.restore("trec6@2", ensure_blob=lambda version: None).deleted
+        assert registry.resolve("trec6").number == 2
+        with pytest.raises(LibraryError, match="nothing to restore"):
+            registry.restore("trec6@2", ensure_blob=lambda version: None)
+
+    def test_numbers_are_never_given_again(self, registry: Registry) -> None:
+        publish(registry)
+        registry.delete("trec6@1")
+        with pytest.raises(NotFound, match="no live version"):
+            registry.resolve("trec6")
+        assert publish(registry).number == 2
+
+    def test_a_version_with_an_alias_is_not_deleted_unless_forced(self, registry: Registry) -> None:
+        publish(registry)
+        publish(registry, seed=1)
+        registry.promote("trec6@1", "production")
+        with pytest.raises(LibraryError, match=r"production points to it.*--force"):
+            registry.delete("trec6@1")
+        registry.delete("trec6@1", force=True)
+        assert registry.aliases("trec6") == {}
+        registry.promote("trec6@2", "production")
+        with pytest.raises(NotFound, match="nothing to go back to"):
+            go_back(registry)
+
+    @pytest.mark.parametrize("ref", ["trec6", "trec6@production"])
+    def test_deleting_needs_a_number(self, registry: Registry, ref: str) -> None:
+        publish(registry)
+        registry.promote("trec6@1", "production")
+        with pytest.raises(LibraryError, match="by its number"):
+            registry.delete(ref, force=True)
+        with pytest.raises(LibraryError, match="by its number"):
+            registry.restore(ref, ensure_blob=lambda version: None)
+
+    def test_a_failed_check_restores_nothing(self, registry: Registry) -> None:
+        publish(registry)
+        registry.delete("trec6@1")
+
+        def refuse(version: Version) -> None:
+            raise NotFound("gone")
+
+        with pytest.raises(NotFound, match="gone"):
+            registry.restore("trec6@1", ensure_blob=refuse)
+        assert registry.resolve("trec6@1", deleted=True).deleted
+
+    def test_a_failed_blob_publishes_nothing(self, registry: Registry) -> None:
+        data = make_prompt()
+
+        def fail() -> None:
+            raise LibraryError("store away")
+
+        with pytest.raises(LibraryError, match="store away"):
+            registry.publish(read_card(data), digest_of(data), base="x", ensure_blob=fail)
+        assert registry.tasks() == []
+        assert publish(registry).number == 1
+
+    # Tags, search, audit
+
+    def test_tags_are_added_and_removed(self, registry: Registry) -> None:
+        publish(registry, tags=("old",))
+        assert registry.tag("trec6@1", add=["lang=en", "nightly"], remove=["old", "never"]).tags == (
+            "lang=en",
+            "nightly",
+        )
+        before = len(registry.audit())
+        registry.tag("trec6@1", add=["nightly"])
+        assert len(registry.audit()) == before, "no change, no audit"
+
+    def test_search_by_each_filter(self, registry: Registry) -> None:
+        publish(registry, "alpha", 0, tags=("x",), metrics=scored(0.5), base="org/one", fingerprint="aaaaaaaa1")
+        publish(registry, "alpha", 1, metrics=scored(0.9), base="org/two", fingerprint="bbbbbbbb1")
+        publish(registry, "Beta", 2, metric="bleu", metrics=scored(0.3), base="org/one", fingerprint="aaaaaaaa1")
+        registry.promote("alpha@1", "production")
+
+        def found(**filters: Any) -> list[tuple[str, int]]:
+            return [(entry.task, entry.version) for entry in registry.tasks(Filters(**filters))]
+
+        assert found() == [("Beta", 1), ("alpha", 2)]
+        assert found(every=True) == [("Beta", 1), ("alpha", 1), ("alpha", 2)]
+        assert found(task="alpha") == [("alpha", 2)]
+        assert found(task="al*") == [("alpha", 2)]
+        assert found(task="b*") == [], "case counts"
+        assert found(task="?eta") == [("Beta", 1)]
+        assert found(task="al_ha") == found(task="al%") == []
+        assert found(tag="x") == [("alpha", 1)]
+        assert found(base="org/one") == [("Beta", 1), ("alpha", 1)]
+        assert found(base="bbbbbbbb") == [("alpha", 2)]
+        assert found(base="bbb") == []
+        assert found(metric="accuracy") == [("alpha", 2)]
+        assert found(metric="accuracy<0.6") == [("alpha", 1)]
+        assert found(metric="accuracy>=0.5", every=True) == [("alpha", 1), ("alpha", 2)]
+        assert found(metric="bleu > 0.3") == []
+        assert found(base="org/one", tag="x", metric="accuracy<=0.5", task="a*") == [("alpha", 1)]
+        assert registry.tasks(Filters(task="alpha"))[0].aliases == ("production@1",)
+        assert registry.tasks(Filters(tag="x"))[0].aliases == ("production",)
+        registry.delete("alpha@2")
+        assert found() == [("Beta", 1), ("alpha", 1)]
+
+    def test_every_change_is_audited_with_before_and_after(self, registry: Registry) -> None:
+        publish(registry)
+        publish(registry, seed=1)
+        registry.promote("trec6@1", "production")
+        registry.promote("trec6@2", "production", reason="better")
+        go_back(registry)
+        registry.tag("trec6@2", add=["x"])
+        registry.delete("trec6@2")
+        registry.restore("trec6@2", ensure_blob=lambda version: None)
+        entries = registry.audit("trec6")
+        assert [entry.action for entry in entries] == [
+            *("publish", "publish", "promote", "promote", "rollback", "tag", "delete", "restore")
+        ]
+        assert [entry.seq for entry in entries] == sorted(entry.seq for entry in entries)
+        assert {entry.actor for entry in entries} == {"tester"}
+        assert entries[3].before == {"alias": "production", "version": 1}
+        assert entries[3].after == {"alias": "production", "version": 2}
+        assert entries[3].reason == "better"
+        assert entries[4].after == {"alias": "production", "version": 1}
+        assert registry.audit(limit=2) == entries[-2:]
+        with pytest.raises(NotFound):
+            registry.audit("nothing")
+
+    def test_a_clock_that_goes_back_changes_no_order(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+        years = count(2030, -1)
+        earlier = lambda: f"{next(years)}-01-01T00:00:00Z"  # noqa: E731
+        for module in ("registry", "lookup"):
+            monkeypatch.setattr(f"softprompt.{module}.now", earlier)
+        assert records.now() > "2026"
+        for seed in range(4):
+            publish(registry, seed=seed)
+            registry.promote(f"trec6@{seed + 1}", "production")
+        assert [version.number for version in registry.versions("trec6")] == [1, 2, 3, 4]
+        assert go_back(registry) == 3
+        registry.delete("trec6@3", force=True)
+        assert registry.resolve("trec6").number == 4
+        assert [entry.action for entry in registry.audit()] == ["publish", "promote"] * 4 + [
+            "rollback",
+            "delete",
+        ]
+
+    # Tenants and keys
+
+    def test_tenants_see_nothing_of_each_other(self, registry: Registry) -> None:
+        other = registry.for_tenant("other")
+        mine = publish(registry, tags=("mine",))
+        theirs = publish(other, seed=1, base="org/other")
+        publish(other, "secret-task", 2)
+        assert (mine.number, theirs.number) == (1, 1)
+        assert registry.resolve("trec6").digest == mine.digest
+        assert other.resolve("trec6").digest == theirs.digest
+        assert registry.owns(mine.digest)
+        assert not registry.owns(theirs.digest)
+        assert [entry.task for entry in registry.tasks()] == ["trec6"]
+        assert registry.tasks(Filters(base="org/other")) == []
+        assert other.tasks(Filters(tag="mine")) == []
+        for attempt in (
+            lambda: registry.resolve("secret-task"),
+            lambda: registry.versions("secret-task"),
+            lambda: registry.aliases("secret-task"),
+            lambda: registry.audit("secret-task"),
+            lambda: registry.promote("secret-task@1", "production"),
+            lambda: registry.tag("secret-task@1", add=["x"]),
+            lambda: registry.delete("secret-task@1"),
+            lambda: registry.restore("secret-task@1", ensure_blob=lambda version: None),
+            lambda: registry.rollback("secret-task", "production", to=1),
+        ):
+            with pytest.raises(NotFound) as caught:
+                attempt()
+            assert "did you mean" not in str(caught.value), "another tenant's name is told"
+        assert {entry.task for entry in registry.audit()} == {"trec6"}
+        registry.delete("trec6@1")
+        assert other.resolve("trec6@1").digest == theirs.digest
+
+    def test_keys_are_shown_once_stored_hashed_and_revoked(self, registry: Registry) -> None:
+        secret, key = registry.create_key("ci", ["predict", "read"])
+        assert registry.authenticate(secret) == key
+        assert key.row()["scopes"] == ["read", "predict"]
+        with registry.database.read() as connection:
+            stored = str(connection.execute(sa.select(schema.keys)).mappings().one())
+        assert secret not in stored
+        assert secret[10:] not in stored
+        assert "secret" not in key.row()
+        key.require("read")
+        with pytest.raises(Denied, match="lacks the scope 'train'"):
+            key.require("train")
+        with pytest.raises(NameRefused, match="live key 'ci'"):
+            registry.create_key("ci", ["read"])
+        assert registry.revoke_key("ci").revoked
+        with pytest.raises(Denied, match="revoked"):
+            registry.authenticate(secret)
+        with pytest.raises(NotFound, match="no live key 'ci'"):
+            registry.revoke_key("ci")
+        again, _ = registry.create_key("ci", ["admin"])
+        assert registry.authenticate(again).allows("train")
+        assert [one.revoked for one in registry.list_keys()] == [True, False]
+        actions = [entry.action for entry in registry.audit()]
+        assert actions == ["key-create", "key-revoke", "key-create"]
+
+    def test_keys_of_another_tenant_are_out_of_reach(self, registry: Registry) -> None:
+        other = registry.for_tenant("other")
+        secret, key = other.create_key("ci", ["read"])
+        registry.create_key("ci", ["read"])
+        assert registry.authenticate(secret).tenant == "other"
+        assert [one.tenant for one in registry.list_keys()] == ["default"]
+        with pytest.raises(NotFound):
+            registry.revoke_key(str(key.id))
+        assert not other.list_keys()[0].revoked
+
+    @pytest.mark.parametrize("secret", ["", "sp-", "x" * 10_000, "sp-\udce9", "' OR 1=1 --", "\0"])
+    def test_unknown_secrets_are_denied(self, registry: Registry, secret: str) -> None:
+        registry.create_key("ci", ["read"])
+        with pytest.raises(Denied, match="not known"):
+            registry.authenticate(secret)
+
+    def test_scopes_are_known_ones(self, registry: Registry) -> None:
+        with pytest.raises(NameRefused, match="did you mean 'predict'"):
+            registry.create_key("ci", ["predicts"])
+        with pytest.raises(NameRefused, match="needs a scope"):
+            registry.create_key("ci", [])
+        assert registry.list_keys() == []
+
+    # Many at once
+
+    def test_racing_publishers_lose_no_number(self, registry: Registry, url: str) -> None:
+        others = [Registry.open(url) for _ in range(4)]
+
+        def work(place: int) -> list[int]:
+            return [publish(others[place % 4], seed=place * 100 + step).number for step in range(8)]
+
+        with ThreadPoolExecutor(8) as pool:
+            numbers = [number for found in pool.map(work, range(8)) for number in found]
+        for other in others:
+            other.close()
+        assert sorted(numbers) == list(range(1, 65))
+        assert len(registry.versions("trec6")) == 64
+        assert registry.tasks()[0].versions == 64
+
+    def test_racing_promotions_lose_no_move(self, registry: Registry, url: str) -> None:
+        for seed in range(8):
+            publish(registry, seed=seed)
+        others = [Registry.open(url) for _ in range(4)]
+
+        def work(place: int) -> None:
+            for step in range(6):
+                others[place].promote(f"trec6@{(place * 3 + step) % 8 + 1}", "production")
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+        for other in others:
+            other.close()
+        moves = [entry for entry in registry.audit("trec6") if entry.action == "promote"]
+        at = None
+        for move in moves:  # each took over from where the one before had left
+            assert move.before is not None
+            assert move.after is not None
+            assert move.before["version"] == at
+            at = move.after["version"]
+        assert registry.aliases("trec6") == {"production": at}
+
+    def test_racing_first_publishers_of_many_tasks_and_tenants(self, url: str) -> None:
+        def work(place: int) -> None:
+            registry = Registry.open(url, tenant=f"tenant{place % 3}")
+            for task in ("a", "b", "c"):
+                publish(registry, task, seed=place)
+            registry.close()
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(work, range(6)))  # the schema is made by whoever is first
+        registry = Registry.open(url, tenant="tenant0")
+        assert [(entry.task, entry.versions) for entry in registry.tasks()] == [("a", 2), ("b", 2), ("c", 2)]
+        registry.close()
+
+    # Schema
+
+    def test_a_newer_schema_is_refused(self, url: str) -> None:
+        registry = Registry.open(url)
+        with registry.database.write() as connection:
+            connection.execute(sa.text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0999'"))
+        registry.close()
+        with pytest.raises(RegistryError, match=r"schema '0999'.*reads up to.*upgrade softprompt"):
+            Registry.open(url)
+
+    def test_tables_of_someone_else_are_left_alone(self, url: str) -> None:
+        engine = database._engine(database._parse(url), url)
+        with engine.begin() as connection:
+            connection.execute(sa.text("CREATE TABLE tasks (todo VARCHAR(10))"))
+        with pytest.raises(RegistryError, match=r"not softprompt's \(tasks\).*a database of its own"):
+            Registry.open(url)
+        with engine.begin() as connection:
+            assert sa.inspect(connection).get_table_names() == ["tasks"]
+        engine.dispose()
+
+    def test_upgrades_from_the_first_schema_with_data(self, url: str) -> None:
+        data = make_prompt(metrics=scored(0.5))
+        card = read_card(data)
+        engine = database._engine(database._parse(url), url)
+        with engine.connect().execution_options(write=True) as connection, connection.begin():
+            database.upgrade(connection, "0001")
+            connection.execute(
+                sa.text("INSERT INTO tasks (name, last_number, newest, live, created_at) VALUES ('trec6', 2, 2, 2, 'then')")
+            )
+            for number in (1, 2):
+                connection.execute(
+                    sa.text(
+                        "INSERT INTO versions (task_id, number, digest, base, fingerprint, card, metric, value, actor,"
+                        " created_at) VALUES (1, :n, :digest, 'builtin/tiny', 'f', :card, 'accuracy', 0.5, 'old', 'then')"
+                    ),
+                    {"n": number, "digest": digest_of(data), "card": card.canonical()},
+                )
+            connection.execute(sa.text("INSERT INTO aliases (task_id, name, number) VALUES (1, 'production', 1)"))
+            for number in (2, 1):
+                connection.execute(
+                    sa.text("INSERT INTO promotions (task_id, alias, number) VALUES (1, 'production', :n)"),
+                    {"n": number},
+                )
+            connection.execute(
+                sa.text("INSERT INTO audit (task, action, actor, at) VALUES ('trec6', 'publish', 'old', 'then')")
+            )
+        engine.dispose()
+        registry = Registry.open(url)
+        assert registry.resolve("trec6").number == 1
+        assert registry.resolve("trec6").card == card
+        assert go_back(registry) == 2
+        assert publish(registry, tags=("new",)).number == 3
+        assert [entry.action for entry in registry.audit("trec6")] == ["publish", "rollback", "publish"]
+        assert registry.for_tenant("other").tasks() == []
+        assert publish(registry.for_tenant("other")).number == 1
+        assert registry.create_key("ci", ["read"])[1].id == 1
+        assert registry.database.check() == []
+        self.assert_schema_is_that_of_the_code(registry)
+        registry.close()
+
+    def test_schema_made_new_is_that_of_the_migrations(self, registry: Registry) -> None:
+        self.assert_schema_is_that_of_the_code(registry)
+
+    @staticmethod
+    def assert_schema_is_that_of_the_code(registry: Registry) -> None:
+        from alembic.autogenerate import compare_metadata
+        from alembic.migration import MigrationContext
+
+        with registry.database.read() as connection:
+            options = {"version_table": schema.VERSION_TABLE, "compare_server_default": True}
+            context = MigrationContext.configure(connection, opts=options)
+            assert compare_metadata(context, schema.metadata) == []
+            revision = connection.scalar(sa.text(f"SELECT version_num FROM {schema.VERSION_TABLE}"))
+            assert revision == schema.HEAD
