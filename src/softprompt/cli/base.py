@@ -13,7 +13,9 @@ app = typer.Typer(help="Frozen base models.", no_args_is_help=True)
 
 @app.command()
 def show(
-    source: Annotated[str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id or a folder.")] = "builtin/tiny",
+    source: Annotated[
+        str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id or a folder.")
+    ] = "builtin/tiny",
     as_json: Json = False,
 ) -> None:
     """Where a base is, its fingerprint, size, dtype and context."""
@@ -25,7 +27,12 @@ def list_bases(as_json: Json = False) -> None:
     """The bases that come with softprompt."""
     from softprompt.base import BUILTIN
 
-    emit([_describe(name) for name in BUILTIN], as_json, "Built-in bases", ("base", "fingerprint", "params", "dtype", "context"))
+    emit(
+        [_describe(name) for name in BUILTIN],
+        as_json,
+        "Built-in bases",
+        ("base", "fingerprint", "params", "dtype", "context"),
+    )
 
 
 def _describe(source: str) -> dict[str, Any]:

@@ -1,0 +1,34 @@
+"""Write docs/commands.md from the help of every command: `python docs/commands.py`. With --check only compare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).with_suffix(".md")
+
+
+def render() -> str:
+    """The page, from the commands as they are."""
+    import typer.main
+    from typer.cli import get_docs_for_click
+
+    from softprompt.cli.app import app
+
+    command = typer.main.get_command(app)
+    context = command.make_context("softprompt", [], resilient_parsing=True)
+    page: str = get_docs_for_click(obj=command, ctx=context, name="softprompt", title="Commands")
+    return page.strip() + "\n"
+
+
+def main() -> int:
+    """Write or compare; 1 when the page is old."""
+    page = render()
+    if "--check" in sys.argv:
+        return int(PAGE.read_text(encoding="utf-8") != page)
+    PAGE.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
