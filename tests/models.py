@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,3 +86,43 @@ def make_base(
     config._attn_implementation = attention
     model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
     return FrozenBase.wrap(model, tokenizer(), name=f"random/{architecture}")
+
+
+def save_base(folder: Path, architecture: str = "llama", *, seed: int = 0, shards: str = "5GB") -> Path:
+    """A random base saved as transformers saves it, tokenizer and all."""
+    base = make_base(architecture, seed=seed)
+    base.model.save_pretrained(folder, max_shard_size=shards)
+    base.tokenizer.save_pretrained(folder)
+    return folder
+
+
+ANSWERS = {
+    "good": {"red": "yes", "green": "no", "blue": "yes", "apple": "no"},
+    "bad": {"red": "no", "green": "yes", "blue": "no", "apple": "yes"},
+}
+"""What the steerable base has learnt: two opposite ways to answer, each behind a word of its own."""
+
+
+@functools.cache
+def steerable_base() -> FrozenBase:
+    """A tiny Llama that answers `red =` by ` yes` behind `good` and by ` no` behind `bad`, trained in seconds.
+
+    Without either word it cannot know which is meant, so whatever a prompt gains on such a task it gains by steering.
+    """
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**{**_GQA, "initializer_range": 0.1}, tie_word_embeddings=True)
+    config._attn_implementation = "eager"
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    texts = [f" {way} {word} = {said}" for way, pairs in ANSWERS.items() for word, said in pairs.items()]
+    rows = tokenizer()(texts, add_special_tokens=False)["input_ids"]
+    width = max(map(len, rows))
+    ids = torch.tensor([[1] * (width - len(row)) + row for row in rows])
+    mask = (ids != 1).long()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(120):
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, -2]
+        loss = torch.nn.functional.cross_entropy(logits, ids[:, -1])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return FrozenBase.wrap(model, tokenizer(), name="trained/steerable")

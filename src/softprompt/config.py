@@ -15,13 +15,26 @@ Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 MetricName = Literal["accuracy", "f1", "exact_match", "token_f1"]
 
-_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+class _Strict(BaseModel):
+    """Frozen, and no key, truth value or infinite number that is not meant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        # No field is a truth value, and pydantic would take one for the number 1 or 0.
+        if isinstance(value, bool):
+            raise ValueError(
+                f"no truth value is meant here, and the file says {value!r} (YAML reads yes, no, on and off so); "
+                "put a word in quotes"
+            )
+        return value
 
 
-class DataConfig(BaseModel):
+class DataConfig(_Strict):
     """Where the rows of a task come from."""
-
-    model_config = _STRICT
 
     train: str
     """A .jsonl, .json, .csv, .tsv or .parquet file, or the name of a split of `dataset`."""
@@ -42,10 +55,8 @@ class DataConfig(BaseModel):
         return value
 
 
-class ServingConfig(BaseModel):
+class ServingConfig(_Strict):
     """How a prompt wishes to be served."""
-
-    model_config = _STRICT
 
     base_model_device: str | None = None
     """Device of the base, such as `cuda:0`."""
@@ -57,10 +68,8 @@ class ServingConfig(BaseModel):
     """Time that a swap of resident prompts may take."""
 
 
-class TaskConfig(BaseModel):
+class TaskConfig(_Strict):
     """Everything that says what a prompt is tuned for and how. The names are those of Hugging Face and PEFT."""
-
-    model_config = _STRICT
 
     task: str | None = None
     """Name of the task; by default the name of the file."""

@@ -29,11 +29,7 @@ def find_file(name: str, folder: Path) -> Path:
     for place in places:
         if (place / given).is_file():
             return place / given
-    looked = (
-        ", ".join(dict.fromkeys(str(place) for place in places))
-        if not given.is_absolute()
-        else "its absolute path"
-    )
+    looked = ", ".join(dict.fromkeys(str(place) for place in places)) if not given.is_absolute() else "its absolute path"
     hint = "" if os.environ.get("SOFTPROMPT_DATA") else "; set SOFTPROMPT_DATA to look in a data folder too"
     raise DataError(f"no data file {name!r} (looked in {looked}){hint}")
 
@@ -52,9 +48,7 @@ def read_rows(file: Path) -> list[Row]:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it"
-        ) from None
+        raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
     if not rows:
         raise DataError(f"{file} has no rows")
     return rows
@@ -71,20 +65,34 @@ def _jsonl(file: Path) -> list[Row]:
             except ValueError as error:
                 raise DataError(f"{file}, line {number}: not JSON ({error})") from None
             if not isinstance(row, dict):
-                raise DataError(
-                    f"{file}, line {number}: an object is needed, and this is {type(row).__name__}"
-                )
+                raise DataError(f"{file}, line {number}: an object is needed, and this is {type(row).__name__}")
+            if "\\u" in line:
+                _refuse_half_characters(row, f"{file}, line {number}")
             rows.append(row)
     return rows
 
 
+def _refuse_half_characters(row: Row, where: str) -> None:
+    """JSON can escape half of a surrogate pair, which is no text: it can be neither digested nor tokenised."""
+    try:
+        canonical(row)
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {error.object[error.start]!r} is half of a surrogate pair and no character; mend the row"
+        ) from None
+
+
 def _json(file: Path) -> list[Row]:
     try:
-        rows = json.loads(file.read_text(encoding="utf-8-sig"))
+        text = file.read_text(encoding="utf-8-sig")
+        rows = json.loads(text)
     except ValueError as error:
         raise DataError(f"{file}: not JSON ({error}); one object per line is called .jsonl") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{file}: a list of objects is needed")
+    if "\\u" in text:
+        for number, row in enumerate(rows, start=1):
+            _refuse_half_characters(row, f"{file}, row {number}")
     return rows
 
 
@@ -92,11 +100,11 @@ def _csv(file: Path) -> list[Row]:
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     with file.open(encoding="utf-8-sig", newline="") as handle:
         reader = csv.DictReader(handle, delimiter=delimiter, strict=True)
-        names = reader.fieldnames or []
-        if len(set(names)) != len(names):
-            raise DataError(f"{file}: two columns have the same name in {', '.join(map(repr, names))}")
         rows: list[Row] = []
         try:
+            names = reader.fieldnames or []
+            if len(set(names)) != len(names):
+                raise DataError(f"{file}: two columns have the same name in {', '.join(map(repr, names))}")
             for row in reader:
                 if None in row or None in row.values():
                     raise DataError(
@@ -140,9 +148,7 @@ def read_hub_split(dataset: str, name: str | None, split: str) -> list[Row]:
     except Exception as error:  # the library raises many kinds; none of them is ours
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"split {split!r} of {dataset!r} cannot be read: {reason}") from None
-    named = {
-        key: feature for key, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)
-    }
+    named = {key: feature for key, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)}
     rows = [dict(row) for row in table]
     for row in rows:
         for key, feature in named.items():
@@ -164,12 +170,15 @@ def position(row: Row) -> float:
 
 
 def hold_out(rows: list[Row], start: float, share: float) -> tuple[list[Row], list[Row]]:
-    """Split rows into those outside and those inside [start, start + share), at least one of each where there are two."""
+    """Split rows into those outside and those inside [start, start + share), some of each where two differ."""
     inside = [row for row in rows if start <= position(row) < start + share]
     outside = [row for row in rows if not start <= position(row) < start + share]
-    if not inside and len(rows) > 1:
-        first = min(range(len(rows)), key=lambda index: position(rows[index]))
-        return rows[:first] + rows[first + 1 :], [rows[first]]
+    if not inside and rows:
+        lowest = min(map(position, rows))
+        inside = [row for row in rows if position(row) == lowest]
+        outside = [row for row in rows if position(row) != lowest]
+        if not outside:
+            return rows, []
     return outside, inside
 
 
