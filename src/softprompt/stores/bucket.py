@@ -6,6 +6,7 @@ Keys and endpoints come from the environment as the providers define it (`AWS_AC
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -41,7 +42,11 @@ class BucketStore:
             try:
                 self._bucket: Any = from_url(
                     url,
-                    client_options={"timeout": f"{REQUEST_SECONDS}s", "connect_timeout": "5s"},
+                    client_options={
+                        "timeout": f"{REQUEST_SECONDS}s",
+                        "connect_timeout": "5s",
+                        "allow_http": _plain_http(),
+                    },
                     retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
                 )
             except ValueError as error:
@@ -60,7 +65,9 @@ class BucketStore:
         with self._explained("read from"):
             try:
                 return bytes(obstore.get(self._bucket, check_digest(digest)).bytes())
-            except (NotFoundError, FileNotFoundError):
+            except (NotFoundError, FileNotFoundError) as error:
+                if "NoSuchBucket" in str(error):
+                    raise
                 raise NotFound(f"blob {digest} is not in {self.shown}; {MEND}") from None
 
     def has(self, digest: str) -> bool:
@@ -97,16 +104,27 @@ class BucketStore:
             raise StoreError(f"cannot {doing} the store {self.shown}: {_first(said)}; {_mend(error, said)}") from error
 
 
+def _plain_http() -> bool:
+    """Whether the environment asks for an endpoint without TLS. obstore no longer looks once it is given options."""
+    endpoints = (os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
+    asked = any(os.environ.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("1", "true") for cloud in _CLOUDS)
+    return asked or any(endpoint.startswith("http://") for endpoint in endpoints)
+
+
+_CLOUDS = ("AWS", "AZURE", "GOOGLE")
+
+
 def _mend(error: Exception, said: str) -> str:
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or "403" in said or "401" in said:
-        return "mend the credentials in the environment or their rights on the bucket"
-    if "NoSuchBucket" in said or "404" in said:
+    if isinstance(error, NotFoundError) or "NoSuchBucket" in said:
         return "create the bucket, or mend the URL"
+    refused = ("403 Forbidden", "401 Unauthorized", "AccessDenied")
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(sign in said for sign in refused):
+        return "mend the credentials in the environment or their rights on the bucket"
     if "credential" in said.lower() or "169.254.169.254" in said:
         return "put credentials into the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ...)"
     return "it is away or refuses: check the network and the endpoint (AWS_ENDPOINT_URL), then try again"
 
 
 def _first(said: str) -> str:
-    """The useful beginning of obstore's messages, which go on with a debug print of everything."""
-    return said.split(" Debug source:")[0][:300]
+    """The useful beginning of obstore's messages, which go on with the server's page and a debug print."""
+    return said.partition(" Debug source:")[0].partition(": <?xml")[0][:400]

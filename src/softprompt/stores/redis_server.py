@@ -101,7 +101,7 @@ def _mend(said: str) -> str:
         return "its memory is full and nothing was stored: raise maxmemory, or free some"
     if "misconf" in low or "no space" in low:
         return "its disk is full or fails and nothing was stored: mend that, then try again"
-    if "noauth" in low or "wrongpass" in low or "noperm" in low or "authentication" in low:
+    if "noauth" in low or "wrongpass" in low or "noperm" in low or "password" in low or "authentication" in low:
         return "mend the user or password in the URL"
     if "readonly" in low:
         return "this is a replica: give the URL of the primary"

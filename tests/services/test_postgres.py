@@ -1,0 +1,49 @@
+"""The registry keeps its contract on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from softprompt.errors import RegistryError
+from softprompt.registry import Registry
+from tests.registry_contract import RegistryContract, publish
+from tests.services.servers import Server, postgres_server, postgres_url
+
+pytestmark = pytest.mark.services
+
+
+class TestPostgres(RegistryContract):
+    @pytest.fixture
+    def url(self, postgres_database: Callable[[], str]) -> str:
+        return postgres_database()
+
+
+def test_a_missing_database_is_told(postgres: Server) -> None:
+    with pytest.raises(RegistryError, match=r"does not exist; create it first, or mend the URL"):
+        Registry.open(postgres_url(postgres.port, "nowhere"))
+
+
+def test_no_right_to_make_tables_is_told(postgres: Server, postgres_database: Callable[[], str]) -> None:
+    url = postgres_database()
+    with psycopg.connect(url, autocommit=True) as link:
+        link.execute("DROP ROLE IF EXISTS weak")
+        link.execute("CREATE ROLE weak LOGIN")
+        link.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    with pytest.raises(RegistryError, match=r"permission denied.*grant the user the right"):
+        Registry.open(url.replace("softprompt@", "weak@"))
+
+
+def test_goes_away_and_comes_back() -> None:
+    with postgres_server() as server:
+        registry = Registry.open(postgres_url(server.port))
+        publish(registry)
+        server.stop()
+        with pytest.raises(RegistryError, match="no server answers there; start PostgreSQL"):
+            registry.resolve("trec6")
+        server.start()
+        assert registry.resolve("trec6").number == 1
+        assert publish(registry, seed=1).number == 2
+        registry.close()
