@@ -160,9 +160,7 @@ def full_run(task: Task, base: FrozenBase, rate: float = 5e-4, epochs: int = 3, 
         epochs *= 5  # headword has a tenth of the others' rows
     optimiser = torch.optim.AdamW(tuned.model.parameters(), lr=rate, weight_decay=0.01)
     steps = epochs * (len(examples) // size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / (0.06 * steps), 1 - step / steps)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min((step + 1) / (0.06 * steps), 1 - step / steps))
     order = random.Random(task.config.seed)
     with Bars().stage(f"full {task.name}", steps) as advance:
         for step in range(steps):
@@ -185,9 +183,7 @@ def _full_loss(base: FrozenBase, task: Task, examples: Examples, rows: list[int]
         if task.form.labels is None:
             targets = [examples.targets[row] for row in some]
             grown = [[*ids, *target[:-1]] for ids, target in zip(inputs, targets, strict=True)]
-            keep = [
-                list(range(len(i) - 1, len(i) + len(t) - 1)) for i, t in zip(inputs, targets, strict=True)
-            ]
+            keep = [list(range(len(i) - 1, len(i) + len(t) - 1)) for i, t in zip(inputs, targets, strict=True)]
             losses = language_modelling(logits_at(base, stack, None, [0] * len(some), grown, keep), targets)
         else:
             plan = plan_labels(inputs, [task.form.encode_labels(base)] * len(some))
@@ -215,17 +211,13 @@ METHODS: dict[str, Callable[[Sequence[Task], FrozenBase], Iterator[Row]]] = {
 
 def main() -> None:
     """Run the methods asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--tasks", nargs="+", choices=[*REAL, "headword"], default=[*REAL, "headword"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--base", default="builtin/tiny")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="change the recipe: learning_rate=0.1 ..."
-    )
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change the recipe: learning_rate=0.1 ...")
     parser.add_argument("--json", action="store_true", help="print JSON Lines only")
     args = parser.parse_args()
     overrides = dict(item.split("=", 1) for item in args.set)
@@ -257,9 +249,7 @@ def _print(row: Row, as_json: bool) -> None:
     if as_json:
         print(json.dumps(row, separators=(",", ":")), flush=True)
         return
-    shown = {
-        k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items() if k not in ("digest", "version")
-    }
+    shown = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items() if k not in ("digest", "version")}
     print("  ".join(f"{key} {value}" for key, value in shown.items()), flush=True)
     sys.stdout.flush()
 

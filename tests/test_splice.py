@@ -118,7 +118,7 @@ def test_gradient_of_the_shared_prefix_equals_concatenation(architecture: str) -
     base = make_base(architecture)
     assert shares_prefix(base)
     stack = stack_prompts(some_prompts(base))
-    labels = [some_ids(1, 30), some_ids(3, 31), some_ids(2, 32)]
+    labels = tuple(tuple(some_ids(n, 30 + n)) for n in (1, 3, 2))
     raw = [
         Example(
             which, row, some_ids(1 + index % 3, 40 + index), labels if index % 2 else None, index % 3, 0.0
@@ -176,13 +176,13 @@ def test_generation_in_one_mixed_batch_equals_running_everything_again(
 def test_scores_equal_the_sum_of_log_probabilities_of_each_label_alone(architecture: str) -> None:
     base = make_base(architecture)
     prompts = some_prompts(base)
-    short = [some_ids(1, 50), some_ids(1, 51)]
-    shared_start = [[7, 8], [7], [9, 5, 7], [9, 5]]
+    short = tuple(tuple(some_ids(1, seed)) for seed in (50, 51))
+    shared_start = ((7, 8), (7,), (9, 5, 7), (9, 5))
     labels = [short, shared_start, short, shared_start, shared_start, short]
     scores = LocalEngine(base, token_budget=60).score(prompts, WHICH, ROWS, labels)
     for index, row in enumerate(ROWS):
         for number, label in enumerate(labels[index]):
-            logits = alone(base, prompts[WHICH[index]], row + label)[len(row) - 1 : -1]
+            logits = alone(base, prompts[WHICH[index]], row + list(label))[len(row) - 1 : -1]
             expected = logits.log_softmax(-1).gather(1, torch.tensor(label)[:, None]).sum()
             assert scores[index][number] == pytest.approx(float(expected), abs=1e-3, rel=1e-4)
 
@@ -207,7 +207,7 @@ def test_chunks_cover_every_item_once_within_the_budget() -> None:
 @each_architecture
 def test_the_self_check_finds_the_shared_prefix_also_without_gradients(architecture: str) -> None:
     base = make_base(architecture)
-    LocalEngine(base).score(some_prompts(base), [0], [ROWS[0]], [[[3], [4]]])
+    LocalEngine(base).score(some_prompts(base), [0], [ROWS[0]], [((3,), (4,))])
     assert shares_prefix(base)
 
 

@@ -90,9 +90,7 @@ def locate(source: str, *, revision: str | None = None) -> Path:
             )
         return folder.resolve()
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or folder.exists():
-        raise BaseModelError(
-            f"no folder {source!r}; give a folder with a saved model, a hub id, or builtin/tiny"
-        )
+        raise BaseModelError(f"no folder {source!r}; give a folder with a saved model, a hub id, or builtin/tiny")
     return _fetch(source, revision)
 
 
@@ -220,9 +218,7 @@ class FrozenBase:
                     trust_remote_code=trust_remote_code,
                     attn_implementation=attention,
                 )
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    folder, trust_remote_code=trust_remote_code
-                )
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise BaseModelError(f"{source!r} ({folder}) cannot be loaded: {reason}") from None
@@ -256,11 +252,7 @@ class FrozenBase:
 
     @property
     def _from_folder(self) -> bool:
-        return (
-            self.path is not None
-            and not self.source.startswith("builtin/")
-            and Path(self.source).expanduser().is_dir()
-        )
+        return self.path is not None and not self.source.startswith("builtin/") and Path(self.source).expanduser().is_dir()
 
     @property
     def name(self) -> str:
@@ -343,9 +335,7 @@ class FrozenBase:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
-        text: str = self.tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:

@@ -35,16 +35,10 @@ class Template:
         try:
             parsed = list(string.Formatter().parse(self.text))
         except ValueError as error:
-            raise ConfigError(
-                f"the template {self.text!r} is wrong: {error}; write {{{{ for a brace"
-            ) from None
+            raise ConfigError(f"the template {self.text!r} is wrong: {error}; write {{{{ for a brace") from None
         for _, name, spec, conversion in parsed:
-            if name is not None and (
-                spec or conversion or not name.replace("_", "a").replace("-", "a").isalnum()
-            ):
-                raise ConfigError(
-                    f"the template {self.text!r} is wrong at {{{name}}}: only names of columns go in braces"
-                )
+            if name is not None and (spec or conversion or not name.replace("_", "a").replace("-", "a").isalnum()):
+                raise ConfigError(f"the template {self.text!r} is wrong at {{{name}}}: only names of columns go in braces")
         return [(literal, name) for literal, name, _, _ in parsed]
 
     @property
@@ -58,9 +52,7 @@ class Template:
         Raises:
             DataError: the row lacks a field or it is no text or number.
         """
-        return "".join(
-            literal + ("" if name is None else _text(row, name, where)) for literal, name in self.parts
-        )
+        return "".join(literal + ("" if name is None else _text(row, name, where)) for literal, name in self.parts)
 
 
 def _text(row: Row, name: str, where: str) -> str:
@@ -118,9 +110,7 @@ class Form:
 
     def _check(self) -> None:
         if not self.input.fields:
-            raise ConfigError(
-                f"input: the template {self.input.text!r} has no column in braces, such as {{text}}"
-            )
+            raise ConfigError(f"input: the template {self.input.text!r} has no column in braces, such as {{text}}")
         if len(self.target.fields) != 1:
             raise ConfigError(
                 f"target: the template {self.target.text!r} must have exactly one column in braces, such as {{label}}"
@@ -163,9 +153,7 @@ class Form:
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise DataError(
-                f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {wanted}"
-            )
+            raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {wanted}")
         return row
 
     def zero_shot_text(self) -> str:
@@ -176,7 +164,7 @@ class Form:
             return "Complete the answer."
         return f"Classify the text as one of: {', '.join(self.labels)}."
 
-    def encode_labels(self, base: FrozenBase) -> list[list[int]]:
+    def encode_labels(self, base: FrozenBase) -> tuple[tuple[int, ...], ...]:
         """Token ids of each label as the model must say it.
 
         Raises:
@@ -187,15 +175,13 @@ class Form:
         seen: dict[tuple[int, ...], str] = {}
         for label, tokens in zip(self.labels, ids, strict=True):
             if not tokens:
-                raise DataError(
-                    f"the label {label!r} has no tokens in the vocabulary of {base.name}; rename it"
-                )
+                raise DataError(f"the label {label!r} has no tokens in the vocabulary of {base.name}; rename it")
             other = seen.setdefault(tuple(tokens), label)
             if other is not label:
                 raise DataError(
                     f"the labels {other!r} and {label!r} have the same tokens on {base.name}; rename one of them"
                 )
-        return ids
+        return tuple(seen)
 
     def output_length(self, base: FrozenBase) -> int:
         """Tokens that the longest answer takes."""
@@ -238,14 +224,16 @@ class Form:
             (ids,) = base.encode([prepend + self.input.fill(row)])
             if len(ids) <= limit:
                 return ids
-            longest = max(row, key=lambda name: len(str(row[name])))
-            (kept,) = base.encode([row[longest]])
-            if not kept:
+            longest = max(row, key=lambda name: len(row[name]))
+            if not row[longest]:
                 raise ContextError(
                     f"the template of task {self.task!r} alone takes {len(ids)} tokens, and {limit} are left beside prompt "
                     "and output; use a shorter template or prompt"
                 )
-            row[longest] = base.decode(kept[: max(0, len(kept) - (len(ids) - limit))])
+            (kept,) = base.encode([row[longest]])
+            # A cut inside a character leaves U+FFFD, which may take as many tokens again; so a character goes at least.
+            cut = base.decode(kept[: max(0, len(kept) - (len(ids) - limit))]).rstrip("\ufffd")
+            row[longest] = cut if len(cut) < len(row[longest]) else row[longest][:-1]
 
 
 def form_fields(form: Form) -> dict[str, Any]:

@@ -171,9 +171,7 @@ def _check(base: FrozenBase) -> bool:
             prefix = compute_prefix(base, stack) if shared else None
             logits = logits_at(base, stack, prefix, which, rows, keep).float()
             (gradient,) = torch.autograd.grad(logits.log_softmax(-1)[..., :3].sum(), stack.vectors_KPD)
-        except (
-            Exception
-        ):  # a base whose forward knows no such cache says so in a hundred ways; none of them shares
+        except Exception:  # a base whose forward knows no such cache says so in a hundred ways; none of them shares
             if shared:
                 return False
             raise

@@ -44,9 +44,7 @@ class SoftPrompt:
                 f"the card says {shape[0]} x {shape[1]} and the tensor is {' x '.join(map(str, self.vectors_PD.shape))}"
             )
         if not torch.isfinite(self.vectors_PD).all():
-            raise PromptFileError(
-                "the prompt holds values that are not finite (NaN or infinity); train it again"
-            )
+            raise PromptFileError("the prompt holds values that are not finite (NaN or infinity); train it again")
 
     def to_bytes(self) -> bytes:
         """The file: equal prompts give equal bytes. Stored as `card.dtype` says."""
@@ -111,9 +109,7 @@ class SoftPrompt:
         card = self.card
         if card.fingerprint == base.fingerprint:
             return
-        width = (
-            "" if card.token_dim == base.width else f" (and its width is {card.token_dim}, not {base.width})"
-        )
+        width = "" if card.token_dim == base.width else f" (and its width is {card.token_dim}, not {base.width})"
         raise FingerprintMismatch(
             f"the prompt of task {card.task!r} was made for base {card.base} with fingerprint {card.fingerprint}, and this "
             f"base is {base.name} with fingerprint {base.fingerprint}{width}; load {card.base} as it was, "
@@ -141,17 +137,13 @@ class SoftPrompt:
             "tokenizer_name_or_path": None,
             "inference_mode": True,
         }
-        (target / PEFT_WEIGHTS).write_bytes(
-            save({TENSOR: self.vectors_PD.contiguous()}, metadata={"format": "pt"})
-        )
+        (target / PEFT_WEIGHTS).write_bytes(save({TENSOR: self.vectors_PD.contiguous()}, metadata={"format": "pt"}))
         (target / "softprompt_card.json").write_text(self.card.canonical() + "\n", encoding="utf-8")
         (target / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         return target
 
     @classmethod
-    def load_peft(
-        cls, folder: str | Path, *, task: str, base: FrozenBase, card: Card | None = None
-    ) -> SoftPrompt:
+    def load_peft(cls, folder: str | Path, *, task: str, base: FrozenBase, card: Card | None = None) -> SoftPrompt:
         """Read a PEFT prompt-tuning adapter as a prompt of `task` on `base`.
 
         Args:
@@ -209,9 +201,7 @@ def read_peft_config(folder: str | Path) -> dict[str, Any]:
         raise PromptFileError(f"{str(file)!r} is not JSON ({error})") from None
     if not isinstance(config, dict) or config.get("peft_type") != "PROMPT_TUNING":
         kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise PromptFileError(
-            f"the adapter in {str(folder)!r} is {kind}, not PROMPT_TUNING; only prompt tuning is imported"
-        )
+        raise PromptFileError(f"the adapter in {str(folder)!r} is {kind}, not PROMPT_TUNING; only prompt tuning is imported")
     if config.get("num_transformer_submodules") not in (None, 1):
         raise PromptFileError(
             f"the adapter in {str(folder)!r} has prompts for {config['num_transformer_submodules']} submodules "
@@ -233,9 +223,7 @@ def _peft_tensor(file: Path) -> torch.Tensor:
     except SafetensorError as error:
         raise PromptFileError(f"{str(file)!r} is no safetensors file ({error})") from None
     if TENSOR not in tensors or tensors[TENSOR].ndim != 2:
-        raise PromptFileError(
-            f"{str(file)!r} holds no matrix {TENSOR!r}, but {', '.join(sorted(tensors)) or 'nothing'}"
-        )
+        raise PromptFileError(f"{str(file)!r} holds no matrix {TENSOR!r}, but {', '.join(sorted(tensors)) or 'nothing'}")
     return tensors[TENSOR].float()
 
 
@@ -255,9 +243,7 @@ def _stored(tensor: torch.Tensor) -> Stored:
 def _restore(stored: dict[str, Stored], dtype: Dtype) -> torch.Tensor:
     wanted = {TENSOR, SCALE} if dtype == "int8" else {TENSOR}
     if set(stored) != wanted or stored[TENSOR].dtype != _NAMES[dtype][0]:
-        raise PromptFileError(
-            f"the card says {dtype} and the file holds {', '.join(sorted(stored)) or 'no tensors'}"
-        )
+        raise PromptFileError(f"the card says {dtype} and the file holds {', '.join(sorted(stored)) or 'no tensors'}")
     vectors_PD = _tensor(stored[TENSOR]).float()
     return vectors_PD * _tensor(stored[SCALE]) if dtype == "int8" else vectors_PD
 

@@ -13,6 +13,9 @@ from softprompt.errors import DataError
 
 Row = dict[str, Any]
 
+DEFAULT_DATA = "../shared/data"
+"""Where data files are looked for last, when SOFTPROMPT_DATA names no other folder."""
+
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -23,9 +26,7 @@ def find_file(name: str, folder: Path) -> Path:
         DataError: in none of these places.
     """
     given = Path(name).expanduser()
-    places = [folder, Path.cwd()]
-    if os.environ.get("SOFTPROMPT_DATA"):
-        places.append(Path(os.environ["SOFTPROMPT_DATA"]))
+    places = [folder, Path.cwd(), Path(os.environ.get("SOFTPROMPT_DATA") or DEFAULT_DATA)]
     for place in places:
         if (place / given).is_file():
             return place / given

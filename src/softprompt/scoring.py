@@ -6,20 +6,22 @@ rows run are only those contexts that no other context covers, so labels that be
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Labels = Sequence[Sequence[int]]
+Labels = tuple[tuple[int, ...], ...]
 """Token ids of each label of a task."""
 
 
-def label_contexts(labels: Labels) -> list[tuple[int, ...]]:
+@functools.lru_cache(maxsize=1024)
+def label_contexts(labels: Labels) -> tuple[tuple[int, ...], ...]:
     """Token sequences that must be run behind an input to score all labels, the fewest that do."""
-    contexts = {tuple(label[:-1]) for label in labels}
-    return sorted(c for c in contexts if not any(c != other and other[: len(c)] == c for other in contexts))
+    contexts = {label[:-1] for label in labels}
+    return tuple(sorted(c for c in contexts if not any(c != other and other[: len(c)] == c for other in contexts)))
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def plan_labels(inputs: Sequence[Sequence[int]], labels: Sequence[Labels]) -> La
             owner.append(index)
             keep.append(list(range(len(ids) - 1, len(ids) + len(context))))
         for number, label in enumerate(candidates):
-            prefix = tuple(label[:-1])
+            prefix = label[:-1]
             row = next(n for n, context in enumerate(contexts) if context[: len(prefix)] == prefix)
             picks += [(first_row + row, slot, token, offset + number) for slot, token in enumerate(label)]
         offset += len(candidates)

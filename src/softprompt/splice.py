@@ -37,9 +37,7 @@ class Stack:
 def stack_prompts(prompts: Sequence[Tensor]) -> Stack:
     """Stack prompts, each P_k x D with P_k >= 0, of one dtype and device."""
     longest = max(1, *(len(prompt_PD) for prompt_PD in prompts))
-    padded = [
-        torch.nn.functional.pad(prompt_PD, (0, 0, longest - len(prompt_PD), 0)) for prompt_PD in prompts
-    ]
+    padded = [torch.nn.functional.pad(prompt_PD, (0, 0, longest - len(prompt_PD), 0)) for prompt_PD in prompts]
     return stack_padded(torch.stack(padded), [len(prompt_PD) for prompt_PD in prompts])
 
 
@@ -94,26 +92,19 @@ def splice_prompts(stack: Stack) -> Spliced:
     An empty prompt attends to its own padding here, or its row would have nothing to attend to; nobody ever attends to it.
     """
     mask_KP = stack.mask_KP | (stack.lengths_K == 0)[:, None]
-    positions_KP = (
-        torch.arange(stack.columns, device=mask_KP.device)[None, :]
-        - (stack.columns - stack.lengths_K)[:, None]
-    )
+    positions_KP = torch.arange(stack.columns, device=mask_KP.device)[None, :] - (stack.columns - stack.lengths_K)[:, None]
     return Spliced(mask_KP, positions_KP.clamp_min(0))
 
 
 def splice_tokens(stack: Stack, which_B: Tensor, mask_BT: Tensor) -> Spliced:
     """Mask (B x (P + T)) and positions (B x T) of token rows that follow their prompts' keys and values."""
-    positions_BT = (
-        stack.lengths_K[which_B][:, None] + torch.arange(mask_BT.shape[1], device=mask_BT.device)[None, :]
-    )
+    positions_BT = stack.lengths_K[which_B][:, None] + torch.arange(mask_BT.shape[1], device=mask_BT.device)[None, :]
     # Padding repeats the last position: it is masked, and must not run past the model's table of positions.
     last_B1 = (stack.lengths_K[which_B] + mask_BT.sum(1) - 1).clamp_min(0)[:, None]
     return Spliced(torch.cat([stack.mask_KP[which_B], mask_BT], dim=1), torch.minimum(positions_BT, last_B1))
 
 
-def splice_rows(
-    stack: Stack, which_B: Tensor, embeds_BTD: Tensor, mask_BT: Tensor
-) -> tuple[Tensor, Spliced, Tensor]:
+def splice_rows(stack: Stack, which_B: Tensor, embeds_BTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Spliced, Tensor]:
     """Prompt and tokens of each row joined in one sequence, `[prompt][tokens][padding]`.
 
     Returns:
@@ -130,9 +121,7 @@ def splice_rows(
     return embeds_BSD, Spliced(mask_BS, torch.minimum(positions_BS, last_B1)), stack.lengths_K[which_B]
 
 
-def chunk_by_length(
-    lengths: Sequence[int], budget: int, rows: Sequence[int] | None = None
-) -> Iterator[list[int]]:
+def chunk_by_length(lengths: Sequence[int], budget: int, rows: Sequence[int] | None = None) -> Iterator[list[int]]:
     """Indices in groups of similar length, each of at most `budget` padded tokens (or one item).
 
     Args:

@@ -153,7 +153,7 @@ class Task:
         if self.form.labels is not None:
             label_ids = self.form.encode_labels(base)
             choices = [self.form.labels.index(answer) for answer in answers]
-            return Examples(inputs.ids, [label_ids[c] for c in choices], choices, answers, truncated)
+            return Examples(inputs.ids, [list(label_ids[c]) for c in choices], choices, answers, truncated)
         end = [base.end_id] if base.end_id is not None else []
         targets = [ids + end for ids in base.encode([self.form.say(answer) for answer in answers])]
         bound = self.form.max_new_tokens

@@ -93,9 +93,7 @@ class LocalEngine:
         stack = stack_prompts([prompt_PD.to(base.device, base.dtype) for prompt_PD in prompts])
         return stack, compute_prefix(base, stack) if shares_prefix(base) else None
 
-    def _generate_spliced(
-        self, stack: Stack, which: list[int], rows: list[list[int]], bounds: list[int]
-    ) -> list[list[int]]:
+    def _generate_spliced(self, stack: Stack, which: list[int], rows: list[list[int]], bounds: list[int]) -> list[list[int]]:
         """Run everything again for each token: the slow twin, and the way for bases without a shared prefix."""
         told: list[list[int]] = [[] for _ in rows]
         alive = list(range(len(rows)))
@@ -140,9 +138,7 @@ class LocalEngine:
             )
             logits_BLV, positions_B = output.logits, positions_B + 1
 
-    def _extend(
-        self, told: list[list[int]], alive: list[int], bounds: list[int], ids: list[int]
-    ) -> list[int]:
+    def _extend(self, told: list[list[int]], alive: list[int], bounds: list[int], ids: list[int]) -> list[int]:
         """Append each living row's next token; return the rows that go on."""
         going: list[int] = []
         for row, token in zip(alive, ids, strict=True):

@@ -28,18 +28,14 @@ class Rule:
 class Bank:
     """K prompts trained together."""
 
-    def __init__(
-        self, prompts: Sequence[Tensor], rules: Sequence[Rule], device: torch.device | None = None
-    ) -> None:
+    def __init__(self, prompts: Sequence[Tensor], rules: Sequence[Rule], device: torch.device | None = None) -> None:
         """Start from P_k x D matrices."""
         self.lengths = [len(prompt_PD) for prompt_PD in prompts]
         longest = max(self.lengths)
         padded = [torch.nn.functional.pad(p.float(), (0, 0, longest - len(p), 0)) for p in prompts]
         self.vectors_KPD = torch.stack(padded).to(device)
         columns = torch.arange(longest)
-        self.mask_KP1 = (
-            torch.stack([columns >= longest - n for n in self.lengths])[:, :, None].float().to(device)
-        )
+        self.mask_KP1 = torch.stack([columns >= longest - n for n in self.lengths])[:, :, None].float().to(device)
         self.rules = list(rules)
         self.steps_K = torch.zeros(len(prompts), device=device)
         self._first_KPD = torch.zeros_like(self.vectors_KPD)
@@ -91,9 +87,7 @@ class Bank:
         squares = gradient.square() + 1e-30 * mask
         decay_N11 = 1 - self.steps_K[rows][:, None, None] ** -0.8
         by_row = decay_N11 * self._rows_KP1[rows] + (1 - decay_N11) * squares.mean(2, keepdim=True)
-        by_column = (
-            decay_N11 * self._columns_K1D[rows] + (1 - decay_N11) * squares.sum(1, keepdim=True) / count_N11
-        )
+        by_column = decay_N11 * self._columns_K1D[rows] + (1 - decay_N11) * squares.sum(1, keepdim=True) / count_N11
         self._rows_KP1[rows], self._columns_K1D[rows] = by_row, by_column
         mean_N11 = by_row.sum(1, keepdim=True) / count_N11
         second = (by_row / mean_N11.clamp_min(1e-30)) * by_column

@@ -19,8 +19,8 @@ from softprompt.scoring import Labels, label_contexts, plan_labels
 from softprompt.splice import Stack, chunk_by_length
 from softprompt.training.objectives import label_scoring, language_modelling
 
-TOKEN_BUDGET = 4096
-"""Padded tokens of a chunk. Bounds memory; on a CPU larger chunks gain nothing."""
+TOKEN_BUDGET = 2048
+"""Padded tokens of a chunk. Bounds memory; on a CPU larger chunks are slower, for they leave its caches."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,10 @@ def losses_and_gradient(
         weight_B = torch.tensor([example.weight for example in chunk], device=base.device)
         weighted_B = loss_B * weight_B
         weighted_B.sum().backward()  # type: ignore[no-untyped-call]
-        losses_K.index_add_(
-            0, torch.tensor([e.which for e in chunk], device=base.device), weighted_B.detach()
-        )
+        losses_K.index_add_(0, torch.tensor([e.which for e in chunk], device=base.device), weighted_B.detach())
     if made is not None and prefix is not None:
         pairs = [
-            (t, leaf_t.grad)
-            for t, leaf_t in zip(made.tensors(), prefix.tensors(), strict=True)
-            if leaf_t.grad is not None
+            (t, leaf_t.grad) for t, leaf_t in zip(made.tensors(), prefix.tensors(), strict=True) if leaf_t.grad is not None
         ]
         torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
     assert leaf.vectors_KPD.grad is not None
@@ -91,30 +87,24 @@ _Run = Callable[[FrozenBase, Stack, "Prefix | None", Sequence[Example]], Tensor]
 def _chunks(examples: Sequence[Example], budget: int) -> list[tuple[_Run, list[Example]]]:
     scored = [e for e in examples if e.labels is not None]
     told = [e for e in examples if e.labels is None]
-    contexts = {id(e.labels): label_contexts(e.labels) for e in scored if e.labels is not None}
-    lengths = [len(e.input) + max(map(len, contexts[id(e.labels)])) for e in scored]
-    rows = [len(contexts[id(e.labels)]) for e in scored]
+    contexts = [label_contexts(e.labels or ()) for e in scored]
+    lengths = [len(e.input) + max(map(len, found)) for e, found in zip(scored, contexts, strict=True)]
+    rows = [len(found) for found in contexts]
     chunks: list[tuple[_Run, list[Example]]] = []
-    chunks += [
-        (_label_losses, [scored[i] for i in group]) for group in chunk_by_length(lengths, budget, rows)
-    ]
+    chunks += [(_label_losses, [scored[i] for i in group]) for group in chunk_by_length(lengths, budget, rows)]
     lengths = [len(e.input) + len(e.target) for e in told]
     chunks += [(_token_losses, [told[i] for i in group]) for group in chunk_by_length(lengths, budget)]
     return chunks
 
 
-def _label_losses(
-    base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]
-) -> Tensor:
+def _label_losses(base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]) -> Tensor:
     plan = plan_labels([e.input for e in examples], [e.labels for e in examples if e.labels is not None])
     which = [examples[owner].which for owner in plan.owner]
     logits_BLV = logits_at(base, stack, prefix, which, plan.rows, plan.keep)
     return label_scoring(plan, logits_BLV, [e.choice for e in examples])
 
 
-def _token_losses(
-    base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]
-) -> Tensor:
+def _token_losses(base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]) -> Tensor:
     rows = [[*e.input, *e.target[:-1]] for e in examples]
     keep = [list(range(len(e.input) - 1, len(e.input) + len(e.target) - 1)) for e in examples]
     logits_BLV = logits_at(base, stack, prefix, [e.which for e in examples], rows, keep)

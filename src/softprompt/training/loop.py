@@ -36,9 +36,7 @@ def train_bank(base: FrozenBase, runs: Sequence[Run], on_step: OnStep | None = N
             runs[active[place]].took_step(float(losses_K[place]))
         due = [active[place] for place in good if runs[active[place]].validates]
         if due:
-            trials = [
-                Trial(runs[i].task.form, bank.prompt(i).to(base.dtype), runs[i].validation) for i in due
-            ]
+            trials = [Trial(runs[i].task.form, bank.prompt(i).to(base.dtype), runs[i].validation) for i in due]
             for index, report in zip(due, evaluate(engine, trials), strict=True):
                 runs[index].took_validation(report, bank.prompt(index))
         if on_step:

@@ -19,9 +19,7 @@ def label_scoring(plan: LabelPlan, logits_BLV: Tensor, choices: Sequence[int]) -
     It trains what is asked at prediction, and spends no capacity on the rest of the vocabulary.
     """
     scores = plan.scores(logits_BLV)
-    return torch.stack(
-        [-scored.log_softmax(0)[choice] for scored, choice in zip(scores, choices, strict=True)]
-    )
+    return torch.stack([-scored.log_softmax(0)[choice] for scored, choice in zip(scores, choices, strict=True)])
 
 
 def language_modelling(logits_BLV: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:

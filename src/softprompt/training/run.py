@@ -43,6 +43,7 @@ class Run:
     """A row for each validation: step, learning rate, loss, value."""
     _losses: list[float] = field(default_factory=list)
     _worse: int = 0
+    _shuffled: tuple[int, list[int]] | None = None
 
     @property
     def config(self) -> TaskConfig:
@@ -69,16 +70,13 @@ class Run:
     def running(self) -> bool:
         """Whether it wants another step."""
         patience = self.config.early_stopping_patience
-        return (
-            self.failure is None and self.step < self.total and (patience is None or self._worse < patience)
-        )
+        return self.failure is None and self.step < self.total and (patience is None or self._worse < patience)
 
     def batch(self, which: int) -> list[Example]:
         """The rows of the next step, weighted so that the run's loss is a mean. A function of seed and step alone."""
         per_epoch = steps_per_epoch(self.config, len(self.train))
         epoch, place = divmod(self.step, per_epoch)
-        order = list(range(len(self.train)))
-        random.Random(f"{self.config.seed} {epoch}").shuffle(order)
+        order = self._order(epoch)
         size = self.config.per_device_train_batch_size
         rows = order[place * size : (place + 1) * size]
         labels = self.labels if self.config.objective_name == "label_scoring" else None
@@ -95,6 +93,13 @@ class Run:
             for row in rows
         ]
 
+    def _order(self, epoch: int) -> list[int]:
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            order = list(range(len(self.train)))
+            random.Random(f"{self.config.seed} {epoch}").shuffle(order)
+            self._shuffled = (epoch, order)
+        return self._shuffled[1]
+
     def took_step(self, loss: float) -> None:
         """Count a step."""
         self.step += 1
@@ -109,9 +114,7 @@ class Run:
 
     def took_validation(self, report: Report, vectors_PD: Tensor) -> None:
         """Keep the best vectors by validation."""
-        self.history.append(
-            {"step": self.step, "learning_rate": self.rate_before, "loss": self.loss, "value": report.value}
-        )
+        self.history.append({"step": self.step, "learning_rate": self.rate_before, "loss": self.loss, "value": report.value})
         self._losses.clear()
         if report.better_than(self.best):
             self.best, self.best_PD, self.best_step, self._worse = report, vectors_PD, self.step, 0

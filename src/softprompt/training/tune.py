@@ -129,11 +129,7 @@ def train(
         tuned.append(_finish(base, runs[index], tests[index], prompt, report, library, started, progress))
     failed = [f"task {run.task.name!r}: {run.failure}" for run in runs if run.failure is not None]
     if failed:
-        kept = (
-            f"; {', '.join(t.prompt.card.task for t in tuned)} went well"
-            if tuned
-            else "; nothing was published"
-        )
+        kept = f"; {', '.join(t.prompt.card.task for t in tuned)} went well" if tuned else "; nothing was published"
         raise TrainingError(f"{'; '.join(failed)}; lower learning_rate or use float32{kept}")
     return tuned
 
@@ -165,9 +161,7 @@ def _one_base(tasks: Sequence[Task]) -> str:
     sources = {task.config.base_source: task.name for task in tasks}
     if len(sources) > 1:
         told = ", ".join(f"{name} on {source}" for source, name in sources.items())
-        raise ConfigError(
-            f"tasks trained together share one base, and these do not: {told}; train them apart"
-        )
+        raise ConfigError(f"tasks trained together share one base, and these do not: {told}; train them apart")
     source = next(iter(sources))
     beside = tasks[0].folder / source
     return str(beside) if not Path(source).is_dir() and beside.is_dir() else source
@@ -183,9 +177,7 @@ def _prepare(
         for task in tasks:
             length = task.config.num_virtual_tokens
             if length < SHORT:
-                progress.warn(
-                    f"{task.name}: {length} virtual tokens have little capacity; 20 to 100 is usual"
-                )
+                progress.warn(f"{task.name}: {length} virtual tokens have little capacity; 20 to 100 is usual")
             if length > LONG:
                 progress.warn(f"{task.name}: {length} virtual tokens can drown the input; 20 to 100 is usual")
             train, validation, test = (
@@ -244,9 +236,7 @@ def _tell_budget(base: FrozenBase, task: Task, run: Run, progress: Progress) -> 
         f"= {length + longest + output} tokens {limit}"
     )
     if cut := run.train.truncated + run.validation.truncated:
-        progress.warn(
-            f"{task.name}: {cut} of {len(run.train) + len(run.validation)} rows were cut to fit the context"
-        )
+        progress.warn(f"{task.name}: {cut} of {len(run.train) + len(run.validation)} rows were cut to fit the context")
 
 
 def _baselines(
@@ -295,8 +285,7 @@ def _prompt(
         fingerprint=base.fingerprint,
         num_virtual_tokens=len(vectors_PD),
         token_dim=base.width,
-        recipe=run.config.recipe()
-        | {"steps": run.total, "best_step": run.best_step, "dtype": str(base.dtype)[6:]},
+        recipe=run.config.recipe() | {"steps": run.total, "best_step": run.best_step, "dtype": str(base.dtype)[6:]},
         data_digest=run.task.data_digest,
         metrics={"value": report.value, "rows": report.rows, "validation": run.best.value, **baselines},
         parents=tuple(parent.digest for parent in _parents(base, run.config, library)),
