@@ -14,101 +14,12 @@ from pathlib import Path
 
 Rows = list[dict[str, str]]
 
-_NOUNS = [
-    "apple",
-    "book",
-    "bottle",
-    "bridge",
-    "camera",
-    "candle",
-    "carpet",
-    "castle",
-    "chair",
-    "church",
-    "circle",
-    "city",
-    "cloud",
-    "coat",
-    "corner",
-    "cousin",
-    "cup",
-    "desk",
-    "dish",
-    "doctor",
-    "dog",
-    "door",
-    "dream",
-    "dress",
-    "eagle",
-    "engine",
-    "farm",
-    "field",
-    "finger",
-    "flower",
-    "forest",
-    "friend",
-    "garden",
-    "glass",
-    "guitar",
-    "hammer",
-    "hotel",
-    "house",
-    "island",
-    "jacket",
-    "key",
-    "king",
-    "kitchen",
-    "lake",
-    "lamp",
-    "lesson",
-    "letter",
-    "market",
-    "meal",
-    "mirror",
-    "mountain",
-    "nail",
-    "needle",
-    "nurse",
-    "ocean",
-    "orange",
-    "paper",
-    "pencil",
-    "picture",
-    "pilot",
-    "planet",
-    "plate",
-    "pocket",
-    "pond",
-    "queen",
-    "river",
-    "road",
-    "roof",
-    "rope",
-    "school",
-    "ship",
-    "shirt",
-    "sister",
-    "song",
-    "spoon",
-    "star",
-    "station",
-    "stone",
-    "street",
-    "student",
-    "table",
-    "teacher",
-    "ticket",
-    "tower",
-    "train",
-    "tree",
-    "valley",
-    "village",
-    "wall",
-    "wheel",
-    "window",
-    "wing",
-    "winter",
-]
+_NOUNS = """apple book bottle bridge camera candle carpet castle chair church circle city cloud coat corner cousin cup desk
+dish doctor dog door dream dress eagle engine farm field finger flower forest friend garden glass guitar hammer
+hotel house island jacket key king kitchen lake lamp lesson letter market meal mirror mountain nail needle nurse
+ocean orange paper pencil picture pilot planet plate pocket pond queen river road roof rope school ship shirt
+sister song spoon star station stone street student table teacher ticket tower train tree valley village wall
+wheel window wing winter""".split()
 _PLURALS = {
     "box": "boxes", "fox": "foxes", "bus": "buses", "glass": "glasses", "match": "matches", "bench": "benches",
     "brush": "brushes", "watch": "watches", "baby": "babies", "berry": "berries", "lady": "ladies", "story": "stories",
@@ -124,151 +35,41 @@ _PAST = {
     "lose": "lost", "win": "won", "sit": "sat", "stand": "stood", "fly": "flew", "grow": "grew", "know": "knew",
     "throw": "threw", "break": "broke", "wear": "wore", "fall": "fell", "drive": "drove", "ride": "rode",
 }  # fmt: skip
-_VERBS = [
-    "walk",
-    "talk",
-    "jump",
-    "play",
-    "help",
-    "open",
-    "close",
-    "wash",
-    "clean",
-    "cook",
-    "paint",
-    "climb",
-    "laugh",
-    "listen",
-    "watch",
-    "call",
-    "ask",
-    "answer",
-    "follow",
-    "finish",
-    "start",
-    "turn",
-    "push",
-    "pull",
-    "visit",
-    "travel",
-    "work",
-    "plant",
-    "water",
-    "count",
-]
-_AGENTS = [
-    "teach",
-    "sing",
-    "paint",
-    "farm",
-    "drum",
-    "climb",
-    "read",
-    "write",
-    "bake",
-    "dance",
-    "drive",
-    "hunt",
-    "clean",
-    "build",
-    "play",
-    "work",
-    "lead",
-    "help",
-    "travel",
-    "speak",
-    "print",
-    "report",
-    "design",
-    "train",
-    "ride",
-]
-_OPPOSITES = """hot cold|big small|tall short|fast slow|young old|rich poor|happy sad|light dark|open closed|full empty|hard
-soft|wet dry|early late|loud quiet|strong weak|thick thin|wide narrow|deep shallow|good bad|right wrong|true false|clean
-dirty|heavy light|high low|near far|easy difficult|cheap expensive|sharp blunt|rough smooth|brave cowardly|kind cruel|safe
-dangerous|sweet bitter|first last|up down|left right|day night|buy sell|push pull|win lose|love hate|laugh cry|give
-take|begin end|friend enemy|summer winter|north south|east west|before after|always never|inside outside|front
-back|question answer|birth death|war peace|success failure|victory defeat|arrive depart|remember forget"""
-_GRADED = [
-    "tall",
-    "short",
-    "cold",
-    "warm",
-    "fast",
-    "slow",
-    "old",
-    "young",
-    "rich",
-    "poor",
-    "strong",
-    "weak",
-    "loud",
-    "quiet",
-    "dark",
-    "light",
-    "hard",
-    "soft",
-    "deep",
-    "high",
-    "low",
-    "long",
-    "kind",
-    "sweet",
-    "cheap",
-    "small",
-    "great",
-    "clean",
-    "bright",
-    "sharp",
-    "smooth",
-    "thick",
-    "rough",
-    "proud",
-]
-_YOUNG = """dog puppy|cat kitten|cow calf|horse foal|sheep lamb|hen chick|duck duckling|goose gosling|pig piglet|goat kid|bear
-cub|deer fawn|frog tadpole|kangaroo joey|swan cygnet|owl owlet|eagle eaglet|fish fry|seal pup|human baby"""
-_CAPITALS = """France Paris|Italy Rome|Spain Madrid|Germany Berlin|Austria Vienna|Greece Athens|Portugal Lisbon|Ireland
-Dublin|Norway Oslo|Sweden Stockholm|Finland Helsinki|Poland Warsaw|Hungary Budapest|Russia Moscow|Turkey Ankara|Egypt
-Cairo|Kenya Nairobi|China Beijing|Japan Tokyo|Cuba Havana|Peru Lima|Chile Santiago|Canada Ottawa|Belgium
-Brussels|Denmark Copenhagen|Iran Tehran|Iraq Baghdad|Thailand Bangkok|Vietnam Hanoi|Scotland Edinburgh"""
-_ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_VERBS = """walk talk jump play help open close wash clean cook paint climb laugh listen watch call ask answer follow finish
+start turn push pull visit travel work plant water count""".split()
+_AGENTS = """teach sing paint farm drum climb read write bake dance drive hunt clean build play work lead help travel speak
+print report design train ride""".split()
+_OPPOSITES = (
+    """hot cold|big small|tall short|fast slow|young old|rich poor|happy sad|light dark|open closed|full empty|hard
+soft|wet dry|early late|loud quiet|strong weak|thick thin|wide narrow|deep shallow|good bad|right wrong|true
+false|clean dirty|heavy light|high low|near far|easy difficult|cheap expensive|sharp blunt|rough smooth|brave
+cowardly|kind cruel|safe dangerous|sweet bitter|first last|up down|left right|day night|buy sell|push pull|win
+lose|love hate|laugh cry|give take|begin end|friend enemy|summer winter|north south|east west|before
+after|always never|inside outside|front back|question answer|birth death|war peace|success failure|victory
+defeat|arrive depart|remember forget"""
+    ""
+)
+_GRADED = """tall short cold warm fast slow old young rich poor strong weak loud quiet dark light hard soft deep high low
+long kind sweet cheap small great clean bright sharp smooth thick rough proud""".split()
+_YOUNG = (
+    """dog puppy|cat kitten|cow calf|horse foal|sheep lamb|hen chick|duck duckling|goose gosling|pig piglet|goat
+kid|bear cub|deer fawn|frog tadpole|kangaroo joey|swan cygnet|owl owlet|eagle eaglet|fish fry|seal pup|human
+baby"""
+    ""
+)
+_CAPITALS = (
+    """France Paris|Italy Rome|Spain Madrid|Germany Berlin|Austria Vienna|Greece Athens|Portugal Lisbon|Ireland
+Dublin|Norway Oslo|Sweden Stockholm|Finland Helsinki|Poland Warsaw|Hungary Budapest|Russia Moscow|Turkey
+Ankara|Egypt Cairo|Kenya Nairobi|China Beijing|Japan Tokyo|Cuba Havana|Peru Lima|Chile Santiago|Canada
+Ottawa|Belgium Brussels|Denmark Copenhagen|Iran Tehran|Iraq Baghdad|Thailand Bangkok|Vietnam Hanoi|Scotland
+Edinburgh"""
+    ""
+)
+_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+eighteen nineteen""".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-_MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
+_MONTHS = "January February March April May June July August September October November December".split()
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
@@ -318,8 +119,8 @@ def headwords(seed: int = 0) -> Rows:
 def questions(seed: int = 0, count: int = 1500) -> Rows:
     """Questions made from a small grammar, with the kind of answer each wants."""
     draw = random.Random(seed)
-    people = ["doctor", "teacher", "pilot", "king", "queen", "student", "nurse", "singer", "farmer"]
-    deeds = ["built", "painted", "found", "sold", "lost", "mended", "bought", "cleaned", "opened"]
+    people = "doctor teacher pilot king queen student nurse singer farmer".split()
+    deeds = "built painted found sold lost mended bought cleaned opened".split()
     country = [name for name, _ in _pairs(_CAPITALS)]
     things = _NOUNS
 
@@ -350,44 +151,9 @@ def questions(seed: int = 0, count: int = 1500) -> Rows:
 def remarks(seed: int = 0, count: int = 1500) -> Rows:
     """Short remarks made from a small grammar, positive or negative."""
     draw = random.Random(seed)
-    good = [
-        "excellent",
-        "wonderful",
-        "superb",
-        "delightful",
-        "brilliant",
-        "charming",
-        "fresh",
-        "funny",
-        "moving",
-        "clever",
-    ]
-    bad = [
-        "terrible",
-        "awful",
-        "boring",
-        "dull",
-        "dreadful",
-        "clumsy",
-        "stale",
-        "tedious",
-        "weak",
-        "annoying",
-    ]
-    subjects = [
-        "film",
-        "story",
-        "cast",
-        "plot",
-        "music",
-        "ending",
-        "meal",
-        "hotel",
-        "phone",
-        "service",
-        "camera",
-        "book",
-    ]
+    good = "excellent wonderful superb delightful brilliant charming fresh funny moving clever".split()
+    bad = "terrible awful boring dull dreadful clumsy stale tedious weak annoying".split()
+    subjects = "film story cast plot music ending meal hotel phone service camera book".split()
     patterns = [
         "the {s} was {a} .",
         "a {a} {s} , and a {b} one .",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,28 +12,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softprompt import initialize
 from softprompt.base import FrozenBase
 from softprompt.card import Card
-from softprompt.config import TaskConfig
 from softprompt.engines.local import LocalEngine
-from softprompt.errors import ConfigError, TrainingError
+from softprompt.errors import TrainingError
 from softprompt.evaluation import Report, Trial, evaluate
 from softprompt.form import form_fields
 from softprompt.metrics import measure
 from softprompt.progress import Progress, Silent
 from softprompt.prompt import SoftPrompt
-from softprompt.task import Examples, Task
+from softprompt.task import Examples
 from softprompt.training.loop import train_bank
+from softprompt.training.prepare import TaskLike, load_tasks, one_base, parents_of, prepare
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
     from softprompt.library import Library
-
-TaskLike = Task | TaskConfig | Mapping[str, Any] | str | os.PathLike[str]
-
-SHORT, LONG = 5, 150
-"""Prompt lengths outside of which a warning is due: too little capacity, and an input that drowns."""
 
 BARELY = 0.02
 """A prompt that has moved by less than this share of its start's length has barely moved."""
@@ -107,13 +100,12 @@ def train(
         TrainingError: some prompt could not be trained. Those that could be are published first.
     """
     progress = progress or Silent()
-    loaded = _load_tasks(tasks)
-    for task in loaded:
-        task.check_base_name()
+    loaded = load_tasks(tasks)
     if base is None:
-        base = FrozenBase.load(_one_base(loaded), dtype=dtype, device=device)
+        base = FrozenBase.load(one_base(loaded), dtype=dtype, device=device)
     started = time.perf_counter()
-    runs, tests = _prepare(loaded, base, library, progress)
+    runs = prepare(loaded, base, library, progress)
+    tests = [task.encode(base, task.test, task.config.num_virtual_tokens, split="test") for task in loaded]
     baselines = _baselines(base, runs, tests, progress)
     total = sum(run.total for run in runs)
     with progress.stage("train", total) as advance:
@@ -132,111 +124,6 @@ def train(
         kept = f"; {', '.join(t.prompt.card.task for t in tuned)} went well" if tuned else "; nothing was published"
         raise TrainingError(f"{'; '.join(failed)}; lower learning_rate or use float32{kept}")
     return tuned
-
-
-def _load_tasks(tasks: TaskLike | Sequence[TaskLike]) -> list[Task]:
-    single = isinstance(tasks, Task | TaskConfig | Mapping | str | os.PathLike)
-    many: Sequence[Any] = [tasks] if single else tasks  # type: ignore[assignment]
-    if not many:
-        raise ConfigError("no task was given; name at least one task file")
-    loaded = [_load_task(task) for task in many]
-    names = [task.name for task in loaded]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"the task name {twice[0]!r} is used twice; give each file a `task:` of its own")
-    return loaded
-
-
-def _load_task(task: TaskLike) -> Task:
-    if isinstance(task, Task):
-        return task
-    if isinstance(task, TaskConfig):
-        return Task(task)
-    if isinstance(task, Mapping):
-        return Task(**dict(task))
-    return Task.load(Path(task))
-
-
-def _one_base(tasks: Sequence[Task]) -> str:
-    sources = {task.config.base_source: task.name for task in tasks}
-    if len(sources) > 1:
-        told = ", ".join(f"{name} on {source}" for source, name in sources.items())
-        raise ConfigError(f"tasks trained together share one base, and these do not: {told}; train them apart")
-    source = next(iter(sources))
-    beside = tasks[0].folder / source
-    return str(beside) if not Path(source).is_dir() and beside.is_dir() else source
-
-
-def _prepare(
-    tasks: Sequence[Task], base: FrozenBase, library: Library | None, progress: Progress
-) -> tuple[list[Run], list[Examples]]:
-    runs: list[Run] = []
-    tests: list[Examples] = []
-    rows = sum(len(task.train) + len(task.validation) + len(task.test) for task in tasks)
-    with progress.stage("read", rows) as advance:
-        for task in tasks:
-            length = task.config.num_virtual_tokens
-            if length < SHORT:
-                progress.warn(f"{task.name}: {length} virtual tokens have little capacity; 20 to 100 is usual")
-            if length > LONG:
-                progress.warn(f"{task.name}: {length} virtual tokens can drown the input; 20 to 100 is usual")
-            train, validation, test = (
-                task.encode(base, part, length, split=name)
-                for name, part in (
-                    ("training", task.train),
-                    ("validation", task.validation),
-                    ("test", task.test),
-                )
-            )
-            labels = task.form.encode_labels(base) if task.form.labels else None
-            runs.append(Run(task, start_vectors(base, task, library), train, validation, labels))
-            tests.append(test)
-            _tell_budget(base, task, runs[-1], progress)
-            advance(len(train) + len(validation) + len(test), task.name)
-    return runs, tests
-
-
-def start_vectors(base: FrozenBase, task: Task, library: Library | None) -> Tensor:
-    """The vectors that a task's prompt starts from, P x D.
-
-    Raises:
-        ConfigError: the initialiser lacks what it needs.
-    """
-    config = task.config
-    length = config.num_virtual_tokens
-    if config.initializer == "RANDOM":
-        return initialize.random_vectors(base, length, config.seed)
-    if config.initializer == "TEXT":
-        return initialize.from_text(base, length, config.prompt_tuning_init_text or "")
-    if config.initializer == "LABELS":
-        return initialize.from_labels(base, length, task.form.encode_labels(base), config.seed)
-    if config.initializer == "PROMPT":
-        return initialize.from_prompts([p.vectors_PD for p in _parents(base, config, library)], length)
-    return initialize.sample_vocabulary(base, length, config.seed)
-
-
-def _parents(base: FrozenBase, config: TaskConfig, library: Library | None) -> list[SoftPrompt]:
-    if config.initializer != "PROMPT":
-        return []
-    if library is None:
-        raise ConfigError("prompt_tuning_init PROMPT takes prompts from a library; give one")
-    prompts = [SoftPrompt.from_bytes(library.read(ref)) for ref in config.prompt_tuning_init_prompt]
-    for prompt in prompts:
-        prompt.check_base(base)
-    return prompts
-
-
-def _tell_budget(base: FrozenBase, task: Task, run: Run, progress: Progress) -> None:
-    longest = max(len(ids) for ids in run.train.inputs)
-    output = task.form.output_length(base)
-    length = task.config.num_virtual_tokens
-    limit = "no limit" if base.context is None else f"of {base.context}"
-    progress.note(
-        f"{task.name}: {len(run.train)} training rows; context: {length} virtual + up to {longest} input + {output} output "
-        f"= {length + longest + output} tokens {limit}"
-    )
-    if cut := run.train.truncated + run.validation.truncated:
-        progress.warn(f"{task.name}: {cut} of {len(run.train) + len(run.validation)} rows were cut to fit the context")
 
 
 def _baselines(
@@ -288,7 +175,7 @@ def _prompt(
         recipe=run.config.recipe() | {"steps": run.total, "best_step": run.best_step, "dtype": str(base.dtype)[6:]},
         data_digest=run.task.data_digest,
         metrics={"value": report.value, "rows": report.rows, "validation": run.best.value, **baselines},
-        parents=tuple(parent.digest for parent in _parents(base, run.config, library)),
+        parents=tuple(parent.digest for parent in parents_of(base, run.config, library)),
         **form_fields(run.task.form),
     )
     return SoftPrompt(vectors_PD, card)
