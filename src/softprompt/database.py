@@ -47,7 +47,7 @@ class Database:
             RegistryError: unreachable, no permission, someone else's database, or a newer schema.
         """
         parsed = _parse(url)
-        shown = parsed.render_as_string(hide_password=True)
+        shown = parsed.set(query={}).render_as_string(hide_password=True)
         database = cls(_engine(parsed, shown), shown)
         try:
             database._ensure_schema()
@@ -188,7 +188,7 @@ def _parse(url: str) -> URL:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if name not in ("sqlite", "postgresql"):
         raise NameRefused(
-            f"registry URL {parsed.render_as_string(hide_password=True)!r} has the unknown scheme {name!r}; "
+            f"registry URL {parsed.set(query={}).render_as_string(hide_password=True)!r} has the unknown scheme {name!r}; "
             "known: sqlite:///, postgresql://"
         )
     if name == "sqlite" and (not parsed.database or parsed.database.startswith((":memory:", "file:"))):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from softprompt.errors import NameRefused
 
@@ -169,15 +169,16 @@ def split_store_url(url: str) -> SplitResult:
 
 
 def hide_password(url: str) -> str:
-    """The URL for a message: its password, if it has one, replaced by `***`."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return _hide_rest(url)
-    user, at, host = parts.netloc.rpartition("@")
-    if not at or ":" not in user:
-        return url
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+    """The URL for a message, with `***` for its password, and without its query, where one may stand too.
+
+    Done on the text, since a URL that is wrong is just what messages are about.
+    """
+    scheme, mark, rest = url.partition("://")
+    rest, asked, _ = rest.partition("?")
+    before, at, host = rest.rpartition("@")
+    user, colon, _ = before.partition(":")
+    shown = f"{user}:***@{host}" if at and colon else rest
+    return scheme + mark + shown + ("?..." if asked else "")
 
 
 def _hide_rest(url: str) -> str:

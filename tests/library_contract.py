@@ -1,0 +1,309 @@
+"""What a whole library keeps to on every pair of store and database. A test class gives `opened` and `damage`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from softprompt import schema
+from softprompt.card import digest_of
+from softprompt.errors import LibraryError, NotFound, PromotionRefused, PromptFileError, SoftPromptError, StoreError
+from softprompt.library import Library
+from tests.library_data import make_prompt, scored
+from tests.store_contract import Damage
+
+BASE = "builtin/tiny"
+Opener = Callable[..., Library]
+
+
+class LibraryContract:
+    @pytest.fixture
+    def library(self, opened: Opener) -> Iterator[Library]:
+        with opened() as library:
+            yield library
+
+    def test_publishes_and_reads_back(self, library: Library) -> None:
+        data = make_prompt(labels=("yes", "no"))
+        version = library.publish(data, base=BASE, tags=["x"])
+        assert version.digest == digest_of(data)
+        assert library.read("trec6") == library.read(version) == data
+        assert library.resolve("trec6@1") == version
+        assert not library.verify().problems
+
+    def test_publishing_known_bytes_makes_a_version_and_no_blob(self, library: Library) -> None:
+        assert [library.publish(make_prompt(), base=BASE).number for _ in range(3)] == [1, 2, 3]
+        assert len(list(library.store.list())) == 1
+
+    @pytest.mark.parametrize("cut", [0, 5, 100, -1])
+    def test_broken_files_are_refused_before_anything_is_stored(self, library: Library, cut: int) -> None:
+        with pytest.raises(PromptFileError):
+            library.publish(make_prompt()[:cut], base=BASE)
+        assert list(library.store.list()) == []
+        assert library.tasks() == []
+
+    def test_a_flipped_byte_is_refused_everywhere(self, library: Library, damage: Damage) -> None:
+        data = make_prompt()
+        library.publish(make_prompt(seed=1), base=BASE)
+        library.promote("trec6@1")
+        version = library.publish(data, base=BASE)
+        flipped = bytearray(data)
+        flipped[-1] ^= 1
+        damage(version.digest, bytes(flipped))
+        for attempt in (lambda: library.read("trec6@2"), lambda: library.promote("trec6@2")):
+            with pytest.raises(StoreError, match=rf"trec6@2: blob {version.digest}.*altered.*import the prompt file"):
+                attempt()
+        assert library.aliases("trec6") == {"production": 1}
+        problems = library.verify().problems
+        assert [(problem.what, problem.digest, problem.versions) for problem in problems] == [
+            ("blob altered", version.digest, ("default/trec6@2",))
+        ]
+        library.publish(data, base=BASE)  # the mend that the message names
+        assert library.read("trec6@2") == data
+        assert not library.verify().problems
+
+    def test_a_lost_blob_is_told_with_the_mend(self, library: Library) -> None:
+        version = library.publish(make_prompt(), base=BASE)
+        library.store.delete(version.digest)
+        with pytest.raises(NotFound, match=rf"trec6@1: blob {version.digest} is not in.*library copy"):
+            library.read("trec6")
+        with pytest.raises(NotFound, match="is not in"):
+            library.promote("trec6@1")
+        assert [problem.what for problem in library.verify().problems] == ["blob gone"]
+
+    def test_a_rollback_never_leads_to_a_lost_blob(self, library: Library) -> None:
+        for seed in range(2):
+            library.publish(make_prompt(seed=seed), base=BASE)
+            library.promote(f"trec6@{seed + 1}")
+        library.store.delete(library.resolve("trec6@1").digest)
+        with pytest.raises(NotFound, match="trec6@1"):
+            library.rollback("trec6")
+        assert library.resolve("trec6").number == 2
+
+    def test_promotion_gate_and_rollback(self, library: Library) -> None:
+        library.publish(make_prompt(metrics=scored(0.9)), base=BASE)
+        library.publish(make_prompt(seed=1, metrics=scored(0.5)), base=BASE)
+        library.promote("trec6@1")
+        with pytest.raises(PromotionRefused):
+            library.promote("trec6@2")
+        library.promote("trec6@2", force=True, reason="a test")
+        assert library.rollback("trec6").after == 1
+
+    def test_verify_finds_what_was_done_behind_its_back(self, library: Library) -> None:
+        for seed in range(3):
+            library.publish(make_prompt(seed=seed), base=BASE)
+        library.promote("trec6@1")
+        library.store.put(b"no version names this")
+        v = schema.versions.c
+        with library.registry.database.write() as connection:
+            connection.execute(sa.update(schema.versions).where(v.number == 1).values(deleted=True))
+            connection.execute(sa.update(schema.versions).where(v.number == 2).values(card="{}"))
+        report = library.verify()
+        assert {problem.what for problem in report.problems} == {"alias", "count", "card differs"}
+        assert report.unneeded == 1
+        assert (report.blobs, report.versions) == (3, 3)
+
+    # Garbage
+
+    def test_gc_tells_first_and_keeps_what_is_needed(self, library: Library) -> None:
+        kept = library.publish(make_prompt(), base=BASE).digest
+        deleted = library.publish(make_prompt(seed=1), base=BASE)
+        library.for_tenant("other").publish(make_prompt(seed=2), base=BASE)
+        library.delete(deleted.ref)
+        stray = library.store.put(b"left by a killed publish")
+        plan = library.plan_gc()
+        assert [item.digest for item in plan] == [stray]
+        assert library.store.has(stray), "telling deletes nothing"
+        assert library.gc(plan) == [stray]
+        assert library.restore(deleted.ref).number == 2
+        assert library.store.has(kept)
+        assert len(list(library.store.list())) == 3
+        assert not library.verify().problems
+
+    def test_purging_gives_deleted_versions_up(self, library: Library) -> None:
+        shared = make_prompt()
+        library.publish(shared, base=BASE)
+        library.publish(shared, base=BASE)
+        lost = library.publish(make_prompt(seed=1), base=BASE)
+        library.delete("trec6@2")
+        library.delete("trec6@3")
+        plan = library.plan_gc(purge_deleted=True)
+        assert [(item.digest, item.versions) for item in plan] == [(lost.digest, ("default/trec6@3",))]
+        assert library.gc(plan) == [lost.digest]
+        with pytest.raises(NotFound, match="its bytes are gone for good"):
+            library.restore("trec6@3")
+        assert library.restore("trec6@2").number == 2
+        assert not library.verify().problems
+        assert library.audit()[-2].action == "purge"
+        again = library.publish(make_prompt(seed=1), base=BASE)
+        assert again.number == 4
+        assert library.restore("trec6@3").digest == again.digest, "its bytes are there again"
+        assert library.plan_gc(purge_deleted=True) == []
+        assert not library.verify().problems
+
+    def test_gc_after_the_plan_was_made_keeps_what_became_needed(self, library: Library) -> None:
+        data = make_prompt()
+        library.store.put(data)
+        library.publish(make_prompt(seed=1), base=BASE)
+        library.delete("trec6@1")
+        plan = library.plan_gc(purge_deleted=True)
+        assert len(plan) == 2
+        library.publish(data, base=BASE)
+        library.restore("trec6@1")
+        assert library.gc(plan) == []
+        assert not library.verify().problems
+
+    def test_gc_racing_publish_loses_nothing(self, opened: Opener) -> None:
+        """The same few blobs are published, deleted and collected at once, over and over."""
+        done = threading.Event()
+
+        def publish(place: int) -> int:
+            with opened() as library:
+                for step in range(12):
+                    version = library.publish(make_prompt(f"task{place}", seed=step % 2), base=BASE)
+                    assert library.read(version) == make_prompt(f"task{place}", seed=step % 2)
+                    library.delete(version.ref)
+            return 12
+
+        def collect() -> int:
+            with opened() as library:
+                collected = 0
+                while not done.is_set():
+                    collected += len(library.gc(purge_deleted=True))
+                return collected
+
+        with ThreadPoolExecutor(5) as pool:
+            collectors = [pool.submit(collect) for _ in range(2)]
+            publishers = [pool.submit(publish, place) for place in range(3)]
+            try:
+                assert sum(publisher.result() for publisher in publishers) == 36
+            finally:
+                done.set()
+            assert sum(collector.result() for collector in collectors) > 0
+        with opened() as library:
+            assert not library.verify().problems
+            for place in range(3):
+                assert len(library.versions(f"task{place}")) == 12
+
+    def test_gc_between_a_blob_and_its_row(self, library: Library, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A publish has stored its blob; before its row is there, a collection takes the blob."""
+        with opened() as other:
+            real = library.registry.publish
+
+            def late(*args: object, **options: object) -> object:
+                assert len(other.gc()) == 1
+                return real(*args, **options)  # type: ignore[arg-type]
+
+            monkeypatch.setattr(library.registry, "publish", late)
+            data = make_prompt()
+            library.publish(data, base=BASE)
+            assert other.read("trec6") == data
+
+    # Tenants
+
+    def test_tenants_read_nothing_of_each_other(self, library: Library) -> None:
+        other = library.for_tenant("other")
+        mine, theirs = make_prompt(), make_prompt(seed=1)
+        version = library.publish(mine, base=BASE)
+        foreign = other.publish(theirs, base=BASE)
+        assert library.read("trec6") == mine
+        assert other.read("trec6") == theirs
+        other.read(foreign)
+        with pytest.raises(NotFound, match="no version of tenant 'default'"):
+            library.read(foreign)
+        with pytest.raises(NotFound, match="no version of tenant 'other'"):
+            other.read(version)
+        library.promote("trec6@1")
+        assert other.aliases("trec6") == {}
+        both = library.publish(theirs, base=BASE)  # the same bytes, now of both
+        assert library.read(both) == theirs
+
+    def test_one_tenants_garbage_is_anothers_prompt(self, library: Library) -> None:
+        other = library.for_tenant("other")
+        data = make_prompt()
+        library.publish(data, base=BASE)
+        other.publish(data, base=BASE)
+        library.delete("trec6@1")
+        assert library.gc(purge_deleted=True) == []
+        assert other.read("trec6") == data
+
+    # Copies
+
+    def test_copies_everything_and_goes_on_from_there(self, library: Library, tmp_path: Path) -> None:
+        for seed in range(3):
+            library.publish(make_prompt(seed=seed), base=BASE, tags=["t"])
+            library.promote(f"trec6@{seed + 1}")
+        library.publish(make_prompt(seed=9), base=BASE)
+        library.delete("trec6@4")
+        other = library.for_tenant("other")
+        other.publish(make_prompt("theirs"), base=BASE)
+        secret, _ = other.registry.create_key("ci", ["read"])
+        report = library.copy(tmp_path / "copy")
+        assert (report.blobs, report.present, report.missing) == (5, 0, 0)
+        with Library.open(tmp_path / "copy") as copy:
+            assert copy.versions("trec6") == library.versions("trec6")
+            assert copy.audit() == library.audit()
+            assert copy.read("trec6") == library.read("trec6")
+            assert copy.rollback("trec6").after == 2
+            assert copy.publish(make_prompt(seed=5), base=BASE).number == 5
+            assert copy.restore("trec6@4").number == 4
+            assert copy.registry.authenticate(secret).tenant == "other"
+            assert copy.for_tenant("other").resolve("theirs").number == 1
+            assert not copy.verify().problems
+        with pytest.raises(LibraryError, match="has tasks already"):
+            library.copy(tmp_path / "copy")
+
+    def test_copies_the_blobs_alone(self, library: Library, tmp_path: Path) -> None:
+        library.publish(make_prompt(), base=BASE)
+        library.publish(make_prompt(seed=1), base=BASE)
+        assert library.copy(store=str(tmp_path / "blobs")).row() == {
+            "blobs": 2,
+            "present": 0,
+            "missing": 0,
+            "rows": 0,
+            "bytes": 2 * len(make_prompt()),
+        }
+        assert library.copy(store=str(tmp_path / "blobs")).present == 2, "again, it goes on where it was"
+
+    def test_does_not_copy_damage(self, library: Library, damage: Damage, tmp_path: Path) -> None:
+        version = library.publish(make_prompt(), base=BASE)
+        damage(version.digest, b"other")
+        with pytest.raises(StoreError, match=version.digest):
+            library.copy(tmp_path / "copy")
+        with Library.open(tmp_path / "copy") as copy:
+            assert copy.tasks() == [], "the rows go last"
+
+    def test_does_not_copy_onto_itself(self, library: Library, opened: Opener) -> None:
+        library.publish(make_prompt(), base=BASE)
+        with pytest.raises(LibraryError, match="the library itself"):
+            library.copy(store=_address(library))
+
+    # Many at once
+
+    def test_everything_at_once(self, opened: Opener) -> None:
+        def work(place: int) -> None:
+            with opened() as library:
+                for step in range(6):
+                    version = library.publish(make_prompt(seed=place * 10 + step), base=BASE)
+                    try:
+                        library.promote(version.ref)
+                        library.delete(f"trec6@{max(1, version.number - 3)}")
+                        library.rollback("trec6")
+                    except SoftPromptError:
+                        pass  # another was quicker
+                    library.tasks()
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(work, range(6)))
+        with opened() as library:
+            assert len(library.versions("trec6")) == 36
+            assert not library.verify().problems
+            assert library.stats()["blobs"] == 36
+
+
+def _address(library: Library) -> str:
+    return library.store.shown

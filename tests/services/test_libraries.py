@@ -1,0 +1,68 @@
+"""The library where users outgrow one machine: Redis and PostgreSQL, S3 and SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import obstore
+import pytest
+import redis
+from obstore.store import S3Store
+
+from softprompt.library import Library
+from softprompt.stores.redis_server import PREFIX
+from tests.library_contract import LibraryContract, Opener
+from tests.library_data import make_prompt
+from tests.services.servers import Server
+from tests.store_contract import Damage
+
+pytestmark = pytest.mark.services
+
+
+class TestRedisAndPostgres(LibraryContract):
+    @pytest.fixture
+    def opened(self, redis_url: str, postgres_database: Callable[[], str], tmp_path: Path) -> Opener:
+        database = postgres_database()
+        return lambda: Library.open(tmp_path / "home", registry=database, store=redis_url)
+
+    @pytest.fixture
+    def damage(self, redis_process: Server, library: Library) -> Damage:
+        def write(digest: str, data: bytes) -> None:
+            with redis.Redis(port=redis_process.port) as link:
+                link.set(PREFIX + digest, data)
+
+        return write
+
+
+class TestS3AndSqlite(LibraryContract):
+    @pytest.fixture
+    def opened(self, s3_url: str, tmp_path: Path) -> Opener:
+        return lambda: Library.open(tmp_path / "home", store=s3_url)
+
+    @pytest.fixture
+    def damage(self, s3_url: str) -> Damage:
+        bucket, _, prefix = s3_url.removeprefix("s3://").partition("/")
+        return lambda digest, data: obstore.put(S3Store(bucket), f"{prefix}/{digest}", data) and None
+
+
+def test_moves_from_home_to_servers_and_goes_on(
+    redis_url: str, postgres_database: Callable[[], str], tmp_path: Path
+) -> None:
+    database = postgres_database()
+    with Library.open(tmp_path / "home") as library:
+        for seed in range(3):
+            library.publish(make_prompt(seed=seed), base="builtin/tiny", tags=["t"])
+            library.promote(f"trec6@{seed + 1}")
+        library.registry.create_key("ci", ["read"])
+        report = library.copy(registry=database, store=redis_url)
+        assert report.blobs == 3
+        audit = library.audit()
+    with Library.open(tmp_path / "other", registry=database, store=redis_url) as library:
+        assert library.audit() == audit
+        assert library.publish(make_prompt(seed=7), base="builtin/tiny", tags=["u"]).number == 4
+        assert library.publish(make_prompt("new"), base="builtin/tiny").number == 1
+        assert library.promote("trec6@4").before == 3
+        assert library.rollback("trec6").after == 3
+        assert library.registry.create_key("cd", ["read"])[1].id == 2
+        assert not library.verify().problems
