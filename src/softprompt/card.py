@@ -80,9 +80,7 @@ class Card(BaseModel):
         try:
             raw = json.loads(text)
         except ValueError as error:
-            raise PromptFileError(
-                f"the card of this prompt file is not JSON ({error}); fetch the file again"
-            ) from None
+            raise PromptFileError(f"the card of this prompt file is not JSON ({error}); fetch the file again") from None
         if not isinstance(raw, dict):
             raise PromptFileError("the card of this prompt file is not a JSON object; fetch the file again")
         if isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
@@ -94,9 +92,7 @@ class Card(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise PromptFileError(
-                f"the card of this prompt file is wrong at {where!r}: {first['msg']}"
-            ) from None
+            raise PromptFileError(f"the card of this prompt file is wrong at {where!r}: {first['msg']}") from None
 
 
 def digest_of(data: bytes) -> str:
@@ -148,7 +144,7 @@ def read_file(data: bytes) -> tuple[Card, dict[str, Stored]]:
         )
     try:
         raw = json.loads(text)["card"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise PromptFileError(_DAMAGED) from None
     card = Card.parse(json.dumps(raw))
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -156,9 +152,12 @@ def read_file(data: bytes) -> tuple[Card, dict[str, Stored]]:
     if _header(card, entries, body) != data[:size]:
         raise PromptFileError(_DAMAGED)
     tensors: dict[str, Stored] = {}
-    for name, entry in entries.items():
-        start, end = entry["data_offsets"]
-        tensors[name] = Stored(entry["dtype"], tuple(entry["shape"]), body[start:end])
+    try:
+        for name, entry in entries.items():
+            start, end = entry["data_offsets"]
+            tensors[name] = Stored(entry["dtype"], tuple(entry["shape"]), body[start:end])
+    except (ValueError, KeyError, TypeError):  # forged: a right checksum over no safetensors header
+        raise PromptFileError(_DAMAGED) from None
     return card, tensors
 
 
@@ -188,9 +187,7 @@ def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
         raise PromptFileError(f"not a prompt file: {len(data)} bytes, too short for safetensors")
     size = 8 + int.from_bytes(data[:8], "little")
     if size > len(data):
-        raise PromptFileError(
-            f"not a prompt file, or cut short: its header claims {size} bytes of {len(data)}"
-        )
+        raise PromptFileError(f"not a prompt file, or cut short: its header claims {size} bytes of {len(data)}")
     try:
         header = json.loads(data[8:size].decode("utf-8"))
     except (ValueError, RecursionError):

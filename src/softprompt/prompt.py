@@ -165,12 +165,14 @@ class SoftPrompt:
                 f"it was tuned on {config.get('base_model_name_or_path')!r}: give that base"
             )
         exported = Path(folder) / "softprompt_card.json"
-        if exported.is_file():
-            own = Card.parse(exported.read_text(encoding="utf-8"))
-            if own.fingerprint != base.fingerprint:
-                cls(vectors_PD, own).check_base(base)
-            card = card or own
-        fields: dict[str, Any] = card.model_dump() if card is not None else {"recipe": {"imported": "peft"}}
+        own = _peft_card(exported) if exported.is_file() else None
+        if own is not None and own.fingerprint != base.fingerprint:
+            cls(vectors_PD, own).check_base(base)
+        fields: dict[str, Any] = {"recipe": {"imported": "peft"}}
+        if card is not None:  # its scores are those of another prompt
+            fields = card.model_dump() | {"metrics": {}, "data_digest": None, "parents": ()} | fields
+        elif own is not None:
+            fields = own.model_dump()
         fields |= {
             "task": task,
             "base": base.name,
@@ -179,8 +181,6 @@ class SoftPrompt:
             "token_dim": width,
             "dtype": "float32",
         }
-        if card is not None and not exported.is_file():  # the scores are those of another prompt
-            fields |= {"metrics": {}, "recipe": {"imported": "peft"}, "data_digest": None, "parents": ()}
         return cls(vectors_PD, Card.model_validate(fields))
 
 
@@ -208,6 +208,13 @@ def read_peft_config(folder: str | Path) -> dict[str, Any]:
             "(an encoder-decoder base); this version tunes causal models only"
         )
     return config
+
+
+def _peft_card(file: Path) -> Card:
+    try:
+        return Card.parse(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptFileError(f"{str(file)!r} cannot be read ({error}); export the prompt again") from None
 
 
 def _peft_tensor(file: Path) -> torch.Tensor:
@@ -245,9 +252,19 @@ def _restore(stored: dict[str, Stored], dtype: Dtype) -> torch.Tensor:
     if set(stored) != wanted or stored[TENSOR].dtype != _NAMES[dtype][0]:
         raise PromptFileError(f"the card says {dtype} and the file holds {', '.join(sorted(stored)) or 'no tensors'}")
     vectors_PD = _tensor(stored[TENSOR]).float()
-    return vectors_PD * _tensor(stored[SCALE]) if dtype == "int8" else vectors_PD
+    if dtype != "int8":
+        return vectors_PD
+    scale_P1 = _tensor(stored[SCALE])
+    if scale_P1.shape != (len(vectors_PD), 1):
+        raise PromptFileError(f"the file holds {len(vectors_PD)} virtual tokens and scales of shape {tuple(scale_P1.shape)}")
+    return vectors_PD * scale_P1
 
 
 def _tensor(stored: Stored) -> torch.Tensor:
-    dtype = next(dtype for name, dtype in _NAMES.values() if name == stored.dtype)
-    return torch.frombuffer(bytearray(stored.data), dtype=dtype).reshape(stored.shape)
+    dtypes = dict(_NAMES.values())
+    try:
+        return torch.frombuffer(bytearray(stored.data), dtype=dtypes[stored.dtype]).reshape(stored.shape)
+    except (KeyError, ValueError, RuntimeError):
+        raise PromptFileError(
+            f"the file holds {len(stored.data)} bytes for a tensor of {stored.dtype} and shape {stored.shape}"
+        ) from None
