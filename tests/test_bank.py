@@ -1,0 +1,160 @@
+"""The bank: each prompt's optimiser equals one of its own, whatever else is trained beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from softprompt.training.bank import Bank, Rule
+
+LENGTHS = (5, 2, 7, 1)
+WIDTH = 6
+STEPS = 7
+RATES = (0.1, 0.02, 0.3, 0.005)
+DECAYS = (0.0, 0.1, 0.5, 0.01)
+
+
+def some(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def starts() -> list[Tensor]:
+    return [some((length, WIDTH), index) for index, length in enumerate(LENGTHS)]
+
+
+def gradient(index: int, step: int) -> Tensor:
+    return some((LENGTHS[index], WIDTH), 100 + 10 * step + index) * (1 + index)
+
+
+def padded(gradients: Sequence[Tensor]) -> Tensor:
+    """As the bank wants them: padded on the left, here with rubbish that must not matter."""
+    longest = max(LENGTHS)
+    rows = [torch.cat([torch.full((longest - len(one), WIDTH), 1e3), one]) for one in gradients]
+    return torch.stack(rows)
+
+
+def rules(optim: str, bound: float = 1e9) -> list[Rule]:
+    return [Rule(optim, decay, bound) for decay in DECAYS]
+
+
+def rate(index: int, step: int) -> float:
+    return RATES[index] / (1 + step)
+
+
+def run_bank(bank: Bank, which: Sequence[int] = range(len(LENGTHS))) -> Bank:
+    for step in range(STEPS):
+        bank.step(which, padded([gradient(i, step) for i in which]), [rate(i, step) for i in which])
+    return bank
+
+
+def test_adamw_equals_the_optimiser_of_torch_for_each_prompt() -> None:
+    bank = run_bank(Bank(starts(), rules("adamw")))
+    for index, start in enumerate(starts()):
+        vectors = torch.nn.Parameter(start.clone())
+        optimiser = torch.optim.AdamW([vectors], weight_decay=DECAYS[index])
+        for step in range(STEPS):
+            optimiser.param_groups[0]["lr"] = rate(index, step)
+            vectors.grad = gradient(index, step)
+            optimiser.step()
+        torch.testing.assert_close(bank.prompt(index), vectors.data, rtol=1e-4, atol=2e-5)
+        assert not torch.equal(bank.prompt(index), start)
+
+
+def adafactor(start: Tensor, gradients: Sequence[Tensor], rates: Sequence[float], decay: float) -> Tensor:
+    """Shazeer and Stern (2018), algorithms 4 and 5, number by number: no momentum, no relative step size."""
+    length, width = start.shape
+    vectors = [[float(x) for x in row] for row in start]
+    by_row, by_column = [0.0] * length, [0.0] * width
+    for step, (grad, lr) in enumerate(zip(gradients, rates, strict=True), start=1):
+        beta = 1 - step**-0.8
+        squares = [[float(g) ** 2 + 1e-30 for g in row] for row in grad]
+        for i in range(length):
+            by_row[i] = beta * by_row[i] + (1 - beta) * sum(squares[i])
+        for j in range(width):
+            by_column[j] = beta * by_column[j] + (1 - beta) * sum(row[j] for row in squares)
+        update = [
+            [float(grad[i, j]) / math.sqrt(by_row[i] * by_column[j] / sum(by_row)) for j in range(width)]
+            for i in range(length)
+        ]
+        size = math.sqrt(sum(u * u for row in update for u in row) / (length * width))
+        for i in range(length):
+            for j in range(width):
+                vectors[i][j] -= lr * (update[i][j] / max(1.0, size) + decay * vectors[i][j])
+    return torch.tensor(vectors)
+
+
+def test_adafactor_equals_the_algorithm_of_the_paper_for_each_prompt() -> None:
+    bank = run_bank(Bank(starts(), rules("adafactor")))
+    for index, start in enumerate(starts()):
+        steps = range(STEPS)
+        expected = adafactor(start, [gradient(index, s) for s in steps], [rate(index, s) for s in steps], DECAYS[index])
+        torch.testing.assert_close(bank.prompt(index), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adafactor"])
+def test_a_prompt_does_not_depend_on_what_else_is_in_the_bank(optim: str) -> None:
+    other = "adafactor" if optim == "adamw" else "adamw"
+    mixed = [Rule(optim if index == 1 else other, DECAYS[index], 1.5) for index in range(len(LENGTHS))]
+    together = run_bank(Bank(starts(), mixed))
+    alone = Bank([starts()[1]], [mixed[1]])
+    for step in range(STEPS):
+        alone.step([0], gradient(1, step)[None], [rate(1, step)])
+    torch.testing.assert_close(together.prompt(1), alone.prompt(0), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adafactor"])
+def test_a_prompt_that_takes_no_step_is_left_as_it_is(optim: str) -> None:
+    bank = Bank(starts(), rules(optim))
+    run_bank(bank, which=[3, 0])
+    for index in (1, 2):
+        assert torch.equal(bank.prompt(index), starts()[index])
+        assert bank.steps_K[index] == 0
+    # When it comes in later it begins as if it were new: its steps are its own.
+    run_bank(bank, which=[2])
+    fresh = run_bank(Bank(starts(), rules(optim)), which=[2])
+    torch.testing.assert_close(bank.prompt(2), fresh.prompt(2))
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adafactor"])
+def test_padding_stays_zero_and_lengths_stay_their_own(optim: str) -> None:
+    bank = run_bank(Bank(starts(), rules(optim)))
+    for index, length in enumerate(LENGTHS):
+        assert bank.prompt(index).shape == (length, WIDTH)
+        assert not bank.vectors_KPD[index, : max(LENGTHS) - length].any()
+        assert bank.prompt(index).isfinite().all()
+
+
+def test_gradients_are_clipped_for_each_prompt_by_its_own_norm() -> None:
+    bounds = (0.5, 1e9, 2.0, 0.1)
+    clipped = Bank(starts(), [Rule("adamw", 0.0, bound) for bound in bounds])
+    plain = Bank(starts(), [Rule("adamw", 0.0, 1e9) for _ in bounds])
+    which = range(len(LENGTHS))
+    for step in range(STEPS):
+        raw = [gradient(index, step) * 10**step for index in which]
+        rates = [rate(index, step) for index in which]
+        clipped.step(which, padded(raw), rates)
+        by_hand = [one * min(1.0, bounds[i] / float(one.norm())) for i, one in enumerate(raw)]
+        plain.step(which, padded(by_hand), rates)
+    torch.testing.assert_close(clipped.vectors_KPD, plain.vectors_KPD)
+    unclipped = Bank(starts(), [Rule("adamw", 0.0, 1e9) for _ in bounds])
+    for step in range(STEPS):
+        unclipped.step(which, padded([gradient(i, step) * 10**step for i in which]), [rate(i, step) for i in which])
+    assert not torch.allclose(clipped.prompt(0), unclipped.prompt(0), rtol=1e-3)
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adafactor"])
+def test_a_gradient_of_zeros_moves_nothing_but_by_decay(optim: str) -> None:
+    bank = Bank(starts(), [Rule(optim, 0.0, 1.0), *rules(optim)[1:]])
+    bank.step(range(4), torch.zeros(4, max(LENGTHS), WIDTH), RATES)
+    assert torch.equal(bank.prompt(0), starts()[0])
+    torch.testing.assert_close(bank.prompt(2), starts()[2] * (1 - RATES[2] * DECAYS[2]))
+
+
+def test_what_is_handed_out_is_a_copy() -> None:
+    bank = Bank(starts(), rules("adamw"))
+    bank.prompt(0).zero_()
+    assert torch.equal(bank.prompt(0), starts()[0])
