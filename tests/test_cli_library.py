@@ -330,3 +330,48 @@ def test_exporting_where_nothing_can_be_written(run: Run, filled: Path, tmp_path
         answer = run("export", "trec6", str(tmp_path / "file"), "--format", form)
         assert answer.code == 1
         assert "choose another folder" in answer.err
+
+
+def test_goes_to_peft_and_comes_back(run: Run, home: Path, tmp_path: Path) -> None:
+    import torch
+
+    from softprompt.base import FrozenBase
+    from softprompt.card import Card
+    from softprompt.prompt import SoftPrompt
+    from tests.models import make_base, tokenizer
+
+    folder = tmp_path / "tiny-llama"
+    make_base("llama").model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    base = FrozenBase.load(str(folder))
+    card = Card(
+        task="colours",
+        base=base.name,
+        fingerprint=base.fingerprint,
+        num_virtual_tokens=3,
+        token_dim=base.width,
+        labels=("red", "blue"),
+        metrics={"value": 0.5, "rows": 10},
+    )
+    prompt = SoftPrompt(torch.randn(3, base.width), card)
+    with Library.open(home) as library:
+        published = library.publish(prompt.to_bytes(), base=base.address)
+    (row,) = run("export", "colours", str(tmp_path / "peft"), "--format", "peft", "--json").rows()
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(folder)
+    (back,) = run("import", row["path"], "--task", "colours", "--json").rows()
+    assert (back["version"], back["digest"]) == (2, published.digest), "nothing is lost on the way"
+
+    (tmp_path / "peft" / "softprompt_card.json").unlink()  # as another tool would have written it
+    (plain,) = run("import", row["path"], "--task", "plain", "--base", str(folder), "--json").rows()
+    assert plain["base"] == str(folder)
+    (like,) = run("import", row["path"], "--task", "alike", "--like", "colours@1", "--json").rows()
+    with Library.open(home) as library:
+        assert library.resolve("plain").card.labels is None
+        assert library.resolve("alike").card.labels == ("red", "blue")
+        assert library.resolve("alike").card.metrics == {}, "the scores are those of another prompt"
+        assert torch.equal(SoftPrompt.from_bytes(library.read("alike")).vectors_PD, prompt.vectors_PD)
+    assert like["version"] == 1
+    wrong = run("import", row["path"], "--task", "x", "--base", str(tmp_path / "nowhere"))
+    assert wrong.code == 1
+    assert "no folder" in wrong.err
