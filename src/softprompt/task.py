@@ -60,6 +60,18 @@ class Task:
         """
         return cls(read_config(path), folder=Path(path).resolve().parent)
 
+    def variant(self, **changes: Any) -> Task:
+        """The same task with some keys of its config changed; rows are shared where the data are the same.
+
+        Raises:
+            ConfigError: a key is unknown or a value wrong.
+        """
+        kept = self.config.model_dump(exclude_unset=True)
+        other = Task(parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder)
+        if other.config.data == self.config.data:
+            other.__dict__["_splits"] = self._splits
+        return other
+
     @property
     def name(self) -> str:
         """Name of the task."""

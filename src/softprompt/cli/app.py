@@ -14,6 +14,7 @@ from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.init import init
 from softprompt.cli.predict import predict
+from softprompt.cli.sweep import sweep
 from softprompt.cli.tasks import list_tasks, show
 from softprompt.cli.train import train
 from softprompt.cli.versions import delete, restore, tag
@@ -28,6 +29,7 @@ app = typer.Typer(
 
 app.command("init", rich_help_panel="Tune and use")(init)
 app.command("train", rich_help_panel="Tune and use")(train)
+app.command("sweep", rich_help_panel="Tune and use")(sweep)
 app.command("evaluate", rich_help_panel="Tune and use")(evaluate)
 app.command("predict", rich_help_panel="Tune and use")(predict)
 app.command("demo", rich_help_panel="Tune and use")(demo)

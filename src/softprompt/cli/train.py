@@ -11,18 +11,14 @@ import typer
 
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
 
-Dtype = Annotated[
-    str, typer.Option(help="Of the base: auto (as stored where that is quick), float32, bfloat16 or float16.")
-]
+Dtype = Annotated[str, typer.Option(help="Of the base: auto (as stored where that is quick), float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; by default the first GPU, else the CPU.")]
 
 COLUMNS = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained", "seconds")
 
 
 def train(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")
-    ],
+    files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")],
     dtype: Dtype = "auto",
     device: Device = None,
     home: Home = None,
@@ -32,16 +28,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Tune a soft prompt for each task and publish it as a new version."""
-    from softprompt.errors import TrainingError
     from softprompt.progress import Bars
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise TrainingError(
-            f"stopped by {signal.Signals(number).name}; nothing was published, and the library is as it was"
-        )
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stop_cleanly()
     progress = Bars()
     with progress.loading("torch and the library"):
         from softprompt.training.tune import train as tune
@@ -50,3 +39,16 @@ def train(
     tuned = tune(list(files), library=library, dtype=dtype, device=device, progress=progress)
     title = f"{len(tuned)} prompt{'s' if len(tuned) > 1 else ''} of {tuned[0].row()['trainable']:,} numbers"
     emit([one.row() for one in tuned], as_json, f"{title} each on {tuned[0].total:,} frozen ones", COLUMNS)
+
+
+def stop_cleanly() -> None:
+    """Turn the signals that end a training into an error that says what became of the library."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        from softprompt.errors import TrainingError
+
+        name = signal.Signals(number).name
+        raise TrainingError(f"stopped by {name}; nothing was published, and the library is as it was")
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)

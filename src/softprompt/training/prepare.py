@@ -15,7 +15,7 @@ from softprompt.config import TaskConfig
 from softprompt.errors import ConfigError
 from softprompt.progress import Progress
 from softprompt.prompt import SoftPrompt
-from softprompt.task import Task
+from softprompt.task import Examples, Task
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def one_base(tasks: Sequence[Task]) -> str:
 def prepare(tasks: Sequence[Task], base: FrozenBase, library: Library | None, progress: Progress) -> list[Run]:
     """A run for each task, its rows encoded and its vectors at their start."""
     runs: list[Run] = []
+    encoded: dict[tuple[Any, ...], tuple[Examples, Examples]] = {}  # candidates of a sweep mostly share their rows
     with progress.stage("read", sum(len(task.train) + len(task.validation) for task in tasks)) as advance:
         for task in tasks:
             length = task.config.num_virtual_tokens
@@ -83,11 +84,16 @@ def prepare(tasks: Sequence[Task], base: FrozenBase, library: Library | None, pr
                 progress.warn(f"{task.name}: {length} virtual tokens have little capacity; 20 to 100 is usual")
             if length > LONG:
                 progress.warn(f"{task.name}: {length} virtual tokens can drown the input; 20 to 100 is usual")
-            train = task.encode(base, task.train, length, split="training")
-            validation = task.encode(base, task.validation, length, split="validation")
+            key = (id(task.train), task.form, length)
+            if key not in encoded:
+                encoded[key] = (
+                    task.encode(base, task.train, length, split="training"),
+                    task.encode(base, task.validation, length, split="validation"),
+                )
+                _tell_budget(base, task, *encoded[key], progress)
+            train, validation = encoded[key]
             labels = task.form.encode_labels(base) if task.form.labels else None
             runs.append(Run(task, start_vectors(base, task, library), train, validation, labels))
-            _tell_budget(base, task, runs[-1], progress)
             advance(len(train) + len(validation), task.name)
     return runs
 
@@ -129,14 +135,14 @@ def parents_of(base: FrozenBase, config: TaskConfig, library: Library | None) ->
     return prompts
 
 
-def _tell_budget(base: FrozenBase, task: Task, run: Run, progress: Progress) -> None:
-    longest = max(len(ids) for ids in run.train.inputs)
+def _tell_budget(base: FrozenBase, task: Task, train: Examples, validation: Examples, progress: Progress) -> None:
+    longest = max(len(ids) for ids in train.inputs)
     output = task.form.output_length(base)
     length = task.config.num_virtual_tokens
     limit = "no limit" if base.context is None else f"of {base.context}"
     progress.note(
-        f"{task.name}: {len(run.train)} training rows; context: {length} virtual + up to {longest} input + {output} output "
+        f"{task.name}: {len(train)} training rows; context: {length} virtual + up to {longest} input + {output} output "
         f"= {length + longest + output} tokens {limit}"
     )
-    if cut := run.train.truncated + run.validation.truncated:
-        progress.warn(f"{task.name}: {cut} of {len(run.train) + len(run.validation)} rows were cut to fit the context")
+    if cut := train.truncated + validation.truncated:
+        progress.warn(f"{task.name}: {cut} of {len(train) + len(validation)} rows were cut to fit the context")

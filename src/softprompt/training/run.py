@@ -39,6 +39,8 @@ class Run:
     best_step: int = 0
     failure: str | None = None
     """Why the run was stopped before its end."""
+    dropped: bool = False
+    """Whether a sweep has given it up."""
     history: list[dict[str, float]] = field(default_factory=list)
     """A row for each validation: step, learning rate, loss, value."""
     _losses: list[float] = field(default_factory=list)
@@ -70,7 +72,8 @@ class Run:
     def running(self) -> bool:
         """Whether it wants another step."""
         patience = self.config.early_stopping_patience
-        return self.failure is None and self.step < self.total and (patience is None or self._worse < patience)
+        going = self.failure is None and not self.dropped
+        return going and self.step < self.total and (patience is None or self._worse < patience)
 
     def batch(self, which: int) -> list[Example]:
         """The rows of the next step, weighted so that the run's loss is a mean. A function of seed and step alone."""

@@ -106,19 +106,16 @@ def train(
     started = time.perf_counter()
     runs = prepare(loaded, base, library, progress)
     tests = [task.encode(base, task.test, task.config.num_virtual_tokens, split="test") for task in loaded]
-    baselines = _baselines(base, runs, tests, progress)
-    total = sum(run.total for run in runs)
-    with progress.stage("train", total) as advance:
-        train_bank(base, runs, lambda took: advance(len(took), _said(runs)))
+    baselines = measure_baselines(base, runs, tests, progress)
+    with progress.stage("train", sum(run.total for run in runs)) as advance:
+        train_bank(base, runs, lambda took: advance(len(took), said(runs)))
         advance(sum(run.total - run.step for run in runs), "")
     good = [index for index, run in enumerate(runs) if run.best_PD is not None and run.failure is None]
-    trials = [Trial(loaded[i].form, _best(runs[i]).to(base.dtype), tests[i]) for i in good]
-    with progress.stage("test", sum(len(trial.examples) for trial in trials)) as advance:
-        reports = evaluate(LocalEngine(base), trials, lambda rows: advance(rows, ""))
+    reports = judge_runs(base, [runs[i] for i in good], [tests[i] for i in good], progress)
     tuned = []
     for index, report in zip(good, reports, strict=True):
-        prompt = _prompt(base, runs[index], report, baselines[index], library)
-        tuned.append(_finish(base, runs[index], tests[index], prompt, report, library, started, progress))
+        prompt = make_prompt(base, runs[index], report, baselines[index], library)
+        tuned.append(finish(base, runs[index], tests[index], prompt, report, library, started, progress))
     failed = [f"task {run.task.name!r}: {run.failure}" for run in runs if run.failure is not None]
     if failed:
         kept = f"; {', '.join(t.prompt.card.task for t in tuned)} went well" if tuned else "; nothing was published"
@@ -126,7 +123,14 @@ def train(
     return tuned
 
 
-def _baselines(
+def judge_runs(base: FrozenBase, runs: Sequence[Run], tests: Sequence[Examples], progress: Progress) -> list[Report]:
+    """Judge each run's best vectors on its test rows."""
+    trials = [Trial(run.task.form, _best(run).to(base.dtype), test) for run, test in zip(runs, tests, strict=True)]
+    with progress.stage("test", sum(len(trial.examples) for trial in trials)) as advance:
+        return evaluate(LocalEngine(base), trials, lambda rows: advance(rows, ""))
+
+
+def measure_baselines(
     base: FrozenBase, runs: Sequence[Run], tests: Sequence[Examples], progress: Progress
 ) -> list[dict[str, float]]:
     """Scores on the test split of the most frequent answer, of a text prompt, and of the prompt before training."""
@@ -157,14 +161,21 @@ def _best(run: Run) -> Tensor:
     return run.best_PD.cpu()
 
 
-def _said(runs: Sequence[Run]) -> str:
+def said(runs: Sequence[Run]) -> str:
+    """How the runs stand, in a few words."""
     values = [f"{run.task.name[:12]} {run.best.value:.3f}" for run in runs if run.best is not None]
     return " ".join(values[:3]) if values else f"loss {sum(run.loss for run in runs) / len(runs):.3f}"
 
 
-def _prompt(
-    base: FrozenBase, run: Run, report: Report, baselines: Mapping[str, float], library: Library | None
+def make_prompt(
+    base: FrozenBase,
+    run: Run,
+    report: Report,
+    baselines: Mapping[str, float],
+    library: Library | None,
+    more: Mapping[str, Any] | None = None,
 ) -> SoftPrompt:
+    """A run's best vectors with their card; `more` joins its recipe."""
     assert run.best is not None
     vectors_PD = _best(run)
     card = Card(
@@ -172,7 +183,9 @@ def _prompt(
         fingerprint=base.fingerprint,
         num_virtual_tokens=len(vectors_PD),
         token_dim=base.width,
-        recipe=run.config.recipe() | {"steps": run.total, "best_step": run.best_step, "dtype": str(base.dtype)[6:]},
+        recipe=run.config.recipe()
+        | {"steps": run.total, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
+        | dict(more or {}),
         data_digest=run.task.data_digest,
         metrics={"value": report.value, "rows": report.rows, "validation": run.best.value, **baselines},
         parents=tuple(parent.digest for parent in parents_of(base, run.config, library)),
@@ -181,7 +194,7 @@ def _prompt(
     return SoftPrompt(vectors_PD, card)
 
 
-def _finish(
+def finish(
     base: FrozenBase,
     run: Run,
     test: Examples,
@@ -191,6 +204,7 @@ def _finish(
     started: float,
     progress: Progress,
 ) -> Tuned:
+    """Publish a prompt, warn when it has barely moved, and gather what is to be told."""
     moved = float((prompt.vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12))
     if moved < BARELY:
         progress.warn(

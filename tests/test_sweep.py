@@ -1,0 +1,116 @@
+"""Sweeps: candidates of one task in one bank."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from softprompt.base import FrozenBase
+from softprompt.errors import ConfigError, TrainingError
+from softprompt.task import Task
+from softprompt.training.curves import write_page
+from softprompt.training.sweep import make_grid, sweep
+from tests.models import make_base
+
+
+@pytest.fixture(scope="module")
+def base() -> FrozenBase:
+    return make_base("llama")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    rows = [
+        {"text": f"the {colour} {thing} {number}", "label": "good" if colour == "red" else "bad"}
+        for number in range(12)
+        for colour in ("red", "blue")
+        for thing in ("apple", "stone", "river")
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Task(
+        task="colours",
+        data=str(file),
+        labels=["good", "bad"],
+        num_virtual_tokens=6,
+        max_steps=12,
+        per_device_train_batch_size=8,
+        eval_per_epoch=3,
+    )
+
+
+def test_the_grid_has_every_combination_once_and_samples_are_among_them() -> None:
+    choices = {"learning_rate": [0.1, 0.2, 0.3], "seed": [0, 1]}
+    grid = make_grid(choices)
+    assert len(grid) == 6
+    assert len({tuple(sorted(point.items())) for point in grid}) == 6
+    some = make_grid(choices, samples=4, seed=1)
+    assert len(some) == 4
+    assert all(point in grid for point in some)
+    assert some == make_grid(choices, samples=4, seed=1)
+
+
+def test_the_survivor_equals_that_candidate_trained_alone(base: FrozenBase, task: Task) -> None:
+    swept = sweep(task, {"learning_rate": [0.003, 0.1], "num_virtual_tokens": [6, 9]}, base=base)
+    best = swept.candidates[0]
+    alone = sweep(
+        task,
+        {"learning_rate": [best["learning_rate"]], "num_virtual_tokens": [best["num_virtual_tokens"]]},
+        base=base,
+    )
+    assert (swept.tuned.prompt.vectors_PD - alone.tuned.prompt.vectors_PD).abs().max() < 1e-4
+    assert swept.tuned.prompt.card.recipe["sweep"] == swept.candidates
+
+
+def test_half_of_the_candidates_is_dropped_at_each_rung(base: FrozenBase, task: Task) -> None:
+    swept = sweep(task, {"seed": list(range(8))}, base=base, rungs=(0.25, 0.5))
+    steps = sorted(row["steps"] for row in swept.candidates)
+    assert sum(row["dropped"] for row in swept.candidates) == 6
+    assert steps[-2:] == [12, 12]
+    assert steps[0] < steps[4] < 12
+    kept = [row["validation"] for row in swept.candidates if not row["dropped"]]
+    assert swept.candidates[0]["validation"] == max(kept)
+
+
+def test_without_rungs_every_candidate_runs_to_its_end(base: FrozenBase, task: Task) -> None:
+    swept = sweep(task, {"learning_rate": [0.001, 0.1], "max_steps": [3, 5]}, base=base, rungs=())
+    assert sorted(row["steps"] for row in swept.candidates) == [3, 3, 5, 5]
+    assert not any(row["dropped"] for row in swept.candidates)
+
+
+def test_a_candidate_that_fails_loses_and_the_others_go_on(
+    base: FrozenBase, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from softprompt.training import loop
+
+    honest = loop.losses_and_gradient
+
+    def poisoned(base: FrozenBase, stack: Any, examples: Any) -> Any:
+        losses, gradient = honest(base, stack, examples)
+        gradient[(stack.lengths_K == 6).nonzero()] = float("nan")
+        return losses, gradient
+
+    monkeypatch.setattr(loop, "losses_and_gradient", poisoned)
+    swept = sweep(task, {"num_virtual_tokens": [6, 9]}, base=base)
+    assert [row["num_virtual_tokens"] for row in swept.candidates] == [9, 6]
+    assert [row["dropped"] for row in swept.candidates] == [False, True]
+    with pytest.raises(TrainingError, match="no candidate"):
+        sweep(task, {"num_virtual_tokens": [6]}, base=base)
+
+
+def test_wrong_choices_are_refused_before_training(base: FrozenBase, task: Task) -> None:
+    with pytest.raises(ConfigError, match="learning_rate"):
+        sweep(task, {"learning_rat": [0.1]}, base=base)
+    with pytest.raises(ConfigError, match="needs choices"):
+        sweep(task, {}, base=base)
+
+
+def test_the_page_of_curves_holds_every_candidate_and_needs_no_network(tmp_path: Path) -> None:
+    candidates = [{"learning_rate": 0.1, "steps": 2, "validation": 0.5, "dropped": False}]
+    page = write_page(tmp_path / "curves.html", "colours", candidates, [[{"step": 1, "value": 0.5, "loss": 1.0}]])
+    text = page.read_text()
+    assert "learning_rate 0.1" in text
+    assert "<script src=" not in text
