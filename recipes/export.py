@@ -1,6 +1,6 @@
 """Turns the last checkpoint into the built-in base: bf16 safetensors, config, tokenizer, model card.
 
-    python recipes/export.py
+python recipes/export.py
 """
 
 import argparse
@@ -16,7 +16,7 @@ TARGET = Path(__file__).resolve().parent.parent / "src" / "softprompt" / "builti
 LARGEST = 15_900_000
 
 
-def export(target: Path) -> dict:
+def export(target: Path) -> dict[str, float]:
     """Writes the files and loads them again; the figures of the run."""
     state = torch.load(CHECKPOINT, weights_only=True)
     model = new_model()
@@ -26,20 +26,41 @@ def export(target: Path) -> dict:
     target.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(target)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(WORK / "tokenizer.json"), bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=PAD,
-        model_max_length=CONFIG["max_position_embeddings"], clean_up_tokenization_spaces=False)
+        tokenizer_file=str(WORK / "tokenizer.json"),
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=PAD,
+        model_max_length=CONFIG["max_position_embeddings"],
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
     tokenizer.save_pretrained(target)
+    settings = json.loads((target / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # older releases know no other name for it
+    (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (target / "model.safetensors").chmod(0o644)
     size = (target / "model.safetensors").stat().st_size
     if size > LARGEST:
         raise ValueError(f"model.safetensors has {size:,} bytes, more than {LARGEST:,}")
-    return {"params": sum(p.numel() for p in model.parameters()), "bytes": size, "tokens": state["tokens"], "steps": state["step"],
-            "loss": round(state["loss"], 3), "minutes": round(state["elapsed"] / 60, 1)}
+    return {
+        "params": sum(p.numel() for p in model.parameters()),
+        "bytes": size,
+        "tokens": state["tokens"],
+        "steps": state["step"],
+        "loss": round(state["loss"], 3),
+        "minutes": round(state["elapsed"] / 60, 1),
+    }
 
 
 def check(target: Path) -> None:
     """Loads the files in both precisions and lets the tokenizer bring odd text back."""
     tokenizer = AutoTokenizer.from_pretrained(target)
-    for text in ("Question: What is an atom ?\nType: entity", " two  spaces\tand\n\nlines ", "naïve 日本語 🙂 1984", "\x00\x7f <|x|>"):
+    for text in (
+        "Question: What is an atom ?\nType: entity",
+        " two  spaces\tand\n\nlines ",
+        "naïve 日本語 🙂 1984",
+        "\x00\x7f <|x|>",
+    ):
         ids = tokenizer(text)["input_ids"]
         if tokenizer.decode(ids) != text:
             raise ValueError(f"the tokenizer does not bring {text!r} back but {tokenizer.decode(ids)!r}")

@@ -11,8 +11,10 @@ from wordnet import NOUN_KINDS, Synset, wordnet
 
 PLACE_LEX, PERSON_LEX, GROUP_LEX = 15, 18, 14
 THING_LEX = (5, 6, 8, 10, 13, 17, 19, 20, 21, 25, 26, 27, 4, 11, 9)
-_VERB_START = re.compile(r"^(?:\w+ed|is|was|were|are|has|had|can|wrote|led|made|won|fought|built|held|became|began|gave|took|ran|sang|saw|left|"
-                         r"found|taught|drew|flew|grew|knew|set|spoke|sold|told|[a-z]{2,}s) ")
+_VERB_START = re.compile(
+    r"^(?:\w+ed|is|was|were|are|has|had|can|wrote|led|made|won|fought|built|held|became|began|gave|took|ran"
+    r"|sang|saw|left|found|taught|drew|flew|grew|knew|set|spoke|sold|told|[a-z]{2,}s) "
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +68,30 @@ def countries() -> list[str]:
 @cache
 def named_things() -> list[tuple[str, str, int]]:
     """(name, what that is, lexicographer file) of named individuals that are neither people nor places."""
-    return [(s.words[0], s.short, s.lex) for s in wordnet().of("n") if s.instance and s.lex not in (PLACE_LEX, 17, PERSON_LEX)]
+    return [
+        (s.words[0], s.short, s.lex) for s in wordnet().of("n") if s.instance and s.lex not in (PLACE_LEX, 17, PERSON_LEX)
+    ]
 
 
 @cache
-def things() -> dict[int, list[Synset]]:
-    """Common nouns by lexicographer file, frequent ones thrice."""
+def things(common: bool = False) -> dict[int, list[Synset]]:
+    """Kinds of things (not individuals) by lexicographer file, all of them or the common ones."""
     found: dict[int, list[Synset]] = {}
     for s in wordnet().of("n"):
-        if not s.instance and s.lex in NOUN_KINDS and len(s.short) > 5:
-            found.setdefault(s.lex, []).extend([s] * (3 if s.count else 1))
+        if not s.instance and s.lex in NOUN_KINDS and len(s.short) > 5 and (s.count > 0 or not common):
+            found.setdefault(s.lex, []).append(s)
     return found
+
+
+def thing(rng: Random, files: tuple[int, ...] = THING_LEX) -> Synset:
+    """A kind of thing, two times of three a common one."""
+    return rng.choice(things(rng.random() < 0.65)[rng.choice(files)])
 
 
 @cache
 def heads() -> dict[int, list[str]]:
     """Words that have many kinds under them, by lexicographer file: `city`, `instrument`, `tree`; they ask `What X ...?`."""
-    counts: Counter = Counter()
+    counts: Counter[tuple[str, int]] = Counter()
     for s in wordnet().of("n"):
         for above in wordnet().hypernyms(s):
             counts[above.key] += 1
@@ -92,7 +101,7 @@ def heads() -> dict[int, list[str]]:
         if s.lex in NOUN_KINDS and (number >= 5 or s.count > 20):
             for word in s.words[:2]:
                 if word.islower() and len(word.split()) < 3:
-                    found.setdefault(s.lex, []).extend([word] * (1 + (s.count > 3) * 2))
+                    found.setdefault(s.lex, []).extend([word] * (1 + (s.count > 0) * 2 + (s.count > 5) * 4))
     return found
 
 
@@ -104,7 +113,12 @@ def clauses() -> dict[str, list[Clause]]:
         match = re.match(r"^(.{3,60}?),? (?:who|that|which) (.+)$", s.short)
         if not match or not _VERB_START.match(match[2] + " "):
             continue
-        kind = {PERSON_LEX: "person", PLACE_LEX: "place", 17: "place" if s.instance else "thing", GROUP_LEX: "group"}.get(s.lex, "thing")
+        kind = {
+            PERSON_LEX: "person",
+            PLACE_LEX: "place",
+            17: "place" if s.instance else "thing",
+            GROUP_LEX: "group",
+        }.get(s.lex, "thing")
         if s.lex not in NOUN_KINDS or s.lex in (23, 28):
             continue
         found[kind].append(Clause(_strip_article(match[1]), match[2], s.words[-1 if s.lex == PERSON_LEX else 0], s.lex))
@@ -124,11 +138,16 @@ def actions() -> list[Action]:
                 words = example.rstrip(".!").split()
                 at = next((i for i, w in enumerate(words[:6]) if w in spots), -1)
                 subject = " ".join(words[:at])
-                if at < 0 or at + 1 >= len(words) or re.search(r"[?,;:]|\b(to|not|will|can|must|has|have|is|are|was|had|don't|I|you)\b", subject):
+                if (
+                    at < 0
+                    or at + 1 >= len(words)
+                    or re.search(r"[?,;:]|\b(to|not|will|can|must|has|have|is|are|was|had|don't|I|you)\b", subject)
+                ):
                     continue
-                rest = " ".join(words[at + 1:])
+                rest = " ".join(words[at + 1 :])
                 rest = re.sub(r"\b(his|her|their|my)\b", "the", rest)
-                found.append(Action(subject, lemma, rest))
+                often = 1 + 2 * (s.count > 0) + 5 * (s.count > 10)
+                found += [Action(subject, lemma, rest)] * often
     return found
 
 
@@ -142,7 +161,9 @@ def acronyms() -> list[tuple[str, str]]:
             if not (2 <= len(letters) <= 7 and letters.isupper()):
                 continue
             for long in s.words:
-                initials = "".join(w[0] for w in re.split(r"[\s-]+", long) if w and w.lower() not in ("of", "the", "and", "for", "in"))
+                initials = "".join(
+                    w[0] for w in re.split(r"[\s-]+", long) if w and w.lower() not in ("of", "the", "and", "for", "in")
+                )
                 if len(long) > 6 and initials.upper() == letters:
                     found.append((short, long))
         if len(s.words) > 1 and re.search(r"\b(unit of|abbreviat|acronym)", s.definition) and len(s.words[-1]) < 6:

@@ -14,13 +14,53 @@ def _irregular_past() -> dict[str, str]:
     for form, lemma in wordnet().exceptions("verb"):
         if not form.endswith(("ing", "s")) and " " not in form:
             forms.setdefault(lemma, form)
-    forms.update({"be": "was", "have": "had", "do": "did", "go": "went", "see": "saw", "take": "took", "give": "gave",
-                  "write": "wrote", "eat": "ate", "begin": "began", "break": "broke", "drive": "drove", "know": "knew",
-                  "fall": "fell", "choose": "chose", "speak": "spoke", "sing": "sang", "draw": "drew", "fly": "flew",
-                  "throw": "threw", "grow": "grew", "rise": "rose", "ride": "rode", "wear": "wore", "show": "showed",
-                  "come": "came", "become": "became", "run": "ran", "drink": "drank", "swim": "swam", "steal": "stole",
-                  "win": "won", "make": "made", "say": "said", "get": "got", "find": "found", "tell": "told",
-                  "leave": "left", "feel": "felt", "bring": "brought", "keep": "kept", "hold": "held", "build": "built"})
+    forms.update(
+        {
+            "be": "was",
+            "have": "had",
+            "do": "did",
+            "go": "went",
+            "see": "saw",
+            "take": "took",
+            "give": "gave",
+            "write": "wrote",
+            "eat": "ate",
+            "begin": "began",
+            "break": "broke",
+            "drive": "drove",
+            "know": "knew",
+            "fall": "fell",
+            "choose": "chose",
+            "speak": "spoke",
+            "sing": "sang",
+            "draw": "drew",
+            "fly": "flew",
+            "throw": "threw",
+            "grow": "grew",
+            "rise": "rose",
+            "ride": "rode",
+            "wear": "wore",
+            "show": "showed",
+            "come": "came",
+            "become": "became",
+            "run": "ran",
+            "drink": "drank",
+            "swim": "swam",
+            "steal": "stole",
+            "win": "won",
+            "make": "made",
+            "say": "said",
+            "get": "got",
+            "find": "found",
+            "tell": "told",
+            "leave": "left",
+            "feel": "felt",
+            "bring": "brought",
+            "keep": "kept",
+            "hold": "held",
+            "build": "built",
+        }
+    )
     return forms
 
 

@@ -1,6 +1,6 @@
 """The mixture: which documents in which shares, made into two arrays, tokens and loss weights.
 
-    python recipes/mix.py            # writes recipes/work/{tokenizer.json, train.npz, held_out.npz}
+python recipes/mix.py            # writes recipes/work/{tokenizer.json, train.npz, held_out.npz}
 """
 
 import json
@@ -30,9 +30,9 @@ LABELLED_PASSES = 4.0
 CHARACTERS_PER_TOKEN = 4.1
 
 INSTRUCTIONS: dict[str, tuple[Callable[[Random], Task], float]] = {  # kind -> maker, millions of tokens
-    "question_kind": (questions.kind, 1.6),
+    "question_kind": (questions.kind, 2.4),
     "question_answer": (questions.answer, 0.35),
-    "category": (words.category, 0.7),
+    "category": (words.category, 0.6),
     "headword": (words.headword, 0.9),
     "define": (words.define, 0.3),
     "blank": (words.blank, 0.2),
@@ -47,7 +47,7 @@ INSTRUCTIONS: dict[str, tuple[Callable[[Random], Task], float]] = {  # kind -> m
     "word_task": (strings.word_task, 0.1),
     "numbers": (strings.numbers, 0.15),
 }
-LABELLED = {  # data set -> maker of its tasks
+LABELLED: dict[str, Callable[..., Task]] = {  # data set -> maker of its tasks
     "sentence_polarity": partial(sentences.sentiment, source="rows"),
     "subjectivity": sentences.subjectivity,
 }
@@ -57,14 +57,14 @@ def running_text() -> Iterator[tuple[str, str]]:
     """(kind, passage) of all plain text, once."""
     for lines, _ in texts.movie_reviews():
         for at in range(0, len(lines), 40):
-            yield "film", "\n".join(lines[at:at + 40])
+            yield "film", "\n".join(lines[at : at + 40])
     for name in LABELLED:
         rows = [text for text, _ in texts.labelled(name)]
         for at in range(0, len(rows), 5):
-            yield "film", "\n".join(rows[at:at + 5])
+            yield "film", "\n".join(rows[at : at + 5])
     for found in ([text for text, _ in texts.product_sentences()], texts.comparative_sentences()):
         for at in range(0, len(found), 12):
-            yield "product", "\n".join(found[at:at + 12])
+            yield "product", "\n".join(found[at : at + 12])
     for text in (*(text for text, _ in texts.masc()), *texts.speeches(), *texts.scripture()):
         for piece in sentences.pieces_of(text, 2500):
             yield "other", piece
@@ -74,7 +74,7 @@ def running_text() -> Iterator[tuple[str, str]]:
         entries.append(f"{', '.join(s.words)}: {s.definition}.{example}")
     Random(5).shuffle(entries)
     for at in range(0, len(entries), 4):
-        yield "dictionary", "\n".join(entries[at:at + 4])
+        yield "dictionary", "\n".join(entries[at : at + 4])
 
 
 def documents(rng: Random, scale: float = 1.0) -> Iterator[Document]:
@@ -82,7 +82,7 @@ def documents(rng: Random, scale: float = 1.0) -> Iterator[Document]:
     passages = list(running_text())
     rng.shuffle(passages)
     for at, (kind, text) in enumerate(passages[: int(len(passages) * scale)]):
-        if kind != "dictionary" or at % 5 < 3:  # definitions come back in the instructions
+        if kind != "dictionary" or at % 5 < 2:  # definitions come back in the instructions
             yield plain(text)
     for maker, millions in INSTRUCTIONS.values():
         room = millions * 1e6 * CHARACTERS_PER_TOKEN * scale
@@ -90,16 +90,16 @@ def documents(rng: Random, scale: float = 1.0) -> Iterator[Document]:
             document = render(rng, maker(rng))
             room -= sum(len(text) for text, _ in document)
             yield document
-    for name, maker in LABELLED.items():
+    for name, labelled in LABELLED.items():
         while sentences.rows(name, False).passes < LABELLED_PASSES * scale:
-            yield render(rng, maker(rng))
+            yield render(rng, labelled(rng))
 
 
 def held_out_documents(rng: Random) -> dict[str, list[Document]]:
     """Documents never trained on: generated ones with another seed, and the validation rows."""
     groups = {kind: [render(rng, maker(rng)) for _ in range(150)] for kind, (maker, _) in INSTRUCTIONS.items()}
-    for name, maker in LABELLED.items():
-        groups[name] = [render(rng, maker(rng, validation=True)) for _ in range(300)]
+    for name, labelled in LABELLED.items():
+        groups[name] = [render(rng, labelled(rng, validation=True)) for _ in range(300)]
     return groups
 
 
@@ -109,7 +109,7 @@ def encode(tokenizer: Tokenizer, many: list[Document]) -> tuple[np.ndarray, np.n
     ids: list[np.ndarray] = []
     weights: list[np.ndarray] = []
     for at in range(0, len(many), 20_000):
-        pieces = [piece for document in many[at:at + 20_000] for piece in document]
+        pieces = [piece for document in many[at : at + 20_000] for piece in document]
         encoded = tokenizer.encode_batch_fast([text for text, _ in pieces], add_special_tokens=False)
         for (_, kind), found in zip(pieces, encoded, strict=True):
             tokens = [end] if kind == END else found.ids
@@ -132,15 +132,23 @@ def main() -> None:
     ids, weights = encode(tokenizer, many)
     np.savez(WORK / "train.npz", ids=ids, weights=weights)
     share = float((weights == _WEIGHTS[ANSWER]).mean())
-    plain_tokens = sum(len(e.ids) for e in tokenizer.encode_batch_fast(["".join(t for t, k in d if k == PLAIN) for d in many[::20]])) * 20
-    figures = {"tokens": len(ids), "plain_share": round(plain_tokens / len(ids), 3), "answer_share": round(share, 3),
-               "documents": len(many), **{f"passes_{name}": round(sentences.rows(name, False).passes, 2) for name in LABELLED}}
+    plain_tokens = (
+        sum(len(e.ids) for e in tokenizer.encode_batch_fast(["".join(t for t, k in d if k == PLAIN) for d in many[::20]]))
+        * 20
+    )
+    figures = {
+        "tokens": len(ids),
+        "plain_share": round(plain_tokens / len(ids), 3),
+        "answer_share": round(share, 3),
+        "documents": len(many),
+        **{f"passes_{name}": round(sentences.rows(name, False).passes, 2) for name in LABELLED},
+    }
     (WORK / "mix.json").write_text(json.dumps(figures, indent=1))
     print(figures, flush=True)
     arrays = {}
     for kind, group in held_out_documents(Random(77)).items():
         arrays[f"{kind}.ids"], arrays[f"{kind}.weights"] = encode(tokenizer, group)
-    np.savez(WORK / "held_out.npz", **arrays)
+    np.savez(WORK / "held_out.npz", **arrays)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

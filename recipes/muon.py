@@ -1,10 +1,11 @@
-"""Muon (Jordan et al. 2024; the scale of Liu et al. 2025, arXiv:2502.16982) for many small matrices on a CPU.
+"""Muon for many small matrices on a CPU (Jordan et al. 2024; the scale of Liu et al. 2025, arXiv:2502.16982).
 
-`torch.optim.Muon` orthogonalises one matrix at a time in bf16, which took a quarter of a step here; matrices of one
-shape stacked, in fp32, take half of that on CPUs without AMX.
+`torch.optim.Muon` orthogonalises one matrix at a time in bf16, which took a quarter of a step here; matrices of
+one shape stacked, in fp32, take half of that on CPUs without AMX.
 """
 
 from collections import defaultdict
+from typing import Any, cast
 
 import torch
 
@@ -15,7 +16,7 @@ def orthogonalise(stack_NRC: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """The nearest semi-orthogonal matrices, roughly, by a quintic Newton-Schulz iteration."""
     tall = stack_NRC.shape[1] > stack_NRC.shape[2]
     x = stack_NRC.transpose(1, 2) if tall else stack_NRC
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.transpose(1, 2)
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
@@ -29,8 +30,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One step; `grad` must be set everywhere."""
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step; `grad` must be set everywhere, and there is no closure."""
         group = self.param_groups[0]
         shapes: dict[torch.Size, list[torch.Tensor]] = defaultdict(list)
         for parameter in group["params"]:
@@ -40,8 +41,9 @@ class Muon(torch.optim.Optimizer):
             for parameter in parameters:
                 state = self.state[parameter]
                 mean = state.setdefault("mean", torch.zeros_like(parameter))
-                mean.lerp_(parameter.grad, 1 - group["momentum"])
-                updates.append(parameter.grad.lerp(mean, group["momentum"]))
+                gradient = cast(torch.Tensor, parameter.grad)
+                mean.lerp_(gradient, 1 - group["momentum"])
+                updates.append(gradient.lerp(mean, group["momentum"]))
             directions = orthogonalise(torch.stack(updates))
             rate = group["lr"] * 0.2 * max(shape) ** 0.5
             for parameter, direction in zip(parameters, directions, strict=True):

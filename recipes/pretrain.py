@@ -13,6 +13,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +25,30 @@ WORK = Path(__file__).resolve().parent / "work"
 CHECKPOINT = WORK / "checkpoint.pt"
 WEIGHT_UNIT = 0.5
 CONFIG = {
-    "vocab_size": 8192, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 5, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
-    "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1, "attention_bias": False, "mlp_bias": False,
+    "vocab_size": 8192,
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 1,
+    "attention_bias": False,
+    "mlp_bias": False,
 }
 
 
 def new_model(seed: int = 0) -> LlamaForCausalLM:
     """The model, freshly initialised; projections into the residual stream start smaller."""
     torch.manual_seed(seed)
-    config = LlamaConfig(**CONFIG, attn_implementation="sdpa", rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+    config = LlamaConfig(
+        **CONFIG, attn_implementation="sdpa", rope_parameters={"rope_type": "default", "rope_theta": 10000.0}
+    )
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -42,15 +57,22 @@ def new_model(seed: int = 0) -> LlamaForCausalLM:
     return model
 
 
-def weighted_loss(model: LlamaForCausalLM, ids_BT: torch.Tensor, chosen_K: torch.Tensor, targets_K: torch.Tensor,
-                  weights_K: torch.Tensor) -> torch.Tensor:
+def weighted_loss(
+    model: LlamaForCausalLM,
+    ids_BT: torch.Tensor,
+    chosen_K: torch.Tensor,
+    targets_K: torch.Tensor,
+    weights_K: torch.Tensor,
+) -> torch.Tensor:
     """Sum over the chosen positions (of the flattened batch) of weight times cross-entropy."""
     hidden_BTD = model.model(input_ids=ids_BT, use_cache=False).last_hidden_state
     logits_KV = F.linear(hidden_BTD.flatten(0, 1)[chosen_K], model.lm_head.weight)
     return (F.cross_entropy(logits_KV, targets_K, reduction="none") * weights_K).sum()
 
 
-def choose(targets_BT: torch.Tensor, weights_BT: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def choose(
+    targets_BT: torch.Tensor, weights_BT: torch.Tensor, share: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Positions, targets and weights of the tokens with the largest weights, ties at random."""
     weights = weights_BT.flatten()
     chosen = torch.topk(weights + 0.4 * torch.rand_like(weights), int(share * len(weights))).indices.sort().values
@@ -77,11 +99,15 @@ class Optimisers:
             optimiser.zero_grad(set_to_none=True)
         return float(norm)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """All that a resumed run needs."""
-        return {"model": self.model.state_dict(), "muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+        return {
+            "model": self.model.state_dict(),
+            "muon": self.muon.state_dict(),
+            "adam": self.adam.state_dict(),
+        }
 
-    def load(self, state: dict) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Takes a state back."""
         self.model.load_state_dict(state["model"])
         self.muon.load_state_dict(state["muon"])
@@ -100,15 +126,19 @@ class Stream:
 
     def __init__(self, path: Path) -> None:
         arrays = np.load(path)  # an instruction's input tokens weigh 1 unit, running text 2, answers more
-        self.ids, self.weights, self.at = torch.from_numpy(arrays["ids"].astype(np.int32)), torch.from_numpy(arrays["weights"]), 0
+        self.ids, self.weights, self.at = (
+            torch.from_numpy(arrays["ids"].astype(np.int32)),
+            torch.from_numpy(arrays["weights"]),
+            0,
+        )
 
     def next(self, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """ids, targets, weights, each rows x length."""
         number = rows * length
         if self.at + number + 1 > len(self.ids):
             self.at = 0
-        ids = self.ids[self.at:self.at + number + 1].long()
-        weights = self.weights[self.at + 1:self.at + number + 1].float() * WEIGHT_UNIT
+        ids = self.ids[self.at : self.at + number + 1].long()
+        weights = self.weights[self.at + 1 : self.at + number + 1].float() * WEIGHT_UNIT
         self.at += number
         return ids[:-1].view(rows, length), ids[1:].view(rows, length), weights.view(rows, length)
 
@@ -126,7 +156,7 @@ def held_out_losses(model: LlamaForCausalLM, rows: int = 12, length: int = 256) 
     return losses
 
 
-def save(path: Path, state: dict) -> None:
+def save(path: Path, state: dict[str, Any]) -> None:
     """Writes a checkpoint so that a kill leaves the old one or the new one."""
     torch.save(state, path.with_suffix(".tmp"))
     os.replace(path.with_suffix(".tmp"), path)
@@ -136,7 +166,12 @@ def main() -> None:
     """The whole run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=78.0)
-    parser.add_argument("--until", type=float, default=0.0, help="end by this time (seconds since the epoch), whatever --minutes says")
+    parser.add_argument(
+        "--until",
+        type=float,
+        default=0.0,
+        help="end by this time (seconds since the epoch), whatever --minutes says",
+    )
     parser.add_argument("--rows", type=int, default=16, help="rows of 256 tokens in a forward pass")
     parser.add_argument("--accumulate", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
@@ -166,8 +201,18 @@ def main() -> None:
 
     def checkpoint() -> None:
         if not args.fresh:
-            save(CHECKPOINT, {"optimisers": optimisers.state(), "step": step, "elapsed": time.time() - started, "tokens": tokens, "at": stream.at,
-                              "loss": mean, "config": CONFIG})
+            save(
+                CHECKPOINT,
+                {
+                    "optimisers": optimisers.state(),
+                    "step": step,
+                    "elapsed": time.time() - started,
+                    "tokens": tokens,
+                    "at": stream.at,
+                    "loss": mean,
+                    "config": CONFIG,
+                },
+            )
 
     mark, mark_tokens = time.time(), tokens
     while (progress := (time.time() - started) / budget) < 1:
@@ -181,7 +226,7 @@ def main() -> None:
         loss = 0.0
         for ids, chosen, targets, weights in batches:
             part = loss_of(model, ids, chosen, targets, weights) / total
-            part.backward()
+            part.backward()  # type: ignore[no-untyped-call]
             loss += float(part.detach())
         norm = optimisers.step(rate_at(progress))
         step, tokens = step + 1, tokens + args.accumulate * rows * length
@@ -190,8 +235,14 @@ def main() -> None:
             raise FloatingPointError(f"the loss is {loss} at step {step}")
         if step % 20 == 0 or step < 4:
             now = time.time()
-            line = {"step": step, "progress": round(progress, 4), "tokens": tokens, "loss": round(mean, 4), "norm": round(norm, 3),
-                    "tokens_per_s": round((tokens - mark_tokens) / (now - mark))}
+            line = {
+                "step": step,
+                "progress": round(progress, 4),
+                "tokens": tokens,
+                "loss": round(mean, 4),
+                "norm": round(norm, 3),
+                "tokens_per_s": round((tokens - mark_tokens) / (now - mark)),
+            }
             if step % 300 == 0:
                 line["held_out"] = held_out_losses(model)
             mark, mark_tokens = time.time(), tokens
@@ -201,8 +252,19 @@ def main() -> None:
             checkpoint()
             saved = time.time()
     checkpoint()
-    log.write(json.dumps({"done": True, "step": step, "tokens": tokens, "loss": round(mean, 4), "minutes": round((time.time() - started) / 60, 1),
-                          "held_out": held_out_losses(model)}) + "\n")
+    log.write(
+        json.dumps(
+            {
+                "done": True,
+                "step": step,
+                "tokens": tokens,
+                "loss": round(mean, 4),
+                "minutes": round((time.time() - started) / 60, 1),
+                "held_out": held_out_losses(model),
+            }
+        )
+        + "\n"
+    )
     log.close()
 
 

@@ -35,9 +35,16 @@ class Task:
     """Characters at most of a document with several examples."""
 
 
-_SYMBOLS = ("A B C D E F G H", "1 2 3 4 5 6 7 8", "foo bar baz qux zap wug dax fep", "red blue green yellow black white pink grey",
-            "X Y Z W V U T S", "alpha beta gamma delta omega sigma kappa theta", "cat dog cow pig hen fox bee ant",
-            "up down left right in out on off")
+_SYMBOLS = (
+    "A B C D E F G H",
+    "1 2 3 4 5 6 7 8",
+    "foo bar baz qux zap wug dax fep",
+    "red blue green yellow black white pink grey",
+    "X Y Z W V U T S",
+    "alpha beta gamma delta omega sigma kappa theta",
+    "cat dog cow pig hen fox bee ant",
+    "up down left right in out on off",
+)
 
 
 def _choices(rng: Random, labels: Sequence[str]) -> str:

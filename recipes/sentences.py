@@ -14,7 +14,7 @@ TEXT_NAMES = ("Text", "Sentence", "Review", "Input", "Passage", "Comment", "Snip
 class Passes:
     """Goes round a list, each round in a new order, and counts; labelled rows must not be seen too often."""
 
-    def __init__(self, items: list, seed: int) -> None:
+    def __init__(self, items: list[tuple[str, str]], seed: int) -> None:
         self.items, self.rng, self.at, self.rounds = list(items), Random(seed), 0, 0
         self.rng.shuffle(self.items)
 
@@ -44,7 +44,7 @@ def _passages() -> list[tuple[str, str]]:
     for sentences, label in texts.movie_reviews():
         for at in range(0, len(sentences) - 2, 4):
             weight = 3 if at >= len(sentences) - 8 else 1  # verdicts stand near the end
-            found += [(" ".join(sentences[at:at + 3])[:500], label)] * weight
+            found += [(" ".join(sentences[at : at + 3])[:500], label)] * weight
     return found
 
 
@@ -59,22 +59,59 @@ def _opinion_words() -> list[tuple[str, str]]:
 
 
 _SENTIMENT = (  # label words (positive, negative), output names, instructions
-    (("positive", "negative"), ("Sentiment", "Sentiment", "Polarity", "Label", "Tone", "Attitude"),
-     ("Is this positive or negative?", "What is the sentiment of this text?", "Classify the sentiment as positive or negative.",
-      "Decide whether the writer's opinion is positive or negative.", "Sentiment (positive or negative):",
-      "What is the polarity of the sentence?", "Classify the following text:")),
-    (("good", "bad"), ("Verdict", "Opinion", "Rating", "Judgement"),
-     ("Is this good or bad?", "Does the writer say it is good or bad?", "Was it good or bad?", "Rate the following as good or bad.")),
-    (("like", "dislike"), ("Attitude", "Feeling", "Reaction"), ("Does the author like or dislike it?", "Like or dislike?")),
-    (("yes", "no"), ("Recommended", "Liked", "Positive", "Is it praise"),
-     ("Did the writer like it?", "Would the writer recommend it?", "Is the review favorable?", "Does this sound positive?")),
-    (("great", "terrible"), ("It was", "Verdict", "Summary", "In a word"), ("How was it?", "In one word, how was it?")),
+    (
+        ("positive", "negative"),
+        ("Sentiment", "Sentiment", "Polarity", "Label", "Tone", "Attitude"),
+        (
+            "Is this positive or negative?",
+            "What is the sentiment of this text?",
+            "Classify the sentiment as positive or negative.",
+            "Decide whether the writer's opinion is positive or negative.",
+            "Sentiment (positive or negative):",
+            "What is the polarity of the sentence?",
+            "Classify the following text:",
+        ),
+    ),
+    (
+        ("good", "bad"),
+        ("Verdict", "Opinion", "Rating", "Judgement"),
+        (
+            "Is this good or bad?",
+            "Does the writer say it is good or bad?",
+            "Was it good or bad?",
+            "Rate the following as good or bad.",
+        ),
+    ),
+    (
+        ("like", "dislike"),
+        ("Attitude", "Feeling", "Reaction"),
+        ("Does the author like or dislike it?", "Like or dislike?"),
+    ),
+    (
+        ("yes", "no"),
+        ("Recommended", "Liked", "Positive", "Is it praise"),
+        (
+            "Did the writer like it?",
+            "Would the writer recommend it?",
+            "Is the review favorable?",
+            "Does this sound positive?",
+        ),
+    ),
+    (
+        ("great", "terrible"),
+        ("It was", "Verdict", "Summary", "In a word"),
+        ("How was it?", "In one word, how was it?"),
+    ),
     (("praise", "criticism"), ("Kind", "This is"), ("Is this praise or criticism?",)),
     (("happy", "unhappy"), ("Mood", "The writer is"), ("Is the writer happy or unhappy with it?",)),
     (("thumbs up", "thumbs down"), ("Verdict", "Vote"), ("Thumbs up or thumbs down?",)),
     (("fresh", "rotten"), ("Tomato", "Score"), ("Is the verdict fresh or rotten?",)),
     (("true", "false"), ("Positive", "The review is positive"), ("True or false: the review is positive.",)),
-    (("negative", "positive"), ("Opposite", "Opposite sentiment"), ("Name the sentiment that is the opposite of this text's.",)),
+    (
+        ("negative", "positive"),
+        ("Opposite", "Opposite sentiment"),
+        ("Name the sentiment that is the opposite of this text's.",),
+    ),
 )
 _WEIGHTS = (40, 14, 6, 10, 8, 3, 3, 3, 3, 4, 2)
 
@@ -105,14 +142,37 @@ def sentiment(rng: Random, source: str, validation: bool = False) -> Task:
 
 
 _SUBJECTIVITY = (  # label words (subjective, objective), output names, instructions
-    (("subjective", "objective"), ("Type", "Kind", "Subjectivity", "Label", "Style", "Class", "Category"),
-     ("Is this subjective or objective?", "Is the sentence subjective or objective?", "Subjective or objective?",
-      "Classify the sentence as subjective or objective.", "Classify the following text:")),
-    (("opinion", "fact"), ("Type", "Kind", "Class"), ("Is this an opinion or a fact?", "Opinion or fact?",
-                                                    "Does it tell an opinion or a fact?")),
-    (("review", "plot"), ("Source", "From", "Kind"), ("Is this from a review or from a plot summary?", "Review or plot?")),
-    (("yes", "no"), ("Opinion", "Subjective"), ("Does this express an opinion?", "Is it a judgement of a film?", "Is this subjective?")),
-    (("no", "yes"), ("Objective", "Factual", "Plot"), ("Does this tell what happens in a story?", "Is this objective?")),
+    (
+        ("subjective", "objective"),
+        ("Type", "Kind", "Subjectivity", "Label", "Style", "Class", "Category"),
+        (
+            "Is this subjective or objective?",
+            "Is the sentence subjective or objective?",
+            "Subjective or objective?",
+            "Classify the sentence as subjective or objective.",
+            "Classify the following text:",
+        ),
+    ),
+    (
+        ("opinion", "fact"),
+        ("Type", "Kind", "Class"),
+        ("Is this an opinion or a fact?", "Opinion or fact?", "Does it tell an opinion or a fact?"),
+    ),
+    (
+        ("review", "plot"),
+        ("Source", "From", "Kind"),
+        ("Is this from a review or from a plot summary?", "Review or plot?"),
+    ),
+    (
+        ("yes", "no"),
+        ("Opinion", "Subjective"),
+        ("Does this express an opinion?", "Is it a judgement of a film?", "Is this subjective?"),
+    ),
+    (
+        ("no", "yes"),
+        ("Objective", "Factual", "Plot"),
+        ("Does this tell what happens in a story?", "Is this objective?"),
+    ),
     (("comment", "story"), ("Kind", "Type"), ("Is this a comment or a story?",)),
     (("evaluation", "description"), ("Kind", "Purpose"), ("Is this evaluation or description?",)),
     (("critic", "narrator"), ("Speaker", "Voice", "Who speaks"), ("Who speaks, a critic or a narrator?",)),
@@ -168,6 +228,17 @@ def genre(rng: Random) -> Task:
         kind = rng.choice(kinds)
         return rng.choice(genres[kind])[:400], kind
 
-    return Task(draw, ("What kind of text is this?", "Where is this passage from?", "Name the genre.", "Classify the text by its kind.",
-                       "What sort of writing is it?"), ("Text", "Passage", "Excerpt"), ("Genre", "Kind of text", "Source", "Kind", "From"),
-                tuple(kinds), shots=0.3)
+    return Task(
+        draw,
+        (
+            "What kind of text is this?",
+            "Where is this passage from?",
+            "Name the genre.",
+            "Classify the text by its kind.",
+            "What sort of writing is it?",
+        ),
+        ("Text", "Passage", "Excerpt"),
+        ("Genre", "Kind of text", "Source", "Kind", "From"),
+        tuple(kinds),
+        shots=0.3,
+    )

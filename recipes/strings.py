@@ -5,13 +5,46 @@ from random import Random
 
 import texts
 from render import Task
-from words import _bases
+from words import bases
 
-_ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-         "nineteen").split()
-_TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
-_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-_MONTHS = "January February March April May June July August September October November December".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+_MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 _NTH = ("first", "second", "third", "fourth")
 
 
@@ -26,7 +59,7 @@ def number_word(n: int) -> str:
 
 @cache
 def _vocabulary() -> list[str]:
-    return [w for pos in "nva" for w in _bases()[pos] if len(w) < 11]
+    return [w for pos in "nva" for w in bases()[pos] if len(w) < 11]
 
 
 def _some(rng: Random, low: int, high: int) -> list[str]:
@@ -34,25 +67,39 @@ def _some(rng: Random, low: int, high: int) -> list[str]:
         words = rng.choice(texts.comparative_sentences()).split()
         if len(words) >= high:
             at = rng.randrange(len(words) - high + 1)
-            return words[at:at + rng.randint(low, high)]
+            return words[at : at + rng.randint(low, high)]
     return rng.sample(_vocabulary(), rng.randint(low, high))
 
 
 def words_task(rng: Random) -> Task:
     """Copy, pick, reorder, count, compare words."""
     k = rng.randrange(3)
-    name, verbs, make = rng.choice((
-        ("Copy", ("Copy the text.", "Repeat this exactly.", "Say it again."), lambda w: " ".join(w)),
-        (f"{_NTH[k].capitalize()} word", (f"What is the {_NTH[k]} word?", f"Give the {_NTH[k]} word."), lambda w: w[k]),
-        ("Last word", ("What is the last word?", "Give the last word of the text."), lambda w: w[-1]),
-        ("Reversed", ("Reverse the order of the words.", "Say the words backwards."), lambda w: " ".join(w[::-1])),
-        ("Sorted", ("Sort the words by the alphabet.", "Put the words in alphabetical order."), lambda w: " ".join(sorted(w))),
-        ("Number of words", ("How many words are there?", "Count the words."), lambda w: str(len(w))),
-        ("Upper case", ("Write in upper case.", "Put it in capitals."), lambda w: " ".join(w).upper()),
-        ("Title case", ("Capitalize each word.",), lambda w: " ".join(x.capitalize() for x in w)),
-        ("Longest word", ("Which word is longest?", "Find the longest word."), lambda w: max(w, key=len)),
-        ("Shortest word", ("Which word is shortest?",), lambda w: min(w, key=len)),
-    ))
+    name, verbs, make = rng.choice(
+        (
+            ("Copy", ("Copy the text.", "Repeat this exactly.", "Say it again."), lambda w: " ".join(w)),
+            (
+                f"{_NTH[k].capitalize()} word",
+                (f"What is the {_NTH[k]} word?", f"Give the {_NTH[k]} word."),
+                lambda w: w[k],
+            ),
+            ("Last word", ("What is the last word?", "Give the last word of the text."), lambda w: w[-1]),
+            (
+                "Reversed",
+                ("Reverse the order of the words.", "Say the words backwards."),
+                lambda w: " ".join(w[::-1]),
+            ),
+            (
+                "Sorted",
+                ("Sort the words by the alphabet.", "Put the words in alphabetical order."),
+                lambda w: " ".join(sorted(w)),
+            ),
+            ("Number of words", ("How many words are there?", "Count the words."), lambda w: str(len(w))),
+            ("Upper case", ("Write in upper case.", "Put it in capitals."), lambda w: " ".join(w).upper()),
+            ("Title case", ("Capitalize each word.",), lambda w: " ".join(x.capitalize() for x in w)),
+            ("Longest word", ("Which word is longest?", "Find the longest word."), lambda w: max(w, key=len)),
+            ("Shortest word", ("Which word is shortest?",), lambda w: min(w, key=len)),
+        )
+    )
 
     def draw(rng: Random) -> tuple[str, str]:
         words = _some(rng, 3, 7)
@@ -63,14 +110,20 @@ def words_task(rng: Random) -> Task:
 
 def word_task(rng: Random) -> Task:
     """Letters of one word."""
-    name, verbs, make = rng.choice((
-        ("Letters", ("How many letters has the word?", "Count the letters."), lambda w: str(len(w))),
-        ("Spelling", ("Spell the word.", "Spell it out."), lambda w: "-".join(w)),
-        ("First letter", ("What is the first letter?", "Which letter does it begin with?"), lambda w: w[0]),
-        ("Last letter", ("What is the last letter?",), lambda w: w[-1]),
-        ("Upper case", ("Write in capitals.",), str.upper),
-        ("Word", ("Put the letters together.",), None),
-    ))
+    name, verbs, make = rng.choice(
+        (
+            ("Letters", ("How many letters has the word?", "Count the letters."), lambda w: str(len(w))),
+            ("Spelling", ("Spell the word.", "Spell it out."), lambda w: "-".join(w)),
+            (
+                "First letter",
+                ("What is the first letter?", "Which letter does it begin with?"),
+                lambda w: w[0],
+            ),
+            ("Last letter", ("What is the last letter?",), lambda w: w[-1]),
+            ("Upper case", ("Write in capitals.",), str.upper),
+            ("Word", ("Put the letters together.",), None),
+        )
+    )
 
     def draw(rng: Random) -> tuple[str, str]:
         word = rng.choice(_vocabulary())
@@ -108,11 +161,28 @@ def _word_of(rng: Random) -> tuple[str, str]:
 
 def numbers(rng: Random) -> Task:
     """Sums, comparisons, number words, the calendar."""
-    draw, verbs, names, out = rng.choice((
-        (_sum, ("Calculate.", "What is the result?", "Work this out."), ("Sum", "Problem"), ("Result", "Answer")),
-        (_larger, ("Which number is larger?", "Name the larger number."), ("Numbers", "Input"), ("Larger", "Maximum")),
-        (_next, ("What comes next?", "What comes after this?"), ("Name", "Input"), ("Next", "After")),
-        (_word_of, ("Write the number in words.",), ("Number", "Input"), ("Words", "In words")),
-        (lambda rng: _word_of(rng)[::-1], ("Write as a number.",), ("Words", "Input"), ("Number", "Digits")),
-    ))
+    draw, verbs, names, out = rng.choice(
+        (
+            (
+                _sum,
+                ("Calculate.", "What is the result?", "Work this out."),
+                ("Sum", "Problem"),
+                ("Result", "Answer"),
+            ),
+            (
+                _larger,
+                ("Which number is larger?", "Name the larger number."),
+                ("Numbers", "Input"),
+                ("Larger", "Maximum"),
+            ),
+            (_next, ("What comes next?", "What comes after this?"), ("Name", "Input"), ("Next", "After")),
+            (_word_of, ("Write the number in words.",), ("Number", "Input"), ("Words", "In words")),
+            (
+                lambda rng: _word_of(rng)[::-1],
+                ("Write as a number.",),
+                ("Words", "Input"),
+                ("Number", "Digits"),
+            ),
+        )
+    )
     return Task(draw, verbs, names, out, shots=0.6)

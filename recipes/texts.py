@@ -17,15 +17,31 @@ HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("SOFTPROMPT_DATA", HERE.parent.parent / "shared" / "data"))
 
 _MASC_KINDS = {  # file-name patterns of the MASC corpus -> what a person would call that text
-    "spoken": "conversation", "court": "transcript", "debate": "debate", "email": "email", "essays": "essay",
-    "fiction": "fiction", "ficlets": "fiction", "govt-docs": "report", "blog": "blog", "jokes": "joke",
-    "journal": "magazine", "letters": "letter", "movie-script": "script", "newspaper": "news", "non-fiction": "textbook",
-    "technical": "science", "travel-guides": "travel guide", "twitter": "tweets", "spam": "spam", "face-to-face": "conversation",
+    "spoken": "conversation",
+    "court": "transcript",
+    "debate": "debate",
+    "email": "email",
+    "essays": "essay",
+    "fiction": "fiction",
+    "ficlets": "fiction",
+    "govt-docs": "report",
+    "blog": "blog",
+    "jokes": "joke",
+    "journal": "magazine",
+    "letters": "letter",
+    "movie-script": "script",
+    "newspaper": "news",
+    "non-fiction": "textbook",
+    "technical": "science",
+    "travel-guides": "travel guide",
+    "twitter": "tweets",
+    "spam": "spam",
+    "face-to-face": "conversation",
     "telephone": "conversation",
 }
 
 
-def held_out(row: dict) -> bool:
+def held_out(row: dict[str, str]) -> bool:
     """Whether a labelled row belongs to validation: a tenth of the rows, chosen by the content of the row alone.
 
     The `validation: 0.1` split of the package uses the very same rule, so a row held out there was never seen here.
@@ -128,8 +144,9 @@ def detach(text: str) -> str:
 @cache
 def speeches() -> list[str]:
     """State of the Union and inaugural addresses."""
-    return [text.strip() for archive in ("state_union.zip", "inaugural.zip")
-            for _, text in _members(archive, r"/\d{4}.*\.txt$")]
+    return [
+        text.strip() for archive in ("state_union.zip", "inaugural.zip") for _, text in _members(archive, r"/\d{4}.*\.txt$")
+    ]
 
 
 @cache
@@ -141,6 +158,9 @@ def scripture() -> list[str]:
 @cache
 def opinion_words() -> list[tuple[str, str]]:
     """(word, positive | negative) of the opinion lexicon."""
-    return [(line.strip(), "positive" if "positive" in name else "negative")
-            for name, text in _members("opinion_lexicon.zip", r"(positive|negative)-words\.txt$")
-            for line in text.splitlines() if line.strip() and not line.startswith(";")]
+    return [
+        (line.strip(), "positive" if "positive" in name else "negative")
+        for name, text in _members("opinion_lexicon.zip", r"(positive|negative)-words\.txt$")
+        for line in text.splitlines()
+        if line.strip() and not line.startswith(";")
+    ]

@@ -10,10 +10,31 @@ from pathlib import Path
 WORDNET = Path(os.environ.get("WORDNET_DATA", "/usr/share/wordnet"))
 
 NOUN_KINDS = {  # lexicographer file -> plain word
-    4: "act", 5: "animal", 6: "artifact", 7: "attribute", 8: "body part", 9: "idea", 10: "communication", 11: "event",
-    12: "feeling", 13: "food", 14: "group", 15: "place", 16: "motive", 17: "natural object", 18: "person",
-    19: "phenomenon", 20: "plant", 21: "possession", 22: "process", 23: "quantity", 24: "relation", 25: "shape",
-    26: "state", 27: "substance", 28: "time",
+    4: "act",
+    5: "animal",
+    6: "artifact",
+    7: "attribute",
+    8: "body part",
+    9: "idea",
+    10: "communication",
+    11: "event",
+    12: "feeling",
+    13: "food",
+    14: "group",
+    15: "place",
+    16: "motive",
+    17: "natural object",
+    18: "person",
+    19: "phenomenon",
+    20: "plant",
+    21: "possession",
+    22: "process",
+    23: "quantity",
+    24: "relation",
+    25: "shape",
+    26: "state",
+    27: "substance",
+    28: "time",
 }
 
 
@@ -57,7 +78,7 @@ class WordNet:
                 parts = line.split()
                 number = int(parts[2])
                 self.senses[pos, parts[0]] = [self.synsets[pos, int(o)] for o in parts[-number:]]
-        self._ancestors: dict[tuple[str, int], frozenset] = {}
+        self._ancestors: dict[tuple[str, int], frozenset[tuple[str, int]]] = {}
 
     @staticmethod
     def _lines(name: str) -> list[str]:
@@ -74,7 +95,7 @@ class WordNet:
         return counts
 
     @staticmethod
-    def _parse(pos: str, line: str, counts: dict) -> Synset:
+    def _parse(pos: str, line: str, counts: dict[tuple[str, int, int], int]) -> Synset:
         head, _, gloss = line.partition(" | ")
         parts = head.split()
         lex, number = int(parts[1]), int(parts[3], 16)
@@ -82,14 +103,14 @@ class WordNet:
         for i in range(number):
             word, sense = parts[4 + 2 * i], int(parts[5 + 2 * i], 16)
             word = re.sub(r"\((a|p|ip)\)$", "", word)
-            count += counts[word.lower(), lex, sense] if (word.lower(), lex, sense) in counts else 0
+            count += counts.get((word.lower(), lex, sense), 0)
             words.append(word.replace("_", " "))
         examples = [e.strip() for e in re.findall(r'"([^"]+)"', gloss)]
         definition = re.split(r';?\s*"', gloss.strip())[0].strip(" ;")
         synset = Synset((pos, int(parts[0])), lex, words, definition, examples, count=count)
         at = 4 + 2 * number
         for i in range(int(parts[at])):
-            kind, offset, target, which = parts[at + 1 + 4 * i: at + 5 + 4 * i]
+            kind, offset, target, which = parts[at + 1 + 4 * i : at + 5 + 4 * i]
             target_key = ("a" if target == "s" else target, int(offset))
             synset.pointers.setdefault(kind, []).append(target_key)
             if kind == "!":
@@ -104,7 +125,7 @@ class WordNet:
         """Direct kinds of a synset, of instances too."""
         return [self.synsets[key] for kind in ("@", "@i") for key in synset.pointers.get(kind, ())]
 
-    def ancestors(self, synset: Synset) -> frozenset:
+    def ancestors(self, synset: Synset) -> frozenset[tuple[str, int]]:
         """Keys of the synset and of all above it."""
         known = self._ancestors.get(synset.key)
         if known is None:

@@ -10,9 +10,14 @@ from wordnet import NOUN_KINDS, Synset, wordnet
 
 _PLAIN_KINDS = {"natural object": "object", "artifact": "object", "place": "place", "body part": "body part"}
 _KIND_WORDS = {  # other words for a kind; one column is drawn per task
-    "person": ("person", "human", "someone"), "place": ("place", "location", "place"), "artifact": ("thing", "object", "artifact"),
-    "natural object": ("thing", "object", "natural object"), "quantity": ("quantity", "amount", "number"),
-    "time": ("time", "time", "date"), "group": ("group", "organization", "group"), "act": ("act", "action", "activity"),
+    "person": ("person", "human", "someone"),
+    "place": ("place", "location", "place"),
+    "artifact": ("thing", "object", "artifact"),
+    "natural object": ("thing", "object", "natural object"),
+    "quantity": ("quantity", "amount", "number"),
+    "time": ("time", "time", "date"),
+    "group": ("group", "organization", "group"),
+    "act": ("act", "action", "activity"),
 }
 
 
@@ -60,20 +65,38 @@ def category(rng: Random) -> Task:
                 break
         return (s.short if by_gloss else rng.choice(s.words)), name(kind)
 
-    return Task(draw, ("What kind of thing is this?", "Which category does it belong to?", "Classify the word.", "What is it?",
-                       "Is it a person, a place or a thing?", "What does this name?", "Give the category."),
-                ("Definition", "Description", "Meaning") if by_gloss else ("Word", "Noun", "Term", "Name"),
-                ("Category", "Kind", "Type", "Class"), tuple(dict.fromkeys(name(k) for k in some)), shots=0.5)
+    return Task(
+        draw,
+        (
+            "What kind of thing is this?",
+            "Which category does it belong to?",
+            "Classify the word.",
+            "What is it?",
+            "Is it a person, a place or a thing?",
+            "What does this name?",
+            "Give the category.",
+        ),
+        ("Definition", "Description", "Meaning") if by_gloss else ("Word", "Noun", "Term", "Name"),
+        ("Category", "Kind", "Type", "Class"),
+        tuple(dict.fromkeys(name(k) for k in some)),
+        shots=0.5,
+    )
 
 
 def define(rng: Random) -> Task:
     """Word to definition."""
+
     def draw(rng: Random) -> tuple[str, str]:
         s = sense(rng)
         return rng.choice(s.words), s.short
 
-    return Task(draw, ("Define the word.", "What does this word mean?", "Give a definition.", "Explain the word."),
-                ("Word", "Term"), ("Definition", "Meaning", "Explanation"), shots=0.2)
+    return Task(
+        draw,
+        ("Define the word.", "What does this word mean?", "Give a definition.", "Explain the word."),
+        ("Word", "Term"),
+        ("Definition", "Meaning", "Explanation"),
+        shots=0.2,
+    )
 
 
 def headword(rng: Random) -> Task:
@@ -88,9 +111,20 @@ def headword(rng: Random) -> Task:
                 break
         return s.short, (single or s.words)[0]
 
-    return Task(draw, ("Which word means this?", "What is the word for this?", "Give the word that is defined.", "Name it.",
-                       "What do you call this?", "Find the word."),
-                ("Definition", "Meaning", "Clue", "Description"), ("Word", "Headword", "Term", "Word"), shots=0.3)
+    return Task(
+        draw,
+        (
+            "Which word means this?",
+            "What is the word for this?",
+            "Give the word that is defined.",
+            "Name it.",
+            "What do you call this?",
+            "Find the word.",
+        ),
+        ("Definition", "Meaning", "Clue", "Description"),
+        ("Word", "Headword", "Term", "Word"),
+        shots=0.3,
+    )
 
 
 @cache
@@ -107,8 +141,13 @@ def _blanks() -> list[tuple[str, str]]:
 
 def blank(rng: Random) -> Task:
     """Fill the blank of an example sentence."""
-    return Task(lambda rng: rng.choice(_blanks()), ("Fill in the blank.", "Which word is missing?", "Complete the sentence."),
-                ("Sentence", "Text"), ("Missing word", "Blank", "Word"), shots=0.25)
+    return Task(
+        lambda rng: rng.choice(_blanks()),
+        ("Fill in the blank.", "Which word is missing?", "Complete the sentence."),
+        ("Sentence", "Text"),
+        ("Missing word", "Blank", "Word"),
+        shots=0.25,
+    )
 
 
 @cache
@@ -120,6 +159,11 @@ def _antonyms() -> list[tuple[str, str]]:
 @cache
 def _synonyms() -> list[list[str]]:
     return [s.words for s in wordnet().synsets.values() if len(s.words) > 1]
+
+
+def _two_synonyms(rng: Random) -> tuple[str, str]:
+    word, other = rng.sample(rng.choice(_synonyms()), 2)
+    return word, other
 
 
 @cache
@@ -138,19 +182,39 @@ def relation(rng: Random) -> Task:
     """Antonym, synonym or hypernym of a word."""
     which = rng.choice(("antonym", "synonym", "kind", "kind"))
     if which == "antonym":
-        return Task(lambda rng: rng.choice(_antonyms()), ("What is the opposite of this word?", "Give the antonym.", "Name the opposite."),
-                    ("Word", "Term"), ("Opposite", "Antonym"), shots=0.5)
+        return Task(
+            lambda rng: rng.choice(_antonyms()),
+            ("What is the opposite of this word?", "Give the antonym.", "Name the opposite."),
+            ("Word", "Term"),
+            ("Opposite", "Antonym"),
+            shots=0.5,
+        )
     if which == "synonym":
-        return Task(lambda rng: tuple(rng.sample(rng.choice(_synonyms()), 2)),
-                    ("Give another word for this.", "What is a synonym?", "Say it with another word."), ("Word", "Term"),
-                    ("Synonym", "Another word", "Same meaning"), shots=0.5)
+        return Task(
+            _two_synonyms,
+            ("Give another word for this.", "What is a synonym?", "Say it with another word."),
+            ("Word", "Term"),
+            ("Synonym", "Another word", "Same meaning"),
+            shots=0.5,
+        )
     if rng.random() < 0.5:
-        return Task(lambda rng: rng.choice(_kinds()), ("What is this a kind of?", "Name something more general."), ("Word", "Term"),
-                    ("Kind of", "Hypernym", "More general"), shots=0.5)
+        return Task(
+            lambda rng: rng.choice(_kinds()),
+            ("What is this a kind of?", "Name something more general."),
+            ("Word", "Term"),
+            ("Kind of", "Hypernym", "More general"),
+            shots=0.5,
+        )
 
     def draw(rng: Random) -> tuple[str, str]:
         word, above = rng.choice(_kinds())
-        return rng.choice((f"What is {article(word)} a kind of?", f"{article(word)} is a kind of what?", f"What kind of thing is {article(word)}?")), above
+        return rng.choice(
+            (
+                f"What is {article(word)} a kind of?",
+                f"{article(word)} is a kind of what?",
+                f"What kind of thing is {article(word)}?",
+            )
+        ), above
 
     return Task(draw, (), ("Question", "Q"), ("Answer", "A"), shots=0.3)
 
@@ -179,9 +243,22 @@ def pick(rng: Random) -> Task:
         return ", ".join(words), other
 
     if mode == 2:
-        return Task(draw, ("True or false?", "Is this true or false?"), ("Statement", "Claim"), ("True or false", "Truth"), ("true", "false"), shots=0.4)
+        return Task(
+            draw,
+            ("True or false?", "Is this true or false?"),
+            ("Statement", "Claim"),
+            ("True or false", "Truth"),
+            ("true", "false"),
+            shots=0.4,
+        )
     if mode == 3:
-        return Task(draw, ("Which one does not belong?", "Find the odd one out."), ("Words", "List"), ("Odd one out", "Does not belong"), shots=0.5)
+        return Task(
+            draw,
+            ("Which one does not belong?", "Find the odd one out."),
+            ("Words", "List"),
+            ("Odd one out", "Does not belong"),
+            shots=0.5,
+        )
     return Task(draw, (), ("Question", "Q"), ("Answer", "A"), ("yes", "no") if mode == 1 else (), shots=0.4)
 
 
@@ -195,8 +272,12 @@ def _by_kind() -> dict[str, list[str]]:
 
 
 @cache
-def _bases() -> dict[str, list[str]]:
-    return {pos: sorted({w for s in _all(pos)[0] for w in s.words if w.isalpha() and w.islower() and len(w) > 2}) for pos in "nva"}
+def bases() -> dict[str, list[str]]:
+    """Common words by part of speech."""
+    return {
+        pos: sorted({w for s in _all(pos)[0] for w in s.words if w.isalpha() and w.islower() and len(w) > 2})
+        for pos in "nva"
+    }
 
 
 @cache
@@ -204,7 +285,8 @@ def _irregular_plurals() -> list[tuple[str, str]]:
     return [(base, formed) for formed, base in wordnet().exceptions("noun")]
 
 
-def _degree(word: str, ending: str) -> str:
+def degree(word: str, ending: str) -> str:
+    """Comparative (`er`) or superlative (`est`) of a short adjective."""
     if word.endswith("e"):
         return word + ending[1:]
     if re.search(r"[^aeiou]y$", word):
@@ -214,20 +296,40 @@ def _degree(word: str, ending: str) -> str:
 
 def form(rng: Random) -> Task:
     """Inflected forms: plural, past, -ing, third person, comparative, superlative, and back to the base form."""
-    name, pos, make = rng.choice((
-        ("plural", "n", plural), ("plural", "n", plural), ("past tense", "v", past), ("past tense", "v", past), ("-ing form", "v", gerund),
-        ("third person", "v", third), ("comparative", "a", lambda w: _degree(w, "er") if len(w) < 7 else "more " + w),
-        ("superlative", "a", lambda w: _degree(w, "est") if len(w) < 7 else "most " + w)))
+    name, pos, make = rng.choice(
+        (
+            ("plural", "n", plural),
+            ("plural", "n", plural),
+            ("past tense", "v", past),
+            ("past tense", "v", past),
+            ("-ing form", "v", gerund),
+            ("third person", "v", third),
+            ("comparative", "a", lambda w: degree(w, "er") if len(w) < 7 else "more " + w),
+            ("superlative", "a", lambda w: degree(w, "est") if len(w) < 7 else "most " + w),
+        )
+    )
     back = rng.random() < 0.25 and pos != "a"
 
     def draw(rng: Random) -> tuple[str, str]:
         if rng.random() < 0.15 and name in ("plural",):
             base, formed = rng.choice(_irregular_plurals())
         else:
-            base = rng.choice(_bases()[pos])
+            base = rng.choice(bases()[pos])
             formed = make(base)
         return (formed, base) if back else (base, formed)
 
     if back:
-        return Task(draw, ("Give the base form.", "What is the dictionary form of the word?"), ("Word", "Form"), ("Base form", "Lemma"), shots=0.6)
-    return Task(draw, (f"Give the {name} of the word.", f"What is the {name}?", f"Write the {name}."), ("Word", "Input"), (name.capitalize(),), shots=0.6)
+        return Task(
+            draw,
+            ("Give the base form.", "What is the dictionary form of the word?"),
+            ("Word", "Form"),
+            ("Base form", "Lemma"),
+            shots=0.6,
+        )
+    return Task(
+        draw,
+        (f"Give the {name} of the word.", f"What is the {name}?", f"Write the {name}."),
+        ("Word", "Input"),
+        (name.capitalize(),),
+        shots=0.6,
+    )
