@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,18 +29,19 @@ _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # Where a config keeps the longest sequence its positions allow, by family.
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 
-# Families by a part of their name, for advice before anything is downloaded.
+# Families by a word of their name, for advice before anything is downloaded. Whole words: `distilled-` is not `led-`,
+# and `bertin-gpt` is no BERT. What is not known by name is known by its config.
 _FAMILIES = {
-    "SEQ_2_SEQ_LM": ("t5", "bart", "pegasus", "ul2", "marian", "opus-mt", "prophetnet", "led-"),
-    "MASKED_LM": ("bert", "electra", "mpnet"),
+    "SEQ_2_SEQ_LM": r"(u?m|by|flan|long|code|switch|nt)?t5p?|m?bart|pegasus|(flan)?ul2|marian|opus-mt|prophetnet|led",
+    "MASKED_LM": r"(distil|al|m|mobile|modern|bio|sci|fin|legal|tiny|camem)?bert|(distil|xlm)?(ro|de)berta|electra|mpnet",
 }
 
 
 def task_type_of_name(name: str) -> str | None:
     """The task type that a model's name tells (`google/flan-t5-large` is SEQ_2_SEQ_LM), or None."""
     stem = name.rsplit("/", 1)[-1].lower()
-    for task_type, parts in _FAMILIES.items():
-        if any(part in stem for part in parts):
+    for task_type, words in _FAMILIES.items():
+        if re.search(rf"(?<![a-z0-9])({words})(?![a-z0-9])", stem):
             return task_type
     return None
 
@@ -212,11 +214,13 @@ class FrozenBase:
         attention = attn_implementation or ("eager" if target.type == "cpu" else None)
         try:
             with _quiet():
-                model = transformers.AutoModelForCausalLM.from_pretrained(
+                model, found = transformers.AutoModelForCausalLM.from_pretrained(
                     folder,
                     dtype=torch_dtype or (torch.float32 if _slow_at_16_bits(target) else "auto"),
                     trust_remote_code=trust_remote_code,
                     attn_implementation=attention,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
                 )
                 tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -226,6 +230,13 @@ class FrozenBase:
             raise BaseModelError(
                 f"{source!r} ({folder}) is damaged or not readable: {type(error).__name__}: {error}; fetch it again"
             ) from None
+        # Weights that are not there, or of another shape, transformers would fill with random numbers.
+        lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+        if lacking:
+            raise BaseModelError(
+                f"{source!r} ({folder}) lacks {len(lacking)} weights of a {type(model).__name__}, {lacking[0]!r} among them, "
+                "or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
+            )
         return cls(
             model=_freeze(model).to(target),
             tokenizer=tokenizer,
@@ -382,8 +393,11 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise BaseModelError(f"device {name!r} is unknown; use cpu, cuda:0, mps, ...") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BaseModelError(f"device {name!r} was asked for and no GPU is visible; use cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):  # each backend has its own way to say that it is not there
+        what = "no GPU is visible" if device.type == "cuda" else "it is not to be had here"
+        raise BaseModelError(f"device {name!r} was asked for and {what}; use cpu") from None
     return device
 
 
