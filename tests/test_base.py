@@ -267,9 +267,9 @@ def test_weights_that_are_missing_or_of_another_shape_are_never_made_up(folder: 
     tensors = safetensors.torch.load_file(weights)
     some = {name: t for name, t in tensors.items() if "layers.1.mlp" not in name}
     safetensors.torch.save_file(some, weights, metadata={"format": "pt"})
-    assert "lacks 3 weights of a LlamaForCausalLM, 'model.layers.1.mlp" in refused(folder)
+    assert "lacks 3 weights of LlamaForCausalLM, 'model.layers.1.mlp" in refused(folder)
     safetensors.torch.save_file({**tensors, "model.norm.weight": torch.ones(16)}, weights, metadata={"format": "pt"})
-    assert "lacks 1 weights of a LlamaForCausalLM, 'model.norm.weight'" in refused(folder)
+    assert "lacks 1 weights of LlamaForCausalLM, 'model.norm.weight'" in refused(folder)
 
 
 SMALL: dict[str, int] = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -234,7 +234,7 @@ class FrozenBase:
         lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
         if lacking:
             raise BaseModelError(
-                f"{source!r} ({folder}) lacks {len(lacking)} weights of a {type(model).__name__}, {lacking[0]!r} among them, "
+                f"{source!r} ({folder}) lacks {len(lacking)} weights of {type(model).__name__}, {lacking[0]!r} among them, "
                 "or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
             )
         return cls(

@@ -85,7 +85,7 @@ class Task:
         """
         source = self.config.base_source
         known = task_type_of_name(source)
-        if known and not Path(source).is_dir():
+        if known and not Path(source).is_dir() and not (self.folder / source).is_dir():
             refuse_unless_causal(known, source)
         refuse_unless_causal(self.config.task_type, f"the base of task {self.name} ({source})")
 
