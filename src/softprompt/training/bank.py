@@ -8,7 +8,7 @@ Shapes: K prompts, P virtual tokens (of the longest; padded on the left), D widt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,9 @@ class Rule:
     """`adamw` or `adafactor`."""
     weight_decay: float
     max_grad_norm: float
+
+
+_STATE = ("vectors_KPD", "steps_K", "_first_KPD", "_second_KPD", "_rows_KP1", "_columns_K1D")
 
 
 class Bank:
@@ -46,6 +49,15 @@ class Bank:
     def prompt(self, index: int) -> Tensor:
         """A copy of prompt `index`, P_k x D."""
         return self.vectors_KPD[index, -self.lengths[index] :].clone()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state of a bank of the same shape."""
+        for name in _STATE:
+            getattr(self, name).copy_(state[name])
 
     def step(self, which: Sequence[int], gradient_NPD: Tensor, rates: Sequence[float]) -> None:
         """Update some prompts.

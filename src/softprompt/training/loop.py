@@ -9,17 +9,23 @@ from softprompt.engines.local import LocalEngine
 from softprompt.evaluation import Trial, evaluate
 from softprompt.splice import stack_padded
 from softprompt.training.bank import Bank
+from softprompt.training.checkpoint import Keeper
 from softprompt.training.forward import losses_and_gradient
 from softprompt.training.run import Run
 
 OnStep = Callable[[Sequence[Run]], None]
-"""Called after each step with the runs that took it."""
+"""Called after each step with the runs that took it; with none when training goes on from a checkpoint."""
 
 
-def train_bank(base: FrozenBase, runs: Sequence[Run], on_step: OnStep | None = None) -> Bank:
-    """Train all runs to their ends. Each keeps its best vectors by validation; a run that fails stops alone."""
+def train_bank(base: FrozenBase, runs: Sequence[Run], on_step: OnStep | None = None, keeper: Keeper | None = None) -> None:
+    """Train all runs to their ends. Each keeps its best vectors by validation; a run that fails stops alone.
+
+    With a keeper it goes on from the last checkpoint, and ends as it would have without the interruption.
+    """
     engine = LocalEngine(base)
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], base.device)
+    if keeper is not None and keeper.restore(bank, runs) and on_step:
+        on_step([])
     while active := [index for index, run in enumerate(runs) if run.running]:
         examples = [example for place, index in enumerate(active) for example in runs[index].batch(place)]
         stack = stack_padded(bank.vectors_KPD[active], [bank.lengths[index] for index in active])
@@ -41,4 +47,5 @@ def train_bank(base: FrozenBase, runs: Sequence[Run], on_step: OnStep | None = N
                 runs[index].took_validation(report, bank.prompt(index))
         if on_step:
             on_step([runs[index] for index in active])
-    return bank
+        if keeper is not None:
+            keeper.save_if_due(bank, runs)

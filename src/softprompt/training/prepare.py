@@ -93,13 +93,15 @@ def prepare(tasks: Sequence[Task], base: FrozenBase, library: Library | None, pr
                 _tell_budget(base, task, *encoded[key], progress)
             train, validation = encoded[key]
             labels = task.form.encode_labels(base) if task.form.labels else None
-            runs.append(Run(task, start_vectors(base, task, library), train, validation, labels))
+            parents = parents_of(base, task.config, library)
+            start_PD = start_vectors(base, task, parents)
+            runs.append(Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents)))
             advance(len(train) + len(validation), task.name)
     return runs
 
 
-def start_vectors(base: FrozenBase, task: Task, library: Library | None) -> Tensor:
-    """The vectors that a task's prompt starts from, P x D.
+def start_vectors(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tensor:
+    """The vectors that a task's prompt starts from, P x D; for PROMPT, from its parents.
 
     Raises:
         ConfigError: the initialiser lacks what it needs.
@@ -113,7 +115,7 @@ def start_vectors(base: FrozenBase, task: Task, library: Library | None) -> Tens
     if config.initializer == "LABELS":
         return initialize.from_labels(base, length, task.form.encode_labels(base), config.seed)
     if config.initializer == "PROMPT":
-        return initialize.from_prompts([p.vectors_PD for p in parents_of(base, config, library)], length)
+        return initialize.from_prompts([parent.vectors_PD for parent in parents], length)
     return initialize.sample_vocabulary(base, length, config.seed)
 
 

@@ -28,6 +28,8 @@ class Run:
     validation: Examples
     labels: Labels | None
     """Tokens of the labels."""
+    parents: tuple[str, ...] = ()
+    """Digests of the prompts that it started from."""
     step: int = 0
     """Steps done."""
     loss: float = math.nan

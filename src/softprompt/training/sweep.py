@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.base import FrozenBase
 from softprompt.errors import ConfigError, TrainingError
 from softprompt.progress import Progress, Silent
+from softprompt.training.checkpoint import Keeper
 from softprompt.training.loop import train_bank
 from softprompt.training.prepare import TaskLike, load_tasks, one_base, prepare
 from softprompt.training.run import Run
@@ -88,13 +89,20 @@ def sweep(
     runs = prepare(tasks, base, library, progress)
     halving = _Halving(runs, rungs)
     with progress.stage("sweep", sum(run.total for run in runs)) as advance:
+        counted = 0
 
         def on_step(took: Sequence[Run]) -> None:
-            advance(len(took), f"{len(halving.alive())} candidates, best {_best_value(runs):.3f}")
-            for run in halving.drop():
-                advance(run.total - run.step, "")
+            nonlocal counted
+            if took:
+                halving.drop()
+            else:
+                halving.skip_passed()
+            done = sum(run.total if run.dropped else run.step for run in runs)
+            advance(done - counted, f"{len(halving.alive())} candidates, best {_best_value(runs):.3f}")
+            counted = done
 
-        train_bank(base, runs, on_step)
+        keeper = Keeper(library.runs, base, runs, progress) if library is not None else None
+        train_bank(base, runs, on_step, keeper)
     ranked = sorted(range(len(runs)), key=lambda index: _rank(runs[index]), reverse=True)
     winner = runs[ranked[0]]
     if winner.best is None or winner.failure is not None:
@@ -104,8 +112,10 @@ def sweep(
     test = winner.task.encode(base, winner.task.test, winner.task.config.num_virtual_tokens, split="test")
     (baselines,) = measure_baselines(base, [winner], [test], progress)
     (report,) = judge_runs(base, [winner], [test], progress)
-    prompt = make_prompt(base, winner, report, baselines, library, {"sweep": rows})
+    prompt = make_prompt(base, winner, report, baselines, {"sweep": rows})
     tuned = finish(base, winner, test, prompt, report, library, started, progress)
+    if keeper is not None:
+        keeper.discard()
     return Swept(tuned, rows, [runs[index].history for index in ranked])
 
 
@@ -119,19 +129,24 @@ class _Halving:
     def alive(self) -> list[Run]:
         return [run for run in self._runs if not run.dropped and run.failure is None]
 
-    def drop(self) -> list[Run]:
-        """The runs dropped just now."""
-        alive = self.alive()
-        if not self._rungs or len(alive) < 2:
-            return []
-        if any(run.best is None or run.step < self._rungs[0] * run.total for run in alive):
-            return []
+    def _passed(self) -> bool:
+        if not self._rungs:
+            return False
+        return all(run.best is not None and run.step >= self._rungs[0] * run.total for run in self.alive())
+
+    def skip_passed(self) -> None:
+        """Forget the rungs that were passed, and acted on, before a checkpoint."""
+        while self._passed():
+            self._rungs = self._rungs[1:]
+
+    def drop(self) -> None:
+        """Drop the worse half when a rung is passed."""
+        if not self._passed():
+            return
         self._rungs = self._rungs[1:]
-        ranked = sorted(alive, key=_rank, reverse=True)
-        losers = ranked[(len(ranked) + 1) // 2 :]
-        for run in losers:
+        ranked = sorted(self.alive(), key=_rank, reverse=True)
+        for run in ranked[(len(ranked) + 1) // 2 :]:
             run.dropped = True
-        return losers
 
 
 def _rank(run: Run) -> tuple[bool, bool, float, float]:

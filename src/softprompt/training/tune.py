@@ -22,8 +22,9 @@ from softprompt.metrics import measure
 from softprompt.progress import Progress, Silent
 from softprompt.prompt import SoftPrompt
 from softprompt.task import Examples
+from softprompt.training.checkpoint import Keeper
 from softprompt.training.loop import train_bank
-from softprompt.training.prepare import TaskLike, load_tasks, one_base, parents_of, prepare
+from softprompt.training.prepare import TaskLike, load_tasks, one_base, prepare
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
@@ -108,14 +109,27 @@ def train(
     tests = [task.encode(base, task.test, task.config.num_virtual_tokens, split="test") for task in loaded]
     baselines = measure_baselines(base, runs, tests, progress)
     with progress.stage("train", sum(run.total for run in runs)) as advance:
-        train_bank(base, runs, lambda took: advance(len(took), said(runs)))
+        counted = 0
+
+        def on_step(took: Sequence[Run]) -> None:
+            nonlocal counted
+            done = sum(run.step for run in runs)
+            advance(done - counted, said(runs))
+            counted = done
+
+        keeper = Keeper(library.runs, base, runs, progress) if library is not None else None
+        train_bank(base, runs, on_step, keeper)
         advance(sum(run.total - run.step for run in runs), "")
     good = [index for index, run in enumerate(runs) if run.best_PD is not None and run.failure is None]
     reports = judge_runs(base, [runs[i] for i in good], [tests[i] for i in good], progress)
-    tuned = []
-    for index, report in zip(good, reports, strict=True):
-        prompt = make_prompt(base, runs[index], report, baselines[index], library)
-        tuned.append(finish(base, runs[index], tests[index], prompt, report, library, started, progress))
+    # All files are made before the first is published: whatever goes wrong with one, none is there then.
+    prompts = [make_prompt(base, runs[index], report, baselines[index]) for index, report in zip(good, reports, strict=True)]
+    tuned = [
+        finish(base, runs[index], tests[index], prompt, report, library, started, progress)
+        for index, prompt, report in zip(good, prompts, reports, strict=True)
+    ]
+    if keeper is not None:
+        keeper.discard()
     failed = [f"task {run.task.name!r}: {run.failure}" for run in runs if run.failure is not None]
     if failed:
         kept = f"; {', '.join(t.prompt.card.task for t in tuned)} went well" if tuned else "; nothing was published"
@@ -172,7 +186,6 @@ def make_prompt(
     run: Run,
     report: Report,
     baselines: Mapping[str, float],
-    library: Library | None,
     more: Mapping[str, Any] | None = None,
 ) -> SoftPrompt:
     """A run's best vectors with their card; `more` joins its recipe."""
@@ -188,7 +201,7 @@ def make_prompt(
         | dict(more or {}),
         data_digest=run.task.data_digest,
         metrics={"value": report.value, "rows": report.rows, "validation": run.best.value, **baselines},
-        parents=tuple(parent.digest for parent in parents_of(base, run.config, library)),
+        parents=run.parents,
         **form_fields(run.task.form),
     )
     return SoftPrompt(vectors_PD, card)

@@ -1,0 +1,214 @@
+"""A training that is killed and started again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softprompt.base import FrozenBase
+from softprompt.library import Library
+from softprompt.progress import Silent
+from softprompt.task import Task
+from softprompt.training import checkpoint, tune
+from softprompt.training.sweep import sweep
+from softprompt.training.tune import train
+from tests.models import make_base
+
+
+@pytest.fixture(scope="module")
+def base() -> FrozenBase:
+    return make_base("llama")
+
+
+def make_task(folder: Path, name: str, **more: Any) -> Task:
+    rows = [
+        {"text": f"the {colour} {thing} {number}", "label": "good" if colour == "red" else "bad"}
+        for number in range(8)
+        for colour in ("red", "blue")
+        for thing in ("apple", "stone")
+    ]
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {"num_virtual_tokens": 6, "max_steps": 14, "per_device_train_batch_size": 4, "learning_rate": 0.1}
+    return Task(task=name, data=str(file), labels=["good", "bad"], **(recipe | more))
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the training save after each step, and die at the given one, at a random place of the save."""
+    honest = checkpoint.Keeper.save
+    count = 0
+
+    def save(self: checkpoint.Keeper, bank: Any, runs: Any) -> None:
+        nonlocal count
+        count += 1
+        honest(self, bank, runs)
+        if count == step:
+            raise Killed
+
+    monkeypatch.setattr(checkpoint.Keeper, "save", save)
+    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adafactor"])
+def test_a_resumed_bank_publishes_the_digests_of_an_uninterrupted_one(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
+) -> None:
+    tasks = [
+        make_task(tmp_path, "one", optim=optim),
+        make_task(tmp_path, "two", max_steps=9, num_virtual_tokens=8, optim=optim, early_stopping_patience=2),
+    ]
+    whole = [t.prompt.digest for t in train(tasks, base=base, library=Library.open(tmp_path / "whole"))]
+    library = Library.open(tmp_path / "cut")
+    for step in (1, 4, 5):
+        with monkeypatch.context() as patched:
+            killed_at(step, patched)
+            with pytest.raises(Killed):
+                train(tasks, base=base, library=library)
+        assert not list(library.store.list())
+    resumed = train(tasks, base=base, library=library)
+    assert [t.prompt.digest for t in resumed] == whole
+    assert not list(library.runs.glob("*.checkpoint"))
+
+
+def test_a_resumed_sweep_has_the_same_survivor_and_candidates(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(tmp_path, "swept", eval_per_epoch=2)
+    choices = {"learning_rate": [0.01, 0.1], "seed": [0, 1]}
+    whole = sweep(task, choices, base=base, library=Library.open(tmp_path / "whole"))
+    library = Library.open(tmp_path / "cut")
+    for step in (2, 5, 3):
+        with monkeypatch.context() as patched:
+            killed_at(step, patched)
+            with pytest.raises(Killed):
+                sweep(task, choices, base=base, library=library)
+    resumed = sweep(task, choices, base=base, library=library)
+    assert resumed.candidates == whole.candidates
+    assert resumed.tuned.prompt.digest == whole.tuned.prompt.digest
+
+
+def test_another_recipe_or_other_rows_never_take_the_checkpoint(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library.open(tmp_path / "home")
+    with monkeypatch.context() as patched:
+        killed_at(3, patched)
+        with pytest.raises(Killed):
+            train(make_task(tmp_path, "one"), base=base, library=library)
+    noted: list[str] = []
+
+    class Noting(Silent):
+        def note(self, message: str) -> None:
+            noted.append(message)
+
+    train(make_task(tmp_path, "one", learning_rate=0.2), base=base, library=library, progress=Noting())
+    assert not any("going on" in message for message in noted)
+    train(make_task(tmp_path, "one"), base=base, library=library, progress=Noting())
+    assert any("going on from step 3" in message for message in noted)
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library.open(tmp_path / "home")
+    monkeypatch.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
+    saves = 0
+    honest = torch.save
+
+    def full(state: Any, handle: Any) -> None:
+        nonlocal saves
+        saves += 1
+        if saves > 2:
+            handle.write(b"half a checkpoint")
+            raise OSError(28, "No space left on device")
+        honest(state, handle)
+
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(tune.Keeper, "discard", lambda self: None)
+    with pytest.warns(UserWarning, match="No space left"):
+        train(make_task(tmp_path, "one"), base=base, library=library)
+    (left,) = library.runs.glob("*.checkpoint")
+    assert torch.load(left, weights_only=True)["runs"][0]["step"] == 2
+    assert not list(library.runs.glob("*.partial"))
+
+
+def test_a_damaged_checkpoint_is_told_and_training_starts_anew(base: FrozenBase, tmp_path: Path, monkeypatch: Any) -> None:
+    library = Library.open(tmp_path / "home")
+    whole = train(make_task(tmp_path, "one"), base=base, library=Library.open(tmp_path / "whole"))[0].prompt.digest
+    with monkeypatch.context() as patched:
+        killed_at(3, patched)
+        with pytest.raises(Killed):
+            train(make_task(tmp_path, "one"), base=base, library=library)
+    (file,) = library.runs.glob("*.checkpoint")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="starts anew"):
+        assert train(make_task(tmp_path, "one"), base=base, library=library)[0].prompt.digest == whole
+
+
+DRIVER = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch, transformers.models.llama.modeling_llama
+from softprompt.library import Library
+from softprompt.training import checkpoint
+from softprompt.training.tune import train
+from tests.models import make_base
+from tests.test_resume import make_task, newest
+
+checkpoint.Keeper.__init__.__defaults__ = (0.0,)
+folder = Path(sys.argv[1])
+draw = random.Random(0)
+kills = 0
+while True:
+    before = newest(folder)
+    child = os.fork()  # nothing has run a thread yet, and what takes seconds is imported already
+    if child == 0:
+        task = make_task(folder, "one", max_steps=120)
+        train(task, base=make_base("llama"), library=Library.open(folder / "home"))
+        os._exit(0)
+    while kills < 10 and newest(folder) == before:
+        time.sleep(0.002)
+    if kills < 10:
+        time.sleep(draw.uniform(0, 0.05))
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        break
+    kills += 1
+print(kills)
+"""
+
+
+def newest(folder: Path) -> int:
+    """When the last checkpoint was written."""
+    return max((file.stat().st_mtime_ns for file in (folder / "home" / "runs").glob("*.checkpoint")), default=0)
+
+
+def test_ten_kills_at_random_moments_end_in_the_same_digest(base: FrozenBase, tmp_path: Path) -> None:
+    task = make_task(tmp_path, "one", max_steps=120)
+    whole = train(task, base=base, library=Library.open(tmp_path / "whole"))[0].prompt.digest
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    assert done.stdout.strip() == "10"
+    library = Library.open(tmp_path / "home")
+    assert library.resolve("one").digest == whole
+    assert len(library.versions("one")) == 1
