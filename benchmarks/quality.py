@@ -127,14 +127,15 @@ def peft_run(task: Task, base: FrozenBase, start: dict[str, Any], arguments: dic
             **arguments,
         ),
         train_dataset=rows,
-        data_collator=_collate,
+        data_collator=collate,
     )
     trainer.train()
     vectors_PD = model.get_prompt_embedding_to_save("default").detach()
     return _judge(task, base, vectors_PD, time.perf_counter() - began)
 
 
-def _collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Rows padded on the right, for the Trainer."""
     width = max(len(row["input_ids"]) for row in rows)
 
     def padded(key: str, value: int) -> torch.Tensor:

@@ -4,32 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+from torch import Tensor
+
 from softprompt.base import FrozenBase
 from softprompt.engines.local import LocalEngine
+from softprompt.errors import TrainingError
 from softprompt.evaluation import Trial, evaluate
-from softprompt.splice import stack_padded
+from softprompt.progress import Progress, Silent
+from softprompt.splice import Stack, stack_padded
 from softprompt.training.bank import Bank
 from softprompt.training.checkpoint import Keeper
-from softprompt.training.forward import losses_and_gradient
+from softprompt.training.forward import TOKEN_BUDGET, Example, losses_and_gradient
 from softprompt.training.run import Run
 
 OnStep = Callable[[Sequence[Run]], None]
 """Called after each step with the runs that took it; with none when training goes on from a checkpoint."""
 
 
-def train_bank(base: FrozenBase, runs: Sequence[Run], on_step: OnStep | None = None, keeper: Keeper | None = None) -> None:
+def train_bank(
+    base: FrozenBase,
+    runs: Sequence[Run],
+    on_step: OnStep | None = None,
+    keeper: Keeper | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Train all runs to their ends. Each keeps its best vectors by validation; a run that fails stops alone.
 
     With a keeper it goes on from the last checkpoint, and ends as it would have without the interruption.
     """
     engine = LocalEngine(base)
+    stepper = _Stepper(base, progress or Silent())
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], base.device)
     if keeper is not None and keeper.restore(bank, runs) and on_step:
         on_step([])
     while active := [index for index, run in enumerate(runs) if run.running]:
         examples = [example for place, index in enumerate(active) for example in runs[index].batch(place)]
         stack = stack_padded(bank.vectors_KPD[active], [bank.lengths[index] for index in active])
-        losses_K, gradient_KPD = losses_and_gradient(base, stack, examples)
+        losses_K, gradient_KPD = stepper.run(stack, examples)
 
         finite = (gradient_KPD.flatten(1).isfinite().all(1) & losses_K.isfinite()).tolist()
         good = [place for place, fine in enumerate(finite) if fine]
@@ -49,3 +61,36 @@ def train_bank(base: FrozenBase, runs: Sequence[Run], on_step: OnStep | None = N
             on_step([runs[index] for index in active])
         if keeper is not None:
             keeper.save_if_due(bank, runs)
+
+
+class _Stepper:
+    """Runs steps in chunks that fit the memory: when it runs out, chunks are halved and the step is done again. Chunks
+    change neither losses nor gradients but for rounding, so nothing of the recipe changes."""
+
+    def __init__(self, base: FrozenBase, progress: Progress) -> None:
+        self._base = base
+        self._progress = progress
+        self._budget = TOKEN_BUDGET
+
+    def run(self, stack: Stack, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        while True:
+            try:
+                return losses_and_gradient(self._base, stack, examples, token_budget=self._budget)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+            longest = max(len(example.input) + len(example.target) for example in examples)
+            if self._budget <= longest:
+                raise TrainingError(
+                    f"out of memory with a single row of {longest} tokens on {self._base.device}; "
+                    "use a smaller base or dtype, or shorter inputs"
+                )
+            self._budget = max(longest, self._budget // 2)
+            self._progress.warn(f"out of memory: steps now run in chunks of {self._budget} tokens, which is slower")
+            if self._base.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # CUDA has a class for it; the CPU's allocator only has words.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

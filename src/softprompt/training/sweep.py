@@ -102,7 +102,7 @@ def sweep(
             counted = done
 
         keeper = Keeper(library.runs, base, runs, progress) if library is not None else None
-        train_bank(base, runs, on_step, keeper)
+        train_bank(base, runs, on_step, keeper, progress)
     ranked = sorted(range(len(runs)), key=lambda index: _rank(runs[index]), reverse=True)
     winner = runs[ranked[0]]
     if winner.best is None or winner.failure is not None:

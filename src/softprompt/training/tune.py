@@ -15,13 +15,13 @@ from torch import Tensor
 from softprompt.base import FrozenBase
 from softprompt.card import Card
 from softprompt.engines.local import LocalEngine
-from softprompt.errors import TrainingError
+from softprompt.errors import ContextError, TrainingError
 from softprompt.evaluation import Report, Trial, evaluate
 from softprompt.form import form_fields
 from softprompt.metrics import measure
 from softprompt.progress import Progress, Silent
 from softprompt.prompt import SoftPrompt
-from softprompt.task import Examples
+from softprompt.task import Examples, Task
 from softprompt.training.checkpoint import Keeper
 from softprompt.training.loop import train_bank
 from softprompt.training.prepare import TaskLike, load_tasks, one_base, prepare
@@ -118,7 +118,7 @@ def train(
             counted = done
 
         keeper = Keeper(library.runs, base, runs, progress) if library is not None else None
-        train_bank(base, runs, on_step, keeper)
+        train_bank(base, runs, on_step, keeper, progress)
         advance(sum(run.total - run.step for run in runs), "")
     good = [index for index, run in enumerate(runs) if run.best_PD is not None and run.failure is None]
     reports = judge_runs(base, [runs[i] for i in good], [tests[i] for i in good], progress)
@@ -152,8 +152,7 @@ def measure_baselines(
     trials: list[Trial] = []
     for run, test in zip(runs, tests, strict=True):
         form = run.task.form
-        told = form.zero_shot_text()
-        asked = run.task.encode(base, run.task.test, 0, split="test", prepend=told + "\n" if told else "")
+        asked = _ask(base, run.task, progress)
         trials += [Trial(form, nothing_PD, asked), Trial(form, run.start_PD.to(base.dtype), test)]
     with progress.stage("baselines", sum(len(trial.examples) for trial in trials)) as advance:
         reports = evaluate(LocalEngine(base), trials, lambda rows: advance(rows, ""))
@@ -168,6 +167,16 @@ def measure_baselines(
             }
         )
     return scores
+
+
+def _ask(base: FrozenBase, task: Task, progress: Progress) -> Examples:
+    """The test rows behind the text prompt, or alone where both do not fit the context."""
+    told = task.form.zero_shot_text()
+    try:
+        return task.encode(base, task.test, 0, split="test", prepend=told + "\n" if told else "")
+    except ContextError:
+        progress.warn(f"{task.name}: the text prompt of the zero-shot baseline does not fit the context, and is left out")
+        return task.encode(base, task.test, 0, split="test")
 
 
 def _best(run: Run) -> Tensor:

@@ -1,0 +1,237 @@
+"""A training step against PEFT's: same base, rows, rows per step, prompt length and dtype, in turn, in one process.
+
+    python benchmarks/train_vs_peft.py --json
+    python benchmarks/train_vs_peft.py --model llama-135m --rows trec6 --dtype bf16 --P 100 --K 1
+
+PEFT runs through the Transformers Trainer; ours through the bank, with the same objective (language modelling). A step of K
+prompts is one step of ours and K steps of PEFT. Each row has the ratio of user CPU times (median over the pairs), wall-clock
+times beside it, and the roofline: the operations that a step must do, over the time that the machine's measured matrix-product
+rate in that dtype would take for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+os.environ.setdefault("SOFTPROMPT_DATA", str(HERE.parent.parent / "shared" / "data"))
+
+import torch
+
+from softprompt.base import DTYPES, FrozenBase
+from softprompt.splice import stack_padded
+from softprompt.task import Task
+from softprompt.training.bank import Bank, Rule
+from softprompt.training.forward import Example, losses_and_gradient
+
+SHORT = {"fp32": "float32", "bf16": "bfloat16"}
+ROWS_PER_STEP = 32
+Rows = list[tuple[list[int], list[int]]]
+
+
+def make_base(model: str, dtype: str, device: str) -> FrozenBase:
+    """The built-in base, or a random Llama of 135M weights."""
+    if model == "builtin/tiny":
+        return FrozenBase.load(model, dtype=SHORT[dtype], device=device)
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    config._attn_implementation = "eager" if device == "cpu" else "sdpa"
+    random_model = transformers.AutoModelForCausalLM.from_config(config).to(device, DTYPES[SHORT[dtype]])
+    random_model.eval().requires_grad_(False)
+    return FrozenBase(model=random_model, tokenizer=None, source=model, fingerprint="0" * 32)
+
+
+def make_rows(kind: str, count: int, seed: int) -> Rows:
+    """Rows of trec6 as the built-in tokenizer sees them, or rows of 200 random tokens."""
+    draw = random.Random(seed)
+    if kind == "200":
+        return [([draw.randrange(2, 8000) for _ in range(198)], [draw.randrange(2, 8000)]) for _ in range(count)]
+    tiny = FrozenBase.load("builtin/tiny", device="cpu")
+    task = Task.load(HERE.parent / "examples" / "trec6.yaml")
+    examples = task.encode(tiny, draw.sample(task.train, count), 20, split="training")
+    return list(zip(examples.inputs, examples.targets, strict=True))
+
+
+def peft_steps(base: FrozenBase, rows: Rows, length: int, attention: str) -> Callable[[], None]:
+    """A function that does one pass over the rows, a step for each 32, with PEFT and the Trainer."""
+    import peft
+    import transformers
+
+    from benchmarks.quality import collate
+
+    base.model.set_attn_implementation(attention)
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)
+    model = peft.get_peft_model(base.model, config)
+    data = [{"input_ids": ids + target, "labels": [-100] * len(ids) + target} for ids, target in rows]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(HERE / "out" / "peft"),
+        per_device_train_batch_size=ROWS_PER_STEP,
+        num_train_epochs=1,
+        learning_rate=0.03,
+        disable_tqdm=True,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        use_cpu=base.device.type == "cpu",
+    )
+
+    def run() -> None:
+        model.base_model.set_attn_implementation(attention)
+        trainer = transformers.Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
+        trainer.train()
+
+    return run
+
+
+def our_steps(base: FrozenBase, rows: Rows, length: int, prompts: int) -> Callable[[], None]:
+    """A function that takes one pass over the rows for each of K prompts, all in one bank."""
+    attention = "eager" if base.device.type == "cpu" else "sdpa"
+    starts = [torch.randn(length, base.width) * 0.02 for _ in range(prompts)]
+    bank = Bank(starts, [Rule("adamw", 0.0, 1.0)] * prompts, base.device)
+    every = list(range(prompts))
+
+    def run() -> None:
+        base.model.set_attn_implementation(attention)
+        for at in range(0, len(rows), ROWS_PER_STEP):
+            part = rows[at : at + ROWS_PER_STEP]
+            total = sum(len(target) for _, target in part)
+            batch = [Example(k, ids, target, None, 0, 1 / total) for k in every for ids, target in part]
+            stack = stack_padded(bank.vectors_KPD, bank.lengths)
+            _, gradient_KPD = losses_and_gradient(base, stack, batch)
+            bank.step(every, gradient_KPD, [0.03] * prompts)
+
+    return run
+
+
+def needed_operations(base: FrozenBase, rows: Rows, length: int, prompts: int) -> float:
+    """Multiplications and additions that a pass must do: linear layers forwards, and backwards to the activations alone, for
+    the virtual tokens once a step and for every token of every row; logits where there is a label."""
+    linear = sum(p.numel() for name, p in base.model.named_parameters() if p.ndim == 2 and "embed" not in name)
+    steps = -(-len(rows) // ROWS_PER_STEP)
+    tokens = prompts * (steps * length + sum(len(ids) + len(target) - 1 for ids, target in rows))
+    labels = prompts * sum(len(target) for _, target in rows)
+    return 4.0 * (linear * tokens + base.embedding.weight.numel() * labels)
+
+
+def matrix_rate(base: FrozenBase) -> float:
+    """Operations a second of matrix products of the base's own shapes, the best of several."""
+    width = int(base.model.config.intermediate_size)
+    a = torch.randn(1024, base.width, device=base.device, dtype=base.dtype)
+    b = torch.randn(base.width, width, device=base.device, dtype=base.dtype)
+    best = float("inf")
+    for _ in range(20):
+        _wait(base)
+        began = time.perf_counter()
+        for _ in range(10):
+            a @ b
+        _wait(base)
+        best = min(best, (time.perf_counter() - began) / 10)
+    return 2.0 * 1024 * base.width * width / best
+
+
+def _wait(base: FrozenBase) -> None:
+    if base.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(base: FrozenBase, run: Callable[[], None]) -> tuple[float, float]:
+    """User CPU and wall-clock seconds."""
+    _wait(base)
+    user, wall = os.times().user, time.perf_counter()
+    run()
+    _wait(base)
+    return os.times().user - user, time.perf_counter() - wall
+
+
+def compare(
+    model: str, kind: str, dtype: str, length: int, prompts: int, pairs: int, steps: int, attention: str, device: str
+) -> dict[str, Any]:
+    """One row of the benchmark."""
+    base = make_base(model, dtype, device)
+    rows = make_rows(kind, steps * ROWS_PER_STEP, seed=0)
+    ours = our_steps(base, rows, length, prompts)
+    peft = peft_steps(make_base(model, dtype, device), rows, length, attention)
+    timed(base, ours)
+    timed(base, peft)
+    measured: list[tuple[float, float, float, float]] = []
+    for _ in range(pairs):
+        measured.append((*timed(base, peft), *timed(base, ours)))
+    peft_user, peft_wall, our_user, our_wall = (statistics.median(column) for column in zip(*measured, strict=True))
+    on_cpu = device == "cpu"
+    ratios = [m[0] * prompts / m[2] if on_cpu else m[1] * prompts / m[3] for m in measured]
+    operations = needed_operations(base, rows, length, prompts)
+    rate = matrix_rate(base)
+    return {
+        "model": model,
+        "rows": kind,
+        "dtype": dtype,
+        "P": length,
+        "K": prompts,
+        "attention": attention,
+        "device": device,
+        "pairs": pairs,
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3),
+        "ratio_max": round(max(ratios), 3),
+        "ratio_wall": round(statistics.median(m[1] * prompts / m[3] for m in measured), 3),
+        "peft_user_s": round(peft_user * prompts / steps, 3),
+        "ours_user_s": round(our_user / steps, 3),
+        "peft_wall_s": round(peft_wall * prompts / steps, 3),
+        "ours_wall_s": round(our_wall / steps, 3),
+        "gflop_needed": round(operations / steps / 1e9, 2),
+        "matrix_gflops": round(rate / 1e9, 1),
+        "roofline": round(operations / our_wall / rate, 3),
+    }
+
+
+def main() -> None:
+    """Print a row for each combination asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", choices=["builtin/tiny", "llama-135m"], default=["builtin/tiny", "llama-135m"])
+    parser.add_argument("--rows", nargs="+", choices=["trec6", "200"], default=["trec6", "200"])
+    parser.add_argument("--dtype", nargs="+", choices=list(SHORT), default=list(SHORT))
+    parser.add_argument("--P", nargs="+", type=int, default=[20, 100])
+    parser.add_argument("--K", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--attention", nargs="+", default=["sdpa", "eager"], help="of PEFT's base; sdpa is its default")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="of 32 rows, in each turn")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="print JSON Lines only")
+    args = parser.parse_args()
+    for model, kind, dtype, length, prompts, attention in _every(
+        args.model, args.rows, args.dtype, args.P, args.K, args.attention
+    ):
+        row = compare(model, kind, dtype, length, prompts, args.pairs, args.steps, attention, args.device)
+        print(
+            json.dumps(row, separators=(",", ":")) if args.json else "  ".join(f"{k} {v}" for k, v in row.items()),
+            flush=True,
+        )
+
+
+def _every(*choices: Sequence[Any]) -> list[tuple[Any, ...]]:
+    import itertools
+
+    return list(itertools.product(*choices))
+
+
+if __name__ == "__main__":
+    main()
