@@ -3,10 +3,10 @@
     python benchmarks/train_vs_peft.py --json
     python benchmarks/train_vs_peft.py --model llama-135m --rows trec6 --dtype bf16 --P 100 --K 1
 
-PEFT runs through the Transformers Trainer; ours through the bank, with the same objective (language modelling). A step of K
-prompts is one step of ours and K steps of PEFT. Each row has the ratio of user CPU times (median over the pairs), wall-clock
-times beside it, and the roofline: the operations that a step must do, over the time that the machine's measured matrix-product
-rate in that dtype would take for them.
+PEFT runs through the Transformers Trainer; ours through the bank, with the same objective (language modelling). A step
+of K prompts is one step of ours and K steps of PEFT. Each row has the ratio of user CPU times (median over the pairs),
+wall-clock times beside it, and the roofline: the operations that a step must do, over the time that the machine's measured
+matrix-product rate in that dtype would take for them.
 """
 
 from __future__ import annotations
