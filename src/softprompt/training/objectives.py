@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from softprompt.scoring import LabelPlan
 
@@ -18,15 +20,13 @@ def label_scoring(plan: LabelPlan, logits_BLV: Tensor, choices: Sequence[int]) -
 
     It trains what is asked at prediction, and spends no capacity on the rest of the vocabulary.
     """
-    scores = plan.scores(logits_BLV)
-    return torch.stack([-scored.log_softmax(0)[choice] for scored, choice in zip(scores, choices, strict=True)])
+    scores_BC = pad_sequence(plan.scores(logits_BLV), batch_first=True, padding_value=-torch.inf)
+    return F.cross_entropy(scores_BC, torch.tensor(choices, device=scores_BC.device), reduction="none")
 
 
 def language_modelling(logits_BLV: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
     """Summed negative log-probability of each example's target tokens. Position `i` of the logits predicts target `i`."""
     longest = max(len(target) for target in targets)
     targets_BL = torch.tensor([[*t, *[-100] * (longest - len(t))] for t in targets], device=logits_BLV.device)
-    loss_BL = torch.nn.functional.cross_entropy(
-        logits_BLV.float().transpose(1, 2), targets_BL, reduction="none", ignore_index=-100
-    )
+    loss_BL = F.cross_entropy(logits_BLV.float().transpose(1, 2), targets_BL, reduction="none", ignore_index=-100)
     return loss_BL.sum(1)
