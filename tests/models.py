@@ -114,14 +114,14 @@ def steerable_base() -> FrozenBase:
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config)
     texts = [f" {way} {word} = {said}" for way, pairs in ANSWERS.items() for word, said in pairs.items()]
-    rows = tokenizer()(texts, add_special_tokens=False)["input_ids"]
+    rows = [[*row, tokenizer().eos_token_id] for row in tokenizer()(texts, add_special_tokens=False)["input_ids"]]
     width = max(map(len, rows))
     ids = torch.tensor([[1] * (width - len(row)) + row for row in rows])
     mask = (ids != 1).long()
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(120):
-        logits = model(input_ids=ids, attention_mask=mask).logits[:, -2]
-        loss = torch.nn.functional.cross_entropy(logits, ids[:, -1])
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, -3:-1]  # the answer and the end
+        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, -2:])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

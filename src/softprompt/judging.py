@@ -43,9 +43,7 @@ def judge(
     pairs = []
     for file in files:
         if not file.endswith((".yaml", ".yml")):
-            raise ConfigError(
-                f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE"
-            )
+            raise ConfigError(f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE")
         task = Task.load(file)
         pairs.append((f"{task.name}@{version}" if version else task.name, task, task.test))
     return _judge(library, pairs, dtype, device, progress or Silent())
@@ -89,15 +87,15 @@ def _judge(
     rows: list[dict[str, Any]] = []
     for source in dict.fromkeys(version.base for version in versions):
         base = FrozenBase.load(source, dtype=dtype, device=device)
-        mine = [
-            (v, task, test) for v, (_, task, test) in zip(versions, pairs, strict=True) if v.base == source
-        ]
+        mine = [(v, task, test) for v, (_, task, test) in zip(versions, pairs, strict=True) if v.base == source]
         trials = []
         for version, task, test in mine:
-            prompt = SoftPrompt.from_bytes(library.read(version))
+            prompt = SoftPrompt.from_bytes(library.read(version), digest=version.digest)
             prompt.check_base(base)
+            # Judged in the form it was tuned with, whatever the task file says by now.
+            task.form = Form.of_card(prompt.card)
             examples = task.encode(base, test, len(prompt.vectors_PD), split="test")
-            trials.append(Trial(Form.of_card(prompt.card), prompt.vectors_PD.to(base.dtype), examples))
+            trials.append(Trial(task.form, prompt.vectors_PD.to(base.dtype), examples))
         with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
             reports = evaluate(LocalEngine(base), trials, lambda done, tell=advance: tell(done, ""))  # type: ignore[misc]
         for (version, _, _), trial, report in zip(mine, trials, reports, strict=True):

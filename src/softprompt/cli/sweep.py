@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
-from softprompt.cli.train import Device, Dtype, stop_cleanly
+from softprompt.cli.train import Device, Dtype, stopping_cleanly
 
 
+@stopping_cleanly()
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task whose keys are varied.")],
     choices: Annotated[
@@ -40,7 +41,6 @@ def sweep(
         if not equals or not values:
             raise ConfigError(f"{choice!r} is no choice; write KEY=V1,V2, such as learning_rate=0.03,0.1")
         wanted[key] = yaml.safe_load(f"[{values}]")
-    stop_cleanly()
     progress = Bars()
     with progress.loading("torch and the library"):
         from softprompt.training.sweep import RUNGS

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -17,6 +19,34 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; by default t
 COLUMNS = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained", "seconds")
 
 
+class _Stopped(BaseException):
+    """A signal came. No `Exception`, so that nothing on the way takes it for a fault of its own and goes on."""
+
+
+@contextmanager
+def stopping_cleanly() -> Iterator[None]:
+    """Turn the signals that end a training into an error that says what became of the library.
+
+    Raises:
+        TrainingError: SIGTERM or SIGINT came.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stopped(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except _Stopped as stopped:
+        from softprompt.errors import TrainingError
+
+        raise TrainingError(f"stopped by {stopped}; nothing was published, and the library is as it was") from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@stopping_cleanly()
 def train(
     files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")],
     dtype: Dtype = "auto",
@@ -30,7 +60,6 @@ def train(
     """Tune a soft prompt for each task and publish it as a new version."""
     from softprompt.progress import Bars
 
-    stop_cleanly()
     progress = Bars()
     with progress.loading("torch and the library"):
         from softprompt.training.tune import train as tune
@@ -39,16 +68,3 @@ def train(
     tuned = tune(list(files), library=library, dtype=dtype, device=device, progress=progress)
     title = f"{len(tuned)} prompt{'s' if len(tuned) > 1 else ''} of {tuned[0].row()['trainable']:,} numbers"
     emit([one.row() for one in tuned], as_json, f"{title} each on {tuned[0].total:,} frozen ones", COLUMNS)
-
-
-def stop_cleanly() -> None:
-    """Turn the signals that end a training into an error that says what became of the library."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        from softprompt.errors import TrainingError
-
-        name = signal.Signals(number).name
-        raise TrainingError(f"stopped by {name}; nothing was published, and the library is as it was")
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)

@@ -75,9 +75,7 @@ class Service:
             raise ConfigError("texts is one string; give a list of texts")
         refs = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
         if len(refs) != len(texts):
-            raise ConfigError(
-                f"{len(texts)} texts need {len(texts)} tasks, or one for all; {len(refs)} were given"
-            )
+            raise ConfigError(f"{len(texts)} texts need {len(texts)} tasks, or one for all; {len(refs)} were given")
         versions = {ref: self.library.resolve(ref) for ref in dict.fromkeys(refs)}
         answers: list[Prediction | None] = [None] * len(texts)
         for source in dict.fromkeys(version.base for version in versions.values()):
@@ -100,9 +98,9 @@ class Service:
         version = self.library.resolve(ref)
         if version.digest not in self._residents:
             prompt = SoftPrompt.from_bytes(self.library.read(version), digest=version.digest)
-            prompt.check_base(base)
             self._residents[version.digest] = _Resident(version.number, prompt, Form.of_card(prompt.card))
         found = self._residents[version.digest]
+        found.prompt.check_base(base)  # each time: two versions of the same bytes may name different bases
         return _Resident(version.number, found.prompt, found.form)
 
 
@@ -140,9 +138,7 @@ def _answer(base: FrozenBase, residents: Sequence[_Resident], texts: Sequence[st
             outputs[index] = base.decode(ids).strip()
     return [
         Prediction(resident.form.task, resident.version, text, output, score, truncated)
-        for resident, text, output, score, truncated in zip(
-            residents, texts, outputs, scores, cut, strict=True
-        )
+        for resident, text, output, score, truncated in zip(residents, texts, outputs, scores, cut, strict=True)
     ]
 
 
