@@ -11,6 +11,8 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from softprompt.base import FrozenBase
+from softprompt.card import Card
+from softprompt.prompt import SoftPrompt
 
 VOCABULARY = 320
 _SMALL = {
@@ -72,9 +74,7 @@ def tokenizer() -> Any:
         show_progress=False,
     )
     backend.train_from_iterator([f"{word} {other}" for word in WORDS for other in WORDS], trainer)
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<end>", pad_token="<pad>"
-    )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<pad>")
 
 
 def make_base(
@@ -126,3 +126,12 @@ def steerable_base() -> FrozenBase:
         loss.backward()
         optimiser.step()
     return FrozenBase.wrap(model, tokenizer(), name="trained/steerable")
+
+
+def some_prompt(base: FrozenBase, task: str, *, rows: int = 5, seed: int = 0, **fields: Any) -> SoftPrompt:
+    """An untrained prompt for a base: tokens of its vocabulary, in a form of choice."""
+    ids = torch.randint(2, VOCABULARY, (rows,), generator=torch.Generator().manual_seed(seed))
+    card = Card(
+        task=task, base=base.name, fingerprint=base.fingerprint, num_virtual_tokens=rows, token_dim=base.width, **fields
+    )
+    return SoftPrompt(base.embed(ids).detach().float(), card)
