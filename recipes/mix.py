@@ -1,6 +1,9 @@
-"""The mixture: which documents in which shares, made into two arrays, tokens and loss weights.
+"""The mixture: which documents in which shares, made into arrays of tokens and loss weights, one pair for each stage.
 
-python recipes/mix.py            # writes recipes/work/{tokenizer.json, train.npz, held_out.npz}
+The first stage is broad; the second, for the decay of the learning rate, has less running text and more of the short
+answers that the base is for.
+
+    python recipes/mix.py            # tokenizer.json, train.npz, decay.npz, held_out.npz in recipes/work/
 """
 
 import json
@@ -26,27 +29,34 @@ WEIGHT_UNIT = 0.5
 _WEIGHTS = {PLAIN: 2, INPUT: 1, ANSWER: 8, END: 2}
 _LONG_ANSWER = 3
 """Weight beyond the sixth token of an answer: definitions must not crowd out the one-word answers."""
-LABELLED_PASSES = 4.0
 CHARACTERS_PER_TOKEN = 4.1
 
-INSTRUCTIONS: dict[str, tuple[Callable[[Random], Task], float]] = {  # kind -> maker, millions of tokens
-    "question_kind": (questions.kind, 2.4),
-    "question_answer": (questions.answer, 0.35),
-    "category": (words.category, 0.6),
-    "headword": (words.headword, 0.9),
-    "define": (words.define, 0.3),
-    "blank": (words.blank, 0.2),
-    "relation": (words.relation, 0.35),
-    "pick": (words.pick, 0.2),
-    "form": (words.form, 0.2),
-    "review_passage": (partial(sentences.sentiment, source="passages"), 0.5),
-    "product_sentence": (partial(sentences.sentiment, source="products"), 0.4),
-    "opinion_word": (partial(sentences.sentiment, source="words"), 0.25),
-    "genre": (sentences.genre, 0.25),
-    "words_task": (strings.words_task, 0.2),
-    "word_task": (strings.word_task, 0.1),
-    "numbers": (strings.numbers, 0.15),
+INSTRUCTIONS: dict[str, tuple[Callable[[Random], Task], float, float]] = {  # kind -> maker, millions of tokens by stage
+    "question_kind": (questions.kind, 2.4, 0.9),
+    "question_answer": (questions.answer, 0.35, 0.1),
+    "category": (words.category, 0.6, 0.3),
+    "headword": (words.headword, 0.9, 0.55),
+    "define": (words.define, 0.3, 0.05),
+    "blank": (words.blank, 0.2, 0.05),
+    "relation": (words.relation, 0.35, 0.12),
+    "pick": (words.pick, 0.2, 0.08),
+    "form": (words.form, 0.2, 0.12),
+    "review_passage": (partial(sentences.sentiment, source="passages"), 0.5, 0.2),
+    "weighed_sentence": (partial(sentences.sentiment, source="weighed"), 0.0, 0.6),
+    "product_sentence": (partial(sentences.sentiment, source="products"), 0.4, 0.3),
+    "opinion_word": (partial(sentences.sentiment, source="words"), 0.25, 0.25),
+    "genre": (sentences.genre, 0.25, 0.08),
+    "words_task": (strings.words_task, 0.2, 0.08),
+    "word_task": (strings.word_task, 0.1, 0.03),
+    "numbers": (strings.numbers, 0.15, 0.05),
 }
+PLAIN_SHARES = (
+    {"film": 1.0, "product": 1.0, "other": 1.0, "dictionary": 0.4},
+    {"film": 0.2, "product": 0.2, "other": 0.05, "dictionary": 0.05},
+)
+"""Share of the passages of each kind of running text, by stage; definitions come back in the instructions."""
+LABELLED_PASSES = (4.0, 2.3)
+"""Passes over the labelled rows by stage. The first stage is left when less than half of it has been read."""
 LABELLED: dict[str, Callable[..., Task]] = {  # data set -> maker of its tasks
     "sentence_polarity": partial(sentences.sentiment, source="rows"),
     "subjectivity": sentences.subjectivity,
@@ -77,27 +87,27 @@ def running_text() -> Iterator[tuple[str, str]]:
         yield "dictionary", "\n".join(entries[at : at + 4])
 
 
-def documents(rng: Random, scale: float = 1.0) -> Iterator[Document]:
-    """All documents of the training mixture, by kind; `scale` shrinks it for tests."""
-    passages = list(running_text())
-    rng.shuffle(passages)
-    for at, (kind, text) in enumerate(passages[: int(len(passages) * scale)]):
-        if kind != "dictionary" or at % 5 < 2:  # definitions come back in the instructions
+def documents(rng: Random, stage: int) -> Iterator[Document]:
+    """All documents of a stage of the mixture, kind after kind."""
+    for kind, text in running_text():
+        if rng.random() < PLAIN_SHARES[stage][kind]:
             yield plain(text)
-    for maker, millions in INSTRUCTIONS.values():
-        room = millions * 1e6 * CHARACTERS_PER_TOKEN * scale
+    for maker, *millions in INSTRUCTIONS.values():
+        room = millions[stage] * 1e6 * CHARACTERS_PER_TOKEN
         while room > 0:
             document = render(rng, maker(rng))
             room -= sum(len(text) for text, _ in document)
             yield document
     for name, labelled in LABELLED.items():
-        while sentences.rows(name, False).passes < LABELLED_PASSES * scale:
+        rows = sentences.rows(name, False)
+        until = rows.passes + LABELLED_PASSES[stage]
+        while rows.passes < until:
             yield render(rng, labelled(rng))
 
 
 def held_out_documents(rng: Random) -> dict[str, list[Document]]:
     """Documents never trained on: generated ones with another seed, and the validation rows."""
-    groups = {kind: [render(rng, maker(rng)) for _ in range(150)] for kind, (maker, _) in INSTRUCTIONS.items()}
+    groups = {kind: [render(rng, maker(rng)) for _ in range(150)] for kind, (maker, *_) in INSTRUCTIONS.items()}
     for name, labelled in LABELLED.items():
         groups[name] = [render(rng, labelled(rng, validation=True)) for _ in range(300)]
     return groups
@@ -121,30 +131,33 @@ def encode(tokenizer: Tokenizer, many: list[Document]) -> tuple[np.ndarray, np.n
     return np.concatenate(ids), np.concatenate(weights)
 
 
+def write(path: Path, tokenizer: Tokenizer, many: list[Document]) -> dict[str, float]:
+    """Writes the arrays of a stage; its figures."""
+    ids, weights = encode(tokenizer, many)
+    np.savez(path, ids=ids, weights=weights)
+    instructions = [document for document in many if document[0][1] != PLAIN]
+    return {
+        "documents": len(many),
+        "tokens": len(ids),
+        "instruction_tokens": len(encode(tokenizer, instructions)[0]),
+        "answer_share": round(float((weights == _WEIGHTS[ANSWER]).mean()), 3),
+    }
+
+
 def main() -> None:
     """Makes the tokenizer and the arrays."""
     WORK.mkdir(exist_ok=True)
-    rng = Random(20)
-    many = list(documents(rng))
-    rng.shuffle(many)
-    print(f"{len(many):,} documents", flush=True)
-    tokenizer = train_tokenizer(("".join(text for text, _ in document) for document in many[::4]), WORK / "tokenizer.json")
-    ids, weights = encode(tokenizer, many)
-    np.savez(WORK / "train.npz", ids=ids, weights=weights)
-    share = float((weights == _WEIGHTS[ANSWER]).mean())
-    plain_tokens = (
-        sum(len(e.ids) for e in tokenizer.encode_batch_fast(["".join(t for t, k in d if k == PLAIN) for d in many[::20]]))
-        * 20
-    )
-    figures = {
-        "tokens": len(ids),
-        "plain_share": round(plain_tokens / len(ids), 3),
-        "answer_share": round(share, 3),
-        "documents": len(many),
-        **{f"passes_{name}": round(sentences.rows(name, False).passes, 2) for name in LABELLED},
-    }
+    figures = {}
+    for stage, name in enumerate(("train", "decay")):
+        rng = Random(20 + stage)
+        many = list(documents(rng, stage))
+        rng.shuffle(many)
+        if stage == 0:
+            texts_of = ("".join(text for text, _ in document) for document in many[::4])
+            tokenizer = train_tokenizer(texts_of, WORK / "tokenizer.json")
+        figures[name] = write(WORK / f"{name}.npz", tokenizer, many)
+        print(name, figures[name], flush=True)
     (WORK / "mix.json").write_text(json.dumps(figures, indent=1))
-    print(figures, flush=True)
     arrays = {}
     for kind, group in held_out_documents(Random(77)).items():
         arrays[f"{kind}.ids"], arrays[f"{kind}.weights"] = encode(tokenizer, group)

@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 WORK = Path(__file__).resolve().parent / "work"
 CHECKPOINT = WORK / "checkpoint.pt"
 WEIGHT_UNIT = 0.5
+DECAY_FROM = 0.55
+"""Share of the budget after which the learning rate falls and the second stage of the mixture is read."""
 CONFIG = {
     "vocab_size": 8192,
     "hidden_size": 256,
@@ -115,10 +118,10 @@ class Optimisers:
 
 
 def rate_at(progress: float) -> float:
-    """Share of the peak learning rate: 2% warm-up, flat, then linear to zero over the last 45%."""
+    """Share of the peak learning rate: 2% warm-up, flat, then linear to zero."""
     if progress < 0.02:
         return max(progress / 0.02, 0.02)
-    return 1.0 if progress < 0.55 else max(0.0, (1 - progress) / 0.45)
+    return 1.0 if progress < DECAY_FROM else max(0.0, (1 - progress) / (1 - DECAY_FROM))
 
 
 class Stream:
@@ -186,16 +189,18 @@ def main() -> None:
     model = new_model()
     model.train()
     optimisers = Optimisers(model, args.muon_rate, args.adam_rate)
-    stream = Stream(WORK / "train.npz")
-    step, elapsed, tokens = 0, 0.0, 0
+    streams = [Stream(WORK / "train.npz"), Stream(WORK / "decay.npz")]
+    step, elapsed, tokens, mean = 0, 0.0, 0, 0.0
     if CHECKPOINT.exists() and not args.fresh:
         state = torch.load(CHECKPOINT, weights_only=True)
         optimisers.load(state["optimisers"])
-        step, elapsed, tokens, stream.at = state["step"], state["elapsed"], state["tokens"], state["at"]
+        step, elapsed, tokens, mean = state["step"], state["elapsed"], state["tokens"], state["loss"]
+        for stream, at in zip(streams, state["at"], strict=True):
+            stream.at = at
     loss_of = torch.compile(weighted_loss, dynamic=False)
     log = open(WORK / ("smoke.log" if args.fresh else "pretrain.log"), "a", encoding="utf-8")  # noqa: SIM115
     budget = args.minutes * 60
-    started, saved, mean = time.time() - elapsed, time.time(), 0.0
+    started, saved = time.time() - elapsed, time.time()
     if args.until:
         budget = args.until - started
 
@@ -208,19 +213,21 @@ def main() -> None:
                     "step": step,
                     "elapsed": time.time() - started,
                     "tokens": tokens,
-                    "at": stream.at,
+                    "at": [stream.at for stream in streams],
                     "loss": mean,
                     "config": CONFIG,
                 },
             )
 
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     mark, mark_tokens = time.time(), tokens
-    while (progress := (time.time() - started) / budget) < 1:
+    while not stopped and (progress := (time.time() - started) / budget) < 1:
         long = progress > args.long_from
         rows, length = (args.rows // 2, 512) if long else (args.rows, 256)
         batches = []
         for _ in range(args.accumulate):
-            ids, targets, weights = stream.next(rows, length)
+            ids, targets, weights = streams[progress > DECAY_FROM].next(rows, length)
             batches.append((ids, *choose(targets, weights, args.share)))
         total = float(sum(weights.sum() for *_, weights in batches))
         loss = 0.0
@@ -252,6 +259,8 @@ def main() -> None:
             checkpoint()
             saved = time.time()
     checkpoint()
+    if stopped:
+        return
     log.write(
         json.dumps(
             {

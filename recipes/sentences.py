@@ -58,6 +58,23 @@ def _opinion_words() -> list[tuple[str, str]]:
     return texts.opinion_words()
 
 
+@cache
+def _weighed() -> list[tuple[str, str]]:
+    """Sentences of film reviews whose opinion words lean one way, and the verdict of the whole review with them.
+
+    Two opinion words more on one side are enough alone; one counts where the review as a whole agrees.
+    """
+    value = {word: 1 if label == "positive" else -1 for word, label in texts.opinion_words()}
+    found = []
+    for sentences, verdict in texts.movie_reviews():
+        for sentence in sentences:
+            lean = sum(value.get(word, 0) for word in sentence.split())
+            label = "positive" if lean > 0 else "negative"
+            if 20 < len(sentence) < 260 and (abs(lean) > 1 or (lean and label == verdict)):
+                found.append((sentence, label))
+    return found
+
+
 _SENTIMENT = (  # label words (positive, negative), output names, instructions
     (
         ("positive", "negative"),
@@ -117,7 +134,7 @@ _WEIGHTS = (40, 14, 6, 10, 8, 3, 3, 3, 3, 4, 2)
 
 
 def sentiment(rng: Random, source: str, validation: bool = False) -> Task:
-    """A sentiment task on `rows`, `passages`, `products` or `words`."""
+    """A sentiment task on `rows`, `passages`, `weighed` sentences, `products` or `words`."""
     words, outputs, instructions = rng.choices(_SENTIMENT, _WEIGHTS)[0]
     names = dict(zip(("positive", "negative"), words, strict=True))
 
@@ -126,6 +143,8 @@ def sentiment(rng: Random, source: str, validation: bool = False) -> Task:
             text, label = rows("sentence_polarity", validation).next()
         elif source == "passages":
             text, label = rng.choice(_passages())
+        elif source == "weighed":
+            text, label = rng.choice(_weighed())
         elif source == "products":
             text, label = rng.choice(_products())
             if rng.random() < 0.5 and label == "positive":  # praise is twice as frequent
