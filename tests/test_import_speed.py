@@ -1,0 +1,94 @@
+"""What is light stays light: nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = (
+    "torch",
+    "transformers",
+    "sqlalchemy",
+    "alembic",
+    "obstore",
+    "sklearn",
+    "pyarrow",
+    "datasets",
+    "peft",
+    "numpy",
+    "scipy",
+)
+
+
+def heavy_after(code: str, allowed: tuple[str, ...] = ()) -> list[str]:
+    """Heavy modules that a fresh process has loaded after some code."""
+    told = f"{code}\nimport json, sys\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    return [name for name in json.loads(done.stderr.splitlines()[-1]) if name not in allowed]
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert heavy_after("import softprompt; dir(softprompt); softprompt.__all__") == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "errors",
+        "card",
+        "config",
+        "rows",
+        "form",
+        "metrics",
+        "progress",
+        "names",
+        "promotion",
+        "training.schedule",
+        "cli.app",
+    ],
+)
+def test_modules_without_torch_stay_without_it(module: str) -> None:
+    assert heavy_after(f"import softprompt.{module}") == []
+
+
+@pytest.mark.parametrize("module", ["stores", "registry", "library"])
+def test_the_library_needs_no_torch(module: str) -> None:
+    assert heavy_after(f"import softprompt.{module}", ("sqlalchemy", "alembic", "obstore")) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["predict", "--help"], ["--version"], ["base", "--help"]]
+)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = {['softprompt', *arguments]!r}\n"
+        "from softprompt.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as done: assert not done.code"
+    )
+    assert heavy_after(code) == []
+
+
+def test_a_wrong_task_name_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.argv = ['softprompt', '--home', {str(tmp_path / 'home')!r}, 'predict', 'none', 'text']\n"
+        "from softprompt.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as done: assert done.code == 1"
+    )
+    assert heavy_after(code, ("sqlalchemy", "alembic", "obstore")) == []
+
+
+def test_the_command_is_installed_and_answers() -> None:
+    command = Path(sys.executable).parent / "softprompt"
+    done = subprocess.run(
+        [str(command), "--help"], capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"}
+    )
+    for word in ("train", "predict", "evaluate", "promote", "base"):
+        assert word in done.stdout
+    assert done.stderr == ""
