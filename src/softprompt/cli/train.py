@@ -40,7 +40,7 @@ def stopping_cleanly() -> Iterator[None]:
     except _Stopped as stopped:
         from softprompt.errors import TrainingError
 
-        raise TrainingError(f"stopped by {stopped}; nothing was published, and the library is as it was") from None
+        raise TrainingError(f"stopped by {stopped}; nothing was published; call the same command again to go on") from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
