@@ -77,8 +77,8 @@ def fill(library: Library, tasks: int, versions: int) -> None:
                 highest = sa.select(sa.func.max(table.c.id)).scalar_subquery()
                 connection.execute(sa.select(sa.func.setval(counter, highest)))
     if not library.registry.database.sqlite:  # what autovacuum does by itself after a while
-        with library.registry.database.write() as connection:
-            connection.execute(sa.text("ANALYZE"))
+        with library.registry.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("VACUUM ANALYZE"))
 
 
 def _version(names: list[str], choose: random.Random, at: str, versions: int, place: int, number: int) -> dict[str, Any]:

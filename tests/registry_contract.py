@@ -291,9 +291,9 @@ class RegistryContract:
         assert len(registry.audit()) == before, "no change, no audit"
 
     def test_search_by_each_filter(self, registry: Registry) -> None:
-        publish(registry, "alpha", 0, tags=("x",), metrics=scored(0.5), base="org/one", fingerprint="aaaaaaaa1")
-        publish(registry, "alpha", 1, metrics=scored(0.9), base="org/two", fingerprint="bbbbbbbb1")
-        publish(registry, "Beta", 2, metric="bleu", metrics=scored(0.3), base="org/one", fingerprint="aaaaaaaa1")
+        publish(registry, "alpha", 0, tags=("x",), metrics=scored(0.5), base="org/one", fingerprint="aaaaaaaa01")
+        publish(registry, "alpha", 1, metrics=scored(0.9), base="org/two", fingerprint="bbbbbbbb01")
+        publish(registry, "Beta", 2, metric="bleu", metrics=scored(0.3), base="org/one", fingerprint="aaaaaaaa01")
         registry.promote("alpha@1", "production")
 
         def found(**filters: Any) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from softprompt.card import Card
 
@@ -41,9 +41,8 @@ class Version:
         return Card.parse(self.card_text)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A line of a listing: a version, with its task's counts."""
+class Entry(NamedTuple):
+    """A line of a listing: a version, with its task's counts. A named tuple, as there may be ten thousand of them."""
 
     task: str
     version: int
@@ -60,7 +59,7 @@ class Entry:
 
     def row(self) -> dict[str, Any]:
         """The entry as a row for people and machines."""
-        return {**self.__dict__, "aliases": list(self.aliases), "tags": list(self.tags)}
+        return {**self._asdict(), "aliases": list(self.aliases), "tags": list(self.tags)}
 
 
 @dataclass(frozen=True)

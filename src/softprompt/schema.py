@@ -81,8 +81,10 @@ versions = Table(
     Column("purged", Boolean, nullable=False, server_default=false()),  # deleted, and its bytes given up
     UniqueConstraint("task_id", "number"),
     Index(None, "digest"),
-    Index(None, "fingerprint"),
-    Index(None, "base"),
+    # Each filter of a listing is answered from its index alone: rows are large, and most of them are not shown.
+    Index(None, "fingerprint", "deleted", "task_id", "number"),
+    Index(None, "base", "deleted", "task_id", "number"),
+    Index(None, "metric", "value", "deleted", "task_id", "number"),
     sqlite_autoincrement=True,
 )
 
@@ -111,7 +113,7 @@ tags = Table(
     metadata,
     Column("version_id", Sequence, ForeignKey("versions.id"), primary_key=True),
     Column("tag", String(128), primary_key=True),
-    Index(None, "tag"),
+    Index(None, "tag", "version_id"),
 )
 
 audit = Table(

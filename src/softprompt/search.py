@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -17,7 +18,9 @@ from softprompt.records import Entry
 from softprompt.schema import aliases, tags, tasks, versions
 
 _METRIC = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:(>=|<=|>|<)\s*([-+0-9.eE]+)\s*)?")
-_SHORTEST_FINGERPRINT = 8
+_BATCH = 5000
+"""Ids in one question for tags; databases bound the parameters of a statement."""
+_FINGERPRINT = re.compile("[0-9a-f]{8,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,65 +44,46 @@ def search(connection: Connection, tenant: str, filters: Filters) -> list[Entry]
     Raises:
         NameRefused: a filter cannot be read.
     """
-    wanted = [tasks.c.tenant == tenant, ~versions.c.deleted, *_on_task(filters)]
-    special = _on_version(filters)
+    mine = [tasks.c.tenant == tenant, *_on_task(filters)]
+    passing = [~versions.c.deleted, *_on_version(filters)]
     joined = versions.join(tasks, versions.c.task_id == tasks.c.id)
-    if not special and not filters.every:
-        chosen = joined  # tasks.newest says it all
-        wanted.append(versions.c.number == tasks.c.newest)
-    elif filters.every:
-        chosen = joined
-        wanted += special
+    if filters.every:
+        chosen, wanted = joined, [*mine, *passing]
+    elif len(passing) == 1:
+        chosen, wanted = joined, [*mine, versions.c.number == tasks.c.newest]  # that says it all
     else:
-        newest = (
-            sa.select(versions.c.task_id, sa.func.max(versions.c.number).label("number"))
-            .select_from(joined)
-            .where(*wanted, *special)
-            .group_by(versions.c.task_id)
-            .subquery("passing")
-        )
+        newest = _newest(passing, mine if filters.task is not None else [])
         same = sa.and_(versions.c.task_id == newest.c.task_id, versions.c.number == newest.c.number)
-        chosen = joined.join(newest, same)
-    statement = (
-        sa.select(
-            tasks.c.id.label("task_id"),
-            tasks.c.name,
-            tasks.c.live,
-            versions.c.id,
-            versions.c.number,
-            versions.c.digest,
-            versions.c.base,
-            versions.c.fingerprint,
-            versions.c.metric,
-            versions.c.value,
-            versions.c.created_at,
-        )
-        .select_from(chosen)
-        .where(*wanted)
-    )
+        chosen, wanted = joined.join(newest, same), mine
+    v = versions.c
+    columns = (tasks.c.name, v.number, tasks.c.live, v.digest, v.base, v.fingerprint, v.metric, v.value, v.created_at)
+    statement = sa.select(v.id, v.task_id, *columns).select_from(chosen).where(*wanted)
     # Sorted here: databases sort text each in its own way.
-    rows = sorted(connection.execute(statement).fetchall(), key=lambda row: (row.name, row.number))
+    rows = sorted(map(tuple, connection.execute(statement)), key=itemgetter(2, 3))
     if filters.task is not None:
         pattern = _glob(filters.task)  # LIKE minds case on one database and not on the other
-        rows = [row for row in rows if pattern.fullmatch(row.name)]
+        rows = [row for row in rows if pattern.fullmatch(row[2])]
     by_task = _aliases(connection, tenant, filters)
-    by_version = _tags(connection, statement)
+    by_version = _tags(connection, [row[0] for row in rows])
+    none: list[tuple[str, int]] = []
     return [
-        Entry(
-            task=row.name,
-            version=row.number,
-            versions=row.live,
-            digest=row.digest,
-            base=row.base,
-            fingerprint=row.fingerprint,
-            metric=row.metric,
-            value=row.value,
-            created_at=row.created_at,
-            aliases=tuple(name if number == row.number else f"{name}@{number}" for name, number in by_task[row.task_id]),
-            tags=tuple(by_version[row.id]),
+        Entry._make(
+            (
+                *row[2:],
+                tuple(alias if to == row[3] else f"{alias}@{to}" for alias, to in sorted(by_task.get(row[1], none))),
+                tuple(sorted(by_version.get(row[0], ()))),
+            )
         )
         for row in rows
     ]
+
+
+def _newest(passing: list[sa.ColumnElement[bool]], mine: list[sa.ColumnElement[bool]]) -> sa.Subquery:
+    """The highest number that passes, for each task: of any tenant, since the index knows none; the caller sorts out."""
+    statement = sa.select(versions.c.task_id, sa.func.max(versions.c.number).label("number")).where(*passing)
+    if mine:
+        statement = statement.where(versions.c.task_id.in_(sa.select(tasks.c.id).where(*mine)))
+    return statement.group_by(versions.c.task_id).subquery("passing")
 
 
 def _aliases(connection: Connection, tenant: str, filters: Filters) -> dict[int, list[tuple[str, int]]]:
@@ -107,7 +91,6 @@ def _aliases(connection: Connection, tenant: str, filters: Filters) -> dict[int,
         sa.select(aliases.c.task_id, aliases.c.name, aliases.c.number)
         .join(tasks, aliases.c.task_id == tasks.c.id)
         .where(tasks.c.tenant == tenant, *_on_task(filters))
-        .order_by(aliases.c.name)
     )
     found: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for task_id, name, number in connection.execute(statement):
@@ -115,12 +98,12 @@ def _aliases(connection: Connection, tenant: str, filters: Filters) -> dict[int,
     return found
 
 
-def _tags(connection: Connection, chosen: sa.Select[Any]) -> dict[int, list[str]]:
-    ids = chosen.with_only_columns(versions.c.id)
-    statement = sa.select(tags.c.version_id, tags.c.tag).where(tags.c.version_id.in_(ids)).order_by(tags.c.tag)
+def _tags(connection: Connection, version_ids: Sequence[int]) -> dict[int, list[str]]:
     found: dict[int, list[str]] = defaultdict(list)
-    for version_id, tag in connection.execute(statement):
-        found[version_id].append(tag)
+    for start in range(0, len(version_ids), _BATCH):
+        which = tags.c.version_id.in_(version_ids[start : start + _BATCH])
+        for version_id, tag in connection.execute(sa.select(tags.c.version_id, tags.c.tag).where(which)):
+            found[version_id].append(tag)
     return found
 
 
@@ -136,9 +119,10 @@ def _on_task(filters: Filters) -> list[sa.ColumnElement[bool]]:
 def _on_version(filters: Filters) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = []
     if filters.base is not None:
-        same = versions.c.base.in_({filters.base, os.path.abspath(filters.base)})
-        if len(filters.base) >= _SHORTEST_FINGERPRINT and filters.base.isalnum():
-            same |= versions.c.fingerprint.startswith(filters.base, autoescape=True)
+        same: sa.ColumnElement[bool] = versions.c.base.in_({filters.base, os.path.abspath(filters.base)})
+        if _FINGERPRINT.fullmatch(filters.base):
+            # A range and not LIKE, which uses no index on SQLite. 'g' comes after every hex digit.
+            same |= versions.c.fingerprint.between(filters.base, filters.base + "g")
         found.append(same)
     if filters.tag is not None:
         check_tag(filters.tag)

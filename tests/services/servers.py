@@ -107,7 +107,7 @@ def s3_server() -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Iterator[Server]:
+def postgres_server(*options: str) -> Iterator[Server]:
     """PostgreSQL with an empty cluster of its own. It refuses to run as root, so root runs it as `postgres`."""
     folders = ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin")
     initdb, postgres = (find_program(name, "postgresql", *folders) for name in ("initdb", "postgres"))
@@ -131,6 +131,7 @@ def postgres_server() -> Iterator[Server]:
             pytest.fail(f"initdb fails: {made.stderr}")
         port = free_port()
         command = [*prefix, postgres, "-D", data, "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"]
+        command += options
         server = Server(command, port, Path(folder) / "log", lambda: _postgres_answers(port))
         server.stop_signal = signal.SIGINT  # at SIGTERM it would wait for its clients to go
         server.start()
