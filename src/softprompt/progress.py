@@ -45,6 +45,13 @@ class Silent:
             warnings.warn(message, UserWarning, stacklevel=3)
 
 
+class Mute(Silent):
+    """Says nothing at all: for the processes beside the one that speaks."""
+
+    def warn(self, message: str) -> None:
+        pass
+
+
 class Bars:
     """Bars and lines on stderr: rich bars on a terminal, a line at each tenth of the way elsewhere."""
 

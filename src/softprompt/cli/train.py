@@ -66,5 +66,7 @@ def train(
 
         library = open_library(home, registry, store, tenant)
     tuned = tune(list(files), library=library, dtype=dtype, device=device, progress=progress)
+    if not tuned:  # the first process of several speaks for all
+        return
     title = f"{len(tuned)} prompt{'s' if len(tuned) > 1 else ''} of {tuned[0].row()['trainable']:,} numbers"
     emit([one.row() for one in tuned], as_json, f"{title} each on {tuned[0].total:,} frozen ones", COLUMNS)

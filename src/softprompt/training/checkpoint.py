@@ -22,6 +22,7 @@ from softprompt.base import FrozenBase
 from softprompt.evaluation import Report
 from softprompt.progress import Progress
 from softprompt.training.bank import Bank
+from softprompt.training.parallel import Group
 from softprompt.training.run import Run
 
 FORMAT = 1
@@ -40,23 +41,29 @@ class Keeper:
         self._every = every
         self._saved = time.monotonic()
 
-    def restore(self, bank: Bank, runs: Sequence[Run]) -> bool:
-        """Go on from the checkpoint, if there is one."""
-        try:
-            state = torch.load(self.file, weights_only=True, map_location=bank.vectors_KPD.device)
-        except FileNotFoundError:
-            return False
-        except Exception as error:  # a damaged file fails in many ways; all of them mean to start anew
-            self._progress.warn(f"the checkpoint {self.file} cannot be read ({type(error).__name__}); training starts anew")
-            return False
-        if state.get("format") != FORMAT:
-            self._progress.warn(f"the checkpoint {self.file} is of another version; training starts anew")
+    def restore(self, bank: Bank, runs: Sequence[Run], group: Group) -> bool:
+        """Go on from the checkpoint, if the first process has one."""
+        state = group.from_first(self._load)
+        if state is None:
             return False
         bank.load_state(state["bank"])
         for run, saved in zip(runs, state["runs"], strict=True):
             _restore_run(run, saved)
         self._progress.note(f"going on from step {max(run.step for run in runs)} of a training that was stopped")
         return True
+
+    def _load(self) -> dict[str, Any] | None:
+        try:
+            state: dict[str, Any] = torch.load(self.file, weights_only=True, map_location="cpu")
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # a damaged file fails in many ways; all of them mean to start anew
+            self._progress.warn(f"the checkpoint {self.file} cannot be read ({type(error).__name__}); training starts anew")
+            return None
+        if state.get("format") != FORMAT:
+            self._progress.warn(f"the checkpoint {self.file} is of another version; training starts anew")
+            return None
+        return state
 
     def save_if_due(self, bank: Bank, runs: Sequence[Run]) -> None:
         """Save when the last time is long ago."""

@@ -61,11 +61,13 @@ def losses_and_gradient(
     Args:
         shared: force the shared prefix on or off; by default as :func:`shares_prefix` finds.
     """
+    losses_K = torch.zeros(len(stack.lengths_K), device=base.device)
+    if not examples:  # the share of a process can be empty
+        return losses_K, torch.zeros_like(stack.vectors_KPD, dtype=torch.float32)
     leaf = Stack(stack.vectors_KPD.detach().to(base.dtype).requires_grad_(), stack.mask_KP, stack.lengths_K)
     use_shared = shares_prefix(base) if shared is None else shared
     made = compute_prefix(base, leaf) if use_shared else None
     prefix = made.detached() if made is not None else None
-    losses_K = torch.zeros(len(stack.lengths_K), device=base.device)
     for run, chunk in _chunks(examples, token_budget):
         loss_B = run(base, leaf, prefix, chunk)
         weight_B = torch.tensor([example.weight for example in chunk], device=base.device)

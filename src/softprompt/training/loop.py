@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from softprompt.splice import Stack, stack_padded
 from softprompt.training.bank import Bank
 from softprompt.training.checkpoint import Keeper
 from softprompt.training.forward import TOKEN_BUDGET, Example, losses_and_gradient
+from softprompt.training.parallel import Group
 from softprompt.training.run import Run
 
 OnStep = Callable[[Sequence[Run]], None]
@@ -28,15 +30,18 @@ def train_bank(
     on_step: OnStep | None = None,
     keeper: Keeper | None = None,
     progress: Progress | None = None,
+    group: Group | None = None,
 ) -> None:
     """Train all runs to their ends. Each keeps its best vectors by validation; a run that fails stops alone.
 
-    With a keeper it goes on from the last checkpoint, and ends as it would have without the interruption.
+    With a keeper it goes on from the last checkpoint, and ends as it would have without the interruption. With a group
+    of several processes each runs its share of every step.
     """
+    group = group or Group()
     engine = LocalEngine(base)
-    stepper = _Stepper(base, progress or Silent())
+    stepper = _Stepper(base, progress or Silent(), group)
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], base.device)
-    if keeper is not None and keeper.restore(bank, runs) and on_step:
+    if keeper is not None and keeper.restore(bank, runs, group) and on_step:
         on_step([])
     while active := [index for index, run in enumerate(runs) if run.running]:
         examples = [example for place, index in enumerate(active) for example in runs[index].batch(place)]
@@ -55,11 +60,12 @@ def train_bank(
         due = [active[place] for place in good if runs[active[place]].validates]
         if due:
             trials = [Trial(runs[i].task.form, bank.prompt(i).to(base.dtype), runs[i].validation) for i in due]
-            for index, report in zip(due, evaluate(engine, trials), strict=True):
+            reports = group.from_first(functools.partial(evaluate, engine, trials))
+            for index, report in zip(due, reports, strict=True):
                 runs[index].took_validation(report, bank.prompt(index))
         if on_step:
             on_step([runs[index] for index in active])
-        if keeper is not None:
+        if keeper is not None and group.leads:
             keeper.save_if_due(bank, runs)
 
 
@@ -67,12 +73,18 @@ class _Stepper:
     """Runs steps in chunks that fit the memory: when it runs out, chunks are halved and the step is done again. Chunks
     change neither losses nor gradients but for rounding, so nothing of the recipe changes."""
 
-    def __init__(self, base: FrozenBase, progress: Progress) -> None:
+    def __init__(self, base: FrozenBase, progress: Progress, group: Group) -> None:
         self._base = base
+        self._group = group
         self._progress = progress
         self._budget = TOKEN_BUDGET
 
     def run(self, stack: Stack, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Mean losses (K) and gradients (K x P x D) of a step, over the rows of all processes."""
+        examples = self._group.share(examples)
+        return self._group.add(*self._within_memory(stack, examples))
+
+    def _within_memory(self, stack: Stack, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         while True:
             try:
                 return losses_and_gradient(self._base, stack, examples, token_budget=self._budget)

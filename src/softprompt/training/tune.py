@@ -19,11 +19,12 @@ from softprompt.errors import ContextError, TrainingError
 from softprompt.evaluation import Report, Trial, evaluate
 from softprompt.form import form_fields
 from softprompt.metrics import measure
-from softprompt.progress import Progress, Silent
+from softprompt.progress import Mute, Progress, Silent
 from softprompt.prompt import SoftPrompt
 from softprompt.task import Examples, Task
 from softprompt.training.checkpoint import Keeper
 from softprompt.training.loop import train_bank
+from softprompt.training.parallel import Group
 from softprompt.training.prepare import TaskLike, load_tasks, one_base, prepare
 from softprompt.training.run import Run
 
@@ -87,6 +88,9 @@ def train(
 ) -> list[Tuned]:
     """Tune a soft prompt for each task, all at once on one frozen base.
 
+    Where `accelerate launch` has started several processes, each runs its share of every step's rows; the first one
+    judges, publishes and returns the prompts, the others return none.
+
     Args:
         tasks: task files, dictionaries, configs or :class:`Task` objects, with distinct names and one base.
         base: a base that is loaded already; by default the one that the tasks name.
@@ -100,14 +104,15 @@ def train(
         BaseModelError: the base cannot be used.
         TrainingError: some prompt could not be trained. Those that could be are published first.
     """
-    progress = progress or Silent()
+    group = Group.current()
+    progress = (progress or Silent()) if group.leads else Mute()
     loaded = load_tasks(tasks)
     if base is None:
         base = FrozenBase.load(one_base(loaded), dtype=dtype, device=device)
     started = time.perf_counter()
     runs = prepare(loaded, base, library, progress)
     tests = [task.encode(base, task.test, task.config.num_virtual_tokens, split="test") for task in loaded]
-    baselines = measure_baselines(base, runs, tests, progress)
+    baselines = measure_baselines(base, runs, tests, progress) if group.leads else []
     with progress.stage("train", sum(run.total for run in runs)) as advance:
         counted = 0
 
@@ -118,8 +123,11 @@ def train(
             counted = done
 
         keeper = Keeper(library.runs, base, runs, progress) if library is not None else None
-        train_bank(base, runs, on_step, keeper, progress)
+        train_bank(base, runs, on_step, keeper, progress, group)
         advance(sum(run.total - run.step for run in runs), "")
+    failed = [f"task {run.task.name!r}: {run.failure}" for run in runs if run.failure is not None]
+    if not group.leads:
+        return []
     good = [index for index, run in enumerate(runs) if run.best_PD is not None and run.failure is None]
     reports = judge_runs(base, [runs[i] for i in good], [tests[i] for i in good], progress)
     # All files are made before the first is published: whatever goes wrong with one, none is there then.
@@ -130,7 +138,6 @@ def train(
     ]
     if keeper is not None:
         keeper.discard()
-    failed = [f"task {run.task.name!r}: {run.failure}" for run in runs if run.failure is not None]
     if failed:
         kept = f"; {', '.join(t.prompt.card.task for t in tuned)} went well" if tuned else "; nothing was published"
         raise TrainingError(f"{'; '.join(failed)}; lower learning_rate or use float32{kept}")
