@@ -269,6 +269,18 @@ class LibraryContract:
         }
         assert library.copy(store=str(tmp_path / "blobs")).present == 2, "again, it goes on where it was"
 
+    def test_a_copy_mends_what_is_damaged(self, library: Library, damage: Damage, tmp_path: Path) -> None:
+        data = make_prompt()
+        version = library.publish(data, base=BASE)
+        lost = library.publish(make_prompt(seed=1), base=BASE)
+        library.copy(tmp_path / "backup")
+        damage(version.digest, data[:-1] + b"x")
+        library.store.delete(lost.digest)
+        assert len(library.verify().problems) == 2
+        with Library.open(tmp_path / "backup") as backup:
+            assert backup.copy(store=_address(library)).blobs == 2
+        assert not library.verify().problems
+
     def test_does_not_copy_damage(self, library: Library, damage: Damage, tmp_path: Path) -> None:
         version = library.publish(make_prompt(), base=BASE)
         damage(version.digest, b"other")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -375,3 +377,28 @@ def test_goes_to_peft_and_comes_back(run: Run, home: Path, tmp_path: Path) -> No
     wrong = run("import", row["path"], "--task", "x", "--base", str(tmp_path / "nowhere"))
     assert wrong.code == 1
     assert "no folder" in wrong.err
+
+
+def test_the_commands_of_the_page_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "library.md").read_text(encoding="utf-8")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("SOFTPROMPT_HOME")
+    with Library.open() as library:
+        for seed, value in enumerate((0.70, 0.72, 0.60)):
+            library.publish(make_prompt(seed=seed, metrics=scored(value)), base=BASE)
+    commands = [line[2:] for block in re.findall(r"```console\n(.*?)```", page, re.S) for line in block.splitlines()]
+    assert len(commands) > 20
+    for command in commands:
+        program, *args = shlex.split(command)
+        assert program == "softprompt"
+        answer = run(*args)
+        assert answer.code == 0, f"{command}: {answer.err}"
+    code = "".join(re.findall(r"```python\n(.*?)```", page, re.S))
+    with Library.open() as library:
+        library.promote("trec6@2")
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("trec6@2 accuracy {'rows': 500, 'value': 0.72} ")

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, Connection, Row
 from softprompt import schema
 from softprompt.care import named_blobs
 from softprompt.database import Database
-from softprompt.errors import LibraryError, NotFound
+from softprompt.errors import LibraryError, NotFound, StoreError
 from softprompt.stores import Store, open_store, read_verified
 
 if TYPE_CHECKING:
@@ -101,10 +101,9 @@ def _refuse_if_used(connection: Connection, shown: str) -> None:
 
 def _copy_blobs(source: Store, target: Store, named: Mapping[str, list[Row[Any]]]) -> dict[str, int]:
     counts = {"blobs": 0, "bytes": 0, "present": 0, "missing": 0}
-    there = dict(target.list())
-    sizes = dict(source.list())
+    there = {digest for digest, _ in target.list()}
     for digest, rows in named.items():
-        if digest in there and there[digest] == sizes.get(digest):
+        if digest in there and _is_whole(target, digest):
             counts["present"] += 1
             continue
         try:
@@ -118,6 +117,15 @@ def _copy_blobs(source: Store, target: Store, named: Mapping[str, list[Row[Any]]
         counts["blobs"] += 1
         counts["bytes"] += len(data)
     return counts
+
+
+def _is_whole(target: Store, digest: str) -> bool:
+    """Whether a blob that is there needs no copying: a copy is how a damaged library is mended."""
+    try:
+        read_verified(target, digest)
+    except (NotFound, StoreError):
+        return False
+    return True
 
 
 def _copy_rows(source: Connection, target: Database) -> int:
