@@ -231,6 +231,14 @@ class LibraryContract:
         assert library.gc(purge_deleted=True) == []
         assert other.read("trec6") == data
 
+    def test_purging_is_told_to_the_tenant_alone_whose_version_it_was(self, library: Library) -> None:
+        other = library.for_tenant("other")
+        other.publish(make_prompt("theirs"), base=BASE)
+        other.delete("theirs@1")
+        assert len(library.gc(purge_deleted=True)) == 1
+        assert library.audit() == []
+        assert other.audit("theirs")[-1].action == "purge"
+
     # Copies
 
     def test_copies_everything_and_goes_on_from_there(self, library: Library, tmp_path: Path) -> None:

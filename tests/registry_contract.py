@@ -140,6 +140,17 @@ class RegistryContract:
         with pytest.raises(NotFound):
             registry.resolve("trec6@999999999")
 
+    def test_text_that_is_no_unicode_is_refused(self, registry: Registry) -> None:
+        publish(registry)
+        for attempt in (
+            lambda: registry.promote("trec6@1", "production", reason="\udcff"),
+            lambda: registry.tasks(Filters(base="\udcff")),
+            lambda: registry.tasks(Filters(task="\udcff*")),
+        ):
+            with pytest.raises(NameRefused, match="no valid Unicode"):
+                attempt()
+        assert registry.aliases("trec6") == {}
+
     # Aliases
 
     def test_rollback_walks_back_through_the_promotions(self, registry: Registry) -> None:

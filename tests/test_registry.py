@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def test_every_revision_has_its_file_in_order() -> None:
 
 PUBLISHES = """
 import sys
+import tempfile
 from softprompt.library import Library
 from tests.library_data import make_prompt
 with Library.open(sys.argv[1]) as library:
@@ -116,6 +118,35 @@ def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "registry.db").mkdir()
     with pytest.raises(RegistryError, match="check that the folder exists and that you may write"):
         Registry.open(f"sqlite:///{tmp_path}/registry.db")
+
+
+UNPRIVILEGED = """
+import os, sys
+from softprompt.errors import RegistryError
+from softprompt.registry import Registry
+from tests.registry_contract import publish
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    publish(Registry.open("sqlite:///" + sys.argv[1]))
+except RegistryError as error:
+    assert "you may" in str(error), error
+else:
+    raise SystemExit("not refused")
+"""
+
+
+def test_no_permission() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Registry.open(f"sqlite:///{folder}/registry.db").close()
+        for mode in (0o444, 0):
+            (Path(folder) / "registry.db").chmod(mode)
+            Path(folder).chmod(0o555)
+            command = [sys.executable, "-c", UNPRIVILEGED, f"{folder}/registry.db"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            Path(folder).chmod(0o755)
+            assert done.returncode == 0, done.stderr
 
 
 def test_odd_characters_in_the_path(tmp_path: Path) -> None:

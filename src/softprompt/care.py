@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from softprompt import schema
+from softprompt import lookup, schema
 from softprompt.card import digest_of, read_card
 from softprompt.errors import NotFound, PromptFileError, StoreError
 from softprompt.stores import FolderStore
@@ -146,16 +146,8 @@ def gc(library: Library, plan: Sequence[Garbage]) -> list[str]:
     deleted = []
     database = library.registry.database
     for item in plan:
-        if item.versions:
-            # Committed by itself: the versions are given up before the bytes go, never the other way round.
-            with database.write() as connection:
-                database.lock_digest(connection, item.digest)
-                if _holders(connection, item.digest, _v.deleted.is_(False)):
-                    continue
-                same = sa.and_(_v.digest == item.digest, _v.deleted)
-                connection.execute(sa.update(schema.versions).where(same).values(purged=True))
-                for ref in item.versions:
-                    library.registry.record(connection, "purge", None, before={"version": ref, "digest": item.digest})
+        if item.versions and not _give_up(library, item.digest):
+            continue
         with database.write() as connection:
             database.lock_digest(connection, item.digest)
             if _holders(connection, item.digest, _v.purged.is_(False)):
@@ -184,6 +176,26 @@ def stats(library: Library) -> dict[str, Any]:
         counts["deleted"] = connection.scalar(gone)
     sizes = [size for _, size in library.store.list()]
     return {**counts, "blobs": len(sizes), "bytes": sum(sizes)}
+
+
+def _give_up(library: Library, digest: str) -> bool:
+    """Mark the deleted versions of a blob as purged, unless a live one needs it.
+
+    Committed by itself: the versions are given up before the bytes go, never the other way round.
+    """
+    database = library.registry.database
+    with database.write() as connection:
+        database.lock_digest(connection, digest)
+        if _holders(connection, digest, _v.deleted.is_(False)):
+            return False
+        held = _version_rows().where(_v.digest == digest, ~_v.purged)
+        for row in connection.execute(held).fetchall():  # each in the audit of its own tenant
+            before = {"version": row.number, "digest": digest}
+            who = {"tenant": row.tenant, "actor": library.registry.actor}
+            lookup.record(connection, action="purge", task=row.task, before=before, **who)
+        same = sa.and_(_v.digest == digest, _v.deleted)
+        connection.execute(sa.update(schema.versions).where(same).values(purged=True))
+    return True
 
 
 def named_blobs(connection: Connection) -> dict[str, list[Row[Any]]]:

@@ -240,6 +240,8 @@ def _translated(shown: str) -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise RegistryError(f"registry {shown}: {_explain(error)}") from error
+    except UnicodeEncodeError as error:
+        raise NameRefused(f"{error.object!a} is no valid Unicode and cannot be kept; write it anew") from None
     except SQLAlchemyError as error:
         raise RegistryError(f"registry {shown}: {error}; try again") from error
 

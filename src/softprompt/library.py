@@ -21,6 +21,7 @@ from softprompt.records import AuditEntry, Entry, Move, Version
 from softprompt.registry import Registry
 from softprompt.search import Filters
 from softprompt.stores import ReadCache, Store, open_store, read_verified
+from softprompt.stores.folder import make_folder, sync_folder
 
 __all__ = ["Library", "Version"]
 
@@ -60,14 +61,20 @@ class Library:
         registry = registry or os.environ.get("SOFTPROMPT_REGISTRY")
         store = store or os.environ.get("SOFTPROMPT_STORE")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise LibraryError(
                 f"cannot create the home {folder}: {error.strerror}; choose another folder with --home or SOFTPROMPT_HOME"
             ) from error
         opened_store = open_store(store or str(folder / "blobs"))
-        url = registry or URL.create("sqlite", database=str(folder / "registry.db"))
-        return cls(folder, Registry.open(url, tenant, actor), opened_store)
+        if registry is not None:
+            return cls(folder, Registry.open(registry, tenant, actor), opened_store)
+        file = folder / "registry.db"
+        new = not file.exists()
+        opened = Registry.open(URL.create("sqlite", database=str(file)), tenant, actor)
+        if new:
+            sync_folder(folder)
+        return cls(folder, opened, opened_store)
 
     @property
     def tenant(self) -> str:

@@ -39,9 +39,7 @@ FrontHome = Annotated[
 ]
 FrontRegistry = Annotated[
     str | None,
-    typer.Option(
-        "--registry", envvar="SOFTPROMPT_REGISTRY", show_envvar=False, help=_REGISTRY, show_default=False
-    ),
+    typer.Option("--registry", envvar="SOFTPROMPT_REGISTRY", show_envvar=False, help=_REGISTRY, show_default=False),
 ]
 FrontStore = Annotated[
     str | None,
@@ -120,9 +118,7 @@ def emit(
     """
     if as_json:
         for row in rows:
-            sys.stdout.write(
-                json.dumps(_plain(row), separators=(",", ":"), default=str, allow_nan=False) + "\n"
-            )
+            sys.stdout.write(json.dumps(_plain(row), separators=(",", ":"), default=str, allow_nan=False) + "\n")
             sys.stdout.flush()
         return
     _emit_table(list(rows), title, columns)
@@ -143,9 +139,7 @@ def _emit_table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence
     if not rows:
         console.print(Text(f"{title}: nothing here"))
         return
-    table = Table(
-        title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False
-    )
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
     names = [name for name in columns or rows[0] if any(_cell(name, row.get(name)) for row in rows)]
     if len(rows) == 1 and len(names) > _WIDEST:  # one long row reads better downwards
         table.show_header = False
@@ -157,7 +151,7 @@ def _emit_table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence
         return
     for name in names:
         number = all(isinstance(row.get(name), int | float | None) for row in rows)
-        whole = number or name in (*_SHORT, *_TIMES)
+        whole = number or name in (*_SHORT, *_TIMES, "secret")
         table.add_column(Text(name), justify="right" if number else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(Text(printable(_cell(name, row.get(name)))) for name in names))

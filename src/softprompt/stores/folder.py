@@ -35,7 +35,7 @@ class FolderStore:
         self.temporary = self.root.with_name(self.root.name + ".tmp")
         self.shown = str(self.root)
         with self._explained("create"):
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_folder(self.root)
 
     def put(self, data: bytes) -> str:
         """See `Store.put`."""
@@ -79,7 +79,7 @@ class FolderStore:
         """See `Store.delete`."""
         with self._explained("delete from"):
             self._path(digest).unlink(missing_ok=True)
-            _sync_folder(self.root)
+            sync_folder(self.root)
 
     def sweep(self) -> int:
         """Remove temporary files whose writer is gone; return how many."""
@@ -113,7 +113,7 @@ class FolderStore:
             raise
         finally:
             os.close(handle)
-        _sync_folder(self.root)
+        sync_folder(self.root)
 
     @contextmanager
     def _explained(self, doing: str) -> Iterator[None]:
@@ -137,8 +137,16 @@ _MENDS = {
 }
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make renames and deletions in the folder survive a power cut."""
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it so that they survive a power cut. Raises `OSError`."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed and deleted in the folder survive a power cut. Raises `OSError`."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
