@@ -26,13 +26,16 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Answer texts with a tuned prompt."""
-    from softprompt.errors import ConfigError
+    from softprompt.errors import ConfigError, DataError
 
     given = list(texts or [])
     if not given:
         if sys.stdin.isatty():
             raise ConfigError("no text was given; put texts behind the task, or pipe them in, one a line")
-        given = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        try:
+            given = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+        except UnicodeDecodeError as error:
+            raise DataError(f"stdin is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
     library = open_library(home, registry, store, tenant)
     library.resolve(task)  # a wrong name is told before torch is loaded
     from softprompt.serving.service import Service

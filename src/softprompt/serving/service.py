@@ -115,6 +115,8 @@ def _answer(base: FrozenBase, residents: Sequence[_Resident], texts: Sequence[st
     for resident, text in zip(residents, texts, strict=True):
         if not text.strip():
             raise DataError(f"an input for task {resident.form.task!r} is empty; give some text")
+        if not _is_unicode(text):
+            raise DataError(f"an input for task {resident.form.task!r} is not valid Unicode text ({text!r}); send UTF-8")
         row = resident.form.row_of(text)
         encoded = resident.form.encode_inputs(base, [row], len(resident.prompt.vectors_PD), where="input")
         inputs += encoded.ids
@@ -140,6 +142,15 @@ def _answer(base: FrozenBase, residents: Sequence[_Resident], texts: Sequence[st
         Prediction(resident.form.task, resident.version, text, output, score, truncated)
         for resident, text, output, score, truncated in zip(residents, texts, outputs, scores, cut, strict=True)
     ]
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text has no half characters, which Python makes of bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def softmax(scores: Sequence[float]) -> list[float]:

@@ -13,6 +13,7 @@ from softprompt import initialize
 from softprompt.base import FrozenBase
 from softprompt.config import TaskConfig
 from softprompt.errors import ConfigError
+from softprompt.names import check_task
 from softprompt.progress import Progress
 from softprompt.prompt import SoftPrompt
 from softprompt.task import Examples, Task
@@ -32,6 +33,7 @@ def load_tasks(tasks: TaskLike | Sequence[TaskLike]) -> list[Task]:
 
     Raises:
         ConfigError: none was given, one is wrong, or two have the same name.
+        NameRefused: a task has a name that the library would refuse once it is trained.
         BaseModelError: a base is by its name no causal model.
     """
     single = isinstance(tasks, Task | TaskConfig | Mapping | str | os.PathLike)
@@ -44,6 +46,7 @@ def load_tasks(tasks: TaskLike | Sequence[TaskLike]) -> list[Task]:
     if twice:
         raise ConfigError(f"the task name {twice[0]!r} is used twice; give each file a `task:` of its own")
     for task in loaded:
+        check_task(task.name)
         task.check_base_name()
     return loaded
 
