@@ -17,9 +17,10 @@ import transformers
 from tokenizers import Tokenizer
 
 from softprompt import fingerprint as fingerprint_module
-from softprompt.base import FrozenBase, locate, task_type_of_name
+from softprompt.base import FrozenBase
 from softprompt.errors import BaseModelError, ContextError
 from softprompt.fingerprint import fingerprint_of_folder
+from softprompt.source import locate, task_type_of_name
 from softprompt.task import Task
 from softprompt.training.tune import train
 from tests.models import ARCHITECTURES, make_base, save_base, tokenizer

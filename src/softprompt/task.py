@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from softprompt.base import FrozenBase, refuse_unless_causal, task_type_of_name
+from softprompt.base import FrozenBase
 from softprompt.config import TaskConfig, parse_config, read_config
 from softprompt.errors import ConfigError, DataError
 from softprompt.form import Form
 from softprompt.rows import Row, digest_rows, find_file, hold_out, read_hub_split, read_rows
+from softprompt.source import refuse_unless_causal, task_type_of_name
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def show(
 @app.command("list")
 def list_bases(as_json: Json = False) -> None:
     """The bases that come with softprompt."""
-    from softprompt.base import BUILTIN
+    from softprompt.source import BUILTIN
 
     emit(
         [_describe(name) for name in BUILTIN],

@@ -44,7 +44,7 @@ def export_prompt(
             path = folder / f"{version.ref}.safetensors"
             path.write_bytes(data)
         else:
-            from softprompt.base import BUILTIN, locate
+            from softprompt.source import BUILTIN, locate
             from softprompt.prompt import SoftPrompt
 
             # PEFT knows no built-in bases, but it can load their folder.
@@ -150,7 +150,7 @@ def _from_file(path: Path, changes: dict[str, Any], base: str | None) -> tuple[b
     card, tensors = read_file(data)
     changed = _changed(card, changes)
     if base is not None:
-        from softprompt.base import locate
+        from softprompt.source import locate
         from softprompt.fingerprint import fingerprint_of_folder
 
         folder = locate(base)
