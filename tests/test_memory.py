@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from softprompt import prefix
+from softprompt.base import FrozenBase
 from softprompt.errors import TrainingError
-from softprompt.training import loop
+from softprompt.prefix import logits_at
+from softprompt.splice import Stack, stack_prompts
+from softprompt.training import loop, memory
+from softprompt.training.forward import Example, losses_and_gradient
+from softprompt.training.memory import recomputing
 from softprompt.training.tune import train
-from tests.models import make_base
+from tests.models import ARCHITECTURES, VOCABULARY, make_base
 from tests.test_resume import make_task
 
 
@@ -20,11 +27,11 @@ def starve(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     honest = loop.losses_and_gradient
     tried: list[int] = []
 
-    def hungry(base: Any, stack: Any, examples: Any, *, token_budget: int) -> Any:
+    def hungry(base: Any, stack: Any, examples: Any, *, token_budget: int, recompute: bool) -> Any:
         tried.append(token_budget)
         if token_budget > most:
             torch.empty(1 << 60, dtype=torch.uint8)  # really fails, with the allocator's own words
-        return honest(base, stack, examples, token_budget=token_budget)
+        return honest(base, stack, examples, token_budget=token_budget, recompute=recompute)
 
     monkeypatch.setattr(loop, "losses_and_gradient", hungry)
     return tried
@@ -60,3 +67,80 @@ def test_other_failures_of_torch_are_not_taken_for_memory(tmp_path: Path, monkey
     monkeypatch.setattr(loop, "losses_and_gradient", broken)
     with pytest.raises(RuntimeError, match="size of tensor"):
         train(make_task(tmp_path, "one"), base=make_base("llama"))
+
+
+def mixed_step(base: FrozenBase, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses and gradient of a step with prompts of unequal length and both objectives."""
+    generator = torch.Generator().manual_seed(7)
+    spread = base.embedding.weight.std()
+    stack = stack_prompts([torch.randn(n, base.width, generator=generator) * spread for n in (9, 4)])
+    labels = ((5,), (6, 7), (8,))
+    rows = [torch.randint(2, VOCABULARY, (n,), generator=generator).tolist() for n in (11, 3, 7, 14)]
+    examples = [
+        Example(which=i % 2, input=row, target=[4, 9], labels=labels if i < 2 else None, choice=1, weight=0.5)
+        for i, row in enumerate(rows)
+    ]
+    return losses_and_gradient(base, stack, examples, **how)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradient_checkpointing_keeps_the_prompt(architecture: str) -> None:
+    base = make_base(architecture)
+    losses, gradient = mixed_step(base)
+    for shared in (True, False):
+        recomputed_losses, recomputed = mixed_step(base, recompute=True, shared=shared)
+        torch.testing.assert_close(recomputed_losses, losses, rtol=1e-5, atol=1e-5)
+        assert (recomputed - gradient).norm() <= 1e-5 * gradient.norm()
+    assert all("forward" not in vars(module) for module in base.model.modules())
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated")
+def test_a_dropped_prompt_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_base("llama")
+    with monkeypatch.context() as patched:  # dropped on purpose
+        patched.setattr(prefix._FixedLayer, "update", lambda self, keys, values, *_, **__: (keys, values))
+        with pytest.raises(RuntimeError, match="size of tensor"):
+            mixed_step(base, recompute=True)
+    base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    base.model.train()  # the library's own way, which drops it too
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        mixed_step(base, shared=True)
+    wrapped = FrozenBase.wrap(base.model, base.tokenizer)  # a base is always in eval mode, where that way is off
+    losses, _ = mixed_step(wrapped)
+    torch.testing.assert_close(losses, mixed_step(make_base("llama"))[0])
+
+
+class Kept:
+    """Bytes of the distinct tensors that autograd keeps for the way back, at their most."""
+
+    def __init__(self) -> None:
+        self.now: dict[int, int] = {}
+        self.most = 0
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.now[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        self.most = max(self.most, sum(self.now.values()))
+        return tensor
+
+
+def test_gradient_checkpointing_keeps_less_for_the_way_back() -> None:
+    base = make_base("llama")
+    stack = stack_prompts([base.embed(torch.tensor([3, 4, 5]))])
+    examples = [Example(0, list(range(2, 40)), [4], None, 0, 1.0)]
+    most = []
+    for recompute in (False, True):
+        kept = Kept()
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+            context = recomputing(base) if recompute else contextlib.nullcontext()
+            leaf = Stack(stack.vectors_KPD.clone().requires_grad_(), stack.mask_KP, stack.lengths_K)
+            with context:
+                rows = [[*example.input, *example.target] for example in examples]
+                logits_at(base, leaf, None, [0], rows, [[len(rows[0]) - 1]])
+        most.append(kept.most)
+    assert most[1] < 0.6 * most[0]
+
+
+def test_an_architecture_without_such_layers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "GradientCheckpointingLayer", type("Nothing", (), {}))
+    with pytest.raises(TrainingError, match="leave out gradient_checkpointing"):
+        train(make_task(tmp_path, "one", gradient_checkpointing=True), base=make_base("llama"))

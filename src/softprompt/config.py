@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from softprompt.errors import ConfigError, nearest
 
@@ -23,9 +23,9 @@ class _Strict(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_value(cls, value: Any) -> Any:
-        # No field is a truth value, and pydantic would take one for the number 1 or 0.
-        if isinstance(value, bool):
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic would take a truth value for the number 1 or 0.
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError(
                 f"no truth value is meant here, and the file says {value!r} (YAML reads yes, no, on and off so); "
                 "put a word in quotes"
@@ -119,6 +119,8 @@ class TaskConfig(_Strict):
     optim: Literal["adamw", "adafactor"] = "adamw"
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Bound on the norm of the prompt's gradient."""
+    gradient_checkpointing: bool = False
+    """Keep no activations inside the base's layers and make them again on the way back: less memory, more time."""
     objective: Literal["label_scoring", "language_modelling"] | None = None
     """By default label_scoring with labels, else language_modelling."""
     eval_per_epoch: int = Field(default=1, ge=1)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from softprompt.base import FrozenBase
 from softprompt.splice import (
@@ -43,17 +44,25 @@ class Prefix:
         return [tensor for layer in self.layers for tensor in layer]
 
 
-def new_cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
+class _FixedLayer(DynamicLayer):
+    """Keys and values that are read and never grow, so that a layer can be run again on the way back."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+
+
+def new_cache(layers: Sequence[tuple[Tensor, Tensor]] = (), *, grows: bool = True) -> Any:
     """A transformers cache that holds these keys and values.
 
-    Every layer is a plain growing one, also where the model has sliding windows: the mask does the sliding, and a cache that
-    drops keys would drop those of the prompt.
-    """
-    from transformers.cache_utils import DynamicCache, DynamicLayer
+    Every layer is a plain one, also where the model has sliding windows: the mask does the sliding, and a cache that drops
+    keys would drop those of the prompt.
 
+    Args:
+        grows: keep what is run behind them too, as generation needs.
+    """
     cache = DynamicCache()
     for keys, values in layers:
-        layer = DynamicLayer()
+        layer = DynamicLayer() if grows else _FixedLayer()
         layer.dtype, layer.device = keys.dtype, keys.device
         layer.keys, layer.values, layer.is_initialized = keys, values, True
         cache.layers.append(layer)
@@ -77,17 +86,24 @@ def compute_prefix(base: FrozenBase, stack: Stack) -> Prefix:
 
 
 def run_tokens(
-    base: FrozenBase, stack: Stack, prefix: Prefix, which_B: Tensor, tokens: Tokens, keep_BL: Tensor
+    base: FrozenBase,
+    stack: Stack,
+    prefix: Prefix,
+    which_B: Tensor,
+    tokens: Tokens,
+    keep_BL: Tensor,
+    *,
+    keep_cache: bool = False,
 ) -> tuple[Tensor, Any]:
     """Logits (B x L x V, in the base's dtype) at chosen positions of token rows behind their prompts, and the cache
-    (columns: prompt, padded on the left; then tokens, padded on the right).
+    (columns: prompt, padded on the left; then, with `keep_cache`, tokens, padded on the right).
 
     Args:
         which_B: the prompt of each row.
         keep_BL: positions among a row's tokens, counted from 0.
     """
     spliced = splice_tokens(stack, which_B, tokens.mask_BT)
-    cache = new_cache([(keys[which_B], values[which_B]) for keys, values in prefix.layers])
+    cache = new_cache([(keys[which_B], values[which_B]) for keys, values in prefix.layers], grows=keep_cache)
     output = base.model(
         inputs_embeds=base.embed(tokens.ids_BT),
         attention_mask=spliced.mask_BS,

@@ -113,7 +113,7 @@ class LocalEngine:
         which_B = torch.tensor(which, device=base.device)
         tokens = pad_rows(rows, base.device)
         keep_B1 = torch.tensor([[len(row) - 1] for row in rows], device=base.device)
-        logits_BLV, cache = run_tokens(base, stack, prefix, which_B, tokens, keep_B1)
+        logits_BLV, cache = run_tokens(base, stack, prefix, which_B, tokens, keep_B1, keep_cache=True)
         cache, mask_BS = _align_ends(cache, splice_tokens(stack, which_B, tokens.mask_BT).mask_BS)
         positions_B = stack.lengths_K[which_B] + tokens.mask_BT.sum(1)
         places = alive  # the row of the cache that each living row has

@@ -8,6 +8,7 @@ rows, so neither its loss nor its gradient depends on what else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from softprompt.base import FrozenBase
 from softprompt.prefix import Prefix, compute_prefix, logits_at, shares_prefix
 from softprompt.scoring import Labels, label_contexts, plan_labels
 from softprompt.splice import Stack, chunk_by_length
+from softprompt.training.memory import recomputing
 from softprompt.training.objectives import label_scoring, language_modelling
 
 TOKEN_BUDGET = 2048
@@ -55,10 +57,12 @@ def losses_and_gradient(
     *,
     token_budget: int = TOKEN_BUDGET,
     shared: bool | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Mean loss of each prompt (K, float32) and the gradient of each prompt's own loss (K x P x D, float32).
 
     Args:
+        recompute: gradient checkpointing: keep no activations inside the base's layers, make them again on the way back.
         shared: force the shared prefix on or off; by default as :func:`shares_prefix` finds.
     """
     losses_K = torch.zeros(len(stack.lengths_K), device=base.device)
@@ -68,12 +72,13 @@ def losses_and_gradient(
     use_shared = shares_prefix(base) if shared is None else shared
     made = compute_prefix(base, leaf) if use_shared else None
     prefix = made.detached() if made is not None else None
-    for run, chunk in _chunks(examples, token_budget):
-        loss_B = run(base, leaf, prefix, chunk)
-        weight_B = torch.tensor([example.weight for example in chunk], device=base.device)
-        weighted_B = loss_B * weight_B
-        weighted_B.sum().backward()  # type: ignore[no-untyped-call]
-        losses_K.index_add_(0, torch.tensor([e.which for e in chunk], device=base.device), weighted_B.detach())
+    with recomputing(base) if recompute else nullcontext():
+        for run, chunk in _chunks(examples, token_budget):
+            loss_B = run(base, leaf, prefix, chunk)
+            weight_B = torch.tensor([example.weight for example in chunk], device=base.device)
+            weighted_B = loss_B * weight_B
+            weighted_B.sum().backward()  # type: ignore[no-untyped-call]
+            losses_K.index_add_(0, torch.tensor([e.which for e in chunk], device=base.device), weighted_B.detach())
     if made is not None and prefix is not None:
         pairs = [
             (t, leaf_t.grad) for t, leaf_t in zip(made.tensors(), prefix.tensors(), strict=True) if leaf_t.grad is not None

@@ -46,7 +46,8 @@ def train_bank(
     while active := [index for index, run in enumerate(runs) if run.running]:
         examples = [example for place, index in enumerate(active) for example in runs[index].batch(place)]
         stack = stack_padded(bank.vectors_KPD[active], [bank.lengths[index] for index in active])
-        losses_K, gradient_KPD = stepper.run(stack, examples)
+        recompute = any(runs[index].config.gradient_checkpointing for index in active)
+        losses_K, gradient_KPD = stepper.run(stack, examples, recompute)
 
         finite = (gradient_KPD.flatten(1).isfinite().all(1) & losses_K.isfinite()).tolist()
         good = [place for place, fine in enumerate(finite) if fine]
@@ -79,15 +80,15 @@ class _Stepper:
         self._progress = progress
         self._budget = TOKEN_BUDGET
 
-    def run(self, stack: Stack, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    def run(self, stack: Stack, examples: Sequence[Example], recompute: bool) -> tuple[Tensor, Tensor]:
         """Mean losses (K) and gradients (K x P x D) of a step, over the rows of all processes."""
         examples = self._group.share(examples)
-        return self._group.add(*self._within_memory(stack, examples))
+        return self._group.add(*self._within_memory(stack, examples, recompute))
 
-    def _within_memory(self, stack: Stack, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    def _within_memory(self, stack: Stack, examples: Sequence[Example], recompute: bool) -> tuple[Tensor, Tensor]:
         while True:
             try:
-                return losses_and_gradient(self._base, stack, examples, token_budget=self._budget)
+                return losses_and_gradient(self._base, stack, examples, token_budget=self._budget, recompute=recompute)
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
