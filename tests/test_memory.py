@@ -11,7 +11,7 @@ import torch
 
 from softprompt import prefix
 from softprompt.base import FrozenBase
-from softprompt.errors import TrainingError
+from softprompt.errors import BaseModelError, TrainingError
 from softprompt.prefix import logits_at
 from softprompt.splice import Stack, stack_prompts
 from softprompt.training import loop, memory
@@ -103,7 +103,7 @@ def test_a_dropped_prompt_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> No
             mixed_step(base, recompute=True)
     base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     base.model.train()  # the library's own way, which drops it too
-    with pytest.raises(RuntimeError, match="size of tensor"):
+    with pytest.raises(BaseModelError, match="eval mode"):
         mixed_step(base, shared=True)
     wrapped = FrozenBase.wrap(base.model, base.tokenizer)  # a base is always in eval mode, where that way is off
     losses, _ = mixed_step(wrapped)

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from softprompt.base import FrozenBase
+from softprompt.errors import BaseModelError
 from softprompt.splice import (
     Stack,
     Tokens,
@@ -70,7 +71,12 @@ def new_cache(layers: Sequence[tuple[Tensor, Tensor]] = (), *, grows: bool = Tru
 
 
 def compute_prefix(base: FrozenBase, stack: Stack) -> Prefix:
-    """Run K prompts alone and keep their keys and values."""
+    """Run K prompts alone and keep their keys and values.
+
+    Raises:
+        BaseModelError: the base kept none, as in train mode with the library's gradient checkpointing; rows behind it
+            would run without their prompts.
+    """
     spliced = splice_prompts(stack)
     cache = new_cache()
     keep = {"logits_to_keep": 1} if base.slices_logits else {}
@@ -82,6 +88,8 @@ def compute_prefix(base: FrozenBase, stack: Stack) -> Prefix:
         use_cache=True,
         **keep,
     )
+    if not cache.layers or any(layer.keys.shape[2] != stack.columns for layer in cache.layers):
+        raise BaseModelError(f"{base.name} kept no keys and values of its prompts; put the model in eval mode: model.eval()")
     return Prefix([(layer.keys, layer.values) for layer in cache.layers])
 
 
