@@ -186,6 +186,22 @@ def test_sweeping_under_writers_loses_nothing(tmp_path: Path) -> None:
     assert {digest for digest, _ in store.list()} == {digest_of(data) for data in blobs}
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/a/b", "gs://bucket/a/b", "az://container/a/b"])
+def test_buckets_open_by_url_and_environment(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+    store = open_store(url)
+    assert store.shown == url
+    assert store.remote
+    assert store._bucket.prefix == "a/b"  # type: ignore[attr-defined]
+
+
+def test_a_bucket_without_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    with pytest.raises(StoreError, match=r"Account must be specified; put what is missing into the environment"):
+        open_store("az://container/a")
+
+
 @pytest.mark.parametrize(
     "url",
     [

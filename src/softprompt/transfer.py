@@ -60,7 +60,7 @@ def copy(
         target_store = None
     target = Database.open(url) if url is not None else None
     try:
-        if target is not None and target.shown == library.registry.database.shown:
+        if target is not None and target.engine.url == library.registry.database.engine.url:
             target.close()
             target = None
         if target is None and target_store is None:

@@ -23,14 +23,14 @@ def postgres() -> Iterator[Server]:
 
 
 @pytest.fixture
-def postgres_database(postgres: Server) -> Iterator[Callable[[], str]]:
-    """Makes empty databases; returns their URLs."""
+def postgres_database(postgres: Server) -> Callable[[], str]:
+    """Makes empty schemas, each as good as a database and made in no time; returns their URLs."""
 
     def make() -> str:
         name = f"test{next(_numbers)}"
         with psycopg.connect(postgres_url(postgres.port), autocommit=True) as link:
-            link.execute(f"CREATE DATABASE {name}")
-        return postgres_url(postgres.port, name)
+            link.execute(f"CREATE SCHEMA {name}")
+        return f"{postgres_url(postgres.port)}?options=-csearch_path%3D{name}"
 
     return make
 

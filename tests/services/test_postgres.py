@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from softprompt.errors import RegistryError
+from softprompt.library import Library
 from softprompt.registry import Registry
+from tests.library_data import make_prompt
 from tests.registry_contract import RegistryContract, publish
 from tests.services.servers import Server, postgres_server, postgres_url
 
@@ -31,7 +34,7 @@ def test_no_right_to_make_tables_is_told(postgres: Server, postgres_database: Ca
     with psycopg.connect(url, autocommit=True) as link:
         link.execute("DROP ROLE IF EXISTS weak")
         link.execute("CREATE ROLE weak LOGIN")
-        link.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        link.execute(f"GRANT USAGE ON SCHEMA {url.rpartition('%3D')[2]} TO weak")
     with pytest.raises(RegistryError, match=r"permission denied.*grant the user the right"):
         Registry.open(url.replace("softprompt@", "weak@"))
 
@@ -47,3 +50,12 @@ def test_goes_away_and_comes_back() -> None:
         assert registry.resolve("trec6").number == 1
         assert publish(registry, seed=1).number == 2
         registry.close()
+
+
+def test_two_schemas_of_one_database_are_two_registries(postgres_database: Callable[[], str], tmp_path: Path) -> None:
+    with Library.open(tmp_path / "home", registry=postgres_database()) as library:
+        library.publish(make_prompt(), base="builtin/tiny")
+        other = postgres_database()
+        assert library.copy(registry=other).rows > 0
+    with Library.open(tmp_path / "home", registry=other) as library:
+        assert library.publish(make_prompt(), base="builtin/tiny").number == 2

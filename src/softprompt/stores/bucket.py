@@ -122,6 +122,8 @@ def _mend(error: Exception, said: str) -> str:
         return "mend the credentials in the environment or their rights on the bucket"
     if "credential" in said.lower() or "169.254.169.254" in said:
         return "put credentials into the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ...)"
+    if "must be specified" in said:
+        return "put what is missing into the environment (AZURE_STORAGE_ACCOUNT_NAME, ...; see docs/library.md)"
     return "it is away or refuses: check the network and the endpoint (AWS_ENDPOINT_URL), then try again"
 
 
