@@ -100,7 +100,7 @@ def test_a_dropped_prompt_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> No
     with monkeypatch.context() as patched:  # dropped on purpose
         patched.setattr(prefix._FixedLayer, "update", lambda self, keys, values, *_, **__: (keys, values))
         with pytest.raises(RuntimeError, match="size of tensor"):
-            mixed_step(base, recompute=True)
+            mixed_step(base, recompute=True, shared=True)
     base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     base.model.train()  # the library's own way, which drops it too
     with pytest.raises(BaseModelError, match="eval mode"):
