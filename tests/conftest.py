@@ -13,7 +13,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 _CACHE = tempfile.TemporaryDirectory(prefix="softprompt-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# A machine that is busy with other things is no reason for a property to fail.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
