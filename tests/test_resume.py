@@ -57,7 +57,6 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise Killed
 
     monkeypatch.setattr(checkpoint.Keeper, "save", save)
-    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
     monkeypatch.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
 
 
