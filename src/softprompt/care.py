@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,13 @@ from softprompt.stores.base import MEND
 
 if TYPE_CHECKING:
     from softprompt.library import Library
+    from softprompt.progress import Advance, Progress
 
 _FAILURES_IN_A_ROW = 3
 """Unreadable blobs one after the other that count as a store that is away."""
+
+_WORTH_A_BAR = 500
+"""Blobs that take long enough to show a bar."""
 
 _t, _v, _a = schema.tasks.c, schema.versions.c, schema.aliases.c
 
@@ -82,7 +87,7 @@ class Garbage:
         return {**self.__dict__, "versions": list(self.versions)}
 
 
-def verify(library: Library) -> Report:
+def verify(library: Library, progress: Progress | None = None) -> Report:
     """Read every blob in the store again, past any cache, and check it and the registry against what is recorded.
 
     Raises:
@@ -94,7 +99,7 @@ def verify(library: Library) -> Report:
     stored = {digest for digest, _ in library.store.list()}
     needed = set()
     failures = 0
-    with library.registry.database.read() as connection:
+    with library.registry.database.read() as connection, bar(progress, "verify", len(stored)) as advance:
         report.problems += _wrong_rows(connection)
         by_digest = _version_rows(_v.card).where(~_v.purged).order_by(_v.digest, _v.id)
         streamed = connection.execution_options(yield_per=1000).execute(by_digest)
@@ -103,6 +108,7 @@ def verify(library: Library) -> Report:
             needed.add(digest)
             report.versions += len(rows)
             problem = _check_blob(library, digest, rows, report)
+            advance(1, "")
             if problem is None:
                 failures = 0
                 continue
@@ -196,6 +202,13 @@ def _give_up(library: Library, digest: str) -> bool:
         same = sa.and_(_v.digest == digest, _v.deleted)
         connection.execute(sa.update(schema.versions).where(same).values(purged=True))
     return True
+
+
+def bar(progress: Progress | None, name: str, total: int) -> AbstractContextManager[Advance]:
+    """A stage of long work; none where nobody listens or the work is soon done."""
+    if progress is None or total < _WORTH_A_BAR:
+        return nullcontext(lambda steps, text: None)
+    return progress.stage(name, total)
 
 
 def named_blobs(connection: Connection) -> dict[str, list[Row[Any]]]:

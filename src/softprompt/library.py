@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import URL
 
@@ -22,6 +22,9 @@ from softprompt.registry import Registry
 from softprompt.search import Filters
 from softprompt.stores import ReadCache, Store, open_store, read_verified
 from softprompt.stores.folder import make_folder, sync_folder
+
+if TYPE_CHECKING:
+    from softprompt.progress import Progress
 
 __all__ = ["Library", "Version"]
 
@@ -236,9 +239,9 @@ class Library:
         """
         return self.registry.restore(ref, ensure_blob=self._reread)
 
-    def verify(self) -> care.Report:
+    def verify(self, progress: Progress | None = None) -> care.Report:
         """Read every blob again and check it and the registry, all tenants; see `care.verify`."""
-        return care.verify(self)
+        return care.verify(self, progress)
 
     def plan_gc(self, *, purge_deleted: bool = False) -> list[care.Garbage]:
         """What `gc` would delete, all tenants; see `care.plan_gc`."""
@@ -249,10 +252,15 @@ class Library:
         return care.gc(self, self.plan_gc(purge_deleted=purge_deleted) if plan is None else plan)
 
     def copy(
-        self, home: str | Path | None = None, *, registry: str | None = None, store: str | None = None
+        self,
+        home: str | Path | None = None,
+        *,
+        registry: str | None = None,
+        store: str | None = None,
+        progress: Progress | None = None,
     ) -> transfer.CopyReport:
         """Copy all tenants' rows and blobs to another home, registry or store; see `transfer.copy`."""
-        return transfer.copy(self, home, registry=registry, store=store)
+        return transfer.copy(self, home, registry=registry, store=store, progress=progress)
 
     def stats(self) -> dict[str, Any]:
         """Counts of tenants, tasks, versions, blobs and bytes."""

@@ -11,13 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Row
 
 from softprompt import schema
-from softprompt.care import named_blobs
+from softprompt.care import bar, named_blobs
 from softprompt.database import Database
 from softprompt.errors import LibraryError, NotFound, StoreError
 from softprompt.stores import Store, open_store, read_verified
 
 if TYPE_CHECKING:
     from softprompt.library import Library
+    from softprompt.progress import Progress
 
 _BATCH = 1000
 """Rows in one insert."""
@@ -42,7 +43,12 @@ class CopyReport:
 
 
 def copy(
-    library: Library, home: str | Path | None = None, *, registry: str | None = None, store: str | None = None
+    library: Library,
+    home: str | Path | None = None,
+    *,
+    registry: str | None = None,
+    store: str | None = None,
+    progress: Progress | None = None,
 ) -> CopyReport:
     """Copy every blob that a version names, and every row: numbers, aliases with their trails, tags, audit, keys.
 
@@ -71,7 +77,7 @@ def copy(
         with library.registry.database.read() as source:
             counts: Mapping[str, int] = {}
             if target_store is not None:
-                counts = _copy_blobs(library.store, target_store, named_blobs(source))
+                counts = _copy_blobs(library.store, target_store, named_blobs(source), progress)
             rows = _copy_rows(source, target) if target is not None else 0
     finally:
         if target is not None:
@@ -99,23 +105,27 @@ def _refuse_if_used(connection: Connection, shown: str) -> None:
         )
 
 
-def _copy_blobs(source: Store, target: Store, named: Mapping[str, list[Row[Any]]]) -> dict[str, int]:
+def _copy_blobs(
+    source: Store, target: Store, named: Mapping[str, list[Row[Any]]], progress: Progress | None
+) -> dict[str, int]:
     counts = {"blobs": 0, "bytes": 0, "present": 0, "missing": 0}
     there = {digest for digest, _ in target.list()}
-    for digest, rows in named.items():
-        if digest in there and _is_whole(target, digest):
-            counts["present"] += 1
-            continue
-        try:
-            data = read_verified(source, digest)
-        except NotFound:
-            if not all(row.deleted for row in rows):
-                raise
-            counts["missing"] += 1
-            continue
-        target.put(data)
-        counts["blobs"] += 1
-        counts["bytes"] += len(data)
+    with bar(progress, "copy", len(named)) as advance:
+        for digest, rows in named.items():
+            advance(1, "")
+            if digest in there and _is_whole(target, digest):
+                counts["present"] += 1
+                continue
+            try:
+                data = read_verified(source, digest)
+            except NotFound:
+                if not all(row.deleted for row in rows):
+                    raise
+                counts["missing"] += 1
+                continue
+            target.put(data)
+            counts["blobs"] += 1
+            counts["bytes"] += len(data)
     return counts
 
 

@@ -13,11 +13,11 @@ app = typer.Typer(help="Care for the library: verify, gc, copy, stats.", no_args
 
 
 @app.command()
-def verify(
-    home: Home = None, registry: RegistryUrl = None, store: StoreUrl = None, as_json: Json = False
-) -> None:
+def verify(home: Home = None, registry: RegistryUrl = None, store: StoreUrl = None, as_json: Json = False) -> None:
     """Read every blob again and check it, and the registry, against what is recorded. Exits 1 on any problem."""
-    report = open_library(home, registry, store).verify()
+    from softprompt.progress import Bars
+
+    report = open_library(home, registry, store).verify(Bars())
     if as_json:
         emit([report.row()], True, "Verify")
     elif report.problems:
@@ -30,14 +30,10 @@ def verify(
 
 @app.command()
 def gc(
-    yes: Annotated[
-        bool, typer.Option("--yes/--dry-run", help="Delete, or only tell what would be deleted.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="Delete, or only tell what would be deleted.")] = False,
     purge_deleted: Annotated[
         bool,
-        typer.Option(
-            "--purge-deleted", help="Also the bytes of deleted versions: they cannot be restored then."
-        ),
+        typer.Option("--purge-deleted", help="Also the bytes of deleted versions: they cannot be restored then."),
     ] = False,
     home: Home = None,
     registry: RegistryUrl = None,
@@ -67,14 +63,14 @@ def copy(
     """Copy the library, all tenants, to another home, registry or store. What is not named stays the same."""
     if to_home is None and to_registry is None and to_store is None:
         raise typer.BadParameter("say where to: --to-home, --to-registry or --to-store")
+    from softprompt.progress import Bars
+
     source = open_library(home, registry, store)
-    report = source.copy(to_home, registry=to_registry, store=to_store)
+    report = source.copy(to_home, registry=to_registry, store=to_store, progress=Bars())
     emit([report.row()], as_json, "Copied")
 
 
 @app.command()
-def stats(
-    home: Home = None, registry: RegistryUrl = None, store: StoreUrl = None, as_json: Json = False
-) -> None:
+def stats(home: Home = None, registry: RegistryUrl = None, store: StoreUrl = None, as_json: Json = False) -> None:
     """Count tenants, tasks, versions, blobs and bytes."""
     emit([open_library(home, registry, store).stats()], as_json, "Library")
