@@ -64,7 +64,9 @@ def fill(library: Library, tasks: int, versions: int) -> None:
             rows = [{**common, "id": place + 1, "name": names[place], "created_at": at} for place in chunk]
             connection.execute(sa.insert(schema.tasks), rows)
             numbers = [(place, number) for place in chunk for number in range(1, versions + 1)]
-            connection.execute(sa.insert(schema.versions), [_version(names, choose, at, versions, *at_) for at_ in numbers])
+            made = [_version(names, choose, at, versions, *at_) for at_ in numbers]
+            connection.execute(sa.insert(schema.cards), [{"digest": row["digest"], "card": row["card"]} for row in made])
+            connection.execute(sa.insert(schema.versions), [_without_card(row) for row in made])
         ids = range(1, tasks * versions + 1)
         connection.execute(sa.insert(schema.tags), [{"version_id": id_, "tag": "rare"} for id_ in ids[::TAG_EVERY]])
         promoted = choose.sample(range(1, tasks + 1), int(tasks * PRODUCTION_SHARE))
@@ -98,6 +100,10 @@ def _version(names: list[str], choose: random.Random, at: str, versions: int, pl
         "actor": "benchmark",
         "created_at": at,
     }
+
+
+def _without_card(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "card"}
 
 
 def measure(library: Library, tasks: int, versions: int, home: Path) -> Iterator[dict[str, Any]]:

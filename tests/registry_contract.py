@@ -524,37 +524,17 @@ class RegistryContract:
             assert sa.inspect(connection).get_table_names() == ["tasks"]
         engine.dispose()
 
-    def test_upgrades_from_the_first_schema_with_data(self, url: str) -> None:
+    @pytest.mark.parametrize("revision", schema.REVISIONS[:-1])
+    def test_upgrades_from_every_earlier_schema_with_data(self, url: str, revision: str) -> None:
         data = make_prompt(metrics=scored(0.5))
         card = read_card(data)
-        engine = database._engine(database._parse(url), url)
-        with engine.connect().execution_options(write=True) as connection, connection.begin():
-            database.upgrade(connection, "0001")
-            connection.execute(
-                sa.text("INSERT INTO tasks (name, last_number, newest, live, created_at) VALUES ('trec6', 2, 2, 2, 'then')")
-            )
-            for number in (1, 2):
-                connection.execute(
-                    sa.text(
-                        "INSERT INTO versions (task_id, number, digest, base, fingerprint, card, metric, value, actor,"
-                        " created_at) VALUES (1, :n, :digest, 'builtin/tiny', 'f', :card, 'accuracy', 0.5, 'old', 'then')"
-                    ),
-                    {"n": number, "digest": digest_of(data), "card": card.canonical()},
-                )
-            connection.execute(sa.text("INSERT INTO aliases (task_id, name, number) VALUES (1, 'production', 1)"))
-            for number in (2, 1):
-                connection.execute(
-                    sa.text("INSERT INTO promotions (task_id, alias, number) VALUES (1, 'production', :n)"),
-                    {"n": number},
-                )
-            connection.execute(
-                sa.text("INSERT INTO audit (task, action, actor, at) VALUES ('trec6', 'publish', 'old', 'then')")
-            )
-        engine.dispose()
+        self.fill_old_schema(url, revision, digest_of(data), card.canonical())
         registry = Registry.open(url)
         assert registry.resolve("trec6").number == 1
         assert registry.resolve("trec6").card == card
         assert go_back(registry) == 2
+        tagged = ("old",) if revision > "0001" else ()
+        assert registry.resolve("trec6@1").tags == tagged
         assert publish(registry, tags=("new",)).number == 3
         assert [entry.action for entry in registry.audit("trec6")] == ["publish", "rollback", "publish"]
         assert registry.for_tenant("other").tasks() == []
@@ -563,6 +543,31 @@ class RegistryContract:
         assert registry.database.check() == []
         self.assert_schema_is_that_of_the_code(registry)
         registry.close()
+
+    @staticmethod
+    def fill_old_schema(url: str, revision: str, digest: str, card: str) -> None:
+        """A registry as an older softprompt left it: two versions of one prompt, the first promoted last."""
+        task = "INSERT INTO tasks (name, last_number, newest, live, created_at{}) VALUES ('trec6', 2, 2, 2, 'then'{})"
+        version = (
+            "INSERT INTO versions (task_id, number, digest, base, fingerprint, card, metric, value, actor, created_at)"
+            " VALUES (1, :n, :digest, 'builtin/tiny', 'f', :card, 'accuracy', 0.5, 'old', 'then')"
+        )
+        audit = "INSERT INTO audit (task, action, actor, at{}) VALUES ('trec6', 'publish', 'old', 'then'{})"
+        tenant = (", tenant", ", 'default'") if revision > "0001" else ("", "")
+        engine = database._engine(database._parse(url), url)
+        with engine.connect().execution_options(write=True) as connection, connection.begin():
+            database.upgrade(connection, revision)
+            connection.execute(sa.text(task.format(*tenant)))
+            for number in (1, 2):
+                connection.execute(sa.text(version), {"n": number, "digest": digest, "card": card})
+            connection.execute(sa.text("INSERT INTO aliases (task_id, name, number) VALUES (1, 'production', 1)"))
+            for number in (2, 1):
+                trail = "INSERT INTO promotions (task_id, alias, number) VALUES (1, 'production', :n)"
+                connection.execute(sa.text(trail), {"n": number})
+            connection.execute(sa.text(audit.format(*tenant)))
+            if revision > "0001":
+                connection.execute(sa.text("INSERT INTO tags (version_id, tag) VALUES (1, 'old')"))
+        engine.dispose()
 
     def test_schema_made_new_is_that_of_the_migrations(self, registry: Registry) -> None:
         self.assert_schema_is_that_of_the_code(registry)

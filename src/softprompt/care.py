@@ -101,7 +101,8 @@ def verify(library: Library, progress: Progress | None = None) -> Report:
     failures = 0
     with library.registry.database.read() as connection, bar(progress, "verify", len(stored)) as advance:
         report.problems += _wrong_rows(connection)
-        by_digest = _version_rows(_v.card).where(~_v.purged).order_by(_v.digest, _v.id)
+        with_card = _version_rows(schema.cards.c.card).join(schema.cards, schema.cards.c.digest == _v.digest)
+        by_digest = with_card.where(~_v.purged).order_by(_v.digest, _v.id)
         streamed = connection.execution_options(yield_per=1000).execute(by_digest)
         for digest, group in groupby(streamed, key=lambda row: row.digest):
             rows = list(group)
@@ -221,7 +222,7 @@ def named_blobs(connection: Connection) -> dict[str, list[Row[Any]]]:
 
 def _version_rows(*more: sa.ColumnElement[Any]) -> sa.Select[Any]:
     columns = (_t.tenant, _t.name.label("task"), _v.number, _v.digest, _v.deleted, _v.purged)
-    return sa.select(*columns, *more).join(schema.tasks, _v.task_id == _t.id)
+    return sa.select(*columns, *more).select_from(schema.versions).join(schema.tasks, _v.task_id == _t.id)
 
 
 def _holders(connection: Connection, digest: str, which: sa.ColumnElement[bool]) -> bool:

@@ -20,6 +20,9 @@ PRODUCTION = "production"
 
 _t, _v, _a = schema.tasks.c, schema.versions.c, schema.aliases.c
 
+VERSIONS = sa.select(*_v, schema.cards.c.card).join(schema.cards, schema.cards.c.digest == _v.digest)
+"""Rows of `versions` with their cards, as `version` takes them."""
+
 
 def task_row(connection: Connection, tenant: str, task: str, *, lock: bool = False) -> Row[Any]:
     """The row of a task, locked against other writers if asked.
@@ -41,8 +44,7 @@ def version_row(connection: Connection, task: Row[Any], number: int) -> Row[Any]
     Raises:
         NotFound: the task has no such version.
     """
-    found = sa.select(schema.versions).where(_v.task_id == task.id, _v.number == number)
-    row = connection.execute(found).first()
+    row = connection.execute(VERSIONS.where(_v.task_id == task.id, _v.number == number)).first()
     if row is None:
         raise NotFound(
             f"task {task.name!r} has no version {number}: the highest is {task.last_number}; "
@@ -64,8 +66,9 @@ def find(connection: Connection, tenant: str, ref: Ref, *, deleted: bool = False
         source = schema.tasks.outerjoin(schema.aliases, alias)
         number = _a.number if ref.alias else sa.func.coalesce(_a.number, _t.newest)
     source = source.join(schema.versions, sa.and_(_v.task_id == _t.id, _v.number == number))
-    statement = sa.select(schema.versions).select_from(source).where(_t.tenant == tenant, _t.name == ref.task)
-    row = connection.execute(statement).first()
+    source = source.join(schema.cards, schema.cards.c.digest == _v.digest)
+    statement = sa.select(*_v, schema.cards.c.card).select_from(source)
+    row = connection.execute(statement.where(_t.tenant == tenant, _t.name == ref.task)).first()
     if row is None:
         _explain_missing(connection, tenant, ref)
     if row.deleted and not deleted:
@@ -78,7 +81,7 @@ def find(connection: Connection, tenant: str, ref: Ref, *, deleted: bool = False
 
 
 def version(task: str, row: Row[Any], tags: tuple[str, ...] = ()) -> Version:
-    """A row of `versions` as the registry gives it out."""
+    """A row of `VERSIONS` as the registry gives it out."""
     return Version(
         task=task,
         number=row.number,
@@ -92,6 +95,27 @@ def version(task: str, row: Row[Any], tags: tuple[str, ...] = ()) -> Version:
         deleted=row.deleted,
         purged=row.purged,
     )
+
+
+def add_version(connection: Connection, task_id: int, added: Version) -> None:
+    """Insert a new version and its tags; its card must be there."""
+    card = added.card
+    values = {
+        "task_id": task_id,
+        "number": added.number,
+        "digest": added.digest,
+        "base": added.base,
+        "fingerprint": added.fingerprint,
+        "metric": card.metric,
+        "value": card.metrics.get("value"),
+        "data_digest": card.data_digest,
+        "actor": added.actor,
+        "created_at": added.created_at,
+    }
+    version_id = connection.execute(sa.insert(schema.versions).values(values).returning(_v.id)).scalar_one()
+    if added.tags:
+        rows = [{"version_id": version_id, "tag": tag} for tag in added.tags]
+        connection.execute(sa.insert(schema.tags), rows)
 
 
 def tags_of(connection: Connection, version_ids: Any) -> dict[int, tuple[str, ...]]:

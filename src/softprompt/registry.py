@@ -80,7 +80,7 @@ class Registry:
         check_task(task)
         with self.database.read() as connection:
             task_id = lookup.task_row(connection, self.tenant, task).id
-            statement = sa.select(schema.versions).where(_v.task_id == task_id).order_by(_v.number)
+            statement = lookup.VERSIONS.where(_v.task_id == task_id).order_by(_v.number)
             rows = connection.execute(statement if deleted else statement.where(~_v.deleted)).fetchall()
             tags = lookup.tags_of(connection, sa.select(_v.id).where(_v.task_id == task_id))
         return [lookup.version(task, row, tags.get(row.id, ())) for row in rows]
@@ -164,26 +164,22 @@ class Registry:
             number = task.last_number + 1
             counts = {"last_number": number, "newest": number, "live": task.live + 1}
             connection.execute(sa.update(schema.tasks).where(_t.id == task.id).values(counts))
-            values = {
-                "task_id": task.id,
-                "number": number,
-                "digest": digest,
-                "base": base,
-                "fingerprint": card.fingerprint,
-                "card": card.canonical(),
-                "metric": card.metric,
-                "value": card.metrics.get("value"),
-                "data_digest": card.data_digest,
-                "actor": self.actor,
-                "created_at": at,
-            }
-            row = connection.execute(sa.insert(schema.versions).values(values).returning(*_v)).one()
-            if wanted_tags:
-                rows = [{"version_id": row.id, "tag": tag} for tag in wanted_tags]
-                connection.execute(sa.insert(schema.tags), rows)
+            version = Version(
+                task=card.task,
+                number=number,
+                digest=digest,
+                base=base,
+                fingerprint=card.fingerprint,
+                card_text=card.canonical(),
+                created_at=at,
+                actor=self.actor,
+                tags=wanted_tags,
+            )
+            lookup.add_missing(connection, schema.cards, digest=digest, card=version.card_text)
+            lookup.add_version(connection, task.id, version)
             after = {"version": number, "digest": digest, "base": base}
             self.record(connection, "publish", card.task, after=after)
-            return lookup.version(card.task, row, wanted_tags)
+            return version
 
     def tag(self, ref: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Version:
         """Add and remove tags of a version. What is there already, or not there, is no error.

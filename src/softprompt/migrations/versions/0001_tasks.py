@@ -46,9 +46,8 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_versions_digest", "versions", ["digest"])
-    for columns in (["fingerprint"], ["base"], ["metric", "value"]):
-        columns += ["deleted", "task_id", "number"]
-        op.create_index(f"ix_versions_{'_'.join(columns)}", "versions", columns)
+    op.create_index("ix_versions_fingerprint", "versions", ["fingerprint"])
+    op.create_index("ix_versions_base", "versions", ["base"])
     op.create_table(
         "aliases",
         sa.Column("task_id", Sequence, nullable=False),

@@ -48,7 +48,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("version_id", "tag", name="pk_tags"),
         sa.ForeignKeyConstraint(["version_id"], ["versions.id"], name="fk_tags_version_id_versions"),
     )
-    op.create_index("ix_tags_tag_version_id", "tags", ["tag", "version_id"])
+    op.create_index("ix_tags_tag", "tags", ["tag"])
     op.create_table(
         "keys",
         sa.Column("id", Sequence, nullable=False),
