@@ -10,11 +10,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from softprompt import lookup, schema
 from softprompt.card import digest_of, read_card
 from softprompt.errors import NotFound, PromptFileError, StoreError
+from softprompt.lookup import AnyRow
 from softprompt.stores import FolderStore
 from softprompt.stores.base import MEND
 
@@ -212,9 +213,9 @@ def bar(progress: Progress | None, name: str, total: int) -> AbstractContextMana
     return progress.stage(name, total)
 
 
-def named_blobs(connection: Connection) -> dict[str, list[Row[Any]]]:
+def named_blobs(connection: Connection) -> dict[str, list[AnyRow]]:
     """The versions that name each blob, purged ones too, by digest."""
-    found: dict[str, list[Row[Any]]] = defaultdict(list)
+    found: dict[str, list[AnyRow]] = defaultdict(list)
     for row in connection.execute(_version_rows().order_by(_v.id)):
         found[row.digest].append(row)
     return found
@@ -229,11 +230,11 @@ def _holders(connection: Connection, digest: str, which: sa.ColumnElement[bool])
     return connection.execute(sa.select(_v.id).where(_v.digest == digest, which).limit(1)).first() is not None
 
 
-def _full_ref(row: Row[Any]) -> str:
+def _full_ref(row: AnyRow) -> str:
     return f"{row.tenant}/{row.task}@{row.number}"
 
 
-def _check_blob(library: Library, digest: str, rows: list[Row[Any]], report: Report) -> Problem | None:
+def _check_blob(library: Library, digest: str, rows: list[AnyRow], report: Report) -> Problem | None:
     refs = tuple(_full_ref(row) for row in rows)
     try:
         data = library.store.get(digest)

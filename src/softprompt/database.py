@@ -39,7 +39,7 @@ class Database:
         self._reader = engine if self.sqlite else engine.execution_options(isolation_level="REPEATABLE READ")
 
     @classmethod
-    def open(cls, url: str) -> Database:
+    def open(cls, url: str | URL) -> Database:
         """Connect to `sqlite:///path` or `postgresql://...`, make the schema or upgrade it when it is not the present one.
 
         Raises:
@@ -173,11 +173,12 @@ def upgrade(connection: Connection, to: str = "head") -> None:
     command.upgrade(config, to)
 
 
-def _parse(url: str) -> URL:
+def _parse(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        shown = url.partition("://")[0] + "://..." if "://" in url else repr(url)
+        text = str(url)
+        shown = text.partition("://")[0] + "://..." if "://" in text else repr(text)
         raise NameRefused(
             f"registry URL {shown} cannot be read; write sqlite:////folder/registry.db or postgresql://user@host/database"
         ) from None
@@ -192,7 +193,7 @@ def _parse(url: str) -> URL:
             "known: sqlite:///, postgresql://"
         )
     if name == "sqlite" and (not parsed.database or parsed.database.startswith((":memory:", "file:"))):
-        raise NameRefused(f"registry URL {url!r} names no file; write sqlite:////folder/registry.db")
+        raise NameRefused(f"registry URL {str(url)!r} names no file; write sqlite:////folder/registry.db")
     return parsed
 
 

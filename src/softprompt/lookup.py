@@ -8,12 +8,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from softprompt import schema
 from softprompt.errors import NotFound, nearest
 from softprompt.names import Ref
 from softprompt.records import Version, now, to_text
+
+AnyRow = Any
+"""A row of a result. SQLAlchemy 2.0 and 2.1 type them in ways that exclude each other."""
 
 PRODUCTION = "production"
 """The alias that a bare task name means, where it exists."""
@@ -24,7 +27,7 @@ VERSIONS = sa.select(*_v, schema.cards.c.card).join(schema.cards, schema.cards.c
 """Rows of `versions` with their cards, as `version` takes them."""
 
 
-def task_row(connection: Connection, tenant: str, task: str, *, lock: bool = False) -> Row[Any]:
+def task_row(connection: Connection, tenant: str, task: str, *, lock: bool = False) -> AnyRow:
     """The row of a task, locked against other writers if asked.
 
     Raises:
@@ -38,13 +41,13 @@ def task_row(connection: Connection, tenant: str, task: str, *, lock: bool = Fal
     return row
 
 
-def version_row(connection: Connection, task: Row[Any], number: int) -> Row[Any]:
+def version_row(connection: Connection, task: AnyRow, number: int) -> AnyRow:
     """The row of a version, deleted or not.
 
     Raises:
         NotFound: the task has no such version.
     """
-    row = connection.execute(VERSIONS.where(_v.task_id == task.id, _v.number == number)).first()
+    row: AnyRow = connection.execute(VERSIONS.where(_v.task_id == task.id, _v.number == number)).first()
     if row is None:
         raise NotFound(
             f"task {task.name!r} has no version {number}: the highest is {task.last_number}; "
@@ -68,7 +71,7 @@ def find(connection: Connection, tenant: str, ref: Ref, *, deleted: bool = False
     source = source.join(schema.versions, sa.and_(_v.task_id == _t.id, _v.number == number))
     source = source.join(schema.cards, schema.cards.c.digest == _v.digest)
     statement = sa.select(*_v, schema.cards.c.card).select_from(source)
-    row = connection.execute(statement.where(_t.tenant == tenant, _t.name == ref.task)).first()
+    row: AnyRow = connection.execute(statement.where(_t.tenant == tenant, _t.name == ref.task)).first()
     if row is None:
         _explain_missing(connection, tenant, ref)
     if row.deleted and not deleted:
@@ -80,7 +83,7 @@ def find(connection: Connection, tenant: str, ref: Ref, *, deleted: bool = False
     return version(ref.task, row, tags_of(connection, sa.literal(row.id)).get(row.id, ()))
 
 
-def version(task: str, row: Row[Any], tags: tuple[str, ...] = ()) -> Version:
+def version(task: str, row: AnyRow, tags: tuple[str, ...] = ()) -> Version:
     """A row of `VERSIONS` as the registry gives it out."""
     return Version(
         task=task,

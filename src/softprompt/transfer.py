@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Row
+from sqlalchemy.engine import URL, Connection
 
 from softprompt import schema
 from softprompt.care import bar, named_blobs
 from softprompt.database import Database
 from softprompt.errors import LibraryError, NotFound, StoreError
+from softprompt.lookup import AnyRow
 from softprompt.stores import Store, open_store, read_verified
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _refuse_if_used(connection: Connection, shown: str) -> None:
 
 
 def _copy_blobs(
-    source: Store, target: Store, named: Mapping[str, list[Row[Any]]], progress: Progress | None
+    source: Store, target: Store, named: Mapping[str, list[AnyRow]], progress: Progress | None
 ) -> dict[str, int]:
     counts = {"blobs": 0, "bytes": 0, "present": 0, "missing": 0}
     there = {digest for digest, _ in target.list()}

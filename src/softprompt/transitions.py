@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from softprompt import lookup, schema
 from softprompt.card import Card
 from softprompt.errors import LibraryError, NotFound, PromotionRefused
+from softprompt.lookup import AnyRow
 from softprompt.names import Ref, check_alias, check_task, parse_ref
 from softprompt.promotion import reason_to_refuse
 from softprompt.records import Move, Version
@@ -150,7 +151,7 @@ def restore(registry: Registry, ref: str, *, ensure_blob: Callable[[Version], ob
         return lookup.find(connection, registry.tenant, wanted)
 
 
-def _trail(connection: Connection, task: Row[Any], alias: str) -> tuple[list[int], int]:
+def _trail(connection: Connection, task: AnyRow, alias: str) -> tuple[list[int], int]:
     """The promotions that a rollback undoes, and the number it goes back to."""
     here = lookup.aliases_of(connection, task.id).get(alias)
     if here is None:
@@ -175,7 +176,7 @@ def _trail(connection: Connection, task: Row[Any], alias: str) -> tuple[list[int
     )
 
 
-def _point(connection: Connection, task: Row[Any], alias: str, number: int) -> None:
+def _point(connection: Connection, task: AnyRow, alias: str, number: int) -> None:
     """Set an alias. The task is locked, so nobody inserts between the two statements."""
     at = sa.and_(_a.task_id == task.id, _a.name == alias)
     if not connection.execute(sa.update(schema.aliases).where(at).values(number=number)).rowcount:

@@ -44,8 +44,8 @@ def export_prompt(
             path = folder / f"{version.ref}.safetensors"
             path.write_bytes(data)
         else:
-            from softprompt.source import BUILTIN, locate
             from softprompt.prompt import SoftPrompt
+            from softprompt.source import BUILTIN, locate
 
             # PEFT knows no built-in bases, but it can load their folder.
             base = str(locate(version.base)) if version.base in BUILTIN else version.base
@@ -69,16 +69,10 @@ def import_prompt(
     base: Annotated[
         str | None, typer.Option(help="The base it was tuned on (default: what the folder or file names).")
     ] = None,
-    like: Annotated[
-        str | None, typer.Option(help="Take template, labels and metric from this task of the library.")
-    ] = None,
-    template: Annotated[
-        str | None, typer.Option("--input", help="Template of the input, as in a task file.")
-    ] = None,
+    like: Annotated[str | None, typer.Option(help="Take template, labels and metric from this task of the library.")] = None,
+    template: Annotated[str | None, typer.Option("--input", help="Template of the input, as in a task file.")] = None,
     target: Annotated[str | None, typer.Option(help="Template of the target, as in a task file.")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option("--label", help="A label; repeat for each, in order.")
-    ] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="A label; repeat for each, in order.")] = None,
     tags: Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")] = None,
     home: Home = None,
     registry: RegistryUrl = None,
@@ -126,7 +120,8 @@ def _from_peft(folder: Path, task: str, base: str | None, changes: dict[str, Any
     named = base or read_peft_config(folder).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise PromptFileError(f"the adapter in {str(folder)!r} names no base; give it with --base ID")
-    from softprompt.base import BUILTIN, FrozenBase
+    from softprompt.base import FrozenBase
+    from softprompt.source import BUILTIN
 
     for name, path in BUILTIN.items():
         if Path(named).is_dir() and Path(named).resolve() == path.resolve():
@@ -150,8 +145,8 @@ def _from_file(path: Path, changes: dict[str, Any], base: str | None) -> tuple[b
     card, tensors = read_file(data)
     changed = _changed(card, changes)
     if base is not None:
-        from softprompt.source import locate
         from softprompt.fingerprint import fingerprint_of_folder
+        from softprompt.source import locate
 
         folder = locate(base)
         found = fingerprint_of_folder(folder)
@@ -179,6 +174,4 @@ def _written(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LibraryError(
-            f"cannot write to {str(folder)!r}: {error.strerror or error}; choose another folder"
-        ) from error
+        raise LibraryError(f"cannot write to {str(folder)!r}: {error.strerror or error}; choose another folder") from error
