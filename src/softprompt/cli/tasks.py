@@ -17,18 +17,14 @@ SHOW_COLUMNS = ("version", "digest", "base", "metric", "value", "created_at", "a
 
 
 def list_tasks(
-    base: Annotated[
-        str | None, typer.Option(help="Only prompts of this base: its id, folder or fingerprint.")
-    ] = None,
+    base: Annotated[str | None, typer.Option(help="Only prompts of this base: its id, folder or fingerprint.")] = None,
     task: Annotated[str | None, typer.Option(help="Only tasks of this name; * and ? match any text.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only versions with this tag.")] = None,
     metric: Annotated[
         str | None,
         typer.Option(help="Only this metric, with a bound if you like: accuracy, or 'accuracy>=0.8'."),
     ] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Every live version, not only the newest of each task.")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every live version, not only the newest of each task.")] = False,
     home: Home = None,
     registry: RegistryUrl = None,
     store: StoreUrl = None,
@@ -42,9 +38,7 @@ def list_tasks(
 
 
 def show(
-    task: Annotated[
-        str, typer.Argument(help="Name of the task; task@3 or task@production shows that version alone.")
-    ],
+    task: Annotated[str, typer.Argument(help="Name of the task; task@3 or task@production shows that version alone.")],
     home: Home = None,
     registry: RegistryUrl = None,
     store: StoreUrl = None,

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 def tag(
     ref: Annotated[str, typer.Argument(help="The version, as TASK@N or TASK@ALIAS.")],
     add: Annotated[list[str] | None, typer.Argument(metavar="[TAG]...", help="Tags to add.")] = None,
-    remove: Annotated[
-        list[str] | None, typer.Option("--remove", help="A tag to remove; may be repeated.")
-    ] = None,
+    remove: Annotated[list[str] | None, typer.Option("--remove", help="A tag to remove; may be repeated.")] = None,
     home: Home = None,
     registry: RegistryUrl = None,
     store: StoreUrl = None,
