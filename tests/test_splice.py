@@ -23,12 +23,7 @@ each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 # Gemma 2 caps its attention logits, which the fused kernel cannot do, so transformers offers it eager attention alone.
 each_attention = pytest.mark.parametrize(
     ("architecture", "attention"),
-    [
-        (name, kind)
-        for name in ARCHITECTURES
-        for kind in ("eager", "sdpa")
-        if (name, kind) != ("gemma2", "sdpa")
-    ],
+    [(name, kind) for name in ARCHITECTURES for kind in ("eager", "sdpa") if (name, kind) != ("gemma2", "sdpa")],
 )
 
 
@@ -62,9 +57,7 @@ def test_splicing_embeddings_of_tokens_equals_running_the_tokens(architecture: s
     whole = base.model(input_ids=torch.tensor([front + ids]), use_cache=False).logits[0, len(front) :]
     keep = [list(range(len(ids)))]
     for prefix in (None, compute_prefix(base, stack)):
-        torch.testing.assert_close(
-            logits_at(base, stack, prefix, [0], [ids], keep)[0], whole, rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(logits_at(base, stack, prefix, [0], [ids], keep)[0], whole, rtol=1e-4, atol=1e-4)
 
 
 @each_attention
@@ -120,9 +113,7 @@ def test_gradient_of_the_shared_prefix_equals_concatenation(architecture: str) -
     stack = stack_prompts(some_prompts(base))
     labels = tuple(tuple(some_ids(n, 30 + n)) for n in (1, 3, 2))
     raw = [
-        Example(
-            which, row, some_ids(1 + index % 3, 40 + index), labels if index % 2 else None, index % 3, 0.0
-        )
+        Example(which, row, some_ids(1 + index % 3, 40 + index), labels if index % 2 else None, index % 3, 0.0)
         for index, (which, row) in enumerate(zip(WHICH, ROWS, strict=True))
     ]
     totals = weigh(raw, 3)
@@ -138,10 +129,7 @@ def test_gradient_of_the_shared_prefix_equals_concatenation(architecture: str) -
 def test_gradient_of_a_mixed_batch_equals_each_prompt_alone(architecture: str) -> None:
     base = make_base(architecture)
     prompts = some_prompts(base)
-    examples = [
-        Example(w, row, some_ids(2, i), None, 0, 0.25)
-        for i, (w, row) in enumerate(zip(WHICH, ROWS, strict=True))
-    ]
+    examples = [Example(w, row, some_ids(2, i), None, 0, 0.25) for i, (w, row) in enumerate(zip(WHICH, ROWS, strict=True))]
     stack = stack_prompts(prompts)
     losses, mixed = losses_and_gradient(base, stack, examples)
     for index, prompt_PD in enumerate(prompts):
@@ -152,9 +140,7 @@ def test_gradient_of_a_mixed_batch_equals_each_prompt_alone(architecture: str) -
 
 
 @each_attention
-def test_generation_in_one_mixed_batch_equals_running_everything_again(
-    architecture: str, attention: str
-) -> None:
+def test_generation_in_one_mixed_batch_equals_running_everything_again(architecture: str, attention: str) -> None:
     base = make_base(architecture, attention=attention)
     engine = LocalEngine(base)
     prompts = [*some_prompts(base), torch.zeros(0, base.width)]
