@@ -80,7 +80,7 @@ def peft_steps(base: FrozenBase, rows: Rows, length: int, attention: str) -> Cal
 
     base.model.set_attn_implementation(attention)
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)
-    model = peft.get_peft_model(base.model, config)
+    model: Any = peft.get_peft_model(base.model, config)
     data = [{"input_ids": ids + target, "labels": [-100] * len(ids) + target} for ids, target in rows]
     arguments = transformers.TrainingArguments(
         output_dir=str(HERE / "out" / "peft"),
@@ -129,7 +129,7 @@ def needed_operations(base: FrozenBase, rows: Rows, length: int, prompts: int) -
     steps = -(-len(rows) // ROWS_PER_STEP)
     tokens = prompts * (steps * length + sum(len(ids) + len(target) - 1 for ids, target in rows))
     labels = prompts * sum(len(target) for _, target in rows)
-    return 4.0 * (linear * tokens + base.embedding.weight.numel() * labels)
+    return 4.0 * (linear * tokens + int(base.embedding.weight.numel()) * labels)
 
 
 def matrix_rate(base: FrozenBase) -> float:

@@ -15,7 +15,7 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 def orthogonalise(stack_NRC: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """The nearest semi-orthogonal matrices, roughly, by a quintic Newton-Schulz iteration."""
     tall = stack_NRC.shape[1] > stack_NRC.shape[2]
-    x = stack_NRC.transpose(1, 2) if tall else stack_NRC
+    x: torch.Tensor = stack_NRC.transpose(1, 2) if tall else stack_NRC
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.transpose(1, 2)

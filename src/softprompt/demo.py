@@ -31,9 +31,7 @@ def demo_tasks(home: Path, progress: Progress) -> list[Task]:
     if os.environ.get("SOFTPROMPT_DATA") and (real / "trec6").is_dir() and (real / "subjectivity").is_dir():
         progress.note(f"data: trec6 and subjectivity from {real}, headwords made by program")
         return [_real_task("trec6", real), _real_task("subjectivity", real), headword]
-    progress.note(
-        "data: all made by program; set SOFTPROMPT_DATA to a folder with trec6 and subjectivity for real data"
-    )
+    progress.note("data: all made by program; set SOFTPROMPT_DATA to a folder with trec6 and subjectivity for real data")
     asked = samples.write_rows(samples.questions(), data / "questions.jsonl")
     told = samples.write_rows(samples.remarks(), data / "remarks.jsonl")
     return [
@@ -69,9 +67,7 @@ def _real_task(name: str, folder: Path) -> Task:
         },
     }
     at = folder.resolve() / name
-    return Task(
-        task=name, data={"train": str(at / "train.jsonl"), "test": str(at / "test.jsonl")}, **forms[name]
-    )
+    return Task(task=name, data={"train": str(at / "train.jsonl"), "test": str(at / "test.jsonl")}, **forms[name])
 
 
 def tune_demo(tasks: Sequence[Task], home: Path, progress: Progress) -> list[Tuned]:

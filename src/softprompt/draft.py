@@ -17,9 +17,7 @@ MOST_LABELS = 50
 """With more distinct answers than this the task generates them."""
 
 
-def draft_task(
-    file: Path, *, text: str | None = None, label: str | None = None, name: str | None = None
-) -> str:
+def draft_task(file: Path, *, text: str | None = None, label: str | None = None, name: str | None = None) -> str:
     """The text of a task file for a table of rows.
 
     Args:
@@ -42,9 +40,7 @@ def draft_task(
     source = text or _guess_text(rows, [column for column in columns if column != answer])
     for column in (source, answer):
         if not column.replace("_", "a").replace("-", "a").isalnum():
-            raise ConfigError(
-                f"the column {column!r} cannot be named in a template; rename it to letters, digits, - and _"
-            )
+            raise ConfigError(f"the column {column!r} cannot be named in a template; rename it to letters, digits, - and _")
     values = sorted({str(row.get(answer, "")) for row in rows})
     config: dict[str, object] = {
         "task": name or file.stem,
@@ -79,6 +75,4 @@ def _guess_answer(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
 def _guess_text(rows: Sequence[Row], columns: Sequence[str]) -> str:
     named = [column for column in columns if column.lower() in _TEXTS]
-    return (
-        named[0] if named else max(columns, key=lambda column: sum(len(str(row.get(column))) for row in rows))
-    )
+    return named[0] if named else max(columns, key=lambda column: sum(len(str(row.get(column))) for row in rows))

@@ -47,15 +47,8 @@ def evaluate(engine: LocalEngine, trials: Sequence[Trial], progress: Progress | 
     predictions: list[list[str]] = [[""] * len(trial.examples) for trial in trials]
     losses: list[list[float]] = [[] for _ in trials]
     prompts = [trial.vectors_PD for trial in trials]
-    labelled = [
-        (t, row) for t, trial in enumerate(trials) if trial.form.labels for row in range(len(trial.examples))
-    ]
-    told = [
-        (t, row)
-        for t, trial in enumerate(trials)
-        if not trial.form.labels
-        for row in range(len(trial.examples))
-    ]
+    labelled = [(t, row) for t, trial in enumerate(trials) if trial.form.labels for row in range(len(trial.examples))]
+    told = [(t, row) for t, trial in enumerate(trials) if not trial.form.labels for row in range(len(trial.examples))]
     if labelled:
         label_ids = {t: trials[t].form.encode_labels(engine.base) for t in {t for t, _ in labelled}}
         scores = engine.score(

@@ -47,9 +47,7 @@ def fingerprint_of_folder(folder: Path) -> str:
     """
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not weights:
-        raise BaseModelError(
-            f"the folder {str(folder)!r} has no *.safetensors and no pytorch_model*.bin: no weights"
-        )
+        raise BaseModelError(f"the folder {str(folder)!r} has no *.safetensors and no pytorch_model*.bin: no weights")
     tokenizer = [folder / "tokenizer.json"]
     if not tokenizer[0].is_file():
         tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]

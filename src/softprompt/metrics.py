@@ -39,9 +39,7 @@ def _exact_match(predictions: Sequence[str], answers: Sequence[str]) -> float:
 
 
 def _token_f1(predictions: Sequence[str], answers: Sequence[str]) -> float:
-    return sum(
-        _overlap(fold(p).split(), fold(a).split()) for p, a in zip(predictions, answers, strict=True)
-    ) / len(answers)
+    return sum(_overlap(fold(p).split(), fold(a).split()) for p, a in zip(predictions, answers, strict=True)) / len(answers)
 
 
 def _overlap(predicted: list[str], answer: list[str]) -> float:

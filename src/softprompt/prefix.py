@@ -45,7 +45,7 @@ class Prefix:
         return [tensor for layer in self.layers for tensor in layer]
 
 
-class _FixedLayer(DynamicLayer):
+class _FixedLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values that are read and never grow, so that a layer can be run again on the way back."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,7 @@ app = typer.Typer(help="Frozen base models.", no_args_is_help=True)
 
 @app.command()
 def show(
-    source: Annotated[
-        str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id or a folder.")
-    ] = "builtin/tiny",
+    source: Annotated[str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id or a folder.")] = "builtin/tiny",
     as_json: Json = False,
 ) -> None:
     """Where a base is, its fingerprint, size, dtype and context."""

@@ -16,16 +16,10 @@ COLUMNS = ("task", "version", "metric", "value", "rows", "loss")
 def evaluate(
     refs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="TASK...", help="Task files, for their test rows; or, with --data, TASK[@N|@ALIAS]."
-        ),
+        typer.Argument(metavar="TASK...", help="Task files, for their test rows; or, with --data, TASK[@N|@ALIAS]."),
     ],
-    data: Annotated[
-        Path | None, typer.Option(help="Rows with answers (.jsonl, .csv, .parquet ...) to judge on.")
-    ] = None,
-    version: Annotated[
-        str | None, typer.Option(help="Version or alias to judge, where task files are given.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Rows with answers (.jsonl, .csv, .parquet ...) to judge on.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version or alias to judge, where task files are given.")] = None,
     dtype: Dtype = "auto",
     device: Device = None,
     home: Home = None,

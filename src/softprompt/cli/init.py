@@ -11,9 +11,7 @@ from softprompt.cli.context import Json, emit
 
 
 def init(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Rows: .csv, .tsv, .jsonl, .json or .parquet.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows: .csv, .tsv, .jsonl, .json or .parquet.")],
     text: Annotated[str | None, typer.Option(help="Column of the input; guessed by default.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the answer; guessed by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the task; by default the file's.")] = None,
