@@ -139,7 +139,8 @@ def _emit_table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence
     if not rows:
         console.print(Text(f"{title}: nothing here"))
         return
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    console.print(Text(title, style="italic"))  # not the table's own title, which wraps at the width of the table
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     names = [name for name in columns or rows[0] if any(_cell(name, row.get(name)) for row in rows)]
     if len(rows) == 1 and len(names) > _WIDEST:  # one long row reads better downwards
         table.show_header = False
