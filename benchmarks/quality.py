@@ -37,6 +37,7 @@ from softprompt.scoring import plan_labels
 from softprompt.splice import chunk_by_length, stack_prompts
 from softprompt.task import Examples, Task
 from softprompt.training.objectives import label_scoring, language_modelling
+from softprompt.training.schedule import total_steps
 from softprompt.training.tune import train
 
 Row = dict[str, Any]
@@ -88,7 +89,7 @@ def peft_ours(tasks: Sequence[Task], base: FrozenBase) -> Iterator[Row]:
         }
         arguments = {
             "learning_rate": config.learning_rate,
-            "num_train_epochs": config.num_train_epochs,
+            "max_steps": total_steps(config, len(task.train)),
             "per_device_train_batch_size": config.per_device_train_batch_size,
             "warmup_steps": config.warmup_ratio,
             "weight_decay": config.weight_decay,

@@ -107,7 +107,8 @@ class TaskConfig(_Strict):
     """For PROMPT: references of prompts in the library (`task@3`), of which the mean is taken."""
 
     learning_rate: float = Field(default=0.05, gt=0, lt=100)
-    num_train_epochs: float = Field(default=5, gt=0)
+    num_train_epochs: float | None = Field(default=None, gt=0)
+    """By default three, and more where that makes fewer than 400 steps."""
     max_steps: int | None = Field(default=None, ge=1)
     """Overrides num_train_epochs."""
     per_device_train_batch_size: int = Field(default=32, ge=1)

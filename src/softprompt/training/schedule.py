@@ -6,11 +6,17 @@ import math
 
 from softprompt.config import TaskConfig
 
+DEFAULT_EPOCHS = 3
+DEFAULT_STEPS = 400
+"""A prompt starts far from where it must go: with a few hundred rows three epochs would be over before it has arrived."""
+
 
 def total_steps(config: TaskConfig, rows: int) -> int:
     """Optimiser steps of a run over so many rows."""
     if config.max_steps is not None:
         return config.max_steps
+    if config.num_train_epochs is None:
+        return max(DEFAULT_STEPS, DEFAULT_EPOCHS * steps_per_epoch(config, rows))
     return max(1, math.ceil(config.num_train_epochs * steps_per_epoch(config, rows)))
 
 
