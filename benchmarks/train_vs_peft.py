@@ -129,7 +129,7 @@ def needed_operations(base: FrozenBase, rows: Rows, length: int, prompts: int) -
     steps = -(-len(rows) // ROWS_PER_STEP)
     tokens = prompts * (steps * length + sum(len(ids) + len(target) - 1 for ids, target in rows))
     labels = prompts * sum(len(target) for _, target in rows)
-    return 4.0 * (linear * tokens + int(base.embedding.weight.numel()) * labels)
+    return float(4 * (linear * tokens + base.embedding.weight.numel() * labels))
 
 
 def matrix_rate(base: FrozenBase) -> float:
