@@ -25,7 +25,7 @@ def demo_tasks(home: Path, progress: Progress) -> list[Task]:
         input="Definition: {definition}\nWord:",
         target=" {headword}",
         max_new_tokens=8,
-        num_train_epochs=20,
+        max_steps=300,
     )
     real = Path(os.environ.get("SOFTPROMPT_DATA", ""))
     if os.environ.get("SOFTPROMPT_DATA") and (real / "trec6").is_dir() and (real / "subjectivity").is_dir():
@@ -40,14 +40,14 @@ def demo_tasks(home: Path, progress: Progress) -> list[Task]:
             data={"train": str(asked.resolve())},
             input="Question: {text}\nType:",
             labels=["person", "location", "number", "description"],
-            num_train_epochs=3,
+            max_steps=100,
         ),
         Task(
             task="remarks",
             data={"train": str(told.resolve())},
             input="Review: {text}\nSentiment:",
             labels=["positive", "negative"],
-            num_train_epochs=3,
+            max_steps=100,
         ),
         headword,
     ]
@@ -58,12 +58,12 @@ def _real_task(name: str, folder: Path) -> Task:
         "trec6": {
             "input": "Question: {text}\nType:",
             "labels": ["abbreviation", "entity", "description", "person", "location", "number"],
-            "max_steps": 400,
+            "max_steps": 200,
         },
         "subjectivity": {
             "input": "Text: {text}\nThis is",
             "labels": ["subjective", "objective"],
-            "max_steps": 200,
+            "max_steps": 100,
         },
     }
     at = folder.resolve() / name
