@@ -11,6 +11,7 @@ over the seeds). Data from SOFTPROMPT_DATA (default ../shared/data).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -130,7 +131,8 @@ def peft_run(task: Task, base: FrozenBase, start: dict[str, Any], arguments: dic
         train_dataset=rows,
         data_collator=collate,
     )
-    trainer.train()
+    with contextlib.redirect_stdout(sys.stderr):  # the Trainer prints its summary
+        trainer.train()
     vectors_PD = model.get_prompt_embedding_to_save("default").detach()
     return _judge(task, base, vectors_PD, time.perf_counter() - began)
 

@@ -12,10 +12,12 @@ matrix-product rate in that dtype would take for them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,7 +99,8 @@ def peft_steps(base: FrozenBase, rows: Rows, length: int, attention: str) -> Cal
     def run() -> None:
         model.base_model.set_attn_implementation(attention)
         trainer = transformers.Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
-        trainer.train()
+        with contextlib.redirect_stdout(sys.stderr):  # the Trainer prints its summary
+            trainer.train()
 
     return run
 
