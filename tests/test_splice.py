@@ -16,7 +16,7 @@ from softprompt.splice import (
     splice_rows,
     stack_prompts,
 )  # fmt: skip
-from softprompt.training.forward import Example, losses_and_gradient, weigh
+from softprompt.training.forward import Example, losses_and_gradient
 from tests.models import ARCHITECTURES, VOCABULARY, make_base, tokenizer
 
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -116,7 +116,9 @@ def test_gradient_of_the_shared_prefix_equals_concatenation(architecture: str) -
         Example(which, row, some_ids(1 + index % 3, 40 + index), labels if index % 2 else None, index % 3, 0.0)
         for index, (which, row) in enumerate(zip(WHICH, ROWS, strict=True))
     ]
-    totals = weigh(raw, 3)
+    totals = [0.0] * 3
+    for example in raw:
+        totals[example.which] += 1 if example.labels is not None else len(example.target)
     examples = [Example(e.which, e.input, e.target, e.labels, e.choice, 1 / totals[e.which]) for e in raw]
     shared_loss, shared = losses_and_gradient(base, stack, examples, shared=True, token_budget=40)
     plain_loss, plain = losses_and_gradient(base, stack, examples, shared=False)

@@ -42,14 +42,6 @@ class Example:
     """Of its loss: one over the rows (label scoring) or answer tokens (language modelling) of its prompt in this batch."""
 
 
-def weigh(examples: Sequence[Example], prompts: int) -> list[float]:
-    """For each prompt, the divisor that makes its loss a mean: its rows, or its answer tokens."""
-    totals = [0.0] * prompts
-    for example in examples:
-        totals[example.which] += 1 if example.labels is not None else len(example.target)
-    return totals
-
-
 def losses_and_gradient(
     base: FrozenBase,
     stack: Stack,
