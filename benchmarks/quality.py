@@ -218,7 +218,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--tasks", nargs="+", choices=[*REAL, "headword"], default=[*REAL, "headword"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--base", default="builtin/tiny")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change the recipe: learning_rate=0.1 ...")
@@ -227,7 +228,7 @@ def main() -> None:
     overrides = dict(item.split("=", 1) for item in args.set)
     base = FrozenBase.load(args.base, dtype=args.dtype)
     values: dict[tuple[str, str], list[Row]] = {}
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         for method in args.methods:
             for row in METHODS[method](make_tasks(args.tasks, seed, overrides), base):
                 values.setdefault((method, row["task"]), []).append(row)

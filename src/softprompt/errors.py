@@ -10,6 +10,8 @@
     ├── PromptFileError        a prompt file is damaged, foreign or unreadable
     ├── FingerprintMismatch    a prompt was made for another base
     ├── TrainingError          training cannot go on (NaN, killed, out of memory)
+    ├── EngineError            an engine cannot run a job: it is stopped, or its base failed
+    │   └── EngineBusy         its queue is full; try again later
     ├── LibraryError           the registry or the store refuses
     │   ├── NotFound           no such task, version, alias, tag, key or blob
     │   ├── NameRefused        a name, tag, alias or URL is not allowed
@@ -58,6 +60,14 @@ class FingerprintMismatch(SoftPromptError):
 
 class TrainingError(SoftPromptError):
     """Training cannot go on."""
+
+
+class EngineError(SoftPromptError):
+    """An engine cannot run a job."""
+
+
+class EngineBusy(EngineError):
+    """The queue of an engine is full."""
 
 
 class LibraryError(SoftPromptError):
