@@ -59,6 +59,7 @@ class FrozenBase:
     path: Path | None = None
     """The folder it was loaded from."""
     _shared_prefix: bool | None = field(default=None, repr=False)
+    _lines: bool | None = field(default=None, repr=False)
 
     @classmethod
     def load(
@@ -195,6 +196,13 @@ class FrozenBase:
             if isinstance(value, int) and value > 0:
                 return value
         return None
+
+    @cached_property
+    def window(self) -> int | None:
+        """Fewest tokens that some layer attends to; None where every layer sees all."""
+        config = self.model.config.get_text_config()
+        found = [getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size", "window_size")]
+        return min((value for value in found if isinstance(value, int)), default=None)
 
     @cached_property
     def slices_logits(self) -> bool:

@@ -9,7 +9,7 @@ Shapes: K prompts, P virtual tokens, B rows, T tokens, L kept positions, H heads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,17 @@ from softprompt.errors import BaseModelError
 from softprompt.splice import (
     Stack,
     Tokens,
+    lay_lines,
     pad_rows,
+    splice_lines,
     splice_prompts,
     splice_rows,
     splice_tokens,
     stack_prompts,
 )
+
+LINE = 128
+"""Columns of a line. Shorter lines copy prompts more often, longer ones multiply more masked pairs of tokens."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,61 @@ def run_tokens(
     return _kept(base, output.logits, keep_BL), cache
 
 
+def run_lines(
+    base: FrozenBase,
+    stack: Stack,
+    prefix: Prefix,
+    which: Sequence[int],
+    rows: Sequence[Sequence[int]],
+    keep: Sequence[Sequence[int]],
+) -> Tensor:
+    """The same logits (B x L x V) with the rows laid end to end, which computes next to no padding and copies each prompt's
+    keys and values once a line instead of once a row. For bases and rows that :func:`lays_lines` allows."""
+    lines = lay_lines(rows, which, LINE, base.device)
+    spliced = splice_lines(stack, lines)
+    hidden = torch.finfo(base.dtype).min
+    mask_N1WS = torch.zeros(spliced.mask_BS.shape, dtype=base.dtype, device=base.device)
+    mask_N1WS = mask_N1WS.masked_fill(~spliced.mask_BS, hidden)
+    kept: list[list[int]] = [[] for _ in lines.which_N]
+    slots: list[list[tuple[int, int]]] = []
+    for line, start, positions in zip(lines.line_B, lines.start_B, keep, strict=True):
+        slots.append([(line, len(kept[line]) + slot) for slot in range(len(positions))])
+        kept[line] += [start + position for position in positions]
+    output = base.model(
+        inputs_embeds=base.embed(lines.ids_NW),
+        attention_mask=mask_N1WS,
+        position_ids=spliced.positions_BS,
+        past_key_values=new_cache([(k[lines.which_N], v[lines.which_N]) for k, v in prefix.layers], grows=False),
+        use_cache=True,
+        **({"logits_to_keep": _even(kept, base.device)} if base.slices_logits else {}),
+    )
+    logits_NMV = _kept(base, output.logits, _even(kept, base.device))
+    line_BL, slot_BL = torch.tensor(_pad_last(slots), device=base.device).unbind(2)
+    return logits_NMV[line_BL, slot_BL]
+
+
+def run_padded(
+    base: FrozenBase,
+    stack: Stack,
+    prefix: Prefix,
+    which: Sequence[int],
+    rows: Sequence[Sequence[int]],
+    keep: Sequence[Sequence[int]],
+) -> Tensor:
+    """The same logits with a row of the batch for each row, padded to the longest."""
+    which_B = torch.tensor(which, device=base.device)
+    return run_tokens(base, stack, prefix, which_B, pad_rows(rows, base.device), _even(keep, base.device))[0]
+
+
+def _pad_last(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    longest = max(len(row) for row in rows)
+    return [[*row, *[row[-1]] * (longest - len(row))] for row in rows]
+
+
+def _even(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    return torch.tensor(_pad_last(rows), device=device)
+
+
 def run_spliced(base: FrozenBase, stack: Stack, which_B: Tensor, tokens: Tokens, keep_BL: Tensor) -> Tensor:
     """The same logits by plain concatenation: each row carries its whole prompt. The slow twin of the shared prefix, and the
     way for bases on which it does not hold."""
@@ -152,17 +212,17 @@ def logits_at(
     rows: Sequence[Sequence[int]],
     keep: Sequence[Sequence[int]],
 ) -> Tensor:
-    """Logits B x L x V at chosen positions of ragged rows; by the shared prefix where one is given, else by concatenation.
+    """Logits B x L x V at chosen positions of ragged rows; by the shared prefix where one is given, and then in lines where the
+    base allows them; else by concatenation.
 
     Rows with fewer positions than L repeat their last one.
     """
-    longest = max(len(positions) for positions in keep)
-    keep_BL = torch.tensor([[*p, *[p[-1]] * (longest - len(p))] for p in keep], device=base.device)
+    if prefix is not None and lays_lines(base, stack, max(map(len, rows))):
+        return run_lines(base, stack, prefix, which, rows, keep)
+    if prefix is not None:
+        return run_padded(base, stack, prefix, which, rows, keep)
     which_B = torch.tensor(which, device=base.device)
-    tokens = pad_rows(rows, base.device)
-    if prefix is None:
-        return run_spliced(base, stack, which_B, tokens, keep_BL)
-    return run_tokens(base, stack, prefix, which_B, tokens, keep_BL)[0]
+    return run_spliced(base, stack, which_B, pad_rows(rows, base.device), _even(keep, base.device))
 
 
 def shares_prefix(base: FrozenBase) -> bool:
@@ -172,12 +232,28 @@ def shares_prefix(base: FrozenBase) -> bool:
     the whole input fail it and are run by concatenation.
     """
     if base._shared_prefix is None:
-        base._shared_prefix = _check(base)
+        base._shared_prefix = _agrees(base, run_padded)
     return base._shared_prefix
 
 
+def lays_lines(base: FrozenBase, stack: Stack, longest: int) -> bool:
+    """Whether rows of up to `longest` tokens can be run in lines: on a base where that equals concatenation (checked once, as above), which
+    models fail whose masks or positions cannot be given to them; and within the base's attention window, if it has one."""
+    if base.window is not None and int(stack.lengths_K.max()) + longest > base.window:
+        return False
+    if base._lines is None:
+        base._lines = shares_prefix(base) and _agrees(base, run_lines)
+    return base._lines
+
+
+_Run = Callable[
+    [FrozenBase, Stack, "Prefix", Sequence[int], Sequence[Sequence[int]], Sequence[Sequence[int]]],
+    Tensor,
+]
+
+
 @torch.enable_grad()  # also when the first to ask is an engine, which runs without gradients
-def _check(base: FrozenBase) -> bool:
+def _agrees(base: FrozenBase, run: _Run) -> bool:
     generator = torch.Generator().manual_seed(0)
     vocabulary = base.embedding.weight.shape[0]
 
@@ -192,14 +268,17 @@ def _check(base: FrozenBase) -> bool:
         leaf = stack_prompts(prompts)
         stack = Stack(leaf.vectors_KPD.detach().requires_grad_(), leaf.mask_KP, leaf.lengths_K)
         try:
-            prefix = compute_prefix(base, stack) if shared else None
-            logits = logits_at(base, stack, prefix, which, rows, keep).float()
-            (gradient,) = torch.autograd.grad(logits.log_softmax(-1)[..., :3].sum(), stack.vectors_KPD)
+            if shared:
+                logits = run(base, stack, compute_prefix(base, stack), which, rows, keep)
+            else:
+                logits = logits_at(base, stack, None, which, rows, keep)
+            scores = logits.float().log_softmax(-1)[..., :3].sum()
+            (gradient,) = torch.autograd.grad(scores, stack.vectors_KPD)
         except Exception:  # a base whose forward knows no such cache says so in a hundred ways; none of them shares
             if shared:
                 return False
             raise
-        results.append((logits.detach(), gradient.float()))
+        results.append((logits.detach().float(), gradient.float()))
     tolerance = 1e-3 if base.dtype == torch.float32 else 6e-2
     return all(
         bool((shared - plain).norm() <= tolerance * plain.norm().clamp_min(1e-6))

@@ -2,7 +2,8 @@
 
 Training, evaluation and serving all come through here, so a prompt means the same everywhere.
 
-Shapes: K prompts, P virtual tokens (of the longest prompt), B rows, T tokens, S = spliced tokens, D width.
+Shapes: K prompts, P virtual tokens (of the longest prompt), B rows, T tokens, S = spliced tokens, D width, N lines of W
+columns, L kept positions.
 
 Two rules keep every architecture exact, sliding windows among them: prompts of unequal length are padded on the *left*, and
 tokens on the *right*, so that no padding ever stands between a prompt and its input; and positions are always explicit,
@@ -47,6 +48,20 @@ def stack_padded(vectors_KPD: Tensor, lengths: Sequence[int]) -> Stack:
     columns = torch.arange(vectors_KPD.shape[1], device=vectors_KPD.device)
     mask_KP = columns[None, :] >= vectors_KPD.shape[1] - lengths_K[:, None]
     return Stack(vectors_KPD, mask_KP, lengths_K)
+
+
+def extend_stack(stack: Stack, heads: Sequence[Tensor]) -> Stack:
+    """Each prompt followed by token embeddings (H_k x D, H_k >= 0), as one longer prompt; gradients reach the vectors."""
+    longest = max(len(head_HD) for head_HD in heads)
+    if longest == 0:
+        return stack
+    lengths = [int(length) for length in stack.lengths_K]
+    return stack_prompts(
+        [
+            torch.cat([stack.vectors_KPD[k, stack.columns - length :], head_HD])
+            for k, (length, head_HD) in enumerate(zip(lengths, heads, strict=True))
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,89 @@ def splice_rows(stack: Stack, which_B: Tensor, embeds_BTD: Tensor, mask_BT: Tens
     return embeds_BSD, Spliced(mask_BS, torch.minimum(positions_BS, last_B1)), stack.lengths_K[which_B]
 
 
+@dataclass(frozen=True)
+class Lines:
+    """Rows laid end to end in N lines of W columns, so that little is padding. All rows of a line have the same prompt, and
+    see it and themselves alone."""
+
+    ids_NW: Tensor
+    row_NW: Tensor
+    """The row that each column belongs to; -1 where there is none."""
+    place_NW: Tensor
+    """The place of each column in its row, counted from 0."""
+    which_N: Tensor
+    """The prompt of each line."""
+    line_B: list[int]
+    """The line of each row."""
+    start_B: list[int]
+    """The column at which each row starts."""
+
+
+def lay_lines(rows: Sequence[Sequence[int]], which: Sequence[int], width: int, device: torch.device | None = None) -> Lines:
+    """Lay rows in lines of about `width` columns, or of the longest row; of the widths near it, the one that pads least."""
+    lengths = [len(row) for row in rows]
+    per_prompt: dict[int, list[int]] = {}
+    for index in sorted(range(len(rows)), key=lambda i: -lengths[i]):
+        per_prompt.setdefault(which[index], []).append(index)
+    totals = [sum(lengths[i] for i in own) for own in per_prompt.values()]
+    least = max(max(lengths), *(-(-total // -(-total // width)) for total in totals))
+    laid = [_fill_lines(lengths, per_prompt, capacity) for capacity in range(least, least + width // 4 + 1, 4)]
+    found = min(laid, key=lambda lines: len(lines) * max(used for _, used, _ in lines))
+    shape = (len(found), max(used for _, used, _ in found))
+    ids_NW, row_NW, place_NW = (
+        torch.zeros(shape, dtype=torch.long),
+        torch.full(shape, -1),
+        torch.zeros(shape, dtype=torch.long),
+    )
+    line_B, start_B = [0] * len(rows), [0] * len(rows)
+    for line, (_, _, members) in enumerate(found):
+        start = 0
+        for index in members:
+            columns = slice(start, start + lengths[index])
+            ids_NW[line, columns] = torch.tensor(rows[index], dtype=torch.long)
+            row_NW[line, columns] = index
+            place_NW[line, columns] = torch.arange(lengths[index])
+            line_B[index], start_B[index] = line, start
+            start += lengths[index]
+    which_N = torch.tensor([prompt for prompt, _, _ in found], device=device)
+    return Lines(ids_NW.to(device), row_NW.to(device), place_NW.to(device), which_N, line_B, start_B)
+
+
+_Line = tuple[int, int, list[int]]
+"""A prompt, the columns used, and the rows in order."""
+
+
+def _fill_lines(lengths: Sequence[int], per_prompt: dict[int, list[int]], capacity: int) -> list[_Line]:
+    """First fit decreasing, each prompt apart."""
+    lines: list[_Line] = []
+    for prompt, own in per_prompt.items():
+        begun = len(lines)
+        for index in own:
+            takes = lengths[index]
+            place = next((n for n in range(begun, len(lines)) if lines[n][1] + takes <= capacity), None)
+            if place is None:
+                lines.append((prompt, takes, [index]))
+            else:
+                _, used, members = lines[place]
+                members.append(index)
+                lines[place] = (prompt, used + takes, members)
+    return lines
+
+
+def splice_lines(stack: Stack, lines: Lines) -> Spliced:
+    """Mask (N x 1 x W x (P + W), True where a column is seen) and positions (N x W) of lines behind their prompts' keys
+    and values. A column without a row sees itself, or it would have nothing to attend to."""
+    width = lines.row_NW.shape[1]
+    same_NWW = lines.row_NW[:, :, None] == lines.row_NW[:, None, :]
+    columns = torch.arange(width, device=same_NWW.device)
+    used_NW = lines.row_NW >= 0
+    own_NWW = same_NWW & (columns[:, None] >= columns[None, :])
+    prompt_NWP = stack.mask_KP[lines.which_N][:, None, :] & used_NW[:, :, None]
+    mask_N1WS = torch.cat([prompt_NWP, own_NWW], dim=2)[:, None]
+    positions_NW = stack.lengths_K[lines.which_N][:, None] + lines.place_NW
+    return Spliced(mask_N1WS, torch.where(used_NW, positions_NW, 0))
+
+
 def chunk_by_length(lengths: Sequence[int], budget: int, rows: Sequence[int] | None = None) -> Iterator[list[int]]:
     """Indices in groups of similar length, each of at most `budget` padded tokens (or one item).
 
@@ -138,5 +236,24 @@ def chunk_by_length(lengths: Sequence[int], budget: int, rows: Sequence[int] | N
             group, held = [], 0
         group.append(index)
         held += takes
+    if group:
+        yield group
+
+
+def chunk_by_prompt(which: Sequence[int], tokens: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices in groups of at most `budget` tokens (or one item), items of one prompt beside each other.
+
+    Args:
+        which: the prompt of each item.
+        tokens: of all rows of each item.
+    """
+    group: list[int] = []
+    held = 0
+    for index in sorted(range(len(which)), key=lambda i: which[i]):
+        if group and held + tokens[index] > budget:
+            yield group
+            group, held = [], 0
+        group.append(index)
+        held += tokens[index]
     if group:
         yield group

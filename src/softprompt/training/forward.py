@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from softprompt.base import FrozenBase
-from softprompt.prefix import Prefix, compute_prefix, logits_at, shares_prefix
+from softprompt.prefix import Prefix, compute_prefix, lays_lines, logits_at, shares_prefix
 from softprompt.scoring import Labels, label_contexts, plan_labels
-from softprompt.splice import Stack, chunk_by_length
+from softprompt.splice import Stack, chunk_by_length, chunk_by_prompt, extend_stack
 from softprompt.training.memory import recomputing
 from softprompt.training.objectives import label_scoring, language_modelling
 
@@ -41,6 +41,16 @@ class Example:
     weight: float
     """Of its loss: one over the rows (label scoring) or answer tokens (language modelling) of its prompt in this batch."""
 
+    @property
+    def tails(self) -> Sequence[Sequence[int]]:
+        """What must be run behind the input, a row for each."""
+        return label_contexts(self.labels) if self.labels is not None else (self.target[:-1],)
+
+    @property
+    def length(self) -> int:
+        """Tokens of its longest row."""
+        return len(self.input) + max(map(len, self.tails))
+
 
 def losses_and_gradient(
     base: FrozenBase,
@@ -62,11 +72,19 @@ def losses_and_gradient(
         return losses_K, torch.zeros_like(stack.vectors_KPD, dtype=torch.float32)
     leaf = Stack(stack.vectors_KPD.detach().to(base.dtype).requires_grad_(), stack.mask_KP, stack.lengths_K)
     use_shared = shares_prefix(base) if shared is None else shared
-    made = compute_prefix(base, leaf) if use_shared else None
+    stacked, made = leaf, None
+    if use_shared:
+        heads = _common_heads(examples, len(stack.lengths_K))
+        stacked = extend_stack(
+            leaf, [base.embed(torch.tensor(head, dtype=torch.long, device=base.device)) for head in heads]
+        )
+        examples = [replace(e, input=e.input[len(heads[e.which]) :]) for e in examples]
+        made = compute_prefix(base, stacked)
     prefix = made.detached() if made is not None else None
+    in_lines = made is not None and lays_lines(base, stacked, max(e.length for e in examples))
     with recomputing(base) if recompute else nullcontext():
-        for run, chunk in _chunks(examples, token_budget):
-            loss_B = run(base, leaf, prefix, chunk)
+        for run, chunk in _chunks(examples, token_budget, in_lines):
+            loss_B = run(base, stacked, prefix, chunk)
             weight_B = torch.tensor([example.weight for example in chunk], device=base.device)
             weighted_B = loss_B * weight_B
             weighted_B.sum().backward()  # type: ignore[no-untyped-call]
@@ -80,19 +98,35 @@ def losses_and_gradient(
     return losses_K, leaf.vectors_KPD.grad.float() * stack.mask_KP[:, :, None]
 
 
+def _common_heads(examples: Sequence[Example], prompts: int) -> list[Sequence[int]]:
+    """What all inputs of each prompt begin with, such as the first words of a template: it is run once, behind the prompt. One
+    token at least is left of each input."""
+    heads: list[Sequence[int] | None] = [None] * prompts
+    for example in examples:
+        head = heads[example.which]
+        head = example.input[:-1] if head is None else head[: len(example.input) - 1]
+        same = next((i for i, (a, b) in enumerate(zip(head, example.input, strict=False)) if a != b), len(head))
+        heads[example.which] = head[:same]
+    return [head or [] for head in heads]
+
+
 _Run = Callable[[FrozenBase, Stack, "Prefix | None", Sequence[Example]], Tensor]
 
 
-def _chunks(examples: Sequence[Example], budget: int) -> list[tuple[_Run, list[Example]]]:
-    scored = [e for e in examples if e.labels is not None]
-    told = [e for e in examples if e.labels is None]
-    contexts = [label_contexts(e.labels or ()) for e in scored]
-    lengths = [len(e.input) + max(map(len, found)) for e, found in zip(scored, contexts, strict=True)]
-    rows = [len(found) for found in contexts]
+def _chunks(examples: Sequence[Example], budget: int, in_lines: bool) -> list[tuple[_Run, list[Example]]]:
+    """Examples in groups of one kind: of about the budget's tokens each, a prompt's rows together, where rows are laid in
+    lines; else of similar length, padding counted."""
     chunks: list[tuple[_Run, list[Example]]] = []
-    chunks += [(_label_losses, [scored[i] for i in group]) for group in chunk_by_length(lengths, budget, rows)]
-    lengths = [len(e.input) + len(e.target) for e in told]
-    chunks += [(_token_losses, [told[i] for i in group]) for group in chunk_by_length(lengths, budget)]
+    for run, some in (
+        (_label_losses, [e for e in examples if e.labels is not None]),
+        (_token_losses, [e for e in examples if e.labels is None]),
+    ):
+        lengths, rows = [e.length for e in some], [len(e.tails) for e in some]
+        if in_lines:
+            groups = chunk_by_prompt([e.which for e in some], [n * r for n, r in zip(lengths, rows, strict=True)], budget)
+        else:
+            groups = chunk_by_length(lengths, budget, rows)
+        chunks += [(run, [some[i] for i in group]) for group in groups]
     return chunks
 
 
