@@ -30,7 +30,7 @@ os.environ.setdefault("SOFTPROMPT_DATA", str(HERE.parent.parent / "shared" / "da
 import torch
 
 from softprompt.base import DTYPES, FrozenBase
-from softprompt.splice import stack_padded
+from softprompt.splice import common_head, stack_padded
 from softprompt.task import Task
 from softprompt.training.bank import Bank, Rule
 from softprompt.training.forward import Example, losses_and_gradient
@@ -128,10 +128,14 @@ def our_steps(base: FrozenBase, rows: Rows, length: int, prompts: int) -> Callab
 
 def needed_operations(base: FrozenBase, rows: Rows, length: int, prompts: int) -> float:
     """Multiplications and additions that a pass must do: linear layers forwards, and backwards to the activations alone, for
-    the virtual tokens once a step and for every token of every row; logits where there is a label."""
+    the virtual tokens and what all rows begin with once a step, and for every other token of every row; logits where there
+    is a label."""
     linear = sum(p.numel() for name, p in base.model.named_parameters() if p.ndim == 2 and "embed" not in name)
-    steps = -(-len(rows) // ROWS_PER_STEP)
-    tokens = prompts * (steps * length + sum(len(ids) + len(target) - 1 for ids, target in rows))
+    tokens = 0
+    for at in range(0, len(rows), ROWS_PER_STEP):
+        part = rows[at : at + ROWS_PER_STEP]
+        head = len(common_head([ids[:-1] for ids, _ in part]))
+        tokens += prompts * (length + head + sum(len(ids) + len(target) - 1 - head for ids, target in part))
     labels = prompts * sum(len(target) for _, target in rows)
     return float(4 * (linear * tokens + base.embedding.weight.numel() * labels))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from softprompt import prefix as prefixes
 from softprompt.base import FrozenBase
 from softprompt.prefix import compute_prefix, lays_lines, logits_at, run_lines, run_padded
-from softprompt.splice import Stack, chunk_by_prompt, extend_stack, lay_lines, splice_lines, stack_prompts
+from softprompt.splice import Stack, chunk_by_prompt, common_head, extend_stack, lay_lines, splice_lines, stack_prompts
 from softprompt.training.forward import Example, losses_and_gradient
 from tests.models import ARCHITECTURES, VOCABULARY, make_base, tokenizer
 from tests.test_splice import ROWS, WHICH, alone, some_ids, some_prompts
@@ -112,6 +112,13 @@ def test_an_extended_prompt_is_the_prompt_and_what_follows_it() -> None:
     expected = stack_prompts([torch.cat(pair) for pair in zip(prompts, heads, strict=True)])
     assert torch.equal(extended.vectors_KPD, expected.vectors_KPD)
     assert torch.equal(extended.mask_KP, expected.mask_KP)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=8), max_size=6))
+def test_a_common_head_begins_all_rows_and_no_longer_one_does(rows: list[list[int]]) -> None:
+    head = common_head(rows)
+    assert all(row[: len(head)] == head for row in rows)
+    assert not rows or len({tuple(row[: len(head) + 1]) for row in rows}) > 1 or any(row == head for row in rows)
 
 
 rows_and_prompts = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 4)), min_size=1, max_size=60)

@@ -212,8 +212,8 @@ def logits_at(
     rows: Sequence[Sequence[int]],
     keep: Sequence[Sequence[int]],
 ) -> Tensor:
-    """Logits B x L x V at chosen positions of ragged rows; by the shared prefix where one is given, and then in lines where the
-    base allows them; else by concatenation.
+    """Logits B x L x V at chosen positions of ragged rows; by the shared prefix where one is given, and then in lines where
+    the base allows them; else by concatenation.
 
     Rows with fewer positions than L repeat their last one.
     """
@@ -237,8 +237,8 @@ def shares_prefix(base: FrozenBase) -> bool:
 
 
 def lays_lines(base: FrozenBase, stack: Stack, longest: int) -> bool:
-    """Whether rows of up to `longest` tokens can be run in lines: on a base where that equals concatenation (checked once, as above), which
-    models fail whose masks or positions cannot be given to them; and within the base's attention window, if it has one."""
+    """Whether rows of up to `longest` tokens can be run in lines: on a base where that equals concatenation, which models
+    fail that make masks or positions of their own (checked once, as above); and within the base's attention window."""
     if base.window is not None and int(stack.lengths_K.max()) + longest > base.window:
         return False
     if base._lines is None:

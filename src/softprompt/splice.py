@@ -64,6 +64,15 @@ def extend_stack(stack: Stack, heads: Sequence[Tensor]) -> Stack:
     )
 
 
+def common_head(rows: Sequence[list[int]]) -> list[int]:
+    """The ids that all rows begin with; none of no rows."""
+    if not rows:
+        return []
+    first, last = min(rows), max(rows)  # in the order of lists; what these two share, all between them share
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:same]
+
+
 @dataclass(frozen=True)
 class Tokens:
     """B rows of token ids, padded on the right."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from softprompt.base import FrozenBase
 from softprompt.prefix import Prefix, compute_prefix, lays_lines, logits_at, shares_prefix
 from softprompt.scoring import Labels, label_contexts, plan_labels
-from softprompt.splice import Stack, chunk_by_length, chunk_by_prompt, extend_stack
+from softprompt.splice import Stack, chunk_by_length, chunk_by_prompt, common_head, extend_stack
 from softprompt.training.memory import recomputing
 from softprompt.training.objectives import label_scoring, language_modelling
 
@@ -99,15 +99,12 @@ def losses_and_gradient(
 
 
 def _common_heads(examples: Sequence[Example], prompts: int) -> list[Sequence[int]]:
-    """What all inputs of each prompt begin with, such as the first words of a template: it is run once, behind the prompt. One
-    token at least is left of each input."""
-    heads: list[Sequence[int] | None] = [None] * prompts
+    """What all inputs of each prompt begin with, such as the first words of a template: it is run once, behind the prompt.
+    One token at least is left of each input."""
+    inputs: list[list[list[int]]] = [[] for _ in range(prompts)]
     for example in examples:
-        head = heads[example.which]
-        head = example.input[:-1] if head is None else head[: len(example.input) - 1]
-        same = next((i for i, (a, b) in enumerate(zip(head, example.input, strict=False)) if a != b), len(head))
-        heads[example.which] = head[:same]
-    return [head or [] for head in heads]
+        inputs[example.which].append(list(example.input[:-1]))
+    return [common_head(own) for own in inputs]
 
 
 _Run = Callable[[FrozenBase, Stack, "Prefix | None", Sequence[Example]], Tensor]
