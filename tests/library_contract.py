@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
-from softprompt import schema
+from softprompt import lookup, schema
 from softprompt.card import digest_of
 from softprompt.errors import LibraryError, NotFound, PromotionRefused, PromptFileError, SoftPromptError, StoreError
-from softprompt.library import Library
+from softprompt.library import Library, Version
 from tests.library_data import make_prompt, scored
 from tests.store_contract import Damage
 
@@ -38,6 +39,41 @@ class LibraryContract:
     def test_publishing_known_bytes_makes_a_version_and_no_blob(self, library: Library) -> None:
         assert [library.publish(make_prompt(), base=BASE).number for _ in range(3)] == [1, 2, 3]
         assert len(list(library.store.list())) == 1
+
+    def test_many_are_published_in_the_order_given(self, library: Library) -> None:
+        library.publish(make_prompt("b"), base=BASE)
+        files = [make_prompt("b", 1), make_prompt("a", 2), make_prompt("b", 1), make_prompt("b", 3)]
+        versions = library.publish_all(files, base=BASE, tags=["x"])
+        assert [version.ref for version in versions] == ["b@2", "a@1", "b@3", "b@4"]
+        assert [library.read(version) for version in versions] == files
+        assert [library.resolve(version.ref) for version in versions] == versions
+        assert [entry.after and entry.after["version"] for entry in library.audit("b")] == [1, 2, 3, 4]
+        assert library.publish_all([], base=BASE) == []
+        assert not library.verify().problems
+
+    def test_of_many_that_fail_on_the_way_none_is_published(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+        library.publish(make_prompt("b"), base=BASE)
+        before = library.audit()
+        files = [make_prompt(task, 1) for task in "abc"]
+        with pytest.raises(PromptFileError):
+            library.publish_all([*files, b"broken"], base=BASE)
+        assert len(list(library.store.list())) == 1, "all are read before any is stored"
+        honest = lookup.add_version
+
+        def failing(connection: Connection, task_id: int, added: Version) -> None:
+            if added.task == "c":
+                raise KeyboardInterrupt
+            honest(connection, task_id, added)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(lookup, "add_version", failing)
+            with pytest.raises(KeyboardInterrupt):
+                library.publish_all(files, base=BASE)
+        assert [(entry.task, entry.versions) for entry in library.tasks()] == [("b", 1)]
+        assert library.audit() == before
+        assert not library.verify().problems
+        assert len(library.gc()) == 3
+        assert [version.ref for version in library.publish_all(files, base=BASE)] == ["a@1", "b@2", "c@1"]
 
     @pytest.mark.parametrize("cut", [0, 5, 100, -1])
     def test_broken_files_are_refused_before_anything_is_stored(self, library: Library, cut: int) -> None:
@@ -157,6 +193,22 @@ class LibraryContract:
         library.restore("trec6@1")
         assert library.gc(plan) == []
         assert not library.verify().problems
+
+    def test_racing_publishers_of_many_neither_lose_a_number_nor_wait_in_a_ring(self, opened: Opener) -> None:
+        tasks = ["a", "b", "c"]
+
+        def publish(place: int) -> list[str]:
+            order = [tasks[(place + offset) % 3] for offset in range(3)]
+            with opened() as library:
+                said = []
+                for step in range(6):
+                    files = [make_prompt(task, step % 2) for task in (order if step % 2 else reversed(order))]
+                    said += [version.ref for version in library.publish_all(files, base=BASE)]
+                return said
+
+        with ThreadPoolExecutor(4) as pool:
+            refs = [ref for found in pool.map(publish, range(4)) for ref in found]
+        assert sorted(refs) == sorted(f"{task}@{number + 1}" for task in tasks for number in range(24))
 
     def test_gc_racing_publish_loses_nothing(self, opened: Opener) -> None:
         """The same few blobs are published, deleted and collected at once, over and over."""

@@ -40,7 +40,8 @@ TRICKS = [
 def publish(registry: Registry, task: str = "trec6", seed: int = 0, tags: tuple[str, ...] = (), **fields: Any) -> Version:
     data = make_prompt(task, seed, **fields)
     base = fields.get("base", "builtin/tiny")
-    return registry.publish(read_card(data), digest_of(data), base=base, tags=tags, ensure_blob=lambda: None)
+    (version,) = registry.publish([(read_card(data), digest_of(data))], base=base, tags=tags, ensure_blob=lambda _: None)
+    return version
 
 
 def go_back(registry: Registry, task: str = "trec6", alias: str = "production") -> int:
@@ -281,11 +282,12 @@ class RegistryContract:
     def test_a_failed_blob_publishes_nothing(self, registry: Registry) -> None:
         data = make_prompt()
 
-        def fail() -> None:
+        def fail(digest: str) -> None:
+            assert digest == digest_of(data)
             raise LibraryError("store away")
 
         with pytest.raises(LibraryError, match="store away"):
-            registry.publish(read_card(data), digest_of(data), base="x", ensure_blob=fail)
+            registry.publish([(read_card(data), digest_of(data))], base="x", ensure_blob=fail)
         assert registry.tasks() == []
         assert publish(registry).number == 1
 
@@ -440,6 +442,28 @@ class RegistryContract:
             registry.revoke_key(str(key.id))
         assert not other.list_keys()[0].revoked
 
+    def test_whether_anybody_has_a_key(self, registry: Registry) -> None:
+        other = registry.for_tenant("other")
+        assert not registry.has_keys()
+        other.create_key("ci", ["read"])
+        assert registry.has_keys()
+        other.revoke_key("ci")
+        assert not registry.has_keys()
+
+    def test_bases_are_counted_by_the_newest_versions_of_all_tenants(self, registry: Registry) -> None:
+        assert registry.bases() == []
+        publish(registry, "a", base="one", fingerprint="1" * 32)
+        publish(registry, "a", base="two", fingerprint="2" * 32)
+        publish(registry, "b", base="two", fingerprint="2" * 32)
+        publish(registry.for_tenant("other"), "a", base="two", fingerprint="2" * 32)
+        publish(registry, "c", base="one", fingerprint="1" * 32)
+        assert [(count.base, count.fingerprint[0], count.tasks) for count in registry.bases()] == [
+            ("two", "2", 3), ("one", "1", 1),
+        ]  # fmt: skip
+        registry.delete("a@2")
+        registry.delete("b@1")
+        assert [(count.base, count.tasks) for count in registry.bases()] == [("one", 2), ("two", 1)]
+
     @pytest.mark.parametrize("secret", ["", "sp-", "x" * 10_000, "sp-\udce9", "' OR 1=1 --", "\0"])
     def test_unknown_secrets_are_denied(self, registry: Registry, secret: str) -> None:
         registry.create_key("ci", ["read"])
@@ -552,14 +576,20 @@ class RegistryContract:
             "INSERT INTO versions (task_id, number, digest, base, fingerprint, card, metric, value, actor, created_at)"
             " VALUES (1, :n, :digest, 'builtin/tiny', 'f', :card, 'accuracy', 0.5, 'old', 'then')"
         )
+        if revision > "0002":
+            version = version.replace(" card,", "").replace(" :card,", "")
         audit = "INSERT INTO audit (task, action, actor, at{}) VALUES ('trec6', 'publish', 'old', 'then'{})"
         tenant = (", tenant", ", 'default'") if revision > "0001" else ("", "")
         engine = database._engine(database._parse(url), url)
         with engine.connect().execution_options(write=True) as connection, connection.begin():
             database.upgrade(connection, revision)
             connection.execute(sa.text(task.format(*tenant)))
+            if revision > "0002":
+                statement = sa.text("INSERT INTO cards (digest, card) VALUES (:digest, :card)")
+                connection.execute(statement, {"digest": digest, "card": card})
             for number in (1, 2):
-                connection.execute(sa.text(version), {"n": number, "digest": digest, "card": card})
+                values = {"n": number, "digest": digest, "card": card}
+                connection.execute(sa.text(version), {key: values[key] for key in values if f":{key}" in version})
             connection.execute(sa.text("INSERT INTO aliases (task_id, name, number) VALUES (1, 'production', 1)"))
             for number in (2, 1):
                 trail = "INSERT INTO promotions (task_id, alias, number) VALUES (1, 'production', :n)"

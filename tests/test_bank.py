@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from softprompt.training.bank import Bank, Rule
+from softprompt.training.reparameterize import Network
 
 LENGTHS = (5, 2, 7, 1)
+NETWORKS = (Network("RESIDUAL", 3, 0), None, Network("MLP", 4, 1), Network("RESIDUAL", 2, 2))
 WIDTH = 6
 STEPS = 7
 RATES = (0.1, 0.02, 0.3, 0.005)
@@ -43,6 +45,10 @@ def rules(optim: str, bound: float = 1e9) -> list[Rule]:
 
 def rate(index: int, step: int) -> float:
     return RATES[index] / (1 + step)
+
+
+def networked(optim: str = "adamw", bound: float = 1e9) -> list[Rule]:
+    return [Rule(optim, decay, bound, network) for decay, network in zip(DECAYS, NETWORKS, strict=True)]
 
 
 def run_bank(bank: Bank, which: Sequence[int] = range(len(LENGTHS))) -> Bank:
@@ -158,3 +164,94 @@ def test_what_is_handed_out_is_a_copy() -> None:
     bank = Bank(starts(), rules("adamw"))
     bank.prompt(0).zero_()
     assert torch.equal(bank.prompt(0), starts()[0])
+
+
+# Reparameterised prompts
+
+
+class Encoder(torch.nn.Module):
+    """The network of a prompt, out of the modules of torch."""
+
+    def __init__(self, start_PD: Tensor, network: Network) -> None:
+        super().__init__()
+        spread = start_PD.std()
+        self.vectors = torch.nn.Parameter(start_PD.clone())
+        self.down = torch.nn.Linear(WIDTH, network.hidden, bias=False)
+        self.up = torch.nn.Linear(network.hidden, WIDTH, bias=False)
+        self.norm = torch.nn.LayerNorm(WIDTH)
+        self.skips = network.kind == "RESIDUAL"
+        generator = torch.Generator().manual_seed(network.seed)
+        with torch.no_grad():
+            self.down.weight.copy_(torch.randn(network.hidden, WIDTH, generator=generator) / (spread * WIDTH**0.5))
+            self.up.weight.copy_(torch.randn(network.hidden, WIDTH, generator=generator).T)
+            self.norm.weight.fill_(0.0 if self.skips else float(spread))
+
+    def forward(self) -> Tensor:
+        made = self.norm(self.up(self.down(self.vectors).relu()))
+        return self.vectors + made if self.skips else made
+
+
+def test_a_reparameterised_prompt_equals_its_network_trained_by_torch() -> None:
+    bank = run_bank(Bank(starts(), networked()))
+    for index, network in enumerate(NETWORKS):
+        if network is None:
+            continue
+        encoder = Encoder(starts()[index], network)
+        optimiser = torch.optim.AdamW(encoder.parameters(), weight_decay=DECAYS[index])
+        for step in range(STEPS):
+            optimiser.param_groups[0]["lr"] = rate(index, step)
+            optimiser.zero_grad()
+            encoder().backward(gradient(index, step))
+            optimiser.step()
+        torch.testing.assert_close(bank.prompt(index), encoder().detach(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(bank.vectors_KPD[index, -LENGTHS[index] :], bank.prompt(index))
+
+
+def test_a_residual_network_starts_from_the_very_vectors_given_and_then_matters() -> None:
+    bank = Bank(starts(), networked())
+    for index in (0, 1, 3):
+        assert torch.equal(bank.prompt(index), starts()[index])
+    assert not torch.allclose(bank.prompt(2), starts()[2])
+    plain = run_bank(Bank(starts(), rules("adamw")))
+    run_bank(bank)
+    assert torch.equal(bank.prompt(1), plain.prompt(1)), "a plain prompt beside networks is trained as ever, to the bit"
+    assert not torch.allclose(bank.prompt(0), plain.prompt(0), rtol=1e-2)
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adafactor"])
+@pytest.mark.parametrize("index", range(4))
+def test_a_reparameterised_prompt_does_not_depend_on_what_else_is_in_the_bank(optim: str, index: int) -> None:
+    together = run_bank(Bank(starts(), networked(optim, 1.5)))
+    alone = Bank([starts()[index]], [networked(optim, 1.5)[index]])
+    for step in range(STEPS):
+        alone.step([0], gradient(index, step)[None], [rate(index, step)])
+    torch.testing.assert_close(together.prompt(index), alone.prompt(0), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_in_use_stays_zero() -> None:
+    bank = run_bank(Bank(starts(), networked("adafactor")))
+    assert not (bank.trained_KRD * (1 - bank.mask_KR1)).any()
+    assert not bank.vectors_KPD[1, : max(LENGTHS) - LENGTHS[1]].any()
+    assert [int(mask.sum()) for mask in bank.mask_KR1] == [5 + 2 + 2 * 3, 2, 7 + 2 + 2 * 4, 1 + 2 + 2 * 2]
+
+
+def test_the_gradient_of_the_plain_vectors_is_what_is_clipped() -> None:
+    bound = 0.5
+    clipped, plain = Bank(starts(), networked("adamw", bound)), Bank(starts(), networked("adamw"))
+    which = range(len(LENGTHS))
+    for step in range(STEPS):
+        raw = [gradient(i, step) * 10**step for i in which]
+        rates = [rate(i, step) for i in which]
+        clipped.step(which, padded(raw), rates)
+        plain.step(which, padded([one * min(1.0, bound / float(one.norm())) for one in raw]), rates)
+    torch.testing.assert_close(clipped.vectors_KPD, plain.vectors_KPD)
+
+
+def test_a_state_that_is_loaded_goes_on_to_the_bit() -> None:
+    whole, first = Bank(starts(), networked()), Bank(starts(), networked())
+    run_bank(run_bank(whole))
+    run_bank(first)
+    second = Bank([torch.zeros_like(start) for start in starts()], networked())
+    second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
+    run_bank(second)
+    assert torch.equal(second.vectors_KPD, whole.vectors_KPD)

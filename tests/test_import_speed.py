@@ -22,6 +22,9 @@ HEAVY = (
     "peft",
     "numpy",
     "scipy",
+    "fastapi",
+    "uvicorn",
+    "prometheus_client",
 )
 
 
@@ -62,7 +65,7 @@ def test_the_library_needs_no_torch(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["predict", "--help"], ["--version"], ["base", "--help"]]
+    "arguments", [["--help"], ["train", "--help"], ["predict", "--help"], ["--version"], ["base", "--help"], ["serve", "--help"]]
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

@@ -98,3 +98,47 @@ def test_no_torch_anywhere_in_the_library(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path / "home")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+KILLED = """
+import os, signal, sys
+import sqlalchemy as sa
+from softprompt.library import Library
+from tests.library_data import make_prompt
+
+home, fatal = sys.argv[1], 0
+while True:
+    fatal += 1
+    child = os.fork()
+    if child == 0:
+        library = Library.open(home)
+        count = 0
+
+        def die(connection, *rest):
+            global count
+            count += 1
+            if count == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        for moment in ("before_cursor_execute", "commit"):
+            sa.event.listen(library.registry.database.engine, moment, die)
+        library.publish_all([make_prompt(task, seed) for seed, task in enumerate("aba")], base="builtin/tiny")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    with Library.open(home) as library:
+        found = [version.ref for entry in library.tasks(every=True) for version in library.versions(entry.task)]
+        assert not library.verify().problems
+    if not os.WIFSIGNALED(status):
+        break
+    assert found == [], (fatal, found)
+print(fatal, status, sorted(set(found)))
+"""
+
+
+def test_a_kill_at_any_statement_of_publishing_many_leaves_none(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "home")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    deaths, status, refs = done.stdout.split(maxsplit=2)
+    assert int(deaths) > 3 * 5  # statements of each version, and the commit
+    assert (status, refs.strip()) == ("0", "['a@1', 'a@2', 'b@1']")

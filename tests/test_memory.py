@@ -11,6 +11,8 @@ import torch
 
 from softprompt import prefix
 from softprompt.base import FrozenBase
+from softprompt.engines import local
+from softprompt.engines.local import LocalEngine
 from softprompt.errors import BaseModelError, TrainingError
 from softprompt.prefix import logits_at
 from softprompt.splice import Stack, stack_prompts
@@ -67,6 +69,75 @@ def test_other_failures_of_torch_are_not_taken_for_memory(tmp_path: Path, monkey
     monkeypatch.setattr(loop, "losses_and_gradient", broken)
     with pytest.raises(RuntimeError, match="size of tensor"):
         train(make_task(tmp_path, "one"), base=make_base("llama"))
+
+
+def starve_engine(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let the engine's passes fail as the allocator does when they have more than `most` rows."""
+    for name in ("logits_at", "run_tokens"):
+        honest = getattr(local, name)
+
+        def hungry(*arguments: Any, honest: Any = honest, **how: Any) -> Any:
+            if len(arguments[3]) > most:  # a row's prompt is told for each row
+                torch.empty(1 << 60, dtype=torch.uint8)  # really fails, with the allocator's own words
+            return honest(*arguments, **how)
+
+        monkeypatch.setattr(local, name, hungry)
+
+
+def engine_jobs(base: FrozenBase) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(3)
+    spread = base.embedding.weight.std()
+    return {
+        "prompts": [torch.randn(n, base.width, generator=generator) * spread for n in (5, 2)],
+        "which": [i % 2 for i in range(9)],
+        "inputs": [torch.randint(2, VOCABULARY, (3 + i % 4,), generator=generator).tolist() for i in range(9)],
+    }
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_engine_that_runs_out_of_memory_halves_its_chunks_and_changes_nothing(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_base("llama")
+    base._shared_prefix = shared
+    jobs = engine_jobs(base)
+    labels = [((5,), (6, 7), (8, 9))] * 9
+    expected = LocalEngine(base).score(**jobs, labels=labels)
+    generated = LocalEngine(base).generate(**jobs, max_new_tokens=[4] * 9)
+    starve_engine(monkeypatch, 7)
+    told: list[str] = []
+    done: list[int] = []
+    engine = LocalEngine(base, warn=told.append)
+    torch.testing.assert_close(engine.score(**jobs, labels=labels, progress=done.append), expected, rtol=1e-4, atol=1e-4)
+    assert sum(done) == 9
+    assert all(message.startswith("out of memory: rows now run in chunks of") for message in told)
+    assert 1 <= len(told) == len(set(told)) <= 3
+    known = len(told)
+    engine.score(**jobs, labels=labels)
+    assert len(told) == known  # what it has learnt it keeps
+    wide = LocalEngine(base, warn=told.append)
+    assert wide.generate(**jobs, max_new_tokens=[4] * 9) == generated
+    assert len(told) > known
+
+
+def test_an_engine_without_memory_for_one_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_base("llama")
+    jobs = engine_jobs(base)
+    starve_engine(monkeypatch, 0)
+    with pytest.raises(BaseModelError, match="out of memory with a single row of 6 tokens on cpu"):
+        LocalEngine(base, warn=lambda _: None).score(**jobs, labels=[((5,),)] * 9)
+    with pytest.warns(UserWarning, match="out of memory"), pytest.raises(BaseModelError, match="a single row of 10 tokens"):
+        LocalEngine(base).generate(**jobs, max_new_tokens=[4] * 9)
+
+
+def test_an_engine_takes_no_other_failure_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("the size of tensor a must match")
+
+    base = make_base("llama")
+    monkeypatch.setattr(local, "logits_at", broken)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        LocalEngine(base).score(**engine_jobs(base), labels=[((5,),)] * 9)
 
 
 def mixed_step(base: FrozenBase, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from softprompt import lookup
 from softprompt.base import FrozenBase
-from softprompt.library import Library
+from softprompt.library import Library, Version
 from softprompt.progress import Silent
 from softprompt.task import Task
-from softprompt.training import checkpoint, tune
+from softprompt.training import checkpoint, loop, tune
 from softprompt.training.sweep import sweep
 from softprompt.training.tune import train
 from tests.models import make_base
@@ -60,13 +61,13 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
 
 
-@pytest.mark.parametrize("optim", ["adamw", "adafactor"])
+@pytest.mark.parametrize("recipe", [{}, {"optim": "adafactor"}, {"encoder_reparameterization_type": "RESIDUAL"}])
 def test_a_resumed_bank_publishes_the_digests_of_an_uninterrupted_one(
-    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
 ) -> None:
     tasks = [
-        make_task(tmp_path, "one", optim=optim),
-        make_task(tmp_path, "two", max_steps=9, num_virtual_tokens=8, optim=optim, early_stopping_patience=2),
+        make_task(tmp_path, "one", **recipe),
+        make_task(tmp_path, "two", max_steps=9, num_virtual_tokens=8, early_stopping_patience=2, **recipe),
     ]
     whole = [t.prompt.digest for t in train(tasks, base=base, library=Library.open(tmp_path / "whole"))]
     library = Library.open(tmp_path / "cut")
@@ -79,6 +80,32 @@ def test_a_resumed_bank_publishes_the_digests_of_an_uninterrupted_one(
     resumed = train(tasks, base=base, library=library)
     assert [t.prompt.digest for t in resumed] == whole
     assert not list(library.runs.glob("*.checkpoint"))
+
+
+def test_a_kill_between_the_versions_of_a_bank_publishes_none_and_training_goes_on(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [make_task(tmp_path, name, seed=seed) for seed, name in enumerate("abc")]
+    whole = [t.prompt.digest for t in train(tasks, base=base, library=Library.open(tmp_path / "whole"))]
+    library = Library.open(tmp_path / "cut")
+    honest = lookup.add_version
+
+    def killed(connection: Any, task_id: int, added: Version) -> None:
+        honest(connection, task_id, added)
+        if added.task == "b":
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lookup, "add_version", killed)
+        patched.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
+        with pytest.raises(Killed):
+            train(tasks, base=base, library=library)
+    assert library.tasks() == []
+    assert not list(library.runs.glob("*.jsonl"))
+    monkeypatch.setattr(loop, "losses_and_gradient", lambda *_: pytest.fail("it was trained to its end already"))
+    again = train(tasks, base=base, library=library)
+    assert [(t.prompt.digest, t.version) for t in again] == [(digest, 1) for digest in whole]
+    assert sorted(file.name for file in library.runs.iterdir()) == ["a@1.jsonl", "b@1.jsonl", "c@1.jsonl"]
 
 
 def test_a_resumed_sweep_has_the_same_survivor_and_candidates(

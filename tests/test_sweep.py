@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from softprompt.base import FrozenBase
 from softprompt.errors import ConfigError, TrainingError
+from softprompt.progress import Silent
 from softprompt.task import Task
 from softprompt.training.curves import write_page
+from softprompt.training.loop import train_bank
+from softprompt.training.prepare import prepare
 from softprompt.training.sweep import make_grid, sweep
 from tests.models import make_base
 
@@ -63,6 +67,36 @@ def test_the_survivor_equals_that_candidate_trained_alone(base: FrozenBase, task
     )
     assert (swept.tuned.prompt.vectors_PD - alone.tuned.prompt.vectors_PD).abs().max() < 1e-4
     assert swept.tuned.prompt.card.recipe["sweep"] == swept.candidates
+
+
+def test_every_candidate_of_a_mixed_bank_equals_itself_alone(base: FrozenBase, task: Task) -> None:
+    grid = make_grid(
+        {
+            "prompt_tuning_init": ["LABELS", "RANDOM", "SAMPLE_VOCAB"],
+            "num_virtual_tokens": [5, 9],
+            "learning_rate": [0.01, 0.05],
+            "optim": ["adamw", "adafactor"],
+            "weight_decay": [0.0, 0.1],
+            "encoder_reparameterization_type": [None, "RESIDUAL"],
+            "encoder_hidden_size": [3, 8],
+            "seed": [0, 1],
+        },
+        samples=8,
+        seed=2,
+    )
+    assert all(len({point[key] for point in grid}) > 1 for key in grid[0])
+    # Few steps: a random base is steep, and doubles a difference of rounding at every step.
+    tasks = [task.variant(**{**point, "max_steps": 3}) for point in grid]
+    together = prepare(tasks, base, None, Silent())
+    train_bank(base, together)
+    for one, candidate in zip(tasks, together, strict=True):
+        (alone,) = prepare([one], base, None, Silent())
+        train_bank(base, [alone])
+        assert candidate.best_PD is not None
+        assert alone.best_PD is not None
+        torch.testing.assert_close(candidate.best_PD, alone.best_PD, rtol=0, atol=2e-5)
+        assert not torch.allclose(alone.best_PD, alone.start_PD, rtol=0, atol=1e-3)
+        assert candidate.history[-1] == pytest.approx(alone.history[-1], abs=1e-3)
 
 
 def test_half_of_the_candidates_is_dropped_at_each_rung(base: FrozenBase, task: Task) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from softprompt.errors import BaseModelError, ContextError
 from softprompt.fingerprint import fingerprint_of_folder, fingerprint_of_model
+from softprompt.quantization import check_quantization, nf4_options, quantize_int8
 from softprompt.source import locate, read_model_config, refuse_unless_causal, task_type_of_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,6 +59,8 @@ class FrozenBase:
     """32 hex digits that name the exact weights, tokenizer and computing config."""
     path: Path | None = None
     """The folder it was loaded from."""
+    quantization: str | None = None
+    """`int8` or `4bit`: how the linear layers were made smaller. Not part of the fingerprint, as dtype is none."""
     _shared_prefix: bool | None = field(default=None, repr=False)
     _lines: bool | None = field(default=None, repr=False)
 
@@ -71,6 +74,7 @@ class FrozenBase:
         revision: str | None = None,
         trust_remote_code: bool = False,
         attn_implementation: str | None = None,
+        quantization: str | None = None,
     ) -> FrozenBase:
         """Load and freeze a base.
 
@@ -80,9 +84,10 @@ class FrozenBase:
                 without AMX is not at 16 bits; it gets float32.
             device: `cpu`, `cuda:0`, ...; by default the first GPU, else the CPU.
             trust_remote_code: run code that comes with the model. Off unless asked.
+            quantization: make the linear layers smaller: `int8`, or on a GPU `4bit`.
 
         Raises:
-            BaseModelError: it cannot be found, read, or is no causal language model.
+            BaseModelError: it cannot be found, read, quantised so, or is no causal language model.
         """
         import transformers
 
@@ -95,13 +100,21 @@ class FrozenBase:
                 f"{source!r} comes with code of its own, which is not run unless you ask for it (trust_remote_code=True)"
             )
         target = _device(device)
+        wanted = torch_dtype or (torch.float32 if _slow_at_16_bits(target) else None)
+        reading: dict[str, Any] = {"dtype": wanted or "auto"}
+        if quantization is not None:
+            check_quantization(quantization, target, config, source)
+            if quantization == "4bit":
+                reading |= nf4_options(wanted or _stored_dtype(config), target)
+            elif wanted == torch.float32:
+                reading["dtype"] = "auto"  # made wide behind the quantisation, which spares a wide copy of it all
         # On a CPU the fused kernel's backward pass is the slower one, in bf16 by far.
         attention = attn_implementation or ("eager" if target.type == "cpu" else None)
         try:
             with _quiet():
                 model, found = transformers.AutoModelForCausalLM.from_pretrained(
                     folder,
-                    dtype=torch_dtype or (torch.float32 if _slow_at_16_bits(target) else "auto"),
+                    **reading,
                     trust_remote_code=trust_remote_code,
                     attn_implementation=attention,
                     output_loading_info=True,
@@ -122,12 +135,15 @@ class FrozenBase:
                 f"{source!r} ({folder}) lacks {len(lacking)} weights of {type(model).__name__}, {lacking[0]!r} among them, "
                 "or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
             )
+        if quantization == "int8":
+            quantize_int8(model, wanted if reading["dtype"] == "auto" else None)
         return cls(
-            model=_freeze(model).to(target),
+            model=_freeze(model) if quantization == "4bit" else _freeze(model).to(target),
             tokenizer=tokenizer,
             source=source,
             fingerprint=fingerprint_of_folder(folder),
             path=folder,
+            quantization=quantization,
         )
 
     @classmethod
@@ -185,7 +201,7 @@ class FrozenBase:
     @cached_property
     def params(self) -> int:
         """Number of weights, tied ones counted once."""
-        return sum(p.numel() for p in self.model.parameters())
+        return int(self.model.num_parameters())  # which knows that 4-bit weights are packed
 
     @cached_property
     def context(self) -> int | None:
@@ -270,6 +286,10 @@ class FrozenBase:
 def _slow_at_16_bits(device: torch.device) -> bool:
     # Measured on AVX-512 with bf16 instructions and no AMX: bf16 matrix products take 1.5 times as long as float32 ones.
     return device.type == "cpu" and not torch.cpu._is_amx_tile_supported()
+
+
+def _stored_dtype(config: dict[str, Any]) -> torch.dtype:
+    return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
 
 
 def _freeze(model: Any) -> Any:

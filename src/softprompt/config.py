@@ -12,6 +12,7 @@ from softprompt.errors import ConfigError, nearest
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
 Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT"]
+Reparameterization = Literal["RESIDUAL", "MLP"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 MetricName = Literal["accuracy", "f1", "exact_match", "token_f1"]
 
@@ -105,6 +106,11 @@ class TaskConfig(_Strict):
     """Text for TEXT."""
     prompt_tuning_init_prompt: tuple[str, ...] = ()
     """For PROMPT: references of prompts in the library (`task@3`), of which the mean is taken."""
+    encoder_reparameterization_type: Reparameterization | None = None
+    """What stands before the vectors while they are trained: RESIDUAL adds to each what a small network makes of it, MLP
+    puts that in its place. The prompt that comes out is plain vectors all the same."""
+    encoder_hidden_size: int = Field(default=64, ge=1)
+    """Hidden units of that network."""
 
     learning_rate: float = Field(default=0.05, gt=0, lt=100)
     num_train_epochs: float | None = Field(default=None, gt=0)
@@ -215,11 +221,13 @@ class TaskConfig(_Strict):
             "prompt_tuning_init": self.initializer,
             "objective": self.objective_name,
         }
-        kept = (
+        kept: tuple[str, ...] = (
             "prompt_tuning_init_text", "learning_rate", "num_train_epochs", "max_steps",
             "per_device_train_batch_size", "warmup_ratio", "warmup_steps", "weight_decay", "lr_scheduler_type", "optim",
             "max_grad_norm", "eval_per_epoch", "early_stopping_patience", "seed",
         )  # fmt: skip
+        if self.encoder_reparameterization_type:
+            kept += ("encoder_reparameterization_type", "encoder_hidden_size")
         values = {key: getattr(self, key) for key in kept}
         return {key: value for key, value in (values | chosen).items() if value is not None}
 

@@ -4,7 +4,8 @@
 
     SoftPromptError
     ├── ConfigError            a task file or an option is wrong
-    │   └── DataError          rows or files of a task are wrong
+    │   ├── DataError          rows or files of a task are wrong
+    │   └── FieldError         a field of a request is wrong
     ├── BaseModelError         the base cannot be found, read or used
     │   └── ContextError       prompt + input + output do not fit the base
     ├── PromptFileError        a prompt file is damaged, foreign or unreadable
@@ -40,6 +41,15 @@ class ConfigError(SoftPromptError):
 
 class DataError(ConfigError):
     """Rows or files of a task are wrong."""
+
+
+class FieldError(ConfigError):
+    """A field of a request is wrong."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        """`field` is its name in the request."""
+        super().__init__(message)
+        self.field = field
 
 
 class BaseModelError(SoftPromptError):

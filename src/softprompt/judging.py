@@ -29,6 +29,7 @@ def judge(
     *,
     dtype: str = "auto",
     device: str | None = None,
+    quantization: str | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Judge the prompts of task files on their test rows.
@@ -46,7 +47,7 @@ def judge(
             raise ConfigError(f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE")
         task = Task.load(file)
         pairs.append((f"{task.name}@{version}" if version else task.name, task, task.test))
-    return _judge(library, pairs, dtype, device, progress or Silent())
+    return _judge(library, pairs, dtype, device, quantization, progress or Silent())
 
 
 def judge_on(
@@ -56,6 +57,7 @@ def judge_on(
     *,
     dtype: str = "auto",
     device: str | None = None,
+    quantization: str | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Judge versions on the rows of one file.
@@ -73,7 +75,7 @@ def judge_on(
         )  # fmt: skip
         task = Task(config)
         pairs.append((ref, task, task.rows_of(str(data.resolve()))))
-    return _judge(library, pairs, dtype, device, progress or Silent())
+    return _judge(library, pairs, dtype, device, quantization, progress or Silent())
 
 
 def _judge(
@@ -81,12 +83,13 @@ def _judge(
     pairs: Sequence[tuple[str, Task, list[Row]]],
     dtype: str,
     device: str | None,
+    quantization: str | None,
     progress: Progress,
 ) -> list[dict[str, Any]]:
     versions: list[Version] = [library.resolve(ref) for ref, _, _ in pairs]
     rows: list[dict[str, Any]] = []
     for source in dict.fromkeys(version.base for version in versions):
-        base = FrozenBase.load(source, dtype=dtype, device=device)
+        base = FrozenBase.load(source, dtype=dtype, device=device, quantization=quantization)
         mine = [(v, task, test) for v, (_, task, test) in zip(versions, pairs, strict=True) if v.base == source]
         trials = []
         for version, task, test in mine:
@@ -97,7 +100,7 @@ def _judge(
             examples = task.encode(base, test, len(prompt.vectors_PD), split="test")
             trials.append(Trial(task.form, prompt.vectors_PD.to(base.dtype), examples))
         with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
-            reports = evaluate(LocalEngine(base), trials, lambda done, tell=advance: tell(done, ""))  # type: ignore[misc]
+            reports = evaluate(LocalEngine(base, warn=progress.warn), trials, lambda done, tell=advance: tell(done, ""))  # type: ignore[misc]
         for (version, _, _), trial, report in zip(mine, trials, reports, strict=True):
             rows.append(
                 {

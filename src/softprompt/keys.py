@@ -121,6 +121,11 @@ def revoke(connection: Connection, *, tenant: str, name_or_id: str) -> Key:
     return _key(row)
 
 
+def any_live(connection: Connection) -> bool:
+    """Whether any tenant has a key that is not revoked."""
+    return connection.execute(sa.select(table.c.id).where(~table.c.revoked).limit(1)).first() is not None
+
+
 def authenticate(connection: Connection, secret: str) -> Key:
     """The live key whose secret this is, of whatever tenant.
 

@@ -7,11 +7,11 @@ that were not stored, whoever is killed when.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Connection
 
 from softprompt import care, transfer
 from softprompt.card import read_card
@@ -114,16 +114,36 @@ class Library:
             StoreError: the store fails; nothing is published.
             RegistryError: the registry fails; nothing is published.
         """
-        card = read_card(data)
-        check_task(card.task)
+        (version,) = self.publish_all([data], base=base, tags=tags)
+        return version
+
+    def publish_all(
+        self,
+        files: Sequence[bytes],
+        *,
+        base: str,
+        tags: Iterable[str] = (),
+        also: Callable[[Connection, list[Version]], object] | None = None,
+    ) -> list[Version]:
+        """Add prompt files of one base as new versions in one transaction: a failure or a kill leaves all or none.
+
+        `also` is called last, in the same transaction: where it raises, nothing is published.
+
+        Raises as `publish` does, and then nothing is published. Blobs that were stored by then are garbage for `gc`.
+        """
+        cards = [read_card(data) for data in files]
+        for card in cards:
+            check_task(card.task)
         wanted_tags = check_tags(tags)
-        digest = self.store.put(data)
+        digests = [self.store.put(data) for data in files]
+        stored = dict(zip(digests, files, strict=True))
 
-        def ensure_blob() -> None:
+        def ensure_blob(digest: str) -> None:
             if not self.store.has(digest):  # collected since: nothing named it yet
-                self.store.put(data)
+                self.store.put(stored[digest])
 
-        return self.registry.publish(card, digest, base=base, tags=wanted_tags, ensure_blob=ensure_blob)
+        prompts = list(zip(cards, digests, strict=True))
+        return self.registry.publish(prompts, base=base, tags=wanted_tags, ensure_blob=ensure_blob, also=also)
 
     def resolve(self, ref: str, *, deleted: bool = False) -> Version:
         """The version that `task`, `task@3` or `task@alias` means.

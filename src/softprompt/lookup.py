@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from softprompt import schema
 from softprompt.errors import NotFound, nearest
 from softprompt.names import Ref
-from softprompt.records import Version, now, to_text
+from softprompt.records import BaseCount, Version, now, to_text
 
 AnyRow = Any
 """A row of a result. SQLAlchemy 2.0 and 2.1 type them in ways that exclude each other."""
@@ -135,6 +135,15 @@ def aliases_of(connection: Connection, task_id: int) -> dict[str, int]:
     """The aliases of a task and the numbers they point to, by name."""
     rows = connection.execute(sa.select(_a.name, _a.number).where(_a.task_id == task_id))
     return dict(sorted((row.name, row.number) for row in rows))
+
+
+def bases(connection: Connection) -> list[BaseCount]:
+    """The bases of the newest versions of all tenants' tasks, that with the most tasks first."""
+    count = sa.func.count()
+    newest = schema.tasks.join(schema.versions, sa.and_(_v.task_id == _t.id, _v.number == _t.newest))
+    statement = sa.select(_v.base, _v.fingerprint, count.label("tasks")).select_from(newest)
+    rows = connection.execute(statement.group_by(_v.base, _v.fingerprint).order_by(count.desc(), _v.base))
+    return [BaseCount(row.base, row.fingerprint, row.tasks) for row in rows]
 
 
 def add_missing(connection: Connection, table: sa.Table, **values: object) -> None:

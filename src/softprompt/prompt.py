@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TENSOR = "prompt_embeddings"
 SCALE = "scale"
+CENTROID = "centroid"
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 
@@ -36,6 +37,8 @@ class SoftPrompt:
     vectors_PD: torch.Tensor
     """P x D, float32."""
     card: Card
+    centroid_D: torch.Tensor | None = None
+    """Where the task's inputs lie among the base's embeddings, D float32, for `auto`; see :func:`embedding.centroid_of`."""
 
     def __post_init__(self) -> None:
         shape = (self.card.num_virtual_tokens, self.card.token_dim)
@@ -45,10 +48,19 @@ class SoftPrompt:
             )
         if not torch.isfinite(self.vectors_PD).all():
             raise PromptFileError("the prompt holds values that are not finite (NaN or infinity); train it again")
+        if self.centroid_D is None:
+            return
+        if tuple(self.centroid_D.shape) != shape[1:]:
+            raise PromptFileError(f"the card says {shape[1]} wide and the centroid is {tuple(self.centroid_D.shape)}")
+        if not torch.isfinite(self.centroid_D).all():
+            raise PromptFileError("the centroid holds values that are not finite (NaN or infinity); train the prompt again")
 
     def to_bytes(self) -> bytes:
         """The file: equal prompts give equal bytes. Stored as `card.dtype` says."""
-        return write_file(self.card, _store(self.vectors_PD.detach().float().cpu(), self.card.dtype))
+        tensors = _store(self.vectors_PD.detach().float().cpu(), self.card.dtype)
+        if self.centroid_D is not None:
+            tensors[CENTROID] = _stored(self.centroid_D.detach().float().cpu())
+        return write_file(self.card, tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, digest: str | None = None) -> SoftPrompt:
@@ -67,7 +79,8 @@ class SoftPrompt:
                 "restore it from a copy"
             )
         card, stored = read_file(data)
-        return cls(_restore(stored, card.dtype), card)
+        centroid = stored.pop(CENTROID, None)
+        return cls(_restore(stored, card.dtype), card, None if centroid is None else _tensor(centroid).float())
 
     @cached_property
     def digest(self) -> str:
@@ -98,7 +111,7 @@ class SoftPrompt:
     def as_dtype(self, dtype: Dtype) -> SoftPrompt:
         """The same prompt stored as `float32`, `bfloat16`, `float16` or `int8` (one scale per virtual token)."""
         stored = _store(self.vectors_PD.float().cpu(), dtype)
-        return SoftPrompt(_restore(stored, dtype), self.card.model_copy(update={"dtype": dtype}))
+        return SoftPrompt(_restore(stored, dtype), self.card.model_copy(update={"dtype": dtype}), self.centroid_D)
 
     def check_base(self, base: FrozenBase) -> None:
         """Refuse a base that this prompt was not made for.

@@ -63,6 +63,17 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
+class BaseCount:
+    """A base that prompts are made for."""
+
+    base: str
+    """As the user named it: an id or an absolute folder."""
+    fingerprint: str
+    tasks: int
+    """How many tasks have a newest version made for it, whatever the tenant."""
+
+
+@dataclass(frozen=True)
 class Move:
     """An alias that moved, or stayed because it was there already."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +20,7 @@ from softprompt.card import Card
 from softprompt.database import Database
 from softprompt.keys import Key
 from softprompt.names import Ref, check_digest, check_tags, check_task, check_tenant, parse_ref
-from softprompt.records import AuditEntry, Entry, Move, Version, now
+from softprompt.records import AuditEntry, BaseCount, Entry, Move, Version, now
 from softprompt.search import Filters, search
 
 __all__ = ["AuditEntry", "Entry", "Filters", "Key", "Move", "Registry", "Version"]
@@ -135,51 +135,78 @@ class Registry:
         with self.database.read() as connection:
             return connection.execute(statement).first() is not None
 
+    def state(self) -> tuple[int, int]:
+        """A value that is another one after any change, whatever the tenant: while it stays, nothing has changed.
+
+        The newest line of the audit, and how many of the last thousand there are: a server numbers lines before it commits
+        them, so that one may still appear below the newest.
+        """
+        line = schema.audit.c.id
+        with self.database.read() as connection:
+            newest = connection.execute(sa.select(sa.func.max(line))).scalar() or 0
+            recent = sa.select(sa.func.count()).select_from(schema.audit).where(line > newest - 1000)
+            return newest, connection.execute(recent).scalar_one()
+
     def publish(
         self,
-        card: Card,
-        digest: str,
+        prompts: Sequence[tuple[Card, str]],
         *,
         base: str,
         tags: Iterable[str] = (),
-        ensure_blob: Callable[[], object],
-    ) -> Version:
-        """Add a version of the card's task, with the next number.
+        ensure_blob: Callable[[str], object],
+        also: Callable[[Connection, list[Version]], object] | None = None,
+    ) -> list[Version]:
+        """Add a version for each prompt, given as card and digest, with the next number of its card's task: all or none.
 
-        `ensure_blob` is called while nobody can collect this digest: it must see to it that the blob is in the store.
+        `ensure_blob` is called with each digest while nobody can collect it: it must see to it that the blob is in the
+        store. `also` is called last, in the same transaction: where it raises, nothing is published.
 
         Raises:
-            NameRefused: the task or a tag is no name.
+            NameRefused: a task or a tag is no name.
             RegistryError: the database fails; nothing is changed.
         """
-        check_task(card.task)
+        for card, digest in prompts:
+            check_task(card.task)
+            check_digest(digest)
         wanted_tags = check_tags(tags)
         at = now()
         with self.database.write() as connection:
-            self.database.lock_digest(connection, check_digest(digest))
-            ensure_blob()
+            # Digests before tasks, and each in order: writers who lock alike can never wait for each other in a ring.
+            for digest in sorted({digest for _, digest in prompts}):
+                self.database.lock_digest(connection, digest)
+                ensure_blob(digest)
             lookup.add_missing(connection, schema.tenants, name=self.tenant, created_at=at)
-            lookup.add_missing(connection, schema.tasks, tenant=self.tenant, name=card.task, created_at=at)
-            task = lookup.task_row(connection, self.tenant, card.task, lock=True)
-            number = task.last_number + 1
-            counts = {"last_number": number, "newest": number, "live": task.live + 1}
-            connection.execute(sa.update(schema.tasks).where(_t.id == task.id).values(counts))
-            version = Version(
-                task=card.task,
-                number=number,
-                digest=digest,
-                base=base,
-                fingerprint=card.fingerprint,
-                card_text=card.canonical(),
-                created_at=at,
-                actor=self.actor,
-                tags=wanted_tags,
-            )
-            lookup.add_missing(connection, schema.cards, digest=digest, card=version.card_text)
-            lookup.add_version(connection, task.id, version)
-            after = {"version": number, "digest": digest, "base": base}
-            self.record(connection, "publish", card.task, after=after)
-            return version
+            for task in sorted({card.task for card, _ in prompts}):
+                lookup.add_missing(connection, schema.tasks, tenant=self.tenant, name=task, created_at=at)
+                lookup.task_row(connection, self.tenant, task, lock=True)
+            versions = [self._add_version(connection, card, digest, base, wanted_tags, at) for card, digest in prompts]
+            if also is not None:
+                also(connection, versions)
+            return versions
+
+    def _add_version(
+        self, connection: Connection, card: Card, digest: str, base: str, tags: tuple[str, ...], at: str
+    ) -> Version:
+        """The next version of a task whose row is locked."""
+        task = lookup.task_row(connection, self.tenant, card.task)
+        number = task.last_number + 1
+        counts = {"last_number": number, "newest": number, "live": task.live + 1}
+        connection.execute(sa.update(schema.tasks).where(_t.id == task.id).values(counts))
+        version = Version(
+            task=card.task,
+            number=number,
+            digest=digest,
+            base=base,
+            fingerprint=card.fingerprint,
+            card_text=card.canonical(),
+            created_at=at,
+            actor=self.actor,
+            tags=tags,
+        )
+        lookup.add_missing(connection, schema.cards, digest=digest, card=version.card_text)
+        lookup.add_version(connection, task.id, version)
+        self.record(connection, "publish", card.task, after={"version": number, "digest": digest, "base": base})
+        return version
 
     def tag(self, ref: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Version:
         """Add and remove tags of a version. What is there already, or not there, is no error.
@@ -255,6 +282,16 @@ class Registry:
             key = keys.revoke(connection, tenant=self.tenant, name_or_id=name_or_id)
             self.record(connection, "key-revoke", None, before={"key": key.name, "id": key.id})
             return key
+
+    def has_keys(self) -> bool:
+        """Whether any tenant has a live key."""
+        with self.database.read() as connection:
+            return keys.any_live(connection)
+
+    def bases(self) -> list[BaseCount]:
+        """Which bases the newest versions of all tenants' tasks are made for, that with the most tasks first."""
+        with self.database.read() as connection:
+            return lookup.bases(connection)
 
     def authenticate(self, secret: str) -> Key:
         """The live key whose secret this is, whatever tenant it belongs to.

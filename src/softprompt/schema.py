@@ -22,7 +22,7 @@ from sqlalchemy import (
     false,
 )
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every revision, oldest first. One file each under `migrations/versions`."""
 
 HEAD = REVISIONS[-1]
@@ -154,3 +154,71 @@ keys = Table(
     Index(None, "tenant", "name"),
     sqlite_autoincrement=True,
 )
+
+files = Table(  # uploads to train from; their bytes lie in the home, by digest
+    "files",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("name", String(64), nullable=False),  # `file-...`, as clients know it
+    Column("tenant", String(128), ForeignKey("tenants.name"), nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    UniqueConstraint("name"),
+    Index(None, "tenant", "id"),
+    Index(None, "digest"),
+    sqlite_autoincrement=True,
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("name", String(64), nullable=False),  # `ftjob-...`, as clients know it
+    Column("tenant", String(128), ForeignKey("tenants.name"), nullable=False),
+    Column("task", String(128), nullable=False),
+    Column("base", Text, nullable=False),  # what the worker loads
+    Column("request", Text, nullable=False),  # what was asked, as it is told again
+    Column("config", Text, nullable=False),  # the task file that it became, without its data
+    Column("training_file", String(64), nullable=False),
+    Column("validation_file", String(64)),
+    Column("place", String(64), nullable=False),  # the home that has the files
+    Column("status", String(24), nullable=False),
+    Column("worker", Text),  # whose it is: host, home and a name of its own
+    Column("bank", String(64)),  # jobs of one bank are trained at once
+    Column("beats", Integer, nullable=False, server_default="0"),  # goes up while the worker lives
+    Column("attempts", Integer, nullable=False, server_default="0"),  # workers that took it since it last got further
+    Column("step", Integer, nullable=False, server_default="0"),
+    Column("trained_tokens", BigInteger),
+    Column("model", String(256)),  # the version it became
+    Column("outcome", Text),  # JSON: what is known of that version
+    Column("result_file", String(64)),
+    Column("error", Text),  # JSON: code, message, param
+    Column("last_event", Integer, nullable=False, server_default="0"),
+    Column("actor", String(128), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("finished_at", String(32)),
+    Column("estimated_finish", String(32)),
+    UniqueConstraint("name"),
+    Index(None, "tenant", "id"),
+    Index(None, "status", "id"),
+    sqlite_autoincrement=True,
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job_id", Sequence, ForeignKey("jobs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("level", String(8), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", Text),
+    Column("created_at", String(32), nullable=False),
+)
+
+OF_ONE_HOME = (files, jobs, job_events)
+"""Tables whose rows mean files of a home: a copy of the library leaves them behind."""

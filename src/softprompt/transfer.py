@@ -51,7 +51,8 @@ def copy(
     store: str | None = None,
     progress: Progress | None = None,
 ) -> CopyReport:
-    """Copy every blob that a version names, and every row: numbers, aliases with their trails, tags, audit, keys.
+    """Copy every blob that a version names, and its rows: numbers, aliases with their trails, tags, audit, keys. Uploaded
+    files and jobs stay behind.
 
     A home that is named stands for its own registry and store; else what is not named stays the same. Blobs go first
     and rows last, in one transaction: a copy that was cut short is begun again by the same command. The source is only
@@ -143,9 +144,11 @@ def _copy_rows(source: Connection, target: Database) -> int:
     total = 0
     with target.write() as connection:
         _refuse_if_used(connection, target.shown)
-        for table in schema.metadata.sorted_tables:
+        for table in reversed(schema.metadata.sorted_tables):
             connection.execute(sa.delete(table))  # a tenant or a key may be there; tasks are not
         for table in schema.metadata.sorted_tables:
+            if table in schema.OF_ONE_HOME:
+                continue
             statement = sa.select(table).order_by(*table.primary_key)
             for batch in source.execution_options(yield_per=_BATCH).execute(statement).mappings().partitions():
                 connection.execute(sa.insert(table), [dict(row) for row in batch])

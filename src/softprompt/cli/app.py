@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli import base, keys, library
+from softprompt.cli import base, jobs, keys, library
 from softprompt.cli.aliases import audit, promote, rollback
 from softprompt.cli.context import Front, FrontHome, FrontRegistry, FrontStore, FrontTenant, set_front
 from softprompt.cli.demo import demo
@@ -14,6 +14,7 @@ from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.init import init
 from softprompt.cli.predict import predict
+from softprompt.cli.serve import serve
 from softprompt.cli.sweep import sweep
 from softprompt.cli.tasks import list_tasks, show
 from softprompt.cli.train import train
@@ -32,6 +33,7 @@ app.command("train", rich_help_panel="Tune and use")(train)
 app.command("sweep", rich_help_panel="Tune and use")(sweep)
 app.command("evaluate", rich_help_panel="Tune and use")(evaluate)
 app.command("predict", rich_help_panel="Tune and use")(predict)
+app.command("serve", rich_help_panel="Tune and use")(serve)
 app.command("demo", rich_help_panel="Tune and use")(demo)
 app.add_typer(base.app, name="base", rich_help_panel="Tune and use")
 app.command("list", rich_help_panel="The library")(list_tasks)
@@ -46,6 +48,7 @@ app.command("export", rich_help_panel="The library")(export_prompt)
 app.command("import", rich_help_panel="The library")(import_prompt)
 app.add_typer(library.app, name="library", rich_help_panel="The library")
 app.add_typer(keys.app, name="keys", rich_help_panel="The library")
+app.add_typer(jobs.app, name="jobs", rich_help_panel="The library")
 
 
 def _print_version(wanted: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
-from softprompt.cli.train import Device, Dtype
+from softprompt.cli.train import Device, Dtype, Quantization
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "loss")
 
@@ -22,6 +22,7 @@ def evaluate(
     version: Annotated[str | None, typer.Option(help="Version or alias to judge, where task files are given.")] = None,
     dtype: Dtype = "auto",
     device: Device = None,
+    quantization: Quantization = None,
     home: Home = None,
     registry: RegistryUrl = None,
     store: StoreUrl = None,
@@ -37,7 +38,7 @@ def evaluate(
 
         library = open_library(home, registry, store, tenant)
     if data is not None:
-        rows = judge_on(library, refs, data, dtype=dtype, device=device, progress=progress)
+        rows = judge_on(library, refs, data, dtype=dtype, device=device, quantization=quantization, progress=progress)
     else:
-        rows = judge(library, refs, version, dtype=dtype, device=device, progress=progress)
+        rows = judge(library, refs, version, dtype=dtype, device=device, quantization=quantization, progress=progress)
     emit(rows, as_json, "Evaluation", COLUMNS)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
-from softprompt.cli.train import Device, Dtype
+from softprompt.cli.train import Device, Dtype, Quantization
 
 
 def predict(
@@ -19,6 +19,7 @@ def predict(
     ] = None,
     dtype: Dtype = "auto",
     device: Device = None,
+    quantization: Quantization = None,
     home: Home = None,
     registry: RegistryUrl = None,
     store: StoreUrl = None,
@@ -40,7 +41,7 @@ def predict(
     library.resolve(task)  # a wrong name is told before torch is loaded
     from softprompt.serving.service import Service
 
-    told = Service(library, dtype=dtype, device=device).predict(given, task)
+    told = Service(library, dtype=dtype, device=device, quantization=quantization).predict(given, task)
     rows: list[dict[str, Any]] = [
         {"task": p.task, "version": p.version, "text": p.text, "output": p.output, "scores": p.scores} for p in told
     ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
-from softprompt.cli.train import Device, Dtype, stopping_cleanly
+from softprompt.cli.train import Device, Dtype, Quantization, stopping_cleanly
 
 
 @stopping_cleanly()
@@ -23,6 +23,7 @@ def sweep(
     plot: Annotated[Path | None, typer.Option(help="Write a page of the candidates' curves there.")] = None,
     dtype: Dtype = "auto",
     device: Device = None,
+    quantization: Quantization = None,
     home: Home = None,
     registry: RegistryUrl = None,
     store: StoreUrl = None,
@@ -55,6 +56,7 @@ def sweep(
         library=library,
         dtype=dtype,
         device=device,
+        quantization=quantization,
         progress=progress,
     )
     row = swept.tuned.row()

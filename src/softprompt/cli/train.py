@@ -15,6 +15,7 @@ from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, em
 
 Dtype = Annotated[str, typer.Option(help="Of the base: auto (as stored where that is quick), float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; by default the first GPU, else the CPU.")]
+Quantization = Annotated[str | None, typer.Option(help="Of the base's linear layers: int8, or on a GPU 4bit.")]
 
 COLUMNS = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained", "seconds")
 
@@ -51,6 +52,7 @@ def train(
     files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")],
     dtype: Dtype = "auto",
     device: Device = None,
+    quantization: Quantization = None,
     home: Home = None,
     registry: RegistryUrl = None,
     store: StoreUrl = None,
@@ -65,7 +67,7 @@ def train(
         from softprompt.training.tune import train as tune
 
         library = open_library(home, registry, store, tenant)
-    tuned = tune(list(files), library=library, dtype=dtype, device=device, progress=progress)
+    tuned = tune(list(files), library=library, dtype=dtype, device=device, quantization=quantization, progress=progress)
     if not tuned:  # the first process of several speaks for all
         return
     title = f"{len(tuned)} prompt{'s' if len(tuned) > 1 else ''} of {tuned[0].row()['trainable']:,} numbers"

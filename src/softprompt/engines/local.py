@@ -5,6 +5,7 @@ It gets tensors and token ids, never names. Each prompt of a call goes through t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from softprompt.base import FrozenBase
+from softprompt.errors import BaseModelError
 from softprompt.prefix import Prefix, compute_prefix, logits_at, new_cache, run_tokens, shares_prefix
+from softprompt.progress import Silent
 from softprompt.scoring import Labels, label_contexts, plan_labels
 from softprompt.splice import Stack, chunk_by_length, pad_rows, splice_tokens, stack_prompts
 
@@ -24,11 +27,15 @@ Progress = Callable[[int], None]
 
 
 class LocalEngine:
-    """Runs one frozen base in this process."""
+    """Runs one frozen base in this process, in chunks that fit the memory: when it runs out they are halved, for good."""
 
-    def __init__(self, base: FrozenBase, *, token_budget: int = TOKEN_BUDGET) -> None:
+    def __init__(
+        self, base: FrozenBase, *, token_budget: int = TOKEN_BUDGET, warn: Callable[[str], None] | None = None
+    ) -> None:
+        """`warn` is told when chunks are halved; by default Python's `warnings`."""
         self.base = base
         self.token_budget = token_budget
+        self._warn = warn or Silent().warn
 
     @torch.no_grad()
     def score(
@@ -46,19 +53,23 @@ class LocalEngine:
             which: the prompt of each row.
             inputs: token ids of each row, at least one.
             labels: token ids of each label, row by row.
+
+        Raises:
+            BaseModelError: there is no memory for a single row.
         """
         stack, prefix = self._prepare(prompts)
         results: list[list[float]] = [[] for _ in inputs]
         contexts = [label_contexts(candidates) for candidates in labels]
         lengths = [len(ids) + max(map(len, found)) for ids, found in zip(inputs, contexts, strict=True)]
-        for group in chunk_by_length(lengths, self.token_budget, [len(found) for found in contexts]):
+
+        def run(group: list[int]) -> None:
             plan = plan_labels([inputs[i] for i in group], [labels[i] for i in group])
             owners = [which[group[owner]] for owner in plan.owner]
             logits_BLV = logits_at(self.base, stack, prefix, owners, plan.rows, plan.keep)
             for index, scores in zip(group, plan.scores(logits_BLV), strict=True):
                 results[index] = scores.tolist()
-            if progress:
-                progress(len(group))
+
+        self._run_chunks(run, lengths, [len(found) for found in contexts], progress)
         return results
 
     @torch.no_grad()
@@ -70,11 +81,16 @@ class LocalEngine:
         max_new_tokens: Sequence[int],
         progress: Progress | None = None,
     ) -> list[list[int]]:
-        """Greedy continuation of each input, up to a bound of its own, without the end token."""
+        """Greedy continuation of each input, up to a bound of its own, without the end token.
+
+        Raises:
+            BaseModelError: there is no memory for a single row.
+        """
         stack, prefix = self._prepare(prompts)
         results: list[list[int]] = [[] for _ in inputs]
         lengths = [len(ids) + bound for ids, bound in zip(inputs, max_new_tokens, strict=True)]
-        for group in chunk_by_length(lengths, self.token_budget):
+
+        def run(group: list[int]) -> None:
             rows = [list(inputs[i]) for i in group]
             owners = [which[i] for i in group]
             bounds = [max_new_tokens[i] for i in group]
@@ -84,9 +100,47 @@ class LocalEngine:
                 told = self._generate_cached(stack, prefix, owners, rows, bounds)
             for index, ids in zip(group, told, strict=True):
                 results[index] = ids
-            if progress:
-                progress(len(group))
+
+        self._run_chunks(run, lengths, [1] * len(inputs), progress)
         return results
+
+    def _run_chunks(
+        self, run: Callable[[list[int]], None], lengths: Sequence[int], rows: Sequence[int], progress: Progress | None
+    ) -> None:
+        """Run items in chunks of similar length, each item so long and of so many rows."""
+        waiting = deque([list(range(len(lengths)))] if lengths else [])
+        while waiting:
+            group = waiting.popleft()
+            longest = max(lengths[i] for i in group)
+            size = longest * sum(rows[i] for i in group)
+            if len(group) > 1 and size > self.token_budget:
+                parts = chunk_by_length([lengths[i] for i in group], self.token_budget, [rows[i] for i in group])
+                waiting.extendleft(reversed([[group[place] for place in part] for part in parts]))
+            elif self._fits(run, group):
+                if progress:
+                    progress(len(group))
+            elif len(group) == 1:
+                raise BaseModelError(
+                    f"out of memory with a single row of {longest} tokens on {self.base.device}; "
+                    "use a smaller base, dtype or quantization, or shorter inputs"
+                )
+            else:
+                self.token_budget = size // 2
+                self._warn(f"out of memory: rows now run in chunks of {self.token_budget} tokens, which is slower")
+                waiting.appendleft(group)
+
+    def _fits(self, run: Callable[[list[int]], None], group: list[int]) -> bool:
+        """Run a chunk; whether there was memory for it."""
+        try:
+            run(group)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        else:
+            return True
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return False
 
     def _prepare(self, prompts: Sequence[Tensor]) -> tuple[Stack, Prefix | None]:
         base = self.base
@@ -148,6 +202,12 @@ class LocalEngine:
             if len(told[row]) < bounds[row]:
                 going.append(row)
         return going
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch's says that memory ran out."""
+    # CUDA has a class for it; the CPU's allocator only has words.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _align_ends(cache: Any, mask_BS: Tensor) -> tuple[Any, Tensor]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from softprompt.base import FrozenBase
 from softprompt.engines.local import LocalEngine
 from softprompt.errors import ConfigError, DataError
 from softprompt.form import Form
-from softprompt.prompt import SoftPrompt
+from softprompt.serving.resident import Resident, load_resident
 
 if TYPE_CHECKING:
     from softprompt.library import Library
@@ -32,15 +32,6 @@ class Prediction:
     """Whether the input had to be cut to fit the context."""
 
 
-@dataclass(frozen=True)
-class _Resident:
-    """A prompt ready to serve."""
-
-    version: int
-    prompt: SoftPrompt
-    form: Form
-
-
 class Service:
     """Answers with the prompts of one library. Bases are loaded once, prompts once per version."""
 
@@ -51,13 +42,14 @@ class Service:
         base: FrozenBase | None = None,
         dtype: str = "auto",
         device: str | None = None,
+        quantization: str | None = None,
     ) -> None:
         """Serve a library; `base` spares loading it again where the caller holds it."""
         self.library = library
-        self._dtype, self._device = dtype, device
+        self._loading: dict[str, Any] = {"dtype": dtype, "device": device, "quantization": quantization}
         self._given = base
         self._bases: dict[str, FrozenBase] = {}
-        self._residents: dict[str, _Resident] = {}
+        self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
 
     def predict(self, texts: Sequence[str], tasks: str | Sequence[str]) -> list[Prediction]:
         """Answer texts, each with its own task, in shared batches.
@@ -91,48 +83,40 @@ class Service:
         if self._given is not None:
             return self._given
         if source not in self._bases:
-            self._bases[source] = FrozenBase.load(source, dtype=self._dtype, device=self._device)
+            self._bases[source] = FrozenBase.load(source, **self._loading)
         return self._bases[source]
 
-    def _resident(self, ref: str, base: FrozenBase) -> _Resident:
+    def _resident(self, ref: str, base: FrozenBase) -> Resident:
         version = self.library.resolve(ref)
-        if version.digest not in self._residents:
-            prompt = SoftPrompt.from_bytes(self.library.read(version), digest=version.digest)
-            self._residents[version.digest] = _Resident(version.number, prompt, Form.of_card(prompt.card))
-        found = self._residents[version.digest]
-        found.prompt.check_base(base)  # each time: two versions of the same bytes may name different bases
-        return _Resident(version.number, found.prompt, found.form)
+        key = (version.digest, base.fingerprint)
+        if key not in self._residents:
+            self._residents[key] = load_resident(self.library, version, base)
+        return replace(self._residents[key], task=version.task, version=version.number)
 
 
-def _answer(base: FrozenBase, residents: Sequence[_Resident], texts: Sequence[str]) -> list[Prediction]:
+def _answer(base: FrozenBase, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
     engine = LocalEngine(base)
-    distinct = list({resident.prompt.digest: resident for resident in residents}.values())
-    places = {resident.prompt.digest: place for place, resident in enumerate(distinct)}
-    vectors = [resident.prompt.vectors_PD for resident in distinct]
-    which = [places[resident.prompt.digest] for resident in residents]
+    distinct = list({resident.digest: resident for resident in residents}.values())
+    places = {resident.digest: place for place, resident in enumerate(distinct)}
+    vectors = [resident.tensor for resident in distinct]
+    which = [places[resident.digest] for resident in residents]
     inputs: list[list[int]] = []
     cut: list[bool] = []
     for resident, text in zip(residents, texts, strict=True):
-        if not text.strip():
-            raise DataError(f"an input for task {resident.form.task!r} is empty; give some text")
-        if not _is_unicode(text):
-            raise DataError(f"an input for task {resident.form.task!r} is not valid Unicode text ({text!r}); send UTF-8")
+        check_text(text, f"an input for task {resident.form.task!r}")
         row = resident.form.row_of(text)
-        encoded = resident.form.encode_inputs(base, [row], len(resident.prompt.vectors_PD), where="input")
+        encoded = resident.form.encode_inputs(base, [row], len(resident.vectors), where="input")
         inputs += encoded.ids
         cut.append(encoded.truncated > 0)
     outputs = [""] * len(texts)
     scores: list[dict[str, float] | None] = [None] * len(texts)
-    labelled = [i for i, resident in enumerate(residents) if resident.form.labels]
+    labelled = [i for i, resident in enumerate(residents) if resident.labels is not None]
     if labelled:
-        label_ids = {r.prompt.digest: r.form.encode_labels(base) for r in distinct if r.form.labels}
-        chosen = [label_ids[residents[i].prompt.digest] for i in labelled]
+        chosen = [residents[i].labels or () for i in labelled]
         scored = engine.score(vectors, [which[i] for i in labelled], [inputs[i] for i in labelled], chosen)
         for index, row_scores in zip(labelled, scored, strict=True):
-            labels = residents[index].form.labels or ()
-            scores[index] = dict(zip(labels, softmax(row_scores), strict=True))
-            outputs[index] = max(labels, key=lambda label, row=scores[index]: row[label])  # type: ignore[misc]
-    told = [i for i, resident in enumerate(residents) if not resident.form.labels]
+            outputs[index], scores[index] = choose_label(residents[index].form, row_scores)
+    told = [i for i, resident in enumerate(residents) if resident.labels is None]
     if told:
         bounds = [residents[i].form.max_new_tokens for i in told]
         generated = engine.generate(vectors, [which[i] for i in told], [inputs[i] for i in told], bounds)
@@ -144,13 +128,30 @@ def _answer(base: FrozenBase, residents: Sequence[_Resident], texts: Sequence[st
     ]
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether the text has no half characters, which Python makes of bytes that are not UTF-8."""
+def check_text(text: str, what: str, *, blank: bool = False) -> None:
+    """Refuse a text without content, and half characters, which Python makes of bytes that are not UTF-8.
+
+    Args:
+        what: the text's name for messages.
+        blank: whether white space is content.
+
+    Raises:
+        DataError: it has none, or some.
+    """
+    if not blank and not text.strip():
+        raise DataError(f"{what} is empty; give some text")
     try:
         text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    except UnicodeEncodeError as error:
+        shown = text[max(0, error.start - 20) : error.end + 20]
+        raise DataError(f"{what} is not valid Unicode text (near {shown!r}); send UTF-8") from None
+
+
+def choose_label(form: Form, scores: Sequence[float]) -> tuple[str, dict[str, float]]:
+    """The likeliest label, the first among equals, and the probability of each, from summed log-probabilities."""
+    assert form.labels is not None
+    probabilities = dict(zip(form.labels, softmax(scores), strict=True))
+    return max(form.labels, key=lambda label: probabilities[label]), probabilities
 
 
 def softmax(scores: Sequence[float]) -> list[float]:
@@ -167,6 +168,7 @@ def predict(
     library: Library | None = None,
     dtype: str = "auto",
     device: str | None = None,
+    quantization: str | None = None,
 ) -> list[Prediction]:
     """Answer texts with prompts of a library (by default the one in the current home). See :meth:`Service.predict`.
 
@@ -174,4 +176,5 @@ def predict(
     """
     from softprompt.library import Library
 
-    return Service(library or Library.open(), dtype=dtype, device=device).predict(texts, tasks)
+    service = Service(library or Library.open(), dtype=dtype, device=device, quantization=quantization)
+    return service.predict(texts, tasks)

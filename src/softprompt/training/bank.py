@@ -1,9 +1,11 @@
 """The bank: K prompts as one tensor, with an optimiser whose every prompt has a state and a learning rate of its own.
 
 AdamW is elementwise and Adafactor works by rows and columns of one prompt, so K optimisers are one tensor operation, and a
-prompt's updates do not depend on which others are in the bank.
+prompt's updates do not depend on which others are in the bank. What is trained are the vectors, and before them the weights
+of the network that stands before a reparameterised prompt.
 
-Shapes: K prompts, P virtual tokens (of the longest; padded on the left), D width.
+Shapes: K prompts, P virtual tokens (of the longest; padded on the left), R trained rows (P where there is no network),
+D width.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from softprompt.training.reparameterize import Network, fold, lay_out, pull_back
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -23,9 +27,11 @@ class Rule:
     """`adamw` or `adafactor`."""
     weight_decay: float
     max_grad_norm: float
+    network: Network | None = None
+    """What stands before its vectors while it is trained."""
 
 
-_STATE = ("vectors_KPD", "steps_K", "_first_KPD", "_second_KPD", "_rows_KP1", "_columns_K1D")
+_STATE = ("trained_KRD", "steps_K", "_first_KRD", "_second_KRD", "_rows_KR1", "_columns_K1D")
 
 
 class Bank:
@@ -34,21 +40,32 @@ class Bank:
     def __init__(self, prompts: Sequence[Tensor], rules: Sequence[Rule], device: torch.device | None = None) -> None:
         """Start from P_k x D matrices."""
         self.lengths = [len(prompt_PD) for prompt_PD in prompts]
-        longest = max(self.lengths)
-        padded = [torch.nn.functional.pad(p.float(), (0, 0, longest - len(p), 0)) for p in prompts]
-        self.vectors_KPD = torch.stack(padded).to(device)
-        columns = torch.arange(longest)
-        self.mask_KP1 = torch.stack([columns >= longest - n for n in self.lengths])[:, :, None].float().to(device)
         self.rules = list(rules)
+        self._hidden = max(rule.network.hidden if rule.network else 0 for rule in rules)
+        laid = [
+            lay_out(prompt_PD.float(), rule.network, self._hidden, max(self.lengths))
+            for prompt_PD, rule in zip(prompts, rules, strict=True)
+        ]
+        self.trained_KRD = torch.stack([trained_RD for trained_RD, _ in laid]).to(device)
+        self.mask_KR1 = torch.stack([mask_R1 for _, mask_R1 in laid]).to(device)
+        skips = [rule.network is None or rule.network.kind == "RESIDUAL" for rule in rules]
+        self._skip_K11 = torch.tensor(skips, dtype=torch.float, device=device)[:, None, None]
         self.steps_K = torch.zeros(len(prompts), device=device)
-        self._first_KPD = torch.zeros_like(self.vectors_KPD)
-        self._second_KPD = torch.zeros_like(self.vectors_KPD)
-        self._rows_KP1 = torch.zeros_like(self.mask_KP1)
-        self._columns_K1D = torch.zeros_like(self.vectors_KPD[:, :1])
+        self._first_KRD = torch.zeros_like(self.trained_KRD)
+        self._second_KRD = torch.zeros_like(self.trained_KRD)
+        self._rows_KR1 = torch.zeros_like(self.mask_KR1)
+        self._columns_K1D = torch.zeros_like(self.trained_KRD[:, :1])
+
+    @property
+    def vectors_KPD(self) -> Tensor:  # noqa: N802
+        """All prompts as plain vectors, padded on the left."""
+        return fold(self.trained_KRD, self.mask_KR1, self._skip_K11, self._hidden)
 
     def prompt(self, index: int) -> Tensor:
-        """A copy of prompt `index`, P_k x D."""
-        return self.vectors_KPD[index, -self.lengths[index] :].clone()
+        """A copy of prompt `index` as plain vectors, P_k x D."""
+        one = slice(index, index + 1)
+        vectors_1PD = fold(self.trained_KRD[one], self.mask_KR1[one], self._skip_K11[one], self._hidden)
+        return vectors_1PD[0, -self.lengths[index] :].clone()
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on."""
@@ -64,7 +81,7 @@ class Bank:
 
         Args:
             which: their N indices.
-            gradient_NPD: their gradients, padded like the bank.
+            gradient_NPD: the gradients of their plain vectors, padded alike.
             rates: a learning rate for each.
         """
         for optim in ("adamw", "adafactor"):
@@ -72,35 +89,37 @@ class Bank:
             if not chosen:
                 continue
             rows = [which[place] for place in chosen]
-            gradient = gradient_NPD[chosen].float() * self.mask_KP1[rows]
+            mask, skip = self.mask_KR1[rows], self._skip_K11[rows]
+            gradient = gradient_NPD[chosen].float() * mask[:, -gradient_NPD.shape[1] :]
             bound_N = self._vector([self.rules[row].max_grad_norm for row in rows])
             norm_N = gradient.flatten(1).norm(dim=1)
             gradient *= (bound_N / norm_N.clamp_min(1e-12)).clamp_max(1.0)[:, None, None]
+            gradient = pull_back(self.trained_KRD[rows], mask, skip, self._hidden, gradient)
             self.steps_K[rows] += 1
             update = self._adamw(rows, gradient) if optim == "adamw" else self._adafactor(rows, gradient)
             rate_N11 = self._vector([rates[place] for place in chosen])[:, None, None]
             decay_N11 = self._vector([self.rules[row].weight_decay for row in rows])[:, None, None]
-            vectors = self.vectors_KPD[rows]
-            self.vectors_KPD[rows] = vectors - rate_N11 * (update + decay_N11 * vectors)
+            trained = self.trained_KRD[rows]
+            self.trained_KRD[rows] = trained - rate_N11 * (update + decay_N11 * trained)
 
     def _adamw(self, rows: list[int], gradient: Tensor, beta1: float = 0.9, beta2: float = 0.999) -> Tensor:
         """Loshchilov and Hutter (2019)."""
-        first = self._first_KPD[rows].lerp(gradient, 1 - beta1)
-        second = self._second_KPD[rows].lerp(gradient.square(), 1 - beta2)
-        self._first_KPD[rows], self._second_KPD[rows] = first, second
+        first = self._first_KRD[rows].lerp(gradient, 1 - beta1)
+        second = self._second_KRD[rows].lerp(gradient.square(), 1 - beta2)
+        self._first_KRD[rows], self._second_KRD[rows] = first, second
         step_N11 = self.steps_K[rows][:, None, None]
         return (first / (1 - beta1**step_N11)) / ((second / (1 - beta2**step_N11)).sqrt() + 1e-8)
 
     def _adafactor(self, rows: list[int], gradient: Tensor) -> Tensor:
         """Shazeer and Stern (2018) as Lester et al. (2021) use it: second moments factored, decay 1 - t^-0.8, the update
         clipped at a root mean square of 1, no momentum, no scaling by the size of the parameter."""
-        mask = self.mask_KP1[rows]
+        mask = self.mask_KR1[rows]
         count_N11 = mask.sum(1, keepdim=True)
         squares = gradient.square() + 1e-30 * mask
         decay_N11 = 1 - self.steps_K[rows][:, None, None] ** -0.8
-        by_row = decay_N11 * self._rows_KP1[rows] + (1 - decay_N11) * squares.mean(2, keepdim=True)
+        by_row = decay_N11 * self._rows_KR1[rows] + (1 - decay_N11) * squares.mean(2, keepdim=True)
         by_column = decay_N11 * self._columns_K1D[rows] + (1 - decay_N11) * squares.sum(1, keepdim=True) / count_N11
-        self._rows_KP1[rows], self._columns_K1D[rows] = by_row, by_column
+        self._rows_KR1[rows], self._columns_K1D[rows] = by_row, by_column
         mean_N11 = by_row.sum(1, keepdim=True) / count_N11
         second = (by_row / mean_N11.clamp_min(1e-30)) * by_column
         update = gradient / second.clamp_min(1e-30).sqrt() * mask
@@ -108,4 +127,4 @@ class Bank:
         return update / rms_N11.clamp_min(1.0)
 
     def _vector(self, values: list[float]) -> Tensor:
-        return torch.tensor(values, device=self.vectors_KPD.device)
+        return torch.tensor(values, device=self.trained_KRD.device)

@@ -1,8 +1,8 @@
 """Checkpoints of a bank: all that a killed training needs to end as if it had never been killed.
 
-A checkpoint is named by what is trained: tasks, rows, recipe, base and dtype. So the same command finds it again and
-goes on, and another never takes it by mistake. It is written whole beside the old one and renamed, so a kill or a full
-disk leaves the last good one as it was.
+A checkpoint is named by what is trained: tasks, rows, recipe, base, dtype and quantisation. So the same command finds it
+again and goes on, and another never takes it by mistake. It is written whole beside the old one and renamed, so a kill or a
+full disk leaves the last good one as it was.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from softprompt.training.bank import Bank
 from softprompt.training.parallel import Group
 from softprompt.training.run import Run
 
-FORMAT = 1
+FORMAT = 2
 EVERY_SECONDS = 30.0
 
 
@@ -104,7 +104,7 @@ def _name(base: FrozenBase, runs: Sequence[Run]) -> str:
         }
         for run in runs
     ]
-    text = json.dumps([base.fingerprint, str(base.dtype), told], sort_keys=True)
+    text = json.dumps([base.fingerprint, str(base.dtype), base.quantization, told], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softprompt.base import FrozenBase
-from softprompt.engines.local import LocalEngine
+from softprompt.engines.local import LocalEngine, out_of_memory
 from softprompt.errors import TrainingError
 from softprompt.evaluation import Trial, evaluate
 from softprompt.progress import Progress, Silent
@@ -38,8 +38,9 @@ def train_bank(
     of several processes each runs its share of every step.
     """
     group = group or Group()
-    engine = LocalEngine(base)
-    stepper = _Stepper(base, progress or Silent(), group)
+    progress = progress or Silent()
+    engine = LocalEngine(base, warn=progress.warn)
+    stepper = _Stepper(base, progress, group)
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], base.device)
     if keeper is not None and keeper.restore(bank, runs, group) and on_step:
         on_step([])
@@ -90,7 +91,7 @@ class _Stepper:
             try:
                 return losses_and_gradient(self._base, stack, examples, token_budget=self._budget, recompute=recompute)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
             longest = max(len(example.input) + len(example.target) for example in examples)
             if self._budget <= longest:
@@ -102,8 +103,3 @@ class _Stepper:
             self._progress.warn(f"out of memory: steps now run in chunks of {self._budget} tokens, which is slower")
             if self._base.device.type == "cuda":
                 torch.cuda.empty_cache()
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # CUDA has a class for it; the CPU's allocator only has words.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

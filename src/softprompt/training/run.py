@@ -14,6 +14,7 @@ from softprompt.scoring import Labels
 from softprompt.task import Examples, Task
 from softprompt.training.bank import Rule
 from softprompt.training.forward import Example
+from softprompt.training.reparameterize import Network
 from softprompt.training.schedule import rate_at, steps_per_epoch, total_steps
 
 
@@ -58,7 +59,9 @@ class Run:
     def rule(self) -> Rule:
         """How it is updated."""
         config = self.config
-        return Rule(config.optim, config.weight_decay, config.max_grad_norm)
+        kind = config.encoder_reparameterization_type
+        network = Network(kind, config.encoder_hidden_size, config.seed) if kind else None
+        return Rule(config.optim, config.weight_decay, config.max_grad_norm, network)
 
     @property
     def total(self) -> int:

@@ -65,6 +65,7 @@ def sweep(
     library: Library | None = None,
     dtype: str = "auto",
     device: str | None = None,
+    quantization: str | None = None,
     progress: Progress | None = None,
 ) -> Swept:
     """Train candidates of one task at once, drop the losers early, and publish the survivor.
@@ -85,7 +86,7 @@ def sweep(
     grid = make_grid(choices, samples, original.config.seed)
     tasks = [original.variant(**changes) for changes in grid]
     if base is None:
-        base = FrozenBase.load(one_base(tasks), dtype=dtype, device=device)
+        base = FrozenBase.load(one_base(tasks), dtype=dtype, device=device, quantization=quantization)
     runs = prepare(tasks, base, library, progress)
     halving = _Halving(runs, rungs)
     with progress.stage("sweep", sum(run.total for run in runs)) as advance:
@@ -113,7 +114,7 @@ def sweep(
     (baselines,) = measure_baselines(base, [winner], [test], progress)
     (report,) = judge_runs(base, [winner], [test], progress)
     prompt = make_prompt(base, winner, report, baselines, {"sweep": rows})
-    tuned = finish(base, winner, test, prompt, report, library, started, progress)
+    (tuned,) = finish(base, [winner], [test], [prompt], [report], library, started, progress)
     if keeper is not None:
         keeper.discard()
     return Swept(tuned, rows, [runs[index].history for index in ranked])

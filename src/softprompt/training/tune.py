@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from softprompt.base import FrozenBase
 from softprompt.card import Card
+from softprompt.embedding import centroid_of, raw_text
 from softprompt.engines.local import LocalEngine
 from softprompt.errors import ContextError, TrainingError
 from softprompt.evaluation import Report, Trial, evaluate
@@ -29,10 +30,15 @@ from softprompt.training.prepare import TaskLike, load_tasks, one_base, prepare
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
-    from softprompt.library import Library
+    from sqlalchemy.engine import Connection
+
+    from softprompt.library import Library, Version
 
 BARELY = 0.02
 """A prompt that has moved by less than this share of its start's length has barely moved."""
+
+CENTROID_ROWS = 200
+"""Training rows that say where a task's inputs lie."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ def train(
     library: Library | None = None,
     dtype: str = "auto",
     device: str | None = None,
+    quantization: str | None = None,
     progress: Progress | None = None,
 ) -> list[Tuned]:
     """Tune a soft prompt for each task, all at once on one frozen base.
@@ -97,6 +104,7 @@ def train(
         library: where the prompts are published, each as a new version, once all are done. Without one nothing is kept.
         dtype: of the base, when it is loaded here.
         device: likewise.
+        quantization: likewise; `int8`, or on a GPU `4bit`.
         progress: where to report to.
 
     Raises:
@@ -108,7 +116,7 @@ def train(
     progress = (progress or Silent()) if group.leads else Mute()
     loaded = load_tasks(tasks)
     if base is None:
-        base = FrozenBase.load(one_base(loaded), dtype=dtype, device=device)
+        base = FrozenBase.load(one_base(loaded), dtype=dtype, device=device, quantization=quantization)
     started = time.perf_counter()
     runs = prepare(loaded, base, library, progress)
     tests = [task.encode(base, task.test, task.config.num_virtual_tokens, split="test") for task in loaded]
@@ -128,14 +136,12 @@ def train(
     failed = [f"task {run.task.name!r}: {run.failure}" for run in runs if run.failure is not None]
     if not group.leads:
         return []
-    good = [index for index, run in enumerate(runs) if run.best_PD is not None and run.failure is None]
-    reports = judge_runs(base, [runs[i] for i in good], [tests[i] for i in good], progress)
-    # All files are made before the first is published: whatever goes wrong with one, none is there then.
-    prompts = [make_prompt(base, runs[index], report, baselines[index]) for index, report in zip(good, reports, strict=True)]
-    tuned = [
-        finish(base, runs[index], tests[index], prompt, report, library, started, progress)
-        for index, prompt, report in zip(good, prompts, reports, strict=True)
-    ]
+    whole = [index for index, run in enumerate(runs) if run.best_PD is not None and run.failure is None]
+    good, good_tests = [runs[index] for index in whole], [tests[index] for index in whole]
+    reports = judge_runs(base, good, good_tests, progress)
+    made = zip(good, reports, [baselines[index] for index in whole], strict=True)
+    prompts = [make_prompt(base, run, report, baseline) for run, report, baseline in made]
+    tuned = finish(base, good, good_tests, prompts, reports, library, started, progress)
     if keeper is not None:
         keeper.discard()
     if failed:
@@ -148,7 +154,7 @@ def judge_runs(base: FrozenBase, runs: Sequence[Run], tests: Sequence[Examples],
     """Judge each run's best vectors on its test rows."""
     trials = [Trial(run.task.form, _best(run).to(base.dtype), test) for run, test in zip(runs, tests, strict=True)]
     with progress.stage("test", sum(len(trial.examples) for trial in trials)) as advance:
-        return evaluate(LocalEngine(base), trials, lambda rows: advance(rows, ""))
+        return evaluate(LocalEngine(base, warn=progress.warn), trials, lambda rows: advance(rows, ""))
 
 
 def measure_baselines(
@@ -162,7 +168,7 @@ def measure_baselines(
         asked = _ask(base, run.task, progress)
         trials += [Trial(form, nothing_PD, asked), Trial(form, run.start_PD.to(base.dtype), test)]
     with progress.stage("baselines", sum(len(trial.examples) for trial in trials)) as advance:
-        reports = evaluate(LocalEngine(base), trials, lambda rows: advance(rows, ""))
+        reports = evaluate(LocalEngine(base, warn=progress.warn), trials, lambda rows: advance(rows, ""))
     scores = []
     for index, (run, test) in enumerate(zip(runs, tests, strict=True)):
         constant = [run.task.majority()] * len(test)
@@ -214,47 +220,67 @@ def make_prompt(
         token_dim=base.width,
         recipe=run.config.recipe()
         | {"steps": run.total, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
+        | ({"quantization": base.quantization} if base.quantization else {})
         | dict(more or {}),
         data_digest=run.task.data_digest,
         metrics={"value": report.value, "rows": report.rows, "validation": run.best.value, **baselines},
         parents=run.parents,
         **form_fields(run.task.form),
     )
-    return SoftPrompt(vectors_PD, card)
+    return SoftPrompt(vectors_PD, card, _centroid(base, run.task))
+
+
+def _centroid(base: FrozenBase, task: Task) -> Tensor | None:
+    """Of the raw texts of training rows, at most 200, spread over all of them."""
+    fields = task.form.input.fields
+    rows = task.train[:: -(-len(task.train) // CENTROID_ROWS)]
+    return centroid_of(base, [raw_text(fields, row) for row in rows])
 
 
 def finish(
     base: FrozenBase,
-    run: Run,
-    test: Examples,
-    prompt: SoftPrompt,
-    report: Report,
+    runs: Sequence[Run],
+    tests: Sequence[Examples],
+    prompts: Sequence[SoftPrompt],
+    reports: Sequence[Report],
     library: Library | None,
     started: float,
     progress: Progress,
-) -> Tuned:
-    """Publish a prompt, warn when it has barely moved, and gather what is to be told."""
-    moved = float((prompt.vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12))
-    if moved < BARELY:
-        progress.warn(
-            f"{run.task.name}: the prompt has barely moved (L2 distance {moved:.2%} of its start's length); "
-            f"raise learning_rate from {run.config.learning_rate:g} (0.03 to 0.3 is usual) or train longer"
+    also: Callable[[Connection, list[Version]], object] | None = None,
+) -> list[Tuned]:
+    """Publish prompts, all or none, with what is `also` to be done in that transaction; warn of those that have barely
+    moved; gather what is to be told of each."""
+    moved = [_distance(prompt, run) for prompt, run in zip(prompts, runs, strict=True)]
+    for run, distance in zip(runs, moved, strict=True):
+        if distance < BARELY:
+            progress.warn(
+                f"{run.task.name}: the prompt has barely moved (L2 distance {distance:.2%} of its start's length); "
+                f"raise learning_rate from {run.config.learning_rate:g} (0.03 to 0.3 is usual) or train longer"
+            )
+    numbers: list[int | None] = [None] * len(prompts)
+    if library is not None and prompts:
+        versions = library.publish_all([prompt.to_bytes() for prompt in prompts], base=base.address, also=also)
+        numbers = [version.number for version in versions]
+        for version, run in zip(versions, runs, strict=True):
+            _keep_history(library.runs, version.ref, run)
+    seconds = time.perf_counter() - started
+    return [
+        Tuned(
+            prompt=prompt,
+            report=report,
+            version=number,
+            seconds=seconds,
+            truncated=run.train.truncated + run.validation.truncated + test.truncated,
+            total=base.params + prompt.vectors_PD.numel(),
+            moved=distance,
+            history=run.history,
         )
-    number = None
-    if library is not None:
-        version = library.publish(prompt.to_bytes(), base=base.address)
-        number = version.number
-        _keep_history(library.runs, version.ref, run)
-    return Tuned(
-        prompt=prompt,
-        report=report,
-        version=number,
-        seconds=time.perf_counter() - started,
-        truncated=run.train.truncated + run.validation.truncated + test.truncated,
-        total=base.params + prompt.vectors_PD.numel(),
-        moved=moved,
-        history=run.history,
-    )
+        for prompt, report, number, run, test, distance in zip(prompts, reports, numbers, runs, tests, moved, strict=True)
+    ]
+
+
+def _distance(prompt: SoftPrompt, run: Run) -> float:
+    return float((prompt.vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12))
 
 
 def _keep_history(folder: Path, ref: str, run: Run) -> None:

@@ -1,0 +1,115 @@
+"""`softprompt serve`: the library over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, locate, open_library, warn
+from softprompt.cli.train import Device, Dtype
+
+if TYPE_CHECKING:
+    from softprompt.library import Library
+
+_LIMITS = "Limits"
+_ENDLESS = "Unlimited unless given."
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to serve on. Others than this machine's own need API keys to exist.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Base to serve: an id or a folder; by default the one most tasks are made for.", show_default=False
+        ),
+    ] = None,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    require_keys: Annotated[
+        bool, typer.Option("--require-keys", help="Ask for an API key also while the registry has none.")
+    ] = False,
+    prompt_cache_size: Annotated[int, typer.Option(min=1, help="Prompts held in memory.", rich_help_panel=_LIMITS)] = 10_000,
+    prompt_cache_mb: Annotated[int, typer.Option(min=1, help="Megabytes of their vectors.", rich_help_panel=_LIMITS)] = 256,
+    prefix_cache_mb: Annotated[
+        int, typer.Option(min=1, help="Megabytes of their keys and values.", rich_help_panel=_LIMITS)
+    ] = 1024,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Most tokens that one answer may be asked to have.", rich_help_panel=_LIMITS)
+    ] = 4096,
+    max_rows: Annotated[int, typer.Option(min=1, help="Most inputs in one request.", rich_help_panel=_LIMITS)] = 256,
+    max_body_kb: Annotated[int, typer.Option(min=1, help="Longest request, uploads apart.", rich_help_panel=_LIMITS)] = 4096,
+    max_upload_mb: Annotated[int, typer.Option(min=1, help="Longest upload to /v1/files.", rich_help_panel=_LIMITS)] = 512,
+    max_streams: Annotated[int, typer.Option(min=1, help="Most streams open at once.", rich_help_panel=_LIMITS)] = 1024,
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Requests of a key in a minute. {_ENDLESS}", show_default=False, rich_help_panel=_LIMITS),
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Tokens of a key in a minute. {_ENDLESS}", show_default=False, rich_help_panel=_LIMITS),
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(min=1, max=86400, help="Seconds that running requests may go on when the server is told to end.")
+    ] = 30,
+    log_level: Annotated[str, typer.Option(help="error, warning, info (a line for each request) or debug.")] = "warning",
+    home: Home = None,
+    registry: RegistryUrl = None,
+    store: StoreUrl = None,
+    tenant: Tenant = None,
+    as_json: Json = False,
+) -> None:
+    """Serve the library over HTTP, in OpenAI's API. SIGTERM or Ctrl-C lets what runs finish; Ctrl-C again does not."""
+    from softprompt.http.auth import is_loopback
+    from softprompt.http.limits import Limits
+    from softprompt.http.server import Settings, bind, load, log_to_stderr, refuse_open_doors, run, url_of
+    from softprompt.progress import Bars
+
+    log_to_stderr(log_level)
+    at = locate(home, registry, store, tenant)
+    with open_library(home, registry, store, tenant) as library, bind(host, port) as bound:
+        refuse_open_doors(library, bound)
+        settings = Settings(
+            source=base or _choose(library),
+            dtype=dtype,
+            device=device,
+            always_keys=require_keys or not is_loopback(bound.getsockname()[0]),
+            registry=at.registry,
+            store=at.store,
+            max_prompts=prompt_cache_size,
+            max_prompt_bytes=prompt_cache_mb << 20,
+            prefix_bytes=prefix_cache_mb << 20,
+            grace_s=grace,
+            limits=Limits(
+                body_bytes=max_body_kb << 10,
+                upload_bytes=max_upload_mb << 20,
+                max_tokens=max_tokens,
+                max_rows=max_rows,
+                max_streams=max_streams,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+            ),
+        )
+        progress = Bars()
+        progress.note(f"loading {settings.source}")
+        with progress.loading(settings.source):
+            live = load(library, settings)
+
+        def ready() -> None:
+            if as_json:
+                emit([{"url": url_of(bound), "base": live.base_name, "fingerprint": live.fingerprint}], True, "Serving")
+            progress.note(f"serving {live.base_name} on {url_of(bound)}")
+
+        run(live, library, settings, bound, on_ready=ready)
+
+
+def _choose(library: Library) -> str:
+    from softprompt.serving.choice import choose_base
+
+    chosen = choose_base(library)
+    if chosen.warning is not None:
+        warn(chosen.warning)
+    return chosen.base

@@ -1,0 +1,327 @@
+"""The engine that serves: one thread, one frozen base, rows of different prompts that come and go between its steps.
+
+A step takes in what the budgets let through, runs the new rows' inputs and the jobs of a single pass, and then one token of
+every row. What a row is told does not depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+from transformers import TokenizersBackend
+
+from softprompt.base import FrozenBase
+from softprompt.engines.causal import CachedRows, Rows, SplicedRows, embed_inputs, score_labels
+from softprompt.engines.continuation import Continuation
+from softprompt.engines.intake import Intake
+from softprompt.engines.prefixes import PrefixCache
+from softprompt.engines.protocol import (
+    Deliver,
+    Embedding,
+    EmbedJob,
+    EngineStatus,
+    GenerateJob,
+    Job,
+    Piece,
+    Result,
+    Sampling,
+    ScoreJob,
+    Scores,
+    Ticket,
+    TokenProbability,
+)
+from softprompt.engines.sampling import choose_tokens, token_probabilities
+from softprompt.engines.scheduler import Limits, Scheduler, Work
+from softprompt.errors import EngineError
+from softprompt.prefix import shares_prefix
+from softprompt.scoring import label_contexts
+from softprompt.splice import chunk_by_length
+
+PREFIX_BYTES = 1 << 30
+"""Keys and values of prompts that are kept."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Ticket:
+    engine: ContinuousEngine
+    work: Work
+
+    def cancel(self) -> None:
+        self.engine._cancel(self.work)
+
+
+@dataclass(eq=False)
+class _Row:
+    """A row that generates."""
+
+    work: Work
+    sampling: Sampling
+    draws: Random
+    continuation: Continuation
+    token: int = -1
+    """Chosen last, and not run yet."""
+
+
+class ContinuousEngine:
+    """Continuous batching on one base, which is the engine's alone while it runs."""
+
+    def __init__(
+        self,
+        base: FrozenBase,
+        limits: Limits | None = None,
+        *,
+        prefix_bytes: int = PREFIX_BYTES,
+    ) -> None:
+        """
+        Args:
+            limits: bounds on the queue and on a step.
+            prefix_bytes: bound on the keys and values kept of prompts.
+        """
+        self.base = base
+        self.limits = limits or Limits()
+        self._prefixes: PrefixCache | None = None
+        self._rows: Rows = SplicedRows(base)
+        if shares_prefix(base):
+            self._prefixes = PrefixCache(base, prefix_bytes, token_budget=self.limits.token_budget)
+            with torch.no_grad():
+                self._rows = CachedRows(base, self._prefixes)
+        self._intake = Intake(base)
+        self._decode = _decoder(base)
+        self._told: list[_Row] = []
+        self._steps = 0
+        self._scheduler = Scheduler(self.limits)
+        self._changed = threading.Condition()
+        self._accepts = True
+        self._ends = False
+        self._thread = threading.Thread(target=self._serve, name="softprompt-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job, deliver: Deliver) -> Ticket:
+        """See :class:`~softprompt.engines.protocol.Engine`."""
+        return self.submit_all([(job, deliver)])[0]
+
+    def submit_all(self, jobs: Sequence[tuple[Job, Deliver]]) -> list[Ticket]:
+        """See :class:`~softprompt.engines.protocol.Engine`."""
+        works = [self._intake.plan(job, deliver) for job, deliver in jobs]
+        with self._changed:
+            if not self._accepts:
+                raise EngineError("the engine is stopped and takes no more jobs; start another")
+            self._scheduler.add(works)
+            self._changed.notify()
+        return [_Ticket(self, work) for work in works]
+
+    def status(self) -> EngineStatus:
+        """See :class:`~softprompt.engines.protocol.Engine`."""
+        prefixes = self._prefixes
+        with self._changed:
+            return EngineStatus(
+                running=len(self._told),
+                waiting=self._scheduler.waiting,
+                prefix_bytes=prefixes.bytes if prefixes else 0,
+                prefix_hits=prefixes.hits if prefixes else 0,
+                prefix_misses=prefixes.misses if prefixes else 0,
+                steps=self._steps,
+            )
+
+    def stop(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """See :class:`~softprompt.engines.protocol.Engine`."""
+        with self._changed:
+            self._accepts = False
+            self._ends = self._ends or not drain
+            self._changed.notify()
+        if threading.current_thread() is self._thread:
+            return
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            with self._changed:
+                self._ends = True
+            self._thread.join()
+
+    def _cancel(self, work: Work) -> None:
+        with self._changed:
+            self._scheduler.cancel(work)
+            self._changed.notify()
+
+    # The thread
+
+    def _serve(self) -> None:
+        reason = "the engine was stopped before the job was done"
+        try:
+            with torch.no_grad():
+                while self._step():
+                    pass
+        except BaseException as error:
+            _log.exception("the engine's thread ends")
+            reason = f"the engine failed: {type(error).__name__}: {error}; start another"
+        with self._changed:
+            self._accepts = False
+            left = self._scheduler.clear()
+            self._told = []
+        for work in left:
+            self._answer(work, EngineError(reason))
+
+    def _step(self) -> bool:
+        """One round; False once there is nothing left to do and there never will be."""
+        with self._changed:
+            while self._accepts and not self._ends and not self._scheduler.waiting and not self._told:
+                self._changed.wait()
+            if self._ends or not (self._scheduler.waiting or self._told):
+                return False
+        self._leave([index for index, row in enumerate(self._told) if row.work.over])
+        with self._changed:
+            admitted = self._scheduler.admit()
+        rows = [work for work in admitted if isinstance(work.job, GenerateJob)]
+        for group in self._grouped(rows, [len(work.job.input) for work in rows]):
+            with self._failing(group):
+                self._enter(group)
+        scores = [work for work in admitted if isinstance(work.job, ScoreJob)]
+        for group in self._grouped(scores, [_score_length(work) for work in scores], [_score_rows(work) for work in scores]):
+            with self._failing(group):
+                values = score_labels(self.base, self._prefixes, [w.job for w in group if isinstance(w.job, ScoreJob)])
+                self._close(group, [Scores(tuple(v)) for v in values])
+        embeds = [work for work in admitted if isinstance(work.job, EmbedJob)]
+        for group in self._grouped(embeds, [len(work.job.input) for work in embeds]):
+            with self._failing(group):
+                values = embed_inputs(self.base, [w.job for w in group if isinstance(w.job, EmbedJob)])
+                self._close(group, [Embedding(tuple(v)) for v in values])
+        if self._told:
+            with self._failing([row.work for row in self._told]):
+                self._choose(self._rows.step([row.token for row in self._told]), 0)
+        return True
+
+    def _grouped(self, works: list[Work], lengths: list[int], rows: list[int] | None = None) -> Iterator[list[Work]]:
+        """Passes over works of similar length."""
+        for group in chunk_by_length(lengths, self.limits.token_budget, rows):
+            yield [works[index] for index in sorted(group)]
+
+    def _enter(self, works: list[Work]) -> None:
+        """Run the inputs of new rows, and choose their first tokens."""
+        jobs = [work.job for work in works if isinstance(work.job, GenerateJob)]
+        logits_BV = self._rows.enter(jobs)
+        first = len(self._told)
+        self._told += [
+            _Row(work, job.sampling, Random(job.sampling.seed), self._begin(job))
+            for work, job in zip(works, jobs, strict=True)
+        ]
+        self._choose(logits_BV, first)
+
+    def _begin(self, job: GenerateJob) -> Continuation:
+        base = self.base
+        room = None if base.context is None else base.context - len(job.prompt) - len(job.input)
+        return Continuation(job.sampling, self._decode, base.end_ids, room)
+
+    def _choose(self, logits_BV: Tensor, first: int) -> None:
+        """Choose the next token of the rows from `first` on, let those leave that are done, and tell them."""
+        rows = self._told[first:]
+        chosen = choose_tokens(logits_BV, [row.sampling for row in rows], [row.draws for row in rows])
+        probabilities = self._probabilities(logits_BV, rows, chosen)
+        answers: list[tuple[Work, Result]] = []
+        done: list[int] = []
+        broken = False
+        for index, (row, token) in enumerate(zip(rows, chosen, strict=True)):
+            if token is None:
+                broken = True
+                result: Result | None = EngineError("the base gave no numbers for this row; its prompt may be damaged")
+            else:
+                row.token = token
+                result = row.continuation.push(token, probabilities.get(index))
+            if result is not None:
+                answers.append((row.work, result))
+                if _is_last(result):
+                    done.append(first + index)
+        self._steps += 1
+        self._leave(done, broken=broken)
+        for work, result in answers:
+            self._answer(work, result)
+
+    def _probabilities(self, logits_BV: Tensor, rows: list[_Row], chosen: list[int | None]) -> dict[int, TokenProbability]:
+        wanted = [
+            (index, token, row.sampling.logprobs)
+            for index, (row, token) in enumerate(zip(rows, chosen, strict=True))
+            if row.sampling.logprobs is not None and token is not None
+        ]
+        if not wanted:
+            return {}
+        indices, tokens, counts = zip(*wanted, strict=True)
+        found = token_probabilities(logits_BV[list(indices)], tokens, counts, self._decode)
+        return dict(zip(indices, found, strict=True))
+
+    def _leave(self, rows: list[int], *, broken: bool = False) -> None:
+        """Take rows out."""
+        if rows:
+            left = [self._told[row].work for row in rows]
+            self._told = [self._told[row] for row in self._rows.leave(rows, broken=broken)]
+            self._finish(left)
+
+    def _finish(self, works: list[Work]) -> None:
+        with self._changed:
+            for work in works:
+                self._scheduler.finish(work)
+
+    def _close(self, works: list[Work], results: Sequence[Result]) -> None:
+        """Answer jobs of a single pass."""
+        self._steps += 1
+        self._finish(works)
+        for work, result in zip(works, results, strict=True):
+            self._answer(work, result)
+
+    def _answer(self, work: Work, result: Result) -> None:
+        if work.over:
+            return
+        work.over = _is_last(result)
+        try:
+            work.deliver(result)
+        except Exception:  # the engine lives on, whatever a caller does
+            _log.exception("a caller could not take its result; its job is given up")
+            work.over = True
+
+    @contextlib.contextmanager
+    def _failing(self, works: list[Work]) -> Iterator[None]:
+        """A failure inside ends these jobs alone."""
+        try:
+            yield
+        except Exception as error:
+            _log.exception("a step failed; %d jobs end with it", len(works))
+            failed = {id(work) for work in works}
+            rows = [index for index, row in enumerate(self._told) if id(row.work) in failed]
+            if len(rows) == len(self._told):
+                # All of them: nothing of the buffer is worth keeping, and memory may be what was lacking.
+                self._told = []
+                self._rows.clear()
+            self._leave(rows if self._told else [], broken=True)
+            self._finish(works)
+            for work in works:
+                self._answer(work, EngineError(f"the base failed: {type(error).__name__}: {error}; try again"))
+
+
+def _decoder(base: FrozenBase) -> Callable[[list[int]], str]:
+    """As `base.decode`, a fourth of the time where the tokenizer's own decoder is all that it runs."""
+    tokenizer = base.tokenizer
+    kind = type(tokenizer)
+    if kind.decode is not TokenizersBackend.decode or kind._decode is not TokenizersBackend._decode:
+        return base.decode
+    return functools.partial(tokenizer.backend_tokenizer.decode, skip_special_tokens=True)
+
+
+def _is_last(result: Result) -> bool:
+    return not isinstance(result, Piece) or result.finish is not None
+
+
+def _score_length(work: Work) -> int:
+    assert isinstance(work.job, ScoreJob)
+    return len(work.job.input) + max(map(len, label_contexts(work.job.labels)))
+
+
+def _score_rows(work: Work) -> int:
+    assert isinstance(work.job, ScoreJob)
+    return len(label_contexts(work.job.labels))

@@ -1,0 +1,1 @@
+"""The server: OpenAI's API over the library. `app` holds the routes, `server` runs them."""

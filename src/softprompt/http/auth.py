@@ -1,0 +1,204 @@
+"""Who asks: API keys to tenants and scopes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+
+from softprompt.errors import Denied, RegistryError
+from softprompt.http.errors import ApiError
+
+if TYPE_CHECKING:
+    from softprompt.keys import Key
+    from softprompt.registry import Registry
+
+FRESH_S = 1.0
+"""Seconds that an answer of the registry is believed; so long a revoked key may still be let in."""
+
+STALE_S = 300.0
+"""Seconds that it is believed while the registry cannot be reached: then no key can be revoked either."""
+
+MOST_REMEMBERED = 10_000
+"""Secrets whose answer is remembered, wrong ones among them."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks."""
+
+    tenant: str
+    key: Key | None = None
+    """None where no key is needed."""
+
+    @property
+    def name(self) -> str:
+        """What limits are counted by."""
+        return "" if self.key is None else f"key-{self.key.id}"
+
+    def allows(self, scope: str) -> bool:
+        """Whether the caller may do what the scope stands for; without keys everybody may."""
+        return self.key is None or self.key.allows(scope)
+
+    def require(self, scope: str) -> None:
+        """Raises `ApiError` 403 unless the caller has the scope."""
+        try:
+            if self.key is not None:
+                self.key.require(scope)
+        except Denied as error:
+            raise ApiError(403, str(error), code="insufficient_permissions") from None
+
+
+@dataclass
+class _Answer:
+    """What the registry said of a secret; `key` is None where it was refused, for the reason in `why`."""
+
+    at: float
+    key: Key | None
+    why: str = ""
+
+
+class Keyring:
+    """The keys of all tenants, as the registry has them now or had them a moment ago. For one event loop."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        always: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`always` asks for a key also while there are none: for servers that others can reach."""
+        self.registry = registry
+        self._always = always
+        self._clock = clock
+        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._asked: dict[bytes, asyncio.Task[_Answer]] = {}
+        self._needed = always
+        self._needed_at: float | None = None
+
+    async def needed(self) -> bool:
+        """Whether callers need a key: from the first live key on, until the server ends. Were it otherwise, revoking the
+        last key would let everybody in.
+
+        Raises:
+            RegistryError: that cannot be known.
+        """
+        if self._needed or (self._needed_at is not None and self._clock() - self._needed_at < FRESH_S):
+            return self._needed
+        try:
+            self._needed = await asyncio.to_thread(self.registry.has_keys)
+        except RegistryError:
+            if self._needed_at is None or self._clock() - self._needed_at > STALE_S:
+                raise
+        else:
+            self._needed_at = self._clock()
+        return self._needed
+
+    async def identify(self, authorization: str | None) -> Caller:
+        """Who sends this header.
+
+        Raises:
+            ApiError: 401, a key is needed and this is none.
+            RegistryError: the registry cannot be asked.
+        """
+        if not await self.needed():
+            return Caller(self.registry.tenant)
+        scheme, _, secret = (authorization or "").partition(" ")
+        if not authorization:
+            raise _refused("this server needs an API key; send it as `Authorization: Bearer KEY`")
+        if scheme.lower() != "bearer" or not secret.strip():
+            raise _refused("the Authorization header must read `Bearer KEY`")
+        answer = await self._ask(secret.strip())
+        if answer.key is None:
+            raise _refused(answer.why)
+        return Caller(answer.key.tenant, answer.key)
+
+    async def _ask(self, secret: str) -> _Answer:
+        # Kept by digest: how long a look-up takes tells nothing of the secrets that are there.
+        name = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+        known = self._answers.get(name)
+        if known is not None and self._clock() - known.at < FRESH_S:
+            return known
+        task = self._asked.get(name)
+        if task is None:
+            task = self._asked[name] = asyncio.create_task(self._look_up(secret))
+            task.add_done_callback(lambda _: self._asked.pop(name, None))
+        try:
+            answer = await asyncio.shield(task)
+        except RegistryError:
+            if known is None or self._clock() - known.at > STALE_S:
+                raise
+            return known
+        self._answers[name] = answer
+        self._answers.move_to_end(name)
+        while len(self._answers) > MOST_REMEMBERED:
+            self._answers.popitem(last=False)
+        return answer
+
+    async def _look_up(self, secret: str) -> _Answer:
+        at = self._clock()
+        try:
+            return _Answer(at, await asyncio.to_thread(self.registry.authenticate, secret))
+        except Denied as error:
+            return _Answer(at, None, str(error))
+
+
+def _refused(message: str) -> ApiError:
+    return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+
+
+def caller_of(request: Request) -> Caller:
+    """Who sends a request to `/v1/`; known before its body is read."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+_bearer = HTTPBearer(auto_error=False, description="An API key (`softprompt keys create`); not needed where there are none.")
+
+
+def need(scope: str) -> Callable[..., Caller]:
+    """A dependency: the caller, who has the scope.
+
+    Raises:
+        ApiError: 403, the key lacks it.
+    """
+
+    def caller(request: Request, _: object = Depends(_bearer)) -> Caller:
+        found = caller_of(request)
+        found.require(scope)
+        return found
+
+    return caller
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address means this very machine."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def comes_from_here(client: tuple[str, int] | None, headers: Mapping[str, str]) -> bool:
+    """Whether a request was made on this machine, and not handed on by a proxy that runs here."""
+    handed_on = any(name in headers for name in ("forwarded", "x-forwarded-for", "x-real-ip"))
+    return client is not None and is_loopback(client[0]) and not handed_on
+
+
+def host_of(header: str) -> str:
+    """The host in a Host header or an Origin, without scheme and port."""
+    rest = header.rpartition("://")[2].partition("/")[0]
+    if rest.startswith("["):
+        return rest.partition("]")[0].removeprefix("[")
+    return rest.partition(":")[0]

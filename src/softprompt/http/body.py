@@ -1,0 +1,61 @@
+"""Reading JSON bodies more strictly than Python does by itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Halves of characters beyond 16 bits, in escapes. They come in pairs, or else no text can be made of them."""
+
+
+def read_json(body: bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        json.JSONDecodeError: it is none, is not UTF-8, is nested too deeply, has a number that JSON has not (NaN, Infinity)
+            or that is too long, or half a character.
+    """
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse)
+        if _HALF.search(body):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError:
+        raise
+    except UnicodeDecodeError as error:
+        raise json.JSONDecodeError("this is not UTF-8", "", error.start) from None
+    except UnicodeEncodeError:
+        raise json.JSONDecodeError("a \\u escape stands for half a character", "", 0) from None
+    except RecursionError:
+        raise json.JSONDecodeError("it is nested too deeply", "", 0) from None
+    except ValueError:  # Python's own bound on digits
+        raise json.JSONDecodeError("a number in it is too long", "", 0) from None
+    return value
+
+
+def _refuse(constant: str) -> Any:
+    raise json.JSONDecodeError(f"{constant} is no number in JSON", "", 0)
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        return read_json(await self.body())
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its body by `read_json`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, given a request of the stricter kind."""
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handle(_StrictRequest(request.scope, request.receive))
+
+        return strict

@@ -1,0 +1,176 @@
+"""What a request is refused with: every error in OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from softprompt.errors import (
+    ConfigError,
+    ContextError,
+    Denied,
+    EngineBusy,
+    EngineError,
+    FieldError,
+    FingerprintMismatch,
+    LibraryError,
+    NameRefused,
+    NotFound,
+    RegistryError,
+    SoftPromptError,
+    StoreError,
+)
+
+log = logging.getLogger("softprompt.http")
+
+RETRY_SOON_S = 1.0
+"""What a client is told to wait where nobody knows better."""
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+}
+
+
+class ApiError(Exception):
+    """A refusal with its status: raised by routes and dependencies, answered in OpenAI's shape."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`param` names the field of the request that is wrong; `retry_after` is in seconds."""
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code or _CODES.get(status)
+        self.param = param
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["retry-after"] = str(max(1, math.ceil(retry_after)))
+
+    @property
+    def type(self) -> str:
+        """The kind of error, as OpenAI's clients know it."""
+        return _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+
+    def body(self) -> dict[str, Any]:
+        """The error as clients see it."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def response(self) -> Response:
+        """The answer to a request."""
+        # Escaped to ASCII: a message may quote half characters that a client sent, which UTF-8 cannot carry.
+        body = json.dumps(self.body()).encode("ascii")
+        return Response(body, self.status, headers=self.headers, media_type="application/json")
+
+
+def unknown_model(error: LibraryError) -> ApiError:
+    """The refusal of a `model` that this tenant does not have."""
+    return ApiError(404, str(error), code="model_not_found", param="model")
+
+
+def refusal(error: Exception) -> ApiError:
+    """What a client is told of an error of ours. What it need not know, such as where the library is, goes to the log."""
+    match error:
+        case ApiError():
+            return error
+        case NotFound() | FingerprintMismatch():
+            return ApiError(404, str(error), code="model_not_found", param="model")
+        case ContextError():
+            return ApiError(400, str(error), code="context_length_exceeded")
+        case FieldError():
+            return ApiError(400, str(error), code="invalid_value", param=error.field)
+        case NameRefused() | ConfigError():
+            return ApiError(400, str(error), code="invalid_value")
+        case Denied():
+            return ApiError(403, str(error), code="insufficient_permissions")
+        case EngineBusy():
+            return ApiError(429, str(error), code="engine_busy", retry_after=RETRY_SOON_S)
+        case EngineError():
+            log.error("engine: %s", error)
+            return ApiError(503, str(error), code="engine_error", retry_after=RETRY_SOON_S)
+        case RegistryError() | StoreError():
+            log.error("library: %s", error)
+            return ApiError(
+                503,
+                "the library cannot be reached just now; try again",
+                code="library_unavailable",
+                retry_after=RETRY_SOON_S,
+            )
+        case SoftPromptError():
+            log.error("%s: %s", type(error).__name__, error)
+            return ApiError(500, "the prompt cannot be served; the server's log says why", code="prompt_unusable")
+        case _:
+            return bug(error)
+
+
+def bug(error: BaseException) -> ApiError:
+    """The refusal for an error that nobody foresaw; its traceback goes to the log."""
+    log.error("a bug: %s", error, exc_info=error)
+    return ApiError(500, "the server failed on this request, through no fault of yours; its log says why", code="internal")
+
+
+def install(app: FastAPI) -> None:
+    """Answer everything that routes raise, and FastAPI's own refusals, in OpenAI's shape."""
+
+    async def answer(_: Request, error: Exception) -> Response:
+        return refusal(error).response()
+
+    async def answer_invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return invalid(error.errors()).response()
+
+    async def answer_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"no route {request.method} {request.url.path}; GET /openapi.json lists them"
+        elif error.status_code == 405:
+            message = f"{request.url.path} does not take {request.method}; GET /openapi.json says what it takes"
+        return ApiError(error.status_code, message, headers=error.headers).response()
+
+    app.add_exception_handler(ApiError, answer)
+    app.add_exception_handler(SoftPromptError, answer)
+    app.add_exception_handler(RequestValidationError, answer_invalid)
+    app.add_exception_handler(HTTPException, answer_http)
+
+
+def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
+    """The refusal of a body or a parameter that is not what the route takes, from pydantic's list of problems."""
+    problem = problems[0]
+    context = problem.get("ctx", {})
+    if problem["type"] == "json_invalid":
+        return ApiError(
+            400, f"the body is not JSON: {context['error']} (character {problem['loc'][-1]})", code="invalid_json"
+        )
+    name = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query", "path", "header"))
+    if not name and problem["type"] != "refused":
+        return ApiError(400, "the body must be a JSON object, sent with content-type: application/json", code="invalid_json")
+    if problem["type"] == "missing":
+        return ApiError(400, f"{name} is missing", code="missing_required_parameter", param=name)
+    said = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    field = context.get("param") if problem["type"] == "refused" else None
+    where = ".".join(part for part in (name, field) if part)
+    told = said if field else f"{name}: {said[:1].lower()}{said[1:]}"
+    return ApiError(400, told, code=context.get("code", "invalid_value"), param=where or None)

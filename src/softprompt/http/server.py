@@ -1,0 +1,212 @@
+"""Running the server: where it binds, what it loads, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+
+from softprompt.errors import ConfigError
+from softprompt.http.app import create_app
+from softprompt.http.auth import Keyring, is_loopback
+from softprompt.http.limits import Limits
+from softprompt.http.state import ServerState
+
+if TYPE_CHECKING:
+    from softprompt.library import Library
+    from softprompt.serving.live import Live
+
+INTERRUPTED = 130
+"""Exit status of what an interrupt ended."""
+
+KEEP_ALIVE_S = 65
+"""Seconds that an idle connection is kept: a little longer than clients and proxies do, so that it is they who close it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a library is served."""
+
+    source: str
+    """The base: an id or a folder."""
+    dtype: str = "auto"
+    device: str | None = None
+    always_keys: bool = False
+    """Whether a key is needed also while there are none."""
+    max_prompts: int = 10_000
+    """Prompts held in memory."""
+    max_prompt_bytes: int = 1 << 28
+    """Bytes of their vectors."""
+    registry: str | None = None
+    """URL of the registry, where one was given: for the worker that trains, a process of its own."""
+    store: str | None = None
+    """URL of the store, likewise."""
+    grace_s: float = 30.0
+    """Seconds that running requests may go on when the server is told to end."""
+    prefix_bytes: int = 1 << 30
+    """Bound on the keys and values kept of prompts."""
+    limits: Limits = field(default_factory=Limits)
+
+
+def load(library: Library, settings: Settings) -> Live:
+    """Load the base, start its engine, and open the library on it.
+
+    Raises:
+        BaseModelError: the base cannot be loaded.
+    """
+    from softprompt.base import FrozenBase
+    from softprompt.engines.continuous import ContinuousEngine
+    from softprompt.serving.live import Live
+
+    base = FrozenBase.load(settings.source, dtype=settings.dtype, device=settings.device)
+    with contextlib.suppress(ValueError):  # some models, Gemma 2 among them, have no fused attention
+        base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
+    return Live.open(
+        library,
+        base,
+        ContinuousEngine(base, prefix_bytes=settings.prefix_bytes),
+        max_bytes=settings.max_prompt_bytes,
+        max_prompts=settings.max_prompts,
+    )
+
+
+def run(
+    live: Live,
+    library: Library,
+    settings: Settings,
+    bound: socket.socket,
+    *,
+    on_ready: Callable[[], None],
+) -> None:
+    """Serve on a bound socket until a signal says to end, then stop the engine. `on_ready` is called when it begins."""
+    keyring = Keyring(library.registry, always=settings.always_keys)
+    state = ServerState(live=live, keyring=keyring, limits=settings.limits)
+    try:
+        app = create_app(state, [_training(live, library, settings)])
+        Server(app, state, grace_s=settings.grace_s, on_ready=on_ready).run([bound])
+    finally:
+        live.engine.stop(drain=False, timeout=settings.grace_s)
+        live.close()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket on the first address that a host's name means; port 0 for any that is free. It does not listen yet, so that
+    nobody is kept waiting while the base is loaded.
+
+    Raises:
+        ConfigError: no such host, or the port is taken or forbidden.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise ConfigError(f"--host {host!r} --port {port}: no address ({error}); give one of this machine's") from None
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise ConfigError(f"cannot serve on {host} port {port}: {error.strerror}; choose another with --port") from None
+    return bound
+
+
+def _training(live: Live, library: Library, settings: Settings) -> APIRouter:
+    from softprompt.http.tuning import make_router
+    from softprompt.jobs.starter import Starter
+
+    options = ["--dtype", settings.dtype, *(["--device", settings.device] if settings.device else [])]
+    starter = Starter(library, registry=settings.registry, store=settings.store, options=options)
+    bases = {live.base_name: live.base.address}
+    return make_router(library, bases, starter=starter, most_bytes=settings.limits.upload_bytes)
+
+
+def refuse_open_doors(library: Library, bound: socket.socket) -> None:
+    """Raises `ConfigError` where others than this machine could come in, and need no key for it."""
+    host = bound.getsockname()[0]
+    if not is_loopback(host) and not library.registry.has_keys():
+        raise ConfigError(
+            f"serving on {host} lets others in, and no API key exists; make one first (`softprompt keys create NAME`), or "
+            "serve on 127.0.0.1"
+        )
+
+
+def url_of(bound: socket.socket) -> str:
+    """Where clients find a bound socket."""
+    host, port = bound.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn, ending in its own way: the first signal lets what runs finish, a second interrupt ends at once, and a server
+    that was told to end has not failed."""
+
+    def __init__(self, app: FastAPI, state: ServerState, *, grace_s: float, on_ready: Callable[[], None]) -> None:
+        """`grace_s` is how long requests may go on after the first signal; `on_ready` is called when it accepts them."""
+        self._state, self._on_ready = state, on_ready
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ws="none",
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=max(1, round(grace_s)),
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept."""
+        await super().startup(sockets)
+        self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """What a signal does."""
+        if self.should_exit and sig == signal.SIGINT:
+            os._exit(INTERRUPTED)
+        self._state.draining = True
+        self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's own, does not raise the signal once more in the end."""
+        if threading.current_thread() is not threading.main_thread():  # others may not set handlers
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def log_to_stderr(level: str) -> None:
+    """Lines of the server, and uvicorn's warnings, on stderr.
+
+    Raises:
+        ConfigError: no such level.
+    """
+    levels = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
+    if level not in levels:
+        raise ConfigError(f"--log-level {level!r} is unknown; use {', '.join(levels)}")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("softprompt", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(levels[level] if name == "softprompt" else max(levels[level], logging.WARNING))

@@ -1,0 +1,1 @@
+"""Training for others: uploaded files, jobs that train from them, and the worker that runs the jobs."""

@@ -1,0 +1,238 @@
+"""The queue of jobs as a worker sees it, all tenants: claiming, beating, finishing. No torch.
+
+A job belongs to the worker whose name its row holds, and every change of a running job asks for that name. So a worker
+that was taken for dead and was not can change nothing any more, and a job is finished once. No clock is compared: a
+worker is dead at once where the lock of its home was free, which the system gives up with the process, and elsewhere
+when its count of beats stands still while another one watches.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from softprompt import schema
+from softprompt.jobs.jobs import FAILED, QUEUED, RUNNING, SUCCEEDED, add_event, place_of
+from softprompt.lookup import AnyRow
+from softprompt.records import Version, now
+
+if TYPE_CHECKING:
+    from softprompt.library import Library
+
+MOST_ATTEMPTS = 5
+"""Workers that may die over a job without getting further, before it fails."""
+
+ALONE_AFTER = 2
+"""So many dead workers and a job is trained alone: one that kills its worker must not take others along."""
+
+STALE_SECONDS = 20.0
+"""A worker elsewhere that has not beaten for so long, as we see it, is dead."""
+
+_j = schema.jobs.c
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that is this worker's to do."""
+
+    id: int
+    name: str
+    tenant: str
+    actor: str
+    base: str
+    config: Mapping[str, Any]
+    training_file: str
+    validation_file: str | None
+    step: int
+    """The furthest step that any worker told of."""
+    attempts: int
+
+
+class Lost(Exception):
+    """The job is not this worker's any more: it was cancelled, or another one took it."""
+
+
+class Queue:
+    """A worker's view. Safe to share between threads."""
+
+    def __init__(self, library: Library, *, stale_seconds: float = STALE_SECONDS, bank_size: int = 8) -> None:
+        self.library = library
+        self._where = f"{socket.gethostname()}:{library.home}"
+        self.worker = ""
+        self.place = place_of(library.home)
+        self._database = library.registry.database
+        self._stale = stale_seconds
+        self._bank_size = bank_size
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def claim(self) -> list[Claim]:
+        """Jobs of one base to train at once; none when there is nothing to do. The caller holds the lock of its home.
+
+        Each claim is made under a new name: jobs of an earlier one that could not be finished are orphans by then.
+        """
+        self.worker = f"{self._where} {secrets.token_hex(8)}"
+        with self._database.write() as connection:
+            rows = self._orphans(connection) or self._waiting(connection)
+            hopeless = [row for row in rows if row.attempts >= MOST_ATTEMPTS]
+            for row in hopeless:
+                told = f"{MOST_ATTEMPTS} workers died over this job; see worker.log in the home, and use a smaller batch"
+                self._close(connection, row.id, FAILED, {"error": _error("worker_died", told)}, told, level="error")
+            if hopeless:
+                rows = []
+            bank = secrets.token_hex(8)
+            claimed = []
+            for row in rows:
+                changes = {"status": RUNNING, "worker": self.worker, "place": self.place, "bank": bank}
+                statement = sa.update(schema.jobs).where(_j.id == row.id).values(**changes, attempts=_j.attempts + 1)
+                claimed.append(connection.execute(statement.returning(schema.jobs)).one())
+                again = row.status == RUNNING
+                add_event(connection, row.id, "a worker goes on with the job of one that died" if again else "started")
+        if hopeless:
+            return self.claim()
+        return [_claim(row) for row in claimed]
+
+    def beat(self, jobs: Collection[int]) -> set[int]:
+        """Show that this worker lives; return those of the jobs that are still its own."""
+        with self._database.write() as connection:
+            statement = sa.update(schema.jobs).where(self._own(jobs)).values(beats=_j.beats + 1).returning(_j.id)
+            return set(connection.execute(statement).scalars())
+
+    def own(self, jobs: Collection[int]) -> set[int]:
+        """Those of the jobs that are still this worker's."""
+        with self._database.read() as connection:
+            return set(connection.execute(sa.select(_j.id).where(self._own(jobs))).scalars())
+
+    def tell(
+        self,
+        job: int,
+        message: str,
+        *,
+        level: str = "info",
+        data: Mapping[str, Any] | None = None,
+        step: int | None = None,
+        estimated_finish: str | None = None,
+    ) -> None:
+        """Write an event of a job, and how far it is; nothing where the job is no longer this worker's."""
+        with self._database.write() as connection:
+            if step is not None:
+                further = sa.case((_j.step < step, 0), else_=_j.attempts)
+                changes = {
+                    "attempts": further,
+                    "step": sa.case((_j.step < step, step), else_=_j.step),
+                    "estimated_finish": estimated_finish,
+                }
+                statement = sa.update(schema.jobs).where(self._own([job])).values(changes)
+            else:
+                statement = sa.update(schema.jobs).where(self._own([job])).values(beats=_j.beats + 1)
+            if connection.execute(statement).rowcount:
+                add_event(connection, job, message, level=level, data=data)
+
+    def fail(self, job: int, code: str, message: str, field: str | None = None) -> None:
+        """The job has failed for good; nothing where it is no longer this worker's."""
+        with self._database.write() as connection:
+            if connection.execute(sa.select(_j.id).where(self._own([job])).with_for_update()).first() is not None:
+                error = _error(code, message, field)
+                self._close(connection, job, FAILED, {"error": error}, message, level="error")
+
+    def succeeded(
+        self,
+        job: int,
+        outcome: Mapping[str, Any],
+        trained_tokens: int,
+        keep_result: Callable[[Connection], str],
+    ) -> Callable[[Connection, Sequence[Version]], None]:
+        """What to do in the transaction that publishes the job's version: the two are never torn apart.
+
+        Calling it raises `Lost` where the job is no longer this worker's, and then nothing is published.
+        """
+
+        def also(connection: Connection, versions: Sequence[Version]) -> None:
+            (version,) = versions
+            if connection.execute(sa.select(_j.id).where(self._own([job])).with_for_update()).first() is None:
+                raise Lost
+            changes = {
+                "model": version.ref,
+                "outcome": json.dumps(outcome),
+                "trained_tokens": trained_tokens,
+                "result_file": keep_result(connection),
+            }
+            self._close(connection, job, SUCCEEDED, changes, f"published {version.ref}")
+
+        return also
+
+    def _close(
+        self,
+        connection: Connection,
+        job: int,
+        status: str,
+        changes: Mapping[str, Any],
+        message: str,
+        level: str = "info",
+    ) -> None:
+        values = {"status": status, "finished_at": now(), "estimated_finish": None, **changes}
+        connection.execute(sa.update(schema.jobs).where(_j.id == job).values(values))
+        add_event(connection, job, message, level=level)
+
+    def _own(self, jobs: Collection[int]) -> sa.ColumnElement[bool]:
+        return sa.and_(_j.id.in_(list(jobs)), _j.status == RUNNING, _j.worker == self.worker)
+
+    def _waiting(self, connection: Connection) -> list[AnyRow]:
+        """The oldest job that waits here, and others on its base."""
+        waits = sa.and_(_j.status == QUEUED, _j.place == self.place)
+        oldest = sa.select(_j.base).where(waits).order_by(_j.id).limit(1).scalar_subquery()
+        statement = sa.select(schema.jobs).where(waits, _j.base == oldest).order_by(_j.id).limit(self._bank_size)
+        return list(connection.execute(statement.with_for_update(skip_locked=True)))
+
+    def _orphans(self, connection: Connection) -> list[AnyRow]:
+        """The jobs of one bank whose worker is dead, in the order in which it had them."""
+        statement = sa.select(schema.jobs).where(_j.status == RUNNING, _j.worker != self.worker, _j.place == self.place)
+        rows = list(connection.execute(statement.order_by(_j.id).with_for_update(skip_locked=True)))
+        dead = [row for row in rows if self._is_dead(row)]
+        if not dead:
+            return []
+        if dead[0].attempts >= ALONE_AFTER:
+            return dead[:1]
+        return [row for row in dead if row.bank == dead[0].bank]
+
+    def _is_dead(self, row: AnyRow) -> bool:
+        if row.worker.rpartition(" ")[0] == self._where:
+            return True  # it held the lock that this worker holds now
+        key = f"{row.id} {row.worker}"
+        beats, since = self._seen.get(key, (-1, 0.0))
+        if row.beats != beats:
+            self._seen[key] = (row.beats, time.monotonic())
+            return False
+        return time.monotonic() - since >= self._stale
+
+
+def checkpoints_of(library: Library) -> Path:
+    """Where the trainings of jobs keep their checkpoints."""
+    return library.runs / "jobs"
+
+
+def _claim(row: AnyRow) -> Claim:
+    return Claim(
+        id=row.id,
+        name=row.name,
+        tenant=row.tenant,
+        actor=row.actor,
+        base=row.base,
+        config=json.loads(row.config),
+        training_file=row.training_file,
+        validation_file=row.validation_file,
+        step=row.step,
+        attempts=row.attempts,
+    )
+
+
+def _error(code: str, message: str, field: str | None = None) -> str:
+    return json.dumps({"code": code, "message": message, "param": field})

@@ -1,0 +1,268 @@
+"""From the body of a request to a task file, checked against the rows before anything is queued. No torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from softprompt.config import TaskConfig, parse_config
+from softprompt.errors import ConfigError, FieldError, NameRefused, nearest
+from softprompt.form import Form
+from softprompt.jobs.rows import MOST_LABELS, Upload, infer_labels
+from softprompt.names import check_task
+from softprompt.rows import canonical
+
+USUAL_RATE = float(TaskConfig.model_fields["learning_rate"].default)
+"""The learning rate that a multiplier of 1 means."""
+
+LONGEST_SUFFIX = 64
+FEWEST_ROWS = 3
+
+_FORBIDDEN = {
+    "data": "rows come from training_file and validation_file",
+    "base": "the base is named by model",
+    "tokenizer_name_or_path": "the base is named by model",
+}
+_TEMPLATES = {"chat": ("{prompt}\nAnswer:", " {completion}"), "completion": ("{prompt}", " {completion}")}
+
+
+class _Strict(BaseModel):
+    """Takes no key that it does not know, and tells the nearest one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, data: Any) -> Any:
+        for name in data if isinstance(data, dict) else ():
+            if name not in cls.model_fields:
+                hint = nearest(str(name), cls.model_fields)
+                if cls is JobRequest and name in TaskConfig.model_fields:
+                    hint = "; keys of a task file go into `softprompt`"
+                told = {"said": f"unknown key {name!r}{hint}", "code": "unknown_parameter", "param": str(name)}
+                raise PydanticCustomError("refused", "{said}", told)
+        return data
+
+
+class Hyperparameters(_Strict):
+    """The hyperparameters that OpenAI's clients send."""
+
+    n_epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    """By default three, and more where that makes fewer than 400 steps."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Rows in a step; by default 32."""
+    learning_rate_multiplier: Annotated[float, Field(gt=0)] | None = None
+    """Of the usual learning rate of a soft prompt."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """The learning rate itself."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _auto(cls, value: Any) -> Any:
+        return None if value == "auto" else value
+
+
+class Supervised(_Strict):
+    """Settings of the supervised method."""
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(_Strict):
+    """How to train."""
+
+    type: str
+    """`supervised`."""
+    supervised: Supervised | None = None
+    dpo: Any = None
+    reinforcement: Any = None
+
+
+class JobRequest(_Strict):
+    """The body of a request for a fine-tuning job."""
+
+    model: str
+    """Name of the base."""
+    training_file: str
+    """Id of an uploaded file."""
+    validation_file: str | None = None
+    """Id of an uploaded file; by default a tenth of the training rows is held out."""
+    suffix: str | None = None
+    """Name of the task; by default that of the training file."""
+    seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    hyperparameters: Hyperparameters | None = None
+    method: Method | None = None
+    metadata: dict[str, str] | None = None
+    integrations: list[Any] | None = None
+    softprompt: dict[str, Any] | None = None
+    """Any key of a task file."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request becomes."""
+
+    config: dict[str, Any]
+    """A task file without its data."""
+    notes: list[str] = field(default_factory=list)
+    """What was chosen where the request is silent."""
+
+
+def make_plan(request: JobRequest, filename: str, train: Upload, validation: Upload | None) -> Plan:
+    """The task file for a request and its rows; each row is tried against it.
+
+    Raises:
+        FieldError: a setting is wrong, or does not go with the rows.
+    """
+    _refuse_unsupported(request)
+    config = dict(request.softprompt or {})
+    for key, mend in _FORBIDDEN.items():
+        if key in config:
+            raise FieldError(f"softprompt.{key} is refused: {mend}", f"softprompt.{key}")
+    config["task"] = _task_name(request, config.get("task"), filename)
+    config |= _hyperparameters(request, config)
+    notes = _choose_form(config, train)
+    try:
+        checked = parse_config(config, where="softprompt")
+        form = Form.of_config(checked)
+        check_task(form.task)
+    except NameRefused as error:
+        raise FieldError(str(error), "suffix") from None
+    except ConfigError as error:
+        raise FieldError(str(error), "softprompt") from None
+    _try_rows(form, train, "training_file")
+    if len({canonical(row) for row in train.rows}) < FEWEST_ROWS:
+        told = f"fewer than {FEWEST_ROWS} different rows, which cannot be split into training, validation and test"
+        raise FieldError(f"training_file has {told}; give more", "training_file")
+    if validation is not None:
+        if validation.shape != train.shape:
+            told = f"its rows are of the shape {validation.shape!r}, and those of training_file of {train.shape!r}"
+            raise FieldError(f"validation_file: {told}; use one shape", "validation_file")
+        _try_rows(form, validation, "validation_file")
+    return Plan(config, notes)
+
+
+def told_hyperparameters(request: JobRequest) -> dict[str, Any]:
+    """The hyperparameters of a request as an answer tells them."""
+    given = (_of_method(request) or request.hyperparameters or Hyperparameters()).model_dump(exclude_none=True)
+    return {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"} | given
+
+
+def _refuse_unsupported(request: JobRequest) -> None:
+    try:
+        json.dumps(request.model_dump(mode="python"), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise FieldError(f"{half!a} in the body is half of a surrogate pair and no character; mend it") from None
+    if request.integrations:
+        raise FieldError("integrations are not supported; leave them out", "integrations")
+    for key, value in (request.metadata or {}).items():
+        if len(key) > 64 or len(value) > 512 or len(request.metadata or {}) > 16:
+            raise FieldError("metadata holds at most 16 keys of 64 characters, with values of 512", "metadata")
+    method = request.method
+    if method is not None and (method.type != "supervised" or method.dpo is not None or method.reinforcement is not None):
+        raise FieldError(f"the method {method.type!r} is not supported; use 'supervised'", "method")
+    if request.hyperparameters is not None and _of_method(request) is not None:
+        raise FieldError("hyperparameters are given twice; keep those in method.supervised", "hyperparameters")
+
+
+def _of_method(request: JobRequest) -> Hyperparameters | None:
+    supervised = request.method.supervised if request.method is not None else None
+    return supervised.hyperparameters if supervised is not None else None
+
+
+def _task_name(request: JobRequest, given: Any, filename: str) -> str:
+    suffix = request.suffix
+    if suffix is not None and len(suffix) > LONGEST_SUFFIX:
+        raise FieldError(f"suffix has {len(suffix)} characters; at most {LONGEST_SUFFIX} are taken", "suffix")
+    if suffix is not None and given is not None and suffix != given:
+        raise FieldError(f"suffix says {suffix!r} and softprompt.task {given!r}; give the task one name", "suffix")
+    name = given if suffix is None else suffix
+    if name is None:
+        stem = filename.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:LONGEST_SUFFIX]
+    try:
+        return check_task(name)
+    except NameRefused as error:
+        raise FieldError(f"{error}; name the task with suffix", "suffix") from None
+
+
+def _hyperparameters(request: JobRequest, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters in the words of a task file."""
+    asked = (_of_method(request) or request.hyperparameters or Hyperparameters()).model_dump(exclude_none=True)
+    if "learning_rate" in asked and "learning_rate_multiplier" in asked:
+        raise FieldError("give learning_rate or learning_rate_multiplier, not both", "hyperparameters")
+    if (multiplier := asked.pop("learning_rate_multiplier", None)) is not None:
+        asked["learning_rate"] = USUAL_RATE * multiplier
+    if asked.get("learning_rate", 0.0) >= 100:
+        raise FieldError(
+            f"a learning rate of {asked['learning_rate']:g} is too high; 0.03 to 0.3 is usual", "hyperparameters"
+        )
+    names = {"n_epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size", "learning_rate": "learning_rate"}
+    said = {names[key]: value for key, value in asked.items()}
+    if request.seed is not None:
+        said["seed"] = request.seed
+    for key, value in said.items():
+        if key in config and config[key] != value:
+            raise FieldError(f"softprompt.{key} says {config[key]!r} and the request {value!r}; say it once", "softprompt")
+    return said
+
+
+def _choose_form(config: dict[str, Any], train: Upload) -> list[str]:
+    """Fill in templates and labels where the request has none; tell what was chosen."""
+    notes = []
+    if train.shape != "columns":
+        default = _TEMPLATES[train.shape]
+    elif all("text" in row and "label" in row for row in train.rows):
+        default = ("{text}\nLabel:", " {label}")
+    else:
+        default = None
+    for key, place in (("input", 0), ("target", 1)):
+        if key not in config:
+            if default is None:
+                columns = ", ".join(sorted(map(str, train.rows[0])))
+                raise FieldError(
+                    f"softprompt.{key} is missing: the file has the columns {columns}, not text and label; "
+                    'give templates such as {"input": "{question}", "target": " {answer}"}',
+                    f"softprompt.{key}",
+                )
+            config[key] = default[place]
+            notes.append(f"{key} is {default[place]!r}")
+    if "labels" in config:
+        return notes
+    try:
+        target = Form.of_config(
+            parse_config({"task": "x", "input": config["input"], "target": config["target"]})
+        ).target_field
+    except ConfigError as error:
+        raise FieldError(str(error), "softprompt") from None
+    answers = [str(row.get(target, "")) for row in train.rows]
+    labels = infer_labels(answers)
+    generates = config.get("metric") in ("exact_match", "token_f1") or config.get("objective") == "language_modelling"
+    if labels is not None and not generates:
+        config["labels"] = list(labels)
+        shown = ", ".join(map(repr, labels[:8])) + (", ..." if len(labels) > 8 else "")
+        notes.append(f"labels were inferred from the answers: {shown}; give softprompt.labels to choose others")
+    else:
+        count = len(set(answers))
+        notes.append(f"the answers are generated: {count} different ones are no labels (at most {MOST_LABELS}, each twice)")
+    return notes
+
+
+def _try_rows(form: Form, upload: Upload, field: str) -> None:
+    """Word each row as training will."""
+    for row, line in zip(upload.rows, upload.lines, strict=True):
+        try:
+            filled = form.input.fill(row, f"{field}, line {line}")
+            answer = form.answer(row, f"{field}, line {line}")
+        except ConfigError as error:
+            raise FieldError(str(error), field) from None
+        if not filled.strip() or not answer.strip():
+            what = "input" if not filled.strip() else "answer"
+            raise FieldError(f"{field}, line {line}: the {what} is empty; mend the row or leave it out", field)

@@ -1,0 +1,84 @@
+"""Between a worker and its jobs while they train: beating for them, and telling what happens. No torch."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from softprompt.errors import RegistryError
+from softprompt.jobs.queue import Claim, Queue
+from softprompt.progress import Advance
+
+log = logging.getLogger("softprompt.jobs")
+
+BEAT_SECONDS = 3.0
+LOOK_SECONDS = 0.5
+"""How often a worker shows that it lives, and looks whether its jobs are still wanted."""
+
+
+class Watch:
+    """Beats for jobs, and knows which of them are still wanted: a thread of its own, so that no step waits for SQL."""
+
+    def __init__(self, queue: Queue, jobs: Sequence[int]) -> None:
+        self._queue = queue
+        self._jobs = list(jobs)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True, name="watch")
+        self.wanted = set(jobs)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        beaten = 0.0
+        while not self._ended.wait(LOOK_SECONDS):
+            try:
+                if time.monotonic() - beaten >= BEAT_SECONDS:
+                    self.wanted = self._queue.beat(self._jobs)
+                    beaten = time.monotonic()
+                else:
+                    self.wanted = self._queue.own(self._jobs)
+            except RegistryError as error:  # training goes on; the transaction that publishes has the last word
+                log.warning("cannot look after jobs: %s", error)
+
+
+class Teller:
+    """Progress of one job, as its events. Implements `softprompt.progress.Progress`."""
+
+    def __init__(self, queue: Queue, claims: Sequence[Claim]) -> None:
+        self._queue = queue
+        self._claims = claims
+        self._warned: set[str] = set()
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Advance]:
+        yield lambda steps, text: None
+
+    def note(self, message: str) -> None:
+        self._tell(message, "info")
+
+    def warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            self._tell(message, "warn")
+
+    def _tell(self, message: str, level: str) -> None:
+        for claim in self._claims:
+            tell(self._queue, claim, message, level=level)
+
+
+def tell(queue: Queue, claim: Claim, message: str, **more: Any) -> None:
+    """Write an event; a registry that is away for a moment costs the event, not the training."""
+    try:
+        queue.tell(claim.id, message, **more)
+    except RegistryError as error:
+        log.warning("job %s: %s (%s)", claim.name, message, error)

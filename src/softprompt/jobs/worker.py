@@ -1,0 +1,138 @@
+"""The worker of a home: a process that trains queued jobs and ends when there are none: `python -m softprompt.jobs.worker`.
+
+It lives apart from the server, which may be killed and started again meanwhile; it may be killed itself at any moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from softprompt.errors import RegistryError, SoftPromptError
+from softprompt.jobs.jobs import unfinished
+from softprompt.jobs.lock import WorkerLock
+from softprompt.jobs.queue import STALE_SECONDS, Claim, Queue, checkpoints_of
+from softprompt.library import Library
+
+if TYPE_CHECKING:
+    from softprompt.base import FrozenBase
+
+log = logging.getLogger("softprompt.jobs")
+
+IDLE_SECONDS = 60.0
+"""How long a worker waits for another job before it ends."""
+
+LOOK_SECONDS = 0.5
+AWAY_SECONDS = 5.0
+MOST_AWAY = 60
+"""Pauses between looks at the queue, usual and while the registry is away; and how many of the latter before it ends."""
+
+Train = Callable[[Queue, Sequence[Claim]], None]
+
+
+def work(
+    library: Library, train: Train, *, idle_seconds: float = IDLE_SECONDS, stale_seconds: float = STALE_SECONDS
+) -> None:
+    """Do what is queued until there has been nothing for a while; at once where another worker has this home."""
+    lock = WorkerLock(library.home)
+    queue = Queue(library, stale_seconds=stale_seconds)
+    away = 0
+    idle_since = time.monotonic()
+    # The lock may be tried for a moment by servers that want to know whether there is a worker.
+    while lock.acquire(patience=1.0):
+        try:
+            while time.monotonic() - idle_since < idle_seconds:
+                try:
+                    claims = queue.claim()
+                    away = 0
+                except RegistryError as error:
+                    away += 1
+                    log.warning("the queue cannot be read: %s", error)
+                    if away > MOST_AWAY:
+                        return
+                    time.sleep(AWAY_SECONDS)
+                    continue
+                if claims:
+                    train(queue, claims)
+                    idle_since = time.monotonic()
+                else:
+                    time.sleep(min(LOOK_SECONDS, idle_seconds))
+            _clear(library)
+        finally:
+            lock.release()
+        # A server that saw the lock held has started no worker; its job was queued before that.
+        try:
+            if not unfinished(library):
+                return
+        except RegistryError:
+            return
+        idle_since = time.monotonic()
+
+
+def _clear(library: Library) -> None:
+    """Delete checkpoints that no job will take up any more: of jobs that were cancelled, or trained in another bank."""
+    try:
+        if not unfinished(library):
+            for left in checkpoints_of(library).glob("*"):
+                left.unlink(missing_ok=True)
+    except (RegistryError, OSError) as error:
+        log.warning("old checkpoints stay: %s", error)
+
+
+def trainer(dtype: str, device: str | None, every: float) -> Train:
+    """Training on bases that stay loaded while jobs ask for the same one."""
+    loaded: dict[str, FrozenBase] = {}
+
+    def train(queue: Queue, claims: Sequence[Claim]) -> None:
+        from softprompt.base import FrozenBase
+        from softprompt.jobs.bank import run_jobs
+
+        source = claims[0].base
+        try:
+            if source not in loaded:
+                loaded.clear()
+                loaded[source] = FrozenBase.load(source, dtype=dtype, device=device)
+            run_jobs(queue, claims, loaded[source], every=every)
+        except SoftPromptError as error:
+            log.warning("%s", error)
+            _fail(queue, claims, "base_unusable", str(error))
+        except Exception:
+            log.exception("a bug; the jobs %s fail", ", ".join(claim.name for claim in claims))
+            _fail(
+                queue, claims, "internal_error", "the worker failed, through no fault of the job; see worker.log in the home"
+            )
+
+    return train
+
+
+def _fail(queue: Queue, claims: Sequence[Claim], code: str, message: str) -> None:
+    for claim in claims:
+        try:
+            queue.fail(claim.id, code, message)
+        except RegistryError as error:
+            log.warning("job %s: %s", claim.name, error)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the worker of a home. The registry and the store come from the environment, as URLs may hold passwords."""
+    parser = argparse.ArgumentParser(prog="python -m softprompt.jobs.worker", description=main.__doc__)
+    parser.add_argument("--home", type=Path, help="folder of the library (env SOFTPROMPT_HOME)")
+    parser.add_argument("--registry", help="URL of the registry (env SOFTPROMPT_REGISTRY)")
+    parser.add_argument("--store", help="URL of the blob store (env SOFTPROMPT_STORE)")
+    parser.add_argument("--dtype", default="auto", help="of the base: auto, float32, bfloat16 or float16")
+    parser.add_argument("--device", help="cpu, cuda:0, ...; by default the first GPU, else the CPU")
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="end after so long without a job")
+    parser.add_argument("--checkpoint-seconds", type=float, default=30.0, help="between checkpoints")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    with Library.open(given.home, registry=given.registry, store=given.store) as library:
+        train = trainer(given.dtype, given.device, given.checkpoint_seconds)
+        work(library, train, idle_seconds=given.idle_seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Quantised bases: the linear layers of a frozen model in 8 or 4 bits. Embeddings, norms and the output head stay as they
+are: prompts are spliced among the embeddings, a head is often tied to them, and its rows decide what is answered.
+
+Shapes: N output features, M input features.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import logging
+import sys
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softprompt.errors import BaseModelError, nearest
+
+# transformers imports torchao where it is installed, which then tells of kernels that this machine has no use for.
+for _talker in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_talker).setLevel(logging.ERROR)
+
+PACKAGES = {"int8": "torchao", "4bit": "bitsandbytes"}
+"""The ways to quantise, and the package that each needs."""
+
+
+def check_quantization(name: str, device: torch.device, config: dict[str, Any], source: str) -> None:
+    """Whether a base can be quantised so on a device.
+
+    Raises:
+        BaseModelError: the name is unknown, its package is not installed, it needs a GPU, or the base is quantised already.
+    """
+    if name not in PACKAGES:
+        raise BaseModelError(f"quantization {name!r} is unknown{nearest(name, PACKAGES)}")
+    if config.get("quantization_config"):
+        raise BaseModelError(f"{source!r} is stored quantised already; leave out quantization")
+    if name == "4bit" and device.type != "cuda":
+        raise BaseModelError(f"quantization 4bit needs a CUDA GPU, and the device is {device}; use int8")
+    if importlib.util.find_spec(PACKAGES[name]) is None:
+        raise BaseModelError(
+            f"quantization {name} needs the package {PACKAGES[name]}, which is not here; pip install 'softprompt[quant]'"
+        )
+
+
+def nf4_options(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """What makes transformers' loader put 4-bit weights (NF4 of QLoRA, Dettmers et al., 2023) on the device as it reads."""
+    import transformers
+
+    config = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def quantize_int8(model: Any, dtype: torch.dtype | None = None) -> None:
+    """Turn the linear layers of a model into 8-bit integers with a scale for each output feature, in place, one by one.
+
+    Args:
+        dtype: of all that stays; by default what each has. Converting here, not before, spares a whole copy.
+
+    Raises:
+        BaseModelError: the model has no linear layers.
+    """
+    from transformers.pytorch_utils import Conv1D  # what GPT-2 has for linear layers
+
+    head = model.get_output_embeddings()
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
+    names = [name for name in names if model.get_submodule(name) is not head]
+    if not names:
+        raise BaseModelError(f"{type(model).__name__} has no linear layers to make int8; leave out quantization")
+    for name in names:
+        layer = model.get_submodule(name)
+        weight_NM = layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
+        model.set_submodule(name, Int8Linear(weight_NM.detach().to(dtype), layer.bias))
+        del layer, weight_NM
+        _return_memory()
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            # A copy, or the file that the weights were mapped from would stay in memory for their sake.
+            parameter.data = parameter.data.to(dtype, copy=True)
+    _return_memory()
+
+
+def _return_memory() -> None:
+    """Give the system what wide copies took: glibc keeps it for itself, as much as the whole model."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call, and no such habit
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+class Int8Linear(torch.nn.Module):
+    """A frozen linear layer of 8-bit integers, as torchao rounds them, made wide again for each product and never kept.
+
+    Not multiplied by torchao: autograd there keeps the wide copy of every weight until the way back, more memory than
+    without quantisation; and it scales behind the product, where float16 overflows at activations of 10.
+    """
+
+    def __init__(self, weight_NM: Tensor, bias_N: Tensor | None) -> None:
+        """Quantise the weight of a linear layer."""
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        super().__init__()
+        layer = torch.nn.Linear(weight_NM.shape[1], weight_NM.shape[0], bias=False, device="meta")
+        layer.weight = torch.nn.Parameter(weight_NM.contiguous(), requires_grad=False)
+        quantize_(layer, Int8WeightOnlyConfig(set_inductor_config=False))
+        made: Any = layer.weight
+        self.weight = torch.nn.Parameter(made.qdata, requires_grad=False)
+        self.register_buffer("scale_N1", made.scale)
+        self.bias = bias_N
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (... x M) to outputs (... x N)."""
+        outputs: Tensor = _Product.apply(inputs, self.weight, self.scale_N1, self.bias)  # type: ignore[no-untyped-call]
+        return outputs
+
+
+class _Product(torch.autograd.Function):
+    """Inputs times a frozen quantised weight. Neither inputs nor the wide weight are kept for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight_NM: Tensor, scale_N1: Tensor, bias_N: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight_NM, scale_N1)
+        return torch.nn.functional.linear(inputs, _widen(weight_NM, scale_N1, inputs.dtype), bias_N)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = gradients
+        weight_NM, scale_N1 = ctx.saved_tensors
+        return gradient @ _widen(weight_NM, scale_N1, gradient.dtype), None, None, None
+
+
+class _Scratch(threading.local):
+    """Memory of a thread for one wide weight. To allocate it for each product takes longer than to fill it, and leaves holes
+    between what is kept."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def take(self, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Room for so many numbers, good until the next call."""
+        room = self.kept.get((device, dtype))
+        if room is None or len(room) < count:
+            with torch.inference_mode(False):  # what is made in that mode cannot be written to outside of it
+                room = self.kept[device, dtype] = torch.empty(count, device=device, dtype=dtype)
+        return room[:count]
+
+
+_scratch = _Scratch()
+
+
+def _widen(weight_NM: Tensor, scale_N1: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers that 8-bit integers and their scales stand for, to be used before the next call."""
+    wide_NM = _scratch.take(weight_NM.numel(), weight_NM.device, dtype).view_as(weight_NM)
+    return wide_NM.copy_(weight_NM).mul_(scale_N1.to(dtype))

@@ -1,0 +1,88 @@
+"""What a tenant may name on a base: its tasks, with their versions and aliases."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from softprompt.errors import FingerprintMismatch
+from softprompt.names import parse_ref
+from softprompt.serving.answers import ModelRow
+from softprompt.serving.router import meant_versions
+
+if TYPE_CHECKING:
+    from softprompt.base import FrozenBase
+    from softprompt.library import Library
+
+
+def system_fingerprint(fingerprint: str, digest: str) -> str:
+    """What names base and prompt in an answer: 12 digits of each; the base's alone where there is no prompt."""
+    return f"{fingerprint[:12]}-{digest[:12]}" if digest else fingerprint[:12]
+
+
+def base_row(base: FrozenBase) -> ModelRow:
+    """The base without a prompt."""
+    return ModelRow(base.name, None, None, (), {}, 0, system_fingerprint(base.fingerprint, ""))
+
+
+def list_models(library: Library, fingerprint: str) -> list[ModelRow]:
+    """The tasks that have versions on a base, by name.
+
+    Raises:
+        RegistryError: the registry fails.
+    """
+    entries = library.tasks(every=True)
+    meant = meant_versions(entries)
+    on_base = defaultdict(list)
+    for entry in entries:
+        if entry.fingerprint == fingerprint:
+            on_base[entry.task].append(entry)
+    rows = []
+    for task, found in sorted(on_base.items()):
+        named = meant[task]
+        served = named.fingerprint == fingerprint
+        last = named if served else found[-1]
+        rows.append(
+            ModelRow(
+                id=task,
+                task=task,
+                version=named.version if served else None,
+                versions=tuple(entry.version for entry in found),
+                aliases={alias: entry.version for entry in found for alias in entry.aliases if "@" not in alias},
+                created=_unix(last.created_at),
+                system_fingerprint=system_fingerprint(fingerprint, last.digest),
+            )
+        )
+    return rows
+
+
+def find_model(library: Library, base: FrozenBase, name: str) -> ModelRow:
+    """A model by any name that requests may use.
+
+    Raises:
+        NotFound, NameRefused: there is none.
+        FingerprintMismatch: it is one of another base.
+        RegistryError: the registry fails.
+    """
+    version = library.resolve(name)
+    if version.fingerprint != base.fingerprint:
+        raise FingerprintMismatch(
+            f"{version.ref} was made for base {version.card.base} with fingerprint {version.fingerprint}, and {base.name} "
+            f"with fingerprint {base.fingerprint} is served"
+        )
+    task = parse_ref(name).task
+    numbers = [v.number for v in library.versions(task, deleted=False) if v.fingerprint == base.fingerprint]
+    return ModelRow(
+        id=name,
+        task=task,
+        version=version.number,
+        versions=tuple(numbers),
+        aliases={alias: number for alias, number in library.aliases(task).items() if number in numbers},
+        created=_unix(version.created_at),
+        system_fingerprint=system_fingerprint(base.fingerprint, version.digest),
+    )
+
+
+def _unix(at: str) -> int:
+    return int(datetime.fromisoformat(at).timestamp())

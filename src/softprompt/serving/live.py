@@ -1,0 +1,333 @@
+"""The live service: names and texts in, jobs of an engine out. What HTTP, or anything asynchronous, calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from softprompt.engines.protocol import (
+    NO_PROMPT,
+    Engine,
+    GenerateJob,
+    Job,
+    Piece,
+    Result,
+    Sampling,
+    ScoreJob,
+    Scores,
+    Vectors,
+)
+from softprompt.errors import ConfigError, DataError, EngineError
+from softprompt.serving.answers import (
+    Choice,
+    Classified,
+    Completion,
+    Head,
+    Message,
+    ModelRow,
+    Routed,
+    Stream,
+    deliver_to,
+)
+from softprompt.serving.catalogue import base_row, find_model, list_models, system_fingerprint
+from softprompt.serving.monitor import Kind, Monitor, Watch
+from softprompt.serving.nearest import Nearest
+from softprompt.serving.resident import Resident
+from softprompt.serving.residents import Residents
+from softprompt.serving.router import THRESHOLD
+from softprompt.serving.service import check_text, choose_label
+from softprompt.serving.wording import check_room, encode_inputs, fill_template, raw_input, say_conversation
+
+if TYPE_CHECKING:
+    from softprompt.base import FrozenBase
+    from softprompt.library import Library
+
+__all__ = [
+    "AUTO",
+    "Choice",
+    "Classified",
+    "Completion",
+    "Head",
+    "Live",
+    "Message",
+    "ModelRow",
+    "Routed",
+    "Stream",
+]
+
+AUTO = "auto"
+"""The model that stands for the task nearest to the input. A task of this name is still reached as `auto@1`."""
+
+_INLINE = 2000
+"""Characters that are tokenised on the event loop, in well under a millisecond; more go to a thread."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What a request's model means."""
+
+    resident: Resident | None
+    """None for the base alone."""
+    routed: Routed | None
+
+    @property
+    def vectors(self) -> Vectors:
+        return NO_PROMPT if self.resident is None else self.resident.vectors
+
+
+class Live:
+    """Answers by name with the prompts of a library on one base, whoever the tenant. For use on one event loop.
+
+    `model` is `task`, `task@3`, `task@production`, the base's own name for no prompt, or `auto`. All methods raise the
+    package's errors: `NotFound` and `NameRefused` (no such model), `FingerprintMismatch` (of another base), `DataError` and
+    `ConfigError` (what was asked cannot be), `ContextError`, `EngineBusy`, `EngineError`, `RegistryError`, `StoreError`.
+    A method that is cancelled gives up its jobs.
+    """
+
+    def __init__(self, residents: Residents, engine: Engine, monitor: Monitor, *, threshold: float, fresh_s: float) -> None:
+        self.residents, self.engine, self.monitor = residents, engine, monitor
+        self.base = residents.base
+        self.base_name = self.base.name
+        self.fingerprint = self.base.fingerprint
+        self._nearest = Nearest(residents, self._results, threshold=threshold, fresh_s=fresh_s)
+        monitor.watch(engine.status, residents.status)
+
+    @classmethod
+    def open(
+        cls,
+        library: Library,
+        base: FrozenBase,
+        engine: Engine,
+        *,
+        max_bytes: int = 1 << 28,
+        max_prompts: int = 10_000,
+        fresh_s: float = 1.0,
+        threshold: float | None = None,
+        monitor: Monitor | None = None,
+    ) -> Live:
+        """Serve a library's prompts of one base.
+
+        Args:
+            library: any tenant's; the others are reached from it.
+            base: what the engine runs.
+            engine: where jobs go; the caller stops it.
+            max_bytes: bound on the vectors held, over all tenants.
+            max_prompts: bound on the prompts held.
+            fresh_s: seconds after which the registry is asked again.
+            threshold: nearness below which `auto` abstains; by default one that was measured.
+            monitor: where to count; by default a new one.
+        """
+        residents = Residents(library, base, max_bytes=max_bytes, max_prompts=max_prompts, fresh_s=fresh_s)
+        least = THRESHOLD if threshold is None else threshold
+        return cls(residents, engine, monitor or Monitor(), threshold=least, fresh_s=fresh_s)
+
+    async def models(self, tenant: str) -> list[ModelRow]:
+        """The base, and a tenant's tasks that have versions on it, by name."""
+        rows = await asyncio.to_thread(list_models, self.residents.tenant_library(tenant), self.fingerprint)
+        return [base_row(self.base), *rows]
+
+    async def model(self, tenant: str, name: str) -> ModelRow:
+        """One model, by any name that requests may use but `auto`."""
+        if name == self.base_name:
+            return base_row(self.base)
+        return await asyncio.to_thread(find_model, self.residents.tenant_library(tenant), self.base, name)
+
+    async def complete(self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling) -> Completion:
+        """Continue raw text or token ids, without a template."""
+        return await (await self.stream(tenant, model, given, sampling)).whole()
+
+    async def stream(self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling) -> Stream:
+        """The same piece by piece. What can be refused is refused here, before the first piece."""
+        async with self._watched(tenant, "completion") as watch:
+            ids = await self._raw_ids(given)
+            chosen = await self._choose(tenant, model, [ids], watch)
+            check_room(self.base, len(chosen.vectors), len(ids), sampling.max_tokens)
+            return self._generate(chosen, ids, sampling, watch)
+
+    async def chat(
+        self, tenant: str, model: str, messages: Sequence[Message], sampling: Sampling, *, own_bound: bool = False
+    ) -> Completion:
+        """Answer a conversation: through the task's template, or for the base its tokenizer's chat template.
+
+        A task with labels answers with the likeliest. With `own_bound` a task that generates keeps to its own bound, and
+        `sampling.max_tokens` counts for the base alone, as far as there is room.
+        """
+        return await (await self.stream_chat(tenant, model, messages, sampling, own_bound=own_bound)).whole()
+
+    async def stream_chat(
+        self, tenant: str, model: str, messages: Sequence[Message], sampling: Sampling, *, own_bound: bool = False
+    ) -> Stream:
+        """The same piece by piece."""
+        async with self._watched(tenant, "chat") as watch:
+            joined = "\n".join(message.content for message in messages)
+            check_text(joined, "the conversation")
+            raw = await self._raw_inputs([joined]) if model == AUTO else []
+            chosen = await self._choose(tenant, model, raw, watch)
+            resident = chosen.resident
+            if resident is None:
+                ids = await self._raw_ids(say_conversation(self.base, messages))
+            else:
+                ids = await self._raw_ids(fill_template(resident.form, joined))
+                if resident.labels is not None:
+                    if sampling.logprobs is not None:
+                        raise ConfigError(
+                            f"task {resident.task!r} answers with one of its labels, which has no logprobs of tokens; "
+                            "/v1/classify gives the probability of each label"
+                        )
+                    return await self._best_label(chosen, resident, ids, watch)
+            bound = sampling.max_tokens if resident is None or not own_bound else resident.form.max_new_tokens
+            if own_bound and self.base.context is not None:
+                bound = max(1, min(bound, self.base.context - len(chosen.vectors) - len(ids)))
+            check_room(self.base, len(chosen.vectors), len(ids), bound)
+            return self._generate(chosen, ids, replace(sampling, max_tokens=bound), watch, strip=resident is not None)
+
+    async def classify(self, tenant: str, model: str, inputs: Sequence[str]) -> Classified:
+        """The likeliest label of each input, through the task's template; inputs too long are cut and counted."""
+        async with self._watched(tenant, "classify") as watch:
+            if not inputs:
+                raise DataError("there is no input; give one text or more")
+            chosen = await self._choose(tenant, model, await self._raw_inputs(inputs) if model == AUTO else [], watch)
+            resident = chosen.resident
+            if resident is None:
+                raise ConfigError(f"{model!r} is the base, which has no labels; name a task with labels as `model`")
+            if resident.labels is None:
+                raise ConfigError(
+                    f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
+                    "/v1/chat/completions, or name a task with labels"
+                )
+            size = sum(map(len, inputs)) + _INLINE // 8 * len(inputs)
+            encoded = await self._off_loop(size, lambda: encode_inputs(self.base, resident, inputs))
+            tokens = sum(len(ids) for ids, _ in encoded)
+            told = await self._results([ScoreJob(resident.vectors, ids, resident.labels) for ids, _ in encoded])
+            watch.taken(tokens)
+            rows = []
+            for result, (_, cut) in zip(told, encoded, strict=True):
+                label, scores = choose_label(resident.form, _values(result))
+                rows.append(Choice(label, scores, cut))
+            watch.told()
+            watch.done()
+            return Classified(self._head(chosen, tokens), tuple(rows))
+
+    def close(self) -> None:
+        """Stop the threads. The engine and the library are the caller's."""
+        self.residents.close()
+
+    @asynccontextmanager
+    async def _watched(self, tenant: str, kind: Kind) -> AsyncIterator[Watch]:
+        watch = self.monitor.begin(tenant, kind)
+        try:
+            yield watch
+        except BaseException as error:
+            watch.failed(error)
+            raise
+
+    async def _off_loop(self, size: int, work: Callable[[], T]) -> T:
+        return work() if size <= _INLINE else await asyncio.to_thread(work)
+
+    async def _raw_ids(self, given: str | Sequence[int]) -> tuple[int, ...]:
+        """Token ids of raw text, or those given, checked."""
+        if isinstance(given, str):
+            if not given:
+                raise DataError("the input is empty; give some text")
+            check_text(given, "the input", blank=True)
+            (ids,) = await self._off_loop(len(given), lambda: self.base.encode([given]))
+        else:
+            ids = list(given)
+            size = int(self.base.embedding.weight.shape[0])
+            wrong = next((token for token in ids if not 0 <= token < size), None)
+            if wrong is not None:
+                raise DataError(f"token id {wrong} is not in the vocabulary of {self.base_name}: 0 to {size - 1}")
+        if not ids:
+            raise DataError("the input has no tokens; give some text")
+        return tuple(ids)
+
+    async def _raw_inputs(self, inputs: Sequence[str]) -> list[tuple[int, ...]]:
+        """Inputs of a classification as a request without a template would say them."""
+        return [await self._raw_ids(raw_input(text)) for text in inputs]
+
+    async def _choose(self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch) -> _Chosen:
+        """What `model` means; for `auto`, by the raw inputs."""
+        routed = None
+        if model == self.base_name:
+            watch.found(None)
+            return _Chosen(None, None)
+        if model == AUTO:
+            route = await self._nearest.choose(tenant, raw)
+            model, routed = route.task, Routed(route.task, route.score)
+        resident = await self.residents.aget(model, tenant)
+        watch.found(resident.task)
+        return _Chosen(resident, routed)
+
+    def _head(self, chosen: _Chosen, input_tokens: int) -> Head:
+        resident = chosen.resident
+        return Head(
+            model=self.base_name if resident is None else resident.ref,
+            task=None if resident is None else resident.task,
+            version=None if resident is None else resident.version,
+            system_fingerprint=system_fingerprint(self.fingerprint, chosen.vectors.digest),
+            virtual_tokens=len(chosen.vectors),
+            input_tokens=input_tokens,
+            routed=chosen.routed,
+        )
+
+    def _generate(
+        self, chosen: _Chosen, ids: Sequence[int], sampling: Sampling, watch: Watch, *, strip: bool = False
+    ) -> Stream:
+        stream = Stream(self._head(chosen, len(ids)), watch, strip=strip)
+        ticket = self.engine.submit(GenerateJob(chosen.vectors, tuple(ids), sampling), stream.deliver)
+        watch.taken(len(ids))
+        return stream.runs(ticket)
+
+    async def _best_label(self, chosen: _Chosen, resident: Resident, ids: tuple[int, ...], watch: Watch) -> Stream:
+        """The likeliest label as an answer of one piece."""
+        assert resident.labels is not None
+        check_room(self.base, len(chosen.vectors), len(ids), max(map(len, resident.labels)))
+        (told,) = await self._results([ScoreJob(resident.vectors, ids, resident.labels)])
+        watch.taken(len(ids))
+        label, _ = choose_label(resident.form, _values(told))
+        stream = Stream(self._head(chosen, len(ids)), watch)
+        assert resident.form.labels is not None
+        tokens = len(resident.labels[resident.form.labels.index(label)])
+        stream.deliver(Piece(label, finish="stop", count=tokens))
+        return stream
+
+    async def _results(self, jobs: Sequence[Job]) -> list[Result]:
+        """One result for each job, handed in together; when this is cancelled, or one fails, the others are given up.
+
+        Raises:
+            EngineBusy, EngineError, ContextError: as the engine's.
+        """
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in jobs]
+        tickets = self.engine.submit_all(
+            [(job, deliver_to(loop, _settle(future))) for job, future in zip(jobs, futures, strict=True)]
+        )
+        try:
+            return list(await asyncio.gather(*futures))
+        except BaseException:
+            for ticket in tickets:
+                ticket.cancel()
+            raise
+
+
+def _settle(future: asyncio.Future[Result]) -> Callable[[Result], None]:
+    def settle(result: Result) -> None:
+        if future.done():
+            return
+        if isinstance(result, EngineError):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    return settle
+
+
+def _values(result: Result) -> Sequence[float]:
+    if not isinstance(result, Scores):
+        raise EngineError(f"the engine answered a scoring with {type(result).__name__}")
+    return result.values

@@ -1,0 +1,139 @@
+"""Counters of the live service, in Prometheus' shape."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from softprompt.engines.protocol import EngineStatus
+from softprompt.serving.residents import ResidentsStatus
+
+Kind = Literal["completion", "chat", "classify"]
+
+UNKNOWN, OTHER, BASE = "(unknown)", "(other)", "(base)"
+"""In place of a task's name, which never has brackets: no such task; tasks beyond the bound; the base alone."""
+
+_FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_TOTAL = (*_FIRST, 60, 120, 300)
+
+
+class Monitor:
+    """Counts what tasks do. Only tasks that exist are told apart, and only so many, so that names cannot fill the memory."""
+
+    def __init__(self, registry: CollectorRegistry | None = None, *, max_tasks: int = 200) -> None:
+        """Count into a registry of Prometheus' client, by default a new one; at most `max_tasks` tasks apart."""
+        self.registry = registry if registry is not None else CollectorRegistry()
+        self.max_tasks = max_tasks
+        self._known: set[tuple[str, str]] = set()
+        labels = ("tenant", "task")
+
+        def counter(name: str, what: str, *more: str) -> Counter:
+            return Counter(f"softprompt_{name}", what, (*labels, *more), registry=self.registry)
+
+        def histogram(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"softprompt_{name}", what, labels, buckets=buckets, registry=self.registry)
+
+        self.requests = counter("requests", "Requests begun.", "kind")
+        self.errors = counter("errors", "Requests that ended with an error, or were given up (`cancelled`).", "error")
+        self.input_tokens = counter("input_tokens", "Tokens of inputs; those of soft prompts are not counted.")
+        self.output_tokens = counter("output_tokens", "Tokens generated.")
+        self.first_token = histogram("first_token_seconds", "Seconds until the first token, or the labels' scores.", _FIRST)
+        self.total = histogram("request_seconds", "Seconds until the whole answer.", _TOTAL)
+
+    def begin(self, tenant: str, kind: Kind) -> Watch:
+        """Begin to watch a request."""
+        return Watch(self, tenant, kind)
+
+    def watch(self, engine: Callable[[], EngineStatus], residents: Callable[[], ResidentsStatus]) -> None:
+        """Show how an engine and the prompts in memory stand, whenever the counters are read."""
+        self.registry.register(_Standing(engine, residents))
+
+    def labels(self, tenant: str, task: str | None) -> tuple[str, str]:
+        """The labels of a task that exists (None: the base alone)."""
+        if task is None:
+            return tenant, BASE
+        if (tenant, task) not in self._known:
+            if len(self._known) >= self.max_tasks:
+                return OTHER, OTHER
+            self._known.add((tenant, task))
+        return tenant, task
+
+
+class Watch:
+    """One request from its beginning to its end."""
+
+    def __init__(self, monitor: Monitor, tenant: str, kind: Kind) -> None:
+        self._monitor, self._tenant, self._kind = monitor, tenant, kind
+        self._labels = ("", UNKNOWN)
+        self._began = time.perf_counter()
+        self._told = self._over = False
+
+    def found(self, task: str | None) -> None:
+        """Its task is known and exists (None: the base alone)."""
+        self._labels = self._monitor.labels(self._tenant, task)
+
+    def taken(self, input_tokens: int) -> None:
+        """It is accepted, with so many tokens of input."""
+        self._monitor.input_tokens.labels(*self._labels).inc(input_tokens)
+
+    def told(self) -> None:
+        """A part of the answer is there."""
+        if not self._told:
+            self._told = True
+            self._monitor.first_token.labels(*self._labels).observe(time.perf_counter() - self._began)
+
+    def done(self, output_tokens: int = 0) -> None:
+        """The answer is whole."""
+        if self._end():
+            self._monitor.output_tokens.labels(*self._labels).inc(output_tokens)
+            self._monitor.total.labels(*self._labels).observe(time.perf_counter() - self._began)
+
+    def failed(self, error: BaseException | None = None) -> None:
+        """It ended with an error; without one, it was given up. Harmless after its end."""
+        name = type(error).__name__ if isinstance(error, Exception) else "cancelled"
+        if self._end():
+            self._monitor.errors.labels(*self._labels, name).inc()
+
+    def _end(self) -> bool:
+        first, self._over = not self._over, True
+        if first:
+            self._monitor.requests.labels(*self._labels, self._kind).inc()
+        return first
+
+
+class _Standing(Collector):
+    """Figures that are read, not counted here."""
+
+    def __init__(self, engine: Callable[[], EngineStatus], residents: Callable[[], ResidentsStatus]) -> None:
+        self._engine, self._residents = engine, residents
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())  # or a registry would collect once to learn the names
+
+    def collect(self) -> Iterator[Metric]:
+        engine, residents = self._engine(), self._residents()
+        yield _gauge("engine_running", "Rows in the engine's batch.", engine.running)
+        yield _gauge("engine_waiting", "Jobs in the engine's queue.", engine.waiting)
+        yield _counter("engine_steps", "Forward passes of the base.", engine.steps)
+        yield _gauge("prefix_bytes", "Bytes of keys and values held of prompts.", engine.prefix_bytes)
+        yield _counter("prefix_hits", "Jobs whose prompt's keys and values were there.", engine.prefix_hits)
+        yield _counter("prefix_misses", "Jobs whose prompt's keys and values had to be computed.", engine.prefix_misses)
+        yield _gauge("prompts", "Prompts in memory.", residents.prompts)
+        yield _gauge("prompt_bytes", "Bytes of the vectors of prompts in memory.", residents.bytes)
+        yield _counter("prompt_hits", "Requests whose prompt was in memory.", residents.hits)
+        yield _counter("prompt_misses", "Requests whose prompt had to be fetched.", residents.misses)
+        yield _counter("prompt_evictions", "References to prompts dropped to make room.", residents.evictions)
+        yield _counter("prompt_failures", "Checks of prompts in memory that failed.", residents.failures)
+
+
+def _gauge(name: str, what: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"softprompt_{name}", what, value)
+
+
+def _counter(name: str, what: str, value: float) -> Metric:
+    return CounterMetricFamily(f"softprompt_{name}", what, value)

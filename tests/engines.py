@@ -1,0 +1,89 @@
+"""Helpers for tests of engines: jobs, where their results go, and the slow obvious twin of a row."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import torch
+
+from softprompt.base import FrozenBase
+from softprompt.engines.protocol import NO_PROMPT, Engine, Piece, Result, Vectors
+from softprompt.errors import EngineError
+from softprompt.prefix import logits_at
+from softprompt.splice import stack_prompts
+
+PATIENCE = 60
+"""Seconds that a test waits for a result before it fails."""
+
+
+def some_vectors(base: FrozenBase, rows: int, seed: int) -> Vectors:
+    """A random prompt; none where it has no rows."""
+    if not rows:
+        return NO_PROMPT
+    generator = torch.Generator().manual_seed(seed)
+    return Vectors(f"{seed:04x}-{rows}", torch.randn(rows, base.width, generator=generator) * 0.5)
+
+
+class Inbox:
+    """Takes the results of one job."""
+
+    def __init__(self) -> None:
+        self.results: list[Result] = []
+        self.done = threading.Event()
+
+    def __call__(self, result: Result) -> None:
+        assert not self.done.is_set(), "nothing may come after the last result"
+        self.results.append(result)
+        if not isinstance(result, Piece) or result.finish:
+            self.done.set()
+
+    def wait(self) -> Inbox:
+        assert self.done.wait(PATIENCE), "no last result came"
+        return self
+
+    @property
+    def last(self) -> Result:
+        return self.wait().results[-1]
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """All pieces; raises the error where there was one."""
+        if isinstance(self.last, EngineError):
+            raise self.last
+        return [result for result in self.results if isinstance(result, Piece)]
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Where log-probabilities were asked for."""
+        return [token.id for piece in self.pieces for token in piece.tokens]
+
+
+def idle(engine: Engine) -> None:
+    """Wait until nothing runs and nothing waits."""
+    for _ in range(PATIENCE * 100):
+        status = engine.status()
+        if not status.running and not status.waiting:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("the engine never came to rest")
+
+
+@torch.no_grad()
+def slow_greedy(base: FrozenBase, prompt: Vectors, ids: Sequence[int], count: int) -> tuple[list[int], list[float]]:
+    """A row alone, prompt and all run again for each token: tokens with the end token, and the gap between the two best
+    logits at each."""
+    vectors_PD = torch.zeros(0, base.width) if prompt.vectors_PD is None else prompt.vectors_PD
+    stack = stack_prompts([vectors_PD.to(base.dtype)])
+    told: list[int] = []
+    gaps: list[float] = []
+    while len(told) < count and not (told and told[-1] in base.end_ids):
+        row = [*ids, *told]
+        best = logits_at(base, stack, None, [0], [row], [[len(row) - 1]])[0, 0].float().topk(2)
+        told.append(int(best.indices[0]))
+        gaps.append(float(best.values[0] - best.values[1]))
+    return told, gaps

@@ -1,0 +1,96 @@
+"""A real server on a free port of this machine, in a thread of the test's process, with an engine without a model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from fastapi import APIRouter
+from openai import OpenAI
+
+from softprompt.base import FrozenBase
+from softprompt.http.app import create_app
+from softprompt.http.auth import Keyring
+from softprompt.http.limits import Limits, Meter
+from softprompt.http.server import Server, bind, url_of
+from softprompt.http.state import ServerState
+from softprompt.library import Library
+from softprompt.serving.live import Live
+from tests.fake_engine import FakeEngine
+from tests.models import some_prompt
+
+LABELS = ("yes", "no", "the river")
+
+
+def fill(library: Library, base: FrozenBase) -> None:
+    """Two tasks: `kind` with labels and two versions, `tell` that generates."""
+    for prompt in (
+        some_prompt(base, "kind", seed=1, rows=3, labels=LABELS),
+        some_prompt(base, "kind", seed=2, rows=7, labels=LABELS),
+        some_prompt(base, "tell", seed=3, rows=5, metric="exact_match", max_new_tokens=5),
+    ):
+        library.publish(prompt.to_bytes(), base=base.address)
+
+
+@dataclass
+class Running:
+    """A server that runs."""
+
+    url: str
+    library: Library
+    base: FrozenBase
+    live: Live
+    engine: Any
+    state: ServerState
+    server: Server
+    http: httpx2.Client
+
+    def client(self, key: str = "any", **options: Any) -> OpenAI:
+        """OpenAI's own client, which never tries again."""
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=20, **options)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rpartition(":")[2])
+
+
+@contextmanager
+def serving(
+    library: Library,
+    base: FrozenBase,
+    *,
+    engine: Any = None,
+    limits: Limits | None = None,
+    always_keys: bool = False,
+    grace_s: float = 5,
+    routers: Sequence[APIRouter] = (),
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Running]:
+    """A server of a library, until the block ends; rates go by `clock`."""
+    engine = engine or FakeEngine(context=base.context)
+    live = Live.open(library, base, engine, fresh_s=0.05)
+    state = ServerState(live=live, keyring=Keyring(library.registry, always=always_keys), limits=limits or Limits())
+    state.meter = Meter(state.limits, clock)
+    ready = threading.Event()
+    bound = bind("127.0.0.1", 0)
+    server = Server(create_app(state, routers), state, grace_s=grace_s, on_ready=ready.set)
+    thread = threading.Thread(target=server.run, args=([bound],), name="http-server")
+    thread.start()
+    try:
+        assert ready.wait(20)
+        with httpx2.Client(timeout=20) as http:
+            yield Running(url_of(bound), library, base, live, engine, state, server, http)
+    finally:
+        state.draining = True
+        server.should_exit = True
+        thread.join(30)
+        engine.going.set() if isinstance(engine, FakeEngine) else None
+        engine.stop(drain=False, timeout=5)
+        live.close()
+        assert not thread.is_alive()

@@ -1,0 +1,51 @@
+"""Uploads and jobs for tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from softprompt.jobs.files import Files
+from softprompt.jobs.jobs import Job, Jobs
+from softprompt.jobs.request import JobRequest
+from softprompt.jobs.worker import trainer, work
+from softprompt.library import Library
+
+SHORT = {"max_steps": 12, "num_virtual_tokens": 6, "per_device_train_batch_size": 4, "learning_rate": 0.1}
+"""A recipe of a second."""
+
+ROWS = [
+    {"text": f"the {colour} {thing} {number}", "label": "good" if colour == "red" else "bad"}
+    for number in range(8)
+    for colour in ("red", "blue")
+    for thing in ("apple", "stone")
+]
+
+
+def lines(rows: Sequence[Mapping[str, Any]] = ROWS) -> bytes:
+    """Rows as JSON Lines."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def chat(asked: str, answer: str, system: str | None = None) -> dict[str, Any]:
+    """A row in OpenAI's shape."""
+    said = [("user", asked), ("assistant", answer)]
+    if system is not None:
+        said.insert(0, ("system", system))
+    return {"messages": [{"role": role, "content": content} for role, content in said]}
+
+
+def queue_job(library: Library, folder: Path, task: str = "one", **fields: Any) -> Job:
+    """A job on the base in a folder, which clients call `tiny-llama`."""
+    if "training_file" not in fields:
+        fields["training_file"] = Files(library).add(lines(), "rows.jsonl").name
+    settings = SHORT | fields.pop("softprompt", {})
+    request = JobRequest(model="tiny-llama", suffix=task, softprompt=settings, **fields)
+    return Jobs(library).create(request, {"tiny-llama": str(folder)})
+
+
+def do_all(library: Library) -> None:
+    """Be the worker until nothing is left to do."""
+    work(library, trainer("float32", "cpu", 30), idle_seconds=0.05)

@@ -1,0 +1,111 @@
+"""`softprompt serve`, its worker, and `kill -9` of either: what was queued ends, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from softprompt.jobs.jobs import Jobs
+from softprompt.jobs.lock import WorkerLock
+from softprompt.library import Library
+from tests.jobs_data import lines
+
+pytestmark = pytest.mark.services
+
+PATIENCE = 240.0
+"""Seconds that anything may take; the machine may be busy."""
+
+
+class Served:
+    """`softprompt serve` in a process of its own."""
+
+    def __init__(self, home: Path, base: Path, *more: str) -> None:
+        command = [sys.executable, "-m", "softprompt.cli", "--home", str(home), *more]
+        command += ["serve", "--port", "0", "--base", str(base), "--dtype", "float32", "--device", "cpu", "--json"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
+        assert self.process.stdout is not None
+        row = json.loads(self.process.stdout.readline())
+        self.base = row["base"]
+        self.client = OpenAI(base_url=f"{row['url']}/v1", api_key="any", max_retries=0, timeout=60)
+
+    def kill(self) -> None:
+        self.client.close()
+        self.process.kill()
+        self.process.communicate()
+
+
+def wait(what: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def worker_of(home: Path) -> int:
+    """The process id of the worker that was started last: it keeps its home's lock open."""
+    for found in Path("/proc").iterdir():
+        try:
+            command = (found / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "softprompt.jobs.worker" in command and str(home) in command:
+            return int(found.name)
+    raise AssertionError("no worker runs")
+
+
+def test_server_and_worker_are_killed_and_jobs_end_once(base_folder: Path, tmp_path: Path) -> None:
+    check(base_folder, tmp_path / "home")
+
+
+def test_on_postgres(base_folder: Path, tmp_path: Path, postgres_database: Callable[[], str]) -> None:
+    check(base_folder, tmp_path / "home", "--registry", postgres_database())
+
+
+def check(base: Path, home: Path, *place: str) -> None:
+    server = Served(home, base, *place)
+    with Library.open(home, registry=place[1] if place else None) as library:
+        follow(server, library, base, place)
+
+
+def follow(server: Served, library: Library, base: Path, place: tuple[str, ...]) -> None:
+    home, jobs = library.home, Jobs(library)
+    file = server.client.files.create(file=("rows.jsonl", lines()), purpose="fine-tune")
+    settings = {"max_steps": 3000, "num_virtual_tokens": 6, "per_device_train_batch_size": 4, "eval_per_epoch": 1}
+    first, second = (
+        server.client.fine_tuning.jobs.create(
+            model=server.base, training_file=file.id, suffix=name, extra_body={"softprompt": settings}
+        ).id
+        for name in ("first", "second")
+    )
+    wait(lambda: jobs.get(first).step > 0)
+    worker = worker_of(home)
+    server.kill()
+    before = jobs.get(first).step
+    wait(lambda: jobs.get(first).step > before)  # the worker has outlived its server
+    os.kill(worker, signal.SIGKILL)
+    wait(WorkerLock(home).is_free)
+    assert jobs.get(first).status == "running"
+
+    server = Served(home, base, *place)
+    wait(lambda: jobs.get(first).finished and jobs.get(second).finished)
+    for name, task in ((first, "first"), (second, "second")):
+        job = server.client.fine_tuning.jobs.retrieve(name)
+        assert (job.status, job.fine_tuned_model) == ("succeeded", f"{task}@1"), job.error
+        assert len(library.versions(task)) == 1
+        published = [event for event in server.client.fine_tuning.jobs.list_events(name, limit=1000) if
+                     re.fullmatch(f"published {task}@1", event.message)]  # fmt: skip
+        assert len(published) == 1
+    answer = server.client.post("/classify", body={"model": "first", "input": "the red apple 3"}, cast_to=object)
+    assert answer["data"][0]["label"] in ("good", "bad")  # type: ignore[index]
+    server.kill()

@@ -1,0 +1,108 @@
+"""Text that is certain, stop texts, and where a continuation ends."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softprompt.engines.continuation import Continuation, TextStream
+from softprompt.engines.protocol import Sampling
+from tests.models import tokenizer
+
+END = 0
+
+
+def decode(ids: list[int]) -> str:
+    text: str = tokenizer().decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
+
+
+def encode(text: str) -> list[int]:
+    ids: list[int] = tokenizer()(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def run(ids: list[int], **sampling: object) -> tuple[list[str], str | None, int]:
+    """Texts of the pieces, why it ended, tokens counted."""
+    how = Sampling(**{"max_tokens": 10_000, **sampling})  # type: ignore[arg-type]
+    continuation = Continuation(how, decode, {END})
+    texts = []
+    for token in [*ids, END]:
+        piece = continuation.push(token)
+        if piece:
+            texts.append(piece.text)
+            if piece.finish:
+                return texts, piece.finish, piece.count
+    raise AssertionError("it never ended")
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="�", exclude_categories=["Cs"]), max_size=60))
+def test_no_half_character_is_ever_given(text: str) -> None:
+    stream = TextStream(decode)
+    given = [stream.push(token) for token in encode(text)]
+    assert "".join(given) == text
+    assert not any("�" in part for part in given)
+
+
+@given(st.lists(st.integers(2, 319), max_size=60))
+def test_any_tokens_give_the_text_of_all_of_them(ids: list[int]) -> None:
+    """Bytes that are no text too; an unfinished character at the end is left out."""
+    stream = TextStream(decode)
+    given = "".join(stream.push(token) for token in ids)
+    whole = decode(ids)
+    assert whole.startswith(given)
+    assert set(whole[len(given) :]) <= {"�"}
+
+
+def test_long_texts_are_not_decoded_again_and_again() -> None:
+    lengths: list[int] = []
+
+    def counting(ids: list[int]) -> str:
+        lengths.append(len(ids))
+        return decode(ids)
+
+    stream = TextStream(counting)
+    for token in encode("the person is good. " * 100):
+        stream.push(token)
+    assert max(lengths) <= 20
+    assert len(lengths) <= 1.2 * len(encode("the person is good. " * 100))
+
+
+WORDS = st.text(alphabet="abé", min_size=1, max_size=4)
+
+
+@given(text=st.text(alphabet="abé ", max_size=30), stops=st.lists(WORDS, min_size=1, max_size=3))
+def test_stop_texts_equal_the_slow_twin(text: str, stops: list[str]) -> None:
+    """The twin looks at the whole text after each token."""
+    ids = encode(text)
+    expected, why, count = text, "stop", len(ids) + 1  # the end token
+    for taken in range(1, len(ids) + 1):
+        so_far = decode(ids[:taken]).rstrip("�")
+        found = [so_far.index(stop) for stop in stops if stop in so_far]
+        if found:
+            expected, count = so_far[: min(found)], taken
+            break
+    texts, finish, counted = run(ids, stop=tuple(stops))
+    assert ("".join(texts), finish, counted) == (expected, why, count)
+
+
+def test_text_that_may_begin_a_stop_is_held_back() -> None:
+    continuation = Continuation(Sampling(max_tokens=99, stop=("abc",)), decode, {END})
+    given = [piece.text if (piece := continuation.push(token)) else None for token in encode("xababd")]
+    assert given == ["x", None, None, "ab", None, "abd"]
+
+
+def test_it_ends_at_the_bound_or_with_the_room() -> None:
+    assert run(encode("x" * 9), max_tokens=4) == (["x"] * 4, "length", 4)
+    continuation = Continuation(Sampling(max_tokens=99), decode, {END}, room=2)
+    pieces = [continuation.push(token) for token in encode("xx")]
+    assert [piece.finish for piece in pieces if piece] == [None, "length"]
+
+
+def test_held_text_comes_with_the_end() -> None:
+    assert run(encode("xab"), stop=("abc",)) == (["x", "ab"], "stop", 4)
+    assert run(encode("xab"), stop=("abc",), max_tokens=3)[0] == ["x", "ab"]
+
+
+def test_empty_stop_texts_are_none() -> None:
+    assert run(encode("xy"), stop=("",)) == (["x", "y", ""], "stop", 3)
