@@ -5,7 +5,8 @@
 
 Each figure comes from a process of its own, behind a warm-up step of two rows. On a CPU it is the high-water mark of the
 resident set over what it was when all libraries were imported, so the base is in it; on a GPU, what torch has allocated at
-most.
+most. The allocator is told to hand every large piece back when it is freed: by default glibc keeps more of them the longer a
+process lives, and figures would tell of its history.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ def measure(
     import transformers.trainer  # noqa: F401
 
     Int8Linear(torch.zeros(2, 2), None)  # for what torchao imports
+    if device == "cpu":
+        ctypes.CDLL(None).mallopt(-3, 1 << 17)  # M_MMAP_THRESHOLD; setting it ends its growth
     rows = make_rows(kind, ROWS_PER_STEP, seed=0)
     before = settled() if device == "cpu" else 0
     base = FrozenBase.load(source, dtype=dtype, device=device, quantization="int8" if "int8" in method else None)

@@ -34,8 +34,14 @@ CONFIGS: dict[str, Any] = {
     ),
     "mistral": lambda: transformers.MistralConfig(**_GQA, sliding_window=6),
     "gemma2": lambda: transformers.Gemma2Config(**_GQA, head_dim=8, sliding_window=6, query_pre_attn_scalar=8),
+    "gemma4": lambda: transformers.Gemma4TextConfig(
+        **_GQA, head_dim=8, global_head_dim=16, sliding_window=6, layer_types=["sliding_attention", "full_attention"],
+        num_kv_shared_layers=0, hidden_size_per_layer_input=0,
+    ),
 }  # fmt: skip
-ARCHITECTURES = list(CONFIGS)
+UNEVEN = "gemma4"
+"""Its layers differ in the width of a head; for tests of what holds keys and values."""
+ARCHITECTURES = [name for name in CONFIGS if name != UNEVEN]
 WORDS = [
     "red",
     "green",

@@ -30,7 +30,7 @@ from softprompt.engines.protocol import (
 from softprompt.engines.scheduler import Limits
 from softprompt.errors import ContextError, EngineBusy, EngineError
 from tests.engines import Inbox, idle, slow_greedy, some_vectors
-from tests.models import ARCHITECTURES, VOCABULARY, make_base
+from tests.models import ARCHITECTURES, UNEVEN, VOCABULARY, make_base
 
 TIE = 1e-4
 """Where the two best logits are nearer than this, rounding decides."""
@@ -71,7 +71,8 @@ def same_but_for_ties(base: FrozenBase, prompt: Vectors, ids: tuple[int, ...], c
 
 
 @pytest.mark.parametrize(
-    ("architecture", "attention"), [*((name, "eager") for name in ARCHITECTURES), ("llama", "sdpa"), ("mistral", "sdpa")]
+    ("architecture", "attention"),
+    [*((name, "eager") for name in [*ARCHITECTURES, UNEVEN]), ("llama", "sdpa"), ("mistral", "sdpa")],
 )
 def test_each_row_is_what_it_is_alone(architecture: str, attention: str) -> None:
     base = make_base(architecture, attention=attention)

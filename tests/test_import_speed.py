@@ -65,7 +65,8 @@ def test_the_library_needs_no_torch(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["predict", "--help"], ["--version"], ["base", "--help"], ["serve", "--help"]]
+    "arguments",
+    [["--help"], ["train", "--help"], ["predict", "--help"], ["--version"], ["base", "--help"], ["serve", "--help"]],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

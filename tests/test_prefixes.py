@@ -16,7 +16,7 @@ from softprompt.engines.protocol import NO_PROMPT, Vectors
 from softprompt.prefix import compute_prefix
 from softprompt.splice import stack_prompts
 from tests.engines import some_vectors
-from tests.models import ARCHITECTURES, make_base
+from tests.models import ARCHITECTURES, UNEVEN, make_base
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def vectors_of(prompt: Vectors) -> Tensor:
     return prompt.vectors_PD
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, UNEVEN])
 def test_prompts_computed_together_equal_each_alone(architecture: str) -> None:
     base = make_base(architecture)
     cache = PrefixCache(base, 1 << 20, token_budget=16)  # passes of two prompts or so
@@ -37,10 +37,10 @@ def test_prompts_computed_together_equal_each_alone(architecture: str) -> None:
     for prompt, entry in zip(prompts, cache.fetch(prompts), strict=True):
         with torch.no_grad():
             alone = compute_prefix(base, stack_prompts([vectors_of(prompt)]))
-        for layer, (keys, values) in enumerate(alone.layers):
-            torch.testing.assert_close(entry.keys_LHTd[layer], keys[0], atol=1e-4, rtol=1e-4)
-            torch.testing.assert_close(entry.values_LHTd[layer], values[0], atol=1e-4, rtol=1e-4)
-        assert not entry.keys_LHTd.requires_grad
+        for held, (keys, values) in zip(entry.layers, alone.layers, strict=True):
+            torch.testing.assert_close(held[0], keys[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(held[1], values[0], atol=1e-4, rtol=1e-4)
+            assert not held[0].requires_grad
 
 
 def test_each_digest_is_computed_once_and_missing_ones_together(base: FrozenBase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +97,6 @@ def test_stacked_prefixes_are_padded_on_the_left(base: FrozenBase) -> None:
     assert stack.lengths_K.tolist() == [3, 0, 6]
     keys_KHPd = prefix.layers[1][0]
     entry: KeysValues = cache.fetch(prompts[:1])[0]
-    torch.testing.assert_close(keys_KHPd[0, :, 3:], entry.keys_LHTd[1])
+    torch.testing.assert_close(keys_KHPd[0, :, 3:], entry.layers[1][0])
     assert not keys_KHPd[0, :, :3].any()
     assert not keys_KHPd[1].any()

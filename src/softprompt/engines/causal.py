@@ -1,6 +1,6 @@
-"""What a causal base runs for jobs: inputs behind their prompts, a step of all rows, labels, embeddings.
+"""What a causal base runs for jobs: inputs behind their prompts, a step of all rows, labels.
 
-Shapes: B rows, T tokens, D width, V vocabulary.
+Shapes: B rows, T tokens, S columns, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 from softprompt.base import FrozenBase
 from softprompt.engines.columns import Columns
 from softprompt.engines.prefixes import PrefixCache, stack_prefixes
-from softprompt.engines.protocol import EmbedJob, GenerateJob, ScoreJob, Vectors
+from softprompt.engines.protocol import GenerateJob, ScoreJob, Vectors
 from softprompt.prefix import logits_at
 from softprompt.scoring import plan_labels
-from softprompt.splice import pad_rows, stack_prompts
+from softprompt.splice import stack_prompts
 
 
 class Rows(Protocol):
@@ -148,20 +148,6 @@ def score_labels(base: FrozenBase, prefixes: PrefixCache | None, jobs: Sequence[
     owners = [which[jobs[owner].prompt.digest] for owner in plan.owner]
     logits_BLV = logits_at(base, stack, prefix, owners, plan.rows, plan.keep)
     return [scores.tolist() for scores in plan.scores(logits_BLV)]
-
-
-def embed_inputs(base: FrozenBase, jobs: Sequence[EmbedJob]) -> list[list[float]]:
-    """Mean of the last hidden states over each input, in one pass."""
-    tokens = pad_rows([job.input for job in jobs], base.device)
-    last_B1 = tokens.mask_BT.sum(1, keepdim=True) - 1
-    positions_BT = torch.arange(tokens.mask_BT.shape[1], device=base.device)[None, :].minimum(last_B1)
-    output = base.model.base_model(
-        inputs_embeds=base.embed(tokens.ids_BT), attention_mask=tokens.mask_BT, position_ids=positions_BT, use_cache=False
-    )
-    # Masked, not multiplied by zero: what stands in the padding may be anything.
-    states_BTD = output.last_hidden_state.float().masked_fill(~tokens.mask_BT[:, :, None], 0)
-    means: list[list[float]] = (states_BTD.sum(1) / tokens.mask_BT.sum(1, keepdim=True)).tolist()
-    return means
 
 
 def _vectors(prompt: Vectors, base: FrozenBase) -> Tensor:

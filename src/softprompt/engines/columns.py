@@ -4,13 +4,15 @@ All rows end at the same column, so that a step adds one column for all of them.
 without any gap, so distances between columns are distances between positions, as sliding windows need; what is left of a
 row's start is masked, and is always finite numbers, because a weight of zero times NaN is NaN.
 
-Shapes: L layers, R rows of the buffer, H heads of keys, C columns of the buffer, T columns of a pass, d width of a head.
+Shapes: N tensors of one shape, R rows of the buffer, H heads of keys, C columns of the buffer, T columns of a pass, d width
+of a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,20 +20,55 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
+IDLE_BYTES = 1 << 26
+"""What the buffer may keep while no row is in it."""
+
+
 @dataclass(frozen=True)
 class KeysValues:
-    """Of one sequence: L x H x T x d each. The widths of keys and of values may differ."""
+    """Of one sequence, on all layers. Tensors of one shape are one stack, which is copied at once; layers may differ in heads
+    and width, and keys from values."""
 
-    keys_LHTd: Tensor
-    values_LHTd: Tensor
+    stacks: tuple[Tensor, ...]
+    """N x H x T x d each."""
+    places: tuple[tuple[int, int], ...]
+    """Where each layer's keys, then its values, are: stack, and number in it."""
+
+    @classmethod
+    def pack(cls, layers: Sequence[tuple[Tensor, Tensor]]) -> KeysValues:
+        """Copy the keys and values of each layer, H x T x d; at least one layer."""
+        stacks: dict[tuple[int, int], list[Tensor]] = {}
+        placed = []
+        for states_HTd in chain.from_iterable(layers):
+            shape = (states_HTd.shape[0], states_HTd.shape[2])
+            stack = stacks.setdefault(shape, [])
+            placed.append((shape, len(stack)))
+            stack.append(states_HTd)
+        numbers = {shape: number for number, shape in enumerate(stacks)}
+        return cls(tuple(map(torch.stack, stacks.values())), tuple((numbers[shape], at) for shape, at in placed))
+
+    def cut(self, length: int) -> KeysValues:
+        """A copy of the first columns."""
+        return KeysValues(tuple(stack[:, :, :length].clone() for stack in self.stacks), self.places)
 
     def __len__(self) -> int:
-        return int(self.keys_LHTd.shape[2])
+        return int(self.stacks[0].shape[2])
+
+    @property
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer, H x T x d, as views."""
+        return layers_of(self.stacks, self.places)
 
     @property
     def bytes(self) -> int:
         """Memory that it takes."""
-        return int(self.keys_LHTd.nbytes + self.values_LHTd.nbytes)
+        return sum(stack.nbytes for stack in self.stacks)
+
+
+def layers_of(stacks: Sequence[Tensor], places: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer, as views of stacks."""
+    tensors = [stacks[stack][number] for stack, number in places]
+    return list(zip(tensors[::2], tensors[1::2], strict=True))
 
 
 class _WindowLayer(DynamicLayer):  # type: ignore[misc]
@@ -61,13 +98,16 @@ class _WindowLayer(DynamicLayer):  # type: ignore[misc]
 class Columns:
     """The buffer. Rows 0 to `len` are in use; each ends at the same column."""
 
-    def __init__(self, like: KeysValues) -> None:
+    def __init__(self, like: KeysValues, *, idle_bytes: int = IDLE_BYTES) -> None:
         """
         Args:
             like: keys and values of any sequence, for their shapes; its length may be 0.
+            idle_bytes: a buffer larger than that is given back when the last row leaves.
         """
-        self._stores = tuple(_empty(example, 0, 0) for example in (like.keys_LHTd, like.values_LHTd))
-        """Keys and values, L x R x H x C x d each."""
+        self.idle_bytes = idle_bytes
+        self._stores = tuple(_empty(stack, 0, 0) for stack in like.stacks)
+        """As the stacks, N x R x H x C x d each."""
+        self._places = like.places
         self._right = 0
         self._starts: list[int] = []
 
@@ -97,7 +137,7 @@ class Columns:
             start = self._right - length
             self._starts.append(start)
             if len(prompt):
-                for store, source in zip(self._stores, (prompt.keys_LHTd, prompt.values_LHTd), strict=True):
+                for store, source in zip(self._stores, prompt.stacks, strict=True):
                     store[:, row, :, start : start + len(prompt)] = source
         return self._window(slice(first, len(self)), self._right - longest, max(inputs), real_BT)
 
@@ -128,11 +168,13 @@ class Columns:
                 for store in self._stores:
                     store[:, row, :, left : self._right] = store[:, last_row, :, left : self._right]
                 self._starts[row], order[row] = left, last
+        if not order and self.bytes > self.idle_bytes:
+            self._stores = tuple(_empty(store, 0, 0) for store in self._stores)
         return order
 
     def _window(self, rows: slice, left: int, width: int, real_BT: Tensor | None) -> tuple[Any, Tensor]:
         cache = DynamicCache()
-        for keys_RHCd, values_RHCd in zip(*self._stores, strict=True):
+        for keys_RHCd, values_RHCd in layers_of(self._stores, self._places):
             cache.layers.append(_WindowLayer(keys_RHCd[rows], values_RHCd[rows], left, self._right, width, real_BT))
         device = self._stores[0].device
         starts_B1 = torch.tensor(self._starts[rows], device=device)[:, None]
@@ -164,6 +206,5 @@ class Columns:
 
 
 def _empty(like: Tensor, rows: int, columns: int) -> Tensor:
-    """A buffer of zeros, in the shape of L x H x T x d or of another buffer."""
-    layers, heads, width = like.shape[0], like.shape[-3], like.shape[-1]
-    return like.new_zeros(layers, rows, heads, columns, width)
+    """A buffer of zeros, in the shape of a stack or of another buffer."""
+    return like.new_zeros(like.shape[0], rows, like.shape[-3], columns, like.shape[-1])

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import TokenizersBackend
 
 from softprompt.base import FrozenBase
-from softprompt.engines.causal import CachedRows, Rows, SplicedRows, embed_inputs, score_labels
+from softprompt.embedding import embed_inputs
+from softprompt.engines.causal import CachedRows, Rows, SplicedRows, score_labels
 from softprompt.engines.continuation import Continuation
 from softprompt.engines.intake import Intake
 from softprompt.engines.prefixes import PrefixCache
@@ -192,8 +193,8 @@ class ContinuousEngine:
         embeds = [work for work in admitted if isinstance(work.job, EmbedJob)]
         for group in self._grouped(embeds, [len(work.job.input) for work in embeds]):
             with self._failing(group):
-                values = embed_inputs(self.base, [w.job for w in group if isinstance(w.job, EmbedJob)])
-                self._close(group, [Embedding(tuple(v)) for v in values])
+                means_BD = embed_inputs(self.base, [w.job.input for w in group if isinstance(w.job, EmbedJob)])
+                self._close(group, [Embedding(tuple(mean)) for mean in means_BD.tolist()])
         if self._told:
             with self._failing([row.work for row in self._told]):
                 self._choose(self._rows.step([row.token for row in self._told]), 0)

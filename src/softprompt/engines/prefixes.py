@@ -1,6 +1,6 @@
 """Keys and values of prompts, computed once for each digest and kept within a bound of bytes.
 
-Shapes: L layers, K prompts, H heads of keys, P virtual tokens, D width, d width of a head.
+Shapes: K prompts, H heads of keys, P virtual tokens, D width, d width of a head.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PrefixCache:
         """Those of no prompt: of length 0, in the shape that the base has."""
         if self._nothing is None:
             (one,) = self._compute([self.base.embedding.weight[:1].detach()])
-            self._nothing = KeysValues(one.keys_LHTd[:, :, :0].clone(), one.values_LHTd[:, :, :0].clone())
+            self._nothing = one.cut(0)
         return self._nothing
 
     @torch.no_grad()
@@ -87,10 +87,8 @@ class PrefixCache:
             for place, index in enumerate(group):
                 real = slice(-len(prompts[index]), None)
                 # Copied out, or each entry would keep the whole group's memory.
-                computed[index] = KeysValues(
-                    torch.stack([keys[place, :, real] for keys, _ in prefix.layers]),
-                    torch.stack([values[place, :, real] for _, values in prefix.layers]),
-                )
+                layers = [(keys[place, :, real], values[place, :, real]) for keys, values in prefix.layers]
+                computed[index] = KeysValues.pack(layers)
         return [entry for entry in computed if entry is not None]
 
 
@@ -101,10 +99,10 @@ def stack_prefixes(prompts: Sequence[Vectors], entries: Sequence[KeysValues], ba
     stack = stack_prompts([prompt_PD.to(base.device, base.dtype) for prompt_PD in vectors])
     layers = [
         (
-            torch.stack([_padded(entry.keys_LHTd[layer], stack.columns) for entry in entries]),
-            torch.stack([_padded(entry.values_LHTd[layer], stack.columns) for entry in entries]),
+            torch.stack([_padded(keys, stack.columns) for keys, _ in layer]),
+            torch.stack([_padded(values, stack.columns) for _, values in layer]),
         )
-        for layer in range(len(entries[0].keys_LHTd))
+        for layer in zip(*(entry.layers for entry in entries), strict=True)
     ]
     return stack, Prefix(layers)
 
