@@ -30,11 +30,12 @@ class Inbox:
 
     def __init__(self) -> None:
         self.results: list[Result] = []
-        self.done = threading.Event()
+        self.began, self.done = threading.Event(), threading.Event()
 
     def __call__(self, result: Result) -> None:
         assert not self.done.is_set(), "nothing may come after the last result"
         self.results.append(result)
+        self.began.set()
         if not isinstance(result, Piece) or result.finish:
             self.done.set()
 
@@ -74,16 +75,13 @@ def idle(engine: Engine) -> None:
 
 
 @torch.no_grad()
-def slow_greedy(base: FrozenBase, prompt: Vectors, ids: Sequence[int], count: int) -> tuple[list[int], list[float]]:
-    """A row alone, prompt and all run again for each token: tokens with the end token, and the gap between the two best
-    logits at each."""
+def gaps_to_best(base: FrozenBase, prompt: Vectors, ids: Sequence[int], told: Sequence[int]) -> list[float]:
+    """How far each token that a row told is below the best logit there: all 0 where the row is greedy. By the row alone,
+    prompt and all, without any keys and values kept."""
     vectors_PD = torch.zeros(0, base.width) if prompt.vectors_PD is None else prompt.vectors_PD
     stack = stack_prompts([vectors_PD.to(base.dtype)])
-    told: list[int] = []
-    gaps: list[float] = []
-    while len(told) < count and not (told and told[-1] in base.end_ids):
-        row = [*ids, *told]
-        best = logits_at(base, stack, None, [0], [row], [[len(row) - 1]])[0, 0].float().topk(2)
-        told.append(int(best.indices[0]))
-        gaps.append(float(best.values[0] - best.values[1]))
-    return told, gaps
+    keep = range(len(ids) - 1, len(ids) + len(told) - 1)
+    logits_LV = logits_at(base, stack, None, [0], [[*ids, *told[:-1]]], [list(keep)])[0].float()
+    chosen_L = logits_LV.gather(1, torch.tensor(told)[:, None])[:, 0]
+    gaps: list[float] = (logits_LV.amax(1) - chosen_L).tolist()
+    return gaps

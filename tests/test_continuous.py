@@ -29,7 +29,7 @@ from softprompt.engines.protocol import (
 )
 from softprompt.engines.scheduler import Limits
 from softprompt.errors import ContextError, EngineBusy, EngineError
-from tests.engines import Inbox, idle, slow_greedy, some_vectors
+from tests.engines import PATIENCE, Inbox, gaps_to_best, idle, some_vectors
 from tests.models import ARCHITECTURES, UNEVEN, VOCABULARY, make_base
 
 TIE = 1e-4
@@ -60,14 +60,14 @@ def ask(engine: Engine, prompt: Vectors, ids: tuple[int, ...], **sampling: Any) 
 
 
 def same_but_for_ties(base: FrozenBase, prompt: Vectors, ids: tuple[int, ...], count: int, told: list[int]) -> bool:
-    """Whether the tokens are those of the row alone; at a tie they may part. True where they did."""
-    alone, gaps = slow_greedy(base, prompt, ids, count)
-    for mine, other, gap in zip(told, alone, gaps, strict=False):
-        if mine != other:
-            assert gap < TIE
-            return True
-    assert len(told) == len(alone)
-    return False
+    """Whether the tokens are those of the row alone; at a tie another may be told, and the row goes on behind it. True where
+    there was one."""
+    gaps = gaps_to_best(base, prompt, ids, told)
+    assert max(gaps) < TIE
+    ends = [place for place, token in enumerate(told) if token in base.end_ids]
+    assert ends in ([], [len(told) - 1])
+    assert len(told) == count or (ends and len(told) < count)
+    return any(gaps)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +327,7 @@ def test_a_failed_step_ends_its_jobs_alone(base: FrozenBase, caplog: pytest.LogC
 
     handle = base.model.register_forward_pre_hook(fail_long, with_kwargs=True)
     going = ask(engine, NO_PROMPT, (3, 4), max_tokens=30)
+    assert going.began.wait(PATIENCE)  # or both might come in by one pass, and fail together
     with pytest.raises(EngineError, match="no room"):
         _ = ask(engine, some_vectors(base, 3, 1), (3,) * 7, max_tokens=5).pieces
     handle.remove()

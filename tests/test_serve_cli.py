@@ -20,6 +20,8 @@ from openai import OpenAI
 
 from softprompt.base import FrozenBase
 from softprompt.cli import main
+from softprompt.engines.continuous import ContinuousEngine
+from softprompt.http.server import Settings, load
 from softprompt.library import Library
 from softprompt.serving.choice import choose_base
 from softprompt.serving.service import Service
@@ -235,10 +237,28 @@ def test_the_base_with_the_most_tasks_is_chosen(tmp_path: Path, base_folder: Pat
         assert library.registry.bases()[0].tasks == 1
 
 
+def test_the_engine_keeps_to_the_limits_given(tmp_path: Path, base_folder: Path) -> None:
+    with Library.open(tmp_path / "home") as library:
+        live = load(library, Settings(source=str(base_folder), engine_rows=3, engine_queue=7, prefix_bytes=1 << 20))
+        engine = live.engine
+        assert isinstance(engine, ContinuousEngine)
+        assert (engine.limits.max_rows, engine.limits.max_waiting) == (3, 7)
+        engine.stop()
+        live.close()
+
+
 def test_help_is_quick_and_says_what_limits_there_are() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "softprompt.cli", "serve", "--help"], capture_output=True, text=True, check=True,
         env={**os.environ, "COLUMNS": "160"},
     )  # fmt: skip
-    for word in ("--port", "--requests-per-minute", "--grace", "--require-keys", "--prompt-cache-size"):
+    for word in (
+        "--port",
+        "--requests-per-minute",
+        "--grace",
+        "--require-keys",
+        "--prompt-cache-size",
+        "--engine-rows",
+        "--engine-queue",
+    ):
         assert word in done.stdout

@@ -37,6 +37,12 @@ def serve(
     prefix_cache_mb: Annotated[
         int, typer.Option(min=1, help="Megabytes of their keys and values.", rich_help_panel=_LIMITS)
     ] = 1024,
+    engine_rows: Annotated[
+        int, typer.Option(min=1, help="Rows that generate at the same time.", rich_help_panel=_LIMITS)
+    ] = 64,
+    engine_queue: Annotated[
+        int, typer.Option(min=1, help="Most rows that wait for the engine.", rich_help_panel=_LIMITS)
+    ] = 1024,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Most tokens that one answer may be asked to have.", rich_help_panel=_LIMITS)
     ] = 4096,
@@ -82,6 +88,8 @@ def serve(
             max_prompts=prompt_cache_size,
             max_prompt_bytes=prompt_cache_mb << 20,
             prefix_bytes=prefix_cache_mb << 20,
+            engine_rows=engine_rows,
+            engine_queue=engine_queue,
             grace_s=grace,
             limits=Limits(
                 body_bytes=max_body_kb << 10,

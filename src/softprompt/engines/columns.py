@@ -19,15 +19,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-
 IDLE_BYTES = 1 << 26
 """What the buffer may keep while no row is in it."""
 
 
 @dataclass(frozen=True)
 class KeysValues:
-    """Of one sequence, on all layers. Tensors of one shape are one stack, which is copied at once; layers may differ in heads
-    and width, and keys from values."""
+    """Of one sequence, on all layers. Tensors of one shape are one stack, which is copied at once; layers may differ in
+    heads and width, and keys from values."""
 
     stacks: tuple[Tensor, ...]
     """N x H x T x d each."""

@@ -56,6 +56,10 @@ class Settings:
     """Seconds that running requests may go on when the server is told to end."""
     prefix_bytes: int = 1 << 30
     """Bound on the keys and values kept of prompts."""
+    engine_rows: int = 64
+    """Rows that generate at the same time."""
+    engine_queue: int = 1024
+    """Jobs that may wait for the engine; a request has one for each of its rows."""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -67,15 +71,17 @@ def load(library: Library, settings: Settings) -> Live:
     """
     from softprompt.base import FrozenBase
     from softprompt.engines.continuous import ContinuousEngine
+    from softprompt.engines.scheduler import Limits as EngineLimits
     from softprompt.serving.live import Live
 
     base = FrozenBase.load(settings.source, dtype=settings.dtype, device=settings.device)
     with contextlib.suppress(ValueError):  # some models, Gemma 2 among them, have no fused attention
         base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
+    engine_limits = EngineLimits(max_rows=settings.engine_rows, max_waiting=settings.engine_queue)
     return Live.open(
         library,
         base,
-        ContinuousEngine(base, prefix_bytes=settings.prefix_bytes),
+        ContinuousEngine(base, engine_limits, prefix_bytes=settings.prefix_bytes),
         max_bytes=settings.max_prompt_bytes,
         max_prompts=settings.max_prompts,
     )
