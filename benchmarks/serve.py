@@ -250,12 +250,8 @@ def main() -> None:
         for case in args.cases or every:
             for row in CASES[case](served_base(model, dtype, attention), chosen):
                 whole = {"model": model, "case": case, "dtype": dtype, "attention": attention, **row}
-                told = (
-                    json.dumps(whole, separators=(",", ":"))
-                    if args.json
-                    else "  ".join(f"{k} {v}" for k, v in whole.items())
-                )
-                print(told, flush=True)
+                words = "  ".join(f"{name} {value}" for name, value in whole.items())
+                print(json.dumps(whole, separators=(",", ":")) if args.json else words, flush=True)
 
 
 if __name__ == "__main__":

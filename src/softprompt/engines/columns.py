@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-IDLE_BYTES = 1 << 26
+IDLE_BYTES = 1 << 28
 """What the buffer may keep while no row is in it."""
 
 
