@@ -6,7 +6,7 @@ MARKS ?= not services
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
-.PHONY: setup demo test lint format docs bench test-services clean
+.PHONY: setup demo test lint format docs bench soak test-services clean
 
 setup: $(READY)
 
@@ -38,7 +38,16 @@ docs: setup
 
 bench: setup
 	$(BIN)/python benchmarks/quality.py --json
+	$(BIN)/python benchmarks/train_vs_peft.py --json
+	$(BIN)/python benchmarks/many.py --json
+	$(BIN)/python benchmarks/memory.py --json
+	$(BIN)/python benchmarks/initializers.py --json
+	$(BIN)/python benchmarks/serve.py --json
+	$(BIN)/python benchmarks/router.py --json
 	$(BIN)/python benchmarks/library.py --json
+
+soak: setup
+	$(BIN)/python benchmarks/soak.py --json
 
 test-services: setup
 	$(BIN)/python -m pytest tests/services -m services
