@@ -43,6 +43,7 @@ bench: setup
 	$(BIN)/python benchmarks/memory.py --json
 	$(BIN)/python benchmarks/initializers.py --json
 	$(BIN)/python benchmarks/serve.py --json
+	$(BIN)/python benchmarks/mixes.py --json
 	$(BIN)/python benchmarks/router.py --json
 	$(BIN)/python benchmarks/library.py --json
 

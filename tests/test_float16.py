@@ -9,6 +9,7 @@ import torch
 
 from softprompt.errors import TrainingError
 from softprompt.library import Library
+from softprompt.training import forward
 from softprompt.training.tune import train
 from tests.models import ARCHITECTURES, make_base
 from tests.test_memory import mixed_step
@@ -47,3 +48,20 @@ def test_what_overflows_stops_alone_and_is_told_with_step_and_rate(tmp_path: Pat
     beside = library.resolve("one").digest
     (alone,) = train(make_task(tmp_path, "one"), base=base)
     assert beside == alone.prompt.digest
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_small_losses_keep_their_gradient_in_float16(architecture: str) -> None:
+    weight = 1e-5
+    _, gradient = mixed_step(make_base(architecture, dtype=torch.float16), weight=weight)
+    _, expected = mixed_step(make_base(architecture), weight=weight)
+    assert (gradient - expected).norm() < 0.1 * expected.norm()
+
+
+def test_a_gradient_too_large_to_be_scaled_is_taken_unscaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_base("llama", dtype=torch.float16)
+    _, expected = mixed_step(make_base("llama"))
+    monkeypatch.setattr(forward, "FLOAT16_SCALE", 1e7)
+    _, gradient = mixed_step(base)
+    assert gradient.isfinite().all()
+    assert (gradient - expected).norm() < 0.06 * expected.norm()

@@ -140,7 +140,7 @@ def test_an_engine_takes_no_other_failure_for_memory(monkeypatch: pytest.MonkeyP
         LocalEngine(base).score(**engine_jobs(base), labels=[((5,),)] * 9)
 
 
-def mixed_step(base: FrozenBase, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def mixed_step(base: FrozenBase, *, weight: float = 0.5, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses and gradient of a step with prompts of unequal length and both objectives."""
     generator = torch.Generator().manual_seed(7)
     spread = base.embedding.weight.std()
@@ -148,7 +148,7 @@ def mixed_step(base: FrozenBase, **how: Any) -> tuple[torch.Tensor, torch.Tensor
     labels = ((5,), (6, 7), (8,))
     rows = [torch.randint(2, VOCABULARY, (n,), generator=generator).tolist() for n in (11, 3, 7, 14)]
     examples = [
-        Example(which=i % 2, input=row, target=[4, 9], labels=labels if i < 2 else None, choice=1, weight=0.5)
+        Example(which=i % 2, input=row, target=[4, 9], labels=labels if i < 2 else None, choice=1, weight=weight)
         for i, row in enumerate(rows)
     ]
     return losses_and_gradient(base, stack, examples, **how)

@@ -1,12 +1,13 @@
 """One step of a mixed batch: the loss of each prompt's rows, and the gradient of every prompt.
 
-Rows are run in chunks of similar length, so that little is padding; the prompts' keys and values are made once, each chunk's
+Rows are laid in lines, or run in chunks of similar length, so that little is padding; the prompts' keys and values are made once, each chunk's
 gradient adds up on them, and one backward pass takes the sum back to the vectors. A prompt's loss is a mean over its own
 rows, so neither its loss nor its gradient depends on what else is in the batch.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -23,6 +24,10 @@ from softprompt.training.objectives import label_scoring, language_modelling
 
 TOKEN_BUDGET = 2048
 """Padded tokens of a chunk. Bounds memory; on a CPU larger chunks are slower, for they leave its caches."""
+
+FLOAT16_SCALE = 1024.0
+"""What losses are multiplied by on their way back in float16, whose smallest number is 6e-8: the gradients of a prompt that
+fits well would vanish."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,28 @@ def losses_and_gradient(
         recompute: gradient checkpointing: keep no activations inside the base's layers, make them again on the way back.
         shared: force the shared prefix on or off; by default as :func:`shares_prefix` finds.
     """
-    losses_K = torch.zeros(len(stack.lengths_K), device=base.device)
     if not examples:  # the share of a process can be empty
-        return losses_K, torch.zeros_like(stack.vectors_KPD, dtype=torch.float32)
+        return torch.zeros(len(stack.lengths_K), device=base.device), torch.zeros_like(stack.vectors_KPD, dtype=torch.float32)
+    step = functools.partial(_step, base, stack, examples, token_budget, shared, recompute)
+    if base.dtype != torch.float16:
+        return step(1.0)
+    losses_K, gradient_KPD = step(FLOAT16_SCALE)
+    broken = ~gradient_KPD.flatten(1).isfinite().all(1)
+    if broken.any():  # too much for some prompt, if it is not broken for good
+        gradient_KPD[broken] = step(1.0)[1][broken]
+    return losses_K, gradient_KPD
+
+
+def _step(
+    base: FrozenBase,
+    stack: Stack,
+    examples: Sequence[Example],
+    token_budget: int,
+    shared: bool | None,
+    recompute: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    losses_K = torch.zeros(len(stack.lengths_K), device=base.device)
     leaf = Stack(stack.vectors_KPD.detach().to(base.dtype).requires_grad_(), stack.mask_KP, stack.lengths_K)
     use_shared = shares_prefix(base) if shared is None else shared
     stacked, made = leaf, None
@@ -87,7 +111,7 @@ def losses_and_gradient(
             loss_B = run(base, stacked, prefix, chunk)
             weight_B = torch.tensor([example.weight for example in chunk], device=base.device)
             weighted_B = loss_B * weight_B
-            weighted_B.sum().backward()  # type: ignore[no-untyped-call]
+            (weighted_B.sum() * scale).backward()  # type: ignore[no-untyped-call]
             losses_K.index_add_(0, torch.tensor([e.which for e in chunk], device=base.device), weighted_B.detach())
     if made is not None and prefix is not None:
         pairs = [
@@ -95,7 +119,7 @@ def losses_and_gradient(
         ]
         torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
     assert leaf.vectors_KPD.grad is not None
-    return losses_K, leaf.vectors_KPD.grad.float() * stack.mask_KP[:, :, None]
+    return losses_K, leaf.vectors_KPD.grad.float() * stack.mask_KP[:, :, None] / scale
 
 
 def _common_heads(examples: Sequence[Example], prompts: int) -> list[Sequence[int]]:
