@@ -1,8 +1,8 @@
 """One step of a mixed batch: the loss of each prompt's rows, and the gradient of every prompt.
 
-Rows are laid in lines, or run in chunks of similar length, so that little is padding; the prompts' keys and values are made once, each chunk's
-gradient adds up on them, and one backward pass takes the sum back to the vectors. A prompt's loss is a mean over its own
-rows, so neither its loss nor its gradient depends on what else is in the batch.
+Rows are laid in lines, or run in chunks of similar length, so that little is padding; the prompts' keys and values are made
+once, each chunk's gradient adds up on them, and one backward pass takes the sum back to the vectors. A prompt's loss is a
+mean over its own rows, so neither its loss nor its gradient depends on what else is in the batch.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def losses_and_gradient(
         shared: force the shared prefix on or off; by default as :func:`shares_prefix` finds.
     """
     if not examples:  # the share of a process can be empty
-        return torch.zeros(len(stack.lengths_K), device=base.device), torch.zeros_like(stack.vectors_KPD, dtype=torch.float32)
+        nothing_KPD = torch.zeros_like(stack.vectors_KPD, dtype=torch.float32)
+        return nothing_KPD.new_zeros(len(stack.lengths_K)), nothing_KPD
     step = functools.partial(_step, base, stack, examples, token_budget, shared, recompute)
     if base.dtype != torch.float16:
         return step(1.0)
