@@ -48,7 +48,7 @@ def serve(
     ] = 4096,
     max_rows: Annotated[int, typer.Option(min=1, help="Most inputs in one request.", rich_help_panel=_LIMITS)] = 256,
     max_body_kb: Annotated[int, typer.Option(min=1, help="Longest request, uploads apart.", rich_help_panel=_LIMITS)] = 4096,
-    max_upload_mb: Annotated[int, typer.Option(min=1, help="Longest upload to /v1/files.", rich_help_panel=_LIMITS)] = 512,
+    max_upload_mb: Annotated[int, typer.Option(min=1, help="Longest upload to /v1/files.", rich_help_panel=_LIMITS)] = 100,
     max_streams: Annotated[int, typer.Option(min=1, help="Most streams open at once.", rich_help_panel=_LIMITS)] = 1024,
     requests_per_minute: Annotated[
         int | None,

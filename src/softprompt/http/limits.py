@@ -18,7 +18,7 @@ class Limits:
 
     body_bytes: int = 4 << 20
     """Longest body, but for uploads."""
-    upload_bytes: int = 512 << 20
+    upload_bytes: int = 100 << 20
     """Longest upload to `/v1/files`."""
     body_s: float = 30.0
     """Longest silence inside a body."""
