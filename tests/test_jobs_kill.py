@@ -19,33 +19,21 @@ from softprompt.library import Library
 from tests.jobs_data import do_all, queue_job
 
 DRIVER = """
-import os, random, signal, sys, time
+import sys
 from pathlib import Path
 import torch, transformers.models.llama.modeling_llama
 from softprompt.jobs import bank
 from softprompt.jobs.worker import trainer, work
 from softprompt.library import Library
+from tests.kills import kill_now_and_then
 from tests.test_jobs_kill import newest
 
 home = Path(sys.argv[1])
-draw = random.Random(0)
-kills = 0
-while True:
-    before = newest(home)
-    child = os.fork()  # nothing has run a thread yet, and what takes seconds is imported already
-    if child == 0:
-        work(Library.open(home), trainer("float32", "cpu", 0.0), idle_seconds=0.05)
-        os._exit(0)
-    while kills < 4 and newest(home) == before:
-        time.sleep(0.002)
-    if kills < 4:
-        time.sleep(draw.uniform(0, 0.05))
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if not os.WIFSIGNALED(status):
-        break
-    kills += 1
-print(kills)
+
+def train():
+    work(Library.open(home), trainer("float32", "cpu", 0.0), idle_seconds=0.05)
+
+print(kill_now_and_then(train, lambda: newest(home), 4))
 """
 
 
@@ -59,17 +47,14 @@ def test_four_kills_at_random_moments_end_in_the_same_versions_once(base_folder:
     for library in homes:
         for task in ("one", "two"):
             queue_job(library, base_folder, task, softprompt={"max_steps": 60})
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the other process: sums are rounded by how they are split among threads
     do_all(homes[0])
-    torch.set_num_threads(threads)
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(homes[1].home)],
         capture_output=True,
         text=True,
         timeout=300,
         cwd=Path(__file__).parent.parent,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "4"

@@ -184,36 +184,23 @@ def test_a_damaged_checkpoint_is_told_and_training_starts_anew(base: FrozenBase,
 
 
 DRIVER = """
-import os, random, signal, sys, time
+import sys
 from pathlib import Path
 import torch, transformers.models.llama.modeling_llama
 from softprompt.library import Library
 from softprompt.training import checkpoint
 from softprompt.training.tune import train
+from tests.kills import kill_now_and_then
 from tests.models import make_base
 from tests.test_resume import make_task, newest
 
 checkpoint.Keeper.__init__.__defaults__ = (0.0,)
 folder = Path(sys.argv[1])
-draw = random.Random(0)
-kills = 0
-while True:
-    before = newest(folder)
-    child = os.fork()  # nothing has run a thread yet, and what takes seconds is imported already
-    if child == 0:
-        task = make_task(folder, "one", max_steps=120)
-        train(task, base=make_base("llama"), library=Library.open(folder / "home"))
-        os._exit(0)
-    while kills < 10 and newest(folder) == before:
-        time.sleep(0.002)
-    if kills < 10:
-        time.sleep(draw.uniform(0, 0.05))
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if not os.WIFSIGNALED(status):
-        break
-    kills += 1
-print(kills)
+
+def go_on():
+    train(make_task(folder, "one", max_steps=120), base=make_base("llama"), library=Library.open(folder / "home"))
+
+print(kill_now_and_then(go_on, lambda: newest(folder), 10))
 """
 
 
