@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
-from benchmarks.quality import Row, make_tasks
+from benchmarks.quality import make_tasks
+from benchmarks.row import Row, print_row
 from softprompt.base import FrozenBase
 from softprompt.engines.local import LocalEngine
 from softprompt.evaluation import Trial, evaluate
@@ -134,14 +134,10 @@ def main() -> None:
     for name in args.tasks:
         found = measure(name, base, args.inits, args.P, args.seeds, args.judge_rows, overrides)
         for row in found:
-            _print(row, args.json)
+            print_row(row, args.json)
         rows += found
     for row in summarise(rows):
-        _print(row, args.json)
-
-
-def _print(row: Row, as_json: bool) -> None:
-    print(json.dumps(row, separators=(",", ":")) if as_json else "  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+        print_row(row, args.json)
 
 
 if __name__ == "__main__":

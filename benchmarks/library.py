@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import random
 import sys
 import tempfile
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import sqlalchemy as sa
 
+from benchmarks.row import Row, print_row
 from softprompt import schema
 from softprompt.card import Card, Stored, write_file
 from softprompt.library import Library
@@ -206,10 +206,10 @@ def main() -> None:
                     show(row, given.json)
 
 
-def show(row: dict[str, Any], as_json: bool) -> None:
+def show(row: Row, as_json: bool) -> None:
     """Print a row for machines or people."""
     if as_json:
-        print(json.dumps(row, separators=(",", ":")), flush=True)
+        print_row(row, as_json)
         return
     print(
         f"{row['database']:<11} {row['operation']:<27} {row['rows']:>6} rows"

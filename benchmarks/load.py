@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.row import Row
 from benchmarks.train_vs_peft import make_base
 from softprompt.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
@@ -22,7 +23,6 @@ from softprompt.engines.scheduler import Limits
 from softprompt.errors import EngineError
 
 VIRTUAL, INPUT, OUTPUT, FLIGHT = 20, 30, 16, 64
-Row = dict[str, Any]
 
 
 def served_base(model: str, dtype: str, attention: str) -> FrozenBase:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
 from benchmarks.quality import make_tasks
+from benchmarks.row import print_row
 from benchmarks.train_vs_peft import SHORT, Rows, make_base, peft_steps, timed
 from softprompt.base import FrozenBase
 from softprompt.progress import Silent
@@ -158,8 +158,7 @@ def main() -> None:
     args = parser.parse_args()
     for case, dtype, length, attention in itertools.product(args.cases, args.dtype, args.P, args.attention):
         row = compare(case, dtype, length, args.K, args.pairs, args.steps, attention, args.device)
-        told = json.dumps(row, separators=(",", ":")) if args.json else "  ".join(f"{k} {v}" for k, v in row.items())
-        print(told, flush=True)
+        print_row(row, args.json)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import argparse
 import ctypes
 import gc
 import itertools
-import json
 import multiprocessing
 import sys
 import tempfile
@@ -30,6 +29,7 @@ sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
 import torch
 
+from benchmarks.row import print_row
 from benchmarks.train_vs_peft import ROWS_PER_STEP, SHORT, Rows, make_base, make_rows, peft_steps
 from softprompt.base import FrozenBase
 from softprompt.quantization import Int8Linear
@@ -170,8 +170,7 @@ def main() -> None:
             source = save_base(model, Path(folder))
             for wanted in itertools.product(args.rows, args.dtype, args.P, args.method):
                 row = measured_apart(source, model, *wanted, args.device)
-                told = "  ".join(f"{k} {v}" for k, v in row.items())
-                print(json.dumps(row, separators=(",", ":")) if args.json else told, flush=True)
+                print_row(row, args.json)
 
 
 if __name__ == "__main__":

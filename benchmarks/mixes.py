@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import queue
 import random
 import sys
@@ -26,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that one b
 import torch
 
 from benchmarks.load import running
+from benchmarks.row import print_row
 from benchmarks.train_vs_peft import SHORT
 from softprompt.base import FrozenBase
 from softprompt.engines.protocol import NO_PROMPT, GenerateJob, Piece, Result, Sampling, Vectors
@@ -119,9 +119,9 @@ def main() -> None:
     report: dict[str, Any] = {
         "model": args.model, "dtype": args.dtype, "attention": args.attention, "mixes": args.mixes, **counts,
     }  # fmt: skip
-    print(
-        json.dumps(report, separators=(",", ":")) if args.json else "\n" + "  ".join(f"{k} {v}" for k, v in report.items())
-    )
+    if not args.json:
+        sys.stderr.write("\n")
+    print_row(report, args.json)
     sys.exit(1 if counts["wrong"] else 0)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import statistics
@@ -24,9 +23,11 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 os.environ.setdefault("SOFTPROMPT_DATA", str(HERE.parent.parent / "shared" / "data"))
+sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
 import torch
 
+from benchmarks.row import Row, print_row
 from softprompt import samples
 from softprompt.base import FrozenBase
 from softprompt.config import TaskConfig, parse_config, read_config
@@ -41,7 +42,6 @@ from softprompt.training.objectives import label_scoring, language_modelling
 from softprompt.training.schedule import total_steps
 from softprompt.training.tune import train
 
-Row = dict[str, Any]
 REAL = ("trec6", "subjectivity", "sentence_polarity")
 
 
@@ -251,12 +251,8 @@ def main() -> None:
 
 
 def _print(row: Row, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(row, separators=(",", ":")), flush=True)
-        return
-    shown = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items() if k not in ("digest", "version")}
-    print("  ".join(f"{key} {value}" for key, value in shown.items()), flush=True)
-    sys.stdout.flush()
+    for_people = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items() if k not in ("digest", "version")}
+    print_row(row if as_json else for_people, as_json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Data from SOFTPROMPT_DATA (default ../shared/data).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import re
@@ -20,10 +19,10 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.setdefault("SOFTPROMPT_DATA", str(HERE.parent.parent / "shared" / "data")))
+sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from benchmarks.row import Row, print_row
 from softprompt.base import FrozenBase
 from softprompt.config import parse_config
 from softprompt.embedding import centroid_of, embed_inputs, raw_text, shorten, single_tokens
@@ -39,7 +39,6 @@ from softprompt.splice import chunk_by_length, pad_rows
 from softprompt.task import Task
 from softprompt.training.tune import CENTROID_ROWS
 
-Row = dict[str, Any]
 COLUMNS = {
     "trec6": ("text",),
     "subjectivity": ("text",),
@@ -227,9 +226,7 @@ def main() -> None:
     options = parser.parse_args()
     base = FrozenBase.load(options.model)
     for row in (variants if options.variants else measure)(base, options.limit):
-        told = json.dumps(row, separators=(",", ":")) if options.json else "  ".join(f"{k} {v}" for k, v in row.items())
-        print(told)
-        sys.stdout.flush()
+        print_row(row, options.json)
 
 
 if __name__ == "__main__":

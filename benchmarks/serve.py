@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import functools
 import itertools
-import json
 import queue
 import statistics
 import sys
@@ -30,7 +29,6 @@ import torch
 from benchmarks.load import (
     OUTPUT,
     VIRTUAL,
-    Row,
     closed_loop,
     draw_tasks,
     paired,
@@ -39,6 +37,7 @@ from benchmarks.load import (
     some_inputs,
     some_vectors,
 )
+from benchmarks.row import Row, print_row
 from benchmarks.serve_storage import cold, swap
 from benchmarks.train_vs_peft import SHORT
 from softprompt.base import FrozenBase
@@ -250,8 +249,7 @@ def main() -> None:
         for case in args.cases or every:
             for row in CASES[case](served_base(model, dtype, attention), chosen):
                 whole = {"model": model, "case": case, "dtype": dtype, "attention": attention, **row}
-                words = "  ".join(f"{name} {value}" for name, value in whole.items())
-                print(json.dumps(whole, separators=(",", ":")) if args.json else words, flush=True)
+                print_row(whole, args.json)
 
 
 if __name__ == "__main__":

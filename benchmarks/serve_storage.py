@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.load import VIRTUAL, Row, closed_loop, quantiles, running, some_inputs, some_vectors
+from benchmarks.load import VIRTUAL, closed_loop, quantiles, running, some_inputs, some_vectors
+from benchmarks.row import Row
 from softprompt.base import FrozenBase
 from softprompt.card import Card
 from softprompt.engines.protocol import NO_PROMPT, GenerateJob, Result, Sampling

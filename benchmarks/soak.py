@@ -30,9 +30,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that one benchmark can use another
+
 import psutil  # type: ignore[import-untyped]
 import torch
 
+from benchmarks.row import print_row
 from softprompt.base import FrozenBase
 from softprompt.card import Card
 from softprompt.engines.local import LocalEngine
@@ -399,10 +402,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     row = soak(args.minutes, args.clients, args.tasks, not args.json)
-    print(json.dumps(row, separators=(",", ":")) if args.json else "\n" + "\n".join(f"{k} {v}" for k, v in row.items()))
+    if not args.json:
+        sys.stderr.write("\n")
+    print_row(row, args.json)
     sys.exit(0 if row["alive"] and row["flat"] and not row["wrong"] and not row["5xx"] else 1)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
+import itertools
 import os
 import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ os.environ.setdefault("SOFTPROMPT_DATA", str(HERE.parent.parent / "shared" / "da
 
 import torch
 
+from benchmarks.row import print_row
 from softprompt.base import DTYPES, FrozenBase
 from softprompt.splice import common_head, stack_padded
 from softprompt.task import Task
@@ -225,20 +226,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print JSON Lines only")
     args = parser.parse_args()
-    for model, kind, dtype, length, prompts, attention in _every(
-        args.model, args.rows, args.dtype, args.P, args.K, args.attention
-    ):
+    combinations = itertools.product(args.model, args.rows, args.dtype, args.P, args.K, args.attention)
+    for model, kind, dtype, length, prompts, attention in combinations:
         row = compare(model, kind, dtype, length, prompts, args.pairs, args.steps, attention, args.device)
-        print(
-            json.dumps(row, separators=(",", ":")) if args.json else "  ".join(f"{k} {v}" for k, v in row.items()),
-            flush=True,
-        )
-
-
-def _every(*choices: Sequence[Any]) -> list[tuple[Any, ...]]:
-    import itertools
-
-    return list(itertools.product(*choices))
+        print_row(row, args.json)
 
 
 if __name__ == "__main__":
