@@ -16,6 +16,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
+from softprompt import base as base_module
 from softprompt import fingerprint as fingerprint_module
 from softprompt.base import FrozenBase
 from softprompt.errors import BaseModelError, ContextError
@@ -327,6 +328,20 @@ def test_a_gpu_that_is_not_there_is_told(base_folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(torch, "zeros", no_gpu)
     assert "device 'cuda:0' was asked for and no GPU is visible; use cpu" in refused(base_folder, device="cuda:0")
+
+
+def test_each_process_of_several_has_the_gpu_that_its_launcher_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert base_module._device(None) == torch.device("cuda:1")
+
+
+def test_a_base_that_the_device_has_no_room_for_is_told(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "to", full)
+    assert "does not fit the memory of cpu; use" in refused(base_folder, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,8 @@ def test_a_newer_format_is_told_as_such() -> None:
         ({"labels": "yes"}, "wrong at 'labels'"),
         ({"task": "other"}, "damaged"),
         ({"metrics": {"value": 1.1}}, "damaged"),
+        ({"metrics": {"value": float("nan")}}, "damaged"),
+        ({"task": "\ud800"}, "damaged|wrong at 'task'"),
     ],
 )
 def test_a_card_changed_by_hand_is_refused(fields: dict[str, Any], expected: str) -> None:
@@ -177,6 +179,11 @@ def test_a_file_forged_with_a_right_checksum_and_wrong_entries_is_refused(entry:
     forged = card._header(Card(**FIELDS), {"prompt_embeddings": entry}, body) + body
     with pytest.raises(PromptFileError, match="damaged"):
         read_file(forged)
+
+
+def test_a_card_nested_too_deep_is_refused() -> None:
+    with pytest.raises(PromptFileError, match="not JSON"):
+        Card.parse("[" * 100_000)
 
 
 def test_a_card_takes_no_unknown_field_and_cannot_be_changed() -> None:

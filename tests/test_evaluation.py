@@ -195,6 +195,12 @@ def test_what_cannot_be_judged_is_told(tmp_path: Path, library: Library, other_f
     (tmp_path / "wrong.jsonl").write_text('{"text": "red", "label": "perhaps"}\n')
     with pytest.raises(DataError, match="test row 1: the label 'perhaps' is not among"):
         judge_on(library, ["a"], tmp_path / "wrong.jsonl")
+    foreign = some_prompt(FrozenBase.load(library.resolve("a").base), "foreign", labels=LABELS, metric="rouge")
+    library.publish(foreign.to_bytes(), base=library.resolve("a").base)
+    with pytest.raises(ConfigError, match="metric"):
+        judge_on(library, ["foreign"], tmp_path / "test.jsonl")
+    with pytest.raises(ConfigError, match="metric 'rouge' is unknown; known: accuracy, "):
+        judge(library, [task_file(tmp_path, "foreign")])
     library.publish(library.read("a@1"), base=str(other_folder))
     with pytest.raises(FingerprintMismatch, match="tiny-llama"):
         judge_on(library, ["a@3"], tmp_path / "test.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,3 +66,13 @@ def test_a_gradient_too_large_to_be_scaled_is_taken_unscaled(monkeypatch: pytest
     _, gradient = mixed_step(base)
     assert gradient.isfinite().all()
     assert (gradient - expected).norm() < 0.06 * expected.norm()
+
+
+@pytest.mark.parametrize("more", [{}, {"labels": None, "target": " {label}"}])
+def test_what_overflows_at_its_last_step_is_not_published(tmp_path: Path, more: dict[str, Any]) -> None:
+    library = Library.open(tmp_path / "home")
+    recipe = {"learning_rate": 90, "weight_decay": 1e4, "lr_scheduler_type": "constant", "max_steps": 1}
+    wild = make_task(tmp_path, "wild", **recipe).variant(**more)
+    with pytest.raises(TrainingError, match=r"'wild': .* no numbers after step 1 with learning rate 90;.*one went well"):
+        train([make_task(tmp_path, "one"), wild], base=make_base("llama", dtype=torch.float16), library=library)
+    assert [entry.task for entry in library.tasks()] == ["one"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softprompt import initialize
 from softprompt.errors import ConfigError
-from tests.models import VOCABULARY, make_base
+from tests.models import UNEVEN, VOCABULARY, make_base
 
 BASE = make_base("llama")
 TABLE = BASE.embedding.weight.detach()
@@ -92,6 +92,19 @@ def test_labels_stand_nearest_to_the_input_as_their_mean_embeddings() -> None:
     ids_of(vectors[:5])
     torch.testing.assert_close(initialize.from_labels(BASE, 3, LABELS, 0), means)
     torch.testing.assert_close(initialize.from_labels(BASE, 2, LABELS, 0), means[:2])
+
+
+@pytest.mark.parametrize("architecture", ["llama", UNEVEN])
+def test_vectors_are_what_the_base_makes_of_tokens_also_where_it_scales_them(architecture: str) -> None:
+    base = make_base(architecture)
+    (ids,) = base.encode(["red apple of"])
+    embedded_TD = base.embed(torch.tensor(ids)).detach()
+    assert torch.equal(initialize.from_text(base, len(ids), "red apple of"), embedded_TD)
+    torch.testing.assert_close(initialize.from_labels(base, 1, [ids], 0)[0], embedded_TD.mean(0))
+    everything_VD = base.embed(torch.arange(VOCABULARY)).detach()
+    (drawn_D,) = initialize.sample_vocabulary(base, 1, 0)
+    assert (drawn_D == everything_VD).all(1).any()
+    assert float(initialize.random_vectors(base, 400, 0).std()) == pytest.approx(float(everything_VD.std()), rel=0.02)
 
 
 def test_prompts_are_fitted_at_their_front_and_averaged() -> None:

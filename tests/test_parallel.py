@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import accelerate
 import pytest
 import torch
 
@@ -87,6 +90,20 @@ def test_shares_of_all_processes_are_all_items_once() -> None:
     parts = [Group(rank, 3).share(items) for rank in range(3)]
     assert sorted(item for part in parts for item in part) == items
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_processes_wait_for_the_first_one_while_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+
+    def state(**how: Any) -> Any:
+        told.update(how)
+        return SimpleNamespace(process_index=1, num_processes=2)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerate, "PartialState", state)
+    group = Group.current()
+    assert (group.rank, group.world, group.leads) == (1, 2, False)
+    assert told["timeout"].total_seconds() > 12 * 3600
 
 
 def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

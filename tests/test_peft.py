@@ -162,6 +162,8 @@ def test_a_folder_without_its_files_is_refused(tmp_path: Path) -> None:
     assert "is no safetensors file" in refused(tmp_path)
     safetensors.torch.save_file({"other": torch.zeros(2)}, tmp_path / PEFT_WEIGHTS)
     assert "holds no matrix 'prompt_embeddings', but other" in refused(tmp_path)
+    safetensors.torch.save_file({TENSOR: torch.zeros(0, 32)}, tmp_path / PEFT_WEIGHTS)
+    assert "holds no matrix 'prompt_embeddings', but prompt_embeddings (0 x 32)" in refused(tmp_path)
     safetensors.torch.save_file({TENSOR: torch.full((2, 32), float("nan"))}, tmp_path / PEFT_WEIGHTS)
     assert "not finite" in refused(tmp_path)
     for text, expected in (("{", "is not JSON"), ("[]", "is list, not PROMPT_TUNING"), ("{}", "is None, not PROMPT_TUNING")):

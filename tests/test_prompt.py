@@ -100,6 +100,9 @@ def test_a_shape_that_is_not_the_cards_is_refused() -> None:
         {TENSOR: Stored("F32", (4, 32), b"")},
         {TENSOR: Stored("F32", (4, 32), bytes(511))},
         {TENSOR: Stored("F64", (4, 32), bytes(1024))},
+        {TENSOR: Stored("F32", ("a", 32), bytes(512))},  # type: ignore[arg-type]
+        {TENSOR: Stored("F32", (1 << 70, 32), bytes(512))},
+        {TENSOR: Stored("F32", (4, 32), bytes(512)), "centroid": Stored([], (32,), bytes(128))},  # type: ignore[arg-type]
         {TENSOR: Stored("F32", (4, 32), bytes(512)), "scale": Stored("F32", (4, 1), bytes(16))},
     ],
 )
@@ -149,6 +152,14 @@ def test_a_smaller_form_changes_the_loss_by_less_than_a_hundredth(dtype: Dtype) 
     before, after = losses(prompt), losses(prompt.as_dtype(dtype))
     assert before != after
     assert sum(after) / len(after) == pytest.approx(sum(before) / len(before), abs=0.01)
+
+
+def test_numbers_too_large_for_a_smaller_form_are_told() -> None:
+    prompt = some_prompt()
+    large = SoftPrompt(prompt.vectors_PD * 1e6, prompt.card)
+    with pytest.raises(PromptFileError, match=r"up to .*e\+06, too large for float16; use bfloat16"):
+        large.as_dtype("float16")
+    assert large.as_dtype("bfloat16").vectors_PD.isfinite().all()
 
 
 def test_int8_keeps_a_virtual_token_of_zeros() -> None:

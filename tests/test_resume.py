@@ -18,6 +18,7 @@ from softprompt.library import Library, Version
 from softprompt.progress import Silent
 from softprompt.task import Task
 from softprompt.training import checkpoint, loop, tune
+from softprompt.training.prepare import prepare
 from softprompt.training.sweep import sweep
 from softprompt.training.tune import train
 from tests.models import make_base
@@ -108,10 +109,53 @@ def test_a_kill_between_the_versions_of_a_bank_publishes_none_and_training_goes_
     assert sorted(file.name for file in library.runs.iterdir()) == ["a@1.jsonl", "b@1.jsonl", "c@1.jsonl"]
 
 
-def test_a_resumed_sweep_has_the_same_survivor_and_candidates(
+def test_a_kill_behind_the_publishing_leaves_each_version_its_history(
     base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = make_task(tmp_path, "swept", eval_per_epoch=2)
+    library = Library.open(tmp_path / "home")
+    honest = Library.publish_all
+
+    def killed(self: Library, *args: Any, **how: Any) -> list[Version]:
+        honest(self, *args, **how)
+        raise Killed
+
+    monkeypatch.setattr(Library, "publish_all", killed)
+    with pytest.raises(Killed):
+        train([make_task(tmp_path, "one"), make_task(tmp_path, "two")], base=base, library=library)
+    for task in ("one", "two"):
+        assert len(library.versions(task)) == 1
+        assert (library.runs / f"{task}@1.jsonl").read_text().count("\n") == 2
+
+
+def test_a_history_that_cannot_be_written_costs_no_version(base: FrozenBase, tmp_path: Path) -> None:
+    library = Library.open(tmp_path / "home")
+    (library.runs / "one@1.jsonl").mkdir(parents=True)
+
+    class Telling(Silent):
+        def warn(self, message: str) -> None:
+            library.tag("one@1", add=["told"])  # as the one does who tells a job's events: the registry must be free
+            assert message.startswith("the history of one@1 cannot be written")
+
+    (tuned,) = train(make_task(tmp_path, "one"), base=base, library=library, progress=Telling())
+    assert library.resolve("one@1").digest == tuned.prompt.digest
+    assert library.resolve("one@1").tags == ("told",)
+    assert [file.name for file in library.runs.iterdir()] == ["one@1.jsonl"]
+
+
+def test_tenants_of_one_home_keep_a_history_each(base: FrozenBase, tmp_path: Path) -> None:
+    library = Library.open(tmp_path / "home")
+    (own,) = train(make_task(tmp_path, "one"), base=base, library=library)
+    (theirs,) = train(make_task(tmp_path, "one", seed=1), base=base, library=library.for_tenant("other"))
+    kept = [json.loads(line) for line in (library.runs / "one@1.jsonl").read_text().splitlines()]
+    assert kept == own.history != theirs.history
+
+
+@pytest.mark.parametrize("validations", [1, 2])
+def test_a_resumed_sweep_has_the_same_survivor_and_candidates(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validations: int
+) -> None:
+    # With one validation in an epoch, both rungs are passed at once.
+    task = make_task(tmp_path, "swept", eval_per_epoch=validations)
     choices = {"learning_rate": [0.01, 0.1], "seed": [0, 1]}
     whole = sweep(task, choices, base=base, library=Library.open(tmp_path / "whole"))
     library = Library.open(tmp_path / "cut")
@@ -143,6 +187,30 @@ def test_another_recipe_or_other_rows_never_take_the_checkpoint(
     assert not any("going on" in message for message in noted)
     train(make_task(tmp_path, "one"), base=base, library=library, progress=Noting())
     assert any("going on from step 3" in message for message in noted)
+
+
+def test_other_rows_to_validate_on_never_take_the_checkpoint(base: FrozenBase, tmp_path: Path) -> None:
+    make_task(tmp_path, "one")
+    files = {"train": str(tmp_path / "rows.jsonl"), "validation": str(tmp_path / "some.jsonl")}
+
+    def checkpoint_of(label: str) -> Path:
+        (tmp_path / "some.jsonl").write_text(json.dumps({"text": "the red stone", "label": label}) + "\n")
+        task = Task(task="one", data=files, labels=["good", "bad"], num_virtual_tokens=6)
+        return checkpoint.Keeper(tmp_path, base, prepare([task], base, None, Silent()), Silent()).file
+
+    assert checkpoint_of("good") == checkpoint_of("good") != checkpoint_of("bad")
+
+
+def test_a_sweep_that_keeps_all_never_takes_the_checkpoint_of_one_that_drops(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, choices = make_task(tmp_path, "swept"), {"seed": [0, 1]}
+    library = Library.open(tmp_path / "home")
+    with monkeypatch.context() as patched:
+        killed_at(12, patched)
+        with pytest.raises(Killed):
+            sweep(task, choices, base=base, library=library)
+    assert not any(row["dropped"] for row in sweep(task, choices, rungs=(), base=base, library=library).candidates)
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
@@ -178,9 +246,12 @@ def test_a_damaged_checkpoint_is_told_and_training_starts_anew(base: FrozenBase,
         with pytest.raises(Killed):
             train(make_task(tmp_path, "one"), base=base, library=library)
     (file,) = library.runs.glob("*.checkpoint")
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="starts anew"):
-        assert train(make_task(tmp_path, "one"), base=base, library=library)[0].prompt.digest == whole
+    cut = file.read_bytes()[:-100]
+    torch.save([1, 2], other := tmp_path / "other")
+    for content in (cut, other.read_bytes()):
+        file.write_bytes(content)
+        with pytest.warns(UserWarning, match="starts anew"):
+            assert train(make_task(tmp_path, "one"), base=base, library=library)[0].prompt.digest == whole
 
 
 DRIVER = """

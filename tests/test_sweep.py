@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from softprompt.base import FrozenBase
-from softprompt.errors import ConfigError, TrainingError
+from softprompt.errors import ConfigError, DataError, NameRefused, TrainingError
 from softprompt.progress import Silent
 from softprompt.task import Task
 from softprompt.training.curves import write_page
 from softprompt.training.loop import train_bank
 from softprompt.training.prepare import prepare
-from softprompt.training.sweep import make_grid, sweep
+from softprompt.training.sweep import _Halving, make_grid, sweep
 from tests.models import make_base
 
 
@@ -55,6 +57,19 @@ def test_the_grid_has_every_combination_once_and_samples_are_among_them() -> Non
     assert len(some) == 4
     assert all(point in grid for point in some)
     assert some == make_grid(choices, samples=4, seed=1)
+    assert some == random.Random(1).sample(grid, 4)
+    assert grid[:3] == [
+        {"learning_rate": 0.1, "seed": 0},
+        {"learning_rate": 0.1, "seed": 1},
+        {"learning_rate": 0.2, "seed": 0},
+    ]
+
+
+def test_few_samples_of_a_grid_too_large_to_be_written_out() -> None:
+    choices = {f"key{n}": list(range(100)) for n in range(9)}
+    some = make_grid(choices, samples=5)
+    assert len(some) == len({tuple(point.values()) for point in some}) == 5
+    assert all(point.keys() == choices.keys() for point in some)
 
 
 def test_the_survivor_equals_that_candidate_trained_alone(base: FrozenBase, task: Task) -> None:
@@ -140,6 +155,44 @@ def test_wrong_choices_are_refused_before_training(base: FrozenBase, task: Task)
         sweep(task, {"learning_rat": [0.1]}, base=base)
     with pytest.raises(ConfigError, match="needs choices"):
         sweep(task, {}, base=base)
+    with pytest.raises(NameRefused, match="'a/b'"):
+        sweep(task, {"task": ["a/b"], "max_steps": [1]}, base=base)
+    for samples in (0, -1):
+        with pytest.raises(ConfigError, match=f"{samples} samples are none; draw at least one"):
+            sweep(task, {"seed": [0, 1]}, samples=samples, base=base)
+
+
+def test_a_wrong_label_among_the_test_rows_is_told_before_training(
+    base: FrozenBase, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "test.jsonl").write_text('{"text": "the red apple", "label": "fair"}\n')
+    data = {"train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "test.jsonl")}
+    monkeypatch.setattr("softprompt.training.sweep.train_bank", None)
+    with pytest.raises(DataError, match="fair"):
+        sweep(task.variant(data=data), {"seed": [0, 1]}, base=base)
+
+
+def test_a_sweep_in_several_processes_is_refused_for_each_would_publish(
+    base: FrozenBase, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="a sweep runs in one process, and 2 were started"):
+        sweep(task, {"seed": [0, 1]}, base=base)
+
+
+def test_a_candidate_that_stopped_early_does_not_keep_the_others_from_their_rungs() -> None:
+    def run(value: float, **fields: Any) -> Any:
+        best = SimpleNamespace(value=value, loss=0.0)
+        known = {"step": 5, "total": 10, "running": True, "dropped": False, "failure": None, "best": best}
+        return SimpleNamespace(**{**known, **fields})
+
+    runs = [run(0.9, step=1, running=False), run(0.8), run(0.7), run(0.6, step=2)]
+    halving = _Halving(runs, (0.25,))
+    halving.drop()
+    assert not any(one.dropped for one in runs), "one has not come as far and wants to go on"
+    runs[3].step = 3
+    halving.drop()
+    assert [one.dropped for one in runs] == [False, False, True, True]
 
 
 def test_the_page_of_curves_holds_every_candidate_and_needs_no_network(tmp_path: Path) -> None:

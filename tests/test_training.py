@@ -26,10 +26,12 @@ from softprompt.errors import (
 )
 from softprompt.evaluation import Report
 from softprompt.library import Library
+from softprompt.progress import Silent
 from softprompt.prompt import SoftPrompt
 from softprompt.rows import Row
 from softprompt.task import Task
 from softprompt.training import loop, run, tune
+from softprompt.training.prepare import prepare
 from softprompt.training.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.training.tune import train
 from tests.models import ANSWERS, make_base, steerable_base
@@ -381,6 +383,19 @@ def test_a_reparameterised_prompt_is_kept_as_plain_vectors(tmp_path: Path, base:
     assert not {key for key in plain.prompt.card.recipe if key.startswith("encoder")}
     assert len(plain.prompt.to_bytes()) < len(tuned.prompt.to_bytes()) < len(plain.prompt.to_bytes()) + 200
     assert not torch.allclose(plain.prompt.vectors_PD, tuned.prompt.vectors_PD, atol=1e-2)
+
+
+def test_how_many_numbers_a_network_adds_while_it_is_trained_is_told(tmp_path: Path, base: FrozenBase) -> None:
+    told: list[str] = []
+
+    class Noting(Silent):
+        def note(self, message: str) -> None:
+            told.append(message)
+
+    recipe = {"encoder_reparameterization_type": "RESIDUAL", "encoder_hidden_size": 7}
+    prepare([a_task(tmp_path, "a", **recipe), a_task(tmp_path, "b")], base, None, Noting())
+    trained = 6 * 32 + 2 * 7 * 32 + 2 * 32  # the vectors, two matrices, the gain and the bias of a norm
+    assert [note for note in told if "trained" in note] == [f"a: {trained} numbers are trained, of which 192 are kept"]
 
 
 def test_a_row_for_people_and_machines_says_what_the_card_says(tmp_path: Path, base: FrozenBase) -> None:

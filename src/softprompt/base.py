@@ -137,8 +137,15 @@ class FrozenBase:
             )
         if quantization == "int8":
             quantize_int8(model, wanted if reading["dtype"] == "auto" else None)
+        model = _freeze(model)
+        try:
+            model = model if quantization == "4bit" else model.to(target)
+        except torch.OutOfMemoryError:
+            raise BaseModelError(
+                f"{source!r} does not fit the memory of {target}; use a smaller dtype, quantization, base or another device"
+            ) from None
         return cls(
-            model=_freeze(model) if quantization == "4bit" else _freeze(model).to(target),
+            model=model,
             tokenizer=tokenizer,
             source=source,
             fingerprint=fingerprint_of_folder(folder),
@@ -300,7 +307,8 @@ def _freeze(model: Any) -> Any:
 
 def _device(name: str | None) -> torch.device:
     if name is None:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        # The first GPU; in a process that was started beside others, the one that its launcher gave it.
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -79,7 +79,7 @@ class Card(BaseModel):
         """
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PromptFileError(f"the card of this prompt file is not JSON ({error}); fetch the file again") from None
         if not isinstance(raw, dict):
             raise PromptFileError("the card of this prompt file is not a JSON object; fetch the file again")
@@ -149,7 +149,11 @@ def read_file(data: bytes) -> tuple[Card, dict[str, Stored]]:
     card = Card.parse(json.dumps(raw))
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
     body = data[size:]
-    if _header(card, entries, body) != data[:size]:
+    try:
+        written = _header(card, entries, body)
+    except (ValueError, RecursionError):  # NaN, or half of a character: neither is ever written
+        raise PromptFileError(_DAMAGED) from None
+    if written != data[:size]:
         raise PromptFileError(_DAMAGED)
     tensors: dict[str, Stored] = {}
     try:

@@ -19,7 +19,7 @@ COMMON = 5000
 
 def random_vectors(base: FrozenBase, length: int, seed: int) -> Tensor:
     """Uniform vectors with the spread of the base's own embeddings, so that their size suits any base."""
-    spread = float(_table(base).std()) * 3**0.5
+    spread = float(_embed(base, range(len(base.embedding.weight))).std()) * 3**0.5
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(length, base.width, generator=generator) * 2 - 1) * spread
 
@@ -27,10 +27,11 @@ def random_vectors(base: FrozenBase, length: int, seed: int) -> Tensor:
 def sample_vocabulary(base: FrozenBase, length: int, seed: int) -> Tensor:
     """Embeddings of random common tokens. Merged vocabularies number their tokens by frequency, so low ids are common."""
     special = set(base.tokenizer.all_special_ids)
-    common = [token for token in range(min(len(_table(base)), COMMON + len(special))) if token not in special]
+    size = len(base.embedding.weight)
+    common = [token for token in range(min(size, COMMON + len(special))) if token not in special]
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(0, len(common), (length,), generator=generator).tolist()
-    return _table(base)[[common[index] for index in drawn]]
+    return _embed(base, [common[index] for index in drawn])
 
 
 def from_text(base: FrozenBase, length: int, text: str) -> Tensor:
@@ -42,13 +43,12 @@ def from_text(base: FrozenBase, length: int, text: str) -> Tensor:
     (ids,) = base.encode([text])
     if not ids:
         raise ConfigError(f"prompt_tuning_init_text {text!r} has no tokens on {base.name}; give some text")
-    return _table(base)[(ids * (length // len(ids) + 1))[:length]]
+    return _embed(base, (ids * (length // len(ids) + 1))[:length])
 
 
 def from_labels(base: FrozenBase, length: int, labels: Sequence[Sequence[int]], seed: int) -> Tensor:
     """The mean embedding of each label's tokens; what remains is sampled from the vocabulary."""
-    table_VD = _table(base)
-    named = torch.stack([table_VD[list(ids)].mean(0) for ids in labels])[:length]
+    named = torch.stack([_embed(base, ids).mean(0) for ids in labels])[:length]
     if len(named) == length:
         return named
     return torch.cat([sample_vocabulary(base, length - len(named), seed), named])
@@ -69,6 +69,6 @@ def from_prompts(prompts: Sequence[Tensor], length: int) -> Tensor:
     return torch.stack(fitted).mean(0)
 
 
-def _table(base: FrozenBase) -> Tensor:
-    table_VD: Tensor = base.embedding.weight.detach().float().cpu()
-    return table_VD
+def _embed(base: FrozenBase, ids: Sequence[int]) -> Tensor:
+    """Embeddings as the base makes them: some scale the numbers of their table."""
+    return base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu()

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.base import FrozenBase
-from softprompt.config import DataConfig, TaskConfig
+from softprompt.config import parse_config
 from softprompt.engines.local import LocalEngine
 from softprompt.errors import ConfigError
 from softprompt.evaluation import Trial, evaluate
-from softprompt.form import Form
+from softprompt.form import Form, form_fields
 from softprompt.progress import Progress, Silent
 from softprompt.prompt import SoftPrompt
 from softprompt.rows import Row
@@ -64,16 +64,14 @@ def judge_on(
 
     Raises:
         NotFound: no such version.
+        ConfigError: a version, made elsewhere, has a form that is not known here.
         DataError: the rows are wrong.
     """
     pairs = []
     for ref in refs:
         card = library.resolve(ref).card
-        config = TaskConfig(
-            task=card.task, input=card.input, target=card.target, labels=card.labels, metric=card.metric,  # type: ignore[arg-type]
-            max_new_tokens=card.max_new_tokens, data=DataConfig(train=str(data.resolve())),
-        )  # fmt: skip
-        task = Task(config)
+        fields = form_fields(Form.of_card(card)) | {"data": str(data.resolve())}
+        task = Task(parse_config(fields, where=f"the card of {ref}"))
         pairs.append((ref, task, task.rows_of(str(data.resolve()))))
     return _judge(library, pairs, dtype, device, quantization, progress or Silent())
 

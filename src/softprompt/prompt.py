@@ -109,9 +109,18 @@ class SoftPrompt:
         return cls.from_bytes(data)
 
     def as_dtype(self, dtype: Dtype) -> SoftPrompt:
-        """The same prompt stored as `float32`, `bfloat16`, `float16` or `int8` (one scale per virtual token)."""
-        stored = _store(self.vectors_PD.float().cpu(), dtype)
-        return SoftPrompt(_restore(stored, dtype), self.card.model_copy(update={"dtype": dtype}), self.centroid_D)
+        """The same prompt stored as `float32`, `bfloat16`, `float16` or `int8` (one scale per virtual token).
+
+        Raises:
+            PromptFileError: it holds larger numbers than the dtype can.
+        """
+        vectors_PD = _restore(_store(self.vectors_PD.float().cpu(), dtype), dtype)
+        if not torch.isfinite(vectors_PD).all():
+            largest = float(self.vectors_PD.abs().max())
+            raise PromptFileError(
+                f"the prompt holds numbers up to {largest:.3g}, too large for {dtype}; use bfloat16 or int8"
+            )
+        return SoftPrompt(vectors_PD, self.card.model_copy(update={"dtype": dtype}), self.centroid_D)
 
     def check_base(self, base: FrozenBase) -> None:
         """Refuse a base that this prompt was not made for.
@@ -210,7 +219,7 @@ def read_peft_config(folder: str | Path) -> dict[str, Any]:
         raise PromptFileError(
             f"{str(folder)!r} is no PEFT folder: {PEFT_CONFIG} cannot be read ({error.strerror})"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PromptFileError(f"{str(file)!r} is not JSON ({error})") from None
     if not isinstance(config, dict) or config.get("peft_type") != "PROMPT_TUNING":
         kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
@@ -242,8 +251,9 @@ def _peft_tensor(file: Path) -> torch.Tensor:
         ) from None
     except SafetensorError as error:
         raise PromptFileError(f"{str(file)!r} is no safetensors file ({error})") from None
-    if TENSOR not in tensors or tensors[TENSOR].ndim != 2:
-        raise PromptFileError(f"{str(file)!r} holds no matrix {TENSOR!r}, but {', '.join(sorted(tensors)) or 'nothing'}")
+    if TENSOR not in tensors or tensors[TENSOR].ndim != 2 or not tensors[TENSOR].numel():
+        found = ", ".join(f"{name} ({' x '.join(map(str, tensors[name].shape))})" for name in sorted(tensors))
+        raise PromptFileError(f"{str(file)!r} holds no matrix {TENSOR!r}, but {found or 'nothing'}")
     return tensors[TENSOR].float()
 
 
@@ -277,7 +287,7 @@ def _tensor(stored: Stored) -> torch.Tensor:
     dtypes = dict(_NAMES.values())
     try:
         return torch.frombuffer(bytearray(stored.data), dtype=dtypes[stored.dtype]).reshape(stored.shape)
-    except (KeyError, ValueError, RuntimeError):
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError):  # forged entries have anything in them
         raise PromptFileError(
             f"the file holds {len(stored.data)} bytes for a tensor of {stored.dtype} and shape {stored.shape}"
         ) from None

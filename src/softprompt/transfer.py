@@ -59,7 +59,7 @@ def copy(
     read, in the state in which the copy began.
 
     Raises:
-        LibraryError: nothing new is named, or the target's registry has tasks already.
+        LibraryError: nothing new is named, or the target's registry has tasks, files or jobs already.
         NotFound, StoreError: a blob of the source is gone or altered; mend that first.
         RegistryError: a registry fails.
     """
@@ -90,7 +90,7 @@ def copy(
 def _targets(home: str | Path | None, registry: str | None, store: str | None) -> tuple[Store | None, str | URL | None]:
     url: str | URL | None = registry
     if home is not None:
-        folder = Path(home).absolute()
+        folder = Path(home).expanduser().absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -101,10 +101,11 @@ def _targets(home: str | Path | None, registry: str | None, store: str | None) -
 
 
 def _refuse_if_used(connection: Connection, shown: str) -> None:
-    if connection.execute(sa.select(schema.tasks.c.id).limit(1)).first() is not None:
-        raise LibraryError(
-            f"the registry {shown} has tasks already, and a copy would mix their version numbers; name an empty one"
-        )
+    for table in (schema.tasks, schema.files, schema.jobs):
+        if connection.execute(sa.select(table.c.id).limit(1)).first() is not None:
+            raise LibraryError(
+                f"the registry {shown} has {table.name} already, and a copy would take their place; name an empty one"
+            )
 
 
 def _copy_blobs(
@@ -145,7 +146,7 @@ def _copy_rows(source: Connection, target: Database) -> int:
     with target.write() as connection:
         _refuse_if_used(connection, target.shown)
         for table in reversed(schema.metadata.sorted_tables):
-            connection.execute(sa.delete(table))  # a tenant or a key may be there; tasks are not
+            connection.execute(sa.delete(table))  # a tenant or a key may be there; nothing that anybody made is
         for table in schema.metadata.sorted_tables:
             if table in schema.OF_ONE_HOME:
                 continue

@@ -1,8 +1,8 @@
 """Checkpoints of a bank: all that a killed training needs to end as if it had never been killed.
 
-A checkpoint is named by what is trained: tasks, rows, recipe, base, dtype and quantisation. So the same command finds it
-again and goes on, and another never takes it by mistake. It is written whole beside the old one and renamed, so a kill or a
-full disk leaves the last good one as it was.
+A checkpoint is named by what is trained: tasks, rows, recipe, base, dtype, quantisation, and a sweep's rungs. So the same
+command finds it again and goes on, and another never takes it by mistake. It is written whole beside the old one and
+renamed, so a kill or a full disk leaves the last good one as it was.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from softprompt.base import FrozenBase
 from softprompt.evaluation import Report
 from softprompt.progress import Progress
+from softprompt.rows import digest_rows
 from softprompt.training.bank import Bank
 from softprompt.training.parallel import Group
 from softprompt.training.run import Run
@@ -33,10 +34,17 @@ class Keeper:
     """Keeps the checkpoint of one training in a folder."""
 
     def __init__(
-        self, folder: Path, base: FrozenBase, runs: Sequence[Run], progress: Progress, every: float = EVERY_SECONDS
+        self,
+        folder: Path,
+        base: FrozenBase,
+        runs: Sequence[Run],
+        progress: Progress,
+        every: float = EVERY_SECONDS,
+        *,
+        rungs: Sequence[float] = (),
     ) -> None:
-        """Nothing is read or written yet."""
-        self.file = folder / f"{_name(base, runs)}.checkpoint"
+        """Nothing is read or written yet. `rungs` are those at which a sweep drops runs."""
+        self.file = folder / f"{_name(base, runs, rungs)}.checkpoint"
         self._progress = progress
         self._every = every
         self._saved = time.monotonic()
@@ -54,13 +62,13 @@ class Keeper:
 
     def _load(self) -> dict[str, Any] | None:
         try:
-            state: dict[str, Any] = torch.load(self.file, weights_only=True, map_location="cpu")
+            state: Any = torch.load(self.file, weights_only=True, map_location="cpu")
         except FileNotFoundError:
             return None
         except Exception as error:  # a damaged file fails in many ways; all of them mean to start anew
             self._progress.warn(f"the checkpoint {self.file} cannot be read ({type(error).__name__}); training starts anew")
             return None
-        if state.get("format") != FORMAT:
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
             self._progress.warn(f"the checkpoint {self.file} is of another version; training starts anew")
             return None
         return state
@@ -94,17 +102,17 @@ class Keeper:
                 left.unlink(missing_ok=True)
 
 
-def _name(base: FrozenBase, runs: Sequence[Run]) -> str:
+def _name(base: FrozenBase, runs: Sequence[Run], rungs: Sequence[float]) -> str:
     told = [
         {
             "config": run.config.model_dump(mode="json", exclude={"serving"}),
             "rows": run.task.data_digest,
-            "validation": len(run.validation),
+            "validation": digest_rows(run.task.validation),
             "start": hashlib.sha256(run.start_PD.numpy().tobytes()).hexdigest(),
         }
         for run in runs
     ]
-    text = json.dumps([base.fingerprint, str(base.dtype), base.quantization, told], sort_keys=True)
+    text = json.dumps([base.fingerprint, str(base.dtype), base.quantization, told, sorted(rungs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from softprompt.base import FrozenBase
 from softprompt.engines.local import LocalEngine, out_of_memory
 from softprompt.errors import TrainingError
-from softprompt.evaluation import Trial, evaluate
+from softprompt.evaluation import Report, Trial, evaluate
 from softprompt.progress import Progress, Silent
 from softprompt.splice import Stack, stack_padded
 from softprompt.training.bank import Bank
@@ -63,12 +64,21 @@ def train_bank(
         if due:
             trials = [Trial(runs[i].task.form, bank.prompt(i).to(base.dtype), runs[i].validation) for i in due]
             reports = group.from_first(functools.partial(evaluate, engine, trials))
-            for index, report in zip(due, reports, strict=True):
-                runs[index].took_validation(report, bank.prompt(index))
+            for index, trial, report in zip(due, trials, reports, strict=True):
+                run = runs[index]
+                if _overflows(trial, report):
+                    run.failure = f"it gives no numbers after step {run.step} with learning rate {run.rate_before:.3g}"
+                else:
+                    run.took_validation(report, bank.prompt(index))
         if on_step:
             on_step([runs[index] for index in active])
         if keeper is not None and group.leads:
             keeper.save_if_due(bank, runs)
+
+
+def _overflows(trial: Trial, report: Report) -> bool:
+    """Whether a prompt has left the numbers that the base's dtype can hold, by its vectors or by what they lead to."""
+    return not trial.vectors_PD.isfinite().all() or (trial.form.labels is not None and math.isnan(report.loss))
 
 
 class _Stepper:

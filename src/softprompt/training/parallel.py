@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor
 
+PATIENCE = timedelta(days=1)
+"""How long processes wait for each other. The first one judges alone, which can take longer than the ten minutes that NCCL
+waits by itself; a process that dies is noticed by the launcher."""
+
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+
+
+def processes_started() -> int:
+    """How many processes a launcher has started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class Group:
@@ -32,11 +42,11 @@ class Group:
     @classmethod
     def current(cls) -> Group:
         """The group this process was started in: by a launcher that sets WORLD_SIZE, or alone."""
-        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        if processes_started() < 2:
             return cls()
         from accelerate import PartialState
 
-        state = PartialState(cpu=not torch.cuda.is_available())
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
         return cls(state.process_index, state.num_processes)
 
     @property

@@ -17,6 +17,7 @@ from softprompt.names import check_task
 from softprompt.progress import Progress
 from softprompt.prompt import SoftPrompt
 from softprompt.task import Examples, Task
+from softprompt.training.reparameterize import weight_rows
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def prepare(tasks: Sequence[Task], base: FrozenBase, library: Library | None, pr
             parents = parents_of(base, task.config, library)
             start_PD = start_vectors(base, task, parents)
             runs.append(Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents)))
+            _tell_network(runs[-1], base.width, progress)
             advance(len(train) + len(validation), task.name)
     return runs
 
@@ -138,6 +140,15 @@ def parents_of(base: FrozenBase, config: TaskConfig, library: Library | None) ->
     for prompt in prompts:
         prompt.check_base(base)
     return prompts
+
+
+def _tell_network(run: Run, width: int, progress: Progress) -> None:
+    """A network in front of the vectors is trained with them and is not kept, so no row or card counts it."""
+    network = run.rule.network
+    if network is not None:
+        kept = run.start_PD.numel()
+        trained = kept + weight_rows(network.hidden) * width
+        progress.note(f"{run.task.name}: {trained} numbers are trained, of which {kept} are kept")
 
 
 def _tell_budget(base: FrozenBase, task: Task, train: Examples, validation: Examples, progress: Progress) -> None:

@@ -6,7 +6,7 @@ length, template, seed. Successive halving (Jamieson and Talwalkar, 2016): at ea
 
 from __future__ import annotations
 
-import itertools
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from softprompt.errors import ConfigError, TrainingError
 from softprompt.progress import Progress, Silent
 from softprompt.training.checkpoint import Keeper
 from softprompt.training.loop import train_bank
+from softprompt.training.parallel import processes_started
 from softprompt.training.prepare import TaskLike, load_tasks, one_base, prepare
 from softprompt.training.run import Run
 from softprompt.training.tune import Tuned, finish, judge_runs, make_prompt, measure_baselines
@@ -45,14 +46,24 @@ def make_grid(choices: Mapping[str, Sequence[Any]], samples: int | None = None, 
     """Every combination of the choices, or so many drawn at random without repetition.
 
     Raises:
-        ConfigError: no choices, or a key with none.
+        ConfigError: no choices, a key with none, or no samples.
     """
     if not choices or not all(choices.values()):
         raise ConfigError("a sweep needs choices, such as learning_rate=0.03,0.1,0.3")
-    grid = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-    if samples is None or samples >= len(grid):
-        return grid
-    return random.Random(seed).sample(grid, samples)
+    if samples is not None and samples < 1:
+        raise ConfigError(f"{samples} samples are none; draw at least one")
+    size = math.prod(len(values) for values in choices.values())
+    drawn = range(size) if samples is None or samples >= size else random.Random(seed).sample(range(size), samples)
+    return [_combination(choices, index) for index in drawn]
+
+
+def _combination(choices: Mapping[str, Sequence[Any]], index: int) -> dict[str, Any]:
+    """A combination by its number; the last key changes fastest."""
+    picked: dict[str, Any] = {}
+    for key in reversed(list(choices)):
+        index, place = divmod(index, len(choices[key]))
+        picked[key] = choices[key][place]
+    return {key: picked[key] for key in choices}
 
 
 def sweep(
@@ -77,17 +88,21 @@ def sweep(
         rungs: shares of the steps at which the worse half is dropped; empty to keep all to the end.
 
     Raises:
-        ConfigError: a candidate is wrong; nothing was trained.
+        ConfigError: a candidate is wrong, or a launcher has started several processes; nothing was trained.
+        NameRefused: a candidate has a name that the library would refuse.
         TrainingError: no candidate came through.
     """
     progress = progress or Silent()
     started = time.perf_counter()
+    if (processes := processes_started()) > 1:
+        raise ConfigError(f"a sweep runs in one process, and {processes} were started; start it without the launcher")
     (original,) = load_tasks(task)
     grid = make_grid(choices, samples, original.config.seed)
-    tasks = [original.variant(**changes) for changes in grid]
+    tasks = [load_tasks(original.variant(**changes))[0] for changes in grid]
     if base is None:
         base = FrozenBase.load(one_base(tasks), dtype=dtype, device=device, quantization=quantization)
     runs = prepare(tasks, base, library, progress)
+    tests = [one.encode(base, one.test, one.config.num_virtual_tokens, split="test") for one in tasks]
     halving = _Halving(runs, rungs)
     with progress.stage("sweep", sum(run.total for run in runs)) as advance:
         counted = 0
@@ -102,7 +117,7 @@ def sweep(
             advance(done - counted, f"{len(halving.alive())} candidates, best {_best_value(runs):.3f}")
             counted = done
 
-        keeper = Keeper(library.runs, base, runs, progress) if library is not None else None
+        keeper = Keeper(library.runs, base, runs, progress, rungs=rungs) if library is not None else None
         train_bank(base, runs, on_step, keeper, progress)
     ranked = sorted(range(len(runs)), key=lambda index: _rank(runs[index]), reverse=True)
     winner = runs[ranked[0]]
@@ -110,7 +125,7 @@ def sweep(
         reasons = "; ".join(sorted({run.failure for run in runs if run.failure}))
         raise TrainingError(f"no candidate of task {original.name!r} came through: {reasons}; lower the rates")
     rows = [_row(runs[index], grid[index]) for index in ranked]
-    test = winner.task.encode(base, winner.task.test, winner.task.config.num_virtual_tokens, split="test")
+    test = tests[ranked[0]]
     (baselines,) = measure_baselines(base, [winner], [test], progress)
     (report,) = judge_runs(base, [winner], [test], progress)
     prompt = make_prompt(base, winner, report, baselines, {"sweep": rows})
@@ -121,7 +136,7 @@ def sweep(
 
 
 class _Halving:
-    """Drops the worse half of the living runs when all of them have passed a rung."""
+    """Drops the worse half of the living runs when all of them have passed a rung, or ended before it."""
 
     def __init__(self, runs: Sequence[Run], rungs: Sequence[float]) -> None:
         self._runs = runs
@@ -133,7 +148,8 @@ class _Halving:
     def _passed(self) -> bool:
         if not self._rungs:
             return False
-        return all(run.best is not None and run.step >= self._rungs[0] * run.total for run in self.alive())
+        rung = self._rungs[0]
+        return all(run.best is not None and (run.step >= rung * run.total or not run.running) for run in self.alive())
 
     def skip_passed(self) -> None:
         """Forget the rungs that were passed, and acted on, before a checkpoint."""
@@ -141,13 +157,12 @@ class _Halving:
             self._rungs = self._rungs[1:]
 
     def drop(self) -> None:
-        """Drop the worse half when a rung is passed."""
-        if not self._passed():
-            return
-        self._rungs = self._rungs[1:]
-        ranked = sorted(self.alive(), key=_rank, reverse=True)
-        for run in ranked[(len(ranked) + 1) // 2 :]:
-            run.dropped = True
+        """Drop the worse half at each rung that is passed: at once, so that a checkpoint has none that was not acted on."""
+        while self._passed():
+            self._rungs = self._rungs[1:]
+            ranked = sorted(self.alive(), key=_rank, reverse=True)
+            for run in ranked[(len(ranked) + 1) // 2 :]:
+                run.dropped = True
 
 
 def _rank(run: Run) -> tuple[bool, bool, float, float]:

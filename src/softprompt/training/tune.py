@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -259,10 +260,22 @@ def finish(
             )
     numbers: list[int | None] = [None] * len(prompts)
     if library is not None and prompts:
-        versions = library.publish_all([prompt.to_bytes() for prompt in prompts], base=base.address, also=also)
+        lost: dict[str, OSError] = {}
+
+        def also_keep(connection: Connection, versions: list[Version]) -> None:
+            if also is not None:
+                also(connection, versions)
+            # Before the versions are there for good, so that a kill leaves none without its history.
+            for version, run in zip(versions, runs, strict=True):
+                try:
+                    _keep_history(_history_file(library, version.ref), run)
+                except OSError as error:
+                    lost[version.ref] = error
+
+        versions = library.publish_all([prompt.to_bytes() for prompt in prompts], base=base.address, also=also_keep)
         numbers = [version.number for version in versions]
-        for version, run in zip(versions, runs, strict=True):
-            _keep_history(library.runs, version.ref, run)
+        for ref, error in lost.items():  # told only now: who hears it may write to the registry
+            progress.warn(f"the history of {ref} cannot be written ({error}); the version is published without it")
     seconds = time.perf_counter() - started
     return [
         Tuned(
@@ -283,8 +296,20 @@ def _distance(prompt: SoftPrompt, run: Run) -> float:
     return float((prompt.vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12))
 
 
-def _keep_history(folder: Path, ref: str, run: Run) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{ref}.partial"
-    partial.write_text("".join(json.dumps(row) + "\n" for row in run.history), encoding="utf-8")
-    partial.replace(folder / f"{ref}.jsonl")
+def _history_file(library: Library, ref: str) -> Path:
+    """Other tenants of a home have folders of their own, for their tasks may have the same names."""
+    folder = library.runs if library.tenant == "default" else library.runs / library.tenant
+    return folder / f"{ref}.jsonl"
+
+
+def _keep_history(file: Path, run: Run) -> None:
+    """Write a run's history, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.stem}.partial")
+    try:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in run.history), encoding="utf-8")
+        partial.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
