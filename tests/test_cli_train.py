@@ -199,6 +199,103 @@ def test_signals_are_given_back_after_a_training(run: Run, tmp_path: Path, base_
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_rows_are_printed_does_not_say_that_nothing_was_published(
+    run: Run, tmp_path: Path, base_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    import softprompt.cli.train
+
+    def late(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    def gone(*_: Any) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, gone)
+    monkeypatch.setattr(softprompt.cli.train, "emit", late)
+    try:
+        done = run("train", task_file(tmp_path, base_folder), "--json")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done.code == 128 + number
+    assert "nothing was published" not in done.err
+    assert contents(home)[0] == [("mine", 1)]
+
+
+# init, sweep
+
+
+def test_init_writes_a_task_file_that_trains_as_it_stands(run: Run, tmp_path: Path, home: Path) -> None:
+    table = tmp_path / "my table.csv"
+    table.write_text("text,label\n" + "".join(f"red {n},{'yes' if n % 2 else 'no'}\n" for n in range(40)))
+    done = run("init", table)
+    assert done.code == 0
+    file = tmp_path / "my table.yaml"
+    assert file.read_text() == done.out
+    assert f"next: softprompt train '{file}'" in done.err
+    file.write_text(done.out + "max_steps: 1\n")
+    (row,) = run("train", file, "--json").rows
+    assert (row["task"], row["version"]) == ("my-table", 1)
+    assert "is there already" in run("init", table, "--json").refused()
+    (row,) = run("init", table, "--force", "--json").rows
+    assert row == {"file": str(file)}
+    assert file.read_text() == done.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "my table.csv", "my table.yaml"]
+
+
+def test_init_tells_what_it_cannot_read_or_write(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in (".", "/", tmp_path):
+        assert "is a folder; name a file of rows in it" in run("init", folder).refused()
+    assert "No such file" in run("init", tmp_path / "none.csv").refused()
+    table = tmp_path / "t.csv"
+    table.write_text("text,label\nred,yes\nblue,\n")
+    assert "is empty in 1 of 2 rows" in run("init", table).refused()
+    table.write_text("text,label\n" + "red,yes\nblue,no\n" * 5)
+
+    def full(file: Path, data: bytes) -> int:
+        file.touch()
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "t.yaml").write_text("mine")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        assert "t.yaml': No space left on device" in run("init", table, "--force").refused()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.yaml"]
+    assert (tmp_path / "t.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        (["seed"], "'seed' is no choice; write KEY=V1,V2"),
+        (["seed="], "'seed=' is no choice"),
+        (["seed=1", "seed=2"], "'seed' is given twice"),
+        (["input={text"], "the values of 'input={text' cannot be read"),
+        (["task=2024-13-13"], "the values of 'task=2024-13-13' cannot be read"),
+        (["sead=1,2"], "unknown key 'sead'; did you mean 'seed'?"),
+        (["learning_rate=0.1,fast"], "learning_rate"),
+        (["input=,"], "input"),
+    ],
+)
+def test_choices_of_a_sweep_that_cannot_be_read_are_told(
+    run: Run, tmp_path: Path, base_folder: Path, choices: list[str], expected: str
+) -> None:
+    assert expected in run("sweep", task_file(tmp_path, base_folder), *choices, "--json").refused()
+
+
+def test_a_sweep_whose_picture_cannot_be_written_still_prints_its_row(
+    run: Run, tmp_path: Path, base_folder: Path, home: Path
+) -> None:
+    (tmp_path / "file").touch()
+    file = task_file(tmp_path, base_folder)
+    texts = 'input="Say: {text}","{text}, then:"'
+    done = run("sweep", file, texts, "--plot", tmp_path / "file" / "curves.html", "--json")
+    (row,) = done.rows
+    assert contents(home)[0] == [("mine", row["version"])]
+    assert "warning: the curves cannot be written to" in done.err
+
+
 # predict, evaluate, base
 
 
@@ -302,7 +399,6 @@ def test_evaluate_judges_files_and_rows(run: Run, tmp_path: Path, base_folder: P
     assert told["loss"] is None
     table = run("evaluate", file)
     assert "Evaluation" in table.out
-    assert "no task file (.yaml)" in run("evaluate", "kind", "--json").refused()
     assert "no task file (.yaml)" in run("evaluate", "kind", "--json").refused()
 
 

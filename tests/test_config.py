@@ -143,6 +143,9 @@ def test_an_unknown_key_is_told_with_the_nearest_known_name(file: Path, line: st
         ("data: {train: 3}", "data.train", "3"),
         ("data: {validation: 0.1}", "data.train", "missing"),
         ("serving: {prompt_cache_size: 0}", "serving.prompt_cache_size", "0"),
+        ("seed: 100000000000000000000", "seed", "100000000000000000000"),
+        ('input: "\\ud800 {text}"', "input", "surrogate"),
+        ('labels: [a, "b\\udfff"]', "labels", "surrogate"),
         ("serving: fast", "serving", "'fast'"),
     ],
 )
@@ -201,6 +204,7 @@ def test_a_number_is_a_number_however_it_is_written(file: Path, written: str) ->
         ("just words", "str"),
         ("", "NoneType"),
         ("? [a, b]\n: 1\n", "plain name"),
+        ("? !!set {a}\n: 1\n", "plain name"),
         ("3: x\n", "3"),
         (b"task: caf\xe9\n", "not UTF-8"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
@@ -208,6 +212,27 @@ def test_a_number_is_a_number_however_it_is_written(file: Path, written: str) ->
 )
 def test_a_file_that_is_no_task_file_is_told(file: Path, text: str | bytes, expected: str) -> None:
     assert expected in told(file, text)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("2024-13-45", "2024-13-45"), ("!!int abc", "abc"), ("1" * 5000, "1" * 40), ("!!float x", "x")]
+)
+def test_a_value_that_yaml_takes_for_what_it_is_not_is_told_with_its_line(file: Path, value: str, shown: str) -> None:
+    for text in (f"seed: 1\ntask: {value}\n", f"seed: 1\nlabels: [a, {value}]\n", f"seed: 1\n? {value}\n: 1\n"):
+        assert f"FILE: line 2: {shown!r} cannot be read" in told(file, text)
+
+
+def test_brackets_without_end_are_told(file: Path) -> None:
+    assert "too deep" in told(file, "labels: " + "[" * 3000)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.TSV", "rows.jsonl", "rows.parquet"])
+def test_a_table_given_for_a_task_file_is_told_with_the_command_that_makes_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"text,label\nred,yes\n\xff")
+    with pytest.raises(ConfigError, match=rf"is a table of rows and no task file; `softprompt init .*{name}`"):
+        read_config(tmp_path / name)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path / f"none-{name}")
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:

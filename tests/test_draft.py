@@ -11,7 +11,8 @@ import yaml
 from softprompt import samples
 from softprompt.config import parse_config
 from softprompt.draft import draft_task
-from softprompt.errors import ConfigError, DataError
+from softprompt.errors import ConfigError, DataError, NameRefused
+from softprompt.names import check_task
 
 
 def write_csv(file: Path, columns: list[str], rows: list[list[str]]) -> Path:
@@ -51,6 +52,40 @@ def test_a_table_that_cannot_be_a_task_is_refused(tmp_path: Path) -> None:
         draft_task(write_csv(tmp_path / "two.csv", ["a", "b"], [["1", "2"]]), text="c")
     with pytest.raises(ConfigError, match="my text"):
         draft_task(write_csv(tmp_path / "three.csv", ["my text", "label"], [["1", "2"]] * 5))
+
+
+def test_a_column_with_one_value_is_not_taken_for_the_answer(tmp_path: Path) -> None:
+    rows = [["en", "x" if i % 2 else "y", f"a longer text {i}"] for i in range(9)]
+    file = write_csv(tmp_path / "mine.csv", ["a", "b", "c"], rows)
+    assert parse_config(yaml.safe_load(draft_task(file))).target == " {b}"
+
+
+@pytest.mark.parametrize("rows", ['"a","b"', '"a",""', '"a"," "'])
+def test_a_row_without_an_answer_is_told_before_a_file_is_drafted_that_training_refuses(tmp_path: Path, rows: str) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text(f"text,label\nx,yes\ny,no\n{rows}\nz,yes\nu,no\nv,yes\n")
+    if '"b"' in rows:
+        assert "label" in draft_task(file)
+        return
+    with pytest.raises(DataError, match=r"column 'label' is empty in 1 of 6 rows, the first of them row 3; fill it"):
+        draft_task(file)
+    (tmp_path / "mine.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b"}\n{"text": "c", "label": NaN}\n')
+    with pytest.raises(DataError, match="column 'label' is empty in 2 of 3 rows, the first of them row 2"):
+        draft_task(tmp_path / "mine.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("file_name", "task"),
+    [("my reviews (1).csv", "my-reviews-1"), ("été.csv", "t"), ("日本.csv", "task"), ("a" * 200 + ".csv", "a" * 128)],
+)
+def test_a_task_gets_a_name_that_the_library_takes(tmp_path: Path, file_name: str, task: str) -> None:
+    file = write_csv(tmp_path / file_name, ["text", "label"], [[f"text {i}", "ab"[i % 2]] for i in range(9)])
+    config = parse_config(yaml.safe_load(draft_task(file)))
+    assert config.task == check_task(task)
+    assert config.data is not None
+    assert config.data.train == file_name
+    with pytest.raises(NameRefused, match="task 'my task' is refused"):
+        draft_task(file, name="my task")
 
 
 def test_samples_are_the_same_each_time_and_hold_no_fact_twice() -> None:

@@ -58,7 +58,8 @@ def test_only_names_of_columns_go_in_braces(text: str) -> None:
 def test_numbers_are_written_out_and_nothing_else_is() -> None:
     assert Template("{x}").fill({"x": 3}) == "3"
     assert Template("{x}").fill({"x": 0.5}) == "0.5"
-    for value in (None, True, [1], {"a": 1}):
+    assert Template("{x}").fill({"x": 10**400}) == str(10**400)
+    for value in (None, True, [1], {"a": 1}, float("nan"), float("inf")):
         with pytest.raises(DataError, match=r"row 4: the field 'x' holds .*; text or a number is needed"):
             Template("{x}").fill({"x": value}, "row 4")
 
@@ -89,6 +90,9 @@ def test_a_label_that_is_not_listed_is_told() -> None:
     assert made.answer({"label": 7}, "row 1") == "7"
     with pytest.raises(DataError, match=r"row 9: the label 'maybe' is not among `labels` \(yes, no, 7\)"):
         made.answer({"label": "maybe"}, "row 9")
+    with pytest.raises(DataError) as caught:
+        made.answer({"text": "x" * 10_000, "label": "y" * 10_000}, "row 9")
+    assert len(str(caught.value)) < 300
     with pytest.raises(DataError, match="row 9: the field 'label' holds True"):
         made.answer({"label": True}, "row 9")
 
@@ -102,14 +106,14 @@ def base_with(normalizer: Any) -> FrozenBase:
 
 def test_labels_with_the_same_tokens_are_told() -> None:
     base = base_with(normalizers.Lowercase())
-    with pytest.raises(DataError, match="the labels 'Yes' and 'yes' have the same tokens on folding; rename one"):
+    with pytest.raises(DataError, match="task 't': the labels 'Yes' and 'yes' have the same tokens on folding; rename one"):
         form(labels=["Yes", "no", "yes"]).encode_labels(base)
     assert len(form(labels=["Yes", "no", "yes"]).encode_labels(BASE)) == 3
 
 
 def test_a_label_without_tokens_is_told() -> None:
     base = base_with(normalizers.Replace("no", ""))
-    with pytest.raises(DataError, match="the label 'no' has no tokens in the vocabulary of folding; rename it"):
+    with pytest.raises(DataError, match="task 't': the label 'no' has no tokens in the vocabulary of folding; rename it"):
         form(labels=["no", "yes"], target="{label}").encode_labels(base)
 
 
@@ -135,9 +139,12 @@ def test_a_request_of_several_columns_is_a_json_object() -> None:
     made = form(input="{premise} {hypothesis}")
     row = {"premise": "a", "hypothesis": "b"}
     assert made.row_of(json.dumps(row)) == row
-    for wrong in ("plain", "[1, 2]", '"text"', ""):
+    for wrong in ("plain", "[1, 2]", '"text"', "", "[" * 100_000):
         with pytest.raises(DataError, match=r"2 columns; give a JSON object such as \{.premise.: "):
             made.row_of(wrong)
+    for half in ('{"premise": "\\ud800", "hypothesis": "b"}', '{"premise": "a", "hypothesis": {"b": "\\udfff"}}'):
+        with pytest.raises(DataError, match=r"an input for task 't' holds .*half of a surrogate pair"):
+            made.row_of(half)
     # One column takes the text as it is, also where it looks like JSON.
     assert form().row_of('{"text": "x"}') == {"text": '{"text": "x"}'}
 
@@ -192,7 +199,7 @@ def test_a_template_that_does_not_fit_is_told_with_its_length() -> None:
 def test_a_prompt_longer_than_the_context_is_told() -> None:
     made = form(labels=["yes", "no"])
     for length in (95, 96, 500):
-        with pytest.raises(ContextError, match=rf"{length} virtual tokens and 1 output tokens .* \(96 tokens\)"):
+        with pytest.raises(ContextError, match=rf"task 't': {length} virtual tokens and 1 output tokens .* \(96 tokens\)"):
             made.encode_inputs(BASE, [{"text": "blue"}], length)
     assert len(made.encode_inputs(BASE, [{"text": "blue red"}], 94).ids[0]) == 1
 

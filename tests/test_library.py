@@ -44,6 +44,15 @@ def test_opens_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert library.home == tmp_path / "softprompt-home"
 
 
+def test_a_tilde_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with Library.open("~/prompts", store="~/blobs") as library:
+        assert library.home == tmp_path / "prompts"
+        assert library.store.shown == str(tmp_path / "blobs")
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_home_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("x")
     with pytest.raises(LibraryError, match=r"cannot create the home.*--home or SOFTPROMPT_HOME"):

@@ -12,7 +12,7 @@ import pytest
 from softprompt import database
 from softprompt.errors import NameRefused, RegistryError
 from softprompt.registry import Registry
-from softprompt.schema import REVISIONS
+from softprompt.schema import REVISIONS, VERSION_TABLE
 from tests.registry_contract import RegistryContract, publish
 
 
@@ -34,7 +34,6 @@ def test_every_revision_has_its_file_in_order() -> None:
 
 PUBLISHES = """
 import sys
-import tempfile
 from softprompt.library import Library
 from tests.library_data import make_prompt
 with Library.open(sys.argv[1]) as library:
@@ -112,6 +111,21 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "registry.db").write_text("this is a diary, not a database" * 100)
     with pytest.raises(RegistryError, match="damaged or is something else"):
         Registry.open(f"sqlite:///{tmp_path}/registry.db")
+
+
+@pytest.mark.parametrize("how", ["cut", "revision"])
+def test_a_damaged_file_is_told_with_the_mend(tmp_path: Path, how: str) -> None:
+    file = tmp_path / "registry.db"
+    registry = Registry.open(f"sqlite:///{file}")
+    publish(registry)
+    if how == "revision":
+        with registry.database.write() as connection:
+            connection.exec_driver_sql(f"DELETE FROM {VERSION_TABLE}")
+    registry.close()
+    if how == "cut":
+        file.write_bytes(file.read_bytes()[:6000])
+    with pytest.raises(RegistryError, match=r"is damaged; put back a copy of it \(see docs/library.md"):
+        Registry.open(f"sqlite:///{file}")
 
 
 def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:

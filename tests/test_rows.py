@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.errors import DataError
-from softprompt.rows import SUFFIXES, Row, digest_rows, find_file, hold_out, position, read_rows
+from softprompt.rows import SUFFIXES, Row, digest_rows, find_file, hold_out, position, read_hub_split, read_rows
 
 ROWS: list[Row] = [
     {"text": 'a "quoted" text, with commas', "label": "yes"},
@@ -89,6 +89,10 @@ def test_blank_lines_of_json_lines_are_passed_over_and_counted(tmp_path: Path) -
         ("a.csv", b"text,label\nx,\xff\n", "not UTF-8"),
         ("a.parquet", b"no parquet at all", "not a readable Parquet file"),
         ("a.parquet", b"", "not a readable Parquet file"),
+        ("a.jsonl", b'{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', "line 2: not JSON .the key 'a' is given twice"),
+        ("a.json", b'[{"a": 1, "a": 2}]', "not JSON .the key 'a' is given twice"),
+        ("a.jsonl", b"[" * 100_000, "line 1: not JSON .*recursion"),
+        ("a.json", b"[" * 100_000, "not JSON .*recursion"),
         ("a.txt", b"text", "files of kind '.txt' are not read; use .jsonl"),
         ("rows", b"text", "files of kind 'none' are not read"),
     ],
@@ -99,6 +103,39 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path: Path, name: str, content: b
     with pytest.raises(DataError, match=expected) as caught:
         read_rows(file)
     assert str(file) in str(caught.value)
+
+
+def test_a_parquet_file_with_two_columns_of_one_name_is_told(tmp_path: Path) -> None:
+    table = pyarrow.table([pyarrow.array(["a"])] * 3, names=["text", "label", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: two columns have the same name in 'text', 'label', 'text'"):
+        read_rows(tmp_path / "a.parquet")
+
+
+def test_a_parquet_file_damaged_in_its_middle_is_told_with_the_reason(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "a.parquet", ROWS * 200)
+    data = bytearray(file.read_bytes())
+    data[20:60] = b"\xff" * 40
+    file.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.parquet") as caught:
+        read_rows(file)
+    assert "None" not in str(caught.value)
+
+
+def test_a_cell_may_be_as_long_as_a_document(tmp_path: Path) -> None:
+    rows = [{"text": "x" * 200_000, "label": "yes"}]
+    assert read_rows(write_rows(tmp_path / "a.csv", rows)) == rows
+
+
+def test_a_folder_or_a_name_too_long_for_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    for name in ("rows", str(tmp_path / "rows")):
+        with pytest.raises(DataError, match=r"is a folder .*; name a file in it"):
+            find_file(name, tmp_path)
+    with pytest.raises(DataError, match=r"no data file 'x+'"):
+        find_file("x" * 5000, tmp_path)
+    with pytest.raises(DataError, match=r"no data file '/no/such\.csv'; mend the path"):
+        find_file("/no/such.csv", tmp_path)
 
 
 def test_a_missing_file_is_told_with_the_places_that_were_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +155,22 @@ def test_a_missing_file_is_told_with_the_places_that_were_searched(tmp_path: Pat
     assert find_file("rows.csv", beside) == here / "rows.csv"
     (beside / "rows.csv").write_text("a\n1\n")
     assert find_file("rows.csv", beside) == beside / "rows.csv"
+
+
+def test_classes_of_a_hub_data_set_get_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"]))
+    table = datasets.Dataset.from_dict({"text": ["a", "b", "c", "d"], "label": [1, 0, -1, None]}, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+    rows = read_hub_split("owner/set", None, "test")
+    assert [row["label"] for row in rows] == ["yes", "no", None, None], "-1 stands for a label that is not told"
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the hub is away\nsecond line")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match=r"split 'test' of 'owner/set' cannot be read: the hub is away$"):
+        read_hub_split("owner/set", None, "test")
 
 
 VALUES = st.text(max_size=8) | st.integers() | st.floats(allow_nan=False) | st.none() | st.booleans()

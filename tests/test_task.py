@@ -133,8 +133,10 @@ def test_free_answers_end_with_the_end_token_and_keep_their_bound(tmp_path: Path
 )
 def test_a_wrong_row_is_told_with_its_number(tmp_path: Path, row: Row, fields: dict[str, Any], expected: str) -> None:
     task = task_of(tmp_path, **fields)
-    with pytest.raises(DataError, match=f"task 't', {expected}"):
+    with pytest.raises(DataError, match=f"task 't', {expected}") as caught:
         task.encode(BASE, [{"text": "red", "label": "no"}, row], 4, split="training")
+    if "has no field" not in expected:
+        assert json.dumps(row) in str(caught.value), "its number is that of the split, so it is shown"
 
 
 def test_cut_inputs_are_counted_and_fit(tmp_path: Path) -> None:

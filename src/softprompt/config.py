@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +18,12 @@ Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 MetricName = Literal["accuracy", "f1", "exact_match", "token_f1"]
 
 
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+"""Files that are given for a task file by mistake."""
+
+
 class _Strict(BaseModel):
-    """Frozen, and no key, truth value or infinite number that is not meant."""
+    """Frozen, and no key, truth value, infinite number or half of a character that is not meant."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -31,6 +36,9 @@ class _Strict(BaseModel):
                 f"no truth value is meant here, and the file says {value!r} (YAML reads yes, no, on and off so); "
                 "put a word in quotes"
             )
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str) and any("\ud800" <= char <= "\udfff" for char in text):
+                raise ValueError(f"{text!r} holds half of a surrogate pair, which is no character; mend it")
         return value
 
 
@@ -57,7 +65,8 @@ class DataConfig(_Strict):
 
 
 class ServingConfig(_Strict):
-    """How a prompt wishes to be served."""
+    """How a prompt wishes to be served: checked, so that a file that says it is taken as it stands. `softprompt serve` goes
+    by its own options, since one server has the prompts of many files."""
 
     base_model_device: str | None = None
     """Device of the base, such as `cuda:0`."""
@@ -134,7 +143,7 @@ class TaskConfig(_Strict):
     """Validations in an epoch."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop after so many validations without a better one; by default never."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
     serving: ServingConfig | None = None
 
@@ -233,14 +242,23 @@ class TaskConfig(_Strict):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, which the library would let pass."""
+    """YAML that refuses a key given twice, which the library would let pass, and tells where a value cannot be read."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """A value such as 2024-13-01 looks like a date and is none: Python refuses it, and not the library."""
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: {str(node.value)[:40]!r} cannot be read ({error}); put a text in quotes"
+            ) from None
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, list | dict) or key in seen:
+        if not isinstance(key, Hashable) or key in seen:
             raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice or is no plain name")
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
@@ -256,6 +274,8 @@ def read_config(path: str | Path) -> TaskConfig:
         ConfigError: not there, not YAML, or a key is unknown, missing or of the wrong type.
     """
     file = Path(path)
+    if file.suffix.lower() in _TABLES and file.is_file():
+        raise ConfigError(f"{path} is a table of rows and no task file; `softprompt init {path}` writes one for it")
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -270,6 +290,8 @@ def read_config(path: str | Path) -> TaskConfig:
         raise ConfigError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid YAML: brackets inside brackets, too deep to read") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a task file holds `key: value` lines, and this holds {type(raw).__name__}")
     return parse_config({"task": file.stem, **raw}, where=str(path))

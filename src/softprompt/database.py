@@ -131,7 +131,10 @@ class Database:
         """The schema's revision; None in a database without tables."""
         found = set(sa.inspect(connection).get_table_names())
         if schema.VERSION_TABLE in found:
-            return str(connection.execute(sa.text(f"SELECT version_num FROM {schema.VERSION_TABLE}")).scalar_one())
+            revision = connection.execute(sa.text(f"SELECT version_num FROM {schema.VERSION_TABLE}")).scalar()
+            if revision is None:
+                raise RegistryError(f"the registry {self.shown} has lost its schema's revision: {_DAMAGED}")
+            return str(revision)
         ours = found & set(schema.metadata.tables)
         if ours or (self.sqlite and found):
             raise RegistryError(
@@ -258,6 +261,7 @@ def _explain(error: DBAPIError) -> str:
     return f"{text}; nothing was changed"
 
 
+_DAMAGED = "the file is damaged; put back a copy of it (see docs/library.md on backups)"
 _MENDS = (
     (
         "database is locked",
@@ -269,7 +273,7 @@ _MENDS = (
     ("no space left", "the disk is full: nothing was changed; free some space and try again"),
     ("disk i/o error", "the disk fails or is full: nothing was changed; check it and try again"),
     ("not a database", "the file is damaged or is something else; put back a copy of it, or mend the URL"),
-    ("malformed", "the file is damaged; put back a copy of it (see docs/library.md on backups)"),
+    ("malformed", _DAMAGED),
     ("password authentication failed", "mend the user or password in the URL"),
     ("no password supplied", "put the password in the URL or in ~/.pgpass"),
     ("does not exist", "create it first, or mend the URL"),

@@ -4,6 +4,7 @@ training and serving word their inputs alike. No torch."""
 from __future__ import annotations
 
 import json
+import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.card import Card
 from softprompt.config import TaskConfig
 from softprompt.errors import ConfigError, ContextError, DataError, nearest
-from softprompt.rows import Row
+from softprompt.rows import Row, canonical
 
 if TYPE_CHECKING:
     from softprompt.base import FrozenBase
@@ -61,9 +62,16 @@ def _text(row: Row, name: str, where: str) -> str:
     value = row[name]
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"{where}: the field {name!r} holds {value!r}; text or a number is needed")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or (isinstance(value, float) and not math.isfinite(value)):
+        raise DataError(f"{where}: the field {name!r} holds {repr(value)[:60]}; text or a number is needed: {excerpt(row)}")
     return str(value)
+
+
+def excerpt(row: Row) -> str:
+    """The beginning of a row, to find it by in its file: its number may count in a split."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 @dataclass(frozen=True)
@@ -129,8 +137,9 @@ class Form:
         """
         text = _text(row, self.target_field, where)
         if self.labels is not None and text not in self.labels:
+            listed = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
             raise DataError(
-                f"{where}: the label {text!r} is not among `labels` ({', '.join(self.labels)}); list it or mend the row"
+                f"{where}: the label {text[:60]!r} is not among `labels` ({listed}); list it or mend the row: {excerpt(row)}"
             )
         return text
 
@@ -142,7 +151,7 @@ class Form:
         """A request's text as a row: the text itself for a template with one column, else a JSON object with them all.
 
         Raises:
-            DataError: several columns are needed and the text is no such object.
+            DataError: several columns are needed and the text is no such object, or holds half of a character.
         """
         fields = self.input.fields
         if len(fields) == 1:
@@ -150,10 +159,15 @@ class Form:
         wanted = json.dumps(dict.fromkeys(fields, "..."))
         try:
             row = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {wanted}")
+        try:
+            canonical(row)
+        except UnicodeEncodeError as error:  # JSON can escape what no text can hold
+            half = error.object[error.start]
+            raise DataError(f"an input for task {self.task!r} holds {half!r}, half of a surrogate pair; mend it") from None
         return row
 
     def zero_shot_text(self) -> str:
@@ -175,11 +189,14 @@ class Form:
         seen: dict[tuple[int, ...], str] = {}
         for label, tokens in zip(self.labels, ids, strict=True):
             if not tokens:
-                raise DataError(f"the label {label!r} has no tokens in the vocabulary of {base.name}; rename it")
+                raise DataError(
+                    f"task {self.task!r}: the label {label!r} has no tokens in the vocabulary of {base.name}; rename it"
+                )
             other = seen.setdefault(tuple(tokens), label)
             if other is not label:
                 raise DataError(
-                    f"the labels {other!r} and {label!r} have the same tokens on {base.name}; rename one of them"
+                    f"task {self.task!r}: the labels {other!r} and {label!r} have the same tokens on {base.name}; "
+                    "rename one of them"
                 )
         return tuple(seen)
 
@@ -206,13 +223,16 @@ class Form:
             DataError: a row lacks a field or its input is empty.
             ContextError: the template alone does not fit.
         """
-        limit = base.budget(num_virtual_tokens, self.output_length(base))
+        try:
+            limit = base.budget(num_virtual_tokens, self.output_length(base))
+        except ContextError as error:
+            raise ContextError(f"task {self.task!r}: {error}") from None
         texts = [prepend + self.input.fill(row, f"{where} {index + 1}") for index, row in enumerate(rows)]
         ids = base.encode(texts)
         truncated = 0
         for index, tokens in enumerate(ids):
             if not tokens:
-                raise DataError(f"{where} {index + 1}: the input is empty; give some text")
+                raise DataError(f"{where} {index + 1}: the input is empty; give some text: {excerpt(rows[index])}")
             if limit is not None and len(tokens) > limit:
                 ids[index] = self._shorten(base, rows[index], limit, prepend)
                 truncated += 1

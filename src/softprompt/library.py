@@ -60,7 +60,8 @@ class Library:
             RegistryError: the registry cannot be opened.
             StoreError: the store cannot be opened.
         """
-        folder = Path(home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME).absolute()
+        # A shell leaves the tilde of `--home=~/prompts` as it is.
+        folder = Path(os.path.expanduser(home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME)).absolute()
         registry = registry or os.environ.get("SOFTPROMPT_REGISTRY")
         store = store or os.environ.get("SOFTPROMPT_STORE")
         try:

@@ -36,8 +36,9 @@ def task_row(connection: Connection, tenant: str, task: str, *, lock: bool = Fal
     statement = sa.select(schema.tasks).where(_t.tenant == tenant, _t.name == task)
     row = connection.execute(statement.with_for_update() if lock else statement).first()
     if row is None:
-        names = connection.execute(sa.select(_t.name).where(_t.tenant == tenant)).scalars()
-        raise NotFound(f"no task {task!r} for tenant {tenant!r}{nearest(task, names)}; `softprompt list` shows all")
+        names = connection.execute(sa.select(_t.name).where(_t.tenant == tenant)).scalars().all()
+        mend = "`softprompt list` shows all" if names else "it has none yet: train one, or name another library with --home"
+        raise NotFound(f"no task {task!r} for tenant {tenant!r}{nearest(task, names)}; {mend}")
     return row
 
 

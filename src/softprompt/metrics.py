@@ -7,6 +7,8 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
+from softprompt.errors import ConfigError, nearest
+
 
 def measure(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> float:
     """The value of a metric over rows.
@@ -14,7 +16,12 @@ def measure(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> 
     Args:
         metric: `accuracy` (equal labels), `f1` (mean of the labels' F1), `exact_match` (equal texts after folding case,
             punctuation and space) or `token_f1` (overlap of words, as in SQuAD).
+
+    Raises:
+        ConfigError: another metric, as prompts made elsewhere may have.
     """
+    if metric not in _METRICS:
+        raise ConfigError(f"metric {metric!r} is unknown{nearest(metric, _METRICS)}")
     return _METRICS[metric](predictions, answers)
 
 

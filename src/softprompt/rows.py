@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,27 @@ DEFAULT_DATA = "../shared/data"
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
+LONGEST_CELL = 1 << 30
+"""Characters of one cell of a CSV file; Python's own bound of 131,072 is short for a document."""
+
 
 def find_file(name: str, folder: Path) -> Path:
     """A data file by its name: beside the task file, here, or under SOFTPROMPT_DATA.
 
     Raises:
-        DataError: in none of these places.
+        DataError: in none of these places, or a folder.
     """
-    given = Path(name).expanduser()
+    given = Path(os.path.expanduser(name))
     places = [folder, Path.cwd(), Path(os.environ.get("SOFTPROMPT_DATA") or DEFAULT_DATA)]
     for place in places:
-        if (place / given).is_file():
+        if os.path.isfile(place / given):  # unlike Path's own, False also for a name that is too long
             return place / given
-    looked = ", ".join(dict.fromkeys(str(place) for place in places)) if not given.is_absolute() else "its absolute path"
+    for place in places:
+        if os.path.isdir(place / given):
+            raise DataError(f"the data file {name!r} is a folder ({place / given}); name a file in it")
+    if given.is_absolute():
+        raise DataError(f"no data file {name!r}; mend the path")
+    looked = ", ".join(dict.fromkeys(str(place) for place in places))
     hint = "" if os.environ.get("SOFTPROMPT_DATA") else "; set SOFTPROMPT_DATA to look in a data folder too"
     raise DataError(f"no data file {name!r} (looked in {looked}){hint}")
 
@@ -47,7 +56,7 @@ def read_rows(file: Path) -> list[Row]:
     try:
         rows = _READERS[kind](file)
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from None
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
     if not rows:
@@ -62,8 +71,8 @@ def _jsonl(file: Path) -> list[Row]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except ValueError as error:
+                row = json.loads(line, object_pairs_hook=_object)
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{file}, line {number}: not JSON ({error})") from None
             if not isinstance(row, dict):
                 raise DataError(f"{file}, line {number}: an object is needed, and this is {type(row).__name__}")
@@ -71,6 +80,20 @@ def _jsonl(file: Path) -> list[Row]:
                 _refuse_half_characters(row, f"{file}, line {number}")
             rows.append(row)
     return rows
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    """A JSON object. JSON lets a key come twice, and Python would keep the last without a word."""
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return row
+
+
+def _refuse_twice(names: Sequence[str], file: Path) -> None:
+    if len(set(names)) != len(names):
+        raise DataError(f"{file}: two columns have the same name in {', '.join(map(repr, names))}")
 
 
 def _refuse_half_characters(row: Row, where: str) -> None:
@@ -86,8 +109,8 @@ def _refuse_half_characters(row: Row, where: str) -> None:
 def _json(file: Path) -> list[Row]:
     try:
         text = file.read_text(encoding="utf-8-sig")
-        rows = json.loads(text)
-    except ValueError as error:
+        rows = json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}); one object per line is called .jsonl") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{file}: a list of objects is needed")
@@ -99,13 +122,13 @@ def _json(file: Path) -> list[Row]:
 
 def _csv(file: Path) -> list[Row]:
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    csv.field_size_limit(LONGEST_CELL)
     with file.open(encoding="utf-8-sig", newline="") as handle:
         reader = csv.DictReader(handle, delimiter=delimiter, strict=True)
         rows: list[Row] = []
         try:
             names = reader.fieldnames or []
-            if len(set(names)) != len(names):
-                raise DataError(f"{file}: two columns have the same name in {', '.join(map(repr, names))}")
+            _refuse_twice(names, file)
             for row in reader:
                 if None in row or None in row.values():
                     raise DataError(
@@ -123,6 +146,7 @@ def _parquet(file: Path) -> list[Row]:
     import pyarrow.parquet
 
     try:
+        _refuse_twice(pyarrow.parquet.read_schema(file).names, file)
         rows: list[Row] = pyarrow.parquet.read_table(file).to_pylist()
     except pyarrow.lib.ArrowException as error:
         raise DataError(f"{file}: not a readable Parquet file ({error})") from None
@@ -153,7 +177,8 @@ def read_hub_split(dataset: str, name: str | None, split: str) -> list[Row]:
     rows = [dict(row) for row in table]
     for row in rows:
         for key, feature in named.items():
-            row[key] = feature.int2str(row[key])
+            number = row[key]
+            row[key] = feature.int2str(number) if number is not None and number >= 0 else None  # -1: not told
     if not rows:
         raise DataError(f"split {split!r} of {dataset!r} has no rows")
     return rows

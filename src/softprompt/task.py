@@ -12,7 +12,7 @@ from typing import Any
 from softprompt.base import FrozenBase
 from softprompt.config import TaskConfig, parse_config, read_config
 from softprompt.errors import ConfigError, DataError
-from softprompt.form import Form
+from softprompt.form import Form, excerpt
 from softprompt.rows import Row, digest_rows, find_file, hold_out, read_hub_split, read_rows
 from softprompt.source import refuse_unless_causal, task_type_of_name
 
@@ -172,7 +172,8 @@ class Task:
         bound = self.form.max_new_tokens
         for index, ids in enumerate(targets):
             if not answers[index].strip():
-                raise DataError(f"{where} {index + 1}: the field {self.form.target_field!r} is empty; give an answer")
+                field, row = self.form.target_field, excerpt(rows[index])
+                raise DataError(f"{where} {index + 1}: the field {field!r} is empty; give an answer: {row}")
             if len(ids) > bound:
                 targets[index] = ids[:bound]
                 truncated += 1

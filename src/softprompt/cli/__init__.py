@@ -27,8 +27,14 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader has gone (`| head`). Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()  # the reader has gone: `| head`
+        sys.exit(1)
+    except OSError as error:
+        if os.environ.get("SOFTPROMPT_DEBUG"):
+            raise
+        named = f" ({error.filename!r})" if error.filename else ""
+        _complain(f"error: the system refuses: {error.strerror or error}{named}; mend that and run the command again")
+        _let_go_of_stdout()
         sys.exit(1)
     except Exception as error:
         if os.environ.get("SOFTPROMPT_DEBUG"):
@@ -41,4 +47,14 @@ def main() -> None:
 
 
 def _complain(message: str) -> None:
-    sys.stderr.write(" ".join(message.splitlines()) + "\n")
+    from softprompt.cli.context import printable
+
+    sys.stderr.write(printable(" ".join(message.splitlines())) + "\n")
+
+
+def _let_go_of_stdout() -> None:
+    """Where stdout takes nothing any more, drop what is left for it: Python would complain once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -28,7 +28,8 @@ def promote(
 ) -> None:
     """Point an alias at a version, unless it scores clearly worse than the one there now."""
     move = open_library(home, registry, store, tenant).promote(ref, alias, force=force, reason=reason)
-    emit([move.row()], as_json, "Promoted", MOVE_COLUMNS)
+    title = "Promoted" if move.before != move.after else f"Nothing moved: {alias} is there already; name another as TASK@N"
+    emit([move.row()], as_json, title, MOVE_COLUMNS)
 
 
 def rollback(

@@ -124,6 +124,27 @@ def emit(
     _emit_table(list(rows), title, columns)
 
 
+def write_whole(file: Path, data: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    from softprompt.errors import ConfigError
+
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        try:
+            partial.write_bytes(data)
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {str(file)!r}: {error.strerror or error}; mend that, or choose another folder"
+        ) from None
+
+
 def printable(text: str) -> str:
     """Text without control characters: a name or an error from elsewhere must not steer the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
@@ -142,7 +163,8 @@ def _emit_table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence
     console.print(Text(title, style="italic"))  # not the table's own title, which wraps at the width of the table
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     names = [name for name in columns or rows[0] if any(_cell(name, row.get(name)) for row in rows)]
-    if len(rows) == 1 and len(names) > _WIDEST:  # one long row reads better downwards
+    width = sum(1 + max(len(name), len(_cell(name, rows[0].get(name)))) for name in names)
+    if len(rows) == 1 and (len(names) > _WIDEST or width > console.width):  # one long row reads better downwards
         table.show_header = False
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
+from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library, write_whole
 
 if TYPE_CHECKING:
     from softprompt.card import Card
@@ -42,7 +42,7 @@ def export_prompt(
         if form is Format.SOFTPROMPT:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{version.ref}.safetensors"
-            path.write_bytes(data)
+            write_whole(path, data)
         else:
             from softprompt.prompt import SoftPrompt
             from softprompt.source import BUILTIN, locate
@@ -81,9 +81,15 @@ def import_prompt(
     as_json: Json = False,
 ) -> None:
     """Take a prompt into the library as a new version of a task."""
+    from softprompt.names import check_task
+
     library = open_library(home, registry, store, tenant)
     changes: dict[str, Any] = {"input": template, "target": target, "labels": tuple(label) if label else None}
     changes = {name: value for name, value in changes.items() if value is not None}
+    if changes:
+        _check_form(changes)
+    if task is not None:
+        check_task(task)
     if like is not None:
         card = library.resolve(like).card
         kept = ("input", "target", "labels", "metric", "max_new_tokens", "instruction")
@@ -113,10 +119,8 @@ def _publish(library: Library, data: bytes, base: str, tags: list[str], as_json:
 def _from_peft(folder: Path, task: str, base: str | None, changes: dict[str, Any]) -> tuple[bytes, str]:
     """Bytes of a prompt file from a PEFT folder, and the base as named."""
     from softprompt.errors import PromptFileError
-    from softprompt.names import check_task
     from softprompt.prompt import SoftPrompt, read_peft_config
 
-    check_task(task)
     named = base or read_peft_config(folder).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise PromptFileError(f"the adapter in {str(folder)!r} names no base; give it with --base ID")
@@ -142,7 +146,10 @@ def _from_file(path: Path, changes: dict[str, Any], base: str | None) -> tuple[b
         raise PromptFileError(
             f"{str(path)!r} cannot be read ({error.strerror}); give a PEFT folder or a softprompt file"
         ) from None
-    card, tensors = read_file(data)
+    try:
+        card, tensors = read_file(data)
+    except PromptFileError as error:
+        raise PromptFileError(f"{str(path)!r}: {error}") from None
     changed = _changed(card, changes)
     if base is not None:
         from softprompt.fingerprint import fingerprint_of_folder
@@ -157,6 +164,14 @@ def _from_file(path: Path, changes: dict[str, Any], base: str | None) -> tuple[b
             )
         base = str(folder) if Path(base).expanduser().is_dir() else base
     return (data if changed == card else write_file(changed, tensors)), base or card.base
+
+
+def _check_form(changes: dict[str, Any]) -> None:
+    """Refuse what a task file would be refused for: a prompt with a broken template could never answer."""
+    from softprompt.config import parse_config
+    from softprompt.form import Form
+
+    Form.of_config(parse_config(changes, where="import"))
 
 
 def _changed(card: Card, changes: dict[str, Any]) -> Card:

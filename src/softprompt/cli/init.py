@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli.context import Json, emit
+from softprompt.cli.context import Json, emit, write_whole
 
 
 def init(
@@ -19,16 +19,20 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Write a task file beside a table, to look at and to train."""
+    import shlex
+
     from softprompt.draft import draft_task
     from softprompt.errors import ConfigError
 
+    if file.is_dir():
+        raise ConfigError(f"{str(file)!r} is a folder; name a file of rows in it")
     target = file.with_suffix(".yaml")
     if target.exists() and not force:
         raise ConfigError(f"{target} is there already; change it, or write it anew with --force")
     drafted = draft_task(file, text=text, label=label, name=name)
-    target.write_text(drafted, encoding="utf-8")
+    write_whole(target, drafted.encode())
     if as_json:
         emit([{"file": str(target)}], True, "")
         return
     typer.echo(drafted, nl=False)
-    typer.echo(f"\nwritten to {target}; next: softprompt train {target}", err=True)
+    typer.echo(f"\nwritten to {target}; next: softprompt train {shlex.quote(str(target))}", err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, locate, open_library, warn
-from softprompt.cli.train import Device, Dtype
+from softprompt.cli.train import Device, Dtype, Quantization
 
 if TYPE_CHECKING:
     from softprompt.library import Library
@@ -29,6 +29,7 @@ def serve(
     ] = None,
     dtype: Dtype = "auto",
     device: Device = None,
+    quantization: Quantization = None,
     require_keys: Annotated[
         bool, typer.Option("--require-keys", help="Ask for an API key also while the registry has none.")
     ] = False,
@@ -41,7 +42,7 @@ def serve(
         int, typer.Option(min=1, help="Rows that generate at the same time.", rich_help_panel=_LIMITS)
     ] = 64,
     engine_queue: Annotated[
-        int, typer.Option(min=1, help="Most rows that wait for the engine.", rich_help_panel=_LIMITS)
+        int, typer.Option(min=1, help="Most rows that wait for the engine, and so in one request.", rich_help_panel=_LIMITS)
     ] = 1024,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Most tokens that one answer may be asked to have.", rich_help_panel=_LIMITS)
@@ -82,6 +83,7 @@ def serve(
             source=base or _choose(library),
             dtype=dtype,
             device=device,
+            quantization=quantization,
             always_keys=require_keys or not is_loopback(bound.getsockname()[0]),
             registry=at.registry,
             store=at.store,

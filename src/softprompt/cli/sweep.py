@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,14 +11,13 @@ from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, em
 from softprompt.cli.train import Device, Dtype, Quantization, stopping_cleanly
 
 
-@stopping_cleanly()
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task whose keys are varied.")],
     choices: Annotated[
         list[str],
         typer.Argument(metavar="KEY=V1,V2...", help="Values to try, such as learning_rate=0.03,0.1 seed=0,1,2."),
     ],
-    samples: Annotated[int | None, typer.Option(help="Draw so many combinations at random instead of all.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Draw so many combinations at random instead of all.")] = None,
     halving: Annotated[bool, typer.Option(help="Drop the worse half at a quarter and at half of the steps.")] = True,
     plot: Annotated[Path | None, typer.Option(help="Write a page of the candidates' curves there.")] = None,
     dtype: Dtype = "auto",
@@ -31,39 +30,58 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Train many candidates of a task at once, drop the losers early, publish the survivor."""
-    import yaml
-
-    from softprompt.errors import ConfigError
     from softprompt.progress import Bars
 
-    wanted = {}
-    for choice in choices:
-        key, equals, values = choice.partition("=")
-        if not equals or not values:
-            raise ConfigError(f"{choice!r} is no choice; write KEY=V1,V2, such as learning_rate=0.03,0.1")
-        wanted[key] = yaml.safe_load(f"[{values}]")
+    wanted = _read_choices(choices)
     progress = Bars()
-    with progress.loading("torch and the library"):
-        from softprompt.training.sweep import RUNGS
-        from softprompt.training.sweep import sweep as run_sweep
+    with stopping_cleanly():
+        with progress.loading("torch and the library"):
+            from softprompt.training.sweep import RUNGS
+            from softprompt.training.sweep import sweep as run_sweep
 
-        library = open_library(home, registry, store, tenant)
-    swept = run_sweep(
-        file,
-        wanted,
-        samples=samples,
-        rungs=RUNGS if halving else (),
-        library=library,
-        dtype=dtype,
-        device=device,
-        quantization=quantization,
-        progress=progress,
-    )
+            library = open_library(home, registry, store, tenant)
+        swept = run_sweep(
+            file,
+            wanted,
+            samples=samples,
+            rungs=RUNGS if halving else (),
+            library=library,
+            dtype=dtype,
+            device=device,
+            quantization=quantization,
+            progress=progress,
+        )
     row = swept.tuned.row()
     if plot is not None:
         from softprompt.training.curves import write_page
 
-        progress.note(f"curves: {write_page(plot, row['task'], swept.candidates, swept.histories)}")
+        try:
+            progress.note(f"curves: {write_page(plot, row['task'], swept.candidates, swept.histories)}")
+        except OSError as error:  # the prompt is published: its row must not be lost for a picture
+            progress.warn(f"the curves cannot be written to {str(plot)!r}: {error.strerror or error}")
     if not as_json:
         emit(swept.candidates, False, f"{row['task']}: candidates by validation")
     emit([row], as_json, f"Published {row['task']}@{row['version']}", ("task", "version", "metric", "value", "validation"))
+
+
+def _read_choices(choices: list[str]) -> dict[str, list[Any]]:
+    """Keys and the values to try, read as a task file reads them."""
+    import yaml
+
+    from softprompt.errors import ConfigError
+
+    wanted: dict[str, list[Any]] = {}
+    for choice in choices:
+        key, equals, values = choice.partition("=")
+        if not equals or not values:
+            raise ConfigError(f"{choice!r} is no choice; write KEY=V1,V2, such as learning_rate=0.03,0.1")
+        if key in wanted:
+            raise ConfigError(f"{key!r} is given twice; write all its values behind one {key}=")
+        try:
+            wanted[key] = yaml.safe_load(f"[{values}]")
+        except (yaml.YAMLError, ValueError):
+            raise ConfigError(
+                f"the values of {choice!r} cannot be read; put a text with braces, commas or colons in double quotes of its "
+                "own, such as 'input=\"Question: {text}\"'"
+            ) from None
+    return wanted

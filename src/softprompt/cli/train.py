@@ -26,7 +26,8 @@ class _Stopped(BaseException):
 
 @contextmanager
 def stopping_cleanly() -> Iterator[None]:
-    """Turn the signals that end a training into an error that says what became of the library.
+    """Turn the signals that end a training into an error that says what became of the library. It ends before the rows are
+    printed: by then all is published, and the error would say otherwise.
 
     Raises:
         TrainingError: SIGTERM or SIGINT came.
@@ -47,7 +48,6 @@ def stopping_cleanly() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@stopping_cleanly()
 def train(
     files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")],
     dtype: Dtype = "auto",
@@ -63,11 +63,12 @@ def train(
     from softprompt.progress import Bars
 
     progress = Bars()
-    with progress.loading("torch and the library"):
-        from softprompt.training.tune import train as tune
+    with stopping_cleanly():
+        with progress.loading("torch and the library"):
+            from softprompt.training.tune import train as tune
 
-        library = open_library(home, registry, store, tenant)
-    tuned = tune(list(files), library=library, dtype=dtype, device=device, quantization=quantization, progress=progress)
+            library = open_library(home, registry, store, tenant)
+        tuned = tune(list(files), library=library, dtype=dtype, device=device, quantization=quantization, progress=progress)
     if not tuned:  # the first process of several speaks for all
         return
     title = f"{len(tuned)} prompt{'s' if len(tuned) > 1 else ''} of {tuned[0].row()['trainable']:,} numbers"

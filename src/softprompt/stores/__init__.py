@@ -21,6 +21,7 @@ def open_store(url: str) -> Store:
         NameRefused: not such a URL.
         StoreError: it cannot be opened, or its driver is not installed.
     """
+    import os
     from pathlib import Path
     from urllib.parse import unquote
 
@@ -37,4 +38,4 @@ def open_store(url: str) -> Store:
         from softprompt.stores.redis_server import RedisStore
 
         return RedisStore(url)
-    return FolderStore(Path(unquote(parts.path) if "://" in url else parts.path))
+    return FolderStore(Path(unquote(parts.path) if "://" in url else os.path.expanduser(parts.path)))

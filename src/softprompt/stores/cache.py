@@ -56,8 +56,9 @@ class ReadCache:
         entries = []
         with contextlib.suppress(OSError):
             for path in self.folder.iterdir():
-                stat = path.stat()
-                entries.append((stat.st_mtime_ns, stat.st_size, path))
+                with contextlib.suppress(FileNotFoundError):  # another process trims too
+                    stat = path.stat()
+                    entries.append((stat.st_mtime_ns, stat.st_size, path))
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):
             if total <= self.max_bytes:
