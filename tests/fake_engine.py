@@ -22,7 +22,7 @@ from softprompt.engines.protocol import (
     Scores,
     TokenProbability,
 )
-from softprompt.errors import ContextError, EngineBusy, EngineError
+from softprompt.errors import ConfigError, ContextError, EngineBusy, EngineError
 
 WORDS = (" red", " green", " blue", " apple", " stone", " river", " true", " false", " good", " bad")
 
@@ -83,6 +83,8 @@ class FakeEngine:
         with self._change:
             if self._stopping:
                 raise EngineError("the engine is stopped; start the server again")
+            if len(jobs) > self.max_waiting:
+                raise ConfigError(f"{len(jobs)} rows were handed in together, and the queue holds {self.max_waiting}")
             if len(self._jobs) + len(jobs) > self.max_waiting:
                 raise EngineBusy(f"{len(self._jobs)} jobs wait and {self.max_waiting} may; try again later")
             tickets = [FakeTicket(job, deliver) for job, deliver in jobs]
@@ -94,7 +96,7 @@ class FakeEngine:
 
     def status(self) -> EngineStatus:
         with self._change:
-            return EngineStatus(len(self._jobs), 0, 0, 0, 0, self._steps)
+            return EngineStatus(len(self._jobs), 0, 0, 0, 0, self._steps, not self._stopping)
 
     def stop(self, *, drain: bool = True, timeout: float | None = None) -> None:
         with self._change:

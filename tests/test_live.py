@@ -18,6 +18,7 @@ from softprompt.embedding import single_tokens
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.local import LocalEngine
 from softprompt.engines.protocol import EmbedJob, GenerateJob, Piece, Sampling, ScoreJob
+from softprompt.engines.scheduler import Limits
 from softprompt.errors import (
     ConfigError,
     ContextError,
@@ -462,6 +463,26 @@ def test_errors_of_the_engine_reach_the_one_who_asked(live: Live, library: Libra
     live.close()
 
 
+def test_more_rows_than_the_queue_ever_holds_are_refused_with_the_numbers(library: Library, base: FrozenBase) -> None:
+    engine = ContinuousEngine(base, Limits(max_waiting=2))
+    live = Live.open(library, base, engine)
+    try:
+        assert len(run(live.classify("default", "kind", ["red", "blue"])).rows) == 2
+        with pytest.raises(ConfigError, match=r"^3 rows .* queue holds 2 at most; hand in fewer"):
+            run(live.classify("default", "kind", ["red", "blue", "green"]))
+    finally:
+        engine.stop()
+        live.close()
+
+
+@pytest.mark.parametrize("call", ["classify", "chat"])
+def test_labels_are_not_chosen_by_what_is_no_number(live: Live, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    monkeypatch.setattr("tests.fake_engine.fake_score", lambda *_: float("nan"))
+    asked = live.classify("default", "kind", ["red"]) if call == "classify" else live.chat("default", "kind", USER, GREEDY)
+    with pytest.raises(EngineError, match="task 'kind' got no numbers"):
+        run(asked)
+
+
 def test_many_requests_at_once_are_each_answered_as_alone(live: Live) -> None:
     names = ["kind", "tell", "kind@1", live.base_name]
     asks = [(names[place % 4], f"red {place}") for place in range(60)]
@@ -572,6 +593,34 @@ def test_auto_takes_the_nearest_task_and_says_so(routed: Library, live: Live, en
     assert run(live.complete("default", "fruit", "red", GREEDY)).head.routed is None
     embedded = [ticket.job for ticket in engine.tickets if isinstance(ticket.job, EmbedJob)]
     assert len(embedded) == len(single_tokens(live.base)) + 4  # the origin once, then each input
+
+
+def test_auto_asks_for_the_origin_once_also_when_many_come_first(routed: Library, live: Live, engine: FakeEngine) -> None:
+    async def together() -> list[Any]:
+        return await asyncio.gather(*(live.complete("default", AUTO, "red green", GREEDY) for _ in range(8)))
+
+    assert {answer.head.task for answer in run(together())} == {"colour"}
+    assert sum(isinstance(ticket.job, EmbedJob) for ticket in engine.tickets) == len(single_tokens(live.base)) + 8
+
+
+def test_auto_goes_on_after_an_engine_that_failed(routed: Library, live: Live, engine: FakeEngine) -> None:
+    engine.failing = "the base failed"
+    with pytest.raises(EngineError, match="the base failed"):
+        run(live.complete("default", AUTO, "red green", GREEDY))
+    engine.failing = None
+    assert run(live.complete("default", AUTO, "red green", GREEDY)).head.task == "colour"
+
+
+def test_auto_hands_in_no_more_than_the_queue_holds(routed: Library, base: FrozenBase) -> None:
+    engine = ContinuousEngine(base, Limits(max_waiting=3))
+    live = Live.open(routed, base, engine, threshold=-2.0)
+    try:
+        assert run(live.classify("default", AUTO, ["red", "green", "blue"])).head.task in ("colour", "fruit")
+        with pytest.raises(ConfigError, match=r"^4 rows"):
+            run(live.classify("default", AUTO, ["red"] * 4))
+    finally:
+        engine.stop(drain=False, timeout=20)
+        live.close()
 
 
 def test_auto_abstains_where_nothing_is_near(routed: Library, live: Live, base: FrozenBase, engine: FakeEngine) -> None:

@@ -19,12 +19,15 @@ from softprompt.card import Card, Stored, read_file, write_file
 from softprompt.embedding import centroid_of, embed_inputs, raw_text, shorten, single_tokens
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.protocol import EmbedJob, Sampling
-from softprompt.errors import ConfigError, NotFound, PromptFileError
+from softprompt.errors import ConfigError, NotFound, PromptFileError, RegistryError, StoreError
 from softprompt.library import Library
 from softprompt.progress import Mute
 from softprompt.prompt import PEFT_WEIGHTS, TENSOR, SoftPrompt
+from softprompt.registry import Registry
+from softprompt.serving import router as router_module
 from softprompt.serving.live import AUTO, Live
 from softprompt.serving.router import Centroids, Floats, Router, direction_of, read_centroid
+from softprompt.stores.memory import MemoryStore
 from softprompt.task import Task
 from softprompt.training.tune import CENTROID_ROWS, train
 from tests.engines import Inbox
@@ -62,6 +65,8 @@ def test_the_nearest_task_is_by_cosine_less_the_tasks_own_spread() -> None:
     assert router.choose([unit(0, 0, 1)], threshold=-0.6).task == "wide"
     with pytest.raises(NotFound, match="none has a centroid"):
         Router({}).nearest([unit(1, 0, 0)])
+    with pytest.raises(NotFound, match="no task is near enough"):  # a base that overflows tells nothing
+        router.choose([np.full(3, np.nan, np.float32)])
 
 
 @settings(max_examples=40)
@@ -210,6 +215,69 @@ def test_centroids_are_read_once_and_damaged_ones_left_out(
     for task in "ac":  # who was there before lies where it lay
         old, now = before.tasks.index(task), after.tasks.index(task)
         assert np.array_equal(before._directions_KD[old], after._directions_KD[now])
+
+
+class Remote(MemoryStore):
+    """A store that is worth a cache, and may be away."""
+
+    remote = True
+    away = False
+
+    def __init__(self) -> None:
+        super().__init__("remote")
+        self.reads: list[str] = []
+
+    def get(self, digest: str) -> bytes:
+        self.reads.append(digest)
+        if self.away:
+            raise StoreError("the store is away")
+        return super().get(digest)
+
+
+def test_centroids_come_from_the_cache_and_are_looked_for_again_after_a_store_was_away(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Remote()
+    opened = Library.open(tmp_path / "home")
+    library = Library(opened.home, opened.registry, store)
+    prompt = with_centroid(base, "a", torch.rand(32))
+    library.publish(prompt.to_bytes(), base=base.address)
+    library.read("a")
+    assert Centroids(library, base.fingerprint).refresh().tasks == ["a"]
+    assert store.reads == [prompt.digest]  # by the reading before; then the copy was there
+    library.publish(with_centroid(base, "b", torch.rand(32), 1).to_bytes(), base=base.address)
+    store.away = True
+    centroids = Centroids(library, base.fingerprint)
+    assert centroids.refresh().tasks == ["a"]
+    store.away = False
+    assert centroids.refresh().tasks == ["a"]  # not every time
+    monkeypatch.setattr(router_module, "RETRY_S", 0.0)
+    store.away = True
+    library.publish(with_centroid(base, "c", torch.rand(32), 2).to_bytes(), base=base.address)
+    assert centroids.refresh().tasks == ["a"]
+    store.away = False
+    assert centroids.refresh().tasks == ["a", "b", "c"]
+    assert centroids.refresh() is centroids.router
+
+
+def test_a_registry_that_fails_leaves_the_router_as_it_was(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library.open(tmp_path / "home")
+    library.publish(with_centroid(base, "a", torch.rand(32)).to_bytes(), base=base.address)
+    centroids = Centroids(library, base.fingerprint)
+    before = centroids.refresh()
+    library.publish(with_centroid(base, "b", torch.rand(32), 1).to_bytes(), base=base.address)
+
+    def down(*_: Any, **__: Any) -> Any:
+        raise RegistryError("the registry is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "resolve", down)
+        with pytest.raises(RegistryError):
+            centroids.refresh()
+    assert centroids.router is before
+    assert centroids.refresh().tasks == ["a", "b"]
 
 
 def rows_of(words: list[str]) -> list[dict[str, Any]]:

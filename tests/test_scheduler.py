@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from softprompt.engines.protocol import NO_PROMPT, EmbedJob, GenerateJob, Sampling
 from softprompt.engines.scheduler import Limits, Scheduler, Work
-from softprompt.errors import EngineBusy
+from softprompt.errors import ConfigError, EngineBusy
 
 LIMITS = Limits(max_rows=3, max_waiting=6, token_budget=20, cache_tokens=60)
 
@@ -70,6 +70,14 @@ def test_a_full_queue_says_how_full() -> None:
     with pytest.raises(EngineBusy, match=r"5 jobs wait, 0 run, 2 more .* 6 may wait"):
         scheduler.add([row(), row()])
     assert scheduler.waiting == 5
+
+
+def test_more_than_may_ever_wait_are_not_told_to_come_again() -> None:
+    scheduler = Scheduler(LIMITS)
+    with pytest.raises(ConfigError, match=r"7 rows were handed in together, and the engine's queue holds 6 .*hand in fewer"):
+        scheduler.add([row() for _ in range(7)])
+    assert scheduler.waiting == 0
+    scheduler.add([row() for _ in range(6)])
 
 
 class SchedulerMachine(RuleBasedStateMachine):

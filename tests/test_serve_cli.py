@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -21,7 +22,10 @@ from openai import OpenAI
 from softprompt.base import FrozenBase
 from softprompt.cli import main
 from softprompt.engines.continuous import ContinuousEngine
+from softprompt.errors import ConfigError
+from softprompt.http import server
 from softprompt.http.server import Settings, load
+from softprompt.jobs import worker
 from softprompt.library import Library
 from softprompt.serving.choice import choose_base
 from softprompt.serving.service import Service
@@ -247,7 +251,48 @@ def test_the_engine_keeps_to_the_limits_given(tmp_path: Path, base_folder: Path)
         live.close()
 
 
-def test_help_is_quick_and_says_what_limits_there_are() -> None:
+def test_a_quantised_base_is_served_and_trained_on_by_its_worker(
+    home: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Library.open(home) as library:
+        settings = Settings(source=str(base_folder), dtype="float32", device="cpu", quantization="int8")
+        live = load(library, settings)
+        assert live.base.quantization == "int8"
+        told = asyncio.run(live.classify("default", "kind", ["red green", "stone"]))
+        expected = Service(library, dtype="float32", quantization="int8").predict(["red green", "stone"], "kind")
+        for row, one in zip(told.rows, expected, strict=True):
+            assert row.scores == pytest.approx(one.scores, abs=1e-4)
+        options: list[str] = []
+        monkeypatch.setattr("softprompt.jobs.starter.Starter", lambda *_, **named: options.extend(named["options"]))
+        server._training(live, library, settings)
+        assert options == ["--dtype", "float32", "--device", "cpu", "--quantization", "int8"]
+        seen: list[object] = []
+        monkeypatch.setattr(worker, "trainer", lambda *given: seen.append(given))
+        worker.main(["--home", str(home), "--idle-seconds", "0", *options])
+        assert seen == [("float32", "cpu", 30.0, "int8")]
+        live.engine.stop()
+        live.close()
+
+
+def test_options_reach_what_is_loaded(
+    refused: Callable[..., str], base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = ("--port", "0", "--base", str(base_folder))
+    assert "quantization 'int9' is unknown" in refused(*base, "--quantization", "int9")
+    seen: list[Settings] = []
+
+    def stop_here(_: Library, settings: Settings) -> None:
+        seen.append(settings)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(server, "load", stop_here)
+    refused(*base, "--quantization", "int8", "--dtype", "bfloat16", "--device", "cpu", "--engine-queue", "7")
+    (settings,) = seen
+    assert (settings.quantization, settings.dtype, settings.device) == ("int8", "bfloat16", "cpu")
+    assert settings.engine_queue == 7
+
+
+def test_help_says_what_limits_there_are() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "softprompt.cli", "serve", "--help"], capture_output=True, text=True, check=True,
         env={**os.environ, "COLUMNS": "160"},

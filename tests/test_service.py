@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,19 @@ import pytest
 import softprompt
 from softprompt.base import FrozenBase
 from softprompt.engines.local import LocalEngine
-from softprompt.errors import ConfigError, ContextError, DataError, FingerprintMismatch, NotFound, StoreError
+from softprompt.errors import (
+    ConfigError,
+    ContextError,
+    DataError,
+    EngineError,
+    FingerprintMismatch,
+    NotFound,
+    StoreError,
+)
+from softprompt.form import Form
 from softprompt.library import Library
 from softprompt.serving import service as service_module
-from softprompt.serving.service import Prediction, Service
+from softprompt.serving.service import Prediction, Service, choose_label
 from tests.models import make_base, save_base, some_prompt
 
 LABELS = ("yes", "no", "the river")
@@ -144,6 +154,9 @@ def test_what_cannot_be_answered_is_told(library: Library) -> None:
     for empty in ("", "  \n"):
         with pytest.raises(DataError, match="an input for task 'kind' is empty"):
             service.predict(["red", empty], "kind")
+    for text in (None, 3, b"red"):
+        with pytest.raises(DataError, match=f"is {type(text).__name__}, not text"):
+            service.predict(["red", text], "kind")  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="texts is one string"):
         service.predict("red", "kind")
     with pytest.raises(ConfigError, match="2 texts need 2 tasks, or one for all; 3 were given"):
@@ -238,6 +251,25 @@ def test_a_template_that_leaves_no_room_is_told(library: Library, base: FrozenBa
     library.publish(prompt.to_bytes(), base=base.address)
     with pytest.raises(ContextError, match="the template of task 'long' alone takes"):
         Service(library).predict(["red"], "long")
+
+
+def test_each_reference_is_looked_up_once_however_many_rows_name_it(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    honest = Library.resolve
+    monkeypatch.setattr(Library, "resolve", lambda self, ref: asked.append(ref) or honest(self, ref))
+    Service(library).predict(["red"] * 20, ["kind", "kind@1"] * 10)
+    assert asked == ["kind", "kind@1"]
+
+
+def test_labels_are_not_chosen_by_what_is_no_number(library: Library) -> None:
+    form = Form.of_card(library.resolve("kind").card)
+    for scores in ([math.nan] * 3, [-1.0, math.nan, -2.0], [-math.inf] * 3):
+        with pytest.raises(EngineError, match="task 'kind' got no numbers"):
+            choose_label(form, scores)
+    label, probabilities = choose_label(form, [-math.inf, -1.0, -1.0])  # a label that can never be said is no damage
+    assert (label, probabilities) == ("no", {"yes": 0.0, "no": 0.5, "the river": 0.5})
 
 
 def test_predict_of_the_package_uses_the_library_in_the_home(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

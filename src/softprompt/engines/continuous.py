@@ -107,6 +107,11 @@ class ContinuousEngine:
         self._thread = threading.Thread(target=self._serve, name="softprompt-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def max_waiting(self) -> int:
+        """See :class:`~softprompt.engines.protocol.Engine`."""
+        return self.limits.max_waiting
+
     def submit(self, job: Job, deliver: Deliver) -> Ticket:
         """See :class:`~softprompt.engines.protocol.Engine`."""
         return self.submit_all([(job, deliver)])[0]
@@ -126,12 +131,13 @@ class ContinuousEngine:
         prefixes = self._prefixes
         with self._changed:
             return EngineStatus(
-                running=len(self._told),
+                running=self._scheduler.running,
                 waiting=self._scheduler.waiting,
                 prefix_bytes=prefixes.bytes if prefixes else 0,
                 prefix_hits=prefixes.hits if prefixes else 0,
                 prefix_misses=prefixes.misses if prefixes else 0,
                 steps=self._steps,
+                accepts=self._accepts,
             )
 
     def stop(self, *, drain: bool = True, timeout: float | None = None) -> None:
@@ -211,7 +217,7 @@ class ContinuousEngine:
         logits_BV = self._rows.enter(jobs)
         first = len(self._told)
         self._told += [
-            _Row(work, job.sampling, Random(job.sampling.seed), self._begin(job))
+            _Row(work, job.sampling, _draws(job.sampling.seed), self._begin(job))
             for work, job in zip(works, jobs, strict=True)
         ]
         self._choose(logits_BV, first)
@@ -279,7 +285,8 @@ class ContinuousEngine:
     def _answer(self, work: Work, result: Result) -> None:
         if work.over:
             return
-        work.over = _is_last(result)
+        if _is_last(result):  # and never back: it may be given up at this very moment
+            work.over = True
         try:
             work.deliver(result)
         except Exception:  # the engine lives on, whatever a caller does
@@ -312,6 +319,11 @@ def _decoder(base: FrozenBase) -> Callable[[list[int]], str]:
     if kind.decode is not TokenizersBackend.decode or kind._decode is not TokenizersBackend._decode:
         return base.decode
     return functools.partial(tokenizer.backend_tokenizer.decode, skip_special_tokens=True)
+
+
+def _draws(seed: int | None) -> Random:
+    # Python's own generator takes no notice of a seed's sign.
+    return Random(None if seed is None else seed % (1 << 64))
 
 
 def _is_last(result: Result) -> bool:

@@ -1,11 +1,12 @@
 """The in-process engine: rows of different prompts through one frozen model, labels scored or text generated.
 
-It gets tensors and token ids, never names. Each prompt of a call goes through the base once, whatever the number of rows.
+It gets tensors and token ids, never names. Each prompt of a call that has rows goes through the base once, whatever their
+number.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,10 +21,13 @@ from softprompt.scoring import Labels, label_contexts, plan_labels
 from softprompt.splice import Stack, chunk_by_length, pad_rows, splice_tokens, stack_prompts
 
 TOKEN_BUDGET = 4096
-"""Padded tokens of a chunk of rows."""
+"""Padded tokens of a chunk of rows, and virtual ones of the prompts whose keys and values are there at once."""
 
 Progress = Callable[[int], None]
 """Called with the number of rows just done."""
+
+_Run = Callable[[Stack, Prefix | None, list[int], list[int]], None]
+"""Runs rows, given by their numbers, behind prompts: those of a stack, and which of them each row has."""
 
 
 class LocalEngine:
@@ -57,19 +61,18 @@ class LocalEngine:
         Raises:
             BaseModelError: there is no memory for a single row.
         """
-        stack, prefix = self._prepare(prompts)
         results: list[list[float]] = [[] for _ in inputs]
         contexts = [label_contexts(candidates) for candidates in labels]
         lengths = [len(ids) + max(map(len, found)) for ids, found in zip(inputs, contexts, strict=True)]
 
-        def run(group: list[int]) -> None:
+        def run(stack: Stack, prefix: Prefix | None, group: list[int], owners: list[int]) -> None:
             plan = plan_labels([inputs[i] for i in group], [labels[i] for i in group])
-            owners = [which[group[owner]] for owner in plan.owner]
-            logits_BLV = logits_at(self.base, stack, prefix, owners, plan.rows, plan.keep)
+            which_rows = [owners[owner] for owner in plan.owner]
+            logits_BLV = logits_at(self.base, stack, prefix, which_rows, plan.rows, plan.keep)
             for index, scores in zip(group, plan.scores(logits_BLV), strict=True):
                 results[index] = scores.tolist()
 
-        self._run_chunks(run, lengths, [len(found) for found in contexts], progress)
+        self._run_lots(run, prompts, which, lengths, [len(found) for found in contexts], progress)
         return results
 
     @torch.no_grad()
@@ -86,13 +89,11 @@ class LocalEngine:
         Raises:
             BaseModelError: there is no memory for a single row.
         """
-        stack, prefix = self._prepare(prompts)
         results: list[list[int]] = [[] for _ in inputs]
         lengths = [len(ids) + bound for ids, bound in zip(inputs, max_new_tokens, strict=True)]
 
-        def run(group: list[int]) -> None:
+        def run(stack: Stack, prefix: Prefix | None, group: list[int], owners: list[int]) -> None:
             rows = [list(inputs[i]) for i in group]
-            owners = [which[i] for i in group]
             bounds = [max_new_tokens[i] for i in group]
             if prefix is None:
                 told = self._generate_spliced(stack, owners, rows, bounds)
@@ -101,8 +102,36 @@ class LocalEngine:
             for index, ids in zip(group, told, strict=True):
                 results[index] = ids
 
-        self._run_chunks(run, lengths, [1] * len(inputs), progress)
+        self._run_lots(run, prompts, which, lengths, [1] * len(inputs), progress)
         return results
+
+    def _run_lots(
+        self,
+        run: _Run,
+        prompts: Sequence[Tensor],
+        which: Sequence[int],
+        lengths: Sequence[int],
+        rows: Sequence[int],
+        progress: Progress | None,
+    ) -> None:
+        """Run items behind their prompts, in lots of prompts that fit the memory: those of a whole library need not."""
+        of_prompt: dict[int, list[int]] = defaultdict(list)
+        for item, prompt in enumerate(which):
+            of_prompt[prompt].append(item)
+        used = sorted(of_prompt)
+
+        def run_lot(lot: list[int]) -> None:
+            stack, prefix = self._prepare([prompts[used[at]] for at in lot])
+            owner = {item: place for place, at in enumerate(lot) for item in of_prompt[used[at]]}
+            items = sorted(owner)
+
+            def run_items(group: list[int]) -> None:
+                chosen = [items[at] for at in group]
+                run(stack, prefix, chosen, [owner[item] for item in chosen])
+
+            self._run_chunks(run_items, [lengths[item] for item in items], [rows[item] for item in items], progress)
+
+        self._run_chunks(run_lot, [max(1, len(prompts[prompt])) for prompt in used], [1] * len(used), None)
 
     def _run_chunks(
         self, run: Callable[[list[int]], None], lengths: Sequence[int], rows: Sequence[int], progress: Progress | None
@@ -173,7 +202,8 @@ class LocalEngine:
         places = alive  # the row of the cache that each living row has
         while True:
             chosen = logits_BLV[:, -1].argmax(-1)
-            ids = [int(chosen[place]) for place in places]
+            best = chosen.tolist()
+            ids = [best[place] for place in places]
             pairs = dict(zip(alive, places, strict=True))
             alive = self._extend(told, alive, bounds, ids)
             if not alive:

@@ -143,7 +143,7 @@ class EngineStatus:
     """How an engine stands."""
 
     running: int
-    """Rows in the batch."""
+    """Jobs begun and not done with."""
     waiting: int
     """Jobs in the queue."""
     prefix_bytes: int
@@ -152,10 +152,16 @@ class EngineStatus:
     prefix_misses: int
     steps: int
     """Forward passes so far, of any kind."""
+    accepts: bool
+    """Whether it takes jobs: it was not stopped, and did not fail."""
 
 
 class Engine(Protocol):
     """Runs jobs of different prompts together on one frozen base. Safe to call from any thread."""
+
+    @property
+    def max_waiting(self) -> int:
+        """Jobs that may wait, and so the most that can be handed in together."""
 
     def submit(self, job: Job, deliver: Deliver) -> Ticket:
         """Queue a job; `deliver` gets its results.
@@ -167,7 +173,10 @@ class Engine(Protocol):
         """
 
     def submit_all(self, jobs: Sequence[tuple[Job, Deliver]]) -> list[Ticket]:
-        """Queue jobs together, all or none; so that they can share a batch. Raises as `submit`."""
+        """Queue jobs together, all or none; so that they can share a batch.
+
+        Raises as `submit`, and ConfigError where they are more than may ever wait.
+        """
 
     def status(self) -> EngineStatus:
         """How it stands now."""

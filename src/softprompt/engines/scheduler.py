@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from softprompt.engines.protocol import Deliver, GenerateJob, Job
-from softprompt.errors import EngineBusy
+from softprompt.errors import ConfigError, EngineBusy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class Limits:
     token_budget: int = 4096
     """Tokens admitted in a step, of either kind of job."""
     cache_tokens: int = 1 << 17
-    """Rows times the longest that any of them can become: what the batch's keys and values may take."""
+    """Rows times the longest that any of them can become. The buffer of keys and values doubles in rows and in columns as it
+    grows, so it may have room for four times as many."""
 
 
 @dataclass(eq=False)
@@ -72,8 +73,14 @@ class Scheduler:
 
         Raises:
             EngineBusy: they would be more than may wait.
+            ConfigError: they alone are more than may wait, now and later.
         """
         bound = self.limits.max_waiting
+        if len(works) > bound:
+            raise ConfigError(
+                f"{len(works)} rows were handed in together, and the engine's queue holds {bound} at most; hand in fewer at "
+                "once, or run the engine with a longer queue (serve --engine-queue)"
+            )
         if self.waiting + len(works) > bound:
             raise EngineBusy(
                 f"the engine's queue is full: {self.waiting} jobs wait, {self.running} run, {len(works)} more were handed "

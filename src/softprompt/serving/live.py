@@ -94,7 +94,7 @@ class Live:
         self.base = residents.base
         self.base_name = self.base.name
         self.fingerprint = self.base.fingerprint
-        self._nearest = Nearest(residents, self._results, threshold=threshold, fresh_s=fresh_s)
+        self._nearest = Nearest(residents, self._results, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s)
         monitor.watch(engine.status, residents.status)
 
     @classmethod
@@ -300,7 +300,7 @@ class Live:
         """One result for each job, handed in together; when this is cancelled, or one fails, the others are given up.
 
         Raises:
-            EngineBusy, EngineError, ContextError: as the engine's.
+            EngineBusy, EngineError, ContextError, ConfigError: as the engine's.
         """
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in jobs]

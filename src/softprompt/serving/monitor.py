@@ -117,7 +117,7 @@ class _Standing(Collector):
 
     def collect(self) -> Iterator[Metric]:
         engine, residents = self._engine(), self._residents()
-        yield _gauge("engine_running", "Rows in the engine's batch.", engine.running)
+        yield _gauge("engine_running", "Jobs that the engine has begun and not done with.", engine.running)
         yield _gauge("engine_waiting", "Jobs in the engine's queue.", engine.waiting)
         yield _counter("engine_steps", "Forward passes of the base.", engine.steps)
         yield _gauge("prefix_bytes", "Bytes of keys and values held of prompts.", engine.prefix_bytes)

@@ -17,8 +17,8 @@ from softprompt.serving.residents import Residents
 from softprompt.serving.router import Centroids, Floats, Route, Router, direction_of
 
 _LOG = logging.getLogger(__name__)
-_AT_ONCE = 32
-"""Jobs handed in together; and the inputs of one request that are looked at."""
+MOST_INPUTS = 32
+"""Inputs of one request that are looked at; and the most jobs to hand in together."""
 
 
 @dataclass
@@ -37,13 +37,17 @@ class Nearest:
         residents: Residents,
         run: Callable[[Sequence[Job]], Awaitable[list[Result]]],
         *,
+        at_once: int,
         threshold: float,
         fresh_s: float,
     ) -> None:
-        """Choose among the tasks of a library; `run` hands jobs to the engine and waits for their results."""
+        """Choose among the tasks of a library; `run` hands jobs to the engine, `at_once` at most, and waits for their
+        results."""
         self._residents, self._run = residents, run
+        self._at_once = min(at_once, MOST_INPUTS)
         self._threshold, self._fresh_s = threshold, fresh_s
         self._origin_D: Floats | None = None
+        self._measuring: asyncio.Task[Floats] | None = None
         self._tenants: dict[str, _Tenant] = {}
 
     async def choose(self, tenant: str, inputs: Sequence[Sequence[int]]) -> Route:
@@ -58,7 +62,7 @@ class Nearest:
             router.nearest([])  # says why, before the engine is asked in vain
         origin_D = await self._origin()
         base = self._residents.base
-        embeddings = await self._embed([shorten(base, ids) for ids in inputs[:_AT_ONCE]])
+        embeddings = await self._embed([shorten(base, ids) for ids in inputs[:MOST_INPUTS]])
         return router.choose([direction_of(embedding, origin_D) for embedding in embeddings], self._threshold)
 
     async def _router(self, tenant: str) -> Router:
@@ -76,21 +80,32 @@ class Nearest:
         return known.centroids.router
 
     async def _origin(self) -> Floats:
-        """The mean embedding of single tokens, asked of the engine once."""
-        if self._origin_D is None:
-            singles = single_tokens(self._residents.base)
-            found: list[Sequence[float]] = []
-            for start in range(0, len(singles), _AT_ONCE):
-                found += await self._embed(singles[start : start + _AT_ONCE])
-            self._origin_D = np.mean(np.asarray(found, np.float32), axis=0)
-        return self._origin_D
+        """The mean embedding of single tokens, asked of the engine once, however many wait for it."""
+        if self._origin_D is not None:
+            return self._origin_D
+        if self._measuring is None:
+            self._measuring = asyncio.create_task(self._measure_origin())
+            self._measuring.add_done_callback(self._measured)
+        return await asyncio.shield(self._measuring)
+
+    async def _measure_origin(self) -> Floats:
+        embeddings = await self._embed(single_tokens(self._residents.base))
+        origin_D: Floats = np.mean(np.asarray(embeddings, np.float32), axis=0)
+        return origin_D
+
+    def _measured(self, task: asyncio.Task[Floats]) -> None:
+        self._measuring = None
+        if not task.cancelled() and task.exception() is None:
+            self._origin_D = task.result()
 
     async def _embed(self, inputs: Sequence[Sequence[int]]) -> list[Sequence[float]]:
-        results = await self._run([EmbedJob(tuple(ids)) for ids in inputs])
-        embeddings = [result.values for result in results if isinstance(result, Embedding)]
+        embeddings: list[Sequence[float]] = []
+        for start in range(0, len(inputs), self._at_once):
+            results = await self._run([EmbedJob(tuple(ids)) for ids in inputs[start : start + self._at_once]])
+            embeddings += [result.values for result in results if isinstance(result, Embedding)]
         if len(embeddings) != len(inputs):
             raise EngineError("the engine answered an embedding with something else")
-        return list(embeddings)
+        return embeddings
 
 
 def _refreshed(known: _Tenant, task: asyncio.Task[Router]) -> None:

@@ -6,6 +6,8 @@ Shapes: K tasks, D width.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softprompt.card import read_file
-from softprompt.errors import ConfigError, LibraryError, NotFound, PromptFileError
+from softprompt.errors import ConfigError, LibraryError, NotFound, PromptFileError, RegistryError
 from softprompt.lookup import PRODUCTION
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ _LOG = logging.getLogger(__name__)
 THRESHOLD = -0.2
 """Nearness below which nothing is chosen. On four tasks of the built-in base 95 of 100 of a task's own inputs are nearer
 (`benchmarks/router.py`)."""
+
+RETRY_S = 30.0
+"""Seconds after which a prompt file that could not be read is tried again."""
 
 Floats = NDArray[np.float32]
 
@@ -72,7 +77,7 @@ class Router:
             NotFound: no task has a centroid, or the nearest is further away than the threshold.
         """
         route = self.nearest(directions)
-        if route.score < threshold:
+        if not route.score >= threshold:  # nor where the score is no number, as on a base that overflows
             raise NotFound(
                 f"no task is near enough: the nearest is {route.task!r} with {route.score:.3f}, and {threshold:.3f} is "
                 "needed; name a task as `model`"
@@ -100,33 +105,38 @@ class Centroids:
         self.router = Router({})
         self._by_digest: dict[str, Floats | None] = {}
         self._state: tuple[int, int] | None = None
+        self._again = math.inf
 
     def refresh(self) -> Router:
         """The router of the tasks as they are now: of each, the version that its bare name means.
 
-        What cannot be read is left out and tried again after the next change.
+        What cannot be read is left out, and tried again after a while or after the next change.
 
         Raises:
             RegistryError: the registry fails.
         """
         state = self.library.registry.state()
-        if state == self._state:
+        if state == self._state and time.monotonic() < self._again:
             return self.router
-        meant = {
-            entry.task: entry.digest
+        meant = [
+            entry
             for entry in meant_versions(self.library.tasks(every=True)).values()
             if entry.fingerprint == self.fingerprint
-        }
-        read = {digest: self._by_digest[digest] for digest in meant.values() if digest in self._by_digest}
-        for task, digest in meant.items():
-            if digest not in read:
+        ]
+        read = {entry.digest: self._by_digest[entry.digest] for entry in meant if entry.digest in self._by_digest}
+        again = math.inf
+        for entry in meant:
+            if entry.digest not in read:
                 try:
-                    read[digest] = read_centroid(self.library.store.get(digest))
+                    read[entry.digest] = read_centroid(self.library.read(f"{entry.task}@{entry.version}"))
+                except RegistryError:
+                    raise
                 except (LibraryError, PromptFileError) as error:
-                    _LOG.warning("auto leaves out task %r: %s", task, error)
-        found = {task: read.get(digest) for task, digest in meant.items()}
+                    _LOG.warning("auto leaves out task %r: %s", entry.task, error)
+                    again = time.monotonic() + RETRY_S
+        found = {entry.task: read.get(entry.digest) for entry in meant}
         self.router = Router({task: centroid for task, centroid in found.items() if centroid is not None})
-        self._by_digest, self._state = read, state
+        self._by_digest, self._state, self._again = read, state, again
         return self.router
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.base import FrozenBase
 from softprompt.engines.local import LocalEngine
-from softprompt.errors import ConfigError, DataError
+from softprompt.errors import ConfigError, DataError, EngineError
 from softprompt.form import Form
 from softprompt.serving.resident import Resident, load_resident
 
 if TYPE_CHECKING:
     from softprompt.library import Library
+    from softprompt.records import Version
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Service:
             NotFound: no such task, version or alias.
             FingerprintMismatch: a prompt was made for another base than its version names.
             DataError: a text is empty or lacks a column.
+            EngineError: the base gave no numbers to choose a label by.
         """
         if isinstance(texts, str):
             raise ConfigError("texts is one string; give a list of texts")
@@ -73,7 +75,7 @@ class Service:
         for source in dict.fromkeys(version.base for version in versions.values()):
             rows = [index for index, ref in enumerate(refs) if versions[ref].base == source]
             base = self._base(source)
-            residents = {refs[i]: self._resident(refs[i], base) for i in rows}
+            residents = {ref: self._resident(version, base) for ref, version in versions.items() if version.base == source}
             told = _answer(base, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
             for index, prediction in zip(rows, told, strict=True):
                 answers[index] = prediction
@@ -86,8 +88,7 @@ class Service:
             self._bases[source] = FrozenBase.load(source, **self._loading)
         return self._bases[source]
 
-    def _resident(self, ref: str, base: FrozenBase) -> Resident:
-        version = self.library.resolve(ref)
+    def _resident(self, version: Version, base: FrozenBase) -> Resident:
         key = (version.digest, base.fingerprint)
         if key not in self._residents:
             self._residents[key] = load_resident(self.library, version, base)
@@ -129,15 +130,17 @@ def _answer(base: FrozenBase, residents: Sequence[Resident], texts: Sequence[str
 
 
 def check_text(text: str, what: str, *, blank: bool = False) -> None:
-    """Refuse a text without content, and half characters, which Python makes of bytes that are not UTF-8.
+    """Refuse what is no text or has no content, and half characters, which Python makes of bytes that are not UTF-8.
 
     Args:
         what: the text's name for messages.
         blank: whether white space is content.
 
     Raises:
-        DataError: it has none, or some.
+        DataError: it is refused.
     """
+    if not isinstance(text, str):
+        raise DataError(f"{what} is {type(text).__name__}, not text; give a string")
     if not blank and not text.strip():
         raise DataError(f"{what} is empty; give some text")
     try:
@@ -148,8 +151,17 @@ def check_text(text: str, what: str, *, blank: bool = False) -> None:
 
 
 def choose_label(form: Form, scores: Sequence[float]) -> tuple[str, dict[str, float]]:
-    """The likeliest label, the first among equals, and the probability of each, from summed log-probabilities."""
+    """The likeliest label, the first among equals, and the probability of each, from summed log-probabilities.
+
+    Raises:
+        EngineError: they are no numbers.
+    """
     assert form.labels is not None
+    if any(map(math.isnan, scores)) or max(scores) == -math.inf:
+        raise EngineError(
+            f"the labels of task {form.task!r} got no numbers from the base; its prompt may be damaged, or the base needs a "
+            "wider dtype (--dtype float32)"
+        )
     probabilities = dict(zip(form.labels, softmax(scores), strict=True))
     return max(form.labels, key=lambda label: probabilities[label]), probabilities
 
