@@ -9,7 +9,10 @@ task = sys.argv[1] if len(sys.argv) > 1 else "builtin/tiny"
 text = sys.argv[2] if len(sys.argv) > 2 else "The capital of France is"
 
 # Any key will do while the server has none (`softprompt keys create NAME` makes the first).
-client = OpenAI(base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"), api_key="none")
+client = OpenAI(
+    base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"),
+    api_key=os.environ.get("OPENAI_API_KEY", "none"),
+)
 for model in client.models.list():
     print("served:", model.id)
 

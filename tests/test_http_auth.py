@@ -156,6 +156,26 @@ def test_known_keys_are_let_in_while_the_registry_is_away(registry: Registry, cl
         asyncio.run(keyring.identify("Bearer sp-1"))
 
 
+def test_a_registry_that_is_away_is_not_asked_for_each_request(registry: Registry, clock: Clock) -> None:
+    keyrings = [ring(registry, clock)]
+    asyncio.run(keyrings[0].identify(None))  # no key is needed
+    registry.add("sp-1", "read")
+    keyrings.append(ring(registry, clock))
+    asyncio.run(keyrings[1].identify("Bearer sp-1"))
+    registry.away = True
+    clock.now += auth.FRESH_S
+    for keyring in keyrings:
+        asked = registry.asked
+        for _ in range(5):
+            asyncio.run(keyring.identify("Bearer sp-1"))  # each question may take until a connection is given up
+        assert registry.asked == asked + 1
+    registry.away = False
+    registry.keys["sp-2"] = registry.keys.pop("sp-1")
+    clock.now += auth.AWAY_S
+    for keyring in keyrings:
+        assert "not known" in refused(keyring, "Bearer sp-1")
+
+
 def test_nobody_is_let_in_where_it_was_never_known_whether_keys_are_needed(registry: Registry, clock: Clock) -> None:
     registry.away = True
     with pytest.raises(RegistryError):

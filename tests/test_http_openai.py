@@ -432,12 +432,39 @@ def test_unknown_models(client: OpenAI) -> None:
         client.completions.create(model="kin", prompt="red")
 
 
-def test_a_full_queue_is_told_with_a_time_to_come_again(tmp_path: Path, running: Running) -> None:
-    engine = FakeEngine(context=running.base.context, max_waiting=1)
+def test_a_full_queue_is_told_with_a_time_to_come_again(running: Running) -> None:
+    engine = FakeEngine(context=running.base.context, max_waiting=2)
     with serving(running.library, running.base, engine=engine) as found, found.client() as client:
-        with pytest.raises(openai.RateLimitError) as told:
-            client.completions.create(model="tell", prompt=["red", "blue", "green", "stone"], max_tokens=50)
+        engine.going.clear()
+        with client.completions.create(model="tell", prompt="red", stream=True):
+            with pytest.raises(openai.RateLimitError) as told:
+                client.completions.create(model="tell", prompt=["red", "blue"], max_tokens=50)
+            engine.going.set()
         assert told.value.code == "engine_busy"
         assert told.value.response.headers["retry-after"] == "1"
         eventually(lambda: engine.live_jobs() == 0)
         assert client.completions.create(model="tell", prompt="red").choices
+
+
+def test_a_server_whose_engine_has_ended_is_not_ready(running: Running) -> None:
+    with serving(running.library, running.base) as found:
+        assert found.http.get(f"{found.url}/readyz").status_code == 200
+        found.engine.stop()
+        told = found.http.get(f"{found.url}/readyz")
+        assert (told.status_code, told.json()) == (503, {"status": "the engine has ended"})
+
+
+def test_more_rows_than_the_queue_ever_holds_are_refused_for_good(running: Running) -> None:
+    engine = FakeEngine(context=running.base.context, max_waiting=2)
+    with serving(running.library, running.base, engine=engine) as found, found.client() as client:
+        chat = [{"role": "user", "content": "red"}]
+        for ask in (
+            lambda: client.completions.create(model="tell", prompt=["red", "blue", "green"]),
+            lambda: client.completions.create(model="tell", prompt="red", n=3, stream=True),
+            lambda: client.chat.completions.create(model="tell", messages=chat, n=3),  # type: ignore[arg-type]
+            lambda: client.post("/classify", body={"model": "kind", "input": ["red"] * 3}, cast_to=object),
+        ):
+            with pytest.raises(openai.BadRequestError, match="3 rows in one request, and at most 2 may be") as told:
+                ask()
+            assert told.value.code == "too_many_rows"
+        assert not engine.tickets

@@ -83,6 +83,10 @@ def test_wrong_uploads_keep_nothing(client: OpenAI, server: Running, monkeypatch
     assert caught.value.param == "purpose"
     with pytest.raises(openai.BadRequestError, match="expires_after"):
         client.files.create(file=lines(), purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600})
+    twice = [("file", ("a.jsonl", lines())), ("file", ("b.jsonl", lines(ROWS[:4])))]
+    told = server.http.post(f"{server.url}/v1/files", files=twice, data={"purpose": "fine-tune"})
+    assert told.status_code == 400
+    assert "'file' is given twice" in told.json()["error"]["message"]
     with pytest.raises(openai.APIStatusError, match="at most 20000") as large:
         upload(client, lines() * 100)
     assert large.value.status_code == 413

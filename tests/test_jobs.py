@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -17,12 +18,14 @@ from softprompt.jobs.files import Files
 from softprompt.jobs.jobs import Job, Jobs, unfinished
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.queue import MOST_ATTEMPTS, Claim, Lost, Queue
-from softprompt.jobs.request import JobRequest
+from softprompt.jobs.request import JobRequest, make_plan
+from softprompt.jobs.rows import read_upload
 from softprompt.jobs.worker import trainer, work
 from softprompt.library import Library
 from softprompt.prompt import SoftPrompt
 from softprompt.records import Version
 from softprompt.training.loop import train_bank
+from softprompt.training.prepare import prepare
 from softprompt.training.tune import train
 from tests.jobs_data import ROWS, chat, do_all, lines, queue_job
 from tests.library_data import make_prompt
@@ -45,6 +48,13 @@ def planned(library: Library, rows: Sequence[Any] = ROWS, **fields: Any) -> Job:
 
 def messages(library: Library, job: Job) -> list[str]:
     return [event.message for event in reversed(Jobs(library).events(job.name, limit=1000)[0])]
+
+
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
 
 
 # What a request becomes
@@ -115,20 +125,45 @@ def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
         ({"integrations": [{"type": "wandb"}]}, "not supported", "integrations"),
         ({"metadata": {"a": "x" * 513}}, "metadata", "metadata"),
         ({"rows": [{"question": "a", "answer": "b"}] * 3}, "columns answer, question", "softprompt.input"),
-        ({"rows": ROWS[:2] * 5}, "fewer than 3 different rows", "training_file"),
+        ({"rows": ROWS[:2] * 5}, "2 different rows, too few to split", "training_file"),
+        ({"softprompt": {"prompt_tuning_init_prompt": "a b"}}, "task 'a b' is refused",
+         "softprompt.prompt_tuning_init_prompt"),
+        ({"softprompt": {"labels": ["good", "bad", 1e999]}}, "none may be infinite", None),
+        ({"softprompt": {"labels": nested(5000)}}, "nested too deeply", None),
+        ({"rows": [*ROWS, *[{"text": "a", "label": " "}] * 2]}, "line 33: the answer is empty", "training_file"),
         ({"rows": [*ROWS, {"text": " ", "label": "good"}], "softprompt": {"input": "{text}"}}, "line 33: the input is empty",
          "training_file"),
         ({"rows": [*ROWS, {"text": ["a"], "label": "good"}]}, "line 33: the field 'text' holds", "training_file"),
     ],
 )  # fmt: skip
 def test_wrong_requests_are_refused_with_their_field(
-    library: Library, fields: dict[str, Any], told: str, field: str
+    library: Library, fields: dict[str, Any], told: str, field: str | None
 ) -> None:
     rows = fields.pop("rows", ROWS)
     with pytest.raises(FieldError, match=told) as caught:
         planned(library, rows, **fields)
     assert caught.value.field == field
     assert Jobs(library).page() == ([], False)
+
+
+@pytest.mark.parametrize("own_validation", [False, True])
+def test_rows_that_are_taken_can_be_split(own_validation: bool) -> None:
+    validation = read_upload(lines(ROWS), "v") if own_validation else None
+    request = JobRequest(model="m", training_file="f", suffix="t", softprompt={"labels": ["good", "bad"]})
+    refused = []
+    for number in range(300):
+        few = [{"text": f"{number} {at}", "label": "good"} for at in range(2 + number % 3)]
+        upload = read_upload(lines(few), "t")
+        try:
+            plan = make_plan(request, "t", upload, validation)
+        except FieldError as error:
+            refused.append(str(error))
+            continue
+        data = {"train": "train", "validation": "own"} if own_validation else {"train": "train"}
+        task = bank.JobTask({**plan.config, "data": data}, {"train": few, "own": ROWS})
+        assert min(len(task.train), len(task.validation), len(task.test)) > 0
+    assert 0 < len(refused) < 150
+    assert all("too few to split" in told for told in refused)
 
 
 def test_wrong_bases_and_files_are_refused(library: Library) -> None:
@@ -416,12 +451,19 @@ def explode(task: str) -> Any:
     return trained
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (TrainingError("out of memory"), "training_failed", "out of memory"),
+        (OverflowError("a secret"), "internal_error", "see worker.log"),
+    ],
+)
 def test_where_training_at_once_fails_each_is_trained_alone(
-    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, told: str
 ) -> None:
     def fragile(base: Any, runs: Any, *rest: Any) -> None:
         if len(runs) > 1 or runs[0].task.name == "bad":
-            raise TrainingError("out of memory")
+            raise error
         train_bank(base, runs, *rest)
 
     monkeypatch.setattr(bank, "train_bank", fragile)
@@ -429,14 +471,87 @@ def test_where_training_at_once_fails_each_is_trained_alone(
     good = queue_job(library, base_folder, "good")
     do_all(library)
     assert Jobs(library).get(good.name).status == "succeeded"
-    assert (Jobs(library).get(bad.name).error or {})["message"] == "out of memory"
+    failed = Jobs(library).get(bad.name).error or {}
+    assert failed["code"] == code
+    assert told in failed["message"]
+    assert "secret" not in failed["message"]
+
+
+def test_a_job_on_which_the_preparation_stumbles_fails_alone(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumbling(tasks: Any, *rest: Any) -> Any:
+        if tasks[0].name == "bad":
+            raise ZeroDivisionError
+        return prepare(tasks, *rest)
+
+    monkeypatch.setattr(bank, "prepare", stumbling)
+    bad = queue_job(library, base_folder, "bad")
+    good = queue_job(library, base_folder, "good")
+    do_all(library)
+    assert Jobs(library).get(good.name).status == "succeeded"
+    assert (Jobs(library).get(bad.name).error or {})["code"] == "internal_error"
+
+
+def test_a_disk_that_is_full_once_a_version_is_published_fails_nothing(library: Library, base_folder: Path) -> None:
+    library.runs.write_text("")  # no folder: neither checkpoints nor histories can be kept
+    names = [queue_job(library, base_folder, task).name for task in ("one", "two")]
+    do_all(library)
+    assert [Jobs(library).get(name).model for name in names] == ["one@1", "two@1"]
+
+
+def test_checkpoints_that_are_left_are_cleared_and_nothing_else(library: Library, base_folder: Path) -> None:
+    left = [library.runs / "jobs" / name for name in ("0123456789abcdef.checkpoint", "0123456789abcdef.7.partial")]
+    left[0].parent.mkdir(parents=True)
+    for file in left:
+        file.write_text("of a job that was cancelled")
+    jobs = library.for_tenant("jobs")
+    queue_job(jobs, base_folder)
+    do_all(library)
+    assert jobs.resolve("one").number == 1
+    assert [file.name for file in left[0].parent.iterdir()] == ["one@1.jsonl"]
+
+
+def test_a_worker_that_is_told_to_end_leaves_the_step_it_was_at(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EndedError(BaseException):
+        """What SIGTERM does, in place of ending this process."""
+
+    def end(*_: object) -> None:
+        raise EndedError
+
+    def told(base: Any, runs: Any, on_step: Any, keeper: Any, progress: Any) -> None:
+        def step(took: Any) -> None:
+            on_step(took)
+            if took and runs[0].step == 5:
+                signal.raise_signal(signal.SIGTERM)
+
+        train_bank(base, runs, step, keeper, progress)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        job = queue_job(library, base_folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(bank, "train_bank", told)
+            with pytest.raises(EndedError):
+                do_all(library)
+        assert Jobs(library).get(job.name).status == "running"
+        do_all(library)
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "going on from step 5 of a training that was stopped" in messages(library, job)
+    queue_job(library, base_folder)
+    do_all(library)
+    assert [version.digest for version in library.versions("one")] == [library.resolve("one@1").digest] * 2
 
 
 def test_a_running_job_is_cancelled_and_its_neighbour_goes_on(
     library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "LOOK_SECONDS", 0.05)
-    gone = queue_job(library, base_folder, "gone", softprompt={"max_steps": 100_000})
+    gone = queue_job(library, base_folder, "gone", softprompt={"max_steps": 10**15})
     kept = queue_job(library, base_folder, "kept")
     jobs = Jobs(library)
     worker = threading.Thread(target=do_all, args=(library,))
@@ -485,6 +600,23 @@ def test_a_registry_that_is_away_costs_events_and_not_the_job(
     job = queue_job(library, base_folder)
     do_all(library)
     assert Jobs(library).get(job.name).status == "succeeded"
+
+
+def test_a_registry_that_is_away_for_a_moment_costs_no_job(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, away = Files.get, [True]
+
+    def sometimes(self: Files, name: str) -> Any:
+        if away:
+            away.clear()
+            raise RegistryError("away")
+        return get(self, name)
+
+    names = [queue_job(library, base_folder, task).name for task in ("one", "two")]
+    monkeypatch.setattr(Files, "get", sometimes)
+    do_all(library)
+    assert [Jobs(library).get(name).status for name in names] == ["succeeded"] * 2
 
 
 def test_a_base_that_cannot_be_loaded_fails_its_jobs(library: Library, tmp_path: Path) -> None:

@@ -72,9 +72,7 @@ def test_four_kills_at_random_moments_end_in_the_same_versions_once(base_folder:
     assert not list((cut.runs / "jobs").iterdir())
 
 
-def test_a_starter_starts_one_worker_where_there_is_work(
-    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_starter_starts_one_worker_where_there_is_work(base_folder: Path, tmp_path: Path) -> None:
     library = Library.open(tmp_path / "home")
     starter = Starter(library, options=["--dtype", "float32", "--device", "cpu", "--idle-seconds", "0.1"])
     assert not starter.ensure()
@@ -92,6 +90,18 @@ def test_a_starter_starts_one_worker_where_there_is_work(
         time.sleep(0.1)
     assert Jobs(library).get(job.name).status == "succeeded"
     assert lock.acquire(patience=30), "it ends by itself"
+
+
+def test_the_log_of_the_worker_before_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "LARGEST_LOG", 3)
+    library = Library.open(tmp_path / "home")
+    starter = Starter(library)
+    starter._command = [sys.executable, "-c", "print(1234)"]
+    for _ in range(2):
+        starter._start()
+        assert starter._child is not None
+        starter._child.wait()
+    assert [(library.home / name).read_text() for name in ("worker.log", "worker.log.1")] == ["1234\n"] * 2
 
 
 def test_a_worker_that_cannot_start_is_started_more_and_more_seldom(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from softprompt.errors import FieldError
+from softprompt.errors import FieldError, NotFound
 from softprompt.jobs.files import Files
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.queue import Queue
@@ -99,3 +99,10 @@ def test_two_homes_of_one_registry_do_their_own_jobs(
         assert [Jobs(here).get(job.name).status for job in (mine, theirs)] == ["succeeded", "queued"]
         do_all(there)
         assert Jobs(here).get(theirs.name).status == "succeeded"
+
+
+def test_ids_that_no_database_can_hold_name_nothing(library: Library) -> None:
+    for verb in (Files(library).get, Files(library).delete, Jobs(library).get, Jobs(library).cancel):
+        with pytest.raises(NotFound, match="there is no"):
+            verb("x\0y")
+    assert Files(library).page(purpose="\0") == ([], False)

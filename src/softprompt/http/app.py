@@ -127,10 +127,12 @@ async def alive() -> Response:
 
 @router.get("/readyz", tags=["server"], response_model=dict[str, str], responses={503: {"description": "Not ready."}})
 async def ready(request: Request) -> Response:
-    """Whether it can answer: the base is loaded, the registry answers, and the server is not stopping."""
+    """Whether it can answer: the base is loaded, its engine runs, the registry answers, and the server is not stopping."""
     state = state_of(request)
     if state.draining:
         return JSONResponse({"status": "stopping"}, 503)
+    if not state.live.engine.status().accepts:
+        return JSONResponse({"status": "the engine has ended"}, 503)
     try:
         await asyncio.wait_for(asyncio.to_thread(state.keyring.registry.has_keys), READY_S)
     except (SoftPromptError, TimeoutError):

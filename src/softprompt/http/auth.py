@@ -27,6 +27,10 @@ FRESH_S = 1.0
 STALE_S = 300.0
 """Seconds that it is believed while the registry cannot be reached: then no key can be revoked either."""
 
+AWAY_S = 5.0
+"""Seconds after a failure in which the registry is not asked again for what it has told before: each question may take
+until a connection is given up. So much later may a key be revoked."""
+
 MOST_REMEMBERED = 10_000
 """Secrets whose answer is remembered, wrong ones among them."""
 
@@ -84,6 +88,7 @@ class Keyring:
         self._asked: dict[bytes, asyncio.Task[_Answer]] = {}
         self._needed = always
         self._needed_at: float | None = None
+        self._failed_at: float | None = None
 
     async def needed(self) -> bool:
         """Whether callers need a key: from the first live key on, until the server ends. Were it otherwise, revoking the
@@ -92,12 +97,13 @@ class Keyring:
         Raises:
             RegistryError: that cannot be known.
         """
-        if self._needed or (self._needed_at is not None and self._clock() - self._needed_at < FRESH_S):
+        if self._needed or (self._needed_at is not None and self._holds(self._needed_at)):
             return self._needed
         try:
             self._needed = await asyncio.to_thread(self.registry.has_keys)
         except RegistryError:
-            if self._needed_at is None or self._clock() - self._needed_at > STALE_S:
+            self._failed_at = self._clock()
+            if self._needed_at is None or not self._holds(self._needed_at):
                 raise
         else:
             self._needed_at = self._clock()
@@ -126,7 +132,7 @@ class Keyring:
         # Kept by digest: how long a look-up takes tells nothing of the secrets that are there.
         name = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
         known = self._answers.get(name)
-        if known is not None and self._clock() - known.at < FRESH_S:
+        if known is not None and self._holds(known.at):
             return known
         task = self._asked.get(name)
         if task is None:
@@ -135,7 +141,8 @@ class Keyring:
         try:
             answer = await asyncio.shield(task)
         except RegistryError:
-            if known is None or self._clock() - known.at > STALE_S:
+            self._failed_at = self._clock()
+            if known is None or not self._holds(known.at):
                 raise
             return known
         self._answers[name] = answer
@@ -143,6 +150,12 @@ class Keyring:
         while len(self._answers) > MOST_REMEMBERED:
             self._answers.popitem(last=False)
         return answer
+
+    def _holds(self, at: float) -> bool:
+        """Whether what the registry told at a time is believed without asking again."""
+        now = self._clock()
+        away = self._failed_at is not None and now - self._failed_at < AWAY_S
+        return now - at < FRESH_S or (away and now - at <= STALE_S)
 
     async def _look_up(self, secret: str) -> _Answer:
         at = self._clock()

@@ -42,6 +42,8 @@ class Settings:
     """The base: an id or a folder."""
     dtype: str = "auto"
     device: str | None = None
+    quantization: str | None = None
+    """Of the base's linear layers: `int8` or `4bit`."""
     always_keys: bool = False
     """Whether a key is needed also while there are none."""
     max_prompts: int = 10_000
@@ -74,7 +76,7 @@ def load(library: Library, settings: Settings) -> Live:
     from softprompt.engines.scheduler import Limits as EngineLimits
     from softprompt.serving.live import Live
 
-    base = FrozenBase.load(settings.source, dtype=settings.dtype, device=settings.device)
+    base = FrozenBase.load(settings.source, dtype=settings.dtype, device=settings.device, quantization=settings.quantization)
     with contextlib.suppress(ValueError):  # some models, Gemma 2 among them, have no fused attention
         base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
     engine_limits = EngineLimits(max_rows=settings.engine_rows, max_waiting=settings.engine_queue)
@@ -131,7 +133,8 @@ def _training(live: Live, library: Library, settings: Settings) -> APIRouter:
     from softprompt.http.tuning import make_router
     from softprompt.jobs.starter import Starter
 
-    options = ["--dtype", settings.dtype, *(["--device", settings.device] if settings.device else [])]
+    loading = {"--dtype": settings.dtype, "--device": settings.device, "--quantization": settings.quantization}
+    options = [word for name, value in loading.items() if value for word in (name, value)]
     starter = Starter(library, registry=settings.registry, store=settings.store, options=options)
     bases = {live.base_name: live.base.address}
     return make_router(library, bases, starter=starter, most_bytes=settings.limits.upload_bytes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from fastapi import Request
@@ -28,6 +28,8 @@ class ServerState:
     """Whether the server is ending: what runs is finished, nothing new is begun."""
 
     def __post_init__(self) -> None:
+        # More rows than the engine's queue holds could never be taken, however often they came again.
+        self.limits = replace(self.limits, max_rows=min(self.limits.max_rows, self.live.engine.max_waiting))
         self.meter = Meter(self.limits)
         self.traffic = Traffic(self.live.monitor.registry)
 

@@ -72,9 +72,12 @@ def make_router(
     @router.post("/v1/files", summary="Upload rows to train on", tags=["training"])
     async def upload(request: Request, caller: May, file: UploadFile, purpose: Annotated[str, Form()]) -> Response:
         """JSON Lines in UTF-8, all of one shape: columns, `{"prompt", "completion"}`, or `{"messages": [...]}`."""
-        for name in await request.form():
+        names = [name for name, _ in (await request.form()).multi_items()]
+        for name in names:
             if name not in ("file", "purpose"):
                 raise ApiError(400, f"the field {name!r} is not supported; leave it out", param=name)
+            if names.count(name) > 1:
+                raise ApiError(400, f"the field {name!r} is given twice; upload one file at a time", param=name)
         return JSONResponse(_file(await asyncio.to_thread(_add, files_of(caller), file, purpose)))
 
     @router.get("/v1/files", summary="List files", tags=["training"])

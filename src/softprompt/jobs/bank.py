@@ -5,33 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import signal
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from softprompt.base import FrozenBase
 from softprompt.config import parse_config
-from softprompt.errors import (
-    BaseModelError,
-    ConfigError,
-    FieldError,
-    LibraryError,
-    NotFound,
-    RegistryError,
-    SoftPromptError,
-    StoreError,
-    TrainingError,
-)
+from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, TrainingError
 from softprompt.evaluation import Report
 from softprompt.jobs.files import Files
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
 from softprompt.jobs.rows import read_upload
-from softprompt.jobs.watch import Teller, Watch, tell
+from softprompt.jobs.watch import Teller, Watch, fail, tell
 from softprompt.library import Library
 from softprompt.rows import Row
 from softprompt.task import Examples, Task
+from softprompt.training.bank import Bank
 from softprompt.training.checkpoint import EVERY_SECONDS, Keeper
 from softprompt.training.loop import train_bank
 from softprompt.training.prepare import prepare
@@ -45,7 +39,11 @@ TELL_SECONDS = 1.0
 MOST_TOLD = 200
 """Events of progress come at most so often; beside those of validations at most so many in a job."""
 
-PUBLISH_TRIES = 4
+FORETOLD_SECONDS = 1e9
+"""An end that is further away is not foretold; no calendar has them all."""
+
+PUBLISH_TRIES = 6
+"""Each after twice as long as the one before: a minute in all, in which a server may be started again."""
 
 
 class JobTask(Task):
@@ -76,29 +74,30 @@ class Seat:
 def run_jobs(queue: Queue, claims: Sequence[Claim], base: FrozenBase, *, every: float = EVERY_SECONDS) -> None:
     """Do claimed jobs of one base to their ends; `every` so many seconds there is a checkpoint.
 
-    Where training them at once fails as a whole, each is trained alone.
+    Where training them at once fails as a whole, each is trained alone: an error of one, foreseen or not, takes no other
+    along.
     """
     with Watch(queue, [claim.id for claim in claims]) as watch:
         seats = [seat for claim in claims if (seat := _seat(queue, claim, base)) is not None]
         try:
             _train(queue, seats, base, watch, every)
-        except SoftPromptError as error:
-            log.warning("training of %d jobs: %s", len(seats), error)
-            if len(seats) < 2:
-                _fail_all(queue, seats, error)
+        except Exception as error:
+            if len(seats) == 1:
+                fail(queue, seats[0].claim, error)
                 return
+            log.warning("training of %d jobs: %s", len(seats), error, exc_info=error)
             for seat in seats:
                 tell(queue, seat.claim, "training several jobs at once failed; this one is trained alone now", level="warn")
                 alone = _seat(queue, seat.claim, base)
                 if alone is not None:
                     try:
                         _train(queue, [alone], base, watch, every)
-                    except SoftPromptError as again:
-                        _fail_all(queue, [alone], again)
+                    except Exception as again:
+                        fail(queue, alone.claim, again)
 
 
 def _seat(queue: Queue, claim: Claim, base: FrozenBase) -> Seat | None:
-    """A job ready to train; None where it failed before."""
+    """A job ready to train; None where it failed before, or where the registry is away, and it is left to the next claim."""
     library = queue.library.for_tenant(claim.tenant, claim.actor)
     files = Files(library)
     progress = Teller(queue, [claim])
@@ -108,8 +107,11 @@ def _seat(queue: Queue, claim: Claim, base: FrozenBase) -> Seat | None:
         (run,) = prepare([task], base, library, progress)
         test = task.encode(base, task.test, task.config.num_virtual_tokens, split="test")
         (baselines,) = measure_baselines(base, [run], [test], progress)
-    except SoftPromptError as error:
-        _fail(queue, claim, error)
+    except RegistryError as error:
+        log.warning("job %s has to wait: %s", claim.name, error)
+        return None
+    except Exception as error:
+        fail(queue, claim, error)
         return None
     return Seat(claim, library, files, run, test, baselines)
 
@@ -136,18 +138,53 @@ def _train(queue: Queue, seats: Sequence[Seat], base: FrozenBase, watch: Watch, 
     started = time.perf_counter()
     progress = Teller(queue, [seat.claim for seat in seats])
     runs = [seat.run for seat in seats]
-    keeper = Keeper(checkpoints_of(queue.library), base, runs, progress, every)
-    train_bank(base, runs, _Reporter(queue, seats, watch), keeper, progress)
+    keeper = _Stoppable(checkpoints_of(queue.library), base, runs, progress, every)
+    with keeper.heeding():
+        train_bank(base, runs, _Reporter(queue, seats, watch), keeper, progress)
     good: list[Seat] = []
     for seat in seats:
         if seat.run.failure is not None:
-            _fail(queue, seat.claim, TrainingError(f"{seat.run.failure}; lower learning_rate"))
+            fail(queue, seat.claim, TrainingError(f"{seat.run.failure}; lower learning_rate"))
         elif not seat.run.dropped and seat.run.best_PD is not None:
             good.append(seat)
     reports = judge_runs(base, [seat.run for seat in good], [seat.test for seat in good], progress)
     for seat, report in zip(good, reports, strict=True):
-        _publish(queue, seat, base, report, started)
+        try:
+            _publish(queue, seat, base, report, started)
+        except Exception as error:
+            fail(queue, seat.claim, error)
     keeper.discard()
+
+
+class _Stoppable(Keeper):
+    """Where the process is told to end (SIGTERM), the step is finished and a checkpoint written before it does."""
+
+    _told = False
+
+    @contextmanager
+    def heeding(self) -> Iterator[None]:
+        """While training: the signal waits for the step. Outside of it, nothing would be saved by waiting."""
+        if threading.current_thread() is not threading.main_thread():  # others may not set handlers
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._hear)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if self._told:
+                signal.raise_signal(signal.SIGTERM)
+
+    def save_if_due(self, bank: Bank, runs: Sequence[Run]) -> None:
+        """Save when the last time is long ago, or was the last."""
+        if self._told:
+            self.save(bank, runs)
+            log.info("told to end; a checkpoint is written")
+            raise SystemExit(128 + signal.SIGTERM)
+        super().save_if_due(bank, runs)
+
+    def _hear(self, *_: object) -> None:
+        self._told = True
 
 
 class _Reporter:
@@ -193,9 +230,11 @@ class _Reporter:
         self._told[job] = (time.monotonic(), run.step)
         tell(self._queue, seat.claim, message, data=data, step=run.step, estimated_finish=self._finish(seat))
 
-    def _finish(self, seat: Seat) -> str:
+    def _finish(self, seat: Seat) -> str | None:
         done = max(1, seat.run.step - self._first[seat.claim.id])
         left = (time.monotonic() - self._started) / done * (seat.run.total - seat.run.step)
+        if left > FORETOLD_SECONDS:
+            return None
         return (datetime.now(UTC) + timedelta(seconds=left)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -224,14 +263,11 @@ def _publish(queue: Queue, seat: Seat, base: FrozenBase, report: Report, started
         except Lost:
             log.info("job %s is no longer wanted; nothing was published", claim.name)
         except (StoreError, RegistryError) as error:
-            log.warning("job %s cannot be published: %s", claim.name, error)
             if attempt == PUBLISH_TRIES:
-                _fail(queue, claim, error)
-                return
+                raise
+            log.warning("job %s cannot be published: %s", claim.name, error)
             time.sleep(2.0**attempt)
             continue
-        except SoftPromptError as error:
-            _fail(queue, claim, error)
         return
 
 
@@ -256,29 +292,3 @@ def _table(run: Run) -> bytes:
 def _number(value: float) -> float | None:
     """JSON has no NaN."""
     return value if value == value and abs(value) != float("inf") else None
-
-
-def _fail_all(queue: Queue, seats: Sequence[Seat], error: SoftPromptError) -> None:
-    for seat in seats:
-        _fail(queue, seat.claim, error)
-
-
-def _fail(queue: Queue, claim: Claim, error: SoftPromptError) -> None:
-    code, field = _code(error), getattr(error, "field", None)
-    log.warning("job %s fails: %s", claim.name, error)
-    try:
-        queue.fail(claim.id, code, str(error), field)
-    except RegistryError as again:  # it is taken up once more by the next claim
-        log.warning("job %s: %s", claim.name, again)
-
-
-def _code(error: SoftPromptError) -> str:
-    if isinstance(error, FieldError) and error.field in ("training_file", "validation_file"):
-        return f"invalid_{error.field}"
-    if isinstance(error, ConfigError):
-        return "invalid_request"
-    if isinstance(error, BaseModelError):
-        return "base_unusable"
-    if isinstance(error, TrainingError):
-        return "training_failed"
-    return "library_failed" if isinstance(error, LibraryError) else "failed"

@@ -106,6 +106,8 @@ class Files:
             NotFound: `after` names no file.
         """
         statement = sa.select(schema.files).where(_f.tenant == self.tenant)
+        if purpose not in (None, TRAINING, RESULTS):
+            return [], False
         if purpose is not None:
             statement = statement.where(_f.purpose == purpose)
         with self._database.read() as connection:
@@ -159,7 +161,7 @@ class Files:
 
     def _row(self, connection: Connection, name: str) -> AnyRow:
         statement = sa.select(schema.files).where(_f.tenant == self.tenant, _f.name == name)
-        row = connection.execute(statement).first()
+        row = connection.execute(statement).first() if name.isprintable() else None  # PostgreSQL refuses NUL as an error
         if row is None:
             raise NotFound(f"there is no file {name!r}; GET /v1/files lists those there are")
         return row

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt import lookup, schema
-from softprompt.errors import FieldError, NotFound, nearest
+from softprompt.errors import FieldError, NameRefused, NotFound, nearest
 from softprompt.jobs.files import TRAINING, Files
 from softprompt.jobs.request import JobRequest, make_plan, told_hyperparameters
 from softprompt.jobs.rows import Upload, read_upload
@@ -222,14 +222,18 @@ class Jobs:
     def _check_parent(self, ref: str) -> None:
         try:
             self.library.resolve(ref)
-        except NotFound as error:
+        except (NotFound, NameRefused) as error:
             raise FieldError(str(error), "softprompt.prompt_tuning_init_prompt") from None
 
     def _row(self, connection: Connection, name: str, *, lock: bool = False) -> AnyRow:
         statement = sa.select(schema.jobs).where(_j.tenant == self.tenant, _j.name == name)
-        row = connection.execute(statement.with_for_update() if lock else statement).first()
+        row = None
+        if name.isprintable():  # PostgreSQL refuses NUL as an error
+            row = connection.execute(statement.with_for_update() if lock else statement).first()
         if row is None:
-            raise NotFound(f"there is no job {name!r}; GET /v1/fine_tuning/jobs lists those there are")
+            raise NotFound(
+                f"there is no job {name!r}; `softprompt jobs list` or GET /v1/fine_tuning/jobs lists those there are"
+            )
         return row
 
 

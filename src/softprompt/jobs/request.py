@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -16,13 +16,15 @@ from softprompt.errors import ConfigError, FieldError, NameRefused, nearest
 from softprompt.form import Form
 from softprompt.jobs.rows import MOST_LABELS, Upload, infer_labels
 from softprompt.names import check_task
-from softprompt.rows import canonical
+from softprompt.rows import Row, canonical, hold_out
 
 USUAL_RATE = float(TaskConfig.model_fields["learning_rate"].default)
 """The learning rate that a multiplier of 1 means."""
 
 LONGEST_SUFFIX = 64
-FEWEST_ROWS = 3
+
+_MOST_TRIED = 100
+"""Of so many different rows some always fall into each split."""
 
 _FORBIDDEN = {
     "data": "rows come from training_file and validation_file",
@@ -137,9 +139,7 @@ def make_plan(request: JobRequest, filename: str, train: Upload, validation: Upl
     except ConfigError as error:
         raise FieldError(str(error), "softprompt") from None
     _try_rows(form, train, "training_file")
-    if len({canonical(row) for row in train.rows}) < FEWEST_ROWS:
-        told = f"fewer than {FEWEST_ROWS} different rows, which cannot be split into training, validation and test"
-        raise FieldError(f"training_file has {told}; give more", "training_file")
+    _try_splits(train.rows, held_out=validation is None)
     if validation is not None:
         if validation.shape != train.shape:
             told = f"its rows are of the shape {validation.shape!r}, and those of training_file of {train.shape!r}"
@@ -156,10 +156,14 @@ def told_hyperparameters(request: JobRequest) -> dict[str, Any]:
 
 def _refuse_unsupported(request: JobRequest) -> None:
     try:
-        json.dumps(request.model_dump(mode="python"), ensure_ascii=False).encode()
+        json.dumps(request.model_dump(mode="python"), ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise FieldError(f"{half!a} in the body is half of a surrogate pair and no character; mend it") from None
+    except RecursionError:
+        raise FieldError("the body is nested too deeply; mend it") from None
+    except ValueError:
+        raise FieldError("a number in the body is too large (such as 1e999), and none may be infinite; mend it") from None
     if request.integrations:
         raise FieldError("integrations are not supported; leave them out", "integrations")
     for key, value in (request.metadata or {}).items():
@@ -253,6 +257,18 @@ def _choose_form(config: dict[str, Any], train: Upload) -> list[str]:
         count = len(set(answers))
         notes.append(f"the answers are generated: {count} different ones are no labels (at most {MOST_LABELS}, each twice)")
     return notes
+
+
+def _try_splits(rows: Sequence[Row], *, held_out: bool) -> None:
+    """Split rows as training will, by their content; without a file for it, some are `held_out` for validation."""
+    different = list({canonical(row): row for row in rows}.values())
+    rest, test = hold_out(different[:_MOST_TRIED], 0.1 if held_out else 0.0, 0.1)
+    validation = rest
+    if held_out:
+        rest, validation = hold_out(rest, 0.0, 0.1)
+    if not (rest and validation and test):
+        told = f"{len(different)} different rows, too few to split into training, validation and test"
+        raise FieldError(f"training_file has {told}; give more", "training_file")
 
 
 def _try_rows(form: Form, upload: Upload, field: str) -> None:

@@ -71,7 +71,7 @@ def infer_labels(answers: Sequence[str]) -> tuple[str, ...] | None:
     counts = Counter(answers)
     if not 2 <= len(counts) <= MOST_LABELS or min(counts.values()) < 2:
         return None
-    if any(len(answer) > LONGEST_LABEL or "\n" in answer or not answer for answer in counts):
+    if any(len(answer) > LONGEST_LABEL or "\n" in answer or not answer.strip() for answer in counts):
         return None
     return tuple(sorted(counts))
 
@@ -83,17 +83,17 @@ def _wrong(filename: str, line: int, told: str) -> FieldError:
 def _parse(line: str, filename: str, number: int) -> Row:
     try:
         row = json.loads(line)
+        if isinstance(row, dict):
+            canonical(row)
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise _wrong(filename, number, f"{half!a} is half of a surrogate pair and no character; mend the row") from None
     except (ValueError, RecursionError) as error:
         told = "nested too deeply" if isinstance(error, RecursionError) else f"not JSON ({error})"
         raise _wrong(filename, number, f"{told}; write one JSON object on each line") from None
     if not isinstance(row, dict) or not row:
         kind = "an empty object" if row == {} else type(row).__name__
         raise _wrong(filename, number, f"an object with columns is needed, and this is {kind}")
-    try:
-        canonical(row)
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise _wrong(filename, number, f"{half!a} is half of a surrogate pair and no character; mend the row") from None
     return row
 
 

@@ -27,7 +27,8 @@ PAUSE_SECONDS = 5.0
 LONGEST_PAUSE = 300.0
 """Least time between two starts; doubled each time a worker ends badly, up to the longest."""
 
-_LARGEST_LOG = 2**20
+LARGEST_LOG = 2**20
+"""Bytes of `worker.log` from which on it becomes `worker.log.1`."""
 
 
 class Starter:
@@ -92,8 +93,9 @@ class Starter:
 
     def _start(self) -> None:
         path = self._library.home / "worker.log"
-        mode = "wb" if path.exists() and path.stat().st_size > _LARGEST_LOG else "ab"
-        with path.open(mode) as said:
+        if path.exists() and path.stat().st_size > LARGEST_LOG:
+            path.replace(path.with_name("worker.log.1"))
+        with path.open("ab") as said:
             self._child = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,

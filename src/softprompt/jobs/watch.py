@@ -1,4 +1,4 @@
-"""Between a worker and its jobs while they train: beating for them, and telling what happens. No torch."""
+"""Between a worker and its jobs: beating for them, telling what happens, and how they fail. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from softprompt.errors import RegistryError
+from softprompt.errors import (
+    BaseModelError,
+    ConfigError,
+    FieldError,
+    LibraryError,
+    RegistryError,
+    SoftPromptError,
+    TrainingError,
+)
 from softprompt.jobs.queue import Claim, Queue
 from softprompt.progress import Advance
 
@@ -82,3 +90,36 @@ def tell(queue: Queue, claim: Claim, message: str, **more: Any) -> None:
         queue.tell(claim.id, message, **more)
     except RegistryError as error:
         log.warning("job %s: %s (%s)", claim.name, message, error)
+
+
+def fail(queue: Queue, claim: Claim, error: Exception) -> None:
+    """The job has failed for good; nothing where it is no longer this worker's.
+
+    Clients are told our own errors. Any other is a bug, which the log has; a registry that is away leaves the job to the
+    next claim.
+    """
+    field = error.field if isinstance(error, FieldError) else None
+    message = str(error)
+    if isinstance(error, SoftPromptError):
+        log.warning("job %s fails: %s", claim.name, message)
+    else:
+        log.error("a bug; job %s fails", claim.name, exc_info=error)
+        message = "the worker failed on this job; see worker.log in the home"
+    try:
+        queue.fail(claim.id, _code(error), message, field)
+    except RegistryError as again:
+        log.warning("job %s: %s", claim.name, again)
+
+
+def _code(error: Exception) -> str:
+    if isinstance(error, FieldError) and error.field in ("training_file", "validation_file"):
+        return f"invalid_{error.field}"
+    if isinstance(error, ConfigError):
+        return "invalid_request"
+    if isinstance(error, BaseModelError):
+        return "base_unusable"
+    if isinstance(error, TrainingError):
+        return "training_failed"
+    if isinstance(error, LibraryError):
+        return "library_failed"
+    return "failed" if isinstance(error, SoftPromptError) else "internal_error"

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from softprompt.errors import RegistryError, SoftPromptError
+from softprompt.errors import RegistryError, StoreError
+from softprompt.jobs.files import Files
 from softprompt.jobs.jobs import unfinished
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.queue import STALE_SECONDS, Claim, Queue, checkpoints_of
+from softprompt.jobs.watch import fail
 from softprompt.library import Library
 
 if TYPE_CHECKING:
@@ -28,8 +30,7 @@ IDLE_SECONDS = 60.0
 
 LOOK_SECONDS = 0.5
 AWAY_SECONDS = 5.0
-MOST_AWAY = 60
-"""Pauses between looks at the queue, usual and while the registry is away; and how many of the latter before it ends."""
+"""Pauses between looks at the queue, usual and while the registry is away."""
 
 Train = Callable[[Queue, Sequence[Claim]], None]
 
@@ -40,7 +41,6 @@ def work(
     """Do what is queued until there has been nothing for a while; at once where another worker has this home."""
     lock = WorkerLock(library.home)
     queue = Queue(library, stale_seconds=stale_seconds)
-    away = 0
     idle_since = time.monotonic()
     # The lock may be tried for a moment by servers that want to know whether there is a worker.
     while lock.acquire(patience=1.0):
@@ -48,12 +48,8 @@ def work(
             while time.monotonic() - idle_since < idle_seconds:
                 try:
                     claims = queue.claim()
-                    away = 0
                 except RegistryError as error:
-                    away += 1
                     log.warning("the queue cannot be read: %s", error)
-                    if away > MOST_AWAY:
-                        return
                     time.sleep(AWAY_SECONDS)
                     continue
                 if claims:
@@ -74,16 +70,19 @@ def work(
 
 
 def _clear(library: Library) -> None:
-    """Delete checkpoints that no job will take up any more: of jobs that were cancelled, or trained in another bank."""
+    """Delete checkpoints that no job will take up any more (of jobs that were cancelled, or trained in another bank), and
+    what is left of uploads whose server was killed."""
     try:
         if not unfinished(library):
-            for left in checkpoints_of(library).glob("*"):
-                left.unlink(missing_ok=True)
-    except (RegistryError, OSError) as error:
-        log.warning("old checkpoints stay: %s", error)
+            for kind in ("*.checkpoint", "[!.]*.partial"):  # a tenant called `jobs` has its histories there
+                for left in checkpoints_of(library).glob(kind):
+                    left.unlink(missing_ok=True)
+        Files(library).store.sweep()
+    except (RegistryError, StoreError, OSError) as error:
+        log.warning("old checkpoints or uploads stay: %s", error)
 
 
-def trainer(dtype: str, device: str | None, every: float) -> Train:
+def trainer(dtype: str, device: str | None, every: float, quantization: str | None = None) -> Train:
     """Training on bases that stay loaded while jobs ask for the same one."""
     loaded: dict[str, FrozenBase] = {}
 
@@ -95,26 +94,14 @@ def trainer(dtype: str, device: str | None, every: float) -> Train:
         try:
             if source not in loaded:
                 loaded.clear()
-                loaded[source] = FrozenBase.load(source, dtype=dtype, device=device)
-            run_jobs(queue, claims, loaded[source], every=every)
-        except SoftPromptError as error:
-            log.warning("%s", error)
-            _fail(queue, claims, "base_unusable", str(error))
-        except Exception:
-            log.exception("a bug; the jobs %s fail", ", ".join(claim.name for claim in claims))
-            _fail(
-                queue, claims, "internal_error", "the worker failed, through no fault of the job; see worker.log in the home"
-            )
+                loaded[source] = FrozenBase.load(source, dtype=dtype, device=device, quantization=quantization)
+        except Exception as error:
+            for claim in claims:
+                fail(queue, claim, error)
+            return
+        run_jobs(queue, claims, loaded[source], every=every)
 
     return train
-
-
-def _fail(queue: Queue, claims: Sequence[Claim], code: str, message: str) -> None:
-    for claim in claims:
-        try:
-            queue.fail(claim.id, code, message)
-        except RegistryError as error:
-            log.warning("job %s: %s", claim.name, error)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -125,12 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--store", help="URL of the blob store (env SOFTPROMPT_STORE)")
     parser.add_argument("--dtype", default="auto", help="of the base: auto, float32, bfloat16 or float16")
     parser.add_argument("--device", help="cpu, cuda:0, ...; by default the first GPU, else the CPU")
+    parser.add_argument("--quantization", help="of the base's linear layers: int8, or on a GPU 4bit")
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="end after so long without a job")
     parser.add_argument("--checkpoint-seconds", type=float, default=30.0, help="between checkpoints")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with Library.open(given.home, registry=given.registry, store=given.store) as library:
-        train = trainer(given.dtype, given.device, given.checkpoint_seconds)
+        train = trainer(given.dtype, given.device, given.checkpoint_seconds, given.quantization)
         work(library, train, idle_seconds=given.idle_seconds)
 
 
