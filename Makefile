@@ -40,6 +40,7 @@ bench: setup
 	$(BIN)/python benchmarks/quality.py --json
 	$(BIN)/python benchmarks/train_vs_peft.py --json
 	$(BIN)/python benchmarks/many.py --json
+	$(BIN)/python benchmarks/labels.py --json
 	$(BIN)/python benchmarks/memory.py --json
 	$(BIN)/python benchmarks/initializers.py --json
 	$(BIN)/python benchmarks/serve.py --json

@@ -191,7 +191,7 @@ def _full_loss(base: FrozenBase, task: Task, examples: Examples, rows: list[int]
             losses = language_modelling(logits_at(base, stack, None, [0] * len(some), grown, keep), targets)
         else:
             plan = plan_labels(inputs, [task.form.encode_labels(base)] * len(some))
-            logits = logits_at(base, stack, None, [0] * len(plan.rows), plan.rows, plan.keep)
+            logits = logits_at(base, stack, None, [0] * len(plan.rows), plan.rows, plan.keep, plan.tails)
             losses = label_scoring(plan, logits, [examples.choices[row] for row in some])
         loss = losses.sum() / len(rows)
         loss.backward()  # type: ignore[no-untyped-call]

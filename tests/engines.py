@@ -81,7 +81,7 @@ def gaps_to_best(base: FrozenBase, prompt: Vectors, ids: Sequence[int], told: Se
     vectors_PD = torch.zeros(0, base.width) if prompt.vectors_PD is None else prompt.vectors_PD
     stack = stack_prompts([vectors_PD.to(base.dtype)])
     keep = range(len(ids) - 1, len(ids) + len(told) - 1)
-    logits_LV = logits_at(base, stack, None, [0], [[*ids, *told[:-1]]], [list(keep)])[0].float()
+    logits_LV = logits_at(base, stack, None, [0], [[*ids, *told[:-1]]], [list(keep)]).float()
     chosen_L = logits_LV.gather(1, torch.tensor(told)[:, None])[:, 0]
     gaps: list[float] = (logits_LV.amax(1) - chosen_L).tolist()
     return gaps

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from softprompt import prefix as prefixes
 from softprompt.base import FrozenBase
+from softprompt.engines.local import LocalEngine
 from softprompt.prefix import compute_prefix, lays_lines, logits_at, run_lines, run_padded
 from softprompt.splice import Stack, chunk_by_prompt, common_head, extend_stack, lay_lines, splice_lines, stack_prompts
 from softprompt.training.forward import Example, losses_and_gradient
@@ -30,10 +31,10 @@ def test_each_row_of_a_line_equals_that_row_alone(architecture: str, attention: 
     which = [*WHICH, 3, 3]
     rows = [*ROWS, some_ids(4, 90), some_ids(9, 91)]
     keep = [list(range(len(row))) for row in rows]
-    assert lays_lines(base, stack, max(map(len, rows)))
+    assert lays_lines(base, 9 + max(map(len, rows)))
     logits = run_lines(base, stack, compute_prefix(base, stack), which, rows, keep)
-    for index, row in enumerate(rows):
-        torch.testing.assert_close(logits[index, : len(row)], alone(base, prompts[which[index]], row), rtol=1e-4, atol=1e-4)
+    expected = torch.cat([alone(base, prompts[prompt], row) for prompt, row in zip(which, rows, strict=True)])
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @each_unwindowed
@@ -49,6 +50,61 @@ def test_gradients_through_lines_equal_those_through_padded_rows(architecture: s
     assert (gradients[0] - gradients[1]).norm() <= 1e-5 * gradients[1].norm()
 
 
+TAILS: list[list[int]] = [[3, 1, 2], [], [4, 3], [], [5, 5, 1], [2]]
+"""Of the rows of test_splice: lengths of the tails that each ends in."""
+
+
+def by_tail(row: int) -> list[tuple[list[int], list[int]]]:
+    """Each tail of a row behind its stem, a row by itself, and where its tokens stand in the row with all tails."""
+    ids, ends = ROWS[row], TAILS[row] or [0]
+    stem = len(ids) - sum(ends)
+    starts = [stem + sum(ends[:tail]) for tail in range(len(ends))]
+    places = [[*range(stem), *range(start, start + length)] for start, length in zip(starts, ends, strict=True)]
+    return [([ids[place] for place in own], own) for own in places]
+
+
+@pytest.mark.parametrize("way", ["lines", "padded", "concatenated"])
+@each_unwindowed
+def test_a_tail_sees_its_stem_and_no_other_tail(architecture: str, attention: str, way: str) -> None:
+    base = make_base(architecture, attention=attention)
+    prompts = some_prompts(base)
+    stack = stack_prompts(prompts)
+    keep = [list(range(len(row))) for row in ROWS]
+    prefix = None if way == "concatenated" else compute_prefix(base, stack)
+    run = run_lines if way == "lines" else run_padded
+    logits = run(base, stack, prefix, WHICH, ROWS, keep, TAILS).split([len(row) for row in ROWS])
+    for row, found in enumerate(logits):
+        for ids, places in by_tail(row):
+            expected = alone(base, prompts[WHICH[row]], ids)
+            torch.testing.assert_close(found[places], expected, rtol=1e-4, atol=1e-4)
+
+
+@each_unwindowed
+def test_gradients_through_tails_equal_those_through_rows_of_their_own(architecture: str, attention: str) -> None:
+    base = make_base(architecture, attention=attention)
+    keep = [[0, len(row) - 1] for row in ROWS]
+    gradients = []
+    for run in (run_lines, run_padded):
+        stack = stack_prompts(some_prompts(base))
+        leaf = Stack(stack.vectors_KPD.requires_grad_(), stack.mask_KP, stack.lengths_K)
+        logits = run(base, leaf, compute_prefix(base, leaf), WHICH, ROWS, keep, TAILS)
+        gradients += torch.autograd.grad(logits.log_softmax(-1)[..., 5].sum(), leaf.vectors_KPD)
+    assert (gradients[0] - gradients[1]).norm() <= 1e-5 * gradients[1].norm()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_labels_of_several_tokens_score_as_each_label_does_alone(architecture: str) -> None:
+    base = make_base(architecture)
+    prompts = some_prompts(base)
+    labels = (((4,), (5, 6), (5, 7, 8), (9, 3)), ((7,), (8,)), ((3, 3, 3), (2, 4)))
+    told = LocalEngine(base).score(prompts, WHICH, ROWS, [labels[which] for which in WHICH])
+    for row, which, scores in zip(ROWS, WHICH, told, strict=True):
+        for label, score in zip(labels[which], scores, strict=True):
+            logits = alone(base, prompts[which], [*row, *label[:-1]])[len(row) - 1 :].log_softmax(-1)
+            expected = sum(float(logits[place, token]) for place, token in enumerate(label))
+            assert abs(score - expected) < 1e-3
+
+
 @pytest.mark.parametrize("architecture", ["mistral", "gemma2"])
 def test_rows_beyond_the_attention_window_are_never_laid_in_lines(
     architecture: str, monkeypatch: pytest.MonkeyPatch
@@ -57,8 +113,8 @@ def test_rows_beyond_the_attention_window_are_never_laid_in_lines(
     stack = stack_prompts(some_prompts(base, (2, 1)))
     assert base.window == 6
     base._lines = True  # as on a model whose window is wider than the self-check's rows
-    assert not lays_lines(base, stack, 5)
-    assert lays_lines(base, stack, 4)
+    assert not lays_lines(base, 7)
+    assert lays_lines(base, 6)
     rows, which, keep = [[7, 8, 9, 4], [3, 5], [6, 2, 9]], [0, 1, 0], [[3], [1], [2]]
     with monkeypatch.context() as patch:
         patch.setattr(prefixes, "run_padded", None)  # within the window lines are what is run
@@ -72,7 +128,7 @@ def test_a_base_whose_positions_come_from_its_mask_is_not_laid_in_lines() -> Non
     config = transformers.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.5)
     base = FrozenBase.wrap(transformers.AutoModelForCausalLM.from_config(config), tokenizer(), name="random/bloom")
     stack = stack_prompts(some_prompts(base))
-    assert not lays_lines(base, stack, 20)
+    assert not lays_lines(base, 20)
     keep = [[len(row) - 1] for row in ROWS]
     logits = logits_at(base, stack, compute_prefix(base, stack), WHICH, ROWS, keep)
     torch.testing.assert_close(logits, logits_at(base, stack, None, WHICH, ROWS, keep), rtol=1e-4, atol=1e-4)

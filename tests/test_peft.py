@@ -36,7 +36,7 @@ def ours(base: FrozenBase, vectors_PD: torch.Tensor, *, shared: bool = True) -> 
     with torch.no_grad():
         prefix = compute_prefix(base, stack) if shared else None
         logits = logits_at(base, stack, prefix, [0] * len(ROWS), ROWS, keep)
-    return [one[: len(row)] for one, row in zip(logits, ROWS, strict=True)]
+    return list(logits.split([len(row) for row in ROWS]))
 
 
 def theirs(model: Any, length: int) -> list[torch.Tensor]:
@@ -197,7 +197,7 @@ def test_two_prompts_in_one_batch_are_each_their_own_here_and_not_with_peft(tmp_
     stack = stack_prompts([prompt.vectors_PD for prompt in prompts])
     rows, keep = [ROWS[0]] * 2, [[len(ROWS[0]) - 1]] * 2
     with torch.no_grad():
-        mixed = logits_at(base, stack, compute_prefix(base, stack), [0, 1], rows, keep)[:, 0]
+        mixed = logits_at(base, stack, compute_prefix(base, stack), [0, 1], rows, keep)
     for index, prompt in enumerate(prompts):
         folder = prompt.save_peft(tmp_path / str(index), "some/base")
         model = peft.PeftModel.from_pretrained(make_base("llama").model, str(folder))

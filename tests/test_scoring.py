@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from softprompt.scoring import Labels, label_contexts, plan_labels
 from softprompt.serving.service import softmax
+from softprompt.splice import unfold_rows
 from tests.models import VOCABULARY
 
 LABELS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=8, unique=True).map(
@@ -43,14 +44,10 @@ def test_a_plan_adds_up_the_log_probabilities_of_each_label(batch: list[tuple[li
         return torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
 
     plan = plan_labels([ids for ids, _ in batch], [labels for _, labels in batch])
-    longest = max(map(len, plan.keep))
-    logits = torch.stack(
-        [
-            torch.stack([logits_behind(row[: place + 1]) for place in [*keep, *[keep[-1]] * (longest - len(keep))]])
-            for row, keep in zip(plan.rows, plan.keep, strict=True)
-        ]
-    )
-    scores = plan.scores(logits)
+    made = unfold_rows(plan.rows, plan.keep, plan.tails)
+    assert sorted(set(made.owner)) == list(range(len(batch)))
+    logits = [logits_behind(list(made.rows[row][: made.keep[row][slot] + 1])) for row, slot in made.found]
+    scores = plan.scores(torch.stack(logits))
     assert len(scores) == len(batch)
     for (ids, labels), told in zip(batch, scores, strict=True):
         assert len(told) == len(labels)

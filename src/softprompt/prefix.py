@@ -29,6 +29,7 @@ from softprompt.splice import (
     splice_rows,
     splice_tokens,
     stack_prompts,
+    unfold_rows,
 )
 
 LINE = 128
@@ -135,18 +136,20 @@ def run_lines(
     which: Sequence[int],
     rows: Sequence[Sequence[int]],
     keep: Sequence[Sequence[int]],
+    tails: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
-    """The same logits (B x L x V) with the rows laid end to end, which computes next to no padding and copies each prompt's
-    keys and values once a line instead of once a row. For bases and rows that :func:`lays_lines` allows."""
-    lines = lay_lines(rows, which, LINE, base.device)
+    """As :func:`logits_at`, with the rows laid end to end, which computes next to no padding, copies each prompt's keys and
+    values once a line instead of once a row, and runs a stem once for all its tails. For bases and rows that
+    :func:`lays_lines` allows."""
+    lines = lay_lines(rows, which, LINE, base.device, tails)
     spliced = splice_lines(stack, lines)
     hidden = torch.finfo(base.dtype).min
     mask_N1WS = torch.zeros(spliced.mask_BS.shape, dtype=base.dtype, device=base.device)
     mask_N1WS = mask_N1WS.masked_fill(~spliced.mask_BS, hidden)
     kept: list[list[int]] = [[] for _ in lines.which_N]
-    slots: list[list[tuple[int, int]]] = []
+    found: list[tuple[int, int]] = []
     for line, start, positions in zip(lines.line_B, lines.start_B, keep, strict=True):
-        slots.append([(line, len(kept[line]) + slot) for slot in range(len(positions))])
+        found += [(line, len(kept[line]) + slot) for slot in range(len(positions))]
         kept[line] += [start + position for position in positions]
     output = base.model(
         inputs_embeds=base.embed(lines.ids_NW),
@@ -156,31 +159,36 @@ def run_lines(
         use_cache=True,
         **({"logits_to_keep": _even(kept, base.device)} if base.slices_logits else {}),
     )
-    logits_NMV = _kept(base, output.logits, _even(kept, base.device))
-    line_BL, slot_BL = torch.tensor(_pad_last(slots), device=base.device).unbind(2)
-    return logits_NMV[line_BL, slot_BL]
+    return _pick(_kept(base, output.logits, _even(kept, base.device)), found)
 
 
 def run_padded(
     base: FrozenBase,
     stack: Stack,
-    prefix: Prefix,
+    prefix: Prefix | None,
     which: Sequence[int],
     rows: Sequence[Sequence[int]],
     keep: Sequence[Sequence[int]],
+    tails: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
-    """The same logits with a row of the batch for each row, padded to the longest."""
-    which_B = torch.tensor(which, device=base.device)
-    return run_tokens(base, stack, prefix, which_B, pad_rows(rows, base.device), _even(keep, base.device))[0]
+    """As :func:`logits_at`, with a row of the batch for each tail or row without, padded to the longest."""
+    made = unfold_rows(rows, keep, tails)
+    which_B = torch.tensor([which[owner] for owner in made.owner], device=base.device)
+    tokens, keep_BL = pad_rows(made.rows, base.device), _even(made.keep, base.device)
+    if prefix is None:
+        return _pick(run_spliced(base, stack, which_B, tokens, keep_BL), made.found)
+    return _pick(run_tokens(base, stack, prefix, which_B, tokens, keep_BL)[0], made.found)
 
 
-def _pad_last(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    longest = max(len(row) for row in rows)
-    return [[*row, *[row[-1]] * (longest - len(row))] for row in rows]
+def _even(keep: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Rows with fewer positions than the longest repeat their last one."""
+    longest = max(len(places) for places in keep)
+    return torch.tensor([[*places, *[places[-1]] * (longest - len(places))] for places in keep], device=device)
 
 
-def _even(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    return torch.tensor(_pad_last(rows), device=device)
+def _pick(logits_BLV: Tensor, found: Sequence[tuple[int, int]]) -> Tensor:
+    row_N, slot_N = torch.tensor(found, device=logits_BLV.device).unbind(1)
+    return logits_BLV[row_N, slot_N]
 
 
 def run_spliced(base: FrozenBase, stack: Stack, which_B: Tensor, tokens: Tokens, keep_BL: Tensor) -> Tensor:
@@ -211,18 +219,26 @@ def logits_at(
     which: Sequence[int],
     rows: Sequence[Sequence[int]],
     keep: Sequence[Sequence[int]],
+    tails: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
-    """Logits B x L x V at chosen positions of ragged rows; by the shared prefix where one is given, and then in lines where
-    the base allows them; else by concatenation.
+    """Logits N x V at chosen positions of ragged rows, end to end; by the shared prefix where one is given, and then in
+    lines where the base allows them; else by concatenation.
 
-    Rows with fewer positions than L repeat their last one.
+    Args:
+        which: the prompt of each row.
+        keep: positions among each row's tokens, counted from 0; N in all.
+        tails: the lengths of each row's tails, which end it and do not see each other; none by default.
     """
-    if prefix is not None and lays_lines(base, stack, max(map(len, rows))):
-        return run_lines(base, stack, prefix, which, rows, keep)
-    if prefix is not None:
-        return run_padded(base, stack, prefix, which, rows, keep)
-    which_B = torch.tensor(which, device=base.device)
-    return run_spliced(base, stack, which_B, pad_rows(rows, base.device), _even(keep, base.device))
+    if prefix is not None and lays_lines(base, int(stack.lengths_K.max()) + max(_depths(rows, tails))):
+        return run_lines(base, stack, prefix, which, rows, keep, tails)
+    return run_padded(base, stack, prefix, which, rows, keep, tails)
+
+
+def _depths(rows: Sequence[Sequence[int]], tails: Sequence[Sequence[int]] | None) -> list[int]:
+    """Tokens of each row with the longest of its tails alone."""
+    if tails is None:
+        return [len(ids) for ids in rows]
+    return [len(ids) - sum(ends) + max(ends, default=0) for ids, ends in zip(rows, tails, strict=True)]
 
 
 def shares_prefix(base: FrozenBase) -> bool:
@@ -236,20 +252,19 @@ def shares_prefix(base: FrozenBase) -> bool:
     return base._shared_prefix
 
 
-def lays_lines(base: FrozenBase, stack: Stack, longest: int) -> bool:
-    """Whether rows of up to `longest` tokens can be run in lines: on a base where that equals concatenation, which models
-    fail that make masks or positions of their own (checked once, as above); and within the base's attention window."""
-    if base.window is not None and int(stack.lengths_K.max()) + longest > base.window:
+def lays_lines(base: FrozenBase, longest: int) -> bool:
+    """Whether rows of up to `longest` tokens, virtual ones among them, can be run in lines: on a base where that equals
+    concatenation, which models fail that make masks or positions of their own (checked once, as above); and within the
+    base's attention window."""
+    if base.window is not None and longest > base.window:
         return False
     if base._lines is None:
         base._lines = shares_prefix(base) and _agrees(base, run_lines)
     return base._lines
 
 
-_Run = Callable[
-    [FrozenBase, Stack, "Prefix", Sequence[int], Sequence[Sequence[int]], Sequence[Sequence[int]]],
-    Tensor,
-]
+_Rows = Sequence[Sequence[int]]
+_Run = Callable[[FrozenBase, Stack, "Prefix", Sequence[int], _Rows, _Rows, _Rows], Tensor]
 
 
 @torch.enable_grad()  # also when the first to ask is an engine, which runs without gradients
@@ -260,8 +275,8 @@ def _agrees(base: FrozenBase, run: _Run) -> bool:
     def some(count: int) -> list[int]:
         return torch.randint(0, vocabulary, (count,), generator=generator).tolist()
 
-    rows, which = [some(7), some(3), some(5)], [0, 1, 1]
-    keep = [[len(row) - 1] for row in rows]
+    rows, which, tails = [some(7), some(3), some(5)], [0, 1, 1], [[2, 1], [], []]
+    keep = [[3, 5, 6], [2], [4]]
     prompts = [base.embed(torch.tensor(some(count), device=base.device)).detach() for count in (4, 2)]
     results = []
     for shared in (True, False):
@@ -269,9 +284,9 @@ def _agrees(base: FrozenBase, run: _Run) -> bool:
         stack = Stack(leaf.vectors_KPD.detach().requires_grad_(), leaf.mask_KP, leaf.lengths_K)
         try:
             if shared:
-                logits = run(base, stack, compute_prefix(base, stack), which, rows, keep)
+                logits = run(base, stack, compute_prefix(base, stack), which, rows, keep, tails)
             else:
-                logits = logits_at(base, stack, None, which, rows, keep)
+                logits = run_padded(base, stack, None, which, rows, keep, tails)
             scores = logits.float().log_softmax(-1)[..., :3].sum()
             (gradient,) = torch.autograd.grad(scores, stack.vectors_KPD)
         except Exception:  # a base whose forward knows no such cache says so in a hundred ways; none of them shares

@@ -15,9 +15,9 @@ from softprompt.base import FrozenBase
 from softprompt.engines.columns import Columns
 from softprompt.engines.prefixes import PrefixCache, stack_prefixes
 from softprompt.engines.protocol import GenerateJob, ScoreJob, Vectors
-from softprompt.prefix import logits_at
-from softprompt.scoring import plan_labels
-from softprompt.splice import stack_prompts
+from softprompt.prefix import lays_lines, logits_at
+from softprompt.scoring import label_contexts, plan_labels
+from softprompt.splice import row_size, stack_prompts
 
 
 class Rows(Protocol):
@@ -132,7 +132,17 @@ class SplicedRows:
     def _run(self, rows: Sequence[tuple[Vectors, list[int]]]) -> Tensor:
         stack = stack_prompts([_vectors(prompt, self.base) for prompt, _ in rows])
         keep = [[len(ids) - 1] for _, ids in rows]
-        return logits_at(self.base, stack, None, range(len(rows)), [ids for _, ids in rows], keep)[:, 0]
+        return logits_at(self.base, stack, None, range(len(rows)), [ids for _, ids in rows], keep)
+
+
+def scores_in_lines(base: FrozenBase, job: ScoreJob) -> bool:
+    """Whether a job's row is short enough for lines, on a base that allows them."""
+    return lays_lines(base, len(job.prompt) + len(job.input) + max(map(len, label_contexts(job.labels))))
+
+
+def score_size(job: ScoreJob, in_lines: bool) -> tuple[int, int]:
+    """Tokens of the longest row, and the number of rows, that a job takes of a pass."""
+    return row_size(len(job.input), label_contexts(job.labels), in_lines)
 
 
 def score_labels(base: FrozenBase, prefixes: PrefixCache | None, jobs: Sequence[ScoreJob]) -> list[list[float]]:
@@ -145,9 +155,9 @@ def score_labels(base: FrozenBase, prefixes: PrefixCache | None, jobs: Sequence[
     else:
         stack, prefix = stack_prefixes(prompts, prefixes.fetch(prompts), base)
     plan = plan_labels([job.input for job in jobs], [job.labels for job in jobs])
-    owners = [which[jobs[owner].prompt.digest] for owner in plan.owner]
-    logits_BLV = logits_at(base, stack, prefix, owners, plan.rows, plan.keep)
-    return [scores.tolist() for scores in plan.scores(logits_BLV)]
+    owners = [which[job.prompt.digest] for job in jobs]
+    logits_NV = logits_at(base, stack, prefix, owners, plan.rows, plan.keep, plan.tails)
+    return [scores.tolist() for scores in plan.scores(logits_NV)]
 
 
 def _vectors(prompt: Vectors, base: FrozenBase) -> Tensor:

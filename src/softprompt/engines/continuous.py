@@ -20,7 +20,7 @@ from transformers import TokenizersBackend
 
 from softprompt.base import FrozenBase
 from softprompt.embedding import embed_inputs
-from softprompt.engines.causal import CachedRows, Rows, SplicedRows, score_labels
+from softprompt.engines.causal import CachedRows, Rows, SplicedRows, score_labels, score_size, scores_in_lines
 from softprompt.engines.continuation import Continuation
 from softprompt.engines.intake import Intake
 from softprompt.engines.prefixes import PrefixCache
@@ -42,8 +42,7 @@ from softprompt.engines.protocol import (
 from softprompt.engines.sampling import choose_tokens, token_probabilities
 from softprompt.engines.scheduler import Limits, Scheduler, Work
 from softprompt.errors import EngineError
-from softprompt.prefix import shares_prefix
-from softprompt.scoring import label_contexts
+from softprompt.prefix import lays_lines, shares_prefix
 from softprompt.splice import chunk_by_length
 
 PREFIX_BYTES = 1 << 30
@@ -92,6 +91,7 @@ class ContinuousEngine:
         self.limits = limits or Limits()
         self._prefixes: PrefixCache | None = None
         self._rows: Rows = SplicedRows(base)
+        lays_lines(base, 1)  # its self-check runs the base: now, while nobody else does
         if shares_prefix(base):
             self._prefixes = PrefixCache(base, prefix_bytes, token_budget=self.limits.token_budget)
             with torch.no_grad():
@@ -191,11 +191,14 @@ class ContinuousEngine:
         for group in self._grouped(rows, [len(work.job.input) for work in rows]):
             with self._failing(group):
                 self._enter(group)
-        scores = [work for work in admitted if isinstance(work.job, ScoreJob)]
-        for group in self._grouped(scores, [_score_length(work) for work in scores], [_score_rows(work) for work in scores]):
-            with self._failing(group):
-                values = score_labels(self.base, self._prefixes, [w.job for w in group if isinstance(w.job, ScoreJob)])
-                self._close(group, [Scores(tuple(v)) for v in values])
+        scores = [(work, work.job) for work in admitted if isinstance(work.job, ScoreJob)]
+        for in_lines in (True, False):  # apart, since one row too long for lines keeps its whole pass out of them
+            some = [(work, job) for work, job in scores if scores_in_lines(self.base, job) is in_lines]
+            sizes = [score_size(job, in_lines) for _, job in some]
+            for group in self._grouped([work for work, _ in some], [n for n, _ in sizes], [rows for _, rows in sizes]):
+                with self._failing(group):
+                    values = score_labels(self.base, self._prefixes, [w.job for w in group if isinstance(w.job, ScoreJob)])
+                    self._close(group, [Scores(tuple(v)) for v in values])
         embeds = [work for work in admitted if isinstance(work.job, EmbedJob)]
         for group in self._grouped(embeds, [len(work.job.input) for work in embeds]):
             with self._failing(group):
@@ -328,13 +331,3 @@ def _draws(seed: int | None) -> Random:
 
 def _is_last(result: Result) -> bool:
     return not isinstance(result, Piece) or result.finish is not None
-
-
-def _score_length(work: Work) -> int:
-    assert isinstance(work.job, ScoreJob)
-    return len(work.job.input) + max(map(len, label_contexts(work.job.labels)))
-
-
-def _score_rows(work: Work) -> int:
-    assert isinstance(work.job, ScoreJob)
-    return len(label_contexts(work.job.labels))

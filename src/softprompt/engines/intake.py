@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from softprompt.base import FrozenBase
+from softprompt.engines.causal import score_size, scores_in_lines
 from softprompt.engines.protocol import Deliver, EmbedJob, GenerateJob, Job, Sampling, ScoreJob
 from softprompt.engines.scheduler import Work
 from softprompt.errors import ContextError, EngineError
-from softprompt.scoring import label_contexts
 
 
 class Intake:
     """What a base can take. Its numbers are read once: a job is checked on its caller's time."""
 
     def __init__(self, base: FrozenBase) -> None:
+        self._base = base
         self.name = base.name
         self.context = base.context
         self.vocabulary, self.width = base.embedding.weight.shape
@@ -40,7 +41,8 @@ class Intake:
             for label in job.labels:
                 self._check_ids(label)
             self._check_context(prompt, count, max(map(len, job.labels)), "the longest label")
-            return Work(job, deliver, sum(count + len(context) for context in label_contexts(job.labels)))
+            length, rows = score_size(job, scores_in_lines(self._base, job))
+            return Work(job, deliver, length * rows)
         _check_sampling(job.sampling)
         self._check_context(prompt, count, 1, "a first token of output")
         columns = prompt + count + job.sampling.max_tokens

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from softprompt.base import FrozenBase
 from softprompt.errors import BaseModelError
-from softprompt.prefix import Prefix, compute_prefix, logits_at, new_cache, run_tokens, shares_prefix
+from softprompt.prefix import Prefix, compute_prefix, lays_lines, logits_at, new_cache, run_tokens, shares_prefix
 from softprompt.progress import Silent
 from softprompt.scoring import Labels, label_contexts, plan_labels
-from softprompt.splice import Stack, chunk_by_length, pad_rows, splice_tokens, stack_prompts
+from softprompt.splice import Stack, chunk_by_length, pad_rows, row_size, splice_tokens, stack_prompts
 
 TOKEN_BUDGET = 4096
 """Padded tokens of a chunk of rows, and virtual ones of the prompts whose keys and values are there at once."""
@@ -62,17 +62,18 @@ class LocalEngine:
             BaseModelError: there is no memory for a single row.
         """
         results: list[list[float]] = [[] for _ in inputs]
-        contexts = [label_contexts(candidates) for candidates in labels]
-        lengths = [len(ids) + max(map(len, found)) for ids, found in zip(inputs, contexts, strict=True)]
+        tails = [label_contexts(candidates) for candidates in labels]
+        longest = max((len(ids) + max(map(len, ends)) for ids, ends in zip(inputs, tails, strict=True)), default=0)
+        in_lines = lays_lines(self.base, max(map(len, prompts), default=0) + longest)
+        sizes = [row_size(len(ids), ends, in_lines) for ids, ends in zip(inputs, tails, strict=True)]
 
         def run(stack: Stack, prefix: Prefix | None, group: list[int], owners: list[int]) -> None:
             plan = plan_labels([inputs[i] for i in group], [labels[i] for i in group])
-            which_rows = [owners[owner] for owner in plan.owner]
-            logits_BLV = logits_at(self.base, stack, prefix, which_rows, plan.rows, plan.keep)
-            for index, scores in zip(group, plan.scores(logits_BLV), strict=True):
+            logits_NV = logits_at(self.base, stack, prefix, owners, plan.rows, plan.keep, plan.tails)
+            for index, scores in zip(group, plan.scores(logits_NV), strict=True):
                 results[index] = scores.tolist()
 
-        self._run_lots(run, prompts, which, lengths, [len(found) for found in contexts], progress)
+        self._run_lots(run, prompts, which, [size for size, _ in sizes], [rows for _, rows in sizes], progress)
         return results
 
     @torch.no_grad()
@@ -183,8 +184,8 @@ class LocalEngine:
         while alive:
             grown = [rows[i] + told[i] for i in alive]
             keep = [[len(row) - 1] for row in grown]
-            logits_BLV = logits_at(self.base, stack, None, [which[i] for i in alive], grown, keep)
-            alive = self._extend(told, alive, bounds, logits_BLV[:, 0].argmax(-1).tolist())
+            logits_NV = logits_at(self.base, stack, None, [which[i] for i in alive], grown, keep)
+            alive = self._extend(told, alive, bounds, logits_NV.argmax(-1).tolist())
         return told
 
     def _generate_cached(

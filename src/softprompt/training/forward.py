@@ -18,7 +18,7 @@ from torch import Tensor
 from softprompt.base import FrozenBase
 from softprompt.prefix import Prefix, compute_prefix, lays_lines, logits_at, shares_prefix
 from softprompt.scoring import Labels, label_contexts, plan_labels
-from softprompt.splice import Stack, chunk_by_length, chunk_by_prompt, common_head, extend_stack
+from softprompt.splice import Stack, chunk_by_length, chunk_by_prompt, common_head, extend_stack, row_size
 from softprompt.training.memory import recomputing
 from softprompt.training.objectives import label_scoring, language_modelling
 
@@ -48,12 +48,12 @@ class Example:
 
     @property
     def tails(self) -> Sequence[Sequence[int]]:
-        """What must be run behind the input, a row for each."""
+        """What must be run behind the input, each apart from the others."""
         return label_contexts(self.labels) if self.labels is not None else (self.target[:-1],)
 
     @property
     def length(self) -> int:
-        """Tokens of its longest row."""
+        """Tokens of the input and its longest tail."""
         return len(self.input) + max(map(len, self.tails))
 
 
@@ -106,7 +106,8 @@ def _step(
         examples = [replace(e, input=e.input[len(heads[e.which]) :]) for e in examples]
         made = compute_prefix(base, stacked)
     prefix = made.detached() if made is not None else None
-    in_lines = made is not None and lays_lines(base, stacked, max(e.length for e in examples))
+    longest = int(stacked.lengths_K.max()) + max(e.length for e in examples)
+    in_lines = made is not None and lays_lines(base, longest)
     with recomputing(base) if recompute else nullcontext():
         for run, chunk in _chunks(examples, token_budget, in_lines):
             loss_B = run(base, stacked, prefix, chunk)
@@ -143,9 +144,10 @@ def _chunks(examples: Sequence[Example], budget: int, in_lines: bool) -> list[tu
         (_label_losses, [e for e in examples if e.labels is not None]),
         (_token_losses, [e for e in examples if e.labels is None]),
     ):
-        lengths, rows = [e.length for e in some], [len(e.tails) for e in some]
+        sizes = [row_size(len(e.input), e.tails, in_lines) for e in some]
+        lengths, rows = [length for length, _ in sizes], [count for _, count in sizes]
         if in_lines:
-            groups = chunk_by_prompt([e.which for e in some], [n * r for n, r in zip(lengths, rows, strict=True)], budget)
+            groups = chunk_by_prompt([e.which for e in some], lengths, budget)
         else:
             groups = chunk_by_length(lengths, budget, rows)
         chunks += [(run, [some[i] for i in group]) for group in groups]
@@ -154,13 +156,12 @@ def _chunks(examples: Sequence[Example], budget: int, in_lines: bool) -> list[tu
 
 def _label_losses(base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]) -> Tensor:
     plan = plan_labels([e.input for e in examples], [e.labels for e in examples if e.labels is not None])
-    which = [examples[owner].which for owner in plan.owner]
-    logits_BLV = logits_at(base, stack, prefix, which, plan.rows, plan.keep)
-    return label_scoring(plan, logits_BLV, [e.choice for e in examples])
+    logits_NV = logits_at(base, stack, prefix, [e.which for e in examples], plan.rows, plan.keep, plan.tails)
+    return label_scoring(plan, logits_NV, [e.choice for e in examples])
 
 
 def _token_losses(base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]) -> Tensor:
     rows = [[*e.input, *e.target[:-1]] for e in examples]
     keep = [list(range(len(e.input) - 1, len(e.input) + len(e.target) - 1)) for e in examples]
-    logits_BLV = logits_at(base, stack, prefix, [e.which for e in examples], rows, keep)
-    return language_modelling(logits_BLV, [e.target for e in examples])
+    logits_NV = logits_at(base, stack, prefix, [e.which for e in examples], rows, keep)
+    return language_modelling(logits_NV, [e.target for e in examples])

@@ -1,6 +1,6 @@
 """What a prompt is trained for: losses of single examples, in float32.
 
-Shapes: B rows, L kept positions, V vocabulary.
+Shapes: B rows, C labels, N kept positions of all rows end to end, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from torch.nn.utils.rnn import pad_sequence
 from softprompt.scoring import LabelPlan
 
 
-def label_scoring(plan: LabelPlan, logits_BLV: Tensor, choices: Sequence[int]) -> Tensor:
+def label_scoring(plan: LabelPlan, logits_NV: Tensor, choices: Sequence[int]) -> Tensor:
     """Cross-entropy over the labels of each example: minus the log-softmax, over labels, of their summed log-probabilities.
 
     It trains what is asked at prediction, and spends no capacity on the rest of the vocabulary.
     """
-    scores_BC = pad_sequence(plan.scores(logits_BLV), batch_first=True, padding_value=-torch.inf)
+    scores_BC = pad_sequence(plan.scores(logits_NV), batch_first=True, padding_value=-torch.inf)
     return F.cross_entropy(scores_BC, torch.tensor(choices, device=scores_BC.device), reduction="none")
 
 
-def language_modelling(logits_BLV: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
-    """Summed negative log-probability of each example's target tokens. Position `i` of the logits predicts target `i`."""
-    longest = max(len(target) for target in targets)
-    targets_BL = torch.tensor([[*t, *[-100] * (longest - len(t))] for t in targets], device=logits_BLV.device)
-    loss_BL = F.cross_entropy(logits_BLV.float().transpose(1, 2), targets_BL, reduction="none", ignore_index=-100)
-    return loss_BL.sum(1)
+def language_modelling(logits_NV: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+    """Summed negative log-probability of each example's target tokens, which the logits predict one by one, end to end."""
+    device = logits_NV.device
+    tokens_N = torch.tensor([token for target in targets for token in target], device=device)
+    owner_N = torch.tensor([owner for owner, target in enumerate(targets) for _ in target], device=device)
+    losses_N = F.cross_entropy(logits_NV.float(), tokens_N, reduction="none")
+    return torch.zeros(len(targets), device=device).index_add(0, owner_N, losses_N)
