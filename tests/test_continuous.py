@@ -376,6 +376,43 @@ def test_a_failed_step_ends_its_jobs_alone(base: FrozenBase, caplog: pytest.LogC
     engine.stop()
 
 
+def test_a_pass_that_memory_does_not_hold_runs_in_halves(base: FrozenBase, caplog: pytest.LogCaptureFixture) -> None:
+    """Rows that enter, scores and embeddings alike; a single one that is still too large ends alone."""
+
+    def starve(_module: Any, _arguments: Any, named: dict[str, Any]) -> None:
+        if named["inputs_embeds"][..., 0].numel() > 24:
+            torch.empty(1 << 60, dtype=torch.uint8)  # really fails, with the allocator's own words
+
+    draw = random.Random(5)
+    prompt = some_vectors(base, 3, 1)
+    inputs = [some_ids(draw, 8) for _ in range(5)]
+    jobs: list[Any] = [GenerateJob(prompt, ids, Sampling(max_tokens=4)) for ids in inputs]
+    jobs += [ScoreJob(prompt, ids, ((5,), (6, 7))) for ids in inputs]
+    jobs += [EmbedJob(ids) for ids in [*inputs, some_ids(draw, 30)]]
+    told: list[list[Inbox]] = []
+    for starved in (False, True):
+        handle = base.model.model.register_forward_pre_hook(starve, with_kwargs=True) if starved else None
+        engine = ContinuousEngine(base, Limits(max_rows=8))
+        told.append([Inbox() for _ in jobs])
+        engine.submit_all(list(zip(jobs, told[-1], strict=True)))
+        for inbox in told[-1]:
+            inbox.wait()
+        engine.stop()
+        if handle is not None:
+            handle.remove()
+    for plain, halved in zip(told[0][:5], told[1][:5], strict=True):
+        assert plain.text == halved.text
+    for plain, halved in zip(told[0][5:-1], told[1][5:-1], strict=True):
+        assert values_of(halved.last) == pytest.approx(values_of(plain.last), abs=1e-4)
+    assert isinstance(told[1][-1].last, EngineError)
+    assert "runs in halves" in caplog.text
+
+
+def values_of(result: Result) -> tuple[float, ...]:
+    assert isinstance(result, Scores | Embedding)
+    return result.values
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_row_without_numbers_ends_alone(base: FrozenBase, value: float) -> None:
     engine = ContinuousEngine(base, Limits(max_rows=3))

@@ -6,7 +6,6 @@ every row. What a row is told does not depend on the rows beside it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import threading
@@ -23,6 +22,7 @@ from softprompt.embedding import embed_inputs
 from softprompt.engines.causal import CachedRows, Rows, SplicedRows, score_labels, score_size, scores_in_lines
 from softprompt.engines.continuation import Continuation
 from softprompt.engines.intake import Intake
+from softprompt.engines.local import out_of_memory
 from softprompt.engines.prefixes import PrefixCache
 from softprompt.engines.protocol import (
     Deliver,
@@ -189,30 +189,53 @@ class ContinuousEngine:
             admitted = self._scheduler.admit()
         rows = [work for work in admitted if isinstance(work.job, GenerateJob)]
         for group in self._grouped(rows, [len(work.job.input) for work in rows]):
-            with self._failing(group):
-                self._enter(group)
+            self._pass(group, self._enter)
         scores = [(work, work.job) for work in admitted if isinstance(work.job, ScoreJob)]
         for in_lines in (True, False):  # apart, since one row too long for lines keeps its whole pass out of them
             some = [(work, job) for work, job in scores if scores_in_lines(self.base, job) is in_lines]
             sizes = [score_size(job, in_lines) for _, job in some]
             for group in self._grouped([work for work, _ in some], [n for n, _ in sizes], [rows for _, rows in sizes]):
-                with self._failing(group):
-                    values = score_labels(self.base, self._prefixes, [w.job for w in group if isinstance(w.job, ScoreJob)])
-                    self._close(group, [Scores(tuple(v)) for v in values])
+                self._pass(group, self._score)
         embeds = [work for work in admitted if isinstance(work.job, EmbedJob)]
         for group in self._grouped(embeds, [len(work.job.input) for work in embeds]):
-            with self._failing(group):
-                means_BD = embed_inputs(self.base, [w.job.input for w in group if isinstance(w.job, EmbedJob)])
-                self._close(group, [Embedding(tuple(mean)) for mean in means_BD.tolist()])
+            self._pass(group, self._embed)
         if self._told:
-            with self._failing([row.work for row in self._told]):
+            try:
                 self._choose(self._rows.step([row.token for row in self._told]), 0)
+            except Exception as error:
+                self._fail([row.work for row in self._told], error)
         return True
 
     def _grouped(self, works: list[Work], lengths: list[int], rows: list[int] | None = None) -> Iterator[list[Work]]:
         """Passes over works of similar length."""
         for group in chunk_by_length(lengths, self.limits.token_budget, rows):
             yield [works[index] for index in sorted(group)]
+
+    def _pass(self, works: list[Work], run: Callable[[list[Work]], None]) -> None:
+        """Run works that begin; in halves where there is no memory for all of them. A failure ends these alone."""
+        try:
+            run(works)
+            return
+        except Exception as error:
+            begun = {id(row.work) for row in self._told}
+            if len(works) == 1 or not out_of_memory(error) or any(id(work) in begun for work in works):
+                self._fail(works, error)
+                return
+        # Out here the error is gone, and with it what its frames held of the memory.
+        _log.warning("out of memory: a pass of %d jobs runs in halves", len(works))
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = len(works) // 2
+        self._pass(works[:half], run)
+        self._pass(works[half:], run)
+
+    def _score(self, works: list[Work]) -> None:
+        values = score_labels(self.base, self._prefixes, [work.job for work in works if isinstance(work.job, ScoreJob)])
+        self._close(works, [Scores(tuple(scores)) for scores in values])
+
+    def _embed(self, works: list[Work]) -> None:
+        means_BD = embed_inputs(self.base, [work.job.input for work in works if isinstance(work.job, EmbedJob)])
+        self._close(works, [Embedding(tuple(mean)) for mean in means_BD.tolist()])
 
     def _enter(self, works: list[Work]) -> None:
         """Run the inputs of new rows, and choose their first tokens."""
@@ -296,23 +319,19 @@ class ContinuousEngine:
             _log.exception("a caller could not take its result; its job is given up")
             work.over = True
 
-    @contextlib.contextmanager
-    def _failing(self, works: list[Work]) -> Iterator[None]:
-        """A failure inside ends these jobs alone."""
-        try:
-            yield
-        except Exception as error:
-            _log.exception("a step failed; %d jobs end with it", len(works))
-            failed = {id(work) for work in works}
-            rows = [index for index, row in enumerate(self._told) if id(row.work) in failed]
-            if len(rows) == len(self._told):
-                # All of them: nothing of the buffer is worth keeping, and memory may be what was lacking.
-                self._told = []
-                self._rows.clear()
-            self._leave(rows if self._told else [], broken=True)
-            self._finish(works)
-            for work in works:
-                self._answer(work, EngineError(f"the base failed: {type(error).__name__}: {error}; try again"))
+    def _fail(self, works: list[Work], error: Exception) -> None:
+        """End jobs that a failure took along, and no others."""
+        _log.error("a step failed; %d jobs end with it", len(works), exc_info=error)
+        failed = {id(work) for work in works}
+        rows = [index for index, row in enumerate(self._told) if id(row.work) in failed]
+        if len(rows) == len(self._told):
+            # All of them: nothing of the buffer is worth keeping, and memory may be what was lacking.
+            self._told = []
+            self._rows.clear()
+        self._leave(rows if self._told else [], broken=True)
+        self._finish(works)
+        for work in works:
+            self._answer(work, EngineError(f"the base failed: {type(error).__name__}: {error}; try again"))
 
 
 def _decoder(base: FrozenBase) -> Callable[[list[int]], str]:

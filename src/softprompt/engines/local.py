@@ -235,7 +235,7 @@ class LocalEngine:
         return going
 
 
-def out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Whether an error of torch's says that memory ran out."""
     # CUDA has a class for it; the CPU's allocator only has words.
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
