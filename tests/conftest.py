@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +17,8 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+from tests.commands import Done, Run  # noqa: E402
 
 # A machine that is busy with other things is no reason for a property to fail.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -46,3 +50,34 @@ def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.models import save_base
 
     return save_base(tmp_path_factory.mktemp("bases") / "other-llama", seed=1)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of a command's library, without anything in it."""
+    for name in ("REGISTRY", "STORE", "TENANT", "DEBUG"):
+        monkeypatch.delenv(f"SOFTPROMPT_{name}", raising=False)
+    monkeypatch.setenv("SOFTPROMPT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SOFTPROMPT_ACTOR", "tester")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process, on that home."""
+    from softprompt.cli import main
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+
+    def call(*arguments: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", ["softprompt", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        told = capsys.readouterr()
+        return Done(code, told.out, told.err)
+
+    return call

@@ -7,54 +7,16 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from softprompt.cli import main
 from softprompt.cli.context import emit
 from softprompt.library import Library
+from tests.commands import Run
 from tests.library_data import make_prompt, scored
 
 BASE = "builtin/tiny"
-Run = Callable[..., "Answer"]
-
-
-class Answer:
-    """What a command said."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def rows(self) -> list[dict[str, Any]]:
-        assert self.code == 0, self.err
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("REGISTRY", "STORE", "TENANT", "DEBUG"):
-        monkeypatch.delenv(f"SOFTPROMPT_{name}", raising=False)
-    monkeypatch.setenv("SOFTPROMPT_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SOFTPROMPT_ACTOR", "tester")
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*args: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["softprompt", *args])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return Answer(code, said.out, said.err)
-
-    return call
 
 
 @pytest.fixture
@@ -69,7 +31,7 @@ def filled(home: Path) -> Path:
 
 
 def test_list_and_its_filters(run: Run, filled: Path) -> None:
-    rows = run("list", "--json").rows()
+    rows = run("list", "--json").rows
     assert [(row["task"], row["version"], row["versions"]) for row in rows] == [("trec6", 3, 3), ("words", 1, 1)]
     assert rows[0]["aliases"] == ["production@1"]
     for args, found in (
@@ -81,11 +43,11 @@ def test_list_and_its_filters(run: Run, filled: Path) -> None:
         (["--tenant", "other"], []),
         (["--all"], ["trec6", "trec6", "trec6", "words"]),
     ):
-        assert [row["task"] for row in run("list", "--json", *args).rows()] == found
+        assert [row["task"] for row in run("list", "--json", *args).rows] == found
 
 
 def test_show_keeps_the_contract(run: Run, filled: Path) -> None:
-    (shown,) = run("show", "trec6", "--json").rows()
+    (shown,) = run("show", "trec6", "--json").rows
     assert shown["task"] == "trec6"
     assert shown["aliases"] == {"production": 1}
     assert [version["version"] for version in shown["versions"]] == [1, 2, 3]
@@ -95,7 +57,7 @@ def test_show_keeps_the_contract(run: Run, filled: Path) -> None:
         *("parents", "recipe", "data_digest"),
     }
     assert (first["value"], first["aliases"], first["deleted"]) == (0.8, ["production"], False)
-    (shown,) = run("show", "trec6@2", "--json").rows()
+    (shown,) = run("show", "trec6@2", "--json").rows
     assert [version["version"] for version in shown["versions"]] == [2]
 
 
@@ -105,51 +67,51 @@ def test_promote_roll_back_and_audit(run: Run, filled: Path) -> None:
     assert refused.out == ""
     assert "0.5000 on 500 rows, against 0.8000 on 500 rows" in refused.err
     assert run("promote", "trec6@2", "--alias", "production", "--force").code == 1
-    (move,) = run("promote", "trec6@2", "--alias", "production", "--force", "--reason", "a test", "--json").rows()
+    (move,) = run("promote", "trec6@2", "--alias", "production", "--force", "--reason", "a test", "--json").rows
     assert (move["before"], move["after"]) == (1, 2)
-    (move,) = run("rollback", "trec6", "--alias", "production", "--json").rows()
+    (move,) = run("rollback", "trec6", "--alias", "production", "--json").rows
     assert (move["before"], move["after"]) == (2, 1)
     again = run("rollback", "trec6", "--alias", "production")
     assert again.code == 1
     assert "nothing to go back to" in again.err
-    entries = run("audit", "trec6", "--json").rows()
+    entries = run("audit", "trec6", "--json").rows
     assert [entry["action"] for entry in entries] == ["publish"] * 3 + ["promote", "promote", "rollback"]
     assert entries[-2]["reason"] == "a test"
     assert {entry["actor"] for entry in entries} == {"tester"}
-    assert len(run("audit", "--limit", "2", "--json").rows()) == 2
+    assert len(run("audit", "--limit", "2", "--json").rows) == 2
     numeric = run("promote", "trec6@3", "--alias", "3")
     assert numeric.code == 1
     assert "version number" in numeric.err
 
 
 def test_tag_delete_restore(run: Run, filled: Path) -> None:
-    (row,) = run("tag", "trec6@3", "nightly", "--remove", "t", "--json").rows()
+    (row,) = run("tag", "trec6@3", "nightly", "--remove", "t", "--json").rows
     assert row["tags"] == ["nightly"]
     assert run("tag", "trec6@3").code == 2
-    (row,) = run("delete", "trec6@3", "--json").rows()
+    (row,) = run("delete", "trec6@3", "--json").rows
     assert row["deleted"]
     assert run("show", "trec6@9").code == 1
-    (row,) = run("restore", "trec6@3", "--json").rows()
+    (row,) = run("restore", "trec6@3", "--json").rows
     assert not row["deleted"]
     assert run("delete", "trec6@1").code == 1
-    rows = run("delete", "trec6", "--all", "--force", "--json").rows()
+    rows = run("delete", "trec6", "--all", "--force", "--json").rows
     assert [row["version"] for row in rows] == [3, 2, 1]
-    assert run("library", "verify", "--json").rows()[0]["ok"]
+    assert run("library", "verify", "--json").rows[0]["ok"]
 
 
 def test_verify_gc_copy_stats(run: Run, filled: Path, tmp_path: Path) -> None:
-    (report,) = run("library", "verify", "--json").rows()
+    (report,) = run("library", "verify", "--json").rows
     assert (report["ok"], report["versions"], report["problems"]) == (True, 4, [])
     with Library.open(filled) as library:
         stray = library.store.put(b"stray")
         damaged = library.resolve("words").digest
-    assert [row["digest"] for row in run("library", "gc", "--json").rows()] == [stray]
-    assert run("library", "stats", "--json").rows()[0]["blobs"] == 5
-    assert [row["deleted"] for row in run("library", "gc", "--yes", "--json").rows()] == [True]
-    assert run("library", "stats", "--json").rows()[0]["blobs"] == 4
-    (row,) = run("library", "copy", "--to-home", str(tmp_path / "copy"), "--json").rows()
+    assert [row["digest"] for row in run("library", "gc", "--json").rows] == [stray]
+    assert run("library", "stats", "--json").rows[0]["blobs"] == 5
+    assert [row["deleted"] for row in run("library", "gc", "--yes", "--json").rows] == [True]
+    assert run("library", "stats", "--json").rows[0]["blobs"] == 4
+    (row,) = run("library", "copy", "--to-home", str(tmp_path / "copy"), "--json").rows
     assert row["blobs"] == 4
-    assert [row["task"] for row in run("--home", str(tmp_path / "copy"), "list", "--json").rows()] == ["trec6", "words"]
+    assert [row["task"] for row in run("--home", str(tmp_path / "copy"), "list", "--json").rows] == ["trec6", "words"]
     assert run("library", "copy").code == 2
     (filled / "blobs" / damaged).write_bytes(b"x")
     broken = run("library", "verify", "--json")
@@ -178,15 +140,15 @@ def test_a_row_that_is_too_wide_is_shown_downwards(capsys: pytest.CaptureFixture
 
 
 def test_keys(run: Run, home: Path) -> None:
-    (made,) = run("keys", "create", "ci", "--scope", "predict", "--tenant", "acme", "--json").rows()
+    (made,) = run("keys", "create", "ci", "--scope", "predict", "--tenant", "acme", "--json").rows
     assert made["secret"].startswith("sp-")
     assert made["scopes"] == ["predict"]
     listed = run("keys", "list", "--tenant", "acme", "--json")
     assert made["secret"] not in listed.out
-    assert [key["name"] for key in listed.rows()] == ["ci"]
-    assert run("keys", "list", "--json").rows() == []
+    assert [key["name"] for key in listed.rows] == ["ci"]
+    assert run("keys", "list", "--json").rows == []
     assert run("keys", "revoke", "ci").code == 1
-    assert run("keys", "revoke", "ci", "--tenant", "acme", "--json").rows()[0]["revoked"]
+    assert run("keys", "revoke", "ci", "--tenant", "acme", "--json").rows[0]["revoked"]
     shown = run("keys", "create", "cd")
     assert "sp-" in shown.out.replace("\n", "")
     assert "Keep the secret now" in shown.err
@@ -199,15 +161,15 @@ def test_options_stand_before_or_after_and_win_over_the_environment(
         with Library.open(tmp_path / name) as library:
             library.publish(make_prompt(name), base=BASE)
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
-    assert [row["task"] for row in run("--home", one, "list", "--json").rows()] == ["one"]
-    assert [row["task"] for row in run("list", "--home", two, "--json").rows()] == ["two"]
-    assert [row["task"] for row in run("--home", one, "list", "--home", two, "--json").rows()] == ["two"]
+    assert [row["task"] for row in run("--home", one, "list", "--json").rows] == ["one"]
+    assert [row["task"] for row in run("list", "--home", two, "--json").rows] == ["two"]
+    assert [row["task"] for row in run("--home", one, "list", "--home", two, "--json").rows] == ["two"]
     monkeypatch.setenv("SOFTPROMPT_TENANT", "nobody")
-    assert run("--home", one, "list", "--json").rows() == []
-    assert len(run("--home", one, "--tenant", "default", "list", "--json").rows()) == 1
-    assert len(run("--home", one, "list", "--tenant", "default", "--json").rows()) == 1
+    assert run("--home", one, "list", "--json").rows == []
+    assert len(run("--home", one, "--tenant", "default", "list", "--json").rows) == 1
+    assert len(run("--home", one, "list", "--tenant", "default", "--json").rows) == 1
     url = f"sqlite:///{tmp_path}/one/registry.db"
-    assert len(run("--home", two, "--tenant", "default", "--registry", url, "list", "--json").rows()) == 1
+    assert len(run("--home", two, "--tenant", "default", "--registry", url, "list", "--json").rows) == 1
     wrong = run("--store", "ftp://x/y", "list")
     assert wrong.code == 1
     assert "unknown scheme 'ftp'" in wrong.err
@@ -308,7 +270,7 @@ def test_control_characters_do_not_reach_the_terminal(run: Run, home: Path) -> N
     with Library.open(home) as library:
         library.publish(make_prompt(), base="\x1b[31mred\x07")
     assert "\x1b" not in run("list").out
-    assert run("list", "--json").rows()[0]["base"] == "\x1b[31mred\x07"
+    assert run("list", "--json").rows[0]["base"] == "\x1b[31mred\x07"
 
 
 COMMAND = [sys.executable, "-c", "from softprompt.cli import main; main()"]
@@ -350,18 +312,18 @@ print("HEAVY", heavy)
 
 
 def test_exports_and_imports_our_own_file(run: Run, filled: Path, tmp_path: Path) -> None:
-    (row,) = run("export", "trec6@2", str(tmp_path / "out"), "--format", "softprompt", "--json").rows()
+    (row,) = run("export", "trec6@2", str(tmp_path / "out"), "--format", "softprompt", "--json").rows
     assert Path(row["path"]).read_bytes() == make_prompt(seed=1, metrics=scored(0.5))
-    (back,) = run("import", row["path"], "--json").rows()
+    (back,) = run("import", row["path"], "--json").rows
     assert (back["task"], back["version"], back["digest"]) == ("trec6", 4, row["digest"])
-    (other,) = run("import", row["path"], "--task", "renamed", "--tag", "imported", "--json").rows()
+    (other,) = run("import", row["path"], "--task", "renamed", "--tag", "imported", "--json").rows
     assert (other["task"], other["version"]) == ("renamed", 1)
-    (shown,) = run("show", "renamed", "--json").rows()
+    (shown,) = run("show", "renamed", "--json").rows
     assert shown["versions"][0]["metrics"] == scored(0.5)
     assert shown["versions"][0]["tags"] == ["imported"]
-    (changed,) = run("import", row["path"], "--task", "renamed", "--label", "a", "--label", "b", "--json").rows()
+    (changed,) = run("import", row["path"], "--task", "renamed", "--label", "a", "--label", "b", "--json").rows
     assert changed["digest"] != other["digest"]
-    assert run("show", "renamed", "--json").rows()[0]["versions"][1]["metrics"] == {}, "scores of other labels"
+    assert run("show", "renamed", "--json").rows[0]["versions"][1]["metrics"] == {}, "scores of other labels"
 
 
 @pytest.mark.parametrize(
@@ -384,7 +346,7 @@ def test_importing_in_a_form_that_could_never_answer(
     answer = run("import", str(tmp_path / "whole"), *args)
     assert (answer.code, answer.out) == (1, "")
     assert told in answer.err
-    assert run("list", "--json").rows() == []
+    assert run("list", "--json").rows == []
 
 
 @pytest.mark.parametrize("args", [["missing"], ["broken"], ["folder", "--task", "x"], ["folder"]])
@@ -395,7 +357,7 @@ def test_importing_what_is_no_prompt(run: Run, home: Path, tmp_path: Path, args:
     assert answer.code == (2 if args == ["folder"] else 1)
     assert answer.out == ""
     assert args == ["folder"] or str(tmp_path / args[0]) in answer.err
-    assert run("list", "--json").rows() == []
+    assert run("list", "--json").rows == []
 
 
 def test_exporting_where_nothing_can_be_written(run: Run, filled: Path, tmp_path: Path) -> None:
@@ -430,16 +392,16 @@ def test_goes_to_peft_and_comes_back(run: Run, home: Path, tmp_path: Path) -> No
     prompt = SoftPrompt(torch.randn(3, base.width), card)
     with Library.open(home) as library:
         published = library.publish(prompt.to_bytes(), base=base.address)
-    (row,) = run("export", "colours", str(tmp_path / "peft"), "--format", "peft", "--json").rows()
+    (row,) = run("export", "colours", str(tmp_path / "peft"), "--format", "peft", "--json").rows
     config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(folder)
-    (back,) = run("import", row["path"], "--task", "colours", "--json").rows()
+    (back,) = run("import", row["path"], "--task", "colours", "--json").rows
     assert (back["version"], back["digest"]) == (2, published.digest), "nothing is lost on the way"
 
     (tmp_path / "peft" / "softprompt_card.json").unlink()  # as another tool would have written it
-    (plain,) = run("import", row["path"], "--task", "plain", "--base", str(folder), "--json").rows()
+    (plain,) = run("import", row["path"], "--task", "plain", "--base", str(folder), "--json").rows
     assert plain["base"] == str(folder)
-    (like,) = run("import", row["path"], "--task", "alike", "--like", "colours@1", "--json").rows()
+    (like,) = run("import", row["path"], "--task", "alike", "--like", "colours@1", "--json").rows
     with Library.open(home) as library:
         assert library.resolve("plain").card.labels is None
         assert library.resolve("alike").card.labels == ("red", "blue")

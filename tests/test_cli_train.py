@@ -9,17 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from softprompt.base import FrozenBase
-from softprompt.cli import main
 from softprompt.library import Library
 from softprompt.prompt import SoftPrompt
+from tests.commands import Done, Run
 from tests.models import some_prompt
 
 TRAIN_FIELDS = [
@@ -28,60 +26,10 @@ TRAIN_FIELDS = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command left: its exit status and what it wrote."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """Stdout, each line of it JSON, compact as promised."""
-        rows = [json.loads(line) for line in self.out.splitlines()]
-        for line, row in zip(self.out.splitlines(), rows, strict=True):
-            assert line == json.dumps(row, separators=(",", ":"))
-        return rows
-
-    def refused(self, code: int = 1) -> str:
-        """The one line of an error."""
-        assert self.code == code, self.err
-        assert self.out == ""
-        assert "Traceback" not in self.err
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1
-        assert self.err.splitlines()[-1] == lines[0]
-        return lines[0]
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path) -> Run:
-    """Run the command in this process, on a library of its own."""
-    monkeypatch.setenv("SOFTPROMPT_HOME", str(home))
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal in which no path is folded."""
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-
-    def call(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["softprompt", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as done:
-            code = int(done.code or 0)
-        told = capsys.readouterr()
-        return Done(code, told.out, told.err)
-
-    return call
 
 
 def task_file(folder: Path, base_folder: Path, name: str = "mine", **fields: Any) -> Path:

@@ -84,6 +84,7 @@ def test_another_tenants_file_is_as_unknown_as_none(files: Files) -> None:
         (b"", "has no rows"),
         (b"\n \n\r\n", "has no rows"),
         (GOOD + b"{", "line 2: not JSON"),
+        (GOOD + b'{"text": "a", "text": "b", "label": "good"}\n', "line 2: not JSON .*twice"),
         (GOOD + b"\n[1]\n", "line 3: an object with columns is needed, and this is list"),
         (GOOD + b"{}", "line 2: .*an empty object"),
         (GOOD + b"\xff\n", "line 2: no UTF-8 text"),

@@ -71,7 +71,7 @@ def _jsonl(file: Path) -> list[Row]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, object_pairs_hook=_object)
+                row = json.loads(line, object_pairs_hook=unique_keys)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{file}, line {number}: not JSON ({error})") from None
             if not isinstance(row, dict):
@@ -82,8 +82,12 @@ def _jsonl(file: Path) -> list[Row]:
     return rows
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Row:
-    """A JSON object. JSON lets a key come twice, and Python would keep the last without a word."""
+def unique_keys(pairs: list[tuple[str, Any]]) -> Row:
+    """A JSON object, as `object_pairs_hook`. JSON lets a key come twice, and Python would keep the last without a word.
+
+    Raises:
+        ValueError: a key comes twice.
+    """
     row = dict(pairs)
     if len(row) != len(pairs):
         keys = [key for key, _ in pairs]
@@ -109,7 +113,7 @@ def _refuse_half_characters(row: Row, where: str) -> None:
 def _json(file: Path) -> list[Row]:
     try:
         text = file.read_text(encoding="utf-8-sig")
-        rows = json.loads(text, object_pairs_hook=_object)
+        rows = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}); one object per line is called .jsonl") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

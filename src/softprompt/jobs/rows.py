@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from softprompt.errors import FieldError
-from softprompt.rows import Row, canonical
+from softprompt.rows import Row, canonical, unique_keys
 
 Shape = Literal["columns", "completion", "chat"]
 
@@ -82,7 +82,7 @@ def _wrong(filename: str, line: int, told: str) -> FieldError:
 
 def _parse(line: str, filename: str, number: int) -> Row:
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=unique_keys)
         if isinstance(row, dict):
             canonical(row)
     except UnicodeEncodeError as error:
