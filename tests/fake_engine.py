@@ -18,6 +18,7 @@ from softprompt.engines.protocol import (
     GenerateJob,
     Job,
     Piece,
+    Result,
     ScoreJob,
     Scores,
     TokenProbability,
@@ -132,26 +133,25 @@ class FakeEngine:
                 time.sleep(self.step_s)
             self._steps += 1
             for ticket in list(self._jobs):
-                done = ticket.cancelled or self._step(ticket)
-                if done:
-                    with self._change:
+                result = None if ticket.cancelled else self._step(ticket)
+                if not isinstance(result, Piece) or result.finish is not None:
+                    with self._change:  # before it is told: who hears that a job is over may count those that are left
                         if ticket in self._jobs:
                             self._jobs.remove(ticket)
+                if result is not None:
+                    ticket.deliver(result)
 
-    def _step(self, ticket: FakeTicket) -> bool:
+    def _step(self, ticket: FakeTicket) -> Result:
         job = ticket.job
         if self.failing is not None:
-            ticket.deliver(EngineError(self.failing))
-            return True
+            return EngineError(self.failing)
         if isinstance(job, EmbedJob):
-            ticket.deliver(Embedding(fake_embedding(job.input, self.width)))
-            return True
+            return Embedding(fake_embedding(job.input, self.width))
         if isinstance(job, ScoreJob):
-            ticket.deliver(Scores(tuple(fake_score(job.prompt.digest, job.input, label) for label in job.labels)))
-            return True
+            return Scores(tuple(fake_score(job.prompt.digest, job.input, label) for label in job.labels))
         return self._generate(ticket, job)
 
-    def _generate(self, ticket: FakeTicket, job: GenerateJob) -> bool:
+    def _generate(self, ticket: FakeTicket, job: GenerateJob) -> Piece:
         sampling = job.sampling
         seed = "" if sampling.temperature == 0 else str(sampling.seed)
         number = _number(job.prompt.digest, job.input, f"{seed}:{ticket.told}")
@@ -172,8 +172,7 @@ class FakeEngine:
             finish = "length"
         elif not self.endless and ticket.told >= 12:
             finish = "stop"
-        ticket.deliver(Piece(word, tokens, finish, ticket.told if finish else 0))
-        return finish is not None
+        return Piece(word, tokens, finish, ticket.told if finish else 0)
 
 
 def fake_embedding(ids: Sequence[int], width: int) -> tuple[float, ...]:

@@ -160,12 +160,13 @@ def test_a_signal_while_rows_are_printed_does_not_say_that_nothing_was_published
     def gone(*_: Any) -> None:
         raise SystemExit(143)
 
-    before = signal.signal(signal.SIGTERM, gone)
+    before = signal.signal(signal.SIGTERM, gone), signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(softprompt.cli.train, "emit", late)
     try:
         done = run("train", task_file(tmp_path, base_folder), "--json")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])  # which a shell sets to be ignored in the background
     assert done.code == 128 + number
     assert "nothing was published" not in done.err
     assert contents(home)[0] == [("mine", 1)]
