@@ -35,11 +35,11 @@ from softprompt.engines.local import LocalEngine
 from softprompt.evaluation import Trial, evaluate
 from softprompt.prefix import logits_at
 from softprompt.progress import Bars
+from softprompt.schedule import total_steps
 from softprompt.scoring import plan_labels
 from softprompt.splice import chunk_by_length, stack_prompts
 from softprompt.task import Examples, Task
 from softprompt.training.objectives import label_scoring, language_modelling
-from softprompt.training.schedule import total_steps
 from softprompt.training.tune import train
 
 REAL = ("trec6", "subjectivity", "sentence_polarity")

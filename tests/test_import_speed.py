@@ -51,7 +51,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "progress",
         "names",
         "promotion",
-        "training.schedule",
+        "schedule",
         "cli.app",
     ],
 )

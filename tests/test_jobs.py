@@ -71,6 +71,25 @@ def test_columns_text_and_label_need_nothing_more(library: Library) -> None:
     assert any("labels were inferred from the answers: 'bad', 'good'" in message for message in messages(library, job))
 
 
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"softprompt": {"max_steps": 51, "per_device_train_batch_size": 2}}, "softprompt.max_steps"),
+        ({"softprompt": {"per_device_train_batch_size": 2}, "hyperparameters": {"n_epochs": 4}}, "hyperparameters"),
+    ],
+)
+def test_a_job_that_would_hold_the_worker_for_too_long_is_refused(
+    library: Library, fields: dict[str, Any], field: str
+) -> None:
+    name = Files(library).add(lines(ROWS), "rows.jsonl").name
+    request = JobRequest(model="m", training_file=name, **fields)
+    with pytest.raises(FieldError, match=r"steps of 2 rows are \d+ rows to train on; a job may have 100") as told:
+        Jobs(library, most_trained=100).create(request, {"m": "nowhere"})
+    assert told.value.field == field
+    assert Jobs(library).page() == ([], False)
+    assert Jobs(library, most_trained=128).create(request, {"m": "nowhere"}).status == "queued"
+
+
 def test_chats_are_classified_where_answers_are_few_and_else_generated(library: Library) -> None:
     few = [chat(f"say {number}", "yes" if number % 2 else "no") for number in range(8)]
     assert planned(library, few).config["labels"] == ["no", "yes"]

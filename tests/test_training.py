@@ -29,10 +29,10 @@ from softprompt.library import Library
 from softprompt.progress import Silent
 from softprompt.prompt import SoftPrompt
 from softprompt.rows import Row
+from softprompt.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.task import Task
 from softprompt.training import loop, run, tune
 from softprompt.training.prepare import prepare
-from softprompt.training.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.training.tune import train
 from tests.models import ANSWERS, make_base, steerable_base
 

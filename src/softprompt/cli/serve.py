@@ -50,6 +50,10 @@ def serve(
     max_rows: Annotated[int, typer.Option(min=1, help="Most inputs in one request.", rich_help_panel=_LIMITS)] = 256,
     max_body_kb: Annotated[int, typer.Option(min=1, help="Longest request, uploads apart.", rich_help_panel=_LIMITS)] = 4096,
     max_upload_mb: Annotated[int, typer.Option(min=1, help="Longest upload to /v1/files.", rich_help_panel=_LIMITS)] = 100,
+    max_job_rows: Annotated[
+        int,
+        typer.Option(min=1, help="Most rows that a job trains on, repetitions counted.", rich_help_panel=_LIMITS),
+    ] = 2_000_000,
     max_streams: Annotated[int, typer.Option(min=1, help="Most streams open at once.", rich_help_panel=_LIMITS)] = 1024,
     requests_per_minute: Annotated[
         int | None,
@@ -96,6 +100,7 @@ def serve(
             limits=Limits(
                 body_bytes=max_body_kb << 10,
                 upload_bytes=max_upload_mb << 20,
+                trained_rows=max_job_rows,
                 max_tokens=max_tokens,
                 max_rows=max_rows,
                 max_streams=max_streams,

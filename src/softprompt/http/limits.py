@@ -20,6 +20,8 @@ class Limits:
     """Longest body, but for uploads."""
     upload_bytes: int = 100 << 20
     """Longest upload to `/v1/files`."""
+    trained_rows: int = 2_000_000
+    """Rows that a job may train on, each counted as often as it is seen."""
     body_s: float = 30.0
     """Longest silence inside a body."""
     max_tokens: int = 4096

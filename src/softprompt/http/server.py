@@ -137,7 +137,8 @@ def _training(live: Live, library: Library, settings: Settings) -> APIRouter:
     options = [word for name, value in loading.items() if value for word in (name, value)]
     starter = Starter(library, registry=settings.registry, store=settings.store, options=options)
     bases = {live.base_name: live.base.address}
-    return make_router(library, bases, starter=starter, most_bytes=settings.limits.upload_bytes)
+    limits = settings.limits
+    return make_router(library, bases, starter=starter, most_bytes=limits.upload_bytes, most_trained=limits.trained_rows)
 
 
 def refuse_open_doors(library: Library, bound: socket.socket) -> None:

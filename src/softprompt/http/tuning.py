@@ -18,7 +18,7 @@ from softprompt.http.auth import Caller, need
 from softprompt.http.body import StrictRoute
 from softprompt.http.errors import ApiError
 from softprompt.jobs.files import MOST_BYTES, File, Files
-from softprompt.jobs.jobs import SUCCEEDED, Event, Job, Jobs
+from softprompt.jobs.jobs import MOST_TRAINED, SUCCEEDED, Event, Job, Jobs
 from softprompt.jobs.request import JobRequest
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def make_router(
     *,
     starter: Starter | None = None,
     most_bytes: int = MOST_BYTES,
+    most_trained: int = MOST_TRAINED,
 ) -> APIRouter:
     """The routes for training on a library.
 
@@ -49,6 +50,7 @@ def make_router(
         bases: names of bases that clients may train on, and what the worker loads for each.
         starter: starts workers for the jobs, while the server runs; without one somebody else must.
         most_bytes: of one uploaded file.
+        most_trained: rows that a job may train on, each counted as often as it is seen.
     """
 
     @asynccontextmanager
@@ -67,7 +69,7 @@ def make_router(
 
     def jobs_of(caller: Caller) -> Jobs:
         files = files_of(caller)
-        return Jobs(files.library, files)
+        return Jobs(files.library, files, most_trained=most_trained)
 
     @router.post("/v1/files", summary="Upload rows to train on", tags=["training"])
     async def upload(request: Request, caller: May, file: UploadFile, purpose: Annotated[str, Form()]) -> Response:

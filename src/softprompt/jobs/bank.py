@@ -24,13 +24,13 @@ from softprompt.jobs.rows import read_upload
 from softprompt.jobs.watch import Teller, Watch, fail, tell
 from softprompt.library import Library
 from softprompt.rows import Row
+from softprompt.schedule import steps_per_epoch
 from softprompt.task import Examples, Task
 from softprompt.training.bank import Bank
 from softprompt.training.checkpoint import EVERY_SECONDS, Keeper
 from softprompt.training.loop import train_bank
 from softprompt.training.prepare import prepare
 from softprompt.training.run import Run
-from softprompt.training.schedule import steps_per_epoch
 from softprompt.training.tune import finish, judge_runs, make_prompt, measure_baselines
 
 log = logging.getLogger("softprompt.jobs")

@@ -15,18 +15,23 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt import lookup, schema
+from softprompt.config import parse_config
 from softprompt.errors import FieldError, NameRefused, NotFound, nearest
 from softprompt.jobs.files import TRAINING, Files
-from softprompt.jobs.request import JobRequest, make_plan, told_hyperparameters
+from softprompt.jobs.request import JobRequest, Plan, make_plan, told_hyperparameters
 from softprompt.jobs.rows import Upload, read_upload
 from softprompt.lookup import AnyRow
 from softprompt.records import now
+from softprompt.schedule import total_steps
 
 if TYPE_CHECKING:
     from softprompt.library import Library
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded", "failed", "cancelled"
 UNFINISHED = (QUEUED, RUNNING)
+
+MOST_TRAINED = 2_000_000
+"""Rows that a job may train on: nobody else's is done meanwhile, but for those beside it in the bank."""
 
 _j, _e = schema.jobs.c, schema.job_events.c
 
@@ -93,8 +98,10 @@ class Event:
 class Jobs:
     """One tenant's jobs. Safe to share between threads."""
 
-    def __init__(self, library: Library, files: Files | None = None) -> None:
+    def __init__(self, library: Library, files: Files | None = None, *, most_trained: int = MOST_TRAINED) -> None:
+        """`most_trained` rows may a job train on, each counted as often as it is seen."""
         self.library = library
+        self._most_trained = most_trained
         self.files = files or Files(library)
         self._database = library.registry.database
 
@@ -124,6 +131,7 @@ class Jobs:
         if request.validation_file is not None:
             _, validation = self._upload(request.validation_file, "validation_file")
         plan = make_plan(request, filename, train, validation)
+        self._check_length(plan, len(train.rows))
         for ref in _parents(plan.config):
             self._check_parent(ref)
         told = request.model_dump(mode="json", include={"model", "suffix", "metadata"}) | {
@@ -153,6 +161,17 @@ class Jobs:
             for note in plan.notes:
                 add_event(connection, row.id, note)
         return _job(row)
+
+    def _check_length(self, plan: Plan, rows: int) -> None:
+        """Refuse what would keep the worker for too long."""
+        config = parse_config(plan.config)
+        steps, size = total_steps(config, rows), min(config.per_device_train_batch_size, rows)
+        if steps * size > self._most_trained:
+            raise FieldError(
+                f"{steps} steps of {size} rows are {steps * size} rows to train on; a job may have {self._most_trained}: "
+                "lower n_epochs or max_steps",
+                "softprompt.max_steps" if config.max_steps is not None else "hyperparameters",
+            )
 
     def page(self, *, after: str | None = None, limit: int = 20, every: bool = True) -> tuple[list[Job], bool]:
         """A page of jobs, newest first, and whether there are more behind it; `every` one, or those unfinished.
