@@ -37,19 +37,6 @@ def test_each_row_of_a_line_equals_that_row_alone(architecture: str, attention: 
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-@each_unwindowed
-def test_gradients_through_lines_equal_those_through_padded_rows(architecture: str, attention: str) -> None:
-    base = make_base(architecture, attention=attention)
-    keep = [[0, len(row) - 1] for row in ROWS]
-    gradients = []
-    for run in (run_lines, run_padded):
-        stack = stack_prompts(some_prompts(base))
-        leaf = Stack(stack.vectors_KPD.requires_grad_(), stack.mask_KP, stack.lengths_K)
-        logits = run(base, leaf, compute_prefix(base, leaf), WHICH, ROWS, keep)
-        gradients += torch.autograd.grad(logits.log_softmax(-1)[..., 5].sum(), leaf.vectors_KPD)
-    assert (gradients[0] - gradients[1]).norm() <= 1e-5 * gradients[1].norm()
-
-
 TAILS: list[list[int]] = [[3, 1, 2], [], [4, 3], [], [5, 5, 1], [2]]
 """Of the rows of test_splice: lengths of the tails that each ends in."""
 
@@ -79,19 +66,6 @@ def test_a_tail_sees_its_stem_and_no_other_tail(architecture: str, attention: st
             torch.testing.assert_close(found[places], expected, rtol=1e-4, atol=1e-4)
 
 
-@each_unwindowed
-def test_gradients_through_tails_equal_those_through_rows_of_their_own(architecture: str, attention: str) -> None:
-    base = make_base(architecture, attention=attention)
-    keep = [[0, len(row) - 1] for row in ROWS]
-    gradients = []
-    for run in (run_lines, run_padded):
-        stack = stack_prompts(some_prompts(base))
-        leaf = Stack(stack.vectors_KPD.requires_grad_(), stack.mask_KP, stack.lengths_K)
-        logits = run(base, leaf, compute_prefix(base, leaf), WHICH, ROWS, keep, TAILS)
-        gradients += torch.autograd.grad(logits.log_softmax(-1)[..., 5].sum(), leaf.vectors_KPD)
-    assert (gradients[0] - gradients[1]).norm() <= 1e-5 * gradients[1].norm()
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_labels_of_several_tokens_score_as_each_label_does_alone(architecture: str) -> None:
     base = make_base(architecture)
@@ -103,6 +77,22 @@ def test_labels_of_several_tokens_score_as_each_label_does_alone(architecture: s
             logits = alone(base, prompts[which], [*row, *label[:-1]])[len(row) - 1 :].log_softmax(-1)
             expected = sum(float(logits[place, token]) for place, token in enumerate(label))
             assert abs(score - expected) < 1e-3
+
+
+@pytest.mark.parametrize("tails", [None, TAILS])
+@each_unwindowed
+def test_gradients_through_lines_equal_those_through_padded_rows(
+    architecture: str, attention: str, tails: list[list[int]] | None
+) -> None:
+    base = make_base(architecture, attention=attention)
+    keep = [[0, len(row) - 1] for row in ROWS]
+    gradients = []
+    for run in (run_lines, run_padded):
+        stack = stack_prompts(some_prompts(base))
+        leaf = Stack(stack.vectors_KPD.requires_grad_(), stack.mask_KP, stack.lengths_K)
+        logits = run(base, leaf, compute_prefix(base, leaf), WHICH, ROWS, keep, tails)
+        gradients += torch.autograd.grad(logits.log_softmax(-1)[..., 5].sum(), leaf.vectors_KPD)
+    assert (gradients[0] - gradients[1]).norm() <= 1e-5 * gradients[1].norm()
 
 
 @pytest.mark.parametrize("architecture", ["mistral", "gemma2"])
