@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from softprompt.jobs.files import Files
 from softprompt.jobs.jobs import Job, Jobs
 from softprompt.jobs.request import JobRequest
@@ -19,18 +21,21 @@ def queued(home: Path, task: str, tenant: str = "default") -> Job:
         return Jobs(library).create(request, {"m": "nowhere"})
 
 
-def test_jobs_are_listed_newest_first_and_of_one_tenant(run: Run, home: Path) -> None:
+def test_jobs_are_listed_newest_first_and_of_one_tenant(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert run("jobs", "list", "--json").rows == []
-    first, second = queued(home, "one"), queued(home, "two")
+    first, second = queued(home, "a-task-with-a-name-of-some-length"), queued(home, "two")
     theirs = queued(home, "theirs", tenant="acme")
     rows = run("jobs", "list", "--json").rows
     assert [(row["job"], row["task"], row["status"]) for row in rows] == [
         (second.name, "two", "queued"),
-        (first.name, "one", "queued"),
+        (first.name, "a-task-with-a-name-of-some-length", "queued"),
     ]
     assert [row["job"] for row in run("jobs", "list", "--limit", "1", "--json").rows] == [second.name]
     assert [row["job"] for row in run("jobs", "list", "--tenant", "acme", "--json").rows] == [theirs.name]
-    assert second.name in run("jobs", "list").out
+    shown = run("jobs", "list").out
+    assert first.name in shown
+    assert second.name in shown  # whole, in the 80 columns that a terminal has at least
 
 
 def test_a_job_is_shown_with_its_last_events(run: Run, home: Path) -> None:

@@ -174,7 +174,7 @@ def _emit_table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence
         return
     for name in names:
         number = all(isinstance(row.get(name), int | float | None) for row in rows)
-        whole = number or name in (*_SHORT, *_TIMES, "secret")
+        whole = number or name in (*_SHORT, *_TIMES, *_COPIED)
         table.add_column(Text(name), justify="right" if number else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(Text(printable(_cell(name, row.get(name)))) for name in names))
@@ -183,6 +183,8 @@ def _emit_table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence
 
 _SHORT = ("digest", "fingerprint")
 _TIMES = ("at", "created_at")
+_COPIED = ("secret", "job")
+"""What people copy from the screen; over two lines they could not."""
 _WIDEST = 7
 """Columns that a table of one row may have."""
 
