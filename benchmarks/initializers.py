@@ -25,11 +25,11 @@ sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
 from benchmarks.quality import make_tasks
 from benchmarks.row import Row, print_row
-from softprompt.base import FrozenBase
-from softprompt.engines.local import LocalEngine
-from softprompt.evaluation import Trial, evaluate
+from softprompt.bases.base import FrozenBase
+from softprompt.engines.offline import OfflineEngine
+from softprompt.evaluation.evaluate import Trial, evaluate
 from softprompt.progress import Bars
-from softprompt.task import Task
+from softprompt.tasks.task import Task
 from softprompt.training.loop import train_bank
 from softprompt.training.prepare import prepare
 from softprompt.training.run import Run
@@ -65,7 +65,7 @@ def measure(
     for run, one in zip(runs, tasks, strict=True):
         run.validation = one.encode(base, one.validation[:judge_rows], one.config.num_virtual_tokens, split="validation")
     trials = [Trial(run.task.form, run.start_PD.to(base.dtype), test) for run, test in zip(runs, tests, strict=True)]
-    before = evaluate(LocalEngine(base), trials)
+    before = evaluate(OfflineEngine(base), trials)
     with progress.stage(f"train {name}", runs[0].total) as advance:
 
         def on_step(took: Sequence[Run]) -> None:

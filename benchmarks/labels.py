@@ -24,20 +24,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that one b
 
 import torch
 
-import softprompt.prefix
+import softprompt.model.prefix
 from benchmarks.row import Row, print_row
 from benchmarks.train_vs_peft import ROWS_PER_STEP, SHORT, make_base, make_rows, timed
-from softprompt.base import FrozenBase
-from softprompt.engines.local import LocalEngine
-from softprompt.scoring import Labels
-from softprompt.splice import stack_prompts, unfold_rows
+from softprompt.bases.base import FrozenBase
+from softprompt.engines.offline import OfflineEngine
+from softprompt.model.label_scores import Labels
+from softprompt.model.splice import stack_prompts, unfold_rows
 from softprompt.training.forward import Example, losses_and_gradient
 
 
 @contextmanager
 def rows_apart() -> Iterator[None]:
     """Lines in which every label has a row of its own, its input before it."""
-    in_lines = softprompt.prefix.run_lines
+    in_lines = softprompt.model.prefix.run_lines
 
     def apart(base: FrozenBase, stack: Any, prefix: Any, which: Any, rows: Any, keep: Any, tails: Any = None) -> Any:
         made = unfold_rows(rows, keep, tails)
@@ -45,11 +45,11 @@ def rows_apart() -> Iterator[None]:
         first = list(itertools.accumulate((len(places) for places in made.keep), initial=0))
         return logits_NV[[first[row] + slot for row, slot in made.found]]
 
-    softprompt.prefix.run_lines = apart
+    softprompt.model.prefix.run_lines = apart
     try:
         yield
     finally:
-        softprompt.prefix.run_lines = in_lines
+        softprompt.model.prefix.run_lines = in_lines
 
 
 def some_labels(count: int, tokens: int) -> Labels:
@@ -64,7 +64,7 @@ def compare(model: str, dtype: str, count: int, tokens: int, length: int, pairs:
     inputs = [ids for ids, _ in make_rows("trec6", ROWS_PER_STEP, seed=0)]
     vectors_PD = torch.randn(length, base.width, generator=torch.Generator().manual_seed(0)) * 0.02
     stack = stack_prompts([vectors_PD])
-    engine = LocalEngine(base)
+    engine = OfflineEngine(base)
 
     def step(labels: Labels) -> Callable[[], None]:
         examples = [Example(0, ids, (), labels, row % count, 1 / len(inputs)) for row, ids in enumerate(inputs)]

@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sqlalchemy as sa
 
 from benchmarks.row import Row, print_row
-from softprompt import schema
-from softprompt.card import Card, Stored, write_file
-from softprompt.library import Library
+from softprompt.library.library import Library
+from softprompt.prompts.card import Card
+from softprompt.prompts.file import Stored, write_file
+from softprompt.registry import tables
 
 BASES = 5
 PRODUCTION_SHARE = 0.5
@@ -57,24 +58,24 @@ def fill(library: Library, tasks: int, versions: int) -> None:
     at = "2026-01-01T00:00:00Z"
     names = [f"task-{number:05}" for number in range(tasks)]
     with library.registry.database.write() as connection:
-        connection.execute(sa.insert(schema.tenants), [{"name": library.tenant, "created_at": at}])
+        connection.execute(sa.insert(tables.tenants), [{"name": library.tenant, "created_at": at}])
         for start in range(0, tasks, 500):
             chunk = range(start, min(start + 500, tasks))
             common = {"tenant": library.tenant, "last_number": versions, "newest": versions, "live": versions}
             rows = [{**common, "id": place + 1, "name": names[place], "created_at": at} for place in chunk]
-            connection.execute(sa.insert(schema.tasks), rows)
+            connection.execute(sa.insert(tables.tasks), rows)
             numbers = [(place, number) for place in chunk for number in range(1, versions + 1)]
             made = [_version(names, choose, at, versions, *at_) for at_ in numbers]
-            connection.execute(sa.insert(schema.cards), [{"digest": row["digest"], "card": row["card"]} for row in made])
-            connection.execute(sa.insert(schema.versions), [_without_card(row) for row in made])
+            connection.execute(sa.insert(tables.cards), [{"digest": row["digest"], "card": row["card"]} for row in made])
+            connection.execute(sa.insert(tables.versions), [_without_card(row) for row in made])
         ids = range(1, tasks * versions + 1)
-        connection.execute(sa.insert(schema.tags), [{"version_id": id_, "tag": "rare"} for id_ in ids[::TAG_EVERY]])
+        connection.execute(sa.insert(tables.tags), [{"version_id": id_, "tag": "rare"} for id_ in ids[::TAG_EVERY]])
         promoted = choose.sample(range(1, tasks + 1), int(tasks * PRODUCTION_SHARE))
         to = [{"task_id": task, "number": choose.randint(1, versions)} for task in promoted]
-        connection.execute(sa.insert(schema.aliases), [{**row, "name": "production"} for row in to])
-        connection.execute(sa.insert(schema.promotions), [{**row, "alias": "production"} for row in to])
+        connection.execute(sa.insert(tables.aliases), [{**row, "name": "production"} for row in to])
+        connection.execute(sa.insert(tables.promotions), [{**row, "alias": "production"} for row in to])
         if not library.registry.database.sqlite:
-            for table in (schema.tasks, schema.versions):
+            for table in (tables.tasks, tables.versions):
                 counter = sa.func.pg_get_serial_sequence(table.name, "id")
                 highest = sa.select(sa.func.max(table.c.id)).scalar_subquery()
                 connection.execute(sa.select(sa.func.setval(counter, highest)))

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.row import Row
 from benchmarks.train_vs_peft import make_base
-from softprompt.base import FrozenBase
+from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.protocol import GenerateJob, Piece, Result, Vectors
 from softprompt.engines.scheduler import Limits

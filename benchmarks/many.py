@@ -27,10 +27,10 @@ sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 from benchmarks.quality import make_tasks
 from benchmarks.row import print_row
 from benchmarks.train_vs_peft import SHORT, Rows, make_base, peft_steps, timed
-from softprompt.base import FrozenBase
+from softprompt.bases.base import FrozenBase
+from softprompt.model.splice import stack_padded
 from softprompt.progress import Silent
-from softprompt.splice import stack_padded
-from softprompt.task import Task
+from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank
 from softprompt.training.forward import losses_and_gradient
 from softprompt.training.prepare import prepare

@@ -31,9 +31,9 @@ import torch
 
 from benchmarks.row import print_row
 from benchmarks.train_vs_peft import ROWS_PER_STEP, SHORT, Rows, make_base, make_rows, peft_steps
-from softprompt.base import FrozenBase
-from softprompt.quantization import Int8Linear
-from softprompt.splice import stack_padded
+from softprompt.bases.base import FrozenBase
+from softprompt.bases.quantization import Int8Linear
+from softprompt.model.splice import stack_padded
 from softprompt.training.bank import Bank, Rule
 from softprompt.training.forward import Example, losses_and_gradient
 

@@ -27,7 +27,7 @@ import torch
 from benchmarks.load import running
 from benchmarks.row import print_row
 from benchmarks.train_vs_peft import SHORT
-from softprompt.base import FrozenBase
+from softprompt.bases.base import FrozenBase
 from softprompt.engines.protocol import NO_PROMPT, GenerateJob, Piece, Result, Sampling, Vectors
 
 TIE = 1e-4

@@ -28,18 +28,18 @@ sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 import torch
 
 from benchmarks.row import Row, print_row
-from softprompt import samples
-from softprompt.base import FrozenBase
-from softprompt.config import TaskConfig, parse_config, read_config
-from softprompt.engines.local import LocalEngine
-from softprompt.evaluation import Trial, evaluate
-from softprompt.prefix import logits_at
+from softprompt.bases.base import FrozenBase
+from softprompt.engines.offline import OfflineEngine
+from softprompt.evaluation.evaluate import Trial, evaluate
+from softprompt.model.label_scores import plan_labels
+from softprompt.model.prefix import logits_at
+from softprompt.model.splice import chunk_by_length, stack_prompts
 from softprompt.progress import Bars
-from softprompt.schedule import total_steps
-from softprompt.scoring import plan_labels
-from softprompt.splice import chunk_by_length, stack_prompts
-from softprompt.task import Examples, Task
+from softprompt.tasks import samples
+from softprompt.tasks.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.task import Examples, Task
 from softprompt.training.objectives import label_scoring, language_modelling
+from softprompt.training.schedule import total_steps
 from softprompt.training.tune import train
 
 REAL = ("trec6", "subjectivity", "sentence_polarity")
@@ -201,7 +201,7 @@ def _full_loss(base: FrozenBase, task: Task, examples: Examples, rows: list[int]
 
 def _judge(task: Task, base: FrozenBase, vectors_PD: torch.Tensor, seconds: float) -> Row:
     test = task.encode(base, task.test, len(vectors_PD), split="test")
-    (report,) = evaluate(LocalEngine(base), [Trial(task.form, vectors_PD, test)])
+    (report,) = evaluate(OfflineEngine(base), [Trial(task.form, vectors_PD, test)])
     return {"task": task.name, "metric": report.metric, "value": report.value, "seconds": round(seconds, 2)}
 
 

@@ -31,12 +31,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from benchmarks.row import Row, print_row
-from softprompt.base import FrozenBase
-from softprompt.config import parse_config
-from softprompt.embedding import centroid_of, embed_inputs, raw_text, shorten, single_tokens
+from softprompt.bases.base import FrozenBase
+from softprompt.model.embedding import centroid_of, embed_inputs, raw_text, shorten, single_tokens
+from softprompt.model.splice import chunk_by_length, pad_rows
 from softprompt.serving.router import THRESHOLD, Router, direction_of
-from softprompt.splice import chunk_by_length, pad_rows
-from softprompt.task import Task
+from softprompt.tasks.config import parse_config
+from softprompt.tasks.task import Task
 from softprompt.training.tune import CENTROID_ROWS
 
 COLUMNS = {

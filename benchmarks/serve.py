@@ -40,9 +40,9 @@ from benchmarks.load import (
 from benchmarks.row import Row, print_row
 from benchmarks.serve_storage import cold, swap
 from benchmarks.train_vs_peft import SHORT
-from softprompt.base import FrozenBase
+from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
-from softprompt.engines.prefixes import PrefixCache
+from softprompt.engines.prefix_cache import PrefixCache
 from softprompt.engines.protocol import NO_PROMPT, GenerateJob, Piece, Result, Sampling
 
 DEFAULTS: dict[str, dict[str, Any]] = {

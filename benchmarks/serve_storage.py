@@ -15,11 +15,11 @@ from pathlib import Path
 
 from benchmarks.load import VIRTUAL, closed_loop, quantiles, running, some_inputs, some_vectors
 from benchmarks.row import Row
-from softprompt.base import FrozenBase
-from softprompt.card import Card
+from softprompt.bases.base import FrozenBase
 from softprompt.engines.protocol import NO_PROMPT, GenerateJob, Result, Sampling
-from softprompt.library import Library
-from softprompt.prompt import SoftPrompt
+from softprompt.library.library import Library
+from softprompt.prompts.card import Card
+from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.residents import Residents
 
 

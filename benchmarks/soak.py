@@ -36,13 +36,13 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from benchmarks.row import print_row
-from softprompt.base import FrozenBase
-from softprompt.card import Card
-from softprompt.engines.local import LocalEngine
-from softprompt.evaluation import log_softmax
-from softprompt.form import Form
-from softprompt.library import Library
-from softprompt.prompt import SoftPrompt
+from softprompt.bases.base import FrozenBase
+from softprompt.engines.offline import OfflineEngine
+from softprompt.evaluation.evaluate import log_softmax
+from softprompt.library.library import Library
+from softprompt.prompts.card import Card
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.form import Form
 
 STALE_S = 15.0
 """A moved alias may be served as it was for so long: the check behind an answer waits its turn on a busy machine."""
@@ -82,7 +82,7 @@ class Truth:
         assert prompt is not None
         form = Form.of_card(prompt.card)
         ids = form.encode_inputs(self.base, [form.row_of(text)], len(prompt.vectors_PD)).ids
-        (scores,) = LocalEngine(self.base).score([prompt.vectors_PD], [0], ids, [form.encode_labels(self.base)])
+        (scores,) = OfflineEngine(self.base).score([prompt.vectors_PD], [0], ids, [form.encode_labels(self.base)])
         return dict(zip(LABELS, map(math.exp, log_softmax(scores)), strict=True))
 
     @torch.no_grad()

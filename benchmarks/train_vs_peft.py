@@ -30,9 +30,9 @@ os.environ.setdefault("SOFTPROMPT_DATA", str(HERE.parent.parent / "shared" / "da
 import torch
 
 from benchmarks.row import print_row
-from softprompt.base import DTYPES, FrozenBase
-from softprompt.splice import common_head, stack_padded
-from softprompt.task import Task
+from softprompt.bases.base import DTYPES, FrozenBase
+from softprompt.model.splice import common_head, stack_padded
+from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank, Rule
 from softprompt.training.forward import Example, losses_and_gradient
 

@@ -12,7 +12,7 @@ from pretrain import CHECKPOINT, CONFIG, WORK, new_model
 from tokenizer import END_OF_TEXT, PAD
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
-TARGET = Path(__file__).resolve().parent.parent / "src" / "softprompt" / "builtin" / "tiny"
+TARGET = Path(__file__).resolve().parent.parent / "src" / "softprompt" / "bases" / "builtin" / "tiny"
 LARGEST = 15_900_000
 
 

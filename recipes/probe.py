@@ -1,6 +1,6 @@
 """What the base can do without any tuning: labels scored after a plain wording, on rows it was never trained on.
 
-python recipes/probe.py [--model src/softprompt/builtin/tiny]
+python recipes/probe.py [--model src/softprompt/bases/builtin/tiny]
 """
 
 import argparse

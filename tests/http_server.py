@@ -13,14 +13,14 @@ import httpx2
 from fastapi import APIRouter
 from openai import OpenAI
 
-from softprompt.base import FrozenBase
+from softprompt.bases.base import FrozenBase
 from softprompt.http.app import create_app
 from softprompt.http.auth import Keyring
 from softprompt.http.limits import Limits, Meter
 from softprompt.http.server import Server, bind, url_of
 from softprompt.http.state import ServerState
-from softprompt.library import Library
-from softprompt.serving.live import Live
+from softprompt.library.library import Library
+from softprompt.serving.service import AsyncService
 from tests.fake_engine import FakeEngine
 from tests.models import some_prompt
 
@@ -44,7 +44,7 @@ class Running:
     url: str
     library: Library
     base: FrozenBase
-    live: Live
+    live: AsyncService
     engine: Any
     state: ServerState
     server: Server
@@ -74,7 +74,7 @@ def serving(
 ) -> Iterator[Running]:
     """A server of a library, until the block ends; rates go by `clock`."""
     engine = engine or FakeEngine(context=base.context)
-    live = Live.open(library, base, engine, fresh_s=0.05)
+    live = AsyncService.open(library, base, engine, fresh_s=0.05)
     state = ServerState(live=live, keyring=Keyring(library.registry, always=always_keys), limits=limits or Limits())
     state.meter = Meter(state.limits, clock)
     ready = threading.Event()

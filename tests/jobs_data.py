@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from softprompt.jobs.files import Files
 from softprompt.jobs.jobs import Job, Jobs
 from softprompt.jobs.request import JobRequest
+from softprompt.jobs.uploads import Files
 from softprompt.jobs.worker import trainer, work
-from softprompt.library import Library
+from softprompt.library.library import Library
 
 SHORT = {"max_steps": 12, "num_virtual_tokens": 6, "per_device_train_batch_size": 4, "learning_rate": 0.1}
 """A recipe of a second."""

@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from softprompt import lookup, schema
-from softprompt.card import digest_of
 from softprompt.errors import LibraryError, NotFound, PromotionRefused, PromptFileError, SoftPromptError, StoreError
-from softprompt.library import Library, Version
+from softprompt.library.library import Library, Version
+from softprompt.prompts.file import digest_of
+from softprompt.registry import queries, tables
 from tests.library_data import make_prompt, scored
 from tests.store_contract import Damage
 
@@ -58,7 +58,7 @@ class LibraryContract:
         with pytest.raises(PromptFileError):
             library.publish_all([*files, b"broken"], base=BASE)
         assert len(list(library.store.list())) == 1, "all are read before any is stored"
-        honest = lookup.add_version
+        honest = queries.add_version
 
         def failing(connection: Connection, task_id: int, added: Version) -> None:
             if added.task == "c":
@@ -66,7 +66,7 @@ class LibraryContract:
             honest(connection, task_id, added)
 
         with monkeypatch.context() as patched:
-            patched.setattr(lookup, "add_version", failing)
+            patched.setattr(queries, "add_version", failing)
             with pytest.raises(KeyboardInterrupt):
                 library.publish_all(files, base=BASE)
         assert [(entry.task, entry.versions) for entry in library.tasks()] == [("b", 1)]
@@ -135,10 +135,10 @@ class LibraryContract:
         library.promote("trec6@1")
         second = library.resolve("trec6@2")
         library.store.put(b"no version names this")
-        v = schema.versions.c
+        v = tables.versions.c
         with library.registry.database.write() as connection:
-            connection.execute(sa.update(schema.versions).where(v.number == 1).values(deleted=True))
-            connection.execute(sa.update(schema.cards).where(schema.cards.c.digest == second.digest).values(card="{}"))
+            connection.execute(sa.update(tables.versions).where(v.number == 1).values(deleted=True))
+            connection.execute(sa.update(tables.cards).where(tables.cards.c.digest == second.digest).values(card="{}"))
         report = library.verify()
         assert {problem.what for problem in report.problems} == {"alias", "count", "card differs"}
         assert report.unneeded == 1

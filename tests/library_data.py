@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from softprompt.card import Card, Stored, write_file
+from softprompt.prompts.card import Card
+from softprompt.prompts.file import Stored, write_file
 
 
 def make_prompt(task: str = "trec6", seed: int = 0, **fields: Any) -> bytes:

@@ -10,9 +10,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from softprompt.base import FrozenBase
-from softprompt.card import Card
-from softprompt.prompt import SoftPrompt
+from softprompt.bases.base import FrozenBase
+from softprompt.prompts.card import Card
+from softprompt.prompts.prompt import SoftPrompt
 
 VOCABULARY = 320
 _SMALL = {

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from softprompt import database, records, schema
-from softprompt.card import digest_of, read_card
 from softprompt.errors import Denied, LibraryError, NameRefused, NotFound, PromotionRefused, RegistryError
-from softprompt.registry import Filters, Registry, Version
+from softprompt.prompts.file import digest_of, read_card
+from softprompt.registry import database, records, tables
+from softprompt.registry.registry import Filters, Registry, Version
 from tests.library_data import make_prompt, scored
 
 TRICKS = [
@@ -215,7 +215,7 @@ class RegistryContract:
         publish(registry, seed=1)
         registry.promote("trec6@1", "production")
         with registry.database.write() as connection:  # what no command of ours does
-            connection.execute(sa.update(schema.versions).where(schema.versions.c.number == 1).values(deleted=True))
+            connection.execute(sa.update(tables.versions).where(tables.versions.c.number == 1).values(deleted=True))
         for ref in ("trec6", "trec6@production"):
             with pytest.raises(NotFound, match=r"trec6@1.*is deleted; `softprompt restore trec6@1`"):
                 registry.resolve(ref)
@@ -359,8 +359,8 @@ class RegistryContract:
     def test_a_clock_that_goes_back_changes_no_order(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
         years = count(2030, -1)
         earlier = lambda: f"{next(years)}-01-01T00:00:00Z"  # noqa: E731
-        for module in ("registry", "lookup"):
-            monkeypatch.setattr(f"softprompt.{module}.now", earlier)
+        for module in ("registry", "queries"):
+            monkeypatch.setattr(f"softprompt.registry.{module}.now", earlier)
         assert records.now() > "2026"
         for seed in range(4):
             publish(registry, seed=seed)
@@ -412,7 +412,7 @@ class RegistryContract:
         assert registry.authenticate(secret) == key
         assert key.row()["scopes"] == ["read", "predict"]
         with registry.database.read() as connection:
-            stored = str(connection.execute(sa.select(schema.keys)).mappings().one())
+            stored = str(connection.execute(sa.select(tables.keys)).mappings().one())
         assert secret not in stored
         assert secret[10:] not in stored
         assert "secret" not in key.row()
@@ -533,7 +533,7 @@ class RegistryContract:
     def test_a_newer_schema_is_refused(self, url: str) -> None:
         registry = Registry.open(url)
         with registry.database.write() as connection:
-            connection.execute(sa.text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0999'"))
+            connection.execute(sa.text(f"UPDATE {tables.VERSION_TABLE} SET version_num = '0999'"))
         registry.close()
         with pytest.raises(RegistryError, match=r"schema '0999'.*reads up to.*upgrade softprompt"):
             Registry.open(url)
@@ -548,7 +548,7 @@ class RegistryContract:
             assert sa.inspect(connection).get_table_names() == ["tasks"]
         engine.dispose()
 
-    @pytest.mark.parametrize("revision", schema.REVISIONS[:-1])
+    @pytest.mark.parametrize("revision", tables.REVISIONS[:-1])
     def test_upgrades_from_every_earlier_schema_with_data(self, url: str, revision: str) -> None:
         data = make_prompt(metrics=scored(0.5))
         card = read_card(data)
@@ -608,8 +608,8 @@ class RegistryContract:
         from alembic.migration import MigrationContext
 
         with registry.database.read() as connection:
-            options = {"version_table": schema.VERSION_TABLE, "compare_server_default": True}
+            options = {"version_table": tables.VERSION_TABLE, "compare_server_default": True}
             context = MigrationContext.configure(connection, opts=options)
-            assert compare_metadata(context, schema.metadata) == []
-            revision = connection.scalar(sa.text(f"SELECT version_num FROM {schema.VERSION_TABLE}"))
-            assert revision == schema.HEAD
+            assert compare_metadata(context, tables.metadata) == []
+            revision = connection.scalar(sa.text(f"SELECT version_num FROM {tables.VERSION_TABLE}"))
+            assert revision == tables.HEAD

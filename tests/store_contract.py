@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from softprompt.card import digest_of
 from softprompt.errors import NameRefused, NotFound, StoreError
+from softprompt.prompts.file import digest_of
 from softprompt.stores import Store, read_verified
 
 Damage = Callable[[str, bytes], None]

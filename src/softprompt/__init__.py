@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from softprompt.base import FrozenBase
-    from softprompt.card import Card
-    from softprompt.config import TaskConfig
+    from softprompt.bases.base import FrozenBase
     from softprompt.errors import SoftPromptError
-    from softprompt.library import Library
-    from softprompt.prompt import SoftPrompt
-    from softprompt.serving.service import Prediction, Service, predict
-    from softprompt.task import Task
+    from softprompt.library.library import Library
+    from softprompt.prompts.card import Card
+    from softprompt.prompts.prompt import SoftPrompt
+    from softprompt.serving.offline import Prediction, Service, predict
+    from softprompt.tasks.config import TaskConfig
+    from softprompt.tasks.task import Task
     from softprompt.training.tune import Tuned, train
 
 __all__ = [
@@ -35,17 +35,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Card": "card",
-    "FrozenBase": "base",
-    "Library": "library",
-    "Prediction": "serving.service",
-    "Service": "serving.service",
-    "SoftPrompt": "prompt",
+    "Card": "prompts.card",
+    "FrozenBase": "bases.base",
+    "Library": "library.library",
+    "Prediction": "serving.offline",
+    "Service": "serving.offline",
+    "SoftPrompt": "prompts.prompt",
     "SoftPromptError": "errors",
-    "Task": "task",
-    "TaskConfig": "config",
+    "Task": "tasks.task",
+    "TaskConfig": "tasks.config",
     "Tuned": "training.tune",
-    "predict": "serving.service",
+    "predict": "serving.offline",
     "train": "training.tune",
 }
 

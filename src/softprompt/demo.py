@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softprompt import samples
-from softprompt.library import Library
+from softprompt.library.library import Library
 from softprompt.progress import Progress
-from softprompt.serving.service import Service
-from softprompt.task import Task
+from softprompt.serving.offline import Service
+from softprompt.tasks import samples
+from softprompt.tasks.task import Task
 from softprompt.training.tune import Tuned, train
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.errors import LibraryError
-from softprompt.library import Library
+from softprompt.library.library import Library
 from tests.library_data import make_prompt
 
 TASKS = ("alpha", "beta", "gamma")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from softprompt.errors import RegistryError, StoreError
-from softprompt.library import Library
+from softprompt.library.library import Library
 from softprompt.stores import FolderStore
 from tests.library_data import make_prompt
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from softprompt.errors import FieldError, NotFound
-from softprompt.jobs.files import Files
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.queue import Queue
-from softprompt.library import Library
-from tests.jobs_data import do_all, queue_job
-from tests.test_jobs import (  # noqa: F401  those that ask something of the database
+from softprompt.jobs.uploads import Files
+from softprompt.library.library import Library
+from tests.jobs.test_jobs import (  # noqa: F401  those that ask something of the database
     test_a_bank_of_several_tenants_jobs_ends_as_each_alone_would,
     test_a_job_that_kills_its_workers_fails_and_takes_no_other_along,
     test_a_running_job_is_cancelled_and_its_neighbour_goes_on,
@@ -28,13 +27,14 @@ from tests.test_jobs import (  # noqa: F401  those that ask something of the dat
     test_publishing_and_success_are_one_transaction,
     test_two_claims_at_once_share_no_job,
 )
-from tests.test_jobs_files import (  # noqa: F401
+from tests.jobs.test_uploads import (  # noqa: F401
     test_another_tenants_file_is_as_unknown_as_none,
     test_equal_bytes_are_kept_once_and_go_with_their_last_file,
     test_pages_in_both_orders_hold_each_file_once,
     test_uploads_and_deletions_of_equal_bytes_at_once_never_lose_them,
     test_what_is_kept_comes_back,
 )
+from tests.jobs_data import do_all, queue_job
 
 pytestmark = pytest.mark.services
 

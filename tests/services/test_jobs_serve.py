@@ -18,7 +18,7 @@ from openai import OpenAI
 
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.lock import WorkerLock
-from softprompt.library import Library
+from softprompt.library.library import Library
 from tests.jobs_data import lines
 
 pytestmark = pytest.mark.services

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from softprompt.library import Library
+from softprompt.library.library import Library
 from tests.services.kill9_worker import TASKS, work
 
 pytestmark = pytest.mark.services

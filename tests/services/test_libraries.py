@@ -10,7 +10,7 @@ import pytest
 import redis
 from obstore.store import S3Store
 
-from softprompt.library import Library
+from softprompt.library.library import Library
 from softprompt.stores.redis_server import PREFIX
 from tests.library_contract import LibraryContract, Opener
 from tests.library_data import make_prompt

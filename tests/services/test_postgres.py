@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from softprompt.errors import RegistryError
-from softprompt.library import Library
-from softprompt.registry import Registry
+from softprompt.library.library import Library
+from softprompt.registry.registry import Registry
 from tests.library_data import make_prompt
 from tests.registry_contract import RegistryContract, publish
 from tests.services.servers import Server, postgres_server, postgres_url

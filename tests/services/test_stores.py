@@ -12,9 +12,9 @@ import obstore
 import pytest
 import redis
 
-from softprompt.card import digest_of
 from softprompt.errors import NotFound, StoreError
-from softprompt.library import Library
+from softprompt.library.library import Library
+from softprompt.prompts.file import digest_of
 from softprompt.stores import Store, open_store, read_verified
 from softprompt.stores.bucket import BucketStore
 from softprompt.stores.redis_server import PREFIX, RedisStore

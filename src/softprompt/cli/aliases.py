@@ -9,7 +9,7 @@ import typer
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
 
 if TYPE_CHECKING:
-    from softprompt.records import AuditEntry
+    from softprompt.registry.records import AuditEntry
 
 MOVE_COLUMNS = ("task", "alias", "before", "after", "reason")
 AUDIT_COLUMNS = ("seq", "at", "actor", "action", "task", "change", "reason")

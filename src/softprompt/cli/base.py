@@ -23,7 +23,7 @@ def show(
 @app.command("list")
 def list_bases(as_json: Json = False) -> None:
     """The bases that come with softprompt."""
-    from softprompt.source import BUILTIN
+    from softprompt.bases.locate import BUILTIN
 
     emit(
         [_describe(name) for name in BUILTIN],
@@ -34,7 +34,7 @@ def list_bases(as_json: Json = False) -> None:
 
 
 def _describe(source: str) -> dict[str, Any]:
-    from softprompt.base import FrozenBase
+    from softprompt.bases.base import FrozenBase
 
     base = FrozenBase.load(source, device="cpu")
     return {

@@ -20,7 +20,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from softprompt.library import Library
+    from softprompt.library.library import Library
 
 _HOME = "Folder of the library (env SOFTPROMPT_HOME; default ./softprompt-home)."
 _REGISTRY = "URL of the registry's database (env SOFTPROMPT_REGISTRY; default SQLite in the home)."
@@ -88,7 +88,7 @@ def open_library(
     Raises:
         LibraryError: it cannot be opened.
     """
-    from softprompt.library import Library
+    from softprompt.library.library import Library
 
     at = locate(home, registry, store, tenant)
     return Library.open(at.home, registry=at.registry, store=at.store, tenant=at.tenant or "default")

@@ -34,7 +34,7 @@ def evaluate(
 
     progress = Bars()
     with progress.loading("torch and the library"):
-        from softprompt.judging import judge, judge_on
+        from softprompt.evaluation.versions import judge, judge_on
 
         library = open_library(home, registry, store, tenant)
     if data is not None:

@@ -13,8 +13,8 @@ import typer
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library, write_whole
 
 if TYPE_CHECKING:
-    from softprompt.card import Card
-    from softprompt.library import Library
+    from softprompt.library.library import Library
+    from softprompt.prompts.card import Card
 
 
 class Format(StrEnum):
@@ -44,8 +44,8 @@ def export_prompt(
             path = folder / f"{version.ref}.safetensors"
             write_whole(path, data)
         else:
-            from softprompt.prompt import SoftPrompt
-            from softprompt.source import BUILTIN, locate
+            from softprompt.bases.locate import BUILTIN, locate
+            from softprompt.prompts.prompt import SoftPrompt
 
             # PEFT knows no built-in bases, but it can load their folder.
             base = str(locate(version.base)) if version.base in BUILTIN else version.base
@@ -119,13 +119,13 @@ def _publish(library: Library, data: bytes, base: str, tags: list[str], as_json:
 def _from_peft(folder: Path, task: str, base: str | None, changes: dict[str, Any]) -> tuple[bytes, str]:
     """Bytes of a prompt file from a PEFT folder, and the base as named."""
     from softprompt.errors import PromptFileError
-    from softprompt.prompt import SoftPrompt, read_peft_config
+    from softprompt.prompts.prompt import SoftPrompt, read_peft_config
 
     named = base or read_peft_config(folder).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise PromptFileError(f"the adapter in {str(folder)!r} names no base; give it with --base ID")
-    from softprompt.base import FrozenBase
-    from softprompt.source import BUILTIN
+    from softprompt.bases.base import FrozenBase
+    from softprompt.bases.locate import BUILTIN
 
     for name, path in BUILTIN.items():
         if Path(named).is_dir() and Path(named).resolve() == path.resolve():
@@ -137,8 +137,8 @@ def _from_peft(folder: Path, task: str, base: str | None, changes: dict[str, Any
 
 def _from_file(path: Path, changes: dict[str, Any], base: str | None) -> tuple[bytes, str]:
     """Bytes of a prompt file, its card changed as asked, and the base as named."""
-    from softprompt.card import read_file, write_file
     from softprompt.errors import FingerprintMismatch, PromptFileError
+    from softprompt.prompts.file import read_file, write_file
 
     try:
         data = path.read_bytes()
@@ -152,8 +152,8 @@ def _from_file(path: Path, changes: dict[str, Any], base: str | None) -> tuple[b
         raise PromptFileError(f"{str(path)!r}: {error}") from None
     changed = _changed(card, changes)
     if base is not None:
-        from softprompt.fingerprint import fingerprint_of_folder
-        from softprompt.source import locate
+        from softprompt.bases.fingerprint import fingerprint_of_folder
+        from softprompt.bases.locate import locate
 
         folder = locate(base)
         found = fingerprint_of_folder(folder)
@@ -168,8 +168,8 @@ def _from_file(path: Path, changes: dict[str, Any], base: str | None) -> tuple[b
 
 def _check_form(changes: dict[str, Any]) -> None:
     """Refuse what a task file would be refused for: a prompt with a broken template could never answer."""
-    from softprompt.config import parse_config
-    from softprompt.form import Form
+    from softprompt.tasks.config import parse_config
+    from softprompt.tasks.form import Form
 
     Form.of_config(parse_config(changes, where="import"))
 

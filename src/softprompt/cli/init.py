@@ -21,8 +21,8 @@ def init(
     """Write a task file beside a table, to look at and to train."""
     import shlex
 
-    from softprompt.draft import draft_task
     from softprompt.errors import ConfigError
+    from softprompt.tasks.draft import draft_task
 
     if file.is_dir():
         raise ConfigError(f"{str(file)!r} is a folder; name a file of rows in it")

@@ -10,7 +10,7 @@ from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, em
 from softprompt.cli.train import Device, Dtype, Quantization
 
 if TYPE_CHECKING:
-    from softprompt.library import Library
+    from softprompt.library.library import Library
 
 _LIMITS = "Limits"
 _ENDLESS = "Unlimited unless given."
@@ -122,7 +122,7 @@ def serve(
 
 
 def _choose(library: Library) -> str:
-    from softprompt.serving.choice import choose_base
+    from softprompt.serving.which_base import choose_base
 
     chosen = choose_base(library)
     if chosen.warning is not None:

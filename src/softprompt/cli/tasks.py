@@ -10,7 +10,7 @@ import typer
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
 
 if TYPE_CHECKING:
-    from softprompt.records import Version
+    from softprompt.registry.records import Version
 
 LIST_COLUMNS = ("task", "version", "versions", "base", "metric", "value", "aliases", "tags")
 SHOW_COLUMNS = ("version", "digest", "base", "metric", "value", "created_at", "aliases", "tags", "deleted")

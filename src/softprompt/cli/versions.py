@@ -9,7 +9,7 @@ import typer
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
 
 if TYPE_CHECKING:
-    from softprompt.records import Version
+    from softprompt.registry.records import Version
 
 
 def tag(

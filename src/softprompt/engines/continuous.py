@@ -17,13 +17,11 @@ import torch
 from torch import Tensor
 from transformers import TokenizersBackend
 
-from softprompt.base import FrozenBase
-from softprompt.embedding import embed_inputs
-from softprompt.engines.causal import CachedRows, Rows, SplicedRows, score_labels, score_size, scores_in_lines
+from softprompt.bases.base import FrozenBase
+from softprompt.engines.batch import CachedRows, Rows, SplicedRows, score_labels, score_size, scores_in_lines
 from softprompt.engines.continuation import Continuation
-from softprompt.engines.intake import Intake
-from softprompt.engines.local import out_of_memory
-from softprompt.engines.prefixes import PrefixCache
+from softprompt.engines.offline import out_of_memory
+from softprompt.engines.prefix_cache import PrefixCache
 from softprompt.engines.protocol import (
     Deliver,
     Embedding,
@@ -41,9 +39,11 @@ from softprompt.engines.protocol import (
 )
 from softprompt.engines.sampling import choose_tokens, token_probabilities
 from softprompt.engines.scheduler import Limits, Scheduler, Work
+from softprompt.engines.validate import Validator
 from softprompt.errors import EngineError
-from softprompt.prefix import lays_lines, shares_prefix
-from softprompt.splice import chunk_by_length
+from softprompt.model.embedding import embed_inputs
+from softprompt.model.prefix import lays_lines, shares_prefix
+from softprompt.model.splice import chunk_by_length
 
 PREFIX_BYTES = 1 << 30
 """Keys and values of prompts that are kept."""
@@ -96,7 +96,7 @@ class ContinuousEngine:
             self._prefixes = PrefixCache(base, prefix_bytes, token_budget=self.limits.token_budget)
             with torch.no_grad():
                 self._rows = CachedRows(base, self._prefixes)
-        self._intake = Intake(base)
+        self._validator = Validator(base)
         self._decode = _decoder(base)
         self._told: list[_Row] = []
         self._steps = 0
@@ -118,7 +118,7 @@ class ContinuousEngine:
 
     def submit_all(self, jobs: Sequence[tuple[Job, Deliver]]) -> list[Ticket]:
         """See :class:`~softprompt.engines.protocol.Engine`."""
-        works = [self._intake.plan(job, deliver) for job, deliver in jobs]
+        works = [self._validator.plan(job, deliver) for job, deliver in jobs]
         with self._changed:
             if not self._accepts:
                 raise EngineError("the engine is stopped and takes no more jobs; start another")

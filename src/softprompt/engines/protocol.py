@@ -14,7 +14,7 @@ from softprompt.errors import EngineError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from softprompt.scoring import Labels
+    from softprompt.model.label_scores import Labels
 
 
 @dataclass(frozen=True)

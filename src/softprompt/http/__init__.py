@@ -1,1 +1,4 @@
-"""The server: OpenAI's API over the library. `app` holds the routes, `server` runs them."""
+"""The server: OpenAI's API over the library.
+
+May import: `jobs`, `serving` and what is below them; never `training`. Open `app.py` first.
+"""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from softprompt.engines.protocol import TokenProbability
-from softprompt.serving.live import Classified, Completion, ModelRow
+from softprompt.serving.service import Classified, Completion, ModelRow
 
 Fingerprint = Annotated[str, Field(description="The base's fingerprint and the prompt's digest, shortened.")]
 RoutedTo = Annotated[

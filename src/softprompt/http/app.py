@@ -17,7 +17,7 @@ from softprompt.http.answers import ChatAnswer, ClassifyAnswer, CompletionAnswer
 from softprompt.http.auth import Caller, comes_from_here, need
 from softprompt.http.body import StrictRoute
 from softprompt.http.call import whole
-from softprompt.http.edge import Edge
+from softprompt.http.middleware import Middleware
 from softprompt.http.schemas import ChatRequest, ClassifyRequest, CompletionRequest
 from softprompt.http.state import ServerState, state_of
 from softprompt.http.traffic import CONTENT_TYPE, exposition
@@ -165,5 +165,5 @@ def create_app(state: ServerState, routers: Sequence[APIRouter] = ()) -> FastAPI
     for one in (router, *routers):
         app.include_router(one, responses=_REFUSALS)
     errors.install(app)
-    app.add_middleware(Edge, state=state)
+    app.add_middleware(Middleware, state=state)
     return app

@@ -18,8 +18,8 @@ from softprompt.errors import Denied, RegistryError
 from softprompt.http.errors import ApiError
 
 if TYPE_CHECKING:
-    from softprompt.keys import Key
-    from softprompt.registry import Registry
+    from softprompt.registry.keys import Key
+    from softprompt.registry.registry import Registry
 
 FRESH_S = 1.0
 """Seconds that an answer of the registry is believed; so long a revoked key may still be let in."""

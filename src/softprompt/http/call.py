@@ -20,7 +20,7 @@ from softprompt.http.limits import Reservation
 from softprompt.http.schemas import ClassifyRequest, Generation
 from softprompt.http.state import ServerState, state_of
 from softprompt.http.stream import open_together, while_connected
-from softprompt.serving.live import Head, Stream
+from softprompt.serving.service import Head, Stream
 
 
 class Call:

@@ -16,7 +16,7 @@ from softprompt.http.errors import ApiError
 from softprompt.http.events import ChatEvents, CompletionEvents, events
 from softprompt.http.schemas import ChatRequest, ClassifyRequest, CompletionRequest
 from softprompt.http.stream import EventStream, together
-from softprompt.serving.live import AUTO, Completion, Message
+from softprompt.serving.service import AUTO, Completion, Message
 
 CHAT_TOKENS = 256
 """Most tokens of the base's answer to a conversation where the client does not say; a task has a bound of its own."""

@@ -24,8 +24,8 @@ from softprompt.http.limits import Limits
 from softprompt.http.state import ServerState
 
 if TYPE_CHECKING:
-    from softprompt.library import Library
-    from softprompt.serving.live import Live
+    from softprompt.library.library import Library
+    from softprompt.serving.service import AsyncService
 
 INTERRUPTED = 130
 """Exit status of what an interrupt ended."""
@@ -65,22 +65,22 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
 
-def load(library: Library, settings: Settings) -> Live:
+def load(library: Library, settings: Settings) -> AsyncService:
     """Load the base, start its engine, and open the library on it.
 
     Raises:
         BaseModelError: the base cannot be loaded.
     """
-    from softprompt.base import FrozenBase
+    from softprompt.bases.base import FrozenBase
     from softprompt.engines.continuous import ContinuousEngine
     from softprompt.engines.scheduler import Limits as EngineLimits
-    from softprompt.serving.live import Live
+    from softprompt.serving.service import AsyncService
 
     base = FrozenBase.load(settings.source, dtype=settings.dtype, device=settings.device, quantization=settings.quantization)
     with contextlib.suppress(ValueError):  # some models, Gemma 2 among them, have no fused attention
         base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
     engine_limits = EngineLimits(max_rows=settings.engine_rows, max_waiting=settings.engine_queue)
-    return Live.open(
+    return AsyncService.open(
         library,
         base,
         ContinuousEngine(base, engine_limits, prefix_bytes=settings.prefix_bytes),
@@ -90,7 +90,7 @@ def load(library: Library, settings: Settings) -> Live:
 
 
 def run(
-    live: Live,
+    live: AsyncService,
     library: Library,
     settings: Settings,
     bound: socket.socket,
@@ -129,7 +129,7 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _training(live: Live, library: Library, settings: Settings) -> APIRouter:
+def _training(live: AsyncService, library: Library, settings: Settings) -> APIRouter:
     from softprompt.http.tuning import make_router
     from softprompt.jobs.starter import Starter
 

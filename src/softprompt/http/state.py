@@ -12,14 +12,14 @@ from softprompt.http.traffic import Traffic
 
 if TYPE_CHECKING:
     from softprompt.http.auth import Keyring
-    from softprompt.serving.live import Live
+    from softprompt.serving.service import AsyncService
 
 
 @dataclass(kw_only=True)
 class ServerState:
     """One server."""
 
-    live: Live
+    live: AsyncService
     keyring: Keyring
     limits: Limits = field(default_factory=Limits)
     meter: Meter = field(init=False)

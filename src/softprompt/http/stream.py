@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from softprompt.engines.protocol import Piece
 from softprompt.http.errors import RETRY_SOON_S, ApiError, refusal
-from softprompt.serving.live import Stream
+from softprompt.serving.service import Stream
 
 T = TypeVar("T")
 

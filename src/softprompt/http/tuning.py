@@ -17,13 +17,13 @@ from softprompt.errors import FieldError, LibraryError, NotFound, StoreError
 from softprompt.http.auth import Caller, need
 from softprompt.http.body import StrictRoute
 from softprompt.http.errors import ApiError
-from softprompt.jobs.files import MOST_BYTES, File, Files
 from softprompt.jobs.jobs import MOST_TRAINED, SUCCEEDED, Event, Job, Jobs
 from softprompt.jobs.request import JobRequest
+from softprompt.jobs.uploads import MOST_BYTES, File, Files
 
 if TYPE_CHECKING:
     from softprompt.jobs.starter import Starter
-    from softprompt.library import Library
+    from softprompt.library.library import Library
 
 log = logging.getLogger("softprompt.http")
 

@@ -14,23 +14,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from softprompt.base import FrozenBase
-from softprompt.config import parse_config
+from softprompt.bases.base import FrozenBase
 from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, TrainingError
-from softprompt.evaluation import Report
-from softprompt.jobs.files import Files
+from softprompt.evaluation.evaluate import Report
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
 from softprompt.jobs.rows import read_upload
+from softprompt.jobs.uploads import Files
 from softprompt.jobs.watch import Teller, Watch, fail, tell
-from softprompt.library import Library
-from softprompt.rows import Row
-from softprompt.schedule import steps_per_epoch
-from softprompt.task import Examples, Task
+from softprompt.library.library import Library
+from softprompt.tasks.config import parse_config
+from softprompt.tasks.rows import Row
+from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Bank
 from softprompt.training.checkpoint import EVERY_SECONDS, Keeper
 from softprompt.training.loop import train_bank
 from softprompt.training.prepare import prepare
 from softprompt.training.run import Run
+from softprompt.training.schedule import steps_per_epoch
 from softprompt.training.tune import finish, judge_runs, make_prompt, measure_baselines
 
 log = logging.getLogger("softprompt.jobs")

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from softprompt import lookup, schema
-from softprompt.config import parse_config
 from softprompt.errors import FieldError, NameRefused, NotFound, nearest
-from softprompt.jobs.files import TRAINING, Files
 from softprompt.jobs.request import JobRequest, Plan, make_plan, told_hyperparameters
 from softprompt.jobs.rows import Upload, read_upload
-from softprompt.lookup import AnyRow
-from softprompt.records import now
-from softprompt.schedule import total_steps
+from softprompt.jobs.uploads import TRAINING, Files
+from softprompt.registry import queries, tables
+from softprompt.registry.queries import AnyRow
+from softprompt.registry.records import now
+from softprompt.tasks.config import parse_config
+from softprompt.training.schedule import total_steps
 
 if TYPE_CHECKING:
-    from softprompt.library import Library
+    from softprompt.library.library import Library
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded", "failed", "cancelled"
 UNFINISHED = (QUEUED, RUNNING)
@@ -33,7 +33,7 @@ UNFINISHED = (QUEUED, RUNNING)
 MOST_TRAINED = 2_000_000
 """Rows that a job may train on: nobody else's is done meanwhile, but for those beside it in the bank."""
 
-_j, _e = schema.jobs.c, schema.job_events.c
+_j, _e = tables.jobs.c, tables.job_events.c
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ class Jobs:
             "created_at": at,
         }
         with self._database.write() as connection:
-            lookup.add_missing(connection, schema.tenants, name=self.tenant, created_at=at)
-            row = connection.execute(sa.insert(schema.jobs).values(values).returning(schema.jobs)).one()
+            queries.add_missing(connection, tables.tenants, name=self.tenant, created_at=at)
+            row = connection.execute(sa.insert(tables.jobs).values(values).returning(tables.jobs)).one()
             add_event(connection, row.id, f"created job {row.name} for task {row.task}, {len(train.rows)} rows")
             for note in plan.notes:
                 add_event(connection, row.id, note)
@@ -179,7 +179,7 @@ class Jobs:
         Raises:
             NotFound: `after` names no job.
         """
-        statement = sa.select(schema.jobs).where(_j.tenant == self.tenant)
+        statement = sa.select(tables.jobs).where(_j.tenant == self.tenant)
         if not every:
             statement = statement.where(_j.status.in_(UNFINISHED))
         with self._database.read() as connection:
@@ -204,7 +204,7 @@ class Jobs:
             NotFound: this tenant has no such job.
         """
         with self._database.read() as connection:
-            statement = sa.select(schema.job_events).where(_e.job_id == self._row(connection, name).id)
+            statement = sa.select(tables.job_events).where(_e.job_id == self._row(connection, name).id)
             if after is not None:
                 statement = statement.where(_e.number < after)
             rows = connection.execute(statement.order_by(_e.number.desc()).limit(limit + 1)).fetchall()
@@ -221,7 +221,7 @@ class Jobs:
             row = self._row(connection, name, lock=True)
             which = sa.and_(_j.id == row.id, _j.status.in_(UNFINISHED))
             changes = {"status": CANCELLED, "finished_at": now(), "estimated_finish": None}
-            statement = sa.update(schema.jobs).where(which).values(changes).returning(schema.jobs)
+            statement = sa.update(tables.jobs).where(which).values(changes).returning(tables.jobs)
             changed = connection.execute(statement).first()
             if changed is None:
                 told = {SUCCEEDED: "has succeeded", FAILED: "has failed", CANCELLED: "is cancelled already"}[row.status]
@@ -245,7 +245,7 @@ class Jobs:
             raise FieldError(str(error), "softprompt.prompt_tuning_init_prompt") from None
 
     def _row(self, connection: Connection, name: str, *, lock: bool = False) -> AnyRow:
-        statement = sa.select(schema.jobs).where(_j.tenant == self.tenant, _j.name == name)
+        statement = sa.select(tables.jobs).where(_j.tenant == self.tenant, _j.name == name)
         row = None
         if name.isprintable():  # PostgreSQL refuses NUL as an error
             row = connection.execute(statement.with_for_update() if lock else statement).first()
@@ -277,7 +277,7 @@ def add_event(
     data: Mapping[str, Any] | None = None,
 ) -> None:
     """Write down what happened in a job, in the transaction of the change; its row is locked by that."""
-    counted = sa.update(schema.jobs).where(_j.id == job_id).values(last_event=_j.last_event + 1)
+    counted = sa.update(tables.jobs).where(_j.id == job_id).values(last_event=_j.last_event + 1)
     number = connection.execute(counted.returning(_j.last_event)).scalar_one()
     values = {
         "job_id": job_id,
@@ -289,7 +289,7 @@ def add_event(
         "data": None if data is None else json.dumps(data),
         "created_at": now(),
     }
-    connection.execute(sa.insert(schema.job_events).values(values))
+    connection.execute(sa.insert(tables.job_events).values(values))
 
 
 def unfinished(library: Library) -> bool:

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from softprompt import schema
 from softprompt.jobs.jobs import FAILED, QUEUED, RUNNING, SUCCEEDED, add_event, place_of
-from softprompt.lookup import AnyRow
-from softprompt.records import Version, now
+from softprompt.registry import tables
+from softprompt.registry.queries import AnyRow
+from softprompt.registry.records import Version, now
 
 if TYPE_CHECKING:
-    from softprompt.library import Library
+    from softprompt.library.library import Library
 
 MOST_ATTEMPTS = 5
 """Workers that may die over a job without getting further, before it fails."""
@@ -37,7 +37,7 @@ ALONE_AFTER = 2
 STALE_SECONDS = 20.0
 """A worker elsewhere that has not beaten for so long, as we see it, is dead."""
 
-_j = schema.jobs.c
+_j = tables.jobs.c
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Queue:
             claimed = []
             for row in rows:
                 changes = {"status": RUNNING, "worker": self.worker, "place": self.place, "bank": bank}
-                statement = sa.update(schema.jobs).where(_j.id == row.id).values(**changes, attempts=_j.attempts + 1)
-                claimed.append(connection.execute(statement.returning(schema.jobs)).one())
+                statement = sa.update(tables.jobs).where(_j.id == row.id).values(**changes, attempts=_j.attempts + 1)
+                claimed.append(connection.execute(statement.returning(tables.jobs)).one())
                 again = row.status == RUNNING
                 add_event(connection, row.id, "a worker goes on with the job of one that died" if again else "started")
         if hopeless:
@@ -103,7 +103,7 @@ class Queue:
     def beat(self, jobs: Collection[int]) -> set[int]:
         """Show that this worker lives; return those of the jobs that are still its own."""
         with self._database.write() as connection:
-            statement = sa.update(schema.jobs).where(self._own(jobs)).values(beats=_j.beats + 1).returning(_j.id)
+            statement = sa.update(tables.jobs).where(self._own(jobs)).values(beats=_j.beats + 1).returning(_j.id)
             return set(connection.execute(statement).scalars())
 
     def own(self, jobs: Collection[int]) -> set[int]:
@@ -130,9 +130,9 @@ class Queue:
                     "step": sa.case((_j.step < step, step), else_=_j.step),
                     "estimated_finish": estimated_finish,
                 }
-                statement = sa.update(schema.jobs).where(self._own([job])).values(changes)
+                statement = sa.update(tables.jobs).where(self._own([job])).values(changes)
             else:
-                statement = sa.update(schema.jobs).where(self._own([job])).values(beats=_j.beats + 1)
+                statement = sa.update(tables.jobs).where(self._own([job])).values(beats=_j.beats + 1)
             if connection.execute(statement).rowcount:
                 add_event(connection, job, message, level=level, data=data)
 
@@ -179,7 +179,7 @@ class Queue:
         level: str = "info",
     ) -> None:
         values = {"status": status, "finished_at": now(), "estimated_finish": None, **changes}
-        connection.execute(sa.update(schema.jobs).where(_j.id == job).values(values))
+        connection.execute(sa.update(tables.jobs).where(_j.id == job).values(values))
         add_event(connection, job, message, level=level)
 
     def _own(self, jobs: Collection[int]) -> sa.ColumnElement[bool]:
@@ -189,12 +189,12 @@ class Queue:
         """The oldest job that waits here, and others on its base."""
         waits = sa.and_(_j.status == QUEUED, _j.place == self.place)
         oldest = sa.select(_j.base).where(waits).order_by(_j.id).limit(1).scalar_subquery()
-        statement = sa.select(schema.jobs).where(waits, _j.base == oldest).order_by(_j.id).limit(self._bank_size)
+        statement = sa.select(tables.jobs).where(waits, _j.base == oldest).order_by(_j.id).limit(self._bank_size)
         return list(connection.execute(statement.with_for_update(skip_locked=True)))
 
     def _orphans(self, connection: Connection) -> list[AnyRow]:
         """The jobs of one bank whose worker is dead, in the order in which it had them."""
-        statement = sa.select(schema.jobs).where(_j.status == RUNNING, _j.worker != self.worker, _j.place == self.place)
+        statement = sa.select(tables.jobs).where(_j.status == RUNNING, _j.worker != self.worker, _j.place == self.place)
         rows = list(connection.execute(statement.order_by(_j.id).with_for_update(skip_locked=True)))
         dead = [row for row in rows if self._is_dead(row)]
         if not dead:

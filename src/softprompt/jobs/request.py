@@ -11,12 +11,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from softprompt.config import TaskConfig, parse_config
 from softprompt.errors import ConfigError, FieldError, NameRefused, nearest
-from softprompt.form import Form
 from softprompt.jobs.rows import MOST_LABELS, Upload, infer_labels
 from softprompt.names import check_task
-from softprompt.rows import Row, canonical, hold_out
+from softprompt.tasks.config import TaskConfig, parse_config
+from softprompt.tasks.form import Form
+from softprompt.tasks.rows import Row, canonical, hold_out
 
 USUAL_RATE = float(TaskConfig.model_fields["learning_rate"].default)
 """The learning rate that a multiplier of 1 means."""
@@ -186,7 +186,7 @@ def _task_name(request: JobRequest, given: Any, filename: str) -> str:
     if suffix is not None and len(suffix) > LONGEST_SUFFIX:
         raise FieldError(f"suffix has {len(suffix)} characters; at most {LONGEST_SUFFIX} are taken", "suffix")
     if suffix is not None and given is not None and suffix != given:
-        raise FieldError(f"suffix says {suffix!r} and softprompt.task {given!r}; give the task one name", "suffix")
+        raise FieldError(f"suffix says {suffix!r} and softprompt.tasks.task {given!r}; give the task one name", "suffix")
     name = given if suffix is None else suffix
     if name is None:
         stem = filename.rsplit("/", 1)[-1].rsplit(".", 1)[0]

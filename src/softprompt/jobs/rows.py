@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from softprompt.errors import FieldError
-from softprompt.rows import Row, canonical, unique_keys
+from softprompt.tasks.rows import Row, canonical, unique_keys
 
 Shape = Literal["columns", "completion", "chat"]
 

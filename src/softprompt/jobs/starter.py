@@ -16,7 +16,7 @@ from softprompt.jobs.jobs import unfinished
 from softprompt.jobs.lock import WorkerLock
 
 if TYPE_CHECKING:
-    from softprompt.library import Library
+    from softprompt.library.library import Library
 
 log = logging.getLogger("softprompt.jobs")
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from softprompt.errors import RegistryError, StoreError
-from softprompt.jobs.files import Files
 from softprompt.jobs.jobs import unfinished
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.queue import STALE_SECONDS, Claim, Queue, checkpoints_of
+from softprompt.jobs.uploads import Files
 from softprompt.jobs.watch import fail
-from softprompt.library import Library
+from softprompt.library.library import Library
 
 if TYPE_CHECKING:
-    from softprompt.base import FrozenBase
+    from softprompt.bases.base import FrozenBase
 
 log = logging.getLogger("softprompt.jobs")
 
@@ -87,7 +87,7 @@ def trainer(dtype: str, device: str | None, every: float, quantization: str | No
     loaded: dict[str, FrozenBase] = {}
 
     def train(queue: Queue, claims: Sequence[Claim]) -> None:
-        from softprompt.base import FrozenBase
+        from softprompt.bases.base import FrozenBase
         from softprompt.jobs.bank import run_jobs
 
         source = claims[0].base

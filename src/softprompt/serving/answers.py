@@ -94,7 +94,7 @@ class ModelRow:
     """A model that clients may name."""
 
     id: str
-    """A task's name, or the base's; for `Live.model` the name that was asked for."""
+    """A task's name, or the base's; for `AsyncService.model` the name that was asked for."""
     task: str | None
     """None for the base."""
     version: int | None

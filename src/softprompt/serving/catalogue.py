@@ -12,8 +12,8 @@ from softprompt.serving.answers import ModelRow
 from softprompt.serving.router import meant_versions
 
 if TYPE_CHECKING:
-    from softprompt.base import FrozenBase
-    from softprompt.library import Library
+    from softprompt.bases.base import FrozenBase
+    from softprompt.library.library import Library
 
 
 def system_fingerprint(fingerprint: str, digest: str) -> str:

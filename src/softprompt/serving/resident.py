@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from softprompt.engines.protocol import Vectors
 from softprompt.errors import FingerprintMismatch
-from softprompt.form import Form
-from softprompt.prompt import SoftPrompt
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.form import Form
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from softprompt.base import FrozenBase
-    from softprompt.library import Library
-    from softprompt.records import Version
-    from softprompt.scoring import Labels
+    from softprompt.bases.base import FrozenBase
+    from softprompt.library.library import Library
+    from softprompt.model.label_scores import Labels
+    from softprompt.registry.records import Version
 
 
 @dataclass(frozen=True)

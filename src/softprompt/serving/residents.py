@@ -22,9 +22,9 @@ from softprompt.names import parse_ref
 from softprompt.serving.resident import Resident, load_resident
 
 if TYPE_CHECKING:
-    from softprompt.base import FrozenBase
-    from softprompt.library import Library
-    from softprompt.records import Version
+    from softprompt.bases.base import FrozenBase
+    from softprompt.library.library import Library
+    from softprompt.registry.records import Version
 
 _LOG = logging.getLogger(__name__)
 _UNKNOWN = 1024

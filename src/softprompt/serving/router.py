@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from softprompt.card import read_file
 from softprompt.errors import ConfigError, LibraryError, NotFound, PromptFileError, RegistryError
-from softprompt.lookup import PRODUCTION
+from softprompt.prompts.file import read_file
+from softprompt.registry.queries import PRODUCTION
 
 if TYPE_CHECKING:
-    from softprompt.library import Library
-    from softprompt.records import Entry
+    from softprompt.library.library import Library
+    from softprompt.registry.records import Entry
 
 _LOG = logging.getLogger(__name__)
 

@@ -1,192 +1,333 @@
-"""Answering requests: names of tasks to prompts of the library, rows of any mix of tasks through one frozen base."""
+"""The live service: names and texts in, jobs of an engine out. What HTTP, or anything asynchronous, calls."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from softprompt.base import FrozenBase
-from softprompt.engines.local import LocalEngine
+from softprompt.engines.protocol import (
+    NO_PROMPT,
+    Engine,
+    GenerateJob,
+    Job,
+    Piece,
+    Result,
+    Sampling,
+    ScoreJob,
+    Scores,
+    Vectors,
+)
 from softprompt.errors import ConfigError, DataError, EngineError
-from softprompt.form import Form
-from softprompt.serving.resident import Resident, load_resident
+from softprompt.serving.answers import (
+    Choice,
+    Classified,
+    Completion,
+    Head,
+    Message,
+    ModelRow,
+    Routed,
+    Stream,
+    deliver_to,
+)
+from softprompt.serving.auto import Nearest
+from softprompt.serving.catalogue import base_row, find_model, list_models, system_fingerprint
+from softprompt.serving.inputs import check_room, encode_inputs, fill_template, raw_input, say_conversation
+from softprompt.serving.monitor import Kind, Monitor, Watch
+from softprompt.serving.offline import check_text, choose_label
+from softprompt.serving.resident import Resident
+from softprompt.serving.residents import Residents
+from softprompt.serving.router import THRESHOLD
 
 if TYPE_CHECKING:
-    from softprompt.library import Library
-    from softprompt.records import Version
+    from softprompt.bases.base import FrozenBase
+    from softprompt.library.library import Library
+
+__all__ = [
+    "AUTO",
+    "AsyncService",
+    "Choice",
+    "Classified",
+    "Completion",
+    "Head",
+    "Message",
+    "ModelRow",
+    "Routed",
+    "Stream",
+]
+
+AUTO = "auto"
+"""The model that stands for the task nearest to the input. A task of this name is still reached as `auto@1`."""
+
+_INLINE = 2000
+"""Characters that are tokenised on the event loop, in well under a millisecond; more go to a thread."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """The answer to one text."""
+class _Chosen:
+    """What a request's model means."""
 
-    task: str
-    version: int
-    text: str
-    output: str
-    """The best label, or the generated text."""
-    scores: dict[str, float] | None
-    """Probability of each label; None for a task that generates."""
-    truncated: bool
-    """Whether the input had to be cut to fit the context."""
+    resident: Resident | None
+    """None for the base alone."""
+    routed: Routed | None
+
+    @property
+    def vectors(self) -> Vectors:
+        return NO_PROMPT if self.resident is None else self.resident.vectors
 
 
-class Service:
-    """Answers with the prompts of one library. Bases are loaded once, prompts once per version."""
+class AsyncService:
+    """Answers by name with the prompts of a library on one base, whoever the tenant. For use on one event loop.
 
-    def __init__(
-        self,
+    `model` is `task`, `task@3`, `task@production`, the base's own name for no prompt, or `auto`. All methods raise the
+    package's errors: `NotFound` and `NameRefused` (no such model), `FingerprintMismatch` (of another base), `DataError` and
+    `ConfigError` (what was asked cannot be), `ContextError`, `EngineBusy`, `EngineError`, `RegistryError`, `StoreError`.
+    A method that is cancelled gives up its jobs.
+    """
+
+    def __init__(self, residents: Residents, engine: Engine, monitor: Monitor, *, threshold: float, fresh_s: float) -> None:
+        self.residents, self.engine, self.monitor = residents, engine, monitor
+        self.base = residents.base
+        self.base_name = self.base.name
+        self.fingerprint = self.base.fingerprint
+        self._nearest = Nearest(residents, self._results, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s)
+        monitor.watch(engine.status, residents.status)
+
+    @classmethod
+    def open(
+        cls,
         library: Library,
+        base: FrozenBase,
+        engine: Engine,
         *,
-        base: FrozenBase | None = None,
-        dtype: str = "auto",
-        device: str | None = None,
-        quantization: str | None = None,
-    ) -> None:
-        """Serve a library; `base` spares loading it again where the caller holds it."""
-        self.library = library
-        self._loading: dict[str, Any] = {"dtype": dtype, "device": device, "quantization": quantization}
-        self._given = base
-        self._bases: dict[str, FrozenBase] = {}
-        self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
-
-    def predict(self, texts: Sequence[str], tasks: str | Sequence[str]) -> list[Prediction]:
-        """Answer texts, each with its own task, in shared batches.
+        max_bytes: int = 1 << 28,
+        max_prompts: int = 10_000,
+        fresh_s: float = 1.0,
+        threshold: float | None = None,
+        monitor: Monitor | None = None,
+    ) -> AsyncService:
+        """Serve a library's prompts of one base.
 
         Args:
-            texts: inputs; for a template with several columns, JSON objects.
-            tasks: a task for each text (`task`, `task@3` or `task@production`), or one for all.
+            library: any tenant's; the others are reached from it.
+            base: what the engine runs.
+            engine: where jobs go; the caller stops it.
+            max_bytes: bound on the vectors held, over all tenants.
+            max_prompts: bound on the prompts held.
+            fresh_s: seconds after which the registry is asked again.
+            threshold: nearness below which `auto` abstains; by default one that was measured.
+            monitor: where to count; by default a new one.
+        """
+        residents = Residents(library, base, max_bytes=max_bytes, max_prompts=max_prompts, fresh_s=fresh_s)
+        least = THRESHOLD if threshold is None else threshold
+        return cls(residents, engine, monitor or Monitor(), threshold=least, fresh_s=fresh_s)
+
+    async def models(self, tenant: str) -> list[ModelRow]:
+        """The base, and a tenant's tasks that have versions on it, by name."""
+        rows = await asyncio.to_thread(list_models, self.residents.tenant_library(tenant), self.fingerprint)
+        return [base_row(self.base), *rows]
+
+    async def model(self, tenant: str, name: str) -> ModelRow:
+        """One model, by any name that requests may use but `auto`."""
+        if name == self.base_name:
+            return base_row(self.base)
+        return await asyncio.to_thread(find_model, self.residents.tenant_library(tenant), self.base, name)
+
+    async def complete(self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling) -> Completion:
+        """Continue raw text or token ids, without a template."""
+        return await (await self.stream(tenant, model, given, sampling)).whole()
+
+    async def stream(self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling) -> Stream:
+        """The same piece by piece. What can be refused is refused here, before the first piece."""
+        async with self._watched(tenant, "completion") as watch:
+            ids = await self._raw_ids(given)
+            chosen = await self._choose(tenant, model, [ids], watch)
+            check_room(self.base, len(chosen.vectors), len(ids), sampling.max_tokens)
+            return self._generate(chosen, ids, sampling, watch)
+
+    async def chat(
+        self, tenant: str, model: str, messages: Sequence[Message], sampling: Sampling, *, own_bound: bool = False
+    ) -> Completion:
+        """Answer a conversation: through the task's template, or for the base its tokenizer's chat template.
+
+        A task with labels answers with the likeliest. With `own_bound` a task that generates keeps to its own bound, and
+        `sampling.max_tokens` counts for the base alone, as far as there is room.
+        """
+        return await (await self.stream_chat(tenant, model, messages, sampling, own_bound=own_bound)).whole()
+
+    async def stream_chat(
+        self, tenant: str, model: str, messages: Sequence[Message], sampling: Sampling, *, own_bound: bool = False
+    ) -> Stream:
+        """The same piece by piece."""
+        async with self._watched(tenant, "chat") as watch:
+            joined = "\n".join(message.content for message in messages)
+            check_text(joined, "the conversation")
+            raw = await self._raw_inputs([joined]) if model == AUTO else []
+            chosen = await self._choose(tenant, model, raw, watch)
+            resident = chosen.resident
+            if resident is None:
+                ids = await self._raw_ids(say_conversation(self.base, messages))
+            else:
+                ids = await self._raw_ids(fill_template(resident.form, joined))
+                if resident.labels is not None:
+                    if sampling.logprobs is not None:
+                        raise ConfigError(
+                            f"task {resident.task!r} answers with one of its labels, which has no logprobs of tokens; "
+                            "/v1/classify gives the probability of each label"
+                        )
+                    return await self._best_label(chosen, resident, ids, watch)
+            bound = sampling.max_tokens if resident is None or not own_bound else resident.form.max_new_tokens
+            if own_bound and self.base.context is not None:
+                bound = max(1, min(bound, self.base.context - len(chosen.vectors) - len(ids)))
+            check_room(self.base, len(chosen.vectors), len(ids), bound)
+            return self._generate(chosen, ids, replace(sampling, max_tokens=bound), watch, strip=resident is not None)
+
+    async def classify(self, tenant: str, model: str, inputs: Sequence[str]) -> Classified:
+        """The likeliest label of each input, through the task's template; inputs too long are cut and counted."""
+        async with self._watched(tenant, "classify") as watch:
+            if not inputs:
+                raise DataError("there is no input; give one text or more")
+            chosen = await self._choose(tenant, model, await self._raw_inputs(inputs) if model == AUTO else [], watch)
+            resident = chosen.resident
+            if resident is None:
+                raise ConfigError(f"{model!r} is the base, which has no labels; name a task with labels as `model`")
+            if resident.labels is None:
+                raise ConfigError(
+                    f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
+                    "/v1/chat/completions, or name a task with labels"
+                )
+            size = sum(map(len, inputs)) + _INLINE // 8 * len(inputs)
+            encoded = await self._off_loop(size, lambda: encode_inputs(self.base, resident, inputs))
+            tokens = sum(len(ids) for ids, _ in encoded)
+            told = await self._results([ScoreJob(resident.vectors, ids, resident.labels) for ids, _ in encoded])
+            watch.taken(tokens)
+            rows = []
+            for result, (_, cut) in zip(told, encoded, strict=True):
+                label, scores = choose_label(resident.form, _values(result))
+                rows.append(Choice(label, scores, cut))
+            watch.told()
+            watch.done()
+            return Classified(self._head(chosen, tokens), tuple(rows))
+
+    def close(self) -> None:
+        """Stop the threads. The engine and the library are the caller's."""
+        self.residents.close()
+
+    @asynccontextmanager
+    async def _watched(self, tenant: str, kind: Kind) -> AsyncIterator[Watch]:
+        watch = self.monitor.begin(tenant, kind)
+        try:
+            yield watch
+        except BaseException as error:
+            watch.failed(error)
+            raise
+
+    async def _off_loop(self, size: int, work: Callable[[], T]) -> T:
+        return work() if size <= _INLINE else await asyncio.to_thread(work)
+
+    async def _raw_ids(self, given: str | Sequence[int]) -> tuple[int, ...]:
+        """Token ids of raw text, or those given, checked."""
+        if isinstance(given, str):
+            if not given:
+                raise DataError("the input is empty; give some text")
+            check_text(given, "the input", blank=True)
+            (ids,) = await self._off_loop(len(given), lambda: self.base.encode([given]))
+        else:
+            ids = list(given)
+            size = int(self.base.embedding.weight.shape[0])
+            wrong = next((token for token in ids if not 0 <= token < size), None)
+            if wrong is not None:
+                raise DataError(f"token id {wrong} is not in the vocabulary of {self.base_name}: 0 to {size - 1}")
+        if not ids:
+            raise DataError("the input has no tokens; give some text")
+        return tuple(ids)
+
+    async def _raw_inputs(self, inputs: Sequence[str]) -> list[tuple[int, ...]]:
+        """Inputs of a classification as a request without a template would say them."""
+        return [await self._raw_ids(raw_input(text)) for text in inputs]
+
+    async def _choose(self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch) -> _Chosen:
+        """What `model` means; for `auto`, by the raw inputs."""
+        routed = None
+        if model == self.base_name:
+            watch.found(None)
+            return _Chosen(None, None)
+        if model == AUTO:
+            route = await self._nearest.choose(tenant, raw)
+            model, routed = route.task, Routed(route.task, route.score)
+        resident = await self.residents.aget(model, tenant)
+        watch.found(resident.task)
+        return _Chosen(resident, routed)
+
+    def _head(self, chosen: _Chosen, input_tokens: int) -> Head:
+        resident = chosen.resident
+        return Head(
+            model=self.base_name if resident is None else resident.ref,
+            task=None if resident is None else resident.task,
+            version=None if resident is None else resident.version,
+            system_fingerprint=system_fingerprint(self.fingerprint, chosen.vectors.digest),
+            virtual_tokens=len(chosen.vectors),
+            input_tokens=input_tokens,
+            routed=chosen.routed,
+        )
+
+    def _generate(
+        self, chosen: _Chosen, ids: Sequence[int], sampling: Sampling, watch: Watch, *, strip: bool = False
+    ) -> Stream:
+        stream = Stream(self._head(chosen, len(ids)), watch, strip=strip)
+        ticket = self.engine.submit(GenerateJob(chosen.vectors, tuple(ids), sampling), stream.deliver)
+        watch.taken(len(ids))
+        return stream.runs(ticket)
+
+    async def _best_label(self, chosen: _Chosen, resident: Resident, ids: tuple[int, ...], watch: Watch) -> Stream:
+        """The likeliest label as an answer of one piece."""
+        assert resident.labels is not None
+        check_room(self.base, len(chosen.vectors), len(ids), max(map(len, resident.labels)))
+        (told,) = await self._results([ScoreJob(resident.vectors, ids, resident.labels)])
+        watch.taken(len(ids))
+        label, _ = choose_label(resident.form, _values(told))
+        stream = Stream(self._head(chosen, len(ids)), watch)
+        assert resident.form.labels is not None
+        tokens = len(resident.labels[resident.form.labels.index(label)])
+        stream.deliver(Piece(label, finish="stop", count=tokens))
+        return stream
+
+    async def _results(self, jobs: Sequence[Job]) -> list[Result]:
+        """One result for each job, handed in together; when this is cancelled, or one fails, the others are given up.
 
         Raises:
-            NotFound: no such task, version or alias.
-            FingerprintMismatch: a prompt was made for another base than its version names.
-            DataError: a text is empty or lacks a column.
-            EngineError: the base gave no numbers to choose a label by.
+            EngineBusy, EngineError, ContextError, ConfigError: as the engine's.
         """
-        if isinstance(texts, str):
-            raise ConfigError("texts is one string; give a list of texts")
-        refs = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
-        if len(refs) != len(texts):
-            raise ConfigError(f"{len(texts)} texts need {len(texts)} tasks, or one for all; {len(refs)} were given")
-        versions = {ref: self.library.resolve(ref) for ref in dict.fromkeys(refs)}
-        answers: list[Prediction | None] = [None] * len(texts)
-        for source in dict.fromkeys(version.base for version in versions.values()):
-            rows = [index for index, ref in enumerate(refs) if versions[ref].base == source]
-            base = self._base(source)
-            residents = {ref: self._resident(version, base) for ref, version in versions.items() if version.base == source}
-            told = _answer(base, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
-            for index, prediction in zip(rows, told, strict=True):
-                answers[index] = prediction
-        return [answer for answer in answers if answer is not None]
-
-    def _base(self, source: str) -> FrozenBase:
-        if self._given is not None:
-            return self._given
-        if source not in self._bases:
-            self._bases[source] = FrozenBase.load(source, **self._loading)
-        return self._bases[source]
-
-    def _resident(self, version: Version, base: FrozenBase) -> Resident:
-        key = (version.digest, base.fingerprint)
-        if key not in self._residents:
-            self._residents[key] = load_resident(self.library, version, base)
-        return replace(self._residents[key], task=version.task, version=version.number)
-
-
-def _answer(base: FrozenBase, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
-    engine = LocalEngine(base)
-    distinct = list({resident.digest: resident for resident in residents}.values())
-    places = {resident.digest: place for place, resident in enumerate(distinct)}
-    vectors = [resident.tensor for resident in distinct]
-    which = [places[resident.digest] for resident in residents]
-    inputs: list[list[int]] = []
-    cut: list[bool] = []
-    for resident, text in zip(residents, texts, strict=True):
-        check_text(text, f"an input for task {resident.form.task!r}")
-        row = resident.form.row_of(text)
-        encoded = resident.form.encode_inputs(base, [row], len(resident.vectors), where="input")
-        inputs += encoded.ids
-        cut.append(encoded.truncated > 0)
-    outputs = [""] * len(texts)
-    scores: list[dict[str, float] | None] = [None] * len(texts)
-    labelled = [i for i, resident in enumerate(residents) if resident.labels is not None]
-    if labelled:
-        chosen = [residents[i].labels or () for i in labelled]
-        scored = engine.score(vectors, [which[i] for i in labelled], [inputs[i] for i in labelled], chosen)
-        for index, row_scores in zip(labelled, scored, strict=True):
-            outputs[index], scores[index] = choose_label(residents[index].form, row_scores)
-    told = [i for i, resident in enumerate(residents) if resident.labels is None]
-    if told:
-        bounds = [residents[i].form.max_new_tokens for i in told]
-        generated = engine.generate(vectors, [which[i] for i in told], [inputs[i] for i in told], bounds)
-        for index, ids in zip(told, generated, strict=True):
-            outputs[index] = base.decode(ids).strip()
-    return [
-        Prediction(resident.form.task, resident.version, text, output, score, truncated)
-        for resident, text, output, score, truncated in zip(residents, texts, outputs, scores, cut, strict=True)
-    ]
-
-
-def check_text(text: str, what: str, *, blank: bool = False) -> None:
-    """Refuse what is no text or has no content, and half characters, which Python makes of bytes that are not UTF-8.
-
-    Args:
-        what: the text's name for messages.
-        blank: whether white space is content.
-
-    Raises:
-        DataError: it is refused.
-    """
-    if not isinstance(text, str):
-        raise DataError(f"{what} is {type(text).__name__}, not text; give a string")
-    if not blank and not text.strip():
-        raise DataError(f"{what} is empty; give some text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        shown = text[max(0, error.start - 20) : error.end + 20]
-        raise DataError(f"{what} is not valid Unicode text (near {shown!r}); send UTF-8") from None
-
-
-def choose_label(form: Form, scores: Sequence[float]) -> tuple[str, dict[str, float]]:
-    """The likeliest label, the first among equals, and the probability of each, from summed log-probabilities.
-
-    Raises:
-        EngineError: they are no numbers.
-    """
-    assert form.labels is not None
-    if any(map(math.isnan, scores)) or max(scores) == -math.inf:
-        raise EngineError(
-            f"the labels of task {form.task!r} got no numbers from the base; its prompt may be damaged, or the base needs a "
-            "wider dtype (--dtype float32)"
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in jobs]
+        tickets = self.engine.submit_all(
+            [(job, deliver_to(loop, _settle(future))) for job, future in zip(jobs, futures, strict=True)]
         )
-    probabilities = dict(zip(form.labels, softmax(scores), strict=True))
-    return max(form.labels, key=lambda label: probabilities[label]), probabilities
+        try:
+            return list(await asyncio.gather(*futures))
+        except BaseException:
+            for ticket in tickets:
+                ticket.cancel()
+            raise
 
 
-def softmax(scores: Sequence[float]) -> list[float]:
-    """Softmax over a few scores, in double precision."""
-    top = max(scores)
-    weights = [math.exp(score - top) for score in scores]
-    return [weight / sum(weights) for weight in weights]
+def _settle(future: asyncio.Future[Result]) -> Callable[[Result], None]:
+    def settle(result: Result) -> None:
+        if future.done():
+            return
+        if isinstance(result, EngineError):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    return settle
 
 
-def predict(
-    texts: Sequence[str],
-    tasks: str | Sequence[str],
-    *,
-    library: Library | None = None,
-    dtype: str = "auto",
-    device: str | None = None,
-    quantization: str | None = None,
-) -> list[Prediction]:
-    """Answer texts with prompts of a library (by default the one in the current home). See :meth:`Service.predict`.
-
-    To answer more than once, keep a :class:`Service`: it loads the base once.
-    """
-    from softprompt.library import Library
-
-    service = Service(library or Library.open(), dtype=dtype, device=device, quantization=quantization)
-    return service.predict(texts, tasks)
+def _values(result: Result) -> Sequence[float]:
+    if not isinstance(result, Scores):
+        raise EngineError(f"the engine answered a scoring with {type(result).__name__}")
+    return result.values

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from softprompt.card import digest_of
 from softprompt.errors import StoreError
+from softprompt.prompts.file import digest_of
 
 
 class Store(Protocol):

@@ -16,9 +16,9 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
-from softprompt.card import digest_of
 from softprompt.errors import NotFound, StoreError
 from softprompt.names import check_digest, hide_password, is_digest
+from softprompt.prompts.file import digest_of
 from softprompt.stores.base import MEND
 
 REQUEST_SECONDS = 30

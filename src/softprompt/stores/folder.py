@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from softprompt.card import digest_of
 from softprompt.errors import NotFound, StoreError
 from softprompt.names import check_digest, is_digest
+from softprompt.prompts.file import digest_of
 from softprompt.stores.base import MEND
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from softprompt.card import digest_of
 from softprompt.errors import NotFound
 from softprompt.names import check_digest
+from softprompt.prompts.file import digest_of
 
 
 class MemoryStore:

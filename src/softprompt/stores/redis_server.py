@@ -11,9 +11,9 @@ try:
 except ModuleNotFoundError:
     redis = None  # type: ignore[assignment]
 
-from softprompt.card import digest_of
 from softprompt.errors import NotFound, StoreError
 from softprompt.names import check_digest, hide_password, is_digest
+from softprompt.prompts.file import digest_of
 from softprompt.stores.base import MEND
 
 PREFIX = "softprompt:blob:"

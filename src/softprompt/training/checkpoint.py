@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from softprompt.base import FrozenBase
-from softprompt.evaluation import Report
+from softprompt.bases.base import FrozenBase
+from softprompt.evaluation.evaluate import Report
 from softprompt.progress import Progress
-from softprompt.rows import digest_rows
+from softprompt.tasks.rows import digest_rows
 from softprompt.training.bank import Bank
 from softprompt.training.parallel import Group
 from softprompt.training.run import Run

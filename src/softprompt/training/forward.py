@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from softprompt.base import FrozenBase
-from softprompt.prefix import Prefix, compute_prefix, lays_lines, logits_at, shares_prefix
-from softprompt.scoring import Labels, label_contexts, plan_labels
-from softprompt.splice import Stack, chunk_by_length, chunk_by_prompt, common_head, extend_stack, row_size
-from softprompt.training.memory import recomputing
+from softprompt.bases.base import FrozenBase
+from softprompt.model.label_scores import Labels, label_contexts, plan_labels
+from softprompt.model.prefix import Prefix, compute_prefix, lays_lines, logits_at, shares_prefix
+from softprompt.model.splice import Stack, chunk_by_length, chunk_by_prompt, common_head, extend_stack, row_size
 from softprompt.training.objectives import label_scoring, language_modelling
+from softprompt.training.recompute import recomputing
 
 TOKEN_BUDGET = 2048
 """Padded tokens of a chunk. Bounds memory; on a CPU larger chunks are slower, for they leave its caches."""

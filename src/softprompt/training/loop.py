@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from softprompt.base import FrozenBase
-from softprompt.engines.local import LocalEngine, out_of_memory
+from softprompt.bases.base import FrozenBase
+from softprompt.engines.offline import OfflineEngine, out_of_memory
 from softprompt.errors import TrainingError
-from softprompt.evaluation import Report, Trial, evaluate
+from softprompt.evaluation.evaluate import Report, Trial, evaluate
+from softprompt.model.splice import Stack, stack_padded
 from softprompt.progress import Progress, Silent
-from softprompt.splice import Stack, stack_padded
 from softprompt.training.bank import Bank
 from softprompt.training.checkpoint import Keeper
 from softprompt.training.forward import TOKEN_BUDGET, Example, losses_and_gradient
@@ -40,7 +40,7 @@ def train_bank(
     """
     group = group or Group()
     progress = progress or Silent()
-    engine = LocalEngine(base, warn=progress.warn)
+    engine = OfflineEngine(base, warn=progress.warn)
     stepper = _Stepper(base, progress, group)
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], base.device)
     if keeper is not None and keeper.restore(bank, runs, group) and on_step:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from softprompt.scoring import LabelPlan
+from softprompt.model.label_scores import LabelPlan
 
 
 def label_scoring(plan: LabelPlan, logits_NV: Tensor, choices: Sequence[int]) -> Tensor:

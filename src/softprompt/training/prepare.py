@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from softprompt import initialize
-from softprompt.base import FrozenBase
-from softprompt.config import TaskConfig
+from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
 from softprompt.names import check_task
 from softprompt.progress import Progress
-from softprompt.prompt import SoftPrompt
-from softprompt.task import Examples, Task
+from softprompt.prompts import initialize
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.task import Examples, Task
 from softprompt.training.reparameterize import weight_rows
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
-    from softprompt.library import Library
+    from softprompt.library.library import Library
 
 TaskLike = Task | TaskConfig | Mapping[str, Any] | str | os.PathLike[str]
 

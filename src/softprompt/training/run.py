@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from softprompt.config import TaskConfig
-from softprompt.evaluation import Report
-from softprompt.schedule import rate_at, steps_per_epoch, total_steps
-from softprompt.scoring import Labels
-from softprompt.task import Examples, Task
+from softprompt.evaluation.evaluate import Report
+from softprompt.model.label_scores import Labels
+from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Rule
 from softprompt.training.forward import Example
 from softprompt.training.reparameterize import Network
+from softprompt.training.schedule import rate_at, steps_per_epoch, total_steps
 
 
 @dataclass

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softprompt.base import FrozenBase
+from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError, TrainingError
 from softprompt.progress import Progress, Silent
 from softprompt.training.checkpoint import Keeper
@@ -24,7 +24,7 @@ from softprompt.training.run import Run
 from softprompt.training.tune import Tuned, finish, judge_runs, make_prompt, measure_baselines
 
 if TYPE_CHECKING:
-    from softprompt.library import Library
+    from softprompt.library.library import Library
 
 RUNGS = (0.25, 0.5)
 """Shares of a candidate's steps at which the worse half is dropped."""

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softprompt.base import FrozenBase
-from softprompt.card import Card
-from softprompt.embedding import centroid_of, raw_text
-from softprompt.engines.local import LocalEngine
+from softprompt.bases.base import FrozenBase
+from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ContextError, TrainingError
-from softprompt.evaluation import Report, Trial, evaluate
-from softprompt.form import form_fields
-from softprompt.metrics import measure
+from softprompt.evaluation.evaluate import Report, Trial, evaluate
+from softprompt.evaluation.metrics import measure
+from softprompt.model.embedding import centroid_of, raw_text
 from softprompt.progress import Mute, Progress, Silent
-from softprompt.prompt import SoftPrompt
-from softprompt.task import Examples, Task
+from softprompt.prompts.card import Card
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.form import form_fields
+from softprompt.tasks.task import Examples, Task
 from softprompt.training.checkpoint import Keeper
 from softprompt.training.loop import train_bank
 from softprompt.training.parallel import Group
@@ -33,7 +33,7 @@ from softprompt.training.run import Run
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-    from softprompt.library import Library, Version
+    from softprompt.library.library import Library, Version
 
 BARELY = 0.02
 """A prompt that has moved by less than this share of its start's length has barely moved."""
@@ -155,7 +155,7 @@ def judge_runs(base: FrozenBase, runs: Sequence[Run], tests: Sequence[Examples],
     """Judge each run's best vectors on its test rows."""
     trials = [Trial(run.task.form, _best(run).to(base.dtype), test) for run, test in zip(runs, tests, strict=True)]
     with progress.stage("test", sum(len(trial.examples) for trial in trials)) as advance:
-        return evaluate(LocalEngine(base, warn=progress.warn), trials, lambda rows: advance(rows, ""))
+        return evaluate(OfflineEngine(base, warn=progress.warn), trials, lambda rows: advance(rows, ""))
 
 
 def measure_baselines(
@@ -169,7 +169,7 @@ def measure_baselines(
         asked = _ask(base, run.task, progress)
         trials += [Trial(form, nothing_PD, asked), Trial(form, run.start_PD.to(base.dtype), test)]
     with progress.stage("baselines", sum(len(trial.examples) for trial in trials)) as advance:
-        reports = evaluate(LocalEngine(base, warn=progress.warn), trials, lambda rows: advance(rows, ""))
+        reports = evaluate(OfflineEngine(base, warn=progress.warn), trials, lambda rows: advance(rows, ""))
     scores = []
     for index, (run, test) in enumerate(zip(runs, tests, strict=True)):
         constant = [run.task.majority()] * len(test)

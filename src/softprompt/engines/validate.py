@@ -1,0 +1,82 @@
+"""Jobs as they come in: checked against the base before they are queued, with what they will take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from softprompt.bases.base import FrozenBase
+from softprompt.engines.batch import score_size, scores_in_lines
+from softprompt.engines.protocol import Deliver, EmbedJob, GenerateJob, Job, Sampling, ScoreJob
+from softprompt.engines.scheduler import Work
+from softprompt.errors import ContextError, EngineError
+
+
+class Validator:
+    """What a base can take. Its numbers are read once: a job is checked on its caller's time."""
+
+    def __init__(self, base: FrozenBase) -> None:
+        self._base = base
+        self.name = base.name
+        self.context = base.context
+        self.vocabulary, self.width = base.embedding.weight.shape
+
+    def plan(self, job: Job, deliver: Deliver) -> Work:
+        """A job with what it takes: tokens of its first pass, columns of its row.
+
+        Raises:
+            ContextError: prompt and input (and one token, or the longest label) do not fit the context.
+            EngineError: it is no job for this base.
+        """
+        count = len(job.input)
+        if not count:
+            raise EngineError("the input has no tokens; an engine needs at least one")
+        self._check_ids(job.input)
+        if isinstance(job, EmbedJob):
+            self._check_context(0, count, 0, "output")
+            return Work(job, deliver, count)
+        prompt = self._prompt_length(job)
+        if isinstance(job, ScoreJob):
+            if not job.labels or not all(job.labels):
+                raise EngineError("a job that scores needs labels, each of at least one token")
+            for label in job.labels:
+                self._check_ids(label)
+            self._check_context(prompt, count, max(map(len, job.labels)), "the longest label")
+            length, rows = score_size(job, scores_in_lines(self._base, job))
+            return Work(job, deliver, length * rows)
+        _check_sampling(job.sampling)
+        self._check_context(prompt, count, 1, "a first token of output")
+        columns = prompt + count + job.sampling.max_tokens
+        return Work(job, deliver, count, columns if self.context is None else min(columns, self.context))
+
+    def _check_context(self, prompt: int, count: int, output: int, what: str) -> None:
+        if self.context is not None and prompt + count + output > self.context:
+            raise ContextError(
+                f"{prompt} virtual tokens, {count} tokens of input and {output} of {what} do not fit the context of "
+                f"{self.name} ({self.context} tokens); shorten the input"
+            )
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if min(ids) < 0 or max(ids) >= self.vocabulary:
+            raise EngineError(f"token ids must lie between 0 and {self.vocabulary - 1}; {min(ids)} to {max(ids)} were given")
+
+    def _prompt_length(self, job: GenerateJob | ScoreJob) -> int:
+        if job.prompt.vectors_PD is None:
+            return 0
+        shape = job.prompt.vectors_PD.shape
+        if len(shape) != 2 or shape[1] != self.width:
+            found = " x ".join(map(str, shape))
+            raise EngineError(f"prompt {job.prompt.digest[:12]} is {found}; {self.name} takes vectors of width {self.width}")
+        return shape[0]
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    if sampling.max_tokens < 1:
+        raise EngineError(f"max_tokens must be at least 1; {sampling.max_tokens} was given")
+    if not 0 <= sampling.temperature < float("inf"):
+        raise EngineError(f"temperature must be 0 or more; {sampling.temperature} was given")
+    if not 0 < sampling.top_p <= 1:
+        raise EngineError(f"top_p must be above 0 and at most 1; {sampling.top_p} was given")
+    if sampling.top_k < 0:
+        raise EngineError(f"top_k must be 0 (all) or more; {sampling.top_k} was given")
+    if sampling.logprobs is not None and sampling.logprobs < 0:
+        raise EngineError(f"logprobs must be 0 or more; {sampling.logprobs} was given")

@@ -1,0 +1,91 @@
+"""Judging prompts: predictions of many prompts in mixed batches, and their scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from softprompt.engines.offline import OfflineEngine, Progress
+from softprompt.evaluation.metrics import measure
+from softprompt.tasks.form import Form
+from softprompt.tasks.task import Examples
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A prompt and the rows it is judged on."""
+
+    form: Form
+    vectors_PD: Tensor
+    """P x D; 0 x D for no prompt."""
+    examples: Examples
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a trial."""
+
+    metric: str
+    value: float
+    rows: int
+    loss: float
+    """Mean negative log-probability of the right label among the labels; NaN for tasks that generate."""
+    predictions: list[str]
+
+    def better_than(self, other: Report | None) -> bool:
+        """By the metric, then by the loss."""
+        if other is None or self.value != other.value:
+            return other is None or self.value > other.value
+        return self.loss < other.loss
+
+
+def evaluate(engine: OfflineEngine, trials: Sequence[Trial], progress: Progress | None = None) -> list[Report]:
+    """Judge all trials, their rows mixed in shared batches: one pass for tasks with labels, one for those that generate."""
+    predictions: list[list[str]] = [[""] * len(trial.examples) for trial in trials]
+    losses: list[list[float]] = [[] for _ in trials]
+    prompts = [trial.vectors_PD for trial in trials]
+    labelled = [(t, row) for t, trial in enumerate(trials) if trial.form.labels for row in range(len(trial.examples))]
+    told = [(t, row) for t, trial in enumerate(trials) if not trial.form.labels for row in range(len(trial.examples))]
+    if labelled:
+        label_ids = {t: trials[t].form.encode_labels(engine.base) for t in {t for t, _ in labelled}}
+        scores = engine.score(
+            prompts,
+            [t for t, _ in labelled],
+            [trials[t].examples.inputs[row] for t, row in labelled],
+            [label_ids[t] for t, _ in labelled],
+            progress,
+        )
+        for (t, row), scored in zip(labelled, scores, strict=True):
+            labels = trials[t].form.labels or ()
+            predictions[t][row] = labels[max(range(len(scored)), key=scored.__getitem__)]
+            losses[t].append(-log_softmax(scored)[trials[t].examples.choices[row]])
+    if told:
+        texts = engine.generate(
+            prompts,
+            [t for t, _ in told],
+            [trials[t].examples.inputs[row] for t, row in told],
+            [trials[t].form.max_new_tokens for t, _ in told],
+            progress,
+        )
+        for (t, row), ids in zip(told, texts, strict=True):
+            predictions[t][row] = engine.base.decode(ids).strip()
+    return [
+        Report(
+            metric=trial.form.metric,
+            value=measure(trial.form.metric, predicted, trial.examples.answers),
+            rows=len(trial.examples),
+            loss=sum(lost) / len(lost) if lost else math.nan,
+            predictions=predicted,
+        )
+        for trial, predicted, lost in zip(trials, predictions, losses, strict=True)
+    ]
+
+
+def log_softmax(scores: Sequence[float]) -> list[float]:
+    """Log-softmax over a few scores, in double precision."""
+    top = max(scores)
+    total = top + math.log(sum(math.exp(score - top) for score in scores))
+    return [score - total for score in scores]

@@ -1,0 +1,179 @@
+"""Uploaded files of a tenant: rows in the registry, bytes in the home by their digest. No torch.
+
+Bytes are stored before the row that names them and deleted after it, under the lock of their digest, so no row ever
+names bytes that were not stored.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from softprompt.errors import FieldError, NotFound
+from softprompt.jobs.rows import read_upload
+from softprompt.prompts.file import digest_of
+from softprompt.registry import queries, tables
+from softprompt.registry.queries import AnyRow
+from softprompt.registry.records import now
+from softprompt.stores import FolderStore, read_verified
+
+if TYPE_CHECKING:
+    from softprompt.library.library import Library
+
+TRAINING = "fine-tune"
+RESULTS = "fine-tune-results"
+"""What files are for: uploads to train from, and what a training leaves."""
+
+MOST_BYTES = 100 * 2**20
+"""Size of the largest upload, unless told otherwise."""
+
+LONGEST_FILENAME = 512
+
+_f = tables.files.c
+
+
+@dataclass(frozen=True)
+class File:
+    """An uploaded file."""
+
+    name: str
+    """Its id: `file-...`."""
+    filename: str
+    """What the client calls it."""
+    purpose: str
+    digest: str
+    bytes: int
+    created_at: str
+
+
+class Files:
+    """One tenant's files. Safe to share between threads."""
+
+    def __init__(self, library: Library, *, most_bytes: int = MOST_BYTES) -> None:
+        self.library = library
+        self.most_bytes = most_bytes
+        self.store = FolderStore(library.home / "files")
+        self._database = library.registry.database
+
+    @property
+    def tenant(self) -> str:
+        """Whose files these are."""
+        return self.library.tenant
+
+    def add(self, data: bytes, filename: str, purpose: str = TRAINING) -> File:
+        """Check an upload and keep it.
+
+        Raises:
+            FieldError: another purpose, no usable name, too large, or a line is no row; nothing is kept.
+            StoreError: it cannot be written; nothing is kept.
+        """
+        if purpose != TRAINING:
+            raise FieldError(f"purpose {purpose!r} is refused: files are taken for {TRAINING!r} alone", "purpose")
+        if not filename or len(filename) > LONGEST_FILENAME or not filename.isprintable():
+            raise FieldError(
+                f"a filename has 1 to {LONGEST_FILENAME} printable characters, and this has {len(filename)}", "file"
+            )
+        if len(data) > self.most_bytes:
+            raise FieldError(f"{filename}: {len(data)} bytes, and at most {self.most_bytes} are taken; split it", "file")
+        read_upload(data, filename)
+        file = self._make(data, filename, purpose)
+        self.store.put(data)
+        with self._database.write() as connection:
+            self._database.lock_digest(connection, file.digest)
+            if not self.store.has(file.digest):  # deleted since: no row named it yet
+                self.store.put(data)
+            self._insert(connection, file)
+        return file
+
+    def add_result(self, connection: Connection, data: bytes, filename: str) -> File:
+        """Keep what a training leaves, in the caller's transaction; its bytes are put here."""
+        file = self._make(data, filename, RESULTS)
+        self._database.lock_digest(connection, file.digest)
+        self.store.put(data)
+        self._insert(connection, file)
+        return file
+
+    def page(
+        self, *, purpose: str | None = None, after: str | None = None, limit: int = 100, newest_first: bool = True
+    ) -> tuple[list[File], bool]:
+        """A page of files, and whether there are more behind it.
+
+        Raises:
+            NotFound: `after` names no file.
+        """
+        statement = sa.select(tables.files).where(_f.tenant == self.tenant)
+        if purpose not in (None, TRAINING, RESULTS):
+            return [], False
+        if purpose is not None:
+            statement = statement.where(_f.purpose == purpose)
+        with self._database.read() as connection:
+            if after is not None:
+                edge = self._row(connection, after).id
+                statement = statement.where(_f.id < edge if newest_first else _f.id > edge)
+            statement = statement.order_by(_f.id.desc() if newest_first else _f.id).limit(limit + 1)
+            rows = connection.execute(statement).fetchall()
+        return [_file(row) for row in rows[:limit]], len(rows) > limit
+
+    def get(self, name: str) -> File:
+        """A file by its id.
+
+        Raises:
+            NotFound: this tenant has none.
+        """
+        with self._database.read() as connection:
+            return _file(self._row(connection, name))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file, checked.
+
+        Raises:
+            NotFound: this tenant has no such file, or its bytes are not in this home.
+            StoreError: they are altered or cannot be read.
+        """
+        return self.read_bytes(self.get(name))
+
+    def read_bytes(self, file: File) -> bytes:
+        """The bytes of a file that was found already; raises as `read` does."""
+        try:
+            return read_verified(self.store, file.digest)
+        except NotFound:
+            raise NotFound(f"the bytes of file {file.name!r} are not in {self.store.shown}; upload it again") from None
+
+    def delete(self, name: str) -> None:
+        """Delete a file for good; a job that still waits for it will fail.
+
+        Raises:
+            NotFound: this tenant has none.
+        """
+        with self._database.write() as connection:
+            row = self._row(connection, name)
+            self._database.lock_digest(connection, row.digest)
+            connection.execute(sa.delete(tables.files).where(_f.id == row.id))
+        with self._database.write() as connection:
+            self._database.lock_digest(connection, row.digest)
+            named = connection.execute(sa.select(_f.id).where(_f.digest == row.digest).limit(1)).first()
+            if named is None:
+                self.store.delete(row.digest)
+
+    def _row(self, connection: Connection, name: str) -> AnyRow:
+        statement = sa.select(tables.files).where(_f.tenant == self.tenant, _f.name == name)
+        row = connection.execute(statement).first() if name.isprintable() else None  # PostgreSQL refuses NUL as an error
+        if row is None:
+            raise NotFound(f"there is no file {name!r}; GET /v1/files lists those there are")
+        return row
+
+    def _make(self, data: bytes, filename: str, purpose: str) -> File:
+        return File(f"file-{secrets.token_hex(12)}", filename, purpose, digest_of(data), len(data), now())
+
+    def _insert(self, connection: Connection, file: File) -> None:
+        queries.add_missing(connection, tables.tenants, name=self.tenant, created_at=file.created_at)
+        values = {**file.__dict__, "tenant": self.tenant, "actor": self.library.registry.actor}
+        connection.execute(sa.insert(tables.files).values(values))
+
+
+def _file(row: AnyRow) -> File:
+    return File(row.name, row.filename, row.purpose, row.digest, row.bytes, row.created_at)

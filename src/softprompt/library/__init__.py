@@ -1,0 +1,4 @@
+"""The library: a registry and a store, kept true to each other. No torch.
+
+May import: `registry`, `stores` and what is below them. Open `library.py` first.
+"""

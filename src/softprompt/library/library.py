@@ -1,0 +1,300 @@
+"""The library: a registry and a store, kept true to each other.
+
+A blob is stored before the row that names it, and deleted only when no row names it, so that no row ever names bytes
+that were not stored, whoever is killed when.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.engine import URL, Connection
+
+from softprompt.errors import LibraryError, NotFound, StoreError
+from softprompt.library import copying, maintenance
+from softprompt.names import check_alias, check_tags, check_task
+from softprompt.prompts.file import read_card
+from softprompt.registry.listing import Filters
+from softprompt.registry.records import AuditEntry, Entry, Move, Version
+from softprompt.registry.registry import Registry
+from softprompt.stores import ReadCache, Store, open_store, read_verified
+from softprompt.stores.folder import make_folder, sync_folder
+
+if TYPE_CHECKING:
+    from softprompt.progress import Progress
+
+__all__ = ["Library", "Version"]
+
+DEFAULT_HOME = "softprompt-home"
+
+
+class Library:
+    """One tenant's library. Safe to share between threads."""
+
+    def __init__(self, home: Path, registry: Registry, store: Store) -> None:
+        self.home = home
+        self.registry = registry
+        self.store = store
+        self.cache = ReadCache(home / "cache") if store.remote else None
+
+    @classmethod
+    def open(
+        cls,
+        home: str | Path | None = None,
+        *,
+        registry: str | None = None,
+        store: str | None = None,
+        tenant: str = "default",
+        actor: str | None = None,
+    ) -> Library:
+        """Open a library, making an empty one where there is none.
+
+        `home` is by default `$SOFTPROMPT_HOME` or `./softprompt-home`, `registry` `$SOFTPROMPT_REGISTRY` or SQLite in
+        the home, `store` `$SOFTPROMPT_STORE` or the folder `blobs` in the home.
+
+        Raises:
+            NameRefused: a URL or the tenant's name is not allowed.
+            RegistryError: the registry cannot be opened.
+            StoreError: the store cannot be opened.
+        """
+        # A shell leaves the tilde of `--home=~/prompts` as it is.
+        folder = Path(os.path.expanduser(home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME)).absolute()
+        registry = registry or os.environ.get("SOFTPROMPT_REGISTRY")
+        store = store or os.environ.get("SOFTPROMPT_STORE")
+        try:
+            make_folder(folder)
+        except OSError as error:
+            raise LibraryError(
+                f"cannot create the home {folder}: {error.strerror}; choose another folder with --home or SOFTPROMPT_HOME"
+            ) from error
+        opened_store = open_store(store or str(folder / "blobs"))
+        if registry is not None:
+            return cls(folder, Registry.open(registry, tenant, actor), opened_store)
+        file = folder / "registry.db"
+        new = not file.exists()
+        opened = Registry.open(URL.create("sqlite", database=str(file)), tenant, actor)
+        if new:
+            sync_folder(folder)
+        return cls(folder, opened, opened_store)
+
+    @property
+    def tenant(self) -> str:
+        """Whose prompts these are."""
+        return self.registry.tenant
+
+    @property
+    def runs(self) -> Path:
+        """Folder of training runs: checkpoints and logs."""
+        return self.home / "runs"
+
+    def for_tenant(self, tenant: str, actor: str | None = None) -> Library:
+        """The same home, registry and store as another tenant sees them."""
+        return Library(self.home, self.registry.for_tenant(tenant, actor), self.store)
+
+    def close(self) -> None:
+        """Close the registry's connections."""
+        self.registry.close()
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def publish(self, data: bytes, *, base: str, tags: Iterable[str] = ()) -> Version:
+        """Add a prompt file as a new version of the task its card names; new even when the same bytes are known.
+
+        `base` is the base as the user named it: an id, or a folder.
+
+        Raises:
+            PromptFileError: not a whole prompt file of ours.
+            NameRefused: the task or a tag is no name.
+            StoreError: the store fails; nothing is published.
+            RegistryError: the registry fails; nothing is published.
+        """
+        (version,) = self.publish_all([data], base=base, tags=tags)
+        return version
+
+    def publish_all(
+        self,
+        files: Sequence[bytes],
+        *,
+        base: str,
+        tags: Iterable[str] = (),
+        also: Callable[[Connection, list[Version]], object] | None = None,
+    ) -> list[Version]:
+        """Add prompt files of one base as new versions in one transaction: a failure or a kill leaves all or none.
+
+        `also` is called last, in the same transaction: where it raises, nothing is published.
+
+        Raises as `publish` does, and then nothing is published. Blobs that were stored by then are garbage for `gc`.
+        """
+        cards = [read_card(data) for data in files]
+        for card in cards:
+            check_task(card.task)
+        wanted_tags = check_tags(tags)
+        digests = [self.store.put(data) for data in files]
+        stored = dict(zip(digests, files, strict=True))
+
+        def ensure_blob(digest: str) -> None:
+            if not self.store.has(digest):  # collected since: nothing named it yet
+                self.store.put(stored[digest])
+
+        prompts = list(zip(cards, digests, strict=True))
+        return self.registry.publish(prompts, base=base, tags=wanted_tags, ensure_blob=ensure_blob, also=also)
+
+    def resolve(self, ref: str, *, deleted: bool = False) -> Version:
+        """The version that `task`, `task@3` or `task@alias` means.
+
+        Raises:
+            NameRefused: not a reference.
+            NotFound: no such version, or it is deleted (unless `deleted` ones are wanted).
+        """
+        return self.registry.resolve(ref, deleted=deleted)
+
+    def read(self, ref: str | Version) -> bytes:
+        """The bytes of a version, verified; from the local cache first where the store is remote.
+
+        Raises:
+            NotFound: no version of this tenant, or its blob is gone.
+            StoreError: the store fails, or the blob is altered.
+        """
+        version = self.resolve(ref) if isinstance(ref, str) else ref
+        if not isinstance(ref, str) and not self.registry.owns(version.digest):
+            raise NotFound(f"no version of tenant {self.tenant!r} has the digest {version.digest}")
+        try:
+            if self.cache is not None:
+                return self.cache.read(self.store, version.digest)
+            return read_verified(self.store, version.digest)
+        except (NotFound, StoreError) as error:
+            raise type(error)(f"{version.ref}: {error}") from error
+
+    def tasks(
+        self,
+        *,
+        base: str | None = None,
+        task: str | None = None,
+        tag: str | None = None,
+        metric: str | None = None,
+        every: bool = False,
+    ) -> list[Entry]:
+        """The newest live version of each task that passes the filters, or `every` one; see `Filters`."""
+        return self.registry.tasks(Filters(base=base, task=task, tag=tag, metric=metric, every=every))
+
+    def versions(self, task: str, *, deleted: bool = True) -> list[Version]:
+        """All versions of a task by number. Raises `NotFound` where there is no such task."""
+        return self.registry.versions(task, deleted=deleted)
+
+    def aliases(self, task: str) -> dict[str, int]:
+        """The aliases of a task and the numbers they point to. Raises `NotFound` where there is no such task."""
+        return self.registry.aliases(task)
+
+    def audit(self, task: str | None = None, limit: int | None = None) -> list[AuditEntry]:
+        """What was changed, by whom, oldest first. Raises `NotFound` where there is no such task."""
+        return self.registry.audit(task, limit)
+
+    def promote(self, ref: str, alias: str = "production", *, force: bool = False, reason: str | None = None) -> Move:
+        """Point an alias at a version, after reading its blob again.
+
+        Raises:
+            NotFound: no such version, or it is deleted, or its blob is gone.
+            PromotionRefused: it scores clearly worse than the version in place, or `force` comes without a reason.
+            StoreError: its blob is altered, or the store fails.
+        """
+        check_alias(alias)
+        version = self.resolve(ref)
+        self._reread(version)
+        return self.registry.promote(version.ref, alias, force=force, reason=reason)
+
+    def rollback(self, task: str, alias: str = "production", *, reason: str | None = None) -> Move:
+        """Put an alias back to what it pointed to before its last promotion; again to go further back.
+
+        Raises:
+            NotFound: no such task or alias, or nothing is left to go back to, or the blob there is gone.
+            StoreError: the blob there is altered, or the store fails.
+        """
+        while True:
+            target = self.registry.rollback_target(task, alias)
+            self._reread(target)
+            move = self.registry.rollback(task, alias, to=target.number, reason=reason)
+            if move is not None:  # else another moved the alias meanwhile
+                return move
+
+    def tag(self, ref: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Version:
+        """Add and remove tags of a version. Raises `NotFound` or `NameRefused`."""
+        return self.registry.tag(ref, add=add, remove=remove)
+
+    def delete(self, ref: str, *, force: bool = False) -> Version:
+        """Delete `task@N` softly: hidden, its bytes kept. With `force`, aliases that point to it are removed.
+
+        Raises:
+            LibraryError: aliases point to it, or the reference has no number.
+            NotFound: no such version, or it is deleted already.
+        """
+        return self.registry.delete(ref, force=force)
+
+    def delete_task(self, task: str, *, force: bool = False) -> list[Version]:
+        """Delete every live version of a task softly, newest first.
+
+        Raises:
+            LibraryError: aliases point to one, and no force is used; those before it are deleted.
+            NotFound: no such task.
+        """
+        aliases = self.aliases(task)
+        if aliases and not force:
+            raise LibraryError(
+                f"task {task!r} is not deleted: it has the aliases {', '.join(aliases)}; add --force to remove them too"
+            )
+        return [self.delete(version.ref, force=force) for version in reversed(self.versions(task, deleted=False))]
+
+    def restore(self, ref: str) -> Version:
+        """Bring a deleted version back, after reading its blob again.
+
+        Raises:
+            LibraryError: it is not deleted, or the reference has no number.
+            NotFound: no such version, or its blob is gone.
+            StoreError: its blob is altered, or the store fails.
+        """
+        return self.registry.restore(ref, ensure_blob=self._reread)
+
+    def verify(self, progress: Progress | None = None) -> maintenance.Report:
+        """Read every blob again and check it and the registry, all tenants; see `maintenance.verify`."""
+        return maintenance.verify(self, progress)
+
+    def plan_gc(self, *, purge_deleted: bool = False) -> list[maintenance.Garbage]:
+        """What `gc` would delete, all tenants; see `maintenance.plan_gc`."""
+        return maintenance.plan_gc(self, purge_deleted=purge_deleted)
+
+    def gc(self, plan: Sequence[maintenance.Garbage] | None = None, *, purge_deleted: bool = False) -> list[str]:
+        """Delete what a plan names and is still not needed; return the digests deleted. See `maintenance.gc`."""
+        return maintenance.gc(self, self.plan_gc(purge_deleted=purge_deleted) if plan is None else plan)
+
+    def copy(
+        self,
+        home: str | Path | None = None,
+        *,
+        registry: str | None = None,
+        store: str | None = None,
+        progress: Progress | None = None,
+    ) -> copying.CopyReport:
+        """Copy all tenants' rows and blobs to another home, registry or store; see `copying.copy`."""
+        return copying.copy(self, home, registry=registry, store=store, progress=progress)
+
+    def stats(self) -> dict[str, Any]:
+        """Counts of tenants, tasks, versions, blobs and bytes."""
+        return maintenance.stats(self)
+
+    def _reread(self, version: Version) -> None:
+        """Check a blob in the store itself, not in the cache. Raises `NotFound` or `StoreError`."""
+        try:
+            read_verified(self.store, version.digest)
+        except NotFound as error:
+            gone = f"{version.ref}: {error}"
+            if version.purged:
+                gone = f"{version.ref} was purged by `library gc --purge-deleted`: its bytes are gone for good"
+            raise NotFound(gone) from error
+        except StoreError as error:
+            raise StoreError(f"{version.ref}: {error}") from error

@@ -1,0 +1,90 @@
+"""The card: what is known of a soft prompt. Plain data, no torch.
+
+A card holds nothing that differs between two equal training runs: no times, hosts or paths. Those live in the registry.
+So equal runs give equal files and equal digests.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from softprompt.errors import PromptFileError
+
+FORMAT = 1
+
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+
+
+class Card(BaseModel):
+    """What is known of a soft prompt, stored inside its file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    task: str
+    """Name of the task the prompt was tuned for."""
+    task_type: str = "CAUSAL_LM"
+    base: str
+    """Public name of the base: `builtin/tiny`, a hub id, or the last part of a folder."""
+    fingerprint: str
+    """Fingerprint of the exact base (weights, tokenizer, computing config)."""
+    num_virtual_tokens: int = Field(ge=1)
+    token_dim: int = Field(ge=1)
+    dtype: Dtype = "float32"
+    """How the file stores the vectors."""
+    input: str = "{text}"
+    """Template of the input, filled from a row."""
+    target: str = " {label}"
+    """Template of the target; the label, or the free text, as the model must say it."""
+    labels: tuple[str, ...] | None = None
+    """Labels in order; None for a task that generates."""
+    metric: str = "accuracy"
+    max_new_tokens: int = 32
+    """Bound on generated tokens, for tasks without labels."""
+    instruction: str | None = None
+    """The text prompt that the soft prompt is compared with, where the task gave one."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """Hyperparameters of the run that made it."""
+    data_digest: str | None = None
+    """Digest of the training rows, in order."""
+    metrics: dict[str, float | int] = Field(default_factory=dict)
+    """Scores of the run: `value` on the test split, the baselines, `validation`, `rows`."""
+    parents: tuple[str, ...] = ()
+    """Digests of the prompts this one was made from."""
+
+    def canonical(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, UTF-8 as it is. Equal cards give equal text."""
+        return json.dumps(
+            self.model_dump(mode="json"),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Card:
+        """Read a card from its JSON.
+
+        Raises:
+            PromptFileError: not JSON, a newer format, or fields missing, unknown or of the wrong type.
+        """
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise PromptFileError(f"the card of this prompt file is not JSON ({error}); fetch the file again") from None
+        if not isinstance(raw, dict):
+            raise PromptFileError("the card of this prompt file is not a JSON object; fetch the file again")
+        if isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
+            raise PromptFileError(
+                f"this prompt file has format {raw['format']}, and this softprompt reads up to {FORMAT}; upgrade softprompt"
+            )
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise PromptFileError(f"the card of this prompt file is wrong at {where!r}: {first['msg']}") from None

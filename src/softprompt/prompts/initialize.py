@@ -1,0 +1,74 @@
+"""Where a soft prompt starts: functions that return P x D matrices (float32, on the CPU).
+
+Lester et al. (2021), section 3.2: class labels and sampled vocabulary beat random vectors, most of all on small bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from softprompt.bases.base import FrozenBase
+from softprompt.errors import ConfigError
+
+COMMON = 5000
+"""How many of the most common tokens are sampled from, as in Lester et al. (2021)."""
+
+
+def random_vectors(base: FrozenBase, length: int, seed: int) -> Tensor:
+    """Uniform vectors with the spread of the base's own embeddings, so that their size suits any base."""
+    spread = float(_embed(base, range(len(base.embedding.weight))).std()) * 3**0.5
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(length, base.width, generator=generator) * 2 - 1) * spread
+
+
+def sample_vocabulary(base: FrozenBase, length: int, seed: int) -> Tensor:
+    """Embeddings of random common tokens. Merged vocabularies number their tokens by frequency, so low ids are common."""
+    special = set(base.tokenizer.all_special_ids)
+    size = len(base.embedding.weight)
+    common = [token for token in range(min(size, COMMON + len(special))) if token not in special]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(0, len(common), (length,), generator=generator).tolist()
+    return _embed(base, [common[index] for index in drawn])
+
+
+def from_text(base: FrozenBase, length: int, text: str) -> Tensor:
+    """Embeddings of a text's tokens, repeated or cut to the length.
+
+    Raises:
+        ConfigError: the text has no tokens.
+    """
+    (ids,) = base.encode([text])
+    if not ids:
+        raise ConfigError(f"prompt_tuning_init_text {text!r} has no tokens on {base.name}; give some text")
+    return _embed(base, (ids * (length // len(ids) + 1))[:length])
+
+
+def from_labels(base: FrozenBase, length: int, labels: Sequence[Sequence[int]], seed: int) -> Tensor:
+    """The mean embedding of each label's tokens; what remains is sampled from the vocabulary."""
+    named = torch.stack([_embed(base, ids).mean(0) for ids in labels])[:length]
+    if len(named) == length:
+        return named
+    return torch.cat([sample_vocabulary(base, length - len(named), seed), named])
+
+
+def from_prompts(prompts: Sequence[Tensor], length: int) -> Tensor:
+    """The mean of other prompts (SPoT, Vu et al. 2022), each repeated or cut to the length at its front.
+
+    The end of a prompt stands next to the input and is kept.
+
+    Raises:
+        ConfigError: they are of unequal width.
+    """
+    widths = {prompt_PD.shape[1] for prompt_PD in prompts}
+    if len(widths) != 1:
+        raise ConfigError(f"prompts of unequal width cannot be averaged: {sorted(widths)}")
+    fitted = [prompt_PD.float().repeat(length // len(prompt_PD) + 1, 1)[-length:] for prompt_PD in prompts]
+    return torch.stack(fitted).mean(0)
+
+
+def _embed(base: FrozenBase, ids: Sequence[int]) -> Tensor:
+    """Embeddings as the base makes them: some scale the numbers of their table."""
+    return base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu()

@@ -1,0 +1,294 @@
+"""The soft prompt: a P x D matrix with its card, in one safetensors file or in PEFT's format."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from softprompt.errors import FingerprintMismatch, PromptFileError
+from softprompt.prompts.card import Card, Dtype
+from softprompt.prompts.file import Stored, digest_of, read_file, write_file
+
+if TYPE_CHECKING:
+    from softprompt.bases.base import FrozenBase
+
+TENSOR = "prompt_embeddings"
+SCALE = "scale"
+CENTROID = "centroid"
+PEFT_CONFIG = "adapter_config.json"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+
+_NAMES: dict[str, tuple[str, torch.dtype]] = {
+    "float32": ("F32", torch.float32),
+    "bfloat16": ("BF16", torch.bfloat16),
+    "float16": ("F16", torch.float16),
+    "int8": ("I8", torch.int8),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SoftPrompt:
+    """P virtual tokens of width D and the card that says what they are for. Immutable: change makes a new one."""
+
+    vectors_PD: torch.Tensor
+    """P x D, float32."""
+    card: Card
+    centroid_D: torch.Tensor | None = None
+    """Where the task's inputs lie among the base's embeddings, D float32, for `auto`; see :func:`embedding.centroid_of`."""
+
+    def __post_init__(self) -> None:
+        shape = (self.card.num_virtual_tokens, self.card.token_dim)
+        if tuple(self.vectors_PD.shape) != shape:
+            raise PromptFileError(
+                f"the card says {shape[0]} x {shape[1]} and the tensor is {' x '.join(map(str, self.vectors_PD.shape))}"
+            )
+        if not torch.isfinite(self.vectors_PD).all():
+            raise PromptFileError("the prompt holds values that are not finite (NaN or infinity); train it again")
+        if self.centroid_D is None:
+            return
+        if tuple(self.centroid_D.shape) != shape[1:]:
+            raise PromptFileError(f"the card says {shape[1]} wide and the centroid is {tuple(self.centroid_D.shape)}")
+        if not torch.isfinite(self.centroid_D).all():
+            raise PromptFileError("the centroid holds values that are not finite (NaN or infinity); train the prompt again")
+
+    def to_bytes(self) -> bytes:
+        """The file: equal prompts give equal bytes. Stored as `card.dtype` says."""
+        tensors = _store(self.vectors_PD.detach().float().cpu(), self.card.dtype)
+        if self.centroid_D is not None:
+            tensors[CENTROID] = _stored(self.centroid_D.detach().float().cpu())
+        return write_file(self.card, tensors)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, digest: str | None = None) -> SoftPrompt:
+        """Read a prompt file.
+
+        Args:
+            data: the whole file.
+            digest: the digest that the bytes must have, where one is known.
+
+        Raises:
+            PromptFileError: damaged, foreign, newer, or not of that digest.
+        """
+        if digest is not None and digest_of(data) != digest:
+            raise PromptFileError(
+                f"these bytes have digest {digest_of(data)[:12]}, not {digest[:12]}: the file was altered; "
+                "restore it from a copy"
+            )
+        card, stored = read_file(data)
+        centroid = stored.pop(CENTROID, None)
+        return cls(_restore(stored, card.dtype), card, None if centroid is None else _tensor(centroid).float())
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file, 64 hex digits: the name of the prompt's blob."""
+        return digest_of(self.to_bytes())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file, whole or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_bytes(self.to_bytes())
+        return partial.replace(target)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SoftPrompt:
+        """Read a prompt file from disk.
+
+        Raises:
+            PromptFileError: not there, damaged or foreign.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise PromptFileError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        return cls.from_bytes(data)
+
+    def as_dtype(self, dtype: Dtype) -> SoftPrompt:
+        """The same prompt stored as `float32`, `bfloat16`, `float16` or `int8` (one scale per virtual token).
+
+        Raises:
+            PromptFileError: it holds larger numbers than the dtype can.
+        """
+        vectors_PD = _restore(_store(self.vectors_PD.float().cpu(), dtype), dtype)
+        if not torch.isfinite(vectors_PD).all():
+            largest = float(self.vectors_PD.abs().max())
+            raise PromptFileError(
+                f"the prompt holds numbers up to {largest:.3g}, too large for {dtype}; use bfloat16 or int8"
+            )
+        return SoftPrompt(vectors_PD, self.card.model_copy(update={"dtype": dtype}), self.centroid_D)
+
+    def check_base(self, base: FrozenBase) -> None:
+        """Refuse a base that this prompt was not made for.
+
+        Raises:
+            FingerprintMismatch: with both names, both fingerprints and the mend.
+        """
+        card = self.card
+        if card.fingerprint == base.fingerprint:
+            return
+        width = "" if card.token_dim == base.width else f" (and its width is {card.token_dim}, not {base.width})"
+        raise FingerprintMismatch(
+            f"the prompt of task {card.task!r} was made for base {card.base} with fingerprint {card.fingerprint}, and this "
+            f"base is {base.name} with fingerprint {base.fingerprint}{width}; load {card.base} as it was, "
+            "or train the task again on this base"
+        )
+
+    def save_peft(self, folder: str | Path, base_source: str) -> Path:
+        """Write the prompt as a PEFT adapter: `PeftModel.from_pretrained(model, folder)` loads it.
+
+        The card goes along in a file of its own, which PEFT ignores and :meth:`load_peft` reads.
+        """
+        from safetensors.torch import save
+
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        config = {
+            "peft_type": "PROMPT_TUNING",
+            "task_type": self.card.task_type,
+            "base_model_name_or_path": base_source,
+            "num_virtual_tokens": self.card.num_virtual_tokens,
+            "token_dim": self.card.token_dim,
+            "num_transformer_submodules": 1,
+            "prompt_tuning_init": "RANDOM",
+            "prompt_tuning_init_text": None,
+            "tokenizer_name_or_path": None,
+            "inference_mode": True,
+        }
+        (target / PEFT_WEIGHTS).write_bytes(save({TENSOR: self.vectors_PD.contiguous()}, metadata={"format": "pt"}))
+        (target / "softprompt_card.json").write_text(self.card.canonical() + "\n", encoding="utf-8")
+        (target / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        return target
+
+    @classmethod
+    def load_peft(cls, folder: str | Path, *, task: str, base: FrozenBase, card: Card | None = None) -> SoftPrompt:
+        """Read a PEFT prompt-tuning adapter as a prompt of `task` on `base`.
+
+        Args:
+            folder: with `adapter_config.json` and `adapter_model.safetensors`.
+            task: name of the task it becomes.
+            base: the base it was tuned on; PEFT's format does not say which exact one, so the caller vouches for it.
+            card: template, labels and metric to take over; else those exported with it, else defaults.
+
+        Raises:
+            PromptFileError: not there, not prompt tuning, or not of this base's width.
+            FingerprintMismatch: exported by softprompt for another base.
+        """
+        config = read_peft_config(folder)
+        vectors_PD = _peft_tensor(Path(folder) / PEFT_WEIGHTS)
+        length, width = vectors_PD.shape
+        if width != base.width:
+            raise PromptFileError(
+                f"the adapter in {str(folder)!r} is {width} wide and {base.name} is {base.width}; "
+                f"it was tuned on {config.get('base_model_name_or_path')!r}: give that base"
+            )
+        exported = Path(folder) / "softprompt_card.json"
+        own = _peft_card(exported) if exported.is_file() else None
+        if own is not None and own.fingerprint != base.fingerprint:
+            cls(vectors_PD, own).check_base(base)
+        fields: dict[str, Any] = {"recipe": {"imported": "peft"}}
+        if card is not None:  # its scores are those of another prompt
+            fields = card.model_dump() | {"metrics": {}, "data_digest": None, "parents": ()} | fields
+        elif own is not None:
+            fields = own.model_dump()
+        fields |= {
+            "task": task,
+            "base": base.name,
+            "fingerprint": base.fingerprint,
+            "num_virtual_tokens": length,
+            "token_dim": width,
+            "dtype": "float32",
+        }
+        return cls(vectors_PD, Card.model_validate(fields))
+
+
+def read_peft_config(folder: str | Path) -> dict[str, Any]:
+    """The config of a PEFT prompt-tuning adapter.
+
+    Raises:
+        PromptFileError: not there, not JSON, or another method than prompt tuning.
+    """
+    file = Path(folder) / PEFT_CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PromptFileError(
+            f"{str(folder)!r} is no PEFT folder: {PEFT_CONFIG} cannot be read ({error.strerror})"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise PromptFileError(f"{str(file)!r} is not JSON ({error})") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "PROMPT_TUNING":
+        kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+        raise PromptFileError(f"the adapter in {str(folder)!r} is {kind}, not PROMPT_TUNING; only prompt tuning is imported")
+    if config.get("num_transformer_submodules") not in (None, 1):
+        raise PromptFileError(
+            f"the adapter in {str(folder)!r} has prompts for {config['num_transformer_submodules']} submodules "
+            "(an encoder-decoder base); this version tunes causal models only"
+        )
+    return config
+
+
+def _peft_card(file: Path) -> Card:
+    try:
+        return Card.parse(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptFileError(f"{str(file)!r} cannot be read ({error}); export the prompt again") from None
+
+
+def _peft_tensor(file: Path) -> torch.Tensor:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(file.read_bytes())
+    except OSError as error:
+        raise PromptFileError(
+            f"{str(file)!r} cannot be read ({error.strerror}); save the adapter with safetensors"
+        ) from None
+    except SafetensorError as error:
+        raise PromptFileError(f"{str(file)!r} is no safetensors file ({error})") from None
+    if TENSOR not in tensors or tensors[TENSOR].ndim != 2 or not tensors[TENSOR].numel():
+        found = ", ".join(f"{name} ({' x '.join(map(str, tensors[name].shape))})" for name in sorted(tensors))
+        raise PromptFileError(f"{str(file)!r} holds no matrix {TENSOR!r}, but {found or 'nothing'}")
+    return tensors[TENSOR].float()
+
+
+def _store(vectors_PD: torch.Tensor, dtype: Dtype) -> dict[str, Stored]:
+    if dtype != "int8":
+        return {TENSOR: _stored(vectors_PD.to(_NAMES[dtype][1]))}
+    scale_P1 = (vectors_PD.abs().amax(dim=1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    levels_PD = (vectors_PD / scale_P1).round().clamp(-127, 127).to(torch.int8)
+    return {TENSOR: _stored(levels_PD), SCALE: _stored(scale_P1)}
+
+
+def _stored(tensor: torch.Tensor) -> Stored:
+    name = next(name for name, dtype in _NAMES.values() if dtype == tensor.dtype)
+    return Stored(name, tuple(tensor.shape), tensor.contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def _restore(stored: dict[str, Stored], dtype: Dtype) -> torch.Tensor:
+    wanted = {TENSOR, SCALE} if dtype == "int8" else {TENSOR}
+    if set(stored) != wanted or stored[TENSOR].dtype != _NAMES[dtype][0]:
+        raise PromptFileError(f"the card says {dtype} and the file holds {', '.join(sorted(stored)) or 'no tensors'}")
+    vectors_PD = _tensor(stored[TENSOR]).float()
+    if dtype != "int8":
+        return vectors_PD
+    scale_P1 = _tensor(stored[SCALE])
+    if scale_P1.shape != (len(vectors_PD), 1):
+        raise PromptFileError(f"the file holds {len(vectors_PD)} virtual tokens and scales of shape {tuple(scale_P1.shape)}")
+    return vectors_PD * scale_P1
+
+
+def _tensor(stored: Stored) -> torch.Tensor:
+    dtypes = dict(_NAMES.values())
+    try:
+        return torch.frombuffer(bytearray(stored.data), dtype=dtypes[stored.dtype]).reshape(stored.shape)
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError):  # forged entries have anything in them
+        raise PromptFileError(
+            f"the file holds {len(stored.data)} bytes for a tensor of {stored.dtype} and shape {stored.shape}"
+        ) from None

@@ -1,0 +1,282 @@
+"""The database under the registry: connecting, transactions, tables, and errors that name the mend.
+
+SQLite runs in WAL mode, so readers never wait, and a writer takes the write lock at its beginning (`BEGIN IMMEDIATE`):
+a transaction that reads first and then writes can then never fail half-way because another wrote in between.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
+
+from softprompt.errors import NameRefused, RegistryError
+from softprompt.registry import tables
+
+BUSY_SECONDS = 30
+"""How long a writer waits for another writer of the same SQLite file."""
+
+CONNECT_SECONDS = 10
+_SCHEMA_LOCK = 0x736F667470726F6D  # "softprom": one session at a time makes or upgrades the schema on PostgreSQL
+
+
+class Database:
+    """An engine with two kinds of transaction. Safe to share between threads."""
+
+    def __init__(self, engine: Engine, shown: str) -> None:
+        self.engine = engine
+        self.shown = shown
+        self.sqlite = engine.dialect.name == "sqlite"
+        # PostgreSQL would show each statement another state; SQLite keeps to one by itself.
+        self._reader = engine if self.sqlite else engine.execution_options(isolation_level="REPEATABLE READ")
+
+    @classmethod
+    def open(cls, url: str | URL) -> Database:
+        """Connect to `sqlite:///path` or `postgresql://...`, make the schema or upgrade it when it is not the present one.
+
+        Raises:
+            NameRefused: not such a URL.
+            RegistryError: unreachable, no permission, someone else's database, or a newer tables.
+        """
+        parsed = _parse(url)
+        shown = parsed.set(query={}).render_as_string(hide_password=True)
+        database = cls(_engine(parsed, shown), shown)
+        try:
+            database._ensure_schema()
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads; all its reads see one state.
+
+        Raises:
+            RegistryError: the database fails.
+        """
+        with _translated(self.shown), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that writes; it commits at the end of the block, or leaves nothing.
+
+        Raises:
+            RegistryError: the database fails, is full, or stays locked.
+        """
+        with (
+            _translated(self.shown),
+            self.engine.connect().execution_options(write=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def lock_digest(self, connection: Connection, digest: str) -> None:
+        """Hold a blob's fate until the transaction ends: publishing and collecting one digest exclude each other.
+
+        On SQLite the write lock does that already.
+        """
+        if not self.sqlite:
+            number = int(digest[:16], 16) - (1 << 63)
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.cast(number, sa.BigInteger))))
+
+    def check(self) -> list[str]:
+        """What the database itself finds wrong with its file; nothing on a server."""
+        if not self.sqlite:
+            return []
+        with self.read() as connection:
+            found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
+            broken = [
+                f"{row[0]} row {row[1]} names a missing row of {row[2]}"
+                for row in connection.exec_driver_sql("PRAGMA foreign_key_check")
+            ]
+        return [line for line in found if line != "ok"] + broken
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def _ensure_schema(self) -> None:
+        with self.read() as connection:
+            revision = self._revision(connection)
+        if revision == tables.HEAD:
+            return
+        if revision is not None and revision not in tables.REVISIONS:
+            raise RegistryError(
+                f"the registry {self.shown} has schema {revision!r}, and this softprompt reads up to {tables.HEAD!r}; "
+                "upgrade softprompt"
+            )
+        with _translated(self.shown), self.engine.connect() as connection:
+            if self.sqlite:
+                # Batch migrations drop and rename tables: references must not be enforced meanwhile, and this
+                # switch does nothing inside a transaction.
+                connection.connection.driver_connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[union-attr]
+            try:
+                with connection.execution_options(write=True).begin():
+                    self._make_schema(connection)
+            finally:
+                if self.sqlite:
+                    connection.invalidate()  # a fresh connection enforces references again
+
+    def _revision(self, connection: Connection) -> str | None:
+        """The schema's revision; None in a database without tables."""
+        found = set(sa.inspect(connection).get_table_names())
+        if tables.VERSION_TABLE in found:
+            revision = connection.execute(sa.text(f"SELECT version_num FROM {tables.VERSION_TABLE}")).scalar()
+            if revision is None:
+                raise RegistryError(f"the registry {self.shown} has lost its schema's revision: {_DAMAGED}")
+            return str(revision)
+        ours = found & set(tables.metadata.tables)
+        if ours or (self.sqlite and found):
+            raise RegistryError(
+                f"{self.shown} holds tables that are not softprompt's ({', '.join(sorted(ours or found)[:5])}); "
+                "give the registry a database of its own"
+            )
+        return None
+
+    def _make_schema(self, connection: Connection) -> None:
+        """Create or upgrade, inside the caller's write transaction; another process may have been quicker."""
+        if not self.sqlite:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.cast(_SCHEMA_LOCK, sa.BigInteger))))
+        revision = self._revision(connection)
+        if revision == tables.HEAD:
+            return
+        if revision is None:
+            tables.metadata.create_all(connection)
+            connection.execute(
+                sa.text(f"CREATE TABLE {tables.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+            )
+            connection.execute(
+                sa.text(f"INSERT INTO {tables.VERSION_TABLE} (version_num) VALUES (:head)"),
+                {"head": tables.HEAD},
+            )
+            return
+        upgrade(connection)
+        if self.sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()):
+            raise RegistryError(f"upgrading {self.shown} would break references {broken[:3]}; nothing was changed")
+
+
+def upgrade(connection: Connection, to: str = "head") -> None:
+    """Run the migrations up to a revision in the caller's transaction."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, to)
+
+
+def _parse(url: str | URL) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        text = str(url)
+        shown = text.partition("://")[0] + "://..." if "://" in text else repr(text)
+        raise NameRefused(
+            f"registry URL {shown} cannot be read; write sqlite:////folder/registry.db or postgresql://user@host/database"
+        ) from None
+    name = parsed.get_backend_name()
+    if name == "postgres":
+        parsed, name = parsed.set(drivername="postgresql"), "postgresql"
+    if name == "postgresql" and parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if name not in ("sqlite", "postgresql"):
+        raise NameRefused(
+            f"registry URL {parsed.set(query={}).render_as_string(hide_password=True)!r} has the unknown scheme {name!r}; "
+            "known: sqlite:///, postgresql://"
+        )
+    if name == "sqlite" and (not parsed.database or parsed.database.startswith((":memory:", "file:"))):
+        raise NameRefused(f"registry URL {str(url)!r} names no file; write sqlite:////folder/registry.db")
+    return parsed
+
+
+def _engine(url: URL, shown: str) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        folder = Path(url.database or "").absolute().parent
+        if not folder.is_dir():
+            raise RegistryError(f"the folder {folder} of the registry {shown} does not exist; create it or mend the URL")
+        engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    try:
+        return sa.create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_pre_ping=True)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise RegistryError(f"PostgreSQL needs its driver ({error}); pip install 'softprompt[postgres]'") from None
+    except SQLAlchemyError as error:
+        raise RegistryError(f"registry {shown}: {error}; mend the URL") from None
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=FULL")  # an acknowledged write survives a power cut
+    deadline = time.monotonic() + BUSY_SECONDS
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            # This switch does not wait for a lock by itself.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def _translated(shown: str) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise RegistryError(f"registry {shown}: {_explain(error)}") from error
+    except UnicodeEncodeError as error:
+        raise NameRefused(f"{error.object!a} is no valid Unicode and cannot be kept; write it anew") from None
+    except SQLAlchemyError as error:
+        raise RegistryError(f"registry {shown}: {error}; try again") from error
+
+
+def _explain(error: DBAPIError) -> str:
+    text = " ".join(str(error.orig).split())
+    low = text.lower()
+    for sign, mend in _MENDS:
+        if sign in low:
+            return f"{text}; {mend}"
+    if isinstance(error, OperationalError):
+        return f"{text}; check that the database is there and can be reached"
+    return f"{text}; nothing was changed"
+
+
+_DAMAGED = "the file is damaged; put back a copy of it (see docs/library.md on backups)"
+_MENDS = (
+    (
+        "database is locked",
+        f"another process has been writing for {BUSY_SECONDS} s; wait for it or end it, then try again",
+    ),
+    ("unable to open", "check that the folder exists and that you may write to it"),
+    ("readonly", "you may not write to it; mend its permissions (the -wal and -shm files beside it too)"),
+    ("disk is full", "the disk is full: nothing was changed; free some space and try again"),
+    ("no space left", "the disk is full: nothing was changed; free some space and try again"),
+    ("disk i/o error", "the disk fails or is full: nothing was changed; check it and try again"),
+    ("not a database", "the file is damaged or is something else; put back a copy of it, or mend the URL"),
+    ("malformed", _DAMAGED),
+    ("password authentication failed", "mend the user or password in the URL"),
+    ("no password supplied", "put the password in the URL or in ~/.pgpass"),
+    ("does not exist", "create it first, or mend the URL"),
+    ("connection refused", "no server answers there; start PostgreSQL or mend the URL"),
+    ("permission denied", "grant the user the right, or use another"),
+)

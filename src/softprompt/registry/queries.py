@@ -1,0 +1,194 @@
+"""Steps inside one transaction of the registry: finding rows of a tenant, locking them, recording what was done."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from softprompt.errors import NotFound, nearest
+from softprompt.names import Ref
+from softprompt.registry import tables
+from softprompt.registry.records import BaseCount, Version, now, to_text
+
+AnyRow = Any
+"""A row of a result. SQLAlchemy 2.0 and 2.1 type them in ways that exclude each other."""
+
+PRODUCTION = "production"
+"""The alias that a bare task name means, where it exists."""
+
+_t, _v, _a = tables.tasks.c, tables.versions.c, tables.aliases.c
+
+VERSIONS = sa.select(*_v, tables.cards.c.card).join(tables.cards, tables.cards.c.digest == _v.digest)
+"""Rows of `versions` with their cards, as `version` takes them."""
+
+
+def task_row(connection: Connection, tenant: str, task: str, *, lock: bool = False) -> AnyRow:
+    """The row of a task, locked against other writers if asked.
+
+    Raises:
+        NotFound: this tenant has no such task.
+    """
+    statement = sa.select(tables.tasks).where(_t.tenant == tenant, _t.name == task)
+    row = connection.execute(statement.with_for_update() if lock else statement).first()
+    if row is None:
+        names = connection.execute(sa.select(_t.name).where(_t.tenant == tenant)).scalars().all()
+        mend = "`softprompt list` shows all" if names else "it has none yet: train one, or name another library with --home"
+        raise NotFound(f"no task {task!r} for tenant {tenant!r}{nearest(task, names)}; {mend}")
+    return row
+
+
+def version_row(connection: Connection, task: AnyRow, number: int) -> AnyRow:
+    """The row of a version, deleted or not.
+
+    Raises:
+        NotFound: the task has no such version.
+    """
+    row: AnyRow = connection.execute(VERSIONS.where(_v.task_id == task.id, _v.number == number)).first()
+    if row is None:
+        raise NotFound(
+            f"task {task.name!r} has no version {number}: the highest is {task.last_number}; "
+            f"`softprompt show {task.name}` lists them"
+        )
+    return row
+
+
+def find(connection: Connection, tenant: str, ref: Ref, *, deleted: bool = False) -> Version:
+    """The version that a reference means; one query where it is there, and one for its tags.
+
+    Raises:
+        NotFound: no such task, version or alias, or the version is deleted (unless `deleted` ones are wanted).
+    """
+    number: Any = ref.number
+    source: Any = tables.tasks
+    if ref.number is None:
+        alias = sa.and_(_a.task_id == _t.id, _a.name == (ref.alias or PRODUCTION))
+        source = tables.tasks.outerjoin(tables.aliases, alias)
+        number = _a.number if ref.alias else sa.func.coalesce(_a.number, _t.newest)
+    source = source.join(tables.versions, sa.and_(_v.task_id == _t.id, _v.number == number))
+    source = source.join(tables.cards, tables.cards.c.digest == _v.digest)
+    statement = sa.select(*_v, tables.cards.c.card).select_from(source)
+    row: AnyRow = connection.execute(statement.where(_t.tenant == tenant, _t.name == ref.task)).first()
+    if row is None:
+        _explain_missing(connection, tenant, ref)
+    if row.deleted and not deleted:
+        how = "" if ref.number is not None else f", which {ref} points to,"
+        raise NotFound(
+            f"version {ref.task}@{row.number}{how} is deleted; "
+            f"`softprompt restore {ref.task}@{row.number}` brings it back, or promote another version"
+        )
+    return version(ref.task, row, tags_of(connection, sa.literal(row.id)).get(row.id, ()))
+
+
+def version(task: str, row: AnyRow, tags: tuple[str, ...] = ()) -> Version:
+    """A row of `VERSIONS` as the registry gives it out."""
+    return Version(
+        task=task,
+        number=row.number,
+        digest=row.digest,
+        base=row.base,
+        fingerprint=row.fingerprint,
+        card_text=row.card,
+        created_at=row.created_at,
+        actor=row.actor,
+        tags=tags,
+        deleted=row.deleted,
+        purged=row.purged,
+    )
+
+
+def add_version(connection: Connection, task_id: int, added: Version) -> None:
+    """Insert a new version and its tags; its card must be there."""
+    card = added.card
+    values = {
+        "task_id": task_id,
+        "number": added.number,
+        "digest": added.digest,
+        "base": added.base,
+        "fingerprint": added.fingerprint,
+        "metric": card.metric,
+        "value": card.metrics.get("value"),
+        "data_digest": card.data_digest,
+        "actor": added.actor,
+        "created_at": added.created_at,
+    }
+    version_id = connection.execute(sa.insert(tables.versions).values(values).returning(_v.id)).scalar_one()
+    if added.tags:
+        rows = [{"version_id": version_id, "tag": tag} for tag in added.tags]
+        connection.execute(sa.insert(tables.tags), rows)
+
+
+def tags_of(connection: Connection, version_ids: Any) -> dict[int, tuple[str, ...]]:
+    """The tags of versions, given as a query of their ids or as one id."""
+    c = tables.tags.c
+    which = c.version_id.in_(version_ids) if isinstance(version_ids, sa.Select) else c.version_id == version_ids
+    found: dict[int, list[str]] = defaultdict(list)
+    for version_id, tag in connection.execute(sa.select(c.version_id, c.tag).where(which)):
+        found[version_id].append(tag)
+    return {version_id: tuple(sorted(tags)) for version_id, tags in found.items()}
+
+
+def aliases_of(connection: Connection, task_id: int) -> dict[str, int]:
+    """The aliases of a task and the numbers they point to, by name."""
+    rows = connection.execute(sa.select(_a.name, _a.number).where(_a.task_id == task_id))
+    return dict(sorted((row.name, row.number) for row in rows))
+
+
+def bases(connection: Connection) -> list[BaseCount]:
+    """The bases of the newest versions of all tenants' tasks, that with the most tasks first."""
+    count = sa.func.count()
+    newest = tables.tasks.join(tables.versions, sa.and_(_v.task_id == _t.id, _v.number == _t.newest))
+    statement = sa.select(_v.base, _v.fingerprint, count.label("tasks")).select_from(newest)
+    rows = connection.execute(statement.group_by(_v.base, _v.fingerprint).order_by(count.desc(), _v.base))
+    return [BaseCount(row.base, row.fingerprint, row.tasks) for row in rows]
+
+
+def add_missing(connection: Connection, table: sa.Table, **values: object) -> None:
+    """Insert a row unless it is there, also when another writer is just doing the same."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    connection.execute(insert(table).values(**values).on_conflict_do_nothing())
+
+
+def record(
+    connection: Connection,
+    *,
+    tenant: str,
+    actor: str,
+    action: str,
+    task: str | None,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    reason: str | None = None,
+) -> None:
+    """Write a line of the audit in the transaction of the change itself: none is without the other."""
+    values = {
+        "tenant": tenant,
+        "task": task,
+        "action": action,
+        "actor": actor,
+        "at": now(),
+        "before": to_text(before),
+        "after": to_text(after),
+        "reason": reason,
+    }
+    connection.execute(sa.insert(tables.audit).values(values))
+
+
+def _explain_missing(connection: Connection, tenant: str, ref: Ref) -> Any:
+    task = task_row(connection, tenant, ref.task)
+    if ref.number is not None:
+        version_row(connection, task, ref.number)
+    if ref.alias is not None:
+        known = aliases_of(connection, task.id)
+        raise NotFound(
+            f"task {ref.task!r} has no alias {ref.alias!r}{nearest(ref.alias, known)}; "
+            f"`softprompt promote {ref.task}@N --alias {ref.alias}` makes it"
+        )
+    raise NotFound(
+        f"task {ref.task!r} has no live version; `softprompt show {ref.task}` lists the deleted ones, "
+        "`softprompt restore` brings one back"
+    )

@@ -1,0 +1,116 @@
+"""What the registry answers with: plain frozen rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from softprompt.prompts.card import Card
+
+
+@dataclass(frozen=True)
+class Version:
+    """A numbered prompt of a task."""
+
+    task: str
+    number: int
+    digest: str
+    base: str
+    """The base as the user named it: an id or an absolute folder."""
+    fingerprint: str
+    card_text: str
+    created_at: str
+    actor: str
+    tags: tuple[str, ...] = ()
+    deleted: bool = False
+    purged: bool = False
+    """Deleted, and its bytes given up by a garbage collection."""
+
+    @property
+    def ref(self) -> str:
+        """How to name this version: `task@3`."""
+        return f"{self.task}@{self.number}"
+
+    @cached_property
+    def card(self) -> Card:
+        """What is known of the prompt. Parsed when first asked for: a listing of thousands does not need it."""
+        return Card.parse(self.card_text)
+
+
+class Entry(NamedTuple):
+    """A line of a listing: a version, with its task's counts. A named tuple, as there may be ten thousand of them."""
+
+    task: str
+    version: int
+    versions: int
+    digest: str
+    base: str
+    fingerprint: str
+    metric: str
+    value: float | None
+    created_at: str
+    aliases: tuple[str, ...]
+    """Aliases of the task as `name` where they point here, as `name@N` where they point to another version."""
+    tags: tuple[str, ...]
+
+    def row(self) -> dict[str, Any]:
+        """The entry as a row for people and machines."""
+        return {**self._asdict(), "aliases": list(self.aliases), "tags": list(self.tags)}
+
+
+@dataclass(frozen=True)
+class BaseCount:
+    """A base that prompts are made for."""
+
+    base: str
+    """As the user named it: an id or an absolute folder."""
+    fingerprint: str
+    tasks: int
+    """How many tasks have a newest version made for it, whatever the tenant."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """An alias that moved, or stayed because it was there already."""
+
+    task: str
+    alias: str
+    before: int | None
+    after: int
+    reason: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The move as a row for people and machines."""
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Who changed what, when, from what to what."""
+
+    seq: int
+    at: str
+    actor: str
+    action: str
+    task: str | None
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    reason: str | None
+
+    def row(self) -> dict[str, Any]:
+        """The entry as a row for people and machines."""
+        return dict(self.__dict__)
+
+
+def now() -> str:
+    """The present time for people: ISO 8601 in UTC. Nothing is ever ordered by it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def to_text(value: Mapping[str, Any] | None) -> str | None:
+    """A state of the audit as compact JSON."""
+    return None if value is None else json.dumps(value, separators=(",", ":"), sort_keys=True)

@@ -1,0 +1,121 @@
+"""`auto`: inputs through the engine to embeddings, and those to the nearest task of a tenant."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from softprompt.engines.protocol import Embedding, EmbedJob, Job, Result
+from softprompt.errors import EngineError, SoftPromptError
+from softprompt.model.embedding import shorten, single_tokens
+from softprompt.serving.residents import Residents
+from softprompt.serving.router import Centroids, Floats, Route, Router, direction_of
+
+_LOG = logging.getLogger(__name__)
+MOST_INPUTS = 32
+"""Inputs of one request that are looked at; and the most jobs to hand in together."""
+
+
+@dataclass
+class _Tenant:
+    centroids: Centroids
+    refreshing: asyncio.Task[Router] | None = None
+    asked: float = field(default=-1e9)
+    """When the registry was last asked."""
+
+
+class Nearest:
+    """Chooses tasks by content. For use on one event loop."""
+
+    def __init__(
+        self,
+        residents: Residents,
+        run: Callable[[Sequence[Job]], Awaitable[list[Result]]],
+        *,
+        at_once: int,
+        threshold: float,
+        fresh_s: float,
+    ) -> None:
+        """Choose among the tasks of a library; `run` hands jobs to the engine, `at_once` at most, and waits for their
+        results."""
+        self._residents, self._run = residents, run
+        self._at_once = min(at_once, MOST_INPUTS)
+        self._threshold, self._fresh_s = threshold, fresh_s
+        self._origin_D: Floats | None = None
+        self._measuring: asyncio.Task[Floats] | None = None
+        self._tenants: dict[str, _Tenant] = {}
+
+    async def choose(self, tenant: str, inputs: Sequence[Sequence[int]]) -> Route:
+        """The task of a tenant that is nearest to inputs, given as token ids without template or prompt.
+
+        Raises:
+            NotFound: none is near enough, or none has a centroid.
+            EngineBusy, EngineError, RegistryError: as the engine's and the registry's.
+        """
+        router = await self._router(tenant)
+        if not router.tasks:
+            router.nearest([])  # says why, before the engine is asked in vain
+        origin_D = await self._origin()
+        base = self._residents.base
+        embeddings = await self._embed([shorten(base, ids) for ids in inputs[:MOST_INPUTS]])
+        return router.choose([direction_of(embedding, origin_D) for embedding in embeddings], self._threshold)
+
+    async def _router(self, tenant: str) -> Router:
+        """The tenant's router as it is known, and a new one on the way where it is due; the first is waited for."""
+        if tenant not in self._tenants:
+            library = self._residents.tenant_library(tenant)
+            self._tenants[tenant] = _Tenant(Centroids(library, self._residents.base.fingerprint))
+        known = self._tenants[tenant]
+        first = known.asked < 0
+        if known.refreshing is None and time.monotonic() - known.asked >= self._fresh_s:
+            known.refreshing = asyncio.create_task(asyncio.to_thread(known.centroids.refresh))
+            known.refreshing.add_done_callback(lambda task: _refreshed(known, task))
+        if first and known.refreshing is not None:
+            return await asyncio.shield(known.refreshing)
+        return known.centroids.router
+
+    async def _origin(self) -> Floats:
+        """The mean embedding of single tokens, asked of the engine once, however many wait for it."""
+        if self._origin_D is not None:
+            return self._origin_D
+        if self._measuring is None:
+            self._measuring = asyncio.create_task(self._measure_origin())
+            self._measuring.add_done_callback(self._measured)
+        return await asyncio.shield(self._measuring)
+
+    async def _measure_origin(self) -> Floats:
+        embeddings = await self._embed(single_tokens(self._residents.base))
+        origin_D: Floats = np.mean(np.asarray(embeddings, np.float32), axis=0)
+        return origin_D
+
+    def _measured(self, task: asyncio.Task[Floats]) -> None:
+        self._measuring = None
+        if not task.cancelled() and task.exception() is None:
+            self._origin_D = task.result()
+
+    async def _embed(self, inputs: Sequence[Sequence[int]]) -> list[Sequence[float]]:
+        embeddings: list[Sequence[float]] = []
+        for start in range(0, len(inputs), self._at_once):
+            results = await self._run([EmbedJob(tuple(ids)) for ids in inputs[start : start + self._at_once]])
+            embeddings += [result.values for result in results if isinstance(result, Embedding)]
+        if len(embeddings) != len(inputs):
+            raise EngineError("the engine answered an embedding with something else")
+        return embeddings
+
+
+def _refreshed(known: _Tenant, task: asyncio.Task[Router]) -> None:
+    known.refreshing = None
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is None:
+        known.asked = time.monotonic()
+    elif known.asked >= 0:  # an older router is there; nobody waits for this one
+        known.asked = time.monotonic()
+        level = logging.WARNING if isinstance(error, SoftPromptError) else logging.ERROR
+        _LOG.log(level, "the tasks of `auto` may be out of date: %s", error)

@@ -1,0 +1,40 @@
+"""Learning-rate schedules, by the names of Hugging Face. No torch."""
+
+from __future__ import annotations
+
+import math
+
+from softprompt.tasks.config import TaskConfig
+
+DEFAULT_EPOCHS = 3
+DEFAULT_STEPS = 400
+"""A prompt starts far from where it must go: with a few hundred rows three epochs would be over before it has arrived."""
+
+
+def total_steps(config: TaskConfig, rows: int) -> int:
+    """Optimiser steps of a run over so many rows."""
+    if config.max_steps is not None:
+        return config.max_steps
+    if config.num_train_epochs is None:
+        return max(DEFAULT_STEPS, DEFAULT_EPOCHS * steps_per_epoch(config, rows))
+    return max(1, math.ceil(config.num_train_epochs * steps_per_epoch(config, rows)))
+
+
+def steps_per_epoch(config: TaskConfig, rows: int) -> int:
+    """Batches that cover the rows once."""
+    return math.ceil(rows / config.per_device_train_batch_size)
+
+
+def rate_at(config: TaskConfig, step: int, total: int) -> float:
+    """Learning rate of a step, counted from 0: a linear warm-up, then as `lr_scheduler_type` says."""
+    warmup = config.warmup_steps if config.warmup_steps is not None else math.ceil(config.warmup_ratio * total)
+    if config.lr_scheduler_type == "constant":
+        return config.learning_rate
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    if config.lr_scheduler_type == "constant_with_warmup":
+        return config.learning_rate
+    done = (step - warmup) / max(1, total - warmup)
+    if config.lr_scheduler_type == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return config.learning_rate * (1 - done)

@@ -1,0 +1,298 @@
+"""Quantised bases: the same base in fewer bytes, through which gradients flow as through the numbers it stands for."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from softprompt.bases import base as base_module
+from softprompt.bases import quantization
+from softprompt.bases.base import FrozenBase
+from softprompt.bases.quantization import Int8Linear, quantize_int8
+from softprompt.cli import main
+from softprompt.errors import BaseModelError
+from softprompt.evaluation.versions import judge
+from softprompt.library.library import Library
+from softprompt.model.prefix import shares_prefix
+from softprompt.progress import Silent
+from softprompt.serving.offline import Service
+from softprompt.training.checkpoint import Keeper
+from softprompt.training.prepare import prepare
+from softprompt.training.sweep import sweep
+from softprompt.training.tune import train
+from tests.models import ARCHITECTURES, VOCABULARY, make_base
+from tests.training.test_recompute import mixed_step
+from tests.training.test_resume import make_task
+
+
+def int8_base(architecture: str, dtype: torch.dtype = torch.float32) -> FrozenBase:
+    base = make_base(architecture, dtype=dtype)
+    quantize_int8(base.model)
+    base.quantization = "int8"
+    return base
+
+
+def int8_layers(base: FrozenBase) -> Iterator[tuple[str, Int8Linear]]:
+    for name, module in base.model.named_modules():
+        if isinstance(module, Int8Linear):
+            yield name, module
+
+
+def wide_twin(architecture: str, dtype: torch.dtype = torch.float32) -> FrozenBase:
+    """A plain base whose weights are the numbers that the quantised one's stand for."""
+    twin = make_base(architecture, dtype=dtype)
+    for name, layer in int8_layers(int8_base(architecture, dtype)):
+        wide_NM = layer.weight.to(dtype) * layer.scale_N1.to(dtype)
+        plain = twin.model.get_submodule(name)
+        with torch.no_grad():
+            plain.weight.copy_(wide_NM if isinstance(plain, torch.nn.Linear) else wide_NM.t())
+    return twin
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_losses_and_gradients_are_those_of_the_numbers_it_stands_for(architecture: str) -> None:
+    base, twin = int8_base(architecture), wide_twin(architecture)
+    losses, gradient = mixed_step(base)
+    expected_losses, expected = mixed_step(twin)
+    assert shares_prefix(base)
+    assert expected.norm() > 0
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-5, atol=1e-5)
+    assert (gradient - expected).norm() <= 1e-5 * expected.norm()
+    concatenated_losses, concatenated = mixed_step(base, shared=False)
+    torch.testing.assert_close(concatenated_losses, losses, rtol=1e-4, atol=1e-4)
+    assert (concatenated - gradient).norm() <= 1e-4 * gradient.norm()
+    recomputed_losses, recomputed = mixed_step(base, recompute=True)
+    torch.testing.assert_close(recomputed_losses, losses, rtol=1e-5, atol=1e-5)
+    assert (recomputed - gradient).norm() <= 1e-5 * gradient.norm()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_is_quantised_and_what_is_not(architecture: str) -> None:
+    plain, base = make_base(architecture), int8_base(architecture)
+    assert base.params == plain.params
+    assert torch.equal(base.embedding.weight, plain.embedding.weight)
+    head, plain_head = base.model.get_output_embeddings(), plain.model.get_output_embeddings()
+    assert torch.equal(head.weight, plain_head.weight)
+    assert (head.weight is base.embedding.weight) == (plain_head.weight is plain.embedding.weight)
+    matrices = {name for name, p in plain.model.named_parameters() if p.ndim == 2}
+    names = {f"{name}.weight" for name, _ in int8_layers(base)}
+    assert names == {name for name in matrices if not any(word in name for word in ("embed", "wte", "wpe", "lm_head"))}
+    assert all(layer.weight.dtype == torch.int8 for _, layer in int8_layers(base))
+    ids = torch.randint(0, VOCABULARY, (4, 20), generator=torch.Generator().manual_seed(0))
+    logits, expected = base.model(ids).logits, plain.model(ids).logits
+    assert 0 < (logits - expected).norm() < 0.08 * expected.norm()  # 0.011 to 0.051 on these random models
+
+
+@given(rows=st.integers(1, 5), columns=st.integers(2, 40), exponent=st.integers(-12, 12), seed=st.integers(0, 99))
+@settings(max_examples=20)
+def test_each_weight_is_within_half_a_step_of_its_row(rows: int, columns: int, exponent: int, seed: int) -> None:
+    weight_NM = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
+    weight_NM[0] = 0
+    layer = Int8Linear(weight_NM, None)
+    wide_NM = layer.weight.float() * layer.scale_N1
+    assert (wide_NM[0] == 0).all()
+    largest_N1 = weight_NM.abs().amax(1, keepdim=True)
+    assert (layer.scale_N1[1:] <= largest_N1[1:] / 127 + 1.3e-7).all()
+    assert ((wide_NM - weight_NM).abs() <= 0.501 * layer.scale_N1).all()
+    assert torch.equal(layer(torch.eye(columns)), wide_NM.t())
+
+
+def test_no_wide_weight_is_kept_for_the_way_back() -> None:
+    layer = Int8Linear(torch.randn(48, 32), torch.randn(48))
+    inputs = torch.randn(5, 32, requires_grad=True)
+    kept: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = layer(inputs)
+    assert {(tensor.dtype, tuple(tensor.shape)) for tensor in kept} == {(torch.int8, (48, 32)), (torch.float32, (48, 1))}
+    outputs.square().sum().backward()
+    assert layer.weight.grad is None
+    assert inputs.grad is not None
+
+
+def test_layers_that_share_scratch_memory_do_not_disturb_each_other() -> None:
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        Int8Linear(torch.randn(90, 90), None)(torch.randn(1, 90))  # what it leaves must serve outside of the mode too
+    weights = [torch.randn(32, 48), torch.randn(60, 32), torch.randn(8, 60)]
+    inputs = torch.randn(3, 48, requires_grad=True)
+    layers = torch.nn.Sequential(*[Int8Linear(weight_NM, None) for weight_NM in weights])
+    expected = inputs
+    for layer in layers:
+        expected = torch.nn.functional.linear(expected, layer.weight.float() * layer.scale_N1)
+    (gradient,) = torch.autograd.grad(layers(inputs).square().sum(), inputs)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), inputs)
+    torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_products_in_16_bits_are_near_and_do_not_overflow(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight_NM = torch.randn(64, 1536) * 0.02
+    inputs = torch.randn(4, 1536) * 30  # sums of unscaled 8-bit products would pass 65,504, the largest of float16
+    layer = Int8Linear(weight_NM.to(dtype), None)
+    outputs = layer(inputs.to(dtype)).float()
+    expected = inputs @ weight_NM.t()
+    assert (outputs - expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_model_without_linear_layers_is_refused() -> None:
+    model = SimpleNamespace(get_output_embeddings=lambda: None, named_modules=lambda: iter([("", torch.nn.Embedding(2, 2))]))
+    with pytest.raises(BaseModelError, match="SimpleNamespace has no linear layers to make int8"):
+        quantize_int8(model)
+
+
+def test_loaded_in_int8_it_is_the_same_base_in_fewer_bytes(base_folder: Path) -> None:
+    plain = FrozenBase.load(str(base_folder), device="cpu", dtype="float32")
+    base = FrozenBase.load(str(base_folder), device="cpu", dtype="float32", quantization="int8")
+    assert (base.fingerprint, base.params, base.dtype) == (plain.fingerprint, plain.params, plain.dtype)
+    assert (base.quantization, plain.quantization) == ("int8", None)
+    assert base.model.get_output_embeddings().weight is base.embedding.weight
+    assert not any(p.requires_grad for p in base.model.parameters())
+
+    def linear_bytes(one: FrozenBase) -> int:
+        return sum(t.nbytes for n, t in one.model.state_dict().items() if "_proj" in n)
+
+    assert linear_bytes(base) < 0.4 * linear_bytes(plain)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_stored_in_16_bits_and_wanted_in_32(base_folder: Path, tmp_path: Path, stored: torch.dtype) -> None:
+    for file in base_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(base_folder / "model.safetensors")
+    save_file({k: t.to(stored) for k, t in weights.items()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text()) | {"dtype": str(stored)[6:]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    direct = FrozenBase.load(str(tmp_path), device="cpu", dtype="float32", quantization="int8")
+    behind = FrozenBase.load(str(tmp_path), device="cpu", dtype="float32")
+    quantize_int8(behind.model)
+    assert direct.dtype == torch.float32
+    assert direct.state_digest() == behind.state_digest()
+    narrow = FrozenBase.load(str(tmp_path), device="cpu", dtype=str(stored)[6:], quantization="int8")
+    assert narrow.dtype == stored
+    losses, gradient = mixed_step(narrow)
+    assert losses.isfinite().all()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "config", "message"),
+    [
+        ("int9", "cpu", {}, "quantization 'int9' is unknown; did you mean 'int8'?"),
+        ("4bit", "cpu", {}, "quantization 4bit needs a CUDA GPU, and the device is cpu; use int8"),
+        ("int8", "cpu", {"quantization_config": {"bits": 4}}, "'some/base' is stored quantised already"),
+    ],
+)
+def test_what_cannot_be_quantised_so_is_told(name: str, device: str, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(BaseModelError, match=message.replace("?", r"\?")):
+        quantization.check_quantization(name, torch.device(device), config, "some/base")
+
+
+@pytest.mark.parametrize(("name", "device", "package"), [("int8", "cpu", "torchao"), ("4bit", "cuda", "bitsandbytes")])
+def test_a_missing_package_is_told(name: str, device: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None)
+    with pytest.raises(BaseModelError, match=f"needs the package {package}, which is not here; pip install"):
+        quantization.check_quantization(name, torch.device(device), {}, "some/base")
+
+
+def test_4bit_is_made_by_the_loader_on_the_device(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+
+    def loader(folder: Path, **options: Any) -> Any:
+        told.update(options)
+        raise OSError("enough seen")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", loader)
+    monkeypatch.setattr(base_module, "check_quantization", lambda *_: None)
+    with pytest.raises(BaseModelError, match="enough seen"):
+        FrozenBase.load(str(base_folder), device="cpu", dtype="bfloat16", quantization="4bit")
+    assert told["device_map"] == {"": torch.device("cpu")}
+    assert told["quantization_config"].bnb_4bit_quant_type == "nf4"
+    assert told["quantization_config"].bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def test_a_prompt_is_tuned_judged_and_served_on_int8(base_folder: Path, tmp_path: Path) -> None:
+    library = Library.open(tmp_path / "home")
+    task = make_task(tmp_path, "kind", base=str(base_folder))
+    (tuned,) = train(task, library=library, device="cpu", dtype="float32", quantization="int8")
+    assert tuned.prompt.card.recipe["quantization"] == "int8"
+    assert tuned.moved > 0
+    loss = [row["loss"] for row in tuned.history]
+    assert loss[-1] < loss[0]
+    answers = {}
+    for way in ("int8", None):
+        (answer,) = Service(library, device="cpu", dtype="float32", quantization=way).predict(["the red stone"], "kind")
+        assert answer.scores
+        answers[way] = answer.scores["good"]
+    assert answers["int8"] != answers[None]
+    assert answers["int8"] == pytest.approx(answers[None], abs=0.2)
+    file = tmp_path / "kind.yaml"
+    file.write_text(json.dumps({"task": "kind", "base": str(base_folder), "data": "rows.jsonl", "labels": ["good", "bad"]}))
+    (row,) = judge(library, [str(file)], device="cpu", dtype="float32", quantization="int8")
+    assert row["value"] == tuned.report.value
+    swept = sweep(task, {"seed": [0, 1]}, library=library, device="cpu", dtype="float32", quantization="int8")
+    assert swept.tuned.prompt.card.recipe["quantization"] == "int8"
+
+
+def test_training_leaves_every_byte_of_the_base(tmp_path: Path) -> None:
+    base = int8_base("llama")
+    before = base.state_digest()
+    (tuned,) = train(make_task(tmp_path, "kind"), base=base)
+    assert tuned.moved > 0
+    assert base.state_digest() == before
+    next(layer for _, layer in int8_layers(base)).weight.data[0, 0] += 1
+    assert base.state_digest() != before
+
+
+def test_a_checkpoint_is_of_one_way_to_quantise(tmp_path: Path) -> None:
+    base = make_base("llama")
+    runs = prepare([make_task(tmp_path, "kind")], base, None, Silent())
+    plain = Keeper(tmp_path, base, runs, Silent()).file
+    base.quantization = "int8"
+    assert Keeper(tmp_path, base, runs, Silent()).file != plain
+
+
+def test_every_command_that_loads_a_base_takes_the_option(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_task(tmp_path, "kind")  # for its rows
+    task = {"base": str(base_folder), "data": "rows.jsonl", "labels": ["good", "bad"], "max_steps": 2}
+    file = tmp_path / "kind.yaml"
+    file.write_text(json.dumps(task | {"num_virtual_tokens": 6}))
+    monkeypatch.setenv("SOFTPROMPT_HOME", str(tmp_path / "home"))
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["softprompt", *arguments, "--device", "cpu", "--json"])
+        with pytest.raises(SystemExit) as done:
+            main()
+        return int(done.value.code or 0), "".join(capsys.readouterr())
+
+    for command in (
+        ["train", str(file)],
+        ["sweep", str(file), "seed=0,1"],
+        ["evaluate", str(file)],
+        ["predict", "kind", "red"],
+    ):
+        code, told = run(*command, "--quantization", "int9")
+        assert code == 1
+        assert "quantization 'int9' is unknown" in told
+        code, told = run(*command, "--quantization", "int8")
+        assert code == 0, told
+    assert Library.open(tmp_path / "home").resolve("kind").card.recipe["quantization"] == "int8"

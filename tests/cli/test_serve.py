@@ -1,0 +1,302 @@
+"""`softprompt serve` as a process of its own, with the real engine: what it prints, serves, refuses, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from openai import OpenAI
+
+from softprompt.bases.base import FrozenBase
+from softprompt.cli import main
+from softprompt.engines.continuous import ContinuousEngine
+from softprompt.errors import ConfigError
+from softprompt.http import server
+from softprompt.http.server import Settings, load
+from softprompt.jobs import worker
+from softprompt.library.library import Library
+from softprompt.serving.offline import Service
+from softprompt.serving.which_base import choose_base
+from tests.http_server import fill
+from tests.models import some_prompt
+
+LONG = 120.0
+"""Seconds for what takes a few on a machine that is not busy."""
+
+
+class Serving:
+    """A server that was started by command."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        command = [sys.executable, "-m", "softprompt.cli", "--home", str(home), "serve", "--port", "0", "--json", *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.line = self.process.stdout.readline()
+        if not self.line:
+            raise AssertionError(self.process.communicate()[1])
+        self.row: dict[str, Any] = json.loads(self.line)
+        self.url: str = self.row["url"]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """Signal it and wait: exit status, and what else it wrote on stdout and stderr."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=LONG)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("serve") / "home"
+    with Library.open(folder) as library:
+        fill(library, FrozenBase.load(str(base_folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(home: Path) -> Iterator[Serving]:
+    found = Serving(home, "--dtype", "float32", "--log-level", "info")
+    yield found
+    code, out, err = found.end()
+    assert (code, out) == (0, ""), err
+    lines = err.splitlines()
+    assert lines[0].startswith("loading /")
+    assert lines[1] == f"serving tiny-llama on {found.url}"
+    assert all(" INFO " in line for line in lines[2:]), err
+    assert "red green" not in err
+
+
+def test_the_line_for_machines(served: Serving, base_folder: Path) -> None:
+    assert served.line == json.dumps(served.row, separators=(",", ":")) + "\n"
+    assert list(served.row) == ["url", "base", "fingerprint"]
+    assert served.row["base"] == "tiny-llama"
+    assert served.row["fingerprint"] == FrozenBase.load(str(base_folder)).fingerprint
+    assert served.url.startswith("http://127.0.0.1:")
+    assert httpx2.get(f"{served.url}/readyz").json()["fingerprint"] == served.row["fingerprint"]
+
+
+def test_it_answers_as_predict_does(served: Serving, home: Path) -> None:
+    texts = ["red green", "blue apple " * 3, "what is a river", "stone " * 200]
+    with Library.open(home) as library, OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0) as client:
+        service = Service(library, dtype="float32")
+        for task in ("kind", "kind@1"):
+            told = httpx2.post(f"{served.url}/v1/classify", json={"model": task, "input": texts}, timeout=LONG).json()
+            expected = service.predict(texts, task)
+            assert [row["label"] for row in told["data"]] == [one.output for one in expected]
+            for row, one in zip(told["data"], expected, strict=True):
+                assert one.scores is not None
+                assert row["scores"] == pytest.approx(one.scores, abs=1e-4)
+        for one in service.predict(texts[:3], "tell"):
+            # Half a character at the very end is shown by the one and not sent by the other.
+            expected_text = one.output.rstrip("\ufffd").strip()
+            answer = client.chat.completions.create(model="tell", messages=[{"role": "user", "content": one.text}])
+            assert answer.choices[0].message.content == expected_text
+            stream = client.chat.completions.create(
+                model="tell", messages=[{"role": "user", "content": one.text}], stream=True
+            )
+            pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+            assert "".join(pieces).strip() == expected_text
+
+
+def test_a_seed_makes_an_answer_again_whatever_else_runs(served: Serving) -> None:
+    with OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0) as client:
+        ask = {"model": "tell", "prompt": "red", "max_tokens": 12, "temperature": 1.5, "seed": 7}
+        alone = client.completions.create(**ask).choices[0].text
+        among = client.completions.create(**{**ask, "prompt": ["blue", "red", "stone"], "n": 2}).choices
+        assert among[2].text == alone
+        assert len({choice.text for choice in among}) > 3
+
+
+def test_a_task_published_later_is_served(served: Serving, home: Path, base_folder: Path) -> None:
+    base = FrozenBase.load(str(base_folder))
+    with Library.open(home) as library, OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0) as client:
+        library.publish(some_prompt(base, "late", seed=9).to_bytes(), base=base.address)
+        assert client.completions.create(model="late", prompt="red").model == "late@1"
+        assert client.models.retrieve("late").id == "late"
+
+
+def test_a_first_key_is_asked_for_and_others_may_come_then(tmp_path: Path) -> None:
+    """An empty library, with a key; every address; and two interrupts."""
+    home = tmp_path / "home"
+    with Library.open(home) as library:
+        secret, _ = library.registry.create_key("first", ["read", "predict"])
+    served = Serving(home, "--host", "0.0.0.0")
+    try:
+        assert served.row["base"] == "builtin/tiny"
+        url = f"http://127.0.0.1:{served.port}/v1/models"
+        assert httpx2.get(url).status_code == 401
+        told = httpx2.get(url, headers={"authorization": f"Bearer {secret}"})
+        assert [row["id"] for row in told.json()["data"]] == ["builtin/tiny"]
+        with socket.create_connection(("127.0.0.1", served.port), timeout=LONG) as slow:
+            slow.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer "
+                + secret.encode()
+                + b"\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"
+            )
+            time.sleep(0.5)
+            served.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            assert served.process.poll() is None  # what runs may end
+            began = time.monotonic()
+            code, _, err = served.end(signal.SIGINT)
+            assert code == 130
+            assert time.monotonic() - began < 10
+            assert "Traceback" not in err
+    finally:
+        served.process.kill()
+        served.process.communicate()
+
+
+def test_the_example_runs(served: Serving) -> None:
+    example = Path(__file__).parent.parent.parent / "examples" / "client.py"
+    for arguments in (["kind", "red green"], []):
+        done = subprocess.run(
+            [sys.executable, example, *(arguments or ["tiny-llama"])],
+            capture_output=True, text=True, check=False, env={**os.environ, "OPENAI_BASE_URL": f"{served.url}/v1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "served: kind" in done.stdout
+        assert "answer: " in done.stdout
+
+
+def test_every_code_of_an_error_is_in_the_docs() -> None:
+    root = Path(__file__).parent.parent.parent
+    page = (root / "docs" / "serving.md").read_text(encoding="utf-8")
+    sources = [file for file in (root / "src" / "softprompt" / "http").glob("*.py") if file.name != "tuning.py"]
+    codes = {code for file in sources for code in re.findall(r'code="([a-z_]+)"', file.read_text(encoding="utf-8"))}
+    assert len(codes) > 12
+    assert {code for code in codes if f"`{code}`" not in page} == set()
+
+
+# refusals, told before anything is loaded
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    def call(*arguments: str, code: int = 1) -> str:
+        monkeypatch.setattr(sys, "argv", ["softprompt", "--home", str(tmp_path / "home"), "serve", *arguments])
+        with pytest.raises(SystemExit) as done:
+            main()
+        told = capsys.readouterr()
+        assert done.value.code == code, told.err
+        assert told.out == ""
+        return " ".join(told.err.split())
+
+    return call
+
+
+def test_what_cannot_be_served_is_told(refused: Callable[..., str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"cannot serve on 127.0.0.1 port {port}" in refused("--port", str(port))
+    for host in ("0.0.0.0", "::"):
+        if host == "::" and not socket.has_ipv6:
+            continue
+        assert "no API key exists; make one first (`softprompt keys create NAME`)" in refused("--host", host, "--port", "0")
+    assert "no address" in refused("--host", "no.such.host.invalid", "--port", "0")
+    assert "--log-level 'loud' is unknown; use error, warning, info, debug" in refused("--log-level", "loud")
+    assert "no folder" in refused("--port", "0", "--base", str(tmp_path / "none"))
+    refused("--port", "99999", code=2)
+
+
+def test_the_base_with_the_most_tasks_is_chosen(tmp_path: Path, base_folder: Path, other_folder: Path) -> None:
+    one, other = FrozenBase.load(str(base_folder)), FrozenBase.load(str(other_folder))
+    with Library.open(tmp_path / "home") as library:
+        assert choose_base(library).base == "builtin/tiny"
+        assert choose_base(library).warning is None
+
+        def add(task: str, base: FrozenBase, tenant: str = "default") -> None:
+            library.for_tenant(tenant).publish(some_prompt(base, task).to_bytes(), base=base.address)
+
+        add("a", one)
+        assert choose_base(library) == choose_base(library.for_tenant("acme"))
+        assert choose_base(library).base == str(base_folder)
+        assert choose_base(library).warning is None
+        add("b", other)
+        add("c", other, "acme")
+        chosen = choose_base(library)
+        assert chosen.base == str(other_folder)
+        assert chosen.warning is not None
+        assert f"{base_folder} (1 tasks): a;" in chosen.warning
+        add("a", other)  # only the newest version of a task counts
+        assert choose_base(library).warning is None
+        library.delete("a@2")
+        library.delete("b@1")
+        assert library.registry.bases()[0].tasks == 1
+
+
+def test_the_engine_keeps_to_the_limits_given(tmp_path: Path, base_folder: Path) -> None:
+    with Library.open(tmp_path / "home") as library:
+        live = load(library, Settings(source=str(base_folder), engine_rows=3, engine_queue=7, prefix_bytes=1 << 20))
+        engine = live.engine
+        assert isinstance(engine, ContinuousEngine)
+        assert (engine.limits.max_rows, engine.limits.max_waiting) == (3, 7)
+        engine.stop()
+        live.close()
+
+
+def test_a_quantised_base_is_served_and_trained_on_by_its_worker(
+    home: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Library.open(home) as library:
+        settings = Settings(source=str(base_folder), dtype="float32", device="cpu", quantization="int8")
+        live = load(library, settings)
+        assert live.base.quantization == "int8"
+        told = asyncio.run(live.classify("default", "kind", ["red green", "stone"]))
+        expected = Service(library, dtype="float32", quantization="int8").predict(["red green", "stone"], "kind")
+        for row, one in zip(told.rows, expected, strict=True):
+            assert row.scores == pytest.approx(one.scores, abs=1e-4)
+        options: list[str] = []
+        monkeypatch.setattr("softprompt.jobs.starter.Starter", lambda *_, **named: options.extend(named["options"]))
+        server._training(live, library, settings)
+        assert options == ["--dtype", "float32", "--device", "cpu", "--quantization", "int8"]
+        seen: list[object] = []
+        monkeypatch.setattr(worker, "trainer", lambda *given: seen.append(given))
+        worker.main(["--home", str(home), "--idle-seconds", "0", *options])
+        assert seen == [("float32", "cpu", 30.0, "int8")]
+        live.engine.stop()
+        live.close()
+
+
+def test_options_reach_what_is_loaded(
+    refused: Callable[..., str], base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = ("--port", "0", "--base", str(base_folder))
+    assert "quantization 'int9' is unknown" in refused(*base, "--quantization", "int9")
+    seen: list[Settings] = []
+
+    def stop_here(_: Library, settings: Settings) -> None:
+        seen.append(settings)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(server, "load", stop_here)
+    refused(*base, "--quantization", "int8", "--dtype", "bfloat16", "--device", "cpu", "--engine-queue", "7")
+    (settings,) = seen
+    assert (settings.quantization, settings.dtype, settings.device) == ("int8", "bfloat16", "cpu")
+    assert settings.engine_queue == 7
+
+
+def test_help_says_what_limits_there_are() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "softprompt.cli", "serve", "--help"], capture_output=True, text=True, check=True,
+        env={**os.environ, "COLUMNS": "160"},
+    )  # fmt: skip
+    limits = ("--requests-per-minute", "--prompt-cache-size", "--engine-rows", "--engine-queue")
+    for word in ("--port", "--grace", "--require-keys", *limits):
+        assert word in done.stdout

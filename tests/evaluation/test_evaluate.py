@@ -1,0 +1,206 @@
+"""Evaluation: metrics against plain loops, trials mixed against trials alone, versions in the form they were tuned with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sklearn.metrics
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softprompt.bases.base import FrozenBase
+from softprompt.engines.offline import OfflineEngine
+from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound
+from softprompt.evaluation.evaluate import Trial, evaluate, log_softmax
+from softprompt.evaluation.metrics import fold, measure
+from softprompt.evaluation.versions import judge, judge_on
+from softprompt.library.library import Library
+from softprompt.tasks.rows import Row
+from softprompt.tasks.task import Task
+from tests.models import make_base, some_prompt
+
+PAIRS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30)
+
+
+@given(PAIRS)
+def test_accuracy_and_f1_are_those_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    predicted, answers = [p for p, _ in pairs], [a for _, a in pairs]
+    assert measure("accuracy", predicted, answers) == pytest.approx(sklearn.metrics.accuracy_score(answers, predicted))
+    scores = []
+    for label in sorted({*predicted, *answers}):
+        hits = sum(p == a == label for p, a in pairs)
+        said, right = predicted.count(label), answers.count(label)
+        scores.append(2 * hits / (said + right) if said + right else 0.0)
+    assert measure("f1", predicted, answers) == pytest.approx(sum(scores) / len(scores))
+
+
+@given(st.text(), st.text())
+def test_texts_match_when_their_folded_forms_do(one: str, other: str) -> None:
+    assert measure("exact_match", [one], [other]) == float(fold(one) == fold(other))
+    assert fold(fold(one)) == fold(one)
+    words, theirs = Counter(fold(one).split()), Counter(fold(other).split())
+    common = sum(min(words[word], theirs[word]) for word in words)
+    value = measure("token_f1", [one], [other])
+    if words and theirs:
+        precision, recall = common / sum(words.values()), common / sum(theirs.values())
+        expected = 2 * precision * recall / (precision + recall) if common else 0.0
+        assert value == pytest.approx(expected)
+    else:
+        assert value == float(not words and not theirs)
+
+
+def test_folding_forgives_case_punctuation_and_space() -> None:
+    assert measure("exact_match", ["The  Answer!", "b"], [" the answer", "c"]) == 0.5
+    assert measure("token_f1", ["a b c"], ["a d"]) == pytest.approx(0.4)
+
+
+@given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=8))
+def test_log_softmax_is_that_of_torch(scores: list[float]) -> None:
+    expected = torch.tensor(scores, dtype=torch.float64).log_softmax(0).tolist()
+    assert log_softmax(scores) == pytest.approx(expected, abs=1e-9)
+
+
+LABELS = ("yes", "no", "the river")
+
+
+@pytest.fixture(scope="module")
+def base(base_folder: Path) -> FrozenBase:
+    return FrozenBase.load(str(base_folder))
+
+
+def labelled(count: int = 9) -> list[Row]:
+    return [{"text": "red " * (1 + n % 4) + str(n), "label": LABELS[n % 3]} for n in range(count)]
+
+
+def trial(base: FrozenBase, name: str, seed: int, rows: int, **fields: Any) -> Trial:
+    task = Task(task=name, input="{text} is", **fields)
+    examples = task.encode(base, labelled(), rows, split="test")
+    return Trial(task.form, some_prompt(base, name, rows=rows, seed=seed).vectors_PD, examples)
+
+
+def some_trials(base: FrozenBase) -> list[Trial]:
+    return [
+        trial(base, "a", 1, 5, labels=LABELS),
+        trial(base, "b", 2, 9, labels=None, max_new_tokens=6),
+        trial(base, "c", 3, 2, labels=LABELS[::-1], metric="f1"),
+        trial(base, "d", 4, 3, labels=None, max_new_tokens=3, metric="token_f1"),
+    ]
+
+
+def test_mixed_trials_equal_each_alone() -> None:
+    base = make_base("llama")
+    seen: list[int] = []
+    trials = some_trials(base)
+    together = evaluate(OfflineEngine(base, token_budget=64), trials, seen.append)
+    assert sum(seen) == sum(len(one.examples) for one in trials)
+    for one, report in zip(trials, together, strict=True):
+        (alone,) = evaluate(OfflineEngine(base), [one])
+        assert report.predictions == alone.predictions
+        assert (report.metric, report.value, report.rows) == (alone.metric, alone.value, alone.rows)
+        assert report.loss == pytest.approx(alone.loss, abs=1e-3, nan_ok=True)
+
+
+def test_a_report_is_what_plain_loops_find() -> None:
+    base = make_base("llama")
+    first, *_ = some_trials(base)
+    (report,) = evaluate(OfflineEngine(base), [first])
+    label_ids = first.form.encode_labels(base)
+    predictions, losses = [], []
+    for ids, choice in zip(first.examples.inputs, first.examples.choices, strict=True):
+        scores = []
+        for label in label_ids:
+            embeds = torch.cat([first.vectors_PD, base.embed(torch.tensor([*ids, *label]))])[None]
+            with torch.no_grad():
+                logits = base.model(inputs_embeds=embeds).logits[0, -len(label) - 1 : -1].log_softmax(-1)
+            scores.append(sum(float(row[token]) for row, token in zip(logits, label, strict=True)))
+        predictions.append(LABELS[scores.index(max(scores))])
+        losses.append(-torch.tensor(scores).log_softmax(0)[choice].item())
+    assert report.predictions == predictions
+    assert report.loss == pytest.approx(sum(losses) / len(losses), abs=1e-3)
+    assert report.value == sum(p == a for p, a in zip(predictions, first.examples.answers, strict=True)) / 9
+    assert report.rows == 9
+
+
+def test_generated_answers_have_no_loss() -> None:
+    base = make_base("llama")
+    (report,) = evaluate(OfflineEngine(base), [some_trials(base)[1]])
+    assert math.isnan(report.loss)
+    assert report.metric == "exact_match"
+
+
+# Versions of a library
+
+
+@pytest.fixture
+def library(tmp_path: Path, base: FrozenBase) -> Library:
+    made = Library.open(tmp_path / "home")
+    for name, seed in (("a", 1), ("b", 2), ("a", 3)):
+        prompt = some_prompt(base, name, seed=seed, input="{text} is", labels=LABELS)
+        made.publish(prompt.to_bytes(), base=base.address)
+    return made
+
+
+def task_file(folder: Path, name: str, text: str = "") -> str:
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled()))
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled(40)))
+    file = folder / f"{name}.yaml"
+    data = "data: {train: train.jsonl, test: test.jsonl}\n"
+    file.write_text(text or f"{data}input: '{{text}} is'\nlabels: ['yes', 'no', the river]\n")
+    return str(file)
+
+
+def by_hand(base: FrozenBase, seed: int) -> Any:
+    one = trial(base, "a", seed, 5, labels=LABELS)
+    return evaluate(OfflineEngine(base), [one])[0]
+
+
+def test_versions_are_judged_on_the_test_rows_of_their_files(tmp_path: Path, base: FrozenBase, library: Library) -> None:
+    rows = judge(library, [task_file(tmp_path, "a"), task_file(tmp_path, "b")])
+    assert [(row["task"], row["version"]) for row in rows] == [("a", 2), ("b", 1)]
+    for row, seed in zip(rows, (3, 2), strict=True):
+        expected = by_hand(base, seed)
+        assert (row["metric"], row["value"], row["rows"]) == ("accuracy", expected.value, 9)
+        assert row["loss"] == pytest.approx(expected.loss, abs=1e-3)
+        assert row["digest"] == library.resolve(f"{row['task']}@{row['version']}").digest
+    library.promote("a@1", "production")
+    assert [row["version"] for row in judge(library, [task_file(tmp_path, "a")])] == [1]
+    assert [row["version"] for row in judge(library, [task_file(tmp_path, "a")], "2")] == [2]
+
+
+def test_rows_of_ones_own_are_judged_alike(tmp_path: Path, library: Library) -> None:
+    file = task_file(tmp_path, "a")
+    assert judge_on(library, ["a@2", "b"], tmp_path / "test.jsonl") == judge(library, [file, task_file(tmp_path, "b")])
+
+
+def test_a_version_is_judged_in_the_form_it_was_tuned_with(tmp_path: Path, library: Library) -> None:
+    before = judge(library, [task_file(tmp_path, "a")])
+    data = "data: {train: train.jsonl, test: test.jsonl}\n"
+    changed = task_file(tmp_path, "a", f"{data}input: 'Now: {{text}}'\nlabels: [the river, 'no', 'yes']\nmetric: f1\n")
+    assert judge(library, [changed]) == before
+
+
+def test_what_cannot_be_judged_is_told(tmp_path: Path, library: Library, other_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'a' is no task file \(\.yaml\); .* --data FILE"):
+        judge(library, ["a"])
+    with pytest.raises(NotFound, match="no version 9"):
+        judge(library, [task_file(tmp_path, "a")], "9")
+    with pytest.raises(NotFound, match="no task 'none'"):
+        judge_on(library, ["none"], tmp_path / "test.jsonl")
+    (tmp_path / "wrong.jsonl").write_text('{"text": "red", "label": "perhaps"}\n')
+    with pytest.raises(DataError, match="test row 1: the label 'perhaps' is not among"):
+        judge_on(library, ["a"], tmp_path / "wrong.jsonl")
+    foreign = some_prompt(FrozenBase.load(library.resolve("a").base), "foreign", labels=LABELS, metric="rouge")
+    library.publish(foreign.to_bytes(), base=library.resolve("a").base)
+    with pytest.raises(ConfigError, match="metric"):
+        judge_on(library, ["foreign"], tmp_path / "test.jsonl")
+    with pytest.raises(ConfigError, match="metric 'rouge' is unknown; known: accuracy, "):
+        judge(library, [task_file(tmp_path, "foreign")])
+    library.publish(library.read("a@1"), base=str(other_folder))
+    with pytest.raises(FingerprintMismatch, match="tiny-llama"):
+        judge_on(library, ["a@3"], tmp_path / "test.jsonl")

@@ -1,0 +1,654 @@
+"""Jobs: what a request becomes, who may claim what, and that a job is finished once, whoever dies when."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, TrainingError
+from softprompt.jobs import bank, watch
+from softprompt.jobs.jobs import Job, Jobs, unfinished
+from softprompt.jobs.lock import WorkerLock
+from softprompt.jobs.queue import MOST_ATTEMPTS, Claim, Lost, Queue
+from softprompt.jobs.request import JobRequest, make_plan
+from softprompt.jobs.rows import read_upload
+from softprompt.jobs.uploads import Files
+from softprompt.jobs.worker import trainer, work
+from softprompt.library.library import Library
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.records import Version
+from softprompt.training.loop import train_bank
+from softprompt.training.prepare import prepare
+from softprompt.training.tune import train
+from tests.jobs_data import ROWS, chat, do_all, lines, queue_job
+from tests.library_data import make_prompt
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return Library.open(tmp_path / "home")
+
+
+FOLDER = Path("nowhere")
+
+
+def planned(library: Library, rows: Sequence[Any] = ROWS, **fields: Any) -> Job:
+    """A job that is queued and never done."""
+    name = Files(library).add(lines(rows), fields.pop("filename", "my rows.jsonl")).name
+    request = JobRequest(model="m", training_file=name, **fields)
+    return Jobs(library).create(request, {"m": "nowhere"})
+
+
+def messages(library: Library, job: Job) -> list[str]:
+    return [event.message for event in reversed(Jobs(library).events(job.name, limit=1000)[0])]
+
+
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+# What a request becomes
+
+
+def test_columns_text_and_label_need_nothing_more(library: Library) -> None:
+    job = planned(library)
+    assert job.config == {
+        "task": "my-rows",
+        "input": "{text}\nLabel:",
+        "target": " {label}",
+        "labels": ["bad", "good"],
+    }
+    assert any("labels were inferred from the answers: 'bad', 'good'" in message for message in messages(library, job))
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"softprompt": {"max_steps": 51, "per_device_train_batch_size": 2}}, "softprompt.max_steps"),
+        ({"softprompt": {"per_device_train_batch_size": 2}, "hyperparameters": {"n_epochs": 4}}, "hyperparameters"),
+    ],
+)
+def test_a_job_that_would_hold_the_worker_for_too_long_is_refused(
+    library: Library, fields: dict[str, Any], field: str
+) -> None:
+    name = Files(library).add(lines(ROWS), "rows.jsonl").name
+    request = JobRequest(model="m", training_file=name, **fields)
+    with pytest.raises(FieldError, match=r"steps of 2 rows are \d+ rows to train on; a job may have 100") as told:
+        Jobs(library, most_trained=100).create(request, {"m": "nowhere"})
+    assert told.value.field == field
+    assert Jobs(library).page() == ([], False)
+    assert Jobs(library, most_trained=128).create(request, {"m": "nowhere"}).status == "queued"
+
+
+def test_chats_are_classified_where_answers_are_few_and_else_generated(library: Library) -> None:
+    few = [chat(f"say {number}", "yes" if number % 2 else "no") for number in range(8)]
+    assert planned(library, few).config["labels"] == ["no", "yes"]
+    many = [chat(f"say {number}", f"I say {number}") for number in range(8)]
+    job = planned(library, many)
+    assert "labels" not in job.config
+    assert job.config["input"] == "{prompt}\nAnswer:"
+    assert any("the answers are generated: 8 different ones" in message for message in messages(library, job))
+    assert "labels" not in planned(library, few, softprompt={"metric": "exact_match"}).config
+
+
+def test_a_completion_is_trained_on_the_raw_prompt(library: Library) -> None:
+    job = planned(library, [{"prompt": f"{n} and", "completion": f" {n}"} for n in range(4)])
+    assert (job.config["input"], job.config["target"]) == ("{prompt}", " {completion}")
+
+
+def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
+    asked = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 2.0}
+    wanted = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 0.1, "seed": 7}
+    for fields in (
+        {"hyperparameters": asked},
+        {"method": {"type": "supervised", "supervised": {"hyperparameters": asked}}},
+    ):
+        config = planned(library, seed=7, **fields).config
+        assert {key: config[key] for key in wanted} == wanted
+    config = planned(library, hyperparameters={"n_epochs": "auto", "learning_rate": 0.2}).config
+    assert config["learning_rate"] == 0.2
+    assert "num_train_epochs" not in config
+
+
+@pytest.mark.parametrize(
+    ("fields", "told", "field"),
+    [
+        ({"suffix": "a/b"}, "name the task with suffix", "suffix"),
+        ({"suffix": "x" * 65}, "65 characters", "suffix"),
+        ({"filename": "日本.jsonl"}, "name the task with suffix", "suffix"),
+        ({"suffix": "a", "softprompt": {"task": "b"}}, "one name", "suffix"),
+        ({"softprompt": {"learning_rat": 1}}, "did you mean 'learning_rate'", "softprompt"),
+        ({"softprompt": {"data": "/etc/passwd"}}, "rows come from training_file", "softprompt.data"),
+        ({"softprompt": {"base": "/"}}, "named by model", "softprompt.bases.base"),
+        ({"softprompt": {"tokenizer_name_or_path": "/"}}, "named by model", "softprompt.tokenizer_name_or_path"),
+        ({"softprompt": {"labels": ["good", "fine"]}}, "line 3: the label 'bad' is not among", "training_file"),
+        ({"softprompt": {"input": "{txt}"}}, "line 1 has no field 'txt'.*did you mean 'text'", "training_file"),
+        ({"softprompt": {"input": "{text"}}, "template '{text' is wrong", "softprompt"),
+        ({"softprompt": {"target": "nothing"}}, "exactly one column", "softprompt"),
+        ({"softprompt": {"num_virtual_tokens": 0}}, "num_virtual_tokens", "softprompt"),
+        ({"softprompt": {"prompt_tuning_init_prompt": "gone@1"}}, "no task 'gone'", "softprompt.prompt_tuning_init_prompt"),
+        ({"hyperparameters": {"n_epochs": 1}, "softprompt": {"num_train_epochs": 2}}, "say it once", "softprompt"),
+        ({"hyperparameters": {"learning_rate": 1e3}}, "too high", "hyperparameters"),
+        ({"hyperparameters": {"learning_rate": 1, "learning_rate_multiplier": 1}}, "not both", "hyperparameters"),
+        ({"method": {"type": "dpo", "dpo": {}}}, "'dpo' is not supported", "method"),
+        ({"integrations": [{"type": "wandb"}]}, "not supported", "integrations"),
+        ({"metadata": {"a": "x" * 513}}, "metadata", "metadata"),
+        ({"rows": [{"question": "a", "answer": "b"}] * 3}, "columns answer, question", "softprompt.input"),
+        ({"rows": ROWS[:2] * 5}, "2 different rows, too few to split", "training_file"),
+        ({"softprompt": {"prompt_tuning_init_prompt": "a b"}}, "task 'a b' is refused",
+         "softprompt.prompt_tuning_init_prompt"),
+        ({"softprompt": {"labels": ["good", "bad", 1e999]}}, "none may be infinite", None),
+        ({"softprompt": {"labels": nested(5000)}}, "nested too deeply", None),
+        ({"rows": [*ROWS, *[{"text": "a", "label": " "}] * 2]}, "line 33: the answer is empty", "training_file"),
+        ({"rows": [*ROWS, {"text": " ", "label": "good"}], "softprompt": {"input": "{text}"}}, "line 33: the input is empty",
+         "training_file"),
+        ({"rows": [*ROWS, {"text": ["a"], "label": "good"}]}, "line 33: the field 'text' holds", "training_file"),
+    ],
+)  # fmt: skip
+def test_wrong_requests_are_refused_with_their_field(
+    library: Library, fields: dict[str, Any], told: str, field: str | None
+) -> None:
+    rows = fields.pop("rows", ROWS)
+    with pytest.raises(FieldError, match=told) as caught:
+        planned(library, rows, **fields)
+    assert caught.value.field == field
+    assert Jobs(library).page() == ([], False)
+
+
+@pytest.mark.parametrize("own_validation", [False, True])
+def test_rows_that_are_taken_can_be_split(own_validation: bool) -> None:
+    validation = read_upload(lines(ROWS), "v") if own_validation else None
+    request = JobRequest(model="m", training_file="f", suffix="t", softprompt={"labels": ["good", "bad"]})
+    refused = []
+    for number in range(300):
+        few = [{"text": f"{number} {at}", "label": "good"} for at in range(2 + number % 3)]
+        upload = read_upload(lines(few), "t")
+        try:
+            plan = make_plan(request, "t", upload, validation)
+        except FieldError as error:
+            refused.append(str(error))
+            continue
+        data = {"train": "train", "validation": "own"} if own_validation else {"train": "train"}
+        task = bank.JobTask({**plan.config, "data": data}, {"train": few, "own": ROWS})
+        assert min(len(task.train), len(task.validation), len(task.test)) > 0
+    assert 0 < len(refused) < 150
+    assert all("too few to split" in told for told in refused)
+
+
+def test_wrong_bases_and_files_are_refused(library: Library) -> None:
+    jobs, name = Jobs(library), Files(library).add(lines(), "rows.jsonl").name
+    other = Files(library.for_tenant("other")).add(lines(), "rows.jsonl").name
+    for model, told in (("tini", "did you mean 'tiny'"), ("one@3", "give its base"), ("/etc", "no base '/etc'")):
+        with pytest.raises(FieldError, match=told) as caught:
+            jobs.create(JobRequest(model=model, training_file=name), {"tiny": "x"})
+        assert caught.value.field == "model"
+    said = set()
+    for missing in (other, "file-unknown"):
+        for field in ("training_file", "validation_file"):
+            asked = {"training_file": name} | {field: missing}
+            with pytest.raises(FieldError, match="there is no file") as caught:
+                jobs.create(JobRequest(model="tiny", **asked), {"tiny": "x"})
+            assert caught.value.field == field
+            said.add(str(caught.value).replace(missing, "X").replace(field, "FIELD"))
+    assert len(said) == 1
+    chats = Files(library).add(lines([chat("a", "b")]), "chat.jsonl").name
+    with pytest.raises(FieldError, match="use one shape"):
+        jobs.create(JobRequest(model="tiny", training_file=name, validation_file=chats), {"tiny": "x"})
+
+
+# Jobs of a tenant
+
+
+def test_pages_of_jobs_and_events_hold_each_once(library: Library) -> None:
+    jobs = Jobs(library)
+    names = [planned(library, suffix=f"t{number}").name for number in range(5)]
+    seen: list[str] = []
+    more = True
+    while more:
+        page, more = jobs.page(after=seen[-1] if seen else None, limit=2)
+        seen += [job.name for job in page]
+    assert seen == names[::-1]
+    told, _ = jobs.events(names[0], limit=100)
+    first, more = jobs.events(names[0], limit=1)
+    rest, _ = jobs.events(names[0], after=first[0].number, limit=100)
+    assert more
+    assert first + rest == told
+    assert told[-1].message.startswith("created job")
+
+
+def test_another_tenants_job_is_as_unknown_as_none(library: Library) -> None:
+    name = planned(library).name
+    other = Jobs(library.for_tenant("other"))
+    said = set()
+    for asked in (name, "ftjob-unknown"):
+        for verb in (other.get, other.events, other.cancel):
+            with pytest.raises(NotFound) as caught:
+                verb(asked)
+            said.add(str(caught.value).replace(asked, "X"))
+    assert len(said) == 1
+    assert other.page() == ([], False)
+    assert Jobs(library).get(name).status == "queued"
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_only_once(library: Library) -> None:
+    jobs, name = Jobs(library), planned(library).name
+    assert jobs.cancel(name).status == "cancelled"
+    assert jobs.get(name).finished_at
+    with pytest.raises(FieldError, match="is cancelled already"):
+        jobs.cancel(name)
+    assert Queue(library).claim() == []
+    assert not unfinished(library)
+
+
+# The queue
+
+
+def publish(library: Library, queue: Queue, job: int) -> Version:
+    also = queue.succeeded(job, {}, 1, lambda connection: "file-x")
+    (version,) = library.publish_all([make_prompt()], base="b", also=also)
+    return version
+
+
+def test_jobs_of_one_base_are_claimed_at_once_in_order(library: Library) -> None:
+    names = [planned(library, suffix=f"t{number}").name for number in range(3)]
+    other = Jobs(library.for_tenant("other"))
+    theirs = Files(other.library).add(lines(), "rows.jsonl").name
+    names.append(other.create(JobRequest(model="m", training_file=theirs), {"m": "nowhere"}).name)
+    elsewhere = Files(library).add(lines(), "rows.jsonl").name
+    last = Jobs(library).create(JobRequest(model="m", training_file=elsewhere), {"m": "another"}).name
+    queue = Queue(library)
+    assert [claim.name for claim in queue.claim()] == names
+    queue = Queue(library)  # the first worker is dead: this one could not hold its lock otherwise
+    claims = queue.claim()
+    assert [claim.name for claim in claims] == names
+    for claim in claims:
+        queue.fail(claim.id, "code", "message")
+    assert [claim.name for claim in queue.claim()] == [last]
+
+
+def test_two_claims_at_once_share_no_job(library: Library) -> None:
+    for number in range(6):
+        planned(library, suffix=f"t{number}")
+    found: list[list[Claim]] = []
+    queues = [Queue(library, bank_size=3) for _ in range(2)]
+    for queue in queues:
+        queue._where = f"elsewhere {id(queue)}"
+    threads = [threading.Thread(target=lambda queue=queue: found.append(queue.claim())) for queue in queues]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    names = [claim.name for claims in found for claim in claims]
+    assert len(names) == len(set(names)) == 6
+
+
+def test_a_worker_elsewhere_is_dead_only_when_its_beats_stand_still(library: Library) -> None:
+    job = planned(library)
+    alive = Queue(library)
+    alive._where = "another host"
+    (claim,) = alive.claim()
+    watcher = Queue(library, stale_seconds=0.3)
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        assert alive.beat([claim.id]) == {claim.id}
+        assert watcher.claim() == []
+        time.sleep(0.05)
+    assert watcher.claim() == []
+    time.sleep(0.4)
+    (taken,) = watcher.claim()
+    assert taken.name == job.name
+    assert alive.own([claim.id]) == set()
+    with pytest.raises(Lost):
+        publish(library, alive, claim.id)
+    assert library.tasks() == []
+    alive.fail(claim.id, "x", "too late")
+    assert publish(library, watcher, claim.id).number == 1
+    assert Jobs(library).get(job.name).status == "succeeded"
+
+
+def test_publishing_and_success_are_one_transaction(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = planned(library)
+    queue = Queue(library)
+    (claim,) = queue.claim()
+
+    def killed(connection: Any) -> str:
+        raise KeyboardInterrupt
+
+    also = queue.succeeded(claim.id, {}, 1, killed)
+    with pytest.raises(KeyboardInterrupt):
+        library.publish_all([make_prompt()], base="b", also=also)
+    assert library.tasks() == []
+    assert Jobs(library).get(job.name).status == "running"
+    assert publish(library, queue, claim.id).number == 1
+    with pytest.raises(Lost):
+        publish(library, queue, claim.id)
+    assert len(library.versions("trec6")) == 1
+    assert Jobs(library).get(job.name).model == "trec6@1"
+
+
+def test_a_job_that_kills_its_workers_fails_and_takes_no_other_along(library: Library) -> None:
+    for task in ("bad", "good"):
+        planned(library, suffix=task)
+    done = []
+    for _ in range(20):
+        queue = Queue(library)
+        claims = queue.claim()
+        if not claims:
+            break
+        if all(claim.config["task"] != "bad" for claim in claims):
+            done += [publish(library, queue, claim.id) for claim in claims]
+    jobs = {job.task: job for job in Jobs(library).page()[0]}
+    assert jobs["good"].status == "succeeded"
+    assert jobs["bad"].status == "failed"
+    assert jobs["bad"].error is not None
+    assert jobs["bad"].error["code"] == "worker_died"
+    assert len(done) == 1
+
+
+def test_progress_gives_a_job_new_attempts(library: Library) -> None:
+    planned(library)
+    for round in range(3 * MOST_ATTEMPTS):
+        queue = Queue(library)
+        (claim,) = queue.claim()
+        queue.tell(claim.id, "on", step=round + 1)
+    assert claim.step == 3 * MOST_ATTEMPTS - 1
+
+
+def test_the_lock_is_one_workers(tmp_path: Path) -> None:
+    first, second = WorkerLock(tmp_path), WorkerLock(tmp_path)
+    assert first.is_free()
+    assert first.acquire()
+    assert not second.is_free()
+    assert not second.acquire(patience=0.1)
+    first.release()
+    assert second.acquire()
+
+
+# The worker
+
+
+def test_a_job_publishes_what_training_its_task_file_gives(library: Library, base_folder: Path, tmp_path: Path) -> None:
+    job = queue_job(library, base_folder, seed=2)
+    do_all(library)
+    done = Jobs(library).get(job.name)
+    assert (done.status, done.model) == ("succeeded", "one@1")
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(lines())
+    (alone,) = train({**job.config, "base": str(base_folder), "data": str(file)}, dtype="float32", device="cpu")
+    assert library.resolve("one").digest == alone.prompt.digest
+    assert done.trained_tokens is not None
+    assert done.trained_tokens > 0
+    assert done.outcome is not None
+    assert done.outcome["metrics"]["value"] == alone.report.value
+    (header, *rows) = Files(library).read(done.result_file or "").decode().splitlines()
+    assert header == "step,learning_rate,train_loss,valid_accuracy"
+    assert len(rows) == len(alone.history)
+    assert not list(library.runs.glob("jobs/*"))
+
+
+def test_a_bank_of_several_tenants_jobs_ends_as_each_alone_would(library: Library, base_folder: Path) -> None:
+    acme = library.for_tenant("acme")
+    for round in range(2):
+        wanted = [
+            (library, "same", {}),
+            (library, "two", {"seed": 3}),
+            (acme, "same", {"softprompt": {"num_virtual_tokens": 8}}),
+        ]
+        for owner, task, fields in wanted:
+            job = queue_job(owner, base_folder, task, **fields)
+            if round:
+                do_all(library)
+                assert Jobs(owner).get(job.name).model == f"{task}@2"
+        do_all(library)
+    for owner, task, _ in wanted:
+        together, alone = (SoftPrompt.from_bytes(owner.read(f"{task}@{number}")) for number in (1, 2))
+        assert together.card == alone.card
+        torch.testing.assert_close(together.vectors_PD, alone.vectors_PD, rtol=1e-3, atol=1e-3)
+    assert [entry.task for entry in acme.tasks()] == ["same"]
+    assert sorted(entry.task for entry in library.tasks()) == ["same", "two"]
+
+
+def test_validation_rows_of_ones_own_choose_the_best(library: Library, base_folder: Path) -> None:
+    rows = [{"text": f"a red {thing}", "label": "good"} for thing in ("river", "place", "person")]
+    name = Files(library).add(lines(rows), "validation.jsonl").name
+    job = queue_job(library, base_folder, validation_file=name)
+    do_all(library)
+    assert Jobs(library).get(job.name).status == "succeeded"
+
+
+def test_a_file_that_is_deleted_while_its_job_waits_fails_that_job_alone(library: Library, base_folder: Path) -> None:
+    files = Files(library)
+    mine = files.add(lines([*ROWS, {"text": "x", "label": "good"}]), "rows.jsonl")
+    lost = queue_job(library, base_folder, "lost", training_file=mine.name)
+    kept = queue_job(library, base_folder, "kept")
+    files.delete(mine.name)
+    do_all(library)
+    failed = Jobs(library).get(lost.name)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert (failed.error["code"], failed.error["param"]) == ("invalid_training_file", "training_file")
+    assert Jobs(library).get(kept.name).status == "succeeded"
+
+
+def test_a_job_whose_loss_explodes_or_whose_prompt_is_too_long_fails_alone(library: Library, base_folder: Path) -> None:
+    burst = queue_job(library, base_folder, "burst", softprompt={"learning_rate": 99.0, "optim": "adafactor"})
+    long = queue_job(library, base_folder, "long", softprompt={"num_virtual_tokens": 500})
+    kept = queue_job(library, base_folder, "kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bank, "train_bank", explode("burst"))
+        do_all(library)
+    jobs = Jobs(library)
+    assert jobs.get(kept.name).status == "succeeded"
+    assert (jobs.get(burst.name).error or {})["code"] == "training_failed"
+    error = jobs.get(long.name).error or {}
+    assert error["code"] == "base_unusable"
+    assert "500" in error["message"]
+
+
+def explode(task: str) -> Any:
+    """Training in which a task's loss becomes no number."""
+
+    def trained(base: Any, runs: Any, on_step: Any, keeper: Any, progress: Any) -> None:
+        def step(took: Any) -> None:
+            for run in runs:
+                if run.task.name == task and run.step == 3:
+                    run.failure = "the loss is no number at step 4"
+            on_step(took)
+
+        train_bank(base, runs, step, keeper, progress)
+
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (TrainingError("out of memory"), "training_failed", "out of memory"),
+        (OverflowError("a secret"), "internal_error", "see worker.log"),
+    ],
+)
+def test_where_training_at_once_fails_each_is_trained_alone(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, told: str
+) -> None:
+    def fragile(base: Any, runs: Any, *rest: Any) -> None:
+        if len(runs) > 1 or runs[0].task.name == "bad":
+            raise error
+        train_bank(base, runs, *rest)
+
+    monkeypatch.setattr(bank, "train_bank", fragile)
+    bad = queue_job(library, base_folder, "bad")
+    good = queue_job(library, base_folder, "good")
+    do_all(library)
+    assert Jobs(library).get(good.name).status == "succeeded"
+    failed = Jobs(library).get(bad.name).error or {}
+    assert failed["code"] == code
+    assert told in failed["message"]
+    assert "secret" not in failed["message"]
+
+
+def test_a_job_on_which_the_preparation_stumbles_fails_alone(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumbling(tasks: Any, *rest: Any) -> Any:
+        if tasks[0].name == "bad":
+            raise ZeroDivisionError
+        return prepare(tasks, *rest)
+
+    monkeypatch.setattr(bank, "prepare", stumbling)
+    bad = queue_job(library, base_folder, "bad")
+    good = queue_job(library, base_folder, "good")
+    do_all(library)
+    assert Jobs(library).get(good.name).status == "succeeded"
+    assert (Jobs(library).get(bad.name).error or {})["code"] == "internal_error"
+
+
+def test_a_disk_that_is_full_once_a_version_is_published_fails_nothing(library: Library, base_folder: Path) -> None:
+    library.runs.write_text("")  # no folder: neither checkpoints nor histories can be kept
+    names = [queue_job(library, base_folder, task).name for task in ("one", "two")]
+    do_all(library)
+    assert [Jobs(library).get(name).model for name in names] == ["one@1", "two@1"]
+
+
+def test_checkpoints_that_are_left_are_cleared_and_nothing_else(library: Library, base_folder: Path) -> None:
+    left = [library.runs / "jobs" / name for name in ("0123456789abcdef.checkpoint", "0123456789abcdef.7.partial")]
+    left[0].parent.mkdir(parents=True)
+    for file in left:
+        file.write_text("of a job that was cancelled")
+    jobs = library.for_tenant("jobs")
+    queue_job(jobs, base_folder)
+    do_all(library)
+    assert jobs.resolve("one").number == 1
+    assert [file.name for file in left[0].parent.iterdir()] == ["one@1.jsonl"]
+
+
+def test_a_worker_that_is_told_to_end_leaves_the_step_it_was_at(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EndedError(BaseException):
+        """What SIGTERM does, in place of ending this process."""
+
+    def end(*_: object) -> None:
+        raise EndedError
+
+    def told(base: Any, runs: Any, on_step: Any, keeper: Any, progress: Any) -> None:
+        def step(took: Any) -> None:
+            on_step(took)
+            if took and runs[0].step == 5:
+                signal.raise_signal(signal.SIGTERM)
+
+        train_bank(base, runs, step, keeper, progress)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        job = queue_job(library, base_folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(bank, "train_bank", told)
+            with pytest.raises(EndedError):
+                do_all(library)
+        assert Jobs(library).get(job.name).status == "running"
+        do_all(library)
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "going on from step 5 of a training that was stopped" in messages(library, job)
+    queue_job(library, base_folder)
+    do_all(library)
+    assert [version.digest for version in library.versions("one")] == [library.resolve("one@1").digest] * 2
+
+
+def test_a_running_job_is_cancelled_and_its_neighbour_goes_on(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.05)
+    gone = queue_job(library, base_folder, "gone", softprompt={"max_steps": 10**15})
+    kept = queue_job(library, base_folder, "kept")
+    jobs = Jobs(library)
+    worker = threading.Thread(target=do_all, args=(library,))
+    worker.start()
+    deadline = time.monotonic() + 60
+    while jobs.get(gone.name).step == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert jobs.cancel(gone.name).status == "cancelled"
+    worker.join(60)
+    assert not worker.is_alive()
+    assert jobs.get(gone.name).status == "cancelled"
+    assert jobs.get(kept.name).status == "succeeded"
+    assert [entry.task for entry in library.tasks()] == ["kept"]
+
+
+def test_a_full_disk_at_publishing_fails_the_job_in_the_end(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def full(self: Library, *_: Any, **more: Any) -> Any:
+        tries.append(1)
+        raise StoreError("No space left on device; free some")
+
+    monkeypatch.setattr(Library, "publish_all", full)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    job = queue_job(library, base_folder)
+    work(library, trainer("float32", "cpu", 30), idle_seconds=0.05)
+    failed = Jobs(library).get(job.name)
+    assert failed.error is not None
+    assert failed.error["code"] == "library_failed"
+    assert "No space left" in failed.error["message"]
+    assert len(tries) == bank.PUBLISH_TRIES
+
+
+def test_a_registry_that_is_away_costs_events_and_not_the_job(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: Queue, *_: Any, **more: Any) -> Any:
+        raise RegistryError("away")
+
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    for name in ("tell", "beat", "own"):
+        monkeypatch.setattr(Queue, name, away)
+    job = queue_job(library, base_folder)
+    do_all(library)
+    assert Jobs(library).get(job.name).status == "succeeded"
+
+
+def test_a_registry_that_is_away_for_a_moment_costs_no_job(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, away = Files.get, [True]
+
+    def sometimes(self: Files, name: str) -> Any:
+        if away:
+            away.clear()
+            raise RegistryError("away")
+        return get(self, name)
+
+    names = [queue_job(library, base_folder, task).name for task in ("one", "two")]
+    monkeypatch.setattr(Files, "get", sometimes)
+    do_all(library)
+    assert [Jobs(library).get(name).status for name in names] == ["succeeded"] * 2
+
+
+def test_a_base_that_cannot_be_loaded_fails_its_jobs(library: Library, tmp_path: Path) -> None:
+    job = queue_job(library, tmp_path / "empty")
+    do_all(library)
+    assert (Jobs(library).get(job.name).error or {})["code"] == "base_unusable"
+
+
+def test_a_copy_of_a_library_leaves_files_and_jobs_behind(library: Library, tmp_path: Path) -> None:
+    library.publish(make_prompt(), base="b")
+    planned(library)
+    library.copy(tmp_path / "copy")
+    copy = Library.open(tmp_path / "copy")
+    assert len(copy.tasks()) == 1
+    assert Jobs(copy).page() == ([], False)
+    assert Files(copy).page() == ([], False)

@@ -1,0 +1,230 @@
+"""Uploads: what is taken, what is refused with the number of its line, and what becomes of the bytes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softprompt.errors import FieldError, NotFound, StoreError
+from softprompt.jobs.rows import infer_labels, read_upload
+from softprompt.jobs.uploads import Files
+from softprompt.jobs.worker import work
+from softprompt.library.library import Library
+from softprompt.stores import FolderStore
+from tests.jobs_data import chat, lines
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(Library.open(tmp_path / "home"), most_bytes=10_000)
+
+
+GOOD = lines([{"text": "a", "label": "b"}])
+ASKED, ANSWER = chat("a", "b")["messages"]
+
+
+def blobs(files: Files) -> list[Any]:
+    return list(files.store.list())
+
+
+def test_what_is_kept_comes_back(files: Files) -> None:
+    file = files.add(GOOD, "rows.jsonl")
+    assert file.name.startswith("file-")
+    assert files.get(file.name) == file
+    assert files.read(file.name) == GOOD
+    assert file.bytes == len(GOOD)
+
+
+def test_pages_in_both_orders_hold_each_file_once(files: Files) -> None:
+    names = [files.add(lines([{"n": number}]), f"{number}.jsonl").name for number in range(5)]
+    for newest_first, wanted in ((True, names[::-1]), (False, names)):
+        seen: list[str] = []
+        more = True
+        while more:
+            page, more = files.page(after=seen[-1] if seen else None, limit=2, newest_first=newest_first)
+            seen += [file.name for file in page]
+        assert seen == wanted
+    assert files.page(purpose="fine-tune-results") == ([], False)
+
+
+def test_equal_bytes_are_kept_once_and_go_with_their_last_file(files: Files) -> None:
+    first, second = files.add(GOOD, "a.jsonl"), files.add(GOOD, "b.jsonl")
+    assert len(blobs(files)) == 1
+    files.delete(first.name)
+    assert files.read(second.name) == GOOD
+    files.delete(second.name)
+    assert blobs(files) == []
+    with pytest.raises(NotFound, match="there is no file"):
+        files.delete(second.name)
+
+
+def test_another_tenants_file_is_as_unknown_as_none(files: Files) -> None:
+    name = files.add(GOOD, "rows.jsonl").name
+    other = Files(files.library.for_tenant("other"))
+    said = []
+    for asked in (name, "file-000000000000000000000000"):
+        for verb in (other.get, other.read, other.delete):
+            with pytest.raises(NotFound) as caught:
+                verb(asked)
+            said.append(str(caught.value).replace(asked, "X"))
+    assert len(set(said)) == 1
+    assert other.page() == ([], False)
+    assert files.read(name) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "has no rows"),
+        (b"\n \n\r\n", "has no rows"),
+        (GOOD + b"{", "line 2: not JSON"),
+        (GOOD + b'{"text": "a", "text": "b", "label": "good"}\n', "line 2: not JSON .*twice"),
+        (GOOD + b"\n[1]\n", "line 3: an object with columns is needed, and this is list"),
+        (GOOD + b"{}", "line 2: .*an empty object"),
+        (GOOD + b"\xff\n", "line 2: no UTF-8 text"),
+        ("é".encode("utf-16"), "line 1: no UTF-8"),
+        (GOOD + b'{"text": "\\ud800"}', "line 2: .*half of a surrogate pair"),
+        (b"[" * 5_000, "line 1: nested too deeply"),
+        (GOOD + lines([chat("a", "b")]), "line 2: another shape than line 1, which has columns"),
+        (lines([{"prompt": "a", "completion": "b"}, {"prompt": "a"}]), "line 2: another shape"),
+        (lines([{"prompt": "a", "completion": " "}]), "line 1: completion must be a text that is not empty"),
+        (lines([{"prompt": 3, "completion": "b"}]), "line 1: prompt must be a text"),
+        (lines([{"messages": "hi"}]), "line 1: messages must be a list of objects"),
+        (lines([{"messages": []}]), "line 1: messages must hold a user's"),
+        (lines([{"messages": [{"role": "user", "content": "a"}]}]), "end with an assistant's; the roles are user"),
+        (lines([{"messages": [{"role": "robot", "content": "a"}]}]), "line 1: the role 'robot' is not known"),
+        (lines([chat("", "b")]), "line 1: the content of the user message"),
+        (lines([{"messages": [ASKED, {"role": "assistant", "content": "b", "weight": 0}]}]), "line 1: .* weight 0"),
+        (lines([{"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}]), "line 1: the content of"),
+    ],
+)  # fmt: skip
+def test_wrong_lines_are_told_by_number_and_nothing_is_kept(files: Files, data: bytes, told: str) -> None:
+    with pytest.raises(FieldError, match=told) as caught:
+        files.add(data, "rows.jsonl")
+    assert caught.value.field == "file"
+    assert files.page() == ([], False)
+    assert blobs(files) == []
+
+
+def test_wrong_purposes_names_and_sizes_are_refused(files: Files) -> None:
+    with pytest.raises(FieldError, match="purpose 'assistants' is refused") as caught:
+        files.add(GOOD, "rows.jsonl", "assistants")
+    assert caught.value.field == "purpose"
+    for name in ("", "a\0b", "x" * 600, "a\nb"):
+        with pytest.raises(FieldError, match="filename"):
+            files.add(GOOD, name)
+    with pytest.raises(FieldError, match="at most 10000"):
+        files.add(GOOD * 1000, "rows.jsonl")
+    assert blobs(files) == []
+
+
+def test_a_full_disk_keeps_nothing(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: FolderStore, digest: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FolderStore, "_put", full)
+    with pytest.raises(StoreError, match="No space left"):
+        files.add(GOOD, "rows.jsonl")
+    assert files.page() == ([], False)
+
+
+def test_uploads_and_deletions_of_equal_bytes_at_once_never_lose_them(files: Files) -> None:
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            for _ in range(15):
+                file = files.add(GOOD, "rows.jsonl")
+                assert files.read(file.name) == GOOD
+                files.delete(file.name)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert blobs(files) == []
+
+
+def test_what_is_left_of_killed_uploads_is_swept_and_no_more(files: Files) -> None:
+    file = files.add(GOOD, "a.jsonl")
+    (files.store.temporary / "partial").write_bytes(b"an upload whose server was killed")
+    work(files.library, lambda queue, claims: None, idle_seconds=0.01)
+    assert files.read(file.name) == GOOD
+    assert not list(files.store.temporary.iterdir())
+
+
+def test_chats_become_the_text_that_serving_makes_of_them() -> None:
+    rows = [
+        chat("where?", " here ", system="be brief"),
+        {"messages": [
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": "c"},
+            {"role": "user", "content": "d"},
+            {"role": "assistant", "content": "e"},
+        ]},
+    ]  # fmt: skip
+    upload = read_upload(lines(rows), "x")
+    assert upload.shape == "chat"
+    assert upload.rows == [
+        {"prompt": "be brief\nwhere?", "completion": "here"},
+        {"prompt": "ab\nc\nd", "completion": "e"},
+    ]
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+
+
+@given(
+    st.lists(st.dictionaries(text.map("c".__add__), text | st.integers() | st.none()), min_size=1, max_size=5), st.booleans()
+)
+def test_any_rows_come_back_with_their_lines(rows: list[dict[str, Any]], escaped: bool) -> None:
+    written = [json.dumps({**row, "x": 1}, ensure_ascii=escaped) for row in rows]
+    upload = read_upload(("\n\n".join(written) + "\n").encode(), "x")
+    assert upload.rows == [{**row, "x": 1} for row in rows]
+    assert upload.lines == [2 * place + 1 for place in range(len(rows))]
+
+
+def test_rows_nested_just_too_deeply_are_told_so() -> None:
+    told = set()
+    for depth in range(900, 1000):  # about as deep as Python goes from here
+        try:
+            read_upload(b'{"a":' + b"[" * depth + b"]" * depth + b"}", "x")
+        except FieldError as error:
+            told.add(str(error))
+    assert told == {"x, line 1: nested too deeply; write one JSON object on each line"}
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_rows_or_refused(data: bytes) -> None:
+    try:
+        upload = read_upload(data, "x")
+    except FieldError:
+        return
+    assert upload.rows
+
+
+@pytest.mark.parametrize(
+    ("answers", "labels"),
+    [
+        (["b", "a", "b", "a"], ("a", "b")),
+        (["a", "b", "a"], None),
+        (["a", "a"], None),
+        ([str(n) for n in range(21)] * 2, None),
+        ([str(n) for n in range(20)] * 2, tuple(sorted(map(str, range(20))))),
+        (["a", "x" * 41] * 2, None),
+        (["a", "b\nc"] * 2, None),
+        (["a", " "] * 2, None),
+    ],
+)
+def test_labels_are_few_short_and_seen_twice(answers: list[str], labels: tuple[str, ...] | None) -> None:
+    assert infer_labels(answers) == labels

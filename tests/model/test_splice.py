@@ -1,0 +1,211 @@
+"""The splice and the shared prefix: fast paths equal slow, obvious twins on every architecture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+from softprompt.bases.base import FrozenBase
+from softprompt.engines.offline import OfflineEngine
+from softprompt.model.prefix import compute_prefix, logits_at, run_spliced, run_tokens, shares_prefix
+from softprompt.model.splice import (
+    align_right_padded,
+    chunk_by_length,
+    pad_rows,
+    splice_rows,
+    stack_prompts,
+)  # fmt: skip
+from softprompt.training.forward import Example, losses_and_gradient
+from tests.models import ARCHITECTURES, VOCABULARY, make_base, tokenizer
+
+each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+# Gemma 2 caps its attention logits, which the fused kernel cannot do, so transformers offers it eager attention alone.
+each_attention = pytest.mark.parametrize(
+    ("architecture", "attention"),
+    [(name, kind) for name in ARCHITECTURES for kind in ("eager", "sdpa") if (name, kind) != ("gemma2", "sdpa")],
+)
+
+
+def some_ids(count: int, seed: int) -> list[int]:
+    return torch.randint(2, VOCABULARY, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def some_prompts(base: FrozenBase, lengths: tuple[int, ...] = (9, 4, 1)) -> list[torch.Tensor]:
+    """Prompts of unequal lengths, the first longer than the sliding windows."""
+    spread = base.embedding.weight.std()
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(n, base.width, generator=generator) * spread for n in lengths]
+
+
+ROWS = [some_ids(n, seed) for seed, n in enumerate((12, 5, 8, 1, 15, 3))]
+WHICH = [0, 1, 2, 0, 1, 1]
+
+
+def alone(base: FrozenBase, prompt_PD: torch.Tensor, ids: list[int]) -> torch.Tensor:
+    """Logits T x V of one row run by itself, nothing padded, no cache: the obvious way."""
+    embeds = torch.cat([prompt_PD, base.embed(torch.tensor(ids))])[None]
+    logits: torch.Tensor = base.model(inputs_embeds=embeds, use_cache=False).logits[0, len(prompt_PD) :]
+    return logits
+
+
+@each_architecture
+def test_splicing_embeddings_of_tokens_equals_running_the_tokens(architecture: str) -> None:
+    base = make_base(architecture)
+    front, ids = some_ids(5, 1), some_ids(9, 2)
+    stack = stack_prompts([base.embed(torch.tensor(front))])
+    whole = base.model(input_ids=torch.tensor([front + ids]), use_cache=False).logits[0, len(front) :]
+    keep = [list(range(len(ids)))]
+    for prefix in (None, compute_prefix(base, stack)):
+        torch.testing.assert_close(logits_at(base, stack, prefix, [0], [ids], keep), whole, rtol=1e-4, atol=1e-4)
+
+
+@each_attention
+def test_each_row_of_a_mixed_batch_equals_that_row_alone(architecture: str, attention: str) -> None:
+    base = make_base(architecture, attention=attention)
+    prompts = some_prompts(base)
+    stack = stack_prompts(prompts)
+    keep = [list(range(len(row))) for row in ROWS]
+    expected = torch.cat([alone(base, prompts[prompt], row) for prompt, row in zip(WHICH, ROWS, strict=True)])
+    for prefix in (compute_prefix(base, stack), None):
+        mixed = logits_at(base, stack, prefix, WHICH, ROWS, keep)
+        torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=1e-4)
+
+
+@each_architecture
+def test_a_row_without_a_prompt_equals_the_plain_model(architecture: str) -> None:
+    base = make_base(architecture)
+    prompts = [*some_prompts(base), torch.zeros(0, base.width)]
+    stack = stack_prompts(prompts)
+    keep = [[len(row) - 1] for row in ROWS]
+    for prefix in (None, compute_prefix(base, stack)):
+        logits = logits_at(base, stack, prefix, [3, 1, 3, 0, 2, 3], ROWS, keep)
+        for index in (0, 2, 5):
+            plain = base.model(input_ids=torch.tensor([ROWS[index]]), use_cache=False).logits[0, -1]
+            torch.testing.assert_close(logits[index], plain, rtol=1e-4, atol=1e-4)
+
+
+@each_architecture
+def test_left_padded_input_equals_right_padded(architecture: str) -> None:
+    base = make_base(architecture)
+    stack = stack_prompts(some_prompts(base))
+    width = max(map(len, ROWS))
+    left = torch.tensor([[0] * (width - len(row)) + row for row in ROWS])
+    left_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ROWS])
+    which_B = torch.tensor(WHICH)
+    keep_B1 = torch.tensor([[len(row) - 1] for row in ROWS])
+    from_left = align_right_padded(left, left_mask)
+    from_right = pad_rows(ROWS)
+    assert torch.equal(from_left.ids_BT * from_left.mask_BT, from_right.ids_BT)
+    prefix = compute_prefix(base, stack)
+    a, _ = run_tokens(base, stack, prefix, which_B, from_left, keep_B1)
+    b, _ = run_tokens(base, stack, prefix, which_B, from_right, keep_B1)
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run_spliced(base, stack, which_B, from_left, keep_B1), b, rtol=1e-4, atol=1e-4)
+
+
+@each_architecture
+def test_gradient_of_the_shared_prefix_equals_concatenation(architecture: str) -> None:
+    base = make_base(architecture)
+    assert shares_prefix(base)
+    stack = stack_prompts(some_prompts(base))
+    labels = tuple(tuple(some_ids(n, 30 + n)) for n in (1, 3, 2))
+    raw = [
+        Example(which, row, some_ids(1 + index % 3, 40 + index), labels if index % 2 else None, index % 3, 0.0)
+        for index, (which, row) in enumerate(zip(WHICH, ROWS, strict=True))
+    ]
+    totals = [0.0] * 3
+    for example in raw:
+        totals[example.which] += 1 if example.labels is not None else len(example.target)
+    examples = [Example(e.which, e.input, e.target, e.labels, e.choice, 1 / totals[e.which]) for e in raw]
+    shared_loss, shared = losses_and_gradient(base, stack, examples, shared=True, token_budget=40)
+    plain_loss, plain = losses_and_gradient(base, stack, examples, shared=False)
+    torch.testing.assert_close(shared_loss, plain_loss, rtol=1e-5, atol=1e-5)
+    assert (shared - plain).norm() <= 1e-5 * plain.norm()
+    assert (plain.flatten(1).norm(dim=1) > 0).all()
+
+
+@each_architecture
+def test_gradient_of_a_mixed_batch_equals_each_prompt_alone(architecture: str) -> None:
+    base = make_base(architecture)
+    prompts = some_prompts(base)
+    examples = [Example(w, row, some_ids(2, i), None, 0, 0.25) for i, (w, row) in enumerate(zip(WHICH, ROWS, strict=True))]
+    stack = stack_prompts(prompts)
+    losses, mixed = losses_and_gradient(base, stack, examples)
+    for index, prompt_PD in enumerate(prompts):
+        own = [Example(0, e.input, e.target, None, 0, 0.25) for e in examples if e.which == index]
+        loss, gradient = losses_and_gradient(base, stack_prompts([prompt_PD]), own)
+        torch.testing.assert_close(losses[index], loss[0], rtol=1e-5, atol=1e-5)
+        assert (mixed[index, -len(prompt_PD) :] - gradient[0]).norm() <= 2e-5 * gradient.norm()
+
+
+@each_attention
+def test_generation_in_one_mixed_batch_equals_running_everything_again(architecture: str, attention: str) -> None:
+    base = make_base(architecture, attention=attention)
+    engine = OfflineEngine(base)
+    prompts = [*some_prompts(base), torch.zeros(0, base.width)]
+    which, bounds = [0, 1, 2, 3, 1, 1], [9, 2, 7, 11, 1, 8]
+    told = engine.generate(prompts, which, ROWS, bounds)
+    for index, row in enumerate(ROWS):
+        grown = list(row)
+        for token in [*told[index], None]:
+            logits = alone(base, prompts[which[index]], grown)[-1]
+            best = int(logits.argmax())
+            if token is None:
+                assert best in base.end_ids or len(told[index]) == bounds[index]
+            else:
+                assert token == best
+                grown.append(token)
+
+
+@each_architecture
+def test_scores_equal_the_sum_of_log_probabilities_of_each_label_alone(architecture: str) -> None:
+    base = make_base(architecture)
+    prompts = some_prompts(base)
+    short = tuple(tuple(some_ids(1, seed)) for seed in (50, 51))
+    shared_start = ((7, 8), (7,), (9, 5, 7), (9, 5))
+    labels = [short, shared_start, short, shared_start, shared_start, short]
+    scores = OfflineEngine(base, token_budget=60).score(prompts, WHICH, ROWS, labels)
+    for index, row in enumerate(ROWS):
+        for number, label in enumerate(labels[index]):
+            logits = alone(base, prompts[WHICH[index]], row + list(label))[len(row) - 1 : -1]
+            expected = logits.log_softmax(-1).gather(1, torch.tensor(label)[:, None]).sum()
+            assert scores[index][number] == pytest.approx(float(expected), abs=1e-3, rel=1e-4)
+
+
+def test_padding_never_stands_between_prompt_and_tokens() -> None:
+    prompts = [torch.ones(2, 4), torch.ones(5, 4)]
+    stack = stack_prompts(prompts)
+    tokens = pad_rows([[1, 2, 3], [4]])
+    _, spliced, start = splice_rows(stack, torch.tensor([0, 1]), torch.zeros(2, 3, 4), tokens.mask_BT)
+    assert spliced.mask_BS.int().diff(dim=1).max() <= 0
+    assert start.tolist() == [2, 5]
+    assert spliced.positions_BS.tolist() == [[0, 1, 2, 3, 4, 4], [0, 1, 2, 3, 4, 5]]
+
+
+def test_chunks_cover_every_item_once_within_the_budget() -> None:
+    lengths = [3, 50, 7, 7, 20, 1, 90]
+    chunks = list(chunk_by_length(lengths, 60))
+    assert sorted(i for chunk in chunks for i in chunk) == list(range(len(lengths)))
+    assert all(len(chunk) == 1 or len(chunk) * max(lengths[i] for i in chunk) <= 60 for chunk in chunks)
+
+
+@each_architecture
+def test_the_self_check_finds_the_shared_prefix_also_without_gradients(architecture: str) -> None:
+    base = make_base(architecture)
+    OfflineEngine(base).score(some_prompts(base), [0], [ROWS[0]], [((3,), (4,))])
+    assert shares_prefix(base)
+
+
+def test_a_state_space_base_is_run_by_concatenation() -> None:
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4)
+    base = FrozenBase.wrap(transformers.AutoModelForCausalLM.from_config(config), tokenizer(), name="random/mamba")
+    assert not shares_prefix(base)
+    prompts = [torch.randn(n, base.width, generator=torch.Generator().manual_seed(n)) for n in (3, 5)]
+    told = OfflineEngine(base).generate(prompts, [0, 1], [ROWS[0], ROWS[1]], [4, 4])
+    for index in (0, 1):
+        grown = list(ROWS[index])
+        for token in told[index]:
+            assert token == int(alone(base, prompts[index], grown)[-1].argmax())
+            grown.append(token)

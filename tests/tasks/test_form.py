@@ -1,0 +1,212 @@
+"""Forms: templates, labels and the fitting of inputs into the context."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, normalizers
+from transformers import PreTrainedTokenizerFast
+
+from softprompt.bases.base import FrozenBase
+from softprompt.errors import ConfigError, ContextError, DataError
+from softprompt.prompts.card import Card
+from softprompt.tasks.config import parse_config
+from softprompt.tasks.form import Form, Template, form_fields
+from tests.models import make_base
+
+BASE = make_base("llama")
+"""Its context has 96 tokens, and most characters outside of its words are tokens of their own, three for 中."""
+
+
+def form(**fields: Any) -> Form:
+    return Form.of_config(parse_config({"task": "t", "input": "{text}", **fields}))
+
+
+def escape(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+@given(st.text(), st.text(), st.text())
+def test_literal_text_comes_out_as_it_went_in(before: str, value: str, after: str) -> None:
+    template = Template(escape(before) + "{x}" + escape(after))
+    assert template.fields == ["x"]
+    assert template.fill({"x": value}) == before + value + after
+
+
+def test_values_are_never_taken_for_templates() -> None:
+    row = {"a": "{b} {{b}} {0} %s", "b": "{a}"}
+    assert Template("{a}|{b}|{a}").fill(row) == "{b} {{b}} {0} %s|{a}|{b} {{b}} {0} %s"
+    assert Template("{a}|{b}|{a}").fields == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{x.__class__}", "{x[0]}", "{x!r}", "{x:>10}", "{x:{y}}", "{}", "{0.real}", "{x", "x}", "{x}}", "{ x }", "{x y}",
+    ],
+)  # fmt: skip
+def test_only_names_of_columns_go_in_braces(text: str) -> None:
+    with pytest.raises(ConfigError, match="the template") as caught:
+        form(input=text)
+    assert repr(text) in str(caught.value)
+
+
+def test_numbers_are_written_out_and_nothing_else_is() -> None:
+    assert Template("{x}").fill({"x": 3}) == "3"
+    assert Template("{x}").fill({"x": 0.5}) == "0.5"
+    assert Template("{x}").fill({"x": 10**400}) == str(10**400)
+    for value in (None, True, [1], {"a": 1}, float("nan"), float("inf")):
+        with pytest.raises(DataError, match=r"row 4: the field 'x' holds .*; text or a number is needed"):
+            Template("{x}").fill({"x": value}, "row 4")
+
+
+def test_a_missing_field_is_told_with_the_nearest_column() -> None:
+    with pytest.raises(DataError, match=r"row 2 has no field 'text', .* did you mean 'texts'\?"):
+        Template("{text}").fill({"texts": "a", "label": "b"}, "row 2")
+    with pytest.raises(DataError, match="known: a, b"):
+        Template("{text}").fill({"a": "a", "b": "b"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"input": "no column"}, "input: the template 'no column' has no column"),
+        ({"target": "no column"}, "target: .* exactly one column"),
+        ({"target": "{a} {b}"}, "target: .* exactly one column"),
+    ],
+)
+def test_templates_must_have_their_columns(fields: dict[str, str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        form(**fields)
+
+
+def test_a_label_that_is_not_listed_is_told() -> None:
+    made = form(labels=["yes", "no", "7"])
+    assert made.answer({"label": "no"}, "row 1") == "no"
+    assert made.answer({"label": 7}, "row 1") == "7"
+    with pytest.raises(DataError, match=r"row 9: the label 'maybe' is not among `labels` \(yes, no, 7\)"):
+        made.answer({"label": "maybe"}, "row 9")
+    with pytest.raises(DataError) as caught:
+        made.answer({"text": "x" * 10_000, "label": "y" * 10_000}, "row 9")
+    assert len(str(caught.value)) < 300
+    with pytest.raises(DataError, match="row 9: the field 'label' holds True"):
+        made.answer({"label": True}, "row 9")
+
+
+def base_with(normalizer: Any) -> FrozenBase:
+    """The base with a tokenizer that changes texts before it looks at them."""
+    backend = Tokenizer.from_str(BASE.tokenizer.backend_tokenizer.to_str())
+    backend.normalizer = normalizer
+    return FrozenBase(BASE.model, PreTrainedTokenizerFast(tokenizer_object=backend), "folding", "f")
+
+
+def test_labels_with_the_same_tokens_are_told() -> None:
+    base = base_with(normalizers.Lowercase())
+    with pytest.raises(DataError, match="task 't': the labels 'Yes' and 'yes' have the same tokens on folding; rename one"):
+        form(labels=["Yes", "no", "yes"]).encode_labels(base)
+    assert len(form(labels=["Yes", "no", "yes"]).encode_labels(BASE)) == 3
+
+
+def test_a_label_without_tokens_is_told() -> None:
+    base = base_with(normalizers.Replace("no", ""))
+    with pytest.raises(DataError, match="task 't': the label 'no' has no tokens in the vocabulary of folding; rename it"):
+        form(labels=["no", "yes"], target="{label}").encode_labels(base)
+
+
+def test_labels_are_encoded_as_the_model_must_say_them() -> None:
+    made = form(labels=["yes", "good bad"], target="Answer: {label}.")
+    assert [BASE.decode(ids) for ids in made.encode_labels(BASE)] == ["Answer: yes.", "Answer: good bad."]
+    assert made.output_length(BASE) == len(made.encode_labels(BASE)[1])
+    assert form(max_new_tokens=11).output_length(BASE) == 11
+
+
+def test_an_empty_input_is_told_by_its_row() -> None:
+    with pytest.raises(DataError, match="row 2: the input is empty"):
+        form().encode_inputs(BASE, [{"text": "red"}, {"text": ""}], 4)
+
+
+def test_the_form_of_a_card_is_the_form_of_its_config() -> None:
+    made = form(labels=["yes", "no"], input="Say: {text}", target=": {label}", metric="f1", instruction="Well?")
+    card = Card(base="b", fingerprint="f", num_virtual_tokens=1, token_dim=1, **form_fields(made))
+    assert Form.of_card(Card.parse(card.canonical())) == made
+
+
+def test_a_request_of_several_columns_is_a_json_object() -> None:
+    made = form(input="{premise} {hypothesis}")
+    row = {"premise": "a", "hypothesis": "b"}
+    assert made.row_of(json.dumps(row)) == row
+    for wrong in ("plain", "[1, 2]", '"text"', "", "[" * 100_000):
+        with pytest.raises(DataError, match=r"2 columns; give a JSON object such as \{.premise.: "):
+            made.row_of(wrong)
+    for half in ('{"premise": "\\ud800", "hypothesis": "b"}', '{"premise": "a", "hypothesis": {"b": "\\udfff"}}'):
+        with pytest.raises(DataError, match=r"an input for task 't' holds .*half of a surrogate pair"):
+            made.row_of(half)
+    # One column takes the text as it is, also where it looks like JSON.
+    assert form().row_of('{"text": "x"}') == {"text": '{"text": "x"}'}
+
+
+TEXTS = st.text(st.sampled_from("ab red中é🙂\ufffd\u200d<>"), max_size=140)
+
+
+@settings(max_examples=150)
+@given(TEXTS, TEXTS, st.integers(1, 80), st.sampled_from(["", "Be short.\n"]))
+def test_inputs_never_exceed_the_context_and_keep_the_template(a: str, b: str, length: int, prepend: str) -> None:
+    made = form(input="A: {a}\nB: {b}\nC:", labels=["yes", "no"])
+    row = {"a": a, "b": b}
+    frame = len(BASE.encode([prepend + made.input.fill({"a": "", "b": ""})])[0])
+    limit = 96 - length - made.output_length(BASE)
+    whole = BASE.encode([prepend + made.input.fill(row)])[0]
+    if frame > limit:
+        if len(whole) > limit:
+            with pytest.raises(ContextError):
+                made.encode_inputs(BASE, [row], length, prepend=prepend)
+        return
+    inputs = made.encode_inputs(BASE, [row], length, prepend=prepend)
+    (ids,) = inputs.ids
+    assert len(ids) <= limit
+    assert inputs.truncated == (len(whole) > limit)
+    if not inputs.truncated:
+        assert ids == whole
+        return
+    text = BASE.tokenizer.decode(ids)
+    head, _, rest = text.partition("\nB: ")
+    assert head.startswith(prepend + "A: ")
+    assert rest.endswith("\nC:")
+    # What is left of each column is its beginning.
+    assert a.startswith(head.removeprefix(prepend + "A: "))
+    assert b.startswith(rest.removesuffix("\nC:"))
+
+
+def test_a_long_input_loses_little_more_than_it_must() -> None:
+    made = form(labels=["yes", "no"])
+    for text in ("red " * 300, "中" * 200, "🙂" * 100, "ab" * 300):
+        inputs = made.encode_inputs(BASE, [{"text": text}, {"text": "red"}], 20)
+        limit = 96 - 20 - made.output_length(BASE)
+        assert inputs.truncated == 1
+        assert limit - 4 <= len(inputs.ids[0]) <= limit
+
+
+def test_a_template_that_does_not_fit_is_told_with_its_length() -> None:
+    made = form(input="red " * 90 + "{text}", labels=["yes", "no"])
+    with pytest.raises(ContextError, match=r"the template of task 't' alone takes \d+ tokens, and 75 are left"):
+        made.encode_inputs(BASE, [{"text": "blue"}], 20)
+
+
+def test_a_prompt_longer_than_the_context_is_told() -> None:
+    made = form(labels=["yes", "no"])
+    for length in (95, 96, 500):
+        with pytest.raises(ContextError, match=rf"task 't': {length} virtual tokens and 1 output tokens .* \(96 tokens\)"):
+            made.encode_inputs(BASE, [{"text": "blue"}], length)
+    assert len(made.encode_inputs(BASE, [{"text": "blue red"}], 94).ids[0]) == 1
+
+
+def test_a_base_without_a_limit_never_cuts() -> None:
+    base = FrozenBase(BASE.model, BASE.tokenizer, "endless", "f")
+    base.__dict__["context"] = None
+    inputs = form(labels=["yes", "no"]).encode_inputs(base, [{"text": "red " * 500}], 500)
+    assert inputs.truncated == 0
+    assert len(inputs.ids[0]) == len(BASE.encode(["red " * 500])[0])

@@ -1,0 +1,114 @@
+"""Several processes train one bank as one process does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import accelerate
+import pytest
+import torch
+
+from softprompt.library.library import Library
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.training.parallel import Group
+from softprompt.training.tune import train
+from tests.models import make_base
+from tests.training.test_resume import make_task
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from softprompt.library.library import Library
+from softprompt.training import loop, tune
+from tests.models import make_base
+from tests.training.test_resume import make_task
+
+groups = []
+class Counting(tune.Group):
+    def __init__(self, *rest):
+        super().__init__(*rest)
+        groups.append(self)
+tune.Group = Counting
+folder = Path(sys.argv[1])
+other = {"num_virtual_tokens": 8, "max_steps": 9, "per_device_train_batch_size": 3}
+tasks = [make_task(folder, "one"), make_task(folder, "two", **other)]
+tuned = tune.train(tasks, base=make_base("llama"), library=Library.open(folder / "home"))
+(folder / f"rank{groups[0].rank}.json").write_text(json.dumps({"sent": groups[0].sent, "tuned": len(tuned)}))
+"""
+
+
+def test_two_processes_give_the_result_of_one_and_send_the_bank_alone(tmp_path: Path) -> None:
+    base = make_base("llama")
+    tasks = [
+        make_task(tmp_path, "one"),
+        make_task(tmp_path, "two", num_virtual_tokens=8, max_steps=9, per_device_train_batch_size=3),
+    ]
+    alone = train(tasks, base=base)
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    # torchrun is what `accelerate launch` starts on GPUs; for CPUs alone accelerate would need MPI.
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(script),
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        launch,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=Path(__file__).parent.parent.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    library = Library.open(tmp_path / "home")
+    for tuned in alone:
+        name = tuned.prompt.card.task
+        assert len(library.versions(name)) == 1
+        shared = SoftPrompt.from_bytes(library.read(name))
+        torch.testing.assert_close(shared.vectors_PD, tuned.prompt.vectors_PD, rtol=1e-3, atol=1e-4)
+    told = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert [one["tuned"] for one in told] == [2, 0]
+    # Both prompts run for 9 steps, padded to 8 tokens; then the first alone for 5, in its padded shape.
+    expected = 4 * (9 * (2 * 8 * base.width + 2) + 5 * (8 * base.width + 1))
+    assert [one["sent"] for one in told] == [expected, expected]
+
+
+def test_shares_of_all_processes_are_all_items_once() -> None:
+    items = list(range(11))
+    parts = [Group(rank, 3).share(items) for rank in range(3)]
+    assert sorted(item for part in parts for item in part) == items
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_processes_wait_for_the_first_one_while_it_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+
+    def state(**how: Any) -> Any:
+        told.update(how)
+        return SimpleNamespace(process_index=1, num_processes=2)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(accelerate, "PartialState", state)
+    group = Group.current()
+    assert (group.rank, group.world, group.leads) == (1, 2, False)
+    assert told["timeout"].total_seconds() > 12 * 3600
+
+
+def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    group = Group.current()
+    losses, gradient = torch.ones(2), torch.ones(2, 3, 4)
+    assert group.add(losses, gradient) == (losses, gradient)
+    assert (group.sent, group.leads, group.from_first(lambda: 5)) == (0, True, 5)

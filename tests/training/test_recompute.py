@@ -1,0 +1,217 @@
+"""Running out of memory: smaller chunks, the same result."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softprompt.bases.base import FrozenBase
+from softprompt.engines import offline
+from softprompt.engines.offline import OfflineEngine
+from softprompt.errors import BaseModelError, TrainingError
+from softprompt.model import prefix
+from softprompt.model.prefix import logits_at
+from softprompt.model.splice import Stack, stack_prompts
+from softprompt.training import loop, recompute
+from softprompt.training.forward import Example, losses_and_gradient
+from softprompt.training.recompute import recomputing
+from softprompt.training.tune import train
+from tests.models import ARCHITECTURES, VOCABULARY, make_base
+from tests.training.test_resume import make_task
+
+
+def starve(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """Let a step fail as the allocator does when its chunks are larger than `most` tokens; the budgets that were tried."""
+    honest = loop.losses_and_gradient
+    tried: list[int] = []
+
+    def hungry(base: Any, stack: Any, examples: Any, *, token_budget: int, recompute: bool) -> Any:
+        tried.append(token_budget)
+        if token_budget > most:
+            torch.empty(1 << 60, dtype=torch.uint8)  # really fails, with the allocator's own words
+        return honest(base, stack, examples, token_budget=token_budget, recompute=recompute)
+
+    monkeypatch.setattr(loop, "losses_and_gradient", hungry)
+    return tried
+
+
+def test_out_of_memory_halves_the_chunks_says_so_once_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_base("llama")
+    plain = train(make_task(tmp_path, "one"), base=base)[0].prompt.vectors_PD
+    tried = starve(monkeypatch, 40)
+    with pytest.warns(UserWarning, match="out of memory") as told:
+        starved = train(make_task(tmp_path, "one"), base=base)[0].prompt.vectors_PD
+    assert tried[:7] == [2048, 1024, 512, 256, 128, 64, 32]
+    assert set(tried[7:]) == {32}
+    assert len({str(warning.message) for warning in told}) == 6
+    torch.testing.assert_close(starved, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_a_row_that_does_not_fit_alone_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starve(monkeypatch, 0)
+    with (
+        pytest.warns(UserWarning, match="out of memory"),
+        pytest.raises(TrainingError, match="out of memory with a single row"),
+    ):
+        train(make_task(tmp_path, "one"), base=make_base("llama"))
+
+
+def test_other_failures_of_torch_are_not_taken_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("the size of tensor a must match")
+
+    monkeypatch.setattr(loop, "losses_and_gradient", broken)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        train(make_task(tmp_path, "one"), base=make_base("llama"))
+
+
+def starve_engine(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let the engine's passes fail as the allocator does when they have more than `most` rows."""
+    for name in ("logits_at", "run_tokens"):
+        honest = getattr(offline, name)
+
+        def hungry(*arguments: Any, honest: Any = honest, **how: Any) -> Any:
+            if len(arguments[3]) > most:  # a row's prompt is told for each row
+                torch.empty(1 << 60, dtype=torch.uint8)  # really fails, with the allocator's own words
+            return honest(*arguments, **how)
+
+        monkeypatch.setattr(offline, name, hungry)
+
+
+def engine_jobs(base: FrozenBase) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(3)
+    spread = base.embedding.weight.std()
+    return {
+        "prompts": [torch.randn(n, base.width, generator=generator) * spread for n in (5, 2)],
+        "which": [i % 2 for i in range(9)],
+        "inputs": [torch.randint(2, VOCABULARY, (3 + i % 4,), generator=generator).tolist() for i in range(9)],
+    }
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_engine_that_runs_out_of_memory_halves_its_chunks_and_changes_nothing(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_base("llama")
+    base._shared_prefix = shared
+    jobs = engine_jobs(base)
+    labels = [((5,), (6, 7), (8, 9))] * 9
+    expected = OfflineEngine(base).score(**jobs, labels=labels)
+    generated = OfflineEngine(base).generate(**jobs, max_new_tokens=[4] * 9)
+    starve_engine(monkeypatch, 7)
+    told: list[str] = []
+    done: list[int] = []
+    engine = OfflineEngine(base, warn=told.append)
+    torch.testing.assert_close(engine.score(**jobs, labels=labels, progress=done.append), expected, rtol=1e-4, atol=1e-4)
+    assert sum(done) == 9
+    assert all(message.startswith("out of memory: rows now run in chunks of") for message in told)
+    assert 1 <= len(told) == len(set(told)) <= 3
+    known = len(told)
+    engine.score(**jobs, labels=labels)
+    assert len(told) == known  # what it has learnt it keeps
+    wide = OfflineEngine(base, warn=told.append)
+    assert wide.generate(**jobs, max_new_tokens=[4] * 9) == generated
+    assert len(told) > known
+
+
+def test_an_engine_without_memory_for_one_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_base("llama")
+    jobs = engine_jobs(base)
+    starve_engine(monkeypatch, 0)
+    with pytest.raises(BaseModelError, match="out of memory with a single row of 6 tokens on cpu"):
+        OfflineEngine(base, warn=lambda _: None).score(**jobs, labels=[((5,),)] * 9)
+    with pytest.warns(UserWarning, match="out of memory"), pytest.raises(BaseModelError, match="a single row of 10 tokens"):
+        OfflineEngine(base).generate(**jobs, max_new_tokens=[4] * 9)
+
+
+def test_an_engine_takes_no_other_failure_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("the size of tensor a must match")
+
+    base = make_base("llama")
+    monkeypatch.setattr(offline, "logits_at", broken)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        OfflineEngine(base).score(**engine_jobs(base), labels=[((5,),)] * 9)
+
+
+def mixed_step(base: FrozenBase, *, weight: float = 0.5, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses and gradient of a step with prompts of unequal length and both objectives."""
+    generator = torch.Generator().manual_seed(7)
+    spread = base.embedding.weight.std()
+    stack = stack_prompts([torch.randn(n, base.width, generator=generator) * spread for n in (9, 4)])
+    labels = ((5,), (6, 7), (8,))
+    rows = [torch.randint(2, VOCABULARY, (n,), generator=generator).tolist() for n in (11, 3, 7, 14)]
+    examples = [
+        Example(which=i % 2, input=row, target=[4, 9], labels=labels if i < 2 else None, choice=1, weight=weight)
+        for i, row in enumerate(rows)
+    ]
+    return losses_and_gradient(base, stack, examples, **how)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradient_checkpointing_keeps_the_prompt(architecture: str) -> None:
+    base = make_base(architecture)
+    losses, gradient = mixed_step(base)
+    for shared in (True, False):
+        recomputed_losses, recomputed = mixed_step(base, recompute=True, shared=shared)
+        torch.testing.assert_close(recomputed_losses, losses, rtol=1e-5, atol=1e-5)
+        assert (recomputed - gradient).norm() <= 1e-5 * gradient.norm()
+    assert all("forward" not in vars(module) for module in base.model.modules())
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated")
+def test_a_dropped_prompt_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_base("llama")
+    with monkeypatch.context() as patched:  # dropped on purpose
+        patched.setattr(prefix._FixedLayer, "update", lambda self, keys, values, *_, **__: (keys, values))
+        with pytest.raises(RuntimeError, match="size of tensor"):
+            mixed_step(base, recompute=True, shared=True)
+    base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    base.model.train()  # the library's own way, which drops it too
+    with pytest.raises(BaseModelError, match="eval mode"):
+        mixed_step(base, shared=True)
+    wrapped = FrozenBase.wrap(base.model, base.tokenizer)  # a base is always in eval mode, where that way is off
+    losses, _ = mixed_step(wrapped)
+    torch.testing.assert_close(losses, mixed_step(make_base("llama"))[0])
+
+
+class Kept:
+    """Bytes of the distinct tensors that autograd keeps for the way back, at their most."""
+
+    def __init__(self) -> None:
+        self.now: dict[int, int] = {}
+        self.most = 0
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.now[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        self.most = max(self.most, sum(self.now.values()))
+        return tensor
+
+
+def test_gradient_checkpointing_keeps_less_for_the_way_back() -> None:
+    base = make_base("llama")
+    stack = stack_prompts([base.embed(torch.tensor([3, 4, 5]))])
+    examples = [Example(0, list(range(2, 40)), [4], None, 0, 1.0)]
+    most = []
+    for checkpointed in (False, True):
+        kept = Kept()
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+            context = recomputing(base) if checkpointed else contextlib.nullcontext()
+            leaf = Stack(stack.vectors_KPD.clone().requires_grad_(), stack.mask_KP, stack.lengths_K)
+            with context:
+                rows = [[*example.input, *example.target] for example in examples]
+                logits_at(base, leaf, None, [0], rows, [[len(rows[0]) - 1]])
+        most.append(kept.most)
+    assert most[1] < 0.6 * most[0]
+
+
+def test_an_architecture_without_such_layers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recompute, "GradientCheckpointingLayer", type("Nothing", (), {}))
+    with pytest.raises(TrainingError, match="leave out gradient_checkpointing"):
+        train(make_task(tmp_path, "one", gradient_checkpointing=True), base=make_base("llama"))

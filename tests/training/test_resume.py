@@ -1,0 +1,298 @@
+"""A training that is killed and started again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softprompt.bases.base import FrozenBase
+from softprompt.library.library import Library, Version
+from softprompt.progress import Silent
+from softprompt.registry import queries
+from softprompt.tasks.task import Task
+from softprompt.training import checkpoint, loop, tune
+from softprompt.training.prepare import prepare
+from softprompt.training.sweep import sweep
+from softprompt.training.tune import train
+from tests.models import make_base
+
+
+@pytest.fixture(scope="module")
+def base() -> FrozenBase:
+    return make_base("llama")
+
+
+def make_task(folder: Path, name: str, **more: Any) -> Task:
+    rows = [
+        {"text": f"the {colour} {thing} {number}", "label": "good" if colour == "red" else "bad"}
+        for number in range(8)
+        for colour in ("red", "blue")
+        for thing in ("apple", "stone")
+    ]
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {"num_virtual_tokens": 6, "max_steps": 14, "per_device_train_batch_size": 4, "learning_rate": 0.1}
+    return Task(task=name, data=str(file), labels=["good", "bad"], **(recipe | more))
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the training save after each step, and die at the given one, at a random place of the save."""
+    honest = checkpoint.Keeper.save
+    count = 0
+
+    def save(self: checkpoint.Keeper, bank: Any, runs: Any) -> None:
+        nonlocal count
+        count += 1
+        honest(self, bank, runs)
+        if count == step:
+            raise Killed
+
+    monkeypatch.setattr(checkpoint.Keeper, "save", save)
+    monkeypatch.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
+
+
+@pytest.mark.parametrize("recipe", [{}, {"optim": "adafactor"}, {"encoder_reparameterization_type": "RESIDUAL"}])
+def test_a_resumed_bank_publishes_the_digests_of_an_uninterrupted_one(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
+) -> None:
+    tasks = [
+        make_task(tmp_path, "one", **recipe),
+        make_task(tmp_path, "two", max_steps=9, num_virtual_tokens=8, early_stopping_patience=2, **recipe),
+    ]
+    whole = [t.prompt.digest for t in train(tasks, base=base, library=Library.open(tmp_path / "whole"))]
+    library = Library.open(tmp_path / "cut")
+    for step in (1, 4, 5):
+        with monkeypatch.context() as patched:
+            killed_at(step, patched)
+            with pytest.raises(Killed):
+                train(tasks, base=base, library=library)
+        assert not list(library.store.list())
+    resumed = train(tasks, base=base, library=library)
+    assert [t.prompt.digest for t in resumed] == whole
+    assert not list(library.runs.glob("*.checkpoint"))
+
+
+def test_a_kill_between_the_versions_of_a_bank_publishes_none_and_training_goes_on(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [make_task(tmp_path, name, seed=seed) for seed, name in enumerate("abc")]
+    whole = [t.prompt.digest for t in train(tasks, base=base, library=Library.open(tmp_path / "whole"))]
+    library = Library.open(tmp_path / "cut")
+    honest = queries.add_version
+
+    def killed(connection: Any, task_id: int, added: Version) -> None:
+        honest(connection, task_id, added)
+        if added.task == "b":
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(queries, "add_version", killed)
+        patched.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
+        with pytest.raises(Killed):
+            train(tasks, base=base, library=library)
+    assert library.tasks() == []
+    assert not list(library.runs.glob("*.jsonl"))
+    monkeypatch.setattr(loop, "losses_and_gradient", lambda *_: pytest.fail("it was trained to its end already"))
+    again = train(tasks, base=base, library=library)
+    assert [(t.prompt.digest, t.version) for t in again] == [(digest, 1) for digest in whole]
+    assert sorted(file.name for file in library.runs.iterdir()) == ["a@1.jsonl", "b@1.jsonl", "c@1.jsonl"]
+
+
+def test_a_kill_behind_the_publishing_leaves_each_version_its_history(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library.open(tmp_path / "home")
+    honest = Library.publish_all
+
+    def killed(self: Library, *args: Any, **how: Any) -> list[Version]:
+        honest(self, *args, **how)
+        raise Killed
+
+    monkeypatch.setattr(Library, "publish_all", killed)
+    with pytest.raises(Killed):
+        train([make_task(tmp_path, "one"), make_task(tmp_path, "two")], base=base, library=library)
+    for task in ("one", "two"):
+        assert len(library.versions(task)) == 1
+        assert (library.runs / f"{task}@1.jsonl").read_text().count("\n") == 2
+
+
+def test_a_history_that_cannot_be_written_costs_no_version(base: FrozenBase, tmp_path: Path) -> None:
+    library = Library.open(tmp_path / "home")
+    (library.runs / "one@1.jsonl").mkdir(parents=True)
+
+    class Telling(Silent):
+        def warn(self, message: str) -> None:
+            library.tag("one@1", add=["told"])  # as the one does who tells a job's events: the registry must be free
+            assert message.startswith("the history of one@1 cannot be written")
+
+    (tuned,) = train(make_task(tmp_path, "one"), base=base, library=library, progress=Telling())
+    assert library.resolve("one@1").digest == tuned.prompt.digest
+    assert library.resolve("one@1").tags == ("told",)
+    assert [file.name for file in library.runs.iterdir()] == ["one@1.jsonl"]
+
+
+def test_tenants_of_one_home_keep_a_history_each(base: FrozenBase, tmp_path: Path) -> None:
+    library = Library.open(tmp_path / "home")
+    (own,) = train(make_task(tmp_path, "one"), base=base, library=library)
+    (theirs,) = train(make_task(tmp_path, "one", seed=1), base=base, library=library.for_tenant("other"))
+    kept = [json.loads(line) for line in (library.runs / "one@1.jsonl").read_text().splitlines()]
+    assert kept == own.history != theirs.history
+
+
+@pytest.mark.parametrize("validations", [1, 2])
+def test_a_resumed_sweep_has_the_same_survivor_and_candidates(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validations: int
+) -> None:
+    # With one validation in an epoch, both rungs are passed at once.
+    task = make_task(tmp_path, "swept", eval_per_epoch=validations)
+    choices = {"learning_rate": [0.01, 0.1], "seed": [0, 1]}
+    whole = sweep(task, choices, base=base, library=Library.open(tmp_path / "whole"))
+    library = Library.open(tmp_path / "cut")
+    for step in (2, 5, 3):
+        with monkeypatch.context() as patched:
+            killed_at(step, patched)
+            with pytest.raises(Killed):
+                sweep(task, choices, base=base, library=library)
+    resumed = sweep(task, choices, base=base, library=library)
+    assert resumed.candidates == whole.candidates
+    assert resumed.tuned.prompt.digest == whole.tuned.prompt.digest
+
+
+def test_another_recipe_or_other_rows_never_take_the_checkpoint(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library.open(tmp_path / "home")
+    with monkeypatch.context() as patched:
+        killed_at(3, patched)
+        with pytest.raises(Killed):
+            train(make_task(tmp_path, "one"), base=base, library=library)
+    noted: list[str] = []
+
+    class Noting(Silent):
+        def note(self, message: str) -> None:
+            noted.append(message)
+
+    train(make_task(tmp_path, "one", learning_rate=0.2), base=base, library=library, progress=Noting())
+    assert not any("going on" in message for message in noted)
+    train(make_task(tmp_path, "one"), base=base, library=library, progress=Noting())
+    assert any("going on from step 3" in message for message in noted)
+
+
+def test_other_rows_to_validate_on_never_take_the_checkpoint(base: FrozenBase, tmp_path: Path) -> None:
+    make_task(tmp_path, "one")
+    files = {"train": str(tmp_path / "rows.jsonl"), "validation": str(tmp_path / "some.jsonl")}
+
+    def checkpoint_of(label: str) -> Path:
+        (tmp_path / "some.jsonl").write_text(json.dumps({"text": "the red stone", "label": label}) + "\n")
+        task = Task(task="one", data=files, labels=["good", "bad"], num_virtual_tokens=6)
+        return checkpoint.Keeper(tmp_path, base, prepare([task], base, None, Silent()), Silent()).file
+
+    assert checkpoint_of("good") == checkpoint_of("good") != checkpoint_of("bad")
+
+
+def test_a_sweep_that_keeps_all_never_takes_the_checkpoint_of_one_that_drops(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, choices = make_task(tmp_path, "swept"), {"seed": [0, 1]}
+    library = Library.open(tmp_path / "home")
+    with monkeypatch.context() as patched:
+        killed_at(12, patched)
+        with pytest.raises(Killed):
+            sweep(task, choices, base=base, library=library)
+    assert not any(row["dropped"] for row in sweep(task, choices, rungs=(), base=base, library=library).candidates)
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library.open(tmp_path / "home")
+    monkeypatch.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
+    saves = 0
+    honest = torch.save
+
+    def full(state: Any, handle: Any) -> None:
+        nonlocal saves
+        saves += 1
+        if saves > 2:
+            handle.write(b"half a checkpoint")
+            raise OSError(28, "No space left on device")
+        honest(state, handle)
+
+    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(tune.Keeper, "discard", lambda self: None)
+    with pytest.warns(UserWarning, match="No space left"):
+        train(make_task(tmp_path, "one"), base=base, library=library)
+    (left,) = library.runs.glob("*.checkpoint")
+    assert torch.load(left, weights_only=True)["runs"][0]["step"] == 2
+    assert not list(library.runs.glob("*.partial"))
+
+
+def test_a_damaged_checkpoint_is_told_and_training_starts_anew(base: FrozenBase, tmp_path: Path, monkeypatch: Any) -> None:
+    library = Library.open(tmp_path / "home")
+    whole = train(make_task(tmp_path, "one"), base=base, library=Library.open(tmp_path / "whole"))[0].prompt.digest
+    with monkeypatch.context() as patched:
+        killed_at(3, patched)
+        with pytest.raises(Killed):
+            train(make_task(tmp_path, "one"), base=base, library=library)
+    (file,) = library.runs.glob("*.checkpoint")
+    cut = file.read_bytes()[:-100]
+    torch.save([1, 2], other := tmp_path / "other")
+    for content in (cut, other.read_bytes()):
+        file.write_bytes(content)
+        with pytest.warns(UserWarning, match="starts anew"):
+            assert train(make_task(tmp_path, "one"), base=base, library=library)[0].prompt.digest == whole
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import torch, transformers.models.llama.modeling_llama
+from softprompt.library.library import Library
+from softprompt.training import checkpoint
+from softprompt.training.tune import train
+from tests.kills import kill_now_and_then
+from tests.models import make_base
+from tests.training.test_resume import make_task, newest
+
+checkpoint.Keeper.__init__.__defaults__ = (0.0,)
+folder = Path(sys.argv[1])
+
+def go_on():
+    train(make_task(folder, "one", max_steps=120), base=make_base("llama"), library=Library.open(folder / "home"))
+
+print(kill_now_and_then(go_on, lambda: newest(folder), 10))
+"""
+
+
+def newest(folder: Path) -> int:
+    """When the last checkpoint was written."""
+    return max((file.stat().st_mtime_ns for file in (folder / "home" / "runs").glob("*.checkpoint")), default=0)
+
+
+def test_ten_kills_at_random_moments_end_in_the_same_digest(base: FrozenBase, tmp_path: Path) -> None:
+    task = make_task(tmp_path, "one", max_steps=120)
+    whole = train(task, base=base, library=Library.open(tmp_path / "whole"))[0].prompt.digest
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        cwd=Path(__file__).parent.parent.parent,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    assert done.stdout.strip() == "10"
+    library = Library.open(tmp_path / "home")
+    assert library.resolve("one").digest == whole
+    assert len(library.versions("one")) == 1

@@ -1,0 +1,203 @@
+"""Sweeps: candidates of one task in one bank."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from softprompt.bases.base import FrozenBase
+from softprompt.errors import ConfigError, DataError, NameRefused, TrainingError
+from softprompt.progress import Silent
+from softprompt.tasks.task import Task
+from softprompt.training.curves import write_page
+from softprompt.training.loop import train_bank
+from softprompt.training.prepare import prepare
+from softprompt.training.sweep import _Halving, make_grid, sweep
+from tests.models import make_base
+
+
+@pytest.fixture(scope="module")
+def base() -> FrozenBase:
+    return make_base("llama")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    rows = [
+        {"text": f"the {colour} {thing} {number}", "label": "good" if colour == "red" else "bad"}
+        for number in range(12)
+        for colour in ("red", "blue")
+        for thing in ("apple", "stone", "river")
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Task(
+        task="colours",
+        data=str(file),
+        labels=["good", "bad"],
+        num_virtual_tokens=6,
+        max_steps=12,
+        per_device_train_batch_size=8,
+        eval_per_epoch=3,
+    )
+
+
+def test_the_grid_has_every_combination_once_and_samples_are_among_them() -> None:
+    choices = {"learning_rate": [0.1, 0.2, 0.3], "seed": [0, 1]}
+    grid = make_grid(choices)
+    assert len(grid) == 6
+    assert len({tuple(sorted(point.items())) for point in grid}) == 6
+    some = make_grid(choices, samples=4, seed=1)
+    assert len(some) == 4
+    assert all(point in grid for point in some)
+    assert some == make_grid(choices, samples=4, seed=1)
+    assert some == random.Random(1).sample(grid, 4)
+    assert grid[:3] == [
+        {"learning_rate": 0.1, "seed": 0},
+        {"learning_rate": 0.1, "seed": 1},
+        {"learning_rate": 0.2, "seed": 0},
+    ]
+
+
+def test_few_samples_of_a_grid_too_large_to_be_written_out() -> None:
+    choices = {f"key{n}": list(range(100)) for n in range(9)}
+    some = make_grid(choices, samples=5)
+    assert len(some) == len({tuple(point.values()) for point in some}) == 5
+    assert all(point.keys() == choices.keys() for point in some)
+
+
+def test_the_survivor_equals_that_candidate_trained_alone(base: FrozenBase, task: Task) -> None:
+    swept = sweep(task, {"learning_rate": [0.003, 0.1], "num_virtual_tokens": [6, 9]}, base=base)
+    best = swept.candidates[0]
+    alone = sweep(
+        task,
+        {"learning_rate": [best["learning_rate"]], "num_virtual_tokens": [best["num_virtual_tokens"]]},
+        base=base,
+    )
+    assert (swept.tuned.prompt.vectors_PD - alone.tuned.prompt.vectors_PD).abs().max() < 1e-4
+    assert swept.tuned.prompt.card.recipe["sweep"] == swept.candidates
+
+
+def test_every_candidate_of_a_mixed_bank_equals_itself_alone(base: FrozenBase, task: Task) -> None:
+    grid = make_grid(
+        {
+            "prompt_tuning_init": ["LABELS", "RANDOM", "SAMPLE_VOCAB"],
+            "num_virtual_tokens": [5, 9],
+            "learning_rate": [0.01, 0.05],
+            "optim": ["adamw", "adafactor"],
+            "weight_decay": [0.0, 0.1],
+            "encoder_reparameterization_type": [None, "RESIDUAL"],
+            "encoder_hidden_size": [3, 8],
+            "seed": [0, 1],
+        },
+        samples=8,
+        seed=2,
+    )
+    assert all(len({point[key] for point in grid}) > 1 for key in grid[0])
+    # Few steps: a random base is steep, and doubles a difference of rounding at every step.
+    tasks = [task.variant(**{**point, "max_steps": 3}) for point in grid]
+    together = prepare(tasks, base, None, Silent())
+    train_bank(base, together)
+    for one, candidate in zip(tasks, together, strict=True):
+        (alone,) = prepare([one], base, None, Silent())
+        train_bank(base, [alone])
+        assert candidate.best_PD is not None
+        assert alone.best_PD is not None
+        torch.testing.assert_close(candidate.best_PD, alone.best_PD, rtol=0, atol=2e-5)
+        assert not torch.allclose(alone.best_PD, alone.start_PD, rtol=0, atol=1e-3)
+        assert candidate.history[-1] == pytest.approx(alone.history[-1], abs=1e-3)
+
+
+def test_half_of_the_candidates_is_dropped_at_each_rung(base: FrozenBase, task: Task) -> None:
+    swept = sweep(task, {"seed": list(range(8))}, base=base, rungs=(0.25, 0.5))
+    steps = sorted(row["steps"] for row in swept.candidates)
+    assert sum(row["dropped"] for row in swept.candidates) == 6
+    assert steps[-2:] == [12, 12]
+    assert steps[0] < steps[4] < 12
+    kept = [row["validation"] for row in swept.candidates if not row["dropped"]]
+    assert swept.candidates[0]["validation"] == max(kept)
+
+
+def test_without_rungs_every_candidate_runs_to_its_end(base: FrozenBase, task: Task) -> None:
+    swept = sweep(task, {"learning_rate": [0.001, 0.1], "max_steps": [3, 5]}, base=base, rungs=())
+    assert sorted(row["steps"] for row in swept.candidates) == [3, 3, 5, 5]
+    assert not any(row["dropped"] for row in swept.candidates)
+
+
+def test_a_candidate_that_fails_loses_and_the_others_go_on(
+    base: FrozenBase, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from softprompt.training import loop
+
+    honest = loop.losses_and_gradient
+
+    def poisoned(base: FrozenBase, stack: Any, examples: Any, **more: Any) -> Any:
+        losses, gradient = honest(base, stack, examples, **more)
+        gradient[(stack.lengths_K == 6).nonzero()] = float("nan")
+        return losses, gradient
+
+    monkeypatch.setattr(loop, "losses_and_gradient", poisoned)
+    swept = sweep(task, {"num_virtual_tokens": [6, 9]}, base=base)
+    assert [row["num_virtual_tokens"] for row in swept.candidates] == [9, 6]
+    assert [row["dropped"] for row in swept.candidates] == [False, True]
+    with pytest.raises(TrainingError, match="no candidate"):
+        sweep(task, {"num_virtual_tokens": [6]}, base=base)
+
+
+def test_wrong_choices_are_refused_before_training(base: FrozenBase, task: Task) -> None:
+    with pytest.raises(ConfigError, match="learning_rate"):
+        sweep(task, {"learning_rat": [0.1]}, base=base)
+    with pytest.raises(ConfigError, match="needs choices"):
+        sweep(task, {}, base=base)
+    with pytest.raises(NameRefused, match="'a/b'"):
+        sweep(task, {"task": ["a/b"], "max_steps": [1]}, base=base)
+    for samples in (0, -1):
+        with pytest.raises(ConfigError, match=f"{samples} samples are none; draw at least one"):
+            sweep(task, {"seed": [0, 1]}, samples=samples, base=base)
+
+
+def test_a_wrong_label_among_the_test_rows_is_told_before_training(
+    base: FrozenBase, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "test.jsonl").write_text('{"text": "the red apple", "label": "fair"}\n')
+    data = {"train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "test.jsonl")}
+    monkeypatch.setattr("softprompt.training.sweep.train_bank", None)
+    with pytest.raises(DataError, match="fair"):
+        sweep(task.variant(data=data), {"seed": [0, 1]}, base=base)
+
+
+def test_a_sweep_in_several_processes_is_refused_for_each_would_publish(
+    base: FrozenBase, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="a sweep runs in one process, and 2 were started"):
+        sweep(task, {"seed": [0, 1]}, base=base)
+
+
+def test_a_candidate_that_stopped_early_does_not_keep_the_others_from_their_rungs() -> None:
+    def run(value: float, **fields: Any) -> Any:
+        best = SimpleNamespace(value=value, loss=0.0)
+        known = {"step": 5, "total": 10, "running": True, "dropped": False, "failure": None, "best": best}
+        return SimpleNamespace(**{**known, **fields})
+
+    runs = [run(0.9, step=1, running=False), run(0.8), run(0.7), run(0.6, step=2)]
+    halving = _Halving(runs, (0.25,))
+    halving.drop()
+    assert not any(one.dropped for one in runs), "one has not come as far and wants to go on"
+    runs[3].step = 3
+    halving.drop()
+    assert [one.dropped for one in runs] == [False, False, True, True]
+
+
+def test_the_page_of_curves_holds_every_candidate_and_needs_no_network(tmp_path: Path) -> None:
+    candidates = [{"learning_rate": 0.1, "steps": 2, "validation": 0.5, "dropped": False}]
+    page = write_page(tmp_path / "curves.html", "colours", candidates, [[{"step": 1, "value": 0.5, "loss": 1.0}]])
+    text = page.read_text()
+    assert "learning_rate 0.1" in text
+    assert "<script src=" not in text

@@ -1,0 +1,477 @@
+"""Training: only the prompts change, each as if it were alone, and what fails leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from softprompt.bases.base import FrozenBase
+from softprompt.errors import (
+    ConfigError,
+    ContextError,
+    DataError,
+    FingerprintMismatch,
+    NotFound,
+    PromptFileError,
+    TrainingError,
+)
+from softprompt.evaluation.evaluate import Report
+from softprompt.library.library import Library
+from softprompt.progress import Silent
+from softprompt.prompts.card import Card
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.config import parse_config
+from softprompt.tasks.rows import Row
+from softprompt.tasks.task import Task
+from softprompt.training import loop, run, tune
+from softprompt.training.prepare import prepare
+from softprompt.training.schedule import rate_at, steps_per_epoch, total_steps
+from softprompt.training.tune import train
+from tests.models import ANSWERS, make_base, steerable_base
+
+ROWS: list[Row] = [
+    {"text": f"{word} {n}", "label": label, "said": f"{label} {word}"}
+    for n in range(12)
+    for word, label in [("red", "yes"), ("blue", "no"), ("green", "yes"), ("the stone of a river", "no")]
+]
+
+
+@pytest.fixture
+def base() -> FrozenBase:
+    return make_base("llama")
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return Library.open(tmp_path / "home")
+
+
+def a_task(folder: Path, name: str = "t", rows: list[Row] = ROWS, **fields: Any) -> Task:
+    file = folder / f"{name}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    known: dict[str, Any] = {
+        "task": name, "data": file.name, "labels": ["yes", "no"], "num_virtual_tokens": 6,
+        "per_device_train_batch_size": 8, "max_steps": 6, "learning_rate": 0.1,
+    }  # fmt: skip
+    return Task(folder=folder, **{**known, **fields})
+
+
+def contents(library: Library) -> tuple[list[Any], set[str]]:
+    """Everything that a library holds: versions, and the names of its blobs."""
+    versions = [v for entry in library.tasks(every=True) for v in library.versions(entry.task)]
+    return versions, {file.name for file in (library.home / "blobs").rglob("*") if file.is_file()}
+
+
+# Only the prompt changes
+
+
+def test_the_base_is_the_same_to_the_byte_before_and_after(tmp_path: Path, base: FrozenBase) -> None:
+    before = base.state_digest()
+    config = base.model.config.to_dict()
+    (tuned, told) = train(
+        [a_task(tmp_path, "a"), a_task(tmp_path, "b", labels=None, target=" {said}", max_new_tokens=16)], base=base
+    )
+    assert base.state_digest() == before
+    assert base.model.config.to_dict() == config
+    assert not base.model.training
+    assert all(p.grad is None and not p.requires_grad for p in base.model.parameters())
+    assert tuned.moved > 0.02
+    assert told.moved > 0.02
+
+
+def test_the_same_run_twice_gives_the_same_digest_and_other_seeds_another(tmp_path: Path) -> None:
+    def once(**fields: Any) -> str:
+        return train(a_task(tmp_path, **fields), base=make_base("llama"))[0].prompt.digest
+
+    first = once()
+    torch.manual_seed(123)
+    assert once() == first
+    assert len({first, once(seed=1), once(learning_rate=0.2), once(optim="adafactor")}) == 4
+
+
+MANY: dict[str, dict[str, Any]] = {
+    "a": {"learning_rate": 0.3, "num_virtual_tokens": 9},
+    "b": {"optim": "adafactor", "per_device_train_batch_size": 5, "max_steps": 4, "weight_decay": 0.1},
+    "c": {"labels": None, "target": " {said}", "max_new_tokens": 16, "num_virtual_tokens": 7, "warmup_steps": 3},
+    "d": {"objective": "language_modelling", "lr_scheduler_type": "cosine", "max_steps": 2, "eval_per_epoch": 3},
+    "e": {"encoder_reparameterization_type": "RESIDUAL", "encoder_hidden_size": 5, "num_virtual_tokens": 8},
+    "f": {"encoder_reparameterization_type": "MLP", "prompt_tuning_init": "RANDOM", "seed": 7},
+    "g": {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "yes or no", "warmup_steps": 0, "seed": 1},
+    "h": {"prompt_tuning_init": "SAMPLE_VOCAB", "learning_rate": 0.02, "max_grad_norm": 0.1, "num_virtual_tokens": 5},
+}
+
+
+def test_a_task_in_a_bank_with_others_equals_that_task_alone(tmp_path: Path, base: FrozenBase) -> None:
+    # Few and small steps: a random base is steep, and doubles a difference of rounding at every step.
+    tasks = {
+        name: a_task(tmp_path, name, **{"max_steps": 3, "learning_rate": 0.03, **fields}) for name, fields in MANY.items()
+    }
+    together = {one.prompt.card.task: one for one in train(list(tasks.values()), base=base)}
+    for name, task in tasks.items():
+        (alone,) = train(task, base=base)
+        torch.testing.assert_close(together[name].prompt.vectors_PD, alone.prompt.vectors_PD, rtol=0, atol=1e-4)
+        assert together[name].prompt.card == alone.prompt.card
+        for mixed, own in zip(together[name].history, alone.history, strict=True):
+            assert mixed == pytest.approx(own, abs=1e-4)
+    assert len({len(one.history) for one in together.values()}) > 1
+
+
+def test_every_row_is_seen_once_in_an_epoch_in_an_order_of_the_seed(tmp_path: Path, base: FrozenBase) -> None:
+    task = a_task(tmp_path, per_device_train_batch_size=7)
+    examples = task.encode(base, task.train, 6, split="training")
+
+    def epochs(seed: int) -> list[list[list[int]]]:
+        one = run.Run(
+            a_task(tmp_path, per_device_train_batch_size=7, seed=seed), torch.zeros(6, 32), examples, examples, None
+        )
+        seen: list[list[list[int]]] = []
+        for _ in range(2):
+            seen.append([])
+            for _ in range(steps_per_epoch(one.config, len(examples))):
+                batch = one.batch(3)
+                assert all(example.which == 3 for example in batch)
+                assert len(batch) <= 7
+                seen[-1] += [list(example.input) for example in batch]
+                one.took_step(0.0)
+        return seen
+
+    first, second = epochs(0)
+    assert sorted(first) == sorted(second) == sorted(examples.inputs)
+    assert first != second
+    assert epochs(0) == [first, second]
+    assert epochs(1)[0] != first
+
+
+# Schedules
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant", "constant_with_warmup"])
+@pytest.mark.parametrize(("total", "warmup"), [(20, 0), (20, 5), (7, 1), (100, 6)])
+def test_schedules_are_those_of_transformers(kind: Any, total: int, warmup: int) -> None:
+    config = parse_config({"lr_scheduler_type": kind, "learning_rate": 0.3, "warmup_steps": warmup})
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    scheduler = transformers.get_scheduler(kind, optimiser, num_warmup_steps=warmup, num_training_steps=total)
+    theirs = []
+    for _ in range(total + 1):
+        theirs.append(scheduler.get_last_lr()[0])
+        optimiser.step()
+        scheduler.step()
+    for step in range(total):
+        # Theirs spends the first step of a warm-up at a rate of zero; ours is one step ahead there.
+        ahead = 1 if kind != "constant" and step < warmup else 0
+        assert rate_at(config, step, total) == pytest.approx(theirs[step + ahead], abs=1e-12)
+
+
+def test_the_length_of_a_run_follows_from_epochs_or_steps() -> None:
+    config = parse_config({"num_train_epochs": 2.5, "per_device_train_batch_size": 8})
+    assert steps_per_epoch(config, 33) == 5
+    assert total_steps(config, 33) == 13
+    assert total_steps(parse_config({"max_steps": 4, "num_train_epochs": 9}), 33) == 4
+    assert total_steps(parse_config({"num_train_epochs": 0.001}), 3) == 1
+    ratio = parse_config({"warmup_ratio": 0.1, "learning_rate": 1.0})
+    steps = parse_config({"warmup_steps": 3, "warmup_ratio": 0.9, "learning_rate": 1.0})
+    assert [rate_at(ratio, step, 25) for step in range(25)] == [rate_at(steps, step, 25) for step in range(25)]
+
+
+# Validation
+
+
+class Scripted:
+    """Validations whose values are written beforehand, task by task."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, values: dict[str, list[float]]) -> None:
+        self.values = {name: list(told) for name, told in values.items()}
+        self.seen: dict[str, list[torch.Tensor]] = {name: [] for name in values}
+        monkeypatch.setattr(loop, "evaluate", self)
+
+    def __call__(self, engine: Any, trials: Sequence[Any], *_: Any) -> list[Report]:
+        reports = []
+        for trial in trials:
+            self.seen[trial.form.task].append(trial.vectors_PD.clone())
+            value = self.values[trial.form.task].pop(0)
+            reports.append(Report("accuracy", value, len(trial.examples), 1 - value, []))
+        return reports
+
+
+def test_the_best_vectors_by_validation_are_kept(tmp_path: Path, base: FrozenBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = Scripted(monkeypatch, {"t": [0.1, 0.7, 0.9, 0.9, 0.2, 0.3]})
+    (tuned,) = train(a_task(tmp_path, max_steps=6, per_device_train_batch_size=64), base=base)
+    assert [row["value"] for row in tuned.history] == [0.1, 0.7, 0.9, 0.9, 0.2, 0.3]
+    assert torch.equal(tuned.prompt.vectors_PD, scripted.seen["t"][2])
+    assert not torch.equal(tuned.prompt.vectors_PD, scripted.seen["t"][3])
+    assert tuned.prompt.card.recipe["best_step"] == 3
+    assert tuned.prompt.card.metrics["validation"] == 0.9
+
+
+def test_patience_stops_one_prompt_and_leaves_the_others(
+    tmp_path: Path, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = Scripted(monkeypatch, {"a": [0.5, 0.8, 0.7, 0.8, 0.9], "b": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]})
+    fields = {"max_steps": 6, "per_device_train_batch_size": 64}
+    one, other = train(
+        [a_task(tmp_path, "a", early_stopping_patience=2, **fields), a_task(tmp_path, "b", **fields)], base=base
+    )
+    assert (len(one.history), len(other.history)) == (4, 6)
+    assert torch.equal(one.prompt.vectors_PD, scripted.seen["a"][1])
+
+
+def test_equal_values_are_told_apart_by_the_loss() -> None:
+    report = Report("accuracy", 0.5, 10, 1.0, [])
+    assert report.better_than(None)
+    assert Report("accuracy", 0.5, 10, 0.9, []).better_than(report)
+    assert not Report("accuracy", 0.5, 10, 1.0, []).better_than(report)
+    assert Report("accuracy", 0.6, 10, 2.0, []).better_than(report)
+    assert not Report("accuracy", 0.4, 10, 0.1, []).better_than(report)
+    told = Report("exact_match", 0.5, 10, math.nan, [])
+    assert not Report("exact_match", 0.5, 10, math.nan, []).better_than(told)
+
+
+# What fails
+
+
+def poison(base: FrozenBase, word: str) -> None:
+    """From now on every row with this word has a loss that is no number."""
+    (ids,) = base.encode([word])
+    with torch.no_grad():
+        base.embedding.weight[ids] = math.nan
+
+
+def test_a_loss_that_is_no_number_stops_its_prompt_alone(tmp_path: Path, library: Library) -> None:
+    bad = [{**row, "text": f"{row['text']} ~"} for row in ROWS]
+    tasks = [a_task(tmp_path, "a"), a_task(tmp_path, "bad", bad), a_task(tmp_path, "c", learning_rate=0.2)]
+    # The table is tied, so the poison would also reach all logits: the output gets a table of its own.
+    base = make_base("gpt_neox")
+    poison(base, "~")
+    with pytest.raises(TrainingError) as caught:
+        train(tasks, base=base, library=library)
+    for part in ("task 'bad'", "no number at step 1", "learning rate 0.1", "lower learning_rate", "a, c went well"):
+        assert part in str(caught.value)
+    versions, blobs = contents(library)
+    assert [version.task for version in versions] == ["a", "c"]
+    assert len(blobs) == 2
+    vectors = [SoftPrompt.from_bytes(library.read(version)).vectors_PD for version in versions]
+    assert all(one.isfinite().all() for one in vectors)
+    assert not [file for file in library.home.rglob("*") if "bad" in file.name]
+
+
+def test_a_loss_that_fails_late_is_told_with_its_step_and_rate(
+    tmp_path: Path, base: FrozenBase, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, steps = loop.losses_and_gradient, []
+
+    def failing(*args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        losses, gradient = honest(*args, **options)
+        steps.append(len(losses))
+        if len(steps) == 4:
+            gradient[0, -1, 3] = math.inf
+        return losses, gradient
+
+    monkeypatch.setattr(loop, "losses_and_gradient", failing)
+    task = a_task(tmp_path, max_steps=10, warmup_steps=0, per_device_train_batch_size=8, eval_per_epoch=5)
+    with pytest.raises(TrainingError, match=r"no number at step 4 with learning rate 0\.07; .*nothing was published"):
+        train(task, base=base, library=library)
+    assert steps == [1, 1, 1, 1]
+    assert contents(library) == ([], set())
+
+
+def test_nothing_is_published_when_one_file_cannot_be_made(
+    tmp_path: Path, base: FrozenBase, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = tune.make_prompt
+
+    def failing(base: FrozenBase, one: run.Run, *args: Any) -> SoftPrompt:
+        if one.task.name == "b":
+            raise PromptFileError("not to be made")
+        return honest(base, one, *args)
+
+    monkeypatch.setattr(tune, "make_prompt", failing)
+    with pytest.raises(PromptFileError):
+        train([a_task(tmp_path, "a"), a_task(tmp_path, "b")], base=base, library=library)
+    assert contents(library) == ([], set())
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "expected"),
+    [
+        ({"num_virtual_tokens": 95}, ContextError, "95 virtual tokens and 1 output tokens leave no room"),
+        ({"labels": ["yes", "nein"]}, DataError, "the label 'no' is not among `labels`"),
+        ({"input": "{txt}"}, DataError, "no field 'txt'"),
+        ({"data": "none.csv"}, DataError, "no data file"),
+        ({"prompt_tuning_init": "PROMPT", "prompt_tuning_init_prompt": "other@3"}, NotFound, "no task 'other'"),
+    ],
+)
+def test_a_wrong_task_is_told_before_anything_is_trained(
+    tmp_path: Path, base: FrozenBase, library: Library, fields: dict[str, Any], error: type[Exception], expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tune, "train_bank", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(error, match=expected):
+        train([a_task(tmp_path, "a"), a_task(tmp_path, "b", **fields)], base=base, library=library)
+    assert contents(library) == ([], set())
+
+
+def test_tasks_that_cannot_be_trained_together_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no task was given"):
+        train([])
+    with pytest.raises(ConfigError, match="the task name 't' is used twice"):
+        train([a_task(tmp_path), a_task(tmp_path)])
+    with pytest.raises(ConfigError, match="a on here, b on there; train them apart"):
+        train([a_task(tmp_path, "a", base="here"), a_task(tmp_path, "b", base="there")])
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"num_virtual_tokens": 4}, "t: 4 virtual tokens have little capacity"),
+        ({"learning_rate": 1e-6}, r"t: the prompt has barely moved .* raise learning_rate from 1e-06"),
+        ({"input": "{text}" + " red" * 86}, r"t: \d+ of \d+ rows were cut to fit the context"),
+        ({"instruction": "red " * 99}, "t: the text prompt of the zero-shot baseline does not fit the context"),
+    ],
+)
+def test_what_deserves_a_warning_gets_one(tmp_path: Path, base: FrozenBase, fields: dict[str, Any], expected: str) -> None:
+    with pytest.warns(UserWarning, match=expected):
+        train(a_task(tmp_path, max_steps=2, **{"instruction": "", **fields}), base=base)
+
+
+def test_a_prompt_that_drowns_the_input_gets_a_warning(tmp_path: Path) -> None:
+    base = make_base("gpt_neox")
+    base.__dict__["context"] = None  # its positions are rotary: nothing but this number bounds them
+    with pytest.warns(UserWarning, match="t: 151 virtual tokens can drown the input"):
+        train(a_task(tmp_path, num_virtual_tokens=151, max_steps=1), base=base)
+
+
+# What is kept
+
+
+def test_every_training_publishes_a_new_version_with_its_card(tmp_path: Path, base: FrozenBase, library: Library) -> None:
+    task = a_task(tmp_path, instruction="Say yes or no.")
+    (first,) = train(task, base=base, library=library)
+    (again,) = train(task, base=base, library=library)
+    assert (first.version, again.version) == (1, 2)
+    assert first.prompt.digest == again.prompt.digest
+    assert contents(library)[1] == {first.prompt.digest}
+    data = library.read("t@1")
+    assert data == first.prompt.to_bytes()
+    card = Card.parse(library.resolve("t").card_text)
+    assert (card.task, card.base, card.fingerprint) == ("t", base.name, base.fingerprint)
+    assert card.data_digest == task.data_digest
+    assert card.parents == ()
+    assert card.recipe["learning_rate"] == 0.1
+    assert card.recipe["prompt_tuning_init"] == "LABELS"
+    assert {"value", "rows", "validation", "majority", "zero_shot", "untrained"} == set(card.metrics)
+    assert card.metrics["rows"] == len(task.test)
+    kept = [json.loads(line) for line in (library.runs / "t@1.jsonl").read_text().splitlines()]
+    assert kept == first.history
+    assert not [file for file in library.home.rglob("*") if "partial" in file.name]
+
+
+def test_a_reparameterised_prompt_is_kept_as_plain_vectors(tmp_path: Path, base: FrozenBase, library: Library) -> None:
+    recipe = {"encoder_reparameterization_type": "RESIDUAL", "encoder_hidden_size": 7}
+    (tuned,) = train(a_task(tmp_path, **recipe), base=base, library=library)
+    kept = SoftPrompt.from_bytes(library.read("t"))
+    assert kept.vectors_PD.shape == (6, base.width)
+    assert torch.equal(kept.vectors_PD, tuned.prompt.vectors_PD)
+    assert {key: kept.card.recipe[key] for key in recipe} == recipe
+    (plain,) = train(a_task(tmp_path), base=base)
+    assert not {key for key in plain.prompt.card.recipe if key.startswith("encoder")}
+    assert len(plain.prompt.to_bytes()) < len(tuned.prompt.to_bytes()) < len(plain.prompt.to_bytes()) + 200
+    assert not torch.allclose(plain.prompt.vectors_PD, tuned.prompt.vectors_PD, atol=1e-2)
+
+
+def test_how_many_numbers_a_network_adds_while_it_is_trained_is_told(tmp_path: Path, base: FrozenBase) -> None:
+    told: list[str] = []
+
+    class Noting(Silent):
+        def note(self, message: str) -> None:
+            told.append(message)
+
+    recipe = {"encoder_reparameterization_type": "RESIDUAL", "encoder_hidden_size": 7}
+    prepare([a_task(tmp_path, "a", **recipe), a_task(tmp_path, "b")], base, None, Noting())
+    trained = 6 * 32 + 2 * 7 * 32 + 2 * 32  # the vectors, two matrices, the gain and the bias of a norm
+    assert [note for note in told if "trained" in note] == [f"a: {trained} numbers are trained, of which 192 are kept"]
+
+
+def test_a_row_for_people_and_machines_says_what_the_card_says(tmp_path: Path, base: FrozenBase) -> None:
+    (tuned,) = train(a_task(tmp_path), base=base)
+    row = tuned.row()
+    assert row["version"] is None
+    assert row["trainable"] == 6 * 32
+    assert row["total"] == base.params + 6 * 32
+    assert row["prompt_bytes"] == len(tuned.prompt.to_bytes())
+    assert {name: row[name] for name in ("value", "majority", "zero_shot", "untrained", "validation")} == {
+        name: tuned.prompt.card.metrics[name] for name in ("value", "majority", "zero_shot", "untrained", "validation")
+    }
+
+
+def test_a_prompt_started_from_others_names_them_as_parents(tmp_path: Path, base: FrozenBase, library: Library) -> None:
+    (one, other) = train([a_task(tmp_path, "one"), a_task(tmp_path, "other", seed=3)], base=base, library=library)
+    fields = {"prompt_tuning_init_prompt": ["one@1", "other"], "max_steps": 1, "learning_rate": 1e-9}
+    with pytest.warns(UserWarning, match="barely moved"):
+        (child,) = train(a_task(tmp_path, "child", **fields), base=base, library=library)
+    assert child.prompt.card.parents == (one.prompt.digest, other.prompt.digest)
+    mean = (one.prompt.vectors_PD + other.prompt.vectors_PD) / 2
+    torch.testing.assert_close(child.prompt.vectors_PD, mean, rtol=0, atol=1e-6)
+
+
+def test_parents_are_those_it_started_from_also_when_newer_ones_come_meanwhile(
+    tmp_path: Path, base: FrozenBase, library: Library
+) -> None:
+    (parent,) = train(a_task(tmp_path, "one"), base=base, library=library)
+    again = a_task(tmp_path, "one", seed=5)
+    child = a_task(tmp_path, "child", prompt_tuning_init_prompt="one")
+    newer, tuned = train([again, child], base=base, library=library)
+    assert newer.version == 2
+    assert newer.prompt.digest != parent.prompt.digest
+    assert tuned.prompt.card.parents == (parent.prompt.digest,)
+
+
+def test_a_start_from_another_bases_prompt_or_without_a_library_is_refused(
+    tmp_path: Path, base: FrozenBase, library: Library
+) -> None:
+    train(a_task(tmp_path, "one"), base=make_base("llama", seed=1), library=library)
+    child = a_task(tmp_path, "child", prompt_tuning_init_prompt="one")
+    with pytest.raises(FingerprintMismatch):
+        train(child, base=base, library=library)
+    with pytest.raises(ConfigError, match="takes prompts from a library"):
+        train(child, base=base)
+
+
+# It learns
+
+
+def steered(folder: Path, way: str, **fields: Any) -> Task:
+    rows: list[Row] = [{"text": word, "label": said, "n": n} for n in range(25) for word, said in ANSWERS[way].items()]
+    known = {"input": " {text} =", "num_virtual_tokens": 5, "max_steps": 60, "per_device_train_batch_size": 16}
+    return a_task(folder, way, rows, **(known | fields))
+
+
+RECIPES: list[dict[str, Any]] = [
+    {},
+    {"optim": "adafactor"},
+    {"encoder_reparameterization_type": "RESIDUAL"},
+    {"encoder_reparameterization_type": "MLP"},
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_prompts_steer_one_base_in_opposite_ways(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    tuned = train([steered(tmp_path, way, prompt_tuning_init="RANDOM", **recipe) for way in ANSWERS], base=steerable_base())
+    assert all(one.report.value >= 0.95 for one in tuned)
+    # What has not been trained answers alike for both, so it cannot be right for both.
+    for baseline in ("majority", "zero_shot", "untrained"):
+        assert min(one.prompt.card.metrics[baseline] for one in tuned) <= 0.6
+
+
+def test_two_prompts_make_one_base_write_opposite_answers(tmp_path: Path) -> None:
+    fields = {"labels": None, "max_new_tokens": 3, "prompt_tuning_init": "RANDOM"}
+    tuned = train([steered(tmp_path, way, **fields) for way in ANSWERS], base=steerable_base())
+    assert all(one.prompt.card.metric == "exact_match" for one in tuned)
+    assert all(one.report.value >= 0.95 for one in tuned)
+    assert min(one.prompt.card.metrics["untrained"] for one in tuned) <= 0.6
