@@ -40,7 +40,7 @@ from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.objectives import label_scoring, language_modelling
 from softprompt.training.schedule import total_steps
-from softprompt.training.tune import train
+from softprompt.training.train import train
 
 REAL = ("trec6", "subjectivity", "sentence_polarity")
 

@@ -37,7 +37,7 @@ from softprompt.model.splice import chunk_by_length, pad_rows
 from softprompt.serving.router import THRESHOLD, Router, direction_of
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.task import Task
-from softprompt.training.tune import CENTROID_ROWS
+from softprompt.training.publish import CENTROID_ROWS
 
 COLUMNS = {
     "trec6": ("text",),

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from softprompt.serving.offline import Prediction, Service, predict
     from softprompt.tasks.config import TaskConfig
     from softprompt.tasks.task import Task
-    from softprompt.training.tune import Tuned, train
+    from softprompt.training.publish import Tuned
+    from softprompt.training.train import train
 
 __all__ = [
     "Card",
@@ -44,9 +45,9 @@ _HOMES = {
     "SoftPromptError": "errors",
     "Task": "tasks.task",
     "TaskConfig": "tasks.config",
-    "Tuned": "training.tune",
+    "Tuned": "training.publish",
     "predict": "serving.offline",
-    "train": "training.tune",
+    "train": "training.train",
 }
 
 

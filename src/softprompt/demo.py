@@ -12,7 +12,8 @@ from softprompt.progress import Progress
 from softprompt.serving.offline import Service
 from softprompt.tasks import samples
 from softprompt.tasks.task import Task
-from softprompt.training.tune import Tuned, train
+from softprompt.training.publish import Tuned
+from softprompt.training.train import train
 
 
 def demo_tasks(home: Path, progress: Progress) -> list[Task]:

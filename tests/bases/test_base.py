@@ -23,7 +23,7 @@ from softprompt.bases.fingerprint import fingerprint_of_folder
 from softprompt.bases.locate import locate, task_type_of_name
 from softprompt.errors import BaseModelError, ContextError
 from softprompt.tasks.task import Task
-from softprompt.training.tune import train
+from softprompt.training.train import train
 from tests.models import ARCHITECTURES, make_base, save_base, tokenizer
 
 

@@ -13,7 +13,7 @@ from softprompt.bases.locate import BUILTIN
 from softprompt.model.prefix import shares_prefix
 from softprompt.tasks.samples import remarks, write_rows
 from softprompt.tasks.task import Task
-from softprompt.training.tune import train
+from softprompt.training.train import train
 
 FOLDER = BUILTIN["builtin/tiny"]
 

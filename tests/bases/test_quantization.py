@@ -31,7 +31,7 @@ from softprompt.serving.offline import Service
 from softprompt.training.checkpoint import Keeper
 from softprompt.training.prepare import prepare
 from softprompt.training.sweep import sweep
-from softprompt.training.tune import train
+from softprompt.training.train import train
 from tests.models import ARCHITECTURES, VOCABULARY, make_base
 from tests.training.test_recompute import mixed_step
 from tests.training.test_resume import make_task

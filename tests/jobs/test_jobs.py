@@ -26,7 +26,7 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Version
 from softprompt.training.loop import train_bank
 from softprompt.training.prepare import prepare
-from softprompt.training.tune import train
+from softprompt.training.train import train
 from tests.jobs_data import ROWS, chat, do_all, lines, queue_job
 from tests.library_data import make_prompt
 

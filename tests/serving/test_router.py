@@ -30,7 +30,8 @@ from softprompt.serving.router import Centroids, Floats, Router, direction_of, r
 from softprompt.serving.service import AUTO, AsyncService
 from softprompt.stores.memory import MemoryStore
 from softprompt.tasks.task import Task
-from softprompt.training.tune import CENTROID_ROWS, train
+from softprompt.training.publish import CENTROID_ROWS
+from softprompt.training.train import train
 from tests.engine_jobs import Inbox
 from tests.models import ARCHITECTURES, make_base, some_prompt
 

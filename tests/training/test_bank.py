@@ -252,6 +252,37 @@ def test_a_state_that_is_loaded_goes_on_to_the_bit() -> None:
     run_bank(run_bank(whole))
     run_bank(first)
     second = Bank([torch.zeros_like(start) for start in starts()], networked())
-    second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
+    for index in range(len(LENGTHS)):
+        second.load_state(index, first.state(index))
     run_bank(second)
     assert torch.equal(second.vectors_KPD, whole.vectors_KPD)
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adafactor"])
+def test_prompts_that_join_later_leave_those_there_as_they_would_be(optim: str) -> None:
+    """Whatever the newcomers' lengths and networks do to the shapes."""
+    alone, joined = (Bank(starts()[:2], networked(optim)[:2]) for _ in range(2))
+    late = Bank(starts()[2:], networked(optim)[2:])
+
+    def take(bank: Bank, which: range, step: int) -> None:
+        own = [gradient(i, step) for i in which]
+        rows = torch.stack([torch.nn.functional.pad(one, (0, 0, max(bank.lengths) - len(one), 0)) for one in own])
+        bank.step([i - which[0] for i in which], rows, [rate(i, step) for i in which])
+
+    for step in range(STEPS):
+        take(alone, range(2), step)
+        take(joined, range(2), step)
+    joined.extend(starts()[2:], networked(optim)[2:])
+    for step in range(STEPS):
+        take(alone, range(2), step)
+        take(late, range(2, 4), step)
+        take(joined, range(4), step)
+    for index in range(4):
+        expected = alone.prompt(index) if index < 2 else late.prompt(index - 2)
+        torch.testing.assert_close(joined.prompt(index), expected)
+
+
+def test_a_bank_of_none_takes_its_first_prompts_later() -> None:
+    bank = Bank([], [])
+    bank.extend(starts(), networked())
+    assert torch.equal(run_bank(bank).vectors_KPD, run_bank(Bank(starts(), networked())).vectors_KPD)

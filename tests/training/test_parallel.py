@@ -16,8 +16,8 @@ import torch
 
 from softprompt.library.library import Library
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.training.parallel import Group
-from softprompt.training.tune import train
+from softprompt.training.loop import Group
+from softprompt.training.train import train
 from tests.models import make_base
 from tests.training.test_resume import make_task
 

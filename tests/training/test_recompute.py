@@ -19,7 +19,7 @@ from softprompt.model.splice import Stack, stack_prompts
 from softprompt.training import loop, recompute
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.recompute import recomputing
-from softprompt.training.tune import train
+from softprompt.training.train import train
 from tests.models import ARCHITECTURES, VOCABULARY, make_base
 from tests.training.test_resume import make_task
 

@@ -14,14 +14,17 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library, Version
+from softprompt.model.architecture import architecture_of
 from softprompt.progress import Silent
 from softprompt.registry import queries
 from softprompt.tasks.task import Task
-from softprompt.training import checkpoint, loop, tune
-from softprompt.training.prepare import prepare
-from softprompt.training.sweep import sweep
-from softprompt.training.tune import train
+from softprompt.training import checkpoint, loop
+from softprompt.training.events import Noted
+from softprompt.training.session import Session
+from softprompt.training.sweep import RUNGS, Halving, make_grid, open_sweep, sweep
+from softprompt.training.train import train
 from tests.models import make_base
+from tests.sessions import cut, runs_of, up_to
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +49,9 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the training save after each step, and die at the given one, at a random place of the save."""
-    honest = checkpoint.Keeper.save
-    count = 0
-
-    def save(self: checkpoint.Keeper, bank: Any, runs: Any) -> None:
-        nonlocal count
-        count += 1
-        honest(self, bank, runs)
-        if count == step:
-            raise Killed
-
-    monkeypatch.setattr(checkpoint.Keeper, "save", save)
-    monkeypatch.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
-
-
 @pytest.mark.parametrize("recipe", [{}, {"optim": "adafactor"}, {"encoder_reparameterization_type": "RESIDUAL"}])
 def test_a_resumed_bank_publishes_the_digests_of_an_uninterrupted_one(
-    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any]
+    base: FrozenBase, tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
     tasks = [
         make_task(tmp_path, "one", **recipe),
@@ -72,18 +59,29 @@ def test_a_resumed_bank_publishes_the_digests_of_an_uninterrupted_one(
     ]
     whole = [t.prompt.digest for t in train(tasks, base=base, library=Library.open(tmp_path / "whole"))]
     library = Library.open(tmp_path / "cut")
-    for step in (1, 4, 5):
-        with monkeypatch.context() as patched:
-            killed_at(step, patched)
-            with pytest.raises(Killed):
-                train(tasks, base=base, library=library)
+    for steps in (1, 4, 3):
+        cut(tasks, base, library, steps)
         assert not list(library.store.list())
     resumed = train(tasks, base=base, library=library)
     assert [t.prompt.digest for t in resumed] == whole
     assert not list(library.runs.glob("*.checkpoint"))
 
 
-def test_a_kill_between_the_versions_of_a_bank_publishes_none_and_training_goes_on(
+def test_what_was_published_before_a_kill_is_not_published_again(base: FrozenBase, tmp_path: Path) -> None:
+    tasks = [make_task(tmp_path, "short", max_steps=4), make_task(tmp_path, "long")]
+    whole = [t.prompt.digest for t in train(tasks, base=base, library=Library.open(tmp_path / "whole"))]
+    library = Library.open(tmp_path / "cut")
+    cut(tasks, base, library, 7)
+    assert [version.digest for version in library.registry.versions("short")] == whole[:1]
+    assert [entry.task for entry in library.registry.tasks()] == ["short"]
+    resumed = train(tasks, base=base, library=library)
+    assert [(t.prompt.digest, t.version) for t in resumed] == [(digest, 1) for digest in whole]
+    assert [len(library.registry.versions(task.name)) for task in tasks] == [1, 1]
+    again = train(tasks, base=base, library=library)
+    assert [t.version for t in again] == [2, 2], "another training is another version"
+
+
+def test_a_kill_before_a_version_is_committed_leaves_none_and_training_goes_on(
     base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = [make_task(tmp_path, name, seed=seed) for seed, name in enumerate("abc")]
@@ -91,19 +89,21 @@ def test_a_kill_between_the_versions_of_a_bank_publishes_none_and_training_goes_
     library = Library.open(tmp_path / "cut")
     honest = queries.add_version
 
-    def killed(connection: Any, task_id: int, added: Version) -> None:
-        honest(connection, task_id, added)
+    def killed(connection: Any, task_id: int, added: Version) -> Any:
         if added.task == "b":
             raise Killed
+        return honest(connection, task_id, added)
 
+    session = Session(architecture_of(base), library=library, every=0.0)
+    for task in tasks:
+        session.add(task)
     with monkeypatch.context() as patched:
         patched.setattr(queries, "add_version", killed)
-        patched.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
         with pytest.raises(Killed):
-            train(tasks, base=base, library=library)
-    assert library.tasks() == []
-    assert not list(library.runs.glob("*.jsonl"))
-    monkeypatch.setattr(loop, "losses_and_gradient", lambda *_: pytest.fail("it was trained to its end already"))
+            list(session.run())
+    assert [entry.task for entry in library.registry.tasks()] == ["a"]
+    assert [file.name for file in library.runs.glob("*.jsonl")] == ["a@1.jsonl"]
+    monkeypatch.setattr(loop, "losses_and_gradient", lambda *_, **__: pytest.fail("it was trained to its end already"))
     again = train(tasks, base=base, library=library)
     assert [(t.prompt.digest, t.version) for t in again] == [(digest, 1) for digest in whole]
     assert sorted(file.name for file in library.runs.iterdir()) == ["a@1.jsonl", "b@1.jsonl", "c@1.jsonl"]
@@ -122,9 +122,8 @@ def test_a_kill_behind_the_publishing_leaves_each_version_its_history(
     monkeypatch.setattr(Library, "publish_all", killed)
     with pytest.raises(Killed):
         train([make_task(tmp_path, "one"), make_task(tmp_path, "two")], base=base, library=library)
-    for task in ("one", "two"):
-        assert len(library.versions(task)) == 1
-        assert (library.runs / f"{task}@1.jsonl").read_text().count("\n") == 2
+    assert len(library.registry.versions("one")) == 1
+    assert (library.runs / "one@1.jsonl").read_text().count("\n") == 2
 
 
 def test_a_history_that_cannot_be_written_costs_no_version(base: FrozenBase, tmp_path: Path) -> None:
@@ -133,12 +132,12 @@ def test_a_history_that_cannot_be_written_costs_no_version(base: FrozenBase, tmp
 
     class Telling(Silent):
         def warn(self, message: str) -> None:
-            library.tag("one@1", add=["told"])  # as the one does who tells a job's events: the registry must be free
+            library.registry.tag("one@1", add=["told"])  # as the one does who tells a job's events: the registry must be free
             assert message.startswith("the history of one@1 cannot be written")
 
     (tuned,) = train(make_task(tmp_path, "one"), base=base, library=library, progress=Telling())
-    assert library.resolve("one@1").digest == tuned.prompt.digest
-    assert library.resolve("one@1").tags == ("told",)
+    assert library.registry.resolve("one@1").digest == tuned.prompt.digest
+    assert library.registry.resolve("one@1").tags == ("told",)
     assert [file.name for file in library.runs.iterdir()] == ["one@1.jsonl"]
 
 
@@ -151,32 +150,31 @@ def test_tenants_of_one_home_keep_a_history_each(base: FrozenBase, tmp_path: Pat
 
 
 @pytest.mark.parametrize("validations", [1, 2])
-def test_a_resumed_sweep_has_the_same_survivor_and_candidates(
-    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validations: int
-) -> None:
+def test_a_resumed_sweep_has_the_same_survivor_and_candidates(base: FrozenBase, tmp_path: Path, validations: int) -> None:
     # With one validation in an epoch, both rungs are passed at once.
     task = make_task(tmp_path, "swept", eval_per_epoch=validations)
     choices = {"learning_rate": [0.01, 0.1], "seed": [0, 1]}
     whole = sweep(task, choices, base=base, library=Library.open(tmp_path / "whole"))
     library = Library.open(tmp_path / "cut")
-    for step in (2, 5, 3):
-        with monkeypatch.context() as patched:
-            killed_at(step, patched)
-            with pytest.raises(Killed):
-                sweep(task, choices, base=base, library=library)
+    for steps in (2, 5, 3):
+        cut_sweep(task, choices, base, library, steps)
     resumed = sweep(task, choices, base=base, library=library)
     assert resumed.candidates == whole.candidates
     assert resumed.tuned.prompt.digest == whole.tuned.prompt.digest
+    assert len(library.registry.versions("swept")) == 1
 
 
-def test_another_recipe_or_other_rows_never_take_the_checkpoint(
-    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def cut_sweep(task: Task, choices: dict[str, Any], base: FrozenBase, library: Library, steps: int) -> None:
+    """A sweep that is killed behind so many more steps."""
+    session, candidates = open_sweep([task.variant(**changes) for changes in make_grid(choices)], base, library, every=0.0)
+    halving = Halving(session, candidates, RUNGS)
+    for event in up_to(session, steps):
+        halving.heed(event)
+
+
+def test_another_recipe_or_other_rows_never_take_the_checkpoint(base: FrozenBase, tmp_path: Path) -> None:
     library = Library.open(tmp_path / "home")
-    with monkeypatch.context() as patched:
-        killed_at(3, patched)
-        with pytest.raises(Killed):
-            train(make_task(tmp_path, "one"), base=base, library=library)
+    cut([make_task(tmp_path, "one")], base, library, 3)
     noted: list[str] = []
 
     class Noting(Silent):
@@ -193,23 +191,18 @@ def test_other_rows_to_validate_on_never_take_the_checkpoint(base: FrozenBase, t
     make_task(tmp_path, "one")
     files = {"train": str(tmp_path / "rows.jsonl"), "validation": str(tmp_path / "some.jsonl")}
 
-    def checkpoint_of(label: str) -> Path:
+    def key(label: str) -> str:
         (tmp_path / "some.jsonl").write_text(json.dumps({"text": "the red stone", "label": label}) + "\n")
         task = Task(task="one", data=files, labels=["good", "bad"], num_virtual_tokens=6)
-        return checkpoint.Keeper(tmp_path, base, prepare([task], base, None, Silent()), Silent()).file
+        return checkpoint.key_of(base, runs_of(base, [task])[0])
 
-    assert checkpoint_of("good") == checkpoint_of("good") != checkpoint_of("bad")
+    assert key("good") == key("good") != key("bad")
 
 
-def test_a_sweep_that_keeps_all_never_takes_the_checkpoint_of_one_that_drops(
-    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_that_keeps_all_never_takes_the_checkpoint_of_one_that_drops(base: FrozenBase, tmp_path: Path) -> None:
     task, choices = make_task(tmp_path, "swept"), {"seed": [0, 1]}
     library = Library.open(tmp_path / "home")
-    with monkeypatch.context() as patched:
-        killed_at(12, patched)
-        with pytest.raises(Killed):
-            sweep(task, choices, base=base, library=library)
+    cut_sweep(task, choices, base, library, 12)
     assert not any(row["dropped"] for row in sweep(task, choices, rungs=(), base=base, library=library).candidates)
 
 
@@ -217,41 +210,54 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
     base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = Library.open(tmp_path / "home")
-    monkeypatch.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
     saves = 0
     honest = torch.save
 
     def full(state: Any, handle: Any) -> None:
         nonlocal saves
         saves += 1
-        if saves > 2:
+        if saves > 3:  # the first is of the start
             handle.write(b"half a checkpoint")
             raise OSError(28, "No space left on device")
         honest(state, handle)
 
     monkeypatch.setattr(torch, "save", full)
-    monkeypatch.setattr(tune.Keeper, "discard", lambda self: None)
-    with pytest.warns(UserWarning, match="No space left"):
-        train(make_task(tmp_path, "one"), base=base, library=library)
+    session = Session(architecture_of(base), library=library, every=0.0)
+    session.add(make_task(tmp_path, "one"))
+    events = list(up_to(session, 13))
+    assert any(isinstance(event, Noted) and "No space left" in event.message for event in events)
     (left,) = library.runs.glob("*.checkpoint")
-    assert torch.load(left, weights_only=True)["runs"][0]["step"] == 2
+    (state,) = torch.load(left, weights_only=True)["runs"].values()
+    assert state["run"]["step"] == 2
     assert not list(library.runs.glob("*.partial"))
 
 
-def test_a_damaged_checkpoint_is_told_and_training_starts_anew(base: FrozenBase, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_damaged_checkpoint_is_told_and_training_starts_anew(base: FrozenBase, tmp_path: Path) -> None:
     library = Library.open(tmp_path / "home")
     whole = train(make_task(tmp_path, "one"), base=base, library=Library.open(tmp_path / "whole"))[0].prompt.digest
-    with monkeypatch.context() as patched:
-        killed_at(3, patched)
-        with pytest.raises(Killed):
-            train(make_task(tmp_path, "one"), base=base, library=library)
+    cut([make_task(tmp_path, "one")], base, library, 3)
     (file,) = library.runs.glob("*.checkpoint")
-    cut = file.read_bytes()[:-100]
+    damaged = file.read_bytes()[:-100]
     torch.save([1, 2], other := tmp_path / "other")
-    for content in (cut, other.read_bytes()):
+    for content in (damaged, other.read_bytes()):
         file.write_bytes(content)
         with pytest.warns(UserWarning, match="starts anew"):
             assert train(make_task(tmp_path, "one"), base=base, library=library)[0].prompt.digest == whole
+
+
+def test_runs_that_a_session_does_not_have_keep_their_state_in_its_checkpoint(tmp_path: Path) -> None:
+    first = checkpoint.Checkpoint(tmp_path, "shared", pytest.fail)
+    assert first.load() == {}
+    assert first.save({"a": {"step": 1}, "b": {"step": 2}})
+    second = checkpoint.Checkpoint(tmp_path, "shared", pytest.fail)
+    assert second.load().keys() == {"a", "b"}
+    second.save({"a": {"step": 5}})
+    assert checkpoint.Checkpoint(tmp_path, "shared", pytest.fail).load() == {"a": {"step": 5}, "b": {"step": 2}}
+    second.discard(["a"], {})
+    third = checkpoint.Checkpoint(tmp_path, "shared", pytest.fail)
+    assert third.load() == {"b": {"step": 2}}
+    third.discard(["b"], {})
+    assert not list(tmp_path.iterdir())
 
 
 DRIVER = """
@@ -259,17 +265,19 @@ import sys
 from pathlib import Path
 import torch, transformers.models.llama.modeling_llama
 from softprompt.library.library import Library
-from softprompt.training import checkpoint
-from softprompt.training.tune import train
+from softprompt.model.architecture import architecture_of
+from softprompt.training.session import Session
 from tests.kills import kill_now_and_then
 from tests.models import make_base
 from tests.training.test_resume import make_task, newest
 
-checkpoint.Keeper.__init__.__defaults__ = (0.0,)
 folder = Path(sys.argv[1])
 
 def go_on():
-    train(make_task(folder, "one", max_steps=120), base=make_base("llama"), library=Library.open(folder / "home"))
+    session = Session(architecture_of(make_base("llama")), library=Library.open(folder / "home"), every=0.0)
+    session.add(make_task(folder, "one", max_steps=120))
+    for event in session.run():
+        pass
 
 print(kill_now_and_then(go_on, lambda: newest(folder), 10))
 """
@@ -294,5 +302,5 @@ def test_ten_kills_at_random_moments_end_in_the_same_digest(base: FrozenBase, tm
     )
     assert done.stdout.strip() == "10"
     library = Library.open(tmp_path / "home")
-    assert library.resolve("one").digest == whole
-    assert len(library.versions("one")) == 1
+    assert library.registry.resolve("one").digest == whole
+    assert len(library.registry.versions("one")) == 1

@@ -15,7 +15,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError, DataError, NameRefused, TrainingError
 from softprompt.progress import Silent
 from softprompt.tasks.task import Task
-from softprompt.training.curves import write_page
+from softprompt.training.sweep import write_page
 from softprompt.training.loop import train_bank
 from softprompt.training.prepare import prepare
 from softprompt.training.sweep import _Halving, make_grid, sweep

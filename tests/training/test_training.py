@@ -33,7 +33,7 @@ from softprompt.tasks.task import Task
 from softprompt.training import loop, run, tune
 from softprompt.training.prepare import prepare
 from softprompt.training.schedule import rate_at, steps_per_epoch, total_steps
-from softprompt.training.tune import train
+from softprompt.training.train import train
 from tests.models import ANSWERS, make_base, steerable_base
 
 ROWS: list[Row] = [

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
-from softprompt.cli.train import Device, Dtype, Quantization, stopping_cleanly
+from softprompt.cli.train import Device, Dtype, Quantization, stopping
 
 
 def sweep(
@@ -34,8 +34,9 @@ def sweep(
 
     wanted = _read_choices(choices)
     progress = Bars()
-    with stopping_cleanly():
+    with stopping() as stop:
         with progress.loading("torch and the library"):
+            from softprompt.bases.options import BaseOptions
             from softprompt.training.sweep import RUNGS
             from softprompt.training.sweep import sweep as run_sweep
 
@@ -45,15 +46,14 @@ def sweep(
             wanted,
             samples=samples,
             rungs=RUNGS if halving else (),
+            base=BaseOptions(dtype=dtype, device=device, quantization=quantization),
             library=library,
-            dtype=dtype,
-            device=device,
-            quantization=quantization,
             progress=progress,
+            stop=stop,
         )
     row = swept.tuned.row()
     if plot is not None:
-        from softprompt.training.curves import write_page
+        from softprompt.training.sweep import write_page
 
         try:
             progress.note(f"curves: {write_page(plot, row['task'], swept.candidates, swept.histories)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,29 +21,32 @@ Quantization = Annotated[str | None, typer.Option(help="Of the base's linear lay
 COLUMNS = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained", "seconds")
 
 
-class _Stopped(BaseException):
-    """A signal came. No `Exception`, so that nothing on the way takes it for a fault of its own and goes on."""
-
-
 @contextmanager
-def stopping_cleanly() -> Iterator[None]:
-    """Turn the signals that end a training into an error that says what became of the library. It ends before the rows are
-    printed: by then all is published, and the error would say otherwise.
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM or SIGINT sets, for a training to end by behind its present step; a second signal ends the
+    process at once.
 
     Raises:
-        TrainingError: SIGTERM or SIGINT came.
+        TrainingError: it ended so; the signal is in its message.
     """
+    stop, heard = threading.Event(), ""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Stopped(signal.Signals(number).name)
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        if stop.is_set():
+            raise KeyboardInterrupt
+        heard = signal.Signals(number).name
+        stop.set()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
-    except _Stopped as stopped:
+        yield stop
+    except Exception as error:
         from softprompt.errors import TrainingError
 
-        raise TrainingError(f"stopped by {stopped}; nothing was published; call the same command again to go on") from None
+        if heard and isinstance(error, TrainingError) and str(error).startswith("stopped"):
+            raise TrainingError(f"stopped by {heard}{str(error).removeprefix('stopped')}") from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -63,13 +67,15 @@ def train(
     from softprompt.progress import Bars
 
     progress = Bars()
-    with stopping_cleanly():
+    with stopping() as stop:
         with progress.loading("torch and the library"):
-            from softprompt.training.tune import train as tune
+            from softprompt.bases.options import BaseOptions
+            from softprompt.training.train import train as tune
 
             library = open_library(home, registry, store, tenant)
-        tuned = tune(list(files), library=library, dtype=dtype, device=device, quantization=quantization, progress=progress)
+        base = BaseOptions(dtype=dtype, device=device, quantization=quantization)
+        tuned = tune(list(files), base=base, library=library, progress=progress, stop=stop)
     if not tuned:  # the first process of several speaks for all
         return
     title = f"{len(tuned)} prompt{'s' if len(tuned) > 1 else ''} of {tuned[0].row()['trainable']:,} numbers"
-    emit([one.row() for one in tuned], as_json, f"{title} each on {tuned[0].total:,} frozen ones", COLUMNS)
+    emit([one.row() for one in tuned], as_json, f"{title} each on {tuned[0].frozen:,} frozen ones", COLUMNS)

@@ -42,7 +42,7 @@ class Report:
         return self.loss < other.loss
 
 
-def evaluate(engine: OfflineEngine, trials: Sequence[Trial], progress: Progress | None = None) -> list[Report]:
+def _evaluate(engine: OfflineEngine, trials: Sequence[Trial], progress: Progress | None = None) -> list[Report]:
     """Judge all trials, their rows mixed in shared batches: one pass for tasks with labels, one for those that generate."""
     predictions: list[list[str]] = [[""] * len(trial.examples) for trial in trials]
     losses: list[list[float]] = [[] for _ in trials]
@@ -89,3 +89,17 @@ def log_softmax(scores: Sequence[float]) -> list[float]:
     top = max(scores)
     total = top + math.log(sum(math.exp(score - top) for score in scores))
     return [score - total for score in scores]
+
+
+def evaluate(engine, trials):
+    reports = _evaluate(engine, trials)
+    yield sum(len(t.examples) for t in trials)
+    return reports
+
+
+def result_of(generator):
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value

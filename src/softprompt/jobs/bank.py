@@ -1,4 +1,5 @@
-"""Training claimed jobs at once on one base: each is judged and published for its own tenant, and fails alone."""
+"""Training claimed jobs at once on one base: a session whose events become those of the jobs. Each is published for its own
+tenant, and fails alone."""
 
 from __future__ import annotations
 
@@ -10,33 +11,34 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.base import FrozenBase
-from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, TrainingError
-from softprompt.evaluation.evaluate import Report
+from softprompt.errors import FieldError, NotFound, RegistryError, TrainingError
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
 from softprompt.jobs.rows import read_upload
 from softprompt.jobs.uploads import Files
-from softprompt.jobs.watch import Teller, Watch, fail, tell
-from softprompt.library.library import Library
+from softprompt.jobs.watch import Watch, fail, record
+from softprompt.model.architecture import Architecture
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.rows import Row
-from softprompt.tasks.task import Examples, Task
-from softprompt.training.bank import Bank
-from softprompt.training.checkpoint import EVERY_SECONDS, Keeper
-from softprompt.training.loop import train_bank
-from softprompt.training.prepare import prepare
-from softprompt.training.run import Run
+from softprompt.tasks.task import Task
+from softprompt.training.checkpoint import EVERY_SECONDS
+from softprompt.training.events import Event, Failed, Noted, Resumed, Stepped, Stopped
+from softprompt.training.run import Member, Run
 from softprompt.training.schedule import steps_per_epoch
-from softprompt.training.tune import finish, judge_runs, make_prompt, measure_baselines
+from softprompt.training.session import Session
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from softprompt.prompts.prompt import SoftPrompt
+    from softprompt.registry.records import Version
 
 log = logging.getLogger("softprompt.jobs")
 
-TELL_SECONDS = 1.0
-MOST_TOLD = 200
+REPORT_SECONDS = 1.0
+MOST_REPORTS = 200
 """Events of progress come at most so often; beside those of validations at most so many in a job."""
 
 FORETOLD_SECONDS = 1e9
@@ -57,63 +59,170 @@ class JobTask(Task):
         """The rows of an upload, by its id."""
         return self._files[name]
 
-
-@dataclass
-class Seat:
-    """A job's place in the bank."""
-
-    claim: Claim
-    library: Library
-    """That of its tenant."""
-    files: Files
-    run: Run
-    test: Examples
-    baselines: dict[str, float]
+    def address_of(self, name: str) -> str:
+        """An upload is addressed by its id."""
+        return name
 
 
-def run_jobs(queue: Queue, claims: Sequence[Claim], base: FrozenBase, *, every: float = EVERY_SECONDS) -> None:
+def run_jobs(
+    queue: Queue, claims: Sequence[Claim], architecture: Architecture, *, every: float = EVERY_SECONDS
+) -> None:
     """Do claimed jobs of one base to their ends; `every` so many seconds there is a checkpoint.
 
     Where training them at once fails as a whole, each is trained alone: an error of one, foreseen or not, takes no other
     along.
     """
     with Watch(queue, [claim.id for claim in claims]) as watch:
-        seats = [seat for claim in claims if (seat := _seat(queue, claim, base)) is not None]
+        training = _Training(queue, architecture, watch, every)
         try:
-            _train(queue, seats, base, watch, every)
+            training.run(claims)
         except Exception as error:
-            if len(seats) == 1:
-                fail(queue, seats[0].claim, error)
+            left = training.unfinished()
+            if len(left) == 1:
+                fail(queue, left[0], error)
                 return
-            log.warning("training of %d jobs: %s", len(seats), error, exc_info=error)
-            for seat in seats:
-                tell(queue, seat.claim, "training several jobs at once failed; this one is trained alone now", level="warn")
-                alone = _seat(queue, seat.claim, base)
-                if alone is not None:
-                    try:
-                        _train(queue, [alone], base, watch, every)
-                    except Exception as again:
-                        fail(queue, alone.claim, again)
+            log.warning("training of %d jobs: %s", len(left), error, exc_info=error)
+            for claim in left:
+                record(queue, claim, "training several jobs at once failed; this one is trained alone now", level="warn")
+                try:
+                    _Training(queue, architecture, watch, every).run([claim])
+                except Exception as again:
+                    fail(queue, claim, again)
 
 
-def _seat(queue: Queue, claim: Claim, base: FrozenBase) -> Seat | None:
-    """A job ready to train; None where it failed before, or where the registry is away, and it is left to the next claim."""
-    library = queue.library.for_tenant(claim.tenant, claim.actor)
-    files = Files(library)
-    progress = Teller(queue, [claim])
-    try:
-        task = _task(claim, files)
-        task.check_base_name()
-        (run,) = prepare([task], base, library, progress)
-        test = task.encode(base, task.test, task.config.num_virtual_tokens, split="test")
-        (baselines,) = measure_baselines(base, [run], [test], progress)
-    except RegistryError as error:
-        log.warning("job %s has to wait: %s", claim.name, error)
-        return None
-    except Exception as error:
-        fail(queue, claim, error)
-        return None
-    return Seat(claim, library, files, run, test, baselines)
+class _Training:
+    """One session for claimed jobs."""
+
+    def __init__(self, queue: Queue, architecture: Architecture, watch: Watch, every: float) -> None:
+        self._queue, self._watch = queue, watch
+        checkpoints = checkpoints_of(queue.library)
+        self._session = Session(architecture, checkpoints=checkpoints, every=every, tries=PUBLISH_TRIES)
+        self._claims: dict[Member, Claim] = {}
+        self._reports: dict[Member, _Report] = {}
+        self._warned: set[tuple[int, str]] = set()
+
+    def unfinished(self) -> list[Claim]:
+        """The jobs that are neither published nor failed."""
+        return [claim for member, claim in self._claims.items() if member.tuned is None and member.error is None]
+
+    def run(self, claims: Sequence[Claim]) -> None:
+        """Train, judge and publish them."""
+        for claim in claims:
+            self._add(claim)
+        with self._stopping():
+            for event in self._session.run():
+                self._take(event)
+                for member, claim in self._claims.items():
+                    if claim.id not in self._watch.wanted:
+                        self._session.drop(member)
+
+    def _add(self, claim: Claim) -> None:
+        library = self._queue.library.for_tenant(claim.tenant, claim.actor)
+        files = Files(library)
+
+        def succeed(connection: Connection, version: Version, member: Member, prompt: SoftPrompt) -> None:
+            run, card = member.run, prompt.card
+            outcome = {
+                "digest": prompt.digest,
+                "steps": run.total,
+                "best_step": run.best_step,
+                "metric": card.metric,
+                "metrics": card.metrics,
+                "truncated": member.truncated,
+            }
+            result = files.add_result(connection, _table(run), "step_metrics.csv").name
+            self._queue.succeed(connection, claim.id, version, outcome, _trained_tokens(run), result)
+
+        try:
+            task = _task(claim, files)
+            task.check_base_name()
+        except RegistryError as error:
+            log.warning("job %s has to wait: %s", claim.name, error)
+        except Exception as error:
+            fail(self._queue, claim, error)
+        else:
+            self._claims[self._session.add(task, library=library, also=succeed)] = claim
+
+    def _take(self, event: Event) -> None:
+        """Write an event down for the jobs that it is about."""
+        if isinstance(event, Noted):
+            about = list(self._claims.values()) if event.member is None else [self._claims[event.member]]
+            for claim in about:
+                if not event.warning or (claim.id, event.message) not in self._warned:
+                    self._warned.add((claim.id, event.message))
+                    record(self._queue, claim, event.message, level="warn" if event.warning else "info")
+        elif isinstance(event, Resumed):
+            self._reports = {member: _Report(member.run) for member in self._claims if member.prepared or member.key}
+        elif isinstance(event, Stepped):
+            for member in event.members:
+                report = self._reports.setdefault(member, _Report(member.run, first=0))
+                if not member.run.dropped and (news := report.due()) is not None:
+                    record(self._queue, self._claims[member], **news)
+        elif isinstance(event, Failed):
+            self._fail(event)
+        elif isinstance(event, Stopped):
+            log.info("told to end; a checkpoint is written")
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def _fail(self, event: Failed) -> None:
+        claim, error = self._claims[event.member], event.error
+        if isinstance(error, Lost):
+            log.info("job %s is no longer wanted; nothing was published", claim.name)
+        elif isinstance(error, RegistryError) and not event.trained:
+            log.warning("job %s has to wait: %s", claim.name, error)
+        elif event.trained and event.member.run.failure is not None:
+            fail(self._queue, claim, TrainingError(f"{error}; lower learning_rate"))
+        else:
+            fail(self._queue, claim, error)
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """Where the process is told to end (SIGTERM), the step is finished and a checkpoint written before it does."""
+        if threading.current_thread() is not threading.main_thread():  # others may not set handlers
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, lambda *_: self._session.stop())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+class _Report:
+    """How far a job's run is, as its events say."""
+
+    def __init__(self, run: Run, *, first: int | None = None) -> None:
+        self._run = run
+        self._first = run.step if first is None else first
+        self._validations = len(run.history) if first is None else 0
+        self._at, self._step = 0.0, 0
+        self._started = time.monotonic()
+
+    def due(self) -> dict[str, Any] | None:
+        """What is to be said now; None for nothing."""
+        run = self._run
+        validations = run.history[self._validations :]
+        worth = validations or run.step - self._step >= run.total / MOST_REPORTS
+        if run.running and not (worth and time.monotonic() - self._at >= REPORT_SECONDS):
+            return None
+        data: dict[str, Any] = {"step": run.step, "total_steps": run.total, "train_loss": _number(run.loss)}
+        message = f"step {run.step} of {run.total}: training loss {run.loss:.4f}"
+        if validations:
+            self._validations = len(run.history)
+            row, metric = validations[-1], run.task.form.metric
+            data |= {"train_loss": _number(row["loss"]), f"valid_{metric}": _number(row["value"])}
+            message = (
+                f"step {run.step} of {run.total}: training loss {row['loss']:.4f}, validation {metric} {row['value']:.4f}"
+            )
+        self._at, self._step = time.monotonic(), run.step
+        return {"message": message, "data": data, "step": run.step, "estimated_finish": self._finish()}
+
+    def _finish(self) -> str | None:
+        run = self._run
+        left = (time.monotonic() - self._started) / max(1, run.step - self._first) * (run.total - run.step)
+        if left > FORETOLD_SECONDS:
+            return None
+        return (datetime.now(UTC) + timedelta(seconds=left)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _task(claim: Claim, files: Files) -> Task:
@@ -130,145 +239,6 @@ def _task(claim: Claim, files: Files) -> Task:
     if claim.validation_file is not None:
         data["validation"] = claim.validation_file
     return JobTask({**claim.config, "base": claim.base, "data": data}, rows)
-
-
-def _train(queue: Queue, seats: Sequence[Seat], base: FrozenBase, watch: Watch, every: float) -> None:
-    if not seats:
-        return
-    started = time.perf_counter()
-    progress = Teller(queue, [seat.claim for seat in seats])
-    runs = [seat.run for seat in seats]
-    keeper = _Stoppable(checkpoints_of(queue.library), base, runs, progress, every)
-    with keeper.heeding():
-        train_bank(base, runs, _Reporter(queue, seats, watch), keeper, progress)
-    good: list[Seat] = []
-    for seat in seats:
-        if seat.run.failure is not None:
-            fail(queue, seat.claim, TrainingError(f"{seat.run.failure}; lower learning_rate"))
-        elif not seat.run.dropped and seat.run.best_PD is not None:
-            good.append(seat)
-    reports = judge_runs(base, [seat.run for seat in good], [seat.test for seat in good], progress)
-    for seat, report in zip(good, reports, strict=True):
-        try:
-            _publish(queue, seat, base, report, started)
-        except Exception as error:
-            fail(queue, seat.claim, error)
-    keeper.discard()
-
-
-class _Stoppable(Keeper):
-    """Where the process is told to end (SIGTERM), the step is finished and a checkpoint written before it does."""
-
-    _told = False
-
-    @contextmanager
-    def heeding(self) -> Iterator[None]:
-        """While training: the signal waits for the step. Outside of it, nothing would be saved by waiting."""
-        if threading.current_thread() is not threading.main_thread():  # others may not set handlers
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, self._hear)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            if self._told:
-                signal.raise_signal(signal.SIGTERM)
-
-    def save_if_due(self, bank: Bank, runs: Sequence[Run]) -> None:
-        """Save when the last time is long ago, or was the last."""
-        if self._told:
-            self.save(bank, runs)
-            log.info("told to end; a checkpoint is written")
-            raise SystemExit(128 + signal.SIGTERM)
-        super().save_if_due(bank, runs)
-
-    def _hear(self, *_: object) -> None:
-        self._told = True
-
-
-class _Reporter:
-    """Called after each step: tells how far each job is, and drops those that are no longer wanted."""
-
-    def __init__(self, queue: Queue, seats: Sequence[Seat], watch: Watch) -> None:
-        self._queue = queue
-        self._seats = seats
-        self._watch = watch
-        self._told = {seat.claim.id: (0.0, 0) for seat in seats}
-        self._validations = {seat.claim.id: 0 for seat in seats}
-        self._started = time.monotonic()
-        self._first = {seat.claim.id: 0 for seat in seats}
-
-    def __call__(self, took: Sequence[Run]) -> None:
-        if not took:  # goes on from a checkpoint
-            self._first = {seat.claim.id: seat.run.step for seat in self._seats}
-            self._validations = {seat.claim.id: len(seat.run.history) for seat in self._seats}
-        for seat in self._seats:
-            if seat.claim.id not in self._watch.wanted:
-                seat.run.dropped = True
-        for seat in self._seats:
-            if not seat.run.dropped and any(seat.run is run for run in took):
-                self._report(seat)
-
-    def _report(self, seat: Seat) -> None:
-        run, job = seat.run, seat.claim.id
-        at, step = self._told[job]
-        news = run.history[self._validations[job] :]
-        worth = news or run.step - step >= run.total / MOST_TOLD
-        if run.running and not (worth and time.monotonic() - at >= TELL_SECONDS):
-            return
-        data: dict[str, Any] = {"step": run.step, "total_steps": run.total, "train_loss": _number(run.loss)}
-        message = f"step {run.step} of {run.total}: training loss {run.loss:.4f}"
-        if news:
-            self._validations[job] = len(run.history)
-            row = news[-1]
-            data |= {"train_loss": _number(row["loss"]), f"valid_{run.task.form.metric}": _number(row["value"])}
-            message = (
-                f"step {run.step} of {run.total}: training loss {row['loss']:.4f}, "
-                f"validation {run.task.form.metric} {row['value']:.4f}"
-            )
-        self._told[job] = (time.monotonic(), run.step)
-        tell(self._queue, seat.claim, message, data=data, step=run.step, estimated_finish=self._finish(seat))
-
-    def _finish(self, seat: Seat) -> str | None:
-        done = max(1, seat.run.step - self._first[seat.claim.id])
-        left = (time.monotonic() - self._started) / done * (seat.run.total - seat.run.step)
-        if left > FORETOLD_SECONDS:
-            return None
-        return (datetime.now(UTC) + timedelta(seconds=left)).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _publish(queue: Queue, seat: Seat, base: FrozenBase, report: Report, started: float) -> None:
-    run, claim = seat.run, seat.claim
-    prompt = make_prompt(base, run, report, seat.baselines)
-    card = prompt.card
-    outcome = {
-        "digest": prompt.digest,
-        "steps": run.total,
-        "best_step": run.best_step,
-        "metric": card.metric,
-        "metrics": card.metrics,
-        "truncated": run.train.truncated + run.validation.truncated + seat.test.truncated,
-    }
-    table = _table(run)
-    also = queue.succeeded(
-        claim.id,
-        outcome,
-        _trained_tokens(run),
-        lambda connection: seat.files.add_result(connection, table, "step_metrics.csv").name,
-    )
-    for attempt in range(1, PUBLISH_TRIES + 1):
-        try:
-            finish(base, [run], [seat.test], [prompt], [report], seat.library, started, Teller(queue, [claim]), also)
-        except Lost:
-            log.info("job %s is no longer wanted; nothing was published", claim.name)
-        except (StoreError, RegistryError) as error:
-            if attempt == PUBLISH_TRIES:
-                raise
-            log.warning("job %s cannot be published: %s", claim.name, error)
-            time.sleep(2.0**attempt)
-            continue
-        return
 
 
 def _trained_tokens(run: Run) -> int:

@@ -12,7 +12,7 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,31 +143,29 @@ class Queue:
                 error = _error(code, message, field)
                 self._close(connection, job, FAILED, {"error": error}, message, level="error")
 
-    def succeeded(
+    def succeed(
         self,
+        connection: Connection,
         job: int,
+        version: Version,
         outcome: Mapping[str, Any],
         trained_tokens: int,
-        keep_result: Callable[[Connection], str],
-    ) -> Callable[[Connection, Sequence[Version]], None]:
-        """What to do in the transaction that publishes the job's version: the two are never torn apart.
+        result_file: str,
+    ) -> None:
+        """The job has become a version, in the transaction that publishes it: the two are never torn apart.
 
-        Calling it raises `Lost` where the job is no longer this worker's, and then nothing is published.
+        Raises:
+            Lost: the job is no longer this worker's; nothing may be published.
         """
-
-        def also(connection: Connection, versions: Sequence[Version]) -> None:
-            (version,) = versions
-            if connection.execute(sa.select(_j.id).where(self._own([job])).with_for_update()).first() is None:
-                raise Lost
-            changes = {
-                "model": version.ref,
-                "outcome": json.dumps(outcome),
-                "trained_tokens": trained_tokens,
-                "result_file": keep_result(connection),
-            }
-            self._close(connection, job, SUCCEEDED, changes, f"published {version.ref}")
-
-        return also
+        if connection.execute(sa.select(_j.id).where(self._own([job])).with_for_update()).first() is None:
+            raise Lost
+        changes = {
+            "model": version.ref,
+            "outcome": json.dumps(outcome),
+            "trained_tokens": trained_tokens,
+            "result_file": result_file,
+        }
+        self._close(connection, job, SUCCEEDED, changes, f"published {version.ref}")
 
     def _close(
         self,

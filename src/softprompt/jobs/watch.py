@@ -1,12 +1,11 @@
-"""Between a worker and its jobs: beating for them, telling what happens, and how they fail. No torch."""
+"""Between a worker and its jobs: beating for them, writing down what happens, and how they fail. No torch."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from softprompt.errors import (
@@ -19,7 +18,6 @@ from softprompt.errors import (
     TrainingError,
 )
 from softprompt.jobs.queue import Claim, Queue
-from softprompt.progress import Advance
 
 log = logging.getLogger("softprompt.jobs")
 
@@ -59,32 +57,7 @@ class Watch:
                 log.warning("cannot look after jobs: %s", error)
 
 
-class Teller:
-    """Progress of one job, as its events. Implements `softprompt.progress.Progress`."""
-
-    def __init__(self, queue: Queue, claims: Sequence[Claim]) -> None:
-        self._queue = queue
-        self._claims = claims
-        self._warned: set[str] = set()
-
-    @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Advance]:
-        yield lambda steps, text: None
-
-    def note(self, message: str) -> None:
-        self._tell(message, "info")
-
-    def warn(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            self._tell(message, "warn")
-
-    def _tell(self, message: str, level: str) -> None:
-        for claim in self._claims:
-            tell(self._queue, claim, message, level=level)
-
-
-def tell(queue: Queue, claim: Claim, message: str, **more: Any) -> None:
+def record(queue: Queue, claim: Claim, message: str, **more: Any) -> None:
     """Write an event; a registry that is away for a moment costs the event, not the training."""
     try:
         queue.tell(claim.id, message, **more)

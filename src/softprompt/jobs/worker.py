@@ -21,7 +21,7 @@ from softprompt.jobs.watch import fail
 from softprompt.library.library import Library
 
 if TYPE_CHECKING:
-    from softprompt.bases.base import FrozenBase
+    from softprompt.model.architecture import Architecture
 
 log = logging.getLogger("softprompt.jobs")
 
@@ -84,17 +84,19 @@ def _clear(library: Library) -> None:
 
 def trainer(dtype: str, device: str | None, every: float, quantization: str | None = None) -> Train:
     """Training on bases that stay loaded while jobs ask for the same one."""
-    loaded: dict[str, FrozenBase] = {}
+    loaded: dict[str, Architecture] = {}
 
     def train(queue: Queue, claims: Sequence[Claim]) -> None:
         from softprompt.bases.base import FrozenBase
         from softprompt.jobs.bank import run_jobs
+        from softprompt.model.architecture import architecture_of
 
         source = claims[0].base
         try:
             if source not in loaded:
                 loaded.clear()
-                loaded[source] = FrozenBase.load(source, dtype=dtype, device=device, quantization=quantization)
+                base = FrozenBase.load(source, dtype=dtype, device=device, quantization=quantization)
+                loaded[source] = architecture_of(base)
         except Exception as error:
             for claim in claims:
                 fail(queue, claim, error)

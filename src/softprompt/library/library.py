@@ -125,6 +125,7 @@ class Library:
         base: str,
         tags: Iterable[str] = (),
         also: Callable[[Connection, list[Version]], object] | None = None,
+        origins: Any = None,
     ) -> list[Version]:
         """Add prompt files of one base as new versions in one transaction: a failure or a kill leaves all or none.
 

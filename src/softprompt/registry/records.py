@@ -114,3 +114,10 @@ def now() -> str:
 def to_text(value: Mapping[str, Any] | None) -> str | None:
     """A state of the audit as compact JSON."""
     return None if value is None else json.dumps(value, separators=(",", ":"), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Origin:
+    run: str | None
+    task_file: Any
+    data: Any

@@ -126,6 +126,17 @@ class Task:
             return read_hub_split(data.dataset, data.name, name)
         return read_rows(find_file(name, self.folder))
 
+    def address_of(self, name: str) -> str:
+        """Where the rows of a file are, or of a split where the task's data come from the hub.
+
+        Raises:
+            DataError: there is no such file.
+        """
+        data = self.config.data
+        if data is not None and data.dataset:
+            return f"{data.dataset}{f'/{data.name}' if data.name else ''}:{name}"
+        return str(find_file(name, self.folder).resolve())
+
     @property
     def train(self) -> list[Row]:
         """Training rows."""

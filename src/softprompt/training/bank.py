@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from softprompt.training.reparameterize import Network, fold, lay_out, pull_back
+from softprompt.training.reparameterize import Network, fold, lay_out, pull_back, rows_in_use
 
 
 @dataclass(frozen=True)
@@ -31,30 +31,43 @@ class Rule:
     """What stands before its vectors while it is trained."""
 
 
-_STATE = ("trained_KRD", "steps_K", "_first_KRD", "_second_KRD", "_rows_KR1", "_columns_K1D")
+_OF_ROWS = ("trained_KRD", "_first_KRD", "_second_KRD", "_rows_KR1")
+"""What a prompt's state holds row by row."""
 
 
 class Bank:
-    """K prompts trained together."""
+    """K prompts trained together. More may join at any time: those there keep their states."""
 
     def __init__(self, prompts: Sequence[Tensor], rules: Sequence[Rule], device: torch.device | None = None) -> None:
-        """Start from P_k x D matrices."""
-        self.lengths = [len(prompt_PD) for prompt_PD in prompts]
-        self.rules = list(rules)
-        self._hidden = max(rule.network.hidden if rule.network else 0 for rule in rules)
+        """Start from P_k x D matrices, none or more."""
+        self.lengths: list[int] = []
+        self.rules: list[Rule] = []
+        self._device = device
+        if prompts:
+            self.extend(prompts, rules)
+
+    def extend(self, prompts: Sequence[Tensor], rules: Sequence[Rule]) -> None:
+        """Let more prompts in, at their starts, behind those there are."""
+        states = [self.state(index) for index in range(len(self.rules))]
+        starts = [*(state["trained_KRD"][-length:] for state, length in zip(states, self.lengths, strict=True)), *prompts]
+        self.rules += rules
+        self.lengths += [len(prompt_PD) for prompt_PD in prompts]
+        self._hidden = max(rule.network.hidden if rule.network else 0 for rule in self.rules)
         laid = [
-            lay_out(prompt_PD.float(), rule.network, self._hidden, max(self.lengths))
-            for prompt_PD, rule in zip(prompts, rules, strict=True)
+            lay_out(start_PD.float().cpu(), rule.network, self._hidden, max(self.lengths))
+            for start_PD, rule in zip(starts, self.rules, strict=True)
         ]
-        self.trained_KRD = torch.stack([trained_RD for trained_RD, _ in laid]).to(device)
-        self.mask_KR1 = torch.stack([mask_R1 for _, mask_R1 in laid]).to(device)
-        skips = [rule.network is None or rule.network.kind == "RESIDUAL" for rule in rules]
-        self._skip_K11 = torch.tensor(skips, dtype=torch.float, device=device)[:, None, None]
-        self.steps_K = torch.zeros(len(prompts), device=device)
+        self.trained_KRD = torch.stack([trained_RD for trained_RD, _ in laid]).to(self._device)
+        self.mask_KR1 = torch.stack([mask_R1 for _, mask_R1 in laid]).to(self._device)
+        skips = [rule.network is None or rule.network.kind == "RESIDUAL" for rule in self.rules]
+        self._skip_K11 = torch.tensor(skips, dtype=torch.float, device=self._device)[:, None, None]
+        self.steps_K = torch.zeros(len(self.rules), device=self._device)
         self._first_KRD = torch.zeros_like(self.trained_KRD)
         self._second_KRD = torch.zeros_like(self.trained_KRD)
         self._rows_KR1 = torch.zeros_like(self.mask_KR1)
         self._columns_K1D = torch.zeros_like(self.trained_KRD[:, :1])
+        for index, state in enumerate(states):
+            self.load_state(index, state)
 
     @property
     def vectors_KPD(self) -> Tensor:  # noqa: N802
@@ -67,14 +80,22 @@ class Bank:
         vectors_1PD = fold(self.trained_KRD[one], self.mask_KR1[one], self._skip_K11[one], self._hidden)
         return vectors_1PD[0, -self.lengths[index] :].clone()
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on."""
-        return {name: getattr(self, name) for name in _STATE}
+    def state(self, index: int) -> dict[str, Tensor]:
+        """Everything that the next step of prompt `index` depends on, without the padding that its neighbours bring."""
+        rows = self._rows_of(index)
+        state = {name: getattr(self, name)[index, rows] for name in _OF_ROWS}
+        return state | {"_columns_K1D": self._columns_K1D[index].clone(), "steps_K": self.steps_K[index].clone()}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state of a bank of the same shape."""
-        for name in _STATE:
-            getattr(self, name).copy_(state[name])
+    def load_state(self, index: int, state: Mapping[str, Tensor]) -> None:
+        """Let prompt `index` go on from a state of a prompt of the same length and network."""
+        rows = self._rows_of(index)
+        for name in _OF_ROWS:
+            getattr(self, name)[index, rows] = state[name].to(self.trained_KRD.device)
+        self._columns_K1D[index].copy_(state["_columns_K1D"])
+        self.steps_K[index].copy_(state["steps_K"])
+
+    def _rows_of(self, index: int) -> list[int]:
+        return rows_in_use(self.rules[index].network, self._hidden, self.lengths[index], max(self.lengths))
 
     def step(self, which: Sequence[int], gradient_NPD: Tensor, rates: Sequence[float]) -> None:
         """Update some prompts.

@@ -1,105 +1,156 @@
-"""The training loop: many prompts, one frozen base, one mixed batch a step."""
+"""The training loop: many prompts, one frozen base, one mixed batch a step, by one process or several.
+
+Several processes train one bank where `accelerate launch` (or torchrun) started them: each runs a share of every step's
+rows, and only the prompts' gradient crosses the wire, `K*P*D + K` numbers a step. All hold the same bank and take the same
+steps, because they add the same sums. The first process alone judges, keeps checkpoints, publishes and speaks.
+"""
 
 from __future__ import annotations
 
-import functools
 import math
+import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
+import torch.distributed
 from torch import Tensor
 
-from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine, out_of_memory
 from softprompt.errors import TrainingError
-from softprompt.evaluation.evaluate import Report, Trial, evaluate
+from softprompt.evaluation.evaluate import Report, Trial, evaluate, result_of
+from softprompt.model.architecture import Architecture
 from softprompt.model.splice import Stack, stack_padded
-from softprompt.progress import Progress, Silent
+from softprompt.progress import Silent
 from softprompt.training.bank import Bank
-from softprompt.training.checkpoint import Keeper
 from softprompt.training.forward import TOKEN_BUDGET, Example, losses_and_gradient
-from softprompt.training.parallel import Group
 from softprompt.training.run import Run
 
-OnStep = Callable[[Sequence[Run]], None]
-"""Called after each step with the runs that took it; with none when training goes on from a checkpoint."""
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for each other. The first one judges alone, which can take longer than the ten minutes that NCCL
+waits by itself; a process that dies is noticed by the launcher."""
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
-def train_bank(
-    base: FrozenBase,
-    runs: Sequence[Run],
-    on_step: OnStep | None = None,
-    keeper: Keeper | None = None,
-    progress: Progress | None = None,
-    group: Group | None = None,
-) -> None:
-    """Train all runs to their ends. Each keeps its best vectors by validation; a run that fails stops alone.
-
-    With a keeper it goes on from the last checkpoint, and ends as it would have without the interruption. With a group
-    of several processes each runs its share of every step.
-    """
-    group = group or Group()
-    progress = progress or Silent()
-    engine = OfflineEngine(base, warn=progress.warn)
-    stepper = _Stepper(base, progress, group)
-    bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], base.device)
-    if keeper is not None and keeper.restore(bank, runs, group) and on_step:
-        on_step([])
-    while active := [index for index, run in enumerate(runs) if run.running]:
-        examples = [example for place, index in enumerate(active) for example in runs[index].batch(place)]
-        stack = stack_padded(bank.vectors_KPD[active], [bank.lengths[index] for index in active])
-        recompute = any(runs[index].config.gradient_checkpointing for index in active)
-        losses_K, gradient_KPD = stepper.run(stack, examples, recompute)
-
-        finite = (gradient_KPD.flatten(1).isfinite().all(1) & losses_K.isfinite()).tolist()
-        good = [place for place, fine in enumerate(finite) if fine]
-        for place in set(range(len(active))) - set(good):
-            run = runs[active[place]]
-            run.failure = f"the loss is no number at step {run.step + 1} with learning rate {run.rate:.3g}"
-        bank.step([active[p] for p in good], gradient_KPD[good], [runs[active[p]].rate for p in good])
-
-        for place in good:
-            runs[active[place]].took_step(float(losses_K[place]))
-        due = [active[place] for place in good if runs[active[place]].validates]
-        if due:
-            trials = [Trial(runs[i].task.form, bank.prompt(i).to(base.dtype), runs[i].validation) for i in due]
-            reports = group.from_first(functools.partial(evaluate, engine, trials))
-            for index, trial, report in zip(due, trials, reports, strict=True):
-                run = runs[index]
-                if _overflows(trial, report):
-                    run.failure = f"it gives no numbers after step {run.step} with learning rate {run.rate_before:.3g}"
-                else:
-                    run.took_validation(report, bank.prompt(index))
-        if on_step:
-            on_step([runs[index] for index in active])
-        if keeper is not None and group.leads:
-            keeper.save_if_due(bank, runs)
+def processes_started() -> int:
+    """How many processes a launcher has started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _overflows(trial: Trial, report: Report) -> bool:
-    """Whether a prompt has left the numbers that the base's dtype can hold, by its vectors or by what they lead to."""
-    return not trial.vectors_PD.isfinite().all() or (trial.form.labels is not None and math.isnan(report.loss))
+class Group:
+    """The processes of one training."""
+
+    def __init__(self, rank: int = 0, world: int = 1) -> None:
+        """Process `rank` of `world`; where there are several, their process group is up."""
+        self.rank = rank
+        self.world = world
+        self.sent = 0
+        """Bytes that this process has put into sums, over all steps."""
+
+    @classmethod
+    def current(cls) -> Group:
+        """The group this process was started in: by a launcher that sets WORLD_SIZE, or alone."""
+        if processes_started() < 2:
+            return cls()
+        from accelerate import PartialState
+
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+        return cls(state.process_index, state.num_processes)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part of the items; together the parts are all of them."""
+        return items[self.rank :: self.world]
+
+    def add(self, losses_K: Tensor, gradient_KPD: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over all processes, in one message."""
+        if self.world == 1:
+            return losses_K, gradient_KPD
+        flat = torch.cat([losses_K, gradient_KPD.flatten()])
+        torch.distributed.all_reduce(flat)
+        self.sent += flat.numel() * flat.element_size()
+        return flat[: len(losses_K)], flat[len(losses_K) :].view_as(gradient_KPD)
+
+    def from_first(self, make: Callable[[], Value]) -> Value:
+        """A value that the first process makes and all get."""
+        if self.world == 1:
+            return make()
+        box = [make() if self.leads else None]
+        torch.distributed.broadcast_object_list(box, src=0)
+        value: Value = box[0]  # type: ignore[assignment]
+        return value
 
 
-class _Stepper:
-    """Runs steps in chunks that fit the memory: when it runs out, chunks are halved and the step is done again. Chunks
-    change neither losses nor gradients but for rounding, so nothing of the recipe changes."""
+def train_bank(architecture: Architecture, runs: Sequence[Run]) -> None:
+    """Train all runs to their ends, and nothing else. Each keeps its best vectors by validation; one that fails stops alone."""
+    bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], architecture.base.device)
+    stepper = Stepper(architecture)
+    while stepper.step(bank, runs):
+        pass
 
-    def __init__(self, base: FrozenBase, progress: Progress, group: Group) -> None:
-        self._base = base
-        self._group = group
-        self._progress = progress
+
+class Stepper:
+    """Takes steps of the running prompts of a bank, in chunks that fit the memory: when it runs out, chunks are halved and
+    the step is done again. Chunks change neither losses nor gradients but for rounding, so nothing of the recipe changes."""
+
+    def __init__(
+        self, architecture: Architecture, *, group: Group | None = None, warn: Callable[[str], None] | None = None
+    ) -> None:
+        """With a group of several processes each runs its share of every step; `warn` hears of chunks that are halved."""
+        self._architecture, self._base = architecture, architecture.base
+        self._group = group or Group()
+        self._warn = warn or Silent().warn
+        self._engine = OfflineEngine(architecture, warn=self._warn)
         self._budget = TOKEN_BUDGET
 
-    def run(self, stack: Stack, examples: Sequence[Example], recompute: bool) -> tuple[Tensor, Tensor]:
-        """Mean losses (K) and gradients (K x P x D) of a step, over the rows of all processes."""
-        examples = self._group.share(examples)
-        return self._group.add(*self._within_memory(stack, examples, recompute))
+    def step(self, bank: Bank, runs: Sequence[Run]) -> list[int]:
+        """Take a step of every run that wants another, validate those that are due; the places of those that took part, none
+        when all have ended. A run whose loss or prompt is no number fails, and stops alone."""
+        active = [place for place, run in enumerate(runs) if run.running]
+        if not active:
+            return active
+        examples = [example for row, place in enumerate(active) for example in runs[place].batch(row)]
+        stack = stack_padded(bank.vectors_KPD[active], [bank.lengths[place] for place in active])
+        recompute = any(runs[place].config.gradient_checkpointing for place in active)
+        losses_K, gradient_KPD = self._group.add(*self._within_memory(stack, self._group.share(examples), recompute))
+
+        finite = (gradient_KPD.flatten(1).isfinite().all(1) & losses_K.isfinite()).tolist()
+        good = [row for row, fine in enumerate(finite) if fine]
+        for row in set(range(len(active))) - set(good):
+            run = runs[active[row]]
+            run.failure = f"the loss is no number at step {run.step + 1} with learning rate {run.rate:.3g}"
+        bank.step([active[row] for row in good], gradient_KPD[good], [runs[active[row]].rate for row in good])
+        for row in good:
+            runs[active[row]].took_step(float(losses_K[row]))
+        self._validate(bank, runs, [active[row] for row in good if runs[active[row]].validates])
+        return active
+
+    def _validate(self, bank: Bank, runs: Sequence[Run], due: Sequence[int]) -> None:
+        if not due:
+            return
+        trials = [Trial(runs[i].task.form, bank.prompt(i).to(self._base.dtype), runs[i].validation) for i in due]
+        reports = self._group.from_first(lambda: result_of(evaluate(self._engine, trials)))
+        for place, trial, report in zip(due, trials, reports, strict=True):
+            run = runs[place]
+            if _overflows(trial, report):
+                run.failure = f"it gives no numbers after step {run.step} with learning rate {run.rate_before:.3g}"
+            else:
+                run.took_validation(report, bank.prompt(place))
 
     def _within_memory(self, stack: Stack, examples: Sequence[Example], recompute: bool) -> tuple[Tensor, Tensor]:
         while True:
             try:
-                return losses_and_gradient(self._base, stack, examples, token_budget=self._budget, recompute=recompute)
+                return losses_and_gradient(
+                    self._architecture, stack, examples, token_budget=self._budget, recompute=recompute
+                )
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -110,6 +161,11 @@ class _Stepper:
                     "use a smaller base or dtype, or shorter inputs"
                 )
             self._budget = max(longest, self._budget // 2)
-            self._progress.warn(f"out of memory: steps now run in chunks of {self._budget} tokens, which is slower")
+            self._warn(f"out of memory: steps now run in chunks of {self._budget} tokens, which is slower")
             if self._base.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def _overflows(trial: Trial, report: Report) -> bool:
+    """Whether a prompt has left the numbers that the base's dtype can hold, by its vectors or by what they lead to."""
+    return not trial.vectors_PD.isfinite().all() or (trial.form.labels is not None and math.isnan(report.loss))

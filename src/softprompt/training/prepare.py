@@ -1,18 +1,19 @@
-"""From tasks to runs: loading, checking, encoding, starting."""
+"""From a task to a run: its rows encoded, its vectors at their start, and what is to be said of both."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
-from softprompt.errors import ConfigError
+from softprompt.bases.options import BaseOptions
+from softprompt.errors import ConfigError, ContextError
 from softprompt.names import check_task
-from softprompt.progress import Progress
 from softprompt.prompts import initialize
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.config import TaskConfig
@@ -70,39 +71,83 @@ def one_base(tasks: Sequence[Task]) -> str:
     """
     sources = {task.config.base_source: task.name for task in tasks}
     if len(sources) > 1:
-        told = ", ".join(f"{name} on {source}" for source, name in sources.items())
-        raise ConfigError(f"tasks trained together share one base, and these do not: {told}; train them apart")
+        named = ", ".join(f"{name} on {source}" for source, name in sources.items())
+        raise ConfigError(f"tasks trained together share one base, and these do not: {named}; train them apart")
     source = next(iter(sources))
     beside = tasks[0].folder / source
     return str(beside) if not Path(source).is_dir() and beside.is_dir() else source
 
 
-def prepare(tasks: Sequence[Task], base: FrozenBase, library: Library | None, progress: Progress) -> list[Run]:
-    """A run for each task, its rows encoded and its vectors at their start."""
-    runs: list[Run] = []
-    encoded: dict[tuple[Any, ...], tuple[Examples, Examples]] = {}  # candidates of a sweep mostly share their rows
-    with progress.stage("read", sum(len(task.train) + len(task.validation) for task in tasks)) as advance:
-        for task in tasks:
-            length = task.config.num_virtual_tokens
-            if length < SHORT:
-                progress.warn(f"{task.name}: {length} virtual tokens have little capacity; 20 to 100 is usual")
-            if length > LONG:
-                progress.warn(f"{task.name}: {length} virtual tokens can drown the input; 20 to 100 is usual")
-            key = (id(task.train), task.form, length)
-            if key not in encoded:
-                encoded[key] = (
-                    task.encode(base, task.train, length, split="training"),
-                    task.encode(base, task.validation, length, split="validation"),
-                )
-                _tell_budget(base, task, *encoded[key], progress)
-            train, validation = encoded[key]
-            labels = task.form.encode_labels(base) if task.form.labels else None
-            parents = parents_of(base, task.config, library)
-            start_PD = start_vectors(base, task, parents)
-            runs.append(Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents)))
-            _tell_network(runs[-1], base.width, progress)
-            advance(len(train) + len(validation), task.name)
-    return runs
+def load_base(tasks: Sequence[Task], base: FrozenBase | BaseOptions | None) -> FrozenBase:
+    """The base to train on: the one given, or the one that the tasks name, loaded as the options say."""
+    if isinstance(base, FrozenBase):
+        return base
+    options = (base or BaseOptions()).over(BaseOptions(source=one_base(tasks)))
+    return FrozenBase.load(
+        options.source or "", dtype=options.dtype, device=options.device, quantization=options.quantization
+    )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A run ready to train, and the rows that will judge it."""
+
+    run: Run
+    test: Examples
+
+
+class Preparer:
+    """Makes runs on one base. Tasks that share their rows and form, as candidates of a sweep do, share their encoding."""
+
+    def __init__(self, base: FrozenBase) -> None:
+        self._base = base
+        self._encoded: dict[tuple[Any, ...], tuple[Examples, Examples, Examples]] = {}
+        self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
+
+    def prepare(self, task: Task, library: Library | None) -> Encoded:
+        """A task's rows encoded and its vectors at their start.
+
+        Raises:
+            ConfigError, DataError: the task, or a row of any split, is wrong.
+            ContextError: a row, the prompt and the answer have no room.
+            NotFound, FingerprintMismatch: a prompt to start from is not there, or of another base.
+        """
+        base, length = self._base, task.config.num_virtual_tokens
+        key = (id(task.train), task.form, length)
+        if key not in self._encoded:
+            self._kept.append(task.train)
+            self._encoded[key] = (
+                task.encode(base, task.train, length, split="training"),
+                task.encode(base, task.validation, length, split="validation"),
+                task.encode(base, task.test, length, split="test"),
+            )
+        train, validation, test = self._encoded[key]
+        labels = task.form.encode_labels(base) if task.form.labels else None
+        parents = parents_of(base, task.config, library)
+        start_PD = start_vectors(base, task, parents)
+        return Encoded(Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents)), test)
+
+
+def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
+    """What people should know of a run before it trains, and whether it is a warning."""
+    task, length = run.task, run.config.num_virtual_tokens
+    if length < SHORT:
+        yield f"{task.name}: {length} virtual tokens have little capacity; 20 to 100 is usual", True
+    if length > LONG:
+        yield f"{task.name}: {length} virtual tokens can drown the input; 20 to 100 is usual", True
+    longest, output = max(len(ids) for ids in run.train.inputs), task.form.output_length(base)
+    limit = "no limit" if base.context is None else f"of {base.context}"
+    yield (
+        f"{task.name}: {len(run.train)} training rows; context: {length} virtual + up to {longest} input + {output} output "
+        f"= {length + longest + output} tokens {limit}",
+        False,
+    )
+    if cut := run.train.truncated + run.validation.truncated:
+        yield f"{task.name}: {cut} of {len(run.train) + len(run.validation)} rows were cut to fit the context", True
+    if run.rule.network is not None:  # trained with the vectors and not kept, so no row or card counts it
+        kept = run.start_PD.numel()
+        trained = kept + weight_rows(run.rule.network.hidden) * base.width
+        yield f"{task.name}: {trained} numbers are trained, of which {kept} are kept", False
 
 
 def start_vectors(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tensor:
@@ -142,23 +187,12 @@ def parents_of(base: FrozenBase, config: TaskConfig, library: Library | None) ->
     return prompts
 
 
-def _tell_network(run: Run, width: int, progress: Progress) -> None:
-    """A network in front of the vectors is trained with them and is not kept, so no row or card counts it."""
-    network = run.rule.network
-    if network is not None:
-        kept = run.start_PD.numel()
-        trained = kept + weight_rows(network.hidden) * width
-        progress.note(f"{run.task.name}: {trained} numbers are trained, of which {kept} are kept")
-
-
-def _tell_budget(base: FrozenBase, task: Task, train: Examples, validation: Examples, progress: Progress) -> None:
-    longest = max(len(ids) for ids in train.inputs)
-    output = task.form.output_length(base)
-    length = task.config.num_virtual_tokens
-    limit = "no limit" if base.context is None else f"of {base.context}"
-    progress.note(
-        f"{task.name}: {len(train)} training rows; context: {length} virtual + up to {longest} input + {output} output "
-        f"= {length + longest + output} tokens {limit}"
-    )
-    if cut := train.truncated + validation.truncated:
-        progress.warn(f"{task.name}: {cut} of {len(train) + len(validation)} rows were cut to fit the context")
+def asked_examples(base: FrozenBase, task: Task) -> tuple[Examples, str | None]:
+    """The test rows behind the text prompt of the zero-shot baseline, or alone where both do not fit the context, which the
+    warning beside them says."""
+    text = task.form.zero_shot_text()
+    try:
+        return task.encode(base, task.test, 0, split="test", prepend=text + "\n" if text else ""), None
+    except ContextError:
+        warning = f"{task.name}: the text prompt of the zero-shot baseline does not fit the context, and is left out"
+        return task.encode(base, task.test, 0, split="test"), warning

@@ -65,6 +65,13 @@ def lay_out(prompt_PD: Tensor, network: Network | None, hidden: int, longest: in
     return trained_RD, torch.cat([mask_W, torch.zeros(pad), torch.ones(length)])[:, None]
 
 
+def rows_in_use(network: Network | None, hidden: int, length: int, longest: int) -> list[int]:
+    """The rows of a prompt's matrix, laid out as above, that are its own: those of its network, then its vectors."""
+    first = weight_rows(hidden)
+    own = [] if network is None else [0, 1, *range(2, 2 + network.hidden), *range(2 + hidden, 2 + hidden + network.hidden)]
+    return [*own, *range(first + longest - length, first + longest)]
+
+
 def fold(trained_KRD: Tensor, mask_KR1: Tensor, skip_K11: Tensor, hidden: int) -> Tensor:
     """The plain vectors, K x P x D.
 

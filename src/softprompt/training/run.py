@@ -1,10 +1,13 @@
-"""A run: one prompt in training, with everything that is its own. Nothing in it depends on what trains beside it."""
+"""A run: one prompt in training, with everything that is its own; nothing in it depends on what trains beside it. And the
+member of a session that it belongs to."""
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -15,6 +18,14 @@ from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Rule
 from softprompt.training.forward import Example
 from softprompt.training.reparameterize import Network
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from softprompt.library.library import Library
+    from softprompt.prompts.prompt import SoftPrompt
+    from softprompt.registry.records import Version
+    from softprompt.training.publish import Tuned
 from softprompt.training.schedule import rate_at, steps_per_epoch, total_steps
 
 
@@ -133,3 +144,66 @@ class Run:
     def rate_before(self) -> float:
         """Learning rate of the step just done."""
         return rate_at(self.config, max(0, self.step - 1), self.total)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that its next step, and its end, depend on, but for its place in the bank."""
+        best = None
+        if self.best is not None:
+            best = {"metric": self.best.metric, "value": self.best.value, "rows": self.best.rows, "loss": self.best.loss}
+        return {name: getattr(self, name) for name in _STATE} | {"best": best, "best_PD": self.best_PD}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        for name in _STATE:
+            setattr(self, name, state[name])
+        self.best = Report(**state["best"], predictions=[]) if state["best"] is not None else None
+        self.best_PD = state["best_PD"]
+
+
+_STATE = ("step", "loss", "best_step", "failure", "dropped", "history", "_losses", "_worse")
+
+Also = Callable[["Connection", "Version", "Member", "SoftPrompt"], object]
+"""What is to be done in the transaction that publishes a member's prompt; where it raises, nothing is published."""
+
+
+@dataclass(eq=False)
+class Member:
+    """One task of a session, on its way from rows to a published prompt."""
+
+    task: Task
+    library: Library | None
+    """Where its prompt is published; without one nothing is kept."""
+    publishes: bool = True
+    """Whether it is judged and published by itself when its run ends."""
+    also: Also | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """What joins the recipe in its prompt's card."""
+    run: Run = field(init=False, repr=False)
+    """Known once it is prepared, as are the two below."""
+    test: Examples = field(init=False, repr=False)
+    key: str = field(init=False, default="")
+    """Names its run in a checkpoint: equal for equal tasks, recipes, rows and bases."""
+    id: str = field(init=False, default="")
+    """Names its run for good, in the checkpoint and in the registry: so it is published once."""
+    baselines: dict[str, float] | None = field(init=False, default=None, repr=False)
+    prepared: bool = field(init=False, default=False)
+    ended: bool = field(init=False, default=False)
+    """Whether it takes no more steps, for whatever reason."""
+    tuned: Tuned | None = field(init=False, default=None, repr=False)
+    """What came of it."""
+    error: Exception | None = field(init=False, default=None)
+    """Why nothing did."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, but for its place in the bank."""
+        return {"id": self.id, "baselines": self.baselines, "run": self.run.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.id, self.baselines = state["id"], state["baselines"]
+        self.run.load_state(state["run"])
+
+    @property
+    def truncated(self) -> int:
+        """Inputs and answers that were cut to fit the context, over all splits."""
+        return self.run.train.truncated + self.run.validation.truncated + self.test.truncated

@@ -1,4 +1,4 @@
-"""Sweeps: many candidates of one task in one bank, the losers dropped on the way.
+"""Sweeps: many candidates of one task in one session, the losers dropped on the way.
 
 All candidates share the base's forward pass of a step; what differs is anything that a task file can say: rate, initialiser,
 length, template, seed. Successive halving (Jamieson and Talwalkar, 2016): at each rung the worse half by validation stops.
@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import math
 import random
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, TrainingError
+from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
-from softprompt.training.checkpoint import Keeper
-from softprompt.training.loop import train_bank
-from softprompt.training.parallel import processes_started
-from softprompt.training.prepare import TaskLike, load_tasks, one_base, prepare
-from softprompt.training.run import Run
-from softprompt.training.tune import Tuned, finish, judge_runs, make_prompt, measure_baselines
+from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
+from softprompt.tasks.task import Task
+from softprompt.training.checkpoint import EVERY_SECONDS
+from softprompt.training.loop import processes_started
+from softprompt.training.prepare import TaskLike, load_base, load_tasks
+from softprompt.training.publish import Tuned
+from softprompt.training.run import Member, Run
+from softprompt.training.session import Session
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -72,12 +77,10 @@ def sweep(
     *,
     samples: int | None = None,
     rungs: Sequence[float] = RUNGS,
-    base: FrozenBase | None = None,
+    base: FrozenBase | BaseOptions | None = None,
     library: Library | None = None,
-    dtype: str = "auto",
-    device: str | None = None,
-    quantization: str | None = None,
     progress: Progress | None = None,
+    stop: threading.Event | None = None,
 ) -> Swept:
     """Train candidates of one task at once, drop the losers early, and publish the survivor.
 
@@ -86,83 +89,94 @@ def sweep(
         choices: for keys of a task file, the values to try.
         samples: draw so many combinations at random instead of trying all.
         rungs: shares of the steps at which the worse half is dropped; empty to keep all to the end.
+        base: a base that is loaded already, or how to load the one that the task names.
+        stop: the sweep stops once it is set; the same call goes on from there.
 
     Raises:
         ConfigError: a candidate is wrong, or a launcher has started several processes; nothing was trained.
         NameRefused: a candidate has a name that the library would refuse.
-        TrainingError: no candidate came through.
+        TrainingError: no candidate came through, or the sweep was stopped.
     """
-    progress = progress or Silent()
-    started = time.perf_counter()
     if (processes := processes_started()) > 1:
         raise ConfigError(f"a sweep runs in one process, and {processes} were started; start it without the launcher")
     (original,) = load_tasks(task)
     grid = make_grid(choices, samples, original.config.seed)
     tasks = [load_tasks(original.variant(**changes))[0] for changes in grid]
-    if base is None:
-        base = FrozenBase.load(one_base(tasks), dtype=dtype, device=device, quantization=quantization)
-    runs = prepare(tasks, base, library, progress)
-    tests = [one.encode(base, one.test, one.config.num_virtual_tokens, split="test") for one in tasks]
-    halving = _Halving(runs, rungs)
-    with progress.stage("sweep", sum(run.total for run in runs)) as advance:
-        counted = 0
-
-        def on_step(took: Sequence[Run]) -> None:
-            nonlocal counted
-            if took:
-                halving.drop()
-            else:
-                halving.skip_passed()
-            done = sum(run.total if run.dropped else run.step for run in runs)
-            advance(done - counted, f"{len(halving.alive())} candidates, best {_best_value(runs):.3f}")
-            counted = done
-
-        keeper = Keeper(library.runs, base, runs, progress, rungs=rungs) if library is not None else None
-        train_bank(base, runs, on_step, keeper, progress)
-    ranked = sorted(range(len(runs)), key=lambda index: _rank(runs[index]), reverse=True)
-    winner = runs[ranked[0]]
-    if winner.best is None or winner.failure is not None:
-        reasons = "; ".join(sorted({run.failure for run in runs if run.failure}))
+    session, candidates = open_sweep(tasks, load_base(tasks, base), library, rungs=rungs, stop=stop)
+    halving = Halving(session, candidates, rungs)
+    ranked: list[int] = []
+    for event in draw(_with_candidates(session.run(), candidates), progress or Silent()):
+        if isinstance(event, Failed) and not event.trained:
+            raise event.error
+        if isinstance(event, Stopped):
+            raise TrainingError("stopped; call the same command again to go on")
+        halving.heed(event)
+        if isinstance(event, Trained) and not ranked:
+            ranked = sorted(range(len(candidates)), key=lambda index: _rank(candidates[index].run), reverse=True)
+            winner = candidates[ranked[0]]
+            if winner.run.best is not None and winner.run.failure is None:
+                winner.recipe["sweep"] = [_row(candidates[index].run, grid[index]) for index in ranked]
+                winner.publishes = True
+    winner = candidates[ranked[0]]
+    if winner.tuned is None:
+        if winner.run.failure is None and winner.error is not None:
+            raise winner.error
+        reasons = "; ".join(sorted({member.run.failure for member in candidates if member.run.failure}))
         raise TrainingError(f"no candidate of task {original.name!r} came through: {reasons}; lower the rates")
-    rows = [_row(runs[index], grid[index]) for index in ranked]
-    test = tests[ranked[0]]
-    (baselines,) = measure_baselines(base, [winner], [test], progress)
-    (report,) = judge_runs(base, [winner], [test], progress)
-    prompt = make_prompt(base, winner, report, baselines, {"sweep": rows})
-    (tuned,) = finish(base, [winner], [test], [prompt], [report], library, started, progress)
-    if keeper is not None:
-        keeper.discard()
-    return Swept(tuned, rows, [runs[index].history for index in ranked])
+    return Swept(winner.tuned, winner.recipe["sweep"], [candidates[index].run.history for index in ranked])
 
 
-class _Halving:
-    """Drops the worse half of the living runs when all of them have passed a rung, or ended before it."""
+def open_sweep(
+    candidates: Sequence[Task],
+    base: FrozenBase,
+    library: Library | None,
+    *,
+    rungs: Sequence[float] = RUNGS,
+    every: float = EVERY_SECONDS,
+    stop: threading.Event | None = None,
+) -> tuple[Session, list[Member]]:
+    """A session of candidates, none of which is published by itself, with a checkpoint of its own for other rungs."""
+    salt = f"rungs {sorted(rungs)}"
+    session = Session(architecture_of(base), library=library, salt=salt, every=every, stop=stop)
+    return session, [session.add(candidate, publishes=False) for candidate in candidates]
 
-    def __init__(self, runs: Sequence[Run], rungs: Sequence[float]) -> None:
-        self._runs = runs
+
+def _with_candidates(events: Iterator[Event], candidates: Sequence[Member]) -> Iterator[Event]:
+    """Events whose stage of training says how many candidates are left."""
+    for event in events:
+        if isinstance(event, Advanced) and event.stage == "train":
+            alive = [member.run for member in candidates if not member.run.dropped and member.run.failure is None]
+            best = max((run.best.value for run in alive if run.best is not None), default=0.0)
+            event = replace(event, stage="sweep", text=f"{len(alive)} candidates, best {best:.3f}")
+        yield event
+
+
+class Halving:
+    """Drops the worse half of the living candidates when all of them have passed a rung, or ended before it."""
+
+    def __init__(self, session: Session, candidates: Sequence[Member], rungs: Sequence[float]) -> None:
+        self._session, self._candidates = session, candidates
         self._rungs = sorted(rungs)
 
-    def alive(self) -> list[Run]:
-        return [run for run in self._runs if not run.dropped and run.failure is None]
+    def _alive(self) -> list[Member]:
+        return [member for member in self._candidates if not member.run.dropped and member.run.failure is None]
 
     def _passed(self) -> bool:
         if not self._rungs:
             return False
-        rung = self._rungs[0]
-        return all(run.best is not None and (run.step >= rung * run.total or not run.running) for run in self.alive())
+        runs = [member.run for member in self._alive()]
+        return all(run.best is not None and (run.step >= self._rungs[0] * run.total or not run.running) for run in runs)
 
-    def skip_passed(self) -> None:
-        """Forget the rungs that were passed, and acted on, before a checkpoint."""
-        while self._passed():
+    def heed(self, event: Event) -> None:
+        """Drop the worse half at each rung that a step has passed: at once, so that a checkpoint has none that was not acted
+        on; and forget those that were passed before the checkpoint that a session goes on from."""
+        while isinstance(event, Resumed | Stepped) and self._passed():
             self._rungs = self._rungs[1:]
-
-    def drop(self) -> None:
-        """Drop the worse half at each rung that is passed: at once, so that a checkpoint has none that was not acted on."""
-        while self._passed():
-            self._rungs = self._rungs[1:]
-            ranked = sorted(self.alive(), key=_rank, reverse=True)
-            for run in ranked[(len(ranked) + 1) // 2 :]:
-                run.dropped = True
+            if isinstance(event, Resumed):
+                continue
+            ranked = sorted(self._alive(), key=lambda member: _rank(member.run), reverse=True)
+            for member in ranked[(len(ranked) + 1) // 2 :]:
+                self._session.drop(member)
 
 
 def _rank(run: Run) -> tuple[bool, bool, float, float]:
@@ -173,10 +187,6 @@ def _rank(run: Run) -> tuple[bool, bool, float, float]:
     return (run.failure is None, not run.dropped, run.best.value, -loss)
 
 
-def _best_value(runs: Sequence[Run]) -> float:
-    return max((run.best.value for run in runs if run.best is not None), default=0.0)
-
-
 def _row(run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **changes,
@@ -184,3 +194,37 @@ def _row(run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
         "validation": run.best.value if run.best is not None else None,
         "dropped": run.dropped or run.failure is not None,
     }
+
+
+def write_page(
+    file: Path, task: str, candidates: Sequence[Mapping[str, Any]], histories: Sequence[Sequence[Mapping[str, float]]]
+) -> Path:
+    """Write validation score and training loss against steps, a line for each candidate."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, subplot_titles=("validation score", "training loss"))
+    palette = [f"hsl({360 * index // max(1, len(candidates))},60%,45%)" for index in range(len(candidates))]
+    for candidate, history, colour in zip(candidates, histories, palette, strict=True):
+        changes = {k: v for k, v in candidate.items() if k not in ("steps", "validation", "dropped")}
+        name = ", ".join(f"{key} {value}" for key, value in changes.items()) + (" (dropped)" if candidate["dropped"] else "")
+        steps = [row["step"] for row in history]
+        for place, key in ((1, "value"), (2, "loss")):
+            figure.add_trace(
+                go.Scatter(
+                    x=steps,
+                    y=[row[key] for row in history],
+                    name=name,
+                    legendgroup=name,
+                    showlegend=place == 1,
+                    mode="lines+markers",
+                    line={"color": colour, "dash": "dot" if candidate["dropped"] else "solid"},
+                ),
+                row=place,
+                col=1,
+            )
+    figure.update_layout(title=f"Sweep of {task}: {len(candidates)} candidates", height=760, template="plotly_white")
+    figure.update_xaxes(title_text="step", row=2, col=1)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.write_html(file, include_plotlyjs=True)
+    return file

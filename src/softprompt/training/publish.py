@@ -1,0 +1,178 @@
+"""From a finished run to a version in the library: the prompt with its card, its origin and its history."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softprompt.bases.base import FrozenBase
+from softprompt.evaluation.evaluate import Report
+from softprompt.files import write_whole
+from softprompt.model.architecture import Architecture
+from softprompt.model.embedding import centroid_of, raw_text
+from softprompt.prompts.card import Card
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.records import Origin, Version
+from softprompt.tasks.form import form_fields
+from softprompt.tasks.rows import digest_rows
+from softprompt.tasks.task import Task
+from softprompt.training.run import Member, Run
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from softprompt.library.library import Library
+
+BARELY = 0.02
+"""A prompt that has moved by less than this share of its start's length has barely moved."""
+
+CENTROID_ROWS = 200
+"""Training rows that say where a task's inputs lie."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned prompt, with its scores on the test split."""
+
+    prompt: SoftPrompt
+    report: Report
+    version: int | None
+    """Its number in the library; None when it was not published."""
+    seconds: float
+    """Wall-clock time from the start of the session, whose prompts share it, until this one was published."""
+    truncated: int
+    """Inputs and answers that were cut to fit the context, over all splits."""
+    frozen: int
+    """Weights of the base."""
+    rows: tuple[int, int, int]
+    """Of training, validation and test."""
+    history: list[dict[str, float]]
+    """A row for each validation: step, learning rate, loss, value."""
+
+    @property
+    def moved(self) -> float:
+        """Distance from the start relative to the start's length (L2)."""
+        return self.prompt.card.metrics["moved"]
+
+    def row(self) -> dict[str, Any]:
+        """One flat row, as the command prints it."""
+        card = self.prompt.card
+        trainable = card.num_virtual_tokens * card.token_dim
+        train, validation, test = self.rows
+        return {
+            "task": card.task,
+            "version": self.version,
+            "digest": self.prompt.digest,
+            "metric": card.metric,
+            **{name: card.metrics[name] for name in ("value", "majority", "zero_shot", "untrained", "validation")},
+            "seconds": round(self.seconds, 2),
+            "prompt_bytes": len(self.prompt.to_bytes()),
+            "trainable": trainable,
+            "frozen": self.frozen,
+            "total": self.frozen + trainable,
+            "truncated": self.truncated,
+            "train_rows": train,
+            "validation_rows": validation,
+            "test_rows": test,
+            "moved": round(self.moved, 4),
+        }
+
+
+def make_prompt(architecture: Architecture, member: Member, report: Report) -> SoftPrompt:
+    """A run's best vectors with their card."""
+    base, run = architecture.base, member.run
+    assert run.best is not None
+    assert run.best_PD is not None
+    vectors_PD = run.best_PD.cpu()
+    moved = float((vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12))
+    card = Card(
+        base=base.name,
+        fingerprint=base.fingerprint,
+        num_virtual_tokens=len(vectors_PD),
+        token_dim=base.width,
+        recipe=run.config.recipe()
+        | {"steps": run.total, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
+        | ({"quantization": base.quantization} if base.quantization else {})
+        | member.recipe,
+        data_digest=run.task.data_digest,
+        metrics={"value": report.value, "rows": report.rows, "validation": run.best.value, "moved": moved}
+        | (member.baselines or {}),
+        parents=run.parents,
+        **form_fields(run.task.form),
+    )
+    fields = run.task.form.input.fields
+    some = run.task.train[:: -(-len(run.task.train) // CENTROID_ROWS)]  # spread over all of them
+    return SoftPrompt(vectors_PD, card, centroid_of(architecture, [raw_text(fields, row) for row in some]))
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A version that was published."""
+
+    version: Version | None
+    """None without a library."""
+    warnings: list[str]
+
+
+def publish(member: Member, prompt: SoftPrompt, base: FrozenBase) -> Publication:
+    """Make a prompt a version of its task, with its origin; a run that has one already keeps that.
+
+    Raises:
+        StoreError, RegistryError: the library fails; nothing is published.
+    """
+    library = member.library
+    if library is None:
+        return Publication(None, [])
+    warnings: list[str] = []
+
+    def also(connection: Connection, versions: Sequence[Version]) -> None:
+        (version,) = versions
+        if member.also is not None:
+            member.also(connection, version, member, prompt)
+        # Before the version is there for good, so that a kill leaves none without its history.
+        try:
+            _keep_history(library, version.ref, member.run)
+        except OSError as error:
+            warnings.append(
+                f"the history of {version.ref} cannot be written ({error}); the version is published without it"
+            )
+
+    origin = Origin(member.id or None, _resolved(member.task, base), _sources(member.task))
+    (version,) = library.publish_all([prompt.to_bytes()], base=base.address, origins=[origin], also=also)
+    return Publication(version, warnings)
+
+
+def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:
+    """The task file with everything that it leaves to its surroundings filled in."""
+    config = task.config.model_dump(mode="json", exclude_unset=True) | {"task": task.name, "base": base.address}
+    config.pop("tokenizer_name_or_path", None)
+    data = task.config.data
+    if data is not None and not data.dataset:
+        places = {
+            split: task.address_of(name)
+            for split in ("train", "validation", "test")
+            if isinstance(name := getattr(data, split), str)
+        }
+        config["data"] = data.model_dump(mode="json", exclude_unset=True) | places
+    return config
+
+
+def _sources(task: Task) -> list[dict[str, Any]]:
+    """Where each split's rows came from, and which they were."""
+    data = task.config.data
+    assert data is not None
+    found = []
+    for split, rows in (("train", task.train), ("validation", task.validation), ("test", task.test)):
+        name = getattr(data, split)
+        address = task.address_of(name if isinstance(name, str) else data.train)
+        found.append({"split": split, "address": address, "digest": digest_rows(rows), "rows": len(rows)})
+    return found
+
+
+def _keep_history(library: Library, ref: str, run: Run) -> None:
+    # Other tenants of a home have folders of their own, for their tasks may have the same names.
+    folder: Path = library.runs if library.tenant == "default" else library.runs / library.tenant
+    write_whole(folder / f"{ref}.jsonl", "".join(json.dumps(row) + "\n" for row in run.history).encode())

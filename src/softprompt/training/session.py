@@ -1,0 +1,380 @@
+"""A session: tasks to published prompts on one frozen base. Prepare, baselines, train, judge, publish: the one pipeline.
+
+It yields what happens as it happens, and does nothing between two events that its caller does not see: who stops asking
+pauses it, and what the caller does meanwhile (adding tasks, dropping them, telling it to stop) counts from the next step on.
+A prompt is published as soon as its run has ended and is judged, whatever its neighbours still do; a task that fails leaves
+them alone.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from softprompt.engines.offline import OfflineEngine
+from softprompt.errors import RegistryError, StoreError, TrainingError
+from softprompt.evaluation.evaluate import Report, Trial, evaluate
+from softprompt.evaluation.metrics import measure
+from softprompt.model.architecture import Architecture
+from softprompt.tasks.task import Examples, Task
+from softprompt.training.bank import Bank
+from softprompt.training.checkpoint import EVERY_SECONDS, Checkpoint, key_of, name_of
+from softprompt.training.events import (
+    Advanced,
+    Event,
+    Failed,
+    Judged,
+    Noted,
+    Prepared,
+    Published,
+    Resumed,
+    Stepped,
+    Stopped,
+    Trained,
+)
+from softprompt.training.loop import Group, Stepper
+from softprompt.training.prepare import Preparer, asked_examples, remarks_on
+from softprompt.training.publish import BARELY, Tuned, make_prompt, publish
+from softprompt.training.run import Also, Member, Run
+
+if TYPE_CHECKING:
+    from softprompt.library.library import Library
+
+
+class _StopAsked(BaseException):
+    """The session was told to stop. No `Exception`, so that nothing on the way takes it for a fault of its own."""
+
+
+class Session:
+    """One training of tasks on one base."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        library: Library | None = None,
+        checkpoints: Path | None = None,
+        salt: str = "",
+        every: float = EVERY_SECONDS,
+        tries: int = 1,
+        group: Group | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """
+        Args:
+            architecture: the base behind prompts.
+            library: where prompts are published, unless a task brings its own.
+            checkpoints: folder of checkpoints; by default the library's. Without either none are kept.
+            salt: what else than its tasks decides how the session goes; another salt never takes its checkpoint.
+            every: seconds between checkpoints.
+            tries: how often a prompt is published again where registry or store fail, each after twice as long as before.
+            group: the processes that train together; the first of them alone judges, publishes and speaks.
+            stop: the session stops once it is set, as by :meth:`stop`.
+        """
+        self.architecture, self.base = architecture, architecture.base
+        self.library = library
+        self.members: list[Member] = []
+        self._waiting: list[Member] = []
+        self._trained: list[Member] = []  # in the order of the bank
+        self._group = group or Group()
+        self._stop = stop or threading.Event()
+        self._folder = checkpoints or (library.runs if library is not None else None)
+        self._salt, self._every, self._tries = salt, every, tries
+        self._checkpoint: Checkpoint | None = None
+        self._states: dict[str, object] = {}
+        self._notes: list[Noted] = []
+        self._started = time.perf_counter()
+        self._preparer = Preparer(self.base)
+        self._engine = OfflineEngine(architecture, warn=self._warn)
+        self._stepper = Stepper(architecture, group=self._group, warn=self._warn)
+        self._bank = Bank([], [], self.base.device)
+
+    def add(self, task: Task, *, library: Library | None = None, publishes: bool = True, also: Also | None = None) -> Member:
+        """Let a task in; it is prepared before the next step.
+
+        Args:
+            library: where its prompt is published; by default the session's.
+            publishes: whether it is judged and published by itself when its run ends.
+            also: what is to be done in the transaction that publishes it.
+        """
+        member = Member(task, library or self.library, publishes, also)
+        self.members.append(member)
+        self._waiting.append(member)
+        return member
+
+    def drop(self, member: Member) -> None:
+        """Give a member up: it takes no more steps and is not published. Harmless for one that has ended."""
+        if member in self._waiting:
+            self._waiting.remove(member)
+            member.ended = True
+        elif not member.ended:
+            member.run.dropped = True
+
+    def stop(self) -> None:
+        """Write a checkpoint behind the present step, or chunk of rows, and end. Safe from signal handlers and threads."""
+        self._stop.set()
+
+    def run(self) -> Iterator[Event]:
+        """Do all of it; the last event is `Stopped` where the session was told to stop before it was done.
+
+        What a single task cannot do comes as `Failed`.
+
+        Raises:
+            TrainingError, BaseModelError: no single task is to blame.
+        """
+        try:
+            while True:
+                yield from self._enter()
+                yield from self._end()
+                self._heed()
+                places = self._stepper.step(self._bank, [member.run for member in self._trained])
+                if places:
+                    yield Stepped(tuple(self._trained[place] for place in places))
+                    yield from self._flush()
+                    yield self._advanced()
+                    if self._checkpoint is not None and self._checkpoint.due:
+                        self._save()
+                elif not self._waiting:
+                    yield Trained()
+                    yield from self._end()
+                    if not self._waiting:
+                        break
+        except _StopAsked:
+            self._save()
+            yield from self._flush()
+            yield Stopped()
+            return
+        if self._trained:
+            yield self._advanced()
+        self._discard()
+        yield from self._flush()
+
+    # Prepare
+
+    def _enter(self) -> Iterator[Event]:
+        """Prepare the members that wait, and measure their baselines."""
+        new, self._waiting = self._waiting, []
+        ready: list[Member] = []
+        for number, member in enumerate(new, 1):
+            try:
+                encoded = self._preparer.prepare(member.task, member.library)
+            except Exception as error:
+                yield self._failed(member, error)
+                continue
+            member.run, member.test = encoded.run, encoded.test
+            for message, warning in remarks_on(self.base, member.run):
+                yield Noted(message, member, warning)
+            yield Advanced("read", number, len(new), member.task.name)
+            ready.append(member)
+        if not ready:
+            return
+        self._bank.extend([member.run.start_PD for member in ready], [member.run.rule for member in ready])
+        self._trained += ready
+        yield from self._restore(ready)
+        yield from self._measure([member for member in ready if member.publishes])
+        for member in ready:
+            if member.error is None:
+                member.prepared = True
+                yield Prepared(member)
+        self._save()
+        yield from self._flush()
+
+    def _restore(self, ready: Sequence[Member]) -> Iterator[Event]:
+        """Let members go on from the checkpoint that has them."""
+        known = {member.key for member in self._trained}
+        for member in ready:
+            key = key_of(self.base, member.run)
+            member.key = next(name for n in range(len(known) + 1) if (name := f"{key}-{n}") not in known)
+            member.id = secrets.token_hex(16)
+            known.add(member.key)
+        if self._folder is not None and self._checkpoint is None:
+            name = name_of([member.key for member in ready], self._salt)
+            self._checkpoint = Checkpoint(self._folder, name, self._warn, self._every)
+            self._states = self._group.from_first(self._checkpoint.load)
+        furthest = -1
+        for member in ready:
+            state = self._states.pop(member.key, None)
+            if state is not None:
+                member.load_state(state)
+                self._bank.load_state(self._trained.index(member), state["bank"])
+                furthest = max(furthest, member.run.step)
+        yield from self._flush()
+        if furthest >= 0:
+            yield Noted(f"going on from step {furthest} of a training that was stopped")
+            yield Resumed(furthest)
+            yield self._advanced()
+
+    def _measure(self, members: Sequence[Member]) -> Iterator[Event]:
+        """Scores on the test split of the most frequent answer, of a text prompt, and of the prompt before training."""
+        members = [member for member in members if member.baselines is None and member.error is None]
+        if not members or not self._group.leads:
+            return
+        nothing_PD = torch.zeros(0, self.base.width, dtype=self.base.dtype)
+        asked: dict[Member, Examples] = {}
+        for member in members:
+            try:
+                asked[member], warning = asked_examples(self.base, member.task)
+            except Exception as error:
+                yield self._failed(member, error)
+                continue
+            if warning is not None:
+                yield Noted(warning, member, warning=True)
+
+        def trials(member: Member) -> list[Trial]:
+            form, start_PD = member.task.form, member.run.start_PD.to(self.base.dtype)
+            return [Trial(form, nothing_PD, asked[member]), Trial(form, start_PD, member.test)]
+
+        reports = yield from self._judged("baselines", list(asked), trials)
+        for member, (zero_shot, untrained) in reports.items():
+            constant = [member.task.majority()] * len(member.test)
+            member.baselines = {
+                "majority": measure(member.task.form.metric, constant, member.test.answers),
+                "zero_shot": zero_shot.value,
+                "untrained": untrained.value,
+            }
+
+    # Judge and publish
+
+    def _end(self) -> Iterator[Event]:
+        """Judge and publish the members whose runs have ended."""
+        for member in self._trained:
+            if not member.ended and not member.run.running:
+                member.ended = True
+                if member.run.failure is not None:
+                    yield self._failed(member, TrainingError(member.run.failure))
+        over = [
+            member
+            for member in self._trained
+            if member.ended and member.publishes and not member.run.dropped and not member.error and not member.tuned
+        ]
+        if not over or not self._group.leads:
+            return
+        yield from self._measure(over)
+
+        def trials(member: Member) -> list[Trial]:
+            assert member.run.best_PD is not None
+            return [Trial(member.task.form, member.run.best_PD.cpu().to(self.base.dtype), member.test)]
+
+        reports = yield from self._judged("test", [member for member in over if member.error is None], trials)
+        for member, (report,) in reports.items():
+            yield Judged(member, report)
+            try:
+                yield from self._publish(member, report)
+            except Exception as error:
+                yield self._failed(member, error)
+
+    def _publish(self, member: Member, report: Report) -> Iterator[Event]:
+        prompt = make_prompt(self.architecture, member, report)
+        moved = prompt.card.metrics["moved"]
+        if moved < BARELY:
+            yield Noted(
+                f"{member.task.name}: the prompt has barely moved (L2 distance {moved:.2%} of its start's length); "
+                f"raise learning_rate from {member.run.config.learning_rate:g} (0.03 to 0.3 is usual) or train longer",
+                member,
+                warning=True,
+            )
+        for attempt in range(1, self._tries + 1):
+            try:
+                publication = publish(member, prompt, self.base)
+                break
+            except (StoreError, RegistryError) as error:
+                if attempt == self._tries:
+                    raise
+                yield Noted(f"{member.task.name} cannot be published: {error}", member, warning=True)
+                time.sleep(2.0**attempt)
+        for message in publication.warnings:
+            yield Noted(message, member, warning=True)
+        member.tuned = Tuned(
+            prompt=prompt,
+            report=report,
+            version=publication.version.number if publication.version is not None else None,
+            seconds=time.perf_counter() - self._started,
+            truncated=member.truncated,
+            frozen=self.base.params,
+            rows=(len(member.run.train), len(member.run.validation), len(member.test)),
+            history=member.run.history,
+        )
+        yield Published(member, member.tuned)
+
+    def _judged(
+        self, stage: str, members: Sequence[Member], trials_of: Callable[[Member], list[Trial]]
+    ) -> Generator[Event, None, dict[Member, list[Report]]]:
+        """Reports of all members' trials, in shared batches; where that fails, of each alone, so that a fault is one's own."""
+        if not members:
+            return {}
+        trials = {member: trials_of(member) for member in members}
+        total = sum(len(trial.examples) for own in trials.values() for trial in own)
+        evaluating = evaluate(self._engine, [trial for own in trials.values() for trial in own])
+        done = 0
+        try:
+            while True:
+                try:
+                    done += next(evaluating)
+                except StopIteration as end:
+                    reports = iter(end.value)
+                    break
+                yield Advanced(stage, done, total)
+                self._heed()
+        except Exception as error:
+            if len(members) == 1:
+                yield self._failed(members[0], error)
+                return {}
+            found: dict[Member, list[Report]] = {}
+            for member in members:
+                found |= yield from self._judged(stage, [member], trials_of)
+            return found
+        return {member: [next(reports) for _ in own] for member, own in trials.items()}
+
+    # What goes on beside
+
+    def _heed(self) -> None:
+        """Raises where the session was told to stop and is not done."""
+        undone = self._waiting or any(not member.tuned and not member.error for member in self.members)
+        if self._group.from_first(self._stop.is_set) and undone:
+            raise _StopAsked
+
+    def _failed(self, member: Member, error: Exception) -> Failed:
+        member.error, member.ended = error, True
+        return Failed(member, error, member.prepared)
+
+    def _advanced(self) -> Advanced:
+        runs = [(member.run, member.ended or member.run.dropped) for member in self._trained]
+        done = sum(run.total if ended else run.step for run, ended in runs)
+        return Advanced("train", done, sum(run.total for run, _ in runs), standing([run for run, _ in runs]))
+
+    def _warn(self, message: str) -> None:
+        self._notes.append(Noted(message, warning=True))
+
+    def _flush(self) -> Iterator[Event]:
+        notes, self._notes = self._notes, []
+        yield from notes
+
+    def _save(self) -> None:
+        if self._checkpoint is not None and self._group.leads:
+            self._checkpoint.save(self._states_of(self._trained))
+
+    def _discard(self) -> None:
+        """The session is done; what could be trained and not published stays for the next."""
+        if self._checkpoint is not None and self._group.leads:
+            kept = [member for member in self._trained if member.error is not None and member.run.failure is None]
+            self._checkpoint.discard([member.key for member in self._trained], self._states_of(kept))
+
+    def _states_of(self, members: Sequence[Member]) -> dict[str, dict[str, object]]:
+        return {
+            member.key: member.state() | {"bank": self._bank.state(self._trained.index(member))}
+            for member in members
+        }
+
+
+def standing(runs: Sequence[Run]) -> str:
+    """How runs stand, in a few words."""
+    values = [f"{run.task.name[:12]} {run.best.value:.3f}" for run in runs if run.best is not None]
+    losses = [run.loss for run in runs if not math.isnan(run.loss)]
+    return " ".join(values[:3]) if values else f"loss {sum(losses) / len(losses):.3f}" if losses else ""

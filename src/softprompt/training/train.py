@@ -1,0 +1,76 @@
+"""Tuning prompts from tasks to versions in the library, in one call: what `softprompt.train` and the command do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from softprompt.bases.base import FrozenBase
+from softprompt.bases.options import BaseOptions
+from softprompt.errors import TrainingError
+from softprompt.model.architecture import architecture_of
+from softprompt.progress import Mute, Progress, Silent
+from softprompt.training.events import Failed, Stopped, draw
+from softprompt.training.loop import Group
+from softprompt.training.prepare import TaskLike, load_base, load_tasks
+from softprompt.training.publish import Tuned
+from softprompt.training.run import Member
+from softprompt.training.session import Session
+
+if TYPE_CHECKING:
+    from softprompt.library.library import Library
+
+
+def train(
+    tasks: TaskLike | Sequence[TaskLike],
+    *,
+    base: FrozenBase | BaseOptions | None = None,
+    library: Library | None = None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> list[Tuned]:
+    """Tune a soft prompt for each task, all at once on one frozen base.
+
+    Where `accelerate launch` has started several processes, each runs its share of every step's rows; the first one
+    judges, publishes and returns the prompts, the others return none.
+
+    Args:
+        tasks: task files, dictionaries, configs or :class:`Task` objects, with distinct names and one base.
+        base: a base that is loaded already, or how to load the one that the tasks name.
+        library: where the prompts are published, each as a new version, once it is judged. Without one nothing is kept.
+        progress: where to report to.
+        stop: training stops once it is set; the same call goes on from there.
+
+    Raises:
+        ConfigError, DataError: a task is wrong; nothing was trained.
+        BaseModelError: the base cannot be used.
+        TrainingError: some prompt could not be trained, or training was stopped. Those that could be are published.
+    """
+    group = Group.current()
+    loaded = load_tasks(tasks)
+    architecture = architecture_of(load_base(loaded, base))
+    session = Session(architecture, library=library, group=group, stop=stop)
+    for task in loaded:
+        session.add(task)
+    for event in draw(session.run(), (progress or Silent()) if group.leads else Mute()):
+        if isinstance(event, Failed) and not event.trained:
+            raise event.error
+        if isinstance(event, Stopped):
+            raise TrainingError(f"stopped; {published(session.members)}call the same command again to go on")
+    if not group.leads:
+        return []
+    failed = [member for member in session.members if member.error is not None]
+    if len(failed) == 1 and failed[0].error is not None and not failed[0].run.failure:
+        raise failed[0].error
+    if failed:
+        causes = "; ".join(f"task {member.task.name!r}: {member.error}" for member in failed)
+        mend = "lower learning_rate or use float32" if any(member.run.failure for member in failed) else "mend that"
+        raise TrainingError(f"{causes}; {mend}; {published(session.members)}".removesuffix("; ")) from failed[0].error
+    return [member.tuned for member in session.members if member.tuned is not None]
+
+
+def published(members: Sequence[Member]) -> str:
+    """Which members went well, for the end of a message; nothing where none did."""
+    names = [member.task.name for member in members if member.tuned is not None]
+    return f"{', '.join(names)} went well; " if names else ""

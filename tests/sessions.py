@@ -1,0 +1,38 @@
+"""Sessions that tests look into: runs of tasks, and trainings that end as if they were killed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from softprompt.bases.base import FrozenBase
+from softprompt.library.library import Library
+from softprompt.model.architecture import architecture_of
+from softprompt.tasks.task import Task
+from softprompt.training.events import Event, Stepped
+from softprompt.training.prepare import Preparer
+from softprompt.training.run import Run
+from softprompt.training.session import Session
+
+
+def runs_of(base: FrozenBase, tasks: Sequence[Task]) -> list[Run]:
+    """The tasks' runs, ready to train."""
+    preparer = Preparer(base)
+    return [preparer.prepare(task, None).run for task in tasks]
+
+
+def up_to(session: Session, steps: int) -> Iterator[Event]:
+    """A session's events until so many steps are taken; then nothing more of it happens, as behind a kill."""
+    taken = 0
+    for event in session.run():
+        taken += isinstance(event, Stepped)
+        if taken > steps:
+            return
+        yield event
+
+
+def cut(tasks: Sequence[Task], base: FrozenBase, library: Library, steps: int) -> None:
+    """Train for so many more steps, with a checkpoint behind each, and be killed in the next."""
+    session = Session(architecture_of(base), library=library, every=0.0)
+    for task in tasks:
+        session.add(task)
+    assert sum(isinstance(event, Stepped) for event in up_to(session, steps)) == steps
