@@ -23,6 +23,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
+from softprompt.training.tune import judge_runs
+
 from benchmarks.quality import make_tasks
 from benchmarks.row import Row, print_row
 from softprompt.bases.base import FrozenBase
@@ -33,7 +35,6 @@ from softprompt.tasks.task import Task
 from softprompt.training.loop import train_bank
 from softprompt.training.prepare import prepare
 from softprompt.training.run import Run
-from softprompt.training.tune import judge_runs
 
 INITS = ("LABELS", "RANDOM")
 

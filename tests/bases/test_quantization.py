@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,13 +27,12 @@ from softprompt.errors import BaseModelError
 from softprompt.evaluation.versions import judge
 from softprompt.library.library import Library
 from softprompt.model.prefix import shares_prefix
-from softprompt.progress import Silent
 from softprompt.serving.offline import Service
-from softprompt.training.checkpoint import Keeper
-from softprompt.training.prepare import prepare
+from softprompt.training.checkpoint import key_of
 from softprompt.training.sweep import sweep
 from softprompt.training.train import train
 from tests.models import ARCHITECTURES, VOCABULARY, make_base
+from tests.sessions import runs_of
 from tests.training.test_recompute import mixed_step
 from tests.training.test_resume import make_task
 
@@ -263,10 +263,8 @@ def test_training_leaves_every_byte_of_the_base(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_of_one_way_to_quantise(tmp_path: Path) -> None:
     base = make_base("llama")
-    runs = prepare([make_task(tmp_path, "kind")], base, None, Silent())
-    plain = Keeper(tmp_path, base, runs, Silent()).file
-    base.quantization = "int8"
-    assert Keeper(tmp_path, base, runs, Silent()).file != plain
+    (run,) = runs_of(base, [make_task(tmp_path, "kind")])
+    assert key_of(replace(base, quantization="int8"), run) != key_of(base, run)
 
 
 def test_every_command_that_loads_a_base_takes_the_option(

@@ -30,7 +30,7 @@ from softprompt.serving.router import Centroids, Floats, Router, direction_of, r
 from softprompt.serving.service import AUTO, AsyncService
 from softprompt.stores.memory import MemoryStore
 from softprompt.tasks.task import Task
-from softprompt.training.publish import CENTROID_ROWS
+from softprompt.training.publish import CENTROID_ROWS, spread
 from softprompt.training.train import train
 from tests.engine_jobs import Inbox
 from tests.models import ARCHITECTURES, make_base, some_prompt
@@ -327,22 +327,12 @@ def test_training_leaves_a_centroid_that_auto_finds_the_task_by(base: FrozenBase
         live.close()
 
 
-def test_at_most_so_many_rows_say_where_a_task_lies(base: FrozenBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    from softprompt.training import tune
-
-    seen: list[list[str]] = []
-    monkeypatch.setattr(tune, "centroid_of", lambda base, texts: seen.append(list(texts)))
-
-    class Rows:
-        form = type("F", (), {"input": type("I", (), {"fields": ["text"]})})
-
-        def __init__(self, count: int) -> None:
-            self.train = [{"text": str(place)} for place in range(count)]
-
+def test_at_most_so_many_rows_say_where_a_task_lies() -> None:
     for count in (1, 199, 200, 201, 1000, 5452):
-        tune._centroid(base, Rows(count))  # type: ignore[arg-type]
-        assert len(seen[-1]) == len(set(seen[-1]))
-        assert min(count, 100) <= len(seen[-1]) <= CENTROID_ROWS
+        rows = [{"text": str(place)} for place in range(count)]
+        some = spread(rows)
+        assert len(some) == len({row["text"] for row in some})
+        assert min(count, 100) <= len(some) <= CENTROID_ROWS
         assert int(seen[-1][-1]) >= count * 0.98 - 1  # spread to the end
 
 

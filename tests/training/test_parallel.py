@@ -25,20 +25,20 @@ CHILD = """
 import json, sys
 from pathlib import Path
 from softprompt.library.library import Library
-from softprompt.training import loop, tune
+from softprompt.training import train
 from tests.models import make_base
 from tests.training.test_resume import make_task
 
 groups = []
-class Counting(tune.Group):
+class Counting(train.Group):
     def __init__(self, *rest):
         super().__init__(*rest)
         groups.append(self)
-tune.Group = Counting
+train.Group = Counting
 folder = Path(sys.argv[1])
 other = {"num_virtual_tokens": 8, "max_steps": 9, "per_device_train_batch_size": 3}
 tasks = [make_task(folder, "one"), make_task(folder, "two", **other)]
-tuned = tune.train(tasks, base=make_base("llama"), library=Library.open(folder / "home"))
+tuned = train.train(tasks, base=make_base("llama"), library=Library.open(folder / "home"))
 (folder / f"rank{groups[0].rank}.json").write_text(json.dumps({"sent": groups[0].sent, "tuned": len(tuned)}))
 """
 
@@ -75,7 +75,7 @@ def test_two_processes_give_the_result_of_one_and_send_the_bank_alone(tmp_path: 
     library = Library.open(tmp_path / "home")
     for tuned in alone:
         name = tuned.prompt.card.task
-        assert len(library.versions(name)) == 1
+        assert len(library.registry.versions(name)) == 1
         shared = SoftPrompt.from_bytes(library.read(name))
         torch.testing.assert_close(shared.vectors_PD, tuned.prompt.vectors_PD, rtol=1e-3, atol=1e-4)
     told = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]

@@ -132,7 +132,9 @@ def test_a_history_that_cannot_be_written_costs_no_version(base: FrozenBase, tmp
 
     class Telling(Silent):
         def warn(self, message: str) -> None:
-            library.registry.tag("one@1", add=["told"])  # as the one does who tells a job's events: the registry must be free
+            library.registry.tag(
+                "one@1", add=["told"]
+            )  # as the one does who tells a job's events: the registry must be free
             assert message.startswith("the history of one@1 cannot be written")
 
     (tuned,) = train(make_task(tmp_path, "one"), base=base, library=library, progress=Telling())

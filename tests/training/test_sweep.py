@@ -13,13 +13,14 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError, DataError, NameRefused, TrainingError
-from softprompt.progress import Silent
+from softprompt.model.architecture import architecture_of
 from softprompt.tasks.task import Task
-from softprompt.training.sweep import write_page
+from softprompt.training.events import Stepped
 from softprompt.training.loop import train_bank
-from softprompt.training.prepare import prepare
-from softprompt.training.sweep import _Halving, make_grid, sweep
+from softprompt.training.session import Session
+from softprompt.training.sweep import Halving, make_grid, sweep, write_page
 from tests.models import make_base
+from tests.sessions import runs_of
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +103,11 @@ def test_every_candidate_of_a_mixed_bank_equals_itself_alone(base: FrozenBase, t
     assert all(len({point[key] for point in grid}) > 1 for key in grid[0])
     # Few steps: a random base is steep, and doubles a difference of rounding at every step.
     tasks = [task.variant(**{**point, "max_steps": 3}) for point in grid]
-    together = prepare(tasks, base, None, Silent())
-    train_bank(base, together)
+    together = runs_of(base, tasks)
+    train_bank(architecture_of(base), together)
     for one, candidate in zip(tasks, together, strict=True):
-        (alone,) = prepare([one], base, None, Silent())
-        train_bank(base, [alone])
+        (alone,) = runs_of(base, [one])
+        train_bank(architecture_of(base), [alone])
         assert candidate.best_PD is not None
         assert alone.best_PD is not None
         torch.testing.assert_close(candidate.best_PD, alone.best_PD, rtol=0, atol=2e-5)
@@ -167,7 +168,7 @@ def test_a_wrong_label_among_the_test_rows_is_told_before_training(
 ) -> None:
     (tmp_path / "test.jsonl").write_text('{"text": "the red apple", "label": "fair"}\n')
     data = {"train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "test.jsonl")}
-    monkeypatch.setattr("softprompt.training.sweep.train_bank", None)
+    monkeypatch.setattr("softprompt.training.loop.losses_and_gradient", None)
     with pytest.raises(DataError, match="fair"):
         sweep(task.variant(data=data), {"seed": [0, 1]}, base=base)
 
@@ -184,15 +185,22 @@ def test_a_candidate_that_stopped_early_does_not_keep_the_others_from_their_rung
     def run(value: float, **fields: Any) -> Any:
         best = SimpleNamespace(value=value, loss=0.0)
         known = {"step": 5, "total": 10, "running": True, "dropped": False, "failure": None, "best": best}
-        return SimpleNamespace(**{**known, **fields})
+        return SimpleNamespace(run=SimpleNamespace(**{**known, **fields}))
 
-    runs = [run(0.9, step=1, running=False), run(0.8), run(0.7), run(0.6, step=2)]
-    halving = _Halving(runs, (0.25,))
-    halving.drop()
-    assert not any(one.dropped for one in runs), "one has not come as far and wants to go on"
-    runs[3].step = 3
-    halving.drop()
-    assert [one.dropped for one in runs] == [False, False, True, True]
+    class Dropping(Session):
+        def __init__(self) -> None:
+            """Of no base."""
+
+        def drop(self, member: Any) -> None:
+            member.run.dropped = True
+
+    members = [run(0.9, step=1, running=False), run(0.8), run(0.7), run(0.6, step=2)]
+    halving = Halving(Dropping(), members, (0.25,))
+    halving.heed(Stepped(()))
+    assert not any(one.run.dropped for one in members), "one has not come as far and wants to go on"
+    members[3].run.step = 3
+    halving.heed(Stepped(()))
+    assert [one.run.dropped for one in members] == [False, False, True, True]
 
 
 def test_the_page_of_curves_holds_every_candidate_and_needs_no_network(tmp_path: Path) -> None:

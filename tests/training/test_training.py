@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from softprompt.errors import (
 )
 from softprompt.evaluation.evaluate import Report
 from softprompt.library.library import Library
-from softprompt.progress import Silent
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.listing import Filters
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.rows import Row
 from softprompt.tasks.task import Task
-from softprompt.training import loop, run, tune
-from softprompt.training.prepare import prepare
+from softprompt.training import loop, run, session
+from softprompt.training.prepare import Preparer, remarks_on
 from softprompt.training.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.training.train import train
 from tests.models import ANSWERS, make_base, steerable_base
@@ -65,7 +65,7 @@ def a_task(folder: Path, name: str = "t", rows: list[Row] = ROWS, **fields: Any)
 
 def contents(library: Library) -> tuple[list[Any], set[str]]:
     """Everything that a library holds: versions, and the names of its blobs."""
-    versions = [v for entry in library.tasks(every=True) for v in library.versions(entry.task)]
+    versions = [v for entry in library.registry.tasks(Filters(every=True)) for v in library.registry.versions(entry.task)]
     return versions, {file.name for file in (library.home / "blobs").rglob("*") if file.is_file()}
 
 
@@ -191,7 +191,8 @@ class Scripted:
         self.seen: dict[str, list[torch.Tensor]] = {name: [] for name in values}
         monkeypatch.setattr(loop, "evaluate", self)
 
-    def __call__(self, engine: Any, trials: Sequence[Any], *_: Any) -> list[Report]:
+    def __call__(self, engine: Any, trials: Sequence[Any]) -> Generator[int, None, list[Report]]:
+        yield sum(len(trial.examples) for trial in trials)
         reports = []
         for trial in trials:
             self.seen[trial.form.task].append(trial.vectors_PD.clone())
@@ -275,26 +276,29 @@ def test_a_loss_that_fails_late_is_told_with_its_step_and_rate(
 
     monkeypatch.setattr(loop, "losses_and_gradient", failing)
     task = a_task(tmp_path, max_steps=10, warmup_steps=0, per_device_train_batch_size=8, eval_per_epoch=5)
-    with pytest.raises(TrainingError, match=r"no number at step 4 with learning rate 0\.07; .*nothing was published"):
+    with pytest.raises(
+        TrainingError, match=r"no number at step 4 with learning rate 0\.07; lower learning_rate or use float32$"
+    ):
         train(task, base=base, library=library)
     assert steps == [1, 1, 1, 1]
     assert contents(library) == ([], set())
 
 
-def test_nothing_is_published_when_one_file_cannot_be_made(
+def test_a_file_that_cannot_be_made_costs_its_own_version_alone(
     tmp_path: Path, base: FrozenBase, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = tune.make_prompt
+    honest = session.make_prompt
 
-    def failing(base: FrozenBase, one: run.Run, *args: Any) -> SoftPrompt:
-        if one.task.name == "b":
+    def failing(architecture: Any, member: run.Member, report: Report) -> SoftPrompt:
+        if member.task.name == "b":
             raise PromptFileError("not to be made")
-        return honest(base, one, *args)
+        return honest(architecture, member, report)
 
-    monkeypatch.setattr(tune, "make_prompt", failing)
+    monkeypatch.setattr(session, "make_prompt", failing)
     with pytest.raises(PromptFileError):
         train([a_task(tmp_path, "a"), a_task(tmp_path, "b")], base=base, library=library)
-    assert contents(library) == ([], set())
+    assert [version.task for version in contents(library)[0]] == ["a"]
+    assert len(list(library.runs.glob("*.checkpoint"))) == 1, "what was trained and not published is kept for the next call"
 
 
 @pytest.mark.parametrize(
@@ -311,7 +315,7 @@ def test_a_wrong_task_is_told_before_anything_is_trained(
     tmp_path: Path, base: FrozenBase, library: Library, fields: dict[str, Any], error: type[Exception], expected: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(tune, "train_bank", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr(loop, "losses_and_gradient", lambda *_, **__: pytest.fail("it was trained"))
     with pytest.raises(error, match=expected):
         train([a_task(tmp_path, "a"), a_task(tmp_path, "b", **fields)], base=base, library=library)
     assert contents(library) == ([], set())
@@ -359,13 +363,13 @@ def test_every_training_publishes_a_new_version_with_its_card(tmp_path: Path, ba
     assert contents(library)[1] == {first.prompt.digest}
     data = library.read("t@1")
     assert data == first.prompt.to_bytes()
-    card = Card.parse(library.resolve("t").card_text)
+    card = Card.parse(library.registry.resolve("t").card_text)
     assert (card.task, card.base, card.fingerprint) == ("t", base.name, base.fingerprint)
     assert card.data_digest == task.data_digest
     assert card.parents == ()
     assert card.recipe["learning_rate"] == 0.1
     assert card.recipe["prompt_tuning_init"] == "LABELS"
-    assert {"value", "rows", "validation", "majority", "zero_shot", "untrained"} == set(card.metrics)
+    assert {"value", "rows", "validation", "majority", "zero_shot", "untrained", "moved"} == set(card.metrics)
     assert card.metrics["rows"] == len(task.test)
     kept = [json.loads(line) for line in (library.runs / "t@1.jsonl").read_text().splitlines()]
     assert kept == first.history
@@ -386,16 +390,12 @@ def test_a_reparameterised_prompt_is_kept_as_plain_vectors(tmp_path: Path, base:
 
 
 def test_how_many_numbers_a_network_adds_while_it_is_trained_is_told(tmp_path: Path, base: FrozenBase) -> None:
-    told: list[str] = []
-
-    class Noting(Silent):
-        def note(self, message: str) -> None:
-            told.append(message)
-
     recipe = {"encoder_reparameterization_type": "RESIDUAL", "encoder_hidden_size": 7}
-    prepare([a_task(tmp_path, "a", **recipe), a_task(tmp_path, "b")], base, None, Noting())
+    preparer = Preparer(base)
+    runs = [preparer.prepare(one, None).run for one in (a_task(tmp_path, "a", **recipe), a_task(tmp_path, "b"))]
+    remarks = [message for one in runs for message, _ in remarks_on(base, one)]
     trained = 6 * 32 + 2 * 7 * 32 + 2 * 32  # the vectors, two matrices, the gain and the bias of a norm
-    assert [note for note in told if "trained" in note] == [f"a: {trained} numbers are trained, of which 192 are kept"]
+    assert [note for note in remarks if "trained" in note] == [f"a: {trained} numbers are trained, of which 192 are kept"]
 
 
 def test_a_row_for_people_and_machines_says_what_the_card_says(tmp_path: Path, base: FrozenBase) -> None:
@@ -403,7 +403,8 @@ def test_a_row_for_people_and_machines_says_what_the_card_says(tmp_path: Path, b
     row = tuned.row()
     assert row["version"] is None
     assert row["trainable"] == 6 * 32
-    assert row["total"] == base.params + 6 * 32
+    assert (row["frozen"], row["total"]) == (base.params, base.params + 6 * 32)
+    assert row["train_rows"] + row["validation_rows"] + row["test_rows"] == len(ROWS)
     assert row["prompt_bytes"] == len(tuned.prompt.to_bytes())
     assert {name: row[name] for name in ("value", "majority", "zero_shot", "untrained", "validation")} == {
         name: tuned.prompt.card.metrics[name] for name in ("value", "majority", "zero_shot", "untrained", "validation")

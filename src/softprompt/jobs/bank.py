@@ -64,9 +64,7 @@ class JobTask(Task):
         return name
 
 
-def run_jobs(
-    queue: Queue, claims: Sequence[Claim], architecture: Architecture, *, every: float = EVERY_SECONDS
-) -> None:
+def run_jobs(queue: Queue, claims: Sequence[Claim], architecture: Architecture, *, every: float = EVERY_SECONDS) -> None:
     """Do claimed jobs of one base to their ends; `every` so many seconds there is a checkpoint.
 
     Where training them at once fails as a whole, each is trained alone: an error of one, foreseen or not, takes no other

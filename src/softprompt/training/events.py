@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from softprompt.evaluation.evaluate import Report
 from softprompt.progress import Advance, Progress
-from softprompt.training.run import Member
 from softprompt.training.publish import Tuned
+from softprompt.training.run import Member
 
 
 @dataclass(frozen=True)

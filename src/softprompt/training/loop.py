@@ -27,7 +27,6 @@ from softprompt.training.bank import Bank
 from softprompt.training.forward import TOKEN_BUDGET, Example, losses_and_gradient
 from softprompt.training.run import Run
 
-
 PATIENCE = timedelta(days=1)
 """How long processes wait for each other. The first one judges alone, which can take longer than the ten minutes that NCCL
 waits by itself; a process that dies is noticed by the launcher."""

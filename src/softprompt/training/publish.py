@@ -17,7 +17,7 @@ from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Origin, Version
 from softprompt.tasks.form import form_fields
-from softprompt.tasks.rows import digest_rows
+from softprompt.tasks.rows import Row, digest_rows
 from softprompt.tasks.task import Task
 from softprompt.training.run import Member, Run
 
@@ -104,8 +104,12 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         **form_fields(run.task.form),
     )
     fields = run.task.form.input.fields
-    some = run.task.train[:: -(-len(run.task.train) // CENTROID_ROWS)]  # spread over all of them
-    return SoftPrompt(vectors_PD, card, centroid_of(architecture, [raw_text(fields, row) for row in some]))
+    return SoftPrompt(vectors_PD, card, centroid_of(architecture, [raw_text(fields, row) for row in spread(run.task.train)]))
+
+
+def spread(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows that say where a task's inputs lie: a bounded number of them, from beginning to end."""
+    return rows[:: -(-len(rows) // CENTROID_ROWS)]
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,7 @@ def publish(member: Member, prompt: SoftPrompt, base: FrozenBase) -> Publication
         try:
             _keep_history(library, version.ref, member.run)
         except OSError as error:
-            warnings.append(
-                f"the history of {version.ref} cannot be written ({error}); the version is published without it"
-            )
+            warnings.append(f"the history of {version.ref} cannot be written ({error}); the version is published without it")
 
     origin = Origin(member.id or None, _resolved(member.task, base), _sources(member.task))
     (version,) = library.publish_all([prompt.to_bytes()], base=base.address, origins=[origin], also=also)

@@ -367,10 +367,7 @@ class Session:
             self._checkpoint.discard([member.key for member in self._trained], self._states_of(kept))
 
     def _states_of(self, members: Sequence[Member]) -> dict[str, dict[str, object]]:
-        return {
-            member.key: member.state() | {"bank": self._bank.state(self._trained.index(member))}
-            for member in members
-        }
+        return {member.key: member.state() | {"bank": self._bank.state(self._trained.index(member))} for member in members}
 
 
 def standing(runs: Sequence[Run]) -> str:

@@ -19,9 +19,9 @@ from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, TrainingError
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
-from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.tasks.task import Task
 from softprompt.training.checkpoint import EVERY_SECONDS
+from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.loop import processes_started
 from softprompt.training.prepare import TaskLike, load_base, load_tasks
 from softprompt.training.publish import Tuned
