@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from softprompt.bases import base as base_module
 from softprompt.bases import quantization
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.options import BaseOptions
 from softprompt.bases.quantization import Int8Linear, quantize_int8
 from softprompt.cli import main
 from softprompt.errors import BaseModelError
@@ -231,7 +232,7 @@ def test_4bit_is_made_by_the_loader_on_the_device(base_folder: Path, monkeypatch
 def test_a_prompt_is_tuned_judged_and_served_on_int8(base_folder: Path, tmp_path: Path) -> None:
     library = Library.open(tmp_path / "home")
     task = make_task(tmp_path, "kind", base=str(base_folder))
-    (tuned,) = train(task, library=library, device="cpu", dtype="float32", quantization="int8")
+    (tuned,) = train(task, library=library, base=BaseOptions(device="cpu", dtype="float32", quantization="int8"))
     assert tuned.prompt.card.recipe["quantization"] == "int8"
     assert tuned.moved > 0
     loss = [row["loss"] for row in tuned.history]
@@ -247,7 +248,7 @@ def test_a_prompt_is_tuned_judged_and_served_on_int8(base_folder: Path, tmp_path
     file.write_text(json.dumps({"task": "kind", "base": str(base_folder), "data": "rows.jsonl", "labels": ["good", "bad"]}))
     (row,) = judge(library, [str(file)], device="cpu", dtype="float32", quantization="int8")
     assert row["value"] == tuned.report.value
-    swept = sweep(task, {"seed": [0, 1]}, library=library, device="cpu", dtype="float32", quantization="int8")
+    swept = sweep(task, {"seed": [0, 1]}, library=library, base=BaseOptions(device="cpu", dtype="float32", quantization="int8"))
     assert swept.tuned.prompt.card.recipe["quantization"] == "int8"
 
 

@@ -21,6 +21,7 @@ from softprompt.training.train import train
 from tests.models import make_base
 from tests.training.test_resume import make_task
 
+ROOT = Path(__file__).parent.parent.parent
 CHILD = """
 import json, sys
 from pathlib import Path
@@ -68,8 +69,8 @@ def test_two_processes_give_the_result_of_one_and_send_the_bank_alone(tmp_path: 
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=Path(__file__).parent.parent.parent,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "src")))},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     library = Library.open(tmp_path / "home")

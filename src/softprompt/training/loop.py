@@ -89,7 +89,10 @@ class Group:
 
 
 def train_bank(architecture: Architecture, runs: Sequence[Run]) -> None:
-    """Train all runs to their ends, and nothing else. Each keeps its best vectors by validation; one that fails stops alone."""
+    """Train all runs to their ends, and nothing else. Each keeps its best vectors by validation; one that fails stops alone.
+
+    The slow, obvious twin of what a session does about it, for tests and benchmarks.
+    """
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], architecture.base.device)
     stepper = Stepper(architecture)
     while stepper.step(bank, runs):

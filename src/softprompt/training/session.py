@@ -306,7 +306,7 @@ class Session:
     def _judged(
         self, stage: str, members: Sequence[Member], trials_of: Callable[[Member], list[Trial]]
     ) -> Generator[Event, None, dict[Member, list[Report]]]:
-        """Reports of all members' trials, in shared batches; where that fails, of each alone, so that a fault is one's own."""
+        """Reports of all members' trials, in shared batches; where that fails, of each alone: a fault is one member's."""
         if not members:
             return {}
         trials = {member: trials_of(member) for member in members}
