@@ -248,7 +248,9 @@ def test_a_prompt_is_tuned_judged_and_served_on_int8(base_folder: Path, tmp_path
     file.write_text(json.dumps({"task": "kind", "base": str(base_folder), "data": "rows.jsonl", "labels": ["good", "bad"]}))
     (row,) = judge(library, [str(file)], device="cpu", dtype="float32", quantization="int8")
     assert row["value"] == tuned.report.value
-    swept = sweep(task, {"seed": [0, 1]}, library=library, base=BaseOptions(device="cpu", dtype="float32", quantization="int8"))
+    swept = sweep(
+        task, {"seed": [0, 1]}, library=library, base=BaseOptions(device="cpu", dtype="float32", quantization="int8")
+    )
     assert swept.tuned.prompt.card.recipe["quantization"] == "int8"
 
 

@@ -278,9 +278,7 @@ def test_a_loss_that_fails_late_is_told_with_its_step_and_rate(
 
     monkeypatch.setattr(loop, "losses_and_gradient", failing)
     task = a_task(tmp_path, max_steps=10, warmup_steps=0, per_device_train_batch_size=8, eval_per_epoch=5)
-    with pytest.raises(
-        TrainingError, match=r"at step 4 with learning rate 0\.07; lower learning_rate or use fl.*32$"
-    ):
+    with pytest.raises(TrainingError, match=r"at step 4 with learning rate 0\.07; lower learning_rate or use fl.*32$"):
         train(task, base=base, library=library)
     assert steps == [1, 1, 1, 1]
     assert contents(library) == ([], set())

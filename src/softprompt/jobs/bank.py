@@ -71,7 +71,7 @@ def run_jobs(queue: Queue, claims: Sequence[Claim], architecture: Architecture, 
     along.
     """
     with Watch(queue, [claim.id for claim in claims]) as watch:
-        training = _Training(queue, architecture, watch, every)
+        training = _Training(queue, architecture, watch, every, claims[0].bank)
         try:
             training.run(claims)
         except Exception as error:
@@ -83,7 +83,7 @@ def run_jobs(queue: Queue, claims: Sequence[Claim], architecture: Architecture, 
             for claim in left:
                 record(queue, claim, "training several jobs at once failed; this one is trained alone now", level="warn")
                 try:
-                    _Training(queue, architecture, watch, every).run([claim])
+                    _Training(queue, architecture, watch, every, claim.bank).run([claim])
                 except Exception as again:
                     fail(queue, claim, again)
 
@@ -91,10 +91,10 @@ def run_jobs(queue: Queue, claims: Sequence[Claim], architecture: Architecture, 
 class _Training:
     """One session for claimed jobs."""
 
-    def __init__(self, queue: Queue, architecture: Architecture, watch: Watch, every: float) -> None:
+    def __init__(self, queue: Queue, architecture: Architecture, watch: Watch, every: float, bank: str) -> None:
         self._queue, self._watch = queue, watch
-        checkpoints = checkpoints_of(queue.library)
-        self._session = Session(architecture, checkpoints=checkpoints, every=every, tries=PUBLISH_TRIES)
+        folder = checkpoints_of(queue.library)
+        self._session = Session(architecture, checkpoints=folder, name=bank, every=every, tries=PUBLISH_TRIES)
         self._claims: dict[Member, Claim] = {}
         self._reports: dict[Member, _Report] = {}
         self._warned: set[tuple[int, str]] = set()

@@ -52,6 +52,8 @@ class Claim:
     config: Mapping[str, Any]
     training_file: str
     validation_file: str | None
+    bank: str
+    """Names those that began together, for good: their checkpoint is called so."""
     step: int
     """The furthest step that any worker told of."""
     attempts: int
@@ -91,7 +93,7 @@ class Queue:
             bank = secrets.token_hex(8)
             claimed = []
             for row in rows:
-                changes = {"status": RUNNING, "worker": self.worker, "place": self.place, "bank": bank}
+                changes = {"status": RUNNING, "worker": self.worker, "place": self.place, "bank": row.bank or bank}
                 statement = sa.update(tables.jobs).where(_j.id == row.id).values(**changes, attempts=_j.attempts + 1)
                 claimed.append(connection.execute(statement.returning(tables.jobs)).one())
                 again = row.status == RUNNING
@@ -227,6 +229,7 @@ def _claim(row: AnyRow) -> Claim:
         config=json.loads(row.config),
         training_file=row.training_file,
         validation_file=row.validation_file,
+        bank=row.bank,
         step=row.step,
         attempts=row.attempts,
     )

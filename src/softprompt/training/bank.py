@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from softprompt.training.reparameterize import Network, fold, lay_out, pull_back, rows_in_use
@@ -102,7 +103,7 @@ class Bank:
 
         Args:
             which: their N indices.
-            gradient_NPD: the gradients of their plain vectors, padded alike.
+            gradient_NPD: the gradients of their plain vectors, padded on the left to the longest of them at least.
             rates: a learning rate for each.
         """
         for optim in ("adamw", "adafactor"):
@@ -111,10 +112,12 @@ class Bank:
                 continue
             rows = [which[place] for place in chosen]
             mask, skip = self.mask_KR1[rows], self._skip_K11[rows]
-            gradient = gradient_NPD[chosen].float() * mask[:, -gradient_NPD.shape[1] :]
+            columns = gradient_NPD.shape[1]
+            gradient = gradient_NPD[chosen].float() * mask[:, -columns:]
             bound_N = self._vector([self.rules[row].max_grad_norm for row in rows])
             norm_N = gradient.flatten(1).norm(dim=1)
             gradient *= (bound_N / norm_N.clamp_min(1e-12)).clamp_max(1.0)[:, None, None]
+            gradient = F.pad(gradient, (0, 0, max(self.lengths) - columns, 0))
             gradient = pull_back(self.trained_KRD[rows], mask, skip, self._hidden, gradient)
             self.steps_K[rows] += 1
             update = self._adamw(rows, gradient) if optim == "adamw" else self._adafactor(rows, gradient)

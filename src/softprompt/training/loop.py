@@ -120,7 +120,8 @@ class Stepper:
         if not active:
             return active
         examples = [example for row, place in enumerate(active) for example in runs[place].batch(row)]
-        stack = stack_padded(bank.vectors_KPD[active], [bank.lengths[place] for place in active])
+        lengths = [bank.lengths[place] for place in active]
+        stack = stack_padded(bank.vectors_KPD[active, -max(lengths) :], lengths)  # no wider for those that have ended
         recompute = any(runs[place].config.gradient_checkpointing for place in active)
         losses_K, gradient_KPD = self._group.add(*self._within_memory(stack, self._group.share(examples), recompute))
 

@@ -77,7 +77,7 @@ class Tuned:
             "train_rows": train,
             "validation_rows": validation,
             "test_rows": test,
-            "moved": round(self.moved, 4),
+            "moved": self.moved,
         }
 
 
@@ -87,7 +87,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     assert run.best is not None
     assert run.best_PD is not None
     vectors_PD = run.best_PD.cpu()
-    moved = float((vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12))
+    moved = round(float((vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12)), 4)
     card = Card(
         base=base.name,
         fingerprint=base.fingerprint,

@@ -61,6 +61,7 @@ class Session:
         *,
         library: Library | None = None,
         checkpoints: Path | None = None,
+        name: str | None = None,
         salt: str = "",
         every: float = EVERY_SECONDS,
         tries: int = 1,
@@ -72,6 +73,7 @@ class Session:
             architecture: the base behind prompts.
             library: where prompts are published, unless a task brings its own.
             checkpoints: folder of checkpoints; by default the library's. Without either none are kept.
+            name: of its checkpoint; by default one that its first tasks make, so that the same tasks find it again.
             salt: what else than its tasks decides how the session goes; another salt never takes its checkpoint.
             every: seconds between checkpoints.
             tries: how often a prompt is published again where registry or store fail, each after twice as long as before.
@@ -86,7 +88,7 @@ class Session:
         self._group = group or Group()
         self._stop = stop or threading.Event()
         self._folder = checkpoints or (library.runs if library is not None else None)
-        self._salt, self._every, self._tries = salt, every, tries
+        self._name, self._salt, self._every, self._tries = name, salt, every, tries
         self._checkpoint: Checkpoint | None = None
         self._states: dict[str, object] = {}
         self._notes: list[Noted] = []
@@ -151,6 +153,9 @@ class Session:
             yield from self._flush()
             yield Stopped()
             return
+        except Exception:
+            yield from self._flush()
+            raise
         if self._trained:
             yield self._advanced()
         self._discard()
@@ -195,7 +200,7 @@ class Session:
             member.id = secrets.token_hex(16)
             known.add(member.key)
         if self._folder is not None and self._checkpoint is None:
-            name = name_of([member.key for member in ready], self._salt)
+            name = self._name or name_of([member.key for member in ready], self._salt)
             self._checkpoint = Checkpoint(self._folder, name, self._warn, self._every)
             self._states = self._group.from_first(self._checkpoint.load)
         furthest = -1
@@ -321,7 +326,8 @@ class Session:
                     reports = iter(end.value)
                     break
                 yield Advanced(stage, done, total)
-                self._heed()
+                if self._group.world == 1:  # the first process judges alone, and the others could not follow it
+                    self._heed()
         except Exception as error:
             if len(members) == 1:
                 yield self._failed(members[0], error)
@@ -335,10 +341,12 @@ class Session:
     # What goes on beside
 
     def _heed(self) -> None:
-        """Raises where the session was told to stop and is not done."""
-        undone = self._waiting or any(not member.tuned and not member.error for member in self.members)
-        if self._group.from_first(self._stop.is_set) and undone:
+        """Raises where the session was told to stop and is not done; all processes together, or none."""
+        if self._group.from_first(self._stopping):
             raise _StopAsked
+
+    def _stopping(self) -> bool:
+        return self._stop.is_set() and any(not member.tuned and not member.error for member in self.members)
 
     def _failed(self, member: Member, error: Exception) -> Failed:
         member.error, member.ended = error, True
