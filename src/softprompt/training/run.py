@@ -186,6 +186,8 @@ class Member:
     id: str = field(init=False, default="")
     """Names its run for good, in the checkpoint and in the registry: so it is published once."""
     baselines: dict[str, float] | None = field(init=False, default=None, repr=False)
+    resumed: bool = field(init=False, default=False)
+    """Whether it goes on from a checkpoint."""
     prepared: bool = field(init=False, default=False)
     ended: bool = field(init=False, default=False)
     """Whether it takes no more steps, for whatever reason."""

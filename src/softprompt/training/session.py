@@ -188,7 +188,8 @@ class Session:
             if member.error is None:
                 member.prepared = True
                 yield Prepared(member)
-        self._save()
+        if not all(member.resumed for member in ready):
+            self._save()  # the names of the runs, by which each is published once
         yield from self._flush()
 
     def _restore(self, ready: Sequence[Member]) -> Iterator[Event]:
@@ -208,6 +209,7 @@ class Session:
             state = self._states.pop(member.key, None)
             if state is not None:
                 member.load_state(state)
+                member.resumed = True
                 self._bank.load_state(self._trained.index(member), state["bank"])
                 furthest = max(furthest, member.run.step)
         yield from self._flush()
