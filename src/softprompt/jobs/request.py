@@ -30,6 +30,8 @@ _FORBIDDEN = {
     "data": "rows come from training_file and validation_file",
     "base": "the base is named by model",
     "tokenizer_name_or_path": "the base is named by model",
+    "base_adapter": "the base is named by model",
+    "trust_remote_code": "the server loads the base",
 }
 _TEMPLATES = {"chat": ("{prompt}\nAnswer:", " {completion}"), "completion": ("{prompt}", " {completion}")}
 

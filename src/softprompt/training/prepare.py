@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.names import check_task
 from softprompt.progress import Progress
@@ -62,19 +63,17 @@ def _load_task(task: TaskLike) -> Task:
     return Task.load(Path(task))
 
 
-def one_base(tasks: Sequence[Task]) -> str:
-    """The base that all tasks share; a folder beside the task file is found too.
+def one_base(tasks: Sequence[Task]) -> BaseOptions:
+    """The base that all tasks share.
 
     Raises:
         ConfigError: they do not share one.
     """
-    sources = {task.config.base_source: task.name for task in tasks}
-    if len(sources) > 1:
-        told = ", ".join(f"{name} on {source}" for source, name in sources.items())
-        raise ConfigError(f"tasks trained together share one base, and these do not: {told}; train them apart")
-    source = next(iter(sources))
-    beside = tasks[0].folder / source
-    return str(beside) if not Path(source).is_dir() and beside.is_dir() else source
+    bases = {task.base_options: task.name for task in tasks}
+    if len(bases) > 1:
+        named = ", ".join(f"{name} on {base.shown}" for base, name in bases.items())
+        raise ConfigError(f"tasks trained together share one base, and these do not: {named}; train them apart")
+    return next(iter(bases))
 
 
 def prepare(tasks: Sequence[Task], base: FrozenBase, library: Library | None, progress: Progress) -> list[Run]:

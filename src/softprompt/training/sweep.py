@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.base import FrozenBase
+from softprompt.bases.base import BaseLike, base_of
 from softprompt.errors import ConfigError, TrainingError
 from softprompt.progress import Progress, Silent
 from softprompt.training.checkpoint import Keeper
@@ -72,11 +72,8 @@ def sweep(
     *,
     samples: int | None = None,
     rungs: Sequence[float] = RUNGS,
-    base: FrozenBase | None = None,
+    base: BaseLike = None,
     library: Library | None = None,
-    dtype: str = "auto",
-    device: str | None = None,
-    quantization: str | None = None,
     progress: Progress | None = None,
 ) -> Swept:
     """Train candidates of one task at once, drop the losers early, and publish the survivor.
@@ -86,6 +83,7 @@ def sweep(
         choices: for keys of a task file, the values to try.
         samples: draw so many combinations at random instead of trying all.
         rungs: shares of the steps at which the worse half is dropped; empty to keep all to the end.
+        base: a base that is loaded already, or how to load one; where nothing is said, as the task names it.
 
     Raises:
         ConfigError: a candidate is wrong, or a launcher has started several processes; nothing was trained.
@@ -99,8 +97,7 @@ def sweep(
     (original,) = load_tasks(task)
     grid = make_grid(choices, samples, original.config.seed)
     tasks = [load_tasks(original.variant(**changes))[0] for changes in grid]
-    if base is None:
-        base = FrozenBase.load(one_base(tasks), dtype=dtype, device=device, quantization=quantization)
+    base = base_of(base, one_base(tasks))
     runs = prepare(tasks, base, library, progress)
     tests = [one.encode(base, one.test, one.config.num_virtual_tokens, split="test") for one in tasks]
     halving = _Halving(runs, rungs)

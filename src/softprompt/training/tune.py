@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softprompt.bases.base import FrozenBase
+from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ContextError, TrainingError
 from softprompt.evaluation.evaluate import Report, Trial, evaluate
@@ -87,11 +87,8 @@ class Tuned:
 def train(
     tasks: TaskLike | Sequence[TaskLike],
     *,
-    base: FrozenBase | None = None,
+    base: BaseLike = None,
     library: Library | None = None,
-    dtype: str = "auto",
-    device: str | None = None,
-    quantization: str | None = None,
     progress: Progress | None = None,
 ) -> list[Tuned]:
     """Tune a soft prompt for each task, all at once on one frozen base.
@@ -101,11 +98,8 @@ def train(
 
     Args:
         tasks: task files, dictionaries, configs or :class:`Task` objects, with distinct names and one base.
-        base: a base that is loaded already; by default the one that the tasks name.
+        base: a base that is loaded already, or how to load one; where nothing is said, as the tasks name it.
         library: where the prompts are published, each as a new version, once all are done. Without one nothing is kept.
-        dtype: of the base, when it is loaded here.
-        device: likewise.
-        quantization: likewise; `int8`, or on a GPU `4bit`.
         progress: where to report to.
 
     Raises:
@@ -116,8 +110,7 @@ def train(
     group = Group.current()
     progress = (progress or Silent()) if group.leads else Mute()
     loaded = load_tasks(tasks)
-    if base is None:
-        base = FrozenBase.load(one_base(loaded), dtype=dtype, device=device, quantization=quantization)
+    base = base_of(base, one_base(loaded))
     started = time.perf_counter()
     runs = prepare(loaded, base, library, progress)
     tests = [task.encode(base, task.test, task.config.num_virtual_tokens, split="test") for task in loaded]
@@ -221,7 +214,7 @@ def make_prompt(
         token_dim=base.width,
         recipe=run.config.recipe()
         | {"steps": run.total, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
-        | ({"quantization": base.quantization} if base.quantization else {})
+        | base.provenance()
         | dict(more or {}),
         data_digest=run.task.data_digest,
         metrics={"value": report.value, "rows": report.rows, "validation": run.best.value, **baselines},
