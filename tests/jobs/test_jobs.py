@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from softprompt.bases.options import BaseOptions
 from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, TrainingError
 from softprompt.jobs import bank, watch
 from softprompt.jobs.jobs import Job, Jobs, unfinished
@@ -384,7 +385,8 @@ def test_a_job_publishes_what_training_its_task_file_gives(library: Library, bas
     assert (done.status, done.model) == ("succeeded", "one@1")
     file = tmp_path / "rows.jsonl"
     file.write_bytes(lines())
-    (alone,) = train({**job.config, "base": str(base_folder), "data": str(file)}, dtype="float32", device="cpu")
+    task = {**job.config, "base": str(base_folder), "data": str(file)}
+    (alone,) = train(task, base=BaseOptions(dtype="float32", device="cpu"))
     assert library.resolve("one").digest == alone.prompt.digest
     assert done.trained_tokens is not None
     assert done.trained_tokens > 0
@@ -599,7 +601,7 @@ def test_a_full_disk_at_publishing_fails_the_job_in_the_end(
     monkeypatch.setattr(Library, "publish_all", full)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     job = queue_job(library, base_folder)
-    work(library, trainer("float32", "cpu", 30), idle_seconds=0.05)
+    work(library, trainer(BaseOptions(dtype="float32", device="cpu"), 30), idle_seconds=0.05)
     failed = Jobs(library).get(job.name)
     assert failed.error is not None
     assert failed.error["code"] == "library_failed"

@@ -12,6 +12,7 @@ import pytest
 
 import softprompt
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import (
     ConfigError,
@@ -276,7 +277,7 @@ def test_predict_of_the_package_uses_the_library_in_the_home(library: Library, m
     (expected,) = Service(library).predict(["red"], "kind")
     same(softprompt.predict(["red"], "kind", library=library)[0], expected)
     monkeypatch.setenv("SOFTPROMPT_HOME", str(library.home))
-    same(softprompt.predict(["red"], "kind", dtype="float32")[0], expected)
+    same(softprompt.predict(["red"], "kind", base=BaseOptions(dtype="float32"))[0], expected)
 
 
 def test_a_small_token_budget_changes_nothing(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_a_config_in_the_words_of_peft_parses_as_it_stands(file: Path) -> None:
     file.write_text(PEFT_STYLE)
     config = read_config(file)
     assert config.task == "mine"
-    assert config.base_source == "google/flan-t5-large"
+    assert config.base_options.source == "google/flan-t5-large"
     assert (config.task_type, config.num_virtual_tokens, config.initializer) == ("CAUSAL_LM", 20, "TEXT")
     assert config.prompt_tuning_init_text == "Classify the following text:"
     assert (config.learning_rate, config.num_train_epochs, config.per_device_train_batch_size) == (0.03, 5, 8)
@@ -82,7 +82,7 @@ def test_a_whole_task_parses_as_it_stands(file: Path) -> None:
     file.write_text(WHOLE_TASK)
     config = read_config(file)
     assert config.task == "trec6"
-    assert config.base_source == "builtin/tiny"
+    assert config.base_options.source == "builtin/tiny"
     assert config.data is not None
     assert (config.data.train, config.data.validation, config.data.test) == (
         "trec6/train.jsonl", 0.1, "trec6/test.jsonl",

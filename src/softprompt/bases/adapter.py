@@ -65,6 +65,6 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, SafetensorError) as error:
         reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
         raise BaseModelError(
-            f"the adapter in {str(folder)!r} cannot be merged into {type(model).__name__}: {reason}; "
-            "give the base that it was trained on"
+            f"the adapter in {str(folder)!r} cannot be merged into {type(model).__name__}: {reason.rstrip('.')}; "
+            "give the base that it was trained on, or save the adapter again"
         ) from None
