@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import softprompt
-from softprompt.bases.base import FrozenBase
+from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import (
@@ -209,17 +209,15 @@ def test_rows_of_different_bases_are_answered_in_one_call(tmp_path: Path, librar
 
 
 def test_prompts_and_bases_are_read_once(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads: list[str] = []
+    loads: list[str | None] = []
     reads: list[str] = []
-    honest_load, honest_read = FrozenBase.load, Library.read
+    honest_read = Library.read
 
-    class Counted(FrozenBase):
-        @classmethod
-        def load(cls, source: str, **options: object) -> FrozenBase:  # type: ignore[override]
-            loads.append(source)
-            return honest_load(source, **options)  # type: ignore[arg-type]
+    def load(base: BaseLike, named: BaseOptions) -> FrozenBase:
+        loads.append(named.source)
+        return base_of(base, named)
 
-    monkeypatch.setattr(service_module, "FrozenBase", Counted)
+    monkeypatch.setattr(service_module, "base_of", load)
     monkeypatch.setattr(Library, "read", lambda self, version: reads.append(version.digest) or honest_read(self, version))
     service = Service(library)
     for _ in range(3):

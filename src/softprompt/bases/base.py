@@ -89,8 +89,8 @@ class FrozenBase:
                 reading["dtype"] = "auto"  # made wide behind the quantisation, which spares a wide copy of it all
         if adapter is not None and (options.quantization == "4bit" or config.get("quantization_config")):
             raise BaseModelError(
-                f"the adapter in {options.adapter!r} cannot be merged into weights of few bits; load {source!r} unquantised "
-                "or with --quantization int8"
+                f"the adapter in {options.adapter!r} cannot be merged into weights of few bits; take {source!r} as it was "
+                "before that, or --quantization int8 in the place of 4bit"
             )
         # On a CPU the fused kernel's backward pass is the slower one, in bf16 by far.
         reading["attn_implementation"] = attn_implementation or ("eager" if target.type == "cpu" else None)

@@ -51,8 +51,8 @@ app.add_typer(keys.app, name="keys", rich_help_panel="The library")
 app.add_typer(jobs.app, name="jobs", rich_help_panel="The library")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"softprompt {version('softprompt')}")

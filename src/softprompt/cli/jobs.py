@@ -48,15 +48,15 @@ def show(
 
     jobs = Jobs(where.open())
     found = jobs.get(job)
-    told = [
+    lines = [
         {"at": event.created_at, "level": event.level, "message": event.message}
         for event in reversed(jobs.events(job, limit=events)[0] if events else [])
     ]
     if as_json:
-        emit([{**found.row(), "config": found.config, "outcome": found.outcome, "events": told}], True, "Job")
+        emit([{**found.row(), "config": found.config, "outcome": found.outcome, "events": lines}], True, "Job")
         return
     emit([found.row()], False, "Job", COLUMNS)
-    emit(told, False, "Events", ("at", "level", "message"))
+    emit(lines, False, "Events", ("at", "level", "message"))
 
 
 @app.command()

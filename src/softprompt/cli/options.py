@@ -56,23 +56,25 @@ def stand_before(where: Location) -> None:
     _before.set(where)
 
 
-def _option(name: str, kind: Any, default: object, flag: str, text: str) -> inspect.Parameter:
+def _option(name: str, kind: Any, text: str, *, flag: str | None = None, default: object = None) -> inspect.Parameter:
     shown = default not in (None, False)
-    annotation = Annotated[kind, typer.Option(flag, help=text, show_default=shown)]
+    annotation = Annotated[kind, typer.Option(flag or f"--{name}", help=text, show_default=shown)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def _base_option(name: str) -> inspect.Parameter:
+    option, default = COMMAND_OPTIONS[name], getattr(BaseOptions, name)
+    kind = str | None if default is None else type(default)
+    return _option(name, kind, option.help, flag=option.flag, default=default)
+
+
 _LOCATION = (
-    _option("home", Path | None, None, "--home", "Folder of the library (env SOFTPROMPT_HOME; default ./softprompt-home)."),
-    _option(
-        "registry", str | None, None, "--registry",
-        "URL of the registry's database (env SOFTPROMPT_REGISTRY; default SQLite in the home).",
-    ),
-    _option(
-        "store", str | None, None, "--store", "URL of the blob store (env SOFTPROMPT_STORE; default a folder in the home)."
-    ),
-    _option("tenant", str | None, None, "--tenant", "Whose prompts (env SOFTPROMPT_TENANT; default 'default')."),
-)  # fmt: skip
+    _option("home", Path | None, "Folder of the library (env SOFTPROMPT_HOME; default ./softprompt-home)."),
+    _option("registry", str | None, "URL of the registry's database (env SOFTPROMPT_REGISTRY; default SQLite in the home)."),
+    _option("store", str | None, "URL of the blob store (env SOFTPROMPT_STORE; default a folder in the home)."),
+    _option("tenant", str | None, "Whose prompts (env SOFTPROMPT_TENANT; default 'default')."),
+)
+_BASE = {name: _base_option(name) for name in COMMAND_OPTIONS}
 
 
 def _instead_of(
@@ -120,14 +122,9 @@ def front_options(command: Command) -> Command:
 
 def base_options(command: Command) -> Command:
     """Give a command the options of how a base is loaded; it takes `base: BaseOptions`."""
-    return _instead_of("base", [_base_option(name) for name in COMMAND_OPTIONS], BaseOptions, command)
+    return _instead_of("base", [*_BASE.values()], BaseOptions, command)
 
 
 def adapter_options(command: Command) -> Command:
     """Give a command those of them that say which base it is; it takes `base: BaseOptions`."""
-    return _instead_of("base", [_base_option(name) for name in ("adapter", "trust_remote_code")], BaseOptions, command)
-
-
-def _base_option(name: str) -> inspect.Parameter:
-    default, option = getattr(BaseOptions, name), COMMAND_OPTIONS[name]
-    return _option(name, type(default) if default is not None else str | None, default, option.flag, option.help)
+    return _instead_of("base", [_BASE["adapter"], _BASE["trust_remote_code"]], BaseOptions, command)

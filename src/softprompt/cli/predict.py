@@ -37,18 +37,18 @@ def predict(
         except UnicodeDecodeError as error:
             raise DataError(f"stdin is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
     library = where.open()
-    library.resolve(task)  # a wrong name is told before torch is loaded
+    library.resolve(task)  # a wrong name is refused before torch is loaded
     from softprompt.serving.offline import Service
 
-    told = Service(library, base=base).predict(given, task)
+    predictions = Service(library, base=base).predict(given, task)
     rows: list[dict[str, Any]] = [
-        {"task": p.task, "version": p.version, "text": p.text, "output": p.output, "scores": p.scores} for p in told
+        {"task": p.task, "version": p.version, "text": p.text, "output": p.output, "scores": p.scores} for p in predictions
     ]
     if not as_json:
-        for row, prediction in zip(rows, told, strict=True):
+        for row, prediction in zip(rows, predictions, strict=True):
             row["score"] = max(prediction.scores.values()) if prediction.scores else None
-    cut = sum(p.truncated for p in told)
+    cut = sum(p.truncated for p in predictions)
     if cut:
-        warn(f"{cut} of {len(told)} inputs were cut to fit the context")
-    columns = ("text", "output", "score") if told and told[0].scores else ("text", "output")
-    emit(rows, as_json, f"{told[0].task}@{told[0].version}" if told else task, columns)
+        warn(f"{cut} of {len(predictions)} inputs were cut to fit the context")
+    columns = ("text", "output", "score") if predictions and predictions[0].scores else ("text", "output")
+    emit(rows, as_json, f"{predictions[0].task}@{predictions[0].version}" if predictions else task, columns)
