@@ -10,6 +10,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def served_base(model: str, dtype: str, attention: str) -> FrozenBase:
     """A base that never ends a text by itself, so that every request costs the same."""
     base = make_base(model, dtype, "cpu")
     base.model.set_attn_implementation(attention)
-    base.tokenizer = base.tokenizer or FrozenBase.load("builtin/tiny").tokenizer
+    base = replace(base, tokenizer=base.tokenizer or FrozenBase.load("builtin/tiny").tokenizer)
     base.__dict__["end_ids"] = frozenset()
     return base
 

@@ -30,7 +30,8 @@ os.environ.setdefault("SOFTPROMPT_DATA", str(HERE.parent.parent / "shared" / "da
 import torch
 
 from benchmarks.row import print_row
-from softprompt.bases.base import DTYPES, FrozenBase
+from softprompt.bases.base import FrozenBase
+from softprompt.bases.devices import DTYPES
 from softprompt.model.splice import common_head, stack_padded
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank, Rule

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from softprompt.bases.options import BaseOptions
 from softprompt.jobs.jobs import Job, Jobs
 from softprompt.jobs.request import JobRequest
 from softprompt.jobs.uploads import Files
@@ -48,4 +49,4 @@ def queue_job(library: Library, folder: Path, task: str = "one", **fields: Any) 
 
 def do_all(library: Library) -> None:
     """Be the worker until nothing is left to do."""
-    work(library, trainer("float32", "cpu", 30), idle_seconds=0.05)
+    work(library, trainer(BaseOptions(dtype="float32", device="cpu"), 30), idle_seconds=0.05)

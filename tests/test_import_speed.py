@@ -43,6 +43,9 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     "module",
     [
         "errors",
+        "bases.options",
+        "bases.architectures",
+        "bases.adapter",
         "prompts.card",
         "tasks.config",
         "tasks.rows",

@@ -10,6 +10,7 @@ import softprompt
 from softprompt import errors
 
 NAMES = [
+    "BaseOptions",
     "Card",
     "FrozenBase",
     "Library",

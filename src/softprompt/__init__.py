@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
+    from softprompt.bases.options import BaseOptions
     from softprompt.errors import SoftPromptError
     from softprompt.library.library import Library
     from softprompt.prompts.card import Card
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from softprompt.training.train import train
 
 __all__ = [
+    "BaseOptions",
     "Card",
     "FrozenBase",
     "Library",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BaseOptions": "bases.options",
     "Card": "prompts.card",
     "FrozenBase": "bases.base",
     "Library": "library.library",

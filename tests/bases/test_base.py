@@ -16,11 +16,12 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from softprompt.bases import base as base_module
 from softprompt.bases import fingerprint as fingerprint_module
+from softprompt.bases.architectures import task_type_of_name
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.devices import device_of
 from softprompt.bases.fingerprint import fingerprint_of_folder
-from softprompt.bases.locate import locate, task_type_of_name
+from softprompt.bases.locate import locate
 from softprompt.errors import BaseModelError, ContextError
 from softprompt.tasks.task import Task
 from softprompt.training.train import train
@@ -309,7 +310,9 @@ def test_code_that_comes_with_a_model_is_not_run_unasked(folder: Path, tmp_path:
     witness = tmp_path / "was-run"
     (folder / "modeling_own.py").write_text(f"open({str(witness)!r}, 'w')\n")
     edit(folder / "config.json", lambda c: c.update(auto_map={"AutoModelForCausalLM": "modeling_own.Own"}))
-    assert "trust_remote_code=True" in refused(folder)
+    message = refused(folder)
+    assert "--trust-remote-code" in message
+    assert "`trust_remote_code: true`" in message
     assert not witness.exists()
 
 
@@ -333,7 +336,7 @@ def test_a_gpu_that_is_not_there_is_told(base_folder: Path, monkeypatch: pytest.
 def test_each_process_of_several_has_the_gpu_that_its_launcher_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    assert base_module._device(None) == torch.device("cuda:1")
+    assert device_of(None) == torch.device("cuda:1")
 
 
 def test_a_base_that_the_device_has_no_room_for_is_told(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,8 +41,7 @@ from tests.training.test_resume import make_task
 def int8_base(architecture: str, dtype: torch.dtype = torch.float32) -> FrozenBase:
     base = make_base(architecture, dtype=dtype)
     quantize_int8(base.model)
-    base.quantization = "int8"
-    return base
+    return replace(base, quantization="int8")
 
 
 def int8_layers(base: FrozenBase) -> Iterator[tuple[str, Int8Linear]]:
@@ -232,25 +231,24 @@ def test_4bit_is_made_by_the_loader_on_the_device(base_folder: Path, monkeypatch
 def test_a_prompt_is_tuned_judged_and_served_on_int8(base_folder: Path, tmp_path: Path) -> None:
     library = Library.open(tmp_path / "home")
     task = make_task(tmp_path, "kind", base=str(base_folder))
-    (tuned,) = train(task, library=library, base=BaseOptions(device="cpu", dtype="float32", quantization="int8"))
+    narrow = BaseOptions(device="cpu", dtype="float32", quantization="int8")
+    (tuned,) = train(task, library=library, base=narrow)
     assert tuned.prompt.card.recipe["quantization"] == "int8"
     assert tuned.moved > 0
     loss = [row["loss"] for row in tuned.history]
     assert loss[-1] < loss[0]
     answers = {}
     for way in ("int8", None):
-        (answer,) = Service(library, device="cpu", dtype="float32", quantization=way).predict(["the red stone"], "kind")
+        (answer,) = Service(library, base=replace(narrow, quantization=way)).predict(["the red stone"], "kind")
         assert answer.scores
         answers[way] = answer.scores["good"]
     assert answers["int8"] != answers[None]
     assert answers["int8"] == pytest.approx(answers[None], abs=0.2)
     file = tmp_path / "kind.yaml"
     file.write_text(json.dumps({"task": "kind", "base": str(base_folder), "data": "rows.jsonl", "labels": ["good", "bad"]}))
-    (row,) = judge(library, [str(file)], device="cpu", dtype="float32", quantization="int8")
+    (row,) = judge(library, [str(file)], base=narrow)
     assert row["value"] == tuned.report.value
-    swept = sweep(
-        task, {"seed": [0, 1]}, library=library, base=BaseOptions(device="cpu", dtype="float32", quantization="int8")
-    )
+    swept = sweep(task, {"seed": [0, 1]}, library=library, base=narrow)
     assert swept.tuned.prompt.card.recipe["quantization"] == "int8"
 
 

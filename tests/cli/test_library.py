@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from softprompt.cli.context import emit
+from softprompt.cli.output import emit
 from softprompt.library.library import Library
 from tests.commands import Run
 from tests.library_data import make_prompt, scored

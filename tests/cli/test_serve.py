@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from openai import OpenAI
 
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.options import BaseOptions
 from softprompt.cli import main
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.errors import ConfigError
@@ -94,7 +96,7 @@ def test_the_line_for_machines(served: Serving, base_folder: Path) -> None:
 def test_it_answers_as_predict_does(served: Serving, home: Path) -> None:
     texts = ["red green", "blue apple " * 3, "what is a river", "stone " * 200]
     with Library.open(home) as library, OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0) as client:
-        service = Service(library, dtype="float32")
+        service = Service(library, base=BaseOptions(dtype="float32"))
         for task in ("kind", "kind@1"):
             told = httpx2.post(f"{served.url}/v1/classify", json={"model": task, "input": texts}, timeout=LONG).json()
             expected = service.predict(texts, task)
@@ -242,8 +244,9 @@ def test_the_base_with_the_most_tasks_is_chosen(tmp_path: Path, base_folder: Pat
 
 
 def test_the_engine_keeps_to_the_limits_given(tmp_path: Path, base_folder: Path) -> None:
+    base = BaseOptions(source=str(base_folder))
     with Library.open(tmp_path / "home") as library:
-        live = load(library, Settings(source=str(base_folder), engine_rows=3, engine_queue=7, prefix_bytes=1 << 20))
+        live = load(library, Settings(base=base, engine_rows=3, engine_queue=7, prefix_bytes=1 << 20))
         engine = live.engine
         assert isinstance(engine, ContinuousEngine)
         assert (engine.limits.max_rows, engine.limits.max_waiting) == (3, 7)
@@ -255,21 +258,25 @@ def test_a_quantised_base_is_served_and_trained_on_by_its_worker(
     home: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Library.open(home) as library:
-        settings = Settings(source=str(base_folder), dtype="float32", device="cpu", quantization="int8")
+        base = BaseOptions(
+            source=str(base_folder), dtype="float32", device="cpu", quantization="int8", trust_remote_code=True
+        )
+        settings = Settings(base=base)
         live = load(library, settings)
         assert live.base.quantization == "int8"
         told = asyncio.run(live.classify("default", "kind", ["red green", "stone"]))
-        expected = Service(library, dtype="float32", quantization="int8").predict(["red green", "stone"], "kind")
+        offline = Service(library, base=BaseOptions(dtype="float32", quantization="int8"))
+        expected = offline.predict(["red green", "stone"], "kind")
         for row, one in zip(told.rows, expected, strict=True):
             assert row.scores == pytest.approx(one.scores, abs=1e-4)
         options: list[str] = []
         monkeypatch.setattr("softprompt.jobs.starter.Starter", lambda *_, **named: options.extend(named["options"]))
         server._training(live, library, settings)
-        assert options == ["--dtype", "float32", "--device", "cpu", "--quantization", "int8"]
+        assert options == ["--dtype", "float32", "--device", "cpu", "--quantization", "int8", "--trust-remote-code"]
         seen: list[object] = []
         monkeypatch.setattr(worker, "trainer", lambda *given: seen.append(given))
         worker.main(["--home", str(home), "--idle-seconds", "0", *options])
-        assert seen == [("float32", "cpu", 30.0, "int8")]
+        assert seen == [(replace(base, source=None), 30.0)]
         live.engine.stop()
         live.close()
 
@@ -286,9 +293,12 @@ def test_options_reach_what_is_loaded(
         raise ConfigError("seen")
 
     monkeypatch.setattr(server, "load", stop_here)
-    refused(*base, "--quantization", "int8", "--dtype", "bfloat16", "--device", "cpu", "--engine-queue", "7")
+    refused(*base, "--quantization", "int8", "--dtype", "bfloat16", "--device", "cpu", "--engine-queue", "7",
+            "--base-adapter", "lora", "--trust-remote-code")  # fmt: skip
     (settings,) = seen
-    assert (settings.quantization, settings.dtype, settings.device) == ("int8", "bfloat16", "cpu")
+    assert settings.base == BaseOptions(
+        source=str(base_folder), quantization="int8", dtype="bfloat16", device="cpu", adapter="lora", trust_remote_code=True
+    )
     assert settings.engine_queue == 7
 
 

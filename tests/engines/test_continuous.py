@@ -125,7 +125,7 @@ def test_rows_are_end_aligned_over_compaction_and_growth(base: FrozenBase) -> No
 
 def test_bases_that_share_no_prefix_are_run_by_concatenation() -> None:
     base = make_base("llama")
-    base._shared_prefix = False
+    base = replace(base, _shared_prefix=False)
     engine = ContinuousEngine(base, Limits(max_rows=3))
     draw = random.Random(2)
     rows = [(some_vectors(base, n % 4, n), some_ids(draw, n + 1)) for n in range(6)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def lots(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("shared", [True, False])
 def test_prompts_in_lots_change_nothing(shared: bool, lots: list[tuple[int, ...]]) -> None:
     base = make_base("llama")
-    base._shared_prefix = shared
+    base = replace(base, _shared_prefix=shared)
     jobs = some_jobs(base)
     done: list[int] = []
     scores = OfflineEngine(base).score(**jobs, labels=[LABELS] * 12)

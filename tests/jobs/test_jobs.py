@@ -131,6 +131,8 @@ def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
         ({"softprompt": {"learning_rat": 1}}, "did you mean 'learning_rate'", "softprompt"),
         ({"softprompt": {"data": "/etc/passwd"}}, "rows come from training_file", "softprompt.data"),
         ({"softprompt": {"base": "/"}}, "named by model", "softprompt.base"),
+        ({"softprompt": {"base_adapter": "/"}}, "named by model", "softprompt.base_adapter"),
+        ({"softprompt": {"trust_remote_code": True}}, "the server loads the base", "softprompt.trust_remote_code"),
         ({"softprompt": {"tokenizer_name_or_path": "/"}}, "named by model", "softprompt.tokenizer_name_or_path"),
         ({"softprompt": {"labels": ["good", "fine"]}}, "line 3: the label 'bad' is not among", "training_file"),
         ({"softprompt": {"input": "{txt}"}}, "line 1 has no field 'txt'.*did you mean 'text'", "training_file"),
@@ -387,8 +389,8 @@ def test_a_job_publishes_what_training_its_task_file_gives(library: Library, bas
     assert (done.status, done.model) == ("succeeded", "one@1")
     file = tmp_path / "rows.jsonl"
     file.write_bytes(lines())
-    options = BaseOptions(dtype="float32", device="cpu")
-    (alone,) = train({**job.config, "base": str(base_folder), "data": str(file)}, base=options)
+    task = {**job.config, "base": str(base_folder), "data": str(file)}
+    (alone,) = train(task, base=BaseOptions(dtype="float32", device="cpu"))
     assert library.resolve("one").digest == alone.prompt.digest
     assert done.trained_tokens is not None
     assert done.trained_tokens > 0
@@ -604,7 +606,7 @@ def test_a_full_disk_at_publishing_fails_the_job_in_the_end(
     monkeypatch.setattr(Library, "publish_all", full)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     job = queue_job(library, base_folder)
-    work(library, trainer("float32", "cpu", 30), idle_seconds=0.05)
+    work(library, trainer(BaseOptions(dtype="float32", device="cpu"), 30), idle_seconds=0.05)
     failed = Jobs(library).get(job.name)
     assert failed.error is not None
     assert failed.error["code"] == "library_failed"

@@ -22,6 +22,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 import torch, transformers.models.llama.modeling_llama
+from softprompt.bases.options import BaseOptions
 from softprompt.jobs import bank
 from softprompt.jobs.worker import trainer, work
 from softprompt.library.library import Library
@@ -31,7 +32,7 @@ from tests.jobs.test_kill import newest
 home = Path(sys.argv[1])
 
 def train():
-    work(Library.open(home), trainer("float32", "cpu", 0.0), idle_seconds=0.05)
+    work(Library.open(home), trainer(BaseOptions(dtype="float32", device="cpu"), 0.0), idle_seconds=0.05)
 
 print(kill_now_and_then(train, lambda: newest(home), 4))
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -102,7 +104,7 @@ def test_rows_beyond_the_attention_window_are_never_laid_in_lines(
     base = make_base(architecture)
     stack = stack_prompts(some_prompts(base, (2, 1)))
     assert base.window == 6
-    base._lines = True  # as on a model whose window is wider than the self-check's rows
+    base = replace(base, _lines=True)  # as on a model whose window is wider than the self-check's rows
     assert not lays_lines(base, 7)
     assert lays_lines(base, 6)
     rows, which, keep = [[7, 8, 9, 4], [3, 5], [6, 2, 9]], [0, 1, 0], [[3], [1], [2]]

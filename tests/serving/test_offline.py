@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import softprompt
-from softprompt.bases.base import FrozenBase
+from softprompt.bases.base import BaseLike, FrozenBase, base_of
+from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import (
     ConfigError,
@@ -208,17 +209,15 @@ def test_rows_of_different_bases_are_answered_in_one_call(tmp_path: Path, librar
 
 
 def test_prompts_and_bases_are_read_once(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads: list[str] = []
+    loads: list[str | None] = []
     reads: list[str] = []
-    honest_load, honest_read = FrozenBase.load, Library.read
+    honest_read = Library.read
 
-    class Counted(FrozenBase):
-        @classmethod
-        def load(cls, source: str, **options: object) -> FrozenBase:  # type: ignore[override]
-            loads.append(source)
-            return honest_load(source, **options)  # type: ignore[arg-type]
+    def load(base: BaseLike, named: BaseOptions) -> FrozenBase:
+        loads.append(named.source)
+        return base_of(base, named)
 
-    monkeypatch.setattr(service_module, "FrozenBase", Counted)
+    monkeypatch.setattr(service_module, "base_of", load)
     monkeypatch.setattr(Library, "read", lambda self, version: reads.append(version.digest) or honest_read(self, version))
     service = Service(library)
     for _ in range(3):
@@ -276,7 +275,7 @@ def test_predict_of_the_package_uses_the_library_in_the_home(library: Library, m
     (expected,) = Service(library).predict(["red"], "kind")
     same(softprompt.predict(["red"], "kind", library=library)[0], expected)
     monkeypatch.setenv("SOFTPROMPT_HOME", str(library.home))
-    same(softprompt.predict(["red"], "kind", dtype="float32")[0], expected)
+    same(softprompt.predict(["red"], "kind", base=BaseOptions(dtype="float32"))[0], expected)
 
 
 def test_a_small_token_budget_changes_nothing(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

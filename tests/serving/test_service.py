@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_the_base_words_a_conversation_as_its_tokenizer_does(library: Library, e
     import copy
 
     base = make_base("llama", seed=3)
-    base.tokenizer = copy.deepcopy(base.tokenizer)
+    base = replace(base, tokenizer=copy.deepcopy(base.tokenizer))
     live = AsyncService.open(library, base, engine)
     turns = [Message("system", "good"), Message("user", "red")]
     run(live.chat("default", base.name, turns, GREEDY))

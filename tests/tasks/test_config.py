@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.task import Task
 
 PEFT_STYLE = """\
 task_type: CAUSAL_LM
@@ -64,7 +66,7 @@ def test_a_config_in_the_words_of_peft_parses_as_it_stands(file: Path) -> None:
     file.write_text(PEFT_STYLE)
     config = read_config(file)
     assert config.task == "mine"
-    assert config.base_source == "google/flan-t5-large"
+    assert config.base_options.source == "google/flan-t5-large"
     assert (config.task_type, config.num_virtual_tokens, config.initializer) == ("CAUSAL_LM", 20, "TEXT")
     assert config.prompt_tuning_init_text == "Classify the following text:"
     assert (config.learning_rate, config.num_train_epochs, config.per_device_train_batch_size) == (0.03, 5, 8)
@@ -82,7 +84,7 @@ def test_a_whole_task_parses_as_it_stands(file: Path) -> None:
     file.write_text(WHOLE_TASK)
     config = read_config(file)
     assert config.task == "trec6"
-    assert config.base_source == "builtin/tiny"
+    assert config.base_options.source == "builtin/tiny"
     assert config.data is not None
     assert (config.data.train, config.data.validation, config.data.test) == (
         "trec6/train.jsonl", 0.1, "trec6/test.jsonl",
@@ -186,6 +188,28 @@ def test_labels_that_yaml_takes_for_truth_values_are_told(file: Path, words: str
 def test_labels_may_be_numbers_and_quoted_words(file: Path) -> None:
     file.write_text("labels: [1, 2.5, 'yes']")
     assert read_config(file).labels == ("1", "2.5", "yes")
+
+
+def test_language_modelling_is_read_in_both_spellings_and_kept_in_one(file: Path) -> None:
+    for written in ("language_modelling", "language_modeling"):
+        file.write_text(f"objective: {written}")
+        config = read_config(file)
+        assert config.objective_name == config.recipe()["objective"] == "language_modelling"
+
+
+def test_the_base_is_named_by_options(file: Path) -> None:
+    file.write_text("base: own/tiny@v1\nbase_adapter: lora\ntrust_remote_code: true\n")
+    expected = BaseOptions(source="own/tiny@v1", adapter="lora", trust_remote_code=True)
+    assert read_config(file).base_options == Task.load(file).base_options == expected
+    for name in ("lora", "own"):
+        (file.parent / name).mkdir()
+    (file.parent / "own" / "tiny@v1").mkdir()
+    assert Task.load(file).base_options == BaseOptions(
+        source=str(file.parent / "own" / "tiny@v1"), adapter=str(file.parent / "lora"), trust_remote_code=True
+    )
+    file.write_text("trust_remote_code: 1.5\n")
+    with pytest.raises(ConfigError, match="trust_remote_code: input should be a valid boolean"):
+        read_config(file)
 
 
 @pytest.mark.parametrize("written", ["3e-2", "3.0e-2", "0.03", "'0.03'", ".03"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_an_engine_that_runs_out_of_memory_halves_its_chunks_and_changes_nothing
     shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = make_base("llama")
-    base._shared_prefix = shared
+    base = replace(base, _shared_prefix=shared)
     jobs = engine_jobs(base)
     labels = [((5,), (6, 7), (8, 9))] * 9
     expected = OfflineEngine(base).score(**jobs, labels=labels)

@@ -328,6 +328,8 @@ def test_tasks_that_cannot_be_trained_together_are_told(tmp_path: Path) -> None:
         train([a_task(tmp_path), a_task(tmp_path)])
     with pytest.raises(ConfigError, match="a on here, b on there; train them apart"):
         train([a_task(tmp_path, "a", base="here"), a_task(tmp_path, "b", base="there")])
+    with pytest.raises(ConfigError, match="a on here with the adapter lora, b on here; train them apart"):
+        train([a_task(tmp_path, "a", base="here", base_adapter="lora"), a_task(tmp_path, "b", base="here")])
 
 
 @pytest.mark.parametrize(

@@ -16,33 +16,17 @@ from typing import Any
 
 import torch
 
+from softprompt.bases.adapter import find_adapter, merge_adapter
+from softprompt.bases.architectures import context_of, refuse_unless_causal, task_type_of_config, window_of
+from softprompt.bases.devices import device_of, dtype_of, slow_at_16_bits, stored_dtype
 from softprompt.bases.fingerprint import fingerprint_of_folder, fingerprint_of_model
-from softprompt.bases.locate import locate, read_model_config, refuse_unless_causal, task_type_of_config
+from softprompt.bases.locate import commit_of, locate, read_model_config, split_revision
+from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
 from softprompt.errors import BaseModelError, ContextError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
-# Where a config keeps the longest sequence its positions allow, by family.
-_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
-
-
-def dtype_of(name: str) -> torch.dtype | None:
-    """The torch dtype of a name (`float32`, `bf16`, ...), None for `auto`.
-
-    Raises:
-        BaseModelError: no such dtype.
-    """
-    if name == "auto":
-        return None
-    full = _SHORT.get(name, name)
-    if full not in DTYPES:
-        raise BaseModelError(f"dtype {name!r} is unknown; use auto, {', '.join(DTYPES)}")
-    return DTYPES[full]
-
-
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class FrozenBase:
     """A causal language model in eval mode, whose weights never change.
 
@@ -54,92 +38,70 @@ class FrozenBase:
     tokenizer: Any
     """Its tokenizer."""
     source: str
-    """What the user gave: an id, a folder, or builtin/tiny."""
+    """What the user gave: an id, an id@revision, a folder, or builtin/tiny."""
     fingerprint: str
-    """32 hex digits that name the exact weights, tokenizer and computing config."""
+    """32 hex digits that name the exact weights, adapter, tokenizer and computing config."""
     path: Path | None = None
     """The folder it was loaded from."""
     quantization: str | None = None
     """`int8` or `4bit`: how the linear layers were made smaller. Not part of the fingerprint, as dtype is none."""
+    adapter: Path | None = None
+    """Folder of the LoRA adapter that was merged into it."""
+    trust_remote_code: bool = False
+    """Whether code that came with it was allowed to run."""
     _shared_prefix: bool | None = field(default=None, repr=False)
     _lines: bool | None = field(default=None, repr=False)
 
     @classmethod
     def load(
-        cls,
-        source: str = "builtin/tiny",
-        *,
-        dtype: str = "auto",
-        device: str | None = None,
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        attn_implementation: str | None = None,
-        quantization: str | None = None,
+        cls, options: BaseOptions | str = DEFAULT_BASE, *, attn_implementation: str | None = None, **fields: Any
     ) -> FrozenBase:
         """Load and freeze a base.
 
         Args:
-            source: a Hugging Face id, a folder, or `builtin/tiny`.
-            dtype: `float32`, `bfloat16`, `float16`, or `auto`: as stored where the device is quick at that, which a CPU
-                without AMX is not at 16 bits; it gets float32.
-            device: `cpu`, `cuda:0`, ...; by default the first GPU, else the CPU.
-            trust_remote_code: run code that comes with the model. Off unless asked.
-            quantization: make the linear layers smaller: `int8`, or on a GPU `4bit`.
+            options: what to load, and how; a string is a source.
+            attn_implementation: as transformers calls it; by default the one that trains fastest on the device.
+            fields: of :class:`BaseOptions`, in the place of those in `options`.
 
         Raises:
-            BaseModelError: it cannot be found, read, quantised so, or is no causal language model.
+            BaseModelError: it cannot be found, read, quantised so, or is no causal language model; or its adapter cannot.
         """
-        import transformers
-
-        torch_dtype = dtype_of(dtype)
-        folder = locate(source, revision=revision)
+        options = BaseOptions.of(options, **fields)
+        source, code = options.address, options.trust_remote_code
+        torch_dtype = dtype_of(options.dtype)
+        folder = locate(options.source or DEFAULT_BASE, revision=options.revision, code=code)
         config = read_model_config(folder)
         refuse_unless_causal(task_type_of_config(config), source)
-        if config.get("auto_map") and not trust_remote_code:
+        if config.get("auto_map") and not code:
             raise BaseModelError(
-                f"{source!r} comes with code of its own, which is not run unless you ask for it (trust_remote_code=True)"
+                f"{source!r} comes with code of its own, which is not run unless you ask for it with --trust-remote-code, "
+                "or with `trust_remote_code: true` in a task file"
             )
-        target = _device(device)
-        wanted = torch_dtype or (torch.float32 if _slow_at_16_bits(target) else None)
-        reading: dict[str, Any] = {"dtype": wanted or "auto"}
-        if quantization is not None:
-            check_quantization(quantization, target, config, source)
-            if quantization == "4bit":
-                reading |= nf4_options(wanted or _stored_dtype(config), target)
-            elif wanted == torch.float32:
+        target = device_of(options.device)
+        dtype = torch_dtype or (torch.float32 if slow_at_16_bits(target) else None)
+        reading: dict[str, Any] = {"dtype": dtype or "auto"}
+        adapter = find_adapter(options.adapter) if options.adapter is not None else None
+        if options.quantization is not None:
+            check_quantization(options.quantization, target, config, source)
+            if options.quantization == "4bit":
+                reading |= nf4_options(dtype or stored_dtype(config), target)
+            elif dtype == torch.float32:
                 reading["dtype"] = "auto"  # made wide behind the quantisation, which spares a wide copy of it all
-        # On a CPU the fused kernel's backward pass is the slower one, in bf16 by far.
-        attention = attn_implementation or ("eager" if target.type == "cpu" else None)
-        try:
-            with _quiet():
-                model, found = transformers.AutoModelForCausalLM.from_pretrained(
-                    folder,
-                    **reading,
-                    trust_remote_code=trust_remote_code,
-                    attn_implementation=attention,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                )
-                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise BaseModelError(f"{source!r} ({folder}) cannot be loaded: {reason}") from None
-        except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
+        if adapter is not None and (options.quantization == "4bit" or config.get("quantization_config")):
             raise BaseModelError(
-                f"{source!r} ({folder}) is damaged or not readable: {type(error).__name__}: {error}; fetch it again"
-            ) from None
-        # Weights that are not there, or of another shape, transformers would fill with random numbers.
-        lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
-        if lacking:
-            raise BaseModelError(
-                f"{source!r} ({folder}) lacks {len(lacking)} weights of {type(model).__name__}, {lacking[0]!r} among them, "
-                "or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
+                f"the adapter in {options.adapter!r} cannot be merged into weights of few bits; take {source!r} as it was "
+                "before that, or --quantization int8 in the place of 4bit"
             )
-        if quantization == "int8":
-            quantize_int8(model, wanted if reading["dtype"] == "auto" else None)
+        # On a CPU the fused kernel's backward pass is the slower one, in bf16 by far.
+        reading["attn_implementation"] = attn_implementation or ("eager" if target.type == "cpu" else None)
+        model, tokenizer = _read(folder, source, reading | {"trust_remote_code": code})
+        if adapter is not None:
+            model = merge_adapter(model, adapter)
+        if options.quantization == "int8":
+            quantize_int8(model, dtype if reading["dtype"] == "auto" else None)
         model = _freeze(model)
         try:
-            model = model if quantization == "4bit" else model.to(target)
+            model = model if options.quantization == "4bit" else model.to(target)
         except torch.OutOfMemoryError:
             raise BaseModelError(
                 f"{source!r} does not fit the memory of {target}; use a smaller dtype, quantization, base or another device"
@@ -148,9 +110,11 @@ class FrozenBase:
             model=model,
             tokenizer=tokenizer,
             source=source,
-            fingerprint=fingerprint_of_folder(folder),
+            fingerprint=fingerprint_of_folder(folder, adapter),
             path=folder,
-            quantization=quantization,
+            quantization=options.quantization,
+            adapter=adapter,
+            trust_remote_code=code,
         )
 
     @classmethod
@@ -176,12 +140,35 @@ class FrozenBase:
     @property
     def name(self) -> str:
         """Public name: the id, or the last part of the folder; never a path of this machine."""
-        return self.path.name if self.path is not None and self._from_folder else self.source
+        if self.path is None:
+            return self.source
+        return self.path.name if self._from_folder else split_revision(self.source)[0]
 
     @property
     def address(self) -> str:
-        """What loads it again from anywhere on this machine: the id, or the absolute folder."""
+        """What loads it again from anywhere on this machine, its adapter apart: the id or id@revision, or the absolute
+        folder."""
         return str(self.path) if self._from_folder else self.source
+
+    @property
+    def revision(self) -> str | None:
+        """The full commit of what came from the hub; None where there is none."""
+        return commit_of(self.path) if self.path is not None else None
+
+    def provenance(self) -> dict[str, Any]:
+        """What a card says of how the base was loaded, beside its name and dtype; only what there is to say."""
+        known = {
+            "revision": self.revision,
+            "adapter": self.adapter and self.adapter.name,
+            "trust_remote_code": self.trust_remote_code,
+            "quantization": self.quantization,
+        }
+        return {key: value for key, value in known.items() if value}
+
+    @property
+    def architecture(self) -> str:
+        """The model's class, as its config names it."""
+        return str((getattr(self.model.config, "architectures", None) or [type(self.model).__name__])[0])
 
     @property
     def device(self) -> torch.device:
@@ -213,19 +200,12 @@ class FrozenBase:
     @cached_property
     def context(self) -> int | None:
         """Longest sequence in tokens, virtual ones among them; None where the architecture sets no limit."""
-        config = self.model.config.get_text_config()
-        for key in _CONTEXT_KEYS:
-            value = getattr(config, key, None)
-            if isinstance(value, int) and value > 0:
-                return value
-        return None
+        return context_of(self.model.config.get_text_config())
 
     @cached_property
     def window(self) -> int | None:
         """Fewest tokens that some layer attends to; None where every layer sees all."""
-        config = self.model.config.get_text_config()
-        found = [getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size", "window_size")]
-        return min((value for value in found if isinstance(value, int)), default=None)
+        return window_of(self.model.config.get_text_config())
 
     @cached_property
     def slices_logits(self) -> bool:
@@ -290,35 +270,50 @@ class FrozenBase:
         return fingerprint_of_model(self.model, None)
 
 
-def _slow_at_16_bits(device: torch.device) -> bool:
-    # Measured on AVX-512 with bf16 instructions and no AMX: bf16 matrix products take 1.5 times as long as float32 ones.
-    return device.type == "cpu" and not torch.cpu._is_amx_tile_supported()
+BaseLike = FrozenBase | BaseOptions | str | None
+"""A loaded base, options or a source to load one by, or None: what a task or a version names."""
 
 
-def _stored_dtype(config: dict[str, Any]) -> torch.dtype:
-    return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
+def base_of(base: BaseLike, named: BaseOptions) -> FrozenBase:
+    """A base that is loaded already; else the one that is asked for, where nothing is said as `named`.
+
+    Raises:
+        BaseModelError: it cannot be loaded.
+    """
+    return base if isinstance(base, FrozenBase) else FrozenBase.load(BaseOptions.of(base).over(named))
+
+
+def _read(folder: Path, source: str, reading: dict[str, Any]) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder, whole."""
+    import transformers
+
+    try:
+        with _quiet():
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, **reading, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=reading["trust_remote_code"])
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BaseModelError(f"{source!r} ({folder}) cannot be loaded: {reason}") from None
+    except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
+        raise BaseModelError(
+            f"{source!r} ({folder}) is damaged or not readable: {type(error).__name__}: {error}; fetch it again"
+        ) from None
+    # Weights that are not there, or of another shape, transformers would fill with random numbers.
+    lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if lacking:
+        raise BaseModelError(
+            f"{source!r} ({folder}) lacks {len(lacking)} weights of {type(model).__name__}, {lacking[0]!r} among them, "
+            "or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
+        )
+    return model, tokenizer
 
 
 def _freeze(model: Any) -> Any:
     model.eval()
     model.requires_grad_(False)
     return model
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        # The first GPU; in a process that was started beside others, the one that its launcher gave it.
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise BaseModelError(f"device {name!r} is unknown; use cpu, cuda:0, mps, ...") from None
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):  # each backend has its own way to say that it is not there
-        what = "no GPU is visible" if device.type == "cuda" else "it is not to be had here"
-        raise BaseModelError(f"device {name!r} was asked for and {what}; use cpu") from None
-    return device
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ from typing import Any
 
 from blake3 import blake3
 
+from softprompt.bases.adapter import CONFIG, WEIGHTS
+from softprompt.bases.locate import read_object
 from softprompt.errors import BaseModelError
 
 HEX = 32
@@ -29,22 +31,23 @@ _COSMETIC = frozenset(
     }
 )  # fmt: skip
 
-_TOKENIZER_FILES = (
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "added_tokens.json",
+# Keys of an adapter's config that say where it came from, and nothing of what it adds.
+_ADAPTER_COSMETIC = frozenset(
+    {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 )
 
+_TOKENIZER_FILES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
 
-def fingerprint_of_folder(folder: Path) -> str:
-    """Fingerprint of a saved model. Remembered by path, size and time of each file, so that the second call is free.
+
+def fingerprint_of_folder(folder: Path, adapter: Path | None = None) -> str:
+    """Fingerprint of a saved model, with an adapter merged into it or without. The model's is remembered by path, size and
+    time of each file, so that the second call is free.
 
     Raises:
         BaseModelError: no weights there, or they cannot be read.
     """
+    if adapter is not None:
+        return _with_adapter(fingerprint_of_folder(folder), adapter)
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not weights:
         raise BaseModelError(f"the folder {str(folder)!r} has no *.safetensors and no pytorch_model*.bin: no weights")
@@ -68,6 +71,17 @@ def fingerprint_of_folder(folder: Path) -> str:
             digest.update_mmap(file)
     value: str = digest.hexdigest(length=HEX // 2)
     _remember(key, value)
+    return value
+
+
+def _with_adapter(base: str, adapter: Path) -> str:
+    digest = blake3(f"softprompt adapter 1\n{base}\n".encode(), max_threads=blake3.AUTO)
+    config = {key: value for key, value in read_object(adapter / CONFIG).items() if key not in _ADAPTER_COSMETIC}
+    # Sets of names, which PEFT writes in any order.
+    config = {key: sorted(map(str, value)) if isinstance(value, list) else value for key, value in config.items()}
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    _digest_safetensors(digest, [adapter / WEIGHTS])
+    value: str = digest.hexdigest(length=HEX // 2)
     return value
 
 

@@ -1,11 +1,25 @@
-"""How a base is found and loaded: one frozen object from command line, task file, Python and HTTP to the loader. No torch."""
+"""How a base is found and loaded: one frozen object, from commands, task files, Python and HTTP to the loader. No torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from softprompt.bases.locate import split_revision
+
 DEFAULT_BASE = "builtin/tiny"
+
+
+@dataclass(frozen=True)
+class CommandOption:
+    """A field as an option of commands."""
+
+    flag: str
+    help: str
+
+
+def _option(default: Any, flag: str, text: str) -> Any:
+    return field(default=default, metadata={"option": CommandOption(flag, text)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,23 +27,65 @@ class BaseOptions:
     """What to load, and how."""
 
     source: str | None = None
-    """A hub id, a folder, or `builtin/tiny`; None where a task or a version names it."""
+    """A hub id, `id@revision`, a folder, or `builtin/tiny`; None where a task or a version names it."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    adapter: str | None = None
-    """Folder of a LoRA adapter to merge into the base; part of the fingerprint."""
-    dtype: str = "auto"
-    """`float32`, `bfloat16`, `float16`, or `auto`: as stored where the device is quick at that."""
-    device: str | None = None
+    dtype: str = _option(
+        "auto", "--dtype", "Of the base: auto (as stored where that is quick), float32, bfloat16 or float16."
+    )
+    """`float32`, `bfloat16`, `float16`, or `auto`: as stored where the device is quick at that, which a CPU without AMX is
+    not at 16 bits; it gets float32."""
+    device: str | None = _option(None, "--device", "cpu, cuda:0, ...; by default the first GPU, else the CPU.")
     """`cpu`, `cuda:0`, ...; by default the first GPU, else the CPU."""
-    quantization: str | None = None
+    quantization: str | None = _option(None, "--quantization", "Of the base's linear layers: int8, or on a GPU 4bit.")
     """Of the linear layers: `int8`, or on a GPU `4bit`."""
-    trust_remote_code: bool = False
+    adapter: str | None = _option(None, "--base-adapter", "Folder of a LoRA adapter to merge into the base (extra peft).")
+    """Folder of a LoRA adapter to merge into the base; part of the fingerprint."""
+    trust_remote_code: bool = _option(False, "--trust-remote-code", "Run code that comes with the base.")
     """Whether to run code that comes with the model."""
 
+    @classmethod
+    def of(cls, options: BaseOptions | str | None, **changes: Any) -> BaseOptions:
+        """Options from themselves, from a source or from nothing, with some fields changed."""
+        return replace(options if isinstance(options, BaseOptions) else cls(source=options), **changes)
+
+    @property
+    def address(self) -> str:
+        """Source and revision in one: what a task file or `--base` would say."""
+        source = self.source or DEFAULT_BASE
+        return f"{split_revision(source)[0]}@{self.revision}" if self.revision else source
+
+    @property
+    def shown(self) -> str:
+        """What is loaded, for messages."""
+        adapter = f" with the adapter {self.adapter}" if self.adapter is not None else ""
+        return f"{self.address}{adapter}{' with its own code' if self.trust_remote_code else ''}"
+
     def over(self, other: BaseOptions) -> BaseOptions:
-        """These options, and those of `other` where these say nothing."""
-        said: dict[str, Any] = {
+        """These options, and those of `other` where these say nothing. A source brings its own revision, adapter and code:
+        where these name one, those of the other's are left behind."""
+        if self.source is not None:
+            other = replace(other, revision=None, adapter=None, trust_remote_code=False)
+        elif self.revision is not None and other.source is not None:
+            other = replace(other, source=split_revision(other.source)[0])
+        given: dict[str, Any] = {
             field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name) != field.default
         }
-        return replace(other, **said)
+        return replace(other, **given)
+
+    def arguments(self) -> list[str]:
+        """The options of a command that say the same, source and revision apart."""
+        words: list[str] = []
+        for name, option in COMMAND_OPTIONS.items():
+            value = getattr(self, name)
+            if value != _DEFAULTS[name]:
+                words += [option.flag] if value is True else [option.flag, str(value)]
+        return words
+
+
+_DEFAULTS = {field.name: field.default for field in fields(BaseOptions)}
+
+COMMAND_OPTIONS: dict[str, CommandOption] = {
+    field.name: field.metadata["option"] for field in fields(BaseOptions) if "option" in field.metadata
+}
+"""The fields that are options of commands, in the order of help."""

@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _complain(message: str) -> None:
-    from softprompt.cli.context import printable
+    from softprompt.cli.output import printable
 
     sys.stderr.write(printable(" ".join(message.splitlines())) + "\n")
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
+from softprompt.cli.options import Json, Location, library_options
+from softprompt.cli.output import emit
 
 if TYPE_CHECKING:
     from softprompt.registry.records import AuditEntry
@@ -15,54 +16,51 @@ MOVE_COLUMNS = ("task", "alias", "before", "after", "reason")
 AUDIT_COLUMNS = ("seq", "at", "actor", "action", "task", "change", "reason")
 
 
+@library_options
 def promote(
     ref: Annotated[str, typer.Argument(help="The version, as TASK@N.")],
     alias: Annotated[str, typer.Option(help="The alias that shall point to it.")] = "production",
     force: Annotated[bool, typer.Option("--force", help="Promote although it scores worse; needs --reason.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    *,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Point an alias at a version, unless it scores clearly worse than the one there now."""
-    move = open_library(home, registry, store, tenant).promote(ref, alias, force=force, reason=reason)
+    move = where.open().promote(ref, alias, force=force, reason=reason)
     title = "Promoted" if move.before != move.after else f"Nothing moved: {alias} is there already; name another as TASK@N"
     emit([move.row()], as_json, title, MOVE_COLUMNS)
 
 
+@library_options
 def rollback(
     task: Annotated[str, typer.Argument(help="Name of the task.")],
     alias: Annotated[str, typer.Option(help="The alias to put back.")] = "production",
     reason: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    *,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Put an alias back to what it pointed to before its last promotion; again to go further back."""
-    move = open_library(home, registry, store, tenant).rollback(task, alias, reason=reason)
+    move = where.open().rollback(task, alias, reason=reason)
     emit([move.row()], as_json, "Rolled back", MOVE_COLUMNS)
 
 
+@library_options
 def audit(
     task: Annotated[str | None, typer.Argument(help="Name of the task; without it, everything.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the newest N entries.")] = None,
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    *,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Show who changed what, when, from what to what: oldest first."""
-    entries = open_library(home, registry, store, tenant).audit(task, limit=limit)
-    rows = (entry.row() if as_json else {**entry.row(), "change": _told(entry)} for entry in entries)
+    entries = where.open().audit(task, limit=limit)
+    rows = (entry.row() if as_json else {**entry.row(), "change": _change(entry)} for entry in entries)
     emit(rows, as_json, f"Audit of {task or 'all tasks'}", AUDIT_COLUMNS)
 
 
-def _told(entry: AuditEntry) -> str:
+def _change(entry: AuditEntry) -> str:
     """What changed, in few words; JSON has it all."""
     before, after = entry.before or {}, entry.after or {}
     if "alias" in after:

@@ -8,11 +8,11 @@ import typer
 
 from softprompt.cli import base, jobs, keys, library
 from softprompt.cli.aliases import audit, promote, rollback
-from softprompt.cli.context import Front, FrontHome, FrontRegistry, FrontStore, FrontTenant, set_front
 from softprompt.cli.demo import demo
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.init import init
+from softprompt.cli.options import Location, front_options, stand_before
 from softprompt.cli.predict import predict
 from softprompt.cli.serve import serve
 from softprompt.cli.sweep import sweep
@@ -51,8 +51,8 @@ app.add_typer(keys.app, name="keys", rich_help_panel="The library")
 app.add_typer(jobs.app, name="jobs", rich_help_panel="The library")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"softprompt {version('softprompt')}")
@@ -60,13 +60,12 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
+@front_options
 def front(
-    home: FrontHome = None,
-    registry: FrontRegistry = None,
-    store: FrontStore = None,
-    tenant: FrontTenant = None,
+    *,
+    where: Location,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    set_front(Front(home=home, registry=registry, store=store, tenant=tenant))
+    stand_before(where)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from softprompt.cli.context import Json, emit
+from softprompt.bases.options import DEFAULT_BASE, BaseOptions
+from softprompt.cli.options import Json, adapter_options
+from softprompt.cli.output import emit
 
 app = typer.Typer(help="Frozen base models.", no_args_is_help=True)
 
 
 @app.command()
+@adapter_options
 def show(
-    source: Annotated[str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id or a folder.")] = "builtin/tiny",
+    source: Annotated[
+        str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id, an id@revision or a folder.")
+    ] = DEFAULT_BASE,
+    *,
+    base: BaseOptions,
     as_json: Json = False,
 ) -> None:
     """Where a base is, its fingerprint, size, dtype and context."""
-    emit([_describe(source)], as_json, source)
+    emit([_describe(replace(base, source=source))], as_json, source)
 
 
 @app.command("list")
@@ -26,17 +34,17 @@ def list_bases(as_json: Json = False) -> None:
     from softprompt.bases.locate import BUILTIN
 
     emit(
-        [_describe(name) for name in BUILTIN],
+        [_describe(BaseOptions(source=name)) for name in BUILTIN],
         as_json,
         "Built-in bases",
         ("base", "fingerprint", "params", "dtype", "context"),
     )
 
 
-def _describe(source: str) -> dict[str, Any]:
+def _describe(options: BaseOptions) -> dict[str, Any]:
     from softprompt.bases.base import FrozenBase
 
-    base = FrozenBase.load(source, device="cpu")
+    base = FrozenBase.load(options, device="cpu")
     return {
         "base": base.name,
         "path": str(base.path),
@@ -45,5 +53,6 @@ def _describe(source: str) -> dict[str, Any]:
         "dtype": str(base.dtype).removeprefix("torch."),
         "context": base.context,
         "width": base.width,
+        "architecture": base.architecture,
         "model_type": base.model.config.model_type,
     }

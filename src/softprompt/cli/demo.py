@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli.context import Json, emit
+from softprompt.cli.options import Json
+from softprompt.cli.output import emit
 
 
 def demo(

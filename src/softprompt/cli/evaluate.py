@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
-from softprompt.cli.train import Device, Dtype, Quantization
+from softprompt.bases.options import BaseOptions
+from softprompt.cli.options import Json, Location, base_options, library_options
+from softprompt.cli.output import emit
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "loss")
 
 
+@library_options
+@base_options
 def evaluate(
     refs: Annotated[
         list[str],
@@ -20,13 +23,9 @@ def evaluate(
     ],
     data: Annotated[Path | None, typer.Option(help="Rows with answers (.jsonl, .csv, .parquet ...) to judge on.")] = None,
     version: Annotated[str | None, typer.Option(help="Version or alias to judge, where task files are given.")] = None,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    quantization: Quantization = None,
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    *,
+    base: BaseOptions,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Judge tuned prompts on the test rows of their task files, or on rows of your own."""
@@ -36,9 +35,9 @@ def evaluate(
     with progress.loading("torch and the library"):
         from softprompt.evaluation.versions import judge, judge_on
 
-        library = open_library(home, registry, store, tenant)
+        library = where.open()
     if data is not None:
-        rows = judge_on(library, refs, data, dtype=dtype, device=device, quantization=quantization, progress=progress)
+        rows = judge_on(library, refs, data, base=base, progress=progress)
     else:
-        rows = judge(library, refs, version, dtype=dtype, device=device, quantization=quantization, progress=progress)
+        rows = judge(library, refs, version, base=base, progress=progress)
     emit(rows, as_json, "Evaluation", COLUMNS)

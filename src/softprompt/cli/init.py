@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli.context import Json, emit, write_whole
+from softprompt.cli.options import Json
+from softprompt.cli.output import emit, write_whole
 
 
 def init(

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library, stderr
+from softprompt.cli.options import Json, Location, library_options
+from softprompt.cli.output import emit, stderr
 
 app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
 
@@ -14,19 +15,18 @@ KEY_COLUMNS = ("id", "name", "scopes", "hint", "created_at", "actor", "revoked")
 
 
 @app.command()
+@library_options
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for; unique among the tenant's live keys.")],
     scope: Annotated[
         list[str] | None, typer.Option("--scope", help="read, predict, train or admin; may be repeated.")
     ] = None,
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    *,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Create a key (default scopes: read, predict). Its secret is shown now and never again."""
-    library = open_library(home, registry, store, tenant)
+    library = where.open()
     secret, key = library.registry.create_key(name, scope or ("read", "predict"))
     emit([{**key.row(), "secret": secret}], as_json, "Key", ("id", "name", "scopes", "secret"))
     if not as_json:
@@ -34,28 +34,22 @@ def create(
 
 
 @app.command("list")
-def list_keys(
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
-    as_json: Json = False,
-) -> None:
+@library_options
+def list_keys(*, where: Location, as_json: Json = False) -> None:
     """List the tenant's keys, revoked ones too; never their secrets."""
-    library = open_library(home, registry, store, tenant)
+    library = where.open()
     rows = (key.row() for key in library.registry.list_keys())
     emit(rows, as_json, f"Keys of tenant {library.tenant}", KEY_COLUMNS)
 
 
 @app.command()
+@library_options
 def revoke(
     key: Annotated[str, typer.Argument(help="Name of a live key, or the id of any.")],
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    *,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Revoke a key at once and for good."""
-    revoked = open_library(home, registry, store, tenant).registry.revoke_key(key)
+    revoked = where.open().registry.revoke_key(key)
     emit([revoked.row()], as_json, "Revoked", KEY_COLUMNS)

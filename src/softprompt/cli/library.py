@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, emit, open_library, stderr
+from softprompt.cli.options import Json, Location, whole_library_options
+from softprompt.cli.output import emit, stderr
 
 app = typer.Typer(help="Care for the library: verify, gc, copy, stats.", no_args_is_help=True)
 
 
 @app.command()
-def verify(home: Home = None, registry: RegistryUrl = None, store: StoreUrl = None, as_json: Json = False) -> None:
+@whole_library_options
+def verify(*, where: Location, as_json: Json = False) -> None:
     """Read every blob again and check it, and the registry, against what is recorded. Exits 1 on any problem."""
     from softprompt.progress import Bars
 
-    report = open_library(home, registry, store).verify(Bars())
+    report = where.open().verify(Bars())
     if as_json:
         emit([report.row()], True, "Verify")
     elif report.problems:
@@ -29,19 +31,19 @@ def verify(home: Home = None, registry: RegistryUrl = None, store: StoreUrl = No
 
 
 @app.command()
+@whole_library_options
 def gc(
     yes: Annotated[bool, typer.Option("--yes/--dry-run", help="Delete, or only tell what would be deleted.")] = False,
     purge_deleted: Annotated[
         bool,
         typer.Option("--purge-deleted", help="Also the bytes of deleted versions: they cannot be restored then."),
     ] = False,
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
+    *,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Delete blobs that no version needs. Tells what it would delete; --yes does it."""
-    library = open_library(home, registry, store)
+    library = where.open()
     plan = library.plan_gc(purge_deleted=purge_deleted)
     if plan and not library.stats()["versions"]:
         from softprompt.errors import LibraryError
@@ -58,13 +60,13 @@ def gc(
 
 
 @app.command()
+@whole_library_options
 def copy(
     to_home: Annotated[Path | None, typer.Option(help="Home of the copy.")] = None,
     to_registry: Annotated[str | None, typer.Option(help="Registry of the copy, as a URL.")] = None,
     to_store: Annotated[str | None, typer.Option(help="Store of the copy, as a URL.")] = None,
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
+    *,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Copy the library, all tenants, to another home, registry or store. What is not named stays the same."""
@@ -72,12 +74,13 @@ def copy(
         raise typer.BadParameter("say where to: --to-home, --to-registry or --to-store")
     from softprompt.progress import Bars
 
-    source = open_library(home, registry, store)
+    source = where.open()
     report = source.copy(to_home, registry=to_registry, store=to_store, progress=Bars())
     emit([report.row()], as_json, "Copied")
 
 
 @app.command()
-def stats(home: Home = None, registry: RegistryUrl = None, store: StoreUrl = None, as_json: Json = False) -> None:
+@whole_library_options
+def stats(*, where: Location, as_json: Json = False) -> None:
     """Count tenants, tasks, versions, blobs and bytes."""
-    emit([open_library(home, registry, store).stats()], as_json, "Library")
+    emit([where.open().stats()], as_json, "Library")

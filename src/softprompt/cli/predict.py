@@ -7,23 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
-from softprompt.cli.train import Device, Dtype, Quantization
+from softprompt.bases.options import BaseOptions
+from softprompt.cli.options import Json, Location, base_options, library_options
+from softprompt.cli.output import emit, warn
 
 
+@library_options
+@base_options
 def predict(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Task, TASK@N or TASK@ALIAS.")],
     texts: Annotated[
         list[str] | None,
         typer.Argument(metavar="TEXT...", help="Inputs; without any, one per line of stdin."),
     ] = None,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    quantization: Quantization = None,
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    *,
+    base: BaseOptions,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Answer texts with a tuned prompt."""
@@ -37,21 +36,19 @@ def predict(
             given = [line.rstrip("\n") for line in sys.stdin if line.strip()]
         except UnicodeDecodeError as error:
             raise DataError(f"stdin is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
-    library = open_library(home, registry, store, tenant)
-    library.resolve(task)  # a wrong name is told before torch is loaded
+    library = where.open()
+    library.resolve(task)  # a wrong name is refused before torch is loaded
     from softprompt.serving.offline import Service
 
-    told = Service(library, dtype=dtype, device=device, quantization=quantization).predict(given, task)
+    predictions = Service(library, base=base).predict(given, task)
     rows: list[dict[str, Any]] = [
-        {"task": p.task, "version": p.version, "text": p.text, "output": p.output, "scores": p.scores} for p in told
+        {"task": p.task, "version": p.version, "text": p.text, "output": p.output, "scores": p.scores} for p in predictions
     ]
     if not as_json:
-        for row, prediction in zip(rows, told, strict=True):
+        for row, prediction in zip(rows, predictions, strict=True):
             row["score"] = max(prediction.scores.values()) if prediction.scores else None
-    cut = sum(p.truncated for p in told)
+    cut = sum(p.truncated for p in predictions)
     if cut:
-        from softprompt.cli.context import warn
-
-        warn(f"{cut} of {len(told)} inputs were cut to fit the context")
-    columns = ("text", "output", "score") if told and told[0].scores else ("text", "output")
-    emit(rows, as_json, f"{told[0].task}@{told[0].version}" if told else task, columns)
+        warn(f"{cut} of {len(predictions)} inputs were cut to fit the context")
+    columns = ("text", "output", "score") if predictions and predictions[0].scores else ("text", "output")
+    emit(rows, as_json, f"{predictions[0].task}@{predictions[0].version}" if predictions else task, columns)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, locate, open_library, warn
-from softprompt.cli.train import Device, Dtype, Quantization
+from softprompt.bases.options import BaseOptions
+from softprompt.cli.options import Json, Location, base_options, library_options
+from softprompt.cli.output import emit, warn
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -16,20 +18,23 @@ _LIMITS = "Limits"
 _ENDLESS = "Unlimited unless given."
 
 
+@library_options
+@base_options
 def serve(
+    *,
     host: Annotated[
         str, typer.Option(help="Address to serve on. Others than this machine's own need API keys to exist.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
-    base: Annotated[
+    source: Annotated[
         str | None,
         typer.Option(
-            help="Base to serve: an id or a folder; by default the one most tasks are made for.", show_default=False
+            "--base",
+            help="Base to serve: an id, an id@revision or a folder; by default the one most tasks are made for.",
+            show_default=False,
         ),
     ] = None,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    quantization: Quantization = None,
+    base: BaseOptions,
     require_keys: Annotated[
         bool, typer.Option("--require-keys", help="Ask for an API key also while the registry has none.")
     ] = False,
@@ -67,10 +72,7 @@ def serve(
         float, typer.Option(min=1, max=86400, help="Seconds that running requests may go on when the server is told to end.")
     ] = 30,
     log_level: Annotated[str, typer.Option(help="error, warning, info (a line for each request) or debug.")] = "warning",
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Serve the library over HTTP, in OpenAI's API. SIGTERM or Ctrl-C lets what runs finish; Ctrl-C again does not."""
@@ -80,17 +82,13 @@ def serve(
     from softprompt.progress import Bars
 
     log_to_stderr(log_level)
-    at = locate(home, registry, store, tenant)
-    with open_library(home, registry, store, tenant) as library, bind(host, port) as bound:
+    with where.open() as library, bind(host, port) as bound:
         refuse_open_doors(library, bound)
         settings = Settings(
-            source=base or _choose(library),
-            dtype=dtype,
-            device=device,
-            quantization=quantization,
+            base=replace(base, source=source or _choose(library)),
             always_keys=require_keys or not is_loopback(bound.getsockname()[0]),
-            registry=at.registry,
-            store=at.store,
+            registry=where.registry,
+            store=where.store,
             max_prompts=prompt_cache_size,
             max_prompt_bytes=prompt_cache_mb << 20,
             prefix_bytes=prefix_cache_mb << 20,
@@ -109,8 +107,8 @@ def serve(
             ),
         )
         progress = Bars()
-        progress.note(f"loading {settings.source}")
-        with progress.loading(settings.source):
+        progress.note(f"loading {settings.base.shown}")
+        with progress.loading(settings.base.shown):
             live = load(library, settings)
 
         def ready() -> None:

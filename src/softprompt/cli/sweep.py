@@ -7,10 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
-from softprompt.cli.train import Device, Dtype, Quantization, stopping
+from softprompt.bases.options import BaseOptions
+from softprompt.cli.options import Json, Location, base_options, library_options
+from softprompt.cli.output import emit
+from softprompt.cli.train import stopping
 
 
+@library_options
+@base_options
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task whose keys are varied.")],
     choices: Annotated[
@@ -20,13 +24,9 @@ def sweep(
     samples: Annotated[int | None, typer.Option(min=1, help="Draw so many combinations at random instead of all.")] = None,
     halving: Annotated[bool, typer.Option(help="Drop the worse half at a quarter and at half of the steps.")] = True,
     plot: Annotated[Path | None, typer.Option(help="Write a page of the candidates' curves there.")] = None,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    quantization: Quantization = None,
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    *,
+    base: BaseOptions,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Train many candidates of a task at once, drop the losers early, publish the survivor."""
@@ -36,18 +36,17 @@ def sweep(
     progress = Bars()
     with stopping() as stop:
         with progress.loading("torch and the library"):
-            from softprompt.bases.options import BaseOptions
             from softprompt.training.sweep import RUNGS
             from softprompt.training.sweep import sweep as run_sweep
 
-            library = open_library(home, registry, store, tenant)
+            library = where.open()
         swept = run_sweep(
             file,
             wanted,
             samples=samples,
             rungs=RUNGS if halving else (),
-            base=BaseOptions(dtype=dtype, device=device, quantization=quantization),
             library=library,
+            base=base,
             progress=progress,
             stop=stop,
         )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
+from softprompt.cli.options import Json, Location, library_options
+from softprompt.cli.output import emit
 
 if TYPE_CHECKING:
     from softprompt.registry.records import Version
@@ -16,6 +17,7 @@ LIST_COLUMNS = ("task", "version", "versions", "base", "metric", "value", "alias
 SHOW_COLUMNS = ("version", "digest", "base", "metric", "value", "created_at", "aliases", "tags", "deleted")
 
 
+@library_options
 def list_tasks(
     base: Annotated[str | None, typer.Option(help="Only prompts of this base: its id, folder or fingerprint.")] = None,
     task: Annotated[str | None, typer.Option(help="Only tasks of this name; * and ? match any text.")] = None,
@@ -25,30 +27,27 @@ def list_tasks(
         typer.Option(help="Only this metric, with a bound if you like: accuracy, or 'accuracy>=0.8'."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every live version, not only the newest of each task.")] = False,
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    *,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """List the tasks: the newest version of each that passes the filters."""
-    library = open_library(home, registry, store, tenant)
+    library = where.open()
     found = library.tasks(base=base, task=task, tag=tag, metric=metric, every=every)
     emit((entry.row() for entry in found), as_json, f"Tasks of tenant {library.tenant}", LIST_COLUMNS)
 
 
+@library_options
 def show(
     task: Annotated[str, typer.Argument(help="Name of the task; task@3 or task@production shows that version alone.")],
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    *,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Show a task: its versions, aliases, tags and scores."""
     from softprompt.names import parse_ref
 
-    library = open_library(home, registry, store, tenant)
+    library = where.open()
     name = parse_ref(task).task
     aliases = library.aliases(name)
     versions = library.versions(name) if "@" not in task else [library.resolve(task, deleted=True)]

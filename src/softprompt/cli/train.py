@@ -12,11 +12,9 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli.context import Home, Json, RegistryUrl, StoreUrl, Tenant, emit, open_library
-
-Dtype = Annotated[str, typer.Option(help="Of the base: auto (as stored where that is quick), float32, bfloat16 or float16.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; by default the first GPU, else the CPU.")]
-Quantization = Annotated[str | None, typer.Option(help="Of the base's linear layers: int8, or on a GPU 4bit.")]
+from softprompt.bases.options import BaseOptions
+from softprompt.cli.options import Json, Location, base_options, library_options
+from softprompt.cli.output import emit
 
 COLUMNS = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained", "seconds")
 
@@ -52,15 +50,13 @@ def stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+@library_options
+@base_options
 def train(
     files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")],
-    dtype: Dtype = "auto",
-    device: Device = None,
-    quantization: Quantization = None,
-    home: Home = None,
-    registry: RegistryUrl = None,
-    store: StoreUrl = None,
-    tenant: Tenant = None,
+    *,
+    base: BaseOptions,
+    where: Location,
     as_json: Json = False,
 ) -> None:
     """Tune a soft prompt for each task and publish it as a new version."""
@@ -69,11 +65,9 @@ def train(
     progress = Bars()
     with stopping() as stop:
         with progress.loading("torch and the library"):
-            from softprompt.bases.options import BaseOptions
             from softprompt.training.train import train as tune
 
-            library = open_library(home, registry, store, tenant)
-        base = BaseOptions(dtype=dtype, device=device, quantization=quantization)
+            library = where.open()
         tuned = tune(list(files), base=base, library=library, progress=progress, stop=stop)
     if not tuned:  # the first process of several speaks for all
         return

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.base import FrozenBase
+from softprompt.bases.base import BaseLike, base_of
+from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError
 from softprompt.evaluation.evaluate import Trial, evaluate
@@ -27,15 +28,14 @@ def judge(
     files: Sequence[str],
     version: str | None = None,
     *,
-    dtype: str = "auto",
-    device: str | None = None,
-    quantization: str | None = None,
+    base: BaseLike = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Judge the prompts of task files on their test rows.
 
     Args:
         version: number or alias to judge; by default production, else the newest.
+        base: a base that is loaded already, or how to load one; where nothing is said, as versions and task files name it.
 
     Raises:
         ConfigError: a task file is wrong.
@@ -47,7 +47,7 @@ def judge(
             raise ConfigError(f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE")
         task = Task.load(file)
         pairs.append((f"{task.name}@{version}" if version else task.name, task, task.test))
-    return _judge(library, pairs, dtype, device, quantization, progress or Silent())
+    return _judge(library, pairs, base, progress or Silent())
 
 
 def judge_on(
@@ -55,12 +55,10 @@ def judge_on(
     refs: Sequence[str],
     data: Path,
     *,
-    dtype: str = "auto",
-    device: str | None = None,
-    quantization: str | None = None,
+    base: BaseLike = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Judge versions on the rows of one file.
+    """Judge versions on the rows of one file. `base` is as for :func:`judge`.
 
     Raises:
         NotFound: no such version.
@@ -73,33 +71,33 @@ def judge_on(
         fields = form_fields(Form.of_card(card)) | {"data": str(data.resolve())}
         task = Task(parse_config(fields, where=f"the card of {ref}"))
         pairs.append((ref, task, task.rows_of(str(data.resolve()))))
-    return _judge(library, pairs, dtype, device, quantization, progress or Silent())
+    return _judge(library, pairs, base, progress or Silent())
 
 
 def _judge(
     library: Library,
     pairs: Sequence[tuple[str, Task, list[Row]]],
-    dtype: str,
-    device: str | None,
-    quantization: str | None,
+    base: BaseLike,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    versions: list[Version] = [library.resolve(ref) for ref, _, _ in pairs]
+    groups: dict[BaseOptions, list[tuple[Version, Task, list[Row]]]] = {}
+    for ref, task, test in pairs:
+        version = library.resolve(ref)
+        groups.setdefault(_options(version, task), []).append((version, task, test))
     rows: list[dict[str, Any]] = []
-    for source in dict.fromkeys(version.base for version in versions):
-        base = FrozenBase.load(source, dtype=dtype, device=device, quantization=quantization)
-        mine = [(v, task, test) for v, (_, task, test) in zip(versions, pairs, strict=True) if v.base == source]
+    for options, group in groups.items():
+        loaded = base_of(base, options)
         trials = []
-        for version, task, test in mine:
+        for version, task, test in group:
             prompt = SoftPrompt.from_bytes(library.read(version), digest=version.digest)
-            prompt.check_base(base)
+            prompt.check_base(loaded)
             # Judged in the form it was tuned with, whatever the task file says by now.
             task.form = Form.of_card(prompt.card)
-            examples = task.encode(base, test, len(prompt.vectors_PD), split="test")
-            trials.append(Trial(task.form, prompt.vectors_PD.to(base.dtype), examples))
+            examples = task.encode(loaded, test, len(prompt.vectors_PD), split="test")
+            trials.append(Trial(task.form, prompt.vectors_PD.to(loaded.dtype), examples))
         with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
-            reports = evaluate(OfflineEngine(base, warn=progress.warn), trials, lambda done, tell=advance: tell(done, ""))  # type: ignore[misc]
-        for (version, _, _), trial, report in zip(mine, trials, reports, strict=True):
+            reports = evaluate(OfflineEngine(loaded, warn=progress.warn), trials, lambda done, tell=advance: tell(done, ""))  # type: ignore[misc]
+        for (version, _, _), trial, report in zip(group, trials, reports, strict=True):
             rows.append(
                 {
                     "task": version.task,
@@ -113,3 +111,13 @@ def _judge(
                 }
             )
     return rows
+
+
+def _options(version: Version, task: Task) -> BaseOptions:
+    """The base of a version; where the task file names the same one, loaded as the file says. A version that was tuned
+    without an adapter gets none."""
+    named = task.base_options
+    if version.base not in (named.address, str(Path(named.address).resolve())):
+        return BaseOptions(source=version.base)
+    adapter = named.adapter if "adapter" in version.card.recipe else None
+    return BaseOptions(source=version.base, adapter=adapter, trust_remote_code=named.trust_remote_code)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
+from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.http.app import create_app
 from softprompt.http.auth import Keyring, is_loopback
@@ -38,12 +39,8 @@ KEEP_ALIVE_S = 65
 class Settings:
     """How a library is served."""
 
-    source: str
-    """The base: an id or a folder."""
-    dtype: str = "auto"
-    device: str | None = None
-    quantization: str | None = None
-    """Of the base's linear layers: `int8` or `4bit`."""
+    base: BaseOptions
+    """The base, and how it is loaded."""
     always_keys: bool = False
     """Whether a key is needed also while there are none."""
     max_prompts: int = 10_000
@@ -76,7 +73,7 @@ def load(library: Library, settings: Settings) -> AsyncService:
     from softprompt.engines.scheduler import Limits as EngineLimits
     from softprompt.serving.service import AsyncService
 
-    base = FrozenBase.load(settings.source, dtype=settings.dtype, device=settings.device, quantization=settings.quantization)
+    base = FrozenBase.load(settings.base)
     with contextlib.suppress(ValueError):  # some models, Gemma 2 among them, have no fused attention
         base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
     engine_limits = EngineLimits(max_rows=settings.engine_rows, max_waiting=settings.engine_queue)
@@ -133,8 +130,7 @@ def _training(live: AsyncService, library: Library, settings: Settings) -> APIRo
     from softprompt.http.tuning import make_router
     from softprompt.jobs.starter import Starter
 
-    loading = {"--dtype": settings.dtype, "--device": settings.device, "--quantization": settings.quantization}
-    options = [word for name, value in loading.items() if value for word in (name, value)]
+    options = settings.base.arguments()
     starter = Starter(library, registry=settings.registry, store=settings.store, options=options)
     bases = {live.base_name: live.base.address}
     limits = settings.limits

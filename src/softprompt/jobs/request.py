@@ -30,6 +30,8 @@ _FORBIDDEN = {
     "data": "rows come from training_file and validation_file",
     "base": "the base is named by model",
     "tokenizer_name_or_path": "the base is named by model",
+    "base_adapter": "the base is named by model",
+    "trust_remote_code": "the server loads the base",
 }
 _TEMPLATES = {"chat": ("{prompt}\nAnswer:", " {completion}"), "completion": ("{prompt}", " {completion}")}
 
@@ -248,7 +250,8 @@ def _choose_form(config: dict[str, Any], train: Upload) -> list[str]:
         raise FieldError(str(error), "softprompt") from None
     answers = [str(row.get(target, "")) for row in train.rows]
     labels = infer_labels(answers)
-    generates = config.get("metric") in ("exact_match", "token_f1") or config.get("objective") == "language_modelling"
+    writes = ("language_modelling", "language_modeling")
+    generates = config.get("metric") in ("exact_match", "token_f1") or config.get("objective") in writes
     if labels is not None and not generates:
         config["labels"] = list(labels)
         shown = ", ".join(map(repr, labels[:8])) + (", ..." if len(labels) > 8 else "")

@@ -10,8 +10,9 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
 from softprompt.errors import RegistryError, StoreError
 from softprompt.jobs.jobs import unfinished
 from softprompt.jobs.lock import WorkerLock
@@ -82,8 +83,8 @@ def _clear(library: Library) -> None:
         log.warning("old checkpoints or uploads stay: %s", error)
 
 
-def trainer(dtype: str, device: str | None, every: float, quantization: str | None = None) -> Train:
-    """Training on bases that stay loaded while jobs ask for the same one."""
+def trainer(options: BaseOptions, every: float) -> Train:
+    """Training on bases that stay loaded while jobs ask for the same one, with `every` so many seconds a checkpoint."""
     loaded: dict[str, Architecture] = {}
 
     def train(queue: Queue, claims: Sequence[Claim]) -> None:
@@ -95,8 +96,7 @@ def trainer(dtype: str, device: str | None, every: float, quantization: str | No
         try:
             if source not in loaded:
                 loaded.clear()
-                base = FrozenBase.load(source, dtype=dtype, device=device, quantization=quantization)
-                loaded[source] = architecture_of(base)
+                loaded[source] = architecture_of(FrozenBase.load(options, source=source))
         except Exception as error:
             for claim in claims:
                 fail(queue, claim, error)
@@ -112,16 +112,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--home", type=Path, help="folder of the library (env SOFTPROMPT_HOME)")
     parser.add_argument("--registry", help="URL of the registry (env SOFTPROMPT_REGISTRY)")
     parser.add_argument("--store", help="URL of the blob store (env SOFTPROMPT_STORE)")
-    parser.add_argument("--dtype", default="auto", help="of the base: auto, float32, bfloat16 or float16")
-    parser.add_argument("--device", help="cpu, cuda:0, ...; by default the first GPU, else the CPU")
-    parser.add_argument("--quantization", help="of the base's linear layers: int8, or on a GPU 4bit")
+    for name, option in COMMAND_OPTIONS.items():
+        default = getattr(BaseOptions, name)
+        switch: dict[str, Any] = {"action": "store_true"} if default is False else {"default": default}
+        parser.add_argument(option.flag, dest=name, help=option.help, **switch)
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="end after so long without a job")
     parser.add_argument("--checkpoint-seconds", type=float, default=30.0, help="between checkpoints")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with Library.open(given.home, registry=given.registry, store=given.store) as library:
-        train = trainer(given.dtype, given.device, given.checkpoint_seconds, given.quantization)
-        work(library, train, idle_seconds=given.idle_seconds)
+        options = BaseOptions(**{name: getattr(given, name) for name in COMMAND_OPTIONS})
+        work(library, trainer(options, given.checkpoint_seconds), idle_seconds=given.idle_seconds)
 
 
 if __name__ == "__main__":

@@ -248,8 +248,8 @@ def shares_prefix(base: FrozenBase) -> bool:
     the whole input fail it and are run by concatenation.
     """
     if base._shared_prefix is None:
-        base._shared_prefix = _agrees(base, run_padded)
-    return base._shared_prefix
+        object.__setattr__(base, "_shared_prefix", _agrees(base, run_padded))
+    return bool(base._shared_prefix)
 
 
 def lays_lines(base: FrozenBase, longest: int) -> bool:
@@ -259,8 +259,8 @@ def lays_lines(base: FrozenBase, longest: int) -> bool:
     if base.window is not None and longest > base.window:
         return False
     if base._lines is None:
-        base._lines = shares_prefix(base) and _agrees(base, run_lines)
-    return base._lines
+        object.__setattr__(base, "_lines", shares_prefix(base) and _agrees(base, run_lines))
+    return bool(base._lines)
 
 
 _Rows = Sequence[Sequence[int]]

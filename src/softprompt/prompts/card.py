@@ -55,6 +55,12 @@ class Card(BaseModel):
     parents: tuple[str, ...] = ()
     """Digests of the prompts this one was made from."""
 
+    @property
+    def adapter_hint(self) -> str:
+        """For messages about another base: that this one had an adapter, where it had one."""
+        adapter = self.recipe.get("adapter")
+        return f" with the adapter {adapter!r} merged into it (--base-adapter FOLDER)" if adapter else ""
+
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces, UTF-8 as it is. Equal cards give equal text."""
         return json.dumps(

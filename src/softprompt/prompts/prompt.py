@@ -135,11 +135,11 @@ class SoftPrompt:
         width = "" if card.token_dim == base.width else f" (and its width is {card.token_dim}, not {base.width})"
         raise FingerprintMismatch(
             f"the prompt of task {card.task!r} was made for base {card.base} with fingerprint {card.fingerprint}, and this "
-            f"base is {base.name} with fingerprint {base.fingerprint}{width}; load {card.base} as it was, "
-            "or train the task again on this base"
+            f"base is {base.name} with fingerprint {base.fingerprint}{width}; load {card.base} as it was"
+            f"{card.adapter_hint}, or train the task again on this base"
         )
 
-    def save_peft(self, folder: str | Path, base_source: str) -> Path:
+    def save_peft(self, folder: str | Path, base_source: str, revision: str | None = None) -> Path:
         """Write the prompt as a PEFT adapter: `PeftModel.from_pretrained(model, folder)` loads it.
 
         The card goes along in a file of its own, which PEFT ignores and :meth:`load_peft` reads.
@@ -159,7 +159,7 @@ class SoftPrompt:
             "prompt_tuning_init_text": None,
             "tokenizer_name_or_path": None,
             "inference_mode": True,
-        }
+        } | ({"revision": revision} if revision else {})
         (target / PEFT_WEIGHTS).write_bytes(save({TENSOR: self.vectors_PD.contiguous()}, metadata={"format": "pt"}))
         (target / "softprompt_card.json").write_text(self.card.canonical() + "\n", encoding="utf-8")
         (target / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -120,6 +120,8 @@ def _on_version(filters: Filters) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = []
     if filters.base is not None:
         same: sa.ColumnElement[bool] = versions.c.base.in_({filters.base, os.path.abspath(filters.base)})
+        if not os.path.isabs(filters.base):
+            same |= versions.c.base.startswith(f"{filters.base}@", autoescape=True)  # an id at any of its revisions
         if _FINGERPRINT.fullmatch(filters.base):
             # A range and not LIKE, which uses no index on SQLite. 'g' comes after every hex digit.
             same |= versions.c.fingerprint.between(filters.base, filters.base + "g")

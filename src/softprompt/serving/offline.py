@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from softprompt.bases.base import FrozenBase
+from softprompt.bases.base import BaseLike, FrozenBase, base_of
+from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, DataError, EngineError
 from softprompt.serving.resident import Resident, load_resident
@@ -36,19 +37,10 @@ class Prediction:
 class Service:
     """Answers with the prompts of one library. Bases are loaded once, prompts once per version."""
 
-    def __init__(
-        self,
-        library: Library,
-        *,
-        base: FrozenBase | None = None,
-        dtype: str = "auto",
-        device: str | None = None,
-        quantization: str | None = None,
-    ) -> None:
-        """Serve a library; `base` spares loading it again where the caller holds it."""
+    def __init__(self, library: Library, *, base: BaseLike = None) -> None:
+        """Serve a library on a base that is loaded already, or tell how to load those that its versions name."""
         self.library = library
-        self._loading: dict[str, Any] = {"dtype": dtype, "device": device, "quantization": quantization}
-        self._given = base
+        self._base = base
         self._bases: dict[str, FrozenBase] = {}
         self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
 
@@ -74,18 +66,16 @@ class Service:
         answers: list[Prediction | None] = [None] * len(texts)
         for source in dict.fromkeys(version.base for version in versions.values()):
             rows = [index for index, ref in enumerate(refs) if versions[ref].base == source]
-            base = self._base(source)
+            base = self._load(source)
             residents = {ref: self._resident(version, base) for ref, version in versions.items() if version.base == source}
             told = _answer(base, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
             for index, prediction in zip(rows, told, strict=True):
                 answers[index] = prediction
         return [answer for answer in answers if answer is not None]
 
-    def _base(self, source: str) -> FrozenBase:
-        if self._given is not None:
-            return self._given
+    def _load(self, source: str) -> FrozenBase:
         if source not in self._bases:
-            self._bases[source] = FrozenBase.load(source, **self._loading)
+            self._bases[source] = base_of(self._base, BaseOptions(source=source))
         return self._bases[source]
 
     def _resident(self, version: Version, base: FrozenBase) -> Resident:
@@ -178,9 +168,7 @@ def predict(
     tasks: str | Sequence[str],
     *,
     library: Library | None = None,
-    dtype: str = "auto",
-    device: str | None = None,
-    quantization: str | None = None,
+    base: BaseLike = None,
 ) -> list[Prediction]:
     """Answer texts with prompts of a library (by default the one in the current home). See :meth:`Service.predict`.
 
@@ -188,5 +176,4 @@ def predict(
     """
     from softprompt.library.library import Library
 
-    service = Service(library or Library.open(), dtype=dtype, device=device, quantization=quantization)
-    return service.predict(texts, tasks)
+    return Service(library or Library.open(), base=base).predict(texts, tasks)

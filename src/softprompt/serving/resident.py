@@ -64,6 +64,7 @@ def load_resident(library: Library, version: Version, base: FrozenBase) -> Resid
         raise FingerprintMismatch(
             f"{version.ref} was made for base {version.card.base} with fingerprint {version.fingerprint}, and {base.name} "
             f"with fingerprint {base.fingerprint} is served; ask for a version on this base, or serve the other one"
+            f"{version.card.adapter_hint}"
         )
     prompt = SoftPrompt.from_bytes(library.read(version), digest=version.digest)
     prompt.check_base(base)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError, nearest
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
@@ -84,7 +85,11 @@ class TaskConfig(_Strict):
     task: str | None = None
     """Name of the task; by default the name of the file."""
     base: str | None = None
-    """The base model: builtin/tiny, a hub id or a folder."""
+    """The base model: builtin/tiny, a hub id, id@revision or a folder."""
+    base_adapter: str | None = None
+    """Folder of a LoRA adapter to merge into the base."""
+    trust_remote_code: bool = False
+    """Whether to run code that comes with the base."""
     tokenizer_name_or_path: str | None = None
     """As in PEFT, the base's own tokenizer; names the base where `base` does not."""
     peft_type: Literal["PROMPT_TUNING"] = "PROMPT_TUNING"
@@ -138,7 +143,8 @@ class TaskConfig(_Strict):
     gradient_checkpointing: bool = False
     """Keep no activations inside the base's layers and make them again on the way back: less memory, more time."""
     objective: Literal["label_scoring", "language_modelling"] | None = None
-    """By default label_scoring with labels, else language_modelling."""
+    """By default label_scoring with labels, else language_modelling. `language_modeling` is read too, and kept in cards as
+    language_modelling, so that equal runs keep equal digests."""
     eval_per_epoch: int = Field(default=1, ge=1)
     """Validations in an epoch."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
@@ -168,6 +174,11 @@ class TaskConfig(_Strict):
     @classmethod
     def _optimiser(cls, value: Any) -> Any:
         return "adamw" if value in ("adamw_torch", "adamw_torch_fused", "adamw_hf") else value
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _objective(cls, value: Any) -> Any:
+        return "language_modelling" if value == "language_modeling" else value
 
     @field_validator("data", mode="before")
     @classmethod
@@ -199,9 +210,10 @@ class TaskConfig(_Strict):
         return self
 
     @property
-    def base_source(self) -> str:
-        """The base to load."""
-        return self.base or self.tokenizer_name_or_path or "builtin/tiny"
+    def base_options(self) -> BaseOptions:
+        """The base to load, and how."""
+        source = self.base or self.tokenizer_name_or_path or DEFAULT_BASE
+        return BaseOptions(source=source, adapter=self.base_adapter, trust_remote_code=self.trust_remote_code)
 
     @property
     def metric_name(self) -> MetricName:

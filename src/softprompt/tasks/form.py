@@ -156,13 +156,13 @@ class Form:
         fields = self.input.fields
         if len(fields) == 1:
             return {fields[0]: text}
-        wanted = json.dumps(dict.fromkeys(fields, "..."))
+        example = json.dumps(dict.fromkeys(fields, "..."))
         try:
             row = json.loads(text)
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {wanted}")
+            raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {example}")
         try:
             canonical(row)
         except UnicodeEncodeError as error:  # JSON can escape what no text can hold

@@ -95,23 +95,23 @@ def _suffixed(word: str, suffix: str) -> str:
 
 def headwords(seed: int = 0) -> Rows:
     """About 700 definitions and the word that each means: plurals, past forms, opposites, numbers, capitals and more."""
-    said: list[tuple[str, str]] = []
-    said += [(f"more than one {noun}", noun + "s") for noun in _NOUNS]
-    said += [(f"more than one {noun}", plural) for noun, plural in _PLURALS.items()]
-    said += [(f"the past of {verb}", past) for verb, past in _PAST.items()]
-    said += [(f"the past of {verb}", _suffixed(verb, "ed")) for verb in _VERBS]
-    said += [(f"a person who can {verb}", _suffixed(verb, "er")) for verb in _AGENTS]
-    said += [(f"the opposite of {a}", b) for x, y in _pairs(_OPPOSITES) for a, b in ((x, y), (y, x))]
-    said += [(f"more {word} than another", _suffixed(word, "er")) for word in _GRADED]
-    said += [(f"the most {word} of all", _suffixed(word, "est")) for word in _GRADED]
-    said += [(f"a young {animal}", young) for animal, young in _pairs(_YOUNG)]
-    said += [(f"the capital of {country}", city) for country, city in _pairs(_CAPITALS)]
-    said += [(f"the number after {_number(n)}", _number(n + 1)) for n in range(99)]
-    said += [(f"the number before {_number(n + 1)}", _number(n)) for n in range(99)]
+    pairs: list[tuple[str, str]] = []
+    pairs += [(f"more than one {noun}", noun + "s") for noun in _NOUNS]
+    pairs += [(f"more than one {noun}", plural) for noun, plural in _PLURALS.items()]
+    pairs += [(f"the past of {verb}", past) for verb, past in _PAST.items()]
+    pairs += [(f"the past of {verb}", _suffixed(verb, "ed")) for verb in _VERBS]
+    pairs += [(f"a person who can {verb}", _suffixed(verb, "er")) for verb in _AGENTS]
+    pairs += [(f"the opposite of {a}", b) for x, y in _pairs(_OPPOSITES) for a, b in ((x, y), (y, x))]
+    pairs += [(f"more {word} than another", _suffixed(word, "er")) for word in _GRADED]
+    pairs += [(f"the most {word} of all", _suffixed(word, "est")) for word in _GRADED]
+    pairs += [(f"a young {animal}", young) for animal, young in _pairs(_YOUNG)]
+    pairs += [(f"the capital of {country}", city) for country, city in _pairs(_CAPITALS)]
+    pairs += [(f"the number after {_number(n)}", _number(n + 1)) for n in range(99)]
+    pairs += [(f"the number before {_number(n + 1)}", _number(n)) for n in range(99)]
     for names in (_DAYS, _MONTHS):
         for here, then in itertools.pairwise([*names, names[0]]):
-            said += [(f"what comes after {here}", then), (f"what comes before {then}", here)]
-    rows = [{"definition": definition, "headword": word} for definition, word in dict(said).items()]
+            pairs += [(f"what comes after {here}", then), (f"what comes before {then}", here)]
+    rows = [{"definition": definition, "headword": word} for definition, word in dict(pairs).items()]
     random.Random(seed).shuffle(rows)
     return rows
 
@@ -143,8 +143,8 @@ def questions(seed: int = 0, count: int = 1500) -> Rows:
     while len(rows) < count:
         label = draw.choice(list(kinds))
         pattern = kinds[label]()
-        said = pattern.format(d=draw.choice(deeds), n=draw.choice(things), p=draw.choice(people), c=draw.choice(country))
-        rows[said] = label
+        text = pattern.format(d=draw.choice(deeds), n=draw.choice(things), p=draw.choice(people), c=draw.choice(country))
+        rows[text] = label
     return [{"text": text, "label": label} for text, label in rows.items()]
 
 

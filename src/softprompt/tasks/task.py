@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from softprompt.bases.architectures import refuse_unless_causal, task_type_of_name
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.locate import refuse_unless_causal, task_type_of_name
+from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, DataError
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.form import Form, excerpt
@@ -78,15 +79,26 @@ class Task:
         """Name of the task."""
         return self.form.task
 
+    @property
+    def base_options(self) -> BaseOptions:
+        """The base to load, and how; a folder beside the task file is found too."""
+        options = self.config.base_options
+        return replace(options, source=self._beside(options.source), adapter=self._beside(options.adapter))
+
+    def _beside(self, path: str | None) -> str | None:
+        if path is None or Path(path).is_dir() or not (self.folder / path).is_dir():
+            return path
+        return str(self.folder / path)
+
     def check_base_name(self) -> None:
         """Refuse a base that by its name or by `task_type` is no causal model, before anything is fetched.
 
         Raises:
             BaseModelError: with the task type that it is.
         """
-        source = self.config.base_source
+        source = self.base_options.address
         known = task_type_of_name(source)
-        if known and not Path(source).is_dir() and not (self.folder / source).is_dir():
+        if known and not Path(source).is_dir():
             refuse_unless_causal(known, source)
         refuse_unless_causal(self.config.task_type, f"the base of task {self.name} ({source})")
 

@@ -63,29 +63,17 @@ def _load_task(task: TaskLike) -> Task:
     return Task.load(Path(task))
 
 
-def one_base(tasks: Sequence[Task]) -> str:
-    """The base that all tasks share; a folder beside the task file is found too.
+def one_base(tasks: Sequence[Task]) -> BaseOptions:
+    """The base that all tasks share.
 
     Raises:
         ConfigError: they do not share one.
     """
-    sources = {task.config.base_source: task.name for task in tasks}
-    if len(sources) > 1:
-        named = ", ".join(f"{name} on {source}" for source, name in sources.items())
+    bases = {task.base_options: task.name for task in tasks}
+    if len(bases) > 1:
+        named = ", ".join(f"{name} on {base.shown}" for base, name in bases.items())
         raise ConfigError(f"tasks trained together share one base, and these do not: {named}; train them apart")
-    source = next(iter(sources))
-    beside = tasks[0].folder / source
-    return str(beside) if not Path(source).is_dir() and beside.is_dir() else source
-
-
-def load_base(tasks: Sequence[Task], base: FrozenBase | BaseOptions | None) -> FrozenBase:
-    """The base to train on: the one given, or the one that the tasks name, loaded as the options say."""
-    if isinstance(base, FrozenBase):
-        return base
-    options = (base or BaseOptions()).over(BaseOptions(source=one_base(tasks)))
-    return FrozenBase.load(
-        options.source or "", dtype=options.dtype, device=options.device, quantization=options.quantization
-    )
+    return next(iter(bases))
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         token_dim=base.width,
         recipe=run.config.recipe()
         | {"steps": run.total, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
-        | ({"quantization": base.quantization} if base.quantization else {})
+        | base.provenance()
         | member.recipe,
         data_digest=run.task.data_digest,
         metrics={"value": report.value, "rows": report.rows, "validation": run.best.value, "moved": moved}

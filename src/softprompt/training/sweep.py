@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.base import FrozenBase
-from softprompt.bases.options import BaseOptions
+from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.errors import ConfigError, TrainingError
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
@@ -23,7 +22,7 @@ from softprompt.tasks.task import Task
 from softprompt.training.checkpoint import EVERY_SECONDS
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.loop import processes_started
-from softprompt.training.prepare import TaskLike, load_base, load_tasks
+from softprompt.training.prepare import TaskLike, load_tasks, one_base
 from softprompt.training.publish import Tuned
 from softprompt.training.run import Member, Run
 from softprompt.training.session import Session
@@ -77,7 +76,7 @@ def sweep(
     *,
     samples: int | None = None,
     rungs: Sequence[float] = RUNGS,
-    base: FrozenBase | BaseOptions | None = None,
+    base: BaseLike = None,
     library: Library | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
@@ -89,7 +88,7 @@ def sweep(
         choices: for keys of a task file, the values to try.
         samples: draw so many combinations at random instead of trying all.
         rungs: shares of the steps at which the worse half is dropped; empty to keep all to the end.
-        base: a base that is loaded already, or how to load the one that the task names.
+        base: a base that is loaded already, or how to load one; where nothing is said, as the task names it.
         stop: the sweep stops once it is set; the same call goes on from there.
 
     Raises:
@@ -102,7 +101,7 @@ def sweep(
     (original,) = load_tasks(task)
     grid = make_grid(choices, samples, original.config.seed)
     tasks = [load_tasks(original.variant(**changes))[0] for changes in grid]
-    session, candidates = open_sweep(tasks, load_base(tasks, base), library, rungs=rungs, stop=stop)
+    session, candidates = open_sweep(tasks, base_of(base, one_base(tasks)), library, rungs=rungs, stop=stop)
     halving = Halving(session, candidates, rungs)
     ranked: list[int] = []
     for event in draw(_with_candidates(session.run(), candidates), progress or Silent()):

@@ -6,14 +6,13 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from softprompt.bases.base import FrozenBase
-from softprompt.bases.options import BaseOptions
+from softprompt.bases.base import BaseLike, base_of
 from softprompt.errors import TrainingError
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Mute, Progress, Silent
 from softprompt.training.events import Failed, Stopped, draw
 from softprompt.training.loop import Group
-from softprompt.training.prepare import TaskLike, load_base, load_tasks
+from softprompt.training.prepare import TaskLike, load_tasks, one_base
 from softprompt.training.publish import Tuned
 from softprompt.training.run import Member
 from softprompt.training.session import Session
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 def train(
     tasks: TaskLike | Sequence[TaskLike],
     *,
-    base: FrozenBase | BaseOptions | None = None,
+    base: BaseLike = None,
     library: Library | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
@@ -37,7 +36,7 @@ def train(
 
     Args:
         tasks: task files, dictionaries, configs or :class:`Task` objects, with distinct names and one base.
-        base: a base that is loaded already, or how to load the one that the tasks name.
+        base: a base that is loaded already, or how to load one; where nothing is said, as the tasks name it.
         library: where the prompts are published, each as a new version, once it is judged. Without one nothing is kept.
         progress: where to report to.
         stop: training stops once it is set; the same call goes on from there.
@@ -49,7 +48,7 @@ def train(
     """
     group = Group.current()
     loaded = load_tasks(tasks)
-    architecture = architecture_of(load_base(loaded, base))
+    architecture = architecture_of(base_of(base, one_base(loaded)))
     session = Session(architecture, library=library, group=group, stop=stop)
     for task in loaded:
         session.add(task)

@@ -1,8 +1,4 @@
-"""What every command shares: where the library is, and how rows come out.
-
-The options `--home --registry --store --tenant` stand before or after the name of a command; after wins. The environment
-(`SOFTPROMPT_HOME` ...) is read once, at the front, so that an option anywhere wins over it.
-"""
+"""How rows come out of a command: JSON Lines for machines, tables for people; warnings on stderr."""
 
 from __future__ import annotations
 
@@ -10,88 +6,11 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from softprompt.library.library import Library
-
-_HOME = "Folder of the library (env SOFTPROMPT_HOME; default ./softprompt-home)."
-_REGISTRY = "URL of the registry's database (env SOFTPROMPT_REGISTRY; default SQLite in the home)."
-_STORE = "URL of the blob store (env SOFTPROMPT_STORE; default a folder in the home)."
-_TENANT = "Whose prompts (env SOFTPROMPT_TENANT; default 'default')."
-
-Home = Annotated[Path | None, typer.Option("--home", help=_HOME, show_default=False)]
-RegistryUrl = Annotated[str | None, typer.Option("--registry", help=_REGISTRY, show_default=False)]
-StoreUrl = Annotated[str | None, typer.Option("--store", help=_STORE, show_default=False)]
-Tenant = Annotated[str | None, typer.Option("--tenant", help=_TENANT, show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines for machines.")]
-
-FrontHome = Annotated[
-    Path | None,
-    typer.Option("--home", envvar="SOFTPROMPT_HOME", show_envvar=False, help=_HOME, show_default=False),
-]
-FrontRegistry = Annotated[
-    str | None,
-    typer.Option("--registry", envvar="SOFTPROMPT_REGISTRY", show_envvar=False, help=_REGISTRY, show_default=False),
-]
-FrontStore = Annotated[
-    str | None,
-    typer.Option("--store", envvar="SOFTPROMPT_STORE", show_envvar=False, help=_STORE, show_default=False),
-]
-FrontTenant = Annotated[
-    str | None,
-    typer.Option("--tenant", envvar="SOFTPROMPT_TENANT", show_envvar=False, help=_TENANT, show_default=False),
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Front:
-    """The options given before the command's name, or in the environment."""
-
-    home: Path | None = None
-    registry: str | None = None
-    store: str | None = None
-    tenant: str | None = None
-
-
-_front: ContextVar[Front] = ContextVar("_front")
-
-
-def set_front(front: Front) -> None:
-    """Keep the options that stood before the command."""
-    _front.set(front)
-
-
-def locate(home: Path | None, registry: str | None, store: str | None, tenant: str | None) -> Front:
-    """Options of the command over those before it."""
-    front = _front.get(Front())
-    return Front(
-        home=home or front.home,
-        registry=registry or front.registry,
-        store=store or front.store,
-        tenant=tenant or front.tenant,
-    )
-
-
-def open_library(
-    home: Path | None = None, registry: str | None = None, store: str | None = None, tenant: str | None = None
-) -> Library:
-    """The library that this command works on.
-
-    Raises:
-        LibraryError: it cannot be opened.
-    """
-    from softprompt.library.library import Library
-
-    at = locate(home, registry, store, tenant)
-    return Library.open(at.home, registry=at.registry, store=at.store, tenant=at.tenant or "default")
 
 
 def stderr() -> Console:

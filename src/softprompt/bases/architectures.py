@@ -1,0 +1,74 @@
+"""What a model's name and config tell of its kind: the task type, the longest sequence, the window. No torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from softprompt.errors import BaseModelError
+
+# Families by a word of their name, for advice before anything is downloaded. Whole words: `distilled-` is not `led-`,
+# and `bertin-gpt` is no BERT. What is not known by name is known by its config.
+_FAMILIES = {
+    "SEQ_2_SEQ_LM": r"(u?m|by|flan|long|code|switch|nt)?t5p?|m?bart|pegasus|(flan)?ul2|marian|opus-mt|prophetnet|led",
+    "MASKED_LM": r"(distil|al|m|mobile|modern|bio|sci|fin|legal|tiny|camem)?bert|(distil|xlm)?(ro|de)berta|electra|mpnet",
+}
+
+# Where a config keeps the longest sequence its positions allow, and how many tokens a layer attends to, by family.
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+_WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "window_size")
+
+_KINDS = {
+    "SEQ_2_SEQ_LM": "an encoder-decoder model",
+    "MASKED_LM": "a masked language model",
+    "SEQ_CLS": "a sequence classifier",
+    "TOKEN_CLS": "a token classifier, which needs a head of its own",
+}
+
+
+def task_type_of_name(name: str) -> str | None:
+    """The task type that a model's name tells (`google/flan-t5-large` is SEQ_2_SEQ_LM), or None. A revision tells none."""
+    stem = name.partition("@")[0].rsplit("/", 1)[-1].lower()
+    for task_type, words in _FAMILIES.items():
+        if re.search(rf"(?<![a-z0-9])({words})(?![a-z0-9])", stem):
+            return task_type
+    return None
+
+
+def task_type_of_config(config: dict[str, Any]) -> str:
+    """The task type that a model's config tells."""
+    architecture = (config.get("architectures") or [""])[0]
+    if config.get("is_encoder_decoder") or architecture.endswith("ForConditionalGeneration"):
+        return "SEQ_2_SEQ_LM"
+    if architecture.endswith("ForMaskedLM"):
+        return "MASKED_LM"
+    if architecture.endswith("ForSequenceClassification"):
+        return "SEQ_CLS"
+    if architecture.endswith("ForTokenClassification"):
+        return "TOKEN_CLS"
+    return "CAUSAL_LM"
+
+
+def refuse_unless_causal(task_type: str, name: str) -> None:
+    """Refuse a model that is not a causal language model, naming what it is.
+
+    Raises:
+        BaseModelError: always, unless `task_type` is CAUSAL_LM.
+    """
+    if task_type != "CAUSAL_LM":
+        raise BaseModelError(
+            f"{name!r} is {_KINDS.get(task_type, 'no causal language model')}: its task type is {task_type}, not CAUSAL_LM. "
+            f"This version tunes causal models only; use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
+        )
+
+
+def context_of(config: Any) -> int | None:
+    """Longest sequence in tokens that a text config's positions allow; None where it sets no limit."""
+    found = (getattr(config, key, None) for key in _CONTEXT_KEYS)
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+
+def window_of(config: Any) -> int | None:
+    """Fewest tokens that some layer attends to; None where every layer sees all."""
+    found = (getattr(config, key, None) for key in _WINDOW_KEYS)
+    return min((value for value in found if isinstance(value, int)), default=None)

@@ -1,0 +1,130 @@
+"""The options that many commands share, each set written once and given to a command by a decorator.
+
+The options `--home --registry --store --tenant` stand before or after the name of a command; after wins, and what is said
+nowhere comes from the environment (`SOFTPROMPT_HOME` ...).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
+
+if TYPE_CHECKING:
+    from softprompt.library.library import Library
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines for machines.")]
+
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """Where a library is; what is not said is None."""
+
+    home: Path | None = None
+    registry: str | None = None
+    store: str | None = None
+    tenant: str | None = None
+
+    def open(self) -> Library:
+        """The library there.
+
+        Raises:
+            LibraryError: it cannot be opened.
+        """
+        from softprompt.library.library import Library
+
+        tenant = self.tenant or os.environ.get("SOFTPROMPT_TENANT") or "default"
+        return Library.open(self.home, registry=self.registry, store=self.store, tenant=tenant)
+
+
+_before: ContextVar[Location] = ContextVar("_before")
+
+
+def stand_before(where: Location) -> None:
+    """Keep the options that stood before the command's name."""
+    _before.set(where)
+
+
+def _option(name: str, kind: Any, text: str, *, flag: str | None = None, default: object = None) -> inspect.Parameter:
+    shown = default not in (None, False)
+    annotation = Annotated[kind, typer.Option(flag or f"--{name}", help=text, show_default=shown)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _base_option(name: str) -> inspect.Parameter:
+    option, default = COMMAND_OPTIONS[name], getattr(BaseOptions, name)
+    kind = str | None if default is None else type(default)
+    return _option(name, kind, option.help, flag=option.flag, default=default)
+
+
+_LOCATION = (
+    _option("home", Path | None, "Folder of the library (env SOFTPROMPT_HOME; default ./softprompt-home)."),
+    _option("registry", str | None, "URL of the registry's database (env SOFTPROMPT_REGISTRY; default SQLite in the home)."),
+    _option("store", str | None, "URL of the blob store (env SOFTPROMPT_STORE; default a folder in the home)."),
+    _option("tenant", str | None, "Whose prompts (env SOFTPROMPT_TENANT; default 'default')."),
+)
+_BASE = {name: _base_option(name) for name in COMMAND_OPTIONS}
+
+
+def _instead_of(
+    parameter: str, options: Sequence[inspect.Parameter], make: Callable[..., object], command: Command
+) -> Command:
+    """A command that takes options in the place of one parameter, which gets what is made of their values. Typer reads the
+    signature."""
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        made = make(**{option.name: values.pop(option.name) for option in options})
+        command(**{parameter: made}, **values)
+
+    signature = inspect.signature(command, eval_str=True)
+    assert parameter in signature.parameters, f"{command.__name__} takes no {parameter!r}"
+    parameters = [
+        each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for own in signature.parameters.values()
+        for each in (options if own.name == parameter else (own,))
+    ]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def _locate(**given: Any) -> Location:
+    before = _before.get(Location())
+    return Location(**{**vars(before), **{name: value for name, value in given.items() if value}})
+
+
+def library_options(command: Command) -> Command:
+    """Give a command `--home --registry --store --tenant`; it takes `where: Location`."""
+    return _instead_of("where", _LOCATION, _locate, command)
+
+
+def whole_library_options(command: Command) -> Command:
+    """The same for what is done to the library of all tenants."""
+    return _instead_of("where", _LOCATION[:-1], _locate, command)
+
+
+def front_options(command: Command) -> Command:
+    """The same for what stands before every command's name."""
+    return _instead_of("where", _LOCATION, Location, command)
+
+
+def base_options(command: Command) -> Command:
+    """Give a command the options of how a base is loaded; it takes `base: BaseOptions`."""
+    return _instead_of("base", [*_BASE.values()], BaseOptions, command)
+
+
+def adapter_options(command: Command) -> Command:
+    """Give a command those of them that say which base it is; it takes `base: BaseOptions`."""
+    return _instead_of("base", [_BASE["adapter"], _BASE["trust_remote_code"]], BaseOptions, command)
