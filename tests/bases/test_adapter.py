@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from softprompt.training.tune import train
+from softprompt.training.train import train
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.fingerprint import fingerprint_of_folder

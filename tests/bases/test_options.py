@@ -13,7 +13,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import typer.main
-from softprompt.training.tune import train
+from softprompt.training.train import train
 
 import softprompt.bases
 from softprompt.bases.base import FrozenBase, base_of
