@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 Advance = Callable[[int, str], None]
 """Called with steps just done and a short text to show beside the bar."""
@@ -59,6 +62,7 @@ class Bars:
         from rich.console import Console
 
         self.console = Console(stderr=True, highlight=False)
+        self._bars: RichProgress | None = None
         self._warned: set[str] = set()
 
     @contextmanager
@@ -66,19 +70,31 @@ class Bars:
         if not self.console.is_terminal:
             yield self._lines(name, total)
             return
+        bars = self._open_bars()  # one display for all stages: a stage may begin while another goes on
+        bar = bars.add_task(name, total=total, text="")
+        try:
+            yield lambda steps, text: bars.update(bar, advance=steps, text=text)
+        finally:
+            bars.stop_task(bar)
+            if all(task.stop_time is not None for task in bars.tasks):
+                bars.stop()
+                self._bars = None
+
+    def _open_bars(self) -> RichProgress:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = (
-            TextColumn("{task.description:<10}"),
-            BarColumn(bar_width=18),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[said]}", markup=False),
-        )
-        with Progress(*columns, console=self.console) as bars:
-            bar = bars.add_task(name, total=total, said="")
-            yield lambda steps, text: bars.update(bar, advance=steps, said=text)
+        if self._bars is None:
+            self._bars = Progress(
+                TextColumn("{task.description:<10}"),
+                BarColumn(bar_width=18),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}", markup=False),
+                console=self.console,
+            )
+            self._bars.start()
+        return self._bars
 
     @contextmanager
     def loading(self, what: str) -> Iterator[None]:
@@ -90,14 +106,14 @@ class Bars:
             yield
 
     def _lines(self, name: str, total: int) -> Advance:
-        done = told = 0
+        done = shown = 0
 
         def advance(steps: int, text: str) -> None:
-            nonlocal done, told
+            nonlocal done, shown
             done += steps
             tenth = 10 * done // max(1, total)
-            if tenth > told:
-                told = tenth
+            if tenth > shown:
+                shown = tenth
                 sys.stderr.write(f"{name}: {min(100, 10 * tenth)}% {text}\n")
                 sys.stderr.flush()
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from softprompt.evaluation.evaluate import Report
-from softprompt.progress import Advance, Progress
+from softprompt.progress import Progress
 from softprompt.training.publish import Tuned
 from softprompt.training.run import Member
 
@@ -100,15 +100,40 @@ Event = Advanced | Noted | Prepared | Resumed | Stepped | Judged | Published | F
 
 def draw(events: Iterable[Event], progress: Progress) -> Iterator[Event]:
     """Pass events on, and show people the stages, notes and warnings among them."""
-    open_stages: dict[str, tuple[Advance, int]] = {}
-    with ExitStack() as stack:
+    stages: dict[str, _Stage] = {}
+    try:
         for event in events:
             if isinstance(event, Noted):
                 (progress.warn if event.warning else progress.note)(event.message)
             elif isinstance(event, Advanced):
-                if event.stage not in open_stages:
-                    open_stages[event.stage] = (stack.enter_context(progress.stage(event.stage, event.total)), 0)
-                advance, before = open_stages[event.stage]
-                advance(event.done - before, event.text)
-                open_stages[event.stage] = (advance, event.done)
+                stage = stages.pop(event.stage, None)
+                if stage is not None and stage.total != event.total:  # a task has come or gone
+                    stage.close()
+                    stage = None
+                stage = stage or _Stage(progress, event.stage, event.total)
+                stage.reach(event)
+                if event.done < event.total:
+                    stages[event.stage] = stage
+                else:
+                    stage.close()
             yield event
+    finally:
+        for stage in stages.values():
+            stage.close()
+
+
+class _Stage:
+    """A stage that is being shown."""
+
+    def __init__(self, progress: Progress, name: str, total: int) -> None:
+        self.total = total
+        self._done = 0
+        self._stack = ExitStack()
+        self._advance = self._stack.enter_context(progress.stage(name, total))
+
+    def reach(self, event: Advanced) -> None:
+        self._advance(event.done - self._done, event.text)
+        self._done = event.done
+
+    def close(self) -> None:
+        self._stack.close()
