@@ -13,6 +13,7 @@ import pytest
 
 from softprompt.cli.context import emit
 from softprompt.library.library import Library
+from softprompt.registry.registry import Registry
 from tests.commands import Run
 from tests.library_data import make_prompt, scored
 
@@ -104,7 +105,7 @@ def test_verify_gc_copy_stats(run: Run, filled: Path, tmp_path: Path) -> None:
     assert (report["ok"], report["versions"], report["problems"]) == (True, 4, [])
     with Library.open(filled) as library:
         stray = library.store.put(b"stray")
-        damaged = library.resolve("words").digest
+        damaged = library.registry.resolve("words").digest
     assert [row["digest"] for row in run("library", "gc", "--json").rows] == [stray]
     assert run("library", "stats", "--json").rows[0]["blobs"] == 5
     assert [row["deleted"] for row in run("library", "gc", "--yes", "--json").rows] == [True]
@@ -206,7 +207,7 @@ def test_a_bug_is_told_as_such(run: Run, filled: Path, monkeypatch: pytest.Monke
     def fail(*args: object, **options: object) -> None:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr(Library, "tasks", fail)
+    monkeypatch.setattr(Registry, "tasks", fail)
     answer = run("list")
     assert answer.code == 70
     assert answer.err.count("\n") == 1
@@ -220,7 +221,7 @@ def test_what_the_system_refuses_is_no_bug(run: Run, filled: Path, monkeypatch: 
     def fail(*args: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied", "/a/\x1b[31mfile")
 
-    monkeypatch.setattr(Library, "tasks", fail)
+    monkeypatch.setattr(Registry, "tasks", fail)
     answer = run("list")
     assert answer.code == 1
     assert answer.err.startswith("error: the system refuses: Permission denied ('/a/")
@@ -255,7 +256,7 @@ def test_an_interrupt_ends_quietly(run: Run, filled: Path, monkeypatch: pytest.M
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Library, "tasks", interrupt)
+    monkeypatch.setattr(Registry, "tasks", interrupt)
     answer = run("list")
     assert answer.code == 130
     assert "Traceback" not in answer.err
@@ -279,7 +280,7 @@ COMMAND = [sys.executable, "-c", "from softprompt.cli import main; main()"]
 def test_a_reader_that_goes_away_is_no_error(filled: Path) -> None:
     with Library.open(filled) as library:
         for number in range(400):
-            library.registry.create_key(f"k{number}", ["read"])
+            library.registry.keys.create(f"k{number}", ["read"])
     pipe = subprocess.Popen([*COMMAND, "keys", "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert pipe.stdout is not None
     assert pipe.stdout.readline().startswith("{")
@@ -403,9 +404,9 @@ def test_goes_to_peft_and_comes_back(run: Run, home: Path, tmp_path: Path) -> No
     assert plain["base"] == str(folder)
     (like,) = run("import", row["path"], "--task", "alike", "--like", "colours@1", "--json").rows
     with Library.open(home) as library:
-        assert library.resolve("plain").card.labels is None
-        assert library.resolve("alike").card.labels == ("red", "blue")
-        assert library.resolve("alike").card.metrics == {}, "the scores are those of another prompt"
+        assert library.registry.resolve("plain").card.labels is None
+        assert library.registry.resolve("alike").card.labels == ("red", "blue")
+        assert library.registry.resolve("alike").card.metrics == {}, "the scores are those of another prompt"
         assert torch.equal(SoftPrompt.from_bytes(library.read("alike")).vectors_PD, prompt.vectors_PD)
     assert like["version"] == 1
     wrong = run("import", row["path"], "--task", "x", "--base", str(tmp_path / "nowhere"))

@@ -17,6 +17,7 @@ import pytest
 from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.listing import Filters
 from tests.commands import Done, Run
 from tests.models import some_prompt
 
@@ -49,7 +50,11 @@ def task_file(folder: Path, base_folder: Path, name: str = "mine", **fields: Any
 def contents(home: Path) -> tuple[list[tuple[str, int]], set[str]]:
     """Versions of the library and the names of its blobs."""
     with Library.open(home) as library:
-        versions = [(v.task, v.number) for e in library.tasks(every=True) for v in library.versions(e.task)]
+        versions = [
+            (v.task, v.number)
+            for e in library.registry.tasks(Filters(every=True))
+            for v in library.registry.versions(e.task)
+        ]
         assert not library.verify().problems
     return sorted(set(versions)), {file.name for file in (home / "blobs").rglob("*") if file.is_file()}
 

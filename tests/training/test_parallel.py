@@ -75,7 +75,7 @@ def test_two_processes_give_the_result_of_one_and_send_the_bank_alone(tmp_path: 
     library = Library.open(tmp_path / "home")
     for tuned in alone:
         name = tuned.prompt.card.task
-        assert len(library.versions(name)) == 1
+        assert len(library.registry.versions(name)) == 1
         shared = SoftPrompt.from_bytes(library.read(name))
         torch.testing.assert_close(shared.vectors_PD, tuned.prompt.vectors_PD, rtol=1e-3, atol=1e-4)
     told = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]

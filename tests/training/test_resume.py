@@ -101,7 +101,7 @@ def test_a_kill_between_the_versions_of_a_bank_publishes_none_and_training_goes_
         patched.setattr(checkpoint.Keeper.__init__, "__defaults__", (0.0,))
         with pytest.raises(Killed):
             train(tasks, base=base, library=library)
-    assert library.tasks() == []
+    assert library.registry.tasks() == []
     assert not list(library.runs.glob("*.jsonl"))
     monkeypatch.setattr(loop, "losses_and_gradient", lambda *_: pytest.fail("it was trained to its end already"))
     again = train(tasks, base=base, library=library)
@@ -123,7 +123,7 @@ def test_a_kill_behind_the_publishing_leaves_each_version_its_history(
     with pytest.raises(Killed):
         train([make_task(tmp_path, "one"), make_task(tmp_path, "two")], base=base, library=library)
     for task in ("one", "two"):
-        assert len(library.versions(task)) == 1
+        assert len(library.registry.versions(task)) == 1
         assert (library.runs / f"{task}@1.jsonl").read_text().count("\n") == 2
 
 
@@ -133,12 +133,14 @@ def test_a_history_that_cannot_be_written_costs_no_version(base: FrozenBase, tmp
 
     class Telling(Silent):
         def warn(self, message: str) -> None:
-            library.tag("one@1", add=["told"])  # as the one does who tells a job's events: the registry must be free
+            library.registry.tag(
+                "one@1", add=["told"]
+            )  # as the one does who tells a job's events: the registry must be free
             assert message.startswith("the history of one@1 cannot be written")
 
     (tuned,) = train(make_task(tmp_path, "one"), base=base, library=library, progress=Telling())
-    assert library.resolve("one@1").digest == tuned.prompt.digest
-    assert library.resolve("one@1").tags == ("told",)
+    assert library.registry.resolve("one@1").digest == tuned.prompt.digest
+    assert library.registry.resolve("one@1").tags == ("told",)
     assert [file.name for file in library.runs.iterdir()] == ["one@1.jsonl"]
 
 
@@ -294,5 +296,5 @@ def test_ten_kills_at_random_moments_end_in_the_same_digest(base: FrozenBase, tm
     )
     assert done.stdout.strip() == "10"
     library = Library.open(tmp_path / "home")
-    assert library.resolve("one").digest == whole
-    assert len(library.versions("one")) == 1
+    assert library.registry.resolve("one").digest == whole
+    assert len(library.registry.versions("one")) == 1

@@ -27,6 +27,7 @@ from softprompt.library.library import Library
 from softprompt.progress import Silent
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.listing import Filters
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.rows import Row
 from softprompt.tasks.task import Task
@@ -65,7 +66,7 @@ def a_task(folder: Path, name: str = "t", rows: list[Row] = ROWS, **fields: Any)
 
 def contents(library: Library) -> tuple[list[Any], set[str]]:
     """Everything that a library holds: versions, and the names of its blobs."""
-    versions = [v for entry in library.tasks(every=True) for v in library.versions(entry.task)]
+    versions = [v for entry in library.registry.tasks(Filters(every=True)) for v in library.registry.versions(entry.task)]
     return versions, {file.name for file in (library.home / "blobs").rglob("*") if file.is_file()}
 
 
@@ -359,7 +360,7 @@ def test_every_training_publishes_a_new_version_with_its_card(tmp_path: Path, ba
     assert contents(library)[1] == {first.prompt.digest}
     data = library.read("t@1")
     assert data == first.prompt.to_bytes()
-    card = Card.parse(library.resolve("t").card_text)
+    card = Card.parse(library.registry.resolve("t").card_text)
     assert (card.task, card.base, card.fingerprint) == ("t", base.name, base.fingerprint)
     assert card.data_digest == task.data_digest
     assert card.parents == ()

@@ -57,7 +57,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Show who changed what, when, from what to what: oldest first."""
-    entries = open_library(home, registry, store, tenant).audit(task, limit=limit)
+    entries = open_library(home, registry, store, tenant).registry.audit(task, limit=limit)
     rows = (entry.row() if as_json else {**entry.row(), "change": _told(entry)} for entry in entries)
     emit(rows, as_json, f"Audit of {task or 'all tasks'}", AUDIT_COLUMNS)
 

@@ -124,27 +124,6 @@ def emit(
     _emit_table(list(rows), title, columns)
 
 
-def write_whole(file: Path, data: bytes) -> None:
-    """Write a file, whole or not at all.
-
-    Raises:
-        ConfigError: it cannot be written there.
-    """
-    from softprompt.errors import ConfigError
-
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        try:
-            partial.write_bytes(data)
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {str(file)!r}: {error.strerror or error}; mend that, or choose another folder"
-        ) from None
-
-
 def printable(text: str) -> str:
     """Text without control characters: a name or an error from elsewhere must not steer the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

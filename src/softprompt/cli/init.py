@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli.context import Json, emit, write_whole
+from softprompt.cli.context import Json, emit
 
 
 def init(
@@ -22,6 +22,7 @@ def init(
     import shlex
 
     from softprompt.errors import ConfigError
+    from softprompt.files import write_whole
     from softprompt.tasks.draft import draft_task
 
     if file.is_dir():
@@ -30,7 +31,12 @@ def init(
     if target.exists() and not force:
         raise ConfigError(f"{target} is there already; change it, or write it anew with --force")
     drafted = draft_task(file, text=text, label=label, name=name)
-    write_whole(target, drafted.encode())
+    try:
+        write_whole(target, drafted.encode())
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {str(target)!r}: {error.strerror or error}; mend that, or choose another folder"
+        ) from None
     if as_json:
         emit([{"file": str(target)}], True, "")
         return

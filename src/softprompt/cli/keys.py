@@ -27,7 +27,7 @@ def create(
 ) -> None:
     """Create a key (default scopes: read, predict). Its secret is shown now and never again."""
     library = open_library(home, registry, store, tenant)
-    secret, key = library.registry.create_key(name, scope or ("read", "predict"))
+    secret, key = library.registry.keys.create(name, scope or ("read", "predict"))
     emit([{**key.row(), "secret": secret}], as_json, "Key", ("id", "name", "scopes", "secret"))
     if not as_json:
         stderr().print("Keep the secret now: only its hash is stored.")
@@ -43,7 +43,7 @@ def list_keys(
 ) -> None:
     """List the tenant's keys, revoked ones too; never their secrets."""
     library = open_library(home, registry, store, tenant)
-    rows = (key.row() for key in library.registry.list_keys())
+    rows = (key.row() for key in library.registry.keys.list())
     emit(rows, as_json, f"Keys of tenant {library.tenant}", KEY_COLUMNS)
 
 
@@ -57,5 +57,5 @@ def revoke(
     as_json: Json = False,
 ) -> None:
     """Revoke a key at once and for good."""
-    revoked = open_library(home, registry, store, tenant).registry.revoke_key(key)
+    revoked = open_library(home, registry, store, tenant).registry.keys.revoke(key)
     emit([revoked.row()], as_json, "Revoked", KEY_COLUMNS)

@@ -38,7 +38,7 @@ def predict(
         except UnicodeDecodeError as error:
             raise DataError(f"stdin is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
     library = open_library(home, registry, store, tenant)
-    library.resolve(task)  # a wrong name is told before torch is loaded
+    library.registry.resolve(task)  # a wrong name is told before torch is loaded
     from softprompt.serving.offline import Service
 
     told = Service(library, dtype=dtype, device=device, quantization=quantization).predict(given, task)

@@ -25,7 +25,7 @@ def tag(
     """Add tags to a version, or remove them."""
     if not add and not remove:
         raise typer.BadParameter("give a TAG to add, or --remove TAG")
-    version = open_library(home, registry, store, tenant).tag(ref, add=add or (), remove=remove or ())
+    version = open_library(home, registry, store, tenant).registry.tag(ref, add=add or (), remove=remove or ())
     emit([_row(version)], as_json, "Tagged")
 
 
@@ -43,7 +43,7 @@ def delete(
 ) -> None:
     """Delete a version softly: it is hidden, its bytes stay, and `restore` brings it back."""
     library = open_library(home, registry, store, tenant)
-    deleted = library.delete_task(ref, force=force) if every else [library.delete(ref, force=force)]
+    deleted = library.registry.delete_task(ref, force=force) if every else [library.registry.delete(ref, force=force)]
     emit([_row(version) for version in deleted], as_json, "Deleted")
 
 

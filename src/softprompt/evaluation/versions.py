@@ -69,7 +69,7 @@ def judge_on(
     """
     pairs = []
     for ref in refs:
-        card = library.resolve(ref).card
+        card = library.registry.resolve(ref).card
         fields = form_fields(Form.of_card(card)) | {"data": str(data.resolve())}
         task = Task(parse_config(fields, where=f"the card of {ref}"))
         pairs.append((ref, task, task.rows_of(str(data.resolve()))))
@@ -84,7 +84,7 @@ def _judge(
     quantization: str | None,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    versions: list[Version] = [library.resolve(ref) for ref, _, _ in pairs]
+    versions: list[Version] = [library.registry.resolve(ref) for ref, _, _ in pairs]
     rows: list[dict[str, Any]] = []
     for source in dict.fromkeys(version.base for version in versions):
         base = FrozenBase.load(source, dtype=dtype, device=device, quantization=quantization)

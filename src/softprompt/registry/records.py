@@ -41,6 +41,22 @@ class Version:
         return Card.parse(self.card_text)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a version was trained from, so that it can be trained again without the files of then."""
+
+    run: str | None
+    """The training run, at most 64 characters: it publishes a task once. None for what no run has made."""
+    task_file: dict[str, Any]
+    """The resolved task file: every key with the value it had."""
+    data: list[dict[str, Any]]
+    """The rows, split by split: `split`, `address`, `digest` and `rows`."""
+
+    def row(self) -> dict[str, Any]:
+        """The origin as a row for people and machines."""
+        return dict(self.__dict__)
+
+
 class Entry(NamedTuple):
     """A line of a listing: a version, with its task's counts. A named tuple, as there may be ten thousand of them."""
 

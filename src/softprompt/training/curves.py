@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from softprompt.files import write_whole
+
 
 def write_page(
     file: Path, task: str, candidates: Sequence[Mapping[str, Any]], histories: Sequence[Sequence[Mapping[str, float]]]
@@ -37,5 +39,5 @@ def write_page(
     figure.update_layout(title=f"Sweep of {task}: {len(candidates)} candidates", height=760, template="plotly_white")
     figure.update_xaxes(title_text="step", row=2, col=1)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.write_html(file, include_plotlyjs=True)
+    write_whole(file, figure.to_html(include_plotlyjs=True).encode())
     return file
