@@ -16,6 +16,7 @@ from softprompt.library.library import Library, Version
 from softprompt.library.maintenance import Garbage
 from softprompt.prompts.file import digest_of
 from softprompt.registry import queries, tables
+from softprompt.registry.records import Origin
 from tests.library_data import make_prompt, scored
 from tests.store_contract import Damage
 
@@ -319,12 +320,16 @@ class LibraryContract:
         other = library.for_tenant("other")
         other.publish(make_prompt("theirs"), base=BASE)
         secret, _ = other.registry.keys.create("ci", ["read"])
+        origin = Origin("run-1", {"task": "trained"}, [{"split": "train", "address": "a", "digest": "d", "rows": 1}])
+        assert library.publish_all([make_prompt("trained")], base=BASE, origins=[origin])[0].number == 1
         report = library.copy(tmp_path / "copy")
-        assert (report.blobs, report.present, report.missing) == (5, 0, 0)
+        assert (report.blobs, report.present, report.missing) == (6, 0, 0)
         with Library.open(tmp_path / "copy") as copy:
             assert copy.registry.versions("trec6") == library.registry.versions("trec6")
             assert copy.registry.audit() == library.registry.audit()
             assert copy.read("trec6") == library.read("trec6")
+            assert copy.registry.origin("trained@1") == library.registry.origin("trained") == origin
+            assert copy.publish_all([make_prompt("trained", 1)], base=BASE, origins=[origin])[0].number == 1
             assert copy.rollback("trec6").after == 2
             assert copy.publish(make_prompt(seed=5), base=BASE).number == 5
             assert copy.restore("trec6@4").number == 4

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from softprompt.errors import Denied, LibraryError, NameRefused, NotFound, PromotionRefused, RegistryError
 from softprompt.prompts.file import digest_of, read_card
 from softprompt.registry import database, records, tables
+from softprompt.registry.records import Origin
 from softprompt.registry.registry import Filters, Registry, Version
 from tests.library_data import make_prompt, scored
 
@@ -37,11 +38,25 @@ TRICKS = [
 ]
 
 
-def publish(registry: Registry, task: str = "trec6", seed: int = 0, tags: tuple[str, ...] = (), **fields: Any) -> Version:
+def publish(
+    registry: Registry,
+    task: str = "trec6",
+    seed: int = 0,
+    tags: tuple[str, ...] = (),
+    origin: Origin | None = None,
+    **fields: Any,
+) -> Version:
     data = make_prompt(task, seed, **fields)
     base = fields.get("base", "builtin/tiny")
-    (version,) = registry.publish([(read_card(data), digest_of(data))], base=base, tags=tags, ensure_blob=lambda _: None)
+    prompts = [(read_card(data), digest_of(data))]
+    (version,) = registry.publish(prompts, base=base, tags=tags, origins=[origin], ensure_blob=lambda _: None)
     return version
+
+
+def origin_of(run: str | None = "run-1") -> Origin:
+    """The origin of a run, with text of all kinds in it."""
+    data = [{"split": "train", "address": "rows.jsonl", "digest": "d" * 64, "rows": 7}]
+    return Origin(run, {"task": "trec6", "labels": ["naïve", "\udcff"], "seed": 3, "learning_rate": 0.3}, data)
 
 
 def go_back(registry: Registry, task: str = "trec6", alias: str = "production") -> int:
@@ -151,6 +166,78 @@ class RegistryContract:
             with pytest.raises(NameRefused, match="no valid Unicode"):
                 attempt()
         assert registry.aliases.of("trec6") == {}
+
+    # Origins
+
+    def test_an_origin_is_kept_beside_its_version(self, registry: Registry) -> None:
+        publish(registry)
+        assert publish(registry, origin=origin_of()).number == 2
+        publish(registry, origin=origin_of(None))
+        publish(registry, origin=origin_of(None))
+        assert registry.origin("trec6@2") == origin_of()
+        assert registry.origin("trec6@3") == registry.origin("trec6") == origin_of(None)
+        assert registry.origin("trec6@1") is None
+        registry.delete("trec6@2")
+        assert registry.origin("trec6@2") == origin_of()
+        for ref in ("trec6@9", "trec7"):
+            with pytest.raises(NotFound):
+                registry.origin(ref)
+
+    def test_a_run_publishes_once(self, registry: Registry) -> None:
+        first = publish(registry, origin=origin_of())
+        audit = registry.audit()
+        assert publish(registry, seed=1, tags=("late",), origin=origin_of()) == first, "nothing is added or changed"
+        assert registry.version_of_run("run-1") == first
+        assert registry.version_of_run("run-2") is None
+        gone = registry.delete(first.ref)
+        assert publish(registry, origin=origin_of()) == registry.version_of_run("run-1") == gone
+        assert [entry.action for entry in registry.audit()[len(audit) :]] == ["delete"]
+        assert publish(registry, origin=origin_of("run-2")).number == 2
+
+    def test_a_run_is_of_one_task_and_one_tenant(self, registry: Registry) -> None:
+        publish(registry, origin=origin_of())
+        other = registry.for_tenant("other")
+        assert other.version_of_run("run-1") is None
+        for attempt in (
+            lambda: publish(registry, "words", origin=origin_of()),
+            lambda: publish(other, origin=origin_of()),
+        ):
+            with pytest.raises(LibraryError, match=r"run 'run-1' has published another task already.*an id of its own"):
+                attempt()
+        assert [entry.versions for entry in registry.tasks()] == [1]
+        assert other.tasks() == []
+
+    def test_of_many_only_those_whose_run_has_published_are_left_out(self, registry: Registry) -> None:
+        kept = publish(registry, origin=origin_of())
+        files = [make_prompt("trec6", 1), make_prompt("words", 2), make_prompt("trec6", 3)]
+        seen: list[list[Version]] = []
+        versions = registry.publish(
+            [(read_card(data), digest_of(data)) for data in files],
+            base="builtin/tiny",
+            origins=[origin_of(), origin_of("run-2"), None],
+            ensure_blob=lambda _: None,
+            also=lambda connection, versions: seen.append(versions),
+        )
+        assert [version.ref for version in versions] == ["trec6@1", "words@1", "trec6@2"]
+        assert versions[0] == kept
+        assert seen == [versions]
+        with pytest.raises(ValueError, match="argument"):
+            registry.publish([], base="builtin/tiny", origins=[None], ensure_blob=lambda _: None)
+
+    def test_racing_publishers_of_one_run_publish_once(self, registry: Registry, url: str) -> None:
+        others = [Registry.open(url) for _ in range(4)]
+
+        def work(place: int) -> list[int]:
+            run = [origin_of(f"run-{step}") for step in range(6)]
+            return [publish(others[place], seed=place * 10 + step, origin=run[step]).number for step in range(6)]
+
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(work, range(4)))
+        for other in others:
+            other.close()
+        assert found == [found[0]] * 4
+        assert sorted(found[0]) == [version.number for version in registry.versions("trec6")] == list(range(1, 7))
+        assert len(registry.audit("trec6")) == 6
 
     # Aliases
 
@@ -556,10 +643,12 @@ class RegistryContract:
         registry = Registry.open(url)
         assert registry.resolve("trec6").number == 1
         assert registry.resolve("trec6").card == card
+        assert registry.origin("trec6") is None
         assert go_back(registry) == 2
         tagged = ("old",) if revision > "0001" else ()
         assert registry.resolve("trec6@1").tags == tagged
-        assert publish(registry, tags=("new",)).number == 3
+        assert publish(registry, tags=("new",), origin=origin_of()).number == 3
+        assert registry.origin("trec6@3") == origin_of()
         assert [entry.action for entry in registry.audit("trec6")] == ["publish", "rollback", "publish"]
         assert registry.for_tenant("other").tasks() == []
         assert publish(registry.for_tenant("other")).number == 1

@@ -13,6 +13,7 @@ import pytest
 
 from softprompt.cli.context import emit
 from softprompt.library.library import Library
+from softprompt.registry.records import Origin
 from softprompt.registry.registry import Registry
 from tests.commands import Run
 from tests.library_data import make_prompt, scored
@@ -58,7 +59,9 @@ def test_show_keeps_the_contract(run: Run, filled: Path) -> None:
         *("parents", "recipe", "data_digest"),
     }
     assert (first["value"], first["aliases"], first["deleted"]) == (0.8, ["production"], False)
+    assert "origin" not in first
     (shown,) = run("show", "trec6@2", "--json").rows
+    assert shown["versions"][0]["origin"] is None
     assert [version["version"] for version in shown["versions"]] == [2]
 
 
@@ -98,6 +101,18 @@ def test_tag_delete_restore(run: Run, filled: Path) -> None:
     rows = run("delete", "trec6", "--all", "--force", "--json").rows
     assert [row["version"] for row in rows] == [3, 2, 1]
     assert run("library", "verify", "--json").rows[0]["ok"]
+
+
+def test_show_of_one_version_tells_what_it_was_trained_from(run: Run, filled: Path) -> None:
+    origin = Origin("run-1", {"task": "words", "seed": 3}, [{"split": "train", "address": "a", "digest": "d", "rows": 1}])
+    with Library.open(filled) as library:
+        library.publish_all([make_prompt("words")], base=BASE, origins=[origin])
+    (shown,) = run("show", "words@2", "--json").rows
+    assert shown["versions"][0]["origin"] == origin.row()
+    table = run("show", "words@2").out
+    assert "seed=3" in table
+    assert "address=a" in table
+    assert "none was recorded" in run("show", "words@1").out
 
 
 def test_verify_gc_copy_stats(run: Run, filled: Path, tmp_path: Path) -> None:

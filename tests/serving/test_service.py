@@ -676,7 +676,7 @@ def test_auto_sees_new_tasks_promotions_and_only_the_tenants_own(
         await becomes("default", "red blue", None)  # the newest version has no centroid
         routed.promote("colour@1", "production")
         await becomes("default", "red blue", "colour")
-        routed.delete_task("mood")
+        routed.registry.delete_task("mood")
         await becomes("default", "good bad", None)
         assert await chosen("other", "good bad") is None
 
