@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
             write_whole(path, b"data")
     assert (tmp_path / "folder" / "kept").read_text() == "kept"
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_disk_that_takes_no_more_costs_the_new_file_and_not_the_old(tmp_path: Path) -> None:
+    write_whole(tmp_path / "file", b"old")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_whole(tmp_path / "file", b"x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_long_name_has_room_for_its_partial(tmp_path: Path) -> None:

@@ -527,7 +527,7 @@ def test_checkpoints_that_are_left_are_cleared_and_nothing_else(library: Library
     jobs = library.for_tenant("jobs")
     queue_job(jobs, base_folder)
     do_all(library)
-    assert jobs.resolve("one").number == 1
+    assert jobs.registry.resolve("one").number == 1
     assert [file.name for file in left[0].parent.iterdir()] == ["one@1.jsonl"]
 
 
