@@ -319,7 +319,7 @@ class LibraryContract:
         library.registry.delete("trec6@4")
         other = library.for_tenant("other")
         other.publish(make_prompt("theirs"), base=BASE)
-        secret, _ = other.registry.keys.create("ci", ["read"])
+        secret = other.registry.keys.create("ci", ["read"]).secret
         origin = Origin("run-1", {"task": "trained"}, [{"split": "train", "address": "a", "digest": "d", "rows": 1}])
         assert library.publish_all([make_prompt("trained")], base=BASE, origins=[origin])[0].number == 1
         report = library.copy(tmp_path / "copy")

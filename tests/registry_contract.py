@@ -495,7 +495,8 @@ class RegistryContract:
         assert other.resolve("trec6@1").digest == theirs.digest
 
     def test_keys_are_shown_once_stored_hashed_and_revoked(self, registry: Registry) -> None:
-        secret, key = registry.keys.create("ci", ["predict", "read"])
+        made = registry.keys.create("ci", ["predict", "read"])
+        secret, key = made.secret, made.key
         assert registry.keys.authenticate(secret) == key
         assert key.row()["scopes"] == ["read", "predict"]
         with registry.database.read() as connection:
@@ -513,7 +514,7 @@ class RegistryContract:
             registry.keys.authenticate(secret)
         with pytest.raises(NotFound, match="no live key 'ci'"):
             registry.keys.revoke("ci")
-        again, _ = registry.keys.create("ci", ["admin"])
+        again = registry.keys.create("ci", ["admin"]).secret
         assert registry.keys.authenticate(again).allows("train")
         assert [one.revoked for one in registry.keys.list()] == [True, False]
         actions = [entry.action for entry in registry.audit()]
@@ -521,7 +522,8 @@ class RegistryContract:
 
     def test_keys_of_another_tenant_are_out_of_reach(self, registry: Registry) -> None:
         other = registry.for_tenant("other")
-        secret, key = other.keys.create("ci", ["read"])
+        made = other.keys.create("ci", ["read"])
+        secret, key = made.secret, made.key
         registry.keys.create("ci", ["read"])
         assert registry.keys.authenticate(secret).tenant == "other"
         assert [one.tenant for one in registry.keys.list()] == ["default"]
@@ -652,7 +654,7 @@ class RegistryContract:
         assert [entry.action for entry in registry.audit("trec6")] == ["publish", "rollback", "publish"]
         assert registry.for_tenant("other").tasks() == []
         assert publish(registry.for_tenant("other")).number == 1
-        assert registry.keys.create("ci", ["read"])[1].id == 1
+        assert registry.keys.create("ci", ["read"]).key.id == 1
         assert registry.database.check() == []
         self.assert_schema_is_that_of_the_code(registry)
         registry.close()

@@ -135,7 +135,7 @@ def test_a_first_key_is_asked_for_and_others_may_come_then(tmp_path: Path) -> No
     """An empty library, with a key; every address; and two interrupts."""
     home = tmp_path / "home"
     with Library.open(home) as library:
-        secret, _ = library.registry.keys.create("first", ["read", "predict"])
+        secret = library.registry.keys.create("first", ["read", "predict"]).secret
     served = Serving(home, "--host", "0.0.0.0")
     try:
         assert served.row["base"] == "builtin/tiny"

@@ -76,7 +76,7 @@ def raw(running: Running, data: bytes, *, seconds: float = 20) -> bytes:
 
 
 def make_key(library: Library, *scopes: str, tenant: str = "default", name: str = "k") -> str:
-    return library.for_tenant(tenant).registry.keys.create(name, scopes)[0]
+    return library.for_tenant(tenant).registry.keys.create(name, scopes).secret
 
 
 def test_tenants_know_nothing_of_each_other(library: Library, base: FrozenBase) -> None:

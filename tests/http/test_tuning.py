@@ -239,7 +239,7 @@ def test_tenants_and_scopes(base_folder: Path, tmp_path: Path) -> None:
     library = Library.open(tmp_path / "home")
     registry = library.registry
     keys = {
-        name: registry.for_tenant(tenant).keys.create(name, [scope])[0]
+        name: registry.for_tenant(tenant).keys.create(name, [scope]).secret
         for name, tenant, scope in (("a", "acme", "train"), ("b", "other", "train"), ("reader", "acme", "predict"))
     }
     with serving(library, make_base("llama"), routers=[make_router(library, {"tiny-llama": str(base_folder)})]) as server:

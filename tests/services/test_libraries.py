@@ -64,5 +64,5 @@ def test_moves_from_home_to_servers_and_goes_on(
         assert library.publish(make_prompt("new"), base="builtin/tiny").number == 1
         assert library.promote("trec6@4").before == 3
         assert library.rollback("trec6").after == 3
-        assert library.registry.keys.create("cd", ["read"])[1].id == 2
+        assert library.registry.keys.create("cd", ["read"]).key.id == 2
         assert not library.verify().problems

@@ -58,11 +58,11 @@ def audit(
 ) -> None:
     """Show who changed what, when, from what to what: oldest first."""
     entries = open_library(home, registry, store, tenant).registry.audit(task, limit=limit)
-    rows = (entry.row() if as_json else {**entry.row(), "change": _told(entry)} for entry in entries)
+    rows = (entry.row() if as_json else {**entry.row(), "change": _change(entry)} for entry in entries)
     emit(rows, as_json, f"Audit of {task or 'all tasks'}", AUDIT_COLUMNS)
 
 
-def _told(entry: AuditEntry) -> str:
+def _change(entry: AuditEntry) -> str:
     """What changed, in few words; JSON has it all."""
     before, after = entry.before or {}, entry.after or {}
     if "alias" in after:

@@ -27,8 +27,8 @@ def create(
 ) -> None:
     """Create a key (default scopes: read, predict). Its secret is shown now and never again."""
     library = open_library(home, registry, store, tenant)
-    secret, key = library.registry.keys.create(name, scope or ("read", "predict"))
-    emit([{**key.row(), "secret": secret}], as_json, "Key", ("id", "name", "scopes", "secret"))
+    made = library.registry.keys.create(name, scope or ("read", "predict"))
+    emit([{**made.key.row(), "secret": made.secret}], as_json, "Key", ("id", "name", "scopes", "secret"))
     if not as_json:
         stderr().print("Keep the secret now: only its hash is stored.")
 

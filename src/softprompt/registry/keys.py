@@ -71,14 +71,23 @@ class Key:
         }
 
 
+@dataclass(frozen=True)
+class NewKey:
+    """A key that was just made."""
+
+    secret: str
+    """What its holder sends; it is known to nobody else from now on."""
+    key: Key
+
+
 class Keys:
     """One tenant's keys; only `authenticate` and `any_live` look at all tenants. Safe to share between threads."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    def create(self, name: str, scopes: Iterable[str]) -> tuple[str, Key]:
-        """Add a key; return its secret, which is known to nobody from now on, and the key.
+    def create(self, name: str, scopes: Iterable[str]) -> NewKey:
+        """Add a key of this tenant.
 
         Raises:
             NameRefused: not a name, an unknown scope, or a live key has this name.
@@ -109,7 +118,7 @@ class Keys:
                 raise NameRefused(f"tenant {tenant!r} has a live key {name!r}; revoke it first or take another name")
             key = _key(connection.execute(sa.insert(table).values(values).returning(*table.c)).mappings().one())
             self._scope.record(connection, "key-create", None, after={"key": name, "scopes": key.row()["scopes"]})
-            return secret, key
+            return NewKey(secret, key)
 
     def list(self) -> Sequence[Key]:
         """The tenant's keys, revoked ones too, oldest first."""
