@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
@@ -15,6 +15,7 @@ from softprompt.library.maintenance import bar, named_blobs
 from softprompt.registry import tables
 from softprompt.registry.database import Database
 from softprompt.registry.queries import AnyRow
+from softprompt.registry.records import Record
 from softprompt.stores import Store, open_store, read_verified
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _BATCH = 1000
 
 
 @dataclass(frozen=True)
-class CopyReport:
+class CopyReport(Record):
     """What a copy brought over."""
 
     blobs: int = 0
@@ -36,10 +37,6 @@ class CopyReport:
     """Blobs of deleted versions that the source has no more."""
     rows: int = 0
     """Rows of the registry; 0 where the registry stays the same."""
-
-    def row(self) -> dict[str, Any]:
-        """The report as a row for people and machines."""
-        return dict(self.__dict__)
 
 
 def copy(

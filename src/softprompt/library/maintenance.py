@@ -17,6 +17,7 @@ from softprompt.prompts.file import digest_of, read_card
 from softprompt.registry import tables
 from softprompt.registry.database import Database
 from softprompt.registry.queries import AnyRow
+from softprompt.registry.records import Record
 from softprompt.registry.registry import Registry
 from softprompt.registry.scope import Scope
 from softprompt.stores import FolderStore, ReadCache, Store
@@ -35,7 +36,7 @@ _t, _v, _a = tables.tasks.c, tables.versions.c, tables.aliases.c
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(Record):
     """Something that is not as it was recorded."""
 
     what: str
@@ -44,10 +45,6 @@ class Problem:
     versions: tuple[str, ...]
     """The versions it touches, as `tenant/task@N`."""
     detail: str
-
-    def row(self) -> dict[str, Any]:
-        """The problem as a row for people and machines."""
-        return {**self.__dict__, "versions": list(self.versions)}
 
 
 @dataclass
@@ -63,11 +60,7 @@ class Report:
 
     def row(self) -> dict[str, Any]:
         """The report as a row for machines."""
-        return {
-            **self.__dict__,
-            "ok": not self.problems,
-            "problems": [problem.row() for problem in self.problems],
-        }
+        return {**self.__dict__, "ok": not self.problems, "problems": [problem.row() for problem in self.problems]}
 
     def summary(self) -> str:
         """One line for people."""
@@ -77,17 +70,13 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Garbage:
+class Garbage(Record):
     """A blob that no version needs."""
 
     digest: str
     bytes: int
     versions: tuple[str, ...] = ()
     """Deleted versions that would lose it, and then cannot be restored."""
-
-    def row(self) -> dict[str, Any]:
-        """The blob as a row for people and machines."""
-        return {**self.__dict__, "versions": list(self.versions)}
 
 
 def verify(database: Database, store: Store, progress: Progress | None = None) -> Report:

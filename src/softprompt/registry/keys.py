@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -176,13 +176,5 @@ def _hash(secret: str) -> str:
 
 
 def _key(row: RowMapping) -> Key:
-    return Key(
-        id=row["id"],
-        tenant=row["tenant"],
-        name=row["name"],
-        scopes=frozenset(row["scopes"].split(",")),
-        hint=row["hint"],
-        created_at=row["created_at"],
-        actor=row["actor"],
-        revoked=row["revoked"],
-    )
+    values = {field.name: row[field.name] for field in fields(Key)}
+    return Key(**{**values, "scopes": frozenset(row["scopes"].split(","))})

@@ -12,6 +12,14 @@ from typing import Any, NamedTuple
 from softprompt.prompts.card import Card
 
 
+class Record:
+    """A record that is shown as it is."""
+
+    def row(self) -> dict[str, Any]:
+        """Its fields as a row for people and machines."""
+        return dict(self.__dict__)
+
+
 @dataclass(frozen=True)
 class Version:
     """A numbered prompt of a task."""
@@ -42,7 +50,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Origin:
+class Origin(Record):
     """What a version was trained from, so that it can be trained again without the files of then."""
 
     run: str | None
@@ -51,10 +59,6 @@ class Origin:
     """The resolved task file: every key with the value it had."""
     data: list[dict[str, Any]]
     """The rows, split by split: `split`, `address`, `digest` and `rows`."""
-
-    def row(self) -> dict[str, Any]:
-        """The origin as a row for people and machines."""
-        return dict(self.__dict__)
 
 
 class Entry(NamedTuple):
@@ -90,7 +94,7 @@ class BaseCount:
 
 
 @dataclass(frozen=True)
-class Move:
+class Move(Record):
     """An alias that moved, or stayed because it was there already."""
 
     task: str
@@ -99,13 +103,9 @@ class Move:
     after: int
     reason: str | None = None
 
-    def row(self) -> dict[str, Any]:
-        """The move as a row for people and machines."""
-        return dict(self.__dict__)
-
 
 @dataclass(frozen=True)
-class AuditEntry:
+class AuditEntry(Record):
     """Who changed what, when, from what to what."""
 
     seq: int
@@ -116,10 +116,6 @@ class AuditEntry:
     before: Mapping[str, Any] | None
     after: Mapping[str, Any] | None
     reason: str | None
-
-    def row(self) -> dict[str, Any]:
-        """The entry as a row for people and machines."""
-        return dict(self.__dict__)
 
 
 def now() -> str:
