@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
 from softprompt.errors import LibraryError, NotFound, StoreError
 from softprompt.library.maintenance import bar, named_blobs
+from softprompt.progress import Progress
 from softprompt.registry import tables
 from softprompt.registry.database import Database
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import Record
 from softprompt.stores import Store, open_store, read_verified
-
-if TYPE_CHECKING:
-    from softprompt.progress import Progress
 
 _BATCH = 1000
 """Rows in one insert."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy.engine import URL, Connection
 
@@ -18,13 +18,11 @@ from softprompt.files import make_folder, sync_folder
 from softprompt.library import copying, maintenance
 from softprompt.locks import check_locks
 from softprompt.names import check_alias, check_tags, check_task
+from softprompt.progress import Progress
 from softprompt.prompts.file import read_card
 from softprompt.registry.records import Move, Origin, Version
 from softprompt.registry.registry import Registry
 from softprompt.stores import ReadCache, Store, open_store, read_verified
-
-if TYPE_CHECKING:
-    from softprompt.progress import Progress
 
 __all__ = ["Library", "Version"]
 

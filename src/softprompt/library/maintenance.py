@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt.errors import LibraryError, NotFound, PromptFileError, StoreError
+from softprompt.progress import Advance, Progress
 from softprompt.prompts.file import digest_of, read_card
 from softprompt.registry import tables
 from softprompt.registry.database import Database
@@ -22,9 +23,6 @@ from softprompt.registry.registry import Registry
 from softprompt.registry.scope import Scope
 from softprompt.stores import FolderStore, ReadCache, Store
 from softprompt.stores.base import MEND
-
-if TYPE_CHECKING:
-    from softprompt.progress import Advance, Progress
 
 _FAILURES_IN_A_ROW = 3
 """Unreadable blobs one after the other that count as a store that is away."""

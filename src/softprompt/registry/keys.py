@@ -59,16 +59,7 @@ class Key:
 
     def row(self) -> dict[str, Any]:
         """The key as a row for people and machines."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "tenant": self.tenant,
-            "scopes": sorted(self.scopes, key=SCOPES.index),
-            "hint": self.hint,
-            "created_at": self.created_at,
-            "actor": self.actor,
-            "revoked": self.revoked,
-        }
+        return {**self.__dict__, "scopes": sorted(self.scopes, key=SCOPES.index)}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from softprompt.registry import tables
 from softprompt.registry.records import Origin
 
 _o, _t, _v = tables.origins.c, tables.tasks.c, tables.versions.c
+_joined = tables.origins.join(tables.versions, _v.id == _o.version_id).join(tables.tasks, _t.id == _v.task_id)
 
 
 def add(connection: Connection, version_id: int, origin: Origin) -> None:
@@ -23,9 +24,8 @@ def add(connection: Connection, version_id: int, origin: Origin) -> None:
 
 def of(connection: Connection, tenant: str, ref: Ref) -> Origin | None:
     """The origin of a version given by number; None where none was kept."""
-    joined = tables.origins.join(tables.versions, _v.id == _o.version_id).join(tables.tasks, _t.id == _v.task_id)
     this = (_t.tenant == tenant, _t.name == ref.task, _v.number == ref.number)
-    row = connection.execute(sa.select(tables.origins).select_from(joined).where(*this)).first()
+    row = connection.execute(sa.select(tables.origins).select_from(_joined).where(*this)).first()
     return None if row is None else Origin(row.run, json.loads(row.task_file), json.loads(row.data))
 
 
@@ -35,8 +35,7 @@ def published_by(connection: Connection, run: str, tenant: str, task: str | None
     Raises:
         LibraryError: the run is not that of this tenant and of `task`.
     """
-    joined = tables.origins.join(tables.versions, _v.id == _o.version_id).join(tables.tasks, _t.id == _v.task_id)
-    statement = sa.select(_t.tenant, _t.name, _v.number).select_from(joined).where(_o.run == run)
+    statement = sa.select(_t.tenant, _t.name, _v.number).select_from(_joined).where(_o.run == run)
     row = connection.execute(statement).first()
     if row is None or (task is None and row.tenant != tenant):
         return None
