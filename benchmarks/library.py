@@ -29,6 +29,7 @@ from softprompt.library.library import Library
 from softprompt.prompts.card import Card
 from softprompt.prompts.file import Stored, write_file
 from softprompt.registry import tables
+from softprompt.registry.listing import Filters
 
 BASES = 5
 PRODUCTION_SHARE = 0.5
@@ -126,16 +127,20 @@ def measure(library: Library, tasks: int, versions: int, home: Path) -> Iterator
         return 1
 
     def count(**filters: Any) -> Callable[[], int]:
-        return lambda: len(library.tasks(**filters))
+        return lambda: len(library.registry.tasks(Filters(**filters)))
 
     refs: list[str] = []
     operations: list[tuple[str, int, Callable[[], int]]] = [
         ("open", 30, reopen),
-        ("resolve task", 2000, lambda: library.resolve(any_task()).number and 1),
-        ("resolve task@N", 2000, lambda: library.resolve(f"{any_task()}@{choose.randint(1, versions)}").number and 1),
-        ("show", 300, lambda: len(library.versions(any_task()))),
+        ("resolve task", 2000, lambda: library.registry.resolve(any_task()).number and 1),
+        (
+            "resolve task@N",
+            2000,
+            lambda: library.registry.resolve(f"{any_task()}@{choose.randint(1, versions)}").number and 1,
+        ),
+        ("show", 300, lambda: len(library.registry.versions(any_task()))),
         ("list", 15, count()),
-        ("list --task NAME", 300, lambda: len(library.tasks(task=any_task()))),
+        ("list --task NAME", 300, lambda: len(library.registry.tasks(Filters(task=any_task())))),
         ("list --task GLOB", 50, count(task="task-012*")),
         ("list --tag", 50, count(tag="rare")),
         ("list --base", 15, count(base="org/base-3")),
@@ -143,7 +148,7 @@ def measure(library: Library, tasks: int, versions: int, home: Path) -> Iterator
         ("list --base --tag --metric", 50, count(base="org/base-3", tag="rare", metric="accuracy>=0.5")),
         ("publish", 300, publish),
         ("promote", 200, lambda: library.promote(refs[choose.randrange(len(refs))], "staging").after and 1),
-        ("audit", 100, lambda: len(library.audit(refs[0].partition("@")[0]))),
+        ("audit", 100, lambda: len(library.registry.audit(refs[0].partition("@")[0]))),
     ]
     for name, times, operation in operations:
         operation()

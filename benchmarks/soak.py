@@ -148,7 +148,7 @@ class Shelf:
                 return
             ref = old[0]
             self.deleted[ref] = time.monotonic()
-        self.library.delete(ref)
+        self.library.registry.delete(ref)
 
     def allowed(self, name: str, began: float) -> set[str]:
         """Digests that an answer to this name may come from, for a request that began then and is over now."""

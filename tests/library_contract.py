@@ -13,8 +13,10 @@ from sqlalchemy.engine import Connection
 
 from softprompt.errors import LibraryError, NotFound, PromotionRefused, PromptFileError, SoftPromptError, StoreError
 from softprompt.library.library import Library, Version
+from softprompt.library.maintenance import Garbage
 from softprompt.prompts.file import digest_of
 from softprompt.registry import queries, tables
+from softprompt.registry.records import Origin
 from tests.library_data import make_prompt, scored
 from tests.store_contract import Damage
 
@@ -33,7 +35,7 @@ class LibraryContract:
         version = library.publish(data, base=BASE, tags=["x"])
         assert version.digest == digest_of(data)
         assert library.read("trec6") == library.read(version) == data
-        assert library.resolve("trec6@1") == version
+        assert library.registry.resolve("trec6@1") == version
         assert not library.verify().problems
 
     def test_publishing_known_bytes_makes_a_version_and_no_blob(self, library: Library) -> None:
@@ -46,31 +48,31 @@ class LibraryContract:
         versions = library.publish_all(files, base=BASE, tags=["x"])
         assert [version.ref for version in versions] == ["b@2", "a@1", "b@3", "b@4"]
         assert [library.read(version) for version in versions] == files
-        assert [library.resolve(version.ref) for version in versions] == versions
-        assert [entry.after and entry.after["version"] for entry in library.audit("b")] == [1, 2, 3, 4]
+        assert [library.registry.resolve(version.ref) for version in versions] == versions
+        assert [entry.after and entry.after["version"] for entry in library.registry.audit("b")] == [1, 2, 3, 4]
         assert library.publish_all([], base=BASE) == []
         assert not library.verify().problems
 
     def test_of_many_that_fail_on_the_way_none_is_published(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
         library.publish(make_prompt("b"), base=BASE)
-        before = library.audit()
+        before = library.registry.audit()
         files = [make_prompt(task, 1) for task in "abc"]
         with pytest.raises(PromptFileError):
             library.publish_all([*files, b"broken"], base=BASE)
         assert len(list(library.store.list())) == 1, "all are read before any is stored"
         honest = queries.add_version
 
-        def failing(connection: Connection, task_id: int, added: Version) -> None:
+        def failing(connection: Connection, task_id: int, added: Version) -> int:
             if added.task == "c":
                 raise KeyboardInterrupt
-            honest(connection, task_id, added)
+            return honest(connection, task_id, added)
 
         with monkeypatch.context() as patched:
             patched.setattr(queries, "add_version", failing)
             with pytest.raises(KeyboardInterrupt):
                 library.publish_all(files, base=BASE)
-        assert [(entry.task, entry.versions) for entry in library.tasks()] == [("b", 1)]
-        assert library.audit() == before
+        assert [(entry.task, entry.versions) for entry in library.registry.tasks()] == [("b", 1)]
+        assert library.registry.audit() == before
         assert not library.verify().problems
         assert len(library.gc()) == 3
         assert [version.ref for version in library.publish_all(files, base=BASE)] == ["a@1", "b@2", "c@1"]
@@ -80,7 +82,7 @@ class LibraryContract:
         with pytest.raises(PromptFileError):
             library.publish(make_prompt()[:cut], base=BASE)
         assert list(library.store.list()) == []
-        assert library.tasks() == []
+        assert library.registry.tasks() == []
 
     def test_a_flipped_byte_is_refused_everywhere(self, library: Library, damage: Damage) -> None:
         data = make_prompt()
@@ -93,7 +95,7 @@ class LibraryContract:
         for attempt in (lambda: library.read("trec6@2"), lambda: library.promote("trec6@2")):
             with pytest.raises(StoreError, match=rf"trec6@2: blob {version.digest}.*altered.*import the prompt file"):
                 attempt()
-        assert library.aliases("trec6") == {"production": 1}
+        assert library.registry.aliases.of("trec6") == {"production": 1}
         problems = library.verify().problems
         assert [(problem.what, problem.digest, problem.versions) for problem in problems] == [
             ("blob altered", version.digest, ("default/trec6@2",))
@@ -115,10 +117,10 @@ class LibraryContract:
         for seed in range(2):
             library.publish(make_prompt(seed=seed), base=BASE)
             library.promote(f"trec6@{seed + 1}")
-        library.store.delete(library.resolve("trec6@1").digest)
+        library.store.delete(library.registry.resolve("trec6@1").digest)
         with pytest.raises(NotFound, match="trec6@1"):
             library.rollback("trec6")
-        assert library.resolve("trec6").number == 2
+        assert library.registry.resolve("trec6").number == 2
 
     def test_promotion_gate_and_rollback(self, library: Library) -> None:
         library.publish(make_prompt(metrics=scored(0.9)), base=BASE)
@@ -133,7 +135,7 @@ class LibraryContract:
         for seed in range(3):
             library.publish(make_prompt(seed=seed), base=BASE)
         library.promote("trec6@1")
-        second = library.resolve("trec6@2")
+        second = library.registry.resolve("trec6@2")
         library.store.put(b"no version names this")
         v = tables.versions.c
         with library.registry.database.write() as connection:
@@ -150,7 +152,7 @@ class LibraryContract:
         kept = library.publish(make_prompt(), base=BASE).digest
         deleted = library.publish(make_prompt(seed=1), base=BASE)
         library.for_tenant("other").publish(make_prompt(seed=2), base=BASE)
-        library.delete(deleted.ref)
+        library.registry.delete(deleted.ref)
         stray = library.store.put(b"left by a killed publish")
         plan = library.plan_gc()
         assert [item.digest for item in plan] == [stray]
@@ -166,8 +168,8 @@ class LibraryContract:
         library.publish(shared, base=BASE)
         library.publish(shared, base=BASE)
         lost = library.publish(make_prompt(seed=1), base=BASE)
-        library.delete("trec6@2")
-        library.delete("trec6@3")
+        library.registry.delete("trec6@2")
+        library.registry.delete("trec6@3")
         plan = library.plan_gc(purge_deleted=True)
         assert [(item.digest, item.versions) for item in plan] == [(lost.digest, ("default/trec6@3",))]
         assert library.gc(plan) == [lost.digest]
@@ -175,7 +177,7 @@ class LibraryContract:
             library.restore("trec6@3")
         assert library.restore("trec6@2").number == 2
         assert not library.verify().problems
-        assert library.audit()[-2].action == "purge"
+        assert library.registry.audit()[-2].action == "purge"
         again = library.publish(make_prompt(seed=1), base=BASE)
         assert again.number == 4
         assert library.restore("trec6@3").digest == again.digest, "its bytes are there again"
@@ -186,7 +188,7 @@ class LibraryContract:
         data = make_prompt()
         library.store.put(data)
         library.publish(make_prompt(seed=1), base=BASE)
-        library.delete("trec6@1")
+        library.registry.delete("trec6@1")
         plan = library.plan_gc(purge_deleted=True)
         assert len(plan) == 2
         library.publish(data, base=BASE)
@@ -210,16 +212,30 @@ class LibraryContract:
             refs = [ref for found in pool.map(publish, range(4)) for ref in found]
         assert sorted(refs) == sorted(f"{task}@{number + 1}" for task in tasks for number in range(24))
 
+    def test_gc_refuses_where_the_registry_names_nothing(self, library: Library, tmp_path: Path) -> None:
+        """The store is another registry's, or the registry was lost."""
+        version = library.publish(make_prompt(), base=BASE)
+        plan = [Garbage(version.digest, 1)]
+        with Library.open(tmp_path / "empty") as empty:
+            assert empty.gc() == empty.plan_gc(purge_deleted=True) == []
+            astray = Library(empty.home, empty.registry, library.store)
+            for collect in (astray.plan_gc, astray.gc, lambda: astray.gc(plan), lambda: astray.gc(purge_deleted=True)):
+                with pytest.raises(LibraryError, match=r"names no version at all, and the store .* holds 1 blobs: .*mend"):
+                    collect()
+        assert library.read("trec6") == make_prompt()
+
     def test_gc_racing_publish_loses_nothing(self, opened: Opener) -> None:
         """The same few blobs are published, deleted and collected at once, over and over."""
         done = threading.Event()
+        with opened() as library:  # where nothing at all was published, nothing is collected
+            library.publish(make_prompt("first"), base=BASE)
 
         def publish(place: int) -> int:
             with opened() as library:
                 for step in range(12):
                     version = library.publish(make_prompt(f"task{place}", seed=step % 2), base=BASE)
                     assert library.read(version) == make_prompt(f"task{place}", seed=step % 2)
-                    library.delete(version.ref)
+                    library.registry.delete(version.ref)
             return 12
 
         def collect() -> int:
@@ -240,10 +256,11 @@ class LibraryContract:
         with opened() as library:
             assert not library.verify().problems
             for place in range(3):
-                assert len(library.versions(f"task{place}")) == 12
+                assert len(library.registry.versions(f"task{place}")) == 12
 
     def test_gc_between_a_blob_and_its_row(self, library: Library, opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
         """A publish has stored its blob; before its row is there, a collection takes the blob."""
+        library.publish(make_prompt("first"), base=BASE)
         with opened() as other:
             real = library.registry.publish
 
@@ -271,7 +288,7 @@ class LibraryContract:
         with pytest.raises(NotFound, match="no version of tenant 'other'"):
             other.read(version)
         library.promote("trec6@1")
-        assert other.aliases("trec6") == {}
+        assert other.registry.aliases.of("trec6") == {}
         both = library.publish(theirs, base=BASE)  # the same bytes, now of both
         assert library.read(both) == theirs
 
@@ -280,17 +297,17 @@ class LibraryContract:
         data = make_prompt()
         library.publish(data, base=BASE)
         other.publish(data, base=BASE)
-        library.delete("trec6@1")
+        library.registry.delete("trec6@1")
         assert library.gc(purge_deleted=True) == []
         assert other.read("trec6") == data
 
     def test_purging_is_told_to_the_tenant_alone_whose_version_it_was(self, library: Library) -> None:
         other = library.for_tenant("other")
         other.publish(make_prompt("theirs"), base=BASE)
-        other.delete("theirs@1")
+        other.registry.delete("theirs@1")
         assert len(library.gc(purge_deleted=True)) == 1
-        assert library.audit() == []
-        assert other.audit("theirs")[-1].action == "purge"
+        assert library.registry.audit() == []
+        assert other.registry.audit("theirs")[-1].action == "purge"
 
     # Copies
 
@@ -299,21 +316,25 @@ class LibraryContract:
             library.publish(make_prompt(seed=seed), base=BASE, tags=["t"])
             library.promote(f"trec6@{seed + 1}")
         library.publish(make_prompt(seed=9), base=BASE)
-        library.delete("trec6@4")
+        library.registry.delete("trec6@4")
         other = library.for_tenant("other")
         other.publish(make_prompt("theirs"), base=BASE)
-        secret, _ = other.registry.create_key("ci", ["read"])
+        secret = other.registry.keys.create("ci", ["read"]).secret
+        origin = Origin("run-1", {"task": "trained"}, [{"split": "train", "address": "a", "digest": "d", "rows": 1}])
+        assert library.publish_all([make_prompt("trained")], base=BASE, origins=[origin])[0].number == 1
         report = library.copy(tmp_path / "copy")
-        assert (report.blobs, report.present, report.missing) == (5, 0, 0)
+        assert (report.blobs, report.present, report.missing) == (6, 0, 0)
         with Library.open(tmp_path / "copy") as copy:
-            assert copy.versions("trec6") == library.versions("trec6")
-            assert copy.audit() == library.audit()
+            assert copy.registry.versions("trec6") == library.registry.versions("trec6")
+            assert copy.registry.audit() == library.registry.audit()
             assert copy.read("trec6") == library.read("trec6")
+            assert copy.registry.origin("trained@1") == library.registry.origin("trained") == origin
+            assert copy.publish_all([make_prompt("trained", 1)], base=BASE, origins=[origin])[0].number == 1
             assert copy.rollback("trec6").after == 2
             assert copy.publish(make_prompt(seed=5), base=BASE).number == 5
             assert copy.restore("trec6@4").number == 4
-            assert copy.registry.authenticate(secret).tenant == "other"
-            assert copy.for_tenant("other").resolve("theirs").number == 1
+            assert copy.registry.keys.authenticate(secret).tenant == "other"
+            assert copy.for_tenant("other").registry.resolve("theirs").number == 1
             assert not copy.verify().problems
         with pytest.raises(LibraryError, match="has tasks already"):
             library.copy(tmp_path / "copy")
@@ -348,7 +369,7 @@ class LibraryContract:
         with pytest.raises(StoreError, match=version.digest):
             library.copy(tmp_path / "copy")
         with Library.open(tmp_path / "copy") as copy:
-            assert copy.tasks() == [], "the rows go last"
+            assert copy.registry.tasks() == [], "the rows go last"
 
     def test_does_not_copy_onto_itself(self, library: Library, opened: Opener) -> None:
         library.publish(make_prompt(), base=BASE)
@@ -364,16 +385,16 @@ class LibraryContract:
                     version = library.publish(make_prompt(seed=place * 10 + step), base=BASE)
                     try:
                         library.promote(version.ref)
-                        library.delete(f"trec6@{max(1, version.number - 3)}")
+                        library.registry.delete(f"trec6@{max(1, version.number - 3)}")
                         library.rollback("trec6")
                     except SoftPromptError:
                         pass  # another was quicker
-                    library.tasks()
+                    library.registry.tasks()
 
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(work, range(6)))
         with opened() as library:
-            assert len(library.versions("trec6")) == 36
+            assert len(library.registry.versions("trec6")) == 36
             assert not library.verify().problems
             assert library.stats()["blobs"] == 36
 

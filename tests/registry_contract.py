@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from softprompt.errors import Denied, LibraryError, NameRefused, NotFound, PromotionRefused, RegistryError
 from softprompt.prompts.file import digest_of, read_card
 from softprompt.registry import database, records, tables
+from softprompt.registry.records import Origin
 from softprompt.registry.registry import Filters, Registry, Version
 from tests.library_data import make_prompt, scored
 
@@ -37,16 +38,30 @@ TRICKS = [
 ]
 
 
-def publish(registry: Registry, task: str = "trec6", seed: int = 0, tags: tuple[str, ...] = (), **fields: Any) -> Version:
+def publish(
+    registry: Registry,
+    task: str = "trec6",
+    seed: int = 0,
+    tags: tuple[str, ...] = (),
+    origin: Origin | None = None,
+    **fields: Any,
+) -> Version:
     data = make_prompt(task, seed, **fields)
     base = fields.get("base", "builtin/tiny")
-    (version,) = registry.publish([(read_card(data), digest_of(data))], base=base, tags=tags, ensure_blob=lambda _: None)
+    prompts = [(read_card(data), digest_of(data))]
+    (version,) = registry.publish(prompts, base=base, tags=tags, origins=[origin], ensure_blob=lambda _: None)
     return version
 
 
+def origin_of(run: str | None = "run-1") -> Origin:
+    """The origin of a run, with text of all kinds in it."""
+    data = [{"split": "train", "address": "rows.jsonl", "digest": "d" * 64, "rows": 7}]
+    return Origin(run, {"task": "trec6", "labels": ["naïve", "\udcff"], "seed": 3, "learning_rate": 0.3}, data)
+
+
 def go_back(registry: Registry, task: str = "trec6", alias: str = "production") -> int:
-    target = registry.rollback_target(task, alias).number
-    move = registry.rollback(task, alias, to=target)
+    target = registry.aliases.rollback_target(task, alias).number
+    move = registry.aliases.rollback(task, alias, to=target)
     assert move is not None
     return move.after
 
@@ -71,13 +86,13 @@ class RegistryContract:
         for seed in range(3):
             publish(registry, seed=seed)
         assert registry.resolve("trec6").number == 3
-        registry.promote("trec6@2", "production")
-        registry.promote("trec6@1", "staging")
+        registry.aliases.promote("trec6@2", "production")
+        registry.aliases.promote("trec6@1", "staging")
         assert registry.resolve("trec6").number == 2
         assert registry.resolve("trec6@production").number == 2
         assert registry.resolve("trec6@staging").number == 1
         assert registry.resolve("trec6@3").number == 3
-        assert registry.aliases("trec6") == {"production": 2, "staging": 1}
+        assert registry.aliases.of("trec6") == {"production": 2, "staging": 1}
 
     def test_what_comes_back_is_what_was_published(self, registry: Registry) -> None:
         version = publish(registry, tags=("b", "a"), labels=("é", "日本"), metrics=scored(0.5), parents=("p" * 64,))
@@ -99,7 +114,7 @@ class RegistryContract:
     )
     def test_what_is_not_there_is_told_with_the_nearest(self, registry: Registry, ref: str, told: str) -> None:
         publish(registry)
-        registry.promote("trec6@1", "production")
+        registry.aliases.promote("trec6@1", "production")
         with pytest.raises(NotFound, match=told):
             registry.resolve(ref)
 
@@ -110,11 +125,11 @@ class RegistryContract:
             lambda: registry.resolve(name),
             lambda: registry.resolve(f"trec6@{name}"),
             lambda: registry.versions(name),
-            lambda: registry.promote("trec6@1", name),
-            lambda: registry.rollback_target(name, "production"),
+            lambda: registry.aliases.promote("trec6@1", name),
+            lambda: registry.aliases.rollback_target(name, "production"),
             lambda: registry.tag("trec6@1", add=[name]),
             lambda: registry.for_tenant(name),
-            lambda: registry.create_key(name, ["read"]),
+            lambda: registry.keys.create(name, ["read"]),
             lambda: registry.tasks(Filters(tag=name)),
             lambda: publish(registry, task=name),
         ]
@@ -144,13 +159,85 @@ class RegistryContract:
     def test_text_that_is_no_unicode_is_refused(self, registry: Registry) -> None:
         publish(registry)
         for attempt in (
-            lambda: registry.promote("trec6@1", "production", reason="\udcff"),
+            lambda: registry.aliases.promote("trec6@1", "production", reason="\udcff"),
             lambda: registry.tasks(Filters(base="\udcff")),
             lambda: registry.tasks(Filters(task="\udcff*")),
         ):
             with pytest.raises(NameRefused, match="no valid Unicode"):
                 attempt()
-        assert registry.aliases("trec6") == {}
+        assert registry.aliases.of("trec6") == {}
+
+    # Origins
+
+    def test_an_origin_is_kept_beside_its_version(self, registry: Registry) -> None:
+        publish(registry)
+        assert publish(registry, origin=origin_of()).number == 2
+        publish(registry, origin=origin_of(None))
+        publish(registry, origin=origin_of(None))
+        assert registry.origin("trec6@2") == origin_of()
+        assert registry.origin("trec6@3") == registry.origin("trec6") == origin_of(None)
+        assert registry.origin("trec6@1") is None
+        registry.delete("trec6@2")
+        assert registry.origin("trec6@2") == origin_of()
+        for ref in ("trec6@9", "trec7"):
+            with pytest.raises(NotFound):
+                registry.origin(ref)
+
+    def test_a_run_publishes_once(self, registry: Registry) -> None:
+        first = publish(registry, origin=origin_of())
+        audit = registry.audit()
+        assert publish(registry, seed=1, tags=("late",), origin=origin_of()) == first, "nothing is added or changed"
+        assert registry.version_of_run("run-1") == first
+        assert registry.version_of_run("run-2") is None
+        gone = registry.delete(first.ref)
+        assert publish(registry, origin=origin_of()) == registry.version_of_run("run-1") == gone
+        assert [entry.action for entry in registry.audit()[len(audit) :]] == ["delete"]
+        assert publish(registry, origin=origin_of("run-2")).number == 2
+
+    def test_a_run_is_of_one_task_and_one_tenant(self, registry: Registry) -> None:
+        publish(registry, origin=origin_of())
+        other = registry.for_tenant("other")
+        assert other.version_of_run("run-1") is None
+        for attempt in (
+            lambda: publish(registry, "words", origin=origin_of()),
+            lambda: publish(other, origin=origin_of()),
+        ):
+            with pytest.raises(LibraryError, match=r"run 'run-1' has published another task already.*an id of its own"):
+                attempt()
+        assert [entry.versions for entry in registry.tasks()] == [1]
+        assert other.tasks() == []
+
+    def test_of_many_only_those_whose_run_has_published_are_left_out(self, registry: Registry) -> None:
+        kept = publish(registry, origin=origin_of())
+        files = [make_prompt("trec6", 1), make_prompt("words", 2), make_prompt("trec6", 3)]
+        seen: list[list[Version]] = []
+        versions = registry.publish(
+            [(read_card(data), digest_of(data)) for data in files],
+            base="builtin/tiny",
+            origins=[origin_of(), origin_of("run-2"), None],
+            ensure_blob=lambda _: None,
+            also=lambda connection, versions: seen.append(versions),
+        )
+        assert [version.ref for version in versions] == ["trec6@1", "words@1", "trec6@2"]
+        assert versions[0] == kept
+        assert seen == [versions]
+        with pytest.raises(ValueError, match="argument"):
+            registry.publish([], base="builtin/tiny", origins=[None], ensure_blob=lambda _: None)
+
+    def test_racing_publishers_of_one_run_publish_once(self, registry: Registry, url: str) -> None:
+        others = [Registry.open(url) for _ in range(4)]
+
+        def work(place: int) -> list[int]:
+            run = [origin_of(f"run-{step}") for step in range(6)]
+            return [publish(others[place], seed=place * 10 + step, origin=run[step]).number for step in range(6)]
+
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(work, range(4)))
+        for other in others:
+            other.close()
+        assert found == [found[0]] * 4
+        assert sorted(found[0]) == [version.number for version in registry.versions("trec6")] == list(range(1, 7))
+        assert len(registry.audit("trec6")) == 6
 
     # Aliases
 
@@ -158,22 +245,22 @@ class RegistryContract:
         for seed in range(4):
             publish(registry, seed=seed)
         for number in (1, 3, 2):
-            registry.promote(f"trec6@{number}", "production")
+            registry.aliases.promote(f"trec6@{number}", "production")
         assert go_back(registry) == 3
-        registry.promote("trec6@4", "production")
+        registry.aliases.promote("trec6@4", "production")
         assert go_back(registry) == 3
         assert go_back(registry) == 1
         with pytest.raises(NotFound, match="nothing to go back to from version 1"):
             go_back(registry)
-        assert registry.aliases("trec6") == {"production": 1}
+        assert registry.aliases.of("trec6") == {"production": 1}
 
     def test_promoting_what_is_in_place_changes_nothing(self, registry: Registry) -> None:
         publish(registry)
         publish(registry, seed=1)
-        registry.promote("trec6@1", "production")
-        registry.promote("trec6@2", "production")
+        registry.aliases.promote("trec6@1", "production")
+        registry.aliases.promote("trec6@2", "production")
         before = registry.audit("trec6")
-        move = registry.promote("trec6@2", "production")
+        move = registry.aliases.promote("trec6@2", "production")
         assert (move.before, move.after) == (2, 2)
         assert registry.audit("trec6") == before
         assert go_back(registry) == 1
@@ -181,30 +268,30 @@ class RegistryContract:
     def test_rollback_goes_past_deleted_versions(self, registry: Registry) -> None:
         for seed in range(3):
             publish(registry, seed=seed)
-            registry.promote(f"trec6@{seed + 1}", "production")
+            registry.aliases.promote(f"trec6@{seed + 1}", "production")
         registry.delete("trec6@2")
         assert go_back(registry) == 1
 
     def test_a_rollback_that_was_overtaken_changes_nothing(self, registry: Registry) -> None:
         for seed in range(3):
             publish(registry, seed=seed)
-            registry.promote(f"trec6@{seed + 1}", "production")
-        assert registry.rollback("trec6", "production", to=1) is None
-        assert registry.aliases("trec6") == {"production": 3}
+            registry.aliases.promote(f"trec6@{seed + 1}", "production")
+        assert registry.aliases.rollback("trec6", "production", to=1) is None
+        assert registry.aliases.of("trec6") == {"production": 3}
 
     def test_a_worse_version_is_refused_with_both_figures(self, registry: Registry) -> None:
         publish(registry, metrics=scored(0.80))
         publish(registry, seed=1, metrics=scored(0.70))
         publish(registry, seed=2, metrics=scored(0.79))
-        registry.promote("trec6@1", "production")
+        registry.aliases.promote("trec6@1", "production")
         with pytest.raises(PromotionRefused, match=r"0\.7000 on 500.*0\.8000 on 500.*--force --reason TEXT"):
-            registry.promote("trec6@2", "production")
-        assert registry.aliases("trec6") == {"production": 1}
-        assert registry.promote("trec6@3", "production").after == 3, "within two standard errors"
+            registry.aliases.promote("trec6@2", "production")
+        assert registry.aliases.of("trec6") == {"production": 1}
+        assert registry.aliases.promote("trec6@3", "production").after == 3, "within two standard errors"
         for reason in (None, "", "  "):
             with pytest.raises(PromotionRefused, match="--reason"):
-                registry.promote("trec6@2", "production", force=True, reason=reason)
-        registry.promote("trec6@2", "production", force=True, reason="the data was wrong")
+                registry.aliases.promote("trec6@2", "production", force=True, reason=reason)
+        registry.aliases.promote("trec6@2", "production", force=True, reason="the data was wrong")
         entry = registry.audit("trec6")[-1]
         assert entry.reason == "the data was wrong"
         assert entry.before == {"alias": "production", "version": 3}
@@ -213,7 +300,7 @@ class RegistryContract:
     def test_an_alias_to_a_deleted_version_is_a_clear_error(self, registry: Registry) -> None:
         publish(registry)
         publish(registry, seed=1)
-        registry.promote("trec6@1", "production")
+        registry.aliases.promote("trec6@1", "production")
         with registry.database.write() as connection:  # what no command of ours does
             connection.execute(sa.update(tables.versions).where(tables.versions.c.number == 1).values(deleted=True))
         for ref in ("trec6", "trec6@production"):
@@ -230,7 +317,7 @@ class RegistryContract:
         with pytest.raises(NotFound, match="is deleted"):
             registry.resolve("trec6@2")
         with pytest.raises(NotFound, match="is deleted"):
-            registry.promote("trec6@2", "production")
+            registry.aliases.promote("trec6@2", "production")
         with pytest.raises(NotFound, match="is deleted"):
             registry.delete("trec6@2")
         assert [version.number for version in registry.versions("trec6", deleted=False)] == [1]
@@ -250,19 +337,19 @@ class RegistryContract:
     def test_a_version_with_an_alias_is_not_deleted_unless_forced(self, registry: Registry) -> None:
         publish(registry)
         publish(registry, seed=1)
-        registry.promote("trec6@1", "production")
+        registry.aliases.promote("trec6@1", "production")
         with pytest.raises(LibraryError, match=r"production points to it.*--force"):
             registry.delete("trec6@1")
         registry.delete("trec6@1", force=True)
-        assert registry.aliases("trec6") == {}
-        registry.promote("trec6@2", "production")
+        assert registry.aliases.of("trec6") == {}
+        registry.aliases.promote("trec6@2", "production")
         with pytest.raises(NotFound, match="nothing to go back to"):
             go_back(registry)
 
     @pytest.mark.parametrize("ref", ["trec6", "trec6@production"])
     def test_deleting_needs_a_number(self, registry: Registry, ref: str) -> None:
         publish(registry)
-        registry.promote("trec6@1", "production")
+        registry.aliases.promote("trec6@1", "production")
         with pytest.raises(LibraryError, match="by its number"):
             registry.delete(ref, force=True)
         with pytest.raises(LibraryError, match="by its number"):
@@ -307,7 +394,7 @@ class RegistryContract:
         publish(registry, "alpha", 0, tags=("x",), metrics=scored(0.5), base="org/one", fingerprint="aaaaaaaa01")
         publish(registry, "alpha", 1, metrics=scored(0.9), base="org/two", fingerprint="bbbbbbbb01")
         publish(registry, "Beta", 2, metric="bleu", metrics=scored(0.3), base="org/one", fingerprint="aaaaaaaa01")
-        registry.promote("alpha@1", "production")
+        registry.aliases.promote("alpha@1", "production")
 
         def found(**filters: Any) -> list[tuple[str, int]]:
             return [(entry.task, entry.version) for entry in registry.tasks(Filters(**filters))]
@@ -336,8 +423,8 @@ class RegistryContract:
     def test_every_change_is_audited_with_before_and_after(self, registry: Registry) -> None:
         publish(registry)
         publish(registry, seed=1)
-        registry.promote("trec6@1", "production")
-        registry.promote("trec6@2", "production", reason="better")
+        registry.aliases.promote("trec6@1", "production")
+        registry.aliases.promote("trec6@2", "production", reason="better")
         go_back(registry)
         registry.tag("trec6@2", add=["x"])
         registry.delete("trec6@2")
@@ -359,12 +446,12 @@ class RegistryContract:
     def test_a_clock_that_goes_back_changes_no_order(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
         years = count(2030, -1)
         earlier = lambda: f"{next(years)}-01-01T00:00:00Z"  # noqa: E731
-        for module in ("registry", "queries"):
+        for module in ("registry", "scope"):
             monkeypatch.setattr(f"softprompt.registry.{module}.now", earlier)
         assert records.now() > "2026"
         for seed in range(4):
             publish(registry, seed=seed)
-            registry.promote(f"trec6@{seed + 1}", "production")
+            registry.aliases.promote(f"trec6@{seed + 1}", "production")
         assert [version.number for version in registry.versions("trec6")] == [1, 2, 3, 4]
         assert go_back(registry) == 3
         registry.delete("trec6@3", force=True)
@@ -392,13 +479,13 @@ class RegistryContract:
         for attempt in (
             lambda: registry.resolve("secret-task"),
             lambda: registry.versions("secret-task"),
-            lambda: registry.aliases("secret-task"),
+            lambda: registry.aliases.of("secret-task"),
             lambda: registry.audit("secret-task"),
-            lambda: registry.promote("secret-task@1", "production"),
+            lambda: registry.aliases.promote("secret-task@1", "production"),
             lambda: registry.tag("secret-task@1", add=["x"]),
             lambda: registry.delete("secret-task@1"),
             lambda: registry.restore("secret-task@1", ensure_blob=lambda version: None),
-            lambda: registry.rollback("secret-task", "production", to=1),
+            lambda: registry.aliases.rollback("secret-task", "production", to=1),
         ):
             with pytest.raises(NotFound) as caught:
                 attempt()
@@ -408,8 +495,9 @@ class RegistryContract:
         assert other.resolve("trec6@1").digest == theirs.digest
 
     def test_keys_are_shown_once_stored_hashed_and_revoked(self, registry: Registry) -> None:
-        secret, key = registry.create_key("ci", ["predict", "read"])
-        assert registry.authenticate(secret) == key
+        made = registry.keys.create("ci", ["predict", "read"])
+        secret, key = made.secret, made.key
+        assert registry.keys.authenticate(secret) == key
         assert key.row()["scopes"] == ["read", "predict"]
         with registry.database.read() as connection:
             stored = str(connection.execute(sa.select(tables.keys)).mappings().one())
@@ -420,35 +508,36 @@ class RegistryContract:
         with pytest.raises(Denied, match="lacks the scope 'train'"):
             key.require("train")
         with pytest.raises(NameRefused, match="live key 'ci'"):
-            registry.create_key("ci", ["read"])
-        assert registry.revoke_key("ci").revoked
+            registry.keys.create("ci", ["read"])
+        assert registry.keys.revoke("ci").revoked
         with pytest.raises(Denied, match="revoked"):
-            registry.authenticate(secret)
+            registry.keys.authenticate(secret)
         with pytest.raises(NotFound, match="no live key 'ci'"):
-            registry.revoke_key("ci")
-        again, _ = registry.create_key("ci", ["admin"])
-        assert registry.authenticate(again).allows("train")
-        assert [one.revoked for one in registry.list_keys()] == [True, False]
+            registry.keys.revoke("ci")
+        again = registry.keys.create("ci", ["admin"]).secret
+        assert registry.keys.authenticate(again).allows("train")
+        assert [one.revoked for one in registry.keys.list()] == [True, False]
         actions = [entry.action for entry in registry.audit()]
         assert actions == ["key-create", "key-revoke", "key-create"]
 
     def test_keys_of_another_tenant_are_out_of_reach(self, registry: Registry) -> None:
         other = registry.for_tenant("other")
-        secret, key = other.create_key("ci", ["read"])
-        registry.create_key("ci", ["read"])
-        assert registry.authenticate(secret).tenant == "other"
-        assert [one.tenant for one in registry.list_keys()] == ["default"]
+        made = other.keys.create("ci", ["read"])
+        secret, key = made.secret, made.key
+        registry.keys.create("ci", ["read"])
+        assert registry.keys.authenticate(secret).tenant == "other"
+        assert [one.tenant for one in registry.keys.list()] == ["default"]
         with pytest.raises(NotFound):
-            registry.revoke_key(str(key.id))
-        assert not other.list_keys()[0].revoked
+            registry.keys.revoke(str(key.id))
+        assert not other.keys.list()[0].revoked
 
     def test_whether_anybody_has_a_key(self, registry: Registry) -> None:
         other = registry.for_tenant("other")
-        assert not registry.has_keys()
-        other.create_key("ci", ["read"])
-        assert registry.has_keys()
-        other.revoke_key("ci")
-        assert not registry.has_keys()
+        assert not registry.keys.any_live()
+        other.keys.create("ci", ["read"])
+        assert registry.keys.any_live()
+        other.keys.revoke("ci")
+        assert not registry.keys.any_live()
 
     def test_bases_are_counted_by_the_newest_versions_of_all_tenants(self, registry: Registry) -> None:
         assert registry.bases() == []
@@ -466,16 +555,16 @@ class RegistryContract:
 
     @pytest.mark.parametrize("secret", ["", "sp-", "x" * 10_000, "sp-\udce9", "' OR 1=1 --", "\0"])
     def test_unknown_secrets_are_denied(self, registry: Registry, secret: str) -> None:
-        registry.create_key("ci", ["read"])
+        registry.keys.create("ci", ["read"])
         with pytest.raises(Denied, match="not known"):
-            registry.authenticate(secret)
+            registry.keys.authenticate(secret)
 
     def test_scopes_are_known_ones(self, registry: Registry) -> None:
         with pytest.raises(NameRefused, match="did you mean 'predict'"):
-            registry.create_key("ci", ["predicts"])
+            registry.keys.create("ci", ["predicts"])
         with pytest.raises(NameRefused, match="needs a scope"):
-            registry.create_key("ci", [])
-        assert registry.list_keys() == []
+            registry.keys.create("ci", [])
+        assert registry.keys.list() == []
 
     # Many at once
 
@@ -500,7 +589,7 @@ class RegistryContract:
 
         def work(place: int) -> None:
             for step in range(6):
-                others[place].promote(f"trec6@{(place * 3 + step) % 8 + 1}", "production")
+                others[place].aliases.promote(f"trec6@{(place * 3 + step) % 8 + 1}", "production")
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(work, range(4)))
@@ -513,7 +602,7 @@ class RegistryContract:
             assert move.after is not None
             assert move.before["version"] == at
             at = move.after["version"]
-        assert registry.aliases("trec6") == {"production": at}
+        assert registry.aliases.of("trec6") == {"production": at}
 
     def test_racing_first_publishers_of_many_tasks_and_tenants(self, url: str) -> None:
         def work(place: int) -> None:
@@ -556,14 +645,16 @@ class RegistryContract:
         registry = Registry.open(url)
         assert registry.resolve("trec6").number == 1
         assert registry.resolve("trec6").card == card
+        assert registry.origin("trec6") is None
         assert go_back(registry) == 2
         tagged = ("old",) if revision > "0001" else ()
         assert registry.resolve("trec6@1").tags == tagged
-        assert publish(registry, tags=("new",)).number == 3
+        assert publish(registry, tags=("new",), origin=origin_of()).number == 3
+        assert registry.origin("trec6@3") == origin_of()
         assert [entry.action for entry in registry.audit("trec6")] == ["publish", "rollback", "publish"]
         assert registry.for_tenant("other").tasks() == []
         assert publish(registry.for_tenant("other")).number == 1
-        assert registry.create_key("ci", ["read"])[1].id == 1
+        assert registry.keys.create("ci", ["read"]).key.id == 1
         assert registry.database.check() == []
         self.assert_schema_is_that_of_the_code(registry)
         registry.close()

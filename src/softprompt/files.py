@@ -1,14 +1,56 @@
-"""stand-in"""
+"""Writing files so that no kill, full disk or power cut leaves a part of one."""
 
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+def write_whole(path: Path, data: bytes, *, replace: bool = True, durable: bool = False) -> None:
+    """Write a file whole or not at all: nobody ever reads a part of it, and several may write at once.
+
+    Args:
+        path: the file; its folder must be there.
+        data: all of its bytes.
+        replace: whether to replace a file that is there; else the one that is there stays.
+        durable: whether the file must survive a power cut once this returns.
+
+    Raises:
+        OSError: it cannot be written; what was there before is there still.
+    """
+    partial = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
     try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+        with partial.open("xb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if replace:
+            partial.replace(path)
+        else:
+            with contextlib.suppress(FileExistsError):
+                os.link(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    if durable:
+        sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it so that they survive a power cut. Raises `OSError`."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed and deleted in the folder survive a power cut. Raises `OSError`."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

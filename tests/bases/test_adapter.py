@@ -13,7 +13,6 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from softprompt.training.train import train
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.fingerprint import fingerprint_of_folder
@@ -22,6 +21,7 @@ from softprompt.errors import BaseModelError, FingerprintMismatch
 from softprompt.evaluation.versions import judge, judge_on
 from softprompt.library.library import Library
 from softprompt.serving.offline import Service
+from softprompt.training.train import train
 from tests.commands import Run
 from tests.models import make_base
 from tests.training.test_resume import make_task
@@ -171,7 +171,7 @@ def test_a_prompt_on_an_adapted_base_is_never_answered_by_the_bare_one(
     library = Library.open(tmp_path / "home")
     (tuned,) = train(make_task(tmp_path, "kind", base=str(base_folder), base_adapter=str(adapter)), library=library)
     assert tuned.prompt.card.recipe["adapter"] == "lora"
-    assert library.resolve("kind").base == str(base_folder)
+    assert library.registry.resolve("kind").base == str(base_folder)
     for options in (None, BaseOptions(dtype="float32"), str(base_folder)):
         with pytest.raises(FingerprintMismatch, match=r"with the adapter 'lora' merged into it \(--base-adapter FOLDER\)"):
             Service(library, base=options).predict(["red"], "kind")

@@ -13,7 +13,6 @@ from typing import Any
 import huggingface_hub
 import pytest
 import typer.main
-from softprompt.training.train import train
 
 import softprompt.bases
 from softprompt.bases.base import FrozenBase, base_of
@@ -23,6 +22,7 @@ from softprompt.cli.app import app
 from softprompt.errors import BaseModelError
 from softprompt.library.library import Library
 from softprompt.tasks.config import TaskConfig
+from softprompt.training.train import train
 from tests.commands import Run
 from tests.models import make_base
 from tests.training.test_resume import make_task
@@ -161,7 +161,7 @@ def test_a_version_keeps_the_revision_and_its_card_the_commit(hub: Path, tmp_pat
     (tuned,) = train(make_task(tmp_path, "kind", base="own/tiny@v1"), library=library)
     assert tuned.prompt.card.recipe["revision"] == OLD
     assert tuned.prompt.card.base == "own/tiny"
-    assert library.resolve("kind").base == "own/tiny@v1"
+    assert library.registry.resolve("kind").base == "own/tiny@v1"
     (row,) = run("predict", "kind", "the red stone", "--json").rows
     assert row["version"] == 1
     for base, count in (("own/tiny", 1), ("own/tiny@v1", 1), ("own/tiny@main", 0), ("own", 0)):

@@ -294,4 +294,4 @@ def test_every_command_that_loads_a_base_takes_the_option(
         assert "quantization 'int9' is unknown" in told
         code, told = run(*command, "--quantization", "int8")
         assert code == 0, told
-    assert Library.open(tmp_path / "home").resolve("kind").card.recipe["quantization"] == "int8"
+    assert Library.open(tmp_path / "home").registry.resolve("kind").card.recipe["quantization"] == "int8"

@@ -13,6 +13,8 @@ import pytest
 
 from softprompt.cli.output import emit
 from softprompt.library.library import Library
+from softprompt.registry.records import Origin
+from softprompt.registry.registry import Registry
 from tests.commands import Run
 from tests.library_data import make_prompt, scored
 
@@ -57,7 +59,9 @@ def test_show_keeps_the_contract(run: Run, filled: Path) -> None:
         *("parents", "recipe", "data_digest"),
     }
     assert (first["value"], first["aliases"], first["deleted"]) == (0.8, ["production"], False)
+    assert "origin" not in first
     (shown,) = run("show", "trec6@2", "--json").rows
+    assert shown["versions"][0]["origin"] is None
     assert [version["version"] for version in shown["versions"]] == [2]
 
 
@@ -99,12 +103,24 @@ def test_tag_delete_restore(run: Run, filled: Path) -> None:
     assert run("library", "verify", "--json").rows[0]["ok"]
 
 
+def test_show_of_one_version_tells_what_it_was_trained_from(run: Run, filled: Path) -> None:
+    origin = Origin("run-1", {"task": "words", "seed": 3}, [{"split": "train", "address": "a", "digest": "d", "rows": 1}])
+    with Library.open(filled) as library:
+        library.publish_all([make_prompt("words")], base=BASE, origins=[origin])
+    (shown,) = run("show", "words@2", "--json").rows
+    assert shown["versions"][0]["origin"] == origin.row()
+    table = run("show", "words@2").out
+    assert "seed=3" in table
+    assert "address=a" in table
+    assert "none was recorded" in run("show", "words@1").out
+
+
 def test_verify_gc_copy_stats(run: Run, filled: Path, tmp_path: Path) -> None:
     (report,) = run("library", "verify", "--json").rows
     assert (report["ok"], report["versions"], report["problems"]) == (True, 4, [])
     with Library.open(filled) as library:
         stray = library.store.put(b"stray")
-        damaged = library.resolve("words").digest
+        damaged = library.registry.resolve("words").digest
     assert [row["digest"] for row in run("library", "gc", "--json").rows] == [stray]
     assert run("library", "stats", "--json").rows[0]["blobs"] == 5
     assert [row["deleted"] for row in run("library", "gc", "--yes", "--json").rows] == [True]
@@ -206,7 +222,7 @@ def test_a_bug_is_told_as_such(run: Run, filled: Path, monkeypatch: pytest.Monke
     def fail(*args: object, **options: object) -> None:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr(Library, "tasks", fail)
+    monkeypatch.setattr(Registry, "tasks", fail)
     answer = run("list")
     assert answer.code == 70
     assert answer.err.count("\n") == 1
@@ -220,7 +236,7 @@ def test_what_the_system_refuses_is_no_bug(run: Run, filled: Path, monkeypatch: 
     def fail(*args: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied", "/a/\x1b[31mfile")
 
-    monkeypatch.setattr(Library, "tasks", fail)
+    monkeypatch.setattr(Registry, "tasks", fail)
     answer = run("list")
     assert answer.code == 1
     assert answer.err.startswith("error: the system refuses: Permission denied ('/a/")
@@ -255,7 +271,7 @@ def test_an_interrupt_ends_quietly(run: Run, filled: Path, monkeypatch: pytest.M
     def interrupt(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Library, "tasks", interrupt)
+    monkeypatch.setattr(Registry, "tasks", interrupt)
     answer = run("list")
     assert answer.code == 130
     assert "Traceback" not in answer.err
@@ -279,7 +295,7 @@ COMMAND = [sys.executable, "-c", "from softprompt.cli import main; main()"]
 def test_a_reader_that_goes_away_is_no_error(filled: Path) -> None:
     with Library.open(filled) as library:
         for number in range(400):
-            library.registry.create_key(f"k{number}", ["read"])
+            library.registry.keys.create(f"k{number}", ["read"])
     pipe = subprocess.Popen([*COMMAND, "keys", "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert pipe.stdout is not None
     assert pipe.stdout.readline().startswith("{")
@@ -403,9 +419,9 @@ def test_goes_to_peft_and_comes_back(run: Run, home: Path, tmp_path: Path) -> No
     assert plain["base"] == str(folder)
     (like,) = run("import", row["path"], "--task", "alike", "--like", "colours@1", "--json").rows
     with Library.open(home) as library:
-        assert library.resolve("plain").card.labels is None
-        assert library.resolve("alike").card.labels == ("red", "blue")
-        assert library.resolve("alike").card.metrics == {}, "the scores are those of another prompt"
+        assert library.registry.resolve("plain").card.labels is None
+        assert library.registry.resolve("alike").card.labels == ("red", "blue")
+        assert library.registry.resolve("alike").card.metrics == {}, "the scores are those of another prompt"
         assert torch.equal(SoftPrompt.from_bytes(library.read("alike")).vectors_PD, prompt.vectors_PD)
     assert like["version"] == 1
     wrong = run("import", row["path"], "--task", "x", "--base", str(tmp_path / "nowhere"))

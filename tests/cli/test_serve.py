@@ -137,7 +137,7 @@ def test_a_first_key_is_asked_for_and_others_may_come_then(tmp_path: Path) -> No
     """An empty library, with a key; every address; and two interrupts."""
     home = tmp_path / "home"
     with Library.open(home) as library:
-        secret, _ = library.registry.create_key("first", ["read", "predict"])
+        secret = library.registry.keys.create("first", ["read", "predict"]).secret
     served = Serving(home, "--host", "0.0.0.0")
     try:
         assert served.row["base"] == "builtin/tiny"
@@ -238,8 +238,8 @@ def test_the_base_with_the_most_tasks_is_chosen(tmp_path: Path, base_folder: Pat
         assert f"{base_folder} (1 tasks): a;" in chosen.warning
         add("a", other)  # only the newest version of a task counts
         assert choose_base(library).warning is None
-        library.delete("a@2")
-        library.delete("b@1")
+        library.registry.delete("a@2")
+        library.registry.delete("b@1")
         assert library.registry.bases()[0].tasks == 1
 
 

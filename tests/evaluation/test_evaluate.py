@@ -167,7 +167,7 @@ def test_versions_are_judged_on_the_test_rows_of_their_files(tmp_path: Path, bas
         expected = by_hand(base, seed)
         assert (row["metric"], row["value"], row["rows"]) == ("accuracy", expected.value, 9)
         assert row["loss"] == pytest.approx(expected.loss, abs=1e-3)
-        assert row["digest"] == library.resolve(f"{row['task']}@{row['version']}").digest
+        assert row["digest"] == library.registry.resolve(f"{row['task']}@{row['version']}").digest
     library.promote("a@1", "production")
     assert [row["version"] for row in judge(library, [task_file(tmp_path, "a")])] == [1]
     assert [row["version"] for row in judge(library, [task_file(tmp_path, "a")], "2")] == [2]
@@ -195,8 +195,8 @@ def test_what_cannot_be_judged_is_told(tmp_path: Path, library: Library, other_f
     (tmp_path / "wrong.jsonl").write_text('{"text": "red", "label": "perhaps"}\n')
     with pytest.raises(DataError, match="test row 1: the label 'perhaps' is not among"):
         judge_on(library, ["a"], tmp_path / "wrong.jsonl")
-    foreign = some_prompt(FrozenBase.load(library.resolve("a").base), "foreign", labels=LABELS, metric="rouge")
-    library.publish(foreign.to_bytes(), base=library.resolve("a").base)
+    foreign = some_prompt(FrozenBase.load(library.registry.resolve("a").base), "foreign", labels=LABELS, metric="rouge")
+    library.publish(foreign.to_bytes(), base=library.registry.resolve("a").base)
     with pytest.raises(ConfigError, match="metric"):
         judge_on(library, ["foreign"], tmp_path / "test.jsonl")
     with pytest.raises(ConfigError, match="metric 'rouge' is unknown; known: accuracy, "):

@@ -13,10 +13,11 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import FingerprintMismatch, PromptFileError
+from softprompt.exchange.peft import CONFIG, TENSOR, WEIGHTS, load_peft, read_peft_config, save_peft
 from softprompt.model.prefix import compute_prefix, logits_at
 from softprompt.model.splice import stack_prompts
 from softprompt.prompts.card import Card
-from softprompt.prompts.prompt import PEFT_CONFIG, PEFT_WEIGHTS, TENSOR, SoftPrompt, read_peft_config
+from softprompt.prompts.prompt import SoftPrompt
 from tests.models import make_base, some_prompt
 
 # PEFT asks transformers by an old name, and when it saves looks for the base, whose name here is made up.
@@ -56,7 +57,7 @@ def test_an_exported_prompt_run_by_peft_gives_our_logits(architecture: str, tmp_
     base = make_base(architecture)
     prompt = some_prompt(base, "t", rows=7, labels=("yes", "no"))
     expected = [ours(base, prompt.vectors_PD, shared=shared) for shared in (True, False)]
-    folder = prompt.save_peft(tmp_path / "adapter", "some/base")
+    folder = save_peft(prompt, tmp_path / "adapter", "some/base")
     model = peft.PeftModel.from_pretrained(make_base(architecture).model, str(folder))
     told = theirs(model, 7)
     for one in expected:
@@ -80,7 +81,7 @@ def by_peft(architecture: str, folder: Path, length: int = 6) -> list[torch.Tens
 def test_an_adapter_made_by_peft_gives_the_same_logits_with_us(architecture: str, tmp_path: Path) -> None:
     expected = by_peft(architecture, tmp_path)
     base = make_base(architecture)
-    prompt = SoftPrompt.load_peft(tmp_path, task="t", base=base)
+    prompt = load_peft(tmp_path, task="t", base=base)
     assert_equal(ours(base, prompt.vectors_PD), expected)
     assert (prompt.card.task, prompt.card.fingerprint, prompt.card.num_virtual_tokens) == ("t", base.fingerprint, 6)
     assert prompt.card.recipe == {"imported": "peft"}
@@ -91,9 +92,9 @@ def test_an_adapter_made_by_peft_gives_the_same_logits_with_us(architecture: str
 def test_out_and_in_again_keeps_vectors_and_card(tmp_path: Path) -> None:
     base = make_base("llama")
     prompt = some_prompt(base, "t", labels=("yes", "no"), input="Say: {text}", metrics={"value": 0.5}, parents=("p",))
-    again = SoftPrompt.load_peft(prompt.save_peft(tmp_path, "some/base"), task="t", base=base)
+    again = load_peft(save_peft(prompt, tmp_path, "some/base"), task="t", base=base)
     assert again.digest == prompt.digest
-    renamed = SoftPrompt.load_peft(tmp_path, task="other", base=base)
+    renamed = load_peft(tmp_path, task="other", base=base)
     assert renamed.card == prompt.card.model_copy(update={"task": "other"})
 
 
@@ -101,7 +102,7 @@ def test_out_and_in_again_keeps_vectors_and_card(tmp_path: Path) -> None:
 def test_a_smaller_form_goes_out_as_the_numbers_it_stands_for(dtype: Any, tmp_path: Path) -> None:
     base = make_base("llama")
     prompt = some_prompt(base, "t").as_dtype(dtype)
-    again = SoftPrompt.load_peft(prompt.save_peft(tmp_path, "some/base"), task="t", base=base)
+    again = load_peft(save_peft(prompt, tmp_path, "some/base"), task="t", base=base)
     assert torch.equal(again.vectors_PD, prompt.vectors_PD)
     assert again.card.dtype == "float32"
 
@@ -109,37 +110,37 @@ def test_a_smaller_form_goes_out_as_the_numbers_it_stands_for(dtype: Any, tmp_pa
 def test_a_card_of_ones_own_gives_the_form_and_not_its_scores(tmp_path: Path) -> None:
     base = make_base("llama")
     like = some_prompt(base, "like", labels=("good", "bad"), metrics={"value": 0.9}, parents=("p",), data_digest="d").card
-    some_prompt(base, "t", seed=2, metrics={"value": 0.5}).save_peft(tmp_path / "exported", "some/base")
+    save_peft(some_prompt(base, "t", seed=2, metrics={"value": 0.5}), tmp_path / "exported", "some/base")
     by_peft("llama", tmp_path / "made", length=3)
     for folder in ("exported", "made"):
-        card = SoftPrompt.load_peft(tmp_path / folder, task="new", base=base, card=like).card
+        card = load_peft(tmp_path / folder, task="new", base=base, card=like).card
         assert (card.task, card.labels) == ("new", ("good", "bad"))
         assert (card.metrics, card.parents, card.data_digest) == ({}, (), None)
 
 
 def test_an_export_of_another_base_is_refused_by_fingerprint(tmp_path: Path) -> None:
     base, other = make_base("llama"), make_base("llama", seed=1)
-    some_prompt(base, "t").save_peft(tmp_path, "some/base")
+    save_peft(some_prompt(base, "t"), tmp_path, "some/base")
     with pytest.raises(FingerprintMismatch) as caught:
-        SoftPrompt.load_peft(tmp_path, task="t", base=other)
+        load_peft(tmp_path, task="t", base=other)
     assert base.fingerprint in str(caught.value)
     assert other.fingerprint in str(caught.value)
 
 
 def edit_config(folder: Path, **fields: Any) -> None:
-    file = folder / PEFT_CONFIG
+    file = folder / CONFIG
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
 
 
 def refused(folder: Path) -> str:
     with pytest.raises(PromptFileError) as caught:
-        SoftPrompt.load_peft(folder, task="t", base=make_base("llama"))
+        load_peft(folder, task="t", base=make_base("llama"))
     return str(caught.value)
 
 
 def test_an_adapter_of_another_width_is_refused(tmp_path: Path) -> None:
     by_peft("llama", tmp_path)
-    safetensors.torch.save_file({TENSOR: torch.zeros(6, 16)}, tmp_path / PEFT_WEIGHTS)
+    safetensors.torch.save_file({TENSOR: torch.zeros(6, 16)}, tmp_path / WEIGHTS)
     assert "is 16 wide and random/llama is 32; it was tuned on 'some/base': give that base" in refused(tmp_path)
 
 
@@ -155,25 +156,25 @@ def test_what_is_no_prompt_tuning_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_its_files_is_refused(tmp_path: Path) -> None:
     assert "is no PEFT folder: adapter_config.json cannot be read" in refused(tmp_path / "none")
     by_peft("llama", tmp_path)
-    kept = (tmp_path / PEFT_WEIGHTS).read_bytes()
-    (tmp_path / PEFT_WEIGHTS).unlink()
+    kept = (tmp_path / WEIGHTS).read_bytes()
+    (tmp_path / WEIGHTS).unlink()
     assert "adapter_model.safetensors' cannot be read" in refused(tmp_path)
-    (tmp_path / PEFT_WEIGHTS).write_bytes(kept[:-5])
+    (tmp_path / WEIGHTS).write_bytes(kept[:-5])
     assert "is no safetensors file" in refused(tmp_path)
-    safetensors.torch.save_file({"other": torch.zeros(2)}, tmp_path / PEFT_WEIGHTS)
+    safetensors.torch.save_file({"other": torch.zeros(2)}, tmp_path / WEIGHTS)
     assert "holds no matrix 'prompt_embeddings', but other" in refused(tmp_path)
-    safetensors.torch.save_file({TENSOR: torch.zeros(0, 32)}, tmp_path / PEFT_WEIGHTS)
+    safetensors.torch.save_file({TENSOR: torch.zeros(0, 32)}, tmp_path / WEIGHTS)
     assert "holds no matrix 'prompt_embeddings', but prompt_embeddings (0 x 32)" in refused(tmp_path)
-    safetensors.torch.save_file({TENSOR: torch.full((2, 32), float("nan"))}, tmp_path / PEFT_WEIGHTS)
+    safetensors.torch.save_file({TENSOR: torch.full((2, 32), float("nan"))}, tmp_path / WEIGHTS)
     assert "not finite" in refused(tmp_path)
     for text, expected in (("{", "is not JSON"), ("[]", "is list, not PROMPT_TUNING"), ("{}", "is None, not PROMPT_TUNING")):
-        (tmp_path / PEFT_CONFIG).write_text(text)
+        (tmp_path / CONFIG).write_text(text)
         assert expected in refused(tmp_path)
 
 
 def test_an_exported_card_that_is_spoilt_is_refused(tmp_path: Path) -> None:
     base = make_base("llama")
-    some_prompt(base, "t").save_peft(tmp_path, "some/base")
+    save_peft(some_prompt(base, "t"), tmp_path, "some/base")
     card = tmp_path / "softprompt_card.json"
     card.write_bytes(b"\xff")
     assert "softprompt_card.json' cannot be read" in refused(tmp_path)
@@ -183,7 +184,7 @@ def test_an_exported_card_that_is_spoilt_is_refused(tmp_path: Path) -> None:
 
 def test_the_exported_config_says_what_peft_needs(tmp_path: Path) -> None:
     prompt = some_prompt(make_base("llama"), "t", rows=4)
-    config = read_peft_config(prompt.save_peft(tmp_path, "some/base"))
+    config = read_peft_config(save_peft(prompt, tmp_path, "some/base"))
     assert config["base_model_name_or_path"] == "some/base"
     assert (config["num_virtual_tokens"], config["token_dim"], config["task_type"]) == (4, 32, "CAUSAL_LM")
     assert isinstance(peft.PeftConfig.from_pretrained(str(tmp_path)), peft.PromptTuningConfig)
@@ -199,7 +200,7 @@ def test_two_prompts_in_one_batch_are_each_their_own_here_and_not_with_peft(tmp_
     with torch.no_grad():
         mixed = logits_at(base, stack, compute_prefix(base, stack), [0, 1], rows, keep)
     for index, prompt in enumerate(prompts):
-        folder = prompt.save_peft(tmp_path / str(index), "some/base")
+        folder = save_peft(prompt, tmp_path / str(index), "some/base")
         model = peft.PeftModel.from_pretrained(make_base("llama").model, str(folder))
         with torch.no_grad():
             batch = model(input_ids=torch.tensor(rows)).logits[:, -1]

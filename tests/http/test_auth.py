@@ -23,24 +23,28 @@ class Registry:
     tenant = "home"
 
     def __init__(self) -> None:
-        self.keys: dict[str, Key] = {}
+        self.known: dict[str, Key] = {}
         self.away = False
         self.asked = 0
 
     def add(self, secret: str, *scopes: str, tenant: str = "acme") -> None:
-        at = len(self.keys) + 1
-        self.keys[secret] = Key(at, tenant, f"key{at}", frozenset(scopes), secret[:4], "", "", False)
+        at = len(self.known) + 1
+        self.known[secret] = Key(at, tenant, f"key{at}", frozenset(scopes), secret[:4], "", "", False)
 
-    def has_keys(self) -> bool:
+    @property
+    def keys(self) -> Registry:
+        return self
+
+    def any_live(self) -> bool:
         self._ask()
-        return bool(self.keys)
+        return bool(self.known)
 
     def authenticate(self, secret: str) -> Key:
         self._ask()
         time.sleep(0.01)
-        if secret not in self.keys:
+        if secret not in self.known:
             raise Denied("this API key is not known")
-        return self.keys[secret]
+        return self.known[secret]
 
     def _ask(self) -> None:
         self.asked += 1
@@ -89,7 +93,7 @@ def test_the_first_key_shuts_the_door_within_a_second_and_for_good(registry: Reg
     clock.now += auth.FRESH_S
     assert "needs an API key" in refused(keyring, None)
     assert asyncio.run(keyring.identify("bearer sp-1")).tenant == "acme"
-    registry.keys.clear()  # the last key is revoked
+    registry.known.clear()  # the last key is revoked
     clock.now += auth.FRESH_S
     assert "not known" in refused(keyring, "Bearer sp-1")
     assert "needs an API key" in refused(keyring, None)
@@ -107,7 +111,7 @@ def test_an_answer_holds_for_a_second(registry: Registry, clock: Clock) -> None:
     for _ in range(5):
         assert asyncio.run(keyring.identify("Bearer sp-1")).key is not None
     assert registry.asked == 2  # are there keys, and is this one
-    del registry.keys["sp-1"]
+    del registry.known["sp-1"]
     clock.now += auth.FRESH_S - 0.01
     assert asyncio.run(keyring.identify("Bearer sp-1")).key is not None
     clock.now += 0.02
@@ -170,7 +174,7 @@ def test_a_registry_that_is_away_is_not_asked_for_each_request(registry: Registr
             asyncio.run(keyring.identify("Bearer sp-1"))  # each question may take until a connection is given up
         assert registry.asked == asked + 1
     registry.away = False
-    registry.keys["sp-2"] = registry.keys.pop("sp-1")
+    registry.known["sp-2"] = registry.known.pop("sp-1")
     clock.now += auth.AWAY_S
     for keyring in keyrings:
         assert "not known" in refused(keyring, "Bearer sp-1")
@@ -186,7 +190,7 @@ def test_scopes(registry: Registry, clock: Clock) -> None:
     registry.add("sp-1", "read", "predict")
     registry.add("sp-2", "admin")
     keyring = ring(registry, clock)
-    reader, admin = (asyncio.run(keyring.identify(f"Bearer {secret}")) for secret in registry.keys)
+    reader, admin = (asyncio.run(keyring.identify(f"Bearer {secret}")) for secret in registry.known)
     reader.require("predict")
     with pytest.raises(ApiError, match="lacks the scope 'train'") as told:
         reader.require("train")

@@ -76,7 +76,7 @@ def raw(running: Running, data: bytes, *, seconds: float = 20) -> bytes:
 
 
 def make_key(library: Library, *scopes: str, tenant: str = "default", name: str = "k") -> str:
-    return library.for_tenant(tenant).registry.create_key(name, scopes)[0]
+    return library.for_tenant(tenant).registry.keys.create(name, scopes).secret
 
 
 def test_tenants_know_nothing_of_each_other(library: Library, base: FrozenBase) -> None:
@@ -121,7 +121,7 @@ def test_keys_their_scopes_and_their_end(running: Running, library: Library) -> 
         assert len(list(reader.models.list())) == 3
         with pytest.raises(openai.PermissionDeniedError, match="lacks the scope 'predict'"):
             reader.completions.create(**ASK)
-        library.registry.revoke_key("k")
+        library.registry.keys.revoke("k")
 
         def revoked() -> bool:
             try:
@@ -157,7 +157,7 @@ def test_the_registry_is_away(running: Running, monkeypatch: pytest.MonkeyPatch)
     def away(*_: Any) -> Any:
         raise RegistryError("postgresql://secret-host/db is away")
 
-    monkeypatch.setattr(running.library.registry, "has_keys", away)
+    monkeypatch.setattr(running.library.registry.keys, "any_live", away)
     told = running.http.get(f"{running.url}/readyz")
     assert told.status_code == 503
     assert "secret-host" not in told.text

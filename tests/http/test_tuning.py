@@ -127,7 +127,7 @@ def test_a_job_from_upload_to_model(client: OpenAI, server: Running) -> None:
     assert done.created_at <= done.finished_at
     assert done.trained_tokens is not None
     assert done.trained_tokens > 0
-    assert server.library.resolve("colours@1").card.recipe["seed"] == 5
+    assert server.library.registry.resolve("colours@1").card.recipe["seed"] == 5
     (result,) = done.result_files
     assert client.files.content(result).text.startswith("step,learning_rate,train_loss,valid_accuracy\n")
     assert client.files.retrieve(result).purpose == "fine-tune-results"
@@ -154,7 +154,7 @@ def test_the_model_is_there_to_be_used(client: OpenAI, server: Running) -> None:
     )
     do_all(server.library)
     assert client.fine_tuning.jobs.retrieve(job.id).status == "succeeded"
-    card = server.library.resolve("asked").card
+    card = server.library.registry.resolve("asked").card
     assert (card.labels, card.input) == (("bad", "good"), "{prompt}\nAnswer:")
 
 
@@ -239,7 +239,7 @@ def test_tenants_and_scopes(base_folder: Path, tmp_path: Path) -> None:
     library = Library.open(tmp_path / "home")
     registry = library.registry
     keys = {
-        name: registry.for_tenant(tenant).create_key(name, [scope])[0]
+        name: registry.for_tenant(tenant).keys.create(name, [scope]).secret
         for name, tenant, scope in (("a", "acme", "train"), ("b", "other", "train"), ("reader", "acme", "predict"))
     }
     with serving(library, make_base("llama"), routers=[make_router(library, {"tiny-llama": str(base_folder)})]) as server:
@@ -271,9 +271,9 @@ def test_tenants_and_scopes(base_folder: Path, tmp_path: Path) -> None:
             other.fine_tuning.jobs.create(model="tiny-llama", training_file=file.id)
         do_all(library)
         assert acme.fine_tuning.jobs.retrieve(job.id).status == "succeeded"
-    assert [entry.task for entry in library.for_tenant("acme").tasks()] == ["rows"]
-    assert library.for_tenant("acme").audit("rows")[0].actor == "key:a"
-    assert library.tasks() == []
+    assert [entry.task for entry in library.for_tenant("acme").registry.tasks()] == ["rows"]
+    assert library.for_tenant("acme").registry.audit("rows")[0].actor == "key:a"
+    assert library.registry.tasks() == []
     assert Files(library).page() == ([], False)
 
 

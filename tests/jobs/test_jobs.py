@@ -315,7 +315,7 @@ def test_a_worker_elsewhere_is_dead_only_when_its_beats_stand_still(library: Lib
     assert alive.own([claim.id]) == set()
     with pytest.raises(Lost):
         publish(library, alive, claim.id)
-    assert library.tasks() == []
+    assert library.registry.tasks() == []
     alive.fail(claim.id, "x", "too late")
     assert publish(library, watcher, claim.id).number == 1
     assert Jobs(library).get(job.name).status == "succeeded"
@@ -332,12 +332,12 @@ def test_publishing_and_success_are_one_transaction(library: Library, monkeypatc
 
     with pytest.raises(KeyboardInterrupt):
         library.publish_all([make_prompt()], base="b", also=also)
-    assert library.tasks() == []
+    assert library.registry.tasks() == []
     assert Jobs(library).get(job.name).status == "running"
     assert publish(library, queue, claim.id).number == 1
     with pytest.raises(Lost):
         publish(library, queue, claim.id)
-    assert len(library.versions("trec6")) == 1
+    assert len(library.registry.versions("trec6")) == 1
     assert Jobs(library).get(job.name).model == "trec6@1"
 
 
@@ -391,7 +391,7 @@ def test_a_job_publishes_what_training_its_task_file_gives(library: Library, bas
     file.write_bytes(lines())
     task = {**job.config, "base": str(base_folder), "data": str(file)}
     (alone,) = train(task, base=BaseOptions(dtype="float32", device="cpu"))
-    assert library.resolve("one").digest == alone.prompt.digest
+    assert library.registry.resolve("one").digest == alone.prompt.digest
     assert done.trained_tokens is not None
     assert done.trained_tokens > 0
     assert done.outcome is not None
@@ -421,8 +421,8 @@ def test_a_bank_of_several_tenants_jobs_ends_as_each_alone_would(library: Librar
         assert together.card.metrics == pytest.approx(alone.card.metrics, abs=1e-3)
         assert together.card.model_copy(update={"metrics": {}}) == alone.card.model_copy(update={"metrics": {}})
         torch.testing.assert_close(together.vectors_PD, alone.vectors_PD, rtol=1e-3, atol=1e-3)
-    assert [entry.task for entry in acme.tasks()] == ["same"]
-    assert sorted(entry.task for entry in library.tasks()) == ["same", "two"]
+    assert [entry.task for entry in acme.registry.tasks()] == ["same"]
+    assert sorted(entry.task for entry in library.registry.tasks()) == ["same", "two"]
 
 
 def test_validation_rows_of_ones_own_choose_the_best(library: Library, base_folder: Path) -> None:
@@ -546,7 +546,7 @@ def test_checkpoints_that_are_left_are_cleared_and_nothing_else(library: Library
     jobs = library.for_tenant("jobs")
     queue_job(jobs, base_folder)
     do_all(library)
-    assert jobs.resolve("one").number == 1
+    assert jobs.registry.resolve("one").number == 1
     assert [file.name for file in left[0].parent.iterdir()] == ["one@1.jsonl"]
 
 
@@ -570,7 +570,7 @@ def test_a_worker_that_is_told_to_end_leaves_the_step_it_was_at(
     assert "going on from step 5 of a training that was stopped" in messages(library, job)
     queue_job(library, base_folder)
     do_all(library)
-    assert [version.digest for version in library.versions("one")] == [library.resolve("one@1").digest] * 2
+    assert [version.digest for version in library.registry.versions("one")] == [library.registry.resolve("one@1").digest] * 2
 
 
 def test_a_running_job_is_cancelled_and_its_neighbour_goes_on(
@@ -591,7 +591,7 @@ def test_a_running_job_is_cancelled_and_its_neighbour_goes_on(
     assert not worker.is_alive()
     assert jobs.get(gone.name).status == "cancelled"
     assert jobs.get(kept.name).status == "succeeded"
-    assert [entry.task for entry in library.tasks()] == ["kept"]
+    assert [entry.task for entry in library.registry.tasks()] == ["kept"]
 
 
 def test_a_full_disk_at_publishing_fails_the_job_in_the_end(
@@ -656,6 +656,6 @@ def test_a_copy_of_a_library_leaves_files_and_jobs_behind(library: Library, tmp_
     planned(library)
     library.copy(tmp_path / "copy")
     copy = Library.open(tmp_path / "copy")
-    assert len(copy.tasks()) == 1
+    assert len(copy.registry.tasks()) == 1
     assert Jobs(copy).page() == ([], False)
     assert Files(copy).page() == ([], False)

@@ -95,8 +95,8 @@ from softprompt.library.library import Library
 from tests.library_data import make_prompt
 with Library.open(sys.argv[1]) as library:
     library.publish(make_prompt(), base="builtin/tiny", tags=["x"])
-    library.promote("trec6@1"); library.read("trec6"); library.tasks(); library.verify(); library.gc()
-    library.copy(sys.argv[1] + "-copy"); library.registry.create_key("ci", ["read"])
+    library.promote("trec6@1"); library.read("trec6"); library.registry.tasks(); library.verify(); library.gc()
+    library.copy(sys.argv[1] + "-copy"); library.registry.keys.create("ci", ["read"])
 import softprompt.stores.bucket, softprompt.stores.redis_server
 loaded = {"torch", "transformers", "alembic"} & set(sys.modules)
 assert not loaded, loaded
@@ -113,6 +113,7 @@ KILLED = """
 import os, signal, sys
 import sqlalchemy as sa
 from softprompt.library.library import Library
+from softprompt.registry.listing import Filters
 from tests.library_data import make_prompt
 
 home, fatal = sys.argv[1], 0
@@ -135,7 +136,8 @@ while True:
         os._exit(0)
     _, status = os.waitpid(child, 0)
     with Library.open(home) as library:
-        found = [version.ref for entry in library.tasks(every=True) for version in library.versions(entry.task)]
+        tasks = [entry.task for entry in library.registry.tasks(Filters(every=True))]
+        found = [version.ref for task in tasks for version in library.registry.versions(task)]
         assert not library.verify().problems
     if not os.WIFSIGNALED(status):
         break

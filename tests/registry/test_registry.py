@@ -51,7 +51,7 @@ def test_two_processes_make_and_fill_one_file(tmp_path: Path) -> None:
         _, said = writer.communicate(timeout=120)
         assert writer.returncode == 0, said
     with Library.open(tmp_path / "home") as library:
-        assert [version.number for version in library.versions("trec6")] == list(range(1, 81))
+        assert [version.number for version in library.registry.versions("trec6")] == list(range(1, 81))
         assert not library.verify().problems
 
 

@@ -72,9 +72,9 @@ class Aliases(RuleBasedStateMachine):
         here = [alias for alias, trail in self.trails.items() if trail[-1] == number]
         if self.deleted[number - 1] or (here and not force):
             with pytest.raises(LibraryError):
-                self.library.delete(f"trec6@{number}", force=force)
+                self.library.registry.delete(f"trec6@{number}", force=force)
             return
-        self.library.delete(f"trec6@{number}", force=force)
+        self.library.registry.delete(f"trec6@{number}", force=force)
         self.deleted[number - 1] = True
         for alias in here:
             del self.trails[alias]
@@ -94,20 +94,20 @@ class Aliases(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         if not self.deleted:
-            assert self.library.tasks() == []
+            assert self.library.registry.tasks() == []
             return
         at = {alias: trail[-1] for alias, trail in sorted(self.trails.items())}
-        assert self.library.aliases("trec6") == at
+        assert self.library.registry.aliases.of("trec6") == at
         live = [place + 1 for place, gone in enumerate(self.deleted) if not gone]
-        assert [version.number for version in self.library.versions("trec6", deleted=False)] == live
-        listed = [(entry.version, entry.versions) for entry in self.library.tasks()]
+        assert [version.number for version in self.library.registry.versions("trec6", deleted=False)] == live
+        listed = [(entry.version, entry.versions) for entry in self.library.registry.tasks()]
         assert listed == ([(live[-1], len(live))] if live else [])
         bare = at.get("production", live[-1] if live else None)
         if bare is None:
             with pytest.raises(NotFound):
-                self.library.resolve("trec6")
+                self.library.registry.resolve("trec6")
         else:
-            assert self.library.resolve("trec6").number == bare
+            assert self.library.registry.resolve("trec6").number == bare
             assert self.library.read("trec6")
 
 

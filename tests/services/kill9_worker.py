@@ -37,7 +37,7 @@ def _change(library: Library, choose: random.Random, mark: str) -> dict[str, Any
             seed = choose.randrange(4) if choose.random() < 0.3 else choose.getrandbits(60)
             version = library.publish(make_prompt(task, seed), base="builtin/tiny", tags=["t"])
             return {"did": "publish", "task": task, "number": version.number, "digest": version.digest}
-        versions = library.versions(task)
+        versions = library.registry.versions(task)
         newest = versions[-1].number
         number = max(1, newest - choose.randrange(8))
         if draw < 0.7:
@@ -47,7 +47,7 @@ def _change(library: Library, choose: random.Random, mark: str) -> dict[str, Any
             library.rollback(task, choose.choice(ALIASES), reason=mark)
             return {"did": "rollback", "task": task, "mark": mark}
         if draw < 0.87:
-            library.delete(f"{task}@{number}")
+            library.registry.delete(f"{task}@{number}")
             return {"did": "delete", "task": task, "number": number}
         if draw < 0.95:
             number = choose.choice([version.number for version in versions if version.deleted] or [number])

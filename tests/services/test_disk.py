@@ -53,5 +53,5 @@ def test_registry_on_a_full_disk_keeps_what_was_there(small_disk: Path) -> None:
         with pytest.raises(RegistryError, match=r"full.*nothing was changed"):
             publish_on()
         assert len(published) > 5
-        assert [version.number for version in library.versions("trec6")] == published
+        assert [version.number for version in library.registry.versions("trec6")] == published
         assert not library.verify().problems

@@ -102,7 +102,7 @@ def follow(server: Served, library: Library, base: Path, place: tuple[str, ...])
     for name, task in ((first, "first"), (second, "second")):
         job = server.client.fine_tuning.jobs.retrieve(name)
         assert (job.status, job.fine_tuned_model) == ("succeeded", f"{task}@1"), job.error
-        assert len(library.versions(task)) == 1
+        assert len(library.registry.versions(task)) == 1
         published = [event for event in server.client.fine_tuning.jobs.list_events(name, limit=1000) if
                      re.fullmatch(f"published {task}@1", event.message)]  # fmt: skip
         assert len(published) == 1

@@ -54,7 +54,7 @@ def _kill_and_check(folder: Path, registry: str | None, store: str | None, capsy
         report = library.verify()
         assert (report.problems, report.unneeded) == ([], 0)
         for task in TASKS:  # life goes on
-            assert library.read(library.versions(task, deleted=False)[-1])
+            assert library.read(library.registry.versions(task, deleted=False)[-1])
 
 
 def _kill_often(folder: Path, place: tuple[str, str | None, str | None]) -> None:
@@ -100,7 +100,7 @@ def _whole_lines(log: Path) -> list[dict[str, Any]]:
 def _check_versions(library: Library, logged: list[dict[str, Any]]) -> None:
     """Every published version is there, with its bytes; numbers have no gap and none was given twice."""
     for task in TASKS:
-        versions = {version.number: version for version in library.versions(task)}
+        versions = {version.number: version for version in library.registry.versions(task)}
         assert sorted(versions) == list(range(1, len(versions) + 1))
         published = [row for row in logged if row["did"] == "publish" and row["task"] == task]
         assert len({row["number"] for row in published}) == len(published)
@@ -114,7 +114,7 @@ def _check_versions(library: Library, logged: list[dict[str, Any]]) -> None:
 def _check_moves(library: Library, logged: list[dict[str, Any]]) -> None:
     """Every move, deletion and restoration is in the audit, and the state is where the audit ends."""
     for task in TASKS:
-        entries = library.audit(task)
+        entries = library.registry.audit(task)
         marks = {entry.reason for entry in entries}
         aliases: dict[str, int] = {}
         deleted: dict[int, bool] = {}
@@ -129,8 +129,8 @@ def _check_moves(library: Library, logged: list[dict[str, Any]]) -> None:
                 number = (entry.before or entry.after or {})["version"]
                 deleted[number] = entry.action == "delete"
                 counted[entry.action, number] += 1
-        assert library.aliases(task) == aliases
-        assert {v.number for v in library.versions(task) if v.deleted} == {n for n, gone in deleted.items() if gone}
+        assert library.registry.aliases.of(task) == aliases
+        assert {v.number for v in library.registry.versions(task) if v.deleted} == {n for n, gone in deleted.items() if gone}
         mine = [row for row in logged if row.get("task") == task]
         assert {row["mark"] for row in mine if row["did"] in ("promote", "rollback")} <= marks
         acknowledged = Counter((row["did"], row["number"]) for row in mine if row["did"] in ("delete", "restore"))

@@ -54,15 +54,15 @@ def test_moves_from_home_to_servers_and_goes_on(
         for seed in range(3):
             library.publish(make_prompt(seed=seed), base="builtin/tiny", tags=["t"])
             library.promote(f"trec6@{seed + 1}")
-        library.registry.create_key("ci", ["read"])
+        library.registry.keys.create("ci", ["read"])
         report = library.copy(registry=database, store=redis_url)
         assert report.blobs == 3
-        audit = library.audit()
+        audit = library.registry.audit()
     with Library.open(tmp_path / "other", registry=database, store=redis_url) as library:
-        assert library.audit() == audit
+        assert library.registry.audit() == audit
         assert library.publish(make_prompt(seed=7), base="builtin/tiny", tags=["u"]).number == 4
         assert library.publish(make_prompt("new"), base="builtin/tiny").number == 1
         assert library.promote("trec6@4").before == 3
         assert library.rollback("trec6").after == 3
-        assert library.registry.create_key("cd", ["read"])[1].id == 2
+        assert library.registry.keys.create("cd", ["read"]).key.id == 2
         assert not library.verify().problems

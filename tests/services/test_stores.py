@@ -186,13 +186,13 @@ def test_the_cache_reads_while_the_store_is_away(wire: tuple[Proxy, str], tmp_pa
             library.publish(make_prompt(seed=2), base="builtin/tiny")
         with pytest.raises(StoreError, match="it is away"):
             library.promote("trec6@1")  # a promotion looks at the store itself
-        assert [version.number for version in library.versions("trec6")] == [1, 2], "nothing half-published"
+        assert [version.number for version in library.registry.versions("trec6")] == [1, 2], "nothing half-published"
         proxy.back()
         assert library.publish(make_prompt(seed=2), base="builtin/tiny").number == 3
         assert not library.verify().problems
         with pytest.raises(NotFound, match="no task"):
             library.for_tenant("other").read("trec6@1")
-        version = library.resolve("trec6@1")
+        version = library.registry.resolve("trec6@1")
         with pytest.raises(NotFound, match="no version of tenant 'other'"):
             library.for_tenant("other").read(version)  # though its bytes lie in the cache
 

@@ -24,6 +24,7 @@ from softprompt.errors import (
     StoreError,
 )
 from softprompt.library.library import Library
+from softprompt.registry.registry import Registry
 from softprompt.serving import offline as service_module
 from softprompt.serving.offline import Prediction, Service, choose_label
 from softprompt.tasks.form import Form
@@ -235,7 +236,7 @@ def test_a_promotion_is_seen_by_a_running_service(library: Library) -> None:
 
 
 def test_an_altered_blob_is_refused(library: Library) -> None:
-    digest = library.resolve("kind@1").digest
+    digest = library.registry.resolve("kind@1").digest
     (blob,) = (file for file in (library.home / "blobs").rglob(digest))
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
@@ -256,14 +257,14 @@ def test_each_reference_is_looked_up_once_however_many_rows_name_it(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    honest = Library.resolve
-    monkeypatch.setattr(Library, "resolve", lambda self, ref: asked.append(ref) or honest(self, ref))
+    honest = Registry.resolve
+    monkeypatch.setattr(Registry, "resolve", lambda self, ref: asked.append(ref) or honest(self, ref))
     Service(library).predict(["red"] * 20, ["kind", "kind@1"] * 10)
     assert asked == ["kind", "kind@1"]
 
 
 def test_labels_are_not_chosen_by_what_is_no_number(library: Library) -> None:
-    form = Form.of_card(library.resolve("kind").card)
+    form = Form.of_card(library.registry.resolve("kind").card)
     for scores in ([math.nan] * 3, [-1.0, math.nan, -2.0], [-math.inf] * 3):
         with pytest.raises(EngineError, match="task 'kind' got no numbers"):
             choose_label(form, scores)

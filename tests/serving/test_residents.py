@@ -370,7 +370,7 @@ def test_what_is_deleted_is_dropped_and_then_not_found(library: Library, base: F
         used = residents.get("mood@2")
         residents.get("mood")
         residents.get("mood@staging")
-        library.delete("mood@2", force=True)
+        library.registry.delete("mood@2", force=True)
 
         def gone(name: str) -> bool:
             try:
@@ -543,7 +543,7 @@ def test_many_threads_with_promotions_evictions_and_failures_see_only_true_versi
         assert not wrong
         eventually(lambda: not residents._loading)
         for place in range(6):
-            number = library.aliases(f"t{place}").get("live")
+            number = library.registry.aliases.of(f"t{place}").get("live")
             if number is not None:
                 eventually(lambda: residents.get(f"t{place}@live").version == number)  # noqa: B023
         held = {entry.resident.digest: entry.resident.bytes for entry in residents._entries.values()}

@@ -18,12 +18,13 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.protocol import EmbedJob, Sampling
 from softprompt.errors import ConfigError, NotFound, PromptFileError, RegistryError, StoreError
+from softprompt.exchange.peft import TENSOR, WEIGHTS, load_peft, save_peft
 from softprompt.library.library import Library
 from softprompt.model.embedding import centroid_of, embed_inputs, raw_text, shorten, single_tokens
 from softprompt.progress import Mute
 from softprompt.prompts.card import Card
 from softprompt.prompts.file import Stored, read_file, write_file
-from softprompt.prompts.prompt import PEFT_WEIGHTS, TENSOR, SoftPrompt
+from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.registry import Registry
 from softprompt.serving import router as router_module
 from softprompt.serving.router import Centroids, Floats, Router, direction_of, read_centroid
@@ -159,9 +160,9 @@ def test_a_centroid_travels_in_the_file_and_files_without_one_stay_as_they_were(
 
 def test_the_export_for_peft_leaves_the_centroid_out(base: FrozenBase, tmp_path: Path) -> None:
     prompt = with_centroid(base, "t", torch.ones(32))
-    folder = prompt.save_peft(tmp_path / "peft", "somewhere")
-    assert list(load((folder / PEFT_WEIGHTS).read_bytes())) == [TENSOR]
-    assert SoftPrompt.load_peft(folder, task="t", base=base).centroid_D is None
+    folder = save_peft(prompt, tmp_path / "peft", "somewhere")
+    assert list(load((folder / WEIGHTS).read_bytes())) == [TENSOR]
+    assert load_peft(folder, task="t", base=base).centroid_D is None
 
 
 def test_a_centroid_that_is_none_is_refused(base: FrozenBase) -> None:

@@ -106,7 +106,7 @@ def test_raw_text_goes_behind_the_prompt_without_a_template(
     assert isinstance(job, GenerateJob)
     assert list(job.input) == base.encode(["red apple"])[0]
     assert job.sampling == GREEDY
-    digest = library.resolve("tell").digest
+    digest = library.registry.resolve("tell").digest
     assert job.prompt.digest == digest
     assert torch.equal(job.prompt.vectors_PD, some_prompt(base, "tell", seed=3, rows=5).vectors_PD)
     head = answer.head
@@ -123,7 +123,7 @@ def test_every_way_to_name_a_version(
 ) -> None:
     head = run(live.complete("default", name, "red", GREEDY)).head
     assert head.model == f"kind@{version}"
-    assert job_of(engine).prompt.digest == library.resolve(f"kind@{version}").digest
+    assert job_of(engine).prompt.digest == library.registry.resolve(f"kind@{version}").digest
 
 
 def test_the_base_by_its_own_name_has_no_prompt(live: AsyncService, engine: FakeEngine, base: FrozenBase) -> None:
@@ -323,7 +323,7 @@ def test_models_are_the_base_and_the_tenants_tasks(live: AsyncService, library: 
     kind = rows["kind"]
     assert (kind.version, kind.versions, kind.aliases) == (2, (1, 2), {"staging": 1})
     assert kind.created > 1_700_000_000
-    assert kind.system_fingerprint == f"{base.fingerprint[:12]}-{library.resolve('kind@2').digest[:12]}"
+    assert kind.system_fingerprint == f"{base.fingerprint[:12]}-{library.registry.resolve('kind@2').digest[:12]}"
     assert [row.id for row in run(live.models("other"))] == [base.name, "theirs"]
     assert [row.id for row in run(live.models("third"))] == [base.name]
     one = run(live.model("default", "kind@staging"))
@@ -677,7 +677,7 @@ def test_auto_sees_new_tasks_promotions_and_only_the_tenants_own(
         await becomes("default", "red blue", None)  # the newest version has no centroid
         routed.promote("colour@1", "production")
         await becomes("default", "red blue", "colour")
-        routed.delete_task("mood")
+        routed.registry.delete_task("mood")
         await becomes("default", "good bad", None)
         assert await chosen("other", "good bad") is None
 

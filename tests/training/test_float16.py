@@ -46,7 +46,7 @@ def test_what_overflows_stops_alone_and_is_told_with_step_and_rate(tmp_path: Pat
         TrainingError, match=r"'wild': the loss is no number at step 2 with learning rate 90;.*one went well"
     ):
         train([make_task(tmp_path, "one"), wild], base=base, library=library)
-    beside = library.resolve("one").digest
+    beside = library.registry.resolve("one").digest
     (alone,) = train(make_task(tmp_path, "one"), base=base)
     assert beside == alone.prompt.digest
 
@@ -75,4 +75,4 @@ def test_what_overflows_at_its_last_step_is_not_published(tmp_path: Path, more: 
     wild = make_task(tmp_path, "wild", **recipe).variant(**more)
     with pytest.raises(TrainingError, match=r"'wild': .* no numbers after step 1 with learning rate 90;.*one went well"):
         train([make_task(tmp_path, "one"), wild], base=make_base("llama", dtype=torch.float16), library=library)
-    assert [entry.task for entry in library.tasks()] == ["one"]
+    assert [entry.task for entry in library.registry.tasks()] == ["one"]

@@ -96,9 +96,7 @@ def test_a_prompt_is_published_when_its_run_ends_whatever_the_others_still_do(
     assert len(versions(library, "long")) == 1
 
 
-def test_a_task_that_joins_a_live_session_ends_as_it_would_alone(
-    base: FrozenBase, library: Library, tmp_path: Path
-) -> None:
+def test_a_task_that_joins_a_live_session_ends_as_it_would_alone(base: FrozenBase, library: Library, tmp_path: Path) -> None:
     (alone,) = train(make_task(tmp_path, "late", num_virtual_tokens=9, max_steps=3), base=base)
     session = open_session(base, library, make_task(tmp_path, "one"))
     late = None
@@ -195,9 +193,7 @@ def test_a_stop_behind_the_last_step_changes_nothing(base: FrozenBase, library: 
     assert not list(library.runs.glob("*.checkpoint"))
 
 
-def test_baselines_are_measured_once_also_by_those_who_go_on(
-    base: FrozenBase, library: Library, tmp_path: Path
-) -> None:
+def test_baselines_are_measured_once_also_by_those_who_go_on(base: FrozenBase, library: Library, tmp_path: Path) -> None:
     tasks = [make_task(tmp_path, "one"), make_task(tmp_path, "two", seed=1)]
     first = open_session(base, library, *tasks, every=0.0)
     stages = [event.stage for event in up_to(first, 3) if isinstance(event, Advanced)]

@@ -17,6 +17,7 @@ from blake3 import blake3
 from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.locate import read_object
 from softprompt.errors import BaseModelError
+from softprompt.files import write_whole
 
 HEX = 32
 """Hex digits of a fingerprint: 128 bits."""
@@ -162,6 +163,4 @@ def _remember(key: str, value: str) -> None:
     folder = _cache_file()
     with contextlib.suppress(OSError):  # a read-only home only costs the digest again
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{key}.{os.getpid()}"
-        partial.write_text(value, encoding="ascii")
-        partial.replace(folder / key)
+        write_whole(folder / key, value.encode("ascii"))

@@ -55,7 +55,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Show who changed what, when, from what to what: oldest first."""
-    entries = where.open().audit(task, limit=limit)
+    entries = where.open().registry.audit(task, limit=limit)
     rows = (entry.row() if as_json else {**entry.row(), "change": _change(entry)} for entry in entries)
     emit(rows, as_json, f"Audit of {task or 'all tasks'}", AUDIT_COLUMNS)
 

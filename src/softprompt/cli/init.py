@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from softprompt.cli.options import Json
-from softprompt.cli.output import emit, write_whole
+from softprompt.cli.output import emit
 
 
 def init(
@@ -23,6 +23,7 @@ def init(
     import shlex
 
     from softprompt.errors import ConfigError
+    from softprompt.files import write_whole
     from softprompt.tasks.draft import draft_task
 
     if file.is_dir():
@@ -31,7 +32,12 @@ def init(
     if target.exists() and not force:
         raise ConfigError(f"{target} is there already; change it, or write it anew with --force")
     drafted = draft_task(file, text=text, label=label, name=name)
-    write_whole(target, drafted.encode())
+    try:
+        write_whole(target, drafted.encode())
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {str(target)!r}: {error.strerror or error}; mend that, or choose another folder"
+        ) from None
     if as_json:
         emit([{"file": str(target)}], True, "")
         return

@@ -26,9 +26,8 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create a key (default scopes: read, predict). Its secret is shown now and never again."""
-    library = where.open()
-    secret, key = library.registry.create_key(name, scope or ("read", "predict"))
-    emit([{**key.row(), "secret": secret}], as_json, "Key", ("id", "name", "scopes", "secret"))
+    made = where.open().registry.keys.create(name, scope or ("read", "predict"))
+    emit([{**made.key.row(), "secret": made.secret}], as_json, "Key", ("id", "name", "scopes", "secret"))
     if not as_json:
         stderr().print("Keep the secret now: only its hash is stored.")
 
@@ -38,7 +37,7 @@ def create(
 def list_keys(*, where: Location, as_json: Json = False) -> None:
     """List the tenant's keys, revoked ones too; never their secrets."""
     library = where.open()
-    rows = (key.row() for key in library.registry.list_keys())
+    rows = (key.row() for key in library.registry.keys.list())
     emit(rows, as_json, f"Keys of tenant {library.tenant}", KEY_COLUMNS)
 
 
@@ -51,5 +50,5 @@ def revoke(
     as_json: Json = False,
 ) -> None:
     """Revoke a key at once and for good."""
-    revoked = where.open().registry.revoke_key(key)
+    revoked = where.open().registry.keys.revoke(key)
     emit([revoked.row()], as_json, "Revoked", KEY_COLUMNS)

@@ -45,13 +45,6 @@ def gc(
     """Delete blobs that no version needs. Tells what it would delete; --yes does it."""
     library = where.open()
     plan = library.plan_gc(purge_deleted=purge_deleted)
-    if plan and not library.stats()["versions"]:
-        from softprompt.errors import LibraryError
-
-        raise LibraryError(
-            f"the registry names no version at all, and the store {library.store.shown} holds {len(plan)} blobs: they are "
-            "another registry's, or this one was lost; mend --home, --registry or --store, or put back the registry"
-        )
     rows = [item.row() for item in plan]
     if yes:
         deleted = set(library.gc(plan))

@@ -6,7 +6,6 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,27 +40,6 @@ def emit(
             sys.stdout.flush()
         return
     _emit_table(list(rows), title, columns)
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Write a file, whole or not at all.
-
-    Raises:
-        ConfigError: it cannot be written there.
-    """
-    from softprompt.errors import ConfigError
-
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        try:
-            partial.write_bytes(data)
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {str(file)!r}: {error.strerror or error}; mend that, or choose another folder"
-        ) from None
 
 
 def printable(text: str) -> str:

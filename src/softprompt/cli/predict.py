@@ -37,7 +37,7 @@ def predict(
         except UnicodeDecodeError as error:
             raise DataError(f"stdin is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
     library = where.open()
-    library.resolve(task)  # a wrong name is refused before torch is loaded
+    library.registry.resolve(task)  # a wrong name is refused before torch is loaded
     from softprompt.serving.offline import Service
 
     predictions = Service(library, base=base).predict(given, task)

@@ -32,8 +32,10 @@ def list_tasks(
     as_json: Json = False,
 ) -> None:
     """List the tasks: the newest version of each that passes the filters."""
+    from softprompt.registry.listing import Filters
+
     library = where.open()
-    found = library.tasks(base=base, task=task, tag=tag, metric=metric, every=every)
+    found = library.registry.tasks(Filters(base=base, task=task, tag=tag, metric=metric, every=every))
     emit((entry.row() for entry in found), as_json, f"Tasks of tenant {library.tenant}", LIST_COLUMNS)
 
 
@@ -49,13 +51,18 @@ def show(
 
     library = where.open()
     name = parse_ref(task).task
-    aliases = library.aliases(name)
-    versions = library.versions(name) if "@" not in task else [library.resolve(task, deleted=True)]
+    aliases = library.registry.aliases.of(name)
+    one = "@" in task
+    versions = [library.registry.resolve(task, deleted=True)] if one else library.registry.versions(name)
     rows = list(_version_rows(versions, aliases))
+    if one:
+        origin = library.registry.origin(versions[0].ref)
+        rows[0]["origin"] = origin and origin.row()
     if as_json:
         emit([{"task": name, "tenant": library.tenant, "aliases": aliases, "versions": rows}], True, name)
         return
-    if len(versions) == 1 and "@" in task:
+    if one:
+        rows[0]["origin"] = rows[0]["origin"] or "none was recorded"
         emit([{**versions[0].card.model_dump(mode="json"), **rows[0]}], False, versions[0].ref)
         return
     bases = {version.base for version in versions}

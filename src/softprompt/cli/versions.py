@@ -25,7 +25,7 @@ def tag(
     """Add tags to a version, or remove them."""
     if not add and not remove:
         raise typer.BadParameter("give a TAG to add, or --remove TAG")
-    version = where.open().tag(ref, add=add or (), remove=remove or ())
+    version = where.open().registry.tag(ref, add=add or (), remove=remove or ())
     emit([_row(version)], as_json, "Tagged")
 
 
@@ -41,8 +41,8 @@ def delete(
     as_json: Json = False,
 ) -> None:
     """Delete a version softly: it is hidden, its bytes stay, and `restore` brings it back."""
-    library = where.open()
-    deleted = library.delete_task(ref, force=force) if every else [library.delete(ref, force=force)]
+    registry = where.open().registry
+    deleted = registry.delete_task(ref, force=force) if every else [registry.delete(ref, force=force)]
     emit([_row(version) for version in deleted], as_json, "Deleted")
 
 

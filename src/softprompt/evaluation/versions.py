@@ -67,7 +67,7 @@ def judge_on(
     """
     pairs = []
     for ref in refs:
-        card = library.resolve(ref).card
+        card = library.registry.resolve(ref).card
         fields = form_fields(Form.of_card(card)) | {"data": str(data.resolve())}
         task = Task(parse_config(fields, where=f"the card of {ref}"))
         pairs.append((ref, task, task.rows_of(str(data.resolve()))))
@@ -82,7 +82,7 @@ def _judge(
 ) -> list[dict[str, Any]]:
     groups: dict[BaseOptions, list[tuple[Version, Task, list[Row]]]] = {}
     for ref, task, test in pairs:
-        version = library.resolve(ref)
+        version = library.registry.resolve(ref)
         groups.setdefault(_options(version, task), []).append((version, task, test))
     rows: list[dict[str, Any]] = []
     for options, group in groups.items():

@@ -134,7 +134,7 @@ async def ready(request: Request) -> Response:
     if not state.live.engine.status().accepts:
         return JSONResponse({"status": "the engine has ended"}, 503)
     try:
-        await asyncio.wait_for(asyncio.to_thread(state.keyring.registry.has_keys), READY_S)
+        await asyncio.wait_for(asyncio.to_thread(state.keyring.registry.keys.any_live), READY_S)
     except (SoftPromptError, TimeoutError):
         return JSONResponse({"status": "the registry does not answer"}, 503)
     return JSONResponse({"status": "ready", "base": state.live.base_name, "fingerprint": state.live.fingerprint})

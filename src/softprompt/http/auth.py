@@ -100,7 +100,7 @@ class Keyring:
         if self._needed or (self._needed_at is not None and self._holds(self._needed_at)):
             return self._needed
         try:
-            self._needed = await asyncio.to_thread(self.registry.has_keys)
+            self._needed = await asyncio.to_thread(self.registry.keys.any_live)
         except RegistryError:
             self._failed_at = self._clock()
             if self._needed_at is None or not self._holds(self._needed_at):
@@ -160,7 +160,7 @@ class Keyring:
     async def _look_up(self, secret: str) -> _Answer:
         at = self._clock()
         try:
-            return _Answer(at, await asyncio.to_thread(self.registry.authenticate, secret))
+            return _Answer(at, await asyncio.to_thread(self.registry.keys.authenticate, secret))
         except Denied as error:
             return _Answer(at, None, str(error))
 

@@ -140,7 +140,7 @@ def _training(live: AsyncService, library: Library, settings: Settings) -> APIRo
 def refuse_open_doors(library: Library, bound: socket.socket) -> None:
     """Raises `ConfigError` where others than this machine could come in, and need no key for it."""
     host = bound.getsockname()[0]
-    if not is_loopback(host) and not library.registry.has_keys():
+    if not is_loopback(host) and not library.registry.keys.any_live():
         raise ConfigError(
             f"serving on {host} lets others in, and no API key exists; make one first (`softprompt keys create NAME`), or "
             "serve on 127.0.0.1"

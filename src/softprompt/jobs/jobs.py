@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt.errors import FieldError, NameRefused, NotFound, nearest
+from softprompt.files import write_whole
 from softprompt.jobs.request import JobRequest, Plan, make_plan, told_hyperparameters
 from softprompt.jobs.rows import Upload, read_upload
 from softprompt.jobs.uploads import TRAINING, Files
@@ -240,7 +239,7 @@ class Jobs:
 
     def _check_parent(self, ref: str) -> None:
         try:
-            self.library.resolve(ref)
+            self.library.registry.resolve(ref)
         except (NotFound, NameRefused) as error:
             raise FieldError(str(error), "softprompt.prompt_tuning_init_prompt") from None
 
@@ -260,11 +259,7 @@ def place_of(home: Path) -> str:
     """The name of a home, made once: jobs are done where their files are, whatever the host is called today."""
     file = home / "place"
     if not file.exists():
-        made = home / f".place-{secrets.token_hex(8)}"
-        made.write_text(secrets.token_hex(16), encoding="ascii")
-        with contextlib.suppress(FileExistsError):
-            os.link(made, file)  # whole or not at all, and the first one stays
-        made.unlink()
+        write_whole(file, secrets.token_hex(16).encode(), replace=False)
     return file.read_text(encoding="ascii").strip()
 
 

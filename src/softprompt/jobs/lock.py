@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from pathlib import Path
+
+from softprompt.locks import lock_file
 
 
 class WorkerLock:
@@ -19,17 +20,16 @@ class WorkerLock:
         """Take the lock, waiting so many seconds at most; False where another process has it."""
         deadline = time.monotonic() + patience
         handle = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        try:
+            while not lock_file(handle, wait=False):
                 if time.monotonic() >= deadline:
-                    os.close(handle)
                     return False
                 time.sleep(0.05)
-            else:
-                self._handle = handle
-                return True
+            self._handle, handle = handle, -1
+            return True
+        finally:
+            if handle >= 0:
+                os.close(handle)
 
     def release(self) -> None:
         """Give the lock up."""

@@ -5,28 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
 from softprompt.errors import LibraryError, NotFound, StoreError
 from softprompt.library.maintenance import bar, named_blobs
+from softprompt.progress import Progress
 from softprompt.registry import tables
 from softprompt.registry.database import Database
 from softprompt.registry.queries import AnyRow
+from softprompt.registry.records import Record
 from softprompt.stores import Store, open_store, read_verified
-
-if TYPE_CHECKING:
-    from softprompt.library.library import Library
-    from softprompt.progress import Progress
 
 _BATCH = 1000
 """Rows in one insert."""
 
 
 @dataclass(frozen=True)
-class CopyReport:
+class CopyReport(Record):
     """What a copy brought over."""
 
     blobs: int = 0
@@ -38,37 +35,26 @@ class CopyReport:
     rows: int = 0
     """Rows of the registry; 0 where the registry stays the same."""
 
-    def row(self) -> dict[str, Any]:
-        """The report as a row for people and machines."""
-        return dict(self.__dict__)
-
 
 def copy(
-    library: Library,
-    home: str | Path | None = None,
-    *,
-    registry: str | None = None,
-    store: str | None = None,
-    progress: Progress | None = None,
+    source: Database, source_store: Store, url: str | URL | None, target_store: Store | None, *, progress: Progress | None
 ) -> CopyReport:
-    """Copy every blob that a version names, and its rows: numbers, aliases with their trails, tags, audit, keys. Uploaded
-    files and jobs stay behind.
+    """Copy every blob that a version names to a store, and its rows to the registry at a URL: numbers, aliases with their
+    trails, tags, origins, audit, keys. Uploaded files and jobs stay behind.
 
-    A home that is named stands for its own registry and store; else what is not named stays the same. Blobs go first
-    and rows last, in one transaction: a copy that was cut short is begun again by the same command. The source is only
-    read, in the state in which the copy began.
+    What is None, or is the source itself, stays the same. Blobs go first and rows last, in one transaction: a copy that
+    was cut short is begun again by the same command. The source is only read, in the state in which the copy began.
 
     Raises:
         LibraryError: nothing new is named, or the target's registry has tasks, files or jobs already.
         NotFound, StoreError: a blob of the source is gone or altered; mend that first.
         RegistryError: a registry fails.
     """
-    target_store, url = _targets(home, registry, store)
-    if target_store is not None and target_store.shown == library.store.shown:
+    if target_store is not None and target_store.shown == source_store.shown:
         target_store = None
     target = Database.open(url) if url is not None else None
     try:
-        if target is not None and target.engine.url == library.registry.database.engine.url:
+        if target is not None and target.engine.url == source.engine.url:
             target.close()
             target = None
         if target is None and target_store is None:
@@ -76,18 +62,24 @@ def copy(
         if target is not None:
             with target.read() as connection:
                 _refuse_if_used(connection, target.shown)
-        with library.registry.database.read() as source:
+        with source.read() as connection:
             counts: Mapping[str, int] = {}
             if target_store is not None:
-                counts = _copy_blobs(library.store, target_store, named_blobs(source), progress)
-            rows = _copy_rows(source, target) if target is not None else 0
+                counts = _copy_blobs(source_store, target_store, named_blobs(connection), progress)
+            rows = _copy_rows(connection, target) if target is not None else 0
     finally:
         if target is not None:
             target.close()
     return CopyReport(**counts, rows=rows)
 
 
-def _targets(home: str | Path | None, registry: str | None, store: str | None) -> tuple[Store | None, str | URL | None]:
+def targets(home: str | Path | None, registry: str | None, store: str | None) -> tuple[Store | None, str | URL | None]:
+    """The store and the registry's URL that are named. A home stands for its own; None is for what is not named.
+
+    Raises:
+        LibraryError: the home cannot be made.
+        NameRefused, StoreError: the store cannot be opened.
+    """
     url: str | URL | None = registry
     if home is not None:
         folder = Path(home).expanduser().absolute()

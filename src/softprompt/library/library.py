@@ -9,22 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy.engine import URL, Connection
 
 from softprompt.errors import LibraryError, NotFound, StoreError
+from softprompt.files import make_folder, sync_folder
 from softprompt.library import copying, maintenance
+from softprompt.locks import check_locks
 from softprompt.names import check_alias, check_tags, check_task
+from softprompt.progress import Progress
 from softprompt.prompts.file import read_card
-from softprompt.registry.listing import Filters
-from softprompt.registry.records import AuditEntry, Entry, Move, Version
+from softprompt.registry.records import Move, Origin, Version
 from softprompt.registry.registry import Registry
 from softprompt.stores import ReadCache, Store, open_store, read_verified
-from softprompt.stores.folder import make_folder, sync_folder
-
-if TYPE_CHECKING:
-    from softprompt.progress import Progress
 
 __all__ = ["Library", "Version"]
 
@@ -56,10 +54,12 @@ class Library:
         the home, `store` `$SOFTPROMPT_STORE` or the folder `blobs` in the home.
 
         Raises:
+            LibraryError: the home cannot be made, or this system has no file locks.
             NameRefused: a URL or the tenant's name is not allowed.
             RegistryError: the registry cannot be opened.
             StoreError: the store cannot be opened.
         """
+        check_locks()
         # A shell leaves the tilde of `--home=~/prompts` as it is.
         folder = Path(os.path.expanduser(home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME)).absolute()
         registry = registry or os.environ.get("SOFTPROMPT_REGISTRY")
@@ -124,19 +124,21 @@ class Library:
         *,
         base: str,
         tags: Iterable[str] = (),
+        origins: Sequence[Origin | None] | None = None,
         also: Callable[[Connection, list[Version]], object] | None = None,
-        origins: Any = None,
     ) -> list[Version]:
         """Add prompt files of one base as new versions in one transaction: a failure or a kill leaves all or none.
 
-        `also` is called last, in the same transaction: where it raises, nothing is published.
+        `origins` says what each was trained from. A run publishes once: where the run of an origin has a version
+        already, deleted or not, that one is returned and none is added. `also` is called last, in the same transaction:
+        where it raises, nothing is published.
 
         Raises as `publish` does, and then nothing is published. Blobs that were stored by then are garbage for `gc`.
         """
         cards = [read_card(data) for data in files]
         for card in cards:
             check_task(card.task)
-        wanted_tags = check_tags(tags)
+        checked_tags = check_tags(tags)
         digests = [self.store.put(data) for data in files]
         stored = dict(zip(digests, files, strict=True))
 
@@ -145,16 +147,9 @@ class Library:
                 self.store.put(stored[digest])
 
         prompts = list(zip(cards, digests, strict=True))
-        return self.registry.publish(prompts, base=base, tags=wanted_tags, ensure_blob=ensure_blob, also=also)
-
-    def resolve(self, ref: str, *, deleted: bool = False) -> Version:
-        """The version that `task`, `task@3` or `task@alias` means.
-
-        Raises:
-            NameRefused: not a reference.
-            NotFound: no such version, or it is deleted (unless `deleted` ones are wanted).
-        """
-        return self.registry.resolve(ref, deleted=deleted)
+        return self.registry.publish(
+            prompts, base=base, tags=checked_tags, origins=origins, ensure_blob=ensure_blob, also=also
+        )
 
     def read(self, ref: str | Version) -> bytes:
         """The bytes of a version, verified; from the local cache first where the store is remote.
@@ -163,7 +158,7 @@ class Library:
             NotFound: no version of this tenant, or its blob is gone.
             StoreError: the store fails, or the blob is altered.
         """
-        version = self.resolve(ref) if isinstance(ref, str) else ref
+        version = self.registry.resolve(ref) if isinstance(ref, str) else ref
         if not isinstance(ref, str) and not self.registry.owns(version.digest):
             raise NotFound(f"no version of tenant {self.tenant!r} has the digest {version.digest}")
         try:
@@ -172,30 +167,6 @@ class Library:
             return read_verified(self.store, version.digest)
         except (NotFound, StoreError) as error:
             raise type(error)(f"{version.ref}: {error}") from error
-
-    def tasks(
-        self,
-        *,
-        base: str | None = None,
-        task: str | None = None,
-        tag: str | None = None,
-        metric: str | None = None,
-        every: bool = False,
-    ) -> list[Entry]:
-        """The newest live version of each task that passes the filters, or `every` one; see `Filters`."""
-        return self.registry.tasks(Filters(base=base, task=task, tag=tag, metric=metric, every=every))
-
-    def versions(self, task: str, *, deleted: bool = True) -> list[Version]:
-        """All versions of a task by number. Raises `NotFound` where there is no such task."""
-        return self.registry.versions(task, deleted=deleted)
-
-    def aliases(self, task: str) -> dict[str, int]:
-        """The aliases of a task and the numbers they point to. Raises `NotFound` where there is no such task."""
-        return self.registry.aliases(task)
-
-    def audit(self, task: str | None = None, limit: int | None = None) -> list[AuditEntry]:
-        """What was changed, by whom, oldest first. Raises `NotFound` where there is no such task."""
-        return self.registry.audit(task, limit)
 
     def promote(self, ref: str, alias: str = "production", *, force: bool = False, reason: str | None = None) -> Move:
         """Point an alias at a version, after reading its blob again.
@@ -206,9 +177,9 @@ class Library:
             StoreError: its blob is altered, or the store fails.
         """
         check_alias(alias)
-        version = self.resolve(ref)
+        version = self.registry.resolve(ref)
         self._reread(version)
-        return self.registry.promote(version.ref, alias, force=force, reason=reason)
+        return self.registry.aliases.promote(version.ref, alias, force=force, reason=reason)
 
     def rollback(self, task: str, alias: str = "production", *, reason: str | None = None) -> Move:
         """Put an alias back to what it pointed to before its last promotion; again to go further back.
@@ -218,38 +189,11 @@ class Library:
             StoreError: the blob there is altered, or the store fails.
         """
         while True:
-            target = self.registry.rollback_target(task, alias)
+            target = self.registry.aliases.rollback_target(task, alias)
             self._reread(target)
-            move = self.registry.rollback(task, alias, to=target.number, reason=reason)
+            move = self.registry.aliases.rollback(task, alias, to=target.number, reason=reason)
             if move is not None:  # else another moved the alias meanwhile
                 return move
-
-    def tag(self, ref: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Version:
-        """Add and remove tags of a version. Raises `NotFound` or `NameRefused`."""
-        return self.registry.tag(ref, add=add, remove=remove)
-
-    def delete(self, ref: str, *, force: bool = False) -> Version:
-        """Delete `task@N` softly: hidden, its bytes kept. With `force`, aliases that point to it are removed.
-
-        Raises:
-            LibraryError: aliases point to it, or the reference has no number.
-            NotFound: no such version, or it is deleted already.
-        """
-        return self.registry.delete(ref, force=force)
-
-    def delete_task(self, task: str, *, force: bool = False) -> list[Version]:
-        """Delete every live version of a task softly, newest first.
-
-        Raises:
-            LibraryError: aliases point to one, and no force is used; those before it are deleted.
-            NotFound: no such task.
-        """
-        aliases = self.aliases(task)
-        if aliases and not force:
-            raise LibraryError(
-                f"task {task!r} is not deleted: it has the aliases {', '.join(aliases)}; add --force to remove them too"
-            )
-        return [self.delete(version.ref, force=force) for version in reversed(self.versions(task, deleted=False))]
 
     def restore(self, ref: str) -> Version:
         """Bring a deleted version back, after reading its blob again.
@@ -263,15 +207,16 @@ class Library:
 
     def verify(self, progress: Progress | None = None) -> maintenance.Report:
         """Read every blob again and check it and the registry, all tenants; see `maintenance.verify`."""
-        return maintenance.verify(self, progress)
+        return maintenance.verify(self.registry.database, self.store, progress)
 
     def plan_gc(self, *, purge_deleted: bool = False) -> list[maintenance.Garbage]:
         """What `gc` would delete, all tenants; see `maintenance.plan_gc`."""
-        return maintenance.plan_gc(self, purge_deleted=purge_deleted)
+        return maintenance.plan_gc(self.registry.database, self.store, purge_deleted=purge_deleted)
 
     def gc(self, plan: Sequence[maintenance.Garbage] | None = None, *, purge_deleted: bool = False) -> list[str]:
         """Delete what a plan names and is still not needed; return the digests deleted. See `maintenance.gc`."""
-        return maintenance.gc(self, self.plan_gc(purge_deleted=purge_deleted) if plan is None else plan)
+        chosen = self.plan_gc(purge_deleted=purge_deleted) if plan is None else plan
+        return maintenance.gc(self.registry, self.store, self.cache, chosen)
 
     def copy(
         self,
@@ -282,11 +227,12 @@ class Library:
         progress: Progress | None = None,
     ) -> copying.CopyReport:
         """Copy all tenants' rows and blobs to another home, registry or store; see `copying.copy`."""
-        return copying.copy(self, home, registry=registry, store=store, progress=progress)
+        target_store, url = copying.targets(home, registry, store)
+        return copying.copy(self.registry.database, self.store, url, target_store, progress=progress)
 
     def stats(self) -> dict[str, Any]:
         """Counts of tenants, tasks, versions, blobs and bytes."""
-        return maintenance.stats(self)
+        return maintenance.stats(self.registry.database, self.store)
 
     def _reread(self, version: Version) -> None:
         """Check a blob in the store itself, not in the cache. Raises `NotFound` or `StoreError`."""

@@ -1,4 +1,4 @@
-"""Care for a whole library, all tenants: verify, collect garbage, count."""
+"""Upkeep of a whole library, all tenants: verify, collect garbage, count."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from softprompt.errors import NotFound, PromptFileError, StoreError
+from softprompt.errors import LibraryError, NotFound, PromptFileError, StoreError
+from softprompt.progress import Advance, Progress
 from softprompt.prompts.file import digest_of, read_card
-from softprompt.registry import queries, tables
+from softprompt.registry import tables
+from softprompt.registry.database import Database
 from softprompt.registry.queries import AnyRow
-from softprompt.stores import FolderStore
+from softprompt.registry.records import Record
+from softprompt.registry.registry import Registry
+from softprompt.registry.scope import Scope
+from softprompt.stores import FolderStore, ReadCache, Store
 from softprompt.stores.base import MEND
-
-if TYPE_CHECKING:
-    from softprompt.library.library import Library
-    from softprompt.progress import Advance, Progress
 
 _FAILURES_IN_A_ROW = 3
 """Unreadable blobs one after the other that count as a store that is away."""
@@ -33,7 +34,7 @@ _t, _v, _a = tables.tasks.c, tables.versions.c, tables.aliases.c
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(Record):
     """Something that is not as it was recorded."""
 
     what: str
@@ -42,10 +43,6 @@ class Problem:
     versions: tuple[str, ...]
     """The versions it touches, as `tenant/task@N`."""
     detail: str
-
-    def row(self) -> dict[str, Any]:
-        """The problem as a row for people and machines."""
-        return {**self.__dict__, "versions": list(self.versions)}
 
 
 @dataclass
@@ -61,11 +58,7 @@ class Report:
 
     def row(self) -> dict[str, Any]:
         """The report as a row for machines."""
-        return {
-            **self.__dict__,
-            "ok": not self.problems,
-            "problems": [problem.row() for problem in self.problems],
-        }
+        return {**self.__dict__, "ok": not self.problems, "problems": [problem.row() for problem in self.problems]}
 
     def summary(self) -> str:
         """One line for people."""
@@ -75,7 +68,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Garbage:
+class Garbage(Record):
     """A blob that no version needs."""
 
     digest: str
@@ -83,12 +76,8 @@ class Garbage:
     versions: tuple[str, ...] = ()
     """Deleted versions that would lose it, and then cannot be restored."""
 
-    def row(self) -> dict[str, Any]:
-        """The blob as a row for people and machines."""
-        return {**self.__dict__, "versions": list(self.versions)}
 
-
-def verify(library: Library, progress: Progress | None = None) -> Report:
+def verify(database: Database, store: Store, progress: Progress | None = None) -> Report:
     """Read every blob in the store again, past any cache, and check it and the registry against what is recorded.
 
     Raises:
@@ -96,11 +85,11 @@ def verify(library: Library, progress: Progress | None = None) -> Report:
         StoreError: the store fails as a whole.
     """
     report = Report()
-    report.problems += [Problem("database", None, (), line) for line in library.registry.database.check()]
-    stored = {digest for digest, _ in library.store.list()}
+    report.problems += [Problem("database", None, (), line) for line in database.check()]
+    stored = {digest for digest, _ in store.list()}
     needed = set()
     failures = 0
-    with library.registry.database.read() as connection, bar(progress, "verify", len(stored)) as advance:
+    with database.read() as connection, bar(progress, "verify", len(stored)) as advance:
         report.problems += _wrong_rows(connection)
         with_card = _version_rows(tables.cards.c.card).join(tables.cards, tables.cards.c.digest == _v.digest)
         by_digest = with_card.where(~_v.purged).order_by(_v.digest, _v.id)
@@ -109,7 +98,7 @@ def verify(library: Library, progress: Progress | None = None) -> Report:
             rows = list(group)
             needed.add(digest)
             report.versions += len(rows)
-            problem = _check_blob(library, digest, rows, report)
+            problem = _check_blob(database, store, digest, rows, report)
             advance(1, "")
             if problem is None:
                 failures = 0
@@ -122,16 +111,19 @@ def verify(library: Library, progress: Progress | None = None) -> Report:
     return report
 
 
-def plan_gc(library: Library, *, purge_deleted: bool = False) -> list[Garbage]:
+def plan_gc(database: Database, store: Store, *, purge_deleted: bool = False) -> list[Garbage]:
     """The blobs that no version names; with `purge_deleted`, also those that only deleted versions name.
 
     Raises:
+        LibraryError: there are blobs, and the registry names no version at all.
         RegistryError: the registry fails.
         StoreError: the store fails.
     """
-    stored = sorted(library.store.list())
-    with library.registry.database.read() as connection:
+    stored = sorted(store.list())
+    with database.read() as connection:
         named = named_blobs(connection)
+    if stored and not named:
+        raise _not_ours(store, len(stored))
     plan = []
     for digest, size in stored:
         holders = [row for row in named.get(digest, ()) if not row.purged]
@@ -140,7 +132,7 @@ def plan_gc(library: Library, *, purge_deleted: bool = False) -> list[Garbage]:
     return plan
 
 
-def gc(library: Library, plan: Sequence[Garbage]) -> list[str]:
+def gc(registry: Registry, store: Store, cache: ReadCache | None, plan: Sequence[Garbage]) -> list[str]:
     """Delete what the plan names, but nothing that has come to be needed since; return the digests deleted.
 
     A publish puts its blob first and its row later. Ages of blobs would tell the two apart only as long as clocks are
@@ -148,50 +140,54 @@ def gc(library: Library, plan: Sequence[Garbage]) -> list[str]:
     a publish that finds its blob collected puts it again before its row is there for anyone to see.
 
     Raises:
+        LibraryError: the plan names blobs, and the registry names no version at all.
         RegistryError: the registry fails.
         StoreError: the store fails.
     """
     deleted = []
-    database = library.registry.database
+    database = registry.database
+    with database.read() as connection:
+        if plan and connection.execute(sa.select(_v.id).limit(1)).first() is None:
+            raise _not_ours(store, len(plan))
     for item in plan:
-        if item.versions and not _give_up(library, item.digest):
+        if item.versions and not _give_up(registry, item.digest):
             continue
         with database.write() as connection:
             database.lock_digest(connection, item.digest)
             if _holders(connection, item.digest, _v.purged.is_(False)):
                 continue
-            library.store.delete(item.digest)
-        if library.cache is not None:
-            library.cache.drop(item.digest)
+            store.delete(item.digest)
+        if cache is not None:
+            cache.drop(item.digest)
         deleted.append(item.digest)
-    if isinstance(library.store, FolderStore):
-        library.store.sweep()
+    if isinstance(store, FolderStore):
+        store.sweep()
     return deleted
 
 
-def stats(library: Library) -> dict[str, Any]:
+def stats(database: Database, store: Store) -> dict[str, Any]:
     """Counts of the whole library, all tenants.
 
     Raises:
         RegistryError: the registry fails.
         StoreError: the store fails.
     """
-    counts: dict[str, Any] = {"registry": library.registry.database.shown, "store": library.store.shown}
-    with library.registry.database.read() as connection:
+    counts: dict[str, Any] = {"registry": database.shown, "store": store.shown}
+    with database.read() as connection:
         for table in (tables.tenants, tables.tasks, tables.versions, tables.keys):
             counts[table.name] = connection.scalar(sa.select(sa.func.count()).select_from(table))
         gone = sa.select(sa.func.count()).select_from(tables.versions).where(_v.deleted)
         counts["deleted"] = connection.scalar(gone)
-    sizes = [size for _, size in library.store.list()]
+    sizes = [size for _, size in store.list()]
     return {**counts, "blobs": len(sizes), "bytes": sum(sizes)}
 
 
-def _give_up(library: Library, digest: str) -> bool:
+def _give_up(registry: Registry, digest: str) -> bool:
     """Mark the deleted versions of a blob as purged, unless a live one needs it.
 
     Committed by itself: the versions are given up before the bytes go, never the other way round.
     """
-    database = library.registry.database
+    database = registry.database
     with database.write() as connection:
         database.lock_digest(connection, digest)
         if _holders(connection, digest, _v.deleted.is_(False)):
@@ -199,8 +195,7 @@ def _give_up(library: Library, digest: str) -> bool:
         held = _version_rows().where(_v.digest == digest, ~_v.purged)
         for row in connection.execute(held).fetchall():  # each in the audit of its own tenant
             before = {"version": row.number, "digest": digest}
-            who = {"tenant": row.tenant, "actor": library.registry.actor}
-            queries.record(connection, action="purge", task=row.task, before=before, **who)
+            Scope(database, row.tenant, registry.actor).record(connection, "purge", row.task, before=before)
         same = sa.and_(_v.digest == digest, _v.deleted)
         connection.execute(sa.update(tables.versions).where(same).values(purged=True))
     return True
@@ -230,16 +225,23 @@ def _holders(connection: Connection, digest: str, which: sa.ColumnElement[bool])
     return connection.execute(sa.select(_v.id).where(_v.digest == digest, which).limit(1)).first() is not None
 
 
+def _not_ours(store: Store, blobs: int) -> LibraryError:
+    return LibraryError(
+        f"the registry names no version at all, and the store {store.shown} holds {blobs} blobs: they are "
+        "another registry's, or this one was lost; mend --home, --registry or --store, or put back the registry"
+    )
+
+
 def _full_ref(row: AnyRow) -> str:
     return f"{row.tenant}/{row.task}@{row.number}"
 
 
-def _check_blob(library: Library, digest: str, rows: list[AnyRow], report: Report) -> Problem | None:
+def _check_blob(database: Database, store: Store, digest: str, rows: list[AnyRow], report: Report) -> Problem | None:
     refs = tuple(_full_ref(row) for row in rows)
     try:
-        data = library.store.get(digest)
+        data = store.get(digest)
     except NotFound:
-        with library.registry.database.read() as connection:
+        with database.read() as connection:
             if not _holders(connection, digest, _v.purged.is_(False)):
                 return None  # purged while we read
         return Problem("blob gone", digest, refs, MEND)

@@ -7,6 +7,7 @@ So equal runs give equal files and equal digests.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from softprompt.errors import PromptFileError
 
 FORMAT = 1
+
+SCORED = ("input", "target", "labels", "metric")
+"""Fields that scores depend on: with another value, the scores are those of another task."""
 
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 
@@ -60,6 +64,21 @@ class Card(BaseModel):
         """For messages about another base: that this one had an adapter, where it had one."""
         adapter = self.recipe.get("adapter")
         return f" with the adapter {adapter!r} merged into it (--base-adapter FOLDER)" if adapter else ""
+
+    def changed(self, changes: Mapping[str, Any]) -> Card:
+        """This card with other fields. Its scores go where they were those of other templates, labels or another metric.
+
+        Raises:
+            ValueError: a field is unknown or of the wrong type.
+        """
+        new = Card.model_validate({**self.model_dump(), **changes})
+        if any(getattr(self, name) != getattr(new, name) for name in SCORED):
+            return new.model_copy(update={"metrics": {}})
+        return new
+
+    def form(self) -> dict[str, Any]:
+        """The fields that say what is asked of a prompt, for another prompt to take over."""
+        return {name: getattr(self, name) for name in (*SCORED, "max_new_tokens", "instruction")}
 
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces, UTF-8 as it is. Equal cards give equal text."""

@@ -1,16 +1,16 @@
-"""The soft prompt: a P x D matrix with its card, in one safetensors file or in PEFT's format."""
+"""The soft prompt: a P x D matrix with its card, in one safetensors file."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from softprompt.errors import FingerprintMismatch, PromptFileError
+from softprompt.files import write_whole
 from softprompt.prompts.card import Card, Dtype
 from softprompt.prompts.file import Stored, digest_of, read_file, write_file
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 TENSOR = "prompt_embeddings"
 SCALE = "scale"
 CENTROID = "centroid"
-PEFT_CONFIG = "adapter_config.json"
-PEFT_WEIGHTS = "adapter_model.safetensors"
 
 _NAMES: dict[str, tuple[str, torch.dtype]] = {
     "float32": ("F32", torch.float32),
@@ -92,9 +90,8 @@ class SoftPrompt:
         """Write the file, whole or not at all."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_bytes(self.to_bytes())
-        return partial.replace(target)
+        write_whole(target, self.to_bytes())
+        return target
 
     @classmethod
     def load(cls, path: str | Path) -> SoftPrompt:
@@ -139,124 +136,6 @@ class SoftPrompt:
             f"{card.adapter_hint}, or train the task again on this base"
         )
 
-    def save_peft(self, folder: str | Path, base_source: str, revision: str | None = None) -> Path:
-        """Write the prompt as a PEFT adapter: `PeftModel.from_pretrained(model, folder)` loads it.
-
-        The card goes along in a file of its own, which PEFT ignores and :meth:`load_peft` reads.
-        """
-        from safetensors.torch import save
-
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        config = {
-            "peft_type": "PROMPT_TUNING",
-            "task_type": self.card.task_type,
-            "base_model_name_or_path": base_source,
-            "num_virtual_tokens": self.card.num_virtual_tokens,
-            "token_dim": self.card.token_dim,
-            "num_transformer_submodules": 1,
-            "prompt_tuning_init": "RANDOM",
-            "prompt_tuning_init_text": None,
-            "tokenizer_name_or_path": None,
-            "inference_mode": True,
-        } | ({"revision": revision} if revision else {})
-        (target / PEFT_WEIGHTS).write_bytes(save({TENSOR: self.vectors_PD.contiguous()}, metadata={"format": "pt"}))
-        (target / "softprompt_card.json").write_text(self.card.canonical() + "\n", encoding="utf-8")
-        (target / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        return target
-
-    @classmethod
-    def load_peft(cls, folder: str | Path, *, task: str, base: FrozenBase, card: Card | None = None) -> SoftPrompt:
-        """Read a PEFT prompt-tuning adapter as a prompt of `task` on `base`.
-
-        Args:
-            folder: with `adapter_config.json` and `adapter_model.safetensors`.
-            task: name of the task it becomes.
-            base: the base it was tuned on; PEFT's format does not say which exact one, so the caller vouches for it.
-            card: template, labels and metric to take over; else those exported with it, else defaults.
-
-        Raises:
-            PromptFileError: not there, not prompt tuning, or not of this base's width.
-            FingerprintMismatch: exported by softprompt for another base.
-        """
-        config = read_peft_config(folder)
-        vectors_PD = _peft_tensor(Path(folder) / PEFT_WEIGHTS)
-        length, width = vectors_PD.shape
-        if width != base.width:
-            raise PromptFileError(
-                f"the adapter in {str(folder)!r} is {width} wide and {base.name} is {base.width}; "
-                f"it was tuned on {config.get('base_model_name_or_path')!r}: give that base"
-            )
-        exported = Path(folder) / "softprompt_card.json"
-        own = _peft_card(exported) if exported.is_file() else None
-        if own is not None and own.fingerprint != base.fingerprint:
-            cls(vectors_PD, own).check_base(base)
-        fields: dict[str, Any] = {"recipe": {"imported": "peft"}}
-        if card is not None:  # its scores are those of another prompt
-            fields = card.model_dump() | {"metrics": {}, "data_digest": None, "parents": ()} | fields
-        elif own is not None:
-            fields = own.model_dump()
-        fields |= {
-            "task": task,
-            "base": base.name,
-            "fingerprint": base.fingerprint,
-            "num_virtual_tokens": length,
-            "token_dim": width,
-            "dtype": "float32",
-        }
-        return cls(vectors_PD, Card.model_validate(fields))
-
-
-def read_peft_config(folder: str | Path) -> dict[str, Any]:
-    """The config of a PEFT prompt-tuning adapter.
-
-    Raises:
-        PromptFileError: not there, not JSON, or another method than prompt tuning.
-    """
-    file = Path(folder) / PEFT_CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PromptFileError(
-            f"{str(folder)!r} is no PEFT folder: {PEFT_CONFIG} cannot be read ({error.strerror})"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise PromptFileError(f"{str(file)!r} is not JSON ({error})") from None
-    if not isinstance(config, dict) or config.get("peft_type") != "PROMPT_TUNING":
-        kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise PromptFileError(f"the adapter in {str(folder)!r} is {kind}, not PROMPT_TUNING; only prompt tuning is imported")
-    if config.get("num_transformer_submodules") not in (None, 1):
-        raise PromptFileError(
-            f"the adapter in {str(folder)!r} has prompts for {config['num_transformer_submodules']} submodules "
-            "(an encoder-decoder base); this version tunes causal models only"
-        )
-    return config
-
-
-def _peft_card(file: Path) -> Card:
-    try:
-        return Card.parse(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptFileError(f"{str(file)!r} cannot be read ({error}); export the prompt again") from None
-
-
-def _peft_tensor(file: Path) -> torch.Tensor:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        tensors = load(file.read_bytes())
-    except OSError as error:
-        raise PromptFileError(
-            f"{str(file)!r} cannot be read ({error.strerror}); save the adapter with safetensors"
-        ) from None
-    except SafetensorError as error:
-        raise PromptFileError(f"{str(file)!r} is no safetensors file ({error})") from None
-    if TENSOR not in tensors or tensors[TENSOR].ndim != 2 or not tensors[TENSOR].numel():
-        found = ", ".join(f"{name} ({' x '.join(map(str, tensors[name].shape))})" for name in sorted(tensors))
-        raise PromptFileError(f"{str(file)!r} holds no matrix {TENSOR!r}, but {found or 'nothing'}")
-    return tensors[TENSOR].float()
-
 
 def _store(vectors_PD: torch.Tensor, dtype: Dtype) -> dict[str, Stored]:
     if dtype != "int8":
@@ -272,8 +151,8 @@ def _stored(tensor: torch.Tensor) -> Stored:
 
 
 def _restore(stored: dict[str, Stored], dtype: Dtype) -> torch.Tensor:
-    wanted = {TENSOR, SCALE} if dtype == "int8" else {TENSOR}
-    if set(stored) != wanted or stored[TENSOR].dtype != _NAMES[dtype][0]:
+    expected = {TENSOR, SCALE} if dtype == "int8" else {TENSOR}
+    if set(stored) != expected or stored[TENSOR].dtype != _NAMES[dtype][0]:
         raise PromptFileError(f"the card says {dtype} and the file holds {', '.join(sorted(stored)) or 'no tensors'}")
     vectors_PD = _tensor(stored[TENSOR]).float()
     if dtype != "int8":

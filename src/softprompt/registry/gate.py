@@ -28,10 +28,10 @@ def reason_to_refuse(current: Card, candidate: Card) -> str | None:
     error = math.hypot(old_error, new_error)
     if loss <= STANDARD_ERRORS * error:
         return None
-    told = f"{current.metric} {new:.4f} on {new_rows:.0f} rows, against {old:.4f} on {old_rows:.0f} rows now"
+    scores = f"{current.metric} {new:.4f} on {new_rows:.0f} rows, against {old:.4f} on {old_rows:.0f} rows now"
     if error:
-        return f"{told}: worse by {loss:.4f}, and {STANDARD_ERRORS:g} standard errors are {STANDARD_ERRORS * error:.4f}"
-    return f"{told}: worse by {loss:.4f}"
+        return f"{scores}: worse by {loss:.4f}, and {STANDARD_ERRORS:g} standard errors are {STANDARD_ERRORS * error:.4f}"
+    return f"{scores}: worse by {loss:.4f}"
 
 
 def _figures(card: Card) -> tuple[float, float, float] | None:

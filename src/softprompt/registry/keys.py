@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +18,11 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from softprompt.errors import Denied, NameRefused, NotFound, nearest
 from softprompt.names import LONGEST_NUMBER, check_key_name
+from softprompt.registry import queries
+from softprompt.registry.records import now
+from softprompt.registry.scope import Scope
 from softprompt.registry.tables import keys as table
+from softprompt.registry.tables import tenants
 
 SCOPES = ("read", "predict", "train", "admin")
 """What a key may be allowed: see the library, use prompts, make versions, everything."""
@@ -55,90 +59,107 @@ class Key:
 
     def row(self) -> dict[str, Any]:
         """The key as a row for people and machines."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "tenant": self.tenant,
-            "scopes": sorted(self.scopes, key=SCOPES.index),
-            "hint": self.hint,
-            "created_at": self.created_at,
-            "actor": self.actor,
-            "revoked": self.revoked,
+        return {**self.__dict__, "scopes": sorted(self.scopes, key=SCOPES.index)}
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key that was just made."""
+
+    secret: str
+    """What its holder sends; it is known to nobody else from now on."""
+    key: Key
+
+
+class Keys:
+    """One tenant's keys; only `authenticate` and `any_live` look at all tenants. Safe to share between threads."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def create(self, name: str, scopes: Iterable[str]) -> NewKey:
+        """Add a key of this tenant.
+
+        Raises:
+            NameRefused: not a name, an unknown scope, or a live key has this name.
+        """
+        check_key_name(name)
+        requested = set(scopes)
+        for scope in sorted(requested - set(SCOPES)):
+            raise NameRefused(f"scope {scope!r} is refused{nearest(scope, SCOPES)}")
+        if not requested:
+            raise NameRefused(f"a key needs a scope; known: {', '.join(SCOPES)}")
+        tenant, at = self._scope.tenant, now()
+        secret = PREFIX + secrets.token_urlsafe(32)
+        values = {
+            "tenant": tenant,
+            "name": name,
+            "hash": _hash(secret),
+            "hint": secret[: len(PREFIX) + 4],
+            "scopes": ",".join(scope for scope in SCOPES if scope in requested),
+            "actor": self._scope.actor,
+            "created_at": at,
         }
+        with self._scope.database.write() as connection:
+            queries.add_missing(connection, tenants, name=tenant, created_at=at)
+            # Locked, so that two creators of one name queue up.
+            connection.execute(sa.select(tenants.c.name).where(tenants.c.name == tenant).with_for_update())
+            same = sa.select(table.c.id).where(table.c.tenant == tenant, table.c.name == name, ~table.c.revoked)
+            if connection.execute(same).first():
+                raise NameRefused(f"tenant {tenant!r} has a live key {name!r}; revoke it first or take another name")
+            key = _key(connection.execute(sa.insert(table).values(values).returning(*table.c)).mappings().one())
+            self._scope.record(connection, "key-create", None, after={"key": name, "scopes": key.row()["scopes"]})
+            return NewKey(secret, key)
+
+    def list(self) -> Sequence[Key]:
+        """The tenant's keys, revoked ones too, oldest first."""
+        with self._scope.database.read() as connection:
+            return _every(connection, self._scope.tenant)
+
+    def revoke(self, name_or_id: str) -> Key:
+        """Revoke a live key by name, or any key of the tenant by id, at once and for good.
+
+        Raises:
+            NotFound: the tenant has no such key.
+        """
+        tenant = self._scope.tenant
+        which = sa.and_(table.c.name == name_or_id, ~table.c.revoked)
+        if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) <= LONGEST_NUMBER:
+            which = table.c.id == int(name_or_id)
+        statement = sa.update(table).where(table.c.tenant == tenant, which).values(revoked=True).returning(*table.c)
+        with self._scope.database.write() as connection:
+            row = connection.execute(statement).mappings().first()
+            if row is None:
+                live = [key.name for key in _every(connection, tenant) if not key.revoked]
+                raise NotFound(f"tenant {tenant!r} has no live key {name_or_id!r}{nearest(name_or_id, live)}")
+            key = _key(row)
+            self._scope.record(connection, "key-revoke", None, before={"key": key.name, "id": key.id})
+            return key
+
+    def any_live(self) -> bool:
+        """Whether any tenant has a key that is not revoked."""
+        with self._scope.database.read() as connection:
+            return connection.execute(sa.select(table.c.id).where(~table.c.revoked).limit(1)).first() is not None
+
+    def authenticate(self, secret: str) -> Key:
+        """The live key whose secret this is, of whatever tenant.
+
+        Raises:
+            Denied: there is none, or it is revoked.
+        """
+        hashed = _hash(secret)
+        with self._scope.database.read() as connection:
+            row = connection.execute(sa.select(table).where(table.c.hash == hashed)).mappings().first()
+        if row is None or not hmac.compare_digest(row["hash"], hashed):
+            raise Denied("this API key is not known; ask for one (`softprompt keys create NAME`)")
+        if row["revoked"]:
+            raise Denied(f"API key {row['name']!r} is revoked; ask for a new one (`softprompt keys create NAME`)")
+        return _key(row)
 
 
-def create(
-    connection: Connection, *, tenant: str, name: str, scopes: Iterable[str], actor: str, now: str
-) -> tuple[str, Key]:
-    """Add a key; return its secret, which is known to nobody from now on, and the key.
-
-    Raises:
-        NameRefused: not a name, an unknown scope, or a live key has this name.
-    """
-    check_key_name(name)
-    wanted = set(scopes)
-    for scope in sorted(wanted - set(SCOPES)):
-        raise NameRefused(f"scope {scope!r} is refused{nearest(scope, SCOPES)}")
-    if not wanted:
-        raise NameRefused(f"a key needs a scope; known: {', '.join(SCOPES)}")
-    same = sa.select(table.c.id).where(table.c.tenant == tenant, table.c.name == name, ~table.c.revoked)
-    if connection.execute(same).first():
-        raise NameRefused(f"tenant {tenant!r} has a live key {name!r}; revoke it first or take another name")
-    secret = PREFIX + secrets.token_urlsafe(32)
-    values = {
-        "tenant": tenant,
-        "name": name,
-        "hash": _hash(secret),
-        "hint": secret[: len(PREFIX) + 4],
-        "scopes": ",".join(scope for scope in SCOPES if scope in wanted),
-        "actor": actor,
-        "created_at": now,
-    }
-    row = connection.execute(sa.insert(table).values(values).returning(*table.c)).mappings().one()
-    return secret, _key(row)
-
-
-def every(connection: Connection, tenant: str) -> list[Key]:
-    """All keys of a tenant, oldest first, revoked ones too."""
+def _every(connection: Connection, tenant: str) -> Sequence[Key]:
     rows = connection.execute(sa.select(table).where(table.c.tenant == tenant).order_by(table.c.id)).mappings()
     return [_key(row) for row in rows]
-
-
-def revoke(connection: Connection, *, tenant: str, name_or_id: str) -> Key:
-    """Revoke a live key by name, or any key of the tenant by id; a revoked one stays revoked.
-
-    Raises:
-        NotFound: the tenant has no such key.
-    """
-    which = sa.and_(table.c.name == name_or_id, ~table.c.revoked)
-    if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) <= LONGEST_NUMBER:
-        which = table.c.id == int(name_or_id)
-    statement = sa.update(table).where(table.c.tenant == tenant, which).values(revoked=True).returning(*table.c)
-    row = connection.execute(statement).mappings().first()
-    if row is None:
-        live = [key.name for key in every(connection, tenant) if not key.revoked]
-        raise NotFound(f"tenant {tenant!r} has no live key {name_or_id!r}{nearest(name_or_id, live)}")
-    return _key(row)
-
-
-def any_live(connection: Connection) -> bool:
-    """Whether any tenant has a key that is not revoked."""
-    return connection.execute(sa.select(table.c.id).where(~table.c.revoked).limit(1)).first() is not None
-
-
-def authenticate(connection: Connection, secret: str) -> Key:
-    """The live key whose secret this is, of whatever tenant.
-
-    Raises:
-        Denied: there is none, or it is revoked.
-    """
-    hashed = _hash(secret)
-    row = connection.execute(sa.select(table).where(table.c.hash == hashed)).mappings().first()
-    if row is None or not hmac.compare_digest(row["hash"], hashed):
-        raise Denied("this API key is not known; ask for one (`softprompt keys create NAME`)")
-    if row["revoked"]:
-        raise Denied(f"API key {row['name']!r} is revoked; ask for a new one (`softprompt keys create NAME`)")
-    return _key(row)
 
 
 def _hash(secret: str) -> str:
@@ -146,13 +167,5 @@ def _hash(secret: str) -> str:
 
 
 def _key(row: RowMapping) -> Key:
-    return Key(
-        id=row["id"],
-        tenant=row["tenant"],
-        name=row["name"],
-        scopes=frozenset(row["scopes"].split(",")),
-        hint=row["hint"],
-        created_at=row["created_at"],
-        actor=row["actor"],
-        revoked=row["revoked"],
-    )
+    values = {field.name: row[field.name] for field in fields(Key)}
+    return Key(**{**values, "scopes": frozenset(row["scopes"].split(","))})

@@ -48,16 +48,16 @@ def search(connection: Connection, tenant: str, filters: Filters) -> list[Entry]
     passing = [~versions.c.deleted, *_on_version(filters)]
     joined = versions.join(tasks, versions.c.task_id == tasks.c.id)
     if filters.every:
-        chosen, wanted = joined, [*mine, *passing]
+        chosen, conditions = joined, [*mine, *passing]
     elif len(passing) == 1:
-        chosen, wanted = joined, [*mine, versions.c.number == tasks.c.newest]  # that says it all
+        chosen, conditions = joined, [*mine, versions.c.number == tasks.c.newest]  # that says it all
     else:
         newest = _newest(passing, mine if filters.task is not None else [])
         same = sa.and_(versions.c.task_id == newest.c.task_id, versions.c.number == newest.c.number)
-        chosen, wanted = joined.join(newest, same), mine
+        chosen, conditions = joined.join(newest, same), mine
     v = versions.c
     columns = (tasks.c.name, v.number, tasks.c.live, v.digest, v.base, v.fingerprint, v.metric, v.value, v.created_at)
-    statement = sa.select(v.id, v.task_id, *columns).select_from(chosen).where(*wanted)
+    statement = sa.select(v.id, v.task_id, *columns).select_from(chosen).where(*conditions)
     # Sorted here: databases sort text each in its own way.
     rows = sorted(map(tuple, connection.execute(statement)), key=itemgetter(2, 3))
     if filters.task is not None:

@@ -1,9 +1,9 @@
-"""Steps inside one transaction of the registry: finding rows of a tenant, locking them, recording what was done."""
+"""Steps inside one transaction of the registry: finding rows of a tenant, locking them, adding some."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from softprompt.errors import NotFound, nearest
 from softprompt.names import Ref
 from softprompt.registry import tables
-from softprompt.registry.records import BaseCount, Version, now, to_text
+from softprompt.registry.records import AuditEntry, BaseCount, Version
 
 AnyRow = Any
 """A row of a result. SQLAlchemy 2.0 and 2.1 type them in ways that exclude each other."""
@@ -61,7 +61,7 @@ def find(connection: Connection, tenant: str, ref: Ref, *, deleted: bool = False
     """The version that a reference means; one query where it is there, and one for its tags.
 
     Raises:
-        NotFound: no such task, version or alias, or the version is deleted (unless `deleted` ones are wanted).
+        NotFound: no such task, version or alias, or the version is deleted (unless `deleted` ones are asked for too).
     """
     number: Any = ref.number
     source: Any = tables.tasks
@@ -101,8 +101,8 @@ def version(task: str, row: AnyRow, tags: tuple[str, ...] = ()) -> Version:
     )
 
 
-def add_version(connection: Connection, task_id: int, added: Version) -> None:
-    """Insert a new version and its tags; its card must be there."""
+def add_version(connection: Connection, task_id: int, added: Version) -> int:
+    """Insert a new version and its tags, and return its id; its card must be there."""
     card = added.card
     values = {
         "task_id": task_id,
@@ -116,10 +116,21 @@ def add_version(connection: Connection, task_id: int, added: Version) -> None:
         "actor": added.actor,
         "created_at": added.created_at,
     }
-    version_id = connection.execute(sa.insert(tables.versions).values(values).returning(_v.id)).scalar_one()
+    version_id: int = connection.execute(sa.insert(tables.versions).values(values).returning(_v.id)).scalar_one()
     if added.tags:
         rows = [{"version_id": version_id, "tag": tag} for tag in added.tags]
         connection.execute(sa.insert(tables.tags), rows)
+    return version_id
+
+
+def set_deleted(connection: Connection, task_id: int, number: int, deleted: bool) -> None:
+    """Hide a version or show it again, and bring its task's counts of live versions up to date."""
+    this = sa.and_(_v.task_id == task_id, _v.number == number)
+    values = {"deleted": True} if deleted else {"deleted": False, "purged": False}
+    connection.execute(sa.update(tables.versions).where(this).values(values))
+    alive = sa.select(sa.func.max(_v.number), sa.func.count()).where(_v.task_id == task_id, ~_v.deleted)
+    newest, live = connection.execute(alive).one()
+    connection.execute(sa.update(tables.tasks).where(_t.id == task_id).values(newest=newest, live=live))
 
 
 def tags_of(connection: Connection, version_ids: Any) -> dict[int, tuple[str, ...]]:
@@ -138,6 +149,26 @@ def aliases_of(connection: Connection, task_id: int) -> dict[str, int]:
     return dict(sorted((row.name, row.number) for row in rows))
 
 
+def audit(connection: Connection, tenant: str, task: str | None, limit: int | None) -> list[AuditEntry]:
+    """The newest lines of a tenant's audit, of one task or of all, oldest first."""
+    a = tables.audit.c
+    statement = sa.select(tables.audit).where(a.tenant == tenant).order_by(a.id.desc()).limit(limit)
+    rows = connection.execute(statement if task is None else statement.where(a.task == task)).fetchall()
+    return [
+        AuditEntry(
+            seq=row.id,
+            at=row.at,
+            actor=row.actor,
+            action=row.action,
+            task=row.task,
+            before=json.loads(row.before) if row.before else None,
+            after=json.loads(row.after) if row.after else None,
+            reason=row.reason,
+        )
+        for row in reversed(rows)
+    ]
+
+
 def bases(connection: Connection) -> list[BaseCount]:
     """The bases of the newest versions of all tenants' tasks, that with the most tasks first."""
     count = sa.func.count()
@@ -151,31 +182,6 @@ def add_missing(connection: Connection, table: sa.Table, **values: object) -> No
     """Insert a row unless it is there, also when another writer is just doing the same."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     connection.execute(insert(table).values(**values).on_conflict_do_nothing())
-
-
-def record(
-    connection: Connection,
-    *,
-    tenant: str,
-    actor: str,
-    action: str,
-    task: str | None,
-    before: Mapping[str, Any] | None = None,
-    after: Mapping[str, Any] | None = None,
-    reason: str | None = None,
-) -> None:
-    """Write a line of the audit in the transaction of the change itself: none is without the other."""
-    values = {
-        "tenant": tenant,
-        "task": task,
-        "action": action,
-        "actor": actor,
-        "at": now(),
-        "before": to_text(before),
-        "after": to_text(after),
-        "reason": reason,
-    }
-    connection.execute(sa.insert(tables.audit).values(values))
 
 
 def _explain_missing(connection: Connection, tenant: str, ref: Ref) -> Any:

@@ -12,6 +12,14 @@ from typing import Any, NamedTuple
 from softprompt.prompts.card import Card
 
 
+class Record:
+    """A record that is shown as it is."""
+
+    def row(self) -> dict[str, Any]:
+        """Its fields as a row for people and machines."""
+        return dict(self.__dict__)
+
+
 @dataclass(frozen=True)
 class Version:
     """A numbered prompt of a task."""
@@ -39,6 +47,18 @@ class Version:
     def card(self) -> Card:
         """What is known of the prompt. Parsed when first asked for: a listing of thousands does not need it."""
         return Card.parse(self.card_text)
+
+
+@dataclass(frozen=True)
+class Origin(Record):
+    """What a version was trained from, so that it can be trained again without the files of then."""
+
+    run: str | None
+    """The training run, at most 64 characters: it publishes a task once. None for what no run has made."""
+    task_file: dict[str, Any]
+    """The resolved task file: every key with the value it had."""
+    data: list[dict[str, Any]]
+    """The rows, split by split: `split`, `address`, `digest` and `rows`."""
 
 
 class Entry(NamedTuple):
@@ -74,7 +94,7 @@ class BaseCount:
 
 
 @dataclass(frozen=True)
-class Move:
+class Move(Record):
     """An alias that moved, or stayed because it was there already."""
 
     task: str
@@ -83,13 +103,9 @@ class Move:
     after: int
     reason: str | None = None
 
-    def row(self) -> dict[str, Any]:
-        """The move as a row for people and machines."""
-        return dict(self.__dict__)
-
 
 @dataclass(frozen=True)
-class AuditEntry:
+class AuditEntry(Record):
     """Who changed what, when, from what to what."""
 
     seq: int
@@ -101,10 +117,6 @@ class AuditEntry:
     after: Mapping[str, Any] | None
     reason: str | None
 
-    def row(self) -> dict[str, Any]:
-        """The entry as a row for people and machines."""
-        return dict(self.__dict__)
-
 
 def now() -> str:
     """The present time for people: ISO 8601 in UTC. Nothing is ever ordered by it."""
@@ -114,10 +126,3 @@ def now() -> str:
 def to_text(value: Mapping[str, Any] | None) -> str | None:
     """A state of the audit as compact JSON."""
     return None if value is None else json.dumps(value, separators=(",", ":"), sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Origin:
-    run: str | None
-    task_file: Any
-    data: Any

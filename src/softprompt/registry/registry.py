@@ -7,23 +7,27 @@ version number nor an alias is ever lost. Every row belongs to a tenant, and eve
 from __future__ import annotations
 
 import getpass
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
+from softprompt.errors import LibraryError
 from softprompt.names import Ref, check_digest, check_tags, check_task, check_tenant, parse_ref
 from softprompt.prompts.card import Card
-from softprompt.registry import aliases, keys, queries, tables
+from softprompt.registry import aliases, queries, tables
+from softprompt.registry.aliases import Aliases
 from softprompt.registry.database import Database
-from softprompt.registry.keys import Key
+from softprompt.registry.keys import Key, Keys
 from softprompt.registry.listing import Filters, search
-from softprompt.registry.records import AuditEntry, BaseCount, Entry, Move, Version, now
+from softprompt.registry.origins import add as add_origin
+from softprompt.registry.origins import of as origin_of
+from softprompt.registry.origins import published_by
+from softprompt.registry.records import AuditEntry, BaseCount, Entry, Origin, Version, now
+from softprompt.registry.scope import Scope
 
-__all__ = ["AuditEntry", "Entry", "Filters", "Key", "Move", "Registry", "Version"]
+__all__ = ["AuditEntry", "Entry", "Filters", "Key", "Registry", "Version"]
 
 _t, _v = tables.tasks.c, tables.versions.c
 
@@ -40,6 +44,9 @@ class Registry:
         self.database = database
         self.tenant = check_tenant(tenant)
         self.actor = (actor or os.environ.get("SOFTPROMPT_ACTOR") or _user())[:128]
+        self._scope = Scope(database, self.tenant, self.actor)
+        self.aliases = Aliases(self._scope)
+        self.keys = Keys(self._scope)
 
     @classmethod
     def open(cls, url: str | URL, tenant: str = "default", actor: str | None = None) -> Registry:
@@ -65,11 +72,11 @@ class Registry:
 
         Raises:
             NameRefused: not a reference.
-            NotFound: no such task, version or alias, or the version is deleted (unless `deleted` ones are wanted).
+            NotFound: no such task, version or alias, or the version is deleted (unless `deleted` ones are asked for too).
         """
-        wanted = parse_ref(ref)
+        requested = parse_ref(ref)
         with self.database.read() as connection:
-            return queries.find(connection, self.tenant, wanted, deleted=deleted)
+            return queries.find(connection, self.tenant, requested, deleted=deleted)
 
     def versions(self, task: str, *, deleted: bool = True) -> list[Version]:
         """All versions of a task by number, those deleted too unless told otherwise.
@@ -85,16 +92,6 @@ class Registry:
             tags = queries.tags_of(connection, sa.select(_v.id).where(_v.task_id == task_id))
         return [queries.version(task, row, tags.get(row.id, ())) for row in rows]
 
-    def aliases(self, task: str) -> dict[str, int]:
-        """The aliases of a task and the numbers they point to.
-
-        Raises:
-            NotFound: no such task.
-        """
-        check_task(task)
-        with self.database.read() as connection:
-            return queries.aliases_of(connection, queries.task_row(connection, self.tenant, task).id)
-
     def tasks(self, filters: Filters | None = None) -> list[Entry]:
         """The listing; see `Filters`."""
         with self.database.read() as connection:
@@ -106,27 +103,31 @@ class Registry:
         Raises:
             NotFound: no such task.
         """
-        a = tables.audit.c
-        statement = sa.select(tables.audit).where(a.tenant == self.tenant).order_by(a.id.desc()).limit(limit)
         if task is not None:
-            statement = statement.where(a.task == check_task(task))
+            check_task(task)
         with self.database.read() as connection:
-            rows = connection.execute(statement).fetchall()
-            if task is not None and not rows:
+            entries = queries.audit(connection, self.tenant, task, limit)
+            if task is not None and not entries:
                 queries.task_row(connection, self.tenant, task)
-        return [
-            AuditEntry(
-                seq=row.id,
-                at=row.at,
-                actor=row.actor,
-                action=row.action,
-                task=row.task,
-                before=json.loads(row.before) if row.before else None,
-                after=json.loads(row.after) if row.after else None,
-                reason=row.reason,
-            )
-            for row in reversed(rows)
-        ]
+        return entries
+
+    def origin(self, ref: str) -> Origin | None:
+        """What a version, deleted or not, was trained from; None where that was not kept, as before it was.
+
+        Raises:
+            NameRefused: not a reference.
+            NotFound: no such task, version or alias.
+        """
+        requested = parse_ref(ref)
+        with self.database.read() as connection:
+            number = queries.find(connection, self.tenant, requested, deleted=True).number
+            return origin_of(connection, self.tenant, Ref(requested.task, number=number))
+
+    def version_of_run(self, run: str) -> Version | None:
+        """The version of this tenant, deleted or not, that a training run has published; None where there is none."""
+        with self.database.read() as connection:
+            published = published_by(connection, run, self.tenant)
+            return None if published is None else queries.find(connection, self.tenant, published, deleted=True)
 
     def owns(self, digest: str) -> bool:
         """Whether a version of this tenant, deleted or not, has this digest."""
@@ -147,28 +148,39 @@ class Registry:
             recent = sa.select(sa.func.count()).select_from(tables.audit).where(line > newest - 1000)
             return newest, connection.execute(recent).scalar_one()
 
+    def bases(self) -> list[BaseCount]:
+        """Which bases the newest versions of all tenants' tasks are made for, that with the most tasks first."""
+        with self.database.read() as connection:
+            return queries.bases(connection)
+
     def publish(
         self,
         prompts: Sequence[tuple[Card, str]],
         *,
         base: str,
         tags: Iterable[str] = (),
+        origins: Sequence[Origin | None] | None = None,
         ensure_blob: Callable[[str], object],
         also: Callable[[Connection, list[Version]], object] | None = None,
     ) -> list[Version]:
         """Add a version for each prompt, given as card and digest, with the next number of its card's task: all or none.
+
+        `origins` says what each was trained from. A run publishes once: where the run of an origin has a version
+        already, deleted or not, that one is returned and none is added.
 
         `ensure_blob` is called with each digest while nobody can collect it: it must see to it that the blob is in the
         store. `also` is called last, in the same transaction: where it raises, nothing is published.
 
         Raises:
             NameRefused: a task or a tag is no name.
+            LibraryError: the run of an origin has published another task.
             RegistryError: the database fails; nothing is changed.
         """
         for card, digest in prompts:
             check_task(card.task)
             check_digest(digest)
-        wanted_tags = check_tags(tags)
+        checked_tags = check_tags(tags)
+        kept = [None] * len(prompts) if origins is None else origins
         at = now()
         with self.database.write() as connection:
             # Digests before tasks, and each in order: writers who lock alike can never wait for each other in a ring.
@@ -179,15 +191,29 @@ class Registry:
             for task in sorted({card.task for card, _ in prompts}):
                 queries.add_missing(connection, tables.tasks, tenant=self.tenant, name=task, created_at=at)
                 queries.task_row(connection, self.tenant, task, lock=True)
-            versions = [self._add_version(connection, card, digest, base, wanted_tags, at) for card, digest in prompts]
+            versions = [
+                self._add_version(connection, card, digest, base, checked_tags, at, origin)
+                for (card, digest), origin in zip(prompts, kept, strict=True)
+            ]
             if also is not None:
                 also(connection, versions)
             return versions
 
     def _add_version(
-        self, connection: Connection, card: Card, digest: str, base: str, tags: tuple[str, ...], at: str
+        self,
+        connection: Connection,
+        card: Card,
+        digest: str,
+        base: str,
+        tags: tuple[str, ...],
+        at: str,
+        origin: Origin | None,
     ) -> Version:
-        """The next version of a task whose row is locked."""
+        """The next version of a task whose row is locked, or the one that its run has published already."""
+        if origin is not None and origin.run is not None:
+            published = published_by(connection, origin.run, self.tenant, card.task)
+            if published is not None:
+                return queries.find(connection, self.tenant, published, deleted=True)
         task = queries.task_row(connection, self.tenant, card.task)
         number = task.last_number + 1
         counts = {"last_number": number, "newest": number, "live": task.live + 1}
@@ -204,8 +230,10 @@ class Registry:
             tags=tags,
         )
         queries.add_missing(connection, tables.cards, digest=digest, card=version.card_text)
-        queries.add_version(connection, task.id, version)
-        self.record(connection, "publish", card.task, after={"version": number, "digest": digest, "base": base})
+        version_id = queries.add_version(connection, task.id, version)
+        if origin is not None:
+            add_origin(connection, version_id, origin)
+        self._scope.record(connection, "publish", card.task, after={"version": number, "digest": digest, "base": base})
         return version
 
     def tag(self, ref: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Version:
@@ -216,105 +244,90 @@ class Registry:
             NotFound: no such version.
         """
         added, removed = check_tags(add), check_tags(remove)
-        wanted = parse_ref(ref)
+        requested = parse_ref(ref)
         tags = tables.tags.c
         with self.database.write() as connection:
-            task = queries.task_row(connection, self.tenant, wanted.task, lock=True)
-            before = queries.find(connection, self.tenant, wanted)
+            task = queries.task_row(connection, self.tenant, requested.task, lock=True)
+            before = queries.find(connection, self.tenant, requested)
             version_id = queries.version_row(connection, task, before.number).id
             gone = sa.delete(tables.tags).where(tags.version_id == version_id, tags.tag.in_(removed))
             connection.execute(gone)
             for tag in added:
                 queries.add_missing(connection, tables.tags, version_id=version_id, tag=tag)
-            after = queries.find(connection, self.tenant, Ref(wanted.task, number=before.number))
+            after = queries.find(connection, self.tenant, Ref(requested.task, number=before.number))
             if after.tags != before.tags:
                 states = [{"version": state.number, "tags": list(state.tags)} for state in (before, after)]
-                self.record(connection, "tag", wanted.task, before=states[0], after=states[1])
+                self._scope.record(connection, "tag", requested.task, before=states[0], after=states[1])
             return after
 
-    def promote(self, ref: str, alias: str, *, force: bool = False, reason: str | None = None) -> Move:
-        """See `aliases.promote`."""
-        return aliases.promote(self, ref, alias, force=force, reason=reason)
-
-    def rollback_target(self, task: str, alias: str) -> Version:
-        """See `aliases.rollback_target`."""
-        return aliases.rollback_target(self, task, alias)
-
-    def rollback(self, task: str, alias: str, *, to: int, reason: str | None = None) -> Move | None:
-        """See `aliases.rollback`."""
-        return aliases.rollback(self, task, alias, to=to, reason=reason)
-
     def delete(self, ref: str, *, force: bool = False) -> Version:
-        """See `aliases.delete`."""
-        return aliases.delete(self, ref, force=force)
+        """Delete `task@N` softly: hidden, its bytes kept. With `force`, aliases that point to it are removed.
+
+        Raises:
+            LibraryError: aliases point to it, and no force is used; or the reference has no number.
+            NotFound: no such version, or it is deleted already.
+        """
+        requested = _numbered(ref)
+        with self.database.write() as connection:
+            task = queries.task_row(connection, self.tenant, requested.task, lock=True)
+            version = queries.find(connection, self.tenant, requested)
+            here = [name for name, number in queries.aliases_of(connection, task.id).items() if number == version.number]
+            if here and not force:
+                raise LibraryError(
+                    f"{version.ref} is not deleted: {', '.join(here)} points to it; promote another version first, "
+                    "or add --force to remove the alias too"
+                )
+            if here:
+                aliases.remove(connection, task.id, here)
+            queries.set_deleted(connection, task.id, version.number, True)
+            before = {"version": version.number, "digest": version.digest, "aliases": here}
+            self._scope.record(connection, "delete", task.name, before=before)
+            return queries.find(connection, self.tenant, requested, deleted=True)
+
+    def delete_task(self, task: str, *, force: bool = False) -> list[Version]:
+        """Delete every live version of a task softly, newest first.
+
+        Raises:
+            LibraryError: aliases point to one, and no force is used; those before it are deleted.
+            NotFound: no such task.
+        """
+        names = self.aliases.of(task)
+        if names and not force:
+            raise LibraryError(
+                f"task {task!r} is not deleted: it has the aliases {', '.join(names)}; add --force to remove them too"
+            )
+        return [self.delete(version.ref, force=force) for version in reversed(self.versions(task, deleted=False))]
 
     def restore(self, ref: str, *, ensure_blob: Callable[[Version], object]) -> Version:
-        """See `aliases.restore`."""
-        return aliases.restore(self, ref, ensure_blob=ensure_blob)
-
-    def create_key(self, name: str, scopes: Iterable[str]) -> tuple[str, Key]:
-        """Add an API key for this tenant; return its secret, never to be seen again, and the key.
+        """Bring a deleted version back; `ensure_blob` checks its bytes while nobody can collect them.
 
         Raises:
-            NameRefused: not a name, an unknown scope, or a live key has this name.
+            NotFound: no such version.
+            LibraryError: it is not deleted, or the reference has no number.
         """
+        requested = _numbered(ref)
         with self.database.write() as connection:
-            at = now()
-            queries.add_missing(connection, tables.tenants, name=self.tenant, created_at=at)
-            tenants = tables.tenants.c  # locked, so that two creators of one name queue up
-            connection.execute(sa.select(tenants.name).where(tenants.name == self.tenant).with_for_update())
-            made = keys.create(connection, tenant=self.tenant, name=name, scopes=scopes, actor=self.actor, now=at)
-            self.record(connection, "key-create", None, after={"key": name, "scopes": made[1].row()["scopes"]})
-            return made
+            # The digest is locked before the task, as in publishing: one order everywhere, so no two can wait in a ring.
+            version = queries.find(connection, self.tenant, requested, deleted=True)
+            self.database.lock_digest(connection, version.digest)
+            task = queries.task_row(connection, self.tenant, requested.task, lock=True)
+            if not queries.find(connection, self.tenant, requested, deleted=True).deleted:
+                raise LibraryError(f"{version.ref} is not deleted; there is nothing to restore")
+            ensure_blob(version)
+            queries.set_deleted(connection, task.id, version.number, False)
+            after = {"version": version.number, "digest": version.digest}
+            self._scope.record(connection, "restore", task.name, after=after)
+            return queries.find(connection, self.tenant, requested)
 
-    def list_keys(self) -> list[Key]:
-        """The tenant's keys, revoked ones too, oldest first."""
-        with self.database.read() as connection:
-            return keys.every(connection, self.tenant)
 
-    def revoke_key(self, name_or_id: str) -> Key:
-        """Revoke a key of this tenant at once and for good.
-
-        Raises:
-            NotFound: it has no such key.
-        """
-        with self.database.write() as connection:
-            key = keys.revoke(connection, tenant=self.tenant, name_or_id=name_or_id)
-            self.record(connection, "key-revoke", None, before={"key": key.name, "id": key.id})
-            return key
-
-    def has_keys(self) -> bool:
-        """Whether any tenant has a live key."""
-        with self.database.read() as connection:
-            return keys.any_live(connection)
-
-    def bases(self) -> list[BaseCount]:
-        """Which bases the newest versions of all tenants' tasks are made for, that with the most tasks first."""
-        with self.database.read() as connection:
-            return queries.bases(connection)
-
-    def authenticate(self, secret: str) -> Key:
-        """The live key whose secret this is, whatever tenant it belongs to.
-
-        Raises:
-            Denied: there is none.
-        """
-        with self.database.read() as connection:
-            return keys.authenticate(connection, secret)
-
-    def record(
-        self,
-        connection: Connection,
-        action: str,
-        task: str | None,
-        *,
-        before: Mapping[str, Any] | None = None,
-        after: Mapping[str, Any] | None = None,
-        reason: str | None = None,
-    ) -> None:
-        """A line of the audit, in the transaction of the change."""
-        who = {"tenant": self.tenant, "actor": self.actor}
-        queries.record(connection, action=action, task=task, before=before, after=after, reason=reason, **who)
+def _numbered(ref: str) -> Ref:
+    """A reference that must name a version by its number."""
+    requested = parse_ref(ref)
+    if requested.number is None:
+        raise LibraryError(
+            f"{ref!r} names no version by its number; write {requested.task}@N (`softprompt show {requested.task}`)"
+        )
+    return requested
 
 
 def _user() -> str:

@@ -22,7 +22,7 @@ from sqlalchemy import (
     false,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every revision, oldest first. One file each under `migrations/versions`."""
 
 HEAD = REVISIONS[-1]
@@ -120,6 +120,16 @@ tags = Table(
     Column("version_id", Sequence, ForeignKey("versions.id"), primary_key=True),
     Column("tag", String(128), primary_key=True),
     Index(None, "tag", "version_id"),
+)
+
+origins = Table(  # what versions were trained from; those that came otherwise, or before this was kept, have none
+    "origins",
+    metadata,
+    Column("version_id", Sequence, ForeignKey("versions.id"), primary_key=True, autoincrement=False),
+    Column("run", String(64)),  # of the training; it publishes a task once
+    Column("task_file", Text, nullable=False),  # JSON
+    Column("data", Text, nullable=False),  # JSON: split, address, digest and rows of each
+    Index(None, "run", unique=True),
 )
 
 audit = Table(

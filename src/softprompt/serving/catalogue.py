@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from softprompt.errors import FingerprintMismatch
 from softprompt.names import parse_ref
+from softprompt.registry.listing import Filters
 from softprompt.serving.answers import ModelRow
 from softprompt.serving.router import meant_versions
 
@@ -32,7 +33,7 @@ def list_models(library: Library, fingerprint: str) -> list[ModelRow]:
     Raises:
         RegistryError: the registry fails.
     """
-    entries = library.tasks(every=True)
+    entries = library.registry.tasks(Filters(every=True))
     meant = meant_versions(entries)
     on_base = defaultdict(list)
     for entry in entries:
@@ -65,20 +66,20 @@ def find_model(library: Library, base: FrozenBase, name: str) -> ModelRow:
         FingerprintMismatch: it is one of another base.
         RegistryError: the registry fails.
     """
-    version = library.resolve(name)
+    version = library.registry.resolve(name)
     if version.fingerprint != base.fingerprint:
         raise FingerprintMismatch(
             f"{version.ref} was made for base {version.card.base} with fingerprint {version.fingerprint}, and {base.name} "
             f"with fingerprint {base.fingerprint} is served"
         )
     task = parse_ref(name).task
-    numbers = [v.number for v in library.versions(task, deleted=False) if v.fingerprint == base.fingerprint]
+    numbers = [v.number for v in library.registry.versions(task, deleted=False) if v.fingerprint == base.fingerprint]
     return ModelRow(
         id=name,
         task=task,
         version=version.number,
         versions=tuple(numbers),
-        aliases={alias: number for alias, number in library.aliases(task).items() if number in numbers},
+        aliases={alias: number for alias, number in library.registry.aliases.of(task).items() if number in numbers},
         created=_unix(version.created_at),
         system_fingerprint=system_fingerprint(base.fingerprint, version.digest),
     )

@@ -62,7 +62,7 @@ class Service:
         refs = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
         if len(refs) != len(texts):
             raise ConfigError(f"{len(texts)} texts need {len(texts)} tasks, or one for all; {len(refs)} were given")
-        versions = {ref: self.library.resolve(ref) for ref in dict.fromkeys(refs)}
+        versions = {ref: self.library.registry.resolve(ref) for ref in dict.fromkeys(refs)}
         answers: list[Prediction | None] = [None] * len(texts)
         for source in dict.fromkeys(version.base for version in versions.values()):
             rows = [index for index, ref in enumerate(refs) if versions[ref].base == source]

@@ -181,7 +181,7 @@ class Residents:
         try:
             library = self.tenant_library(key[0])
             try:
-                version = library.resolve(key[1])
+                version = library.registry.resolve(key[1])
             except NotFound as error:
                 self._remember_unknown(key, str(error))
                 raise
@@ -238,7 +238,7 @@ class Residents:
         try:
             library = self.tenant_library(key[0])
             try:
-                version = library.resolve(key[1])
+                version = library.registry.resolve(key[1])
             except NotFound:
                 with self._lock:
                     self._drop(key, entry)

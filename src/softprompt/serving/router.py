@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from softprompt.errors import ConfigError, LibraryError, NotFound, PromptFileError, RegistryError
 from softprompt.prompts.file import read_file
+from softprompt.registry.listing import Filters
 from softprompt.registry.queries import PRODUCTION
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Centroids:
             return self.router
         meant = [
             entry
-            for entry in meant_versions(self.library.tasks(every=True)).values()
+            for entry in meant_versions(self.library.registry.tasks(Filters(every=True))).values()
             if entry.fingerprint == self.fingerprint
         ]
         read = {entry.digest: self._by_digest[entry.digest] for entry in meant if entry.digest in self._by_digest}

@@ -43,7 +43,7 @@ def choose_base(library: Library) -> Chosen:
     named = [
         f"{next(count.base for count in counts if count.fingerprint == other)} ({number} tasks)" for other, number in others
     ]
-    mine = [entry.task for entry in library.tasks() if entry.fingerprint != fingerprint]
+    mine = [entry.task for entry in library.registry.tasks() if entry.fingerprint != fingerprint]
     lost = f": {', '.join(mine[:_SHOWN])}{', ...' if len(mine) > _SHOWN else ''}" if mine else ""
     return Chosen(
         chosen,

@@ -100,8 +100,8 @@ class BucketStore:
         try:
             yield
         except (BaseError, OSError) as error:
-            said = " ".join(str(error).split())
-            raise StoreError(f"cannot {doing} the store {self.shown}: {_first(said)}; {_mend(error, said)}") from error
+            text = " ".join(str(error).split())
+            raise StoreError(f"cannot {doing} the store {self.shown}: {_first(text)}; {_mend(error, text)}") from error
 
 
 def _plain_http() -> bool:
@@ -114,19 +114,19 @@ def _plain_http() -> bool:
 _CLOUDS = ("AWS", "AZURE", "GOOGLE")
 
 
-def _mend(error: Exception, said: str) -> str:
-    if isinstance(error, NotFoundError) or "NoSuchBucket" in said:
+def _mend(error: Exception, text: str) -> str:
+    if isinstance(error, NotFoundError) or "NoSuchBucket" in text:
         return "create the bucket, or mend the URL"
     refused = ("403 Forbidden", "401 Unauthorized", "AccessDenied")
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(sign in said for sign in refused):
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(sign in text for sign in refused):
         return "mend the credentials in the environment or their rights on the bucket"
-    if "credential" in said.lower() or "169.254.169.254" in said:
+    if "credential" in text.lower() or "169.254.169.254" in text:
         return "put credentials into the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ...)"
-    if "must be specified" in said:
+    if "must be specified" in text:
         return "put what is missing into the environment (AZURE_STORAGE_ACCOUNT_NAME, ...; see docs/library.md)"
     return "it is away or refuses: check the network and the endpoint (AWS_ENDPOINT_URL), then try again"
 
 
-def _first(said: str) -> str:
+def _first(text: str) -> str:
     """The useful beginning of obstore's messages, which go on with the server's page and a debug print."""
-    return said.partition(" Debug source:")[0].partition(": <?xml")[0][:400]
+    return text.partition(" Debug source:")[0].partition(": <?xml")[0][:400]

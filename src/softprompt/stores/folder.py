@@ -7,7 +7,6 @@ temporary file. A live writer holds a lock on its file, so leftovers are told ap
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from softprompt.errors import NotFound, StoreError
+from softprompt.files import make_folder, sync_folder
+from softprompt.locks import lock_file
 from softprompt.names import check_digest, is_digest
 from softprompt.prompts.file import digest_of
 from softprompt.stores.base import MEND
@@ -88,11 +89,11 @@ class FolderStore:
             for path in self.temporary.glob("*") if self.temporary.is_dir() else ():
                 try:
                     with path.open("rb") as file:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        path.unlink(missing_ok=True)
-                        removed += 1
-                except (FileNotFoundError, BlockingIOError):
-                    continue  # renamed meanwhile, or its writer lives
+                        if lock_file(file.fileno(), wait=False):  # else its writer lives
+                            path.unlink(missing_ok=True)
+                            removed += 1
+                except FileNotFoundError:
+                    continue  # renamed meanwhile
         return removed
 
     def _path(self, digest: str) -> Path:
@@ -102,7 +103,7 @@ class FolderStore:
         path = self.temporary / f"{digest[:16]}-{secrets.token_hex(8)}"
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_file(handle)
             view = memoryview(data)
             while view:
                 view = view[os.write(handle, view) :]
@@ -135,20 +136,3 @@ _MENDS = {
     errno.EEXIST: "a file has this name: choose a folder with --store",
     errno.EXDEV: "the folder is a mount point of its own: use a folder inside it, so that FOLDER.tmp is on the same disk",
 }
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and those above it so that they survive a power cut. Raises `OSError`."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in missing:
-        sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was created, renamed and deleted in the folder survive a power cut. Raises `OSError`."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

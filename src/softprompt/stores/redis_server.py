@@ -91,12 +91,12 @@ class RedisStore:
         try:
             yield
         except (redis.RedisError, OSError) as error:
-            said = " ".join(str(error).split())
-            raise StoreError(f"cannot {doing} the store {self.shown}: {said}; {_mend(said)}") from error
+            text = " ".join(str(error).split())
+            raise StoreError(f"cannot {doing} the store {self.shown}: {text}; {_mend(text)}") from error
 
 
-def _mend(said: str) -> str:
-    low = said.lower()
+def _mend(text: str) -> str:
+    low = text.lower()
     if "oom" in low or "maxmemory" in low:
         return "its memory is full and nothing was stored: raise maxmemory, or free some"
     if "misconf" in low or "no space" in low:

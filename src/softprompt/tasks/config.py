@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError, nearest
+from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
 Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT"]
@@ -38,7 +39,7 @@ class _Strict(BaseModel):
                 "put a word in quotes"
             )
         for text in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(text, str) and any("\ud800" <= char <= "\udfff" for char in text):
+            if isinstance(text, str) and lone_surrogate(text):
                 raise ValueError(f"{text!r} holds half of a surrogate pair, which is no character; mend it")
         return value
 

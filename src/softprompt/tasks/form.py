@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from softprompt.errors import ConfigError, ContextError, DataError, nearest
 from softprompt.prompts.card import Card
 from softprompt.tasks.config import TaskConfig
-from softprompt.tasks.rows import Row, canonical
+from softprompt.tasks.rows import Row
+from softprompt.text import lone_surrogate
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -163,11 +164,8 @@ class Form:
             row = None
         if not isinstance(row, dict):
             raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {example}")
-        try:
-            canonical(row)
-        except UnicodeEncodeError as error:  # JSON can escape what no text can hold
-            half = error.object[error.start]
-            raise DataError(f"an input for task {self.task!r} holds {half!r}, half of a surrogate pair; mend it") from None
+        if half := lone_surrogate(row):  # JSON can escape what no text can hold
+            raise DataError(f"an input for task {self.task!r} holds {half!r}, half of a surrogate pair; mend it")
         return row
 
     def zero_shot_text(self) -> str:

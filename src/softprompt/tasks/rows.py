@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.errors import DataError
+from softprompt.text import lone_surrogate
 
 Row = dict[str, Any]
 
@@ -101,13 +102,8 @@ def _refuse_twice(names: Sequence[str], file: Path) -> None:
 
 
 def _refuse_half_characters(row: Row, where: str) -> None:
-    """JSON can escape half of a surrogate pair, which is no text: it can be neither digested nor tokenised."""
-    try:
-        canonical(row)
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: {error.object[error.start]!r} is half of a surrogate pair and no character; mend the row"
-        ) from None
+    if half := lone_surrogate(row):
+        raise DataError(f"{where}: {half!r} is half of a surrogate pair and no character; mend the row")
 
 
 def _json(file: Path) -> list[Row]:

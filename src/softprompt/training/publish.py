@@ -177,4 +177,5 @@ def _sources(task: Task) -> list[dict[str, Any]]:
 def _keep_history(library: Library, ref: str, run: Run) -> None:
     # Other tenants of a home have folders of their own, for their tasks may have the same names.
     folder: Path = library.runs if library.tenant == "default" else library.runs / library.tenant
+    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / f"{ref}.jsonl", "".join(json.dumps(row) + "\n" for row in run.history).encode())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.errors import ConfigError, TrainingError
+from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
 from softprompt.tasks.task import Task
@@ -225,5 +226,5 @@ def write_page(
     figure.update_layout(title=f"Sweep of {task}: {len(candidates)} candidates", height=760, template="plotly_white")
     figure.update_xaxes(title_text="step", row=2, col=1)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.write_html(file, include_plotlyjs=True)
+    write_whole(file, figure.to_html(include_plotlyjs=True).encode())
     return file

@@ -1,0 +1,18 @@
+"""Text that is none: lone halves of surrogate pairs, which JSON can escape and no UTF-8 can carry."""
+
+from __future__ import annotations
+
+import json
+
+
+def lone_surrogate(value: object) -> str | None:
+    """The first half of a surrogate pair that stands alone in a text, or in a text anywhere in a value of JSON.
+
+    It can be neither stored, digested nor tokenised. None where there is none.
+    """
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return None
