@@ -23,7 +23,7 @@ from tests.models import some_prompt
 
 TRAIN_FIELDS = [
     "task", "version", "digest", "metric", "value", "majority", "zero_shot", "untrained", "validation", "seconds",
-    "prompt_bytes", "trainable", "total", "truncated", "moved",
+    "prompt_bytes", "trainable", "frozen", "total", "truncated", "train_rows", "validation_rows", "test_rows", "moved",
 ]  # fmt: skip
 
 
@@ -412,7 +412,7 @@ def test_a_killed_training_leaves_the_library_as_it_was(
     assert out == ""
     if number == signal.SIGTERM:
         done = Done(code, out, err)
-        assert "stopped by SIGTERM; nothing was published" in done.refused()
+        assert "stopped by SIGTERM; call the same command again to go on" in done.refused()
     else:
         assert code == -signal.SIGKILL
     assert contents(home) == before

@@ -81,8 +81,8 @@ def test_two_processes_give_the_result_of_one_and_send_the_bank_alone(tmp_path: 
         torch.testing.assert_close(shared.vectors_PD, tuned.prompt.vectors_PD, rtol=1e-3, atol=1e-4)
     told = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert [one["tuned"] for one in told] == [2, 0]
-    # Both prompts run for 9 steps, padded to 8 tokens; then the first alone for 5, in its padded shape.
-    expected = 4 * (9 * (2 * 8 * base.width + 2) + 5 * (8 * base.width + 1))
+    # Both prompts run for 9 steps, padded to 8 tokens; then the first alone for 5, in its own 6.
+    expected = 4 * (9 * (2 * 8 * base.width + 2) + 5 * (6 * base.width + 1))
     assert [one["sent"] for one in told] == [expected, expected]
 
 

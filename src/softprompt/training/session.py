@@ -92,6 +92,7 @@ class Session:
         self._checkpoint: Checkpoint | None = None
         self._states: dict[str, object] = {}
         self._notes: list[Noted] = []
+        self._done = 0
         self._started = time.perf_counter()
         self._preparer = Preparer(self.base)
         self._engine = OfflineEngine(architecture, warn=self._warn)
@@ -140,7 +141,7 @@ class Session:
                 if places:
                     yield Stepped(tuple(self._trained[place] for place in places))
                     yield from self._flush()
-                    yield self._advanced()
+                    yield from self._advance()
                     if self._checkpoint is not None and self._checkpoint.due:
                         self._save()
                 elif not self._waiting:
@@ -156,8 +157,7 @@ class Session:
         except Exception:
             yield from self._flush()
             raise
-        if self._trained:
-            yield self._advanced()
+        yield from self._advance()  # early ends count as whole
         self._discard()
         yield from self._flush()
 
@@ -216,7 +216,7 @@ class Session:
         if furthest >= 0:
             yield Noted(f"going on from step {furthest} of a training that was stopped")
             yield Resumed(furthest)
-            yield self._advanced()
+            yield from self._advance()
 
     def _measure(self, members: Sequence[Member]) -> Iterator[Event]:
         """Scores on the test split of the most frequent answer, of a text prompt, and of the prompt before training."""
@@ -354,10 +354,13 @@ class Session:
         member.error, member.ended = error, True
         return Failed(member, error, member.prepared)
 
-    def _advanced(self) -> Advanced:
+    def _advance(self) -> Iterator[Event]:
+        """How far training is, where that is news."""
         runs = [(member.run, member.ended or member.run.dropped) for member in self._trained]
         done = sum(run.total if ended else run.step for run, ended in runs)
-        return Advanced("train", done, sum(run.total for run, _ in runs), standing([run for run, _ in runs]))
+        if done != self._done:
+            self._done = done
+            yield Advanced("train", done, sum(run.total for run, _ in runs), standing([run for run, _ in runs]))
 
     def _warn(self, message: str) -> None:
         self._notes.append(Noted(message, warning=True))
