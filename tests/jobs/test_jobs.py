@@ -129,7 +129,7 @@ def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
         ({"suffix": "a", "softprompt": {"task": "b"}}, "one name", "suffix"),
         ({"softprompt": {"learning_rat": 1}}, "did you mean 'learning_rate'", "softprompt"),
         ({"softprompt": {"data": "/etc/passwd"}}, "rows come from training_file", "softprompt.data"),
-        ({"softprompt": {"base": "/"}}, "named by model", "softprompt.bases.base"),
+        ({"softprompt": {"base": "/"}}, "named by model", "softprompt.base"),
         ({"softprompt": {"tokenizer_name_or_path": "/"}}, "named by model", "softprompt.tokenizer_name_or_path"),
         ({"softprompt": {"labels": ["good", "fine"]}}, "line 3: the label 'bad' is not among", "training_file"),
         ({"softprompt": {"input": "{txt}"}}, "line 1 has no field 'txt'.*did you mean 'text'", "training_file"),

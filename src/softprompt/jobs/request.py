@@ -186,7 +186,7 @@ def _task_name(request: JobRequest, given: Any, filename: str) -> str:
     if suffix is not None and len(suffix) > LONGEST_SUFFIX:
         raise FieldError(f"suffix has {len(suffix)} characters; at most {LONGEST_SUFFIX} are taken", "suffix")
     if suffix is not None and given is not None and suffix != given:
-        raise FieldError(f"suffix says {suffix!r} and softprompt.tasks.task {given!r}; give the task one name", "suffix")
+        raise FieldError(f"suffix says {suffix!r} and softprompt.task {given!r}; give the task one name", "suffix")
     name = given if suffix is None else suffix
     if name is None:
         stem = filename.rsplit("/", 1)[-1].rsplit(".", 1)[0]
