@@ -13,7 +13,8 @@ import pytest
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.protocol import NO_PROMPT, EmbedJob, Result
-from softprompt.http.tuning import make_router
+from softprompt.http.files import file_routes
+from softprompt.http.jobs import job_routes
 from softprompt.library.library import Library
 from tests.fake_engine import FakeEngine, FakeTicket
 from tests.http_server import LABELS, Running, fill, serving
@@ -36,8 +37,8 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
     with Library.open(tmp_path_factory.mktemp("bodies") / "home") as library:
         fill(library, base)
         library.publish(with_centroid(base, "hues", ["red"], labels=LABELS).to_bytes(), base=base.address)
-        router = make_router(library, {base.name: str(base_folder)})
-        with serving(library, base, engine=SteadyEngine(context=base.context), routers=[router]) as found:
+        routers = [file_routes(library), job_routes(library, {base.name: str(base_folder)})]
+        with serving(library, base, engine=SteadyEngine(context=base.context), routers=routers) as found:
             yield found
 
 

@@ -346,7 +346,7 @@ def test_a_bug_is_told_without_its_details(running: Running, monkeypatch: pytest
     async def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr(type(running.live), "complete", broken)
+    monkeypatch.setattr(type(running.service), "complete", broken)
     logging.getLogger("softprompt").propagate = True
     told = post(running, ASK)
     assert told.status_code == 500

@@ -60,12 +60,12 @@ def test_four_kills_at_random_moments_end_in_the_same_versions_once(base_folder:
     assert done.stdout.strip() == "4"
     whole, cut = homes
     jobs = Jobs(cut)
-    for job in jobs.page()[0]:
+    for job in jobs.page().rows:
         assert job.status == "succeeded", job.error
         assert job.model == f"{job.task}@1"
         assert len(cut.versions(job.task)) == 1
         assert cut.resolve(job.task).digest == whole.resolve(job.task).digest
-        said = [event.message for event in jobs.events(job.name, limit=1000)[0]]
+        said = [event.message for event in jobs.events(job.name, limit=1000).rows]
         assert said.count(f"published {job.model}") == 1
         assert said.count("a worker goes on with the job of one that died") == 4
         assert any(message.startswith("going on from step") for message in said)

@@ -12,12 +12,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from softprompt.engines.protocol import Piece
-from softprompt.http.errors import RETRY_SOON_S, ApiError, refusal
+from softprompt.http.errors import refusal, stopping
 from softprompt.serving.service import Stream
 
 T = TypeVar("T")
-
-DONE = b"data: [DONE]\n\n"
 
 
 class ClientGone(Exception):
@@ -27,11 +25,6 @@ class ClientGone(Exception):
 def event(data: dict[str, Any]) -> bytes:
     """A server-sent event."""
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-def stopping() -> ApiError:
-    """The refusal of what comes, or is cut, while the server ends."""
-    return ApiError(503, "the server is stopping; try again", code="stopping", retry_after=RETRY_SOON_S)
 
 
 @asynccontextmanager

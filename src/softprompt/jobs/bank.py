@@ -19,7 +19,7 @@ from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, T
 from softprompt.evaluation.evaluate import Report
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
 from softprompt.jobs.rows import read_upload
-from softprompt.jobs.uploads import Files
+from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.watch import Teller, Watch, fail, tell
 from softprompt.library.library import Library
 from softprompt.tasks.config import parse_config
@@ -65,7 +65,7 @@ class Seat:
     claim: Claim
     library: Library
     """That of its tenant."""
-    files: Files
+    files: Uploads
     run: Run
     test: Examples
     baselines: dict[str, float]
@@ -99,7 +99,7 @@ def run_jobs(queue: Queue, claims: Sequence[Claim], base: FrozenBase, *, every: 
 def _seat(queue: Queue, claim: Claim, base: FrozenBase) -> Seat | None:
     """A job ready to train; None where it failed before, or where the registry is away, and it is left to the next claim."""
     library = queue.library.for_tenant(claim.tenant, claim.actor)
-    files = Files(library)
+    files = Uploads(library)
     progress = Teller(queue, [claim])
     try:
         task = _task(claim, files)
@@ -116,7 +116,7 @@ def _seat(queue: Queue, claim: Claim, base: FrozenBase) -> Seat | None:
     return Seat(claim, library, files, run, test, baselines)
 
 
-def _task(claim: Claim, files: Files) -> Task:
+def _task(claim: Claim, files: Uploads) -> Task:
     rows: dict[str, list[Row]] = {}
     for field, name in (("training_file", claim.training_file), ("validation_file", claim.validation_file)):
         if name is None:

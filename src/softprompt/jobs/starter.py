@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from softprompt.errors import LibraryError
-from softprompt.jobs.jobs import unfinished
 from softprompt.jobs.lock import WorkerLock
+from softprompt.jobs.records import unfinished
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -95,12 +95,12 @@ class Starter:
         path = self._library.home / "worker.log"
         if path.exists() and path.stat().st_size > LARGEST_LOG:
             path.replace(path.with_name("worker.log.1"))
-        with path.open("ab") as said:
+        with path.open("ab") as file:
             self._child = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=file,
+                stderr=file,
                 start_new_session=True,
                 env=os.environ | self._environment,
             )
