@@ -130,10 +130,9 @@ def test_many_at_once_ask_once(registry: Registry, clock: Clock) -> None:
     assert registry.asked == asked + 1
 
 
-def test_wrong_secrets_do_not_fill_the_memory(registry: Registry, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "MOST_REMEMBERED", 5)
+def test_wrong_secrets_do_not_fill_the_memory(registry: Registry, clock: Clock) -> None:
     registry.add("sp-1", "read")
-    keyring = ring(registry, clock)
+    keyring = ring(registry, clock, most_remembered=5)
     for at in range(20):
         refused(keyring, f"Bearer wrong-{at}")
     assert len(keyring._answers) == 5

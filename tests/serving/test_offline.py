@@ -24,7 +24,8 @@ from softprompt.errors import (
 )
 from softprompt.library.library import Library
 from softprompt.serving import offline as service_module
-from softprompt.serving.offline import Prediction, Service, choose_label
+from softprompt.serving.answers import choose_label
+from softprompt.serving.offline import Prediction, Service
 from softprompt.tasks.form import Form
 from tests.models import make_base, save_base, some_prompt
 
@@ -267,9 +268,9 @@ def test_labels_are_not_chosen_by_what_is_no_number(library: Library) -> None:
     form = Form.of_card(library.resolve("kind").card)
     for scores in ([math.nan] * 3, [-1.0, math.nan, -2.0], [-math.inf] * 3):
         with pytest.raises(EngineError, match="task 'kind' got no numbers"):
-            choose_label(form, scores)
-    label, probabilities = choose_label(form, [-math.inf, -1.0, -1.0])  # a label that can never be said is no damage
-    assert (label, probabilities) == ("no", {"yes": 0.0, "no": 0.5, "the river": 0.5})
+            choose_label(form, scores, truncated=False)
+    choice = choose_label(form, [-math.inf, -1.0, -1.0], truncated=False)  # a label that can never be said is no damage
+    assert (choice.label, choice.scores) == ("no", {"yes": 0.0, "no": 0.5, "the river": 0.5})
 
 
 def test_predict_of_the_package_uses_the_library_in_the_home(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

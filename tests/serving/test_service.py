@@ -31,11 +31,12 @@ from softprompt.errors import (
 from softprompt.library.library import Library
 from softprompt.model.embedding import single_tokens
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.serving.answers import _Strip
+from softprompt.serving.answers import Message
 from softprompt.serving.inputs import raw_input
 from softprompt.serving.monitor import BASE, OTHER, UNKNOWN, Monitor
 from softprompt.serving.offline import Service
-from softprompt.serving.service import AUTO, AsyncService, Message, Stream
+from softprompt.serving.service import AUTO, AsyncService
+from softprompt.serving.stream import Stream, _Strip
 from tests.fake_engine import FakeEngine, fake_embedding, fake_score
 from tests.models import make_base, some_prompt
 

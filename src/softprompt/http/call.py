@@ -18,7 +18,8 @@ from softprompt.http.limits import Reservation
 from softprompt.http.schemas import Generation, ModelBody, Usage
 from softprompt.http.state import ServerState, state_of
 from softprompt.http.stream import open_together, together, while_connected
-from softprompt.serving.service import Completion, Head, Stream
+from softprompt.serving.answers import Completion, Head
+from softprompt.serving.stream import Stream
 
 
 class Call:

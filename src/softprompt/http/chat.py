@@ -19,6 +19,7 @@ from softprompt.http.schemas import (
     MOST_LOGPROBS,
     Body,
     Chunk,
+    Finish,
     Generated,
     Generation,
     MaxTokens,
@@ -28,7 +29,7 @@ from softprompt.http.schemas import (
     or_hint,
     refused,
 )
-from softprompt.serving.service import Message
+from softprompt.serving.answers import Message
 
 CHAT_TOKENS = 256
 """Most tokens of the base's answer to a conversation where the client does not say; a task has a bound of its own."""
@@ -155,7 +156,7 @@ class ChatChoice(BaseModel):
     index: int
     message: ChatTurn
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Finish
 
 
 class ChatAnswer(Generated):
@@ -170,8 +171,8 @@ class ChatAnswer(Generated):
 class ChatDelta(BaseModel):
     """What a chunk adds to an answer."""
 
-    role: Literal["assistant"] | None = Field(None, exclude_if=lambda value: value is None)
-    content: str | None = Field(None, exclude_if=lambda value: value is None)
+    role: Literal["assistant"] | None = Field(default=None, exclude_if=lambda value: value is None)
+    content: str | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class ChunkChoice(BaseModel):
@@ -180,7 +181,7 @@ class ChunkChoice(BaseModel):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Finish | None = None
 
 
 class ChatChunk(Chunk):

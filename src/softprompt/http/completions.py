@@ -19,6 +19,7 @@ from softprompt.http.events import EVENTS, event_stream
 from softprompt.http.schemas import (
     MOST_LOGPROBS,
     Chunk,
+    Finish,
     Generated,
     Generation,
     Ids,
@@ -97,7 +98,7 @@ class CompletionChoice(BaseModel):
     index: int = Field(description="Counts the `n` answers to the first prompt, then those to the second, ...")
     text: str
     logprobs: CompletionLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Finish | None
 
 
 class CompletionAnswer(Generated):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -22,7 +22,9 @@ EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "Wit
 class Pieces(Protocol):
     """Makes the choices of chunks from pieces of several streams. Each choice comes in a chunk of its own."""
 
-    chunk: type[Chunk]
+    @property
+    def chunk(self) -> Callable[..., Chunk]:
+        """The kind of chunk."""
 
     def begin(self) -> Iterator[BaseModel]:
         """What comes before the first piece."""

@@ -14,7 +14,7 @@ from softprompt.http.body import respond
 from softprompt.http.errors import unknown_model
 from softprompt.http.schemas import Fingerprint
 from softprompt.http.state import state_of
-from softprompt.serving.service import ModelRow
+from softprompt.serving.answers import ModelRow
 
 router = APIRouter(tags=["models"])
 

@@ -186,6 +186,7 @@ def _alike(neutral: Any) -> tuple[type, ...]:
     return (int, float) if type(neutral) is int else (type(neutral),)
 
 
+Finish = Annotated[str, Field(description="`stop` or `length`.", json_schema_extra={"enum": ["stop", "length"]})]
 Fingerprint = Annotated[str, Field(description="The base's fingerprint and the prompt's digest, shortened.")]
 RoutedTo = Annotated[
     dict[str, str | float] | None,
@@ -226,4 +227,4 @@ class Chunk(BaseModel):
     system_fingerprint: Fingerprint
     routed: RoutedTo = None
     object: str
-    usage: Usage | None = Field(None, description="On the last chunk, where it is asked for; else not there.")
+    usage: Usage | None = Field(default=None, description="On the last chunk, where it is asked for; else not there.")

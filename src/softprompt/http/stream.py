@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from softprompt.engines.protocol import Piece
 from softprompt.http.errors import refusal, stopping
-from softprompt.serving.service import Stream
+from softprompt.serving.stream import Stream
 
 T = TypeVar("T")
 

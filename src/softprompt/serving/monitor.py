@@ -1,4 +1,4 @@
-"""Counters of the live service, in Prometheus' shape."""
+"""Counters of the service, in Prometheus' shape."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Monitor:
 
     def watch(self, engine: Callable[[], EngineStatus], residents: Callable[[], ResidentsStatus]) -> None:
         """Show how an engine and the prompts in memory stand, whenever the counters are read."""
-        self.registry.register(_Standing(engine, residents))
+        self.registry.register(_Gauges(engine, residents))
 
     def labels(self, tenant: str, task: str | None) -> tuple[str, str]:
         """The labels of a task that exists (None: the base alone)."""
@@ -71,20 +71,20 @@ class Watch:
         self._monitor, self._tenant, self._kind = monitor, tenant, kind
         self._labels = ("", UNKNOWN)
         self._began = time.perf_counter()
-        self._told = self._over = False
+        self._started = self._over = False
 
     def found(self, task: str | None) -> None:
         """Its task is known and exists (None: the base alone)."""
         self._labels = self._monitor.labels(self._tenant, task)
 
-    def taken(self, input_tokens: int) -> None:
+    def accepted(self, input_tokens: int) -> None:
         """It is accepted, with so many tokens of input."""
         self._monitor.input_tokens.labels(*self._labels).inc(input_tokens)
 
-    def told(self) -> None:
-        """A part of the answer is there."""
-        if not self._told:
-            self._told = True
+    def first_token(self) -> None:
+        """The first token, or the labels' scores, are there; harmless after that."""
+        if not self._started:
+            self._started = True
             self._monitor.first_token.labels(*self._labels).observe(time.perf_counter() - self._began)
 
     def done(self, output_tokens: int = 0) -> None:
@@ -106,7 +106,7 @@ class Watch:
         return first
 
 
-class _Standing(Collector):
+class _Gauges(Collector):
     """Figures that are read, not counted here."""
 
     def __init__(self, engine: Callable[[], EngineStatus], residents: Callable[[], ResidentsStatus]) -> None:

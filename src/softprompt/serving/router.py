@@ -118,14 +118,11 @@ class Centroids:
         state = self.library.registry.state()
         if state == self._state and time.monotonic() < self._again:
             return self.router
-        meant = [
-            entry
-            for entry in meant_versions(self.library.tasks(every=True)).values()
-            if entry.fingerprint == self.fingerprint
-        ]
-        read = {entry.digest: self._by_digest[entry.digest] for entry in meant if entry.digest in self._by_digest}
+        defaults = default_versions(self.library.tasks(every=True)).values()
+        entries = [entry for entry in defaults if entry.fingerprint == self.fingerprint]
+        read = {entry.digest: self._by_digest[entry.digest] for entry in entries if entry.digest in self._by_digest}
         again = math.inf
-        for entry in meant:
+        for entry in entries:
             if entry.digest not in read:
                 try:
                     read[entry.digest] = read_centroid(self.library.read(f"{entry.task}@{entry.version}"))
@@ -134,7 +131,7 @@ class Centroids:
                 except (LibraryError, PromptFileError) as error:
                     _LOG.warning("auto leaves out task %r: %s", entry.task, error)
                     again = time.monotonic() + RETRY_S
-        found = {entry.task: read.get(entry.digest) for entry in meant}
+        found = {entry.task: read.get(entry.digest) for entry in entries}
         self.router = Router({task: centroid for task, centroid in found.items() if centroid is not None})
         self._by_digest, self._state, self._again = read, state, again
         return self.router
@@ -160,9 +157,7 @@ def read_centroid(data: bytes) -> Floats | None:
     return centroid_D
 
 
-def meant_versions(entries: Sequence[Entry]) -> dict[str, Entry]:
+def default_versions(entries: Sequence[Entry]) -> dict[str, Entry]:
     """Of every live version of tasks, the one that each task's bare name means: production, else the newest."""
-    meant: dict[str, Entry] = {}
-    for entry in sorted(entries, key=lambda entry: (PRODUCTION in entry.aliases, entry.version)):
-        meant[entry.task] = entry
-    return meant
+    ordered = sorted(entries, key=lambda entry: (PRODUCTION in entry.aliases, entry.version))
+    return {entry.task: entry for entry in ordered}
