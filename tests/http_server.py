@@ -67,7 +67,7 @@ def serving(
     *,
     engine: Any = None,
     limits: Limits | None = None,
-    always_keys: bool = False,
+    keyring: Keyring | None = None,
     grace_s: float = 5,
     routers: Sequence[APIRouter] = (),
     clock: Callable[[], float] = time.monotonic,
@@ -75,7 +75,7 @@ def serving(
     """A server of a library, until the block ends; rates go by `clock`."""
     engine = engine or FakeEngine(context=base.context)
     service = AsyncService.open(library, base, engine, fresh_s=0.05)
-    state = ServerState(service=service, keyring=Keyring(library.registry, always=always_keys), limits=limits or Limits())
+    state = ServerState(service=service, keyring=keyring or Keyring(library.registry), limits=limits or Limits())
     state.meter = Meter(state.limits, clock)
     ready = threading.Event()
     bound = bind("127.0.0.1", 0)

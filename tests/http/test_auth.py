@@ -20,9 +20,8 @@ from .test_limits import Clock
 class Registry:
     """Keys in memory, with a way to be away."""
 
-    tenant = "home"
-
-    def __init__(self) -> None:
+    def __init__(self, tenant: str = "home") -> None:
+        self.tenant = tenant
         self.keys: dict[str, Key] = {}
         self.away = False
         self.asked = 0
@@ -45,7 +44,7 @@ class Registry:
     def _ask(self) -> None:
         self.asked += 1
         if self.away:
-            raise RegistryError("away")
+            raise RegistryError("postgresql://secret-host/db is away")
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from tests.http_server import Running, serving
 from tests.jobs_data import ROWS, SHORT, chat, do_all, lines
 from tests.models import make_base
 
+from .test_openai import eventually
+
 
 @pytest.fixture(scope="module")
 def server(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
@@ -281,13 +283,14 @@ def test_tenants_and_scopes(base_folder: Path, tmp_path: Path) -> None:
     assert Uploads(library).page() == Page([], False)
 
 
-def test_the_server_looks_after_its_worker(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
-    monkeypatch.setattr(Starter, "_start", lambda self: started.append(1))
+def test_the_server_looks_after_its_worker(base_folder: Path, tmp_path: Path) -> None:
     library = Library.open(tmp_path / "home")
-    routers = [file_routes(library), job_routes(library, {"tiny-llama": str(base_folder)}, starter=Starter(library))]
+    starts = tmp_path / "starts"
+    starts.touch()
+    starter = Starter(library, command=["sh", "-c", f"echo started >> {starts}"])
+    routers = [file_routes(library), job_routes(library, {"tiny-llama": str(base_folder)}, starter=starter)]
     with serving(library, make_base("llama"), routers=routers) as server:
         client = server.client()
-        assert started == []
+        assert starts.read_text() == ""
         client.fine_tuning.jobs.create(model="tiny-llama", training_file=upload(client).id)
-        assert len(started) >= 1
+        eventually(lambda: "started" in starts.read_text())

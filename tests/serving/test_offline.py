@@ -12,7 +12,6 @@ import pytest
 
 import softprompt
 from softprompt.bases.base import FrozenBase
-from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import (
     ConfigError,
     ContextError,
@@ -280,10 +279,9 @@ def test_predict_of_the_package_uses_the_library_in_the_home(library: Library, m
     same(softprompt.predict(["red"], "kind", dtype="float32")[0], expected)
 
 
-def test_a_small_token_budget_changes_nothing(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_token_budget_changes_nothing(library: Library) -> None:
     expected = Service(library).predict(texts_for(TASKS), TASKS)
-    monkeypatch.setattr(service_module, "OfflineEngine", lambda base: OfflineEngine(base, token_budget=1))
-    for one, other in zip(expected, Service(library).predict(texts_for(TASKS), TASKS), strict=True):
+    for one, other in zip(expected, Service(library, token_budget=1).predict(texts_for(TASKS), TASKS), strict=True):
         same(one, other)
 
 

@@ -481,8 +481,8 @@ def test_more_rows_than_the_queue_ever_holds_are_refused_with_the_numbers(librar
 
 
 @pytest.mark.parametrize("call", ["classify", "chat"])
-def test_labels_are_not_chosen_by_what_is_no_number(live: AsyncService, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    monkeypatch.setattr("tests.fake_engine.fake_score", lambda *_: float("nan"))
+def test_labels_are_not_chosen_by_what_is_no_number(live: AsyncService, engine: FakeEngine, call: str) -> None:
+    engine.score = lambda *_: float("nan")
     asked = live.classify("default", "kind", ["red"]) if call == "classify" else live.chat("default", "kind", USER, GREEDY)
     with pytest.raises(EngineError, match="task 'kind' got no numbers"):
         run(asked)

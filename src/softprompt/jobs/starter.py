@@ -23,12 +23,8 @@ log = logging.getLogger("softprompt.jobs")
 LOOK_SECONDS = 3.0
 """How often a server looks whether a worker is missing."""
 
-PAUSE_SECONDS = 5.0
-LONGEST_PAUSE = 300.0
-"""Least time between two starts; doubled each time a worker ends badly, up to the longest."""
-
+PAUSE_SECONDS, LONGEST_PAUSE = 5.0, 300.0
 LARGEST_LOG = 2**20
-"""Bytes of `worker.log` from which on it becomes `worker.log.1`."""
 
 
 class Starter:
@@ -42,16 +38,31 @@ class Starter:
         store: str | None = None,
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "softprompt.jobs.worker"),
+        pause_seconds: float = PAUSE_SECONDS,
+        largest_log: int = LARGEST_LOG,
     ) -> None:
-        """`registry` and `store` are the URLs that the library was opened with; `options` go to the worker as they are."""
+        """Start no worker yet.
+
+        Args:
+            library: the one whose jobs wait.
+            registry: the URL that it was opened with, where it was one.
+            store: likewise.
+            options: go to the worker as they are.
+            environment: of the worker, beside this process' own.
+            command: what runs a worker.
+            pause_seconds: least time between two starts; doubled each time a worker ends badly.
+            largest_log: bytes of `worker.log` from which on it becomes `worker.log.1`.
+        """
         self._library = library
         self._lock = WorkerLock(library.home)
-        self._command = [sys.executable, "-m", "softprompt.jobs.worker", "--home", str(library.home), *options]
+        self._command = [*command, "--home", str(library.home), *options]
+        self._least_pause = self._pause = pause_seconds
+        self._largest_log = largest_log
         given = {"SOFTPROMPT_REGISTRY": registry, "SOFTPROMPT_STORE": store}
         self._environment = dict(environment or {}) | {name: url for name, url in given.items() if url is not None}
         self._child: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
-        self._pause = PAUSE_SECONDS
         self._one_at_a_time = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -93,7 +104,7 @@ class Starter:
 
     def _start(self) -> None:
         path = self._library.home / "worker.log"
-        if path.exists() and path.stat().st_size > LARGEST_LOG:
+        if path.exists() and path.stat().st_size > self._largest_log:
             path.replace(path.with_name("worker.log.1"))
         with path.open("ab") as file:
             self._child = subprocess.Popen(
@@ -104,14 +115,14 @@ class Starter:
                 start_new_session=True,
                 env=os.environ | self._environment,
             )
-        self._not_before = time.monotonic() + PAUSE_SECONDS
+        self._not_before = time.monotonic() + self._least_pause
         log.info("started worker %d", self._child.pid)
 
     def _reap(self) -> None:
         if self._child is None or (status := self._child.poll()) is None:
             return
         self._child = None
-        self._pause = PAUSE_SECONDS if status <= 0 else min(LONGEST_PAUSE, 2 * self._pause)
+        self._pause = self._least_pause if status <= 0 else min(LONGEST_PAUSE, 2 * self._pause)
         if status > 0:
             log.warning("the worker ended with status %d; see worker.log in the home", status)
             self._not_before = time.monotonic() + self._pause

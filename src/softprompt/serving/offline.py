@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import FrozenBase
-from softprompt.engines.offline import OfflineEngine
+from softprompt.engines.offline import TOKEN_BUDGET, OfflineEngine
 from softprompt.errors import ConfigError
 from softprompt.serving.answers import choose_label
 from softprompt.serving.inputs import encode_inputs
@@ -44,9 +44,12 @@ class Service:
         dtype: str = "auto",
         device: str | None = None,
         quantization: str | None = None,
+        token_budget: int = TOKEN_BUDGET,
     ) -> None:
-        """Serve a library; `base` spares loading it again where the caller holds it."""
+        """Serve a library; `base` spares loading it again where the caller holds it, and rows run together up to so many
+        tokens."""
         self.library = library
+        self._token_budget = token_budget
         self._loading: dict[str, Any] = {"dtype": dtype, "device": device, "quantization": quantization}
         self._given = base
         self._bases: dict[str, FrozenBase] = {}
@@ -76,7 +79,7 @@ class Service:
             rows = [index for index, ref in enumerate(refs) if versions[ref].base == source]
             base = self._base(source)
             residents = {ref: self._resident(version, base) for ref, version in versions.items() if version.base == source}
-            predictions = _answer(base, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
+            predictions = self._answer(base, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
             for index, prediction in zip(rows, predictions, strict=True):
                 answers[index] = prediction
         return [answer for answer in answers if answer is not None]
@@ -94,32 +97,31 @@ class Service:
             self._residents[key] = load_resident(self.library, version, base)
         return replace(self._residents[key], task=version.task, version=version.number)
 
-
-def _answer(base: FrozenBase, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
-    engine = OfflineEngine(base)
-    distinct = {resident.digest: resident.tensor for resident in residents}
-    prompts, places = list(distinct.values()), {digest: place for place, digest in enumerate(distinct)}
-    which = [places[resident.digest] for resident in residents]
-    inputs = [encode_inputs(base, resident, [text])[0] for resident, text in zip(residents, texts, strict=True)]
-    outputs = [""] * len(texts)
-    scores: list[dict[str, float] | None] = [None] * len(texts)
-    labelled = [i for i, resident in enumerate(residents) if resident.labels is not None]
-    if labelled:
-        labels = [residents[i].labels or () for i in labelled]
-        scored = engine.score(prompts, [which[i] for i in labelled], [inputs[i].ids for i in labelled], labels)
-        for i, row_scores in zip(labelled, scored, strict=True):
-            choice = choose_label(residents[i].form, row_scores, truncated=inputs[i].truncated)
-            outputs[i], scores[i] = choice.label, choice.scores
-    others = [i for i, resident in enumerate(residents) if resident.labels is None]
-    if others:
-        bounds = [residents[i].form.max_new_tokens for i in others]
-        generated = engine.generate(prompts, [which[i] for i in others], [inputs[i].ids for i in others], bounds)
-        for i, ids in zip(others, generated, strict=True):
-            outputs[i] = base.decode(ids).strip()
-    return [
-        Prediction(resident.form.task, resident.version, text, output, score, encoded.truncated)
-        for resident, text, output, score, encoded in zip(residents, texts, outputs, scores, inputs, strict=True)
-    ]
+    def _answer(self, base: FrozenBase, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
+        engine = OfflineEngine(base, token_budget=self._token_budget)
+        distinct = {resident.digest: resident.tensor for resident in residents}
+        prompts, places = list(distinct.values()), {digest: place for place, digest in enumerate(distinct)}
+        which = [places[resident.digest] for resident in residents]
+        inputs = [encode_inputs(base, resident, [text])[0] for resident, text in zip(residents, texts, strict=True)]
+        outputs = [""] * len(texts)
+        scores: list[dict[str, float] | None] = [None] * len(texts)
+        labelled = [i for i, resident in enumerate(residents) if resident.labels is not None]
+        if labelled:
+            labels = [residents[i].labels or () for i in labelled]
+            scored = engine.score(prompts, [which[i] for i in labelled], [inputs[i].ids for i in labelled], labels)
+            for i, row_scores in zip(labelled, scored, strict=True):
+                choice = choose_label(residents[i].form, row_scores, truncated=inputs[i].truncated)
+                outputs[i], scores[i] = choice.label, choice.scores
+        others = [i for i, resident in enumerate(residents) if resident.labels is None]
+        if others:
+            bounds = [residents[i].form.max_new_tokens for i in others]
+            generated = engine.generate(prompts, [which[i] for i in others], [inputs[i].ids for i in others], bounds)
+            for i, ids in zip(others, generated, strict=True):
+                outputs[i] = base.decode(ids).strip()
+        return [
+            Prediction(resident.form.task, resident.version, text, output, score, encoded.truncated)
+            for resident, text, output, score, encoded in zip(residents, texts, outputs, scores, inputs, strict=True)
+        ]
 
 
 def predict(

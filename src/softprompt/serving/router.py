@@ -100,7 +100,9 @@ def direction_of(embedding: Sequence[float], origin_D: Floats) -> Floats:
 class Centroids:
     """The centroids of one tenant's tasks on one base, each read once. For one thread at a time."""
 
-    def __init__(self, library: Library, fingerprint: str) -> None:
+    def __init__(self, library: Library, fingerprint: str, *, retry_s: float = RETRY_S) -> None:
+        """`retry_s` seconds after a file could not be read it is tried again."""
+        self._retry_s = retry_s
         self.library, self.fingerprint = library, fingerprint
         self.router = Router({})
         self._by_digest: dict[str, Floats | None] = {}
@@ -130,7 +132,7 @@ class Centroids:
                     raise
                 except (LibraryError, PromptFileError) as error:
                     _LOG.warning("auto leaves out task %r: %s", entry.task, error)
-                    again = time.monotonic() + RETRY_S
+                    again = time.monotonic() + self._retry_s
         found = {entry.task: read.get(entry.digest) for entry in entries}
         self.router = Router({task: centroid for task, centroid in found.items() if centroid is not None})
         self._by_digest, self._state, self._again = read, state, again
