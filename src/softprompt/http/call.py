@@ -17,7 +17,7 @@ from softprompt.http.errors import context_too_short, unknown_model
 from softprompt.http.limits import Reservation
 from softprompt.http.schemas import Generation, ModelBody, Usage
 from softprompt.http.state import ServerState, state_of
-from softprompt.http.stream import open_together, together, while_connected
+from softprompt.http.stream import together, while_connected
 from softprompt.serving.answers import Completion, Head
 from softprompt.serving.stream import Stream
 
@@ -37,9 +37,6 @@ class Call:
         self._notes["model"] = ascii(body.model)[1:-1]
         self._reservation = Reservation(None, 0)
 
-    def _reserve(self, tokens: int) -> None:
-        self._reservation = self.state.meter.reserve(self.caller.name, tokens)
-
     def settle(self, heads: Sequence[Head], output_tokens: int) -> Usage:
         """Count the tokens of an answer. A prompt counts once, however many answers it gets."""
         count = self.body.count if isinstance(self.body, Generation) else 1
@@ -47,9 +44,6 @@ class Call:
         self._reservation.settle(counts.total_tokens)
         self._notes["tokens"] = counts.total_tokens
         return counts
-
-    def _release(self) -> None:
-        self._reservation.settle(0)
 
     async def run(self, asking: Sequence[Callable[[], Coroutine[Any, Any, Completion]]], tokens: int) -> Answers:
         """The answers to calls of the service that run at once, with tokens set aside meanwhile.
@@ -70,12 +64,8 @@ class Call:
         Raises:
             ApiError: it refuses.
         """
-        self._reserve(tokens)
-        try:
-            with self._naming():
-                yield
-        finally:
-            self._release()
+        with self._reserved(tokens), self._naming():
+            yield
 
     def connected(self) -> Any:
         """A context that is cancelled as soon as the client has gone."""
@@ -89,12 +79,20 @@ class Call:
         """
         with ExitStack() as stack:
             stack.enter_context(self.state.meter.stream())
-            self._reserve(tokens)
-            stack.callback(self._release)
+            stack.enter_context(self._reserved(tokens))
             with self._naming():
                 async with self.connected():
-                    streams = await open_together([call() for call in opening])
+                    streams = await together([call() for call in opening])
             return OpenStreams(self, streams, stack.pop_all())
+
+    @contextmanager
+    def _reserved(self, tokens: int) -> Iterator[None]:
+        """Set tokens aside against the caller's rate, and give back in the end what was not settled."""
+        self._reservation = self.state.meter.reserve(self.caller.name, tokens)
+        try:
+            yield
+        finally:
+            self._reservation.settle(0)
 
     @contextmanager
     def _naming(self) -> Iterator[None]:

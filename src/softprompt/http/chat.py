@@ -23,9 +23,7 @@ from softprompt.http.schemas import (
     Generated,
     Generation,
     MaxTokens,
-    RoutedTo,
     Unsupported,
-    Usage,
     or_hint,
     refused,
 )
@@ -164,8 +162,6 @@ class ChatAnswer(Generated):
 
     object: Literal["chat.completion"] = "chat.completion"
     choices: list[ChatChoice]
-    usage: Usage
-    routed: RoutedTo = None
 
 
 class ChatDelta(BaseModel):

@@ -25,9 +25,7 @@ from softprompt.http.schemas import (
     Ids,
     Input,
     MaxTokens,
-    RoutedTo,
     Unsupported,
-    Usage,
     or_hint,
 )
 from softprompt.serving.service import AUTO
@@ -106,8 +104,6 @@ class CompletionAnswer(Generated):
 
     object: Literal["text_completion"] = "text_completion"
     choices: list[CompletionChoice]
-    usage: Usage | None = None
-    routed: RoutedTo = None
 
 
 class CompletionChunk(Chunk):

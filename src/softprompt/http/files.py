@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Generic, Literal, Self, TypeVar
 
 from fastapi import APIRouter, Depends, Form, Path, Query, Request, UploadFile
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from starlette.responses import Response
 
 from softprompt.errors import FieldError, NotFound, StoreError
@@ -32,6 +32,16 @@ TRAINING = "training"
 Trainer = Annotated[Caller, Depends(need("train"))]
 Id = Annotated[str, Path(max_length=64, description="The id.")]
 After = Annotated[str | None, Query(max_length=128, description="The id that the last page ended with.")]
+
+
+def _seconds(at: str | None) -> int | None:
+    """The registry's time as seconds since 1970."""
+    return None if at is None else calendar.timegm(time.strptime(at, "%Y-%m-%dT%H:%M:%SZ"))
+
+
+Time = Annotated[int, BeforeValidator(_seconds), Field(description="Unix seconds.")]
+TimeOrNone = Annotated[int | None, BeforeValidator(_seconds), Field(description="Unix seconds.")]
+"""Of a time as the registry has it."""
 
 
 class Identified(BaseModel):
@@ -64,7 +74,7 @@ class FileObject(Identified):
 
     object: Literal["file"] = "file"
     bytes: int
-    created_at: int = Field(description="Unix seconds.")
+    created_at: Time
     expires_at: None = None
     filename: str
     purpose: str = Field(description="`fine-tune`, or `fine-tune-results` for what a job leaves.")
@@ -86,11 +96,6 @@ class DeletedFile(Identified):
 def training_answer(body: BaseModel) -> Response:
     """An answer of the routes for training; numbers are written as Python does."""
     return JSONResponse(body.model_dump())
-
-
-def seconds(at: str) -> int:
-    """The registry's time as seconds since 1970."""
-    return calendar.timegm(time.strptime(at, "%Y-%m-%dT%H:%M:%SZ"))
 
 
 @contextmanager
@@ -181,10 +186,4 @@ def _add(uploads: Uploads, file: UploadFile, purpose: str) -> UploadedFile:
 
 
 def _file(file: UploadedFile) -> FileObject:
-    return FileObject(
-        id=file.name,
-        bytes=file.bytes,
-        created_at=seconds(file.created_at),
-        filename=file.filename,
-        purpose=file.purpose,
-    )
+    return FileObject(id=file.name, **vars(file))

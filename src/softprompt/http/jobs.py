@@ -22,9 +22,10 @@ from softprompt.http.files import (
     Id,
     Identified,
     ListPage,
+    Time,
+    TimeOrNone,
     Trainer,
     refusals_of,
-    seconds,
     tenant_library,
     training_answer,
 )
@@ -53,26 +54,26 @@ class UsualHyperparameters(BaseModel):
     learning_rate_multiplier: float | Literal["auto"]
 
 
-class SupervisedBody(BaseModel):
+class SupervisedObject(BaseModel):
     """Settings of the supervised method."""
 
     hyperparameters: UsualHyperparameters
 
 
-class MethodBody(BaseModel):
+class MethodObject(BaseModel):
     """How a job trains."""
 
     type: Literal["supervised"] = "supervised"
-    supervised: SupervisedBody
+    supervised: SupervisedObject
 
 
 class JobObject(Identified):
     """A fine-tuning job and how it stands."""
 
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
-    created_at: int = Field(description="Unix seconds.")
-    finished_at: int | None
-    estimated_finish: int | None
+    created_at: Time
+    finished_at: TimeOrNone
+    estimated_finish: TimeOrNone
     status: str = Field(description="`queued`, `running`, `succeeded`, `failed` or `cancelled`.")
     model: str = Field(description="The name of the base.")
     fine_tuned_model: str | None = Field(description="The version that it became: `task@3`.")
@@ -81,7 +82,7 @@ class JobObject(Identified):
     validation_file: str | None
     result_files: list[str] = Field(description="Validations while it trained, as CSV.")
     hyperparameters: UsualHyperparameters
-    method: MethodBody
+    method: MethodObject
     seed: int
     trained_tokens: int | None
     error: Mapping[str, Any] | None = Field(description="Why it failed: `code`, `message`, `param`.")
@@ -99,7 +100,7 @@ class EventObject(Identified):
     """Something that happened in a job."""
 
     object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
-    created_at: int = Field(description="Unix seconds.")
+    created_at: Time
     level: str = Field(description="`info`, `warn` or `error`.")
     type: str = Field(description="`message`, or `metrics` where there is `data`.")
     message: str
@@ -114,7 +115,7 @@ class CheckpointObject(Identified):
     """A prompt that a job made and that can be used."""
 
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
-    created_at: int | None = Field(description="Unix seconds.")
+    created_at: TimeOrNone
     fine_tuning_job_id: str
     fine_tuned_model_checkpoint: str | None
     step_number: int | None
@@ -207,26 +208,21 @@ def job_routes(
 
 
 def _job(job: Job) -> JobObject:
-    usual = UsualHyperparameters(**job.request["hyperparameters"])
+    request, usual = job.request, UsualHyperparameters(**job.request["hyperparameters"])
     return JobObject(
-        id=job.name,
-        created_at=seconds(job.created_at),
-        finished_at=_maybe_seconds(job.finished_at),
-        estimated_finish=_maybe_seconds(job.estimated_finish),
-        status=job.status,
-        model=job.request["model"],
-        fine_tuned_model=job.model,
-        training_file=job.training_file,
-        validation_file=job.validation_file,
-        result_files=[job.result_file] if job.result_file is not None else [],
-        hyperparameters=usual,
-        method=MethodBody(supervised=SupervisedBody(hyperparameters=usual)),
-        seed=job.request["seed"],
-        trained_tokens=job.trained_tokens,
-        error=job.error,
-        metadata=job.request.get("metadata"),
-        user_provided_suffix=job.request.get("suffix"),
-        softprompt={**job.config, "step": job.step, "outcome": job.outcome},
+        **vars(job)
+        | {
+            "id": job.name,
+            "model": request["model"],
+            "fine_tuned_model": job.model,
+            "result_files": [job.result_file] if job.result_file is not None else [],
+            "hyperparameters": usual,
+            "method": MethodObject(supervised=SupervisedObject(hyperparameters=usual)),
+            "seed": request["seed"],
+            "metadata": request.get("metadata"),
+            "user_provided_suffix": request.get("suffix"),
+            "softprompt": {**job.config, "step": job.step, "outcome": job.outcome},
+        }
     )
 
 
@@ -235,14 +231,7 @@ def _id(kind: str, job: str, *rest: object) -> str:
 
 
 def _event(job: str, event: Event) -> EventObject:
-    return EventObject(
-        id=_id("ftevent", job, event.number),
-        created_at=seconds(event.created_at),
-        level=event.level,
-        type=event.type,
-        message=event.message,
-        data=event.data,
-    )
+    return EventObject(id=_id("ftevent", job, event.number), **vars(event))
 
 
 def _event_number(job: str, event: str | None) -> int | None:
@@ -256,15 +245,14 @@ def _event_number(job: str, event: str | None) -> int | None:
 
 def _checkpoint(job: Job) -> CheckpointObject:
     outcome = job.outcome or {}
-    return CheckpointObject(
-        id=_id("ftckpt", job.name),
-        created_at=_maybe_seconds(job.finished_at),
-        fine_tuning_job_id=job.name,
-        fine_tuned_model_checkpoint=job.model,
-        step_number=outcome.get("best_step"),
-        metrics={"step": outcome.get("best_step"), **outcome.get("metrics", {})},
+    step = outcome.get("best_step")
+    return CheckpointObject.model_validate(
+        {
+            "id": _id("ftckpt", job.name),
+            "created_at": job.finished_at,
+            "fine_tuning_job_id": job.name,
+            "fine_tuned_model_checkpoint": job.model,
+            "step_number": step,
+            "metrics": {"step": step, **outcome.get("metrics", {})},
+        }
     )
-
-
-def _maybe_seconds(at: str | None) -> int | None:
-    return None if at is None else seconds(at)

@@ -36,11 +36,11 @@ class Limits:
     tokens_per_minute: int | None = None
     """Tokens of inputs and answers; a request reserves what it may generate. None for no limit."""
 
-    def check_max_tokens(self, asked: int, field: str = "max_tokens") -> None:
+    def check_max_tokens(self, max_tokens: int, field: str = "max_tokens") -> None:
         """Raises `ApiError` 400 where one continuation may not be that long."""
-        if asked > self.max_tokens:
+        if max_tokens > self.max_tokens:
             raise ApiError(
-                400, f"{field}: {asked} tokens are asked for, and at most {self.max_tokens} may be", param=field,
+                400, f"{field}: {max_tokens} tokens are asked for, and at most {self.max_tokens} may be", param=field,
                 code="invalid_value",
             )  # fmt: skip
 

@@ -6,6 +6,7 @@ In a request a field that would change the answer and that is not supported is r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -209,17 +210,20 @@ class Usage(BaseModel):
 
 
 class Generated(BaseModel):
-    """What every whole answer that was generated begins with."""
+    """A whole answer."""
 
     id: str
     object: str
     created: int = Field(description="Unix seconds.")
     model: str = Field(description="What answered: `task@3`, or the base's name.")
     system_fingerprint: Fingerprint
+    choices: Sequence[BaseModel]
+    usage: Usage
+    routed: RoutedTo = None
 
 
 class Chunk(BaseModel):
-    """What every part of an answer begins with."""
+    """A part of an answer."""
 
     id: str
     created: int
@@ -228,3 +232,4 @@ class Chunk(BaseModel):
     routed: RoutedTo = None
     object: str
     usage: Usage | None = Field(default=None, description="On the last chunk, where it is asked for; else not there.")
+    choices: Sequence[BaseModel]

@@ -120,8 +120,8 @@ def _chat(row: Row, filename: str, number: int) -> Row:
     if "user" not in roles or roles[-1] != "assistant":
         problem = f"messages must hold a user's and end with an assistant's; the roles are {', '.join(roles) or 'none'}"
         raise _wrong(filename, number, problem)
-    *asked, answer = (_content(message, filename, number) for message in messages)
-    return {"prompt": "\n".join(asked), "completion": answer.strip()}
+    *turns, answer = (_content(message, filename, number) for message in messages)
+    return {"prompt": "\n".join(turns), "completion": answer.strip()}
 
 
 def _content(message: dict[str, Any], filename: str, number: int) -> str:

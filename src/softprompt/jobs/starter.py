@@ -42,18 +42,9 @@ class Starter:
         pause_seconds: float = PAUSE_SECONDS,
         largest_log: int = LARGEST_LOG,
     ) -> None:
-        """Start no worker yet.
-
-        Args:
-            library: the one whose jobs wait.
-            registry: the URL that it was opened with, where it was one.
-            store: likewise.
-            options: go to the worker as they are.
-            environment: of the worker, beside this process' own.
-            command: what runs a worker.
-            pause_seconds: least time between two starts; doubled each time a worker ends badly.
-            largest_log: bytes of `worker.log` from which on it becomes `worker.log.1`.
-        """
+        """`registry` and `store` are the URLs that the library was opened with; `options` go to the worker, which `command`
+        runs, as they are. Between two starts are `pause_seconds`, doubled each time a worker ends badly, up to five minutes.
+        From `largest_log` bytes on, `worker.log` becomes `worker.log.1`."""
         self._library = library
         self._lock = WorkerLock(library.home)
         self._command = [*command, "--home", str(library.home), *options]

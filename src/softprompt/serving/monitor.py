@@ -117,23 +117,19 @@ class _Gauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         engine, residents = self._engine(), self._residents()
-        yield _gauge("engine_running", "Jobs that the engine has begun and not done with.", engine.running)
-        yield _gauge("engine_waiting", "Jobs in the engine's queue.", engine.waiting)
-        yield _counter("engine_steps", "Forward passes of the base.", engine.steps)
-        yield _gauge("prefix_bytes", "Bytes of keys and values held of prompts.", engine.prefix_bytes)
-        yield _counter("prefix_hits", "Jobs whose prompt's keys and values were there.", engine.prefix_hits)
-        yield _counter("prefix_misses", "Jobs whose prompt's keys and values had to be computed.", engine.prefix_misses)
-        yield _gauge("prompts", "Prompts in memory.", residents.prompts)
-        yield _gauge("prompt_bytes", "Bytes of the vectors of prompts in memory.", residents.bytes)
-        yield _counter("prompt_hits", "Requests whose prompt was in memory.", residents.hits)
-        yield _counter("prompt_misses", "Requests whose prompt had to be fetched.", residents.misses)
-        yield _counter("prompt_evictions", "References to prompts dropped to make room.", residents.evictions)
-        yield _counter("prompt_failures", "Checks of prompts in memory that failed.", residents.failures)
-
-
-def _gauge(name: str, what: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"softprompt_{name}", what, value)
-
-
-def _counter(name: str, what: str, value: float) -> Metric:
-    return CounterMetricFamily(f"softprompt_{name}", what, value)
+        gauge, counter = GaugeMetricFamily, CounterMetricFamily
+        for kind, name, what, value in (
+            (gauge, "engine_running", "Jobs that the engine has begun and not done with.", engine.running),
+            (gauge, "engine_waiting", "Jobs in the engine's queue.", engine.waiting),
+            (counter, "engine_steps", "Forward passes of the base.", engine.steps),
+            (gauge, "prefix_bytes", "Bytes of keys and values held of prompts.", engine.prefix_bytes),
+            (counter, "prefix_hits", "Jobs whose prompt's keys and values were there.", engine.prefix_hits),
+            (counter, "prefix_misses", "Jobs whose prompt's keys and values had to be computed.", engine.prefix_misses),
+            (gauge, "prompts", "Prompts in memory.", residents.prompts),
+            (gauge, "prompt_bytes", "Bytes of the vectors of prompts in memory.", residents.bytes),
+            (counter, "prompt_hits", "Requests whose prompt was in memory.", residents.hits),
+            (counter, "prompt_misses", "Requests whose prompt had to be fetched.", residents.misses),
+            (counter, "prompt_evictions", "References to prompts dropped to make room.", residents.evictions),
+            (counter, "prompt_failures", "Checks of prompts in memory that failed.", residents.failures),
+        ):
+            yield kind(f"softprompt_{name}", what, value)

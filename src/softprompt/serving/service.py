@@ -70,7 +70,7 @@ class AsyncService:
 
     `model` is `task`, `task@3`, `task@production`, the base's own name for no prompt, or `auto`. All methods raise the
     package's errors: `NotFound` and `NameRefused` (no such model), `FingerprintMismatch` (of another base), `DataError` and
-    `ConfigError` (what was asked cannot be), `ContextError`, `EngineBusy`, `EngineError`, `RegistryError`, `StoreError`.
+    `ConfigError` (what is requested cannot be), `ContextError`, `EngineBusy`, `EngineError`, `RegistryError`, `StoreError`.
     A method that is cancelled gives up its jobs.
     """
 
@@ -232,7 +232,7 @@ class AsyncService:
         return tuple(ids)
 
     async def _raw_inputs(self, inputs: Sequence[str]) -> list[tuple[int, ...]]:
-        """Inputs of a classification as a request without a template would say them."""
+        """Inputs of a classification as they are without a template."""
         return [await self._raw_ids(raw_input(text)) for text in inputs]
 
     async def _choose(self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch) -> _Target:
