@@ -37,16 +37,7 @@ class ModelObject(BaseModel):
     @classmethod
     def of(cls, row: ModelRow, tenant: str) -> ModelObject:
         """A model as a tenant sees it."""
-        return cls(
-            id=row.id,
-            created=row.created,
-            owned_by="softprompt" if row.task is None else tenant,
-            task=row.task,
-            version=row.version,
-            versions=list(row.versions),
-            aliases=row.aliases,
-            system_fingerprint=row.system_fingerprint,
-        )
+        return cls(owned_by="softprompt" if row.task is None else tenant, **vars(row))
 
 
 class ModelList(BaseModel):

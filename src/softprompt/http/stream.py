@@ -17,6 +17,8 @@ from softprompt.serving.stream import Stream
 
 T = TypeVar("T")
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 class ClientGone(Exception):
     """Nobody is left to answer."""
@@ -24,7 +26,7 @@ class ClientGone(Exception):
 
 def event(data: dict[str, Any]) -> bytes:
     """A server-sent event."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _encode(data).encode() + b"\n\n"
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from softprompt.errors import EngineError
 
 if TYPE_CHECKING:
     from softprompt.engines.protocol import TokenProbability
+    from softprompt.serving.router import Route
     from softprompt.tasks.form import Form
 
 
@@ -21,19 +22,6 @@ class Message:
     role: str
     """`system`, `developer`, `user`, `assistant`, ..."""
     content: str
-
-
-@dataclass(frozen=True)
-class Routed:
-    """What `auto` chose."""
-
-    task: str
-    score: float
-    """Nearness of input and task: 0 is as near as the task's own training inputs are on average, less is further away."""
-
-    def row(self) -> dict[str, str | float]:
-        """As an answer shows it."""
-        return {"task": self.task, "score": round(self.score, 4)}
 
 
 @dataclass(frozen=True)
@@ -49,7 +37,7 @@ class Head:
     virtual_tokens: int
     input_tokens: int
     """Tokens of the input, those of the prompt not counted."""
-    routed: Routed | None = None
+    routed: Route | None = None
     """With `auto`."""
 
 

@@ -41,7 +41,12 @@ class Route:
 
     task: str
     score: float
-    """Cosine of input and centroid, less what the task's own training inputs have on average: 0 is as near as these."""
+    """Cosine of input and centroid, less what the task's own training inputs have on average: 0 is as near as these, less is
+    further away."""
+
+    def row(self) -> dict[str, str | float]:
+        """As an answer shows it."""
+        return {"task": self.task, "score": round(self.score, 4)}
 
 
 class Router:

@@ -21,22 +21,14 @@ from softprompt.engines.protocol import (
     Vectors,
 )
 from softprompt.errors import ConfigError, DataError, EngineError
-from softprompt.serving.answers import (
-    Classified,
-    Completion,
-    Head,
-    Message,
-    ModelRow,
-    Routed,
-    choose_label,
-)
+from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import base_row, find_model, list_models, system_fingerprint
 from softprompt.serving.inputs import chat_text, check_room, check_text, encode_inputs, fill_template, raw_input
 from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.resident import Resident
 from softprompt.serving.residents import Residents
-from softprompt.serving.router import THRESHOLD
+from softprompt.serving.router import THRESHOLD, Route
 from softprompt.serving.stream import Stream, deliver_to, unexpected
 
 if TYPE_CHECKING:
@@ -58,7 +50,7 @@ class _Target:
 
     resident: Resident | None
     """None for the base alone."""
-    routed: Routed | None
+    routed: Route | None
 
     @property
     def vectors(self) -> Vectors:
@@ -242,8 +234,8 @@ class AsyncService:
             watch.found(None)
             return _Target(None, None)
         if model == AUTO:
-            route = await self._auto.choose(tenant, raw)
-            model, routed = route.task, Routed(route.task, route.score)
+            routed = await self._auto.choose(tenant, raw)
+            model = routed.task
         resident = await self.residents.aget(model, tenant)
         watch.found(resident.task)
         return _Target(resident, routed)
