@@ -62,6 +62,8 @@ class FakeEngine:
         """Sizes of what was handed in together."""
         self.failing: str | None = None
         """Where set, every job ends with this EngineError."""
+        self.score = fake_score
+        """What labels get, by the prompt's digest, the input and the label."""
         self.endless = False
         """Whether generations only end by cancellation."""
         self.going = threading.Event()
@@ -148,7 +150,7 @@ class FakeEngine:
         if isinstance(job, EmbedJob):
             return Embedding(fake_embedding(job.input, self.width))
         if isinstance(job, ScoreJob):
-            return Scores(tuple(fake_score(job.prompt.digest, job.input, label) for label in job.labels))
+            return Scores(tuple(self.score(job.prompt.digest, job.input, label) for label in job.labels))
         return self._generate(ticket, job)
 
     def _generate(self, ticket: FakeTicket, job: GenerateJob) -> Piece:

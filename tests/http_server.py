@@ -44,7 +44,7 @@ class Running:
     url: str
     library: Library
     base: FrozenBase
-    live: AsyncService
+    service: AsyncService
     engine: Any
     state: ServerState
     server: Server
@@ -67,15 +67,15 @@ def serving(
     *,
     engine: Any = None,
     limits: Limits | None = None,
-    always_keys: bool = False,
+    keyring: Keyring | None = None,
     grace_s: float = 5,
     routers: Sequence[APIRouter] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Running]:
     """A server of a library, until the block ends; rates go by `clock`."""
     engine = engine or FakeEngine(context=base.context)
-    live = AsyncService.open(library, base, engine, fresh_s=0.05)
-    state = ServerState(live=live, keyring=Keyring(library.registry, always=always_keys), limits=limits or Limits())
+    service = AsyncService.open(library, base, engine, fresh_s=0.05)
+    state = ServerState(service=service, keyring=keyring or Keyring(library.registry), limits=limits or Limits())
     state.meter = Meter(state.limits, clock)
     ready = threading.Event()
     bound = bind("127.0.0.1", 0)
@@ -85,12 +85,12 @@ def serving(
     try:
         assert ready.wait(20)
         with httpx2.Client(timeout=20) as http:
-            yield Running(url_of(bound), library, base, live, engine, state, server, http)
+            yield Running(url_of(bound), library, base, service, engine, state, server, http)
     finally:
         state.draining = True
         server.should_exit = True
         thread.join(30)
         engine.going.set() if isinstance(engine, FakeEngine) else None
         engine.stop(drain=False, timeout=5)
-        live.close()
+        service.close()
         assert not thread.is_alive()

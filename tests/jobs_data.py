@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.bases.options import BaseOptions
-from softprompt.jobs.jobs import Job, Jobs
+from softprompt.jobs.jobs import Jobs
+from softprompt.jobs.records import Job
 from softprompt.jobs.request import JobRequest
-from softprompt.jobs.uploads import Files
+from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.worker import trainer, work
 from softprompt.library.library import Library
 
@@ -41,7 +42,7 @@ def chat(asked: str, answer: str, system: str | None = None) -> dict[str, Any]:
 def queue_job(library: Library, folder: Path, task: str = "one", **fields: Any) -> Job:
     """A job on the base in a folder, which clients call `tiny-llama`."""
     if "training_file" not in fields:
-        fields["training_file"] = Files(library).add(lines(), "rows.jsonl").name
+        fields["training_file"] = Uploads(library).add(lines(), "rows.jsonl").name
     settings = SHORT | fields.pop("softprompt", {})
     request = JobRequest(model="tiny-llama", suffix=task, softprompt=settings, **fields)
     return Jobs(library, most_trained=1 << 62).create(request, {"tiny-llama": str(folder)})

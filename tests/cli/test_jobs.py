@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from softprompt.jobs.jobs import Job, Jobs
+from softprompt.jobs.jobs import Jobs
+from softprompt.jobs.records import Job
 from softprompt.jobs.request import JobRequest
-from softprompt.jobs.uploads import Files
+from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
 from tests.commands import Run
 from tests.jobs_data import lines
@@ -17,7 +18,7 @@ from tests.jobs_data import lines
 def queued(home: Path, task: str, tenant: str = "default") -> Job:
     """A job that waits."""
     with Library.open(home, tenant=tenant) as library:
-        request = JobRequest(model="m", training_file=Files(library).add(lines(), "rows.jsonl").name, suffix=task)
+        request = JobRequest(model="m", training_file=Uploads(library).add(lines(), "rows.jsonl").name, suffix=task)
         return Jobs(library).create(request, {"m": "nowhere"})
 
 

@@ -20,9 +20,8 @@ from .test_limits import Clock
 class Registry:
     """Keys in memory, with a way to be away."""
 
-    tenant = "home"
-
-    def __init__(self) -> None:
+    def __init__(self, tenant: str = "home") -> None:
+        self.tenant = tenant
         self.known: dict[str, Key] = {}
         self.away = False
         self.asked = 0
@@ -49,7 +48,7 @@ class Registry:
     def _ask(self) -> None:
         self.asked += 1
         if self.away:
-            raise RegistryError("away")
+            raise RegistryError("postgresql://secret-host/db is away")
 
 
 @pytest.fixture
@@ -134,10 +133,9 @@ def test_many_at_once_ask_once(registry: Registry, clock: Clock) -> None:
     assert registry.asked == asked + 1
 
 
-def test_wrong_secrets_do_not_fill_the_memory(registry: Registry, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "MOST_REMEMBERED", 5)
+def test_wrong_secrets_do_not_fill_the_memory(registry: Registry, clock: Clock) -> None:
     registry.add("sp-1", "read")
-    keyring = ring(registry, clock)
+    keyring = ring(registry, clock, most_remembered=5)
     for at in range(20):
         refused(keyring, f"Bearer wrong-{at}")
     assert len(keyring._answers) == 5

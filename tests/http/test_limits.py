@@ -57,9 +57,8 @@ def test_a_bucket_is_full_after_a_minute_and_no_fuller() -> None:
     assert bucket.left == 6
 
 
-def test_accounts_are_apart_and_are_forgotten_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Meter, "MOST_ACCOUNTS", 3)
-    meter = Meter(Limits(requests_per_minute=2), Clock())
+def test_accounts_are_apart_and_are_forgotten_in_turn() -> None:
+    meter = Meter(Limits(requests_per_minute=2), Clock(), most_accounts=3)
     for _ in range(2):
         meter.admit("a")
     with pytest.raises(ApiError, match="more than 2 requests a minute") as refused:

@@ -18,12 +18,14 @@ import openai
 import pytest
 
 from softprompt.bases.base import FrozenBase
-from softprompt.errors import RegistryError
+from softprompt.http.auth import STALE_S, Keyring
 from softprompt.http.limits import Limits
 from softprompt.library.library import Library
+from tests.fake_engine import FakeEngine
 from tests.http_server import Running, fill, serving
 from tests.models import some_prompt
 
+from .test_auth import Registry
 from .test_limits import Clock
 from .test_openai import eventually
 
@@ -151,23 +153,21 @@ def test_without_keys_pages_in_a_browser_cannot_reach_the_server(running: Runnin
         assert post(running, ASK, headers=headers).status_code == 200
 
 
-def test_the_registry_is_away(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert post(running, ASK).status_code == 200
-
-    def away(*_: Any) -> Any:
-        raise RegistryError("postgresql://secret-host/db is away")
-
-    monkeypatch.setattr(running.library.registry.keys, "any_live", away)
-    told = running.http.get(f"{running.url}/readyz")
-    assert told.status_code == 503
-    assert "secret-host" not in told.text
-    assert post(running, ASK).status_code == 200  # what is known goes on
-    running.state.keyring._needed_at = None
-    told = post(running, ASK)
-    assert told.status_code == 503
-    assert told.headers["retry-after"] == "1"
-    assert error_of(told)["code"] == "library_unavailable"
-    assert "secret-host" not in told.text
+def test_the_registry_is_away(library: Library, base: FrozenBase) -> None:
+    registry, clock = Registry(library.tenant), Clock()
+    with serving(library, base, keyring=Keyring(registry, clock=clock)) as running:
+        assert post(running, ASK).status_code == 200
+        registry.away = True
+        told = running.http.get(f"{running.url}/readyz")
+        assert told.status_code == 503
+        assert "secret-host" not in told.text
+        assert post(running, ASK).status_code == 200  # what is known goes on
+        clock.now += STALE_S + 1
+        told = post(running, ASK)
+        assert told.status_code == 503
+        assert told.headers["retry-after"] == "1"
+        assert error_of(told)["code"] == "library_unavailable"
+        assert "secret-host" not in told.text
 
 
 # rates and sizes
@@ -342,13 +342,17 @@ def test_clients_that_vanish_harm_nobody(running: Running) -> None:
     assert post(running, ASK).status_code == 200
 
 
-def test_a_bug_is_told_without_its_details(running: Running, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    async def broken(*_: Any, **__: Any) -> Any:
+class BrokenEngine(FakeEngine):
+    """Has a bug."""
+
+    def submit_all(self, jobs: Any) -> Any:
         raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr(type(running.live), "complete", broken)
+
+def test_a_bug_is_told_without_its_details(library: Library, base: FrozenBase, caplog: Any) -> None:
     logging.getLogger("softprompt").propagate = True
-    told = post(running, ASK)
+    with serving(library, base, engine=BrokenEngine()) as found:
+        told = post(found, ASK)
     assert told.status_code == 500
     assert error_of(told)["type"] == "server_error"
     assert "secret" not in told.text

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 
 from softprompt.bases.base import FrozenBase
-from softprompt.http.tuning import make_router
+from softprompt.http.files import file_routes
+from softprompt.http.jobs import job_routes
 from softprompt.library.library import Library
 from tests.http_server import Running, fill, serving
 
@@ -26,7 +27,9 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
     base = FrozenBase.load(str(base_folder))
     with Library.open(tmp_path_factory.mktemp("home")) as library:
         fill(library, base)
-        with serving(library, base, routers=[make_router(library, {base.name: str(base_folder)})]) as found:
+        with serving(
+            library, base, routers=[file_routes(library), job_routes(library, {base.name: str(base_folder)})]
+        ) as found:
             yield found
 
 
@@ -46,6 +49,20 @@ def test_it_is_valid_and_every_part_has_words(document: dict[str, Any]) -> None:
             assert "422" not in operation["responses"], (method, path)
     for name, schema in document["components"]["schemas"].items():
         assert schema.get("description") or name.startswith("Body_"), name  # those are forms, named by FastAPI
+
+
+def test_every_answer_in_json_has_a_shape(document: dict[str, Any]) -> None:
+    shapes = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            content = operation["responses"]["200"]["content"]
+            if "application/json" in content:
+                shapes[f"{method} {path}"] = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    assert shapes["get /v1/files"] == "FileList"
+    assert shapes["post /v1/fine_tuning/jobs"] == "JobObject"
+    assert len(shapes) == 19
+    fields = document["components"]["schemas"]["EventObject"]["properties"]
+    assert list(fields) == ["id", "object", "created_at", "level", "type", "message", "data"]
 
 
 def test_unsupported_fields_are_told_apart(document: dict[str, Any]) -> None:

@@ -14,21 +14,25 @@ import openai
 import pytest
 from openai import OpenAI
 
-from softprompt.http.tuning import make_router
+from softprompt.http.files import file_routes
+from softprompt.http.jobs import job_routes
+from softprompt.jobs.records import Page
 from softprompt.jobs.starter import Starter
-from softprompt.jobs.uploads import Files
+from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
 from softprompt.stores import FolderStore
 from tests.http_server import Running, serving
 from tests.jobs_data import ROWS, SHORT, chat, do_all, lines
 from tests.models import make_base
 
+from .test_openai import eventually
+
 
 @pytest.fixture(scope="module")
 def server(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     library = Library.open(tmp_path_factory.mktemp("tuning") / "home")
-    router = make_router(library, {"tiny-llama": str(base_folder)}, most_bytes=20_000)
-    with serving(library, make_base("llama"), routers=[router]) as running:
+    routers = [file_routes(library, most_bytes=20_000), job_routes(library, {"tiny-llama": str(base_folder)})]
+    with serving(library, make_base("llama"), routers=routers) as running:
         yield running
 
 
@@ -242,7 +246,9 @@ def test_tenants_and_scopes(base_folder: Path, tmp_path: Path) -> None:
         name: registry.for_tenant(tenant).keys.create(name, [scope]).secret
         for name, tenant, scope in (("a", "acme", "train"), ("b", "other", "train"), ("reader", "acme", "predict"))
     }
-    with serving(library, make_base("llama"), routers=[make_router(library, {"tiny-llama": str(base_folder)})]) as server:
+    with serving(
+        library, make_base("llama"), routers=[file_routes(library), job_routes(library, {"tiny-llama": str(base_folder)})]
+    ) as server:
         acme, other, reader = (server.client(keys[name]) for name in ("a", "b", "reader"))
         file = upload(acme)
         job = acme.fine_tuning.jobs.create(model="tiny-llama", training_file=file.id, extra_body={"softprompt": SHORT})
@@ -274,16 +280,17 @@ def test_tenants_and_scopes(base_folder: Path, tmp_path: Path) -> None:
     assert [entry.task for entry in library.for_tenant("acme").registry.tasks()] == ["rows"]
     assert library.for_tenant("acme").registry.audit("rows")[0].actor == "key:a"
     assert library.registry.tasks() == []
-    assert Files(library).page() == ([], False)
+    assert Uploads(library).page() == Page([], False)
 
 
-def test_the_server_looks_after_its_worker(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
-    monkeypatch.setattr(Starter, "_start", lambda self: started.append(1))
+def test_the_server_looks_after_its_worker(base_folder: Path, tmp_path: Path) -> None:
     library = Library.open(tmp_path / "home")
-    routers = [make_router(library, {"tiny-llama": str(base_folder)}, starter=Starter(library))]
+    starts = tmp_path / "starts"
+    starts.touch()
+    starter = Starter(library, command=["sh", "-c", f"echo started >> {starts}"])
+    routers = [file_routes(library), job_routes(library, {"tiny-llama": str(base_folder)}, starter=starter)]
     with serving(library, make_base("llama"), routers=routers) as server:
         client = server.client()
-        assert started == []
+        assert starts.read_text() == ""
         client.fine_tuning.jobs.create(model="tiny-llama", training_file=upload(client).id)
-        assert len(started) >= 1
+        eventually(lambda: "started" in starts.read_text())

@@ -15,12 +15,13 @@ import torch
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, TrainingError
 from softprompt.jobs import bank, watch
-from softprompt.jobs.jobs import Job, Jobs, unfinished
+from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.queue import MOST_ATTEMPTS, Claim, Lost, Queue
+from softprompt.jobs.records import Job, Page, unfinished
 from softprompt.jobs.request import JobRequest, make_plan
 from softprompt.jobs.rows import read_upload
-from softprompt.jobs.uploads import Files
+from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.worker import trainer, work
 from softprompt.library.library import Library
 from softprompt.prompts.prompt import SoftPrompt
@@ -42,13 +43,13 @@ FOLDER = Path("nowhere")
 
 def planned(library: Library, rows: Sequence[Any] = ROWS, **fields: Any) -> Job:
     """A job that is queued and never done."""
-    name = Files(library).add(lines(rows), fields.pop("filename", "my rows.jsonl")).name
+    name = Uploads(library).add(lines(rows), fields.pop("filename", "my rows.jsonl")).name
     request = JobRequest(model="m", training_file=name, **fields)
     return Jobs(library).create(request, {"m": "nowhere"})
 
 
 def messages(library: Library, job: Job) -> list[str]:
-    return [event.message for event in reversed(Jobs(library).events(job.name, limit=1000)[0])]
+    return [event.message for event in reversed(Jobs(library).events(job.name, limit=1000).rows)]
 
 
 def nested(depth: int) -> list[Any]:
@@ -82,12 +83,12 @@ def test_columns_text_and_label_need_nothing_more(library: Library) -> None:
 def test_a_job_that_would_hold_the_worker_for_too_long_is_refused(
     library: Library, fields: dict[str, Any], field: str
 ) -> None:
-    name = Files(library).add(lines(ROWS), "rows.jsonl").name
+    name = Uploads(library).add(lines(ROWS), "rows.jsonl").name
     request = JobRequest(model="m", training_file=name, **fields)
     with pytest.raises(FieldError, match=r"steps of 2 rows are \d+ rows to train on; a job may have 100") as told:
         Jobs(library, most_trained=100).create(request, {"m": "nowhere"})
     assert told.value.field == field
-    assert Jobs(library).page() == ([], False)
+    assert Jobs(library).page() == Page([], False)
     assert Jobs(library, most_trained=128).create(request, {"m": "nowhere"}).status == "queued"
 
 
@@ -165,7 +166,7 @@ def test_wrong_requests_are_refused_with_their_field(
     with pytest.raises(FieldError, match=told) as caught:
         planned(library, rows, **fields)
     assert caught.value.field == field
-    assert Jobs(library).page() == ([], False)
+    assert Jobs(library).page() == Page([], False)
 
 
 @pytest.mark.parametrize("own_validation", [False, True])
@@ -189,8 +190,8 @@ def test_rows_that_are_taken_can_be_split(own_validation: bool) -> None:
 
 
 def test_wrong_bases_and_files_are_refused(library: Library) -> None:
-    jobs, name = Jobs(library), Files(library).add(lines(), "rows.jsonl").name
-    other = Files(library.for_tenant("other")).add(lines(), "rows.jsonl").name
+    jobs, name = Jobs(library), Uploads(library).add(lines(), "rows.jsonl").name
+    other = Uploads(library.for_tenant("other")).add(lines(), "rows.jsonl").name
     for model, told in (("tini", "did you mean 'tiny'"), ("one@3", "give its base"), ("/etc", "no base '/etc'")):
         with pytest.raises(FieldError, match=told) as caught:
             jobs.create(JobRequest(model=model, training_file=name), {"tiny": "x"})
@@ -204,7 +205,7 @@ def test_wrong_bases_and_files_are_refused(library: Library) -> None:
             assert caught.value.field == field
             said.add(str(caught.value).replace(missing, "X").replace(field, "FIELD"))
     assert len(said) == 1
-    chats = Files(library).add(lines([chat("a", "b")]), "chat.jsonl").name
+    chats = Uploads(library).add(lines([chat("a", "b")]), "chat.jsonl").name
     with pytest.raises(FieldError, match="use one shape"):
         jobs.create(JobRequest(model="tiny", training_file=name, validation_file=chats), {"tiny": "x"})
 
@@ -218,15 +219,17 @@ def test_pages_of_jobs_and_events_hold_each_once(library: Library) -> None:
     seen: list[str] = []
     more = True
     while more:
-        page, more = jobs.page(after=seen[-1] if seen else None, limit=2)
-        seen += [job.name for job in page]
+        page = jobs.page(after=seen[-1] if seen else None, limit=2)
+        seen += [job.name for job in page.rows]
+        more = page.more
     assert seen == names[::-1]
-    told, _ = jobs.events(names[0], limit=100)
-    first, more = jobs.events(names[0], limit=1)
-    rest, _ = jobs.events(names[0], after=first[0].number, limit=100)
-    assert more
-    assert first + rest == told
-    assert told[-1].message.startswith("created job")
+    events = jobs.events(names[0], limit=100).rows
+    first = jobs.events(names[0], limit=1)
+    rest = jobs.events(names[0], after=first.rows[0].number, limit=100)
+    assert first.more
+    assert not rest.more
+    assert first.rows + rest.rows == events
+    assert events[-1].message.startswith("created job")
 
 
 def test_another_tenants_job_is_as_unknown_as_none(library: Library) -> None:
@@ -239,7 +242,7 @@ def test_another_tenants_job_is_as_unknown_as_none(library: Library) -> None:
                 verb(asked)
             said.add(str(caught.value).replace(asked, "X"))
     assert len(said) == 1
-    assert other.page() == ([], False)
+    assert other.page() == Page([], False)
     assert Jobs(library).get(name).status == "queued"
 
 
@@ -267,9 +270,9 @@ def publish(library: Library, queue: Queue, job: int) -> Version:
 def test_jobs_of_one_base_are_claimed_at_once_in_order(library: Library) -> None:
     names = [planned(library, suffix=f"t{number}").name for number in range(3)]
     other = Jobs(library.for_tenant("other"))
-    theirs = Files(other.library).add(lines(), "rows.jsonl").name
+    theirs = Uploads(other.library).add(lines(), "rows.jsonl").name
     names.append(other.create(JobRequest(model="m", training_file=theirs), {"m": "nowhere"}).name)
-    elsewhere = Files(library).add(lines(), "rows.jsonl").name
+    elsewhere = Uploads(library).add(lines(), "rows.jsonl").name
     last = Jobs(library).create(JobRequest(model="m", training_file=elsewhere), {"m": "another"}).name
     queue = Queue(library)
     assert [claim.name for claim in queue.claim()] == names
@@ -352,7 +355,7 @@ def test_a_job_that_kills_its_workers_fails_and_takes_no_other_along(library: Li
             break
         if all(claim.config["task"] != "bad" for claim in claims):
             done += [publish(library, queue, claim.id) for claim in claims]
-    jobs = {job.task: job for job in Jobs(library).page()[0]}
+    jobs = {job.task: job for job in Jobs(library).page().rows}
     assert jobs["good"].status == "succeeded"
     assert jobs["bad"].status == "failed"
     assert jobs["bad"].error is not None
@@ -396,7 +399,7 @@ def test_a_job_publishes_what_training_its_task_file_gives(library: Library, bas
     assert done.trained_tokens > 0
     assert done.outcome is not None
     assert done.outcome["metrics"]["value"] == alone.report.value
-    (header, *rows) = Files(library).read(done.result_file or "").decode().splitlines()
+    (header, *rows) = Uploads(library).read(done.result_file or "").decode().splitlines()
     assert header == "step,learning_rate,train_loss,valid_accuracy"
     assert len(rows) == len(alone.history)
     assert not list(library.runs.glob("jobs/*"))
@@ -427,14 +430,14 @@ def test_a_bank_of_several_tenants_jobs_ends_as_each_alone_would(library: Librar
 
 def test_validation_rows_of_ones_own_choose_the_best(library: Library, base_folder: Path) -> None:
     rows = [{"text": f"a red {thing}", "label": "good"} for thing in ("river", "place", "person")]
-    name = Files(library).add(lines(rows), "validation.jsonl").name
+    name = Uploads(library).add(lines(rows), "validation.jsonl").name
     job = queue_job(library, base_folder, validation_file=name)
     do_all(library)
     assert Jobs(library).get(job.name).status == "succeeded"
 
 
 def test_a_file_that_is_deleted_while_its_job_waits_fails_that_job_alone(library: Library, base_folder: Path) -> None:
-    files = Files(library)
+    files = Uploads(library)
     mine = files.add(lines([*ROWS, {"text": "x", "label": "good"}]), "rows.jsonl")
     lost = queue_job(library, base_folder, "lost", training_file=mine.name)
     kept = queue_job(library, base_folder, "kept")
@@ -631,16 +634,16 @@ def test_a_registry_that_is_away_costs_events_and_not_the_job(
 def test_a_registry_that_is_away_for_a_moment_costs_no_job(
     library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get, away = Files.get, [True]
+    get, away = Uploads.get, [True]
 
-    def sometimes(self: Files, name: str) -> Any:
+    def sometimes(self: Uploads, name: str) -> Any:
         if away:
             away.clear()
             raise RegistryError("away")
         return get(self, name)
 
     names = [queue_job(library, base_folder, task).name for task in ("one", "two")]
-    monkeypatch.setattr(Files, "get", sometimes)
+    monkeypatch.setattr(Uploads, "get", sometimes)
     do_all(library)
     assert [Jobs(library).get(name).status for name in names] == ["succeeded"] * 2
 
@@ -657,5 +660,5 @@ def test_a_copy_of_a_library_leaves_files_and_jobs_behind(library: Library, tmp_
     library.copy(tmp_path / "copy")
     copy = Library.open(tmp_path / "copy")
     assert len(copy.registry.tasks()) == 1
-    assert Jobs(copy).page() == ([], False)
-    assert Files(copy).page() == ([], False)
+    assert Jobs(copy).page() == Page([], False)
+    assert Uploads(copy).page() == Page([], False)

@@ -8,10 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import torch
 
-from softprompt.jobs import starter as starting
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.starter import Starter
@@ -61,12 +59,12 @@ def test_four_kills_at_random_moments_end_in_the_same_versions_once(base_folder:
     assert done.stdout.strip() == "4"
     whole, cut = homes
     jobs = Jobs(cut)
-    for job in jobs.page()[0]:
+    for job in jobs.page().rows:
         assert job.status == "succeeded", job.error
         assert job.model == f"{job.task}@1"
         assert len(cut.registry.versions(job.task)) == 1
         assert cut.registry.resolve(job.task).digest == whole.registry.resolve(job.task).digest
-        said = [event.message for event in jobs.events(job.name, limit=1000)[0]]
+        said = [event.message for event in jobs.events(job.name, limit=1000).rows]
         assert said.count(f"published {job.model}") == 1
         assert said.count("a worker goes on with the job of one that died") == 4
         assert any(message.startswith("going on from step") for message in said)
@@ -93,27 +91,24 @@ def test_a_starter_starts_one_worker_where_there_is_work(base_folder: Path, tmp_
     assert lock.acquire(patience=30), "it ends by itself"
 
 
-def test_the_log_of_the_worker_before_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "LARGEST_LOG", 3)
-    library = Library.open(tmp_path / "home")
-    starter = Starter(library)
-    starter._command = [sys.executable, "-c", "print(1234)"]
-    for _ in range(2):
-        starter._start()
-        assert starter._child is not None
-        starter._child.wait()
-    assert [(library.home / name).read_text() for name in ("worker.log", "worker.log.1")] == ["1234\n"] * 2
-
-
-def test_a_worker_that_cannot_start_is_started_more_and_more_seldom(
-    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(starting, "PAUSE_SECONDS", 0.2)
+def test_the_log_of_the_worker_before_is_kept(base_folder: Path, tmp_path: Path) -> None:
     library = Library.open(tmp_path / "home")
     queue_job(library, base_folder)
-    starter = Starter(library)
-    starter._command = [sys.executable, "-c", "raise SystemExit(3)"]
-    starter._pause = 0.2
+    starter = Starter(library, command=[sys.executable, "-c", "print(1234)"], pause_seconds=0.0, largest_log=3)
+    deadline = time.monotonic() + 60
+    starts = 0
+    while starts < 3:  # the third sees that the second has ended
+        assert time.monotonic() < deadline
+        starts += starter.ensure()
+        time.sleep(0.01)
+    starter.close()
+    assert (library.home / "worker.log.1").read_text() == "1234\n"
+
+
+def test_a_worker_that_cannot_start_is_started_more_and_more_seldom(base_folder: Path, tmp_path: Path) -> None:
+    library = Library.open(tmp_path / "home")
+    queue_job(library, base_folder)
+    starter = Starter(library, command=[sys.executable, "-c", "raise SystemExit(3)"], pause_seconds=0.2)
     starts = 0
     began = time.monotonic()
     while starts < 3:

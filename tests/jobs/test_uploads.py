@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.errors import FieldError, NotFound, StoreError
+from softprompt.jobs.records import Page
 from softprompt.jobs.rows import infer_labels, read_upload
-from softprompt.jobs.uploads import Files
+from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.worker import work
 from softprompt.library.library import Library
 from softprompt.stores import FolderStore
@@ -21,19 +22,19 @@ from tests.jobs_data import chat, lines
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return Files(Library.open(tmp_path / "home"), most_bytes=10_000)
+def files(tmp_path: Path) -> Uploads:
+    return Uploads(Library.open(tmp_path / "home"), most_bytes=10_000)
 
 
 GOOD = lines([{"text": "a", "label": "b"}])
 ASKED, ANSWER = chat("a", "b")["messages"]
 
 
-def blobs(files: Files) -> list[Any]:
+def blobs(files: Uploads) -> list[Any]:
     return list(files.store.list())
 
 
-def test_what_is_kept_comes_back(files: Files) -> None:
+def test_what_is_kept_comes_back(files: Uploads) -> None:
     file = files.add(GOOD, "rows.jsonl")
     assert file.name.startswith("file-")
     assert files.get(file.name) == file
@@ -41,19 +42,20 @@ def test_what_is_kept_comes_back(files: Files) -> None:
     assert file.bytes == len(GOOD)
 
 
-def test_pages_in_both_orders_hold_each_file_once(files: Files) -> None:
+def test_pages_in_both_orders_hold_each_file_once(files: Uploads) -> None:
     names = [files.add(lines([{"n": number}]), f"{number}.jsonl").name for number in range(5)]
     for newest_first, wanted in ((True, names[::-1]), (False, names)):
         seen: list[str] = []
         more = True
         while more:
-            page, more = files.page(after=seen[-1] if seen else None, limit=2, newest_first=newest_first)
-            seen += [file.name for file in page]
+            page = files.page(after=seen[-1] if seen else None, limit=2, newest_first=newest_first)
+            seen += [file.name for file in page.rows]
+            more = page.more
         assert seen == wanted
-    assert files.page(purpose="fine-tune-results") == ([], False)
+    assert files.page(purpose="fine-tune-results") == Page([], False)
 
 
-def test_equal_bytes_are_kept_once_and_go_with_their_last_file(files: Files) -> None:
+def test_equal_bytes_are_kept_once_and_go_with_their_last_file(files: Uploads) -> None:
     first, second = files.add(GOOD, "a.jsonl"), files.add(GOOD, "b.jsonl")
     assert len(blobs(files)) == 1
     files.delete(first.name)
@@ -64,9 +66,9 @@ def test_equal_bytes_are_kept_once_and_go_with_their_last_file(files: Files) -> 
         files.delete(second.name)
 
 
-def test_another_tenants_file_is_as_unknown_as_none(files: Files) -> None:
+def test_another_tenants_file_is_as_unknown_as_none(files: Uploads) -> None:
     name = files.add(GOOD, "rows.jsonl").name
-    other = Files(files.library.for_tenant("other"))
+    other = Uploads(files.library.for_tenant("other"))
     said = []
     for asked in (name, "file-000000000000000000000000"):
         for verb in (other.get, other.read, other.delete):
@@ -74,7 +76,7 @@ def test_another_tenants_file_is_as_unknown_as_none(files: Files) -> None:
                 verb(asked)
             said.append(str(caught.value).replace(asked, "X"))
     assert len(set(said)) == 1
-    assert other.page() == ([], False)
+    assert other.page() == Page([], False)
     assert files.read(name) == GOOD
 
 
@@ -104,15 +106,15 @@ def test_another_tenants_file_is_as_unknown_as_none(files: Files) -> None:
         (lines([{"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}]), "line 1: the content of"),
     ],
 )  # fmt: skip
-def test_wrong_lines_are_told_by_number_and_nothing_is_kept(files: Files, data: bytes, told: str) -> None:
+def test_wrong_lines_are_told_by_number_and_nothing_is_kept(files: Uploads, data: bytes, told: str) -> None:
     with pytest.raises(FieldError, match=told) as caught:
         files.add(data, "rows.jsonl")
     assert caught.value.field == "file"
-    assert files.page() == ([], False)
+    assert files.page() == Page([], False)
     assert blobs(files) == []
 
 
-def test_wrong_purposes_names_and_sizes_are_refused(files: Files) -> None:
+def test_wrong_purposes_names_and_sizes_are_refused(files: Uploads) -> None:
     with pytest.raises(FieldError, match="purpose 'assistants' is refused") as caught:
         files.add(GOOD, "rows.jsonl", "assistants")
     assert caught.value.field == "purpose"
@@ -124,17 +126,17 @@ def test_wrong_purposes_names_and_sizes_are_refused(files: Files) -> None:
     assert blobs(files) == []
 
 
-def test_a_full_disk_keeps_nothing(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_nothing(files: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: FolderStore, digest: str, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(FolderStore, "_put", full)
     with pytest.raises(StoreError, match="No space left"):
         files.add(GOOD, "rows.jsonl")
-    assert files.page() == ([], False)
+    assert files.page() == Page([], False)
 
 
-def test_uploads_and_deletions_of_equal_bytes_at_once_never_lose_them(files: Files) -> None:
+def test_uploads_and_deletions_of_equal_bytes_at_once_never_lose_them(files: Uploads) -> None:
     failed: list[Exception] = []
 
     def work() -> None:
@@ -155,7 +157,7 @@ def test_uploads_and_deletions_of_equal_bytes_at_once_never_lose_them(files: Fil
     assert blobs(files) == []
 
 
-def test_what_is_left_of_killed_uploads_is_swept_and_no_more(files: Files) -> None:
+def test_what_is_left_of_killed_uploads_is_swept_and_no_more(files: Uploads) -> None:
     file = files.add(GOOD, "a.jsonl")
     (files.store.temporary / "partial").write_bytes(b"an upload whose server was killed")
     work(files.library, lambda queue, claims: None, idle_seconds=0.01)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from softprompt.errors import LibraryError
-from softprompt.jobs.uploads import Files
+from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
 from tests.library_contract import BASE
 from tests.library_data import make_prompt
@@ -16,7 +16,7 @@ from tests.library_data import make_prompt
 def test_a_target_with_uploads_and_no_tasks_yet_keeps_them(tmp_path: Path) -> None:
     with Library.open(tmp_path / "source") as library, Library.open(tmp_path / "target") as target:
         library.publish(make_prompt(), base=BASE)
-        upload = Files(target).add(b'{"text": "red", "label": "yes"}\n', "rows.jsonl")
+        upload = Uploads(target).add(b'{"text": "red", "label": "yes"}\n', "rows.jsonl")
         with pytest.raises(LibraryError, match="has files already"):
             library.copy(tmp_path / "target")
-        assert Files(target).get(upload.name) == upload
+        assert Uploads(target).get(upload.name) == upload

@@ -12,7 +12,8 @@ import pytest
 from softprompt.errors import FieldError, NotFound
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.queue import Queue
-from softprompt.jobs.uploads import Files
+from softprompt.jobs.records import Page
+from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
 from tests.jobs.test_jobs import (  # noqa: F401  those that ask something of the database
     test_a_bank_of_several_tenants_jobs_ends_as_each_alone_would,
@@ -46,8 +47,8 @@ def library(postgres_database: Callable[[], str], tmp_path: Path) -> Iterator[Li
 
 
 @pytest.fixture
-def files(library: Library) -> Files:
-    return Files(library, most_bytes=10_000)
+def files(library: Library) -> Uploads:
+    return Uploads(library, most_bytes=10_000)
 
 
 def test_many_claimers_cancellers_and_tellers_lose_nothing(library: Library, base_folder: Path) -> None:
@@ -82,7 +83,7 @@ def test_many_claimers_cancellers_and_tellers_lose_nothing(library: Library, bas
     assert set(claimed) | cancelled == set(names)
     for name in names:
         assert jobs.get(name).status == ("cancelled" if name in cancelled else "failed")
-        numbers = [event.number for event in jobs.events(name, limit=100)[0]]
+        numbers = [event.number for event in jobs.events(name, limit=100).rows]
         assert numbers == list(range(len(numbers), 0, -1))
 
 
@@ -102,7 +103,7 @@ def test_two_homes_of_one_registry_do_their_own_jobs(
 
 
 def test_ids_that_no_database_can_hold_name_nothing(library: Library) -> None:
-    for verb in (Files(library).get, Files(library).delete, Jobs(library).get, Jobs(library).cancel):
+    for verb in (Uploads(library).get, Uploads(library).delete, Jobs(library).get, Jobs(library).cancel):
         with pytest.raises(NotFound, match="there is no"):
             verb("x\0y")
-    assert Files(library).page(purpose="\0") == ([], False)
+    assert Uploads(library).page(purpose="\0") == Page([], False)

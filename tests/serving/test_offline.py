@@ -13,7 +13,6 @@ import pytest
 import softprompt
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
-from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import (
     ConfigError,
     ContextError,
@@ -26,7 +25,8 @@ from softprompt.errors import (
 from softprompt.library.library import Library
 from softprompt.registry.registry import Registry
 from softprompt.serving import offline as service_module
-from softprompt.serving.offline import Prediction, Service, choose_label
+from softprompt.serving.answers import choose_label
+from softprompt.serving.offline import Prediction, Service
 from softprompt.tasks.form import Form
 from tests.models import make_base, save_base, some_prompt
 
@@ -267,9 +267,9 @@ def test_labels_are_not_chosen_by_what_is_no_number(library: Library) -> None:
     form = Form.of_card(library.registry.resolve("kind").card)
     for scores in ([math.nan] * 3, [-1.0, math.nan, -2.0], [-math.inf] * 3):
         with pytest.raises(EngineError, match="task 'kind' got no numbers"):
-            choose_label(form, scores)
-    label, probabilities = choose_label(form, [-math.inf, -1.0, -1.0])  # a label that can never be said is no damage
-    assert (label, probabilities) == ("no", {"yes": 0.0, "no": 0.5, "the river": 0.5})
+            choose_label(form, scores, truncated=False)
+    choice = choose_label(form, [-math.inf, -1.0, -1.0], truncated=False)  # a label that can never be said is no damage
+    assert (choice.label, choice.scores) == ("no", {"yes": 0.0, "no": 0.5, "the river": 0.5})
 
 
 def test_predict_of_the_package_uses_the_library_in_the_home(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,10 +279,9 @@ def test_predict_of_the_package_uses_the_library_in_the_home(library: Library, m
     same(softprompt.predict(["red"], "kind", base=BaseOptions(dtype="float32"))[0], expected)
 
 
-def test_a_small_token_budget_changes_nothing(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_token_budget_changes_nothing(library: Library) -> None:
     expected = Service(library).predict(texts_for(TASKS), TASKS)
-    monkeypatch.setattr(service_module, "OfflineEngine", lambda base: OfflineEngine(base, token_budget=1))
-    for one, other in zip(expected, Service(library).predict(texts_for(TASKS), TASKS), strict=True):
+    for one, other in zip(expected, Service(library, token_budget=1).predict(texts_for(TASKS), TASKS), strict=True):
         same(one, other)
 
 

@@ -73,9 +73,16 @@ def library(tmp_path: Path) -> Iterator[Library]:
 
 @contextlib.contextmanager
 def residents_of(
-    library: Library, base: FrozenBase, *, max_bytes: int = 1 << 20, max_prompts: int = 100, fresh_s: float = 0.0
+    library: Library,
+    base: FrozenBase,
+    *,
+    max_bytes: int = 1 << 20,
+    max_prompts: int = 100,
+    fresh_s: float = 0.0,
+    most_unknown: int = 1024,
 ) -> Iterator[Residents]:
-    made = Residents(library, base, max_bytes=max_bytes, max_prompts=max_prompts, fresh_s=fresh_s)
+    bounds = {"max_bytes": max_bytes, "max_prompts": max_prompts, "most_unknown": most_unknown}
+    made = Residents(library, base, fresh_s=fresh_s, **bounds)
     try:
         yield made
     finally:
@@ -413,8 +420,7 @@ def test_unknown_names_are_remembered_for_a_moment_and_not_without_bound(
             with pytest.raises(NameRefused):
                 residents.get(wrong)
         assert len(resolved) == before
-    monkeypatch.setattr("softprompt.serving.residents._UNKNOWN", 50)
-    with residents_of(library, base, fresh_s=60) as residents:
+    with residents_of(library, base, fresh_s=60, most_unknown=50) as residents:
         for place in range(200):
             with pytest.raises(NotFound):
                 residents.get(f"made-up-{place}")

@@ -26,9 +26,9 @@ from softprompt.prompts.card import Card
 from softprompt.prompts.file import Stored, read_file, write_file
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.registry import Registry
-from softprompt.serving import router as router_module
 from softprompt.serving.router import Centroids, Floats, Router, direction_of, read_centroid
 from softprompt.serving.service import AUTO, AsyncService
+from softprompt.stores import FolderStore
 from softprompt.stores.memory import MemoryStore
 from softprompt.tasks.task import Task
 from softprompt.training.publish import CENTROID_ROWS, spread
@@ -185,19 +185,31 @@ def test_a_centroid_that_is_none_is_refused(base: FrozenBase) -> None:
                 SoftPrompt.from_bytes(data)
 
 
+class Counted(FolderStore):
+    """A folder that remembers what was read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reads: list[str] = []
+
+    def get(self, digest: str) -> bytes:
+        self.reads.append(digest)
+        return super().get(digest)
+
+
 def test_centroids_are_read_once_and_damaged_ones_left_out(
-    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    base: FrozenBase, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    library = Library.open(tmp_path / "home")
+    opened = Library.open(tmp_path / "home")
+    store = Counted(opened.home / "blobs")
+    library = Library(opened.home, opened.registry, store)
     prompts = {name: with_centroid(base, name, torch.rand(32), seed) for seed, name in enumerate("abc")}
     prompts["plain"] = with_centroid(base, "plain", None, 9)
     for prompt in prompts.values():
         library.publish(prompt.to_bytes(), base=base.address)
     far = make_base("llama", seed=5)
     library.publish(with_centroid(far, "far", torch.rand(32)).to_bytes(), base=far.address)
-    reads: list[str] = []
-    honest = type(library.store).get
-    monkeypatch.setattr(type(library.store), "get", lambda self, digest: reads.append(digest) or honest(self, digest))
+    reads = store.reads
     (blob,) = (library.home / "blobs").rglob(prompts["b"].digest)
     whole = blob.read_bytes()
     blob.chmod(0o644)
@@ -238,7 +250,7 @@ class Remote(MemoryStore):
 
 
 def test_centroids_come_from_the_cache_and_are_looked_for_again_after_a_store_was_away(
-    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: FrozenBase, tmp_path: Path
 ) -> None:
     store = Remote()
     opened = Library.open(tmp_path / "home")
@@ -254,8 +266,8 @@ def test_centroids_come_from_the_cache_and_are_looked_for_again_after_a_store_wa
     assert centroids.refresh().tasks == ["a"]
     store.away = False
     assert centroids.refresh().tasks == ["a"]  # not every time
-    monkeypatch.setattr(router_module, "RETRY_S", 0.0)
     store.away = True
+    centroids = Centroids(library, base.fingerprint, retry_s=0.0)
     library.publish(with_centroid(base, "c", torch.rand(32), 2).to_bytes(), base=base.address)
     assert centroids.refresh().tasks == ["a"]
     store.away = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,11 +33,12 @@ from softprompt.errors import (
 from softprompt.library.library import Library
 from softprompt.model.embedding import single_tokens
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.serving.answers import _Strip
+from softprompt.serving.answers import Message
 from softprompt.serving.inputs import raw_input
 from softprompt.serving.monitor import BASE, OTHER, UNKNOWN, Monitor
 from softprompt.serving.offline import Service
-from softprompt.serving.service import AUTO, AsyncService, Message, Stream
+from softprompt.serving.service import AUTO, AsyncService
+from softprompt.serving.stream import Stream, _Strip
 from tests.fake_engine import FakeEngine, fake_embedding, fake_score
 from tests.models import make_base, some_prompt
 
@@ -446,6 +448,8 @@ def test_errors_of_the_engine_reach_the_one_who_asked(live: AsyncService, librar
     with pytest.raises(EngineError, match="the base failed"):
         run(live.classify("default", "kind", ["red", "blue"]))
     engine.failing = None
+    while engine.status().running:  # what was given up may still be in hand
+        time.sleep(0.002)
     engine.going.clear()
 
     async def full() -> None:
@@ -481,8 +485,8 @@ def test_more_rows_than_the_queue_ever_holds_are_refused_with_the_numbers(librar
 
 
 @pytest.mark.parametrize("call", ["classify", "chat"])
-def test_labels_are_not_chosen_by_what_is_no_number(live: AsyncService, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    monkeypatch.setattr("tests.fake_engine.fake_score", lambda *_: float("nan"))
+def test_labels_are_not_chosen_by_what_is_no_number(live: AsyncService, engine: FakeEngine, call: str) -> None:
+    engine.score = lambda *_: float("nan")
     asked = live.classify("default", "kind", ["red"]) if call == "classify" else live.chat("default", "kind", USER, GREEDY)
     with pytest.raises(EngineError, match="task 'kind' got no numbers"):
         run(asked)

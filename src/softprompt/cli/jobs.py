@@ -29,7 +29,7 @@ def list_jobs(
     from softprompt.jobs.jobs import Jobs
 
     library = where.open()
-    found, _ = Jobs(library).page(limit=limit)
+    found = Jobs(library).page(limit=limit).rows
     columns = [name for name in COLUMNS if name != "created_at"]  # their order tells, and 80 columns are few
     emit((job.row() for job in found), as_json, f"Jobs of tenant {library.tenant}", columns)
 
@@ -50,7 +50,7 @@ def show(
     found = jobs.get(job)
     lines = [
         {"at": event.created_at, "level": event.level, "message": event.message}
-        for event in reversed(jobs.events(job, limit=events)[0] if events else [])
+        for event in reversed(jobs.events(job, limit=events).rows if events else [])
     ]
     if as_json:
         emit([{**found.row(), "config": found.config, "outcome": found.outcome, "events": lines}], True, "Job")

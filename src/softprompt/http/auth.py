@@ -6,11 +6,11 @@ import asyncio
 import hashlib
 import ipaddress
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cachetools import LRUCache
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
@@ -28,11 +28,8 @@ STALE_S = 300.0
 """Seconds that it is believed while the registry cannot be reached: then no key can be revoked either."""
 
 AWAY_S = 5.0
-"""Seconds after a failure in which the registry is not asked again for what it has told before: each question may take
+"""Seconds after a failure in which the registry is not asked again for what it has answered before: each question may take
 until a connection is given up. So much later may a key be revoked."""
-
-MOST_REMEMBERED = 10_000
-"""Secrets whose answer is remembered, wrong ones among them."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Caller:
 
 @dataclass
 class _Answer:
-    """What the registry said of a secret; `key` is None where it was refused, for the reason in `why`."""
+    """The registry's answer for a secret; `key` is None where it was refused, for the reason in `why`."""
 
     at: float
     key: Key | None
@@ -78,13 +75,15 @@ class Keyring:
         registry: Registry,
         *,
         always: bool = False,
+        most_remembered: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`always` asks for a key also while there are none: for servers that others can reach."""
+        """`always` asks for a key also while there are none: for servers that others can reach. Answers are remembered for
+        so many secrets, wrong ones among them."""
         self.registry = registry
         self._always = always
         self._clock = clock
-        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._answers: LRUCache[bytes, _Answer] = LRUCache(most_remembered)
         self._asked: dict[bytes, asyncio.Task[_Answer]] = {}
         self._needed = always
         self._needed_at: float | None = None
@@ -129,7 +128,7 @@ class Keyring:
         return Caller(answer.key.tenant, answer.key)
 
     async def _ask(self, secret: str) -> _Answer:
-        # Kept by digest: how long a look-up takes tells nothing of the secrets that are there.
+        # Kept by digest: how long a look-up takes shows nothing of the secrets that are there.
         name = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
         known = self._answers.get(name)
         if known is not None and self._holds(known.at):
@@ -146,13 +145,10 @@ class Keyring:
                 raise
             return known
         self._answers[name] = answer
-        self._answers.move_to_end(name)
-        while len(self._answers) > MOST_REMEMBERED:
-            self._answers.popitem(last=False)
         return answer
 
     def _holds(self, at: float) -> bool:
-        """Whether what the registry told at a time is believed without asking again."""
+        """Whether what the registry answered at a time is believed without asking again."""
         now = self._clock()
         away = self._failed_at is not None and now - self._failed_at < AWAY_S
         return now - at < FRESH_S or (away and now - at <= STALE_S)

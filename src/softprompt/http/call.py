@@ -1,4 +1,4 @@
-"""One request for an answer on its way: whose it is, what it may use, and what every answer to it says."""
+"""One request for an answer on its way: whose it is, what it may use, and what every answer to it has."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel
-from starlette.responses import Response
 
 from softprompt.errors import ContextError, NameRefused, NotFound
-from softprompt.http.answers import Usage, usage
 from softprompt.http.auth import caller_of
-from softprompt.http.errors import refusal, unknown_model
+from softprompt.http.errors import context_too_short, unknown_model
 from softprompt.http.limits import Reservation
-from softprompt.http.schemas import ClassifyRequest, Generation
+from softprompt.http.schemas import Generation, ModelBody, Usage
 from softprompt.http.state import ServerState, state_of
-from softprompt.http.stream import open_together, while_connected
-from softprompt.serving.service import Head, Stream
+from softprompt.http.stream import together, while_connected
+from softprompt.serving.answers import Completion, Head
+from softprompt.serving.stream import Stream
 
 
 class Call:
     """One request for an answer."""
 
-    def __init__(self, request: Request, body: Generation | ClassifyRequest, field: str) -> None:
+    def __init__(self, request: Request, body: ModelBody, field: str) -> None:
         """`field` is that of the body which holds the input."""
         self.state: ServerState = state_of(request)
-        self.live, self.limits = self.state.live, self.state.limits
+        self.service, self.limits = self.state.service, self.state.limits
         self.caller = caller_of(request)
         self.tenant = self.caller.tenant
         self.body = body
@@ -38,35 +37,35 @@ class Call:
         self._notes["model"] = ascii(body.model)[1:-1]
         self._reservation = Reservation(None, 0)
 
-    def reserve(self, tokens: int) -> None:
-        """Set tokens aside for the answer, against the caller's rate."""
-        self._reservation = self.state.meter.reserve(self.caller.name, tokens)
-
     def settle(self, heads: Sequence[Head], output_tokens: int) -> Usage:
         """Count the tokens of an answer. A prompt counts once, however many answers it gets."""
         count = self.body.count if isinstance(self.body, Generation) else 1
-        counts = usage(sum(head.input_tokens for head in heads[::count]), output_tokens)
+        counts = Usage.of(sum(head.input_tokens for head in heads[::count]), output_tokens)
         self._reservation.settle(counts.total_tokens)
         self._notes["tokens"] = counts.total_tokens
         return counts
 
-    def release(self) -> None:
-        """Give back what is still set aside."""
-        self._reservation.settle(0)
+    async def run(self, asking: Sequence[Callable[[], Coroutine[Any, Any, Completion]]], tokens: int) -> Answers:
+        """The answers to calls of the service that run at once, with tokens set aside meanwhile.
+
+        Raises:
+            ApiError: the service refuses one of them, and the others are given up.
+        """
+        with self.asking(tokens):
+            async with self.connected():
+                completions = await together([ask() for ask in asking])
+            heads = [completion.head for completion in completions]
+            return Answers(completions, self.settle(heads, sum(one.output_tokens for one in completions)))
 
     @contextmanager
     def asking(self, tokens: int) -> Iterator[None]:
-        """Tokens are set aside meanwhile, and what the live service refuses gets the name of the body's field.
+        """Tokens are set aside meanwhile, and what the service refuses gets the name of the body's field.
 
         Raises:
             ApiError: it refuses.
         """
-        self.reserve(tokens)
-        try:
-            with self._naming():
-                yield
-        finally:
-            self.release()
+        with self._reserved(tokens), self._naming():
+            yield
 
     def connected(self) -> Any:
         """A context that is cancelled as soon as the client has gone."""
@@ -76,16 +75,24 @@ class Call:
         """Open streams, with tokens set aside until they are closed. What is refused is refused here.
 
         Raises:
-            ApiError: too many streams are open, or the live service refuses.
+            ApiError: too many streams are open, or the service refuses.
         """
         with ExitStack() as stack:
             stack.enter_context(self.state.meter.stream())
-            self.reserve(tokens)
-            stack.callback(self.release)
+            stack.enter_context(self._reserved(tokens))
             with self._naming():
                 async with self.connected():
-                    streams = await open_together([call() for call in opening])
+                    streams = await together([call() for call in opening])
             return OpenStreams(self, streams, stack.pop_all())
+
+    @contextmanager
+    def _reserved(self, tokens: int) -> Iterator[None]:
+        """Set tokens aside against the caller's rate, and give back in the end what was not settled."""
+        self._reservation = self.state.meter.reserve(self.caller.name, tokens)
+        try:
+            yield
+        finally:
+            self._reservation.settle(0)
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
@@ -94,21 +101,30 @@ class Call:
         except (NameRefused, NotFound) as error:
             raise unknown_model(error) from error
         except ContextError as error:
-            refused = refusal(error)
-            refused.param = self._field
-            raise refused from error
+            raise context_too_short(error, self._field) from error
 
     def names(self, kind: str, head: Head) -> dict[str, Any]:
-        """The fields that every generated answer begins with."""
-        found: dict[str, Any] = {
+        """Fields of every answer that is generated: what it is called, and what made it."""
+        return {
             "id": f"{kind}-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": head.model,
             "system_fingerprint": head.system_fingerprint,
+            "routed": None if head.routed is None else head.routed.row(),
         }
-        if head.routed is not None:
-            found["routed"] = head.routed.row()
-        return found
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Whole answers to one request."""
+
+    completions: list[Completion]
+    usage: Usage
+
+    @property
+    def head(self) -> Head:
+        """Of the first of them."""
+        return self.completions[0].head
 
 
 class OpenStreams:
@@ -140,8 +156,3 @@ class OpenStreams:
             self.settle()
         finally:
             self._held.close()
-
-
-def whole(body: BaseModel) -> Response:
-    """An answer that is sent in one."""
-    return Response(body.model_dump_json(), media_type="application/json")

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -21,7 +22,6 @@ from softprompt.errors import (
     EngineError,
     FieldError,
     FingerprintMismatch,
-    LibraryError,
     NameRefused,
     NotFound,
     RegistryError,
@@ -43,6 +43,38 @@ _CODES = {
     413: "request_too_large",
     415: "unsupported_media_type",
 }
+
+
+class ErrorDetail(BaseModel):
+    """What was wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """A refusal."""
+
+    error: ErrorDetail
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": description}
+    for status, description in (
+        ("default", "Another refusal."),
+        (400, "The request is wrong; `param` names the field."),
+        (401, "A key is needed."),
+        (403, "The key lacks the scope."),
+        (404, "No such model."),
+        (408, "The body did not come."),
+        (413, "The body is too long."),
+        (429, "Too much at once; `retry-after` says when to come again."),
+        (503, "The server is stopping, or its library cannot be reached."),
+    )
+}
+"""What any route may answer instead, for the server's description of itself."""
 
 
 class ApiError(Exception):
@@ -75,8 +107,8 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The error as clients see it."""
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": error}
+        detail = ErrorDetail(message=self.message, type=self.type, param=self.param, code=self.code)
+        return ErrorAnswer(error=detail).model_dump()
 
     def response(self) -> Response:
         """The answer to a request."""
@@ -85,20 +117,30 @@ class ApiError(Exception):
         return Response(body, self.status, headers=self.headers, media_type="application/json")
 
 
-def unknown_model(error: LibraryError) -> ApiError:
+def unknown_model(error: SoftPromptError) -> ApiError:
     """The refusal of a `model` that this tenant does not have."""
     return ApiError(404, str(error), code="model_not_found", param="model")
 
 
+def context_too_short(error: ContextError, param: str | None = None) -> ApiError:
+    """The refusal of an input, in the field `param`, that does not fit the context."""
+    return ApiError(400, str(error), code="context_length_exceeded", param=param)
+
+
+def stopping() -> ApiError:
+    """The refusal of what comes, or is cut, while the server ends."""
+    return ApiError(503, "the server is stopping; try again", code="stopping", retry_after=RETRY_SOON_S)
+
+
 def refusal(error: Exception) -> ApiError:
-    """What a client is told of an error of ours. What it need not know, such as where the library is, goes to the log."""
+    """What a client gets for an error of ours. What it need not know, such as where the library is, goes to the log."""
     match error:
         case ApiError():
             return error
         case NotFound() | FingerprintMismatch():
-            return ApiError(404, str(error), code="model_not_found", param="model")
+            return unknown_model(error)
         case ContextError():
-            return ApiError(400, str(error), code="context_length_exceeded")
+            return context_too_short(error)
         case FieldError():
             return ApiError(400, str(error), code="invalid_value", param=error.field)
         case NameRefused() | ConfigError():
@@ -169,8 +211,9 @@ def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
         return ApiError(400, "the body must be a JSON object, sent with content-type: application/json", code="invalid_json")
     if problem["type"] == "missing":
         return ApiError(400, f"{name} is missing", code="missing_required_parameter", param=name)
-    said = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     field = context.get("param") if problem["type"] == "refused" else None
     where = ".".join(part for part in (name, field) if part)
-    told = said if field else f"{name}: {said[:1].lower()}{said[1:]}"
-    return ApiError(400, told, code=context.get("code", "invalid_value"), param=where or None)
+    if not field:
+        message = f"{name}: {message[:1].lower()}{message[1:]}"
+    return ApiError(400, message, code=context.get("code", "invalid_value"), param=where or None)

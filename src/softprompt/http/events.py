@@ -1,81 +1,59 @@
-"""Pieces of answers as OpenAI's chunks."""
+"""Pieces of answers as server-sent events, a chunk of OpenAI's each."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from softprompt.engines.protocol import Piece
-from softprompt.http.answers import chat_logprobs, completion_logprobs
 from softprompt.http.call import OpenStreams
-from softprompt.http.schemas import ChatRequest, CompletionRequest
-from softprompt.http.stream import DONE, event, merge
+from softprompt.http.schemas import Chunk
+from softprompt.http.stream import EventStream, event, merge
+
+DONE = b"data: [DONE]\n\n"
+
+EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "With `stream`: chunks, then `[DONE]`."}}}
+"""What a route that streams answers with, for the server's description of itself."""
 
 
-class CompletionEvents:
-    """Chunks of `/v1/completions`."""
+class Pieces(Protocol):
+    """Makes the choices of chunks from pieces of several streams. Each choice comes in a chunk of its own."""
 
-    kind, prefix = "text_completion", "cmpl"
+    @property
+    def chunk(self) -> Callable[..., Chunk]:
+        """The kind of chunk."""
 
-    def __init__(self, streams: OpenStreams, body: CompletionRequest) -> None:
-        self.streams = streams
-        self._logprobs = body.logprobs is not None
-        self._offsets = [0] * len(streams.streams)
+    def begin(self) -> Iterator[BaseModel]:
+        """What comes before the first piece."""
 
-    def first(self) -> Iterator[dict[str, Any]]:
-        """What is said before the first piece."""
-        return iter(())
-
-    def choices(self, place: int, piece: Piece) -> Iterator[dict[str, Any]]:
-        """The choices of a piece, a chunk each."""
-        logprobs = None
-        if self._logprobs:
-            logprobs = completion_logprobs(piece.tokens, self._offsets[place]).model_dump()
-            self._offsets[place] += sum(len(token.text) for token in piece.tokens)
-        yield {"index": place, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish}
+    def choices(self, place: int, piece: Piece) -> Iterator[BaseModel]:
+        """What a piece of the stream at `place` becomes."""
 
 
-class ChatEvents:
-    """Chunks of `/v1/chat/completions`."""
-
-    kind, prefix = "chat.completion.chunk", "chatcmpl"
-
-    def __init__(self, streams: OpenStreams, body: ChatRequest) -> None:
-        self.streams = streams
-        self._logprobs = bool(body.logprobs)
-
-    def first(self) -> Iterator[dict[str, Any]]:
-        """Each answer begins with its role."""
-        for place in range(len(self.streams.streams)):
-            yield self._choice(place, {"role": "assistant", "content": ""}, None, None)
-
-    def choices(self, place: int, piece: Piece) -> Iterator[dict[str, Any]]:
-        """The choices of a piece, a chunk each: text, then why it is the last."""
-        if piece.text or piece.tokens:
-            logprobs = chat_logprobs(piece.tokens).model_dump() if self._logprobs else None
-            yield self._choice(place, {"content": piece.text}, logprobs, None)
-        if piece.finish is not None:
-            yield self._choice(place, {}, None, piece.finish)
-
-    def _choice(self, place: int, delta: dict[str, Any], logprobs: Any, finish: str | None) -> dict[str, Any]:
-        return {"index": place, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+def event_stream(streams: OpenStreams, pieces: Pieces, names: Mapping[str, Any], *, include_usage: bool) -> EventStream:
+    """An answer of chunks, which begin with `names`; the counts of tokens come before its end where they are asked for."""
+    return EventStream(_events(streams, pieces, names, include_usage), streams.aclose)
 
 
-async def events(kind: CompletionEvents | ChatEvents, *, include_usage: bool) -> AsyncGenerator[bytes, None]:
-    """Server-sent events of streams; the last one is `[DONE]`, with the counts of tokens before it where they are wanted."""
-    streams = kind.streams
-    names = streams.call.names(kind.prefix, streams.head) | {"object": kind.kind}
-    if include_usage:
-        names["usage"] = None
-    for choice in kind.first():
-        yield event(names | {"choices": [choice]})
-    async with aclosing(merge(streams.streams)) as pieces:
-        async for place, piece in pieces:
+async def _events(
+    streams: OpenStreams, pieces: Pieces, names: Mapping[str, Any], include_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    left_out = None if include_usage else {"usage"}
+
+    def chunk(*choices: BaseModel, **more: Any) -> bytes:
+        return event(pieces.chunk(**names, choices=list(choices), **more).model_dump(exclude=left_out))
+
+    for choice in pieces.begin():
+        yield chunk(choice)
+    async with aclosing(merge(streams.streams)) as arriving:
+        async for place, piece in arriving:
             streams.count(place, piece.count)
-            for choice in kind.choices(place, piece):
-                yield event(names | {"choices": [choice]})
-    counts = streams.settle()
+            for choice in pieces.choices(place, piece):
+                yield chunk(choice)
+    usage = streams.settle()
     if include_usage:
-        yield event(names | {"choices": [], "usage": counts.model_dump()})
+        yield chunk(usage=usage)
     yield DONE

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from softprompt.http.errors import RETRY_SOON_S, ApiError
 
@@ -35,11 +36,11 @@ class Limits:
     tokens_per_minute: int | None = None
     """Tokens of inputs and answers; a request reserves what it may generate. None for no limit."""
 
-    def check_max_tokens(self, asked: int, field: str = "max_tokens") -> None:
+    def check_max_tokens(self, max_tokens: int, field: str = "max_tokens") -> None:
         """Raises `ApiError` 400 where one continuation may not be that long."""
-        if asked > self.max_tokens:
+        if max_tokens > self.max_tokens:
             raise ApiError(
-                400, f"{field}: {asked} tokens are asked for, and at most {self.max_tokens} may be", param=field,
+                400, f"{field}: {max_tokens} tokens are asked for, and at most {self.max_tokens} may be", param=field,
                 code="invalid_value",
             )  # fmt: skip
 
@@ -124,13 +125,12 @@ class Reservation:
 class Meter:
     """Counts what callers do against the limits. For one event loop."""
 
-    MOST_ACCOUNTS = 10_000
-
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic, *, most_accounts: int = 10_000) -> None:
+        """`most_accounts` callers are remembered."""
         self.limits = limits
         self.streams = 0
         self._clock = clock
-        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._accounts: LRUCache[str, Account] = LRUCache(most_accounts)
 
     def account(self, caller: str) -> Account:
         """What a caller has left. One that was long silent is forgotten: by then all is there again."""
@@ -139,9 +139,6 @@ class Meter:
             rates = (self.limits.requests_per_minute, self.limits.tokens_per_minute)
             found = Account(*(Bucket(rate, self._clock) if rate else None for rate in rates))
             self._accounts[caller] = found
-            while len(self._accounts) > self.MOST_ACCOUNTS:
-                self._accounts.popitem(last=False)
-        self._accounts.move_to_end(caller)
         return found
 
     def admit(self, caller: str) -> None:

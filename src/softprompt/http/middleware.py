@@ -1,4 +1,4 @@
-"""The edge: what happens to every request before its route sees it, and after.
+"""What happens to every request before its route sees it, and after.
 
 A request's id, the drain, who asks, rates, the length of the body, the log, and the answer to what nobody foresaw. Plain
 ASGI: streams pass through unbuffered, and a request without a key is refused before its body is read.
@@ -20,9 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from softprompt.errors import RegistryError
 from softprompt.http.auth import Caller, host_of, is_loopback
-from softprompt.http.errors import ApiError, bug, refusal
+from softprompt.http.errors import ApiError, bug, refusal, stopping
 from softprompt.http.state import ServerState
-from softprompt.http.stream import ClientGone, stopping
+from softprompt.http.stream import ClientGone
 
 log = logging.getLogger("softprompt.http")
 
@@ -54,8 +54,8 @@ class Middleware:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, edge: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
-        self.app, self.state = edge.app, edge.state
+    def __init__(self, outer: Middleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self.app, self.state = outer.app, outer.state
         self.scope, self._receive, self._send = scope, receive, send
         self.headers = Headers(scope=scope)
         given = self.headers.get("x-request-id", "")

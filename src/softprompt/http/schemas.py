@@ -1,8 +1,14 @@
-"""The bodies of requests. A field that would change the answer and that is not supported is refused, never ignored."""
+"""What bodies have in common: requests, whole answers, and the chunks of answers that come in pieces.
+
+In a request a field that would change the answer and that is not supported is refused, never ignored. An answer's
+`system_fingerprint` names base and prompt, and its `routed` what `auto` chose.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -21,9 +27,6 @@ from pydantic_core import PydanticCustomError
 
 from softprompt.engines.protocol import Sampling
 from softprompt.errors import nearest
-
-COMPLETION_TOKENS = 16
-"""`max_tokens` of a completion that does not say, as OpenAI's."""
 
 MOST_STOPS = 16
 MOST_LOGPROBS = 20
@@ -51,7 +54,7 @@ MaxTokens = Annotated[StrictInt, Field(ge=1, description="Most tokens of an answ
 
 
 class Body(BaseModel):
-    """Strict, and closed: an unknown field is told, with the nearest known one."""
+    """Strict, and closed: an unknown field is refused, with the nearest known one in the message."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -61,22 +64,23 @@ class Body(BaseModel):
         for name in data if isinstance(data, dict) else ():
             if name not in cls.model_fields:
                 known = [field for field in cls.model_fields if field not in UNSUPPORTED]
-                raise _refused(str(name), f"unknown field {name!r}{nearest(str(name), known)}", "unknown_parameter")
+                raise refused(str(name), f"unknown field {name!r}{nearest(str(name), known)}", "unknown_parameter")
         return data
 
 
-def _refused(field: str | None, message: str, code: str = "invalid_value") -> PydanticCustomError:
-    return PydanticCustomError("refused", "{said}", {"said": message, "param": field, "code": code})
+def refused(field: str | None, message: str, code: str = "invalid_value") -> PydanticCustomError:
+    """What validators raise to refuse a field, or where it is None the value in hand."""
+    return PydanticCustomError("refused", "{message}", {"message": message, "param": field, "code": code})
 
 
-def _or_say(hint: str) -> WrapValidator:
-    """Of a value that is none of several kinds, say what it may be instead of what it is not, kind by kind."""
+def or_hint(hint: str) -> WrapValidator:
+    """For a value that is none of several kinds: the message has what it may be instead of what it is not, kind by kind."""
 
     def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
             return handler(value)
         except ValidationError:
-            raise _refused(None, hint) from None
+            raise refused(None, hint) from None
 
     return WrapValidator(check)
 
@@ -114,10 +118,15 @@ class StreamOptions(Body):
     include_obfuscation: StrictBool | None = Field(None, description="Taken and of no effect: nothing is padded.")
 
 
-class Generation(Body):
-    """What completions and chats have in common."""
+class ModelBody(Body):
+    """What asks a model for an answer."""
 
     model: Model
+
+
+class Generation(ModelBody):
+    """What completions and chats have in common."""
+
     n: Annotated[StrictInt, Field(ge=1, le=128)] | None = Field(None, description="Answers to each prompt; 1.")
     temperature: Temperature | None = None
     top_p: TopP | None = None
@@ -125,7 +134,7 @@ class Generation(Body):
     stop: (
         Annotated[
             Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)],
-            _or_say(
+            or_hint(
                 f"give a text, or a list of at most {MOST_STOPS} texts, none of them empty or longer than 1000 characters"
             ),
         ]
@@ -142,9 +151,9 @@ class Generation(Body):
         for name, neutral in UNSUPPORTED.items():
             value = getattr(self, name, None)
             if value is not None and not any(value == one and type(value) in _alike(one) for one in neutral):
-                raise _refused(name, f"{name} is not supported; leave it out", "unsupported_parameter")
+                raise refused(name, f"{name} is not supported; leave it out", "unsupported_parameter")
         if self.stream_options is not None and not self.stream:
-            raise _refused("stream_options", "stream_options is for streams only; set stream to true, too")
+            raise refused("stream_options", "stream_options is for streams only; set stream to true, too")
         return self
 
     @property
@@ -152,17 +161,25 @@ class Generation(Body):
         """Answers to each prompt."""
         return self.n or 1
 
-    def _sampling(self, max_tokens: int, logprobs: int | None) -> Sampling:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        return Sampling(
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the counts of tokens."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def draws(self, max_tokens: int, logprobs: int | None) -> list[Sampling]:
+        """How each of the answers to one prompt is drawn: the first with the request's seed, the others with the next."""
+        sampling = Sampling(
             max_tokens=max_tokens,
             temperature=float(self.temperature or 0.0),
             top_p=1.0 if self.top_p is None else float(self.top_p),
             top_k=self.top_k or 0,
-            stop=stop,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             seed=self.seed,
             logprobs=logprobs,
         )
+        if sampling.seed is None:
+            return [sampling] * self.count
+        return [replace(sampling, seed=sampling.seed + at) for at in range(self.count)]
 
 
 def _alike(neutral: Any) -> tuple[type, ...]:
@@ -170,118 +187,49 @@ def _alike(neutral: Any) -> tuple[type, ...]:
     return (int, float) if type(neutral) is int else (type(neutral),)
 
 
-class CompletionRequest(Generation):
-    """Continue raw text: no template is put around it."""
-
-    prompt: Annotated[
-        Input | Annotated[list[Input], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)],
-        _or_say("give a text, token ids, or a list of texts or of lists of token ids, none of them empty"),
-    ] = Field(description="Text, token ids, or a list of either.", examples=["Question: Who wrote Faust?\nType:"])
-    max_tokens: MaxTokens | None = Field(None, description=f"Most tokens of an answer; {COMPLETION_TOKENS}.")
-    logprobs: Annotated[StrictInt, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
-        None, description="Log-probabilities of each token and of so many of the likeliest."
-    )
-    best_of: Unsupported
-    echo: Unsupported
-    frequency_penalty: Unsupported
-    logit_bias: Unsupported
-    presence_penalty: Unsupported
-    suffix: Unsupported
-
-    @property
-    def prompts(self) -> list[str | list[int]]:
-        """The inputs, one for each prompt."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [[part for part in self.prompt if isinstance(part, int)]]
-        return [part for part in self.prompt if not isinstance(part, int)]
-
-    def sampling(self) -> Sampling:
-        """How the continuation is drawn."""
-        return self._sampling(self.max_tokens or COMPLETION_TOKENS, self.logprobs)
+Finish = Annotated[str, Field(description="`stop` or `length`.", json_schema_extra={"enum": ["stop", "length"]})]
+Fingerprint = Annotated[str, Field(description="The base's fingerprint and the prompt's digest, shortened.")]
+RoutedTo = Annotated[
+    dict[str, str | float] | None,
+    Field(description="With `auto`: the task that was chosen, and how near it is.", exclude_if=lambda value: value is None),
+]
 
 
-class TextPart(Body):
-    """A part of a message."""
+class Usage(BaseModel):
+    """Tokens of a request; those of soft prompts are not counted."""
 
-    type: Literal["text"] = Field(description="Only text is supported.")
-    text: StrictStr
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
 
-
-class ChatMessage(Body):
-    """A turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        StrictStr | Annotated[list[TextPart], Field(min_length=1)],
-        _or_say('give a text, or a list of parts such as {"type": "text", "text": "..."}; nothing but text is supported'),
-    ]
-    name: StrictStr | None = Field(None, description="Not shown to the model.")
-
-    @property
-    def text(self) -> str:
-        """The content, its parts joined."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    @classmethod
+    def of(cls, prompt_tokens: int, completion_tokens: int) -> Usage:
+        """The counts of a request, with their sum."""
+        total = prompt_tokens + completion_tokens
+        return cls(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=total)
 
 
-class ChatRequest(Generation):
-    """Answer a conversation through the task's template."""
+class Generated(BaseModel):
+    """A whole answer."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] = Field(
-        examples=[[{"role": "user", "content": "Who wrote Faust?"}]]
-    )
-    max_tokens: MaxTokens | None = Field(None, description="Most tokens of the answer; the task's own bound.")
-    max_completion_tokens: MaxTokens | None = Field(None, description="The newer name of max_tokens.")
-    logprobs: StrictBool | None = Field(None, description="Give the log-probability of each token.")
-    top_logprobs: Annotated[StrictInt, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
-        None, description="And of so many of the likeliest in its place."
-    )
-    audio: Unsupported
-    frequency_penalty: Unsupported
-    function_call: Unsupported
-    functions: Unsupported
-    logit_bias: Unsupported
-    modalities: Unsupported
-    parallel_tool_calls: Unsupported
-    prediction: Unsupported
-    presence_penalty: Unsupported
-    reasoning_effort: Unsupported
-    response_format: Unsupported
-    store: Unsupported
-    tool_choice: Unsupported
-    tools: Unsupported
-    verbosity: Unsupported
-    web_search_options: Unsupported
-
-    @model_validator(mode="after")
-    def _agree(self) -> ChatRequest:
-        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise _refused("max_tokens", "max_tokens and max_completion_tokens differ; give one of them")
-        if self.top_logprobs is not None and not self.logprobs:
-            raise _refused("top_logprobs", "top_logprobs needs logprobs; set logprobs to true, too")
-        return self
-
-    @property
-    def asked(self) -> int | None:
-        """Most tokens that the client wants, where it says."""
-        return self.max_completion_tokens or self.max_tokens
-
-    def sampling(self, unasked: int) -> Sampling:
-        """How the answer is drawn; `unasked` tokens at most where the client does not say."""
-        return self._sampling(self.asked or unasked, (self.top_logprobs or 0) if self.logprobs else None)
+    id: str
+    object: str
+    created: int = Field(description="Unix seconds.")
+    model: str = Field(description="What answered: `task@3`, or the base's name.")
+    system_fingerprint: Fingerprint
+    choices: Sequence[BaseModel]
+    usage: Usage
+    routed: RoutedTo = None
 
 
-class ClassifyRequest(Body):
-    """Give each input the likeliest label of a task, through its template."""
+class Chunk(BaseModel):
+    """A part of an answer."""
 
-    model: Model
-    input: Annotated[
-        Input | Annotated[list[Input], Field(min_length=1)], _or_say("give a text, or a list of texts, none of them empty")
-    ] = Field(description="A text, or a list of texts.", examples=["Who wrote Faust?"])
-    user: StrictStr | None = Field(None, description="For the client's own book-keeping; not looked at.")
-
-    @property
-    def inputs(self) -> list[str]:
-        """The texts."""
-        return [self.input] if isinstance(self.input, str) else self.input
+    id: str
+    created: int
+    model: str
+    system_fingerprint: Fingerprint
+    routed: RoutedTo = None
+    object: str
+    usage: Usage | None = Field(default=None, description="On the last chunk, where it is asked for; else not there.")
+    choices: Sequence[BaseModel]

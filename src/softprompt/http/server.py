@@ -87,7 +87,7 @@ def load(library: Library, settings: Settings) -> AsyncService:
 
 
 def run(
-    live: AsyncService,
+    service: AsyncService,
     library: Library,
     settings: Settings,
     bound: socket.socket,
@@ -96,13 +96,13 @@ def run(
 ) -> None:
     """Serve on a bound socket until a signal says to end, then stop the engine. `on_ready` is called when it begins."""
     keyring = Keyring(library.registry, always=settings.always_keys)
-    state = ServerState(live=live, keyring=keyring, limits=settings.limits)
+    state = ServerState(service=service, keyring=keyring, limits=settings.limits)
     try:
-        app = create_app(state, [_training(live, library, settings)])
+        app = create_app(state, _training(service, library, settings))
         Server(app, state, grace_s=settings.grace_s, on_ready=on_ready).run([bound])
     finally:
-        live.engine.stop(drain=False, timeout=settings.grace_s)
-        live.close()
+        service.engine.stop(drain=False, timeout=settings.grace_s)
+        service.close()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -126,15 +126,18 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _training(live: AsyncService, library: Library, settings: Settings) -> APIRouter:
-    from softprompt.http.tuning import make_router
+def _training(service: AsyncService, library: Library, settings: Settings) -> list[APIRouter]:
+    from softprompt.http.files import file_routes
+    from softprompt.http.jobs import job_routes
     from softprompt.jobs.starter import Starter
 
     options = settings.base.arguments()
     starter = Starter(library, registry=settings.registry, store=settings.store, options=options)
-    bases = {live.base_name: live.base.address}
-    limits = settings.limits
-    return make_router(library, bases, starter=starter, most_bytes=limits.upload_bytes, most_trained=limits.trained_rows)
+    bases = {service.base_name: service.base.address}
+    return [
+        file_routes(library, most_bytes=settings.limits.upload_bytes),
+        job_routes(library, bases, starter=starter, most_trained=settings.limits.trained_rows),
+    ]
 
 
 def refuse_open_doors(library: Library, bound: socket.socket) -> None:

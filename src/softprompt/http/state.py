@@ -1,4 +1,4 @@
-"""What the routes and the edge share."""
+"""What the routes and the middleware share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class ServerState:
     """One server."""
 
-    live: AsyncService
+    service: AsyncService
     keyring: Keyring
     limits: Limits = field(default_factory=Limits)
     meter: Meter = field(init=False)
@@ -29,9 +29,9 @@ class ServerState:
 
     def __post_init__(self) -> None:
         # More rows than the engine's queue holds could never be taken, however often they came again.
-        self.limits = replace(self.limits, max_rows=min(self.limits.max_rows, self.live.engine.max_waiting))
+        self.limits = replace(self.limits, max_rows=min(self.limits.max_rows, self.service.engine.max_waiting))
         self.meter = Meter(self.limits)
-        self.traffic = Traffic(self.live.monitor.registry)
+        self.traffic = Traffic(self.service.monitor.registry)
 
 
 def state_of(request: Request) -> ServerState:

@@ -12,12 +12,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from softprompt.engines.protocol import Piece
-from softprompt.http.errors import RETRY_SOON_S, ApiError, refusal
-from softprompt.serving.service import Stream
+from softprompt.http.errors import refusal, stopping
+from softprompt.serving.stream import Stream
 
 T = TypeVar("T")
 
-DONE = b"data: [DONE]\n\n"
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class ClientGone(Exception):
@@ -26,12 +26,7 @@ class ClientGone(Exception):
 
 def event(data: dict[str, Any]) -> bytes:
     """A server-sent event."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-def stopping() -> ApiError:
-    """The refusal of what comes, or is cut, while the server ends."""
-    return ApiError(503, "the server is stopping; try again", code="stopping", retry_after=RETRY_SOON_S)
+    return b"data: " + _encode(data).encode() + b"\n\n"
 
 
 @asynccontextmanager
@@ -94,7 +89,7 @@ class EventStream(Response):
 
 
 async def merge(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Piece], None]:
-    """Pieces of several streams as they come, each with its stream's place. Closes them all when it ends.
+    """Pieces of several streams as they come, each with its stream's place. Closing them is the caller's.
 
     Raises:
         EngineError: one of them failed.
@@ -114,42 +109,29 @@ async def merge(streams: Sequence[Stream]) -> AsyncGenerator[tuple[int, Piece], 
     try:
         left = len(streams)
         while left:
-            place, got = await arrived.get()
-            if isinstance(got, Exception):
-                raise got
-            if got is None:
+            place, piece = await arrived.get()
+            if isinstance(piece, Exception):
+                raise piece
+            if piece is None:
                 left -= 1
             else:
-                yield place, got
+                yield place, piece
     finally:
         for task in pumps:
             task.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
-        for stream in streams:
-            await stream.aclose()
 
 
 async def together(calls: Sequence[Awaitable[T]]) -> list[T]:
-    """The results of calls that run at once; the first failure cancels the others and is raised."""
-    if len(calls) == 1:
-        return [await calls[0]]
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def open_together(calls: Sequence[Awaitable[Stream]]) -> list[Stream]:
-    """The same of streams; those that were opened when one fails are closed."""
+    """The results of calls that run at once. The first failure is raised; the others are cancelled then, and what they
+    opened is closed."""
     tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
             task.cancel()
-        for stream in await asyncio.gather(*tasks, return_exceptions=True):
-            if not isinstance(stream, BaseException):
-                await stream.aclose()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Stream):
+                await result.aclose()
         raise

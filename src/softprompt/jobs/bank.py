@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.errors import FieldError, NotFound, RegistryError, TrainingError
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
 from softprompt.jobs.rows import read_upload
-from softprompt.jobs.uploads import Files
+from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.watch import Watch, fail, record
 from softprompt.model.architecture import Architecture
 from softprompt.tasks.config import parse_config
@@ -116,7 +116,7 @@ class _Training:
 
     def _add(self, claim: Claim) -> None:
         library = self._queue.library.for_tenant(claim.tenant, claim.actor)
-        files = Files(library)
+        files = Uploads(library)
 
         def succeed(connection: Connection, version: Version, member: Member, prompt: SoftPrompt) -> None:
             run, card = member.run, prompt.card
@@ -223,7 +223,7 @@ class _Report:
         return (datetime.now(UTC) + timedelta(seconds=left)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _task(claim: Claim, files: Files) -> Task:
+def _task(claim: Claim, files: Uploads) -> Task:
     rows: dict[str, list[Row]] = {}
     for field, name in (("training_file", claim.training_file), ("validation_file", claim.validation_file)):
         if name is None:

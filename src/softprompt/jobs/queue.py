@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from softprompt.jobs.jobs import FAILED, QUEUED, RUNNING, SUCCEEDED, add_event, place_of
+from softprompt.jobs.records import FAILED, QUEUED, RUNNING, SUCCEEDED, add_event, place_of, record_of
 from softprompt.registry import tables
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import Version, now
@@ -86,8 +86,8 @@ class Queue:
             rows = self._orphans(connection) or self._waiting(connection)
             hopeless = [row for row in rows if row.attempts >= MOST_ATTEMPTS]
             for row in hopeless:
-                told = f"{MOST_ATTEMPTS} workers died over this job; see worker.log in the home, and use a smaller batch"
-                self._close(connection, row.id, FAILED, {"error": _error("worker_died", told)}, told, level="error")
+                message = f"{MOST_ATTEMPTS} workers died over this job; see worker.log in the home, and use a smaller batch"
+                self._close(connection, row.id, FAILED, {"error": _error("worker_died", message)}, message, level="error")
             if hopeless:
                 rows = []
             bank = secrets.token_hex(8)
@@ -100,7 +100,7 @@ class Queue:
                 add_event(connection, row.id, "a worker goes on with the job of one that died" if again else "started")
         if hopeless:
             return self.claim()
-        return [_claim(row) for row in claimed]
+        return [record_of(Claim, row, "config") for row in claimed]
 
     def beat(self, jobs: Collection[int]) -> set[int]:
         """Show that this worker lives; return those of the jobs that are still its own."""
@@ -217,22 +217,6 @@ class Queue:
 def checkpoints_of(library: Library) -> Path:
     """Where the trainings of jobs keep their checkpoints."""
     return library.runs / "jobs"
-
-
-def _claim(row: AnyRow) -> Claim:
-    return Claim(
-        id=row.id,
-        name=row.name,
-        tenant=row.tenant,
-        actor=row.actor,
-        base=row.base,
-        config=json.loads(row.config),
-        training_file=row.training_file,
-        validation_file=row.validation_file,
-        bank=row.bank,
-        step=row.step,
-        attempts=row.attempts,
-    )
 
 
 def _error(code: str, message: str, field: str | None = None) -> str:

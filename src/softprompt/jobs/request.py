@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from softprompt.errors import ConfigError, FieldError, NameRefused, nearest
-from softprompt.jobs.rows import MOST_LABELS, Upload, infer_labels
+from softprompt.jobs.rows import MOST_LABELS, UploadedRows, infer_labels
 from softprompt.names import check_task
 from softprompt.tasks.config import TaskConfig, parse_config
 from softprompt.tasks.form import Form
@@ -49,8 +49,8 @@ class _Strict(BaseModel):
                 hint = nearest(str(name), cls.model_fields)
                 if cls is JobRequest and name in TaskConfig.model_fields:
                     hint = "; keys of a task file go into `softprompt`"
-                told = {"said": f"unknown key {name!r}{hint}", "code": "unknown_parameter", "param": str(name)}
-                raise PydanticCustomError("refused", "{said}", told)
+                context = {"message": f"unknown key {name!r}{hint}", "code": "unknown_parameter", "param": str(name)}
+                raise PydanticCustomError("refused", "{message}", context)
         return data
 
 
@@ -118,7 +118,7 @@ class Plan:
     """What was chosen where the request is silent."""
 
 
-def make_plan(request: JobRequest, filename: str, train: Upload, validation: Upload | None) -> Plan:
+def make_plan(request: JobRequest, filename: str, train: UploadedRows, validation: UploadedRows | None) -> Plan:
     """The task file for a request and its rows; each row is tried against it.
 
     Raises:
@@ -144,16 +144,23 @@ def make_plan(request: JobRequest, filename: str, train: Upload, validation: Upl
     _try_splits(train.rows, held_out=validation is None)
     if validation is not None:
         if validation.shape != train.shape:
-            told = f"its rows are of the shape {validation.shape!r}, and those of training_file of {train.shape!r}"
-            raise FieldError(f"validation_file: {told}; use one shape", "validation_file")
+            raise FieldError(
+                f"validation_file: its rows are of the shape {validation.shape!r}, and those of training_file of "
+                f"{train.shape!r}; use one shape",
+                "validation_file",
+            )
         _try_rows(form, validation, "validation_file")
     return Plan(config, notes)
 
 
-def told_hyperparameters(request: JobRequest) -> dict[str, Any]:
-    """The hyperparameters of a request as an answer tells them."""
-    given = (_of_method(request) or request.hyperparameters or Hyperparameters()).model_dump(exclude_none=True)
-    return {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"} | given
+def shown_hyperparameters(request: JobRequest) -> dict[str, Any]:
+    """The hyperparameters of a request as an answer shows them."""
+    return {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"} | _requested(request)
+
+
+def _requested(request: JobRequest) -> dict[str, Any]:
+    chosen = _of_method(request) or request.hyperparameters or Hyperparameters()
+    return chosen.model_dump(exclude_none=True)
 
 
 def _refuse_unsupported(request: JobRequest) -> None:
@@ -201,26 +208,26 @@ def _task_name(request: JobRequest, given: Any, filename: str) -> str:
 
 def _hyperparameters(request: JobRequest, config: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters in the words of a task file."""
-    asked = (_of_method(request) or request.hyperparameters or Hyperparameters()).model_dump(exclude_none=True)
-    if "learning_rate" in asked and "learning_rate_multiplier" in asked:
+    requested = _requested(request)
+    if "learning_rate" in requested and "learning_rate_multiplier" in requested:
         raise FieldError("give learning_rate or learning_rate_multiplier, not both", "hyperparameters")
-    if (multiplier := asked.pop("learning_rate_multiplier", None)) is not None:
-        asked["learning_rate"] = USUAL_RATE * multiplier
-    if asked.get("learning_rate", 0.0) >= 100:
+    if (multiplier := requested.pop("learning_rate_multiplier", None)) is not None:
+        requested["learning_rate"] = USUAL_RATE * multiplier
+    if requested.get("learning_rate", 0.0) >= 100:
         raise FieldError(
-            f"a learning rate of {asked['learning_rate']:g} is too high; 0.03 to 0.3 is usual", "hyperparameters"
+            f"a learning rate of {requested['learning_rate']:g} is too high; 0.03 to 0.3 is usual", "hyperparameters"
         )
     names = {"n_epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size", "learning_rate": "learning_rate"}
-    said = {names[key]: value for key, value in asked.items()}
+    keys = {names[key]: value for key, value in requested.items()}
     if request.seed is not None:
-        said["seed"] = request.seed
-    for key, value in said.items():
+        keys["seed"] = request.seed
+    for key, value in keys.items():
         if key in config and config[key] != value:
             raise FieldError(f"softprompt.{key} says {config[key]!r} and the request {value!r}; say it once", "softprompt")
-    return said
+    return keys
 
 
-def _choose_form(config: dict[str, Any], train: Upload) -> list[str]:
+def _choose_form(config: dict[str, Any], train: UploadedRows) -> list[str]:
     """Fill in templates and labels where the request has none; tell what was chosen."""
     notes = []
     if train.shape != "columns":
@@ -270,11 +277,14 @@ def _try_splits(rows: Sequence[Row], *, held_out: bool) -> None:
     if held_out:
         rest, validation = hold_out(rest, 0.0, 0.1)
     if not (rest and validation and test):
-        told = f"{len(different)} different rows, too few to split into training, validation and test"
-        raise FieldError(f"training_file has {told}; give more", "training_file")
+        raise FieldError(
+            f"training_file has {len(different)} different rows, too few to split into training, validation and test; "
+            "give more",
+            "training_file",
+        )
 
 
-def _try_rows(form: Form, upload: Upload, field: str) -> None:
+def _try_rows(form: Form, upload: UploadedRows, field: str) -> None:
     """Word each row as training will."""
     for row, line in zip(upload.rows, upload.lines, strict=True):
         try:

@@ -26,7 +26,7 @@ LONGEST_LABEL = 40
 
 
 @dataclass(frozen=True)
-class Upload:
+class UploadedRows:
     """The rows of a file."""
 
     shape: Shape
@@ -35,7 +35,7 @@ class Upload:
     """The line that each row stands on."""
 
 
-def read_upload(data: bytes, filename: str) -> Upload:
+def read_upload(data: bytes, filename: str) -> UploadedRows:
     """Rows of an uploaded file.
 
     Raises:
@@ -59,11 +59,10 @@ def read_upload(data: bytes, filename: str) -> Upload:
         if _shape(row) != shape:
             first = "messages" if shape == "chat" else "prompt and completion" if shape == "completion" else "columns"
             raise _wrong(filename, number, f"another shape than line {lines[0]}, which has {first}; keep to one shape")
-    if shape == "columns":
-        return Upload(shape, rows, lines)
-    if shape == "completion":
-        return Upload(shape, [_completion(row, filename, n) for row, n in zip(rows, lines, strict=True)], lines)
-    return Upload(shape, [_chat(row, filename, n) for row, n in zip(rows, lines, strict=True)], lines)
+    if shape != "columns":
+        convert = _completion if shape == "completion" else _chat
+        rows = [convert(row, filename, number) for row, number in zip(rows, lines, strict=True)]
+    return UploadedRows(shape, rows, lines)
 
 
 def infer_labels(answers: Sequence[str]) -> tuple[str, ...] | None:
@@ -76,8 +75,8 @@ def infer_labels(answers: Sequence[str]) -> tuple[str, ...] | None:
     return tuple(sorted(counts))
 
 
-def _wrong(filename: str, line: int, told: str) -> FieldError:
-    return FieldError(f"{filename}, line {line}: {told}", "file")
+def _wrong(filename: str, line: int, message: str) -> FieldError:
+    return FieldError(f"{filename}, line {line}: {message}", "file")
 
 
 def _parse(line: str, filename: str, number: int) -> Row:
@@ -89,8 +88,8 @@ def _parse(line: str, filename: str, number: int) -> Row:
         half = error.object[error.start]
         raise _wrong(filename, number, f"{half!a} is half of a surrogate pair and no character; mend the row") from None
     except (ValueError, RecursionError) as error:
-        told = "nested too deeply" if isinstance(error, RecursionError) else f"not JSON ({error})"
-        raise _wrong(filename, number, f"{told}; write one JSON object on each line") from None
+        problem = "nested too deeply" if isinstance(error, RecursionError) else f"not JSON ({error})"
+        raise _wrong(filename, number, f"{problem}; write one JSON object on each line") from None
     if not isinstance(row, dict) or not row:
         kind = "an empty object" if row == {} else type(row).__name__
         raise _wrong(filename, number, f"an object with columns is needed, and this is {kind}")
@@ -119,10 +118,10 @@ def _chat(row: Row, filename: str, number: int) -> Row:
         if role not in ROLES:
             raise _wrong(filename, number, f"the role {_shown(role)} is not known; known: {', '.join(ROLES)}")
     if "user" not in roles or roles[-1] != "assistant":
-        told = f"messages must hold a user's and end with an assistant's; the roles are {', '.join(roles) or 'none'}"
-        raise _wrong(filename, number, told)
-    *asked, answer = (_content(message, filename, number) for message in messages)
-    return {"prompt": "\n".join(asked), "completion": answer.strip()}
+        problem = f"messages must hold a user's and end with an assistant's; the roles are {', '.join(roles) or 'none'}"
+        raise _wrong(filename, number, problem)
+    *turns, answer = (_content(message, filename, number) for message in messages)
+    return {"prompt": "\n".join(turns), "completion": answer.strip()}
 
 
 def _content(message: dict[str, Any], filename: str, number: int) -> str:
@@ -132,8 +131,8 @@ def _content(message: dict[str, Any], filename: str, number: int) -> str:
     ):
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str) or not content.strip():
-        told = f"the content of the {message['role']} message must be a text that is not empty, and is {_shown(content)}"
-        raise _wrong(filename, number, told)
+        problem = f"the content of the {message['role']} message must be a text that is not empty, and is {_shown(content)}"
+        raise _wrong(filename, number, problem)
     if message.get("weight", 1) != 1:
         raise _wrong(filename, number, "an assistant message with weight 0 teaches nothing; leave the row out")
     if message.get("tool_calls") or message.get("function_call"):

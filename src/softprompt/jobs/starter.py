@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from softprompt.errors import LibraryError
-from softprompt.jobs.jobs import unfinished
 from softprompt.jobs.lock import WorkerLock
+from softprompt.jobs.records import unfinished
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -23,12 +23,8 @@ log = logging.getLogger("softprompt.jobs")
 LOOK_SECONDS = 3.0
 """How often a server looks whether a worker is missing."""
 
-PAUSE_SECONDS = 5.0
-LONGEST_PAUSE = 300.0
-"""Least time between two starts; doubled each time a worker ends badly, up to the longest."""
-
+PAUSE_SECONDS, LONGEST_PAUSE = 5.0, 300.0
 LARGEST_LOG = 2**20
-"""Bytes of `worker.log` from which on it becomes `worker.log.1`."""
 
 
 class Starter:
@@ -42,16 +38,22 @@ class Starter:
         store: str | None = None,
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "softprompt.jobs.worker"),
+        pause_seconds: float = PAUSE_SECONDS,
+        largest_log: int = LARGEST_LOG,
     ) -> None:
-        """`registry` and `store` are the URLs that the library was opened with; `options` go to the worker as they are."""
+        """`registry` and `store` are the URLs that the library was opened with; `options` go to the worker, which `command`
+        runs, as they are. Between two starts are `pause_seconds`, doubled each time a worker ends badly, up to five minutes.
+        From `largest_log` bytes on, `worker.log` becomes `worker.log.1`."""
         self._library = library
         self._lock = WorkerLock(library.home)
-        self._command = [sys.executable, "-m", "softprompt.jobs.worker", "--home", str(library.home), *options]
+        self._command = [*command, "--home", str(library.home), *options]
+        self._least_pause = self._pause = pause_seconds
+        self._largest_log = largest_log
         given = {"SOFTPROMPT_REGISTRY": registry, "SOFTPROMPT_STORE": store}
         self._environment = dict(environment or {}) | {name: url for name, url in given.items() if url is not None}
         self._child: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
-        self._pause = PAUSE_SECONDS
         self._one_at_a_time = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -93,25 +95,25 @@ class Starter:
 
     def _start(self) -> None:
         path = self._library.home / "worker.log"
-        if path.exists() and path.stat().st_size > LARGEST_LOG:
+        if path.exists() and path.stat().st_size > self._largest_log:
             path.replace(path.with_name("worker.log.1"))
-        with path.open("ab") as said:
+        with path.open("ab") as file:
             self._child = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=file,
+                stderr=file,
                 start_new_session=True,
                 env=os.environ | self._environment,
             )
-        self._not_before = time.monotonic() + PAUSE_SECONDS
+        self._not_before = time.monotonic() + self._least_pause
         log.info("started worker %d", self._child.pid)
 
     def _reap(self) -> None:
         if self._child is None or (status := self._child.poll()) is None:
             return
         self._child = None
-        self._pause = PAUSE_SECONDS if status <= 0 else min(LONGEST_PAUSE, 2 * self._pause)
+        self._pause = self._least_pause if status <= 0 else min(LONGEST_PAUSE, 2 * self._pause)
         if status > 0:
             log.warning("the worker ended with status %d; see worker.log in the home", status)
             self._not_before = time.monotonic() + self._pause

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt.errors import FieldError, NotFound
+from softprompt.jobs.records import Page, fetch_page, record_of
 from softprompt.jobs.rows import read_upload
 from softprompt.prompts.file import digest_of
 from softprompt.registry import queries, tables
@@ -29,7 +30,7 @@ RESULTS = "fine-tune-results"
 """What files are for: uploads to train from, and what a training leaves."""
 
 MOST_BYTES = 100 * 2**20
-"""Size of the largest upload, unless told otherwise."""
+"""Size of the largest upload, unless the server says otherwise."""
 
 LONGEST_FILENAME = 512
 
@@ -37,7 +38,7 @@ _f = tables.files.c
 
 
 @dataclass(frozen=True)
-class File:
+class UploadedFile:
     """An uploaded file."""
 
     name: str
@@ -50,7 +51,7 @@ class File:
     created_at: str
 
 
-class Files:
+class Uploads:
     """One tenant's files. Safe to share between threads."""
 
     def __init__(self, library: Library, *, most_bytes: int = MOST_BYTES) -> None:
@@ -64,7 +65,7 @@ class Files:
         """Whose files these are."""
         return self.library.tenant
 
-    def add(self, data: bytes, filename: str, purpose: str = TRAINING) -> File:
+    def add(self, data: bytes, filename: str, purpose: str = TRAINING) -> UploadedFile:
         """Check an upload and keep it.
 
         Raises:
@@ -89,7 +90,7 @@ class Files:
             self._insert(connection, file)
         return file
 
-    def add_result(self, connection: Connection, data: bytes, filename: str) -> File:
+    def add_result(self, connection: Connection, data: bytes, filename: str) -> UploadedFile:
         """Keep what a training leaves, in the caller's transaction; its bytes are put here."""
         file = self._make(data, filename, RESULTS)
         self._database.lock_digest(connection, file.digest)
@@ -99,26 +100,24 @@ class Files:
 
     def page(
         self, *, purpose: str | None = None, after: str | None = None, limit: int = 100, newest_first: bool = True
-    ) -> tuple[list[File], bool]:
-        """A page of files, and whether there are more behind it.
+    ) -> Page[UploadedFile]:
+        """A page of files.
 
         Raises:
             NotFound: `after` names no file.
         """
         statement = sa.select(tables.files).where(_f.tenant == self.tenant)
         if purpose not in (None, TRAINING, RESULTS):
-            return [], False
+            return Page([], False)
         if purpose is not None:
             statement = statement.where(_f.purpose == purpose)
         with self._database.read() as connection:
             if after is not None:
-                edge = self._row(connection, after).id
-                statement = statement.where(_f.id < edge if newest_first else _f.id > edge)
-            statement = statement.order_by(_f.id.desc() if newest_first else _f.id).limit(limit + 1)
-            rows = connection.execute(statement).fetchall()
-        return [_file(row) for row in rows[:limit]], len(rows) > limit
+                last = self._row(connection, after).id
+                statement = statement.where(_f.id < last if newest_first else _f.id > last)
+            return fetch_page(connection, statement.order_by(_f.id.desc() if newest_first else _f.id), limit, _file)
 
-    def get(self, name: str) -> File:
+    def get(self, name: str) -> UploadedFile:
         """A file by its id.
 
         Raises:
@@ -136,7 +135,7 @@ class Files:
         """
         return self.read_bytes(self.get(name))
 
-    def read_bytes(self, file: File) -> bytes:
+    def read_bytes(self, file: UploadedFile) -> bytes:
         """The bytes of a file that was found already; raises as `read` does."""
         try:
             return read_verified(self.store, file.digest)
@@ -166,14 +165,14 @@ class Files:
             raise NotFound(f"there is no file {name!r}; GET /v1/files lists those there are")
         return row
 
-    def _make(self, data: bytes, filename: str, purpose: str) -> File:
-        return File(f"file-{secrets.token_hex(12)}", filename, purpose, digest_of(data), len(data), now())
+    def _make(self, data: bytes, filename: str, purpose: str) -> UploadedFile:
+        return UploadedFile(f"file-{secrets.token_hex(12)}", filename, purpose, digest_of(data), len(data), now())
 
-    def _insert(self, connection: Connection, file: File) -> None:
+    def _insert(self, connection: Connection, file: UploadedFile) -> None:
         queries.add_missing(connection, tables.tenants, name=self.tenant, created_at=file.created_at)
         values = {**file.__dict__, "tenant": self.tenant, "actor": self.library.registry.actor}
         connection.execute(sa.insert(tables.files).values(values))
 
 
-def _file(row: AnyRow) -> File:
-    return File(row.name, row.filename, row.purpose, row.digest, row.bytes, row.created_at)
+def _file(row: AnyRow) -> UploadedFile:
+    return record_of(UploadedFile, row)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
 from softprompt.errors import RegistryError, StoreError
-from softprompt.jobs.jobs import unfinished
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.queue import STALE_SECONDS, Claim, Queue, checkpoints_of
-from softprompt.jobs.uploads import Files
+from softprompt.jobs.records import unfinished
+from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.watch import fail
 from softprompt.library.library import Library
 
@@ -78,7 +78,7 @@ def _clear(library: Library) -> None:
             for kind in ("*.checkpoint", "[!.]*.partial"):  # a tenant called `jobs` has its histories there
                 for left in checkpoints_of(library).glob(kind):
                     left.unlink(missing_ok=True)
-        Files(library).store.sweep()
+        Uploads(library).store.sweep()
     except (RegistryError, StoreError, OSError) as error:
         log.warning("old checkpoints or uploads stay: %s", error)
 

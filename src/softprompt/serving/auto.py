@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,11 +26,11 @@ MOST_INPUTS = 32
 class _Tenant:
     centroids: Centroids
     refreshing: asyncio.Task[Router] | None = None
-    asked: float = field(default=-1e9)
-    """When the registry was last asked."""
+    refreshed_at: float = -math.inf
+    """When its router was last brought up to date."""
 
 
-class Nearest:
+class AutoRouter:
     """Chooses tasks by content. For use on one event loop."""
 
     def __init__(
@@ -71,8 +72,8 @@ class Nearest:
             library = self._residents.tenant_library(tenant)
             self._tenants[tenant] = _Tenant(Centroids(library, self._residents.base.fingerprint))
         known = self._tenants[tenant]
-        first = known.asked < 0
-        if known.refreshing is None and time.monotonic() - known.asked >= self._fresh_s:
+        first = known.refreshed_at == -math.inf
+        if known.refreshing is None and time.monotonic() - known.refreshed_at >= self._fresh_s:
             known.refreshing = asyncio.create_task(asyncio.to_thread(known.centroids.refresh))
             known.refreshing.add_done_callback(lambda task: _refreshed(known, task))
         if first and known.refreshing is not None:
@@ -113,9 +114,9 @@ def _refreshed(known: _Tenant, task: asyncio.Task[Router]) -> None:
     if task.cancelled():
         return
     error = task.exception()
-    if error is None:
-        known.asked = time.monotonic()
-    elif known.asked >= 0:  # an older router is there; nobody waits for this one
-        known.asked = time.monotonic()
+    if error is not None and known.refreshed_at == -math.inf:  # whoever waits for it gets the error
+        return
+    known.refreshed_at = time.monotonic()
+    if error is not None:  # an older router is there; nobody waits for this one
         level = logging.WARNING if isinstance(error, SoftPromptError) else logging.ERROR
         _LOG.log(level, "the tasks of `auto` may be out of date: %s", error)

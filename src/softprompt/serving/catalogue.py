@@ -10,7 +10,7 @@ from softprompt.errors import FingerprintMismatch
 from softprompt.names import parse_ref
 from softprompt.registry.listing import Filters
 from softprompt.serving.answers import ModelRow
-from softprompt.serving.router import meant_versions
+from softprompt.serving.router import default_versions
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -34,21 +34,21 @@ def list_models(library: Library, fingerprint: str) -> list[ModelRow]:
         RegistryError: the registry fails.
     """
     entries = library.registry.tasks(Filters(every=True))
-    meant = meant_versions(entries)
+    defaults = default_versions(entries)
     on_base = defaultdict(list)
     for entry in entries:
         if entry.fingerprint == fingerprint:
             on_base[entry.task].append(entry)
     rows = []
     for task, found in sorted(on_base.items()):
-        named = meant[task]
-        served = named.fingerprint == fingerprint
-        last = named if served else found[-1]
+        default = defaults[task]
+        served = default.fingerprint == fingerprint
+        last = default if served else found[-1]
         rows.append(
             ModelRow(
                 id=task,
                 task=task,
-                version=named.version if served else None,
+                version=default.version if served else None,
                 versions=tuple(entry.version for entry in found),
                 aliases={alias: entry.version for entry in found for alias in entry.aliases if "@" not in alias},
                 created=_unix(last.created_at),

@@ -5,28 +5,60 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError
-from softprompt.serving.answers import Message
-from softprompt.serving.offline import check_text
-from softprompt.serving.resident import Resident
-from softprompt.tasks.form import Form
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
+    from softprompt.serving.answers import Message
+    from softprompt.serving.resident import Resident
+    from softprompt.tasks.form import Form, Inputs
+    from softprompt.tasks.rows import Row
 
 
-def check_room(base: FrozenBase, prompt: int, given: int, asked: int) -> None:
-    """Refuse what does not fit the context, all of it in tokens.
+@dataclass(frozen=True)
+class EncodedInput:
+    """An input as the base reads it."""
+
+    ids: tuple[int, ...]
+    """Token ids of the text in its task's template."""
+    truncated: bool
+    """Whether the input was cut to fit the context."""
+
+
+def check_text(text: str, what: str, *, blank: bool = False) -> None:
+    """Refuse what is no text or has no content, and half characters, which Python makes of bytes that are not UTF-8.
+
+    Args:
+        what: the text's name for messages.
+        blank: whether white space is content.
+
+    Raises:
+        DataError: it is refused.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"{what} is {type(text).__name__}, not text; give a string")
+    if not blank and not text.strip():
+        raise DataError(f"{what} is empty; give some text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        shown = text[max(0, error.start - 20) : error.end + 20]
+        raise DataError(f"{what} is not valid Unicode text (near {shown!r}); send UTF-8") from None
+
+
+def check_room(base: FrozenBase, prompt: int, length: int, max_tokens: int) -> None:
+    """Refuse what does not fit the context: the prompt's, the input's and the answer's tokens.
 
     Raises:
         ContextError: with the three numbers and the limit.
     """
-    if base.context is not None and prompt + given + asked > base.context:
+    if base.context is not None and prompt + length + max_tokens > base.context:
         raise ContextError(
-            f"{prompt} virtual tokens of the prompt, {given} of the input and {asked} asked for make "
-            f"{prompt + given + asked}, and the context of {base.name} is {base.context} tokens; "
+            f"{prompt} virtual tokens of the prompt, {length} of the input and {max_tokens} asked for make "
+            f"{prompt + length + max_tokens}, and the context of {base.name} is {base.context} tokens; "
             "shorten the input or ask for fewer"
         )
 
@@ -41,35 +73,38 @@ def fill_template(form: Form, text: str) -> str:
     return form.input.fill(form.row_of(text), "the input")
 
 
-def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) -> list[tuple[tuple[int, ...], bool]]:
-    """Token ids of texts in the task's template, and whether each had to be cut to fit the context.
+def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) -> list[EncodedInput]:
+    """Texts in a task's template.
 
     Raises:
         DataError: one is empty, no Unicode, or lacks a column.
         ContextError: the template alone does not fit.
     """
-    form, length = resident.form, len(resident.vectors)
+    form = resident.form
+
+    def encode(rows: Sequence[Row]) -> Inputs:
+        return form.encode_inputs(base, rows, len(resident.vectors), where="input")
+
     for text in texts:
         check_text(text, f"an input for task {form.task!r}")
     rows = [form.row_of(text) for text in texts]
-    together = form.encode_inputs(base, rows, length, where="input")
+    together = encode(rows)
     if not together.truncated:
-        return [(tuple(ids), False) for ids in together.ids]
-    alone = [form.encode_inputs(base, [row], length, where="input") for row in rows]
-    return [(tuple(one.ids[0]), one.truncated > 0) for one in alone]
+        return [EncodedInput(tuple(ids), False) for ids in together.ids]
+    return [EncodedInput(tuple(alone.ids[0]), alone.truncated > 0) for alone in (encode([row]) for row in rows)]
 
 
 def raw_input(text: str) -> str:
-    """An input of a task as a request without a template would say it: a JSON object's values, joined by newlines."""
-    found: Any = None
+    """An input of a task as it is without a template: a JSON object's values, joined by newlines."""
+    row: Any = None
     if text.lstrip().startswith("{"):
         with suppress(ValueError, RecursionError):
-            found = json.loads(text)
-    return "\n".join(str(value) for value in found.values()) if isinstance(found, dict) and found else text
+            row = json.loads(text)
+    return "\n".join(str(value) for value in row.values()) if isinstance(row, dict) and row else text
 
 
-def say_conversation(base: FrozenBase, messages: Sequence[Message]) -> str:
-    """A conversation as the base's tokenizer words it; where that has no template, the contents joined by newlines.
+def chat_text(base: FrozenBase, messages: Sequence[Message]) -> str:
+    """A conversation in the base's chat template; where it has none, the contents joined by newlines.
 
     Raises:
         DataError: the template refuses it.

@@ -1,4 +1,4 @@
-"""Counters of the live service, in Prometheus' shape."""
+"""Counters of the service, in Prometheus' shape."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Monitor:
 
     def watch(self, engine: Callable[[], EngineStatus], residents: Callable[[], ResidentsStatus]) -> None:
         """Show how an engine and the prompts in memory stand, whenever the counters are read."""
-        self.registry.register(_Standing(engine, residents))
+        self.registry.register(_Gauges(engine, residents))
 
     def labels(self, tenant: str, task: str | None) -> tuple[str, str]:
         """The labels of a task that exists (None: the base alone)."""
@@ -71,20 +71,20 @@ class Watch:
         self._monitor, self._tenant, self._kind = monitor, tenant, kind
         self._labels = ("", UNKNOWN)
         self._began = time.perf_counter()
-        self._told = self._over = False
+        self._started = self._over = False
 
     def found(self, task: str | None) -> None:
         """Its task is known and exists (None: the base alone)."""
         self._labels = self._monitor.labels(self._tenant, task)
 
-    def taken(self, input_tokens: int) -> None:
+    def accepted(self, input_tokens: int) -> None:
         """It is accepted, with so many tokens of input."""
         self._monitor.input_tokens.labels(*self._labels).inc(input_tokens)
 
-    def told(self) -> None:
-        """A part of the answer is there."""
-        if not self._told:
-            self._told = True
+    def first_token(self) -> None:
+        """The first token, or the labels' scores, are there; harmless after that."""
+        if not self._started:
+            self._started = True
             self._monitor.first_token.labels(*self._labels).observe(time.perf_counter() - self._began)
 
     def done(self, output_tokens: int = 0) -> None:
@@ -106,7 +106,7 @@ class Watch:
         return first
 
 
-class _Standing(Collector):
+class _Gauges(Collector):
     """Figures that are read, not counted here."""
 
     def __init__(self, engine: Callable[[], EngineStatus], residents: Callable[[], ResidentsStatus]) -> None:
@@ -117,23 +117,19 @@ class _Standing(Collector):
 
     def collect(self) -> Iterator[Metric]:
         engine, residents = self._engine(), self._residents()
-        yield _gauge("engine_running", "Jobs that the engine has begun and not done with.", engine.running)
-        yield _gauge("engine_waiting", "Jobs in the engine's queue.", engine.waiting)
-        yield _counter("engine_steps", "Forward passes of the base.", engine.steps)
-        yield _gauge("prefix_bytes", "Bytes of keys and values held of prompts.", engine.prefix_bytes)
-        yield _counter("prefix_hits", "Jobs whose prompt's keys and values were there.", engine.prefix_hits)
-        yield _counter("prefix_misses", "Jobs whose prompt's keys and values had to be computed.", engine.prefix_misses)
-        yield _gauge("prompts", "Prompts in memory.", residents.prompts)
-        yield _gauge("prompt_bytes", "Bytes of the vectors of prompts in memory.", residents.bytes)
-        yield _counter("prompt_hits", "Requests whose prompt was in memory.", residents.hits)
-        yield _counter("prompt_misses", "Requests whose prompt had to be fetched.", residents.misses)
-        yield _counter("prompt_evictions", "References to prompts dropped to make room.", residents.evictions)
-        yield _counter("prompt_failures", "Checks of prompts in memory that failed.", residents.failures)
-
-
-def _gauge(name: str, what: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"softprompt_{name}", what, value)
-
-
-def _counter(name: str, what: str, value: float) -> Metric:
-    return CounterMetricFamily(f"softprompt_{name}", what, value)
+        gauge, counter = GaugeMetricFamily, CounterMetricFamily
+        for kind, name, what, value in (
+            (gauge, "engine_running", "Jobs that the engine has begun and not done with.", engine.running),
+            (gauge, "engine_waiting", "Jobs in the engine's queue.", engine.waiting),
+            (counter, "engine_steps", "Forward passes of the base.", engine.steps),
+            (gauge, "prefix_bytes", "Bytes of keys and values held of prompts.", engine.prefix_bytes),
+            (counter, "prefix_hits", "Jobs whose prompt's keys and values were there.", engine.prefix_hits),
+            (counter, "prefix_misses", "Jobs whose prompt's keys and values had to be computed.", engine.prefix_misses),
+            (gauge, "prompts", "Prompts in memory.", residents.prompts),
+            (gauge, "prompt_bytes", "Bytes of the vectors of prompts in memory.", residents.bytes),
+            (counter, "prompt_hits", "Requests whose prompt was in memory.", residents.hits),
+            (counter, "prompt_misses", "Requests whose prompt had to be fetched.", residents.misses),
+            (counter, "prompt_evictions", "References to prompts dropped to make room.", residents.evictions),
+            (counter, "prompt_failures", "Checks of prompts in memory that failed.", residents.failures),
+        ):
+            yield kind(f"softprompt_{name}", what, value)

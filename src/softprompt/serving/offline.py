@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
-from softprompt.engines.offline import OfflineEngine
-from softprompt.errors import ConfigError, DataError, EngineError
+from softprompt.engines.offline import TOKEN_BUDGET, OfflineEngine
+from softprompt.errors import ConfigError
+from softprompt.serving.answers import choose_label
+from softprompt.serving.inputs import encode_inputs
 from softprompt.serving.resident import Resident, load_resident
-from softprompt.tasks.form import Form
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -37,9 +37,11 @@ class Prediction:
 class Service:
     """Answers with the prompts of one library. Bases are loaded once, prompts once per version."""
 
-    def __init__(self, library: Library, *, base: BaseLike = None) -> None:
-        """Serve a library on a base that is loaded already, or tell how to load those that its versions name."""
+    def __init__(self, library: Library, *, base: BaseLike = None, token_budget: int = TOKEN_BUDGET) -> None:
+        """Serve a library on a base that is loaded already, or tell how to load those that its versions name; rows run
+        together up to so many tokens."""
         self.library = library
+        self._token_budget = token_budget
         self._base = base
         self._bases: dict[str, FrozenBase] = {}
         self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
@@ -68,8 +70,8 @@ class Service:
             rows = [index for index, ref in enumerate(refs) if versions[ref].base == source]
             base = self._load(source)
             residents = {ref: self._resident(version, base) for ref, version in versions.items() if version.base == source}
-            told = _answer(base, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
-            for index, prediction in zip(rows, told, strict=True):
+            predictions = self._answer(base, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
+            for index, prediction in zip(rows, predictions, strict=True):
                 answers[index] = prediction
         return [answer for answer in answers if answer is not None]
 
@@ -84,83 +86,31 @@ class Service:
             self._residents[key] = load_resident(self.library, version, base)
         return replace(self._residents[key], task=version.task, version=version.number)
 
-
-def _answer(base: FrozenBase, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
-    engine = OfflineEngine(base)
-    distinct = list({resident.digest: resident for resident in residents}.values())
-    places = {resident.digest: place for place, resident in enumerate(distinct)}
-    vectors = [resident.tensor for resident in distinct]
-    which = [places[resident.digest] for resident in residents]
-    inputs: list[list[int]] = []
-    cut: list[bool] = []
-    for resident, text in zip(residents, texts, strict=True):
-        check_text(text, f"an input for task {resident.form.task!r}")
-        row = resident.form.row_of(text)
-        encoded = resident.form.encode_inputs(base, [row], len(resident.vectors), where="input")
-        inputs += encoded.ids
-        cut.append(encoded.truncated > 0)
-    outputs = [""] * len(texts)
-    scores: list[dict[str, float] | None] = [None] * len(texts)
-    labelled = [i for i, resident in enumerate(residents) if resident.labels is not None]
-    if labelled:
-        chosen = [residents[i].labels or () for i in labelled]
-        scored = engine.score(vectors, [which[i] for i in labelled], [inputs[i] for i in labelled], chosen)
-        for index, row_scores in zip(labelled, scored, strict=True):
-            outputs[index], scores[index] = choose_label(residents[index].form, row_scores)
-    told = [i for i, resident in enumerate(residents) if resident.labels is None]
-    if told:
-        bounds = [residents[i].form.max_new_tokens for i in told]
-        generated = engine.generate(vectors, [which[i] for i in told], [inputs[i] for i in told], bounds)
-        for index, ids in zip(told, generated, strict=True):
-            outputs[index] = base.decode(ids).strip()
-    return [
-        Prediction(resident.form.task, resident.version, text, output, score, truncated)
-        for resident, text, output, score, truncated in zip(residents, texts, outputs, scores, cut, strict=True)
-    ]
-
-
-def check_text(text: str, what: str, *, blank: bool = False) -> None:
-    """Refuse what is no text or has no content, and half characters, which Python makes of bytes that are not UTF-8.
-
-    Args:
-        what: the text's name for messages.
-        blank: whether white space is content.
-
-    Raises:
-        DataError: it is refused.
-    """
-    if not isinstance(text, str):
-        raise DataError(f"{what} is {type(text).__name__}, not text; give a string")
-    if not blank and not text.strip():
-        raise DataError(f"{what} is empty; give some text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        shown = text[max(0, error.start - 20) : error.end + 20]
-        raise DataError(f"{what} is not valid Unicode text (near {shown!r}); send UTF-8") from None
-
-
-def choose_label(form: Form, scores: Sequence[float]) -> tuple[str, dict[str, float]]:
-    """The likeliest label, the first among equals, and the probability of each, from summed log-probabilities.
-
-    Raises:
-        EngineError: they are no numbers.
-    """
-    assert form.labels is not None
-    if any(map(math.isnan, scores)) or max(scores) == -math.inf:
-        raise EngineError(
-            f"the labels of task {form.task!r} got no numbers from the base; its prompt may be damaged, or the base needs a "
-            "wider dtype (--dtype float32)"
-        )
-    probabilities = dict(zip(form.labels, softmax(scores), strict=True))
-    return max(form.labels, key=lambda label: probabilities[label]), probabilities
-
-
-def softmax(scores: Sequence[float]) -> list[float]:
-    """Softmax over a few scores, in double precision."""
-    top = max(scores)
-    weights = [math.exp(score - top) for score in scores]
-    return [weight / sum(weights) for weight in weights]
+    def _answer(self, base: FrozenBase, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
+        engine = OfflineEngine(base, token_budget=self._token_budget)
+        distinct = {resident.digest: resident.tensor for resident in residents}
+        prompts, places = list(distinct.values()), {digest: place for place, digest in enumerate(distinct)}
+        which = [places[resident.digest] for resident in residents]
+        inputs = [encode_inputs(base, resident, [text])[0] for resident, text in zip(residents, texts, strict=True)]
+        outputs = [""] * len(texts)
+        scores: list[dict[str, float] | None] = [None] * len(texts)
+        labelled = [i for i, resident in enumerate(residents) if resident.labels is not None]
+        if labelled:
+            labels = [residents[i].labels or () for i in labelled]
+            scored = engine.score(prompts, [which[i] for i in labelled], [inputs[i].ids for i in labelled], labels)
+            for i, row_scores in zip(labelled, scored, strict=True):
+                choice = choose_label(residents[i].form, row_scores, truncated=inputs[i].truncated)
+                outputs[i], scores[i] = choice.label, choice.scores
+        others = [i for i, resident in enumerate(residents) if resident.labels is None]
+        if others:
+            bounds = [residents[i].form.max_new_tokens for i in others]
+            generated = engine.generate(prompts, [which[i] for i in others], [inputs[i].ids for i in others], bounds)
+            for i, ids in zip(others, generated, strict=True):
+                outputs[i] = base.decode(ids).strip()
+        return [
+            Prediction(resident.form.task, resident.version, text, output, score, encoded.truncated)
+            for resident, text, output, score, encoded in zip(residents, texts, outputs, scores, inputs, strict=True)
+        ]
 
 
 def predict(

@@ -17,6 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cachetools import TTLCache
+
 from softprompt.errors import EngineError, NotFound
 from softprompt.names import parse_ref
 from softprompt.serving.resident import Resident, load_resident
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from softprompt.registry.records import Version
 
 _LOG = logging.getLogger(__name__)
-_UNKNOWN = 1024
-"""How many names that mean nothing are remembered at most."""
 _LOADERS, _CHECKERS = 8, 2
 
 Key = tuple[str, str]
@@ -65,7 +65,14 @@ class Residents:
     """Prompts of one base by reference, bounded by the bytes of their vectors and by count. Safe from any thread."""
 
     def __init__(
-        self, library: Library, base: FrozenBase, *, max_bytes: int, max_prompts: int, fresh_s: float = 1.0
+        self,
+        library: Library,
+        base: FrozenBase,
+        *,
+        max_bytes: int,
+        max_prompts: int,
+        fresh_s: float = 1.0,
+        most_unknown: int = 1024,
     ) -> None:
         """Keep prompts of a library and of its other tenants.
 
@@ -73,6 +80,7 @@ class Residents:
             max_bytes: bound on the vectors held in all. A prompt larger than that is served and not kept.
             max_prompts: bound on the distinct prompts held.
             fresh_s: seconds for which the registry's last word holds.
+            most_unknown: bound on the names remembered that mean nothing.
         """
         self.library, self.base = library, base
         self.max_bytes, self.max_prompts, self.fresh_s = max_bytes, max_prompts, fresh_s
@@ -81,7 +89,7 @@ class Residents:
         self._holders: dict[str, set[Key]] = {}  # by digest: references to one prompt share its vectors
         self._bytes = 0
         self._loading: dict[Key, Future[Resident]] = {}
-        self._unknown: OrderedDict[Key, tuple[float, str]] = OrderedDict()
+        self._unknown: TTLCache[Key, str] = TTLCache(most_unknown, fresh_s)
         self._libraries: dict[str, Library] = {library.tenant: library}
         # Apart, so that checks of what is there, which nobody waits for, never hold up loads, which somebody does.
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="residents-load")
@@ -158,15 +166,10 @@ class Residents:
 
     def _load(self, key: Key) -> Future[Resident]:
         parse_ref(key[1])  # what cannot be a name is neither looked for nor remembered
-        now = time.monotonic()
         with self._lock:
             self._misses += 1
-            known = self._unknown.get(key)
-            if known is not None:
-                until, message = known
-                if now < until:
-                    raise NotFound(message)
-                del self._unknown[key]
+            if (message := self._unknown.get(key)) is not None:
+                raise NotFound(message)
             if key not in self._loading:
                 try:
                     self._loading[key] = self._loaders.submit(self._load_now, key)
@@ -183,7 +186,8 @@ class Residents:
             try:
                 version = library.registry.resolve(key[1])
             except NotFound as error:
-                self._remember_unknown(key, str(error))
+                with self._lock:
+                    self._unknown[key] = str(error)
                 raise
             resident = self._ready(library, version)
             with self._lock:
@@ -201,13 +205,6 @@ class Residents:
         if shared is None or version.fingerprint != self.base.fingerprint:
             return load_resident(library, version, self.base)
         return replace(shared, task=version.task, version=version.number)
-
-    def _remember_unknown(self, key: Key, message: str) -> None:
-        with self._lock:
-            self._unknown[key] = (time.monotonic() + self.fresh_s, message)
-            self._unknown.move_to_end(key)
-            while len(self._unknown) > _UNKNOWN:
-                self._unknown.popitem(last=False)
 
     def _ask(self, key: Key) -> None:
         """Ask the registry whether anything changed; then look `key` up again where a change came since it was looked up."""

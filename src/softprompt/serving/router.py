@@ -42,7 +42,12 @@ class Route:
 
     task: str
     score: float
-    """Cosine of input and centroid, less what the task's own training inputs have on average: 0 is as near as these."""
+    """Cosine of input and centroid, less what the task's own training inputs have on average: 0 is as near as these, less is
+    further away."""
+
+    def row(self) -> dict[str, str | float]:
+        """As an answer shows it."""
+        return {"task": self.task, "score": round(self.score, 4)}
 
 
 class Router:
@@ -101,7 +106,9 @@ def direction_of(embedding: Sequence[float], origin_D: Floats) -> Floats:
 class Centroids:
     """The centroids of one tenant's tasks on one base, each read once. For one thread at a time."""
 
-    def __init__(self, library: Library, fingerprint: str) -> None:
+    def __init__(self, library: Library, fingerprint: str, *, retry_s: float = RETRY_S) -> None:
+        """`retry_s` seconds after a file could not be read it is tried again."""
+        self._retry_s = retry_s
         self.library, self.fingerprint = library, fingerprint
         self.router = Router({})
         self._by_digest: dict[str, Floats | None] = {}
@@ -119,14 +126,11 @@ class Centroids:
         state = self.library.registry.state()
         if state == self._state and time.monotonic() < self._again:
             return self.router
-        meant = [
-            entry
-            for entry in meant_versions(self.library.registry.tasks(Filters(every=True))).values()
-            if entry.fingerprint == self.fingerprint
-        ]
-        read = {entry.digest: self._by_digest[entry.digest] for entry in meant if entry.digest in self._by_digest}
+        defaults = default_versions(self.library.registry.tasks(Filters(every=True))).values()
+        entries = [entry for entry in defaults if entry.fingerprint == self.fingerprint]
+        read = {entry.digest: self._by_digest[entry.digest] for entry in entries if entry.digest in self._by_digest}
         again = math.inf
-        for entry in meant:
+        for entry in entries:
             if entry.digest not in read:
                 try:
                     read[entry.digest] = read_centroid(self.library.read(f"{entry.task}@{entry.version}"))
@@ -134,8 +138,8 @@ class Centroids:
                     raise
                 except (LibraryError, PromptFileError) as error:
                     _LOG.warning("auto leaves out task %r: %s", entry.task, error)
-                    again = time.monotonic() + RETRY_S
-        found = {entry.task: read.get(entry.digest) for entry in meant}
+                    again = time.monotonic() + self._retry_s
+        found = {entry.task: read.get(entry.digest) for entry in entries}
         self.router = Router({task: centroid for task, centroid in found.items() if centroid is not None})
         self._by_digest, self._state, self._again = read, state, again
         return self.router
@@ -161,9 +165,7 @@ def read_centroid(data: bytes) -> Floats | None:
     return centroid_D
 
 
-def meant_versions(entries: Sequence[Entry]) -> dict[str, Entry]:
+def default_versions(entries: Sequence[Entry]) -> dict[str, Entry]:
     """Of every live version of tasks, the one that each task's bare name means: production, else the newest."""
-    meant: dict[str, Entry] = {}
-    for entry in sorted(entries, key=lambda entry: (PRODUCTION in entry.aliases, entry.version)):
-        meant[entry.task] = entry
-    return meant
+    ordered = sorted(entries, key=lambda entry: (PRODUCTION in entry.aliases, entry.version))
+    return {entry.task: entry for entry in ordered}

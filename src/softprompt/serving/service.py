@@ -1,4 +1,4 @@
-"""The live service: names and texts in, jobs of an engine out. What HTTP, or anything asynchronous, calls."""
+"""The asynchronous service: names and texts in, jobs of an engine out. What HTTP calls."""
 
 from __future__ import annotations
 
@@ -21,42 +21,19 @@ from softprompt.engines.protocol import (
     Vectors,
 )
 from softprompt.errors import ConfigError, DataError, EngineError
-from softprompt.serving.answers import (
-    Choice,
-    Classified,
-    Completion,
-    Head,
-    Message,
-    ModelRow,
-    Routed,
-    Stream,
-    deliver_to,
-)
-from softprompt.serving.auto import Nearest
+from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
+from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import base_row, find_model, list_models, system_fingerprint
-from softprompt.serving.inputs import check_room, encode_inputs, fill_template, raw_input, say_conversation
+from softprompt.serving.inputs import chat_text, check_room, check_text, encode_inputs, fill_template, raw_input
 from softprompt.serving.monitor import Kind, Monitor, Watch
-from softprompt.serving.offline import check_text, choose_label
 from softprompt.serving.resident import Resident
 from softprompt.serving.residents import Residents
-from softprompt.serving.router import THRESHOLD
+from softprompt.serving.router import THRESHOLD, Route
+from softprompt.serving.stream import Stream, deliver_to, unexpected
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
-
-__all__ = [
-    "AUTO",
-    "AsyncService",
-    "Choice",
-    "Classified",
-    "Completion",
-    "Head",
-    "Message",
-    "ModelRow",
-    "Routed",
-    "Stream",
-]
 
 AUTO = "auto"
 """The model that stands for the task nearest to the input. A task of this name is still reached as `auto@1`."""
@@ -68,12 +45,12 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _Target:
     """What a request's model means."""
 
     resident: Resident | None
     """None for the base alone."""
-    routed: Routed | None
+    routed: Route | None
 
     @property
     def vectors(self) -> Vectors:
@@ -85,7 +62,7 @@ class AsyncService:
 
     `model` is `task`, `task@3`, `task@production`, the base's own name for no prompt, or `auto`. All methods raise the
     package's errors: `NotFound` and `NameRefused` (no such model), `FingerprintMismatch` (of another base), `DataError` and
-    `ConfigError` (what was asked cannot be), `ContextError`, `EngineBusy`, `EngineError`, `RegistryError`, `StoreError`.
+    `ConfigError` (what is requested cannot be), `ContextError`, `EngineBusy`, `EngineError`, `RegistryError`, `StoreError`.
     A method that is cancelled gives up its jobs.
     """
 
@@ -94,7 +71,7 @@ class AsyncService:
         self.base = residents.base
         self.base_name = self.base.name
         self.fingerprint = self.base.fingerprint
-        self._nearest = Nearest(residents, self._results, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s)
+        self._auto = AutoRouter(residents, self._results, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s)
         monitor.watch(engine.status, residents.status)
 
     @classmethod
@@ -145,9 +122,9 @@ class AsyncService:
         """The same piece by piece. What can be refused is refused here, before the first piece."""
         async with self._watched(tenant, "completion") as watch:
             ids = await self._raw_ids(given)
-            chosen = await self._choose(tenant, model, [ids], watch)
-            check_room(self.base, len(chosen.vectors), len(ids), sampling.max_tokens)
-            return self._generate(chosen, ids, sampling, watch)
+            target = await self._choose(tenant, model, [ids], watch)
+            check_room(self.base, len(target.vectors), len(ids), sampling.max_tokens)
+            return self._generate(target, ids, sampling, watch)
 
     async def chat(
         self, tenant: str, model: str, messages: Sequence[Message], sampling: Sampling, *, own_bound: bool = False
@@ -167,10 +144,10 @@ class AsyncService:
             joined = "\n".join(message.content for message in messages)
             check_text(joined, "the conversation")
             raw = await self._raw_inputs([joined]) if model == AUTO else []
-            chosen = await self._choose(tenant, model, raw, watch)
-            resident = chosen.resident
+            target = await self._choose(tenant, model, raw, watch)
+            resident = target.resident
             if resident is None:
-                ids = await self._raw_ids(say_conversation(self.base, messages))
+                ids = await self._raw_ids(chat_text(self.base, messages))
             else:
                 ids = await self._raw_ids(fill_template(resident.form, joined))
                 if resident.labels is not None:
@@ -179,20 +156,20 @@ class AsyncService:
                             f"task {resident.task!r} answers with one of its labels, which has no logprobs of tokens; "
                             "/v1/classify gives the probability of each label"
                         )
-                    return await self._best_label(chosen, resident, ids, watch)
+                    return await self._best_label(target, resident, ids, watch)
             bound = sampling.max_tokens if resident is None or not own_bound else resident.form.max_new_tokens
             if own_bound and self.base.context is not None:
-                bound = max(1, min(bound, self.base.context - len(chosen.vectors) - len(ids)))
-            check_room(self.base, len(chosen.vectors), len(ids), bound)
-            return self._generate(chosen, ids, replace(sampling, max_tokens=bound), watch, strip=resident is not None)
+                bound = max(1, min(bound, self.base.context - len(target.vectors) - len(ids)))
+            check_room(self.base, len(target.vectors), len(ids), bound)
+            return self._generate(target, ids, replace(sampling, max_tokens=bound), watch, strip=resident is not None)
 
     async def classify(self, tenant: str, model: str, inputs: Sequence[str]) -> Classified:
         """The likeliest label of each input, through the task's template; inputs too long are cut and counted."""
         async with self._watched(tenant, "classify") as watch:
             if not inputs:
                 raise DataError("there is no input; give one text or more")
-            chosen = await self._choose(tenant, model, await self._raw_inputs(inputs) if model == AUTO else [], watch)
-            resident = chosen.resident
+            target = await self._choose(tenant, model, await self._raw_inputs(inputs) if model == AUTO else [], watch)
+            resident = target.resident
             if resident is None:
                 raise ConfigError(f"{model!r} is the base, which has no labels; name a task with labels as `model`")
             if resident.labels is None:
@@ -202,16 +179,16 @@ class AsyncService:
                 )
             size = sum(map(len, inputs)) + _INLINE // 8 * len(inputs)
             encoded = await self._off_loop(size, lambda: encode_inputs(self.base, resident, inputs))
-            tokens = sum(len(ids) for ids, _ in encoded)
-            told = await self._results([ScoreJob(resident.vectors, ids, resident.labels) for ids, _ in encoded])
-            watch.taken(tokens)
-            rows = []
-            for result, (_, cut) in zip(told, encoded, strict=True):
-                label, scores = choose_label(resident.form, _values(result))
-                rows.append(Choice(label, scores, cut))
-            watch.told()
+            tokens = sum(len(one.ids) for one in encoded)
+            results = await self._results([ScoreJob(resident.vectors, one.ids, resident.labels) for one in encoded])
+            watch.accepted(tokens)
+            rows = [
+                choose_label(resident.form, _values(result), truncated=one.truncated)
+                for result, one in zip(results, encoded, strict=True)
+            ]
+            watch.first_token()
             watch.done()
-            return Classified(self._head(chosen, tokens), tuple(rows))
+            return Classified(self._head(target, tokens), tuple(rows))
 
     def close(self) -> None:
         """Stop the threads. The engine and the library are the caller's."""
@@ -247,50 +224,50 @@ class AsyncService:
         return tuple(ids)
 
     async def _raw_inputs(self, inputs: Sequence[str]) -> list[tuple[int, ...]]:
-        """Inputs of a classification as a request without a template would say them."""
+        """Inputs of a classification as they are without a template."""
         return [await self._raw_ids(raw_input(text)) for text in inputs]
 
-    async def _choose(self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch) -> _Chosen:
+    async def _choose(self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch) -> _Target:
         """What `model` means; for `auto`, by the raw inputs."""
         routed = None
         if model == self.base_name:
             watch.found(None)
-            return _Chosen(None, None)
+            return _Target(None, None)
         if model == AUTO:
-            route = await self._nearest.choose(tenant, raw)
-            model, routed = route.task, Routed(route.task, route.score)
+            routed = await self._auto.choose(tenant, raw)
+            model = routed.task
         resident = await self.residents.aget(model, tenant)
         watch.found(resident.task)
-        return _Chosen(resident, routed)
+        return _Target(resident, routed)
 
-    def _head(self, chosen: _Chosen, input_tokens: int) -> Head:
-        resident = chosen.resident
+    def _head(self, target: _Target, input_tokens: int) -> Head:
+        resident = target.resident
         return Head(
             model=self.base_name if resident is None else resident.ref,
             task=None if resident is None else resident.task,
             version=None if resident is None else resident.version,
-            system_fingerprint=system_fingerprint(self.fingerprint, chosen.vectors.digest),
-            virtual_tokens=len(chosen.vectors),
+            system_fingerprint=system_fingerprint(self.fingerprint, target.vectors.digest),
+            virtual_tokens=len(target.vectors),
             input_tokens=input_tokens,
-            routed=chosen.routed,
+            routed=target.routed,
         )
 
     def _generate(
-        self, chosen: _Chosen, ids: Sequence[int], sampling: Sampling, watch: Watch, *, strip: bool = False
+        self, target: _Target, ids: Sequence[int], sampling: Sampling, watch: Watch, *, strip: bool = False
     ) -> Stream:
-        stream = Stream(self._head(chosen, len(ids)), watch, strip=strip)
-        ticket = self.engine.submit(GenerateJob(chosen.vectors, tuple(ids), sampling), stream.deliver)
-        watch.taken(len(ids))
+        stream = Stream(self._head(target, len(ids)), watch, strip=strip)
+        ticket = self.engine.submit(GenerateJob(target.vectors, tuple(ids), sampling), stream.deliver)
+        watch.accepted(len(ids))
         return stream.runs(ticket)
 
-    async def _best_label(self, chosen: _Chosen, resident: Resident, ids: tuple[int, ...], watch: Watch) -> Stream:
+    async def _best_label(self, target: _Target, resident: Resident, ids: tuple[int, ...], watch: Watch) -> Stream:
         """The likeliest label as an answer of one piece."""
         assert resident.labels is not None
-        check_room(self.base, len(chosen.vectors), len(ids), max(map(len, resident.labels)))
-        (told,) = await self._results([ScoreJob(resident.vectors, ids, resident.labels)])
-        watch.taken(len(ids))
-        label, _ = choose_label(resident.form, _values(told))
-        stream = Stream(self._head(chosen, len(ids)), watch)
+        check_room(self.base, len(target.vectors), len(ids), max(map(len, resident.labels)))
+        (result,) = await self._results([ScoreJob(resident.vectors, ids, resident.labels)])
+        watch.accepted(len(ids))
+        label = choose_label(resident.form, _values(result), truncated=False).label
+        stream = Stream(self._head(target, len(ids)), watch)
         assert resident.form.labels is not None
         tokens = len(resident.labels[resident.form.labels.index(label)])
         stream.deliver(Piece(label, finish="stop", count=tokens))
@@ -329,5 +306,5 @@ def _settle(future: asyncio.Future[Result]) -> Callable[[Result], None]:
 
 def _values(result: Result) -> Sequence[float]:
     if not isinstance(result, Scores):
-        raise EngineError(f"the engine answered a scoring with {type(result).__name__}")
+        raise unexpected(result, "a scoring")
     return result.values

@@ -15,7 +15,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Chosen:
+class BaseChoice:
     """A base to serve."""
 
     base: str
@@ -24,7 +24,7 @@ class Chosen:
     """What is not served then; None where everything is."""
 
 
-def choose_base(library: Library) -> Chosen:
+def choose_base(library: Library) -> BaseChoice:
     """The base with the most tasks, of all tenants; the built-in one for an empty library.
 
     Raises:
@@ -32,21 +32,21 @@ def choose_base(library: Library) -> Chosen:
     """
     counts = library.registry.bases()
     if not counts:
-        return Chosen(next(iter(BUILTIN)))
+        return BaseChoice(next(iter(BUILTIN)))
     tasks: Counter[str] = Counter()
     for count in counts:  # one base may have several addresses
         tasks[count.fingerprint] += count.tasks
     ((fingerprint, most), *others) = tasks.most_common()
     chosen = next(count.base for count in counts if count.fingerprint == fingerprint)
     if not others:
-        return Chosen(chosen)
-    named = [
+        return BaseChoice(chosen)
+    rest = [
         f"{next(count.base for count in counts if count.fingerprint == other)} ({number} tasks)" for other, number in others
     ]
     mine = [entry.task for entry in library.registry.tasks() if entry.fingerprint != fingerprint]
     lost = f": {', '.join(mine[:_SHOWN])}{', ...' if len(mine) > _SHOWN else ''}" if mine else ""
-    return Chosen(
+    return BaseChoice(
         chosen,
         f"the library's tasks are made for {len(tasks)} bases; {chosen} ({most} tasks) is served, and not "
-        f"{', '.join(named)}{lost}; choose another with --base",
+        f"{', '.join(rest)}{lost}; choose another with --base",
     )

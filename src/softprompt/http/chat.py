@@ -1,0 +1,251 @@
+"""`/v1/chat/completions`: conversations, answered through a task's template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field, StrictBool, StrictInt, StrictStr, model_validator
+from starlette.responses import Response
+
+from softprompt.engines.protocol import Piece, TokenProbability
+from softprompt.http.auth import need
+from softprompt.http.body import StrictRoute, respond
+from softprompt.http.call import Call
+from softprompt.http.events import EVENTS, event_stream
+from softprompt.http.schemas import (
+    MOST_LOGPROBS,
+    Body,
+    Chunk,
+    Finish,
+    Generated,
+    Generation,
+    MaxTokens,
+    Unsupported,
+    or_hint,
+    refused,
+)
+from softprompt.serving.answers import Message
+
+CHAT_TOKENS = 256
+"""Most tokens of the base's answer to a conversation where the client does not say; a task has a bound of its own."""
+
+router = APIRouter(route_class=StrictRoute, tags=["answers"])
+
+
+class TextPart(Body):
+    """A part of a message."""
+
+    type: Literal["text"] = Field(description="Only text is supported.")
+    text: StrictStr
+
+
+class ChatMessage(Body):
+    """A turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[
+        StrictStr | Annotated[list[TextPart], Field(min_length=1)],
+        or_hint('give a text, or a list of parts such as {"type": "text", "text": "..."}; nothing but text is supported'),
+    ]
+    name: StrictStr | None = Field(None, description="Not shown to the model.")
+
+    @property
+    def text(self) -> str:
+        """The content, its parts joined."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatRequest(Generation):
+    """Answer a conversation through the task's template."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] = Field(
+        examples=[[{"role": "user", "content": "Who wrote Faust?"}]]
+    )
+    max_tokens: MaxTokens | None = Field(None, description="Most tokens of the answer; the task's own bound.")
+    max_completion_tokens: MaxTokens | None = Field(None, description="The newer name of max_tokens.")
+    logprobs: StrictBool | None = Field(None, description="Give the log-probability of each token.")
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
+        None, description="And of so many of the likeliest in its place."
+    )
+    audio: Unsupported
+    frequency_penalty: Unsupported
+    function_call: Unsupported
+    functions: Unsupported
+    logit_bias: Unsupported
+    modalities: Unsupported
+    parallel_tool_calls: Unsupported
+    prediction: Unsupported
+    presence_penalty: Unsupported
+    reasoning_effort: Unsupported
+    response_format: Unsupported
+    store: Unsupported
+    tool_choice: Unsupported
+    tools: Unsupported
+    verbosity: Unsupported
+    web_search_options: Unsupported
+
+    @model_validator(mode="after")
+    def _agree(self) -> ChatRequest:
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise refused("max_tokens", "max_tokens and max_completion_tokens differ; give one of them")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise refused("top_logprobs", "top_logprobs needs logprobs; set logprobs to true, too")
+        return self
+
+    @property
+    def bound(self) -> int | None:
+        """Most tokens of the answer, where the client says."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class TopLogprob(BaseModel):
+    """A likely token."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None = Field(description="In UTF-8; null for a token that is part of a character.")
+
+
+class TokenLogprob(TopLogprob):
+    """A token of an answer, with the likeliest in its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """Log-probabilities of an answer's tokens."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+    @classmethod
+    def of(cls, tokens: Sequence[TokenProbability]) -> ChatLogprobs:
+        """Of an engine's tokens."""
+
+        def likely(text: str, logprob: float) -> TopLogprob:
+            encoded = None if "\ufffd" in text else list(text.encode())
+            return TopLogprob(token=text, logprob=logprob, bytes=encoded)
+
+        return cls(
+            content=[
+                TokenLogprob(
+                    **dict(likely(token.text, token.logprob)),
+                    top_logprobs=[likely(text, logprob) for _, text, logprob in token.top],
+                )
+                for token in tokens
+            ]
+        )
+
+
+class ChatTurn(BaseModel):
+    """An answer to a conversation."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: ChatTurn
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Finish
+
+
+class ChatAnswer(Generated):
+    """Answers to a conversation."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+
+
+class ChatDelta(BaseModel):
+    """What a chunk adds to an answer."""
+
+    role: Literal["assistant"] | None = Field(default=None, exclude_if=lambda value: value is None)
+    content: str | None = Field(default=None, exclude_if=lambda value: value is None)
+
+
+class ChunkChoice(BaseModel):
+    """A part of one answer."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Finish | None = None
+
+
+class ChatChunk(Chunk):
+    """A part of an answer to a conversation."""
+
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    choices: list[ChunkChoice]
+
+
+class ChatPieces:
+    """Pieces of answers as chunks."""
+
+    chunk = ChatChunk
+
+    def __init__(self, count: int, *, with_logprobs: bool) -> None:
+        """For so many answers at once."""
+        self._count, self._with_logprobs = count, with_logprobs
+
+    def begin(self) -> Iterator[ChunkChoice]:
+        """Each answer begins with its role."""
+        for place in range(self._count):
+            yield ChunkChoice(index=place, delta=ChatDelta(role="assistant", content=""))
+
+    def choices(self, place: int, piece: Piece) -> Iterator[ChunkChoice]:
+        """The choices of a piece, a chunk each: text, then why it is the last."""
+        if piece.text or piece.tokens:
+            logprobs = ChatLogprobs.of(piece.tokens) if self._with_logprobs else None
+            yield ChunkChoice(index=place, delta=ChatDelta(content=piece.text), logprobs=logprobs)
+        if piece.finish is not None:
+            yield ChunkChoice(index=place, delta=ChatDelta(), finish_reason=piece.finish)
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatAnswer,
+    responses={200: {"content": EVENTS}},
+    dependencies=[Depends(need("predict"))],
+)
+async def chat(request: Request, body: ChatRequest) -> Response:
+    """Answer a conversation through the task's template; a task with labels answers with the likeliest."""
+    call = Call(request, body, "messages")
+    if body.bound is not None:
+        call.limits.check_max_tokens(
+            body.bound, "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        )
+    call.limits.check_rows(body.count, "n")
+    with_logprobs = bool(body.logprobs)
+    draws = body.draws(
+        body.bound or min(CHAT_TOKENS, call.limits.max_tokens), (body.top_logprobs or 0) if with_logprobs else None
+    )
+    messages = [Message(turn.role, turn.text) for turn in body.messages]
+    about = (call.tenant, body.model, messages)
+    tokens, own_bound = body.count * (body.bound or 0), body.bound is None
+    if body.stream:
+        opening = [partial(call.service.stream_chat, *about, sampling, own_bound=own_bound) for sampling in draws]
+        streams = await call.open(opening, tokens)
+        pieces = ChatPieces(body.count, with_logprobs=with_logprobs)
+        return event_stream(streams, pieces, call.names("chatcmpl", streams.head), include_usage=body.wants_usage)
+    answers = await call.run(
+        [partial(call.service.chat, *about, sampling, own_bound=own_bound) for sampling in draws], tokens
+    )
+    choices = [
+        ChatChoice(
+            index=place,
+            message=ChatTurn(content=answer.text),
+            logprobs=ChatLogprobs.of(answer.tokens) if with_logprobs else None,
+            finish_reason=answer.finish,
+        )
+        for place, answer in enumerate(answers.completions)
+    ]
+    return respond(ChatAnswer(**call.names("chatcmpl", answers.head), choices=choices, usage=answers.usage))

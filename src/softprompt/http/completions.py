@@ -1,0 +1,173 @@
+"""`/v1/completions`: raw text or token ids, continued behind a task's prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field, StrictInt
+from starlette.responses import Response
+
+from softprompt.engines.protocol import Piece, TokenProbability
+from softprompt.http.auth import need
+from softprompt.http.body import StrictRoute, respond
+from softprompt.http.call import Call
+from softprompt.http.errors import ApiError
+from softprompt.http.events import EVENTS, event_stream
+from softprompt.http.schemas import (
+    MOST_LOGPROBS,
+    Chunk,
+    Finish,
+    Generated,
+    Generation,
+    Ids,
+    Input,
+    MaxTokens,
+    Unsupported,
+    or_hint,
+)
+from softprompt.serving.service import AUTO
+
+COMPLETION_TOKENS = 16
+"""`max_tokens` of a completion that does not say, as OpenAI's."""
+
+router = APIRouter(route_class=StrictRoute, tags=["answers"])
+
+
+class CompletionRequest(Generation):
+    """Continue raw text: no template is put around it."""
+
+    prompt: Annotated[
+        Input | Annotated[list[Input], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)],
+        or_hint("give a text, token ids, or a list of texts or of lists of token ids, none of them empty"),
+    ] = Field(description="Text, token ids, or a list of either.", examples=["Question: Who wrote Faust?\nType:"])
+    max_tokens: MaxTokens | None = Field(None, description=f"Most tokens of an answer; {COMPLETION_TOKENS}.")
+    logprobs: Annotated[StrictInt, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
+        None, description="Log-probabilities of each token and of so many of the likeliest."
+    )
+    best_of: Unsupported
+    echo: Unsupported
+    frequency_penalty: Unsupported
+    logit_bias: Unsupported
+    presence_penalty: Unsupported
+    suffix: Unsupported
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The inputs, one for each prompt."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [[part for part in self.prompt if isinstance(part, int)]]
+        return [part for part in self.prompt if not isinstance(part, int)]
+
+
+class CompletionLogprobs(BaseModel):
+    """Log-probabilities of a completion's tokens."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+    @classmethod
+    def of(cls, tokens: Sequence[TokenProbability], offset: int = 0) -> CompletionLogprobs:
+        """Of an engine's tokens; `offset` is where the first of them stands in the text."""
+        offsets: list[int] = []
+        for token in tokens:
+            offsets.append(offset)
+            offset += len(token.text)
+        return cls(
+            tokens=[token.text for token in tokens],
+            token_logprobs=[token.logprob for token in tokens],
+            # Reversed, so that of two tokens with one text the likelier one stays.
+            top_logprobs=[
+                {token.text: token.logprob} | {text: value for _, text, value in reversed(token.top)} for token in tokens
+            ],
+            text_offset=offsets,
+        )
+
+
+class CompletionChoice(BaseModel):
+    """One continuation of one prompt, or a part of it."""
+
+    index: int = Field(description="Counts the `n` answers to the first prompt, then those to the second, ...")
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: Finish | None
+
+
+class CompletionAnswer(Generated):
+    """Continuations."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[CompletionChoice]
+
+
+class CompletionChunk(Chunk):
+    """A part of a continuation."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[CompletionChoice]
+
+
+class CompletionPieces:
+    """Pieces of continuations as chunks."""
+
+    chunk = CompletionChunk
+
+    def __init__(self, count: int, *, with_logprobs: bool) -> None:
+        """For so many continuations at once."""
+        self._with_logprobs = with_logprobs
+        self._offsets = [0] * count
+
+    def begin(self) -> Iterator[CompletionChoice]:
+        """Nothing comes before the first piece."""
+        return iter(())
+
+    def choices(self, place: int, piece: Piece) -> Iterator[CompletionChoice]:
+        """The choices of a piece, a chunk each."""
+        logprobs = None
+        if self._with_logprobs:
+            logprobs = CompletionLogprobs.of(piece.tokens, self._offsets[place])
+            self._offsets[place] += sum(len(token.text) for token in piece.tokens)
+        yield CompletionChoice(index=place, text=piece.text, logprobs=logprobs, finish_reason=piece.finish)
+
+
+@router.post(
+    "/v1/completions",
+    response_model=CompletionAnswer,
+    responses={200: {"content": EVENTS}},
+    dependencies=[Depends(need("predict"))],
+)
+async def complete(request: Request, body: CompletionRequest) -> Response:
+    """Continue raw text or token ids behind a task's prompt; no template is put around them."""
+    call = Call(request, body, "prompt")
+    bound = body.max_tokens or COMPLETION_TOKENS
+    call.limits.check_max_tokens(bound)
+    prompts = body.prompts
+    call.limits.check_rows(len(prompts) * body.count, "prompt")
+    if body.model == AUTO and len(prompts) > 1:
+        raise ApiError(
+            400, "model 'auto' takes one prompt in a request; send one each", param="prompt", code="invalid_value"
+        )
+    rows = [(prompt, sampling) for prompt in prompts for sampling in body.draws(bound, body.logprobs)]
+    tokens, with_logprobs = len(rows) * bound, body.logprobs is not None
+    if body.stream:
+        stream = partial(call.service.stream, call.tenant, body.model)
+        streams = await call.open([partial(stream, *row) for row in rows], tokens)
+        pieces = CompletionPieces(len(rows), with_logprobs=with_logprobs)
+        return event_stream(streams, pieces, call.names("cmpl", streams.head), include_usage=body.wants_usage)
+    answers = await call.run([partial(call.service.complete, call.tenant, body.model, *row) for row in rows], tokens)
+    choices = [
+        CompletionChoice(
+            index=place,
+            text=answer.text,
+            logprobs=CompletionLogprobs.of(answer.tokens) if with_logprobs else None,
+            finish_reason=answer.finish,
+        )
+        for place, answer in enumerate(answers.completions)
+    ]
+    return respond(CompletionAnswer(**call.names("cmpl", answers.head), choices=choices, usage=answers.usage))
