@@ -37,9 +37,9 @@ from softprompt.model.splice import chunk_by_length, stack_prompts
 from softprompt.progress import Bars
 from softprompt.tasks import samples
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.schedule import total_steps
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.objectives import label_scoring, language_modelling
-from softprompt.training.schedule import total_steps
 from softprompt.training.train import train
 
 REAL = ("trec6", "subjectivity", "sentence_polarity")

@@ -54,7 +54,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "progress",
         "names",
         "registry.gate",
-        "training.schedule",
+        "tasks.schedule",
         "cli.app",
     ],
 )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from softprompt.serving.offline import Prediction, Service, predict
     from softprompt.tasks.config import TaskConfig
     from softprompt.tasks.task import Task
-    from softprompt.training.publish import Tuned
+    from softprompt.training.run import Tuned
     from softprompt.training.train import train
 
 __all__ = [
@@ -48,7 +48,7 @@ _HOMES = {
     "SoftPromptError": "errors",
     "Task": "tasks.task",
     "TaskConfig": "tasks.config",
-    "Tuned": "training.publish",
+    "Tuned": "training.run",
     "predict": "serving.offline",
     "train": "training.train",
 }

@@ -12,7 +12,7 @@ from softprompt.progress import Progress
 from softprompt.serving.offline import Service
 from softprompt.tasks import samples
 from softprompt.tasks.task import Task
-from softprompt.training.publish import Tuned
+from softprompt.training.run import Tuned
 from softprompt.training.train import train
 
 

@@ -29,10 +29,10 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.listing import Filters
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.rows import Row
+from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Task
 from softprompt.training import loop, run, session
 from softprompt.training.prepare import Preparer, remarks_on
-from softprompt.training.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.training.train import train
 from tests.models import ANSWERS, make_base, steerable_base
 

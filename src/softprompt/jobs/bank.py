@@ -22,11 +22,11 @@ from softprompt.jobs.watch import Watch, fail, record
 from softprompt.model.architecture import Architecture
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.rows import Row
+from softprompt.tasks.schedule import steps_per_epoch
 from softprompt.tasks.task import Task
 from softprompt.training.checkpoint import EVERY_SECONDS
 from softprompt.training.events import Event, Failed, Noted, Resumed, Stepped, Stopped
 from softprompt.training.run import Member, Run
-from softprompt.training.schedule import steps_per_epoch
 from softprompt.training.session import Session
 
 if TYPE_CHECKING:

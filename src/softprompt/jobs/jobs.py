@@ -33,7 +33,7 @@ from softprompt.registry import queries, tables
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import now
 from softprompt.tasks.config import parse_config
-from softprompt.training.schedule import total_steps
+from softprompt.tasks.schedule import total_steps
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library

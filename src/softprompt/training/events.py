@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from softprompt.evaluation.evaluate import Report
 from softprompt.progress import Progress
-from softprompt.training.publish import Tuned
-from softprompt.training.run import Member
+from softprompt.training.run import Member, Tuned
 
 
 @dataclass(frozen=True)

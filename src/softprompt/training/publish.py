@@ -33,54 +33,6 @@ CENTROID_ROWS = 200
 """Training rows that say where a task's inputs lie."""
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A tuned prompt, with its scores on the test split."""
-
-    prompt: SoftPrompt
-    report: Report
-    version: int | None
-    """Its number in the library; None when it was not published."""
-    seconds: float
-    """Wall-clock time from the start of the session, whose prompts share it, until this one was published."""
-    truncated: int
-    """Inputs and answers that were cut to fit the context, over all splits."""
-    frozen: int
-    """Weights of the base."""
-    rows: tuple[int, int, int]
-    """Of training, validation and test."""
-    history: list[dict[str, float]]
-    """A row for each validation: step, learning rate, loss, value."""
-
-    @property
-    def moved(self) -> float:
-        """Distance from the start relative to the start's length (L2)."""
-        return self.prompt.card.metrics["moved"]
-
-    def row(self) -> dict[str, Any]:
-        """One flat row, as the command prints it."""
-        card = self.prompt.card
-        trainable = card.num_virtual_tokens * card.token_dim
-        train, validation, test = self.rows
-        return {
-            "task": card.task,
-            "version": self.version,
-            "digest": self.prompt.digest,
-            "metric": card.metric,
-            **{name: card.metrics[name] for name in ("value", "majority", "zero_shot", "untrained", "validation")},
-            "seconds": round(self.seconds, 2),
-            "prompt_bytes": len(self.prompt.to_bytes()),
-            "trainable": trainable,
-            "frozen": self.frozen,
-            "total": self.frozen + trainable,
-            "truncated": self.truncated,
-            "train_rows": train,
-            "validation_rows": validation,
-            "test_rows": test,
-            "moved": self.moved,
-        }
-
-
 def make_prompt(architecture: Architecture, member: Member, report: Report) -> SoftPrompt:
     """A run's best vectors with their card."""
     base, run = architecture.base, member.run

@@ -1,5 +1,5 @@
-"""A run: one prompt in training, with everything that is its own; nothing in it depends on what trains beside it. And the
-member of a session that it belongs to."""
+"""A run: one prompt in training, with everything that is its own; nothing in it depends on what trains beside it. The
+member of a session that it belongs to, and what comes of it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
     from softprompt.prompts.prompt import SoftPrompt
     from softprompt.registry.records import Version
-    from softprompt.training.publish import Tuned
-from softprompt.training.schedule import rate_at, steps_per_epoch, total_steps
+from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 
 
 @dataclass
@@ -161,6 +160,55 @@ class Run:
 
 
 _STATE = ("step", "loss", "best_step", "failure", "dropped", "history", "_losses", "_worse")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned prompt, with its scores on the test split."""
+
+    prompt: SoftPrompt
+    report: Report
+    version: int | None
+    """Its number in the library; None when it was not published."""
+    seconds: float
+    """Wall-clock time from the start of the session, whose prompts share it, until this one was published."""
+    truncated: int
+    """Inputs and answers that were cut to fit the context, over all splits."""
+    frozen: int
+    """Weights of the base."""
+    rows: tuple[int, int, int]
+    """Of training, validation and test."""
+    history: list[dict[str, float]]
+    """A row for each validation: step, learning rate, loss, value."""
+
+    @property
+    def moved(self) -> float:
+        """Distance from the start relative to the start's length (L2)."""
+        return self.prompt.card.metrics["moved"]
+
+    def row(self) -> dict[str, Any]:
+        """One flat row, as the command prints it."""
+        card = self.prompt.card
+        trainable = card.num_virtual_tokens * card.token_dim
+        train, validation, test = self.rows
+        return {
+            "task": card.task,
+            "version": self.version,
+            "digest": self.prompt.digest,
+            "metric": card.metric,
+            **{name: card.metrics[name] for name in ("value", "majority", "zero_shot", "untrained", "validation")},
+            "seconds": round(self.seconds, 2),
+            "prompt_bytes": len(self.prompt.to_bytes()),
+            "trainable": trainable,
+            "frozen": self.frozen,
+            "total": self.frozen + trainable,
+            "truncated": self.truncated,
+            "train_rows": train,
+            "validation_rows": validation,
+            "test_rows": test,
+            "moved": self.moved,
+        }
+
 
 Also = Callable[["Connection", "Version", "Member", "SoftPrompt"], object]
 """What is to be done in the transaction that publishes a member's prompt; where it raises, nothing is published."""

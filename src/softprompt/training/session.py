@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,8 +41,8 @@ from softprompt.training.events import (
 )
 from softprompt.training.loop import Group, Stepper
 from softprompt.training.prepare import Preparer, asked_examples, remarks_on
-from softprompt.training.publish import BARELY, Tuned, make_prompt, publish
-from softprompt.training.run import Also, Member, Run
+from softprompt.training.publish import BARELY, make_prompt, publish
+from softprompt.training.run import Also, Member, Run, Tuned
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -90,7 +90,7 @@ class Session:
         self._folder = checkpoints or (library.runs if library is not None else None)
         self._name, self._salt, self._every, self._tries = name, salt, every, tries
         self._checkpoint: Checkpoint | None = None
-        self._states: dict[str, object] = {}
+        self._states: dict[str, Any] = {}
         self._notes: list[Noted] = []
         self._done = 0
         self._started = time.perf_counter()

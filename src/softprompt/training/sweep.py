@@ -24,8 +24,7 @@ from softprompt.training.checkpoint import EVERY_SECONDS
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.loop import processes_started
 from softprompt.training.prepare import TaskLike, load_tasks, one_base
-from softprompt.training.publish import Tuned
-from softprompt.training.run import Member, Run
+from softprompt.training.run import Member, Run, Tuned
 from softprompt.training.session import Session
 
 if TYPE_CHECKING:

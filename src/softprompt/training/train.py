@@ -13,8 +13,7 @@ from softprompt.progress import Mute, Progress, Silent
 from softprompt.training.events import Failed, Stopped, draw
 from softprompt.training.loop import Group
 from softprompt.training.prepare import TaskLike, load_tasks, one_base
-from softprompt.training.publish import Tuned
-from softprompt.training.run import Member
+from softprompt.training.run import Member, Tuned
 from softprompt.training.session import Session
 
 if TYPE_CHECKING:
