@@ -458,14 +458,14 @@ def test_a_job_whose_loss_explodes_or_whose_prompt_is_too_long_fails_alone(libra
 def explode(task: str) -> Any:
     """Training in which a task's loss becomes no number."""
 
-    def trained(base: Any, runs: Any, on_step: Any, keeper: Any, progress: Any) -> None:
+    def trained(architecture: Any, runs: Any, on_step: Any, keeper: Any, progress: Any) -> None:
         def step(took: Any) -> None:
             for run in runs:
                 if run.task.name == task and run.step == 3:
                     run.failure = "the loss is no number at step 4"
             on_step(took)
 
-        train_bank(base, runs, step, keeper, progress)
+        train_bank(architecture, runs, step, keeper, progress)
 
     return trained
 
@@ -480,10 +480,10 @@ def explode(task: str) -> Any:
 def test_where_training_at_once_fails_each_is_trained_alone(
     library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, told: str
 ) -> None:
-    def fragile(base: Any, runs: Any, *rest: Any) -> None:
+    def fragile(architecture: Any, runs: Any, *rest: Any) -> None:
         if len(runs) > 1 or runs[0].task.name == "bad":
             raise error
-        train_bank(base, runs, *rest)
+        train_bank(architecture, runs, *rest)
 
     monkeypatch.setattr(bank, "train_bank", fragile)
     bad = queue_job(library, base_folder, "bad")
@@ -540,13 +540,13 @@ def test_a_worker_that_is_told_to_end_leaves_the_step_it_was_at(
     def end(*_: object) -> None:
         raise EndedError
 
-    def told(base: Any, runs: Any, on_step: Any, keeper: Any, progress: Any) -> None:
+    def told(architecture: Any, runs: Any, on_step: Any, keeper: Any, progress: Any) -> None:
         def step(took: Any) -> None:
             on_step(took)
             if took and runs[0].step == 5:
                 signal.raise_signal(signal.SIGTERM)
 
-        train_bank(base, runs, step, keeper, progress)
+        train_bank(architecture, runs, step, keeper, progress)
 
     before = signal.signal(signal.SIGTERM, end)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shutil
@@ -281,7 +282,7 @@ def test_predict_of_the_package_uses_the_library_in_the_home(library: Library, m
 
 def test_a_small_token_budget_changes_nothing(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = Service(library).predict(texts_for(TASKS), TASKS)
-    monkeypatch.setattr(service_module, "OfflineEngine", lambda base: OfflineEngine(base, token_budget=1))
+    monkeypatch.setattr(service_module, "OfflineEngine", functools.partial(OfflineEngine, token_budget=1))
     for one, other in zip(expected, Service(library).predict(texts_for(TASKS), TASKS), strict=True):
         same(one, other)
 

@@ -15,9 +15,13 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError, DataError, NameRefused, TrainingError
 from softprompt.progress import Silent
 from softprompt.tasks.task import Task
+from softprompt.model.architecture import architecture_of
 from softprompt.training.curves import write_page
+from softprompt.model.architecture import architecture_of
 from softprompt.training.loop import train_bank
+from softprompt.model.architecture import architecture_of
 from softprompt.training.prepare import prepare
+from softprompt.model.architecture import architecture_of
 from softprompt.training.sweep import _Halving, make_grid, sweep
 from tests.models import make_base
 
@@ -103,10 +107,10 @@ def test_every_candidate_of_a_mixed_bank_equals_itself_alone(base: FrozenBase, t
     # Few steps: a random base is steep, and doubles a difference of rounding at every step.
     tasks = [task.variant(**{**point, "max_steps": 3}) for point in grid]
     together = prepare(tasks, base, None, Silent())
-    train_bank(base, together)
+    train_bank(architecture_of(base), together)
     for one, candidate in zip(tasks, together, strict=True):
         (alone,) = prepare([one], base, None, Silent())
-        train_bank(base, [alone])
+        train_bank(architecture_of(base), [alone])
         assert candidate.best_PD is not None
         assert alone.best_PD is not None
         torch.testing.assert_close(candidate.best_PD, alone.best_PD, rtol=0, atol=2e-5)
@@ -133,12 +137,13 @@ def test_without_rungs_every_candidate_runs_to_its_end(base: FrozenBase, task: T
 def test_a_candidate_that_fails_loses_and_the_others_go_on(
     base: FrozenBase, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from softprompt.training import loop
+    from softprompt.model.architecture import architecture_of
+from softprompt.training import loop
 
     honest = loop.losses_and_gradient
 
-    def poisoned(base: FrozenBase, stack: Any, examples: Any, **more: Any) -> Any:
-        losses, gradient = honest(base, stack, examples, **more)
+    def poisoned(architecture: Any, stack: Any, examples: Any, **more: Any) -> Any:
+        losses, gradient = honest(architecture, stack, examples, **more)
         gradient[(stack.lengths_K == 6).nonzero()] = float("nan")
         return losses, gradient
 

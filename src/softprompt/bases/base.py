@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,6 @@ class FrozenBase:
     """The folder it was loaded from."""
     quantization: str | None = None
     """`int8` or `4bit`: how the linear layers were made smaller. Not part of the fingerprint, as dtype is none."""
-    _shared_prefix: bool | None = field(default=None, repr=False)
-    _lines: bool | None = field(default=None, repr=False)
 
     @classmethod
     def load(

@@ -22,6 +22,7 @@ from softprompt.jobs.rows import read_upload
 from softprompt.jobs.uploads import Files
 from softprompt.jobs.watch import Teller, Watch, fail, tell
 from softprompt.library.library import Library
+from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.rows import Row
 from softprompt.tasks.task import Examples, Task
@@ -77,10 +78,11 @@ def run_jobs(queue: Queue, claims: Sequence[Claim], base: FrozenBase, *, every: 
     Where training them at once fails as a whole, each is trained alone: an error of one, foreseen or not, takes no other
     along.
     """
+    architecture = architecture_of(base)
     with Watch(queue, [claim.id for claim in claims]) as watch:
-        seats = [seat for claim in claims if (seat := _seat(queue, claim, base)) is not None]
+        seats = [seat for claim in claims if (seat := _seat(queue, claim, architecture)) is not None]
         try:
-            _train(queue, seats, base, watch, every)
+            _train(queue, seats, architecture, watch, every)
         except Exception as error:
             if len(seats) == 1:
                 fail(queue, seats[0].claim, error)
@@ -88,15 +90,15 @@ def run_jobs(queue: Queue, claims: Sequence[Claim], base: FrozenBase, *, every: 
             log.warning("training of %d jobs: %s", len(seats), error, exc_info=error)
             for seat in seats:
                 tell(queue, seat.claim, "training several jobs at once failed; this one is trained alone now", level="warn")
-                alone = _seat(queue, seat.claim, base)
+                alone = _seat(queue, seat.claim, architecture)
                 if alone is not None:
                     try:
-                        _train(queue, [alone], base, watch, every)
+                        _train(queue, [alone], architecture, watch, every)
                     except Exception as again:
                         fail(queue, alone.claim, again)
 
 
-def _seat(queue: Queue, claim: Claim, base: FrozenBase) -> Seat | None:
+def _seat(queue: Queue, claim: Claim, architecture: Architecture) -> Seat | None:
     """A job ready to train; None where it failed before, or where the registry is away, and it is left to the next claim."""
     library = queue.library.for_tenant(claim.tenant, claim.actor)
     files = Files(library)
@@ -104,9 +106,9 @@ def _seat(queue: Queue, claim: Claim, base: FrozenBase) -> Seat | None:
     try:
         task = _task(claim, files)
         task.check_base_name()
-        (run,) = prepare([task], base, library, progress)
-        test = task.encode(base, task.test, task.config.num_virtual_tokens, split="test")
-        (baselines,) = measure_baselines(base, [run], [test], progress)
+        (run,) = prepare([task], architecture.base, library, progress)
+        test = task.encode(architecture.base, task.test, task.config.num_virtual_tokens, split="test")
+        (baselines,) = measure_baselines(architecture, [run], [test], progress)
     except RegistryError as error:
         log.warning("job %s has to wait: %s", claim.name, error)
         return None
@@ -132,25 +134,25 @@ def _task(claim: Claim, files: Files) -> Task:
     return JobTask({**claim.config, "base": claim.base, "data": data}, rows)
 
 
-def _train(queue: Queue, seats: Sequence[Seat], base: FrozenBase, watch: Watch, every: float) -> None:
+def _train(queue: Queue, seats: Sequence[Seat], architecture: Architecture, watch: Watch, every: float) -> None:
     if not seats:
         return
     started = time.perf_counter()
     progress = Teller(queue, [seat.claim for seat in seats])
     runs = [seat.run for seat in seats]
-    keeper = _Stoppable(checkpoints_of(queue.library), base, runs, progress, every)
+    keeper = _Stoppable(checkpoints_of(queue.library), architecture.base, runs, progress, every)
     with keeper.heeding():
-        train_bank(base, runs, _Reporter(queue, seats, watch), keeper, progress)
+        train_bank(architecture, runs, _Reporter(queue, seats, watch), keeper, progress)
     good: list[Seat] = []
     for seat in seats:
         if seat.run.failure is not None:
             fail(queue, seat.claim, TrainingError(f"{seat.run.failure}; lower learning_rate"))
         elif not seat.run.dropped and seat.run.best_PD is not None:
             good.append(seat)
-    reports = judge_runs(base, [seat.run for seat in good], [seat.test for seat in good], progress)
+    reports = judge_runs(architecture, [seat.run for seat in good], [seat.test for seat in good], progress)
     for seat, report in zip(good, reports, strict=True):
         try:
-            _publish(queue, seat, base, report, started)
+            _publish(queue, seat, architecture, report, started)
         except Exception as error:
             fail(queue, seat.claim, error)
     keeper.discard()
@@ -238,9 +240,9 @@ class _Reporter:
         return (datetime.now(UTC) + timedelta(seconds=left)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _publish(queue: Queue, seat: Seat, base: FrozenBase, report: Report, started: float) -> None:
+def _publish(queue: Queue, seat: Seat, architecture: Architecture, report: Report, started: float) -> None:
     run, claim = seat.run, seat.claim
-    prompt = make_prompt(base, run, report, seat.baselines)
+    prompt = make_prompt(architecture, run, report, seat.baselines)
     card = prompt.card
     outcome = {
         "digest": prompt.digest,
@@ -259,7 +261,17 @@ def _publish(queue: Queue, seat: Seat, base: FrozenBase, report: Report, started
     )
     for attempt in range(1, PUBLISH_TRIES + 1):
         try:
-            finish(base, [run], [seat.test], [prompt], [report], seat.library, started, Teller(queue, [claim]), also)
+            finish(
+                architecture.base,
+                [run],
+                [seat.test],
+                [prompt],
+                [report],
+                seat.library,
+                started,
+                Teller(queue, [claim]),
+                also,
+            )
         except Lost:
             log.info("job %s is no longer wanted; nothing was published", claim.name)
         except (StoreError, RegistryError) as error:

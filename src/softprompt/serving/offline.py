@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, DataError, EngineError
+from softprompt.evaluation.evaluate import result_of
+from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.serving.resident import Resident, load_resident
 from softprompt.tasks.form import Form
 
@@ -48,8 +50,8 @@ class Service:
         """Serve a library; `base` spares loading it again where the caller holds it."""
         self.library = library
         self._loading: dict[str, Any] = {"dtype": dtype, "device": device, "quantization": quantization}
-        self._given = base
-        self._bases: dict[str, FrozenBase] = {}
+        self._given = architecture_of(base) if base is not None else None
+        self._architectures: dict[str, Architecture] = {}
         self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
 
     def predict(self, texts: Sequence[str], tasks: str | Sequence[str]) -> list[Prediction]:
@@ -74,19 +76,20 @@ class Service:
         answers: list[Prediction | None] = [None] * len(texts)
         for source in dict.fromkeys(version.base for version in versions.values()):
             rows = [index for index, ref in enumerate(refs) if versions[ref].base == source]
-            base = self._base(source)
+            architecture = self._architecture(source)
+            base = architecture.base
             residents = {ref: self._resident(version, base) for ref, version in versions.items() if version.base == source}
-            told = _answer(base, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
+            told = _answer(architecture, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
             for index, prediction in zip(rows, told, strict=True):
                 answers[index] = prediction
         return [answer for answer in answers if answer is not None]
 
-    def _base(self, source: str) -> FrozenBase:
+    def _architecture(self, source: str) -> Architecture:
         if self._given is not None:
             return self._given
-        if source not in self._bases:
-            self._bases[source] = FrozenBase.load(source, **self._loading)
-        return self._bases[source]
+        if source not in self._architectures:
+            self._architectures[source] = architecture_of(FrozenBase.load(source, **self._loading))
+        return self._architectures[source]
 
     def _resident(self, version: Version, base: FrozenBase) -> Resident:
         key = (version.digest, base.fingerprint)
@@ -95,8 +98,8 @@ class Service:
         return replace(self._residents[key], task=version.task, version=version.number)
 
 
-def _answer(base: FrozenBase, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
-    engine = OfflineEngine(base)
+def _answer(architecture: Architecture, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
+    base, engine = architecture.base, OfflineEngine(architecture)
     distinct = list({resident.digest: resident for resident in residents}.values())
     places = {resident.digest: place for place, resident in enumerate(distinct)}
     vectors = [resident.tensor for resident in distinct]
@@ -114,14 +117,14 @@ def _answer(base: FrozenBase, residents: Sequence[Resident], texts: Sequence[str
     labelled = [i for i, resident in enumerate(residents) if resident.labels is not None]
     if labelled:
         chosen = [residents[i].labels or () for i in labelled]
-        scored = engine.score(vectors, [which[i] for i in labelled], [inputs[i] for i in labelled], chosen)
+        scored = result_of(engine.score(vectors, [which[i] for i in labelled], [inputs[i] for i in labelled], chosen))
         for index, row_scores in zip(labelled, scored, strict=True):
             outputs[index], scores[index] = choose_label(residents[index].form, row_scores)
-    told = [i for i, resident in enumerate(residents) if resident.labels is None]
-    if told:
-        bounds = [residents[i].form.max_new_tokens for i in told]
-        generated = engine.generate(vectors, [which[i] for i in told], [inputs[i] for i in told], bounds)
-        for index, ids in zip(told, generated, strict=True):
+    generating = [i for i, resident in enumerate(residents) if resident.labels is None]
+    if generating:
+        bounds = [residents[i].form.max_new_tokens for i in generating]
+        answers = engine.generate(vectors, [which[i] for i in generating], [inputs[i] for i in generating], bounds)
+        for index, ids in zip(generating, result_of(answers), strict=True):
             outputs[index] = base.decode(ids).strip()
     return [
         Prediction(resident.form.task, resident.version, text, output, score, truncated)

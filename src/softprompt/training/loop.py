@@ -6,13 +6,13 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
-from softprompt.bases.base import FrozenBase
-from softprompt.engines.offline import OfflineEngine, out_of_memory
+from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import TrainingError
-from softprompt.evaluation.evaluate import Report, Trial, evaluate
+from softprompt.evaluation.evaluate import Report, Trial, evaluate, result_of
+from softprompt.model.architecture import Architecture
+from softprompt.model.memory import TokenBudget
 from softprompt.model.splice import Stack, stack_padded
 from softprompt.progress import Progress, Silent
 from softprompt.training.bank import Bank
@@ -26,7 +26,7 @@ OnStep = Callable[[Sequence[Run]], None]
 
 
 def train_bank(
-    base: FrozenBase,
+    architecture: Architecture,
     runs: Sequence[Run],
     on_step: OnStep | None = None,
     keeper: Keeper | None = None,
@@ -40,8 +40,9 @@ def train_bank(
     """
     group = group or Group()
     progress = progress or Silent()
-    engine = OfflineEngine(base, warn=progress.warn)
-    stepper = _Stepper(base, progress, group)
+    base = architecture.base
+    engine = OfflineEngine(architecture, warn=progress.warn)
+    stepper = _Stepper(architecture, progress, group)
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], base.device)
     if keeper is not None and keeper.restore(bank, runs, group) and on_step:
         on_step([])
@@ -63,7 +64,7 @@ def train_bank(
         due = [active[place] for place in good if runs[active[place]].validates]
         if due:
             trials = [Trial(runs[i].task.form, bank.prompt(i).to(base.dtype), runs[i].validation) for i in due]
-            reports = group.from_first(functools.partial(evaluate, engine, trials))
+            reports = group.from_first(functools.partial(_judge, engine, trials))
             for index, trial, report in zip(due, trials, reports, strict=True):
                 run = runs[index]
                 if _overflows(trial, report):
@@ -76,6 +77,10 @@ def train_bank(
             keeper.save_if_due(bank, runs)
 
 
+def _judge(engine: OfflineEngine, trials: Sequence[Trial]) -> list[Report]:
+    return result_of(evaluate(engine, trials))
+
+
 def _overflows(trial: Trial, report: Report) -> bool:
     """Whether a prompt has left the numbers that the base's dtype can hold, by its vectors or by what they lead to."""
     return not trial.vectors_PD.isfinite().all() or (trial.form.labels is not None and math.isnan(report.loss))
@@ -85,31 +90,24 @@ class _Stepper:
     """Runs steps in chunks that fit the memory: when it runs out, chunks are halved and the step is done again. Chunks
     change neither losses nor gradients but for rounding, so nothing of the recipe changes."""
 
-    def __init__(self, base: FrozenBase, progress: Progress, group: Group) -> None:
-        self._base = base
+    def __init__(self, architecture: Architecture, progress: Progress, group: Group) -> None:
+        self._architecture = architecture
         self._group = group
-        self._progress = progress
-        self._budget = TOKEN_BUDGET
+        self._budget = TokenBudget(TOKEN_BUDGET, architecture.base.device, progress.warn, runs="steps", refusal=_refusal)
 
     def run(self, stack: Stack, examples: Sequence[Example], recompute: bool) -> tuple[Tensor, Tensor]:
         """Mean losses (K) and gradients (K x P x D) of a step, over the rows of all processes."""
         examples = self._group.share(examples)
-        return self._group.add(*self._within_memory(stack, examples, recompute))
 
-    def _within_memory(self, stack: Stack, examples: Sequence[Example], recompute: bool) -> tuple[Tensor, Tensor]:
-        while True:
-            try:
-                return losses_and_gradient(self._base, stack, examples, token_budget=self._budget, recompute=recompute)
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-            longest = max(len(example.input) + len(example.target) for example in examples)
-            if self._budget <= longest:
-                raise TrainingError(
-                    f"out of memory with a single row of {longest} tokens on {self._base.device}; "
-                    "use a smaller base or dtype, or shorter inputs"
-                )
-            self._budget = max(longest, self._budget // 2)
-            self._progress.warn(f"out of memory: steps now run in chunks of {self._budget} tokens, which is slower")
-            if self._base.device.type == "cuda":
-                torch.cuda.empty_cache()
+        def step() -> tuple[Tensor, Tensor]:
+            budget = self._budget.tokens
+            return losses_and_gradient(self._architecture, stack, examples, token_budget=budget, recompute=recompute)
+
+        while (made := self._budget.attempt(step)) is None:
+            longest = max(example.length for example in examples)
+            self._budget.halve(self._budget.tokens, longest, single=self._budget.tokens <= longest)
+        return self._group.add(*made)
+
+
+def _refusal(message: str) -> TrainingError:
+    return TrainingError(f"{message}; use a smaller base or dtype, or shorter inputs")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError, TrainingError
+from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
 from softprompt.training.checkpoint import Keeper
 from softprompt.training.loop import train_bank
@@ -101,6 +102,7 @@ def sweep(
     tasks = [load_tasks(original.variant(**changes))[0] for changes in grid]
     if base is None:
         base = FrozenBase.load(one_base(tasks), dtype=dtype, device=device, quantization=quantization)
+    architecture = architecture_of(base)
     runs = prepare(tasks, base, library, progress)
     tests = [one.encode(base, one.test, one.config.num_virtual_tokens, split="test") for one in tasks]
     halving = _Halving(runs, rungs)
@@ -118,7 +120,7 @@ def sweep(
             counted = done
 
         keeper = Keeper(library.runs, base, runs, progress, rungs=rungs) if library is not None else None
-        train_bank(base, runs, on_step, keeper, progress)
+        train_bank(architecture, runs, on_step, keeper, progress)
     ranked = sorted(range(len(runs)), key=lambda index: _rank(runs[index]), reverse=True)
     winner = runs[ranked[0]]
     if winner.best is None or winner.failure is not None:
@@ -126,9 +128,9 @@ def sweep(
         raise TrainingError(f"no candidate of task {original.name!r} came through: {reasons}; lower the rates")
     rows = [_row(runs[index], grid[index]) for index in ranked]
     test = tests[ranked[0]]
-    (baselines,) = measure_baselines(base, [winner], [test], progress)
-    (report,) = judge_runs(base, [winner], [test], progress)
-    prompt = make_prompt(base, winner, report, baselines, {"sweep": rows})
+    (baselines,) = measure_baselines(architecture, [winner], [test], progress)
+    (report,) = judge_runs(architecture, [winner], [test], progress)
+    prompt = make_prompt(architecture, winner, report, baselines, {"sweep": rows})
     (tuned,) = finish(base, [winner], [test], [prompt], [report], library, started, progress)
     if keeper is not None:
         keeper.discard()

@@ -16,8 +16,9 @@ from torch import Tensor
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ContextError, TrainingError
-from softprompt.evaluation.evaluate import Report, Trial, evaluate
+from softprompt.evaluation.evaluate import Report, Trial, evaluate, result_of
 from softprompt.evaluation.metrics import measure
+from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.embedding import centroid_of, raw_text
 from softprompt.progress import Mute, Progress, Silent
 from softprompt.prompts.card import Card
@@ -118,10 +119,11 @@ def train(
     loaded = load_tasks(tasks)
     if base is None:
         base = FrozenBase.load(one_base(loaded), dtype=dtype, device=device, quantization=quantization)
+    architecture = architecture_of(base)
     started = time.perf_counter()
     runs = prepare(loaded, base, library, progress)
     tests = [task.encode(base, task.test, task.config.num_virtual_tokens, split="test") for task in loaded]
-    baselines = measure_baselines(base, runs, tests, progress) if group.leads else []
+    baselines = measure_baselines(architecture, runs, tests, progress) if group.leads else []
     with progress.stage("train", sum(run.total for run in runs)) as advance:
         counted = 0
 
@@ -132,16 +134,16 @@ def train(
             counted = done
 
         keeper = Keeper(library.runs, base, runs, progress) if library is not None else None
-        train_bank(base, runs, on_step, keeper, progress, group)
+        train_bank(architecture, runs, on_step, keeper, progress, group)
         advance(sum(run.total - run.step for run in runs), "")
     failed = [f"task {run.task.name!r}: {run.failure}" for run in runs if run.failure is not None]
     if not group.leads:
         return []
     whole = [index for index, run in enumerate(runs) if run.best_PD is not None and run.failure is None]
     good, good_tests = [runs[index] for index in whole], [tests[index] for index in whole]
-    reports = judge_runs(base, good, good_tests, progress)
+    reports = judge_runs(architecture, good, good_tests, progress)
     made = zip(good, reports, [baselines[index] for index in whole], strict=True)
-    prompts = [make_prompt(base, run, report, baseline) for run, report, baseline in made]
+    prompts = [make_prompt(architecture, run, report, baseline) for run, report, baseline in made]
     tuned = finish(base, good, good_tests, prompts, reports, library, started, progress)
     if keeper is not None:
         keeper.discard()
@@ -151,17 +153,21 @@ def train(
     return tuned
 
 
-def judge_runs(base: FrozenBase, runs: Sequence[Run], tests: Sequence[Examples], progress: Progress) -> list[Report]:
+def judge_runs(
+    architecture: Architecture, runs: Sequence[Run], tests: Sequence[Examples], progress: Progress
+) -> list[Report]:
     """Judge each run's best vectors on its test rows."""
-    trials = [Trial(run.task.form, _best(run).to(base.dtype), test) for run, test in zip(runs, tests, strict=True)]
+    dtype = architecture.base.dtype
+    trials = [Trial(run.task.form, _best(run).to(dtype), test) for run, test in zip(runs, tests, strict=True)]
     with progress.stage("test", sum(len(trial.examples) for trial in trials)) as advance:
-        return evaluate(OfflineEngine(base, warn=progress.warn), trials, lambda rows: advance(rows, ""))
+        return result_of(evaluate(OfflineEngine(architecture, warn=progress.warn), trials), advance)
 
 
 def measure_baselines(
-    base: FrozenBase, runs: Sequence[Run], tests: Sequence[Examples], progress: Progress
+    architecture: Architecture, runs: Sequence[Run], tests: Sequence[Examples], progress: Progress
 ) -> list[dict[str, float]]:
     """Scores on the test split of the most frequent answer, of a text prompt, and of the prompt before training."""
+    base = architecture.base
     nothing_PD = torch.zeros(0, base.width, dtype=base.dtype)
     trials: list[Trial] = []
     for run, test in zip(runs, tests, strict=True):
@@ -169,7 +175,8 @@ def measure_baselines(
         asked = _ask(base, run.task, progress)
         trials += [Trial(form, nothing_PD, asked), Trial(form, run.start_PD.to(base.dtype), test)]
     with progress.stage("baselines", sum(len(trial.examples) for trial in trials)) as advance:
-        reports = evaluate(OfflineEngine(base, warn=progress.warn), trials, lambda rows: advance(rows, ""))
+        engine = OfflineEngine(architecture, warn=progress.warn)
+        reports = result_of(evaluate(engine, trials), advance)
     scores = []
     for index, (run, test) in enumerate(zip(runs, tests, strict=True)):
         constant = [run.task.majority()] * len(test)
@@ -205,7 +212,7 @@ def said(runs: Sequence[Run]) -> str:
 
 
 def make_prompt(
-    base: FrozenBase,
+    architecture: Architecture,
     run: Run,
     report: Report,
     baselines: Mapping[str, float],
@@ -213,6 +220,7 @@ def make_prompt(
 ) -> SoftPrompt:
     """A run's best vectors with their card; `more` joins its recipe."""
     assert run.best is not None
+    base = architecture.base
     vectors_PD = _best(run)
     card = Card(
         base=base.name,
@@ -228,14 +236,14 @@ def make_prompt(
         parents=run.parents,
         **form_fields(run.task.form),
     )
-    return SoftPrompt(vectors_PD, card, _centroid(base, run.task))
+    return SoftPrompt(vectors_PD, card, _centroid(architecture, run.task))
 
 
-def _centroid(base: FrozenBase, task: Task) -> Tensor | None:
+def _centroid(architecture: Architecture, task: Task) -> Tensor | None:
     """Of the raw texts of training rows, at most 200, spread over all of them."""
     fields = task.form.input.fields
     rows = task.train[:: -(-len(task.train) // CENTROID_ROWS)]
-    return centroid_of(base, [raw_text(fields, row) for row in rows])
+    return centroid_of(architecture, [raw_text(fields, row) for row in rows])
 
 
 def finish(
