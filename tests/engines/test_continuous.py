@@ -392,9 +392,10 @@ def test_a_pass_that_memory_does_not_hold_runs_in_halves(base: FrozenBase, caplo
     jobs += [ScoreJob(prompt, ids, ((5,), (6, 7))) for ids in inputs]
     jobs += [EmbedJob(ids) for ids in [*inputs, some_ids(draw, 30)]]
     told: list[list[Inbox]] = []
+    architecture = architecture_of(base)  # which looks at the base once, while there is memory
     for starved in (False, True):
         handle = base.model.model.register_forward_pre_hook(starve, with_kwargs=True) if starved else None
-        engine = ContinuousEngine(architecture_of(base), Limits(max_rows=8))
+        engine = ContinuousEngine(architecture, Limits(max_rows=8))
         told.append([Inbox() for _ in jobs])
         engine.submit_all(list(zip(jobs, told[-1], strict=True)))
         for inbox in told[-1]:

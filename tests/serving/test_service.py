@@ -36,6 +36,7 @@ from softprompt.serving.inputs import raw_input
 from softprompt.serving.monitor import BASE, OTHER, UNKNOWN, Monitor
 from softprompt.serving.offline import Service
 from softprompt.serving.service import AUTO, AsyncService, Message, Stream
+from tests.engine_jobs import generate_offline
 from tests.fake_engine import FakeEngine, fake_embedding, fake_score
 from tests.models import make_base, some_prompt
 

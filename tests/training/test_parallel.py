@@ -69,7 +69,13 @@ def test_two_processes_give_the_result_of_one_and_send_the_bank_alone(tmp_path: 
         text=True,
         timeout=300,
         cwd=Path(__file__).parent.parent.parent,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+        env=os.environ
+        | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(
+                [str(Path(__file__).parent.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
+        },
     )
     assert done.returncode == 0, done.stderr[-2000:]
     library = Library.open(tmp_path / "home")

@@ -13,15 +13,12 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError, DataError, NameRefused, TrainingError
+from softprompt.model.architecture import architecture_of
 from softprompt.progress import Silent
 from softprompt.tasks.task import Task
-from softprompt.model.architecture import architecture_of
 from softprompt.training.curves import write_page
-from softprompt.model.architecture import architecture_of
 from softprompt.training.loop import train_bank
-from softprompt.model.architecture import architecture_of
 from softprompt.training.prepare import prepare
-from softprompt.model.architecture import architecture_of
 from softprompt.training.sweep import _Halving, make_grid, sweep
 from tests.models import make_base
 
@@ -137,8 +134,7 @@ def test_without_rungs_every_candidate_runs_to_its_end(base: FrozenBase, task: T
 def test_a_candidate_that_fails_loses_and_the_others_go_on(
     base: FrozenBase, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from softprompt.model.architecture import architecture_of
-from softprompt.training import loop
+    from softprompt.training import loop
 
     honest = loop.losses_and_gradient
 

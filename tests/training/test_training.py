@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,8 @@ def test_every_row_is_seen_once_in_an_epoch_in_an_order_of_the_seed(tmp_path: Pa
     examples = task.encode(base, task.train, 6, split="training")
 
     def epochs(seed: int) -> list[list[list[int]]]:
-        one = run.Run(
-            a_task(tmp_path, per_device_train_batch_size=7, seed=seed), torch.zeros(6, 32), examples, examples, None
-        )
+        own, labels = a_task(tmp_path, per_device_train_batch_size=7, seed=seed), task.form.encode_labels(base)
+        one = run.Run(own, torch.zeros(6, 32), examples, examples, labels)
         seen: list[list[list[int]]] = []
         for _ in range(2):
             seen.append([])
@@ -191,12 +190,13 @@ class Scripted:
         self.seen: dict[str, list[torch.Tensor]] = {name: [] for name in values}
         monkeypatch.setattr(loop, "evaluate", self)
 
-    def __call__(self, engine: Any, trials: Sequence[Any], *_: Any) -> list[Report]:
+    def __call__(self, engine: Any, trials: Sequence[Any]) -> Generator[int, None, list[Report]]:
         reports = []
         for trial in trials:
             self.seen[trial.form.task].append(trial.vectors_PD.clone())
             value = self.values[trial.form.task].pop(0)
             reports.append(Report("accuracy", value, len(trial.examples), 1 - value, []))
+            yield len(trial.examples)
         return reports
 
 
