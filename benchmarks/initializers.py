@@ -27,7 +27,8 @@ from benchmarks.quality import make_tasks
 from benchmarks.row import Row, print_row
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.evaluate import Trial, evaluate
+from softprompt.evaluation.evaluate import Trial, evaluate, result_of
+from softprompt.model.architecture import architecture_of
 from softprompt.progress import Bars
 from softprompt.tasks.task import Task
 from softprompt.training.loop import train_bank
@@ -65,14 +66,15 @@ def measure(
     for run, one in zip(runs, tasks, strict=True):
         run.validation = one.encode(base, one.validation[:judge_rows], one.config.num_virtual_tokens, split="validation")
     trials = [Trial(run.task.form, run.start_PD.to(base.dtype), test) for run, test in zip(runs, tests, strict=True)]
-    before = evaluate(OfflineEngine(base), trials)
+    architecture = architecture_of(base)
+    before = result_of(evaluate(OfflineEngine(architecture), trials))
     with progress.stage(f"train {name}", runs[0].total) as advance:
 
         def on_step(took: Sequence[Run]) -> None:
             advance(1, f"loss {statistics.fmean(run.loss for run in took):.3f}" if took else "")
 
-        train_bank(base, runs, on_step, progress=progress)
-    after = judge_runs(base, runs, tests, progress)
+        train_bank(architecture, runs, on_step, progress=progress)
+    after = judge_runs(architecture, runs, tests, progress)
     return [
         {
             "task": name,

@@ -28,6 +28,7 @@ from benchmarks.quality import make_tasks
 from benchmarks.row import print_row
 from benchmarks.train_vs_peft import SHORT, Rows, make_base, peft_steps, timed
 from softprompt.bases.base import FrozenBase
+from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import stack_padded
 from softprompt.progress import Silent
 from softprompt.tasks.task import Task
@@ -75,7 +76,7 @@ CASES: dict[str, tuple[str, Callable[[int], list[Task]]]] = {
 def bank_steps(base: FrozenBase, runs: Sequence[Run], steps: int) -> Callable[[], None]:
     """A function that takes so many steps of all runs in one bank, each time from their first rows."""
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], base.device)
-    every = list(range(len(runs)))
+    every, architecture = list(range(len(runs))), architecture_of(base)
 
     def take() -> None:
         for run in runs:
@@ -83,7 +84,7 @@ def bank_steps(base: FrozenBase, runs: Sequence[Run], steps: int) -> Callable[[]
         for _ in range(steps):
             examples = [example for index, run in enumerate(runs) for example in run.batch(index)]
             stack = stack_padded(bank.vectors_KPD, bank.lengths)
-            losses_K, gradient_KPD = losses_and_gradient(base, stack, examples)
+            losses_K, gradient_KPD = losses_and_gradient(architecture, stack, examples)
             bank.step(every, gradient_KPD, [run.rate for run in runs])
             for run, loss in zip(runs, losses_K.tolist(), strict=True):
                 run.took_step(loss)
