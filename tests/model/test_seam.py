@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
+import softprompt
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.offline import OfflineEngine
 from softprompt.engines.protocol import Embedding, EmbedJob, GenerateJob, Job, Sampling, ScoreJob, Scores, Vectors
@@ -189,6 +191,12 @@ def test_texts_have_a_centroid(t5: Architecture) -> None:
     assert centroid_D is not None
     offsets = t5.embed(t5.base.encode(["red green", "blue"])) - t5.embed(single_tokens(t5.base)).mean(0)
     torch.testing.assert_close(centroid_D, torch.nn.functional.normalize(offsets, dim=1).mean(0))
+
+
+def test_one_room_alone_runs_models() -> None:
+    source = Path(softprompt.__file__).parent
+    callers = {file.relative_to(source).parts[0] for file in source.rglob("*.py") if ".model(" in file.read_text()}
+    assert callers - {"http"} == {"model"}  # the server's own service has a verb of that name
 
 
 def test_objectives_are_known_by_either_spelling() -> None:

@@ -89,7 +89,7 @@ def evaluate(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, N
 
 
 def result_of(generator: Generator[int, None, R], advance: Advance = lambda done, text: None) -> R:
-    """What a generator returns that yields how many rows are done, run to its end; the rows are told to `advance`."""
+    """What a generator of numbers of rows returns, run to its end; `advance` is called with each number."""
     while True:
         try:
             advance(next(generator), "")

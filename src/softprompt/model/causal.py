@@ -104,7 +104,6 @@ class Causal:
 
     @torch.no_grad()
     def embed(self, inputs: Sequence[Ids]) -> Tensor:
-        """See :class:`~softprompt.model.architecture.Architecture`."""
         base = self.base
         embeddings_ND = torch.zeros(len(inputs), base.width)
         for group in chunk_by_length([len(ids) for ids in inputs], _EMBED_BUDGET):
@@ -122,13 +121,11 @@ class Causal:
 
     @cached_property
     def origin_D(self) -> Tensor:  # noqa: N802
-        """See :class:`~softprompt.model.architecture.Architecture`."""
         return self.embed(single_tokens(self.base)).mean(0)
 
     # Rows behind prompts
 
     def compute_prefix(self, stack: Stack) -> Prefix:
-        """See :class:`~softprompt.model.architecture.Architecture`."""
         cache = DynamicCache()
         self._logits(stack.vectors_KPD, splice_prompts(stack), None, cache)
         if not cache.layers or any(layer.keys.shape[2] != stack.columns for layer in cache.layers):
@@ -197,7 +194,6 @@ class Causal:
         return _pick(logits_BLV, [(row, slot) for row, kept in enumerate(unfolded.keep) for slot in range(len(kept))])
 
     def run_cached(self, ids_BT: Tensor, positions_BT: Tensor, cache: Any, mask_BS: Tensor) -> Tensor:
-        """See :class:`~softprompt.model.architecture.Architecture`."""
         return self._logits(self.base.embed(ids_BT), Spliced(mask_BS, positions_BT), None, cache)[:, -1]
 
     def _logits(self, embeds_BTD: Tensor, spliced: Spliced, keep_BL: Tensor | None, cache: Any = None) -> Tensor:

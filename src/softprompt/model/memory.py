@@ -37,7 +37,7 @@ class TokenBudget:
     ) -> None:
         """
         Args:
-            warn: told each time it is halved.
+            warn: called each time it is halved.
             runs: what runs in chunks, for that message.
             refusal: makes the error for a single row that does not fit, from a message that ends before any advice.
         """

@@ -53,20 +53,16 @@ class LabelScoring:
     is asked at prediction, and spends no capacity on the rest of the vocabulary. Each row counts alike."""
 
     def targets(self, examples: Examples, labels: Labels | None) -> list[LabelTarget]:
-        """See :class:`Objective`."""
         assert labels is not None
         return [LabelTarget(labels, choice) for choice in examples.choices]
 
     def tails(self, target: LabelTarget) -> Tails:
-        """See :class:`Objective`."""
         return label_contexts(target.labels)
 
     def size(self, target: LabelTarget) -> int:
-        """See :class:`Objective`."""
         return 1
 
     def losses(self, targets: Sequence[LabelTarget], logits_NV: Tensor) -> Tensor:
-        """See :class:`Objective`."""
         scores = score_labels(logits_NV, [target.labels for target in targets])
         scores_BC = pad_sequence(scores, batch_first=True, padding_value=-torch.inf)
         choice_B = torch.tensor([target.choice for target in targets], device=scores_BC.device)
@@ -77,19 +73,15 @@ class LanguageModeling:
     """Summed negative log-probability of the answer's tokens, one by one. Each token counts alike."""
 
     def targets(self, examples: Examples, labels: Labels | None) -> list[list[int]]:
-        """See :class:`Objective`."""
         return examples.targets
 
     def tails(self, target: Ids) -> Tails:
-        """See :class:`Objective`."""
         return (target[:-1],)
 
     def size(self, target: Ids) -> int:
-        """See :class:`Objective`."""
         return len(target)
 
     def losses(self, targets: Sequence[Ids], logits_NV: Tensor) -> Tensor:
-        """See :class:`Objective`."""
         device = logits_NV.device
         tokens_N = torch.tensor([token for target in targets for token in target], device=device)
         owner_N = torch.tensor([owner for owner, target in enumerate(targets) for _ in target], device=device)
