@@ -75,11 +75,7 @@ class ContinuousEngine:
     """Continuous batching on one base, which is the engine's alone while it runs."""
 
     def __init__(
-        self,
-        architecture: Architecture,
-        limits: Limits | None = None,
-        *,
-        prefix_bytes: int = PREFIX_BYTES,
+        self, architecture: Architecture, limits: Limits | None = None, *, prefix_bytes: int = PREFIX_BYTES
     ) -> None:
         """
         Args:
