@@ -23,18 +23,17 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
-from softprompt.training.tune import judge_runs
-
 from benchmarks.quality import make_tasks
 from benchmarks.row import Row, print_row
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.evaluate import Trial, evaluate
+from softprompt.evaluation.evaluate import Trial, evaluate, result_of
+from softprompt.model.architecture import architecture_of
 from softprompt.progress import Bars
 from softprompt.tasks.task import Task
-from softprompt.training.loop import train_bank
-from softprompt.training.prepare import prepare
-from softprompt.training.run import Run
+from softprompt.training.bank import Bank
+from softprompt.training.loop import Stepper
+from softprompt.training.prepare import Preparer
 
 INITS = ("LABELS", "RANDOM")
 
@@ -61,19 +60,27 @@ def measure(
     grid = list(itertools.product(inits, lengths, range(seeds)))
     tasks = [task.variant(prompt_tuning_init=init, num_virtual_tokens=length, seed=seed) for init, length, seed in grid]
     progress = Bars()
-    runs = prepare(tasks, base, None, progress)
+    preparer = Preparer(base)
+    runs = [preparer.prepare(one, None).run for one in tasks]
     tests = [one.encode(base, one.test[:judge_rows], one.config.num_virtual_tokens, split="test") for one in tasks]
     for run, one in zip(runs, tasks, strict=True):
         run.validation = one.encode(base, one.validation[:judge_rows], one.config.num_virtual_tokens, split="validation")
     trials = [Trial(run.task.form, run.start_PD.to(base.dtype), test) for run, test in zip(runs, tests, strict=True)]
-    before = evaluate(OfflineEngine(base), trials)
+    architecture = architecture_of(base)
+    engine = OfflineEngine(architecture)
+    before = result_of(evaluate(engine, trials))
+    bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], base.device)
+    stepper = Stepper(architecture)
     with progress.stage(f"train {name}", runs[0].total) as advance:
-
-        def on_step(took: Sequence[Run]) -> None:
-            advance(1, f"loss {statistics.fmean(run.loss for run in took):.3f}" if took else "")
-
-        train_bank(base, runs, on_step, progress=progress)
-    after = judge_runs(base, runs, tests, progress)
+        while stepper.step(bank, runs):
+            advance(1, f"loss {statistics.fmean(run.loss for run in runs):.3f}")
+    best = [run.best_PD if run.best_PD is not None else run.start_PD for run in runs]
+    trials = [
+        Trial(run.task.form, vectors_PD.to(base.dtype), test)
+        for run, vectors_PD, test in zip(runs, best, tests, strict=True)
+    ]
+    with progress.stage("judge", sum(map(len, tests))) as advance:
+        after = result_of(evaluate(engine, trials), advance)
     return [
         {
             "task": name,

@@ -15,41 +15,36 @@ import itertools
 import random
 import statistics
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that one benchmark can use another
 
 import torch
 
-import softprompt.model.prefix
 from benchmarks.row import Row, print_row
 from benchmarks.train_vs_peft import ROWS_PER_STEP, SHORT, make_base, make_rows, timed
-from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
+from softprompt.evaluation.evaluate import result_of
+from softprompt.model.causal import Causal
 from softprompt.model.label_scores import Labels
-from softprompt.model.splice import stack_prompts, unfold_rows
+from softprompt.model.lines import Ids, Tails, unfold_rows
+from softprompt.model.prefix import Prefix
+from softprompt.model.splice import Stack, stack_prompts
 from softprompt.training.forward import Example, losses_and_gradient
+from softprompt.training.objectives import LABEL_SCORING, LabelTarget
 
 
-@contextmanager
-def rows_apart() -> Iterator[None]:
+class Apart(Causal):
     """Lines in which every label has a row of its own, its input before it."""
-    in_lines = softprompt.model.prefix.run_lines
 
-    def apart(base: FrozenBase, stack: Any, prefix: Any, which: Any, rows: Any, keep: Any, tails: Any = None) -> Any:
-        made = unfold_rows(rows, keep, tails)
-        logits_NV = in_lines(base, stack, prefix, [which[owner] for owner in made.owner], made.rows, made.keep)
-        first = list(itertools.accumulate((len(places) for places in made.keep), initial=0))
-        return logits_NV[[first[row] + slot for row, slot in made.found]]
-
-    softprompt.model.prefix.run_lines = apart
-    try:
-        yield
-    finally:
-        softprompt.model.prefix.run_lines = in_lines
+    def run_lines(
+        self, stack: Stack, prefix: Prefix, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]
+    ) -> torch.Tensor:
+        made = unfold_rows(inputs, tails)
+        stems = [ids[: kept.start + 1] for ids, kept in zip(made.rows, made.keep, strict=True)]
+        ends = [[ids[kept.start + 1 :]] for ids, kept in zip(made.rows, made.keep, strict=True)]
+        return super().run_lines(stack, prefix, [which[owner] for owner in made.owner], stems, ends)
 
 
 def some_labels(count: int, tokens: int) -> Labels:
@@ -64,27 +59,29 @@ def compare(model: str, dtype: str, count: int, tokens: int, length: int, pairs:
     inputs = [ids for ids, _ in make_rows("trec6", ROWS_PER_STEP, seed=0)]
     vectors_PD = torch.randn(length, base.width, generator=torch.Generator().manual_seed(0)) * 0.02
     stack = stack_prompts([vectors_PD])
-    engine = OfflineEngine(base)
+    causal, apart = Causal(base), Apart(base)
 
-    def step(labels: Labels) -> Callable[[], None]:
-        examples = [Example(0, ids, (), labels, row % count, 1 / len(inputs)) for row, ids in enumerate(inputs)]
-        return lambda: void(losses_and_gradient(base, stack, examples))
+    def step(causal: Causal, labels: Labels) -> Callable[[], None]:
+        targets = [LabelTarget(labels, row % count) for row in range(len(inputs))]
+        examples = [
+            Example(0, ids, LABEL_SCORING, target, 1 / len(inputs)) for ids, target in zip(inputs, targets, strict=True)
+        ]
+        return lambda: void(losses_and_gradient(causal, stack, examples))
 
-    def score(labels: Labels) -> Callable[[], None]:
-        return lambda: void(engine.score([vectors_PD], [0] * len(inputs), inputs, [labels] * len(inputs)))
+    def score(causal: Causal, labels: Labels) -> Callable[[], None]:
+        engine = OfflineEngine(causal)
+        return lambda: void(result_of(engine.score([vectors_PD], [0] * len(inputs), inputs, [labels] * len(inputs))))
 
     row: Row = {"model": model, "dtype": dtype, "labels": count, "tokens": tokens, "P": length, "pairs": pairs}
     for name, make in (("train", step), ("score", score)):
-        with_tails, of_one_token = make(some_labels(count, tokens)), make(some_labels(count, 1))
+        with_tails, of_one_token = make(causal, some_labels(count, tokens)), make(causal, some_labels(count, 1))
+        rows_apart = make(apart, some_labels(count, tokens))
         measured: list[tuple[float, float, float]] = []
         for turn in range(pairs + 1):
-            with rows_apart():
-                apart, _ = timed(base, with_tails)
-            tails, _ = timed(base, with_tails)
-            one, _ = timed(base, of_one_token)
+            seconds = [timed(base, run)[0] for run in (rows_apart, with_tails, of_one_token)]
             if turn:  # the first warms up
-                measured.append((apart, tails, one))
-        row[f"{name}_ratio"] = round(statistics.median(apart / tails for apart, tails, _ in measured), 3)
+                measured.append((seconds[0], seconds[1], seconds[2]))
+        row[f"{name}_ratio"] = round(statistics.median(rows / tails for rows, tails, _ in measured), 3)
         row[f"{name}_one_token"] = round(statistics.median(one / tails for _, tails, one in measured), 3)
         row[f"{name}_user_s"] = round(statistics.median(tails for _, tails, _ in measured), 3)
     return row

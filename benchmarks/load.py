@@ -22,6 +22,7 @@ from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.protocol import GenerateJob, Piece, Result, Vectors
 from softprompt.engines.scheduler import Limits
 from softprompt.errors import EngineError
+from softprompt.model.architecture import architecture_of
 
 VIRTUAL, INPUT, OUTPUT, FLIGHT = 20, 30, 16, 64
 
@@ -108,7 +109,7 @@ def paired(ours: Callable[[int], Any], other: Callable[[int], Any], pairs: int) 
 @contextlib.contextmanager
 def running(base: FrozenBase, **options: Any) -> Iterator[ContinuousEngine]:
     """An engine, stopped at the end."""
-    engine = ContinuousEngine(base, Limits(max_rows=FLIGHT), **options)
+    engine = ContinuousEngine(architecture_of(base), Limits(max_rows=FLIGHT), **options)
     try:
         yield engine
     finally:

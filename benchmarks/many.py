@@ -28,12 +28,12 @@ from benchmarks.quality import make_tasks
 from benchmarks.row import print_row
 from benchmarks.train_vs_peft import SHORT, Rows, make_base, peft_steps, timed
 from softprompt.bases.base import FrozenBase
+from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import stack_padded
-from softprompt.progress import Silent
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank
 from softprompt.training.forward import losses_and_gradient
-from softprompt.training.prepare import prepare
+from softprompt.training.prepare import Preparer
 from softprompt.training.run import Run
 
 MODEL = "builtin/tiny"
@@ -75,7 +75,7 @@ CASES: dict[str, tuple[str, Callable[[int], list[Task]]]] = {
 def bank_steps(base: FrozenBase, runs: Sequence[Run], steps: int) -> Callable[[], None]:
     """A function that takes so many steps of all runs in one bank, each time from their first rows."""
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], base.device)
-    every = list(range(len(runs)))
+    every, architecture = list(range(len(runs))), architecture_of(base)
 
     def take() -> None:
         for run in runs:
@@ -83,7 +83,7 @@ def bank_steps(base: FrozenBase, runs: Sequence[Run], steps: int) -> Callable[[]
         for _ in range(steps):
             examples = [example for index, run in enumerate(runs) for example in run.batch(index)]
             stack = stack_padded(bank.vectors_KPD, bank.lengths)
-            losses_K, gradient_KPD = losses_and_gradient(base, stack, examples)
+            losses_K, gradient_KPD = losses_and_gradient(architecture, stack, examples)
             bank.step(every, gradient_KPD, [run.rate for run in runs])
             for run, loss in zip(runs, losses_K.tolist(), strict=True):
                 run.took_step(loss)
@@ -106,7 +106,8 @@ def compare(
     """One row of the benchmark."""
     kind, make = CASES[case]
     base, theirs = make_base(MODEL, dtype, device), make_base(MODEL, dtype, device)
-    runs = prepare(make(length)[:prompts], base, None, Silent())
+    preparer = Preparer(base)
+    runs = [preparer.prepare(task, None).run for task in make(length)[:prompts]]
     rows = [rows_of(run, steps) for run in runs]
     ours = bank_steps(base, runs, steps)
     peft_runs = [peft_steps(theirs, own, length, attention) for own in rows]

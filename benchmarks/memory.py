@@ -33,9 +33,11 @@ from benchmarks.row import print_row
 from benchmarks.train_vs_peft import ROWS_PER_STEP, SHORT, Rows, make_base, make_rows, peft_steps
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.quantization import Int8Linear
+from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import stack_padded
 from softprompt.training.bank import Bank, Rule
 from softprompt.training.forward import Example, losses_and_gradient
+from softprompt.training.objectives import LANGUAGE_MODELING
 
 METHODS = ("full", "peft", "ours", "ours_checkpointing", "ours_int8", "ours_int8_checkpointing")
 MIB = 2**20
@@ -70,12 +72,13 @@ def full_step(base: FrozenBase) -> Callable[[Rows], None]:
 def our_step(base: FrozenBase, length: int, recompute: bool) -> Callable[[Rows], None]:
     """One prompt of so many vectors in a bank."""
     bank = Bank([torch.randn(length, base.width) * 0.02], [Rule("adamw", 0.0, 1.0)], base.device)
+    architecture = architecture_of(base)
 
     def step(rows: Rows) -> None:
         total = sum(len(target) for _, target in rows)
-        batch = [Example(0, ids, target, None, 0, 1 / total) for ids, target in rows]
+        batch = [Example(0, ids, LANGUAGE_MODELING, target, 1 / total) for ids, target in rows]
         stack = stack_padded(bank.vectors_KPD, bank.lengths)
-        _, gradient_KPD = losses_and_gradient(base, stack, batch, recompute=recompute)
+        _, gradient_KPD = losses_and_gradient(architecture, stack, batch, recompute=recompute)
         bank.step([0], gradient_KPD, [0.03])
 
     return step

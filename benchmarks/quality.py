@@ -30,16 +30,15 @@ import torch
 from benchmarks.row import Row, print_row
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.evaluate import Trial, evaluate
-from softprompt.model.label_scores import plan_labels
-from softprompt.model.prefix import logits_at
+from softprompt.evaluation.evaluate import Trial, evaluate, result_of
+from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import chunk_by_length, stack_prompts
 from softprompt.progress import Bars
 from softprompt.tasks import samples
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.schedule import total_steps
 from softprompt.tasks.task import Examples, Task
-from softprompt.training.objectives import label_scoring, language_modelling
+from softprompt.training.objectives import objective_of
 from softprompt.training.train import train
 
 REAL = ("trec6", "subjectivity", "sentence_polarity")
@@ -180,20 +179,16 @@ def full_run(task: Task, base: FrozenBase, rate: float = 5e-4, epochs: int = 3, 
 
 def _full_loss(base: FrozenBase, task: Task, examples: Examples, rows: list[int]) -> float:
     stack = stack_prompts([torch.zeros(0, base.width)])
+    objective = objective_of("label_scoring" if task.form.labels else "language_modeling")
+    targets = objective.targets(examples, task.form.encode_labels(base) if task.form.labels else None)
     total = 0.0
     for chunk in chunk_by_length([len(examples.inputs[row]) for row in rows], 2048):
         some = [rows[index] for index in chunk]
-        inputs = [examples.inputs[row] for row in some]
-        if task.form.labels is None:
-            targets = [examples.targets[row] for row in some]
-            grown = [[*ids, *target[:-1]] for ids, target in zip(inputs, targets, strict=True)]
-            keep = [list(range(len(i) - 1, len(i) + len(t) - 1)) for i, t in zip(inputs, targets, strict=True)]
-            losses = language_modelling(logits_at(base, stack, None, [0] * len(some), grown, keep), targets)
-        else:
-            plan = plan_labels(inputs, [task.form.encode_labels(base)] * len(some))
-            logits = logits_at(base, stack, None, [0] * len(plan.rows), plan.rows, plan.keep, plan.tails)
-            losses = label_scoring(plan, logits, [examples.choices[row] for row in some])
-        loss = losses.sum() / len(rows)
+        own, tails = [targets[row] for row in some], [objective.tails(targets[row]) for row in some]
+        logits = architecture_of(base).logits_behind(
+            stack, None, [0] * len(some), [examples.inputs[row] for row in some], tails
+        )
+        loss = objective.losses(own, logits).sum() / len(rows)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
@@ -201,7 +196,8 @@ def _full_loss(base: FrozenBase, task: Task, examples: Examples, rows: list[int]
 
 def _judge(task: Task, base: FrozenBase, vectors_PD: torch.Tensor, seconds: float) -> Row:
     test = task.encode(base, task.test, len(vectors_PD), split="test")
-    (report,) = evaluate(OfflineEngine(base), [Trial(task.form, vectors_PD, test)])
+    engine = OfflineEngine(architecture_of(base))
+    (report,) = result_of(evaluate(engine, [Trial(task.form, vectors_PD, test)]))
     return {"task": task.name, "metric": report.metric, "value": report.value, "seconds": round(seconds, 2)}
 
 

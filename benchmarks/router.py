@@ -32,7 +32,9 @@ from torch import Tensor
 
 from benchmarks.row import Row, print_row
 from softprompt.bases.base import FrozenBase
-from softprompt.model.embedding import centroid_of, embed_inputs, raw_text, shorten, single_tokens
+from softprompt.model.architecture import architecture_of
+from softprompt.model.centroid import centroid_of, raw_text
+from softprompt.model.embedding import shorten, single_tokens
 from softprompt.model.splice import chunk_by_length, pad_rows
 from softprompt.serving.router import THRESHOLD, Router, direction_of
 from softprompt.tasks.config import parse_config
@@ -91,17 +93,18 @@ def texts_of(task: Task, split: str, limit: int) -> list[str]:
 def measure(base: FrozenBase, limit: int) -> Iterator[Row]:
     """What the router does, as it is served, with test inputs and with inputs of no task."""
     tasks = {name: load_task(name) for name in COLUMNS}
+    architecture = architecture_of(base)
     centroids = {}
     for name, task in tasks.items():
-        centroid_D = centroid_of(base, texts_of(task, "train", CENTROID_ROWS))
+        centroid_D = centroid_of(architecture, texts_of(task, "train", CENTROID_ROWS))
         assert centroid_D is not None
         centroids[name] = centroid_D.numpy()
     router = Router(centroids)
-    origin_D = embed_inputs(base, single_tokens(base)).mean(0).numpy()
+    origin_D = architecture.origin_D.numpy()
 
     def routes(texts: Sequence[str]) -> list[tuple[str, float]]:
         inputs = [shorten(base, ids) for ids in base.encode(texts)]
-        found = [router.nearest([direction_of(row, origin_D)]) for row in embed_inputs(base, inputs).tolist()]
+        found = [router.nearest([direction_of(row, origin_D)]) for row in architecture.embed(inputs).tolist()]
         return [(route.task, route.score) for route in found]
 
     shares: list[list[float]] = []

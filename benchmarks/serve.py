@@ -44,6 +44,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.prefix_cache import PrefixCache
 from softprompt.engines.protocol import NO_PROMPT, GenerateJob, Piece, Result, Sampling
+from softprompt.model.architecture import architecture_of
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "builtin/tiny": {"tasks": [1, 8, 64, 1000, 10000], "requests": 256, "pairs": 5, "repeats": 50},
@@ -163,7 +164,7 @@ def latency(base: FrozenBase, args: argparse.Namespace) -> Iterator[Row]:
 def memory(base: FrozenBase, args: argparse.Namespace) -> Iterator[Row]:
     """Bytes of 50 resident tasks of 20 tokens, beside the base's; `share` is base and vectors over the base."""
     prompts = [some_vectors(base, task) for task in range(50)]
-    cache = PrefixCache(base, 1 << 40)
+    cache = PrefixCache(architecture_of(base), 1 << 40)
     cache.fetch(prompts)
     weights = sum(weight.nbytes for weight in base.model.parameters())
     vectors = sum(prompt.vectors_PD.nbytes for prompt in prompts if prompt.vectors_PD is not None)

@@ -38,8 +38,9 @@ import torch
 from benchmarks.row import print_row
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.evaluate import log_softmax
+from softprompt.evaluation.evaluate import log_softmax, result_of
 from softprompt.library.library import Library
+from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.form import Form
@@ -82,7 +83,8 @@ class Truth:
         assert prompt is not None
         form = Form.of_card(prompt.card)
         ids = form.encode_inputs(self.base, [form.row_of(text)], len(prompt.vectors_PD)).ids
-        (scores,) = OfflineEngine(self.base).score([prompt.vectors_PD], [0], ids, [form.encode_labels(self.base)])
+        engine = OfflineEngine(architecture_of(self.base))
+        (scores,) = result_of(engine.score([prompt.vectors_PD], [0], ids, [form.encode_labels(self.base)]))
         return dict(zip(LABELS, map(math.exp, log_softmax(scores)), strict=True))
 
     @torch.no_grad()

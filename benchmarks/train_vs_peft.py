@@ -32,10 +32,12 @@ import torch
 from benchmarks.row import print_row
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.devices import DTYPES
+from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import common_head, stack_padded
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank, Rule
 from softprompt.training.forward import Example, losses_and_gradient
+from softprompt.training.objectives import LANGUAGE_MODELING
 
 SHORT = {"fp32": "float32", "bf16": "bfloat16"}
 ROWS_PER_STEP = 32
@@ -113,16 +115,16 @@ def our_steps(base: FrozenBase, rows: Rows, length: int, prompts: int) -> Callab
     attention = "eager" if base.device.type == "cpu" else "sdpa"
     starts = [torch.randn(length, base.width) * 0.02 for _ in range(prompts)]
     bank = Bank(starts, [Rule("adamw", 0.0, 1.0)] * prompts, base.device)
-    every = list(range(prompts))
+    every, architecture = list(range(prompts)), architecture_of(base)
 
     def run() -> None:
         base.model.set_attn_implementation(attention)
         for at in range(0, len(rows), ROWS_PER_STEP):
             part = rows[at : at + ROWS_PER_STEP]
             total = sum(len(target) for _, target in part)
-            batch = [Example(k, ids, target, None, 0, 1 / total) for k in every for ids, target in part]
+            batch = [Example(k, ids, LANGUAGE_MODELING, target, 1 / total) for k in every for ids, target in part]
             stack = stack_padded(bank.vectors_KPD, bank.lengths)
-            _, gradient_KPD = losses_and_gradient(base, stack, batch)
+            _, gradient_KPD = losses_and_gradient(architecture, stack, batch)
             bank.step(every, gradient_KPD, [0.03] * prompts)
 
     return run

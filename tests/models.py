@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from softprompt.bases.base import FrozenBase
+from softprompt.model.causal import Causal
+from softprompt.model.prefix import Prefix
+from softprompt.model.splice import Stack
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 
@@ -92,6 +96,18 @@ def make_base(
     config._attn_implementation = attention
     model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
     return FrozenBase.wrap(model, tokenizer(), name=f"random/{architecture}")
+
+
+def make_causal(architecture: str, *, attention: str = "eager") -> Causal:
+    """A random base, ready to be run."""
+    return Causal(make_base(architecture, attention=attention))
+
+
+def logits_of_rows(
+    causal: Causal, stack: Stack, prefix: Prefix | None, which: Sequence[int], rows: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """Logits behind every token of rows, end to end: each row but its first token is one tail."""
+    return causal.logits_behind(stack, prefix, which, [row[:1] for row in rows], [[row[1:]] for row in rows])
 
 
 def save_base(folder: Path, architecture: str = "llama", *, seed: int = 0, shards: str = "5GB") -> Path:

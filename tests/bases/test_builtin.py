@@ -10,7 +10,7 @@ import transformers
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.locate import BUILTIN
-from softprompt.model.prefix import shares_prefix
+from softprompt.model.causal import Causal
 from softprompt.tasks.samples import remarks, write_rows
 from softprompt.tasks.task import Task
 from softprompt.training.train import train
@@ -32,7 +32,7 @@ def test_it_is_what_its_card_and_the_docs_promise(base: FrozenBase) -> None:
         torch.bfloat16
     }
     assert f"{base.params:,}" in (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert shares_prefix(base)
+    assert Causal(base).shares_prefix
 
 
 @pytest.mark.parametrize("text", ["Who wrote this ?\nType:", "naïve 日本語 🙂 1984", "  two  spaces\t\x00"])

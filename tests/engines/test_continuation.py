@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 
 from softprompt.engines.continuation import Continuation, TextStream
 from softprompt.engines.protocol import Sampling
@@ -52,6 +53,33 @@ def test_any_tokens_give_the_text_of_all_of_them(ids: list[int]) -> None:
     whole = decode(ids)
     assert whole.startswith(given)
     assert set(whole[len(given) :]) <= {"�"}
+
+
+def bytes_tokenizer() -> tuple[Tokenizer, dict[str, int]]:
+    """One that spells characters it does not know by their bytes, as Llama's does, and its vocabulary."""
+    names = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁the"]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    return backend, vocabulary
+
+
+BACKEND, VOCABULARY = bytes_tokenizer()
+
+
+@given(st.lists(st.sampled_from(["a", "b", "▁the", "▁", *"é漢😀"]), max_size=40))
+def test_runs_of_single_bytes_become_their_characters(parts: list[str]) -> None:
+    """Such decoders mark the whole run until it is valid again, characters that were given among it."""
+    ids = [
+        VOCABULARY[name]
+        for part in parts
+        for name in ([part] if part in VOCABULARY else map("<0x{:02X}>".format, part.encode()))
+    ]
+    stream = TextStream(BACKEND.decode)
+    given = [stream.push(token) for token in ids]
+    assert "".join(given) == BACKEND.decode(ids)
+    assert not any("�" in part for part in given)
 
 
 def test_long_texts_are_not_decoded_again_and_again() -> None:

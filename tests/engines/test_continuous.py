@@ -15,7 +15,6 @@ import torch
 from softprompt.bases.base import FrozenBase
 from softprompt.engines import continuous
 from softprompt.engines.continuous import ContinuousEngine
-from softprompt.engines.offline import OfflineEngine
 from softprompt.engines.protocol import (
     NO_PROMPT,
     Embedding,
@@ -32,7 +31,9 @@ from softprompt.engines.protocol import (
 )
 from softprompt.engines.scheduler import Limits
 from softprompt.errors import ConfigError, ContextError, EngineBusy, EngineError
-from tests.engine_jobs import PATIENCE, Inbox, gaps_to_best, idle, some_vectors
+from softprompt.model.architecture import architecture_of
+from softprompt.model.causal import Causal
+from tests.engine_jobs import PATIENCE, Inbox, gaps_to_best, idle, score_offline, some_vectors
 from tests.models import ARCHITECTURES, UNEVEN, VOCABULARY, make_base
 
 TIE = 1e-4
@@ -46,7 +47,7 @@ def base() -> FrozenBase:
 
 @pytest.fixture
 def engine(base: FrozenBase) -> Iterator[ContinuousEngine]:
-    engine = ContinuousEngine(base, Limits(max_rows=4))
+    engine = ContinuousEngine(architecture_of(base), Limits(max_rows=4))
     yield engine
     engine.stop(drain=False)
 
@@ -80,7 +81,7 @@ def same_but_for_ties(base: FrozenBase, prompt: Vectors, ids: tuple[int, ...], c
 def test_each_row_is_what_it_is_alone(architecture: str, attention: str) -> None:
     base = make_base(architecture, attention=attention)
     draw = random.Random(f"{architecture} {attention}")
-    engine = ContinuousEngine(base, Limits(max_rows=5, token_budget=24), prefix_bytes=1 << 14)
+    engine = ContinuousEngine(architecture_of(base), Limits(max_rows=5, token_budget=24), prefix_bytes=1 << 14)
     prompts = [some_vectors(base, rows, seed) for seed, rows in enumerate([0, 3, 7, 1, 12])]
     asked: list[tuple[Vectors, tuple[int, ...], int, Inbox]] = []
     scored: list[tuple[Vectors, tuple[int, ...], Inbox]] = []
@@ -100,7 +101,7 @@ def test_each_row_is_what_it_is_alone(architecture: str, attention: str) -> None
     assert ties <= 1
     for prompt, ids, inbox in scored:
         vectors_PD = torch.zeros(0, base.width) if prompt.vectors_PD is None else prompt.vectors_PD
-        (alone,) = OfflineEngine(base).score([vectors_PD], [0], [ids], [labels])
+        (alone,) = score_offline(base, [vectors_PD], [0], [ids], [labels])
         assert isinstance(inbox.last, Scores)
         assert inbox.last.values == pytest.approx(alone, abs=1e-4)
     idle(engine)
@@ -109,7 +110,7 @@ def test_each_row_is_what_it_is_alone(architecture: str, attention: str) -> None
 
 def test_rows_are_end_aligned_over_compaction_and_growth(base: FrozenBase) -> None:
     """Short rows come while a long one runs on, for longer than the buffer was first made for."""
-    engine = ContinuousEngine(base, Limits(max_rows=6))
+    engine = ContinuousEngine(architecture_of(base), Limits(max_rows=6))
     draw = random.Random(1)
     prompt, ids = some_vectors(base, 2, 1), some_ids(draw, 3)
     long = ask(engine, prompt, ids, max_tokens=90)
@@ -125,8 +126,9 @@ def test_rows_are_end_aligned_over_compaction_and_growth(base: FrozenBase) -> No
 
 def test_bases_that_share_no_prefix_are_run_by_concatenation() -> None:
     base = make_base("llama")
-    base = replace(base, _shared_prefix=False)
-    engine = ContinuousEngine(base, Limits(max_rows=3))
+    causal = Causal(base)
+    causal.shares_prefix = False
+    engine = ContinuousEngine(causal, Limits(max_rows=3))
     draw = random.Random(2)
     rows = [(some_vectors(base, n % 4, n), some_ids(draw, n + 1)) for n in range(6)]
     asked = [ask(engine, *row, max_tokens=5) for row in rows]
@@ -136,9 +138,7 @@ def test_bases_that_share_no_prefix_are_run_by_concatenation() -> None:
     vectors_PD = rows[1][0].vectors_PD
     assert vectors_PD is not None
     assert isinstance(scores.last, Scores)
-    assert scores.last.values == pytest.approx(
-        OfflineEngine(base).score([vectors_PD], [0], [rows[1][1]], [((3,), (4, 5))])[0]
-    )
+    assert scores.last.values == pytest.approx(score_offline(base, [vectors_PD], [0], [rows[1][1]], [((3,), (4, 5))])[0])
     assert engine.status().prefix_bytes == 0
     engine.stop()
 
@@ -178,7 +178,7 @@ def test_logprobs_are_those_of_the_base(base: FrozenBase, engine: ContinuousEngi
     for number, token in enumerate(told):
         row = (*ids, *(earlier.id for earlier in told[:number]))
         labels = tuple((candidate,) for candidate in range(VOCABULARY))
-        (scores,) = OfflineEngine(base).score([vectors_PD], [0], [row], [labels])
+        (scores,) = score_offline(base, [vectors_PD], [0], [row], [labels])
         best = sorted(range(VOCABULARY), key=lambda c: -scores[c])[:3]
         assert token.logprob == pytest.approx(scores[token.id], abs=1e-4)
         assert [other for other, _, _ in token.top] == best
@@ -226,7 +226,7 @@ def test_a_row_ends_with_the_context(base: FrozenBase, engine: ContinuousEngine)
 @pytest.mark.parametrize("architecture", ["llama", "opt", "gemma2"])
 def test_embeddings_are_means_of_the_last_states(architecture: str) -> None:
     base = make_base(architecture)
-    engine = ContinuousEngine(base)
+    engine = ContinuousEngine(architecture_of(base))
     draw = random.Random(5)
     rows = [some_ids(draw, n) for n in (1, 9, 4)]
     inboxes = [Inbox() for _ in rows]
@@ -271,7 +271,7 @@ class _Gate:
 
 
 def test_the_queue_is_bounded(base: FrozenBase) -> None:
-    engine = ContinuousEngine(base, Limits(max_rows=1, max_waiting=2))
+    engine = ContinuousEngine(architecture_of(base), Limits(max_rows=1, max_waiting=2))
     with _Gate(base) as gate:
         first = ask(engine, NO_PROMPT, (3,), max_tokens=3)
         assert gate.reached.wait(60)
@@ -284,7 +284,7 @@ def test_the_queue_is_bounded(base: FrozenBase) -> None:
 
 
 def test_more_jobs_than_may_ever_wait_are_no_matter_of_trying_again(base: FrozenBase) -> None:
-    engine = ContinuousEngine(base, Limits(max_waiting=2))
+    engine = ContinuousEngine(architecture_of(base), Limits(max_waiting=2))
     job = ScoreJob(NO_PROMPT, (3,), ((5,), (6,)))
     inboxes = [Inbox(), Inbox()]
     engine.submit_all([(job, inbox) for inbox in inboxes])
@@ -296,7 +296,7 @@ def test_more_jobs_than_may_ever_wait_are_no_matter_of_trying_again(base: Frozen
 
 
 def test_single_passes_do_not_wait_behind_generations(base: FrozenBase) -> None:
-    engine = ContinuousEngine(base, Limits(max_rows=1))
+    engine = ContinuousEngine(architecture_of(base), Limits(max_rows=1))
     rows = [ask(engine, NO_PROMPT, (3, n), max_tokens=60, temperature=1.0, seed=n) for n in range(2, 8)]
     score, embed = Inbox(), Inbox()
     engine.submit(ScoreJob(NO_PROMPT, (3, 4), ((5,), (6,))), score)
@@ -348,7 +348,7 @@ def test_a_cancellation_in_the_middle_of_an_answer_is_kept(
 
 def test_a_failed_step_ends_its_jobs_alone(base: FrozenBase, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    engine = ContinuousEngine(base)
+    engine = ContinuousEngine(architecture_of(base))
     fails = iter([False, True])
 
     def fail(*_: Any) -> None:
@@ -392,9 +392,10 @@ def test_a_pass_that_memory_does_not_hold_runs_in_halves(base: FrozenBase, caplo
     jobs += [ScoreJob(prompt, ids, ((5,), (6, 7))) for ids in inputs]
     jobs += [EmbedJob(ids) for ids in [*inputs, some_ids(draw, 30)]]
     told: list[list[Inbox]] = []
+    architecture = architecture_of(base)  # which looks at the base once, while there is memory
     for starved in (False, True):
         handle = base.model.model.register_forward_pre_hook(starve, with_kwargs=True) if starved else None
-        engine = ContinuousEngine(base, Limits(max_rows=8))
+        engine = ContinuousEngine(architecture, Limits(max_rows=8))
         told.append([Inbox() for _ in jobs])
         engine.submit_all(list(zip(jobs, told[-1], strict=True)))
         for inbox in told[-1]:
@@ -417,7 +418,7 @@ def values_of(result: Result) -> tuple[float, ...]:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_row_without_numbers_ends_alone(base: FrozenBase, value: float) -> None:
-    engine = ContinuousEngine(base, Limits(max_rows=3))
+    engine = ContinuousEngine(architecture_of(base), Limits(max_rows=3))
     damaged = Vectors("damaged", torch.full((4, base.width), value))
     good = some_vectors(base, 4, 2)
     for _ in range(3):  # again, so that good rows come into the places of damaged ones
@@ -444,7 +445,7 @@ def test_a_caller_that_fails_harms_nobody(
 
 
 def test_stop_drains_or_ends(base: FrozenBase) -> None:
-    engine = ContinuousEngine(base, Limits(max_rows=1))
+    engine = ContinuousEngine(architecture_of(base), Limits(max_rows=1))
     inboxes = [ask(engine, NO_PROMPT, (3, n), max_tokens=6) for n in range(2, 5)]
     assert engine.status().accepts
     engine.stop()
@@ -454,7 +455,7 @@ def test_stop_drains_or_ends(base: FrozenBase) -> None:
         ask(engine, NO_PROMPT, (3,), max_tokens=1)
     engine.stop()
 
-    engine = ContinuousEngine(base, Limits(max_rows=1))
+    engine = ContinuousEngine(architecture_of(base), Limits(max_rows=1))
     with _Gate(base) as gate:
         inboxes = [ask(engine, NO_PROMPT, (3, n), max_tokens=80, temperature=1.0) for n in range(2, 6)]
         assert gate.reached.wait(60)
@@ -468,7 +469,7 @@ def test_stop_drains_or_ends(base: FrozenBase) -> None:
 
 def test_a_thread_that_dies_says_so(base: FrozenBase, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
-    engine = ContinuousEngine(base)
+    engine = ContinuousEngine(architecture_of(base))
     engine._scheduler.admit = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     inbox = ask(engine, NO_PROMPT, (3,), max_tokens=5)
     assert isinstance(inbox.last, EngineError)

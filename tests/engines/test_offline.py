@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from softprompt.bases.base import FrozenBase
-from softprompt.engines import offline
 from softprompt.engines.offline import OfflineEngine
-from softprompt.model.splice import Stack
+from softprompt.evaluation.evaluate import result_of
+from tests.engine_jobs import Starved, generate_offline, score_offline
 from tests.models import VOCABULARY, make_base
 
 LABELS = ((5,), (6, 7), (8, 9))
@@ -28,64 +27,54 @@ def some_jobs(base: FrozenBase) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def lots(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes of the prompts whose keys and values are there at once, as they are made."""
-    seen: list[tuple[int, ...]] = []
-    honest = OfflineEngine._prepare
-
-    def prepare(engine: OfflineEngine, prompts: Any) -> Any:
-        stack, prefix = honest(engine, prompts)
-        seen.append(tuple(stack.vectors_KPD.shape[:2]))
-        return stack, prefix
-
-    monkeypatch.setattr(OfflineEngine, "_prepare", prepare)
-    return seen
-
-
 @pytest.mark.parametrize("shared", [True, False])
-def test_prompts_in_lots_change_nothing(shared: bool, lots: list[tuple[int, ...]]) -> None:
-    base = make_base("llama")
-    base = replace(base, _shared_prefix=shared)
-    jobs = some_jobs(base)
+def test_prompts_in_lots_change_nothing(shared: bool) -> None:
+    causal = Starved(make_base("llama"))
+    causal.shares_prefix = shared
+    jobs = some_jobs(causal.base)
+    scores = result_of(OfflineEngine(causal).score(**jobs, labels=[LABELS] * 12))
+    answers = result_of(OfflineEngine(causal).generate(**jobs, max_new_tokens=[4] * 12))
+    if shared:
+        lots = causal.lots[-2:]
+        assert lots == [(8, 6), (7, 6)]  # all at once, but for the one without a row; an empty one generates without
+    causal.lots.clear()
+    engine = OfflineEngine(causal, token_budget=12)
     done: list[int] = []
-    scores = OfflineEngine(base).score(**jobs, labels=[LABELS] * 12)
-    told = OfflineEngine(base).generate(**jobs, max_new_tokens=[4] * 12)
-    assert lots == [(8, 6)] * 2  # all at once, but for the one without a row
-    lots.clear()
-    engine = OfflineEngine(base, token_budget=12)
-    torch.testing.assert_close(
-        engine.score(**jobs, labels=[LABELS] * 12, progress=done.append), scores, rtol=1e-4, atol=1e-4
-    )
-    assert engine.generate(**jobs, max_new_tokens=[4] * 12) == told
+    again = result_of(engine.score(**jobs, labels=[LABELS] * 12), lambda rows, text: done.append(rows))
+    torch.testing.assert_close(again, scores, rtol=1e-4, atol=1e-4)
+    assert result_of(engine.generate(**jobs, max_new_tokens=[4] * 12)) == answers
     assert sum(done) == 12
-    assert sum(prompts for prompts, _ in lots) == 2 * 8
-    assert all(prompts * columns <= 12 for prompts, columns in lots)
+    assert sum(prompts for prompts, _ in causal.lots) == (8 + 7 if shared else 0)
+    assert all(prompts * columns <= 12 for prompts, columns in causal.lots)
     for row, (which, ids) in enumerate(zip(jobs["which"], jobs["inputs"], strict=True)):
-        (alone,) = OfflineEngine(base).score([jobs["prompts"][which]], [0], [ids], [LABELS])
+        (alone,) = score_offline(causal.base, [jobs["prompts"][which]], [0], [ids], [LABELS])
         assert scores[row] == pytest.approx(alone, abs=1e-4)
 
 
-def test_lots_of_prompts_are_halved_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lots_of_prompts_are_halved_where_memory_runs_out() -> None:
     base = make_base("llama")
     jobs = some_jobs(base)
-    expected = OfflineEngine(base).score(**jobs, labels=[LABELS] * 12)
-    honest = offline.compute_prefix
-
-    def hungry(base: FrozenBase, stack: Stack) -> Any:
-        if len(stack.vectors_KPD) > 3:
-            torch.empty(1 << 60, dtype=torch.uint8)  # really fails, with the allocator's own words
-        return honest(base, stack)
-
-    monkeypatch.setattr(offline, "compute_prefix", hungry)
+    expected = score_offline(base, **jobs, labels=[LABELS] * 12)
     warned: list[str] = []
-    engine = OfflineEngine(base, warn=warned.append)
-    torch.testing.assert_close(engine.score(**jobs, labels=[LABELS] * 12), expected, rtol=1e-4, atol=1e-4)
+    engine = OfflineEngine(Starved(base, prompts=3), warn=warned.append)
+    torch.testing.assert_close(result_of(engine.score(**jobs, labels=[LABELS] * 12)), expected, rtol=1e-4, atol=1e-4)
     assert warned
     assert all(message.startswith("out of memory: rows now run in chunks of") for message in warned)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_without_numbers_ends_alone(value: float) -> None:
+    base = make_base("llama")
+    jobs = some_jobs(base)
+    bounds = [5 + row % 3 for row in range(12)]
+    expected = generate_offline(base, **jobs, max_new_tokens=bounds)
+    jobs["prompts"][3] = torch.full_like(jobs["prompts"][3], value)
+    answers = generate_offline(base, **jobs, max_new_tokens=bounds)
+    for which, answer, plain in zip(jobs["which"], answers, expected, strict=True):
+        assert answer == ([] if which == 3 else plain)
+
+
 def test_no_rows_need_no_prompts() -> None:
     base = make_base("llama")
-    assert OfflineEngine(base).score([], [], [], []) == []
-    assert OfflineEngine(base).generate([torch.zeros(2, base.width)], [], [], []) == []
+    assert score_offline(base, [], [], [], []) == []
+    assert generate_offline(base, [torch.zeros(2, base.width)], [], [], []) == []

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound
-from softprompt.evaluation.evaluate import Trial, evaluate, log_softmax
+from softprompt.evaluation.evaluate import Report, Trial, evaluate, log_softmax, result_of
 from softprompt.evaluation.metrics import fold, measure
 from softprompt.evaluation.versions import judge, judge_on
 from softprompt.library.library import Library
+from softprompt.model.architecture import architecture_of
 from softprompt.tasks.rows import Row
 from softprompt.tasks.task import Task
 from tests.models import make_base, some_prompt
@@ -93,14 +94,19 @@ def some_trials(base: FrozenBase) -> list[Trial]:
     ]
 
 
+def report_of(base: FrozenBase, one: Trial) -> Report:
+    return result_of(evaluate(OfflineEngine(architecture_of(base)), [one]))[0]
+
+
 def test_mixed_trials_equal_each_alone() -> None:
     base = make_base("llama")
     seen: list[int] = []
     trials = some_trials(base)
-    together = evaluate(OfflineEngine(base, token_budget=64), trials, seen.append)
+    engine = OfflineEngine(architecture_of(base), token_budget=64)
+    together = result_of(evaluate(engine, trials), lambda done, text: seen.append(done))
     assert sum(seen) == sum(len(one.examples) for one in trials)
     for one, report in zip(trials, together, strict=True):
-        (alone,) = evaluate(OfflineEngine(base), [one])
+        alone = report_of(base, one)
         assert report.predictions == alone.predictions
         assert (report.metric, report.value, report.rows) == (alone.metric, alone.value, alone.rows)
         assert report.loss == pytest.approx(alone.loss, abs=1e-3, nan_ok=True)
@@ -109,7 +115,7 @@ def test_mixed_trials_equal_each_alone() -> None:
 def test_a_report_is_what_plain_loops_find() -> None:
     base = make_base("llama")
     first, *_ = some_trials(base)
-    (report,) = evaluate(OfflineEngine(base), [first])
+    report = report_of(base, first)
     label_ids = first.form.encode_labels(base)
     predictions, losses = [], []
     for ids, choice in zip(first.examples.inputs, first.examples.choices, strict=True):
@@ -129,7 +135,7 @@ def test_a_report_is_what_plain_loops_find() -> None:
 
 def test_generated_answers_have_no_loss() -> None:
     base = make_base("llama")
-    (report,) = evaluate(OfflineEngine(base), [some_trials(base)[1]])
+    report = report_of(base, some_trials(base)[1])
     assert math.isnan(report.loss)
     assert report.metric == "exact_match"
 
@@ -157,7 +163,7 @@ def task_file(folder: Path, name: str, text: str = "") -> str:
 
 def by_hand(base: FrozenBase, seed: int) -> Any:
     one = trial(base, "a", seed, 5, labels=LABELS)
-    return evaluate(OfflineEngine(base), [one])[0]
+    return report_of(base, one)
 
 
 def test_versions_are_judged_on_the_test_rows_of_their_files(tmp_path: Path, base: FrozenBase, library: Library) -> None:

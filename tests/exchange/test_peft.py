@@ -14,11 +14,11 @@ import torch
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import FingerprintMismatch, PromptFileError
 from softprompt.exchange.peft import CONFIG, TENSOR, WEIGHTS, load_peft, read_peft_config, save_peft
-from softprompt.model.prefix import compute_prefix, logits_at
+from softprompt.model.causal import Causal
 from softprompt.model.splice import stack_prompts
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
-from tests.models import make_base, some_prompt
+from tests.models import logits_of_rows, make_base, some_prompt
 
 # PEFT asks transformers by an old name, and when it saves looks for the base, whose name here is made up.
 pytestmark = [
@@ -32,11 +32,10 @@ each_architecture = pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 
 def ours(base: FrozenBase, vectors_PD: torch.Tensor, *, shared: bool = True) -> list[torch.Tensor]:
     """Logits of every token of each row behind a prompt, all rows in one batch."""
-    stack = stack_prompts([vectors_PD])
-    keep = [list(range(len(row))) for row in ROWS]
+    stack, causal = stack_prompts([vectors_PD]), Causal(base)
     with torch.no_grad():
-        prefix = compute_prefix(base, stack) if shared else None
-        logits = logits_at(base, stack, prefix, [0] * len(ROWS), ROWS, keep)
+        prefix = causal.compute_prefix(stack) if shared else None
+        logits = logits_of_rows(causal, stack, prefix, [0] * len(ROWS), ROWS)
     return list(logits.split([len(row) for row in ROWS]))
 
 
@@ -196,9 +195,9 @@ def test_two_prompts_in_one_batch_are_each_their_own_here_and_not_with_peft(tmp_
     base = make_base("llama")
     prompts = [some_prompt(base, "t", rows=5, seed=seed) for seed in (1, 2)]
     stack = stack_prompts([prompt.vectors_PD for prompt in prompts])
-    rows, keep = [ROWS[0]] * 2, [[len(ROWS[0]) - 1]] * 2
+    rows, causal = [ROWS[0]] * 2, Causal(base)
     with torch.no_grad():
-        mixed = logits_at(base, stack, compute_prefix(base, stack), [0, 1], rows, keep)
+        mixed = causal.logits_behind(stack, causal.compute_prefix(stack), [0, 1], rows, [[], []])
     for index, prompt in enumerate(prompts):
         folder = save_peft(prompt, tmp_path / str(index), "some/base")
         model = peft.PeftModel.from_pretrained(make_base("llama").model, str(folder))

@@ -12,7 +12,7 @@ import pytest
 
 from softprompt.errors import FingerprintMismatch
 from softprompt.jobs.jobs import Jobs, place_of
-from softprompt.jobs.uploads import Files
+from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
 from softprompt.prompts.file import digest_of, read_card
 from softprompt.prompts.prompt import SoftPrompt
@@ -80,7 +80,7 @@ def test_every_blob_and_card_verifies(library: Library) -> None:
 
 
 def test_uploads_and_jobs_are_there(library: Library, expected: Any) -> None:
-    files = Files(library)
+    files = Uploads(library)
     assert files.get(expected["file"]).filename == "rows.jsonl"
     assert len(files.read(expected["file"])) == files.get(expected["file"]).bytes
     job = Jobs(library).get(expected["job"])

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softprompt.model.label_scores import Labels, label_contexts, plan_labels
-from softprompt.model.splice import unfold_rows
+from softprompt.model.label_scores import Labels, label_contexts, score_labels
+from softprompt.model.lines import unfold_rows
 from softprompt.serving.answers import softmax
 from tests.models import VOCABULARY
 
@@ -37,21 +37,21 @@ def test_labels_of_one_token_need_the_row_of_the_input_alone() -> None:
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 3), min_size=1, max_size=4), LABELS), min_size=1, max_size=4))
-def test_a_plan_adds_up_the_log_probabilities_of_each_label(batch: list[tuple[list[int], Labels]]) -> None:
+def test_scores_add_up_the_log_probabilities_of_each_label(batch: list[tuple[list[int], Labels]]) -> None:
     # The logits are any function of the tokens so far: here random numbers drawn from them.
     def logits_behind(tokens: list[int]) -> torch.Tensor:
         seed = sum((token + 1) * 5**place for place, token in enumerate(tokens)) % 2**31
         return torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
 
-    plan = plan_labels([ids for ids, _ in batch], [labels for _, labels in batch])
-    made = unfold_rows(plan.rows, plan.keep, plan.tails)
-    assert sorted(set(made.owner)) == list(range(len(batch)))
-    logits = [logits_behind(list(made.rows[row][: made.keep[row][slot] + 1])) for row, slot in made.found]
-    scores = plan.scores(torch.stack(logits))
+    unfolded = unfold_rows([ids for ids, _ in batch], [label_contexts(labels) for _, labels in batch])
+    assert sorted(set(unfolded.owner)) == list(range(len(batch)))
+    rows = zip(unfolded.rows, unfolded.keep, strict=True)
+    logits = [logits_behind(row[: place + 1]) for row, kept in rows for place in kept]
+    scores = score_labels(torch.stack(logits), [labels for _, labels in batch])
     assert len(scores) == len(batch)
-    for (ids, labels), told in zip(batch, scores, strict=True):
-        assert len(told) == len(labels)
-        for label, score in zip(labels, told.tolist(), strict=True):
+    for (ids, labels), found in zip(batch, scores, strict=True):
+        assert len(found) == len(labels)
+        for label, score in zip(labels, found.tolist(), strict=True):
             expected, so_far = 0.0, list(ids)
             for token in label:
                 expected += float(logits_behind(so_far).log_softmax(-1)[token])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.bases.base import FrozenBase
-from softprompt.engines.offline import OfflineEngine
-from softprompt.model import prefix as prefixes
-from softprompt.model.prefix import compute_prefix, lays_lines, logits_at, run_lines, run_padded
-from softprompt.model.splice import Stack, chunk_by_prompt, common_head, extend_stack, lay_lines, splice_lines, stack_prompts
+from softprompt.model.causal import Causal
+from softprompt.model.lines import lay_lines, splice_lines
+from softprompt.model.splice import Stack, chunk_by_prompt, common_head, extend_stack, stack_prompts
 from softprompt.training.forward import Example, losses_and_gradient
+from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
+from tests.engine_jobs import score_offline
 from tests.model.test_splice import ROWS, WHICH, alone, some_ids, some_prompts
-from tests.models import ARCHITECTURES, VOCABULARY, make_base, tokenizer
+from tests.models import ARCHITECTURES, VOCABULARY, make_base, make_causal, tokenizer
 
 UNWINDOWED = [name for name in ARCHITECTURES if name not in ("mistral", "gemma2")]
 each_unwindowed = pytest.mark.parametrize(
@@ -27,45 +28,45 @@ each_unwindowed = pytest.mark.parametrize(
 
 @each_unwindowed
 def test_each_row_of_a_line_equals_that_row_alone(architecture: str, attention: str) -> None:
-    base = make_base(architecture, attention=attention)
+    causal = make_causal(architecture, attention=attention)
+    base = causal.base
     prompts = [*some_prompts(base), torch.zeros(0, base.width)]
     stack = stack_prompts(prompts)
     which = [*WHICH, 3, 3]
     rows = [*ROWS, some_ids(4, 90), some_ids(9, 91)]
-    keep = [list(range(len(row))) for row in rows]
-    assert lays_lines(base, 9 + max(map(len, rows)))
-    logits = run_lines(base, stack, compute_prefix(base, stack), which, rows, keep)
+    assert causal.lays_lines(9 + max(map(len, rows)))
+    inputs, tails = [row[:1] for row in rows], [[row[1:]] for row in rows]
+    logits = causal.run_lines(stack, causal.compute_prefix(stack), which, inputs, tails)
     expected = torch.cat([alone(base, prompts[prompt], row) for prompt, row in zip(which, rows, strict=True)])
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-TAILS: list[list[int]] = [[3, 1, 2], [], [4, 3], [], [5, 5, 1], [2]]
-"""Of the rows of test_splice: lengths of the tails that each ends in."""
+TAILS = [[some_ids(n, 60 + n) for n in lengths] for lengths in ([3, 1, 2], [], [4, 3], [0], [5, 0, 5, 1], [2])]
+"""Of the rows of test_splice."""
 
 
-def by_tail(row: int) -> list[tuple[list[int], list[int]]]:
-    """Each tail of a row behind its stem, a row by itself, and where its tokens stand in the row with all tails."""
-    ids, ends = ROWS[row], TAILS[row] or [0]
-    stem = len(ids) - sum(ends)
-    starts = [stem + sum(ends[:tail]) for tail in range(len(ends))]
-    places = [[*range(stem), *range(start, start + length)] for start, length in zip(starts, ends, strict=True)]
-    return [([ids[place] for place in own], own) for own in places]
+def expected_of(base: FrozenBase, prompts: list[torch.Tensor], row: int) -> torch.Tensor:
+    """The logits of a row with tails, each tail behind the row run by itself."""
+    ids, prompt_PD = ROWS[row], prompts[WHICH[row]]
+    parts = [alone(base, prompt_PD, ids)[-1:]]
+    parts += [alone(base, prompt_PD, [*ids, *tail])[len(ids) :] for tail in TAILS[row]]
+    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("way", ["lines", "padded", "concatenated"])
 @each_unwindowed
 def test_a_tail_sees_its_stem_and_no_other_tail(architecture: str, attention: str, way: str) -> None:
-    base = make_base(architecture, attention=attention)
-    prompts = some_prompts(base)
+    causal = make_causal(architecture, attention=attention)
+    prompts = some_prompts(causal.base)
     stack = stack_prompts(prompts)
-    keep = [list(range(len(row))) for row in ROWS]
-    prefix = None if way == "concatenated" else compute_prefix(base, stack)
-    run = run_lines if way == "lines" else run_padded
-    logits = run(base, stack, prefix, WHICH, ROWS, keep, TAILS).split([len(row) for row in ROWS])
-    for row, found in enumerate(logits):
-        for ids, places in by_tail(row):
-            expected = alone(base, prompts[WHICH[row]], ids)
-            torch.testing.assert_close(found[places], expected, rtol=1e-4, atol=1e-4)
+    if way == "lines":
+        logits = causal.run_lines(stack, causal.compute_prefix(stack), WHICH, ROWS, TAILS)
+    else:
+        logits = causal.run_padded(
+            stack, None if way == "concatenated" else causal.compute_prefix(stack), WHICH, ROWS, TAILS
+        )
+    expected = torch.cat([expected_of(causal.base, prompts, row) for row in range(len(ROWS))])
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -73,45 +74,46 @@ def test_labels_of_several_tokens_score_as_each_label_does_alone(architecture: s
     base = make_base(architecture)
     prompts = some_prompts(base)
     labels = (((4,), (5, 6), (5, 7, 8), (9, 3)), ((7,), (8,)), ((3, 3, 3), (2, 4)))
-    told = OfflineEngine(base).score(prompts, WHICH, ROWS, [labels[which] for which in WHICH])
-    for row, which, scores in zip(ROWS, WHICH, told, strict=True):
+    found = score_offline(base, prompts, WHICH, ROWS, [labels[which] for which in WHICH])
+    for row, which, scores in zip(ROWS, WHICH, found, strict=True):
         for label, score in zip(labels[which], scores, strict=True):
             logits = alone(base, prompts[which], [*row, *label[:-1]])[len(row) - 1 :].log_softmax(-1)
             expected = sum(float(logits[place, token]) for place, token in enumerate(label))
             assert abs(score - expected) < 1e-3
 
 
-@pytest.mark.parametrize("tails", [None, TAILS])
+@pytest.mark.parametrize("tails", [[[]] * len(ROWS), TAILS])
 @each_unwindowed
 def test_gradients_through_lines_equal_those_through_padded_rows(
-    architecture: str, attention: str, tails: list[list[int]] | None
+    architecture: str, attention: str, tails: list[list[list[int]]]
 ) -> None:
-    base = make_base(architecture, attention=attention)
-    keep = [[0, len(row) - 1] for row in ROWS]
+    causal = make_causal(architecture, attention=attention)
     gradients = []
-    for run in (run_lines, run_padded):
-        stack = stack_prompts(some_prompts(base))
+    for run in (causal.run_lines, causal.run_padded):
+        stack = stack_prompts(some_prompts(causal.base))
         leaf = Stack(stack.vectors_KPD.requires_grad_(), stack.mask_KP, stack.lengths_K)
-        logits = run(base, leaf, compute_prefix(base, leaf), WHICH, ROWS, keep, tails)
+        logits = run(leaf, causal.compute_prefix(leaf), WHICH, ROWS, tails)
         gradients += torch.autograd.grad(logits.log_softmax(-1)[..., 5].sum(), leaf.vectors_KPD)
     assert (gradients[0] - gradients[1]).norm() <= 1e-5 * gradients[1].norm()
 
 
 @pytest.mark.parametrize("architecture", ["mistral", "gemma2"])
-def test_rows_beyond_the_attention_window_are_never_laid_in_lines(
-    architecture: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = make_base(architecture)
+def test_rows_beyond_the_attention_window_are_never_laid_in_lines(architecture: str) -> None:
+    class InLines(Causal):
+        lines_agree = True  # as on a model whose window is wider than the self-check's rows
+
+        def run_padded(self, *_: Any) -> Any:
+            pytest.fail("within the window lines are what is run")
+
+    causal = make_causal(architecture)
+    base, in_lines = causal.base, InLines(causal.base)
     stack = stack_prompts(some_prompts(base, (2, 1)))
     assert base.window == 6
-    base = replace(base, _lines=True)  # as on a model whose window is wider than the self-check's rows
-    assert not lays_lines(base, 7)
-    assert lays_lines(base, 6)
-    rows, which, keep = [[7, 8, 9, 4], [3, 5], [6, 2, 9]], [0, 1, 0], [[3], [1], [2]]
-    with monkeypatch.context() as patch:
-        patch.setattr(prefixes, "run_padded", None)  # within the window lines are what is run
-        logits = logits_at(base, stack, compute_prefix(base, stack), which, rows, keep)
-    plain = logits_at(base, stack, None, which, rows, keep)
+    assert not in_lines.lays_lines(7)
+    assert in_lines.lays_lines(6)
+    rows, which, tails = [[7, 8, 9], [3, 5], [6, 2, 9]], [0, 1, 0], [[[4], [2]], [], [[]]]
+    logits = in_lines.logits_behind(stack, causal.compute_prefix(stack), which, rows, tails)
+    plain = causal.logits_behind(stack, None, which, rows, tails)
     torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
 
 
@@ -119,37 +121,38 @@ def test_a_base_whose_positions_come_from_its_mask_is_not_laid_in_lines() -> Non
     torch.manual_seed(0)
     config = transformers.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.5)
     base = FrozenBase.wrap(transformers.AutoModelForCausalLM.from_config(config), tokenizer(), name="random/bloom")
-    stack = stack_prompts(some_prompts(base))
-    assert not lays_lines(base, 20)
-    keep = [[len(row) - 1] for row in ROWS]
-    logits = logits_at(base, stack, compute_prefix(base, stack), WHICH, ROWS, keep)
-    torch.testing.assert_close(logits, logits_at(base, stack, None, WHICH, ROWS, keep), rtol=1e-4, atol=1e-4)
+    stack, causal = stack_prompts(some_prompts(base)), Causal(base)
+    assert not causal.lays_lines(20)
+    logits = causal.logits_behind(stack, causal.compute_prefix(stack), WHICH, ROWS, TAILS)
+    torch.testing.assert_close(logits, causal.logits_behind(stack, None, WHICH, ROWS, TAILS), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("head", [0, 1, 4])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_all_inputs_begin_with_is_run_once_and_changes_nothing(architecture: str, head: int) -> None:
-    base = make_base(architecture)
+    causal = make_causal(architecture)
     labels = tuple(tuple(some_ids(n, 30 + n)) for n in (1, 3, 2))
     common = [some_ids(head, 70), some_ids(head, 71), []]
     examples = [
-        Example(which, [*common[which], *row], some_ids(2, i), labels if i % 2 else None, i % 3, 0.25)
+        Example(which, [*common[which], *row], LABEL_SCORING, LabelTarget(labels, i % 3), 0.25)
+        if i % 2
+        else Example(which, [*common[which], *row], LANGUAGE_MODELING, some_ids(2, i), 0.25)
         for i, (which, row) in enumerate(zip(WHICH, ROWS, strict=True))
     ]
-    stack = stack_prompts(some_prompts(base))
-    shared_loss, shared = losses_and_gradient(base, stack, examples, shared=True)
-    plain_loss, plain = losses_and_gradient(base, stack, examples, shared=False)
+    stack = stack_prompts(some_prompts(causal.base))
+    shared_loss, shared = losses_and_gradient(causal, stack, examples, shared=True)
+    plain_loss, plain = losses_and_gradient(causal, stack, examples, shared=False)
     torch.testing.assert_close(shared_loss, plain_loss, rtol=1e-5, atol=1e-5)
     assert (shared - plain).norm() <= 1e-5 * plain.norm()
 
 
 def test_equal_inputs_keep_a_token_each() -> None:
-    base = make_base("llama")
+    causal = make_causal("llama")
     ids = some_ids(5, 3)
-    examples = [Example(0, ids, some_ids(1, i), None, 0, 0.5) for i in range(2)]
-    stack = stack_prompts(some_prompts(base, (3,)))
-    loss, _ = losses_and_gradient(base, stack, examples, shared=True)
-    plain, _ = losses_and_gradient(base, stack, examples, shared=False)
+    examples = [Example(0, ids, LANGUAGE_MODELING, some_ids(1, i), 0.5) for i in range(2)]
+    stack = stack_prompts(some_prompts(causal.base, (3,)))
+    loss, _ = losses_and_gradient(causal, stack, examples, shared=True)
+    plain, _ = losses_and_gradient(causal, stack, examples, shared=False)
     torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-5)
 
 
@@ -176,7 +179,7 @@ rows_and_prompts = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 4)), mi
 def test_lines_hold_every_row_once_and_one_prompt_each(made: list[tuple[int, int]], width: int) -> None:
     rows = [list(range(1 + 100 * i, 1 + 100 * i + length)) for i, (length, _) in enumerate(made)]
     which = [prompt for _, prompt in made]
-    lines = lay_lines(rows, which, width)
+    lines = lay_lines(rows, [[]] * len(rows), which, width)
     for index, row in enumerate(rows):
         line, start = lines.line_B[index], lines.start_B[index]
         assert lines.ids_NW[line, start : start + len(row)].tolist() == row
@@ -189,7 +192,7 @@ def test_lines_hold_every_row_once_and_one_prompt_each(made: list[tuple[int, int
 @given(rows_and_prompts)
 def test_a_column_sees_its_prompt_and_its_own_row_up_to_itself(made: list[tuple[int, int]]) -> None:
     rows = [[1] * length for length, _ in made]
-    lines = lay_lines(rows, [prompt for _, prompt in made], 32)
+    lines = lay_lines(rows, [[]] * len(rows), [prompt for _, prompt in made], 32)
     stack = stack_prompts([torch.zeros(n, 2) for n in range(5)])
     spliced = splice_lines(stack, lines)
     for line in range(len(lines.which_N)):

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
 
 from softprompt.bases.base import FrozenBase
+from softprompt.engines.batch import CachedRows
 from softprompt.engines.offline import OfflineEngine
-from softprompt.model.prefix import compute_prefix, logits_at, run_spliced, run_tokens, shares_prefix
-from softprompt.model.splice import (
-    align_right_padded,
-    chunk_by_length,
-    pad_rows,
-    splice_rows,
-    stack_prompts,
-)  # fmt: skip
+from softprompt.engines.prefix_cache import PrefixCache
+from softprompt.engines.protocol import GenerateJob, Sampling, Vectors
+from softprompt.evaluation.evaluate import result_of
+from softprompt.model.causal import Causal
+from softprompt.model.splice import chunk_by_length, pad_rows, splice_rows, stack_prompts
 from softprompt.training.forward import Example, losses_and_gradient
-from tests.models import ARCHITECTURES, VOCABULARY, make_base, tokenizer
+from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
+from tests.engine_jobs import generate_offline
+from tests.models import ARCHITECTURES, VOCABULARY, logits_of_rows, make_base, make_causal, tokenizer
 
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 # Gemma 2 caps its attention logits, which the fused kernel cannot do, so transformers offers it eager attention alone.
@@ -51,35 +53,34 @@ def alone(base: FrozenBase, prompt_PD: torch.Tensor, ids: list[int]) -> torch.Te
 
 @each_architecture
 def test_splicing_embeddings_of_tokens_equals_running_the_tokens(architecture: str) -> None:
-    base = make_base(architecture)
+    causal = make_causal(architecture)
+    base = causal.base
     front, ids = some_ids(5, 1), some_ids(9, 2)
     stack = stack_prompts([base.embed(torch.tensor(front))])
     whole = base.model(input_ids=torch.tensor([front + ids]), use_cache=False).logits[0, len(front) :]
-    keep = [list(range(len(ids)))]
-    for prefix in (None, compute_prefix(base, stack)):
-        torch.testing.assert_close(logits_at(base, stack, prefix, [0], [ids], keep), whole, rtol=1e-4, atol=1e-4)
+    for prefix in (None, causal.compute_prefix(stack)):
+        torch.testing.assert_close(logits_of_rows(causal, stack, prefix, [0], [ids]), whole, rtol=1e-4, atol=1e-4)
 
 
 @each_attention
 def test_each_row_of_a_mixed_batch_equals_that_row_alone(architecture: str, attention: str) -> None:
-    base = make_base(architecture, attention=attention)
-    prompts = some_prompts(base)
+    causal = make_causal(architecture, attention=attention)
+    prompts = some_prompts(causal.base)
     stack = stack_prompts(prompts)
-    keep = [list(range(len(row))) for row in ROWS]
-    expected = torch.cat([alone(base, prompts[prompt], row) for prompt, row in zip(WHICH, ROWS, strict=True)])
-    for prefix in (compute_prefix(base, stack), None):
-        mixed = logits_at(base, stack, prefix, WHICH, ROWS, keep)
+    expected = torch.cat([alone(causal.base, prompts[prompt], row) for prompt, row in zip(WHICH, ROWS, strict=True)])
+    for prefix in (causal.compute_prefix(stack), None):
+        mixed = logits_of_rows(causal, stack, prefix, WHICH, ROWS)
         torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=1e-4)
 
 
 @each_architecture
 def test_a_row_without_a_prompt_equals_the_plain_model(architecture: str) -> None:
-    base = make_base(architecture)
+    causal = make_causal(architecture)
+    base = causal.base
     prompts = [*some_prompts(base), torch.zeros(0, base.width)]
     stack = stack_prompts(prompts)
-    keep = [[len(row) - 1] for row in ROWS]
-    for prefix in (None, compute_prefix(base, stack)):
-        logits = logits_at(base, stack, prefix, [3, 1, 3, 0, 2, 3], ROWS, keep)
+    for prefix in (None, causal.compute_prefix(stack)):
+        logits = causal.logits_behind(stack, prefix, [3, 1, 3, 0, 2, 3], ROWS, [[]] * len(ROWS))
         for index in (0, 2, 5):
             plain = base.model(input_ids=torch.tensor([ROWS[index]]), use_cache=False).logits[0, -1]
             torch.testing.assert_close(logits[index], plain, rtol=1e-4, atol=1e-4)
@@ -87,39 +88,37 @@ def test_a_row_without_a_prompt_equals_the_plain_model(architecture: str) -> Non
 
 @each_architecture
 def test_left_padded_input_equals_right_padded(architecture: str) -> None:
-    base = make_base(architecture)
-    stack = stack_prompts(some_prompts(base))
-    width = max(map(len, ROWS))
-    left = torch.tensor([[0] * (width - len(row)) + row for row in ROWS])
-    left_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ROWS])
-    which_B = torch.tensor(WHICH)
-    keep_B1 = torch.tensor([[len(row) - 1] for row in ROWS])
-    from_left = align_right_padded(left, left_mask)
-    from_right = pad_rows(ROWS)
-    assert torch.equal(from_left.ids_BT * from_left.mask_BT, from_right.ids_BT)
-    prefix = compute_prefix(base, stack)
-    a, _ = run_tokens(base, stack, prefix, which_B, from_left, keep_B1)
-    b, _ = run_tokens(base, stack, prefix, which_B, from_right, keep_B1)
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(run_spliced(base, stack, which_B, from_left, keep_B1), b, rtol=1e-4, atol=1e-4)
+    """Rows that generate enter padded on the left, and rows that are scored are padded on the right."""
+    causal = make_causal(architecture)
+    prompts = some_prompts(causal.base)
+    stack = stack_prompts(prompts)
+    vectors = [Vectors(str(number), prompt_PD) for number, prompt_PD in enumerate(prompts)]
+    jobs = [GenerateJob(vectors[which], tuple(row), Sampling(max_tokens=1)) for which, row in zip(WHICH, ROWS, strict=True)]
+    with torch.no_grad():
+        left = CachedRows(causal, PrefixCache(causal, 1 << 20)).enter(jobs)
+        for prefix in (causal.compute_prefix(stack), None):
+            right = causal.run_padded(stack, prefix, WHICH, ROWS, [[]] * len(ROWS))
+            torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
 
 
 @each_architecture
 def test_gradient_of_the_shared_prefix_equals_concatenation(architecture: str) -> None:
-    base = make_base(architecture)
-    assert shares_prefix(base)
-    stack = stack_prompts(some_prompts(base))
+    causal = make_causal(architecture)
+    assert causal.shares_prefix
+    stack = stack_prompts(some_prompts(causal.base))
     labels = tuple(tuple(some_ids(n, 30 + n)) for n in (1, 3, 2))
     raw = [
-        Example(which, row, some_ids(1 + index % 3, 40 + index), labels if index % 2 else None, index % 3, 0.0)
+        Example(which, row, LABEL_SCORING, LabelTarget(labels, index % 3), 0.0)
+        if index % 2
+        else Example(which, row, LANGUAGE_MODELING, some_ids(1 + index % 3, 40 + index), 0.0)
         for index, (which, row) in enumerate(zip(WHICH, ROWS, strict=True))
     ]
     totals = [0.0] * 3
     for example in raw:
-        totals[example.which] += 1 if example.labels is not None else len(example.target)
-    examples = [Example(e.which, e.input, e.target, e.labels, e.choice, 1 / totals[e.which]) for e in raw]
-    shared_loss, shared = losses_and_gradient(base, stack, examples, shared=True, token_budget=40)
-    plain_loss, plain = losses_and_gradient(base, stack, examples, shared=False)
+        totals[example.which] += example.objective.size(example.target)
+    examples = [replace(example, weight=1 / totals[example.which]) for example in raw]
+    shared_loss, shared = losses_and_gradient(causal, stack, examples, shared=True, token_budget=40)
+    plain_loss, plain = losses_and_gradient(causal, stack, examples, shared=False)
     torch.testing.assert_close(shared_loss, plain_loss, rtol=1e-5, atol=1e-5)
     assert (shared - plain).norm() <= 1e-5 * plain.norm()
     assert (plain.flatten(1).norm(dim=1) > 0).all()
@@ -127,14 +126,17 @@ def test_gradient_of_the_shared_prefix_equals_concatenation(architecture: str) -
 
 @each_architecture
 def test_gradient_of_a_mixed_batch_equals_each_prompt_alone(architecture: str) -> None:
-    base = make_base(architecture)
-    prompts = some_prompts(base)
-    examples = [Example(w, row, some_ids(2, i), None, 0, 0.25) for i, (w, row) in enumerate(zip(WHICH, ROWS, strict=True))]
+    causal = make_causal(architecture)
+    prompts = some_prompts(causal.base)
+    examples = [
+        Example(which, row, LANGUAGE_MODELING, some_ids(2, i), 0.25)
+        for i, (which, row) in enumerate(zip(WHICH, ROWS, strict=True))
+    ]
     stack = stack_prompts(prompts)
-    losses, mixed = losses_and_gradient(base, stack, examples)
+    losses, mixed = losses_and_gradient(causal, stack, examples)
     for index, prompt_PD in enumerate(prompts):
-        own = [Example(0, e.input, e.target, None, 0, 0.25) for e in examples if e.which == index]
-        loss, gradient = losses_and_gradient(base, stack_prompts([prompt_PD]), own)
+        own = [replace(example, which=0) for example in examples if example.which == index]
+        loss, gradient = losses_and_gradient(causal, stack_prompts([prompt_PD]), own)
         torch.testing.assert_close(losses[index], loss[0], rtol=1e-5, atol=1e-5)
         assert (mixed[index, -len(prompt_PD) :] - gradient[0]).norm() <= 2e-5 * gradient.norm()
 
@@ -142,17 +144,16 @@ def test_gradient_of_a_mixed_batch_equals_each_prompt_alone(architecture: str) -
 @each_attention
 def test_generation_in_one_mixed_batch_equals_running_everything_again(architecture: str, attention: str) -> None:
     base = make_base(architecture, attention=attention)
-    engine = OfflineEngine(base)
     prompts = [*some_prompts(base), torch.zeros(0, base.width)]
     which, bounds = [0, 1, 2, 3, 1, 1], [9, 2, 7, 11, 1, 8]
-    told = engine.generate(prompts, which, ROWS, bounds)
+    answers = generate_offline(base, prompts, which, ROWS, bounds)
     for index, row in enumerate(ROWS):
         grown = list(row)
-        for token in [*told[index], None]:
+        for token in [*answers[index], None]:
             logits = alone(base, prompts[which[index]], grown)[-1]
             best = int(logits.argmax())
             if token is None:
-                assert best in base.end_ids or len(told[index]) == bounds[index]
+                assert best in base.end_ids or len(answers[index]) == bounds[index]
             else:
                 assert token == best
                 grown.append(token)
@@ -165,7 +166,7 @@ def test_scores_equal_the_sum_of_log_probabilities_of_each_label_alone(architect
     short = tuple(tuple(some_ids(1, seed)) for seed in (50, 51))
     shared_start = ((7, 8), (7,), (9, 5, 7), (9, 5))
     labels = [short, shared_start, short, shared_start, shared_start, short]
-    scores = OfflineEngine(base, token_budget=60).score(prompts, WHICH, ROWS, labels)
+    scores = result_of(OfflineEngine(Causal(base), token_budget=60).score(prompts, WHICH, ROWS, labels))
     for index, row in enumerate(ROWS):
         for number, label in enumerate(labels[index]):
             logits = alone(base, prompts[WHICH[index]], row + list(label))[len(row) - 1 : -1]
@@ -192,20 +193,20 @@ def test_chunks_cover_every_item_once_within_the_budget() -> None:
 
 @each_architecture
 def test_the_self_check_finds_the_shared_prefix_also_without_gradients(architecture: str) -> None:
-    base = make_base(architecture)
-    OfflineEngine(base).score(some_prompts(base), [0], [ROWS[0]], [((3,), (4,))])
-    assert shares_prefix(base)
+    causal = make_causal(architecture)
+    result_of(OfflineEngine(causal).score(some_prompts(causal.base), [0], [ROWS[0]], [((3,), (4,))]))
+    assert causal.shares_prefix
 
 
 def test_a_state_space_base_is_run_by_concatenation() -> None:
     torch.manual_seed(0)
     config = transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4)
     base = FrozenBase.wrap(transformers.AutoModelForCausalLM.from_config(config), tokenizer(), name="random/mamba")
-    assert not shares_prefix(base)
+    assert not Causal(base).shares_prefix
     prompts = [torch.randn(n, base.width, generator=torch.Generator().manual_seed(n)) for n in (3, 5)]
-    told = OfflineEngine(base).generate(prompts, [0, 1], [ROWS[0], ROWS[1]], [4, 4])
+    answers = generate_offline(base, prompts, [0, 1], [ROWS[0], ROWS[1]], [4, 4])
     for index in (0, 1):
         grown = list(ROWS[index])
-        for token in told[index]:
+        for token in answers[index]:
             assert token == int(alone(base, prompts[index], grown)[-1].argmax())
             grown.append(token)

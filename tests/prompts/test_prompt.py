@@ -9,13 +9,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import FingerprintMismatch, PromptFileError
 from softprompt.evaluation.evaluate import log_softmax
 from softprompt.prompts import file as card_module
 from softprompt.prompts.card import Card, Dtype
 from softprompt.prompts.file import CARD_KEY, Stored, digest_of, read_file, write_file
 from softprompt.prompts.prompt import TENSOR, SoftPrompt
+from tests.engine_jobs import score_offline
 from tests.models import make_base
 
 
@@ -147,7 +147,7 @@ def test_a_smaller_form_changes_the_loss_by_less_than_a_hundredth(dtype: Dtype) 
     labels = [((20,), (21,), (22,))] * len(rows)
 
     def losses(one: SoftPrompt) -> list[float]:
-        scores = OfflineEngine(base).score([one.vectors_PD], [0] * len(rows), rows, labels)
+        scores = score_offline(base, [one.vectors_PD], [0] * len(rows), rows, labels)
         return [-log_softmax(scored)[0] for scored in scores]
 
     before, after = losses(prompt), losses(prompt.as_dtype(dtype))

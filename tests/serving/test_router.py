@@ -20,7 +20,9 @@ from softprompt.engines.protocol import EmbedJob, Sampling
 from softprompt.errors import ConfigError, NotFound, PromptFileError, RegistryError, StoreError
 from softprompt.exchange.peft import TENSOR, WEIGHTS, load_peft, save_peft
 from softprompt.library.library import Library
-from softprompt.model.embedding import centroid_of, embed_inputs, raw_text, shorten, single_tokens
+from softprompt.model.architecture import architecture_of
+from softprompt.model.centroid import centroid_of, raw_text
+from softprompt.model.embedding import shorten, single_tokens
 from softprompt.progress import Mute
 from softprompt.prompts.card import Card
 from softprompt.prompts.file import Stored, read_file, write_file
@@ -103,14 +105,14 @@ def test_directions_are_unit_vectors_from_the_origin() -> None:
 def test_embeddings_are_means_of_last_hidden_states_alone_or_together_here_or_in_the_engine(architecture: str) -> None:
     base = make_base(architecture)
     inputs = base.encode(["red", "what is a river of the stone", "an apple is good", "true " * 20])
-    together = embed_inputs(base, inputs)
-    engine = ContinuousEngine(base)
+    together = architecture_of(base).embed(inputs)
+    engine = ContinuousEngine(architecture_of(base))
     try:
         for ids, embedding_D in zip(inputs, together, strict=True):
             with torch.no_grad():
                 states = base.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1]
             assert torch.allclose(embedding_D, states[0].mean(0), atol=1e-4)
-            assert torch.allclose(embedding_D, embed_inputs(base, [ids])[0], atol=1e-4)
+            assert torch.allclose(embedding_D, architecture_of(base).embed([ids])[0], atol=1e-4)
             inbox = Inbox()
             engine.submit(EmbedJob(tuple(ids)), inbox)
             assert torch.allclose(torch.tensor(inbox.last.values), embedding_D, atol=1e-4)  # type: ignore[union-attr]
@@ -120,18 +122,18 @@ def test_embeddings_are_means_of_last_hidden_states_alone_or_together_here_or_in
 
 def test_a_centroid_is_the_mean_direction_from_what_the_base_makes_of_nothing(base: FrozenBase) -> None:
     texts = ["red green", "blue", "a red apple " * 60]
-    centroid_D = centroid_of(base, texts)
+    centroid_D = centroid_of(architecture_of(base), texts)
     assert centroid_D is not None
     singles = single_tokens(base)
     assert len(singles) == len({ids[0] for ids in singles}) == 160  # every second of 320
-    origin_D = torch.stack([embed_inputs(base, [ids])[0] for ids in singles]).mean(0)
-    rows = [embed_inputs(base, [shorten(base, base.encode([text])[0])])[0] - origin_D for text in texts]
+    origin_D = torch.stack([architecture_of(base).embed([ids])[0] for ids in singles]).mean(0)
+    rows = [architecture_of(base).embed([shorten(base, base.encode([text])[0])])[0] - origin_D for text in texts]
     expected = torch.stack([row / row.norm() for row in rows]).mean(0)
     assert torch.allclose(centroid_D, expected, atol=1e-4)
     assert float(centroid_D.norm()) <= 1
-    assert torch.equal(centroid_D, centroid_of(base, texts))  # type: ignore[arg-type]
-    assert centroid_of(base, ["", ""]) is None
-    assert torch.equal(centroid_of(base, ["", *texts]), centroid_D)  # type: ignore[arg-type]
+    assert torch.equal(centroid_D, centroid_of(architecture_of(base), texts))  # type: ignore[arg-type]
+    assert centroid_of(architecture_of(base), ["", ""]) is None
+    assert torch.equal(centroid_of(architecture_of(base), ["", *texts]), centroid_D)  # type: ignore[arg-type]
     assert raw_text(["one", "two"], {"two": 2, "one": "red", "more": "x"}) == "red\n2"
 
 
@@ -318,14 +320,14 @@ def test_training_leaves_a_centroid_that_auto_finds_the_task_by(base: FrozenBase
     for tuned, task in zip(first, tasks, strict=True):
         rows = task.train
         assert len(rows) < CENTROID_ROWS
-        expected = centroid_of(base, [row["text"] for row in rows])
+        expected = centroid_of(architecture_of(base), [row["text"] for row in rows])
         assert expected is not None
         assert tuned.prompt.centroid_D is not None
         assert torch.equal(tuned.prompt.centroid_D, expected)
     assert alone[0].prompt.centroid_D is not None
     assert torch.equal(alone[0].prompt.centroid_D, first[1].prompt.centroid_D)  # type: ignore[arg-type]
     assert [tuned.prompt.digest for tuned in again] == [tuned.prompt.digest for tuned in first]
-    engine = ContinuousEngine(base)
+    engine = ContinuousEngine(architecture_of(base))
     live = AsyncService.open(library, base, engine)
 
     async def ask(text: str) -> str | None:

@@ -17,7 +17,6 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
-from softprompt.engines.offline import OfflineEngine
 from softprompt.engines.protocol import EmbedJob, GenerateJob, Piece, Sampling, ScoreJob
 from softprompt.engines.scheduler import Limits
 from softprompt.errors import (
@@ -31,6 +30,7 @@ from softprompt.errors import (
     NotFound,
 )
 from softprompt.library.library import Library
+from softprompt.model.architecture import architecture_of
 from softprompt.model.embedding import single_tokens
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.answers import Message
@@ -39,6 +39,7 @@ from softprompt.serving.monitor import BASE, OTHER, UNKNOWN, Monitor
 from softprompt.serving.offline import Service
 from softprompt.serving.service import AUTO, AsyncService
 from softprompt.serving.stream import Stream, _Strip
+from tests.engine_jobs import generate_offline
 from tests.fake_engine import FakeEngine, fake_embedding, fake_score
 from tests.models import make_base, some_prompt
 
@@ -224,7 +225,7 @@ def test_classification_equals_predict_row_by_row_and_goes_in_one_batch(
     texts = ["red", "an apple " * 60, "what is a river"]
     if model == "pair":
         texts = [json.dumps({"one": text, "two": "a"}) for text in texts]
-    engine = ContinuousEngine(base)
+    engine = ContinuousEngine(architecture_of(base))
     live = AsyncService.open(library, base, engine)
     batches: list[int] = []
     honest = engine.submit_all
@@ -247,7 +248,7 @@ def test_classification_equals_predict_row_by_row_and_goes_in_one_batch(
 
 
 def test_generation_behind_a_real_engine_equals_the_local_one(library: Library, base: FrozenBase) -> None:
-    engine = ContinuousEngine(base)
+    engine = ContinuousEngine(architecture_of(base))
     live = AsyncService.open(library, base, engine)
     try:
         answer = run(live.chat("default", "tell", USER, Sampling(max_tokens=6)))
@@ -255,7 +256,7 @@ def test_generation_behind_a_real_engine_equals_the_local_one(library: Library, 
         assert answer.text == wanted.output.rstrip("\ufffd")  # half a character at the end is not sent
         raw = run(live.complete("default", "tell", "red", Sampling(max_tokens=6)))
         vectors = some_prompt(base, "tell", seed=3, rows=5).vectors_PD
-        (ids,) = OfflineEngine(base).generate([vectors], [0], base.encode(["red"]), [6])
+        (ids,) = generate_offline(base, [vectors], [0], base.encode(["red"]), [6])
         assert raw.text == base.decode(ids).rstrip("\ufffd")
     finally:
         engine.stop()
@@ -473,7 +474,7 @@ def test_errors_of_the_engine_reach_the_one_who_asked(live: AsyncService, librar
 
 
 def test_more_rows_than_the_queue_ever_holds_are_refused_with_the_numbers(library: Library, base: FrozenBase) -> None:
-    engine = ContinuousEngine(base, Limits(max_waiting=2))
+    engine = ContinuousEngine(architecture_of(base), Limits(max_waiting=2))
     live = AsyncService.open(library, base, engine)
     try:
         assert len(run(live.classify("default", "kind", ["red", "blue"])).rows) == 2
@@ -623,7 +624,7 @@ def test_auto_goes_on_after_an_engine_that_failed(routed: Library, live: AsyncSe
 
 
 def test_auto_hands_in_no_more_than_the_queue_holds(routed: Library, base: FrozenBase) -> None:
-    engine = ContinuousEngine(base, Limits(max_waiting=3))
+    engine = ContinuousEngine(architecture_of(base), Limits(max_waiting=3))
     live = AsyncService.open(routed, base, engine, threshold=-2.0)
     try:
         assert run(live.classify("default", AUTO, ["red", "green", "blue"])).head.task in ("colour", "fruit")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,18 @@ import pytest
 import torch
 
 from softprompt.bases.base import FrozenBase
-from softprompt.engines import offline
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import BaseModelError, TrainingError
+from softprompt.evaluation.evaluate import result_of
 from softprompt.model import prefix
-from softprompt.model.prefix import logits_at
+from softprompt.model.causal import Causal
 from softprompt.model.splice import Stack, stack_prompts
 from softprompt.training import loop, recompute
 from softprompt.training.forward import Example, losses_and_gradient
+from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
 from softprompt.training.recompute import recomputing
 from softprompt.training.train import train
+from tests.engine_jobs import Starved
 from tests.models import ARCHITECTURES, VOCABULARY, make_base
 from tests.training.test_resume import make_task
 
@@ -30,11 +31,11 @@ def starve(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     honest = loop.losses_and_gradient
     tried: list[int] = []
 
-    def hungry(base: Any, stack: Any, examples: Any, *, token_budget: int, recompute: bool) -> Any:
+    def hungry(architecture: Any, stack: Any, examples: Any, *, token_budget: int, recompute: bool) -> Any:
         tried.append(token_budget)
         if token_budget > most:
             torch.empty(1 << 60, dtype=torch.uint8)  # really fails, with the allocator's own words
-        return honest(base, stack, examples, token_budget=token_budget, recompute=recompute)
+        return honest(architecture, stack, examples, token_budget=token_budget, recompute=recompute)
 
     monkeypatch.setattr(loop, "losses_and_gradient", hungry)
     return tried
@@ -72,19 +73,6 @@ def test_other_failures_of_torch_are_not_taken_for_memory(tmp_path: Path, monkey
         train(make_task(tmp_path, "one"), base=make_base("llama"))
 
 
-def starve_engine(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """Let the engine's passes fail as the allocator does when they have more than `most` rows."""
-    for name in ("logits_at", "run_tokens"):
-        honest = getattr(offline, name)
-
-        def hungry(*arguments: Any, honest: Any = honest, **how: Any) -> Any:
-            if len(arguments[3]) > most:  # a row's prompt is told for each row
-                torch.empty(1 << 60, dtype=torch.uint8)  # really fails, with the allocator's own words
-            return honest(*arguments, **how)
-
-        monkeypatch.setattr(offline, name, hungry)
-
-
 def engine_jobs(base: FrozenBase) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(3)
     spread = base.embedding.weight.std()
@@ -96,49 +84,48 @@ def engine_jobs(base: FrozenBase) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_an_engine_that_runs_out_of_memory_halves_its_chunks_and_changes_nothing(
-    shared: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_runs_out_of_memory_halves_its_chunks_and_changes_nothing(shared: bool) -> None:
     base = make_base("llama")
-    base = replace(base, _shared_prefix=shared)
     jobs = engine_jobs(base)
     labels = [((5,), (6, 7), (8, 9))] * 9
-    expected = OfflineEngine(base).score(**jobs, labels=labels)
-    generated = OfflineEngine(base).generate(**jobs, max_new_tokens=[4] * 9)
-    starve_engine(monkeypatch, 7)
-    told: list[str] = []
+    starved = Starved(base)
+    starved.shares_prefix = shared
+    expected = result_of(OfflineEngine(starved).score(**jobs, labels=labels))
+    generated = result_of(OfflineEngine(starved).generate(**jobs, max_new_tokens=[4] * 9))
+    starved.rows = 7
+    warned: list[str] = []
     done: list[int] = []
-    engine = OfflineEngine(base, warn=told.append)
-    torch.testing.assert_close(engine.score(**jobs, labels=labels, progress=done.append), expected, rtol=1e-4, atol=1e-4)
+    engine = OfflineEngine(starved, warn=warned.append)
+    scores = result_of(engine.score(**jobs, labels=labels), lambda rows, text: done.append(rows))
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
     assert sum(done) == 9
-    assert all(message.startswith("out of memory: rows now run in chunks of") for message in told)
-    assert 1 <= len(told) == len(set(told)) <= 3
-    known = len(told)
-    engine.score(**jobs, labels=labels)
-    assert len(told) == known  # what it has learnt it keeps
-    wide = OfflineEngine(base, warn=told.append)
-    assert wide.generate(**jobs, max_new_tokens=[4] * 9) == generated
-    assert len(told) > known
+    assert all(message.startswith("out of memory: rows now run in chunks of") for message in warned)
+    assert 1 <= len(warned) == len(set(warned)) <= 3
+    known = len(warned)
+    result_of(engine.score(**jobs, labels=labels))
+    assert len(warned) == known  # what it has learnt it keeps
+    wide = OfflineEngine(starved, warn=warned.append)
+    assert result_of(wide.generate(**jobs, max_new_tokens=[4] * 9)) == generated
+    assert len(warned) > known
 
 
-def test_an_engine_without_memory_for_one_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_without_memory_for_one_row_says_so() -> None:
     base = make_base("llama")
-    jobs = engine_jobs(base)
-    starve_engine(monkeypatch, 0)
+    jobs, starved = engine_jobs(base), Starved(base, rows=0)
     with pytest.raises(BaseModelError, match="out of memory with a single row of 6 tokens on cpu"):
-        OfflineEngine(base, warn=lambda _: None).score(**jobs, labels=[((5,),)] * 9)
+        result_of(OfflineEngine(starved, warn=lambda _: None).score(**jobs, labels=[((5,),)] * 9))
     with pytest.warns(UserWarning, match="out of memory"), pytest.raises(BaseModelError, match="a single row of 10 tokens"):
-        OfflineEngine(base).generate(**jobs, max_new_tokens=[4] * 9)
+        result_of(OfflineEngine(starved).generate(**jobs, max_new_tokens=[4] * 9))
 
 
-def test_an_engine_takes_no_other_failure_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("the size of tensor a must match")
+def test_an_engine_takes_no_other_failure_for_memory() -> None:
+    class Broken(Causal):
+        def logits_behind(self, *_: Any) -> Any:
+            raise RuntimeError("the size of tensor a must match")
 
     base = make_base("llama")
-    monkeypatch.setattr(offline, "logits_at", broken)
     with pytest.raises(RuntimeError, match="size of tensor"):
-        OfflineEngine(base).score(**engine_jobs(base), labels=[((5,),)] * 9)
+        result_of(OfflineEngine(Broken(base)).score(**engine_jobs(base), labels=[((5,),)] * 9))
 
 
 def mixed_step(base: FrozenBase, *, weight: float = 0.5, **how: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,10 +136,12 @@ def mixed_step(base: FrozenBase, *, weight: float = 0.5, **how: Any) -> tuple[to
     labels = ((5,), (6, 7), (8,))
     rows = [torch.randint(2, VOCABULARY, (n,), generator=generator).tolist() for n in (11, 3, 7, 14)]
     examples = [
-        Example(which=i % 2, input=row, target=[4, 9], labels=labels if i < 2 else None, choice=1, weight=weight)
+        Example(i % 2, row, LABEL_SCORING, LabelTarget(labels, 1), weight)
+        if i < 2
+        else Example(i % 2, row, LANGUAGE_MODELING, [4, 9], weight)
         for i, row in enumerate(rows)
     ]
-    return losses_and_gradient(base, stack, examples, **how)
+    return losses_and_gradient(Causal(base), stack, examples, **how)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -170,7 +159,7 @@ def test_gradient_checkpointing_keeps_the_prompt(architecture: str) -> None:
 def test_a_dropped_prompt_is_never_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_base("llama")
     with monkeypatch.context() as patched:  # dropped on purpose
-        patched.setattr(prefix._FixedLayer, "update", lambda self, keys, values, *_, **__: (keys, values))
+        patched.setattr(prefix.FixedLayer, "update", lambda self, keys, values, *_, **__: (keys, values))
         with pytest.raises(RuntimeError, match="size of tensor"):
             mixed_step(base, recompute=True, shared=True)
     base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -198,7 +187,6 @@ class Kept:
 def test_gradient_checkpointing_keeps_less_for_the_way_back() -> None:
     base = make_base("llama")
     stack = stack_prompts([base.embed(torch.tensor([3, 4, 5]))])
-    examples = [Example(0, list(range(2, 40)), [4], None, 0, 1.0)]
     most = []
     for checkpointed in (False, True):
         kept = Kept()
@@ -206,8 +194,7 @@ def test_gradient_checkpointing_keeps_less_for_the_way_back() -> None:
             context = recomputing(base) if checkpointed else contextlib.nullcontext()
             leaf = Stack(stack.vectors_KPD.clone().requires_grad_(), stack.mask_KP, stack.lengths_K)
             with context:
-                rows = [[*example.input, *example.target] for example in examples]
-                logits_at(base, leaf, None, [0], rows, [[len(rows[0]) - 1]])
+                Causal(base).logits_behind(leaf, None, [0], [list(range(2, 40))], [[]])
         most.append(kept.most)
     assert most[1] < 0.6 * most[0]
 

@@ -138,8 +138,8 @@ def test_a_candidate_that_fails_loses_and_the_others_go_on(
 
     honest = loop.losses_and_gradient
 
-    def poisoned(base: FrozenBase, stack: Any, examples: Any, **more: Any) -> Any:
-        losses, gradient = honest(base, stack, examples, **more)
+    def poisoned(architecture: Any, stack: Any, examples: Any, **more: Any) -> Any:
+        losses, gradient = honest(architecture, stack, examples, **more)
         gradient[(stack.lengths_K == 6).nonzero()] = float("nan")
         return losses, gradient
 

@@ -130,9 +130,8 @@ def test_every_row_is_seen_once_in_an_epoch_in_an_order_of_the_seed(tmp_path: Pa
     examples = task.encode(base, task.train, 6, split="training")
 
     def epochs(seed: int) -> list[list[list[int]]]:
-        one = run.Run(
-            a_task(tmp_path, per_device_train_batch_size=7, seed=seed), torch.zeros(6, 32), examples, examples, None
-        )
+        own, labels = a_task(tmp_path, per_device_train_batch_size=7, seed=seed), task.form.encode_labels(base)
+        one = run.Run(own, torch.zeros(6, 32), examples, examples, labels)
         seen: list[list[list[int]]] = []
         for _ in range(2):
             seen.append([])
@@ -200,6 +199,7 @@ class Scripted:
             self.seen[trial.form.task].append(trial.vectors_PD.clone())
             value = self.values[trial.form.task].pop(0)
             reports.append(Report("accuracy", value, len(trial.examples), 1 - value, []))
+            yield len(trial.examples)
         return reports
 
 

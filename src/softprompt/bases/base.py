@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,6 @@ class FrozenBase:
     """Folder of the LoRA adapter that was merged into it."""
     trust_remote_code: bool = False
     """Whether code that came with it was allowed to run."""
-    _shared_prefix: bool | None = field(default=None, repr=False)
-    _lines: bool | None = field(default=None, repr=False)
 
     @classmethod
     def load(

@@ -23,19 +23,22 @@ class TextStream:
         self._window: list[int] = []
         self._clean = 0
         """Tokens of the window up to the last end of a character before the newest token."""
-        self._given = 0
-        """Characters of the window's text that were given away."""
+        self._given = ""
+        """What of the window's text was given away."""
 
     def push(self, token: int) -> str:
         """The text that has become certain."""
         self._window.append(token)
         text = self._decode(self._window)
         certain = _without_half(text)
-        new, self._given = certain[self._given :], max(self._given, len(certain))
-        if len(certain) == len(text):
+        whole = len(certain) == len(text)
+        if not whole and not certain.startswith(self._given):
+            return ""  # decoders of single bytes mark all bytes of a run for as long as its last character lacks one
+        new, self._given = certain[len(self._given) :], max(self._given, certain, key=len)
+        if whole:
             if len(self._window) > _WINDOW and self._clean:
                 del self._window[: self._clean]
-                self._given = len(self._decode(self._window))
+                self._given = self._decode(self._window)
             self._clean = len(self._window)
         return new
 

@@ -1,7 +1,7 @@
 """The engine that serves: one thread, one frozen base, rows of different prompts that come and go between its steps.
 
 A step takes in what the budgets let through, runs the new rows' inputs and the jobs of a single pass, and then one token of
-every row. What a row is told does not depend on the rows beside it.
+every row. What a row is answered does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from torch import Tensor
 from transformers import TokenizersBackend
 
 from softprompt.bases.base import FrozenBase
-from softprompt.engines.batch import CachedRows, Rows, SplicedRows, score_labels, score_size, scores_in_lines
+from softprompt.engines.batch import rows_of, score_jobs, score_size, scores_in_lines
 from softprompt.engines.continuation import Continuation
-from softprompt.engines.offline import out_of_memory
 from softprompt.engines.prefix_cache import PrefixCache
 from softprompt.engines.protocol import (
     Deliver,
@@ -41,8 +40,8 @@ from softprompt.engines.sampling import choose_tokens, token_probabilities
 from softprompt.engines.scheduler import Limits, Scheduler, Work
 from softprompt.engines.validate import Validator
 from softprompt.errors import EngineError
-from softprompt.model.embedding import embed_inputs
-from softprompt.model.prefix import lays_lines, shares_prefix
+from softprompt.model.architecture import Architecture
+from softprompt.model.memory import free_caches, out_of_memory
 from softprompt.model.splice import chunk_by_length
 
 PREFIX_BYTES = 1 << 30
@@ -76,29 +75,25 @@ class ContinuousEngine:
     """Continuous batching on one base, which is the engine's alone while it runs."""
 
     def __init__(
-        self,
-        base: FrozenBase,
-        limits: Limits | None = None,
-        *,
-        prefix_bytes: int = PREFIX_BYTES,
+        self, architecture: Architecture, limits: Limits | None = None, *, prefix_bytes: int = PREFIX_BYTES
     ) -> None:
         """
         Args:
             limits: bounds on the queue and on a step.
             prefix_bytes: bound on the keys and values kept of prompts.
         """
-        self.base = base
+        self.architecture = architecture
+        self.base = architecture.base
         self.limits = limits or Limits()
+        architecture.lays_lines(1)  # its self-check runs the base: now, while nobody else does
         self._prefixes: PrefixCache | None = None
-        self._rows: Rows = SplicedRows(base)
-        lays_lines(base, 1)  # its self-check runs the base: now, while nobody else does
-        if shares_prefix(base):
-            self._prefixes = PrefixCache(base, prefix_bytes, token_budget=self.limits.token_budget)
-            with torch.no_grad():
-                self._rows = CachedRows(base, self._prefixes)
-        self._validator = Validator(base)
-        self._decode = _decoder(base)
-        self._told: list[_Row] = []
+        if architecture.shares_prefix:
+            self._prefixes = PrefixCache(architecture, prefix_bytes, token_budget=self.limits.token_budget)
+        with torch.no_grad():
+            self._rows = rows_of(architecture, self._prefixes)
+        self._validator = Validator(architecture)
+        self._decode = _decoder(self.base)
+        self._active: list[_Row] = []
         self._steps = 0
         self._scheduler = Scheduler(self.limits)
         self._changed = threading.Condition()
@@ -173,18 +168,18 @@ class ContinuousEngine:
         with self._changed:
             self._accepts = False
             left = self._scheduler.clear()
-            self._told = []
+            self._active = []
         for work in left:
             self._answer(work, EngineError(reason))
 
     def _step(self) -> bool:
         """One round; False once there is nothing left to do and there never will be."""
         with self._changed:
-            while self._accepts and not self._ends and not self._scheduler.waiting and not self._told:
+            while self._accepts and not self._ends and not self._scheduler.waiting and not self._active:
                 self._changed.wait()
-            if self._ends or not (self._scheduler.waiting or self._told):
+            if self._ends or not (self._scheduler.waiting or self._active):
                 return False
-        self._leave([index for index, row in enumerate(self._told) if row.work.over])
+        self._leave([index for index, row in enumerate(self._active) if row.work.over])
         with self._changed:
             admitted = self._scheduler.admit()
         rows = [work for work in admitted if isinstance(work.job, GenerateJob)]
@@ -192,18 +187,18 @@ class ContinuousEngine:
             self._pass(group, self._enter)
         scores = [(work, work.job) for work in admitted if isinstance(work.job, ScoreJob)]
         for in_lines in (True, False):  # apart, since one row too long for lines keeps its whole pass out of them
-            some = [(work, job) for work, job in scores if scores_in_lines(self.base, job) is in_lines]
+            some = [(work, job) for work, job in scores if scores_in_lines(self.architecture, job) is in_lines]
             sizes = [score_size(job, in_lines) for _, job in some]
             for group in self._grouped([work for work, _ in some], [n for n, _ in sizes], [rows for _, rows in sizes]):
                 self._pass(group, self._score)
         embeds = [work for work in admitted if isinstance(work.job, EmbedJob)]
         for group in self._grouped(embeds, [len(work.job.input) for work in embeds]):
             self._pass(group, self._embed)
-        if self._told:
+        if self._active:
             try:
-                self._choose(self._rows.step([row.token for row in self._told]), 0)
+                self._choose(self._rows.step([row.token for row in self._active]), 0)
             except Exception as error:
-                self._fail([row.work for row in self._told], error)
+                self._fail([row.work for row in self._active], error)
         return True
 
     def _grouped(self, works: list[Work], lengths: list[int], rows: list[int] | None = None) -> Iterator[list[Work]]:
@@ -217,32 +212,33 @@ class ContinuousEngine:
             run(works)
             return
         except Exception as error:
-            begun = {id(row.work) for row in self._told}
+            begun = {id(row.work) for row in self._active}
             if len(works) == 1 or not out_of_memory(error) or any(id(work) in begun for work in works):
                 self._fail(works, error)
                 return
         # Out here the error is gone, and with it what its frames held of the memory.
         _log.warning("out of memory: a pass of %d jobs runs in halves", len(works))
-        if self.base.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_caches(self.base.device)
         half = len(works) // 2
         self._pass(works[:half], run)
         self._pass(works[half:], run)
 
     def _score(self, works: list[Work]) -> None:
-        values = score_labels(self.base, self._prefixes, [work.job for work in works if isinstance(work.job, ScoreJob)])
+        values = score_jobs(
+            self.architecture, self._prefixes, [work.job for work in works if isinstance(work.job, ScoreJob)]
+        )
         self._close(works, [Scores(tuple(scores)) for scores in values])
 
     def _embed(self, works: list[Work]) -> None:
-        means_BD = embed_inputs(self.base, [work.job.input for work in works if isinstance(work.job, EmbedJob)])
+        means_BD = self.architecture.embed([work.job.input for work in works if isinstance(work.job, EmbedJob)])
         self._close(works, [Embedding(tuple(mean)) for mean in means_BD.tolist()])
 
     def _enter(self, works: list[Work]) -> None:
         """Run the inputs of new rows, and choose their first tokens."""
         jobs = [work.job for work in works if isinstance(work.job, GenerateJob)]
         logits_BV = self._rows.enter(jobs)
-        first = len(self._told)
-        self._told += [
+        first = len(self._active)
+        self._active += [
             _Row(work, job.sampling, _draws(job.sampling.seed), self._begin(job))
             for work, job in zip(works, jobs, strict=True)
         ]
@@ -254,8 +250,8 @@ class ContinuousEngine:
         return Continuation(job.sampling, self._decode, base.end_ids, room)
 
     def _choose(self, logits_BV: Tensor, first: int) -> None:
-        """Choose the next token of the rows from `first` on, let those leave that are done, and tell them."""
-        rows = self._told[first:]
+        """Choose the next token of the rows from `first` on, let those leave that are done, and answer them."""
+        rows = self._active[first:]
         chosen = choose_tokens(logits_BV, [row.sampling for row in rows], [row.draws for row in rows])
         probabilities = self._probabilities(logits_BV, rows, chosen)
         answers: list[tuple[Work, Result]] = []
@@ -278,22 +274,22 @@ class ContinuousEngine:
             self._answer(work, result)
 
     def _probabilities(self, logits_BV: Tensor, rows: list[_Row], chosen: list[int | None]) -> dict[int, TokenProbability]:
-        wanted = [
+        requested = [
             (index, token, row.sampling.logprobs)
             for index, (row, token) in enumerate(zip(rows, chosen, strict=True))
             if row.sampling.logprobs is not None and token is not None
         ]
-        if not wanted:
+        if not requested:
             return {}
-        indices, tokens, counts = zip(*wanted, strict=True)
+        indices, tokens, counts = zip(*requested, strict=True)
         found = token_probabilities(logits_BV[list(indices)], tokens, counts, self._decode)
         return dict(zip(indices, found, strict=True))
 
     def _leave(self, rows: list[int], *, broken: bool = False) -> None:
         """Take rows out."""
         if rows:
-            left = [self._told[row].work for row in rows]
-            self._told = [self._told[row] for row in self._rows.leave(rows, broken=broken)]
+            left = [self._active[row].work for row in rows]
+            self._active = [self._active[row] for row in self._rows.leave(rows, broken=broken)]
             self._finish(left)
 
     def _finish(self, works: list[Work]) -> None:
@@ -323,12 +319,12 @@ class ContinuousEngine:
         """End jobs that a failure took along, and no others."""
         _log.error("a step failed; %d jobs end with it", len(works), exc_info=error)
         failed = {id(work) for work in works}
-        rows = [index for index, row in enumerate(self._told) if id(row.work) in failed]
-        if len(rows) == len(self._told):
+        rows = [index for index, row in enumerate(self._active) if id(row.work) in failed]
+        if len(rows) == len(self._active):
             # All of them: nothing of the buffer is worth keeping, and memory may be what was lacking.
-            self._told = []
+            self._active = []
             self._rows.clear()
-        self._leave(rows if self._told else [], broken=True)
+        self._leave(rows if self._active else [], broken=True)
         self._finish(works)
         for work in works:
             self._answer(work, EngineError(f"the base failed: {type(error).__name__}: {error}; try again"))

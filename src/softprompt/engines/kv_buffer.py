@@ -1,6 +1,6 @@
 """Keys and values of the rows that generate, in one buffer that is written in place.
 
-All rows end at the same column, so that a step adds one column for all of them. A row is `[nothing][prompt][input][told]`
+All rows end at the same column, so that a step adds one column for all of them. A row is `[nothing][prompt][input][answer]`
 without any gap, so distances between columns are distances between positions, as sliding windows need; what is left of a
 row's start is masked, and is always finite numbers, because a weight of zero times NaN is NaN.
 
@@ -97,14 +97,15 @@ class _WindowLayer(DynamicLayer):  # type: ignore[misc]
 class KVBuffer:
     """The buffer. Rows 0 to `len` are in use; each ends at the same column."""
 
-    def __init__(self, like: KeysValues, *, idle_bytes: int = IDLE_BYTES) -> None:
+    def __init__(self, like: KeysValues, *, rows: int = 0, columns: int = 0, idle_bytes: int = IDLE_BYTES) -> None:
         """
         Args:
             like: keys and values of any sequence, for their shapes; its length may be 0.
+            rows: how many to make room for from the start, each of so many `columns`. It grows where that was too little.
             idle_bytes: a buffer larger than that is given back when the last row leaves.
         """
         self.idle_bytes = idle_bytes
-        self._stores = tuple(_empty(stack, 0, 0) for stack in like.stacks)
+        self._stores = tuple(_empty(stack, rows, columns) for stack in like.stacks)
         """As the stacks, N x R x H x C x d each."""
         self._places = like.places
         self._right = 0

@@ -6,50 +6,51 @@ number.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from softprompt.bases.base import FrozenBase
+from softprompt.engines.batch import rows_of, score_rows
+from softprompt.engines.prefix_cache import PrefixCache
+from softprompt.engines.protocol import GenerateJob, Sampling, Vectors
+from softprompt.engines.sampling import choose_tokens
 from softprompt.errors import BaseModelError
-from softprompt.model.label_scores import Labels, label_contexts, plan_labels
-from softprompt.model.prefix import Prefix, compute_prefix, lays_lines, logits_at, new_cache, run_tokens, shares_prefix
-from softprompt.model.splice import Stack, chunk_by_length, pad_rows, row_size, splice_tokens, stack_prompts
+from softprompt.model.architecture import Architecture
+from softprompt.model.label_scores import Labels, label_contexts
+from softprompt.model.lines import Ids, row_size
+from softprompt.model.memory import TokenBudget
+from softprompt.model.splice import chunk_by_length, stack_prompts
 from softprompt.progress import Silent
 
 TOKEN_BUDGET = 4096
 """Padded tokens of a chunk of rows, and virtual ones of the prompts whose keys and values are there at once."""
 
-Progress = Callable[[int], None]
-"""Called with the number of rows just done."""
+R = TypeVar("R")
 
-_Run = Callable[[Stack, Prefix | None, list[int], list[int]], None]
-"""Runs rows, given by their numbers, behind prompts: those of a stack, and which of them each row has."""
+Run = Callable[[list[int]], R]
+"""Runs some things, given by their numbers."""
 
 
 class OfflineEngine:
-    """Runs one frozen base in this process, in chunks that fit the memory: when it runs out they are halved, for good."""
+    """Runs one frozen base in this process, in chunks that fit the memory: when it runs out they are halved, for good.
+
+    What it does comes as a generator, which yields the number of rows just done, chunk by chunk, and returns the results.
+    """
 
     def __init__(
-        self, base: FrozenBase, *, token_budget: int = TOKEN_BUDGET, warn: Callable[[str], None] | None = None
+        self, architecture: Architecture, *, token_budget: int = TOKEN_BUDGET, warn: Callable[[str], None] | None = None
     ) -> None:
-        """`warn` is told when chunks are halved; by default Python's `warnings`."""
-        self.base = base
-        self.token_budget = token_budget
-        self._warn = warn or Silent().warn
+        """`warn` is called when chunks are halved; by default Python's `warnings`."""
+        self.architecture = architecture
+        self._budget = TokenBudget(token_budget, architecture.base.device, warn or Silent().warn, refusal=_refusal)
 
-    @torch.no_grad()
     def score(
-        self,
-        prompts: Sequence[Tensor],
-        which: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        labels: Sequence[Labels],
-        progress: Progress | None = None,
-    ) -> list[list[float]]:
+        self, prompts: Sequence[Tensor], which: Sequence[int], inputs: Sequence[Ids], labels: Sequence[Labels]
+    ) -> Generator[int, None, list[list[float]]]:
         """Summed log-probability of each label behind each input, in one pass over rows of mixed prompts.
 
         Args:
@@ -61,206 +62,118 @@ class OfflineEngine:
         Raises:
             BaseModelError: there is no memory for a single row.
         """
-        results: list[list[float]] = [[] for _ in inputs]
+        architecture, base = self.architecture, self.architecture.base
         tails = [label_contexts(candidates) for candidates in labels]
         longest = max((len(ids) + max(map(len, ends)) for ids, ends in zip(inputs, tails, strict=True)), default=0)
-        in_lines = lays_lines(self.base, max(map(len, prompts), default=0) + longest)
+        in_lines = architecture.lays_lines(max(map(len, prompts), default=0) + longest)
+
+        def open_lot(lot: list[int]) -> Run[list[list[float]]]:
+            stack = stack_prompts([prompts[prompt].to(base.device, base.dtype) for prompt in lot])
+            prefix = architecture.compute_prefix(stack) if architecture.shares_prefix else None
+            places = {prompt: place for place, prompt in enumerate(lot)}
+
+            def run(rows: list[int]) -> list[list[float]]:
+                owners, some = [places[which[row]] for row in rows], [labels[row] for row in rows]
+                return score_rows(architecture, stack, prefix, owners, [inputs[row] for row in rows], some)
+
+            return run
+
         sizes = [row_size(len(ids), ends, in_lines) for ids, ends in zip(inputs, tails, strict=True)]
+        return self._run_lots(open_lot, [len(prompt_PD) for prompt_PD in prompts], which, sizes)
 
-        def run(stack: Stack, prefix: Prefix | None, group: list[int], owners: list[int]) -> None:
-            plan = plan_labels([inputs[i] for i in group], [labels[i] for i in group])
-            logits_NV = logits_at(self.base, stack, prefix, owners, plan.rows, plan.keep, plan.tails)
-            for index, scores in zip(group, plan.scores(logits_NV), strict=True):
-                results[index] = scores.tolist()
-
-        self._run_lots(run, prompts, which, [size for size, _ in sizes], [rows for _, rows in sizes], progress)
-        return results
-
-    @torch.no_grad()
     def generate(
-        self,
-        prompts: Sequence[Tensor],
-        which: Sequence[int],
-        inputs: Sequence[Sequence[int]],
-        max_new_tokens: Sequence[int],
-        progress: Progress | None = None,
-    ) -> list[list[int]]:
-        """Greedy continuation of each input, up to a bound of its own, without the end token.
+        self, prompts: Sequence[Tensor], which: Sequence[int], inputs: Sequence[Ids], max_new_tokens: Sequence[int]
+    ) -> Generator[int, None, list[list[int]]]:
+        """Greedy continuation of each input, up to a bound of its own, without the end token. One whose logits are no
+        numbers ends there.
 
         Raises:
             BaseModelError: there is no memory for a single row.
         """
-        results: list[list[int]] = [[] for _ in inputs]
-        lengths = [len(ids) + bound for ids, bound in zip(inputs, max_new_tokens, strict=True)]
+        vectors = [Vectors(str(number), prompt_PD) for number, prompt_PD in enumerate(prompts)]
 
-        def run(stack: Stack, prefix: Prefix | None, group: list[int], owners: list[int]) -> None:
-            rows = [list(inputs[i]) for i in group]
-            bounds = [max_new_tokens[i] for i in group]
-            if prefix is None:
-                told = self._generate_spliced(stack, owners, rows, bounds)
-            else:
-                told = self._generate_cached(stack, prefix, owners, rows, bounds)
-            for index, ids in zip(group, told, strict=True):
-                results[index] = ids
+        def open_lot(lot: list[int]) -> Run[list[list[int]]]:
+            prefixes = None
+            if self.architecture.shares_prefix:
+                prefixes = PrefixCache(self.architecture, sys.maxsize, token_budget=self._budget.tokens)
+                prefixes.fetch([vectors[prompt] for prompt in lot])
 
-        self._run_lots(run, prompts, which, lengths, [1] * len(inputs), progress)
-        return results
+            def run(rows: list[int]) -> list[list[int]]:
+                samplings = [Sampling(max_tokens=max_new_tokens[row]) for row in rows]
+                jobs = [
+                    GenerateJob(vectors[which[row]], tuple(inputs[row]), sampling)
+                    for row, sampling in zip(rows, samplings, strict=True)
+                ]
+                return self._continue(jobs, prefixes)
 
-    def _run_lots(
-        self,
-        run: _Run,
-        prompts: Sequence[Tensor],
-        which: Sequence[int],
-        lengths: Sequence[int],
-        rows: Sequence[int],
-        progress: Progress | None,
-    ) -> None:
-        """Run items behind their prompts, in lots of prompts that fit the memory: those of a whole library need not."""
-        of_prompt: dict[int, list[int]] = defaultdict(list)
-        for item, prompt in enumerate(which):
-            of_prompt[prompt].append(item)
-        used = sorted(of_prompt)
+            return run
 
-        def run_lot(lot: list[int]) -> None:
-            stack, prefix = self._prepare([prompts[used[at]] for at in lot])
-            owner = {item: place for place, at in enumerate(lot) for item in of_prompt[used[at]]}
-            items = sorted(owner)
+        sizes = [(len(ids) + bound, 1) for ids, bound in zip(inputs, max_new_tokens, strict=True)]
+        return self._run_lots(open_lot, [len(prompt_PD) for prompt_PD in prompts], which, sizes)
 
-            def run_items(group: list[int]) -> None:
-                chosen = [items[at] for at in group]
-                run(stack, prefix, chosen, [owner[item] for item in chosen])
-
-            self._run_chunks(run_items, [lengths[item] for item in items], [rows[item] for item in items], progress)
-
-        self._run_chunks(run_lot, [max(1, len(prompts[prompt])) for prompt in used], [1] * len(used), None)
-
-    def _run_chunks(
-        self, run: Callable[[list[int]], None], lengths: Sequence[int], rows: Sequence[int], progress: Progress | None
-    ) -> None:
-        """Run items in chunks of similar length, each item so long and of so many rows."""
-        waiting = deque([list(range(len(lengths)))] if lengths else [])
-        while waiting:
-            group = waiting.popleft()
-            longest = max(lengths[i] for i in group)
-            size = longest * sum(rows[i] for i in group)
-            if len(group) > 1 and size > self.token_budget:
-                parts = chunk_by_length([lengths[i] for i in group], self.token_budget, [rows[i] for i in group])
-                waiting.extendleft(reversed([[group[place] for place in part] for part in parts]))
-            elif self._fits(run, group):
-                if progress:
-                    progress(len(group))
-            elif len(group) == 1:
-                raise BaseModelError(
-                    f"out of memory with a single row of {longest} tokens on {self.base.device}; "
-                    "use a smaller base, dtype or quantization, or shorter inputs"
-                )
-            else:
-                self.token_budget = size // 2
-                self._warn(f"out of memory: rows now run in chunks of {self.token_budget} tokens, which is slower")
-                waiting.appendleft(group)
-
-    def _fits(self, run: Callable[[list[int]], None], group: list[int]) -> bool:
-        """Run a chunk; whether there was memory for it."""
-        try:
-            run(group)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-        else:
-            return True
-        if self.base.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return False
-
-    def _prepare(self, prompts: Sequence[Tensor]) -> tuple[Stack, Prefix | None]:
-        base = self.base
-        stack = stack_prompts([prompt_PD.to(base.device, base.dtype) for prompt_PD in prompts])
-        return stack, compute_prefix(base, stack) if shares_prefix(base) else None
-
-    def _generate_spliced(self, stack: Stack, which: list[int], rows: list[list[int]], bounds: list[int]) -> list[list[int]]:
-        """Run everything again for each token: the slow twin, and the way for bases without a shared prefix."""
-        told: list[list[int]] = [[] for _ in rows]
-        alive = list(range(len(rows)))
-        while alive:
-            grown = [rows[i] + told[i] for i in alive]
-            keep = [[len(row) - 1] for row in grown]
-            logits_NV = logits_at(self.base, stack, None, [which[i] for i in alive], grown, keep)
-            alive = self._extend(told, alive, bounds, logits_NV.argmax(-1).tolist())
-        return told
-
-    def _generate_cached(
-        self, stack: Stack, prefix: Prefix, which: list[int], rows: list[list[int]], bounds: list[int]
-    ) -> list[list[int]]:
-        base = self.base
-        told: list[list[int]] = [[] for _ in rows]
-        alive = list(range(len(rows)))
-        which_B = torch.tensor(which, device=base.device)
-        tokens = pad_rows(rows, base.device)
-        keep_B1 = torch.tensor([[len(row) - 1] for row in rows], device=base.device)
-        logits_BLV, cache = run_tokens(base, stack, prefix, which_B, tokens, keep_B1, keep_cache=True)
-        cache, mask_BS = _align_ends(cache, splice_tokens(stack, which_B, tokens.mask_BT).mask_BS)
-        positions_B = stack.lengths_K[which_B] + tokens.mask_BT.sum(1)
-        places = alive  # the row of the cache that each living row has
+    def _continue(self, jobs: Sequence[GenerateJob], prefixes: PrefixCache | None) -> list[list[int]]:
+        """Greedy continuations of a chunk of rows."""
+        columns = max(len(job.prompt) + len(job.input) for job in jobs) + max(job.sampling.max_tokens for job in jobs)
+        rows = rows_of(self.architecture, prefixes, rows=len(jobs), columns=columns)
+        answers: list[list[int]] = [[] for _ in jobs]
+        alive = list(range(len(jobs)))
+        logits_BV = rows.enter(jobs)
         while True:
-            chosen = logits_BLV[:, -1].argmax(-1)
-            best = chosen.tolist()
-            ids = [best[place] for place in places]
-            pairs = dict(zip(alive, places, strict=True))
-            alive = self._extend(told, alive, bounds, ids)
+            chosen = choose_tokens(logits_BV, [jobs[row].sampling for row in alive], ())
+            over: list[int] = []
+            for place, (row, token) in enumerate(zip(alive, chosen, strict=True)):
+                if token is not None and token not in self.architecture.base.end_ids:
+                    answers[row].append(token)
+                    if len(answers[row]) < jobs[row].sampling.max_tokens:
+                        continue
+                over.append(place)
+            alive = [alive[place] for place in rows.leave(over, broken=None in chosen)]
             if not alive:
-                return told
-            places = [pairs[row] for row in alive]
-            if 2 * len(places) <= len(chosen):
-                cache, mask_BS, positions_B, chosen = _select(places, cache, mask_BS, positions_B, chosen)
-                places = list(range(len(places)))
-            mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), 1)], dim=1)
-            output = base.model(
-                inputs_embeds=base.embed(chosen[:, None]),
-                attention_mask=mask_BS,
-                position_ids=positions_B[:, None].clamp_max((base.context or 1 << 30) - 1),
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits_BLV, positions_B = output.logits, positions_B + 1
+                return answers
+            logits_BV = rows.step([answers[row][-1] for row in alive])
 
-    def _extend(self, told: list[list[int]], alive: list[int], bounds: list[int], ids: list[int]) -> list[int]:
-        """Append each living row's next token; return the rows that go on."""
-        going: list[int] = []
-        for row, token in zip(alive, ids, strict=True):
-            if token in self.base.end_ids:
-                continue
-            told[row].append(token)
-            if len(told[row]) < bounds[row]:
-                going.append(row)
-        return going
+    @torch.no_grad()
+    def _run_lots(
+        self, open_lot: Run[Run[list[R]]], lengths: Sequence[int], which: Sequence[int], sizes: Sequence[tuple[int, int]]
+    ) -> Generator[int, None, list[R]]:
+        """Run rows behind their prompts, in lots of prompts that fit the memory: those of a whole library need not.
 
+        Args:
+            open_lot: makes some prompts ready, and gives what runs rows behind them.
+            lengths: virtual tokens of each prompt.
+            which: the prompt of each row.
+            sizes: tokens and rows of a batch that each row takes.
+        """
+        results: dict[int, R] = {}
+        of_prompt: dict[int, list[int]] = defaultdict(list)
+        for row, prompt in enumerate(which):
+            of_prompt[prompt].append(row)
+        for lot, run in self._chunks(open_lot, sorted(of_prompt), [(max(1, length), 1) for length in lengths]):
+            rows = sorted(row for prompt in lot for row in of_prompt[prompt])
+            for chunk, found in self._chunks(run, rows, sizes):
+                results.update(zip(chunk, found, strict=True))
+                yield len(chunk)
+            del run  # or the lot would be there still while the next is made ready
+        return [results[row] for row in range(len(which))]
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error of torch's says that memory ran out."""
-    # CUDA has a class for it; the CPU's allocator only has words.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _align_ends(cache: Any, mask_BS: Tensor) -> tuple[Any, Tensor]:
-    """Move the padding of each row to its front, so that what is generated next stands right behind the input: distances
-    between columns are distances between positions again, as sliding windows need."""
-    width = int(mask_BS.sum(1).max())
-    order_BS = torch.argsort(mask_BS.int(), dim=1, stable=True)[:, -width:]
-    moved = []
-    for layer in cache.layers:
-        index = order_BS[:, None, :, None].expand(-1, layer.keys.shape[1], -1, -1)
-        moved.append(
-            (
-                layer.keys.gather(2, index.expand(-1, -1, -1, layer.keys.shape[3])),
-                layer.values.gather(2, index.expand(-1, -1, -1, layer.values.shape[3])),
-            )
-        )
-    return new_cache(moved), mask_BS.gather(1, order_BS)
+    def _chunks(self, run: Run[R], things: list[int], sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[list[int], R]]:
+        """Run things in chunks of similar length; each chunk, and what came of it."""
+        waiting = deque([things] if things else [])
+        while waiting:
+            chunk = waiting.popleft()
+            lengths, rows = [sizes[thing][0] for thing in chunk], [sizes[thing][1] for thing in chunk]
+            longest = max(lengths)
+            size = longest * sum(rows)
+            if len(chunk) > 1 and size > self._budget.tokens:
+                parts = chunk_by_length(lengths, self._budget.tokens, rows)
+                waiting.extendleft(reversed([[chunk[place] for place in part] for part in parts]))
+            elif (found := self._budget.attempt(lambda: run(chunk))) is not None:  # noqa: B023  (called at once)
+                yield chunk, found
+                del found
+            else:
+                self._budget.halve(size, longest, single=len(chunk) == 1)
+                waiting.appendleft(chunk)
 
 
-def _select(
-    places: list[int], cache: Any, mask_BS: Tensor, positions_B: Tensor, chosen_B: Tensor
-) -> tuple[Any, Tensor, Tensor, Tensor]:
-    """Keep only some rows of everything."""
-    kept = new_cache([(layer.keys[places], layer.values[places]) for layer in cache.layers])
-    return kept, mask_BS[places], positions_B[places], chosen_B[places]
+def _refusal(message: str) -> BaseModelError:
+    return BaseModelError(f"{message}; use a smaller base, dtype or quantization, or shorter inputs")

@@ -5,16 +5,16 @@ Shapes: K prompts, H heads of keys, P virtual tokens, D width, d width of a head
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
-from softprompt.bases.base import FrozenBase
 from softprompt.engines.kv_buffer import KeysValues
 from softprompt.engines.protocol import Vectors
-from softprompt.model.prefix import Prefix, compute_prefix
+from softprompt.model.architecture import Architecture
+from softprompt.model.prefix import Prefix
 from softprompt.model.splice import Stack, chunk_by_length, stack_prompts
 
 
@@ -24,79 +24,77 @@ class PrefixCache:
     What a call to :meth:`fetch` returns is the caller's to keep: dropping an entry here takes nothing away from rows in use.
     """
 
-    def __init__(self, base: FrozenBase, max_bytes: int, *, token_budget: int = 4096) -> None:
+    def __init__(self, architecture: Architecture, max_bytes: int, *, token_budget: int = 4096) -> None:
         """
         Args:
             max_bytes: bound on the keys and values kept. What one call fetches may pass it, until the call is over.
             token_budget: padded virtual tokens of a pass that computes what is missing.
         """
-        self.base = base
-        self.max_bytes = max_bytes
+        self.architecture = architecture
         self.token_budget = token_budget
-        self.bytes = 0
-        """Held now."""
         self.hits = 0
         """Prompts asked for that were there."""
         self.misses = 0
         """Prompts that had to be computed."""
-        self._entries: OrderedDict[str, KeysValues] = OrderedDict()
+        self._entries: LRUCache[str, KeysValues] = LRUCache(max_bytes, getsizeof=lambda entry: entry.bytes)
         self._nothing: KeysValues | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
+    def bytes(self) -> int:
+        """Held now."""
+        return int(self._entries.currsize)
+
+    @property
     def nothing(self) -> KeysValues:
         """Those of no prompt: of length 0, in the shape that the base has."""
         if self._nothing is None:
-            (one,) = self._compute([self.base.embedding.weight[:1].detach()])
-            self._nothing = one.cut(0)
+            one_1D = self.architecture.base.embedding.weight[:1].detach()
+            self._nothing = next(iter(self._entries.values()), None) or self._compute([one_1D])[0]
+            self._nothing = self._nothing.cut(0)
         return self._nothing
 
     @torch.no_grad()
     def fetch(self, prompts: Sequence[Vectors]) -> list[KeysValues]:
         """Keys and values of each prompt; those missing are computed together."""
         found: dict[str, KeysValues] = {}
-        missing: dict[str, Tensor] = {}
-        for prompt in prompts:
-            if prompt.vectors_PD is None or not len(prompt):
-                found[prompt.digest] = self.nothing
-            elif prompt.digest in self._entries:
-                self._entries.move_to_end(prompt.digest)
-                found[prompt.digest] = self._entries[prompt.digest]
-                self.hits += 1
-            elif prompt.digest in missing:
-                self.hits += 1
-            else:
-                missing[prompt.digest] = prompt.vectors_PD
+        missing: dict[str, Vectors] = {}
+        for prompt in filter(len, prompts):
+            entry = self._entries.get(prompt.digest)
+            if entry is None and prompt.digest not in missing:
+                missing[prompt.digest] = prompt
                 self.misses += 1
-        if missing:
-            computed = self._compute(list(missing.values()))
-            for digest, entry in zip(missing, computed, strict=True):
-                found[digest] = self._entries[digest] = entry
-                self.bytes += entry.bytes
-            while self.bytes > self.max_bytes and self._entries:
-                self.bytes -= self._entries.popitem(last=False)[1].bytes
-        return [found[prompt.digest] for prompt in prompts]
+                continue
+            self.hits += 1
+            if entry is not None:
+                found[prompt.digest] = entry
+        computed = self._compute([prompt.on(self.architecture.base) for prompt in missing.values()])
+        for digest, entry in zip(missing, computed, strict=True):
+            found[digest] = entry
+            if entry.bytes <= self._entries.maxsize:
+                self._entries[digest] = entry
+        return [found[prompt.digest] if len(prompt) else self.nothing for prompt in prompts]
 
     def _compute(self, prompts: Sequence[Tensor]) -> list[KeysValues]:
-        base = self.base
-        computed: list[KeysValues | None] = [None] * len(prompts)
+        computed: dict[int, KeysValues] = {}
         for group in chunk_by_length([len(prompt_PD) for prompt_PD in prompts], self.token_budget):
-            prefix = compute_prefix(base, stack_prompts([prompts[i].to(base.device, base.dtype) for i in group]))
+            prefix = self.architecture.compute_prefix(stack_prompts([prompts[i] for i in group]))
             for place, index in enumerate(group):
                 real = slice(-len(prompts[index]), None)
                 # Copied out, or each entry would keep the whole group's memory.
-                layers = [(keys[place, :, real], values[place, :, real]) for keys, values in prefix.layers]
-                computed[index] = KeysValues.pack(layers)
-        return [entry for entry in computed if entry is not None]
+                computed[index] = KeysValues.pack(
+                    [(keys[place, :, real], values[place, :, real]) for keys, values in prefix.layers]
+                )
+        return [computed[index] for index in range(len(prompts))]
 
 
-def stack_prefixes(prompts: Sequence[Vectors], entries: Sequence[KeysValues], base: FrozenBase) -> tuple[Stack, Prefix]:
+def stack_prefixes(
+    prompts: Sequence[Vectors], entries: Sequence[KeysValues], architecture: Architecture
+) -> tuple[Stack, Prefix]:
     """Prompts and their keys and values as the shared prefix takes them: padded on the left to the longest."""
-    empty_0D = base.embedding.weight[:0].detach()
-    vectors = [empty_0D if prompt.vectors_PD is None else prompt.vectors_PD for prompt in prompts]
-    stack = stack_prompts([prompt_PD.to(base.device, base.dtype) for prompt_PD in vectors])
+    stack = stack_prompts([prompt.on(architecture.base) for prompt in prompts])
     layers = [
         (
             torch.stack([_padded(keys, stack.columns) for keys, _ in layer]),

@@ -14,6 +14,7 @@ from softprompt.errors import EngineError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from softprompt.bases.base import FrozenBase
     from softprompt.model.label_scores import Labels
 
 
@@ -29,6 +30,11 @@ class Vectors:
 
     def __len__(self) -> int:
         return 0 if self.vectors_PD is None else len(self.vectors_PD)
+
+    def on(self, base: FrozenBase) -> Tensor:
+        """The vectors in a base's dtype, on its device; 0 x D for no prompt."""
+        vectors_PD = base.embedding.weight[:0].detach() if self.vectors_PD is None else self.vectors_PD
+        return vectors_PD.to(base.device, base.dtype)
 
 
 NO_PROMPT = Vectors("", None)

@@ -41,7 +41,7 @@ class Work:
     columns: int = 0
     """The longest that a row that generates can become, its prompt included."""
     over: bool = field(default=False, init=False)
-    """Nothing more is to be told: it was given up, or has had its last result."""
+    """Nothing more is to be answered: it was given up, or has had its last result."""
 
     @property
     def generates(self) -> bool:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from softprompt.bases.base import FrozenBase
 from softprompt.engines.batch import score_size, scores_in_lines
 from softprompt.engines.protocol import Deliver, EmbedJob, GenerateJob, Job, Sampling, ScoreJob
 from softprompt.engines.scheduler import Work
 from softprompt.errors import ContextError, EngineError
+from softprompt.model.architecture import Architecture
 
 
 class Validator:
     """What a base can take. Its numbers are read once: a job is checked on its caller's time."""
 
-    def __init__(self, base: FrozenBase) -> None:
-        self._base = base
+    def __init__(self, architecture: Architecture) -> None:
+        self._architecture = architecture
+        base = architecture.base
         self.name = base.name
         self.context = base.context
         self.vocabulary, self.width = base.embedding.weight.shape
@@ -41,7 +42,7 @@ class Validator:
             for label in job.labels:
                 self._check_ids(label)
             self._check_context(prompt, count, max(map(len, job.labels)), "the longest label")
-            length, rows = score_size(job, scores_in_lines(self._base, job))
+            length, rows = score_size(job, scores_in_lines(self._architecture, job))
             return Work(job, deliver, length * rows)
         _check_sampling(job.sampling)
         self._check_context(prompt, count, 1, "a first token of output")

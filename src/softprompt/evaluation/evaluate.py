@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
-from softprompt.engines.offline import OfflineEngine, Progress
+from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.metrics import measure
+from softprompt.progress import Advance
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Examples
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -42,36 +46,36 @@ class Report:
         return self.loss < other.loss
 
 
-def _evaluate(engine: OfflineEngine, trials: Sequence[Trial], progress: Progress | None = None) -> list[Report]:
-    """Judge all trials, their rows mixed in shared batches: one pass for tasks with labels, one for those that generate."""
+def evaluate(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None, list[Report]]:
+    """Judge all trials, their rows mixed in shared batches: one pass for tasks with labels, one for those that generate.
+
+    Yields the number of rows just done, and returns a report for each trial.
+    """
+    base = engine.architecture.base
     predictions: list[list[str]] = [[""] * len(trial.examples) for trial in trials]
     losses: list[list[float]] = [[] for _ in trials]
     prompts = [trial.vectors_PD for trial in trials]
     labelled = [(t, row) for t, trial in enumerate(trials) if trial.form.labels for row in range(len(trial.examples))]
-    told = [(t, row) for t, trial in enumerate(trials) if not trial.form.labels for row in range(len(trial.examples))]
-    if labelled:
-        label_ids = {t: trials[t].form.encode_labels(engine.base) for t in {t for t, _ in labelled}}
-        scores = engine.score(
-            prompts,
-            [t for t, _ in labelled],
-            [trials[t].examples.inputs[row] for t, row in labelled],
-            [label_ids[t] for t, _ in labelled],
-            progress,
-        )
-        for (t, row), scored in zip(labelled, scores, strict=True):
-            labels = trials[t].form.labels or ()
-            predictions[t][row] = labels[max(range(len(scored)), key=scored.__getitem__)]
-            losses[t].append(-log_softmax(scored)[trials[t].examples.choices[row]])
-    if told:
-        texts = engine.generate(
-            prompts,
-            [t for t, _ in told],
-            [trials[t].examples.inputs[row] for t, row in told],
-            [trials[t].form.max_new_tokens for t, _ in told],
-            progress,
-        )
-        for (t, row), ids in zip(told, texts, strict=True):
-            predictions[t][row] = engine.base.decode(ids).strip()
+    texts = [(t, row) for t, trial in enumerate(trials) if not trial.form.labels for row in range(len(trial.examples))]
+    label_ids = {t: trials[t].form.encode_labels(base) for t in {t for t, _ in labelled}}
+    scores = yield from engine.score(
+        prompts,
+        [t for t, _ in labelled],
+        [trials[t].examples.inputs[row] for t, row in labelled],
+        [label_ids[t] for t, _ in labelled],
+    )
+    for (t, row), scored in zip(labelled, scores, strict=True):
+        labels = trials[t].form.labels or ()
+        predictions[t][row] = labels[max(range(len(scored)), key=scored.__getitem__)]
+        losses[t].append(-log_softmax(scored)[trials[t].examples.choices[row]])
+    generated = yield from engine.generate(
+        prompts,
+        [t for t, _ in texts],
+        [trials[t].examples.inputs[row] for t, row in texts],
+        [trials[t].form.max_new_tokens for t, _ in texts],
+    )
+    for (t, row), ids in zip(texts, generated, strict=True):
+        predictions[t][row] = base.decode(ids).strip()
     return [
         Report(
             metric=trial.form.metric,
@@ -84,22 +88,18 @@ def _evaluate(engine: OfflineEngine, trials: Sequence[Trial], progress: Progress
     ]
 
 
+def result_of(generator: Generator[int, None, R], advance: Advance = lambda done, text: None) -> R:
+    """What a generator of numbers of rows returns, run to its end; `advance` is called with each number."""
+    while True:
+        try:
+            advance(next(generator), "")
+        except StopIteration as end:
+            result: R = end.value
+            return result
+
+
 def log_softmax(scores: Sequence[float]) -> list[float]:
     """Log-softmax over a few scores, in double precision."""
     top = max(scores)
     total = top + math.log(sum(math.exp(score - top) for score in scores))
     return [score - total for score in scores]
-
-
-def evaluate(engine, trials):
-    reports = _evaluate(engine, trials)
-    yield sum(len(t.examples) for t in trials)
-    return reports
-
-
-def result_of(generator):
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value

@@ -10,7 +10,8 @@ from softprompt.bases.base import BaseLike, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError
-from softprompt.evaluation.evaluate import Trial, evaluate
+from softprompt.evaluation.evaluate import Trial, evaluate, result_of
+from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.config import parse_config
@@ -96,7 +97,8 @@ def _judge(
             examples = task.encode(loaded, test, len(prompt.vectors_PD), split="test")
             trials.append(Trial(task.form, prompt.vectors_PD.to(loaded.dtype), examples))
         with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
-            reports = evaluate(OfflineEngine(loaded, warn=progress.warn), trials, lambda done, tell=advance: tell(done, ""))  # type: ignore[misc]
+            engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
+            reports = result_of(evaluate(engine, trials), advance)
         for (version, _, _), trial, report in zip(group, trials, reports, strict=True):
             rows.append(
                 {

@@ -71,6 +71,7 @@ def load(library: Library, settings: Settings) -> AsyncService:
     from softprompt.bases.base import FrozenBase
     from softprompt.engines.continuous import ContinuousEngine
     from softprompt.engines.scheduler import Limits as EngineLimits
+    from softprompt.model.architecture import architecture_of
     from softprompt.serving.service import AsyncService
 
     base = FrozenBase.load(settings.base)
@@ -80,7 +81,7 @@ def load(library: Library, settings: Settings) -> AsyncService:
     return AsyncService.open(
         library,
         base,
-        ContinuousEngine(base, engine_limits, prefix_bytes=settings.prefix_bytes),
+        ContinuousEngine(architecture_of(base), engine_limits, prefix_bytes=settings.prefix_bytes),
         max_bytes=settings.max_prompt_bytes,
         max_prompts=settings.max_prompts,
     )

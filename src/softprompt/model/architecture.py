@@ -1,30 +1,81 @@
-"""stand-in"""
+"""The seam: what training, evaluation and engines ask of a base behind soft prompts, and nothing else.
+
+Shapes: K prompts, P virtual tokens, B rows, T tokens, S columns, N results of all rows, D width, V vocabulary.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
-
-Architecture = Any
-
-
-class _A:
-    def __init__(self, base):
-        self.__dict__["base"] = base
-
-    def __getattr__(self, n):
-        return getattr(self.base, n)
-
-    def __setattr__(self, n, v):
-        setattr(self.base, n, v)
-
-    def __hash__(self):
-        return id(self.base)
+from softprompt.model.causal import Causal
+from softprompt.model.lines import Ids, Tails
+from softprompt.model.prefix import Prefix
+from softprompt.model.splice import Stack
 
 
-_known = {}
+class Architecture(Protocol):
+    """One kind of model, with soft prompts in front of its inputs.
+
+    What it finds out about its base it finds out once, so whoever runs a base more than once keeps its architecture.
+    """
+
+    base: FrozenBase
+
+    def embed(self, inputs: Sequence[Ids]) -> Tensor:
+        """What the base makes of inputs without any prompt: the mean over tokens of its last hidden states, N x D float32 on
+        the CPU, a row for each input on its own.
+
+        Args:
+            inputs: token ids, at least one each, within the context.
+        """
+
+    @property
+    def origin_D(self) -> Tensor:  # noqa: N802
+        """The mean embedding of :func:`~softprompt.model.embedding.single_tokens`, a property of the base alone."""
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether prompts can be run once for all rows behind them. Where they cannot, :meth:`compute_prefix` and
+        :meth:`run_cached` are never asked."""
+
+    def lays_lines(self, longest: int) -> bool:
+        """Whether rows of up to `longest` tokens, virtual ones among them, are run without padding, each input once for all
+        its tails; where not, they are run in rows of similar length, one for each tail."""
+
+    def compute_prefix(self, stack: Stack) -> Prefix:
+        """Run K prompts alone and keep what rows behind them need.
+
+        Raises:
+            BaseModelError: nothing was kept, as in train mode with the library's gradient checkpointing; rows behind the
+                prompts would run without them.
+        """
+
+    def logits_behind(
+        self, stack: Stack, prefix: Prefix | None, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]
+    ) -> Tensor:
+        """Logits N x V, in the base's dtype: of each row those behind its input, which predict the first token of every
+        tail, and then those behind each token of each tail; all rows' end to end.
+
+        Args:
+            prefix: of the stack; None to run each row with its whole prompt.
+            which: the prompt of each row.
+            inputs: token ids, at least one each.
+            tails: of each row, continuations of its input that do not see each other.
+        """
+
+    def run_cached(self, ids_BT: Tensor, positions_BT: Tensor, cache: Any, mask_BS: Tensor) -> Tensor:
+        """Run tokens behind what a cache holds, and put them into it; logits (B x V) behind the last.
+
+        Args:
+            cache: a transformers cache of all columns before the tokens.
+            mask_BS: which columns are attended to, the tokens' own among them.
+        """
 
 
-def architecture_of(base: FrozenBase) -> Any:
-    return _A(base)
+def architecture_of(base: FrozenBase) -> Architecture:
+    """How a base is run."""
+    return Causal(base)

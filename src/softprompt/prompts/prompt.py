@@ -37,7 +37,7 @@ class SoftPrompt:
     """P x D, float32."""
     card: Card
     centroid_D: torch.Tensor | None = None
-    """Where the task's inputs lie among the base's embeddings, D float32, for `auto`; see :func:`embedding.centroid_of`."""
+    """Where the task's inputs lie among the base's embeddings, D float32, for `auto`; see :func:`centroid.centroid_of`."""
 
     def __post_init__(self) -> None:
         shape = (self.card.num_virtual_tokens, self.card.token_dim)

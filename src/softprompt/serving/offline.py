@@ -10,6 +10,8 @@ from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import TOKEN_BUDGET, OfflineEngine
 from softprompt.errors import ConfigError
+from softprompt.evaluation.evaluate import result_of
+from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.serving.answers import choose_label
 from softprompt.serving.inputs import encode_inputs
 from softprompt.serving.resident import Resident, load_resident
@@ -43,7 +45,7 @@ class Service:
         self.library = library
         self._token_budget = token_budget
         self._base = base
-        self._bases: dict[str, FrozenBase] = {}
+        self._architectures: dict[str, Architecture] = {}
         self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
 
     def predict(self, texts: Sequence[str], tasks: str | Sequence[str]) -> list[Prediction]:
@@ -68,17 +70,18 @@ class Service:
         answers: list[Prediction | None] = [None] * len(texts)
         for source in dict.fromkeys(version.base for version in versions.values()):
             rows = [index for index, ref in enumerate(refs) if versions[ref].base == source]
-            base = self._load(source)
+            architecture = self._architecture(source)
+            base = architecture.base
             residents = {ref: self._resident(version, base) for ref, version in versions.items() if version.base == source}
-            predictions = self._answer(base, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
+            predictions = self._answer(architecture, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
             for index, prediction in zip(rows, predictions, strict=True):
                 answers[index] = prediction
         return [answer for answer in answers if answer is not None]
 
-    def _load(self, source: str) -> FrozenBase:
-        if source not in self._bases:
-            self._bases[source] = base_of(self._base, BaseOptions(source=source))
-        return self._bases[source]
+    def _architecture(self, source: str) -> Architecture:
+        if source not in self._architectures:
+            self._architectures[source] = architecture_of(base_of(self._base, BaseOptions(source=source)))
+        return self._architectures[source]
 
     def _resident(self, version: Version, base: FrozenBase) -> Resident:
         key = (version.digest, base.fingerprint)
@@ -86,8 +89,8 @@ class Service:
             self._residents[key] = load_resident(self.library, version, base)
         return replace(self._residents[key], task=version.task, version=version.number)
 
-    def _answer(self, base: FrozenBase, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
-        engine = OfflineEngine(base, token_budget=self._token_budget)
+    def _answer(self, architecture: Architecture, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
+        base, engine = architecture.base, OfflineEngine(architecture, token_budget=self._token_budget)
         distinct = {resident.digest: resident.tensor for resident in residents}
         prompts, places = list(distinct.values()), {digest: place for place, digest in enumerate(distinct)}
         which = [places[resident.digest] for resident in residents]
@@ -98,14 +101,14 @@ class Service:
         if labelled:
             labels = [residents[i].labels or () for i in labelled]
             scored = engine.score(prompts, [which[i] for i in labelled], [inputs[i].ids for i in labelled], labels)
-            for i, row_scores in zip(labelled, scored, strict=True):
+            for i, row_scores in zip(labelled, result_of(scored), strict=True):
                 choice = choose_label(residents[i].form, row_scores, truncated=inputs[i].truncated)
                 outputs[i], scores[i] = choice.label, choice.scores
         others = [i for i, resident in enumerate(residents) if resident.labels is None]
         if others:
             bounds = [residents[i].form.max_new_tokens for i in others]
             generated = engine.generate(prompts, [which[i] for i in others], [inputs[i].ids for i in others], bounds)
-            for i, ids in zip(others, generated, strict=True):
+            for i, ids in zip(others, result_of(generated), strict=True):
                 outputs[i] = base.decode(ids).strip()
         return [
             Prediction(resident.form.task, resident.version, text, output, score, encoded.truncated)

@@ -54,7 +54,7 @@ class Router:
     """Tasks by their centroids. Each is compared with the input alone, so none depends on which others there are."""
 
     def __init__(self, centroids: Mapping[str, Floats]) -> None:
-        """Take the centroid of each task, as `embedding.centroid_of` makes them: D numbers, at most 1 long."""
+        """Take the centroid of each task, as `centroid.centroid_of` makes them: D numbers, at most 1 long."""
         self.tasks = sorted(centroids)
         stacked_KD = np.stack([centroids[task] for task in self.tasks]) if self.tasks else np.zeros((0, 0), np.float32)
         self._lengths_K = np.linalg.norm(stacked_KD, axis=1)

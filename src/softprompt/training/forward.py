@@ -8,18 +8,18 @@ mean over its own rows, so neither its loss nor its gradient depends on what els
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from softprompt.bases.base import FrozenBase
-from softprompt.model.label_scores import Labels, label_contexts, plan_labels
-from softprompt.model.prefix import Prefix, compute_prefix, lays_lines, logits_at, shares_prefix
-from softprompt.model.splice import Stack, chunk_by_length, chunk_by_prompt, common_head, extend_stack, row_size
-from softprompt.training.objectives import label_scoring, language_modelling
+from softprompt.model.architecture import Architecture
+from softprompt.model.lines import Ids, Tails, row_size
+from softprompt.model.splice import Stack, chunk_by_length, chunk_by_prompt, common_head, extend_stack
+from softprompt.training.objectives import Objective
 from softprompt.training.recompute import recomputing
 
 TOKEN_BUDGET = 2048
@@ -36,20 +36,17 @@ class Example:
 
     which: int
     """The prompt it belongs to, as a row of the stack."""
-    input: Sequence[int]
-    target: Sequence[int]
-    """Answer tokens, for language modelling."""
-    labels: Labels | None
-    """Tokens of all labels, for label scoring."""
-    choice: int
-    """Index of the right label."""
+    input: Ids
+    objective: Objective[Any]
+    target: Any
+    """What it is trained for, as the objective has it."""
     weight: float
-    """Of its loss: one over the rows (label scoring) or answer tokens (language modelling) of its prompt in this batch."""
+    """Of its loss: one over the sizes of all targets of its prompt in this batch."""
 
     @property
-    def tails(self) -> Sequence[Sequence[int]]:
+    def tails(self) -> Tails:
         """What must be run behind the input, each apart from the others."""
-        return label_contexts(self.labels) if self.labels is not None else (self.target[:-1],)
+        return self.objective.tails(self.target)
 
     @property
     def length(self) -> int:
@@ -58,7 +55,7 @@ class Example:
 
 
 def losses_and_gradient(
-    base: FrozenBase,
+    architecture: Architecture,
     stack: Stack,
     examples: Sequence[Example],
     *,
@@ -70,13 +67,13 @@ def losses_and_gradient(
 
     Args:
         recompute: gradient checkpointing: keep no activations inside the base's layers, make them again on the way back.
-        shared: force the shared prefix on or off; by default as :func:`shares_prefix` finds.
+        shared: force the shared prefix on or off; by default as the architecture finds.
     """
     if not examples:  # the share of a process can be empty
         nothing_KPD = torch.zeros_like(stack.vectors_KPD, dtype=torch.float32)
         return nothing_KPD.new_zeros(len(stack.lengths_K)), nothing_KPD
-    step = functools.partial(_step, base, stack, examples, token_budget, shared, recompute)
-    if base.dtype != torch.float16:
+    step = functools.partial(_step, architecture, stack, examples, token_budget, shared, recompute)
+    if architecture.base.dtype != torch.float16:
         return step(1.0)
     losses_K, gradient_KPD = step(FLOAT16_SCALE)
     broken = ~gradient_KPD.flatten(1).isfinite().all(1)
@@ -86,7 +83,7 @@ def losses_and_gradient(
 
 
 def _step(
-    base: FrozenBase,
+    architecture: Architecture,
     stack: Stack,
     examples: Sequence[Example],
     token_budget: int,
@@ -94,9 +91,10 @@ def _step(
     recompute: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
+    base = architecture.base
     losses_K = torch.zeros(len(stack.lengths_K), device=base.device)
     leaf = Stack(stack.vectors_KPD.detach().to(base.dtype).requires_grad_(), stack.mask_KP, stack.lengths_K)
-    use_shared = shares_prefix(base) if shared is None else shared
+    use_shared = architecture.shares_prefix if shared is None else shared
     stacked, made = leaf, None
     if use_shared:
         heads = _common_heads(examples, len(stack.lengths_K))
@@ -104,17 +102,19 @@ def _step(
             leaf, [base.embed(torch.tensor(head, dtype=torch.long, device=base.device)) for head in heads]
         )
         examples = [replace(e, input=e.input[len(heads[e.which]) :]) for e in examples]
-        made = compute_prefix(base, stacked)
+        made = architecture.compute_prefix(stacked)
     prefix = made.detached() if made is not None else None
     longest = int(stacked.lengths_K.max()) + max(e.length for e in examples)
-    in_lines = made is not None and lays_lines(base, longest)
+    in_lines = made is not None and architecture.lays_lines(longest)
     with recomputing(base) if recompute else nullcontext():
-        for run, chunk in _chunks(examples, token_budget, in_lines):
-            loss_B = run(base, stacked, prefix, chunk)
-            weight_B = torch.tensor([example.weight for example in chunk], device=base.device)
-            weighted_B = loss_B * weight_B
+        for chunk in _chunks(examples, token_budget, in_lines):
+            which = [e.which for e in chunk]
+            inputs, tails = [e.input for e in chunk], [e.tails for e in chunk]
+            logits_NV = architecture.logits_behind(stacked, prefix, which, inputs, tails)
+            loss_B = chunk[0].objective.losses([e.target for e in chunk], logits_NV)
+            weighted_B = loss_B * torch.tensor([e.weight for e in chunk], device=base.device)
             (weighted_B.sum() * scale).backward()  # type: ignore[no-untyped-call]
-            losses_K.index_add_(0, torch.tensor([e.which for e in chunk], device=base.device), weighted_B.detach())
+            losses_K.index_add_(0, torch.tensor(which, device=base.device), weighted_B.detach())
     if made is not None and prefix is not None:
         pairs = [
             (t, leaf_t.grad) for t, leaf_t in zip(made.tensors(), prefix.tensors(), strict=True) if leaf_t.grad is not None
@@ -133,35 +133,15 @@ def _common_heads(examples: Sequence[Example], prompts: int) -> list[Sequence[in
     return [common_head(own) for own in inputs]
 
 
-_Run = Callable[[FrozenBase, Stack, "Prefix | None", Sequence[Example]], Tensor]
-
-
-def _chunks(examples: Sequence[Example], budget: int, in_lines: bool) -> list[tuple[_Run, list[Example]]]:
-    """Examples in groups of one kind: of about the budget's tokens each, a prompt's rows together, where rows are laid in
-    lines; else of similar length, padding counted."""
-    chunks: list[tuple[_Run, list[Example]]] = []
-    for run, some in (
-        (_label_losses, [e for e in examples if e.labels is not None]),
-        (_token_losses, [e for e in examples if e.labels is None]),
-    ):
-        sizes = [row_size(len(e.input), e.tails, in_lines) for e in some]
-        lengths, rows = [length for length, _ in sizes], [count for _, count in sizes]
+def _chunks(examples: Sequence[Example], budget: int, in_lines: bool) -> Iterator[list[Example]]:
+    """Examples in groups of one objective: of about the budget's tokens each, a prompt's rows together, where rows are laid
+    in lines; else of similar length, padding counted."""
+    for objective in dict.fromkeys(e.objective for e in examples):
+        own = [e for e in examples if e.objective is objective]
+        lengths, rows = zip(*(row_size(len(e.input), e.tails, in_lines) for e in own), strict=True)
         if in_lines:
-            groups = chunk_by_prompt([e.which for e in some], lengths, budget)
+            groups = chunk_by_prompt([e.which for e in own], lengths, budget)
         else:
             groups = chunk_by_length(lengths, budget, rows)
-        chunks += [(run, [some[i] for i in group]) for group in groups]
-    return chunks
-
-
-def _label_losses(base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]) -> Tensor:
-    plan = plan_labels([e.input for e in examples], [e.labels for e in examples if e.labels is not None])
-    logits_NV = logits_at(base, stack, prefix, [e.which for e in examples], plan.rows, plan.keep, plan.tails)
-    return label_scoring(plan, logits_NV, [e.choice for e in examples])
-
-
-def _token_losses(base: FrozenBase, stack: Stack, prefix: Prefix | None, examples: Sequence[Example]) -> Tensor:
-    rows = [[*e.input, *e.target[:-1]] for e in examples]
-    keep = [list(range(len(e.input) - 1, len(e.input) + len(e.target) - 1)) for e in examples]
-    logits_NV = logits_at(base, stack, prefix, [e.which for e in examples], rows, keep)
-    return language_modelling(logits_NV, [e.target for e in examples])
+        for group in groups:
+            yield [own[index] for index in group]

@@ -17,10 +17,11 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from softprompt.engines.offline import OfflineEngine, out_of_memory
+from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import TrainingError
 from softprompt.evaluation.evaluate import Report, Trial, evaluate, result_of
 from softprompt.model.architecture import Architecture
+from softprompt.model.memory import TokenBudget
 from softprompt.model.splice import Stack, stack_padded
 from softprompt.progress import Silent
 from softprompt.training.bank import Bank
@@ -107,11 +108,11 @@ class Stepper:
         self, architecture: Architecture, *, group: Group | None = None, warn: Callable[[str], None] | None = None
     ) -> None:
         """With a group of several processes each runs its share of every step; `warn` hears of chunks that are halved."""
+        warn = warn or Silent().warn
         self._architecture, self._base = architecture, architecture.base
         self._group = group or Group()
-        self._warn = warn or Silent().warn
-        self._engine = OfflineEngine(architecture, warn=self._warn)
-        self._budget = TOKEN_BUDGET
+        self._engine = OfflineEngine(architecture, warn=warn)
+        self._budget = TokenBudget(TOKEN_BUDGET, self._base.device, warn, runs="steps", refusal=_refusal)
 
     def step(self, bank: Bank, runs: Sequence[Run]) -> list[int]:
         """Take a step of every run that wants another, validate those that are due; the places of those that took part, none
@@ -149,24 +150,18 @@ class Stepper:
                 run.took_validation(report, bank.prompt(place))
 
     def _within_memory(self, stack: Stack, examples: Sequence[Example], recompute: bool) -> tuple[Tensor, Tensor]:
-        while True:
-            try:
-                return losses_and_gradient(
-                    self._architecture, stack, examples, token_budget=self._budget, recompute=recompute
-                )
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-            longest = max(len(example.input) + len(example.target) for example in examples)
-            if self._budget <= longest:
-                raise TrainingError(
-                    f"out of memory with a single row of {longest} tokens on {self._base.device}; "
-                    "use a smaller base or dtype, or shorter inputs"
-                )
-            self._budget = max(longest, self._budget // 2)
-            self._warn(f"out of memory: steps now run in chunks of {self._budget} tokens, which is slower")
-            if self._base.device.type == "cuda":
-                torch.cuda.empty_cache()
+        def run() -> tuple[Tensor, Tensor]:
+            budget = self._budget.tokens
+            return losses_and_gradient(self._architecture, stack, examples, token_budget=budget, recompute=recompute)
+
+        while (made := self._budget.attempt(run)) is None:
+            longest = max(example.length for example in examples)
+            self._budget.halve(self._budget.tokens, longest, single=self._budget.tokens <= longest)
+        return made
+
+
+def _refusal(message: str) -> TrainingError:
+    return TrainingError(f"{message}; use a smaller base or dtype, or shorter inputs")
 
 
 def _overflows(trial: Trial, report: Report) -> bool:

@@ -12,7 +12,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.evaluation.evaluate import Report
 from softprompt.files import write_whole
 from softprompt.model.architecture import Architecture
-from softprompt.model.embedding import centroid_of, raw_text
+from softprompt.model.centroid import centroid_of, raw_text
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Origin, Version

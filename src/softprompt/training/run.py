@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,9 +15,11 @@ from torch import Tensor
 from softprompt.evaluation.evaluate import Report
 from softprompt.model.label_scores import Labels
 from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Rule
 from softprompt.training.forward import Example
+from softprompt.training.objectives import Objective, objective_of
 from softprompt.training.reparameterize import Network
 
 if TYPE_CHECKING:
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
     from softprompt.prompts.prompt import SoftPrompt
     from softprompt.registry.records import Version
-from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 
 
 @dataclass
@@ -65,6 +67,16 @@ class Run:
         """Its hyperparameters."""
         return self.task.config
 
+    @cached_property
+    def objective(self) -> Objective[Any]:
+        """What it is trained for."""
+        return objective_of(self.config.objective_name)
+
+    @cached_property
+    def targets(self) -> list[Any]:
+        """Of each training row, as the objective has them."""
+        return self.objective.targets(self.train, self.labels)
+
     @property
     def rule(self) -> Rule:
         """How it is updated."""
@@ -97,19 +109,8 @@ class Run:
         order = self._order(epoch)
         size = self.config.per_device_train_batch_size
         rows = order[place * size : (place + 1) * size]
-        labels = self.labels if self.config.objective_name == "label_scoring" else None
-        total = len(rows) if labels is not None else sum(len(self.train.targets[row]) for row in rows)
-        return [
-            Example(
-                which=which,
-                input=self.train.inputs[row],
-                target=self.train.targets[row],
-                labels=labels,
-                choice=self.train.choices[row] if self.train.choices else 0,
-                weight=1 / total,
-            )
-            for row in rows
-        ]
+        total = sum(self.objective.size(self.targets[row]) for row in rows)
+        return [Example(which, self.train.inputs[row], self.objective, self.targets[row], 1 / total) for row in rows]
 
     def _order(self, epoch: int) -> list[int]:
         if self._shuffled is None or self._shuffled[0] != epoch:
