@@ -32,9 +32,9 @@ from softprompt.serving.offline import Service
 from softprompt.training.checkpoint import key_of
 from softprompt.training.sweep import sweep
 from softprompt.training.train import train
+from tests.model.test_recompute import mixed_step
 from tests.models import ARCHITECTURES, VOCABULARY, make_base
 from tests.sessions import runs_of
-from tests.training.test_recompute import mixed_step
 from tests.training.test_resume import make_task
 
 

@@ -12,8 +12,8 @@ from softprompt.errors import TrainingError
 from softprompt.library.library import Library
 from softprompt.training import forward
 from softprompt.training.train import train
+from tests.model.test_recompute import mixed_step
 from tests.models import ARCHITECTURES, make_base
-from tests.training.test_recompute import mixed_step
 from tests.training.test_resume import make_task
 
 

@@ -216,6 +216,22 @@ def test_what_cannot_be_prepared_is_told_and_its_neighbours_train(
     assert [entry.task for entry in library.registry.tasks()] == ["right"]
 
 
+class Unjudgeable(Task):
+    """A task whose baselines cannot be measured."""
+
+    def majority(self) -> str:
+        raise DataError("no answer is there")
+
+
+def test_a_task_whose_baselines_fail_takes_no_step(base: FrozenBase, library: Library, tmp_path: Path) -> None:
+    wrong = Unjudgeable(make_task(tmp_path, "wrong").config)
+    session = open_session(base, library, wrong, make_task(tmp_path, "right", max_steps=2))
+    events = list(session.run())
+    assert [str(event.error) for event in events if isinstance(event, Failed)] == ["no answer is there"]
+    assert all(len(event.members) == 1 for event in events if isinstance(event, Stepped))
+    assert [entry.task for entry in library.registry.tasks()] == ["right"]
+
+
 def test_what_cannot_be_published_fails_alone_and_is_kept_for_the_next_session(
     base: FrozenBase, library: Library, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from softprompt.progress import Advance
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Examples
 
+K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
 
 
@@ -86,6 +87,23 @@ def evaluate(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, N
         )
         for trial, predicted, lost in zip(trials, predictions, losses, strict=True)
     ]
+
+
+def evaluate_apart(
+    engine: OfflineEngine, trials: Mapping[K, Sequence[Trial]]
+) -> Generator[int, None, dict[K, list[Report] | Exception]]:
+    """Judge the trials of several owners as :func:`evaluate` does; where that fails, those of each owner alone, so that a
+    fault is its owner's. Yields numbers of rows; an owner at fault gets its error."""
+    try:
+        reports = iter((yield from evaluate(engine, [trial for own in trials.values() for trial in own])))
+    except Exception as error:
+        if len(trials) == 1:
+            return dict.fromkeys(trials, error)
+        apart: dict[K, list[Report] | Exception] = {}
+        for owner, own in trials.items():
+            apart |= yield from evaluate_apart(engine, {owner: own})
+        return apart
+    return {owner: [next(reports) for _ in own] for owner, own in trials.items()}
 
 
 def result_of(generator: Generator[int, None, R], advance: Advance = lambda done, text: None) -> R:

@@ -1,4 +1,4 @@
 """Training: many soft prompts at once on one frozen base.
 
-May import: `evaluation`, `library` and what is below them; never `serving`. Open `loop.py` first.
+May import: `evaluation`, `library` and what is below them; never `serving`. Open `session.py` first.
 """

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from softprompt.model.architecture import Architecture
 from softprompt.model.lines import Ids, Tails, row_size
+from softprompt.model.recompute import recomputing
 from softprompt.model.splice import Stack, chunk_by_length, chunk_by_prompt, common_head, extend_stack
 from softprompt.training.objectives import Objective
-from softprompt.training.recompute import recomputing
 
 TOKEN_BUDGET = 2048
 """Padded tokens of a chunk. Bounds memory; on a CPU larger chunks are slower, for they leave its caches."""

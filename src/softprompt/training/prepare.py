@@ -12,7 +12,7 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.options import BaseOptions
-from softprompt.errors import ConfigError, ContextError
+from softprompt.errors import ConfigError
 from softprompt.names import check_task
 from softprompt.prompts import initialize
 from softprompt.prompts.prompt import SoftPrompt
@@ -173,14 +173,3 @@ def parents_of(base: FrozenBase, config: TaskConfig, library: Library | None) ->
     for prompt in prompts:
         prompt.check_base(base)
     return prompts
-
-
-def asked_examples(base: FrozenBase, task: Task) -> tuple[Examples, str | None]:
-    """The test rows behind the text prompt of the zero-shot baseline, or alone where both do not fit the context, which the
-    warning beside them says."""
-    text = task.form.zero_shot_text()
-    try:
-        return task.encode(base, task.test, 0, split="test", prepend=text + "\n" if text else ""), None
-    except ContextError:
-        warning = f"{task.name}: the text prompt of the zero-shot baseline does not fit the context, and is left out"
-        return task.encode(base, task.test, 0, split="test"), warning

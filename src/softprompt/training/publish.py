@@ -59,6 +59,14 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     return SoftPrompt(vectors_PD, card, centroid_of(architecture, [raw_text(fields, row) for row in spread(run.task.train)]))
 
 
+def barely_moved(member: Member, prompt: SoftPrompt) -> str:
+    """The warning that is due where a prompt has barely moved."""
+    return (
+        f"{member.task.name}: the prompt has barely moved (L2 distance {prompt.card.metrics['moved']:.2%} of its start's "
+        f"length); raise learning_rate from {member.run.config.learning_rate:g} (0.03 to 0.3 is usual) or train longer"
+    )
+
+
 def spread(rows: Sequence[Row]) -> Sequence[Row]:
     """The rows that say where a task's inputs lie: a bounded number of them, from beginning to end."""
     return rows[:: -(-len(rows) // CENTROID_ROWS)]

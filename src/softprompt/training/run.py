@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,8 @@ class Run:
     """Why the run was stopped before its end."""
     dropped: bool = False
     """Whether a sweep has given it up."""
+    stopped: bool = False
+    """Whether something else than its steps has failed, so that no more are of use; not so when it is taken up again."""
     history: list[dict[str, float]] = field(default_factory=list)
     """A row for each validation: step, learning rate, loss, value."""
     _losses: list[float] = field(default_factory=list)
@@ -99,7 +101,7 @@ class Run:
     def running(self) -> bool:
         """Whether it wants another step."""
         patience = self.config.early_stopping_patience
-        going = self.failure is None and not self.dropped
+        going = self.failure is None and not self.dropped and not self.stopped
         return going and self.step < self.total and (patience is None or self._worse < patience)
 
     def batch(self, which: int) -> list[Example]:
@@ -163,6 +165,13 @@ class Run:
 _STATE = ("step", "loss", "best_step", "failure", "dropped", "history", "_losses", "_worse")
 
 
+def standing(runs: Sequence[Run]) -> str:
+    """How runs stand, in a few words."""
+    values = [f"{run.task.name[:12]} {run.best.value:.3f}" for run in runs if run.best is not None]
+    losses = [run.loss for run in runs if not math.isnan(run.loss)]
+    return " ".join(values[:3]) if values else f"loss {sum(losses) / len(losses):.3f}" if losses else ""
+
+
 @dataclass(frozen=True)
 class Tuned:
     """A tuned prompt, with its scores on the test split."""
@@ -181,6 +190,15 @@ class Tuned:
     """Of training, validation and test."""
     history: list[dict[str, float]]
     """A row for each validation: step, learning rate, loss, value."""
+
+    @classmethod
+    def of(
+        cls, member: Member, prompt: SoftPrompt, report: Report, version: Version | None, frozen: int, seconds: float
+    ) -> Tuned:
+        """What came of a member."""
+        run, number = member.run, version.number if version is not None else None
+        rows = (len(run.train), len(run.validation), len(member.test))
+        return cls(prompt, report, number, seconds, member.truncated, frozen, rows, run.history)
 
     @property
     def moved(self) -> float:

@@ -8,22 +8,19 @@ them alone.
 
 from __future__ import annotations
 
-import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import RegistryError, StoreError, TrainingError
-from softprompt.evaluation.evaluate import Report, Trial, evaluate
-from softprompt.evaluation.metrics import measure
+from softprompt.evaluation.baselines import baseline_trials, baselines_of
+from softprompt.evaluation.evaluate import Report, Trial, evaluate_apart
 from softprompt.model.architecture import Architecture
-from softprompt.tasks.task import Examples, Task
+from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank
 from softprompt.training.checkpoint import EVERY_SECONDS, Checkpoint, key_of, name_of
 from softprompt.training.events import (
@@ -40,9 +37,9 @@ from softprompt.training.events import (
     Trained,
 )
 from softprompt.training.loop import Group, Stepper
-from softprompt.training.prepare import Preparer, asked_examples, remarks_on
-from softprompt.training.publish import BARELY, make_prompt, publish
-from softprompt.training.run import Also, Member, Run, Tuned
+from softprompt.training.prepare import Preparer, remarks_on
+from softprompt.training.publish import BARELY, barely_moved, make_prompt, publish
+from softprompt.training.run import Also, Member, Tuned, standing
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -219,33 +216,23 @@ class Session:
             yield from self._advance()
 
     def _measure(self, members: Sequence[Member]) -> Iterator[Event]:
-        """Scores on the test split of the most frequent answer, of a text prompt, and of the prompt before training."""
-        members = [member for member in members if member.baselines is None and member.error is None]
-        if not members or not self._group.leads:
-            return
-        nothing_PD = torch.zeros(0, self.base.width, dtype=self.base.dtype)
-        asked: dict[Member, Examples] = {}
+        """The baselines of those that have none yet."""
+        trials: dict[Member, list[Trial]] = {}
         for member in members:
+            if member.baselines is None and member.error is None and self._group.leads:
+                try:
+                    trials[member], warning = baseline_trials(self.base, member.task, member.run.start_PD, member.test)
+                except Exception as error:
+                    yield self._failed(member, error)
+                    continue
+                if warning is not None:
+                    yield Noted(warning, member, warning=True)
+        reports = yield from self._judged("baselines", trials)
+        for member, own in reports.items():
             try:
-                asked[member], warning = asked_examples(self.base, member.task)
+                member.baselines = baselines_of(member.task, member.test, own)
             except Exception as error:
                 yield self._failed(member, error)
-                continue
-            if warning is not None:
-                yield Noted(warning, member, warning=True)
-
-        def trials(member: Member) -> list[Trial]:
-            form, start_PD = member.task.form, member.run.start_PD.to(self.base.dtype)
-            return [Trial(form, nothing_PD, asked[member]), Trial(form, start_PD, member.test)]
-
-        reports = yield from self._judged("baselines", list(asked), trials)
-        for member, (zero_shot, untrained) in reports.items():
-            constant = [member.task.majority()] * len(member.test)
-            member.baselines = {
-                "majority": measure(member.task.form.metric, constant, member.test.answers),
-                "zero_shot": zero_shot.value,
-                "untrained": untrained.value,
-            }
 
     # Judge and publish
 
@@ -256,20 +243,17 @@ class Session:
                 member.ended = True
                 if member.run.failure is not None:
                     yield self._failed(member, TrainingError(member.run.failure))
-        over = [
-            member
-            for member in self._trained
-            if member.ended and member.publishes and not member.run.dropped and not member.error and not member.tuned
-        ]
+        over = [member for member in self._trained if member.ended and member.publishes and not member.run.dropped]
+        over = [member for member in over if not member.error and not member.tuned]
         if not over or not self._group.leads:
             return
         yield from self._measure(over)
-
-        def trials(member: Member) -> list[Trial]:
-            assert member.run.best_PD is not None
-            return [Trial(member.task.form, member.run.best_PD.cpu().to(self.base.dtype), member.test)]
-
-        reports = yield from self._judged("test", [member for member in over if member.error is None], trials)
+        trials = {
+            member: [Trial(member.task.form, member.run.best_PD.cpu().to(self.base.dtype), member.test)]
+            for member in over
+            if member.error is None and member.run.best_PD is not None
+        }
+        reports = yield from self._judged("test", trials)
         for member, (report,) in reports.items():
             yield Judged(member, report)
             try:
@@ -279,14 +263,8 @@ class Session:
 
     def _publish(self, member: Member, report: Report) -> Iterator[Event]:
         prompt = make_prompt(self.architecture, member, report)
-        moved = prompt.card.metrics["moved"]
-        if moved < BARELY:
-            yield Noted(
-                f"{member.task.name}: the prompt has barely moved (L2 distance {moved:.2%} of its start's length); "
-                f"raise learning_rate from {member.run.config.learning_rate:g} (0.03 to 0.3 is usual) or train longer",
-                member,
-                warning=True,
-            )
+        if prompt.card.metrics["moved"] < BARELY:
+            yield Noted(barely_moved(member, prompt), member, warning=True)
         for attempt in range(1, self._tries + 1):
             try:
                 publication = publish(member, prompt, self.base)
@@ -298,47 +276,32 @@ class Session:
                 time.sleep(2.0**attempt)
         for message in publication.warnings:
             yield Noted(message, member, warning=True)
-        member.tuned = Tuned(
-            prompt=prompt,
-            report=report,
-            version=publication.version.number if publication.version is not None else None,
-            seconds=time.perf_counter() - self._started,
-            truncated=member.truncated,
-            frozen=self.base.params,
-            rows=(len(member.run.train), len(member.run.validation), len(member.test)),
-            history=member.run.history,
-        )
+        seconds = time.perf_counter() - self._started
+        member.tuned = Tuned.of(member, prompt, report, publication.version, self.base.params, seconds)
         yield Published(member, member.tuned)
 
     def _judged(
-        self, stage: str, members: Sequence[Member], trials_of: Callable[[Member], list[Trial]]
+        self, stage: str, trials: Mapping[Member, Sequence[Trial]]
     ) -> Generator[Event, None, dict[Member, list[Report]]]:
-        """Reports of all members' trials, in shared batches; where that fails, of each alone: a fault is one member's."""
-        if not members:
+        """Reports of all members' trials; those whose trials fail have failed."""
+        if not trials:
             return {}
-        trials = {member: trials_of(member) for member in members}
         total = sum(len(trial.examples) for own in trials.values() for trial in own)
-        evaluating = evaluate(self._engine, [trial for own in trials.values() for trial in own])
+        evaluating = evaluate_apart(self._engine, trials)
         done = 0
-        try:
-            while True:
-                try:
-                    done += next(evaluating)
-                except StopIteration as end:
-                    reports = iter(end.value)
-                    break
-                yield Advanced(stage, done, total)
-                if self._group.world == 1:  # the first process judges alone, and the others could not follow it
-                    self._heed()
-        except Exception as error:
-            if len(members) == 1:
-                yield self._failed(members[0], error)
-                return {}
-            found: dict[Member, list[Report]] = {}
-            for member in members:
-                found |= yield from self._judged(stage, [member], trials_of)
-            return found
-        return {member: [next(reports) for _ in own] for member, own in trials.items()}
+        while True:
+            try:
+                done = min(done + next(evaluating), total)
+            except StopIteration as end:
+                found: dict[Member, list[Report] | Exception] = end.value
+                break
+            yield Advanced(stage, done, total)
+            if self._group.world == 1:  # the others could not follow
+                self._heed()
+        for member, own in found.items():
+            if isinstance(own, Exception):
+                yield self._failed(member, own)
+        return {member: own for member, own in found.items() if not isinstance(own, Exception)}
 
     # What goes on beside
 
@@ -352,6 +315,8 @@ class Session:
 
     def _failed(self, member: Member, error: Exception) -> Failed:
         member.error, member.ended = error, True
+        if self._group.world == 1 and member in self._trained:  # of several processes the others do not know of it
+            member.run.stopped = True
         return Failed(member, error, member.prepared)
 
     def _advance(self) -> Iterator[Event]:
@@ -381,10 +346,3 @@ class Session:
 
     def _states_of(self, members: Sequence[Member]) -> dict[str, dict[str, object]]:
         return {member.key: member.state() | {"bank": self._bank.state(self._trained.index(member))} for member in members}
-
-
-def standing(runs: Sequence[Run]) -> str:
-    """How runs stand, in a few words."""
-    values = [f"{run.task.name[:12]} {run.best.value:.3f}" for run in runs if run.best is not None]
-    losses = [run.loss for run in runs if not math.isnan(run.loss)]
-    return " ".join(values[:3]) if values else f"loss {sum(losses) / len(losses):.3f}" if losses else ""

@@ -13,13 +13,13 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import BaseModelError, TrainingError
 from softprompt.evaluation.evaluate import result_of
-from softprompt.model import prefix
+from softprompt.model import prefix, recompute
 from softprompt.model.causal import Causal
+from softprompt.model.recompute import recomputing
 from softprompt.model.splice import Stack, stack_prompts
-from softprompt.training import loop, recompute
+from softprompt.training import loop
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
-from softprompt.training.recompute import recomputing
 from softprompt.training.train import train
 from tests.engine_jobs import Starved
 from tests.models import ARCHITECTURES, VOCABULARY, make_base
