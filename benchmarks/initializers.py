@@ -27,7 +27,7 @@ from benchmarks.quality import make_tasks
 from benchmarks.row import Row, print_row
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.evaluate import Trial, evaluate, result_of
+from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Bars
 from softprompt.tasks.task import Task
@@ -68,7 +68,7 @@ def measure(
     trials = [Trial(run.task.form, run.start_PD.to(base.dtype), test) for run, test in zip(runs, tests, strict=True)]
     architecture = architecture_of(base)
     engine = OfflineEngine(architecture)
-    before = result_of(evaluate(engine, trials))
+    before = result_of(judge(engine, trials))
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], base.device)
     stepper = Stepper(architecture)
     with progress.stage(f"train {name}", runs[0].total) as advance:
@@ -80,7 +80,7 @@ def measure(
         for run, vectors_PD, test in zip(runs, best, tests, strict=True)
     ]
     with progress.stage("judge", sum(map(len, tests))) as advance:
-        after = result_of(evaluate(engine, trials), advance)
+        after = result_of(judge(engine, trials), advance)
     return [
         {
             "task": name,

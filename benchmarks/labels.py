@@ -25,7 +25,7 @@ import torch
 from benchmarks.row import Row, print_row
 from benchmarks.train_vs_peft import ROWS_PER_STEP, SHORT, make_base, make_rows, timed
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.evaluate import result_of
+from softprompt.evaluation.trials import result_of
 from softprompt.model.causal import Causal
 from softprompt.model.label_scores import Labels
 from softprompt.model.lines import Ids, Tails, unfold_rows

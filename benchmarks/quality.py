@@ -30,7 +30,7 @@ import torch
 from benchmarks.row import Row, print_row
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.evaluate import Trial, evaluate, result_of
+from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import chunk_by_length, stack_prompts
 from softprompt.progress import Bars
@@ -197,7 +197,7 @@ def _full_loss(base: FrozenBase, task: Task, examples: Examples, rows: list[int]
 def _judge(task: Task, base: FrozenBase, vectors_PD: torch.Tensor, seconds: float) -> Row:
     test = task.encode(base, task.test, len(vectors_PD), split="test")
     engine = OfflineEngine(architecture_of(base))
-    (report,) = result_of(evaluate(engine, [Trial(task.form, vectors_PD, test)]))
+    (report,) = result_of(judge(engine, [Trial(task.form, vectors_PD, test)]))
     return {"task": task.name, "metric": report.metric, "value": report.value, "seconds": round(seconds, 2)}
 
 

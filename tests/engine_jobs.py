@@ -12,7 +12,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.engines.protocol import NO_PROMPT, Engine, Piece, Result, Vectors
 from softprompt.errors import EngineError
-from softprompt.evaluation.evaluate import result_of
+from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import architecture_of
 from softprompt.model.causal import Causal
 from softprompt.model.lines import Ids, Tails

@@ -12,16 +12,21 @@ from softprompt import errors
 NAMES = [
     "BaseOptions",
     "Card",
+    "Evaluation",
     "FrozenBase",
     "Library",
     "Prediction",
     "Service",
     "SoftPrompt",
     "SoftPromptError",
+    "Swept",
     "Task",
     "TaskConfig",
     "Tuned",
+    "Version",
+    "evaluate",
     "predict",
+    "sweep",
     "train",
 ]
 

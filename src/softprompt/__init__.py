@@ -12,44 +12,57 @@ if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.bases.options import BaseOptions
     from softprompt.errors import SoftPromptError
+    from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.library.library import Library
     from softprompt.prompts.card import Card
     from softprompt.prompts.prompt import SoftPrompt
+    from softprompt.registry.records import Version
     from softprompt.serving.offline import Prediction, Service, predict
     from softprompt.tasks.config import TaskConfig
     from softprompt.tasks.task import Task
     from softprompt.training.run import Tuned
+    from softprompt.training.sweep import Swept, sweep
     from softprompt.training.train import train
 
 __all__ = [
     "BaseOptions",
     "Card",
+    "Evaluation",
     "FrozenBase",
     "Library",
     "Prediction",
     "Service",
     "SoftPrompt",
     "SoftPromptError",
+    "Swept",
     "Task",
     "TaskConfig",
     "Tuned",
+    "Version",
+    "evaluate",
     "predict",
+    "sweep",
     "train",
 ]
 
 _HOMES = {
     "BaseOptions": "bases.options",
     "Card": "prompts.card",
+    "Evaluation": "evaluation.evaluate",
     "FrozenBase": "bases.base",
     "Library": "library.library",
     "Prediction": "serving.offline",
     "Service": "serving.offline",
     "SoftPrompt": "prompts.prompt",
     "SoftPromptError": "errors",
+    "Swept": "training.sweep",
     "Task": "tasks.task",
     "TaskConfig": "tasks.config",
     "Tuned": "training.run",
+    "Version": "registry.records",
+    "evaluate": "evaluation.evaluate",
     "predict": "serving.offline",
+    "sweep": "training.sweep",
     "train": "training.train",
 }
 

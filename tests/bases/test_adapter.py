@@ -18,7 +18,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.bases.fingerprint import fingerprint_of_folder
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, FingerprintMismatch
-from softprompt.evaluation.versions import judge, judge_on
+from softprompt.evaluation.evaluate import evaluate
 from softprompt.library.library import Library
 from softprompt.serving.offline import Service
 from softprompt.training.train import train
@@ -184,11 +184,11 @@ def test_a_prompt_on_an_adapted_base_is_never_answered_by_the_bare_one(
     file = tmp_path / "kind.yaml"
     fields = {"base": str(base_folder), "base_adapter": "lora", "data": "rows.jsonl", "labels": ["good", "bad"]}
     file.write_text(json.dumps(fields))
-    (judged,) = judge(library, [str(file)])
-    assert judged["value"] == tuned.report.value
+    (judged,) = evaluate([str(file)], library=library)
+    assert judged.value == tuned.report.value
     with pytest.raises(FingerprintMismatch, match="--base-adapter"):
-        judge_on(library, ["kind"], tmp_path / "rows.jsonl")
-    assert judge_on(library, ["kind"], tmp_path / "rows.jsonl", base=BaseOptions(adapter=str(adapter)))
+        evaluate(["kind"], library=library, data=tmp_path / "rows.jsonl")
+    assert evaluate(["kind"], library=library, data=tmp_path / "rows.jsonl", base=BaseOptions(adapter=str(adapter)))
 
 
 def test_a_version_of_the_bare_base_is_judged_on_it_whatever_its_file_says_by_now(
@@ -198,7 +198,7 @@ def test_a_version_of_the_bare_base_is_judged_on_it_whatever_its_file_says_by_no
     train(make_task(tmp_path, "kind", base=str(base_folder)), library=library)
     fields = {"base": str(base_folder), "base_adapter": "lora", "data": "rows.jsonl", "labels": ["good", "bad"]}
     (tmp_path / "kind.yaml").write_text(json.dumps(fields))
-    assert judge(library, [str(tmp_path / "kind.yaml")])[0]["version"] == 1
+    assert evaluate([str(tmp_path / "kind.yaml")], library=library)[0].version == 1
 
 
 def test_a_prompt_of_an_adapted_base_is_exported_with_a_warning_and_comes_back(

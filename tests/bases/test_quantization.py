@@ -25,7 +25,7 @@ from softprompt.bases.options import BaseOptions
 from softprompt.bases.quantization import Int8Linear, quantize_int8
 from softprompt.cli import main
 from softprompt.errors import BaseModelError
-from softprompt.evaluation.versions import judge
+from softprompt.evaluation.evaluate import evaluate
 from softprompt.library.library import Library
 from softprompt.model.causal import Causal
 from softprompt.serving.offline import Service
@@ -246,8 +246,8 @@ def test_a_prompt_is_tuned_judged_and_served_on_int8(base_folder: Path, tmp_path
     assert answers["int8"] == pytest.approx(answers[None], abs=0.2)
     file = tmp_path / "kind.yaml"
     file.write_text(json.dumps({"task": "kind", "base": str(base_folder), "data": "rows.jsonl", "labels": ["good", "bad"]}))
-    (row,) = judge(library, [str(file)], base=narrow)
-    assert row["value"] == tuned.report.value
+    (row,) = evaluate([str(file)], library=library, base=narrow)
+    assert row.value == tuned.report.value
     swept = sweep(task, {"seed": [0, 1]}, library=library, base=narrow)
     assert swept.tuned.prompt.card.recipe["quantization"] == "int8"
 

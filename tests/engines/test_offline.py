@@ -9,7 +9,7 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.evaluate import result_of
+from softprompt.evaluation.trials import result_of
 from tests.engine_jobs import Starved, generate_offline, score_offline
 from tests.models import VOCABULARY, make_base
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound
-from softprompt.evaluation.evaluate import Report, Trial, evaluate, log_softmax, result_of
+from softprompt.evaluation.evaluate import evaluate
 from softprompt.evaluation.metrics import fold, measure
-from softprompt.evaluation.versions import judge, judge_on
+from softprompt.evaluation.trials import Report, Trial, judge, log_softmax, result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.tasks.rows import Row
@@ -95,7 +95,7 @@ def some_trials(base: FrozenBase) -> list[Trial]:
 
 
 def report_of(base: FrozenBase, one: Trial) -> Report:
-    return result_of(evaluate(OfflineEngine(architecture_of(base)), [one]))[0]
+    return result_of(judge(OfflineEngine(architecture_of(base)), [one]))[0]
 
 
 def test_mixed_trials_equal_each_alone() -> None:
@@ -103,7 +103,7 @@ def test_mixed_trials_equal_each_alone() -> None:
     seen: list[int] = []
     trials = some_trials(base)
     engine = OfflineEngine(architecture_of(base), token_budget=64)
-    together = result_of(evaluate(engine, trials), lambda done, text: seen.append(done))
+    together = result_of(judge(engine, trials), lambda done, text: seen.append(done))
     assert sum(seen) == sum(len(one.examples) for one in trials)
     for one, report in zip(trials, together, strict=True):
         alone = report_of(base, one)
@@ -167,46 +167,51 @@ def by_hand(base: FrozenBase, seed: int) -> Any:
 
 
 def test_versions_are_judged_on_the_test_rows_of_their_files(tmp_path: Path, base: FrozenBase, library: Library) -> None:
-    rows = judge(library, [task_file(tmp_path, "a"), task_file(tmp_path, "b")])
-    assert [(row["task"], row["version"]) for row in rows] == [("a", 2), ("b", 1)]
+    rows = evaluate([task_file(tmp_path, "a"), task_file(tmp_path, "b")], library=library)
+    assert [(row.task, row.version) for row in rows] == [("a", 2), ("b", 1)]
     for row, seed in zip(rows, (3, 2), strict=True):
         expected = by_hand(base, seed)
-        assert (row["metric"], row["value"], row["rows"]) == ("accuracy", expected.value, 9)
-        assert row["loss"] == pytest.approx(expected.loss, abs=1e-3)
-        assert row["digest"] == library.registry.resolve(f"{row['task']}@{row['version']}").digest
+        assert (row.metric, row.value, row.rows) == ("accuracy", expected.value, 9)
+        assert row.loss == pytest.approx(expected.loss, abs=1e-3)
+        assert row.digest == library.registry.resolve(f"{row.task}@{row.version}").digest
     library.promote("a@1", "production")
-    assert [row["version"] for row in judge(library, [task_file(tmp_path, "a")])] == [1]
-    assert [row["version"] for row in judge(library, [task_file(tmp_path, "a")], "2")] == [2]
+    assert [row.version for row in evaluate([task_file(tmp_path, "a")], library=library)] == [1]
+    assert [row.version for row in evaluate([task_file(tmp_path, "a")], library=library, version="2")] == [2]
 
 
 def test_rows_of_ones_own_are_judged_alike(tmp_path: Path, library: Library) -> None:
     file = task_file(tmp_path, "a")
-    assert judge_on(library, ["a@2", "b"], tmp_path / "test.jsonl") == judge(library, [file, task_file(tmp_path, "b")])
+    assert evaluate(["a", "b"], library=library, data=tmp_path / "test.jsonl", version="1")[0].version == 1
+    with pytest.raises(ConfigError, match="'a@2' names a version, and so does '1'"):
+        evaluate("a@2", library=library, data=tmp_path / "test.jsonl", version="1")
+    assert evaluate(["a@2", "b"], library=library, data=tmp_path / "test.jsonl") == evaluate(
+        [file, task_file(tmp_path, "b")], library=library
+    )
 
 
 def test_a_version_is_judged_in_the_form_it_was_tuned_with(tmp_path: Path, library: Library) -> None:
-    before = judge(library, [task_file(tmp_path, "a")])
+    before = evaluate([task_file(tmp_path, "a")], library=library)
     data = "data: {train: train.jsonl, test: test.jsonl}\n"
     changed = task_file(tmp_path, "a", f"{data}input: 'Now: {{text}}'\nlabels: [the river, 'no', 'yes']\nmetric: f1\n")
-    assert judge(library, [changed]) == before
+    assert evaluate([changed], library=library) == before
 
 
 def test_what_cannot_be_judged_is_told(tmp_path: Path, library: Library, other_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"'a' is no task file \(\.yaml\); .* --data FILE"):
-        judge(library, ["a"])
+        evaluate(["a"], library=library)
     with pytest.raises(NotFound, match="no version 9"):
-        judge(library, [task_file(tmp_path, "a")], "9")
+        evaluate([task_file(tmp_path, "a")], library=library, version="9")
     with pytest.raises(NotFound, match="no task 'none'"):
-        judge_on(library, ["none"], tmp_path / "test.jsonl")
+        evaluate(["none"], library=library, data=tmp_path / "test.jsonl")
     (tmp_path / "wrong.jsonl").write_text('{"text": "red", "label": "perhaps"}\n')
     with pytest.raises(DataError, match="test row 1: the label 'perhaps' is not among"):
-        judge_on(library, ["a"], tmp_path / "wrong.jsonl")
+        evaluate(["a"], library=library, data=tmp_path / "wrong.jsonl")
     foreign = some_prompt(FrozenBase.load(library.registry.resolve("a").base), "foreign", labels=LABELS, metric="rouge")
     library.publish(foreign.to_bytes(), base=library.registry.resolve("a").base)
     with pytest.raises(ConfigError, match="metric"):
-        judge_on(library, ["foreign"], tmp_path / "test.jsonl")
+        evaluate(["foreign"], library=library, data=tmp_path / "test.jsonl")
     with pytest.raises(ConfigError, match="metric 'rouge' is unknown; known: accuracy, "):
-        judge(library, [task_file(tmp_path, "foreign")])
+        evaluate([task_file(tmp_path, "foreign")], library=library)
     library.publish(library.read("a@1"), base=str(other_folder))
     with pytest.raises(FingerprintMismatch, match="tiny-llama"):
-        judge_on(library, ["a@3"], tmp_path / "test.jsonl")
+        evaluate(["a@3"], library=library, data=tmp_path / "test.jsonl")

@@ -12,7 +12,7 @@ import torch
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import BaseModelError, TrainingError
-from softprompt.evaluation.evaluate import result_of
+from softprompt.evaluation.trials import result_of
 from softprompt.model import prefix, recompute
 from softprompt.model.causal import Causal
 from softprompt.model.recompute import recomputing

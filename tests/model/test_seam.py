@@ -15,7 +15,7 @@ from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.offline import OfflineEngine
 from softprompt.engines.protocol import Embedding, EmbedJob, GenerateJob, Job, Sampling, ScoreJob, Scores, Vectors
 from softprompt.engines.scheduler import Limits
-from softprompt.evaluation.evaluate import Trial, evaluate, result_of
+from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.architecture import Architecture
 from softprompt.model.centroid import centroid_of
 from softprompt.model.embedding import single_tokens
@@ -139,7 +139,7 @@ def test_a_bank_is_trained_and_judged_as_a_plain_loop_does(t5: Architecture, tmp
         torch.testing.assert_close(run.best_PD, by_plain_loop(t5, again), rtol=1e-3, atol=1e-4)
         assert not torch.allclose(run.best_PD, run.start_PD, atol=1e-3)
     trials = [Trial(run.task.form, run.best_PD, run.validation) for run in runs if run.best_PD is not None]
-    labelled, generated = result_of(evaluate(OfflineEngine(t5, token_budget=100), trials))
+    labelled, generated = result_of(judge(OfflineEngine(t5, token_budget=100), trials))
     examples, vectors_PD = trials[0].examples, trials[0].vectors_PD
     labels = trials[0].form.encode_labels(t5.base)
     with torch.no_grad():

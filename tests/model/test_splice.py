@@ -13,7 +13,7 @@ from softprompt.engines.batch import CachedRows
 from softprompt.engines.offline import OfflineEngine
 from softprompt.engines.prefix_cache import PrefixCache
 from softprompt.engines.protocol import GenerateJob, Sampling, Vectors
-from softprompt.evaluation.evaluate import result_of
+from softprompt.evaluation.trials import result_of
 from softprompt.model.causal import Causal
 from softprompt.model.splice import chunk_by_length, pad_rows, splice_rows, stack_prompts
 from softprompt.training.forward import Example, losses_and_gradient

@@ -22,7 +22,7 @@ from softprompt.errors import (
     PromptFileError,
     TrainingError,
 )
-from softprompt.evaluation.evaluate import Report
+from softprompt.evaluation.trials import Report
 from softprompt.library.library import Library
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
@@ -190,7 +190,7 @@ class Scripted:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, values: dict[str, list[float]]) -> None:
         self.values = {name: list(told) for name, told in values.items()}
         self.seen: dict[str, list[torch.Tensor]] = {name: [] for name in values}
-        monkeypatch.setattr(loop, "evaluate", self)
+        monkeypatch.setattr(loop, "judge", self)
 
     def __call__(self, engine: Any, trials: Sequence[Any]) -> Generator[int, None, list[Report]]:
         yield sum(len(trial.examples) for trial in trials)

@@ -22,7 +22,7 @@ def evaluate(
         typer.Argument(metavar="TASK...", help="Task files, for their test rows; or, with --data, TASK[@N|@ALIAS]."),
     ],
     data: Annotated[Path | None, typer.Option(help="Rows with answers (.jsonl, .csv, .parquet ...) to judge on.")] = None,
-    version: Annotated[str | None, typer.Option(help="Version or alias to judge, where task files are given.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version or alias to judge, where none is named.")] = None,
     *,
     base: BaseOptions,
     where: Location,
@@ -33,11 +33,8 @@ def evaluate(
 
     progress = Bars()
     with progress.loading("torch and the library"):
-        from softprompt.evaluation.versions import judge, judge_on
+        from softprompt.evaluation.evaluate import evaluate as judge
 
         library = where.open()
-    if data is not None:
-        rows = judge_on(library, refs, data, base=base, progress=progress)
-    else:
-        rows = judge(library, refs, version, base=base, progress=progress)
-    emit(rows, as_json, "Evaluation", COLUMNS)
+    evaluations = judge(refs, library=library, data=data, version=version, base=base, progress=progress)
+    emit([evaluation.row() for evaluation in evaluations], as_json, "Evaluation", COLUMNS)

@@ -27,7 +27,7 @@ def export_prompt(
     from softprompt.exchange import exporting
 
     done = exporting.export_prompt(where.open(), ref, folder, form)
-    if hint := done.version.card.adapter_hint:
+    if form is Format.PEFT and (hint := done.version.card.adapter_hint):
         warn(f"{done.version.ref} was tuned on {done.version.card.base}{hint}; in PEFT, too, it needs that one")
     row = {
         "task": done.version.task,

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ContextError
-from softprompt.evaluation.evaluate import Report, Trial
 from softprompt.evaluation.metrics import measure
+from softprompt.evaluation.trials import Report, Trial
 from softprompt.tasks.task import Examples, Task
 
 

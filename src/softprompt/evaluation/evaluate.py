@@ -1,123 +1,143 @@
-"""Judging prompts: predictions of many prompts in mixed batches, and their scores."""
+"""Judging versions of the library on rows with answers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from softprompt.bases.base import BaseLike, base_of
+from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.metrics import measure
-from softprompt.progress import Advance
-from softprompt.tasks.form import Form
-from softprompt.tasks.task import Examples
+from softprompt.errors import ConfigError
+from softprompt.evaluation.trials import Trial, judge, result_of
+from softprompt.model.architecture import architecture_of
+from softprompt.progress import Progress, Silent
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.config import parse_config
+from softprompt.tasks.form import Form, form_fields
+from softprompt.tasks.rows import Row
+from softprompt.tasks.task import Task
 
-K = TypeVar("K", bound=Hashable)
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A prompt and the rows it is judged on."""
-
-    form: Form
-    vectors_PD: Tensor
-    """P x D; 0 x D for no prompt."""
-    examples: Examples
+if TYPE_CHECKING:
+    from softprompt.library.library import Library
+    from softprompt.registry.records import Version
 
 
 @dataclass(frozen=True)
-class Report:
-    """What came of a trial."""
+class Evaluation:
+    """A version judged on rows with answers."""
 
+    task: str
+    version: int
+    digest: str
     metric: str
     value: float
     rows: int
     loss: float
     """Mean negative log-probability of the right label among the labels; NaN for tasks that generate."""
-    predictions: list[str]
+    truncated: int
+    """Inputs that were cut to fit the context."""
 
-    def better_than(self, other: Report | None) -> bool:
-        """By the metric, then by the loss."""
-        if other is None or self.value != other.value:
-            return other is None or self.value > other.value
-        return self.loss < other.loss
+    def row(self) -> dict[str, Any]:
+        """One flat row, as the command prints it."""
+        return asdict(self)
 
 
-def evaluate(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None, list[Report]]:
-    """Judge all trials, their rows mixed in shared batches: one pass for tasks with labels, one for those that generate.
+def evaluate(
+    tasks: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    library: Library,
+    data: str | os.PathLike[str] | None = None,
+    version: str | None = None,
+    base: BaseLike = None,
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """Judge tuned prompts on the test rows of their task files, or on the rows of one file of your own.
 
-    Yields the number of rows just done, and returns a report for each trial.
+    Args:
+        tasks: task files; with `data`, tasks of the library, each as TASK, TASK@N or TASK@ALIAS.
+        data: rows with answers (.jsonl, .csv, .parquet ...).
+        version: number or alias to judge where `tasks` name none; by default production, else the newest.
+        base: a base that is loaded already, or how to load one; where nothing is said, as versions and task files name it.
+
+    Raises:
+        ConfigError: a task file is wrong; or a version, made elsewhere, has a form that is not known here.
+        NotFound: a task has no such version.
+        DataError: the rows are wrong.
     """
-    base = engine.architecture.base
-    predictions: list[list[str]] = [[""] * len(trial.examples) for trial in trials]
-    losses: list[list[float]] = [[] for _ in trials]
-    prompts = [trial.vectors_PD for trial in trials]
-    labelled = [(t, row) for t, trial in enumerate(trials) if trial.form.labels for row in range(len(trial.examples))]
-    texts = [(t, row) for t, trial in enumerate(trials) if not trial.form.labels for row in range(len(trial.examples))]
-    label_ids = {t: trials[t].form.encode_labels(base) for t in {t for t, _ in labelled}}
-    scores = yield from engine.score(
-        prompts,
-        [t for t, _ in labelled],
-        [trials[t].examples.inputs[row] for t, row in labelled],
-        [label_ids[t] for t, _ in labelled],
-    )
-    for (t, row), scored in zip(labelled, scores, strict=True):
-        labels = trials[t].form.labels or ()
-        predictions[t][row] = labels[max(range(len(scored)), key=scored.__getitem__)]
-        losses[t].append(-log_softmax(scored)[trials[t].examples.choices[row]])
-    generated = yield from engine.generate(
-        prompts,
-        [t for t, _ in texts],
-        [trials[t].examples.inputs[row] for t, row in texts],
-        [trials[t].form.max_new_tokens for t, _ in texts],
-    )
-    for (t, row), ids in zip(texts, generated, strict=True):
-        predictions[t][row] = base.decode(ids).strip()
-    return [
-        Report(
-            metric=trial.form.metric,
-            value=measure(trial.form.metric, predicted, trial.examples.answers),
-            rows=len(trial.examples),
-            loss=sum(lost) / len(lost) if lost else math.nan,
-            predictions=predicted,
-        )
-        for trial, predicted, lost in zip(trials, predictions, losses, strict=True)
-    ]
+    names = [os.fspath(tasks)] if isinstance(tasks, str | os.PathLike) else [os.fspath(name) for name in tasks]
+    found = _from_files(names, version) if data is None else _on_rows(library, names, version, Path(data).resolve())
+    return _judge(library, found, base, progress or Silent())
 
 
-def evaluate_apart(
-    engine: OfflineEngine, trials: Mapping[K, Sequence[Trial]]
-) -> Generator[int, None, dict[K, list[Report] | Exception]]:
-    """Judge the trials of several owners as :func:`evaluate` does; where that fails, those of each owner alone, so that a
-    fault is its owner's. Yields numbers of rows; an owner at fault gets its error."""
-    try:
-        reports = iter((yield from evaluate(engine, [trial for own in trials.values() for trial in own])))
-    except Exception as error:
-        if len(trials) == 1:
-            return dict.fromkeys(trials, error)
-        apart: dict[K, list[Report] | Exception] = {}
-        for owner, own in trials.items():
-            apart |= yield from evaluate_apart(engine, {owner: own})
-        return apart
-    return {owner: [next(reports) for _ in own] for owner, own in trials.items()}
+def _from_files(files: Sequence[str], version: str | None) -> list[tuple[str, Task, list[Row]]]:
+    found = []
+    for file in files:
+        if not file.endswith((".yaml", ".yml")):
+            raise ConfigError(f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE")
+        task = Task.load(file)
+        found.append((f"{task.name}@{version}" if version else task.name, task, task.test))
+    return found
 
 
-def result_of(generator: Generator[int, None, R], advance: Advance = lambda done, text: None) -> R:
-    """What a generator of numbers of rows returns, run to its end; `advance` is called with each number."""
-    while True:
-        try:
-            advance(next(generator), "")
-        except StopIteration as end:
-            result: R = end.value
-            return result
+def _on_rows(library: Library, refs: Sequence[str], version: str | None, data: Path) -> list[tuple[str, Task, list[Row]]]:
+    found = []
+    for ref in refs:
+        if version and "@" in ref:
+            raise ConfigError(f"{ref!r} names a version, and so does {version!r}; leave one of them out")
+        ref = f"{ref}@{version}" if version else ref
+        card = library.registry.resolve(ref).card
+        fields = form_fields(Form.of_card(card)) | {"data": str(data)}
+        task = Task(parse_config(fields, where=f"the card of {ref}"))
+        found.append((ref, task, task.rows_of(str(data))))
+    return found
 
 
-def log_softmax(scores: Sequence[float]) -> list[float]:
-    """Log-softmax over a few scores, in double precision."""
-    top = max(scores)
-    total = top + math.log(sum(math.exp(score - top) for score in scores))
-    return [score - total for score in scores]
+def _judge(
+    library: Library, found: Sequence[tuple[str, Task, list[Row]]], base: BaseLike, progress: Progress
+) -> list[Evaluation]:
+    groups: dict[BaseOptions, list[tuple[Version, Task, list[Row]]]] = {}
+    for ref, task, test in found:
+        version = library.registry.resolve(ref)
+        groups.setdefault(_options(version, task), []).append((version, task, test))
+    evaluations: list[Evaluation] = []
+    for options, group in groups.items():
+        loaded = base_of(base, options)
+        trials = []
+        for version, task, test in group:
+            prompt = SoftPrompt.from_bytes(library.read(version), digest=version.digest)
+            prompt.check_base(loaded)
+            # Judged in the form it was tuned with, whatever the task file says by now.
+            task.form = Form.of_card(prompt.card)
+            examples = task.encode(loaded, test, len(prompt.vectors_PD), split="test")
+            trials.append(Trial(task.form, prompt.vectors_PD.to(loaded.dtype), examples))
+        with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
+            engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
+            reports = result_of(judge(engine, trials), advance)
+        for (version, _, _), trial, report in zip(group, trials, reports, strict=True):
+            evaluations.append(
+                Evaluation(
+                    task=version.task,
+                    version=version.number,
+                    digest=version.digest,
+                    metric=report.metric,
+                    value=report.value,
+                    rows=report.rows,
+                    loss=report.loss,
+                    truncated=trial.examples.truncated,
+                )
+            )
+    return evaluations
+
+
+def _options(version: Version, task: Task) -> BaseOptions:
+    """The base of a version; where the task file names the same one, loaded as the file says. A version that was tuned
+    without an adapter gets none."""
+    named = task.base_options
+    if version.base not in (named.address, str(Path(named.address).resolve())):
+        return BaseOptions(source=version.base)
+    adapter = named.adapter if "adapter" in version.card.recipe else None
+    return BaseOptions(source=version.base, adapter=adapter, trust_remote_code=named.trust_remote_code)

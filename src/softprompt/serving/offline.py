@@ -10,7 +10,7 @@ from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import TOKEN_BUDGET, OfflineEngine
 from softprompt.errors import ConfigError
-from softprompt.evaluation.evaluate import result_of
+from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.serving.answers import choose_label
 from softprompt.serving.inputs import encode_inputs

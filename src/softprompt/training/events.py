@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from softprompt.evaluation.evaluate import Report
+from softprompt.evaluation.trials import Report
 from softprompt.progress import Progress
 from softprompt.training.run import Member, Tuned
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import TrainingError
-from softprompt.evaluation.evaluate import Report, Trial, evaluate, result_of
+from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.model.architecture import Architecture
 from softprompt.model.memory import TokenBudget
 from softprompt.model.splice import Stack, stack_padded
@@ -141,7 +141,7 @@ class Stepper:
         if not due:
             return
         trials = [Trial(runs[i].task.form, bank.prompt(i).to(self._base.dtype), runs[i].validation) for i in due]
-        reports = self._group.from_first(lambda: result_of(evaluate(self._engine, trials)))
+        reports = self._group.from_first(lambda: result_of(judge(self._engine, trials)))
         for place, trial, report in zip(due, trials, reports, strict=True):
             run = runs[place]
             if _overflows(trial, report):

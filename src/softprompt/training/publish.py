@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import FrozenBase
-from softprompt.evaluation.evaluate import Report
+from softprompt.evaluation.trials import Report
 from softprompt.files import write_whole
 from softprompt.model.architecture import Architecture
 from softprompt.model.centroid import centroid_of, raw_text

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from softprompt.evaluation.evaluate import Report
+from softprompt.evaluation.trials import Report
 from softprompt.model.label_scores import Labels
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import RegistryError, StoreError, TrainingError
 from softprompt.evaluation.baselines import baseline_trials, baselines_of
-from softprompt.evaluation.evaluate import Report, Trial, evaluate_apart
+from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank
@@ -287,11 +287,11 @@ class Session:
         if not trials:
             return {}
         total = sum(len(trial.examples) for own in trials.values() for trial in own)
-        evaluating = evaluate_apart(self._engine, trials)
+        judging = judge_apart(self._engine, trials)
         done = 0
         while True:
             try:
-                done = min(done + next(evaluating), total)
+                done = min(done + next(judging), total)
             except StopIteration as end:
                 found: dict[Member, list[Report] | Exception] = end.value
                 break
