@@ -4,8 +4,9 @@
     python benchmarks/against.py ../before --json
 
 Each checkout has a process of its own, which makes everything once and then runs when it is told; turns alternate, so what
-else the machine does falls on both. `ratio` is the other's user CPU time over ours, the median of all turns; above 1 ours is
-the faster. What is run are the functions of each checkout's own `train_vs_peft.py` and `serve.py`.
+else the machine does falls on both. `ratio` is the other's user CPU time over ours (on a GPU, wall-clock time), the median
+of all turns; above 1 ours is the faster. What is run are the functions of each checkout's own `train_vs_peft.py` and
+`serve.py`.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ CASES = {
 """Of training on the built-in base: rows, dtype, prompts of 20 tokens; of serving: tasks, and how requests fall on them."""
 
 
-def work(case: str) -> None:
+def work(case: str, device: str) -> None:
     """Run a case for every line that comes in, and answer with its user CPU and wall-clock seconds."""
     from benchmarks import load, train_vs_peft
 
     if case.startswith("train"):
         kind, dtype, prompts = CASES[case]
-        base = train_vs_peft.make_base("builtin/tiny", str(dtype), "cpu")
+        base = train_vs_peft.make_base("builtin/tiny", str(dtype), device)
         rows = train_vs_peft.make_rows(str(kind), 2 * train_vs_peft.ROWS_PER_STEP, seed=0)
         step = train_vs_peft.our_steps(base, rows, 20, int(prompts))
         _answer(lambda: train_vs_peft.timed(base, step))
@@ -66,9 +67,9 @@ def _answer(run: Callable[[], tuple[float, float]]) -> None:
 class Worker:
     """A checkout's process."""
 
-    def __init__(self, checkout: Path, case: str) -> None:
+    def __init__(self, checkout: Path, case: str, device: str) -> None:
         """Started, and warm when it returns."""
-        command = [sys.executable, str(Path(__file__).resolve()), str(checkout), "--work", case]
+        command = [sys.executable, str(Path(__file__).resolve()), str(checkout), "--device", device, "--work", case]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._read()
 
@@ -92,9 +93,9 @@ class Worker:
         self._process.communicate()
 
 
-def compare(other: Path, case: str, turns: int) -> dict[str, Any]:
+def compare(other: Path, case: str, turns: int, device: str) -> dict[str, Any]:
     """One row of the benchmark."""
-    its, ours = Worker(other, case), Worker(ROOT, case)
+    its, ours = Worker(other, case, device), Worker(ROOT, case, device)
     measured = []
     for turn in range(turns):  # neither is always the first
         first, second = (its, ours) if turn % 2 else (ours, its)
@@ -102,10 +103,11 @@ def compare(other: Path, case: str, turns: int) -> dict[str, Any]:
         measured.append((*taken[its], *taken[ours]))
     its.close()
     ours.close()
-    ratios = sorted(m[0] / m[2] for m in measured)
+    ratios = sorted(m[0] / m[2] if device == "cpu" else m[1] / m[3] for m in measured)
     columns = [statistics.median(column) for column in zip(*measured, strict=True)]
     return {
         "case": case,
+        "device": device,
         "turns": turns,
         "ratio": round(statistics.median(ratios), 3),
         "ratio_quarters": [round(ratios[len(ratios) // 4], 3), round(ratios[3 * len(ratios) // 4], 3)],
@@ -123,19 +125,20 @@ def main() -> None:
     parser.add_argument("other", type=Path, help="the other checkout")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--turns", type=int, default=25)
+    parser.add_argument("--device", default="cpu", help="of training; serving runs on the CPU")
     parser.add_argument("--json", action="store_true", help="print JSON Lines only")
     parser.add_argument("--work", choices=list(CASES), help=argparse.SUPPRESS)
     args = parser.parse_args()
     checkout = args.other.resolve()
     if args.work:
         sys.path[:0] = [str(checkout), str(checkout / "src")]
-        work(args.work)
+        work(args.work, args.device)
         return
     sys.path.insert(0, str(ROOT))
     from benchmarks.row import print_row
 
     for case in args.cases:
-        print_row(compare(checkout, case, args.turns), args.json)
+        print_row(compare(checkout, case, args.turns, args.device), args.json)
 
 
 if __name__ == "__main__":
