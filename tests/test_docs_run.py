@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
+import typer
 import typer.main
 from openai import OpenAI
+from typer.core import TyperGroup
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.options import BaseOptions
@@ -35,8 +35,9 @@ from tests.jobs_data import ROWS, lines
 from tests.library_data import make_prompt, scored
 
 ROOT = Path(__file__).parent.parent
-WRITTEN_ELSEWHERE = {ROOT / "docs" / "design.md"}
-PAGES = [page for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]) if page not in WRITTEN_ELSEWHERE]
+FOR_WORKERS = {ROOT / "docs" / "design.md"}
+"""Says how the project is built, not how it is used."""
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted({*ROOT.glob("docs/*.md")} - FOR_WORKERS)]
 
 ADDRESS = "http://127.0.0.1:8000/v1"
 """Where the documents say that a server is. Tests have theirs on a free port: this text alone is replaced in a block."""
@@ -214,8 +215,23 @@ def test_a_block_of_python_runs(
 # Commands
 
 
-SHELL = [block for block in BLOCKS if block.language in ("console", "sh", "bash", "shell")]
-COMMANDS: click.Command = typer.main.get_command(app)
+GENERATED = ROOT / "docs" / "commands.md"
+SHELL = [block for block in BLOCKS if block.language in ("console", "sh", "bash", "shell") and block.page != GENERATED]
+UsageError: Any = typer.BadParameter.__base__
+
+OF_OTHERS = {"--multi_gpu", "--nproc_per_node", "--num_machines", "--machine_rank", "--main_process_ip"}
+"""Options of launchers, which documents name too."""
+
+
+def options_of(command: Any) -> set[str]:
+    """The options of a command and of all below it."""
+    own = {flag for parameter in command.params for flag in [*parameter.opts, *parameter.secondary_opts]}
+    return own.union(*map(options_of, getattr(command, "commands", {}).values()))
+
+
+def unfenced(page: Path) -> str:
+    """The running text of a page."""
+    return re.sub(r"(?ms)^ *```.*?^ *``` *$", "", page.read_text(encoding="utf-8"))
 
 
 def lines_of(block: Block) -> Iterator[str]:
@@ -250,18 +266,16 @@ def parse(arguments: list[str]) -> str:
     """The command that arguments name, with all of them understood; nothing is run.
 
     Raises:
-        click.UsageError: no such command or option, or a value that it does not take.
+        UsageError: no such command or option, or a value that it does not take.
     """
-    command, path = COMMANDS, "softprompt"
-    with click.Context(COMMANDS).scope():
-        context = command.make_context(path, list(arguments))
-    while isinstance(command, click.Group):
-        left = [*context._protected_args, *context.args]
-        name, found, left = command.resolve_command(context, left)
-        assert found is not None
-        command, path = found, f"{path} {name}"
-        context = command.make_context(name, left, parent=context)
-    return path
+    command: Any = typer.main.get_command(app)
+    path, left, context = ["softprompt"], list(arguments), None
+    while True:
+        context = command.make_context(path[-1], left, parent=context)
+        if not isinstance(command, TyperGroup):
+            return " ".join(path)
+        name, command, left = command.resolve_command(context, [*context._protected_args, *context.args])
+        path.append(name)
 
 
 CALLS = [(block, call) for block in SHELL for line in lines_of(block) for call in calls_in(line)]
@@ -273,5 +287,43 @@ CALLS = [(block, call) for block in SHELL for line in lines_of(block) for call i
 def test_a_command_of_a_document_is_one(block: Block, arguments: list[str]) -> None:
     try:
         parse(arguments)
-    except click.UsageError as error:
+    except UsageError as error:
         raise AssertionError(f"{block.name}: softprompt {shlex.join(arguments)}: {error.format_message()}") from None
+
+
+def test_every_page_with_commands_is_walked() -> None:
+    assert {block.page.name for block, _ in CALLS} == {"README.md", "library.md", "serving.md", "tuning.md"}
+    assert len(CALLS) > 30
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "lst",
+        "list x",
+        "train",
+        "train a.yaml --nope",
+        "serve --port x",
+        "library",
+        "library nope",
+        "--hom x list",
+        "library gc --ys",
+    ],
+)
+def test_a_command_that_is_none_is_found_out(line: str) -> None:
+    with pytest.raises(UsageError):
+        parse(line.split())
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != GENERATED], ids=lambda page: page.name)
+def test_commands_and_options_that_running_text_names_are_there(page: Path) -> None:
+    known = options_of(typer.main.get_command(app)) | OF_OTHERS
+    for span in re.findall(r"`([^`\n]+)`", unfenced(page)):
+        wrong = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", span)) - known
+        assert not wrong, f"{page.name} names {wrong}, which no command has"
+        for call in calls_in(span):
+            try:
+                parse(call)
+            except UsageError as error:
+                if type(error).__name__ not in ("MissingParameter", "NoArgsIsHelpError"):  # what is left out is not wrong
+                    raise AssertionError(f"{page.name}: `{span}`: {error.format_message()}") from None
