@@ -429,9 +429,7 @@ def test_goes_to_peft_and_comes_back(run: Run, home: Path, tmp_path: Path) -> No
     assert "no folder" in wrong.err
 
 
-def test_the_commands_of_the_page_run(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_commands_of_the_page_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parent.parent.parent / "docs" / "library.md").read_text(encoding="utf-8")
     work = tmp_path / "work"
     work.mkdir()
@@ -447,8 +445,3 @@ def test_the_commands_of_the_page_run(
         assert program == "softprompt"
         answer = run(*args)
         assert answer.code == 0, f"{command}: {answer.err}"
-    code = "".join(re.findall(r"```python\n(.*?)```", page, re.S))
-    with Library.open() as library:
-        library.promote("trec6@2")
-    exec(code, {})
-    assert capsys.readouterr().out.startswith("trec6@2 accuracy {'rows': 500, 'value': 0.72} ")

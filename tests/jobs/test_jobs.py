@@ -648,6 +648,32 @@ def test_a_registry_that_is_away_for_a_moment_costs_no_job(
     assert [Jobs(library).get(name).status for name in names] == ["succeeded"] * 2
 
 
+def test_equal_jobs_of_a_worker_that_died_have_a_version_each(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    file = Uploads(library).add(lines(), "rows.jsonl").name
+    names = [queue_job(library, base_folder, training_file=file).name for _ in range(2)]
+    honest = Queue.succeed
+
+    def succeed(self: Queue, connection: Any, job: int, *rest: Any) -> None:
+        if honest_calls:
+            raise Killed
+        honest_calls.append(job)
+        honest(self, connection, job, *rest)
+
+    honest_calls: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Queue, "succeed", succeed)
+        with pytest.raises(Killed):
+            do_all(library)
+    assert [Jobs(library).get(name).model for name in names] == ["one@1", None]
+    do_all(library)
+    assert [Jobs(library).get(name).model for name in names] == ["one@1", "one@2"]
+
+
 def test_a_base_that_cannot_be_loaded_fails_its_jobs(library: Library, tmp_path: Path) -> None:
     job = queue_job(library, tmp_path / "empty")
     do_all(library)

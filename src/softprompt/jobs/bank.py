@@ -139,7 +139,7 @@ class _Training:
         except Exception as error:
             fail(self._queue, claim, error)
         else:
-            self._claims[self._session.add(task, library=library, also=succeed)] = claim
+            self._claims[self._session.add(task, library=library, also=succeed, salt=claim.name)] = claim
 
     def _take(self, event: Event) -> None:
         """Write an event down for the jobs that it is about."""

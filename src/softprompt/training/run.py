@@ -243,6 +243,8 @@ class Member:
     publishes: bool = True
     """Whether it is judged and published by itself when its run ends."""
     also: Also | None = None
+    salt: str = ""
+    """Tells it apart from equal tasks in a checkpoint."""
     recipe: dict[str, Any] = field(default_factory=dict)
     """What joins the recipe in its prompt's card."""
     run: Run = field(init=False, repr=False)

@@ -96,15 +96,24 @@ class Session:
         self._stepper = Stepper(architecture, group=self._group, warn=self._warn)
         self._bank = Bank([], [], self.base.device)
 
-    def add(self, task: Task, *, library: Library | None = None, publishes: bool = True, also: Also | None = None) -> Member:
+    def add(
+        self,
+        task: Task,
+        *,
+        library: Library | None = None,
+        publishes: bool = True,
+        also: Also | None = None,
+        salt: str = "",
+    ) -> Member:
         """Let a task in; it is prepared before the next step.
 
         Args:
             library: where its prompt is published; by default the session's.
             publishes: whether it is judged and published by itself when its run ends.
             also: what is to be done in the transaction that publishes it.
+            salt: tells it apart from equal tasks, also where those are there no more when it goes on from a checkpoint.
         """
-        member = Member(task, library or self.library, publishes, also)
+        member = Member(task, library or self.library, publishes, also, salt)
         self.members.append(member)
         self._waiting.append(member)
         return member
@@ -193,7 +202,7 @@ class Session:
         """Let members go on from the checkpoint that has them."""
         known = {member.key for member in self._trained}
         for member in ready:
-            key = key_of(self.base, member.run)
+            key = f"{key_of(self.base, member.run)}-{member.salt}".removesuffix("-")
             member.key = next(name for n in range(len(known) + 1) if (name := f"{key}-{n}") not in known)
             member.id = secrets.token_hex(16)
             known.add(member.key)
