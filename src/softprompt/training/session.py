@@ -97,13 +97,7 @@ class Session:
         self._bank = Bank([], [], self.base.device)
 
     def add(
-        self,
-        task: Task,
-        *,
-        library: Library | None = None,
-        publishes: bool = True,
-        also: Also | None = None,
-        salt: str = "",
+        self, task: Task, *, library: Library | None = None, publishes: bool = True, also: Also | None = None, salt: str = ""
     ) -> Member:
         """Let a task in; it is prepared before the next step.
 
@@ -312,8 +306,6 @@ class Session:
                 yield self._failed(member, own)
         return {member: own for member, own in found.items() if not isinstance(own, Exception)}
 
-    # What goes on beside
-
     def _heed(self) -> None:
         """Raises where the session was told to stop and is not done; all processes together, or none."""
         if self._group.from_first(self._stopping):
@@ -340,8 +332,8 @@ class Session:
         self._notes.append(Noted(message, warning=True))
 
     def _flush(self) -> Iterator[Event]:
-        notes, self._notes = self._notes, []
-        yield from notes
+        while self._notes:
+            yield self._notes.pop(0)
 
     def _save(self) -> None:
         if self._checkpoint is not None and self._group.leads:
