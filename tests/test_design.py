@@ -32,7 +32,7 @@ def drawing() -> tuple[set[str], set[str], set[Arrow]]:
             nodes.add(GROUND)
         else:
             start, _, ends = line.partition(" --> ")
-            assert re.fullmatch(r"\w+", start) and re.fullmatch(r"\w+( & \w+)*", ends), f"the test cannot read {line!r}"
+            assert re.fullmatch(r"\w+ --> \w+( & \w+)*", line), f"the test cannot read {line!r}"
             arrows |= {(start, end) for end in ends.split(" & ")}
     return nodes | {node for arrow in arrows for node in arrow}, ground, arrows
 
