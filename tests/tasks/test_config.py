@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
-from softprompt.tasks.config import TaskConfig, parse_config, read_config
+from softprompt.evaluation.metrics import measure
+from softprompt.tasks.config import OF_LABELS, MetricName, ObjectiveName, TaskConfig, parse_config, read_config
 from softprompt.tasks.task import Task
+from softprompt.training.objectives import objective_of
 
 PEFT_STYLE = """\
 task_type: CAUSAL_LM
@@ -299,6 +301,16 @@ def test_what_does_not_go_together_is_told(fields: dict[str, Any], expected: str
 )
 def test_the_initialiser_follows_from_what_is_given(fields: dict[str, Any], initializer: str) -> None:
     assert parse_config(fields).initializer == initializer
+
+
+def test_every_metric_and_objective_that_a_file_may_name_is_there() -> None:
+    for metric in get_args(MetricName):
+        assert measure(metric, ["a", "b"], ["a", "b"]) == 1
+    for objective in get_args(ObjectiveName):
+        assert objective_of(objective)
+    with pytest.raises(ConfigError, match=r"objective 'label_scorin' is unknown; did you mean 'label_scoring'\?"):
+        objective_of("label_scorin")
+    assert set(OF_LABELS) <= {*get_args(MetricName), *get_args(ObjectiveName)}
 
 
 def test_shorthands_mean_the_same_as_the_long_forms() -> None:

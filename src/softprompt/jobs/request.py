@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from softprompt.errors import ConfigError, FieldError, NameRefused, nearest
 from softprompt.jobs.rows import MOST_LABELS, UploadedRows, infer_labels
 from softprompt.names import check_task
-from softprompt.tasks.config import TaskConfig, parse_config
+from softprompt.tasks.config import OF_LABELS, TaskConfig, parse_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.rows import Row, canonical, hold_out
 
@@ -257,8 +257,7 @@ def _choose_form(config: dict[str, Any], train: UploadedRows) -> list[str]:
         raise FieldError(str(error), "softprompt") from None
     answers = [str(row.get(target, "")) for row in train.rows]
     labels = infer_labels(answers)
-    writes = ("language_modelling", "language_modeling")
-    generates = config.get("metric") in ("exact_match", "token_f1") or config.get("objective") in writes
+    generates = any(config.get(key) not in (None, *OF_LABELS) for key in ("metric", "objective"))
     if labels is not None and not generates:
         config["labels"] = list(labels)
         shown = ", ".join(map(repr, labels[:8])) + (", ..." if len(labels) > 8 else "")

@@ -2,6 +2,8 @@
 
 A blob is named by the SHA-256 of its bytes and never changes, so stores need no transactions, and caches no
 invalidation. All that moves is in the registry.
+
+May import: `prompts` (digests alone). Open `base.py` first.
 """
 
 from __future__ import annotations

@@ -18,7 +18,10 @@ Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT"]
 Reparameterization = Literal["RESIDUAL", "MLP"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 MetricName = Literal["accuracy", "f1", "exact_match", "token_f1"]
+ObjectiveName = Literal["label_scoring", "language_modelling"]
 
+OF_LABELS = ("accuracy", "f1", "label_scoring")
+"""Metrics and objectives that need labels; the others take any answer."""
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 """Files that are given for a task file by mistake."""
@@ -143,7 +146,7 @@ class TaskConfig(_Strict):
     """Bound on the norm of the prompt's gradient."""
     gradient_checkpointing: bool = False
     """Keep no activations inside the base's layers and make them again on the way back: less memory, more time."""
-    objective: Literal["label_scoring", "language_modelling"] | None = None
+    objective: ObjectiveName | None = None
     """By default label_scoring with labels, else language_modelling. `language_modeling` is read too, and kept in cards as
     language_modelling, so that equal runs keep equal digests."""
     eval_per_epoch: int = Field(default=1, ge=1)
@@ -197,10 +200,10 @@ class TaskConfig(_Strict):
                 raise ValueError(f"labels: {', '.join(map(repr, twice))} is listed more than once")
             if any(not label.strip() for label in labels):
                 raise ValueError("labels: one of them is empty")
-        if labels is None and self.metric in ("accuracy", "f1"):
+        if labels is None and self.metric in OF_LABELS:
             raise ValueError(f"metric: {self.metric} needs `labels`; list them, or use exact_match")
-        if labels is None and self.objective == "label_scoring":
-            raise ValueError("objective: label_scoring needs `labels`; list them, or use language_modelling")
+        if labels is None and self.objective in OF_LABELS:
+            raise ValueError(f"objective: {self.objective} needs `labels`; list them, or use language_modelling")
         init = self.prompt_tuning_init
         if init == "LABELS" and labels is None:
             raise ValueError("prompt_tuning_init: LABELS needs `labels`; list them, or use SAMPLE_VOCAB")
@@ -233,7 +236,7 @@ class TaskConfig(_Strict):
         return "LABELS" if self.labels else "SAMPLE_VOCAB"
 
     @property
-    def objective_name(self) -> str:
+    def objective_name(self) -> ObjectiveName:
         """The objective, chosen where the file is silent."""
         return self.objective or ("label_scoring" if self.labels else "language_modelling")
 

@@ -146,15 +146,17 @@ def start_vectors(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -
     """
     config = task.config
     length = config.num_virtual_tokens
-    if config.initializer == "RANDOM":
-        return initialize.random_vectors(base, length, config.seed)
-    if config.initializer == "TEXT":
-        return initialize.from_text(base, length, config.prompt_tuning_init_text or "")
-    if config.initializer == "LABELS":
-        return initialize.from_labels(base, length, task.form.encode_labels(base), config.seed)
-    if config.initializer == "PROMPT":
-        return initialize.from_prompts([parent.vectors_PD for parent in parents], length)
-    return initialize.sample_vocabulary(base, length, config.seed)
+    match config.initializer:
+        case "RANDOM":
+            return initialize.random_vectors(base, length, config.seed)
+        case "SAMPLE_VOCAB":
+            return initialize.sample_vocabulary(base, length, config.seed)
+        case "TEXT":
+            return initialize.from_text(base, length, config.prompt_tuning_init_text or "")
+        case "LABELS":
+            return initialize.from_labels(base, length, task.form.encode_labels(base), config.seed)
+        case "PROMPT":
+            return initialize.from_prompts([parent.vectors_PD for parent in parents], length)
 
 
 def parents_of(base: FrozenBase, config: TaskConfig, library: Library | None) -> list[SoftPrompt]:
