@@ -221,24 +221,21 @@ def test_what_cannot_be_served_is_told(refused: Callable[..., str], tmp_path: Pa
 def test_the_base_with_the_most_tasks_is_chosen(tmp_path: Path, base_folder: Path, other_folder: Path) -> None:
     one, other = FrozenBase.load(str(base_folder)), FrozenBase.load(str(other_folder))
     with Library.open(tmp_path / "home") as library:
-        assert choose_base(library).base == "builtin/tiny"
-        assert choose_base(library).warning is None
+        assert choose_base(library) == ("builtin/tiny", None)
 
         def add(task: str, base: FrozenBase, tenant: str = "default") -> None:
             library.for_tenant(tenant).publish(some_prompt(base, task).to_bytes(), base=base.address)
 
         add("a", one)
-        assert choose_base(library) == choose_base(library.for_tenant("acme"))
-        assert choose_base(library).base == str(base_folder)
-        assert choose_base(library).warning is None
+        assert choose_base(library) == choose_base(library.for_tenant("acme")) == (str(base_folder), None)
         add("b", other)
         add("c", other, "acme")
-        chosen = choose_base(library)
-        assert chosen.base == str(other_folder)
-        assert chosen.warning is not None
-        assert f"{base_folder} (1 tasks): a;" in chosen.warning
+        chosen, warning = choose_base(library)
+        assert chosen == str(other_folder)
+        assert warning is not None
+        assert f"{base_folder} (1 tasks): a;" in warning
         add("a", other)  # only the newest version of a task counts
-        assert choose_base(library).warning is None
+        assert choose_base(library)[1] is None
         library.registry.delete("a@2")
         library.registry.delete("b@1")
         assert library.registry.bases()[0].tasks == 1

@@ -20,7 +20,6 @@ from softprompt.jobs.records import Page
 from softprompt.jobs.starter import Starter
 from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
-from softprompt.stores import FolderStore
 from tests.http_server import Running, serving
 from tests.jobs_data import ROWS, SHORT, chat, do_all, lines
 from tests.models import make_base
@@ -72,7 +71,7 @@ def test_files_come_and_go(client: OpenAI) -> None:
         assert caught.value.param == "file_id"
 
 
-def test_wrong_uploads_keep_nothing(client: OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_uploads_keep_nothing(client: OpenAI, server: Running) -> None:
     before = [file.id for file in client.files.list()]
     for data, told in (
         (b"", "has no rows"),
@@ -97,12 +96,12 @@ def test_wrong_uploads_keep_nothing(client: OpenAI, server: Running, monkeypatch
     for body, kind in ((b"{}", "application/json"), (b"x", "multipart/form-data; boundary=y"), (b"", "multipart/form-data")):
         assert raw(server, "/v1/files", body, **{"Content-Type": kind})[0] == 400
 
-    def full(self: FolderStore, digest: str, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(FolderStore, "_put", full)
+    temporary = Uploads(server.library).store.temporary
+    temporary.rename(temporary.with_name("aside"))
+    temporary.write_text("")  # no folder: nothing can be written
     with pytest.raises(openai.InternalServerError, match="nothing was changed") as caught_full:
         upload(client)
+    temporary.unlink()
     assert caught_full.value.status_code == 503
     assert [file.id for file in client.files.list()] == before
 

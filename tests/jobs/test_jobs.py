@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, TrainingError
-from softprompt.jobs import bank, watch
+from softprompt.jobs import bank
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.queue import MOST_ATTEMPTS, Claim, Lost, Queue
@@ -368,7 +368,7 @@ def test_progress_gives_a_job_new_attempts(library: Library) -> None:
     for round in range(3 * MOST_ATTEMPTS):
         queue = Queue(library)
         (claim,) = queue.claim()
-        queue.tell(claim.id, "on", step=round + 1)
+        queue.record(claim.id, "on", step=round + 1)
     assert claim.step == 3 * MOST_ATTEMPTS - 1
 
 
@@ -399,7 +399,8 @@ def test_a_job_publishes_what_training_its_task_file_gives(library: Library, bas
     assert done.trained_tokens > 0
     assert done.outcome is not None
     assert done.outcome["metrics"]["value"] == alone.report.value
-    (header, *rows) = Uploads(library).read(done.result_file or "").decode().splitlines()
+    files = Uploads(library)
+    (header, *rows) = files.read(files.get(done.result_file or "")).decode().splitlines()
     assert header == "step,learning_rate,train_loss,valid_accuracy"
     assert len(rows) == len(alone.history)
     assert not list(library.runs.glob("jobs/*"))
@@ -576,10 +577,7 @@ def test_a_worker_that_is_told_to_end_leaves_the_step_it_was_at(
     assert [version.digest for version in library.registry.versions("one")] == [library.registry.resolve("one@1").digest] * 2
 
 
-def test_a_running_job_is_cancelled_and_its_neighbour_goes_on(
-    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.05)
+def test_a_running_job_is_cancelled_and_its_neighbour_goes_on(library: Library, base_folder: Path) -> None:
     gone = queue_job(library, base_folder, "gone", softprompt={"max_steps": 10**15})
     kept = queue_job(library, base_folder, "kept")
     jobs = Jobs(library)
@@ -617,17 +615,24 @@ def test_a_full_disk_at_publishing_fails_the_job_in_the_end(
     assert len(tries) == bank.PUBLISH_TRIES
 
 
-def test_a_registry_that_is_away_costs_events_and_not_the_job(
-    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(self: Queue, *_: Any, **more: Any) -> Any:
-        raise RegistryError("away")
+def test_a_registry_that_is_away_costs_events_and_not_the_job(library: Library, base_folder: Path) -> None:
+    refused: list[str] = []
 
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
-    for name in ("tell", "beat", "own"):
-        monkeypatch.setattr(Queue, name, away)
-    job = queue_job(library, base_folder)
-    do_all(library)
+    class Away(Queue):
+        def record(self, *_: Any, **more: Any) -> None:
+            refused.append("record")
+            raise RegistryError("away")
+
+        def beat(self, jobs: Collection[int]) -> set[int]:
+            refused.append("beat")
+            raise RegistryError("away")
+
+        own = beat
+
+    job = queue_job(library, base_folder, softprompt={"max_steps": 150})
+    queue = Away(library)
+    trainer(BaseOptions(dtype="float32", device="cpu"), 30)(queue, queue.claim())
+    assert set(refused) == {"record", "beat"}
     assert Jobs(library).get(job.name).status == "succeeded"
 
 

@@ -12,6 +12,7 @@ import torch
 
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.lock import WorkerLock
+from softprompt.jobs.records import UNFINISHED
 from softprompt.jobs.starter import Starter
 from softprompt.library.library import Library
 from tests.jobs_data import do_all, queue_job
@@ -84,7 +85,7 @@ def test_a_starter_starts_one_worker_where_there_is_work(base_folder: Path, tmp_
     assert not starter.ensure(), "it was started just now"
     starter.close()
     deadline = time.monotonic() + 120
-    while not Jobs(library).get(job.name).finished:
+    while Jobs(library).get(job.name).status in UNFINISHED:
         assert time.monotonic() < deadline, (library.home / "worker.log").read_text()
         time.sleep(0.1)
     assert Jobs(library).get(job.name).status == "succeeded"

@@ -164,7 +164,8 @@ def file_routes(library: Library, *, most_bytes: int = MOST_BYTES) -> APIRouter:
     )
     def read_file(caller: Trainer, file_id: Id) -> Response:
         with refusals_of("file_id"):
-            return Response(uploads_of(caller).read(file_id), media_type="application/octet-stream")
+            uploads = uploads_of(caller)
+            return Response(uploads.read(uploads.get(file_id)), media_type="application/octet-stream")
 
     @router.delete("/v1/files/{file_id}", summary="Delete a file", response_model=DeletedFile)
     def delete_file(caller: Trainer, file_id: Id) -> Response:

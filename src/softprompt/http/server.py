@@ -7,9 +7,8 @@ import logging
 import os
 import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from softprompt.http.app import create_app
 from softprompt.http.auth import Keyring, is_loopback
 from softprompt.http.limits import Limits
 from softprompt.http.state import ServerState
+from softprompt.signals import handling
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -190,18 +190,9 @@ class Server(uvicorn.Server):
         self._state.draining = True
         self.should_exit = True
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         """Unlike uvicorn's own, does not raise the signal once more in the end."""
-        if threading.current_thread() is not threading.main_thread():  # others may not set handlers
-            yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return handling(self.handle_exit, signal.SIGINT, signal.SIGTERM)
 
 
 def log_to_stderr(level: str) -> None:
