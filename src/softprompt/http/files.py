@@ -65,8 +65,8 @@ class ListPage(BaseModel, Generic[Listed]):
     @classmethod
     def of(cls, rows: Sequence[Listed], more: bool) -> Self:
         """A page with the ids that it begins and ends with."""
-        ends = (rows[0].id, rows[-1].id) if rows else (None, None)
-        return cls(data=list(rows), has_more=more, first_id=ends[0], last_id=ends[1])
+        first, last = (rows[0].id, rows[-1].id) if rows else (None, None)
+        return cls(data=list(rows), has_more=more, first_id=first, last_id=last)
 
 
 class FileObject(Identified):
