@@ -77,7 +77,7 @@ def engine() -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def live(library: Library, base: FrozenBase, engine: FakeEngine) -> Iterator[AsyncService]:
-    made = AsyncService.open(library, base, engine)
+    made = AsyncService(library, base, engine)
     yield made
     made.close()
 
@@ -203,7 +203,7 @@ def test_the_base_words_a_conversation_as_its_tokenizer_does(library: Library, e
 
     base = make_base("llama", seed=3)
     base = replace(base, tokenizer=copy.deepcopy(base.tokenizer))
-    live = AsyncService.open(library, base, engine)
+    live = AsyncService(library, base, engine)
     turns = [Message("system", "good"), Message("user", "red")]
     run(live.chat("default", base.name, turns, GREEDY))
     assert list(job_of(engine).input) == base.encode(["good\nred"])[0]
@@ -226,7 +226,7 @@ def test_classification_equals_predict_row_by_row_and_goes_in_one_batch(
     if model == "pair":
         texts = [json.dumps({"one": text, "two": "a"}) for text in texts]
     engine = ContinuousEngine(architecture_of(base))
-    live = AsyncService.open(library, base, engine)
+    live = AsyncService(library, base, engine)
     batches: list[int] = []
     honest = engine.submit_all
     engine.submit_all = lambda jobs: batches.append(len(jobs)) or honest(jobs)  # type: ignore[method-assign, func-returns-value]
@@ -249,7 +249,7 @@ def test_classification_equals_predict_row_by_row_and_goes_in_one_batch(
 
 def test_generation_behind_a_real_engine_equals_the_local_one(library: Library, base: FrozenBase) -> None:
     engine = ContinuousEngine(architecture_of(base))
-    live = AsyncService.open(library, base, engine)
+    live = AsyncService(library, base, engine)
     try:
         answer = run(live.chat("default", "tell", USER, Sampling(max_tokens=6)))
         (wanted,) = Service(library, base=base).predict(["red"], "tell")
@@ -359,7 +359,7 @@ def test_anothers_task_is_as_unknown_as_one_that_never_was(live: AsyncService, l
 def test_a_task_published_and_promoted_while_serving_is_served(
     library: Library, base: FrozenBase, engine: FakeEngine
 ) -> None:
-    live = AsyncService.open(library, base, engine, fresh_s=0.0)
+    live = AsyncService(library, base, engine, fresh_s=0.0)
 
     async def work() -> None:
         assert (await live.complete("default", "kind", "red", GREEDY)).head.version == 2
@@ -442,7 +442,7 @@ def test_a_finished_stream_is_not_cancelled_when_it_is_closed(live: AsyncService
 
 def test_errors_of_the_engine_reach_the_one_who_asked(live: AsyncService, library: Library, base: FrozenBase) -> None:
     engine = FakeEngine(max_waiting=2)
-    live = AsyncService.open(library, base, engine)
+    live = AsyncService(library, base, engine)
     engine.failing = "the base failed"
     with pytest.raises(EngineError, match="the base failed"):
         run(live.complete("default", "tell", "red", GREEDY))
@@ -475,7 +475,7 @@ def test_errors_of_the_engine_reach_the_one_who_asked(live: AsyncService, librar
 
 def test_more_rows_than_the_queue_ever_holds_are_refused_with_the_numbers(library: Library, base: FrozenBase) -> None:
     engine = ContinuousEngine(architecture_of(base), Limits(max_waiting=2))
-    live = AsyncService.open(library, base, engine)
+    live = AsyncService(library, base, engine)
     try:
         assert len(run(live.classify("default", "kind", ["red", "blue"])).rows) == 2
         with pytest.raises(ConfigError, match=r"^3 rows .* queue holds 2 at most; hand in fewer"):
@@ -625,7 +625,7 @@ def test_auto_goes_on_after_an_engine_that_failed(routed: Library, live: AsyncSe
 
 def test_auto_hands_in_no_more_than_the_queue_holds(routed: Library, base: FrozenBase) -> None:
     engine = ContinuousEngine(architecture_of(base), Limits(max_waiting=3))
-    live = AsyncService.open(routed, base, engine, threshold=-2.0)
+    live = AsyncService(routed, base, engine, threshold=-2.0)
     try:
         assert run(live.classify("default", AUTO, ["red", "green", "blue"])).head.task in ("colour", "fruit")
         with pytest.raises(ConfigError, match=r"^4 rows"):
@@ -640,7 +640,7 @@ def test_auto_abstains_where_nothing_is_near(
 ) -> None:
     with pytest.raises(NotFound, match=r"no task is near enough: the nearest is '\w+' with -0\.\d+, and -0\.200 is needed"):
         run(live.complete("default", AUTO, "true false good bad yes no", GREEDY))
-    lenient = AsyncService.open(routed, base, engine, threshold=-2.0)
+    lenient = AsyncService(routed, base, engine, threshold=-2.0)
     assert run(lenient.complete("default", AUTO, "true false good bad yes no", GREEDY)).head.task in ("colour", "fruit")
     lenient.close()
 
@@ -654,7 +654,7 @@ def test_auto_without_any_centroid_is_a_clear_error_and_costs_no_pass(live: Asyn
 def test_auto_sees_new_tasks_promotions_and_only_the_tenants_own(
     routed: Library, base: FrozenBase, engine: FakeEngine
 ) -> None:
-    live = AsyncService.open(routed, base, engine, fresh_s=0.0)
+    live = AsyncService(routed, base, engine, fresh_s=0.0)
     other = routed.for_tenant("other")
     other.publish(with_centroid(base, "theirs", ["red green", "blue"], labels=LABELS).to_bytes(), base=base.address)
 

@@ -78,13 +78,8 @@ def load(library: Library, settings: Settings) -> AsyncService:
     with contextlib.suppress(ValueError):  # some models, Gemma 2 among them, have no fused attention
         base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
     engine_limits = EngineLimits(max_rows=settings.engine_rows, max_waiting=settings.engine_queue)
-    return AsyncService.open(
-        library,
-        base,
-        ContinuousEngine(architecture_of(base), engine_limits, prefix_bytes=settings.prefix_bytes),
-        max_bytes=settings.max_prompt_bytes,
-        max_prompts=settings.max_prompts,
-    )
+    engine = ContinuousEngine(architecture_of(base), engine_limits, prefix_bytes=settings.prefix_bytes)
+    return AsyncService(library, base, engine, max_bytes=settings.max_prompt_bytes, max_prompts=settings.max_prompts)
 
 
 def run(
