@@ -85,9 +85,9 @@ def test_a_job_that_would_hold_the_worker_for_too_long_is_refused(
 ) -> None:
     name = Uploads(library).add(lines(ROWS), "rows.jsonl").name
     request = JobRequest(model="m", training_file=name, **fields)
-    with pytest.raises(FieldError, match=r"steps of 2 rows are \d+ rows to train on; a job may have 100") as told:
+    with pytest.raises(FieldError, match=r"steps of 2 rows are \d+ rows to train on; a job may have 100") as caught:
         Jobs(library, most_trained=100).create(request, {"m": "nowhere"})
-    assert told.value.field == field
+    assert caught.value.field == field
     assert Jobs(library).page() == Page([], False)
     assert Jobs(library, most_trained=128).create(request, {"m": "nowhere"}).status == "queued"
 
@@ -110,20 +110,20 @@ def test_a_completion_is_trained_on_the_raw_prompt(library: Library) -> None:
 
 def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
     asked = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 2.0}
-    wanted = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 0.1, "seed": 7}
+    expected = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 0.1, "seed": 7}
     for fields in (
         {"hyperparameters": asked},
         {"method": {"type": "supervised", "supervised": {"hyperparameters": asked}}},
     ):
         config = planned(library, seed=7, **fields).config
-        assert {key: config[key] for key in wanted} == wanted
+        assert {key: config[key] for key in expected} == expected
     config = planned(library, hyperparameters={"n_epochs": "auto", "learning_rate": 0.2}).config
     assert config["learning_rate"] == 0.2
     assert "num_train_epochs" not in config
 
 
 @pytest.mark.parametrize(
-    ("fields", "told", "field"),
+    ("fields", "message", "field"),
     [
         ({"suffix": "a/b"}, "name the task with suffix", "suffix"),
         ({"suffix": "x" * 65}, "65 characters", "suffix"),
@@ -160,10 +160,10 @@ def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
     ],
 )  # fmt: skip
 def test_wrong_requests_are_refused_with_their_field(
-    library: Library, fields: dict[str, Any], told: str, field: str | None
+    library: Library, fields: dict[str, Any], message: str, field: str | None
 ) -> None:
     rows = fields.pop("rows", ROWS)
-    with pytest.raises(FieldError, match=told) as caught:
+    with pytest.raises(FieldError, match=message) as caught:
         planned(library, rows, **fields)
     assert caught.value.field == field
     assert Jobs(library).page() == Page([], False)
@@ -186,25 +186,25 @@ def test_rows_that_are_taken_can_be_split(own_validation: bool) -> None:
         task = bank.JobTask({**plan.config, "data": data}, {"train": few, "own": ROWS})
         assert min(len(task.train), len(task.validation), len(task.test)) > 0
     assert 0 < len(refused) < 150
-    assert all("too few to split" in told for told in refused)
+    assert all("too few to split" in message for message in refused)
 
 
 def test_wrong_bases_and_files_are_refused(library: Library) -> None:
     jobs, name = Jobs(library), Uploads(library).add(lines(), "rows.jsonl").name
     other = Uploads(library.for_tenant("other")).add(lines(), "rows.jsonl").name
-    for model, told in (("tini", "did you mean 'tiny'"), ("one@3", "give its base"), ("/etc", "no base '/etc'")):
-        with pytest.raises(FieldError, match=told) as caught:
+    for model, message in (("tini", "did you mean 'tiny'"), ("one@3", "give its base"), ("/etc", "no base '/etc'")):
+        with pytest.raises(FieldError, match=message) as caught:
             jobs.create(JobRequest(model=model, training_file=name), {"tiny": "x"})
         assert caught.value.field == "model"
-    said = set()
+    messages = set()
     for missing in (other, "file-unknown"):
         for field in ("training_file", "validation_file"):
             asked = {"training_file": name} | {field: missing}
             with pytest.raises(FieldError, match="there is no file") as caught:
                 jobs.create(JobRequest(model="tiny", **asked), {"tiny": "x"})
             assert caught.value.field == field
-            said.add(str(caught.value).replace(missing, "X").replace(field, "FIELD"))
-    assert len(said) == 1
+            messages.add(str(caught.value).replace(missing, "X").replace(field, "FIELD"))
+    assert len(messages) == 1
     chats = Uploads(library).add(lines([chat("a", "b")]), "chat.jsonl").name
     with pytest.raises(FieldError, match="use one shape"):
         jobs.create(JobRequest(model="tiny", training_file=name, validation_file=chats), {"tiny": "x"})
@@ -235,13 +235,13 @@ def test_pages_of_jobs_and_events_hold_each_once(library: Library) -> None:
 def test_another_tenants_job_is_as_unknown_as_none(library: Library) -> None:
     name = planned(library).name
     other = Jobs(library.for_tenant("other"))
-    said = set()
+    messages = set()
     for asked in (name, "ftjob-unknown"):
         for verb in (other.get, other.events, other.cancel):
             with pytest.raises(NotFound) as caught:
                 verb(asked)
-            said.add(str(caught.value).replace(asked, "X"))
-    assert len(said) == 1
+            messages.add(str(caught.value).replace(asked, "X"))
+    assert len(messages) == 1
     assert other.page() == Page([], False)
     assert Jobs(library).get(name).status == "queued"
 
@@ -409,18 +409,18 @@ def test_a_job_publishes_what_training_its_task_file_gives(library: Library, bas
 def test_a_bank_of_several_tenants_jobs_ends_as_each_alone_would(library: Library, base_folder: Path) -> None:
     acme = library.for_tenant("acme")
     for round in range(2):
-        wanted = [
+        expected = [
             (library, "same", {}),
             (library, "two", {"seed": 3}),
             (acme, "same", {"softprompt": {"num_virtual_tokens": 8}}),
         ]
-        for owner, task, fields in wanted:
+        for owner, task, fields in expected:
             job = queue_job(owner, base_folder, task, **fields)
             if round:
                 do_all(library)
                 assert Jobs(owner).get(job.name).model == f"{task}@2"
         do_all(library)
-    for owner, task, _ in wanted:
+    for owner, task, _ in expected:
         together, alone = (SoftPrompt.from_bytes(owner.read(f"{task}@{number}")) for number in (1, 2))
         assert together.card.metrics == pytest.approx(alone.card.metrics, abs=1e-3)
         assert together.card.model_copy(update={"metrics": {}}) == alone.card.model_copy(update={"metrics": {}})
@@ -493,14 +493,14 @@ def explode(task: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (TrainingError("out of memory"), "training_failed", "out of memory"),
         (OverflowError("a secret"), "internal_error", "see worker.log"),
     ],
 )
 def test_where_training_at_once_fails_each_is_trained_alone(
-    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, told: str
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, message: str
 ) -> None:
     def fragile(runs: Any) -> None:
         if len(runs) > 1 or runs[0].task.name == "bad":
@@ -513,7 +513,7 @@ def test_where_training_at_once_fails_each_is_trained_alone(
     assert Jobs(library).get(good.name).status == "succeeded"
     failed = Jobs(library).get(bad.name).error or {}
     assert failed["code"] == code
-    assert told in failed["message"]
+    assert message in failed["message"]
     assert "secret" not in failed["message"]
 
 

@@ -65,10 +65,10 @@ def test_four_kills_at_random_moments_end_in_the_same_versions_once(base_folder:
         assert job.model == f"{job.task}@1"
         assert len(cut.registry.versions(job.task)) == 1
         assert cut.registry.resolve(job.task).digest == whole.registry.resolve(job.task).digest
-        said = [event.message for event in jobs.events(job.name, limit=1000).rows]
-        assert said.count(f"published {job.model}") == 1
-        assert said.count("a worker goes on with the job of one that died") == 4
-        assert any(message.startswith("going on from step") for message in said)
+        messages = [event.message for event in jobs.events(job.name, limit=1000).rows]
+        assert messages.count(f"published {job.model}") == 1
+        assert messages.count("a worker goes on with the job of one that died") == 4
+        assert any(message.startswith("going on from step") for message in messages)
     assert not list((cut.runs / "jobs").iterdir())
 
 

@@ -43,14 +43,14 @@ def test_what_is_kept_comes_back(files: Uploads) -> None:
 
 def test_pages_in_both_orders_hold_each_file_once(files: Uploads) -> None:
     names = [files.add(lines([{"n": number}]), f"{number}.jsonl").name for number in range(5)]
-    for newest_first, wanted in ((True, names[::-1]), (False, names)):
+    for newest_first, expected in ((True, names[::-1]), (False, names)):
         seen: list[str] = []
         more = True
         while more:
             page = files.page(after=seen[-1] if seen else None, limit=2, newest_first=newest_first)
             seen += [file.name for file in page.rows]
             more = page.more
-        assert seen == wanted
+        assert seen == expected
     assert files.page(purpose="fine-tune-results") == Page([], False)
 
 
@@ -80,7 +80,7 @@ def test_another_tenants_file_is_as_unknown_as_none(files: Uploads) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "has no rows"),
         (b"\n \n\r\n", "has no rows"),
@@ -105,8 +105,8 @@ def test_another_tenants_file_is_as_unknown_as_none(files: Uploads) -> None:
         (lines([{"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}]), "line 1: the content of"),
     ],
 )  # fmt: skip
-def test_wrong_lines_are_told_by_number_and_nothing_is_kept(files: Uploads, data: bytes, told: str) -> None:
-    with pytest.raises(FieldError, match=told) as caught:
+def test_wrong_lines_are_told_by_number_and_nothing_is_kept(files: Uploads, data: bytes, message: str) -> None:
+    with pytest.raises(FieldError, match=message) as caught:
         files.add(data, "rows.jsonl")
     assert caught.value.field == "file"
     assert files.page() == Page([], False)
@@ -193,13 +193,13 @@ def test_any_rows_come_back_with_their_lines(rows: list[dict[str, Any]], escaped
 
 
 def test_rows_nested_just_too_deeply_are_told_so() -> None:
-    told = set()
+    answer = set()
     for depth in range(900, 1000):  # about as deep as Python goes from here
         try:
             read_upload(b'{"a":' + b"[" * depth + b"]" * depth + b"}", "x")
         except FieldError as error:
-            told.add(str(error))
-    assert told == {"x, line 1: nested too deeply; write one JSON object on each line"}
+            answer.add(str(error))
+    assert answer == {"x, line 1: nested too deeply; write one JSON object on each line"}
 
 
 @given(st.binary(max_size=200))

@@ -167,11 +167,11 @@ def test_a_conversation_goes_through_the_template_in_one_field(
 def test_a_task_keeps_to_its_own_bound_unless_told_otherwise(live: AsyncService, engine: FakeEngine) -> None:
     asked = {"own": True, "less": False, "more": False}
     sampling = {"own": Sampling(max_tokens=16), "less": Sampling(max_tokens=2), "more": Sampling(max_tokens=9)}
-    told = {}
+    answer = {}
     for name, own in asked.items():
         run(live.chat("default", "tell", USER, sampling[name], own_bound=own))
-        told[name] = job_of(engine).sampling.max_tokens
-    assert told == {"own": 6, "less": 2, "more": 9}
+        answer[name] = job_of(engine).sampling.max_tokens
+    assert answer == {"own": 6, "less": 2, "more": 9}
     run(live.chat("default", live.base_name, USER, Sampling(max_tokens=16), own_bound=True))
     assert job_of(engine).sampling.max_tokens == 16
     long = [Message("user", "red " * 80)]  # with 5 virtual tokens and the template little is left of 96
@@ -231,17 +231,17 @@ def test_classification_equals_predict_row_by_row_and_goes_in_one_batch(
     honest = engine.submit_all
     engine.submit_all = lambda jobs: batches.append(len(jobs)) or honest(jobs)  # type: ignore[method-assign, func-returns-value]
     try:
-        told = run(live.classify("default", model, texts))
+        answer = run(live.classify("default", model, texts))
         expected = Service(library, base=base).predict(texts, model)
         assert batches == [3]
-        for row, wanted in zip(told.rows, expected, strict=True):
-            assert row.label == wanted.output
-            assert row.scores == pytest.approx(wanted.scores, abs=1e-4)
+        for row, needed in zip(answer.rows, expected, strict=True):
+            assert row.label == needed.output
+            assert row.scores == pytest.approx(needed.scores, abs=1e-4)
             assert list(row.scores) == list(LABELS)
-            assert row.truncated == wanted.truncated
-        assert [row.truncated for row in told.rows] == [False, True, False]
-        assert told.truncated == 1
-        assert told.head.input_tokens > 90
+            assert row.truncated == needed.truncated
+        assert [row.truncated for row in answer.rows] == [False, True, False]
+        assert answer.truncated == 1
+        assert answer.head.input_tokens > 90
     finally:
         engine.stop()
         live.close()
@@ -252,8 +252,8 @@ def test_generation_behind_a_real_engine_equals_the_local_one(library: Library, 
     live = AsyncService(library, base, engine)
     try:
         answer = run(live.chat("default", "tell", USER, Sampling(max_tokens=6)))
-        (wanted,) = Service(library, base=base).predict(["red"], "tell")
-        assert answer.text == wanted.output.rstrip("\ufffd")  # half a character at the end is not sent
+        (expected,) = Service(library, base=base).predict(["red"], "tell")
+        assert answer.text == expected.output.rstrip("\ufffd")  # half a character at the end is not sent
         raw = run(live.complete("default", "tell", "red", Sampling(max_tokens=6)))
         vectors = some_prompt(base, "tell", seed=3, rows=5).vectors_PD
         (ids,) = generate_offline(base, [vectors], [0], base.encode(["red"]), [6])
@@ -346,12 +346,12 @@ def test_anothers_task_is_as_unknown_as_one_that_never_was(live: AsyncService, l
         lambda name: live.classify("default", name, ["red"]),
         lambda name: live.model("default", name),
     ):
-        told = []
+        answer = []
         for name in ("theirs", "nobody"):
             with pytest.raises(NotFound) as caught:
                 run(ask(name))
-            told.append(str(caught.value).replace(name, "NAME"))
-        assert told[0] == told[1]
+            answer.append(str(caught.value).replace(name, "NAME"))
+        assert answer[0] == answer[1]
     with pytest.raises(NotFound, match="no task 'kind'"):
         run(live.complete("other", "kind", "red", GREEDY))
 
@@ -517,7 +517,7 @@ def test_results_for_a_loop_that_is_gone_harm_nobody(live: AsyncService, engine:
 
 def test_counters_tell_tasks_apart_and_only_those_that_exist(live: AsyncService) -> None:
     count = live.monitor.registry.get_sample_value
-    tell = {"tenant": "default", "task": "tell"}
+    labels = {"tenant": "default", "task": "tell"}
     answer = run(live.complete("default", "tell", "red", GREEDY))
     run(live.chat("default", "tell", USER, GREEDY))
     run(live.classify("default", "kind", ["red", "blue"]))
@@ -527,14 +527,14 @@ def test_counters_tell_tasks_apart_and_only_those_that_exist(live: AsyncService)
             run(live.complete("default", name, "red", GREEDY))
     with pytest.raises(DataError):
         run(live.complete("default", "tell", "", GREEDY))
-    assert count("softprompt_requests_total", {**tell, "kind": "completion"}) == 1
-    assert count("softprompt_requests_total", {**tell, "kind": "chat"}) == 1
+    assert count("softprompt_requests_total", {**labels, "kind": "completion"}) == 1
+    assert count("softprompt_requests_total", {**labels, "kind": "chat"}) == 1
     assert count("softprompt_requests_total", {"tenant": "default", "task": "kind", "kind": "classify"}) == 1
     assert count("softprompt_requests_total", {"tenant": "default", "task": BASE, "kind": "completion"}) == 1
-    assert count("softprompt_output_tokens_total", tell) == 8
-    assert (count("softprompt_input_tokens_total", tell) or 0) > answer.head.input_tokens
+    assert count("softprompt_output_tokens_total", labels) == 8
+    assert (count("softprompt_input_tokens_total", labels) or 0) > answer.head.input_tokens
     for name in ("first_token", "request"):
-        assert count(f"softprompt_{name}_seconds_count", tell) == 2
+        assert count(f"softprompt_{name}_seconds_count", labels) == 2
     unknown = {"tenant": "", "task": UNKNOWN}
     assert count("softprompt_errors_total", {**unknown, "error": "NotFound"}) == 2
     assert count("softprompt_errors_total", {**unknown, "error": "NameRefused"}) == 1
@@ -595,11 +595,11 @@ def test_auto_takes_the_nearest_task_and_says_so(routed: Library, live: AsyncSer
     assert answer.head.routed.row() == {"task": "colour", "score": round(answer.head.routed.score, 4)}
     assert -0.2 < answer.head.routed.score < 1
     assert run(live.chat("default", AUTO, [Message("user", "river apple")], GREEDY)).head.task == "fruit"
-    told = run(live.classify("default", AUTO, ["stone apple", "river"]))
-    assert told.head.task == "fruit"
-    assert len(told.rows) == 2
+    reply = run(live.classify("default", AUTO, ["stone apple", "river"]))
+    assert reply.head.task == "fruit"
+    assert len(reply.rows) == 2
     alone = run(live.classify("default", "fruit", ["stone apple", "river"]))
-    assert told.rows == alone.rows
+    assert reply.rows == alone.rows
     assert run(live.complete("default", "fruit", "red", GREEDY)).head.routed is None
     embedded = [ticket.job for ticket in engine.tickets if isinstance(ticket.job, EmbedJob)]
     assert len(embedded) == len(single_tokens(live.base)) + 4  # the origin once, then each input
