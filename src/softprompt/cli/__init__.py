@@ -32,12 +32,10 @@ def main() -> None:
             named = f" ({error.filename!r})" if error.filename else ""
             message = f"the system refuses: {error.strerror or error}{named}; mend that and run the command again"
         elif not isinstance(error, SoftPromptError):
-            status, message = (
-                BUG_EXIT,
-                (
-                    f"this is a bug in softprompt: {type(error).__name__}: {error}; "
-                    "run again with SOFTPROMPT_DEBUG=1 for the traceback and report it"
-                ),
+            status = BUG_EXIT
+            message = (
+                f"this is a bug in softprompt: {type(error).__name__}: {error}; "
+                "run again with SOFTPROMPT_DEBUG=1 for the traceback and report it"
             )
         from softprompt.cli.output import printable
 
