@@ -74,7 +74,7 @@ def serving(
 ) -> Iterator[Running]:
     """A server of a library, until the block ends; rates go by `clock`."""
     engine = engine or FakeEngine(context=base.context)
-    service = AsyncService.open(library, base, engine, fresh_s=0.05)
+    service = AsyncService(library, base, engine, fresh_s=0.05)
     state = ServerState(service=service, keyring=keyring or Keyring(library.registry), limits=limits or Limits())
     state.meter = Meter(state.limits, clock)
     ready = threading.Event()

@@ -67,7 +67,7 @@ def test_a_job_is_cancelled_once(run: Run, home: Path) -> None:
 def test_jobs_that_are_not_there_or_another_tenants_are_refused_alike(run: Run, home: Path) -> None:
     theirs = queued(home, "theirs", tenant="acme")
     for command in ("show", "cancel"):
-        told = [run("jobs", command, name).refused().replace(name, "") for name in (theirs.name, "ftjob-none")]
-        assert told[0] == told[1]
+        answer = [run("jobs", command, name).refused().replace(name, "") for name in (theirs.name, "ftjob-none")]
+        assert answer[0] == answer[1]
     (row,) = run("jobs", "list", "--tenant", "acme", "--json").rows
     assert row["status"] == "queued"

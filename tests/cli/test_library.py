@@ -343,7 +343,7 @@ def test_exports_and_imports_our_own_file(run: Run, filled: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--input", "no column"], "input: the template 'no column' has no column in braces"),
         (["--input", "{text"], "the template '{text' is wrong"),
@@ -356,12 +356,12 @@ def test_exports_and_imports_our_own_file(run: Run, filled: Path, tmp_path: Path
     ],
 )
 def test_importing_in_a_form_that_could_never_answer(
-    run: Run, home: Path, tmp_path: Path, args: list[str], told: str
+    run: Run, home: Path, tmp_path: Path, args: list[str], message: str
 ) -> None:
     (tmp_path / "whole").write_bytes(make_prompt())
     answer = run("import", str(tmp_path / "whole"), *args)
     assert (answer.code, answer.out) == (1, "")
-    assert told in answer.err
+    assert message in answer.err
     assert run("list", "--json").rows == []
 
 

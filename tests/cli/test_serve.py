@@ -98,10 +98,10 @@ def test_it_answers_as_predict_does(served: Serving, home: Path) -> None:
     with Library.open(home) as library, OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0) as client:
         service = Service(library, base=BaseOptions(dtype="float32"))
         for task in ("kind", "kind@1"):
-            told = httpx2.post(f"{served.url}/v1/classify", json={"model": task, "input": texts}, timeout=LONG).json()
+            reply = httpx2.post(f"{served.url}/v1/classify", json={"model": task, "input": texts}, timeout=LONG).json()
             expected = service.predict(texts, task)
-            assert [row["label"] for row in told["data"]] == [one.output for one in expected]
-            for row, one in zip(told["data"], expected, strict=True):
+            assert [row["label"] for row in reply["data"]] == [one.output for one in expected]
+            for row, one in zip(reply["data"], expected, strict=True):
                 assert one.scores is not None
                 assert row["scores"] == pytest.approx(one.scores, abs=1e-4)
         for one in service.predict(texts[:3], "tell"):
@@ -143,8 +143,8 @@ def test_a_first_key_is_asked_for_and_others_may_come_then(tmp_path: Path) -> No
         assert served.row["base"] == "builtin/tiny"
         url = f"http://127.0.0.1:{served.port}/v1/models"
         assert httpx2.get(url).status_code == 401
-        told = httpx2.get(url, headers={"authorization": f"Bearer {secret}"})
-        assert [row["id"] for row in told.json()["data"]] == ["builtin/tiny"]
+        answer = httpx2.get(url, headers={"authorization": f"Bearer {secret}"})
+        assert [row["id"] for row in answer.json()["data"]] == ["builtin/tiny"]
         with socket.create_connection(("127.0.0.1", served.port), timeout=LONG) as slow:
             slow.sendall(
                 b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer "
@@ -196,10 +196,10 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         monkeypatch.setattr(sys, "argv", ["softprompt", "--home", str(tmp_path / "home"), "serve", *arguments])
         with pytest.raises(SystemExit) as done:
             main()
-        told = capsys.readouterr()
-        assert done.value.code == code, told.err
-        assert told.out == ""
-        return " ".join(told.err.split())
+        answer = capsys.readouterr()
+        assert done.value.code == code, answer.err
+        assert answer.out == ""
+        return " ".join(answer.err.split())
 
     return call
 
@@ -221,24 +221,21 @@ def test_what_cannot_be_served_is_told(refused: Callable[..., str], tmp_path: Pa
 def test_the_base_with_the_most_tasks_is_chosen(tmp_path: Path, base_folder: Path, other_folder: Path) -> None:
     one, other = FrozenBase.load(str(base_folder)), FrozenBase.load(str(other_folder))
     with Library.open(tmp_path / "home") as library:
-        assert choose_base(library).base == "builtin/tiny"
-        assert choose_base(library).warning is None
+        assert choose_base(library) == ("builtin/tiny", None)
 
         def add(task: str, base: FrozenBase, tenant: str = "default") -> None:
             library.for_tenant(tenant).publish(some_prompt(base, task).to_bytes(), base=base.address)
 
         add("a", one)
-        assert choose_base(library) == choose_base(library.for_tenant("acme"))
-        assert choose_base(library).base == str(base_folder)
-        assert choose_base(library).warning is None
+        assert choose_base(library) == choose_base(library.for_tenant("acme")) == (str(base_folder), None)
         add("b", other)
         add("c", other, "acme")
-        chosen = choose_base(library)
-        assert chosen.base == str(other_folder)
-        assert chosen.warning is not None
-        assert f"{base_folder} (1 tasks): a;" in chosen.warning
+        chosen, warning = choose_base(library)
+        assert chosen == str(other_folder)
+        assert warning is not None
+        assert f"{base_folder} (1 tasks): a;" in warning
         add("a", other)  # only the newest version of a task counts
-        assert choose_base(library).warning is None
+        assert choose_base(library)[1] is None
         library.registry.delete("a@2")
         library.registry.delete("b@1")
         assert library.registry.bases()[0].tasks == 1
@@ -265,10 +262,10 @@ def test_a_quantised_base_is_served_and_trained_on_by_its_worker(
         settings = Settings(base=base)
         live = load(library, settings)
         assert live.base.quantization == "int8"
-        told = asyncio.run(live.classify("default", "kind", ["red green", "stone"]))
+        answer = asyncio.run(live.classify("default", "kind", ["red green", "stone"]))
         offline = Service(library, base=BaseOptions(dtype="float32", quantization="int8"))
         expected = offline.predict(["red green", "stone"], "kind")
-        for row, one in zip(told.rows, expected, strict=True):
+        for row, one in zip(answer.rows, expected, strict=True):
             assert row.scores == pytest.approx(one.scores, abs=1e-4)
         options: list[str] = []
         monkeypatch.setattr("softprompt.jobs.starter.Starter", lambda *_, **named: options.extend(named["options"]))

@@ -118,8 +118,8 @@ def test_a_wrong_task_is_one_line_of_error_and_nothing_is_published(
 ) -> None:
     good = task_file(tmp_path, base_folder, "good")
     wrong = task_file(tmp_path, base_folder, **fields)
-    message = run("train", *([wrong] if "base" in fields else [good, wrong]), "--json").refused()
-    assert expected in message
+    reply = run("train", *([wrong] if "base" in fields else [good, wrong]), "--json").refused()
+    assert expected in reply
     assert contents(home) == ([], set())
 
 
@@ -138,8 +138,8 @@ def test_a_bug_is_told_as_one_and_with_a_traceback_only_if_asked(run: Run, monke
         raise ZeroDivisionError("of all things")
 
     monkeypatch.setattr(Library, "open", broken)
-    message = run("predict", "mine", "red").refused(code=70)
-    assert "this is a bug in softprompt: ZeroDivisionError: of all things" in message
+    reply = run("predict", "mine", "red").refused(code=70)
+    assert "this is a bug in softprompt: ZeroDivisionError: of all things" in reply
     monkeypatch.setenv("SOFTPROMPT_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         run("predict", "mine", "red")
@@ -271,9 +271,9 @@ def test_predict_prints_the_fields_of_its_contract(run: Run) -> None:
     (one,) = run("predict", "kind@1", "red", "--json").rows
     assert (one["version"], one["text"]) == (1, "red")
     assert one["scores"] != done.rows[0]["scores"]
-    (told,) = run("predict", "tell", "red", "--json").rows
-    assert told["scores"] is None
-    assert isinstance(told["output"], str)
+    (answer,) = run("predict", "tell", "red", "--json").rows
+    assert answer["scores"] is None
+    assert isinstance(answer["output"], str)
 
 
 @pytest.mark.usefixtures("filled")
@@ -319,14 +319,14 @@ def test_predict_tells_of_bytes_that_are_no_text(run: Run, monkeypatch: pytest.M
 
 def test_another_base_is_refused_by_name_and_fingerprint(run: Run, filled: Library, other_folder: Path) -> None:
     filled.publish(filled.read("kind@1"), base=str(other_folder))
-    message = run("predict", "kind@3", "red", "--json").refused()
+    reply = run("predict", "kind@3", "red", "--json").refused()
     for part in (
         "tiny-llama",
         "other-llama",
         FrozenBase.load(str(other_folder)).fingerprint,
         filled.registry.resolve("kind@1").fingerprint,
     ):
-        assert part in message
+        assert part in reply
 
 
 @pytest.mark.usefixtures("filled")
@@ -341,8 +341,8 @@ def test_evaluate_judges_files_and_rows(run: Run, tmp_path: Path, base_folder: P
     (newest,) = run("evaluate", file, "--json").rows
     (first,) = run("evaluate", file, "--version", "1", "--json").rows
     assert (newest["version"], first["version"]) == (2, 1)
-    (told,) = run("evaluate", "tell", "--data", tmp_path / "own.csv", "--json").rows
-    assert told["loss"] is None
+    (answer,) = run("evaluate", "tell", "--data", tmp_path / "own.csv", "--json").rows
+    assert answer["loss"] is None
     table = run("evaluate", file)
     assert "Evaluation" in table.out
     assert "no task file (.yaml)" in run("evaluate", "kind", "--json").refused()
@@ -399,12 +399,12 @@ def test_a_killed_training_leaves_the_library_as_it_was(
     ) as process:
         assert process.stderr is not None
         assert process.stdout is not None
-        told: list[str] = []
+        answer: list[str] = []
         for line in process.stderr:
-            told.append(line)
+            answer.append(line)
             if line.startswith("baselines: 100%"):
                 break
-        assert process.poll() is None, told
+        assert process.poll() is None, answer
         time.sleep(0.4)
         process.send_signal(number)
         out, err = process.stdout.read(), process.stderr.read()

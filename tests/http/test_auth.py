@@ -66,11 +66,11 @@ def ring(registry: Any, clock: Clock, **options: Any) -> Keyring:
 
 
 def refused(keyring: Keyring, header: str | None) -> str:
-    with pytest.raises(ApiError) as told:
+    with pytest.raises(ApiError) as caught:
         asyncio.run(keyring.identify(header))
-    assert told.value.status == 401
-    assert told.value.headers == {"www-authenticate": "Bearer"}
-    return told.value.message
+    assert caught.value.status == 401
+    assert caught.value.headers == {"www-authenticate": "Bearer"}
+    return caught.value.message
 
 
 def test_without_keys_any_header_will_do(registry: Registry, clock: Clock) -> None:
@@ -190,9 +190,9 @@ def test_scopes(registry: Registry, clock: Clock) -> None:
     keyring = ring(registry, clock)
     reader, admin = (asyncio.run(keyring.identify(f"Bearer {secret}")) for secret in registry.known)
     reader.require("predict")
-    with pytest.raises(ApiError, match="lacks the scope 'train'") as told:
+    with pytest.raises(ApiError, match="lacks the scope 'train'") as caught:
         reader.require("train")
-    assert told.value.status == 403
+    assert caught.value.status == 403
     admin.require("train")
     assert reader.name != admin.name
 

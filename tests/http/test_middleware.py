@@ -52,12 +52,12 @@ def post(running: Running, body: Any = None, path: str = "/v1/completions", **op
     return running.http.post(running.url + path, json=body, **options)
 
 
-def error_of(told: httpx2.Response) -> dict[str, Any]:
-    body = told.json()
+def error_of(answer: httpx2.Response) -> dict[str, Any]:
+    body = answer.json()
     assert list(body) == ["error"]
     assert list(body["error"]) == ["message", "type", "param", "code"]
     assert body["error"]["message"]
-    assert re.fullmatch(r"[A-Za-z0-9._-]+", told.headers["x-request-id"])
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", answer.headers["x-request-id"])
     return body["error"]
 
 
@@ -96,15 +96,15 @@ def test_tenants_know_nothing_of_each_other(library: Library, base: FrozenBase) 
         ):
             answers = []
             for name in ("secret", "nobody"):
-                told = found.http.post(
+                caught = found.http.post(
                     f"{found.url}/v1/{path}", json={**body, "model": name}, headers={"authorization": f"Bearer {mine}"}
                 )
-                assert told.status_code == 404
-                answers.append(told.content.replace(name.encode(), b"NAME"))
+                assert caught.status_code == 404
+                answers.append(caught.content.replace(name.encode(), b"NAME"))
             assert answers[0] == answers[1]
-        with pytest.raises(openai.NotFoundError) as told:
+        with pytest.raises(openai.NotFoundError) as caught:
             me.models.retrieve("secret@1")
-        assert "acme" not in told.value.message
+        assert "acme" not in caught.value.message
 
 
 def test_keys_their_scopes_and_their_end(running: Running, library: Library) -> None:
@@ -112,9 +112,9 @@ def test_keys_their_scopes_and_their_end(running: Running, library: Library) -> 
         assert anybody.completions.create(**ASK).choices
         secret = make_key(library, "read")
         eventually(lambda: post(running, ASK).status_code == 401)
-        with pytest.raises(openai.AuthenticationError) as told:
+        with pytest.raises(openai.AuthenticationError) as caught:
             anybody.completions.create(**ASK)
-        assert told.value.code == "invalid_api_key"
+        assert caught.value.code == "invalid_api_key"
     assert running.http.get(f"{running.url}/v1/models").status_code == 401
     assert running.http.get(f"{running.url}/v1/nothing").status_code == 401
     for path in ("healthz", "readyz", "openapi.json"):
@@ -139,16 +139,16 @@ def test_keys_their_scopes_and_their_end(running: Running, library: Library) -> 
 def test_a_wrong_key_is_told_before_the_body_is_read(library: Library, base: FrozenBase) -> None:
     make_key(library, "predict")
     with serving(library, base) as found:
-        told = raw(found, b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n")
-        assert told.startswith(b"HTTP/1.1 401 ")
+        answer = raw(found, b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 401 ")
         assert error_of(post(found, content=b"{", headers={"authorization": "Bearer x"}))["code"] == "invalid_api_key"
 
 
 def test_without_keys_pages_in_a_browser_cannot_reach_the_server(running: Running) -> None:
     for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}, {"origin": "null"}):
-        told = post(running, ASK, headers=headers)
-        assert told.status_code == 403
-        assert error_of(told)["code"] == "not_local"
+        answer = post(running, ASK, headers=headers)
+        assert answer.status_code == 403
+        assert error_of(answer)["code"] == "not_local"
     for headers in ({"host": "localhost:99"}, {"origin": f"http://127.0.0.1:{running.port}"}, {"authorization": "junk"}):
         assert post(running, ASK, headers=headers).status_code == 200
 
@@ -158,16 +158,16 @@ def test_the_registry_is_away(library: Library, base: FrozenBase) -> None:
     with serving(library, base, keyring=Keyring(registry, clock=clock)) as running:
         assert post(running, ASK).status_code == 200
         registry.away = True
-        told = running.http.get(f"{running.url}/readyz")
-        assert told.status_code == 503
-        assert "secret-host" not in told.text
+        answer = running.http.get(f"{running.url}/readyz")
+        assert answer.status_code == 503
+        assert "secret-host" not in answer.text
         assert post(running, ASK).status_code == 200  # what is known goes on
         clock.now += STALE_S + 1
-        told = post(running, ASK)
-        assert told.status_code == 503
-        assert told.headers["retry-after"] == "1"
-        assert error_of(told)["code"] == "library_unavailable"
-        assert "secret-host" not in told.text
+        answer = post(running, ASK)
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert error_of(answer)["code"] == "library_unavailable"
+        assert "secret-host" not in answer.text
 
 
 # rates and sizes
@@ -177,11 +177,11 @@ def test_requests_a_minute(library: Library, base: FrozenBase) -> None:
     with serving(library, base, limits=Limits(requests_per_minute=3), clock=Clock()) as found:
         left = [post(found, ASK).headers["x-ratelimit-remaining-requests"] for _ in range(3)]
         assert left == ["2", "1", "0"]
-        with found.client() as client, pytest.raises(openai.RateLimitError) as told:
+        with found.client() as client, pytest.raises(openai.RateLimitError) as caught:
             client.models.list()
-        assert told.value.code == "rate_limit_exceeded"
-        assert 1 <= int(told.value.response.headers["retry-after"]) <= 20
-        assert told.value.response.headers["x-ratelimit-limit-requests"] == "3"
+        assert caught.value.code == "rate_limit_exceeded"
+        assert 1 <= int(caught.value.response.headers["retry-after"]) <= 20
+        assert caught.value.response.headers["x-ratelimit-limit-requests"] == "3"
         assert found.http.get(f"{found.url}/healthz").status_code == 200
 
 
@@ -196,17 +196,17 @@ def test_tokens_a_minute(library: Library, base: FrozenBase) -> None:
     with serving(library, base, limits=Limits(tokens_per_minute=60), clock=Clock()) as found:
         bucket = found.state.meter.account("").tokens
         assert bucket is not None
-        told = post(found, {**ASK, "max_tokens": 50, "stop": [" "]})
-        left = 60 - told.json()["usage"]["total_tokens"]
+        answer = post(found, {**ASK, "max_tokens": 50, "stop": [" "]})
+        left = 60 - answer.json()["usage"]["total_tokens"]
         assert 0 < 60 - left < 50
-        assert int(told.headers["x-ratelimit-remaining-tokens"]) == bucket.left == left  # what was not used came back
+        assert int(answer.headers["x-ratelimit-remaining-tokens"]) == bucket.left == left  # what was not used came back
         assert error_of(post(found, {**ASK, "max_tokens": 61}))["code"] == "too_many_tokens"
         stream = {**ASK, "max_tokens": 30, "stream": True, "stream_options": {"include_usage": True}}
         last = post(found, stream).text.split("data: ")[-2]
         left -= json.loads(last)["usage"]["total_tokens"]
         eventually(lambda: bucket.left == left and found.state.meter.streams == 0)
-        told = post(found, {**ASK, "max_tokens": 55})
-        assert (told.status_code, error_of(told)["code"]) == (429, "rate_limit_exceeded")
+        answer = post(found, {**ASK, "max_tokens": 55})
+        assert (answer.status_code, error_of(answer)["code"]) == (429, "rate_limit_exceeded")
         post(found, {**ASK, "model": "nobody", "max_tokens": 20})
         assert bucket.left == left
         left -= post(found, {"model": "kind", "input": "red"}, "/v1/classify").json()["usage"]["total_tokens"]
@@ -230,9 +230,9 @@ def test_long_bodies_are_refused_unread(library: Library, base: FrozenBase) -> N
     limits = Limits(body_bytes=2000, max_rows=3, max_tokens=50)
     with serving(library, base, limits=limits) as found:
         assert post(found, {**ASK, "user": "x" * 1000}).status_code == 200
-        told = post(found, {**ASK, "user": "x" * 2000})
-        assert told.status_code == 413
-        assert error_of(told)["code"] == "request_too_large"
+        answer = post(found, {**ASK, "user": "x" * 2000})
+        assert answer.status_code == 413
+        assert error_of(answer)["code"] == "request_too_large"
         head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         began = time.monotonic()
         assert raw(found, head + b"content-length: 99999999999999\r\n\r\nabc").startswith(b"HTTP/1.1 413 ")
@@ -283,21 +283,21 @@ WRONG = [
 
 def test_wrong_bodies_are_told_and_harm_nobody(running: Running) -> None:
     for body in WRONG:
-        told = post(running, content=body, headers={"content-type": "application/json"})
-        assert 400 <= told.status_code < 500, (body[:80], told.text)
-        assert told.status_code != 422
-        error_of(told)
+        answer = post(running, content=body, headers={"content-type": "application/json"})
+        assert 400 <= answer.status_code < 500, (body[:80], answer.text)
+        assert answer.status_code != 422
+        error_of(answer)
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
-        told = post(running, content=json.dumps(ASK).encode(), headers={"content-type": kind} if kind else {})
-        assert "content-type: application/json" in error_of(told)["message"]
+        answer = post(running, content=json.dumps(ASK).encode(), headers={"content-type": kind} if kind else {})
+        assert "content-type: application/json" in error_of(answer)["message"]
     for given in ("", " ", [], [""], ["red", " \n"], 5, None, ["red"] * 257, {"text": "red"}):
-        told = post(running, {"model": "kind", "input": given}, "/v1/classify")
-        assert told.status_code == 400, given
-        error_of(told)
+        answer = post(running, {"model": "kind", "input": given}, "/v1/classify")
+        assert answer.status_code == 400, given
+        error_of(answer)
     for content in ("", " ", [], None, [{"type": "text"}], [{"type": "input_audio"}]):
-        told = post(running, {"model": "kind", "messages": [{"role": "user", "content": content}]}, "/v1/chat/completions")
-        assert told.status_code == 400, content
-        error_of(told)
+        answer = post(running, {"model": "kind", "messages": [{"role": "user", "content": content}]}, "/v1/chat/completions")
+        assert answer.status_code == 400, content
+        error_of(answer)
     assert post(running, ASK).status_code == 200
 
 
@@ -307,8 +307,8 @@ def test_text_of_every_kind_gets_through(running: Running) -> None:
         assert post(running, {"model": "kind", "input": text}, "/v1/classify").status_code == 200
     pair = b'{"model":"tell","prompt":"\\ud83d\\ude00","max_tokens":3}'
     plain = {**ASK, "prompt": "\U0001f600"}
-    told = post(running, content=pair, headers={"content-type": "application/json"})
-    assert told.json()["choices"] == post(running, plain).json()["choices"]
+    answer = post(running, content=pair, headers={"content-type": "application/json"})
+    assert answer.json()["choices"] == post(running, plain).json()["choices"]
 
 
 def test_other_paths_and_methods(running: Running) -> None:
@@ -319,9 +319,9 @@ def test_other_paths_and_methods(running: Running) -> None:
         ("GET", "/v1/models/%00", 404), ("GET", "/v1/models/%ff%fe", 404), ("GET", "/v1/models/..%2f..%2fetc", 404),
         ("GET", "/v1/models/" + "x" * 5000, 404), ("POST", "/healthz", 405), ("GET", "//v1/models", 404),
     ):  # fmt: skip
-        told = running.http.request(method, running.url + path)
-        assert told.status_code == status, (method, path, told.text)
-        error_of(told)
+        answer = running.http.request(method, running.url + path)
+        assert answer.status_code == status, (method, path, answer.text)
+        error_of(answer)
     assert raw(running, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
 
@@ -352,10 +352,10 @@ class BrokenEngine(FakeEngine):
 def test_a_bug_is_told_without_its_details(library: Library, base: FrozenBase, caplog: Any) -> None:
     logging.getLogger("softprompt").propagate = True
     with serving(library, base, engine=BrokenEngine()) as found:
-        told = post(found, ASK)
-    assert told.status_code == 500
-    assert error_of(told)["type"] == "server_error"
-    assert "secret" not in told.text
+        answer = post(found, ASK)
+    assert answer.status_code == 500
+    assert error_of(answer)["type"] == "server_error"
+    assert "secret" not in answer.text
     assert "a secret" in caplog.text
 
 
@@ -415,9 +415,9 @@ def test_metrics_count_requests_and_keep_tasks_to_those_who_may_know(running: Ru
 def test_what_runs_is_finished_when_the_server_ends(library: Library, base: FrozenBase) -> None:
     with serving(library, base) as found:
         found.engine.going.clear()
-        told: list[Any] = []
+        replies: list[Any] = []
         stream = {**ASK, "max_tokens": 12, "stream": True}
-        threads = [threading.Thread(target=lambda body=body: told.append(post(found, body))) for body in (ASK, stream)]
+        threads = [threading.Thread(target=lambda body=body: replies.append(post(found, body))) for body in (ASK, stream)]
         for thread in threads:
             thread.start()
         eventually(lambda: found.engine.live_jobs() == 2)
@@ -426,8 +426,8 @@ def test_what_runs_is_finished_when_the_server_ends(library: Library, base: Froz
         found.engine.going.set()
         for thread in threads:
             thread.join(20)
-        assert sorted(one.status_code for one in told) == [200, 200]
-        assert sum("data: [DONE]" in one.text for one in told) == 1
+        assert sorted(one.status_code for one in replies) == [200, 200]
+        assert sum("data: [DONE]" in one.text for one in replies) == 1
         with pytest.raises(httpx2.TransportError):
             post(found, ASK)
 
@@ -435,16 +435,16 @@ def test_what_runs_is_finished_when_the_server_ends(library: Library, base: Froz
 def test_what_does_not_finish_in_time_is_told_so(library: Library, base: FrozenBase) -> None:
     with serving(library, base, grace_s=1) as found:
         found.engine.endless, found.engine.step_s = True, 0.01
-        told: list[Any] = []
+        answer: list[Any] = []
         stream = {**ASK, "stream": True}
-        threads = [threading.Thread(target=lambda body=body: told.append(post(found, body))) for body in (ASK, stream)]
+        threads = [threading.Thread(target=lambda body=body: answer.append(post(found, body))) for body in (ASK, stream)]
         for thread in threads:
             thread.start()
         eventually(lambda: found.engine.live_jobs() == 2)
         found.server.handle_exit(15, None)
         for thread in threads:
             thread.join(20)
-        whole, cut = sorted(told, key=lambda one: -one.status_code)
+        whole, cut = sorted(answer, key=lambda one: -one.status_code)
         assert whole.status_code == 503
         assert error_of(whole)["code"] == "stopping"
         assert cut.status_code == 200
@@ -455,9 +455,9 @@ def test_what_does_not_finish_in_time_is_told_so(library: Library, base: FrozenB
 
 def test_a_server_that_ends_takes_nothing_new(running: Running) -> None:
     running.state.draining = True
-    told = post(running, ASK)
-    assert told.status_code == 503
-    assert told.headers["retry-after"] == "1"
-    assert error_of(told)["code"] == "stopping"
+    answer = post(running, ASK)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert error_of(answer)["code"] == "stopping"
     assert running.http.get(f"{running.url}/readyz").status_code == 503
     assert running.http.get(f"{running.url}/healthz").status_code == 200

@@ -63,9 +63,9 @@ def test_models_are_listed_and_found_by_every_name(client: OpenAI, running: Runn
         running.library.promote("kind@2", "production", force=True, reason="as it was")
         eventually(lambda: client.completions.create(model="kind", prompt="red").model == "kind@2")
     for name in ("kindd", "kind@9", "kind@nobody", "a b", "meta/base", "kind/", "kind@", "é"):
-        with pytest.raises(openai.NotFoundError) as told:
+        with pytest.raises(openai.NotFoundError) as caught:
             client.models.retrieve(name)
-        assert told.value.code == "model_not_found"
+        assert caught.value.code == "model_not_found"
 
 
 def test_a_model_with_a_slash_in_its_name(tmp_path: Path) -> None:
@@ -83,14 +83,18 @@ def test_a_model_with_a_slash_in_its_name(tmp_path: Path) -> None:
 
 
 def test_a_completion(client: OpenAI, running: Running) -> None:
-    told = client.completions.create(model="kind", prompt="red green", max_tokens=4)
-    assert (told.object, told.model) == ("text_completion", "kind@2")
-    assert told.system_fingerprint == client.models.retrieve("kind@2").model_dump()["system_fingerprint"]
-    assert told.system_fingerprint.startswith(running.base.fingerprint[:12])
-    (choice,) = told.choices
+    answer = client.completions.create(model="kind", prompt="red green", max_tokens=4)
+    assert (answer.object, answer.model) == ("text_completion", "kind@2")
+    assert answer.system_fingerprint == client.models.retrieve("kind@2").model_dump()["system_fingerprint"]
+    assert answer.system_fingerprint.startswith(running.base.fingerprint[:12])
+    (choice,) = answer.choices
     assert (choice.index, choice.finish_reason, choice.logprobs) == (0, "length", None)
     ids = running.base.encode(["red green"])[0]
-    assert (told.usage.prompt_tokens, told.usage.completion_tokens, told.usage.total_tokens) == (len(ids), 4, len(ids) + 4)
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (
+        len(ids),
+        4,
+        len(ids) + 4,
+    )
     # Raw text: no template is put around it.
     assert running.engine.tickets[-1].job.input == tuple(ids)
     assert running.engine.tickets[-1].job.sampling.temperature == 0
@@ -105,20 +109,20 @@ def test_a_completion(client: OpenAI, running: Running) -> None:
 
 def test_several_prompts_and_answers_come_in_order(client: OpenAI, running: Running) -> None:
     prompts = ["red", "blue apple", "stone"]
-    told = client.completions.create(model="tell", prompt=prompts, n=2, max_tokens=3)
-    assert [choice.index for choice in told.choices] == list(range(6))
+    answer = client.completions.create(model="tell", prompt=prompts, n=2, max_tokens=3)
+    assert [choice.index for choice in answer.choices] == list(range(6))
     alone = [client.completions.create(model="tell", prompt=prompt, max_tokens=3) for prompt in prompts]
-    assert [choice.text for choice in told.choices] == [one.choices[0].text for one in alone for _ in range(2)]
-    assert told.usage.prompt_tokens == sum(one.usage.prompt_tokens for one in alone)
-    assert told.usage.completion_tokens == 18
+    assert [choice.text for choice in answer.choices] == [one.choices[0].text for one in alone for _ in range(2)]
+    assert answer.usage.prompt_tokens == sum(one.usage.prompt_tokens for one in alone)
+    assert answer.usage.completion_tokens == 18
     ids = running.base.encode(prompts)
-    assert client.completions.create(model="tell", prompt=ids, max_tokens=3).choices[2].text == told.choices[4].text
+    assert client.completions.create(model="tell", prompt=ids, max_tokens=3).choices[2].text == answer.choices[4].text
 
 
 def test_seeds(client: OpenAI) -> None:
     def ask(**options: Any) -> list[str]:
-        told = client.completions.create(model="tell", prompt="red", max_tokens=8, temperature=1, **options)
-        return [choice.text for choice in told.choices]
+        answer = client.completions.create(model="tell", prompt="red", max_tokens=8, temperature=1, **options)
+        return [choice.text for choice in answer.choices]
 
     assert ask(seed=5) == ask(seed=5) != ask(seed=6)
     three = ask(seed=5, n=3)
@@ -137,13 +141,13 @@ def test_stop_texts(client: OpenAI) -> None:
 
 
 def test_logprobs_of_a_completion(client: OpenAI) -> None:
-    told = client.completions.create(model="tell", prompt="red", max_tokens=4, logprobs=3).choices[0]
-    assert told.logprobs is not None
-    assert "".join(told.logprobs.tokens) == told.text
-    assert told.logprobs.token_logprobs == [-0.5] * 4
-    assert [len(top) for top in told.logprobs.top_logprobs] == [3] * 4
-    for at, token in zip(told.logprobs.text_offset, told.logprobs.tokens, strict=True):
-        assert told.text[at:].startswith(token)
+    reply = client.completions.create(model="tell", prompt="red", max_tokens=4, logprobs=3).choices[0]
+    assert reply.logprobs is not None
+    assert "".join(reply.logprobs.tokens) == reply.text
+    assert reply.logprobs.token_logprobs == [-0.5] * 4
+    assert [len(top) for top in reply.logprobs.top_logprobs] == [3] * 4
+    for at, token in zip(reply.logprobs.text_offset, reply.logprobs.tokens, strict=True):
+        assert reply.text[at:].startswith(token)
     none = client.completions.create(model="tell", prompt="red", max_tokens=1, logprobs=0).choices[0].logprobs
     assert none.top_logprobs == [{none.tokens[0]: -0.5}]
 
@@ -168,9 +172,9 @@ def test_a_stream_of_a_completion_is_the_completion(client: OpenAI) -> None:
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * 5 + ["length"]
     assert len({chunk.id for chunk in chunks}) == 1
     assert {chunk.system_fingerprint for chunk in chunks} == {whole.system_fingerprint}
-    told = [chunk.choices[0].logprobs for chunk in chunks]
-    assert [token for one in told for token in one.tokens] == whole.choices[0].logprobs.tokens
-    assert [at for one in told for at in one.text_offset] == whole.choices[0].logprobs.text_offset
+    replies = [chunk.choices[0].logprobs for chunk in chunks]
+    assert [token for one in replies for token in one.tokens] == whole.choices[0].logprobs.tokens
+    assert [at for one in replies for at in one.text_offset] == whole.choices[0].logprobs.text_offset
     assert all(chunk.usage is None for chunk in chunks)
 
 
@@ -207,10 +211,10 @@ def test_a_stream_of_a_chat(client: OpenAI) -> None:
 
 def test_a_stream_on_the_wire_ends_with_done(running: Running) -> None:
     body = {"model": "tell", "prompt": "red", "max_tokens": 2, "stream": True}
-    told = running.http.post(f"{running.url}/v1/completions", json=body)
-    assert told.headers["content-type"].startswith("text/event-stream")
-    assert told.headers["cache-control"] == "no-cache"
-    lines = told.text.split("\n\n")
+    answer = running.http.post(f"{running.url}/v1/completions", json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-cache"
+    lines = answer.text.split("\n\n")
     assert lines[-2:] == ["data: [DONE]", ""]
     assert all(line.startswith("data: {") for line in lines[:-2])
 
@@ -218,9 +222,9 @@ def test_a_stream_on_the_wire_ends_with_done(running: Running) -> None:
 def test_what_a_stream_is_refused_for_is_a_status(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="nothing", prompt="red", stream=True)
-    with pytest.raises(openai.BadRequestError) as told:
+    with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model="tell", prompt="red " * 200, stream=True)
-    assert told.value.code == "context_length_exceeded"
+    assert caught.value.code == "context_length_exceeded"
 
 
 def test_a_failure_inside_a_stream_is_its_last_event(running: Running, client: OpenAI) -> None:
@@ -266,9 +270,9 @@ def test_the_async_client(running: Running) -> None:
                 for at in range(20)
                 for model in ("kind", "tell")
             ]
-            told = await asyncio.gather(*calls)
+            replies = await asyncio.gather(*calls)
             stream = await client.completions.create(model="kind", prompt="red 0", max_tokens=5, stream=True)
-            return [one.choices[0].text for one in told], "".join([chunk.choices[0].text async for chunk in stream])
+            return [one.choices[0].text for one in replies], "".join([chunk.choices[0].text async for chunk in stream])
 
     texts, streamed = asyncio.run(ask())
     assert streamed == texts[0]
@@ -282,12 +286,12 @@ def test_the_async_client(running: Running) -> None:
 
 def test_a_chat_goes_through_the_template(client: OpenAI, running: Running) -> None:
     messages = [{"role": "user", "content": "red green"}]
-    told = client.chat.completions.create(model="tell", messages=messages, logprobs=True, top_logprobs=2)
-    (choice,) = told.choices
-    assert (told.object, told.model, choice.message.role, choice.finish_reason) == (
+    answer = client.chat.completions.create(model="tell", messages=messages, logprobs=True, top_logprobs=2)
+    (choice,) = answer.choices
+    assert (answer.object, answer.model, choice.message.role, choice.finish_reason) == (
         "chat.completion", "tell@1", "assistant", "length",
     )  # fmt: skip
-    assert told.usage.completion_tokens == 5  # the task's own bound
+    assert answer.usage.completion_tokens == 5  # the task's own bound
     assert [len(token.top_logprobs) for token in choice.logprobs.content] == [2] * 5
     assert bytes(choice.logprobs.content[0].bytes).decode() == choice.logprobs.content[0].token
     for options in ({"max_tokens": 2}, {"max_completion_tokens": 2}, {"max_tokens": 2, "max_completion_tokens": 2}):
@@ -300,10 +304,10 @@ def test_a_chat_goes_through_the_template(client: OpenAI, running: Running) -> N
 
 def test_a_task_with_labels_answers_a_chat_with_the_label_that_classify_gives(client: OpenAI, running: Running) -> None:
     for text in ("red", "blue apple", "stone"):
-        said = client.chat.completions.create(model="kind", messages=[{"role": "user", "content": text}])
+        reply = client.chat.completions.create(model="kind", messages=[{"role": "user", "content": text}])
         body = classify(running, "kind", text).json()
-        assert said.choices[0].message.content == body["data"][0]["label"]
-        assert said.system_fingerprint == body["system_fingerprint"]
+        assert reply.choices[0].message.content == body["data"][0]["label"]
+        assert reply.system_fingerprint == body["system_fingerprint"]
     with pytest.raises(openai.BadRequestError, match="/v1/classify gives the probability"):
         client.chat.completions.create(model="kind", messages=[{"role": "user", "content": "red"}], logprobs=True)
 
@@ -345,12 +349,12 @@ def test_auto_names_the_task_that_it_chose(tmp_path: Path, running: Running) -> 
             made = with_centroid(base, task, words, seed=seed, labels=LABELS)
             library.publish(made.to_bytes(), base=base.address)
         with serving(library, base, engine=engine) as found, found.client() as client:
-            told = client.completions.create(model="auto", prompt="red green blue")
-            assert told.model == "hues@1"
-            routed = told.model_dump()["routed"]
+            answer = client.completions.create(model="auto", prompt="red green blue")
+            assert answer.model == "hues@1"
+            routed = answer.model_dump()["routed"]
             assert (routed["task"], 0 < routed["score"] <= 1) == ("hues", True)
-            said = [{"role": "user", "content": "good bad good"}]
-            *_, last = client.chat.completions.create(model="auto", messages=said, stream=True)
+            texts = [{"role": "user", "content": "good bad good"}]
+            *_, last = client.chat.completions.create(model="auto", messages=texts, stream=True)
             assert (last.model, last.model_dump()["routed"]["task"]) == ("goods@1", "goods")
             assert classify(found, "auto", "red blue").json()["routed"]["task"] == "hues"
             assert "routed" not in classify(found, "hues", "red blue").json()
@@ -391,12 +395,12 @@ def test_what_is_wrong_with_a_request_is_told_by_field(client: OpenAI, running: 
         ({"prompt": "red " * 300}, "prompt", "context_length_exceeded"),
     ]
     for fields, param, code in asks:
-        with pytest.raises(openai.BadRequestError) as told:
+        with pytest.raises(openai.BadRequestError) as caught:
             client.completions.create(**{"model": "tell", "prompt": "red", **fields})
-        assert (told.value.code, told.value.type) == (code, "invalid_request_error"), fields
-        assert told.value.param is not None, fields
-        assert param in told.value.param, fields
-        assert param in told.value.message, fields
+        assert (caught.value.code, caught.value.type) == (code, "invalid_request_error"), fields
+        assert caught.value.param is not None, fields
+        assert param in caught.value.param, fields
+        assert param in caught.value.message, fields
     with pytest.raises(openai.BadRequestError, match="did you mean 'temperature'"):
         client.completions.create(model="tell", prompt="red", extra_body={"temprature": 1})
     chats: list[tuple[dict[str, Any], str]] = [
@@ -410,24 +414,24 @@ def test_what_is_wrong_with_a_request_is_told_by_field(client: OpenAI, running: 
         ({"top_logprobs": 2}, "top_logprobs"),
     ]
     for fields, param in chats:
-        with pytest.raises(openai.BadRequestError) as told:
+        with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(**{"model": "tell", "messages": [{"role": "user", "content": "x"}], **fields})
-        assert str(told.value.param).startswith(param), fields
+        assert str(caught.value.param).startswith(param), fields
 
 
 def test_the_numbers_of_a_context_that_is_too_short(client: OpenAI, running: Running) -> None:
-    with pytest.raises(openai.BadRequestError) as told:
+    with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model="tell", prompt="red", max_tokens=95)
     (tokens,) = running.base.encode(["red"])
     for number in (5, len(tokens), 95, running.base.context):
-        assert str(number) in told.value.message
+        assert str(number) in caught.value.message
 
 
 def test_unknown_models(client: OpenAI) -> None:
     for model in ("kin", "kind@7", "kind@stagign", "gpt/x", "@", "kind@", "../etc"):
-        with pytest.raises(openai.NotFoundError) as told:
+        with pytest.raises(openai.NotFoundError) as caught:
             client.completions.create(model=model, prompt="red")
-        assert (told.value.code, told.value.param) == ("model_not_found", "model")
+        assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.NotFoundError, match="did you mean 'kind'"):
         client.completions.create(model="kin", prompt="red")
 
@@ -437,11 +441,11 @@ def test_a_full_queue_is_told_with_a_time_to_come_again(running: Running) -> Non
     with serving(running.library, running.base, engine=engine) as found, found.client() as client:
         engine.going.clear()
         with client.completions.create(model="tell", prompt="red", stream=True):
-            with pytest.raises(openai.RateLimitError) as told:
+            with pytest.raises(openai.RateLimitError) as caught:
                 client.completions.create(model="tell", prompt=["red", "blue"], max_tokens=50)
             engine.going.set()
-        assert told.value.code == "engine_busy"
-        assert told.value.response.headers["retry-after"] == "1"
+        assert caught.value.code == "engine_busy"
+        assert caught.value.response.headers["retry-after"] == "1"
         eventually(lambda: engine.live_jobs() == 0)
         assert client.completions.create(model="tell", prompt="red").choices
 
@@ -450,8 +454,8 @@ def test_a_server_whose_engine_has_ended_is_not_ready(running: Running) -> None:
     with serving(running.library, running.base) as found:
         assert found.http.get(f"{found.url}/readyz").status_code == 200
         found.engine.stop()
-        told = found.http.get(f"{found.url}/readyz")
-        assert (told.status_code, told.json()) == (503, {"status": "the engine has ended"})
+        answer = found.http.get(f"{found.url}/readyz")
+        assert (answer.status_code, answer.json()) == (503, {"status": "the engine has ended"})
 
 
 def test_more_rows_than_the_queue_ever_holds_are_refused_for_good(running: Running) -> None:
@@ -464,7 +468,7 @@ def test_more_rows_than_the_queue_ever_holds_are_refused_for_good(running: Runni
             lambda: client.chat.completions.create(model="tell", messages=chat, n=3),  # type: ignore[arg-type]
             lambda: client.post("/classify", body={"model": "kind", "input": ["red"] * 3}, cast_to=object),
         ):
-            with pytest.raises(openai.BadRequestError, match="3 rows in one request, and at most 2 may be") as told:
+            with pytest.raises(openai.BadRequestError, match="3 rows in one request, and at most 2 may be") as caught:
                 ask()
-            assert told.value.code == "too_many_rows"
+            assert caught.value.code == "too_many_rows"
         assert not engine.tickets

@@ -91,9 +91,9 @@ def _try(operation: Any, running: Running, statuses: Counter[int]) -> None:
     def attempt(case: Any, model: str | None) -> None:
         if isinstance(case.body, dict) and model is not None:
             case.body["model"] = model  # what is made up names nothing
-        told = case.call(base_url=running.url, session=session)
-        case.validate_response(told, checks=[not_a_server_error])
-        statuses[told.status_code] += 1
+        answer = case.call(base_url=running.url, session=session)
+        case.validate_response(answer, checks=[not_a_server_error])
+        statuses[answer.status_code] += 1
 
     with requests.Session() as session:
         attempt()

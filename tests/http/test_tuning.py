@@ -20,7 +20,6 @@ from softprompt.jobs.records import Page
 from softprompt.jobs.starter import Starter
 from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
-from softprompt.stores import FolderStore
 from tests.http_server import Running, serving
 from tests.jobs_data import ROWS, SHORT, chat, do_all, lines
 from tests.models import make_base
@@ -72,14 +71,14 @@ def test_files_come_and_go(client: OpenAI) -> None:
         assert caught.value.param == "file_id"
 
 
-def test_wrong_uploads_keep_nothing(client: OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_uploads_keep_nothing(client: OpenAI, server: Running) -> None:
     before = [file.id for file in client.files.list()]
-    for data, told in (
+    for data, answer in (
         (b"", "has no rows"),
         (lines() + b"{]\n", "line 33: not JSON"),
         (b"\xff", "line 1: no UTF-8"),
     ):
-        with pytest.raises(openai.BadRequestError, match=told) as caught:
+        with pytest.raises(openai.BadRequestError, match=answer) as caught:
             upload(client, data)
         assert caught.value.param == "file"
     with pytest.raises(openai.BadRequestError, match="purpose 'batch'") as caught:
@@ -88,21 +87,21 @@ def test_wrong_uploads_keep_nothing(client: OpenAI, server: Running, monkeypatch
     with pytest.raises(openai.BadRequestError, match="expires_after"):
         client.files.create(file=lines(), purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600})
     twice = [("file", ("a.jsonl", lines())), ("file", ("b.jsonl", lines(ROWS[:4])))]
-    told = server.http.post(f"{server.url}/v1/files", files=twice, data={"purpose": "fine-tune"})
-    assert told.status_code == 400
-    assert "'file' is given twice" in told.json()["error"]["message"]
+    answer = server.http.post(f"{server.url}/v1/files", files=twice, data={"purpose": "fine-tune"})
+    assert answer.status_code == 400
+    assert "'file' is given twice" in answer.json()["error"]["message"]
     with pytest.raises(openai.APIStatusError, match="at most 20000") as large:
         upload(client, lines() * 100)
     assert large.value.status_code == 413
     for body, kind in ((b"{}", "application/json"), (b"x", "multipart/form-data; boundary=y"), (b"", "multipart/form-data")):
         assert raw(server, "/v1/files", body, **{"Content-Type": kind})[0] == 400
 
-    def full(self: FolderStore, digest: str, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(FolderStore, "_put", full)
+    temporary = Uploads(server.library).store.temporary
+    temporary.rename(temporary.with_name("aside"))
+    temporary.write_text("")  # no folder: nothing can be written
     with pytest.raises(openai.InternalServerError, match="nothing was changed") as caught_full:
         upload(client)
+    temporary.unlink()
     assert caught_full.value.status_code == 503
     assert [file.id for file in client.files.list()] == before
 
@@ -186,7 +185,7 @@ def test_cancelling(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told", "param"),
+    ("fields", "message", "param"),
     [
         ({"model": "gpt-4o-mini"}, "no base 'gpt-4o-mini'", "model"),
         ({"training_file": "file-x"}, "there is no file 'file-x'", "training_file"),
@@ -202,10 +201,10 @@ def test_cancelling(client: OpenAI) -> None:
         ({"suffix": "a b"}, "name the task with suffix", "suffix"),
     ],
 )
-def test_wrong_jobs_are_refused(client: OpenAI, fields: dict[str, Any], told: str, param: str | None) -> None:
+def test_wrong_jobs_are_refused(client: OpenAI, fields: dict[str, Any], message: str, param: str | None) -> None:
     asked = {"model": "tiny-llama", "training_file": upload(client).id} | fields
     before = [job.id for job in client.fine_tuning.jobs.list()]
-    with pytest.raises(openai.BadRequestError, match=told) as caught:
+    with pytest.raises(openai.BadRequestError, match=message) as caught:
         client.fine_tuning.jobs.create(**asked)
     if param is not None:
         assert caught.value.param == param
@@ -267,12 +266,12 @@ def test_tenants_and_scopes(base_folder: Path, tmp_path: Path) -> None:
             (other.fine_tuning.jobs.cancel, job.id, "ftjob-" + "0" * 24),
             (other.fine_tuning.jobs.list_events, job.id, "ftjob-" + "0" * 24),
         ):
-            said = set()
+            messages = set()
             for asked in (name, unknown):
                 with pytest.raises(openai.NotFoundError) as caught:
                     verb(asked)
-                said.add(caught.value.response.text.replace(asked, "X"))
-            assert len(said) == 1
+                messages.add(caught.value.response.text.replace(asked, "X"))
+            assert len(messages) == 1
         with pytest.raises(openai.BadRequestError, match="there is no file"):
             other.fine_tuning.jobs.create(model="tiny-llama", training_file=file.id)
         do_all(library)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, TrainingError
-from softprompt.jobs import bank, watch
+from softprompt.jobs import bank
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.queue import MOST_ATTEMPTS, Claim, Lost, Queue
@@ -85,9 +85,9 @@ def test_a_job_that_would_hold_the_worker_for_too_long_is_refused(
 ) -> None:
     name = Uploads(library).add(lines(ROWS), "rows.jsonl").name
     request = JobRequest(model="m", training_file=name, **fields)
-    with pytest.raises(FieldError, match=r"steps of 2 rows are \d+ rows to train on; a job may have 100") as told:
+    with pytest.raises(FieldError, match=r"steps of 2 rows are \d+ rows to train on; a job may have 100") as caught:
         Jobs(library, most_trained=100).create(request, {"m": "nowhere"})
-    assert told.value.field == field
+    assert caught.value.field == field
     assert Jobs(library).page() == Page([], False)
     assert Jobs(library, most_trained=128).create(request, {"m": "nowhere"}).status == "queued"
 
@@ -110,20 +110,20 @@ def test_a_completion_is_trained_on_the_raw_prompt(library: Library) -> None:
 
 def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
     asked = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 2.0}
-    wanted = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 0.1, "seed": 7}
+    expected = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 0.1, "seed": 7}
     for fields in (
         {"hyperparameters": asked},
         {"method": {"type": "supervised", "supervised": {"hyperparameters": asked}}},
     ):
         config = planned(library, seed=7, **fields).config
-        assert {key: config[key] for key in wanted} == wanted
+        assert {key: config[key] for key in expected} == expected
     config = planned(library, hyperparameters={"n_epochs": "auto", "learning_rate": 0.2}).config
     assert config["learning_rate"] == 0.2
     assert "num_train_epochs" not in config
 
 
 @pytest.mark.parametrize(
-    ("fields", "told", "field"),
+    ("fields", "message", "field"),
     [
         ({"suffix": "a/b"}, "name the task with suffix", "suffix"),
         ({"suffix": "x" * 65}, "65 characters", "suffix"),
@@ -160,10 +160,10 @@ def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
     ],
 )  # fmt: skip
 def test_wrong_requests_are_refused_with_their_field(
-    library: Library, fields: dict[str, Any], told: str, field: str | None
+    library: Library, fields: dict[str, Any], message: str, field: str | None
 ) -> None:
     rows = fields.pop("rows", ROWS)
-    with pytest.raises(FieldError, match=told) as caught:
+    with pytest.raises(FieldError, match=message) as caught:
         planned(library, rows, **fields)
     assert caught.value.field == field
     assert Jobs(library).page() == Page([], False)
@@ -186,25 +186,25 @@ def test_rows_that_are_taken_can_be_split(own_validation: bool) -> None:
         task = bank.JobTask({**plan.config, "data": data}, {"train": few, "own": ROWS})
         assert min(len(task.train), len(task.validation), len(task.test)) > 0
     assert 0 < len(refused) < 150
-    assert all("too few to split" in told for told in refused)
+    assert all("too few to split" in message for message in refused)
 
 
 def test_wrong_bases_and_files_are_refused(library: Library) -> None:
     jobs, name = Jobs(library), Uploads(library).add(lines(), "rows.jsonl").name
     other = Uploads(library.for_tenant("other")).add(lines(), "rows.jsonl").name
-    for model, told in (("tini", "did you mean 'tiny'"), ("one@3", "give its base"), ("/etc", "no base '/etc'")):
-        with pytest.raises(FieldError, match=told) as caught:
+    for model, message in (("tini", "did you mean 'tiny'"), ("one@3", "give its base"), ("/etc", "no base '/etc'")):
+        with pytest.raises(FieldError, match=message) as caught:
             jobs.create(JobRequest(model=model, training_file=name), {"tiny": "x"})
         assert caught.value.field == "model"
-    said = set()
+    messages = set()
     for missing in (other, "file-unknown"):
         for field in ("training_file", "validation_file"):
             asked = {"training_file": name} | {field: missing}
             with pytest.raises(FieldError, match="there is no file") as caught:
                 jobs.create(JobRequest(model="tiny", **asked), {"tiny": "x"})
             assert caught.value.field == field
-            said.add(str(caught.value).replace(missing, "X").replace(field, "FIELD"))
-    assert len(said) == 1
+            messages.add(str(caught.value).replace(missing, "X").replace(field, "FIELD"))
+    assert len(messages) == 1
     chats = Uploads(library).add(lines([chat("a", "b")]), "chat.jsonl").name
     with pytest.raises(FieldError, match="use one shape"):
         jobs.create(JobRequest(model="tiny", training_file=name, validation_file=chats), {"tiny": "x"})
@@ -235,13 +235,13 @@ def test_pages_of_jobs_and_events_hold_each_once(library: Library) -> None:
 def test_another_tenants_job_is_as_unknown_as_none(library: Library) -> None:
     name = planned(library).name
     other = Jobs(library.for_tenant("other"))
-    said = set()
+    messages = set()
     for asked in (name, "ftjob-unknown"):
         for verb in (other.get, other.events, other.cancel):
             with pytest.raises(NotFound) as caught:
                 verb(asked)
-            said.add(str(caught.value).replace(asked, "X"))
-    assert len(said) == 1
+            messages.add(str(caught.value).replace(asked, "X"))
+    assert len(messages) == 1
     assert other.page() == Page([], False)
     assert Jobs(library).get(name).status == "queued"
 
@@ -368,7 +368,7 @@ def test_progress_gives_a_job_new_attempts(library: Library) -> None:
     for round in range(3 * MOST_ATTEMPTS):
         queue = Queue(library)
         (claim,) = queue.claim()
-        queue.tell(claim.id, "on", step=round + 1)
+        queue.record(claim.id, "on", step=round + 1)
     assert claim.step == 3 * MOST_ATTEMPTS - 1
 
 
@@ -399,7 +399,8 @@ def test_a_job_publishes_what_training_its_task_file_gives(library: Library, bas
     assert done.trained_tokens > 0
     assert done.outcome is not None
     assert done.outcome["metrics"]["value"] == alone.report.value
-    (header, *rows) = Uploads(library).read(done.result_file or "").decode().splitlines()
+    files = Uploads(library)
+    (header, *rows) = files.read(files.get(done.result_file or "")).decode().splitlines()
     assert header == "step,learning_rate,train_loss,valid_accuracy"
     assert len(rows) == len(alone.history)
     assert not list(library.runs.glob("jobs/*"))
@@ -408,18 +409,18 @@ def test_a_job_publishes_what_training_its_task_file_gives(library: Library, bas
 def test_a_bank_of_several_tenants_jobs_ends_as_each_alone_would(library: Library, base_folder: Path) -> None:
     acme = library.for_tenant("acme")
     for round in range(2):
-        wanted = [
+        expected = [
             (library, "same", {}),
             (library, "two", {"seed": 3}),
             (acme, "same", {"softprompt": {"num_virtual_tokens": 8}}),
         ]
-        for owner, task, fields in wanted:
+        for owner, task, fields in expected:
             job = queue_job(owner, base_folder, task, **fields)
             if round:
                 do_all(library)
                 assert Jobs(owner).get(job.name).model == f"{task}@2"
         do_all(library)
-    for owner, task, _ in wanted:
+    for owner, task, _ in expected:
         together, alone = (SoftPrompt.from_bytes(owner.read(f"{task}@{number}")) for number in (1, 2))
         assert together.card.metrics == pytest.approx(alone.card.metrics, abs=1e-3)
         assert together.card.model_copy(update={"metrics": {}}) == alone.card.model_copy(update={"metrics": {}})
@@ -492,14 +493,14 @@ def explode(task: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (TrainingError("out of memory"), "training_failed", "out of memory"),
         (OverflowError("a secret"), "internal_error", "see worker.log"),
     ],
 )
 def test_where_training_at_once_fails_each_is_trained_alone(
-    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, told: str
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, message: str
 ) -> None:
     def fragile(runs: Any) -> None:
         if len(runs) > 1 or runs[0].task.name == "bad":
@@ -512,7 +513,7 @@ def test_where_training_at_once_fails_each_is_trained_alone(
     assert Jobs(library).get(good.name).status == "succeeded"
     failed = Jobs(library).get(bad.name).error or {}
     assert failed["code"] == code
-    assert told in failed["message"]
+    assert message in failed["message"]
     assert "secret" not in failed["message"]
 
 
@@ -576,10 +577,7 @@ def test_a_worker_that_is_told_to_end_leaves_the_step_it_was_at(
     assert [version.digest for version in library.registry.versions("one")] == [library.registry.resolve("one@1").digest] * 2
 
 
-def test_a_running_job_is_cancelled_and_its_neighbour_goes_on(
-    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.05)
+def test_a_running_job_is_cancelled_and_its_neighbour_goes_on(library: Library, base_folder: Path) -> None:
     gone = queue_job(library, base_folder, "gone", softprompt={"max_steps": 10**15})
     kept = queue_job(library, base_folder, "kept")
     jobs = Jobs(library)
@@ -617,17 +615,24 @@ def test_a_full_disk_at_publishing_fails_the_job_in_the_end(
     assert len(tries) == bank.PUBLISH_TRIES
 
 
-def test_a_registry_that_is_away_costs_events_and_not_the_job(
-    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(self: Queue, *_: Any, **more: Any) -> Any:
-        raise RegistryError("away")
+def test_a_registry_that_is_away_costs_events_and_not_the_job(library: Library, base_folder: Path) -> None:
+    refused: list[str] = []
 
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
-    for name in ("tell", "beat", "own"):
-        monkeypatch.setattr(Queue, name, away)
-    job = queue_job(library, base_folder)
-    do_all(library)
+    class Away(Queue):
+        def record(self, *_: Any, **more: Any) -> None:
+            refused.append("record")
+            raise RegistryError("away")
+
+        def beat(self, jobs: Collection[int]) -> set[int]:
+            refused.append("beat")
+            raise RegistryError("away")
+
+        own = beat
+
+    job = queue_job(library, base_folder, softprompt={"max_steps": 150})
+    queue = Away(library)
+    trainer(BaseOptions(dtype="float32", device="cpu"), 30)(queue, queue.claim())
+    assert set(refused) == {"record", "beat"}
     assert Jobs(library).get(job.name).status == "succeeded"
 
 

@@ -12,6 +12,7 @@ import torch
 
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.lock import WorkerLock
+from softprompt.jobs.records import UNFINISHED
 from softprompt.jobs.starter import Starter
 from softprompt.library.library import Library
 from tests.jobs_data import do_all, queue_job
@@ -64,10 +65,10 @@ def test_four_kills_at_random_moments_end_in_the_same_versions_once(base_folder:
         assert job.model == f"{job.task}@1"
         assert len(cut.registry.versions(job.task)) == 1
         assert cut.registry.resolve(job.task).digest == whole.registry.resolve(job.task).digest
-        said = [event.message for event in jobs.events(job.name, limit=1000).rows]
-        assert said.count(f"published {job.model}") == 1
-        assert said.count("a worker goes on with the job of one that died") == 4
-        assert any(message.startswith("going on from step") for message in said)
+        messages = [event.message for event in jobs.events(job.name, limit=1000).rows]
+        assert messages.count(f"published {job.model}") == 1
+        assert messages.count("a worker goes on with the job of one that died") == 4
+        assert any(message.startswith("going on from step") for message in messages)
     assert not list((cut.runs / "jobs").iterdir())
 
 
@@ -84,7 +85,7 @@ def test_a_starter_starts_one_worker_where_there_is_work(base_folder: Path, tmp_
     assert not starter.ensure(), "it was started just now"
     starter.close()
     deadline = time.monotonic() + 120
-    while not Jobs(library).get(job.name).finished:
+    while Jobs(library).get(job.name).status in UNFINISHED:
         assert time.monotonic() < deadline, (library.home / "worker.log").read_text()
         time.sleep(0.1)
     assert Jobs(library).get(job.name).status == "succeeded"

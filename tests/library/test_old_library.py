@@ -82,7 +82,7 @@ def test_every_blob_and_card_verifies(library: Library) -> None:
 def test_uploads_and_jobs_are_there(library: Library, expected: Any) -> None:
     files = Uploads(library)
     assert files.get(expected["file"]).filename == "rows.jsonl"
-    assert len(files.read(expected["file"])) == files.get(expected["file"]).bytes
+    assert len(files.read(files.get(expected["file"]))) == files.get(expected["file"]).bytes
     job = Jobs(library).get(expected["job"])
     assert (job.status, job.training_file) == ("queued", expected["file"])
     assert place_of(library.home) == (library.home / "place").read_text()

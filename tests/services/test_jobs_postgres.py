@@ -69,7 +69,7 @@ def test_many_claimers_cancellers_and_tellers_lose_nothing(library: Library, bas
         mine = []
         while claims := queue.claim():
             for claim in claims:
-                queue.tell(claim.id, "on", step=1)
+                queue.record(claim.id, "on", step=1)
                 queue.beat([claim.id])
                 queue.fail(claim.id, "code", "message")
                 mine.append(claim.name)

@@ -18,6 +18,7 @@ from openai import OpenAI
 
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.lock import WorkerLock
+from softprompt.jobs.records import UNFINISHED
 from softprompt.library.library import Library
 from tests.jobs_data import lines
 
@@ -98,7 +99,7 @@ def follow(server: Served, library: Library, base: Path, place: tuple[str, ...])
     assert jobs.get(first).status == "running"
 
     server = Served(home, base, *place)
-    wait(lambda: jobs.get(first).finished and jobs.get(second).finished)
+    wait(lambda: {jobs.get(first).status, jobs.get(second).status}.isdisjoint(UNFINISHED))
     for name, task in ((first, "first"), (second, "second")):
         job = server.client.fine_tuning.jobs.retrieve(name)
         assert (job.status, job.fine_tuned_model) == ("succeeded", f"{task}@1"), job.error

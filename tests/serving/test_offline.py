@@ -113,15 +113,15 @@ def test_generated_text_is_that_of_running_everything_again(library: Library, ba
     import torch
 
     ids = base.encode(["red"])[0]
-    told: list[int] = []
-    while len(told) < 5:
-        embeds = torch.cat([vectors, base.embed(torch.tensor([*ids, *told]))])[None]
+    generated: list[int] = []
+    while len(generated) < 5:
+        embeds = torch.cat([vectors, base.embed(torch.tensor([*ids, *generated]))])[None]
         with torch.no_grad():
             best = int(base.model(inputs_embeds=embeds).logits[0, -1].argmax())
         if best in base.end_ids:
             break
-        told.append(best)
-    assert answer.output == base.decode(told).strip()
+        generated.append(best)
+    assert answer.output == base.decode(generated).strip()
     assert answer.scores is None
 
 

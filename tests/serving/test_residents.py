@@ -119,7 +119,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
 def test_a_resident_is_the_prompt_of_the_file_ready_for_its_base(library: Library, dtype: torch.dtype) -> None:
     base = make_base("llama", dtype=dtype)
     prompt = publish(library, base, "mood", labels=LABELS, input="So: {text}")
-    told = publish(library, base, "tell", seed=1)
+    answer = publish(library, base, "tell", seed=1)
     with residents_of(library, base) as residents:
         found = residents.get("mood")
         assert (found.task, found.version, found.digest, found.ref) == ("mood", 1, prompt.digest, "mood@1")
@@ -129,7 +129,7 @@ def test_a_resident_is_the_prompt_of_the_file_ready_for_its_base(library: Librar
         assert found.form.input.text == "So: {text}"
         assert found.labels == found.form.encode_labels(base)
         assert residents.get("tell").labels is None
-        assert asyncio.run(residents.aget("tell")).digest == told.digest
+        assert asyncio.run(residents.aget("tell")).digest == answer.digest
         assert residents.status().bytes == 2 * 2 * 32 * dtype.itemsize
 
 

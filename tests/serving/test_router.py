@@ -328,7 +328,7 @@ def test_training_leaves_a_centroid_that_auto_finds_the_task_by(base: FrozenBase
     assert torch.equal(alone[0].prompt.centroid_D, first[1].prompt.centroid_D)  # type: ignore[arg-type]
     assert [tuned.prompt.digest for tuned in again] == [tuned.prompt.digest for tuned in first]
     engine = ContinuousEngine(architecture_of(base))
-    live = AsyncService.open(library, base, engine)
+    live = AsyncService(library, base, engine)
 
     async def ask(text: str) -> str | None:
         return (await live.complete("default", AUTO, text, Sampling(max_tokens=1))).head.task

@@ -77,7 +77,7 @@ def engine() -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def live(library: Library, base: FrozenBase, engine: FakeEngine) -> Iterator[AsyncService]:
-    made = AsyncService.open(library, base, engine)
+    made = AsyncService(library, base, engine)
     yield made
     made.close()
 
@@ -167,11 +167,11 @@ def test_a_conversation_goes_through_the_template_in_one_field(
 def test_a_task_keeps_to_its_own_bound_unless_told_otherwise(live: AsyncService, engine: FakeEngine) -> None:
     asked = {"own": True, "less": False, "more": False}
     sampling = {"own": Sampling(max_tokens=16), "less": Sampling(max_tokens=2), "more": Sampling(max_tokens=9)}
-    told = {}
+    answer = {}
     for name, own in asked.items():
         run(live.chat("default", "tell", USER, sampling[name], own_bound=own))
-        told[name] = job_of(engine).sampling.max_tokens
-    assert told == {"own": 6, "less": 2, "more": 9}
+        answer[name] = job_of(engine).sampling.max_tokens
+    assert answer == {"own": 6, "less": 2, "more": 9}
     run(live.chat("default", live.base_name, USER, Sampling(max_tokens=16), own_bound=True))
     assert job_of(engine).sampling.max_tokens == 16
     long = [Message("user", "red " * 80)]  # with 5 virtual tokens and the template little is left of 96
@@ -203,7 +203,7 @@ def test_the_base_words_a_conversation_as_its_tokenizer_does(library: Library, e
 
     base = make_base("llama", seed=3)
     base = replace(base, tokenizer=copy.deepcopy(base.tokenizer))
-    live = AsyncService.open(library, base, engine)
+    live = AsyncService(library, base, engine)
     turns = [Message("system", "good"), Message("user", "red")]
     run(live.chat("default", base.name, turns, GREEDY))
     assert list(job_of(engine).input) == base.encode(["good\nred"])[0]
@@ -226,22 +226,22 @@ def test_classification_equals_predict_row_by_row_and_goes_in_one_batch(
     if model == "pair":
         texts = [json.dumps({"one": text, "two": "a"}) for text in texts]
     engine = ContinuousEngine(architecture_of(base))
-    live = AsyncService.open(library, base, engine)
+    live = AsyncService(library, base, engine)
     batches: list[int] = []
     honest = engine.submit_all
     engine.submit_all = lambda jobs: batches.append(len(jobs)) or honest(jobs)  # type: ignore[method-assign, func-returns-value]
     try:
-        told = run(live.classify("default", model, texts))
+        answer = run(live.classify("default", model, texts))
         expected = Service(library, base=base).predict(texts, model)
         assert batches == [3]
-        for row, wanted in zip(told.rows, expected, strict=True):
-            assert row.label == wanted.output
-            assert row.scores == pytest.approx(wanted.scores, abs=1e-4)
+        for row, needed in zip(answer.rows, expected, strict=True):
+            assert row.label == needed.output
+            assert row.scores == pytest.approx(needed.scores, abs=1e-4)
             assert list(row.scores) == list(LABELS)
-            assert row.truncated == wanted.truncated
-        assert [row.truncated for row in told.rows] == [False, True, False]
-        assert told.truncated == 1
-        assert told.head.input_tokens > 90
+            assert row.truncated == needed.truncated
+        assert [row.truncated for row in answer.rows] == [False, True, False]
+        assert answer.truncated == 1
+        assert answer.head.input_tokens > 90
     finally:
         engine.stop()
         live.close()
@@ -249,11 +249,11 @@ def test_classification_equals_predict_row_by_row_and_goes_in_one_batch(
 
 def test_generation_behind_a_real_engine_equals_the_local_one(library: Library, base: FrozenBase) -> None:
     engine = ContinuousEngine(architecture_of(base))
-    live = AsyncService.open(library, base, engine)
+    live = AsyncService(library, base, engine)
     try:
         answer = run(live.chat("default", "tell", USER, Sampling(max_tokens=6)))
-        (wanted,) = Service(library, base=base).predict(["red"], "tell")
-        assert answer.text == wanted.output.rstrip("\ufffd")  # half a character at the end is not sent
+        (expected,) = Service(library, base=base).predict(["red"], "tell")
+        assert answer.text == expected.output.rstrip("\ufffd")  # half a character at the end is not sent
         raw = run(live.complete("default", "tell", "red", Sampling(max_tokens=6)))
         vectors = some_prompt(base, "tell", seed=3, rows=5).vectors_PD
         (ids,) = generate_offline(base, [vectors], [0], base.encode(["red"]), [6])
@@ -346,12 +346,12 @@ def test_anothers_task_is_as_unknown_as_one_that_never_was(live: AsyncService, l
         lambda name: live.classify("default", name, ["red"]),
         lambda name: live.model("default", name),
     ):
-        told = []
+        answer = []
         for name in ("theirs", "nobody"):
             with pytest.raises(NotFound) as caught:
                 run(ask(name))
-            told.append(str(caught.value).replace(name, "NAME"))
-        assert told[0] == told[1]
+            answer.append(str(caught.value).replace(name, "NAME"))
+        assert answer[0] == answer[1]
     with pytest.raises(NotFound, match="no task 'kind'"):
         run(live.complete("other", "kind", "red", GREEDY))
 
@@ -359,7 +359,7 @@ def test_anothers_task_is_as_unknown_as_one_that_never_was(live: AsyncService, l
 def test_a_task_published_and_promoted_while_serving_is_served(
     library: Library, base: FrozenBase, engine: FakeEngine
 ) -> None:
-    live = AsyncService.open(library, base, engine, fresh_s=0.0)
+    live = AsyncService(library, base, engine, fresh_s=0.0)
 
     async def work() -> None:
         assert (await live.complete("default", "kind", "red", GREEDY)).head.version == 2
@@ -442,7 +442,7 @@ def test_a_finished_stream_is_not_cancelled_when_it_is_closed(live: AsyncService
 
 def test_errors_of_the_engine_reach_the_one_who_asked(live: AsyncService, library: Library, base: FrozenBase) -> None:
     engine = FakeEngine(max_waiting=2)
-    live = AsyncService.open(library, base, engine)
+    live = AsyncService(library, base, engine)
     engine.failing = "the base failed"
     with pytest.raises(EngineError, match="the base failed"):
         run(live.complete("default", "tell", "red", GREEDY))
@@ -475,7 +475,7 @@ def test_errors_of_the_engine_reach_the_one_who_asked(live: AsyncService, librar
 
 def test_more_rows_than_the_queue_ever_holds_are_refused_with_the_numbers(library: Library, base: FrozenBase) -> None:
     engine = ContinuousEngine(architecture_of(base), Limits(max_waiting=2))
-    live = AsyncService.open(library, base, engine)
+    live = AsyncService(library, base, engine)
     try:
         assert len(run(live.classify("default", "kind", ["red", "blue"])).rows) == 2
         with pytest.raises(ConfigError, match=r"^3 rows .* queue holds 2 at most; hand in fewer"):
@@ -517,7 +517,7 @@ def test_results_for_a_loop_that_is_gone_harm_nobody(live: AsyncService, engine:
 
 def test_counters_tell_tasks_apart_and_only_those_that_exist(live: AsyncService) -> None:
     count = live.monitor.registry.get_sample_value
-    tell = {"tenant": "default", "task": "tell"}
+    labels = {"tenant": "default", "task": "tell"}
     answer = run(live.complete("default", "tell", "red", GREEDY))
     run(live.chat("default", "tell", USER, GREEDY))
     run(live.classify("default", "kind", ["red", "blue"]))
@@ -527,14 +527,14 @@ def test_counters_tell_tasks_apart_and_only_those_that_exist(live: AsyncService)
             run(live.complete("default", name, "red", GREEDY))
     with pytest.raises(DataError):
         run(live.complete("default", "tell", "", GREEDY))
-    assert count("softprompt_requests_total", {**tell, "kind": "completion"}) == 1
-    assert count("softprompt_requests_total", {**tell, "kind": "chat"}) == 1
+    assert count("softprompt_requests_total", {**labels, "kind": "completion"}) == 1
+    assert count("softprompt_requests_total", {**labels, "kind": "chat"}) == 1
     assert count("softprompt_requests_total", {"tenant": "default", "task": "kind", "kind": "classify"}) == 1
     assert count("softprompt_requests_total", {"tenant": "default", "task": BASE, "kind": "completion"}) == 1
-    assert count("softprompt_output_tokens_total", tell) == 8
-    assert (count("softprompt_input_tokens_total", tell) or 0) > answer.head.input_tokens
+    assert count("softprompt_output_tokens_total", labels) == 8
+    assert (count("softprompt_input_tokens_total", labels) or 0) > answer.head.input_tokens
     for name in ("first_token", "request"):
-        assert count(f"softprompt_{name}_seconds_count", tell) == 2
+        assert count(f"softprompt_{name}_seconds_count", labels) == 2
     unknown = {"tenant": "", "task": UNKNOWN}
     assert count("softprompt_errors_total", {**unknown, "error": "NotFound"}) == 2
     assert count("softprompt_errors_total", {**unknown, "error": "NameRefused"}) == 1
@@ -595,11 +595,11 @@ def test_auto_takes_the_nearest_task_and_says_so(routed: Library, live: AsyncSer
     assert answer.head.routed.row() == {"task": "colour", "score": round(answer.head.routed.score, 4)}
     assert -0.2 < answer.head.routed.score < 1
     assert run(live.chat("default", AUTO, [Message("user", "river apple")], GREEDY)).head.task == "fruit"
-    told = run(live.classify("default", AUTO, ["stone apple", "river"]))
-    assert told.head.task == "fruit"
-    assert len(told.rows) == 2
+    reply = run(live.classify("default", AUTO, ["stone apple", "river"]))
+    assert reply.head.task == "fruit"
+    assert len(reply.rows) == 2
     alone = run(live.classify("default", "fruit", ["stone apple", "river"]))
-    assert told.rows == alone.rows
+    assert reply.rows == alone.rows
     assert run(live.complete("default", "fruit", "red", GREEDY)).head.routed is None
     embedded = [ticket.job for ticket in engine.tickets if isinstance(ticket.job, EmbedJob)]
     assert len(embedded) == len(single_tokens(live.base)) + 4  # the origin once, then each input
@@ -625,7 +625,7 @@ def test_auto_goes_on_after_an_engine_that_failed(routed: Library, live: AsyncSe
 
 def test_auto_hands_in_no_more_than_the_queue_holds(routed: Library, base: FrozenBase) -> None:
     engine = ContinuousEngine(architecture_of(base), Limits(max_waiting=3))
-    live = AsyncService.open(routed, base, engine, threshold=-2.0)
+    live = AsyncService(routed, base, engine, threshold=-2.0)
     try:
         assert run(live.classify("default", AUTO, ["red", "green", "blue"])).head.task in ("colour", "fruit")
         with pytest.raises(ConfigError, match=r"^4 rows"):
@@ -640,7 +640,7 @@ def test_auto_abstains_where_nothing_is_near(
 ) -> None:
     with pytest.raises(NotFound, match=r"no task is near enough: the nearest is '\w+' with -0\.\d+, and -0\.200 is needed"):
         run(live.complete("default", AUTO, "true false good bad yes no", GREEDY))
-    lenient = AsyncService.open(routed, base, engine, threshold=-2.0)
+    lenient = AsyncService(routed, base, engine, threshold=-2.0)
     assert run(lenient.complete("default", AUTO, "true false good bad yes no", GREEDY)).head.task in ("colour", "fruit")
     lenient.close()
 
@@ -654,7 +654,7 @@ def test_auto_without_any_centroid_is_a_clear_error_and_costs_no_pass(live: Asyn
 def test_auto_sees_new_tasks_promotions_and_only_the_tenants_own(
     routed: Library, base: FrozenBase, engine: FakeEngine
 ) -> None:
-    live = AsyncService.open(routed, base, engine, fresh_s=0.0)
+    live = AsyncService(routed, base, engine, fresh_s=0.0)
     other = routed.for_tenant("other")
     other.publish(with_centroid(base, "theirs", ["red green", "blue"], labels=LABELS).to_bytes(), base=base.address)
 

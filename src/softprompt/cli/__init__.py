@@ -22,37 +22,30 @@ def main() -> None:
 
     try:
         app()
-    except SoftPromptError as error:
-        if os.environ.get("SOFTPROMPT_DEBUG"):
-            raise
-        _complain(f"error: {error}")
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         _let_go_of_stdout()  # the reader has gone: `| head`
         sys.exit(1)
-    except OSError as error:
-        if os.environ.get("SOFTPROMPT_DEBUG"):
-            raise
-        named = f" ({error.filename!r})" if error.filename else ""
-        _complain(f"error: the system refuses: {error.strerror or error}{named}; mend that and run the command again")
-        _let_go_of_stdout()
-        sys.exit(1)
     except Exception as error:
         if os.environ.get("SOFTPROMPT_DEBUG"):
             raise
-        _complain(
-            f"error: this is a bug in softprompt: {type(error).__name__}: {error}; "
-            "run again with SOFTPROMPT_DEBUG=1 for the traceback and report it"
-        )
-        sys.exit(BUG_EXIT)
+        status, message = 1, str(error)
+        if isinstance(error, OSError):
+            named = f" ({error.filename!r})" if error.filename else ""
+            message = f"the system refuses: {error.strerror or error}{named}; mend that and run the command again"
+        elif not isinstance(error, SoftPromptError):
+            status = BUG_EXIT
+            message = (
+                f"this is a bug in softprompt: {type(error).__name__}: {error}; "
+                "run again with SOFTPROMPT_DEBUG=1 for the traceback and report it"
+            )
+        from softprompt.cli.output import printable
 
-
-def _complain(message: str) -> None:
-    from softprompt.cli.output import printable
-
-    sys.stderr.write(printable(" ".join(message.splitlines())) + "\n")
+        sys.stderr.write(printable(" ".join(f"error: {message}".splitlines())) + "\n")
+        if isinstance(error, OSError):
+            _let_go_of_stdout()
+        sys.exit(status)
 
 
 def _let_go_of_stdout() -> None:

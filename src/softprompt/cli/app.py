@@ -12,7 +12,7 @@ from softprompt.cli.demo import demo
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.init import init
-from softprompt.cli.options import Location, front_options, stand_before
+from softprompt.cli.options import Command, Location, front_options, stand_before
 from softprompt.cli.predict import predict
 from softprompt.cli.serve import serve
 from softprompt.cli.sweep import sweep
@@ -28,27 +28,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command("init", rich_help_panel="Tune and use")(init)
-app.command("train", rich_help_panel="Tune and use")(train)
-app.command("sweep", rich_help_panel="Tune and use")(sweep)
-app.command("evaluate", rich_help_panel="Tune and use")(evaluate)
-app.command("predict", rich_help_panel="Tune and use")(predict)
-app.command("serve", rich_help_panel="Tune and use")(serve)
-app.command("demo", rich_help_panel="Tune and use")(demo)
-app.add_typer(base.app, name="base", rich_help_panel="Tune and use")
-app.command("list", rich_help_panel="The library")(list_tasks)
-app.command("show", rich_help_panel="The library")(show)
-app.command("promote", rich_help_panel="The library")(promote)
-app.command("rollback", rich_help_panel="The library")(rollback)
-app.command("audit", rich_help_panel="The library")(audit)
-app.command("tag", rich_help_panel="The library")(tag)
-app.command("delete", rich_help_panel="The library")(delete)
-app.command("restore", rich_help_panel="The library")(restore)
-app.command("export", rich_help_panel="The library")(export_prompt)
-app.command("import", rich_help_panel="The library")(import_prompt)
-app.add_typer(library.app, name="library", rich_help_panel="The library")
-app.add_typer(keys.app, name="keys", rich_help_panel="The library")
-app.add_typer(jobs.app, name="jobs", rich_help_panel="The library")
+_PANELS: dict[str, dict[str, typer.Typer | Command]] = {
+    "Tune and use": {
+        "init": init, "train": train, "sweep": sweep, "evaluate": evaluate, "predict": predict, "serve": serve, "demo": demo,
+        "base": base.app,
+    },
+    "The library": {
+        "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,
+        "delete": delete, "restore": restore, "export": export_prompt, "import": import_prompt,
+        "library": library.app, "keys": keys.app, "jobs": jobs.app,
+    },
+}  # fmt: skip
+for panel, commands in _PANELS.items():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(command)
 
 
 def _print_version(requested: bool) -> None:

@@ -33,12 +33,8 @@ def list_bases(as_json: Json = False) -> None:
     """The bases that come with softprompt."""
     from softprompt.bases.locate import BUILTIN
 
-    emit(
-        [_describe(BaseOptions(source=name)) for name in BUILTIN],
-        as_json,
-        "Built-in bases",
-        ("base", "fingerprint", "params", "dtype", "context"),
-    )
+    rows = (_describe(BaseOptions(source=name)) for name in BUILTIN)
+    emit(rows, as_json, "Built-in bases", ("base", "fingerprint", "params", "dtype", "context"))
 
 
 def _describe(options: BaseOptions) -> dict[str, Any]:

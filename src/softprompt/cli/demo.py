@@ -20,23 +20,15 @@ def demo(
 
     progress = Bars()
     with progress.loading("torch and the built-in base"):
-        from softprompt.demo import answer_mixed_batch, demo_tasks, tune_demo
+        from softprompt.demo import answer_mixed_batch, demo_tasks
+        from softprompt.library.library import Library
+        from softprompt.training.train import train
 
     tasks = demo_tasks(home, progress)
-    tuned = tune_demo(tasks, home, progress)
+    tuned = train(tasks, library=Library.open(home), progress=progress)
     columns = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained")
-    emit(
-        [one.row() for one in tuned],
-        as_json,
-        "Tuned at once on one frozen base, scores on test rows",
-        columns,
-    )
-    answered = answer_mixed_batch(tasks, home)
-    emit(
-        answered,
-        as_json,
-        "One mixed batch, one model, a prompt per row",
-        ("task", "text", "output", "expected"),
-    )
+    emit([one.row() for one in tuned], as_json, "Tuned at once on one frozen base, scores on test rows", columns)
+    answers = answer_mixed_batch(tasks, home)
+    emit(answers, as_json, "One mixed batch, one model, a prompt per row", ("task", "text", "output", "expected"))
     if not as_json:
         typer.echo(f"The library is in {home}; look at it with: softprompt --home {home} list", err=True)

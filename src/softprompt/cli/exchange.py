@@ -10,7 +10,7 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, adapter_options, library_options
-from softprompt.cli.output import emit, warn
+from softprompt.cli.output import emit, version_row, warn
 from softprompt.exchange.exporting import Format
 
 
@@ -29,14 +29,7 @@ def export_prompt(
     done = exporting.export_prompt(where.open(), ref, folder, form)
     if form is Format.PEFT and (hint := done.version.card.adapter_hint):
         warn(f"{done.version.ref} was tuned on {done.version.card.base}{hint}; in PEFT, too, it needs that one")
-    row = {
-        "task": done.version.task,
-        "version": done.version.number,
-        "digest": done.version.digest,
-        "format": form.value,
-        "path": str(done.path.absolute()),
-    }
-    emit([row], as_json, "Exported")
+    emit([{**version_row(done.version), "format": form.value, "path": str(done.path.absolute())}], as_json, "Exported")
 
 
 @library_options
@@ -44,8 +37,7 @@ def export_prompt(
 def import_prompt(
     source: Annotated[Path, typer.Argument(metavar="DIR", help="A PEFT folder, or a softprompt file.")],
     task: Annotated[
-        str | None,
-        typer.Option(help="Task it becomes a version of (default: the one a softprompt file names)."),
+        str | None, typer.Option(help="Task it becomes a version of (default: the one a softprompt file names).")
     ] = None,
     *,
     named: Annotated[
@@ -66,22 +58,8 @@ def import_prompt(
     if task is None and source.is_dir():
         raise typer.BadParameter("a PEFT folder names no task: give --task NAME")
     version = importing.import_prompt(
-        where.open(),
-        source,
-        task=task,
-        base=replace(base, source=named),
-        like=like,
-        input=template,
-        target=target,
-        labels=label,
-        tags=tags or (),
-    )
-    row = {
-        "task": version.task,
-        "version": version.number,
-        "digest": version.digest,
-        "base": version.base,
-        "fingerprint": version.fingerprint,
-        "num_virtual_tokens": version.card.num_virtual_tokens,
-    }
-    emit([row], as_json, "Imported")
+        where.open(), source, task=task, base=replace(base, source=named), like=like,
+        input=template, target=target, labels=label, tags=tags or (),
+    )  # fmt: skip
+    more = {"fingerprint": version.fingerprint, "num_virtual_tokens": version.card.num_virtual_tokens}
+    emit([{**version_row(version), "base": version.base, **more}], as_json, "Imported")

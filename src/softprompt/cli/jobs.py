@@ -12,7 +12,6 @@ from softprompt.cli.output import emit
 app = typer.Typer(help="Fine-tuning jobs that came over HTTP: list, show, cancel.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job: ftjob-...")]
-Limit = Annotated[int, typer.Option(min=1, help="Most of them to show.")]
 
 COLUMNS = ("job", "task", "status", "step", "model", "created_at", "error")
 
@@ -20,10 +19,7 @@ COLUMNS = ("job", "task", "status", "step", "model", "created_at", "error")
 @app.command("list")
 @library_options
 def list_jobs(
-    limit: Limit = 20,
-    *,
-    where: Location,
-    as_json: Json = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most of them to show.")] = 20, *, where: Location, as_json: Json = False
 ) -> None:
     """List jobs, newest first."""
     from softprompt.jobs.jobs import Jobs
@@ -61,12 +57,7 @@ def show(
 
 @app.command()
 @library_options
-def cancel(
-    job: Name,
-    *,
-    where: Location,
-    as_json: Json = False,
-) -> None:
+def cancel(job: Name, *, where: Location, as_json: Json = False) -> None:
     """Cancel a job that waits or runs; what it has trained is lost."""
     from softprompt.jobs.jobs import Jobs
 

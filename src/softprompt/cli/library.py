@@ -35,8 +35,7 @@ def verify(*, where: Location, as_json: Json = False) -> None:
 def gc(
     yes: Annotated[bool, typer.Option("--yes/--dry-run", help="Delete, or only tell what would be deleted.")] = False,
     purge_deleted: Annotated[
-        bool,
-        typer.Option("--purge-deleted", help="Also the bytes of deleted versions: they cannot be restored then."),
+        bool, typer.Option("--purge-deleted", help="Also the bytes of deleted versions: they cannot be restored then.")
     ] = False,
     *,
     where: Location,
@@ -67,8 +66,7 @@ def copy(
         raise typer.BadParameter("say where to: --to-home, --to-registry or --to-store")
     from softprompt.progress import Bars
 
-    source = where.open()
-    report = source.copy(to_home, registry=to_registry, store=to_store, progress=Bars())
+    report = where.open().copy(to_home, registry=to_registry, store=to_store, progress=Bars())
     emit([report.row()], as_json, "Copied")
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from softprompt.registry.records import Version
+
 
 def stderr() -> Console:
     """Console for progress and warnings; stdout is for rows alone."""
@@ -24,12 +26,7 @@ def warn(message: str) -> None:
     sys.stderr.write(f"warning: {printable(message)}\n")
 
 
-def emit(
-    rows: Iterable[Mapping[str, Any]],
-    as_json: bool,
-    title: str,
-    columns: Sequence[str] | None = None,
-) -> None:
+def emit(rows: Iterable[Mapping[str, Any]], as_json: bool, title: str, columns: Sequence[str] | None = None) -> None:
     """Print rows: compact JSON Lines for machines, each as soon as it is known, or a table for people.
 
     The table shows `columns` (default: those of the first row) and shortens digests; JSON always has the whole row.
@@ -40,6 +37,11 @@ def emit(
             sys.stdout.flush()
         return
     _emit_table(list(rows), title, columns)
+
+
+def version_row(version: Version) -> dict[str, Any]:
+    """What names a version, as rows begin with it."""
+    return {"task": version.task, "version": version.number, "digest": version.digest}
 
 
 def printable(text: str) -> str:

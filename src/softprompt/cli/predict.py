@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,8 +17,7 @@ from softprompt.cli.output import emit, warn
 def predict(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Task, TASK@N or TASK@ALIAS.")],
     texts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TEXT...", help="Inputs; without any, one per line of stdin."),
+        list[str] | None, typer.Argument(metavar="TEXT...", help="Inputs; without any, one per line of stdin.")
     ] = None,
     *,
     base: BaseOptions,
@@ -41,13 +40,11 @@ def predict(
     from softprompt.serving.offline import Service
 
     predictions = Service(library, base=base).predict(given, task)
-    rows: list[dict[str, Any]] = [
-        {"task": p.task, "version": p.version, "text": p.text, "output": p.output, "scores": p.scores} for p in predictions
-    ]
+    rows = [vars(prediction).copy() for prediction in predictions]
+    cut = sum(row.pop("truncated") for row in rows)
     if not as_json:
-        for row, prediction in zip(rows, predictions, strict=True):
-            row["score"] = max(prediction.scores.values()) if prediction.scores else None
-    cut = sum(p.truncated for p in predictions)
+        for row in rows:
+            row["score"] = max(row["scores"].values()) if row["scores"] else None
     if cut:
         warn(f"{cut} of {len(predictions)} inputs were cut to fit the context")
     columns = ("text", "output", "score") if predictions and predictions[0].scores else ("text", "output")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +14,11 @@ from softprompt.cli.output import emit, warn
 if TYPE_CHECKING:
     from softprompt.library.library import Library
 
-_LIMITS = "Limits"
-_ENDLESS = "Unlimited unless given."
+
+def _limit(text: str, *, endless: bool = False) -> Any:
+    if endless:
+        text += " Unlimited unless given."
+    return typer.Option(min=1, help=text, show_default=not endless, rich_help_panel="Limits")
 
 
 @library_options
@@ -38,36 +41,19 @@ def serve(
     require_keys: Annotated[
         bool, typer.Option("--require-keys", help="Ask for an API key also while the registry has none.")
     ] = False,
-    prompt_cache_size: Annotated[int, typer.Option(min=1, help="Prompts held in memory.", rich_help_panel=_LIMITS)] = 10_000,
-    prompt_cache_mb: Annotated[int, typer.Option(min=1, help="Megabytes of their vectors.", rich_help_panel=_LIMITS)] = 256,
-    prefix_cache_mb: Annotated[
-        int, typer.Option(min=1, help="Megabytes of their keys and values.", rich_help_panel=_LIMITS)
-    ] = 1024,
-    engine_rows: Annotated[
-        int, typer.Option(min=1, help="Rows that generate at the same time.", rich_help_panel=_LIMITS)
-    ] = 64,
-    engine_queue: Annotated[
-        int, typer.Option(min=1, help="Most rows that wait for the engine, and so in one request.", rich_help_panel=_LIMITS)
-    ] = 1024,
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens that one answer may be asked to have.", rich_help_panel=_LIMITS)
-    ] = 4096,
-    max_rows: Annotated[int, typer.Option(min=1, help="Most inputs in one request.", rich_help_panel=_LIMITS)] = 256,
-    max_body_kb: Annotated[int, typer.Option(min=1, help="Longest request, uploads apart.", rich_help_panel=_LIMITS)] = 4096,
-    max_upload_mb: Annotated[int, typer.Option(min=1, help="Longest upload to /v1/files.", rich_help_panel=_LIMITS)] = 100,
-    max_job_rows: Annotated[
-        int,
-        typer.Option(min=1, help="Most rows that a job trains on, repetitions counted.", rich_help_panel=_LIMITS),
-    ] = 2_000_000,
-    max_streams: Annotated[int, typer.Option(min=1, help="Most streams open at once.", rich_help_panel=_LIMITS)] = 1024,
-    requests_per_minute: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"Requests of a key in a minute. {_ENDLESS}", show_default=False, rich_help_panel=_LIMITS),
-    ] = None,
-    tokens_per_minute: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"Tokens of a key in a minute. {_ENDLESS}", show_default=False, rich_help_panel=_LIMITS),
-    ] = None,
+    prompt_cache_size: Annotated[int, _limit("Prompts held in memory.")] = 10_000,
+    prompt_cache_mb: Annotated[int, _limit("Megabytes of their vectors.")] = 256,
+    prefix_cache_mb: Annotated[int, _limit("Megabytes of their keys and values.")] = 1024,
+    engine_rows: Annotated[int, _limit("Rows that generate at the same time.")] = 64,
+    engine_queue: Annotated[int, _limit("Most rows that wait for the engine, and so in one request.")] = 1024,
+    max_tokens: Annotated[int, _limit("Most tokens that one answer may be asked to have.")] = 4096,
+    max_rows: Annotated[int, _limit("Most inputs in one request.")] = 256,
+    max_body_kb: Annotated[int, _limit("Longest request, uploads apart.")] = 4096,
+    max_upload_mb: Annotated[int, _limit("Longest upload to /v1/files.")] = 100,
+    max_job_rows: Annotated[int, _limit("Most rows that a job trains on, repetitions counted.")] = 2_000_000,
+    max_streams: Annotated[int, _limit("Most streams open at once.")] = 1024,
+    requests_per_minute: Annotated[int | None, _limit("Requests of a key in a minute.", endless=True)] = None,
+    tokens_per_minute: Annotated[int | None, _limit("Tokens of a key in a minute.", endless=True)] = None,
     grace: Annotated[
         float, typer.Option(min=1, max=86400, help="Seconds that running requests may go on when the server is told to end.")
     ] = 30,
@@ -122,7 +108,7 @@ def serve(
 def _choose(library: Library) -> str:
     from softprompt.serving.which_base import choose_base
 
-    chosen = choose_base(library)
-    if chosen.warning is not None:
-        warn(chosen.warning)
-    return chosen.base
+    base, warning = choose_base(library)
+    if warning is not None:
+        warn(warning)
+    return base

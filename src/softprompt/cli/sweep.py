@@ -32,7 +32,7 @@ def sweep(
     """Train many candidates of a task at once, drop the losers early, publish the survivor."""
     from softprompt.progress import Bars
 
-    wanted = _read_choices(choices)
+    values = _read_choices(choices)
     progress = Bars()
     with stopping() as stop:
         with progress.loading("torch and the library"):
@@ -41,15 +41,9 @@ def sweep(
 
             library = where.open()
         swept = run_sweep(
-            file,
-            wanted,
-            samples=samples,
-            rungs=RUNGS if halving else (),
-            library=library,
-            base=base,
-            progress=progress,
-            stop=stop,
-        )
+            file, values, samples=samples, rungs=RUNGS if halving else (),
+            library=library, base=base, progress=progress, stop=stop,
+        )  # fmt: skip
     row = swept.tuned.row()
     if plot is not None:
         from softprompt.training.sweep import write_page
@@ -69,18 +63,18 @@ def _read_choices(choices: list[str]) -> dict[str, list[Any]]:
 
     from softprompt.errors import ConfigError
 
-    wanted: dict[str, list[Any]] = {}
+    found: dict[str, list[Any]] = {}
     for choice in choices:
         key, equals, values = choice.partition("=")
         if not equals or not values:
             raise ConfigError(f"{choice!r} is no choice; write KEY=V1,V2, such as learning_rate=0.03,0.1")
-        if key in wanted:
+        if key in found:
             raise ConfigError(f"{key!r} is given twice; write all its values behind one {key}=")
         try:
-            wanted[key] = yaml.safe_load(f"[{values}]")
+            found[key] = yaml.safe_load(f"[{values}]")
         except (yaml.YAMLError, ValueError):
             raise ConfigError(
                 f"the values of {choice!r} cannot be read; put a text with braces, commas or colons in double quotes of its "
                 "own, such as 'input=\"Question: {text}\"'"
             ) from None
-    return wanted
+    return found

@@ -23,8 +23,7 @@ def list_tasks(
     task: Annotated[str | None, typer.Option(help="Only tasks of this name; * and ? match any text.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only versions with this tag.")] = None,
     metric: Annotated[
-        str | None,
-        typer.Option(help="Only this metric, with a bound if you like: accuracy, or 'accuracy>=0.8'."),
+        str | None, typer.Option(help="Only this metric, with a bound if you like: accuracy, or 'accuracy>=0.8'.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every live version, not only the newest of each task.")] = False,
     *,
@@ -67,12 +66,7 @@ def show(
         return
     bases = {version.base for version in versions}
     on = f", on {bases.pop()}" if len(bases) == 1 else ""
-    emit(
-        rows,
-        False,
-        f"{name}: versions{on}",
-        [column for column in SHOW_COLUMNS if not on or column != "base"],
-    )
+    emit(rows, False, f"{name}: versions{on}", [column for column in SHOW_COLUMNS if not on or column != "base"])
 
 
 def _version_rows(versions: list[Version], aliases: dict[str, int]) -> Iterator[dict[str, Any]]:

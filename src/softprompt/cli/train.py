@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -15,6 +14,8 @@ import typer
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options
 from softprompt.cli.output import emit
+from softprompt.errors import TrainingError
+from softprompt.signals import handling
 
 COLUMNS = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained", "seconds")
 
@@ -27,27 +28,22 @@ def stopping() -> Iterator[threading.Event]:
     Raises:
         TrainingError: it ended so; the signal is in its message.
     """
-    stop, heard = threading.Event(), ""
+    stop, name = threading.Event(), ""
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        nonlocal heard
+    def handle(number: int, _: object) -> None:
+        nonlocal name
         if stop.is_set():
             raise KeyboardInterrupt
-        heard = signal.Signals(number).name
+        name = signal.Signals(number).name
         stop.set()
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield stop
-    except Exception as error:
-        from softprompt.errors import TrainingError
-
-        if heard and isinstance(error, TrainingError) and str(error).startswith("stopped"):
-            raise TrainingError(f"stopped by {heard}{str(error).removeprefix('stopped')}") from None
+        with handling(handle, signal.SIGTERM, signal.SIGINT):
+            yield stop
+    except TrainingError as error:
+        if name and str(error).startswith("stopped"):
+            raise TrainingError(f"stopped by {name}{str(error).removeprefix('stopped')}") from None
         raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @library_options

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softprompt.cli.options import Json, Location, library_options
-from softprompt.cli.output import emit
+from softprompt.cli.output import emit, version_row
 
 if TYPE_CHECKING:
     from softprompt.registry.records import Version
@@ -58,10 +58,4 @@ def restore(
 
 
 def _row(version: Version) -> dict[str, Any]:
-    return {
-        "task": version.task,
-        "version": version.number,
-        "digest": version.digest,
-        "tags": list(version.tags),
-        "deleted": version.deleted,
-    }
+    return {**version_row(version), "tags": list(version.tags), "deleted": version.deleted}

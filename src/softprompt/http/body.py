@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
+
+from softprompt.text import lone_surrogate
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """Halves of characters beyond 16 bits, in escapes. They come in pairs, or else no text can be made of them."""
@@ -24,24 +26,22 @@ def read_json(body: bytes) -> Any:
             or that is too long, or half a character.
     """
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse)
-        if _HALF.search(body):
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        value = json.loads(body.decode("utf-8"), parse_constant=lambda constant: _refuse(f"{constant} is no number in JSON"))
+        if _HALF.search(body) and lone_surrogate(value):
+            _refuse("a \\u escape stands for half a character")
     except json.JSONDecodeError:
         raise
     except UnicodeDecodeError as error:
         raise json.JSONDecodeError("this is not UTF-8", "", error.start) from None
-    except UnicodeEncodeError:
-        raise json.JSONDecodeError("a \\u escape stands for half a character", "", 0) from None
     except RecursionError:
-        raise json.JSONDecodeError("it is nested too deeply", "", 0) from None
+        _refuse("it is nested too deeply")
     except ValueError:  # Python's own bound on digits
-        raise json.JSONDecodeError("a number in it is too long", "", 0) from None
+        _refuse("a number in it is too long")
     return value
 
 
-def _refuse(constant: str) -> Any:
-    raise json.JSONDecodeError(f"{constant} is no number in JSON", "", 0)
+def _refuse(problem: str) -> NoReturn:
+    raise json.JSONDecodeError(problem, "", 0) from None
 
 
 def respond(body: BaseModel, status: int = 200) -> Response:

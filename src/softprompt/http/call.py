@@ -1,25 +1,57 @@
-"""One request for an answer on its way: whose it is, what it may use, and what every answer to it has."""
+"""One request for an answer on its way: whose it is, what it may use, and its answer, whole or in pieces."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
+from typing import Any, Protocol
 
 from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import Response
 
+from softprompt.engines.protocol import Piece
 from softprompt.errors import ContextError, NameRefused, NotFound
 from softprompt.http.auth import caller_of
+from softprompt.http.body import respond
 from softprompt.http.errors import context_too_short, unknown_model
 from softprompt.http.limits import Reservation
-from softprompt.http.schemas import Generation, ModelBody, Usage
-from softprompt.http.state import ServerState, state_of
-from softprompt.http.stream import together, while_connected
+from softprompt.http.schemas import Chunk, Generated, Generation, ModelBody, Usage
+from softprompt.http.state import state_of
+from softprompt.http.stream import EventStream, event, merge, together, while_connected
 from softprompt.serving.answers import Completion, Head
 from softprompt.serving.stream import Stream
+
+DONE = b"data: [DONE]\n\n"
+
+EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "With `stream`: chunks, then `[DONE]`."}}}
+"""What a route that streams answers with, for the server's description of itself."""
+
+
+class Shape(Protocol):
+    """Makes the choices of answers, and of chunks, from what the service gives. Each choice comes in a chunk of its own."""
+
+    kind: str
+    """What the ids of answers begin with."""
+
+    @property
+    def answer(self) -> Callable[..., Generated]:
+        """The kind of a whole answer."""
+
+    @property
+    def chunk(self) -> Callable[..., Chunk]:
+        """The kind of chunk."""
+
+    def whole(self, place: int, completion: Completion) -> BaseModel:
+        """What a whole answer becomes."""
+
+    def begin(self) -> Iterable[BaseModel]:
+        """What comes before the first piece."""
+
+    def choices(self, place: int, piece: Piece) -> Iterator[BaseModel]:
+        """What a piece of the stream at `place` becomes."""
 
 
 class Call:
@@ -27,7 +59,7 @@ class Call:
 
     def __init__(self, request: Request, body: ModelBody, field: str) -> None:
         """`field` is that of the body which holds the input."""
-        self.state: ServerState = state_of(request)
+        self.state = state_of(request)
         self.service, self.limits = self.state.service, self.state.limits
         self.caller = caller_of(request)
         self.tenant = self.caller.tenant
@@ -45,7 +77,9 @@ class Call:
         self._notes["tokens"] = counts.total_tokens
         return counts
 
-    async def run(self, asking: Sequence[Callable[[], Coroutine[Any, Any, Completion]]], tokens: int) -> Answers:
+    async def answer(
+        self, shape: Shape, asking: Sequence[Callable[[], Coroutine[Any, Any, Completion]]], tokens: int
+    ) -> Response:
         """The answers to calls of the service that run at once, with tokens set aside meanwhile.
 
         Raises:
@@ -55,7 +89,9 @@ class Call:
             async with self.connected():
                 completions = await together([ask() for ask in asking])
             heads = [completion.head for completion in completions]
-            return Answers(completions, self.settle(heads, sum(one.output_tokens for one in completions)))
+            usage = self.settle(heads, sum(one.output_tokens for one in completions))
+        choices = [shape.whole(place, completion) for place, completion in enumerate(completions)]
+        return respond(shape.answer(**names(shape.kind, heads[0]), choices=choices, usage=usage))
 
     @contextmanager
     def asking(self, tokens: int) -> Iterator[None]:
@@ -71,8 +107,11 @@ class Call:
         """A context that is cancelled as soon as the client has gone."""
         return while_connected(self._request.receive)
 
-    async def open(self, opening: Sequence[Callable[[], Coroutine[Any, Any, Stream]]], tokens: int) -> OpenStreams:
-        """Open streams, with tokens set aside until they are closed. What is refused is refused here.
+    async def stream(
+        self, shape: Shape, opening: Sequence[Callable[[], Coroutine[Any, Any, Stream]]], tokens: int, *, include_usage: bool
+    ) -> Response:
+        """The same in chunks, with tokens set aside until their end; the counts of tokens come before it where they are
+        asked for. What is refused is refused here.
 
         Raises:
             ApiError: too many streams are open, or the service refuses.
@@ -83,7 +122,8 @@ class Call:
             with self._naming():
                 async with self.connected():
                     streams = await together([call() for call in opening])
-            return OpenStreams(self, streams, stack.pop_all())
+            answer = _Streams(self, streams, stack.pop_all())
+        return EventStream(answer.events(shape, include_usage), answer.aclose)
 
     @contextmanager
     def _reserved(self, tokens: int) -> Iterator[None]:
@@ -103,56 +143,52 @@ class Call:
         except ContextError as error:
             raise context_too_short(error, self._field) from error
 
-    def names(self, kind: str, head: Head) -> dict[str, Any]:
-        """Fields of every answer that is generated: what it is called, and what made it."""
-        return {
-            "id": f"{kind}-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": head.model,
-            "system_fingerprint": head.system_fingerprint,
-            "routed": None if head.routed is None else head.routed.row(),
-        }
+
+def names(kind: str, head: Head) -> dict[str, Any]:
+    """Fields of every answer that is generated: what it is called, and what made it."""
+    return {
+        "id": f"{kind}-{secrets.token_hex(12)}",
+        "created": int(time.time()),
+        "model": head.model,
+        "system_fingerprint": head.system_fingerprint,
+        "routed": head.routed and head.routed.row(),
+    }
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Whole answers to one request."""
-
-    completions: list[Completion]
-    usage: Usage
-
-    @property
-    def head(self) -> Head:
-        """Of the first of them."""
-        return self.completions[0].head
-
-
-class OpenStreams:
+class _Streams:
     """Streams of one request, with what is held for them."""
 
     def __init__(self, call: Call, streams: Sequence[Stream], held: ExitStack) -> None:
-        self.call, self.streams = call, streams
-        self._held = held
+        self._call, self._streams, self._held = call, streams, held
         self._tokens = [0] * len(streams)
 
-    @property
-    def head(self) -> Head:
-        """Of the first of them."""
-        return self.streams[0].head
+    async def events(self, shape: Shape, include_usage: bool) -> AsyncGenerator[bytes, None]:
+        """The chunks."""
+        fields, left_out = names(shape.kind, self._streams[0].head), None if include_usage else {"usage"}
 
-    def count(self, place: int, tokens: int) -> None:
-        """Count a piece of a stream; on the last, `tokens` is how many there were in all."""
-        self._tokens[place] = tokens or self._tokens[place] + 1
+        def chunk(*choices: BaseModel, **more: Any) -> bytes:
+            return event(shape.chunk(**fields, choices=list(choices), **more).model_dump(exclude=left_out))
 
-    def settle(self) -> Usage:
-        """Count the tokens of them all."""
-        return self.call.settle([stream.head for stream in self.streams], sum(self._tokens))
+        for choice in shape.begin():
+            yield chunk(choice)
+        async with aclosing(merge(self._streams)) as arriving:
+            async for place, piece in arriving:
+                self._tokens[place] = piece.count or self._tokens[place] + 1  # the last piece has the count of all
+                for choice in shape.choices(place, piece):
+                    yield chunk(choice)
+        usage = self._settle()
+        if include_usage:
+            yield chunk(usage=usage)
+        yield DONE
+
+    def _settle(self) -> Usage:
+        return self._call.settle([stream.head for stream in self._streams], sum(self._tokens))
 
     async def aclose(self) -> None:
         """Give up what still runs, and what is held."""
         try:
-            for stream in self.streams:
+            for stream in self._streams:
                 await stream.aclose()
-            self.settle()
+            self._settle()
         finally:
             self._held.close()

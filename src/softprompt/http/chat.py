@@ -12,9 +12,8 @@ from starlette.responses import Response
 
 from softprompt.engines.protocol import Piece, TokenProbability
 from softprompt.http.auth import need
-from softprompt.http.body import StrictRoute, respond
-from softprompt.http.call import Call
-from softprompt.http.events import EVENTS, event_stream
+from softprompt.http.body import StrictRoute
+from softprompt.http.call import EVENTS, Call
 from softprompt.http.schemas import (
     MOST_LOGPROBS,
     Body,
@@ -27,7 +26,7 @@ from softprompt.http.schemas import (
     or_hint,
     refused,
 )
-from softprompt.serving.answers import Message
+from softprompt.serving.answers import Completion, Message
 
 CHAT_TOKENS = 256
 """Most tokens of the base's answer to a conversation where the client does not say; a task has a bound of its own."""
@@ -187,14 +186,22 @@ class ChatChunk(Chunk):
     choices: list[ChunkChoice]
 
 
-class ChatPieces:
-    """Pieces of answers as chunks."""
+class ChatShape:
+    """Answers to conversations, whole or in pieces."""
 
-    chunk = ChatChunk
+    kind, answer, chunk = "chatcmpl", ChatAnswer, ChatChunk
 
     def __init__(self, count: int, *, with_logprobs: bool) -> None:
         """For so many answers at once."""
         self._count, self._with_logprobs = count, with_logprobs
+
+    def _logprobs(self, tokens: Sequence[TokenProbability]) -> ChatLogprobs | None:
+        return ChatLogprobs.of(tokens) if self._with_logprobs else None
+
+    def whole(self, place: int, completion: Completion) -> ChatChoice:
+        """The choice of a whole answer."""
+        turn, logprobs = ChatTurn(content=completion.text), self._logprobs(completion.tokens)
+        return ChatChoice(index=place, message=turn, logprobs=logprobs, finish_reason=completion.finish)
 
     def begin(self) -> Iterator[ChunkChoice]:
         """Each answer begins with its role."""
@@ -204,7 +211,7 @@ class ChatPieces:
     def choices(self, place: int, piece: Piece) -> Iterator[ChunkChoice]:
         """The choices of a piece, a chunk each: text, then why it is the last."""
         if piece.text or piece.tokens:
-            logprobs = ChatLogprobs.of(piece.tokens) if self._with_logprobs else None
+            logprobs = self._logprobs(piece.tokens)
             yield ChunkChoice(index=place, delta=ChatDelta(content=piece.text), logprobs=logprobs)
         if piece.finish is not None:
             yield ChunkChoice(index=place, delta=ChatDelta(), finish_reason=piece.finish)
@@ -224,28 +231,14 @@ async def chat(request: Request, body: ChatRequest) -> Response:
             body.bound, "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         )
     call.limits.check_rows(body.count, "n")
-    with_logprobs = bool(body.logprobs)
-    draws = body.draws(
-        body.bound or min(CHAT_TOKENS, call.limits.max_tokens), (body.top_logprobs or 0) if with_logprobs else None
-    )
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    draws = body.draws(body.bound or min(CHAT_TOKENS, call.limits.max_tokens), logprobs)
     messages = [Message(turn.role, turn.text) for turn in body.messages]
     about = (call.tenant, body.model, messages)
     tokens, own_bound = body.count * (body.bound or 0), body.bound is None
+    shape = ChatShape(body.count, with_logprobs=bool(body.logprobs))
     if body.stream:
         opening = [partial(call.service.stream_chat, *about, sampling, own_bound=own_bound) for sampling in draws]
-        streams = await call.open(opening, tokens)
-        pieces = ChatPieces(body.count, with_logprobs=with_logprobs)
-        return event_stream(streams, pieces, call.names("chatcmpl", streams.head), include_usage=body.wants_usage)
-    answers = await call.run(
-        [partial(call.service.chat, *about, sampling, own_bound=own_bound) for sampling in draws], tokens
-    )
-    choices = [
-        ChatChoice(
-            index=place,
-            message=ChatTurn(content=answer.text),
-            logprobs=ChatLogprobs.of(answer.tokens) if with_logprobs else None,
-            finish_reason=answer.finish,
-        )
-        for place, answer in enumerate(answers.completions)
-    ]
-    return respond(ChatAnswer(**call.names("chatcmpl", answers.head), choices=choices, usage=answers.usage))
+        return await call.stream(shape, opening, tokens, include_usage=body.wants_usage)
+    asking = [partial(call.service.chat, *about, sampling, own_bound=own_bound) for sampling in draws]
+    return await call.answer(shape, asking, tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, StrictInt
@@ -12,10 +12,9 @@ from starlette.responses import Response
 
 from softprompt.engines.protocol import Piece, TokenProbability
 from softprompt.http.auth import need
-from softprompt.http.body import StrictRoute, respond
-from softprompt.http.call import Call
+from softprompt.http.body import StrictRoute
+from softprompt.http.call import EVENTS, Call
 from softprompt.http.errors import ApiError
-from softprompt.http.events import EVENTS, event_stream
 from softprompt.http.schemas import (
     MOST_LOGPROBS,
     Chunk,
@@ -28,6 +27,7 @@ from softprompt.http.schemas import (
     Unsupported,
     or_hint,
 )
+from softprompt.serving.answers import Completion
 from softprompt.serving.service import AUTO
 
 COMPLETION_TOKENS = 16
@@ -55,13 +55,10 @@ class CompletionRequest(Generation):
     suffix: Unsupported
 
     @property
-    def prompts(self) -> list[str | list[int]]:
+    def prompts(self) -> Sequence[str | list[int]]:
         """The inputs, one for each prompt."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [[part for part in self.prompt if isinstance(part, int)]]
-        return [part for part in self.prompt if not isinstance(part, int)]
+        one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return cast(Sequence[str | list[int]], [self.prompt] if one else self.prompt)
 
 
 class CompletionLogprobs(BaseModel):
@@ -113,27 +110,31 @@ class CompletionChunk(Chunk):
     choices: list[CompletionChoice]
 
 
-class CompletionPieces:
-    """Pieces of continuations as chunks."""
+class CompletionShape:
+    """Continuations, whole or in pieces."""
 
-    chunk = CompletionChunk
+    kind, answer, chunk = "cmpl", CompletionAnswer, CompletionChunk
 
     def __init__(self, count: int, *, with_logprobs: bool) -> None:
         """For so many continuations at once."""
         self._with_logprobs = with_logprobs
         self._offsets = [0] * count
 
-    def begin(self) -> Iterator[CompletionChoice]:
+    def begin(self) -> Sequence[CompletionChoice]:
         """Nothing comes before the first piece."""
-        return iter(())
+        return ()
 
-    def choices(self, place: int, piece: Piece) -> Iterator[CompletionChoice]:
-        """The choices of a piece, a chunk each."""
+    def whole(self, place: int, part: Completion | Piece) -> CompletionChoice:
+        """The choice of a whole answer, or of the next piece of one."""
         logprobs = None
         if self._with_logprobs:
-            logprobs = CompletionLogprobs.of(piece.tokens, self._offsets[place])
-            self._offsets[place] += sum(len(token.text) for token in piece.tokens)
-        yield CompletionChoice(index=place, text=piece.text, logprobs=logprobs, finish_reason=piece.finish)
+            logprobs = CompletionLogprobs.of(part.tokens, self._offsets[place])
+            self._offsets[place] += sum(len(token.text) for token in part.tokens)
+        return CompletionChoice(index=place, text=part.text, logprobs=logprobs, finish_reason=part.finish)
+
+    def choices(self, place: int, piece: Piece) -> Iterator[CompletionChoice]:
+        """The choice of a piece."""
+        yield self.whole(place, piece)
 
 
 @router.post(
@@ -154,20 +155,8 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
             400, "model 'auto' takes one prompt in a request; send one each", param="prompt", code="invalid_value"
         )
     rows = [(prompt, sampling) for prompt in prompts for sampling in body.draws(bound, body.logprobs)]
-    tokens, with_logprobs = len(rows) * bound, body.logprobs is not None
+    tokens, shape = len(rows) * bound, CompletionShape(len(rows), with_logprobs=body.logprobs is not None)
     if body.stream:
-        stream = partial(call.service.stream, call.tenant, body.model)
-        streams = await call.open([partial(stream, *row) for row in rows], tokens)
-        pieces = CompletionPieces(len(rows), with_logprobs=with_logprobs)
-        return event_stream(streams, pieces, call.names("cmpl", streams.head), include_usage=body.wants_usage)
-    answers = await call.run([partial(call.service.complete, call.tenant, body.model, *row) for row in rows], tokens)
-    choices = [
-        CompletionChoice(
-            index=place,
-            text=answer.text,
-            logprobs=CompletionLogprobs.of(answer.tokens) if with_logprobs else None,
-            finish_reason=answer.finish,
-        )
-        for place, answer in enumerate(answers.completions)
-    ]
-    return respond(CompletionAnswer(**call.names("cmpl", answers.head), choices=choices, usage=answers.usage))
+        opening = [partial(call.service.stream, call.tenant, body.model, *row) for row in rows]
+        return await call.stream(shape, opening, tokens, include_usage=body.wants_usage)
+    return await call.answer(shape, [partial(call.service.complete, call.tenant, body.model, *row) for row in rows], tokens)

@@ -65,8 +65,8 @@ class ListPage(BaseModel, Generic[Listed]):
     @classmethod
     def of(cls, rows: Sequence[Listed], more: bool) -> Self:
         """A page with the ids that it begins and ends with."""
-        ends = (rows[0].id, rows[-1].id) if rows else (None, None)
-        return cls(data=list(rows), has_more=more, first_id=ends[0], last_id=ends[1])
+        first, last = (rows[0].id, rows[-1].id) if rows else (None, None)
+        return cls(data=list(rows), has_more=more, first_id=first, last_id=last)
 
 
 class FileObject(Identified):
@@ -164,7 +164,8 @@ def file_routes(library: Library, *, most_bytes: int = MOST_BYTES) -> APIRouter:
     )
     def read_file(caller: Trainer, file_id: Id) -> Response:
         with refusals_of("file_id"):
-            return Response(uploads_of(caller).read(file_id), media_type="application/octet-stream")
+            uploads = uploads_of(caller)
+            return Response(uploads.read(uploads.get(file_id)), media_type="application/octet-stream")
 
     @router.delete("/v1/files/{file_id}", summary="Delete a file", response_model=DeletedFile)
     def delete_file(caller: Trainer, file_id: Id) -> Response:

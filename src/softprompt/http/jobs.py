@@ -188,9 +188,8 @@ def job_routes(
         """The version that the job published, which is of its best step; none before."""
         with refusals_of(_JOB):
             job = jobs_of(caller).get(job_id)
-        return training_answer(
-            CheckpointList.of([_checkpoint(job)] if job.status == SUCCEEDED and after is None else [], False)
-        )
+        rows = [_checkpoint(job)] if job.status == SUCCEEDED and after is None else []
+        return training_answer(CheckpointList.of(rows, more=False))
 
     @router.post(f"{_PATH}/{{job_id}}/cancel", summary="Cancel a job", response_model=JobObject)
     def cancel(caller: Trainer, job_id: Id) -> Response:

@@ -158,14 +158,12 @@ class Meter:
             ApiError: 429, the caller has used too many; 400, it never has so many.
         """
         bucket = self.account(caller).tokens
-        if bucket is None:
-            return Reservation(None, 0)
-        if tokens > bucket.size:
+        if bucket is not None and tokens > bucket.size:
             raise ApiError(
                 400, f"the request may generate {tokens} tokens, and {bucket.size} a minute are allowed; ask for fewer",
                 code="too_many_tokens", param="max_tokens",
             )  # fmt: skip
-        if wait := bucket.take(tokens):
+        if bucket is not None and (wait := bucket.take(tokens)):
             raise _too_fast(f"more than {bucket.size} tokens a minute", wait)
         return Reservation(bucket, tokens)
 

@@ -7,9 +7,8 @@ import logging
 import os
 import signal
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from softprompt.http.app import create_app
 from softprompt.http.auth import Keyring, is_loopback
 from softprompt.http.limits import Limits
 from softprompt.http.state import ServerState
+from softprompt.signals import handling
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -78,13 +78,8 @@ def load(library: Library, settings: Settings) -> AsyncService:
     with contextlib.suppress(ValueError):  # some models, Gemma 2 among them, have no fused attention
         base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
     engine_limits = EngineLimits(max_rows=settings.engine_rows, max_waiting=settings.engine_queue)
-    return AsyncService.open(
-        library,
-        base,
-        ContinuousEngine(architecture_of(base), engine_limits, prefix_bytes=settings.prefix_bytes),
-        max_bytes=settings.max_prompt_bytes,
-        max_prompts=settings.max_prompts,
-    )
+    engine = ContinuousEngine(architecture_of(base), engine_limits, prefix_bytes=settings.prefix_bytes)
+    return AsyncService(library, base, engine, max_bytes=settings.max_prompt_bytes, max_prompts=settings.max_prompts)
 
 
 def run(
@@ -190,18 +185,9 @@ class Server(uvicorn.Server):
         self._state.draining = True
         self.should_exit = True
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         """Unlike uvicorn's own, does not raise the signal once more in the end."""
-        if threading.current_thread() is not threading.main_thread():  # others may not set handlers
-            yield
-            return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return handling(self.handle_exit, signal.SIGINT, signal.SIGTERM)
 
 
 def log_to_stderr(level: str) -> None:

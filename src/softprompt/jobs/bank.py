@@ -6,20 +6,19 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import FieldError, NotFound, RegistryError, TrainingError
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
-from softprompt.jobs.rows import read_upload
 from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.watch import Watch, fail, record
 from softprompt.model.architecture import Architecture
+from softprompt.signals import handling
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.rows import Row
 from softprompt.tasks.schedule import steps_per_epoch
@@ -107,11 +106,12 @@ class _Training:
         """Train, judge and publish them."""
         for claim in claims:
             self._add(claim)
-        with self._stopping():
+        # Where the process is told to end, the step is finished and a checkpoint written before it does.
+        with handling(lambda *_: self._session.stop(), signal.SIGTERM):
             for event in self._session.run():
                 self._take(event)
                 for member, claim in self._claims.items():
-                    if claim.id not in self._watch.wanted:
+                    if claim.id not in self._watch.live:
                         self._session.drop(member)
 
     def _add(self, claim: Claim) -> None:
@@ -173,18 +173,6 @@ class _Training:
         else:
             fail(self._queue, claim, error)
 
-    @contextmanager
-    def _stopping(self) -> Iterator[None]:
-        """Where the process is told to end (SIGTERM), the step is finished and a checkpoint written before it does."""
-        if threading.current_thread() is not threading.main_thread():  # others may not set handlers
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, lambda *_: self._session.stop())
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
 
 class _Report:
     """How far a job's run is, as its events say."""
@@ -203,17 +191,19 @@ class _Report:
         worth = validations or run.step - self._step >= run.total / MOST_REPORTS
         if run.running and not (worth and time.monotonic() - self._at >= REPORT_SECONDS):
             return None
-        data: dict[str, Any] = {"step": run.step, "total_steps": run.total, "train_loss": _number(run.loss)}
-        message = f"step {run.step} of {run.total}: training loss {run.loss:.4f}"
+        loss, more, worded = run.loss, {}, ""
         if validations:
             self._validations = len(run.history)
             row, metric = validations[-1], run.task.form.metric
-            data |= {"train_loss": _number(row["loss"]), f"valid_{metric}": _number(row["value"])}
-            message = (
-                f"step {run.step} of {run.total}: training loss {row['loss']:.4f}, validation {metric} {row['value']:.4f}"
-            )
+            loss = row["loss"]
+            more, worded = {f"valid_{metric}": _number(row["value"])}, f", validation {metric} {row['value']:.4f}"
         self._at, self._step = time.monotonic(), run.step
-        return {"message": message, "data": data, "step": run.step, "estimated_finish": self._finish()}
+        return {
+            "message": f"step {run.step} of {run.total}: training loss {loss:.4f}{worded}",
+            "data": {"step": run.step, "total_steps": run.total, "train_loss": _number(loss), **more},
+            "step": run.step,
+            "estimated_finish": self._finish(),
+        }
 
     def _finish(self) -> str | None:
         run = self._run
@@ -224,18 +214,15 @@ class _Report:
 
 
 def _task(claim: Claim, files: Uploads) -> Task:
+    names = {"train": claim.training_file, "validation": claim.validation_file}
+    data = {split: name for split, name in names.items() if name is not None}
     rows: dict[str, list[Row]] = {}
-    for field, name in (("training_file", claim.training_file), ("validation_file", claim.validation_file)):
-        if name is None:
-            continue
+    for split, name in data.items():
         try:
-            file = files.get(name)
-            rows[name] = read_upload(files.read_bytes(file), file.filename).rows
+            rows[name] = files.read_rows(files.get(name)).rows
         except NotFound as error:
+            field = "training_file" if split == "train" else "validation_file"
             raise FieldError(f"{field} was deleted before the job was done: {error}", field) from None
-    data: dict[str, Any] = {"train": claim.training_file}
-    if claim.validation_file is not None:
-        data["validation"] = claim.validation_file
     return JobTask({**claim.config, "base": claim.base, "data": data}, rows)
 
 
@@ -259,4 +246,4 @@ def _table(run: Run) -> bytes:
 
 def _number(value: float) -> float | None:
     """JSON has no NaN."""
-    return value if value == value and abs(value) != float("inf") else None
+    return value if math.isfinite(value) else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -23,16 +23,17 @@ from softprompt.jobs.records import (
     add_event,
     event_of,
     fetch_page,
+    find_row,
     job_of,
     place_of,
 )
-from softprompt.jobs.request import JobRequest, Plan, make_plan, shown_hyperparameters
-from softprompt.jobs.rows import UploadedRows, read_upload
+from softprompt.jobs.request import JobRequest, make_plan, shown_hyperparameters
+from softprompt.jobs.rows import UploadedRows
 from softprompt.jobs.uploads import TRAINING, UploadedFile, Uploads
 from softprompt.registry import queries, tables
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import now
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.config import TaskConfig, parse_config
 from softprompt.tasks.schedule import total_steps
 
 if TYPE_CHECKING:
@@ -54,11 +55,6 @@ class Jobs:
         self.files = Uploads(library)
         self._database = library.registry.database
 
-    @property
-    def tenant(self) -> str:
-        """Whose jobs these are."""
-        return self.library.tenant
-
     def create(self, request: JobRequest, bases: Mapping[str, str]) -> Job:
         """Check a request against its rows and queue it.
 
@@ -75,14 +71,14 @@ class Jobs:
             if "@" in request.model:
                 hint = "; to start from a version, give its base, and softprompt.prompt_tuning_init_prompt"
             raise FieldError(f"there is no base {request.model!r} to train on{hint}", "model")
-        file = self._file(request.training_file, "training_file")
-        train = self._rows(file, "training_file")
+        file, train = self._rows(request.training_file, "training_file")
         validation = None
         if request.validation_file is not None:
-            validation = self._rows(self._file(request.validation_file, "validation_file"), "validation_file")
+            _, validation = self._rows(request.validation_file, "validation_file")
         plan = make_plan(request, file.filename, train, validation)
-        self._check_length(plan, len(train.rows))
-        for ref in _parents(plan.config):
+        self._check_length(parse_config(plan.config), len(train.rows))
+        parents = plan.config.get("prompt_tuning_init_prompt", ())
+        for ref in [parents] if isinstance(parents, str) else parents:
             self._check_parent(ref)
         shown = request.model_dump(mode="json", include={"model", "suffix", "metadata"}) | {
             "hyperparameters": shown_hyperparameters(request),
@@ -92,7 +88,7 @@ class Jobs:
         at = now()
         values = {
             "name": f"ftjob-{secrets.token_hex(12)}",
-            "tenant": self.tenant,
+            "tenant": self.library.tenant,
             "task": plan.config["task"],
             "base": bases[request.model],
             "request": json.dumps(shown),
@@ -105,16 +101,15 @@ class Jobs:
             "created_at": at,
         }
         with self._database.write() as connection:
-            queries.add_missing(connection, tables.tenants, name=self.tenant, created_at=at)
+            queries.add_missing(connection, tables.tenants, name=self.library.tenant, created_at=at)
             row = connection.execute(sa.insert(tables.jobs).values(values).returning(tables.jobs)).one()
             add_event(connection, row.id, f"created job {row.name} for task {row.task}, {len(train.rows)} rows")
             for note in plan.notes:
                 add_event(connection, row.id, note)
         return job_of(row)
 
-    def _check_length(self, plan: Plan, rows: int) -> None:
+    def _check_length(self, config: TaskConfig, rows: int) -> None:
         """Refuse what would keep the worker for too long."""
-        config = parse_config(plan.config)
         steps, size = total_steps(config, rows), min(config.per_device_train_batch_size, rows)
         if steps * size > self._most_trained:
             raise FieldError(
@@ -129,7 +124,7 @@ class Jobs:
         Raises:
             NotFound: `after` names no job.
         """
-        statement = sa.select(tables.jobs).where(_j.tenant == self.tenant)
+        statement = sa.select(tables.jobs).where(_j.tenant == self.library.tenant)
         if not every:
             statement = statement.where(_j.status.in_(UNFINISHED))
         with self._database.read() as connection:
@@ -177,18 +172,12 @@ class Jobs:
             add_event(connection, row.id, "cancelled")
         return job_of(changed)
 
-    def _file(self, name: str, field: str) -> UploadedFile:
+    def _rows(self, name: str, field: str) -> tuple[UploadedFile, UploadedRows]:
         try:
             file = self.files.get(name)
-        except NotFound as error:
-            raise FieldError(f"{field}: {error}", field) from None
-        if file.purpose != TRAINING:
-            raise FieldError(f"{field}: file {name!r} is for {file.purpose!r}; upload one for {TRAINING!r}", field)
-        return file
-
-    def _rows(self, file: UploadedFile, field: str) -> UploadedRows:
-        try:
-            return read_upload(self.files.read_bytes(file), file.filename)
+            if file.purpose != TRAINING:
+                raise FieldError(f"{field}: file {name!r} is for {file.purpose!r}; upload one for {TRAINING!r}", field)
+            return file, self.files.read_rows(file)
         except NotFound as error:
             raise FieldError(f"{field}: {error}", field) from None
 
@@ -199,17 +188,9 @@ class Jobs:
             raise FieldError(str(error), "softprompt.prompt_tuning_init_prompt") from None
 
     def _row(self, connection: Connection, name: str, *, lock: bool = False) -> AnyRow:
-        statement = sa.select(tables.jobs).where(_j.tenant == self.tenant, _j.name == name)
-        row = None
-        if name.isprintable():  # PostgreSQL refuses NUL as an error
-            row = connection.execute(statement.with_for_update() if lock else statement).first()
+        row = find_row(connection, tables.jobs, self.library.tenant, name, lock=lock)
         if row is None:
             raise NotFound(
                 f"there is no job {name!r}; `softprompt jobs list` or GET /v1/fine_tuning/jobs lists those there are"
             )
         return row
-
-
-def _parents(config: Mapping[str, Any]) -> Sequence[str]:
-    given = config.get("prompt_tuning_init_prompt", ())
-    return [given] if isinstance(given, str) else given

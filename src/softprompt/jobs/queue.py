@@ -87,7 +87,7 @@ class Queue:
             hopeless = [row for row in rows if row.attempts >= MOST_ATTEMPTS]
             for row in hopeless:
                 message = f"{MOST_ATTEMPTS} workers died over this job; see worker.log in the home, and use a smaller batch"
-                self._close(connection, row.id, FAILED, {"error": _error("worker_died", message)}, message, level="error")
+                _fail(connection, row.id, "worker_died", message)
             if hopeless:
                 rows = []
             bank = secrets.token_hex(8)
@@ -113,7 +113,7 @@ class Queue:
         with self._database.read() as connection:
             return set(connection.execute(sa.select(_j.id).where(self._own(jobs))).scalars())
 
-    def tell(
+    def record(
         self,
         job: int,
         message: str,
@@ -124,26 +124,22 @@ class Queue:
         estimated_finish: str | None = None,
     ) -> None:
         """Write an event of a job, and how far it is; nothing where the job is no longer this worker's."""
+        changes: dict[str, Any] = {"beats": _j.beats + 1}
+        if step is not None:
+            changes = {
+                "attempts": sa.case((_j.step < step, 0), else_=_j.attempts),
+                "step": sa.case((_j.step < step, step), else_=_j.step),
+                "estimated_finish": estimated_finish,
+            }
         with self._database.write() as connection:
-            if step is not None:
-                further = sa.case((_j.step < step, 0), else_=_j.attempts)
-                changes = {
-                    "attempts": further,
-                    "step": sa.case((_j.step < step, step), else_=_j.step),
-                    "estimated_finish": estimated_finish,
-                }
-                statement = sa.update(tables.jobs).where(self._own([job])).values(changes)
-            else:
-                statement = sa.update(tables.jobs).where(self._own([job])).values(beats=_j.beats + 1)
-            if connection.execute(statement).rowcount:
+            if connection.execute(sa.update(tables.jobs).where(self._own([job])).values(changes)).rowcount:
                 add_event(connection, job, message, level=level, data=data)
 
     def fail(self, job: int, code: str, message: str, field: str | None = None) -> None:
         """The job has failed for good; nothing where it is no longer this worker's."""
         with self._database.write() as connection:
-            if connection.execute(sa.select(_j.id).where(self._own([job])).with_for_update()).first() is not None:
-                error = _error(code, message, field)
-                self._close(connection, job, FAILED, {"error": error}, message, level="error")
+            if self._hold(connection, job):
+                _fail(connection, job, code, message, field)
 
     def succeed(
         self,
@@ -159,28 +155,15 @@ class Queue:
         Raises:
             Lost: the job is no longer this worker's; nothing may be published.
         """
-        if connection.execute(sa.select(_j.id).where(self._own([job])).with_for_update()).first() is None:
+        if not self._hold(connection, job):
             raise Lost
-        changes = {
-            "model": version.ref,
-            "outcome": json.dumps(outcome),
-            "trained_tokens": trained_tokens,
-            "result_file": result_file,
-        }
-        self._close(connection, job, SUCCEEDED, changes, f"published {version.ref}")
+        changes = {"trained_tokens": trained_tokens, "result_file": result_file}
+        _close(connection, job, SUCCEEDED, model=version.ref, outcome=json.dumps(outcome), **changes)
+        add_event(connection, job, f"published {version.ref}")
 
-    def _close(
-        self,
-        connection: Connection,
-        job: int,
-        status: str,
-        changes: Mapping[str, Any],
-        message: str,
-        level: str = "info",
-    ) -> None:
-        values = {"status": status, "finished_at": now(), "estimated_finish": None, **changes}
-        connection.execute(sa.update(tables.jobs).where(_j.id == job).values(values))
-        add_event(connection, job, message, level=level)
+    def _hold(self, connection: Connection, job: int) -> bool:
+        """Lock the job's row; whether it is this worker's."""
+        return connection.execute(sa.select(_j.id).where(self._own([job])).with_for_update()).first() is not None
 
     def _own(self, jobs: Collection[int]) -> sa.ColumnElement[bool]:
         return sa.and_(_j.id.in_(list(jobs)), _j.status == RUNNING, _j.worker == self.worker)
@@ -197,9 +180,7 @@ class Queue:
         statement = sa.select(tables.jobs).where(_j.status == RUNNING, _j.worker != self.worker, _j.place == self.place)
         rows = list(connection.execute(statement.order_by(_j.id).with_for_update(skip_locked=True)))
         dead = [row for row in rows if self._is_dead(row)]
-        if not dead:
-            return []
-        if dead[0].attempts >= ALONE_AFTER:
+        if dead and dead[0].attempts >= ALONE_AFTER:
             return dead[:1]
         return [row for row in dead if row.bank == dead[0].bank]
 
@@ -219,5 +200,11 @@ def checkpoints_of(library: Library) -> Path:
     return library.runs / "jobs"
 
 
-def _error(code: str, message: str, field: str | None = None) -> str:
-    return json.dumps({"code": code, "message": message, "param": field})
+def _close(connection: Connection, job: int, status: str, **changes: Any) -> None:
+    values = {"status": status, "finished_at": now(), "estimated_finish": None, **changes}
+    connection.execute(sa.update(tables.jobs).where(_j.id == job).values(values))
+
+
+def _fail(connection: Connection, job: int, code: str, message: str, field: str | None = None) -> None:
+    _close(connection, job, FAILED, error=json.dumps({"code": code, "message": message, "param": field}))
+    add_event(connection, job, message, level="error")

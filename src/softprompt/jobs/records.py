@@ -57,24 +57,11 @@ class Job:
     finished_at: str | None
     estimated_finish: str | None
 
-    @property
-    def finished(self) -> bool:
-        """Whether nothing more will happen to it."""
-        return self.status not in UNFINISHED
-
     def row(self) -> dict[str, Any]:
         """The job as a row for people and machines."""
-        return {
-            "job": self.name,
-            "task": self.task,
-            "status": self.status,
-            "step": self.step,
-            "model": self.model,
-            "created_at": self.created_at,
-            "finished_at": self.finished_at,
-            "training_file": self.training_file,
-            "error": (self.error or {}).get("message"),
-        }
+        plain = ("task", "status", "step", "model", "created_at", "finished_at", "training_file")
+        values = {name: getattr(self, name) for name in plain}
+        return {"job": self.name, **values, "error": (self.error or {}).get("message")}
 
 
 @dataclass(frozen=True)
@@ -103,6 +90,14 @@ def fetch_page(connection: Connection, statement: sa.Select[Any], limit: int, re
     """The first `limit` rows of a statement that is in order, each made a record."""
     rows = connection.execute(statement.limit(limit + 1)).fetchall()
     return Page([record(row) for row in rows[:limit]], len(rows) > limit)
+
+
+def find_row(connection: Connection, table: sa.Table, tenant: str, name: str, *, lock: bool = False) -> AnyRow | None:
+    """The row of a tenant that has a name; locked for a change of it."""
+    if not name.isprintable():  # PostgreSQL refuses NUL as an error
+        return None
+    statement = sa.select(table).where(table.c.tenant == tenant, table.c.name == name)
+    return connection.execute(statement.with_for_update() if lock else statement).first()
 
 
 def record_of(kind: type[Record], row: AnyRow, *in_json: str) -> Record:

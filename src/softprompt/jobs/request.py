@@ -17,6 +17,7 @@ from softprompt.names import check_task
 from softprompt.tasks.config import OF_LABELS, TaskConfig, parse_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.rows import Row, canonical, hold_out
+from softprompt.text import lone_surrogate
 
 USUAL_RATE = float(TaskConfig.model_fields["learning_rate"].default)
 """The learning rate that a multiplier of 1 means."""
@@ -159,24 +160,23 @@ def shown_hyperparameters(request: JobRequest) -> dict[str, Any]:
 
 
 def _requested(request: JobRequest) -> dict[str, Any]:
-    chosen = _of_method(request) or request.hyperparameters or Hyperparameters()
-    return chosen.model_dump(exclude_none=True)
+    chosen = _of_method(request) or request.hyperparameters
+    return {} if chosen is None else chosen.model_dump(exclude_none=True)
 
 
 def _refuse_unsupported(request: JobRequest) -> None:
     try:
-        json.dumps(request.model_dump(mode="python"), ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise FieldError(f"{half!a} in the body is half of a surrogate pair and no character; mend it") from None
+        half = lone_surrogate(json.dumps(request.model_dump(mode="python"), ensure_ascii=False, allow_nan=False))
     except RecursionError:
         raise FieldError("the body is nested too deeply; mend it") from None
     except ValueError:
         raise FieldError("a number in the body is too large (such as 1e999), and none may be infinite; mend it") from None
+    if half is not None:
+        raise FieldError(f"{half!a} in the body is half of a surrogate pair and no character; mend it")
     if request.integrations:
         raise FieldError("integrations are not supported; leave them out", "integrations")
     for key, value in (request.metadata or {}).items():
-        if len(key) > 64 or len(value) > 512 or len(request.metadata or {}) > 16:
+        if len(key) > 64 or len(value) > 512 or len(request.metadata or ()) > 16:
             raise FieldError("metadata holds at most 16 keys of 64 characters, with values of 512", "metadata")
     method = request.method
     if method is not None and (method.type != "supervised" or method.dpo is not None or method.reinforcement is not None):
@@ -230,12 +230,9 @@ def _hyperparameters(request: JobRequest, config: Mapping[str, Any]) -> dict[str
 def _choose_form(config: dict[str, Any], train: UploadedRows) -> list[str]:
     """Fill in templates and labels where the request has none; tell what was chosen."""
     notes = []
-    if train.shape != "columns":
-        default = _TEMPLATES[train.shape]
-    elif all("text" in row and "label" in row for row in train.rows):
+    default = _TEMPLATES.get(train.shape)
+    if default is None and all("text" in row and "label" in row for row in train.rows):
         default = ("{text}\nLabel:", " {label}")
-    else:
-        default = None
     for key, place in (("input", 0), ("target", 1)):
         if key not in config:
             if default is None:
@@ -249,10 +246,9 @@ def _choose_form(config: dict[str, Any], train: UploadedRows) -> list[str]:
             notes.append(f"{key} is {default[place]!r}")
     if "labels" in config:
         return notes
+    templates = {"task": "x", "input": config["input"], "target": config["target"]}
     try:
-        target = Form.of_config(
-            parse_config({"task": "x", "input": config["input"], "target": config["target"]})
-        ).target_field
+        target = Form.of_config(parse_config(templates)).target_field
     except ConfigError as error:
         raise FieldError(str(error), "softprompt") from None
     answers = [str(row.get(target, "")) for row in train.rows]
@@ -291,6 +287,6 @@ def _try_rows(form: Form, upload: UploadedRows, field: str) -> None:
             answer = form.answer(row, f"{field}, line {line}")
         except ConfigError as error:
             raise FieldError(str(error), field) from None
-        if not filled.strip() or not answer.strip():
-            what = "input" if not filled.strip() else "answer"
-            raise FieldError(f"{field}, line {line}: the {what} is empty; mend the row or leave it out", field)
+        for what, text in (("input", filled), ("answer", answer)):
+            if not text.strip():
+                raise FieldError(f"{field}, line {line}: the {what} is empty; mend the row or leave it out", field)

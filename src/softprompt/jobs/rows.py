@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from softprompt.errors import FieldError
-from softprompt.tasks.rows import Row, canonical, unique_keys
+from softprompt.errors import DataError, FieldError
+from softprompt.tasks.rows import Row, unique_keys
+from softprompt.text import lone_surrogate
 
 Shape = Literal["columns", "completion", "chat"]
+_NAMES = {"columns": "columns", "completion": "prompt and completion", "chat": "messages"}
+
+Line = TypeVar("Line")
+Done = TypeVar("Done")
 
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -45,24 +50,33 @@ def read_upload(data: bytes, filename: str) -> UploadedRows:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _wrong(filename, line, f"no UTF-8 text ({error.reason}); convert the file") from None
-    rows: list[Row] = []
-    lines: list[int] = []
-    for number, written in enumerate(text.split("\n"), start=1):
-        if written.strip():
-            rows.append(_parse(written, filename, number))
-            lines.append(number)
-    if not rows:
+        raise FieldError(f"{filename}, line {line}: no UTF-8 text ({error.reason}); convert the file", "file") from None
+    texts = {number: line for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
+    if not texts:
         raise FieldError(f"{filename} has no rows; write one JSON object on each line", "file")
-    shape = _shape(rows[0])
-    for row, number in zip(rows, lines, strict=True):
+    rows = _each(filename, texts, _parse)
+    first = next(iter(rows))
+    shape = _shape(rows[first])
+
+    def check_shape(row: Row) -> None:
         if _shape(row) != shape:
-            first = "messages" if shape == "chat" else "prompt and completion" if shape == "completion" else "columns"
-            raise _wrong(filename, number, f"another shape than line {lines[0]}, which has {first}; keep to one shape")
+            raise DataError(f"another shape than line {first}, which has {_NAMES[shape]}; keep to one shape")
+
+    _each(filename, rows, check_shape)
     if shape != "columns":
-        convert = _completion if shape == "completion" else _chat
-        rows = [convert(row, filename, number) for row, number in zip(rows, lines, strict=True)]
-    return UploadedRows(shape, rows, lines)
+        rows = _each(filename, rows, _completion if shape == "completion" else _chat)
+    return UploadedRows(shape, list(rows.values()), list(rows))
+
+
+def _each(filename: str, lines: Mapping[int, Line], work: Callable[[Line], Done]) -> dict[int, Done]:
+    """What becomes of each line, by its number, which an error tells."""
+    done = {}
+    for number, line in lines.items():
+        try:
+            done[number] = work(line)
+        except DataError as error:
+            raise FieldError(f"{filename}, line {number}: {error}", "file") from None
+    return done
 
 
 def infer_labels(answers: Sequence[str]) -> tuple[str, ...] | None:
@@ -75,24 +89,18 @@ def infer_labels(answers: Sequence[str]) -> tuple[str, ...] | None:
     return tuple(sorted(counts))
 
 
-def _wrong(filename: str, line: int, message: str) -> FieldError:
-    return FieldError(f"{filename}, line {line}: {message}", "file")
-
-
-def _parse(line: str, filename: str, number: int) -> Row:
+def _parse(line: str) -> Row:
     try:
         row = json.loads(line, object_pairs_hook=unique_keys)
-        if isinstance(row, dict):
-            canonical(row)
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise _wrong(filename, number, f"{half!a} is half of a surrogate pair and no character; mend the row") from None
+        half = lone_surrogate(row) if isinstance(row, dict) else None
     except (ValueError, RecursionError) as error:
         problem = "nested too deeply" if isinstance(error, RecursionError) else f"not JSON ({error})"
-        raise _wrong(filename, number, f"{problem}; write one JSON object on each line") from None
+        raise DataError(f"{problem}; write one JSON object on each line") from None
+    if half is not None:
+        raise DataError(f"{half!a} is half of a surrogate pair and no character; mend the row")
     if not isinstance(row, dict) or not row:
         kind = "an empty object" if row == {} else type(row).__name__
-        raise _wrong(filename, number, f"an object with columns is needed, and this is {kind}")
+        raise DataError(f"an object with columns is needed, and this is {kind}")
     return row
 
 
@@ -102,41 +110,41 @@ def _shape(row: Row) -> Shape:
     return "completion" if "prompt" in row and "completion" in row else "columns"
 
 
-def _completion(row: Row, filename: str, number: int) -> Row:
+def _completion(row: Row) -> Row:
     for key in ("prompt", "completion"):
         if not isinstance(row[key], str) or not row[key].strip():
-            raise _wrong(filename, number, f"{key} must be a text that is not empty, and is {_shown(row[key])}")
+            raise DataError(f"{key} must be a text that is not empty, and is {_shown(row[key])}")
     return {"prompt": row["prompt"], "completion": row["completion"].strip()}
 
 
-def _chat(row: Row, filename: str, number: int) -> Row:
+def _chat(row: Row) -> Row:
     messages = row["messages"]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise _wrong(filename, number, f"messages must be a list of objects, and is {_shown(messages)}")
+        raise DataError(f"messages must be a list of objects, and is {_shown(messages)}")
     roles = [message.get("role") for message in messages]
     for role in roles:
         if role not in ROLES:
-            raise _wrong(filename, number, f"the role {_shown(role)} is not known; known: {', '.join(ROLES)}")
+            raise DataError(f"the role {_shown(role)} is not known; known: {', '.join(ROLES)}")
     if "user" not in roles or roles[-1] != "assistant":
-        problem = f"messages must hold a user's and end with an assistant's; the roles are {', '.join(roles) or 'none'}"
-        raise _wrong(filename, number, problem)
-    *turns, answer = (_content(message, filename, number) for message in messages)
+        shown = ", ".join(roles) or "none"
+        raise DataError(f"messages must hold a user's and end with an assistant's; the roles are {shown}")
+    *turns, answer = (_content(message) for message in messages)
     return {"prompt": "\n".join(turns), "completion": answer.strip()}
 
 
-def _content(message: dict[str, Any], filename: str, number: int) -> str:
+def _content(message: dict[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, list) and all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content
     ):
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str) or not content.strip():
-        problem = f"the content of the {message['role']} message must be a text that is not empty, and is {_shown(content)}"
-        raise _wrong(filename, number, problem)
+        role = message["role"]
+        raise DataError(f"the content of the {role} message must be a text that is not empty, and is {_shown(content)}")
     if message.get("weight", 1) != 1:
-        raise _wrong(filename, number, "an assistant message with weight 0 teaches nothing; leave the row out")
+        raise DataError("an assistant message with weight 0 teaches nothing; leave the row out")
     if message.get("tool_calls") or message.get("function_call"):
-        raise _wrong(filename, number, "calls of tools are not trained; leave the row out")
+        raise DataError("calls of tools are not trained; leave the row out")
     return content
 
 

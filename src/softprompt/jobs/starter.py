@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from softprompt.errors import LibraryError
@@ -37,7 +37,6 @@ class Starter:
         registry: str | None = None,
         store: str | None = None,
         options: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
         command: Sequence[str] = (sys.executable, "-m", "softprompt.jobs.worker"),
         pause_seconds: float = PAUSE_SECONDS,
         largest_log: int = LARGEST_LOG,
@@ -50,8 +49,8 @@ class Starter:
         self._command = [*command, "--home", str(library.home), *options]
         self._least_pause = self._pause = pause_seconds
         self._largest_log = largest_log
-        given = {"SOFTPROMPT_REGISTRY": registry, "SOFTPROMPT_STORE": store}
-        self._environment = dict(environment or {}) | {name: url for name, url in given.items() if url is not None}
+        urls = {"SOFTPROMPT_REGISTRY": registry, "SOFTPROMPT_STORE": store}
+        self._environment = {name: url for name, url in urls.items() if url is not None}
         self._child: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
         self._one_at_a_time = threading.Lock()
@@ -71,17 +70,14 @@ class Starter:
 
     def watch(self) -> None:
         """Look again and again, in a thread of its own, until `close`."""
-        if self._thread is None:
-            self._ended.clear()
-            self._thread = threading.Thread(target=self._look, daemon=True, name="starter")
-            self._thread.start()
+        self._thread = threading.Thread(target=self._look, daemon=True, name="starter")
+        self._thread.start()
 
     def close(self) -> None:
         """Look no more; the worker goes on."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
         if self._child is not None and self._child.poll() is None:
             self._child.returncode = 0  # it outlives us, and Popen is not to complain of that
 
@@ -98,13 +94,9 @@ class Starter:
         if path.exists() and path.stat().st_size > self._largest_log:
             path.replace(path.with_name("worker.log.1"))
         with path.open("ab") as file:
+            env = os.environ | self._environment
             self._child = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-                env=os.environ | self._environment,
+                self._command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env=env
             )
         self._not_before = time.monotonic() + self._least_pause
         log.info("started worker %d", self._child.pid)

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt.errors import FieldError, NotFound
-from softprompt.jobs.records import Page, fetch_page, record_of
-from softprompt.jobs.rows import read_upload
+from softprompt.jobs.records import Page, fetch_page, find_row, record_of
+from softprompt.jobs.rows import UploadedRows, read_upload
 from softprompt.prompts.file import digest_of
 from softprompt.registry import queries, tables
 from softprompt.registry.queries import AnyRow
@@ -60,11 +60,6 @@ class Uploads:
         self.store = FolderStore(library.home / "files")
         self._database = library.registry.database
 
-    @property
-    def tenant(self) -> str:
-        """Whose files these are."""
-        return self.library.tenant
-
     def add(self, data: bytes, filename: str, purpose: str = TRAINING) -> UploadedFile:
         """Check an upload and keep it.
 
@@ -106,7 +101,7 @@ class Uploads:
         Raises:
             NotFound: `after` names no file.
         """
-        statement = sa.select(tables.files).where(_f.tenant == self.tenant)
+        statement = sa.select(tables.files).where(_f.tenant == self.library.tenant)
         if purpose not in (None, TRAINING, RESULTS):
             return Page([], False)
         if purpose is not None:
@@ -126,17 +121,17 @@ class Uploads:
         with self._database.read() as connection:
             return _file(self._row(connection, name))
 
-    def read(self, name: str) -> bytes:
+    def read_rows(self, file: UploadedFile) -> UploadedRows:
+        """The rows of a file; raises as `read` does."""
+        return read_upload(self.read(file), file.filename)
+
+    def read(self, file: UploadedFile) -> bytes:
         """The bytes of a file, checked.
 
         Raises:
-            NotFound: this tenant has no such file, or its bytes are not in this home.
+            NotFound: they are not in this home.
             StoreError: they are altered or cannot be read.
         """
-        return self.read_bytes(self.get(name))
-
-    def read_bytes(self, file: UploadedFile) -> bytes:
-        """The bytes of a file that was found already; raises as `read` does."""
         try:
             return read_verified(self.store, file.digest)
         except NotFound:
@@ -159,8 +154,7 @@ class Uploads:
                 self.store.delete(row.digest)
 
     def _row(self, connection: Connection, name: str) -> AnyRow:
-        statement = sa.select(tables.files).where(_f.tenant == self.tenant, _f.name == name)
-        row = connection.execute(statement).first() if name.isprintable() else None  # PostgreSQL refuses NUL as an error
+        row = find_row(connection, tables.files, self.library.tenant, name)
         if row is None:
             raise NotFound(f"there is no file {name!r}; GET /v1/files lists those there are")
         return row
@@ -169,9 +163,9 @@ class Uploads:
         return UploadedFile(f"file-{secrets.token_hex(12)}", filename, purpose, digest_of(data), len(data), now())
 
     def _insert(self, connection: Connection, file: UploadedFile) -> None:
-        queries.add_missing(connection, tables.tenants, name=self.tenant, created_at=file.created_at)
-        values = {**file.__dict__, "tenant": self.tenant, "actor": self.library.registry.actor}
-        connection.execute(sa.insert(tables.files).values(values))
+        tenant, actor = self.library.tenant, self.library.registry.actor
+        queries.add_missing(connection, tables.tenants, name=tenant, created_at=file.created_at)
+        connection.execute(sa.insert(tables.files).values(**vars(file), tenant=tenant, actor=actor))
 
 
 def _file(row: AnyRow) -> UploadedFile:

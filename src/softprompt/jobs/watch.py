@@ -25,6 +25,14 @@ BEAT_SECONDS = 3.0
 LOOK_SECONDS = 0.5
 """How often a worker shows that it lives, and looks whether its jobs are still wanted."""
 
+_CODES = {
+    ConfigError: "invalid_request",
+    BaseModelError: "base_unusable",
+    TrainingError: "training_failed",
+    LibraryError: "library_failed",
+    SoftPromptError: "failed",
+}
+
 
 class Watch:
     """Beats for jobs, and knows which of them are still wanted: a thread of its own, so that no step waits for SQL."""
@@ -34,7 +42,7 @@ class Watch:
         self._jobs = list(jobs)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True, name="watch")
-        self.wanted = set(jobs)
+        self.live = set(jobs)
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -49,10 +57,10 @@ class Watch:
         while not self._ended.wait(LOOK_SECONDS):
             try:
                 if time.monotonic() - beaten >= BEAT_SECONDS:
-                    self.wanted = self._queue.beat(self._jobs)
+                    self.live = self._queue.beat(self._jobs)
                     beaten = time.monotonic()
                 else:
-                    self.wanted = self._queue.own(self._jobs)
+                    self.live = self._queue.own(self._jobs)
             except RegistryError as error:  # training goes on; the transaction that publishes has the last word
                 log.warning("cannot look after jobs: %s", error)
 
@@ -60,7 +68,7 @@ class Watch:
 def record(queue: Queue, claim: Claim, message: str, **more: Any) -> None:
     """Write an event; a registry that is away for a moment costs the event, not the training."""
     try:
-        queue.tell(claim.id, message, **more)
+        queue.record(claim.id, message, **more)
     except RegistryError as error:
         log.warning("job %s: %s (%s)", claim.name, message, error)
 
@@ -87,12 +95,4 @@ def fail(queue: Queue, claim: Claim, error: Exception) -> None:
 def _code(error: Exception) -> str:
     if isinstance(error, FieldError) and error.field in ("training_file", "validation_file"):
         return f"invalid_{error.field}"
-    if isinstance(error, ConfigError):
-        return "invalid_request"
-    if isinstance(error, BaseModelError):
-        return "base_unusable"
-    if isinstance(error, TrainingError):
-        return "training_failed"
-    if isinstance(error, LibraryError):
-        return "library_failed"
-    return "failed" if isinstance(error, SoftPromptError) else "internal_error"
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), "internal_error")

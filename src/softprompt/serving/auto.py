@@ -47,7 +47,6 @@ class AutoRouter:
         self._residents, self._run = residents, run
         self._at_once = min(at_once, MOST_INPUTS)
         self._threshold, self._fresh_s = threshold, fresh_s
-        self._origin_D: Floats | None = None
         self._measuring: asyncio.Task[Floats] | None = None
         self._tenants: dict[str, _Tenant] = {}
 
@@ -82,8 +81,6 @@ class AutoRouter:
 
     async def _origin(self) -> Floats:
         """The mean embedding of single tokens, asked of the engine once, however many wait for it."""
-        if self._origin_D is not None:
-            return self._origin_D
         if self._measuring is None:
             self._measuring = asyncio.create_task(self._measure_origin())
             self._measuring.add_done_callback(self._measured)
@@ -95,9 +92,8 @@ class AutoRouter:
         return origin_D
 
     def _measured(self, task: asyncio.Task[Floats]) -> None:
-        self._measuring = None
-        if not task.cancelled() and task.exception() is None:
-            self._origin_D = task.result()
+        if task.cancelled() or task.exception() is not None:
+            self._measuring = None
 
     async def _embed(self, inputs: Sequence[Sequence[int]]) -> list[Sequence[float]]:
         embeddings: list[Sequence[float]] = []

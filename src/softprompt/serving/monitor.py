@@ -25,9 +25,9 @@ _TOTAL = (*_FIRST, 60, 120, 300)
 class Monitor:
     """Counts what tasks do. Only tasks that exist are told apart, and only so many, so that names cannot fill the memory."""
 
-    def __init__(self, registry: CollectorRegistry | None = None, *, max_tasks: int = 200) -> None:
-        """Count into a registry of Prometheus' client, by default a new one; at most `max_tasks` tasks apart."""
-        self.registry = registry if registry is not None else CollectorRegistry()
+    def __init__(self, *, max_tasks: int = 200) -> None:
+        """Count at most `max_tasks` tasks apart."""
+        self.registry = CollectorRegistry()
         self.max_tasks = max_tasks
         self._known: set[tuple[str, str]] = set()
         labels = ("tenant", "task")

@@ -67,16 +67,15 @@ class Service:
         if len(refs) != len(texts):
             raise ConfigError(f"{len(texts)} texts need {len(texts)} tasks, or one for all; {len(refs)} were given")
         versions = {ref: self.library.registry.resolve(ref) for ref in dict.fromkeys(refs)}
-        answers: list[Prediction | None] = [None] * len(texts)
+        answers: dict[int, Prediction] = {}
         for source in dict.fromkeys(version.base for version in versions.values()):
             rows = [index for index, ref in enumerate(refs) if versions[ref].base == source]
             architecture = self._architecture(source)
             base = architecture.base
             residents = {ref: self._resident(version, base) for ref, version in versions.items() if version.base == source}
             predictions = self._answer(architecture, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
-            for index, prediction in zip(rows, predictions, strict=True):
-                answers[index] = prediction
-        return [answer for answer in answers if answer is not None]
+            answers |= zip(rows, predictions, strict=True)
+        return [answers[index] for index in range(len(texts))]
 
     def _architecture(self, source: str) -> Architecture:
         if source not in self._architectures:
@@ -117,11 +116,7 @@ class Service:
 
 
 def predict(
-    texts: Sequence[str],
-    tasks: str | Sequence[str],
-    *,
-    library: Library | None = None,
-    base: BaseLike = None,
+    texts: Sequence[str], tasks: str | Sequence[str], *, library: Library | None = None, base: BaseLike = None
 ) -> list[Prediction]:
     """Answer texts with prompts of a library (by default the one in the current home). See :meth:`Service.predict`.
 

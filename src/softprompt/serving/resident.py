@@ -70,6 +70,5 @@ def load_resident(library: Library, version: Version, base: FrozenBase) -> Resid
     prompt.check_base(base)
     form = Form.of_card(prompt.card)
     vectors = Vectors(version.digest, prompt.vectors_PD.to(base.device, base.dtype))
-    return Resident(
-        version.task, version.number, version.digest, form, vectors, form.encode_labels(base) if form.labels else None
-    )
+    labels = form.encode_labels(base) if form.labels else None
+    return Resident(version.task, version.number, version.digest, form, vectors, labels)

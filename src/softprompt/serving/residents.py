@@ -116,8 +116,7 @@ class Residents:
     async def aget(self, ref: str, tenant: str | None = None) -> Resident:
         """The same without holding up the event loop."""
         key = (tenant or self.library.tenant, ref)
-        found = self._find(key)
-        if found is not None:
+        if (found := self._find(key)) is not None:
             return found
         loaded = asyncio.wrap_future(self._load(key))
         loaded.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio logs it as never seen
@@ -260,8 +259,7 @@ class Residents:
 
     def _put(self, key: Key, entry: _Entry) -> None:
         """Enter a prompt as the one used last, and evict those used longest ago. The lock is held."""
-        old = self._entries.get(key)
-        if old is not None:
+        if (old := self._entries.get(key)) is not None:
             self._drop(key, old)
         self._unknown.pop(key, None)
         size = entry.resident.bytes

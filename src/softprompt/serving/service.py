@@ -66,17 +66,8 @@ class AsyncService:
     A method that is cancelled gives up its jobs.
     """
 
-    def __init__(self, residents: Residents, engine: Engine, monitor: Monitor, *, threshold: float, fresh_s: float) -> None:
-        self.residents, self.engine, self.monitor = residents, engine, monitor
-        self.base = residents.base
-        self.base_name = self.base.name
-        self.fingerprint = self.base.fingerprint
-        self._auto = AutoRouter(residents, self._results, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s)
-        monitor.watch(engine.status, residents.status)
-
-    @classmethod
-    def open(
-        cls,
+    def __init__(
+        self,
         library: Library,
         base: FrozenBase,
         engine: Engine,
@@ -84,9 +75,8 @@ class AsyncService:
         max_bytes: int = 1 << 28,
         max_prompts: int = 10_000,
         fresh_s: float = 1.0,
-        threshold: float | None = None,
-        monitor: Monitor | None = None,
-    ) -> AsyncService:
+        threshold: float = THRESHOLD,
+    ) -> None:
         """Serve a library's prompts of one base.
 
         Args:
@@ -97,11 +87,14 @@ class AsyncService:
             max_prompts: bound on the prompts held.
             fresh_s: seconds after which the registry is asked again.
             threshold: nearness below which `auto` abstains; by default one that was measured.
-            monitor: where to count; by default a new one.
         """
-        residents = Residents(library, base, max_bytes=max_bytes, max_prompts=max_prompts, fresh_s=fresh_s)
-        least = THRESHOLD if threshold is None else threshold
-        return cls(residents, engine, monitor or Monitor(), threshold=least, fresh_s=fresh_s)
+        self.base, self.base_name, self.fingerprint = base, base.name, base.fingerprint
+        self.residents = Residents(library, base, max_bytes=max_bytes, max_prompts=max_prompts, fresh_s=fresh_s)
+        self.engine, self.monitor = engine, Monitor()
+        self._auto = AutoRouter(
+            self.residents, self._results, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s
+        )
+        self.monitor.watch(engine.status, self.residents.status)
 
     async def models(self, tenant: str) -> list[ModelRow]:
         """The base, and a tenant's tasks that have versions on it, by name."""
@@ -182,10 +175,8 @@ class AsyncService:
             tokens = sum(len(one.ids) for one in encoded)
             results = await self._results([ScoreJob(resident.vectors, one.ids, resident.labels) for one in encoded])
             watch.accepted(tokens)
-            rows = [
-                choose_label(resident.form, _values(result), truncated=one.truncated)
-                for result, one in zip(results, encoded, strict=True)
-            ]
+            pairs = zip(results, encoded, strict=True)
+            rows = [choose_label(resident.form, _values(result), truncated=one.truncated) for result, one in pairs]
             watch.first_token()
             watch.done()
             return Classified(self._head(target, tokens), tuple(rows))
