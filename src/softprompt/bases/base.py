@@ -125,10 +125,7 @@ class FrozenBase:
         """
         refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
         return cls(
-            model=_freeze(model),
-            tokenizer=tokenizer,
-            source=name,
-            fingerprint=fingerprint_of_model(model, tokenizer),
+            model=_freeze(model), tokenizer=tokenizer, source=name, fingerprint=fingerprint_of_model(model, tokenizer)
         )
 
     @property

@@ -257,12 +257,7 @@ def _check_blob(database: Database, store: Store, digest: str, rows: list[AnyRow
     except PromptFileError as error:
         return Problem("card differs", digest, refs, str(error))
     if any(row.card != card for row in rows):
-        return Problem(
-            "card differs",
-            digest,
-            refs,
-            "the registry has another card than the file: publish the file again",
-        )
+        return Problem("card differs", digest, refs, "the registry has another card than the file: publish the file again")
     return None
 
 
@@ -300,12 +295,7 @@ def _wrong_rows(connection: Connection) -> list[Problem]:
         )
     )
     problems += [
-        Problem(
-            "count",
-            None,
-            (f"{tenant}/{task}",),
-            "the task's counts are not those of its versions; put back a backup",
-        )
+        Problem("count", None, (f"{tenant}/{task}",), "the task's counts are not those of its versions; put back a backup")
         for tenant, task in connection.execute(statement)
     ]
     return problems

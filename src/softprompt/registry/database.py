@@ -73,11 +73,7 @@ class Database:
         Raises:
             RegistryError: the database fails, is full, or stays locked.
         """
-        with (
-            _translated(self.shown),
-            self.engine.connect().execution_options(write=True) as connection,
-            connection.begin(),
-        ):
+        with _translated(self.shown), self.engine.connect().execution_options(write=True) as connection, connection.begin():
             yield connection
 
     def lock_digest(self, connection: Connection, digest: str) -> None:
@@ -156,8 +152,7 @@ class Database:
                 sa.text(f"CREATE TABLE {tables.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
             )
             connection.execute(
-                sa.text(f"INSERT INTO {tables.VERSION_TABLE} (version_num) VALUES (:head)"),
-                {"head": tables.HEAD},
+                sa.text(f"INSERT INTO {tables.VERSION_TABLE} (version_num) VALUES (:head)"), {"head": tables.HEAD}
             )
             return
         upgrade(connection)
@@ -263,10 +258,7 @@ def _explain(error: DBAPIError) -> str:
 
 _DAMAGED = "the file is damaged; put back a copy of it (see docs/library.md on backups)"
 _MENDS = (
-    (
-        "database is locked",
-        f"another process has been writing for {BUSY_SECONDS} s; wait for it or end it, then try again",
-    ),
+    ("database is locked", f"another process has been writing for {BUSY_SECONDS} s; wait for it or end it, then try again"),
     ("unable to open", "check that the folder exists and that you may write to it"),
     ("readonly", "you may not write to it; mend its permissions (the -wal and -shm files beside it too)"),
     ("disk is full", "the disk is full: nothing was changed; free some space and try again"),

@@ -42,11 +42,7 @@ class BucketStore:
             try:
                 self._bucket: Any = from_url(
                     url,
-                    client_options={
-                        "timeout": f"{REQUEST_SECONDS}s",
-                        "connect_timeout": "5s",
-                        "allow_http": _plain_http(),
-                    },
+                    client_options={"timeout": f"{REQUEST_SECONDS}s", "connect_timeout": "5s", "allow_http": _plain_http()},
                     retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
                 )
             except ValueError as error:

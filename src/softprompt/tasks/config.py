@@ -239,10 +239,7 @@ class TaskConfig(_Strict):
 
     def recipe(self) -> dict[str, Any]:
         """The hyperparameters that a card keeps."""
-        chosen = {
-            "prompt_tuning_init": self.initializer,
-            "objective": self.objective_name,
-        }
+        chosen = {"prompt_tuning_init": self.initializer, "objective": self.objective_name}
         kept: tuple[str, ...] = (
             "prompt_tuning_init_text", "learning_rate", "num_train_epochs", "max_steps",
             "per_device_train_batch_size", "warmup_ratio", "warmup_steps", "weight_decay", "lr_scheduler_type", "optim",

@@ -205,13 +205,7 @@ class Form:
         return max(len(ids) for ids in self.encode_labels(base))
 
     def encode_inputs(
-        self,
-        base: FrozenBase,
-        rows: Sequence[Row],
-        num_virtual_tokens: int,
-        *,
-        prepend: str = "",
-        where: str = "row",
+        self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, prepend: str = "", where: str = "row"
     ) -> Inputs:
         """Token ids of the inputs of rows, each within the context beside the prompt and the longest answer.
 

@@ -154,12 +154,7 @@ def remarks(seed: int = 0, count: int = 1500) -> Rows:
     good = "excellent wonderful superb delightful brilliant charming fresh funny moving clever".split()
     bad = "terrible awful boring dull dreadful clumsy stale tedious weak annoying".split()
     subjects = "film story cast plot music ending meal hotel phone service camera book".split()
-    patterns = [
-        "the {s} was {a} .",
-        "a {a} {s} , and a {b} one .",
-        "what a {a} {s} !",
-        "i found the {s} {a} and {b} .",
-    ]
+    patterns = ["the {s} was {a} .", "a {a} {s} , and a {b} one .", "what a {a} {s} !", "i found the {s} {a} and {b} ."]
     rows: dict[str, str] = {}
     while len(rows) < count:
         label = draw.choice(["positive", "negative"])
