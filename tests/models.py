@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ WORDS = [
 
 
 @functools.cache
+def weights_digest(base: FrozenBase) -> str:
+    """Digest of every weight as it is now in memory; equal before and after training."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(base.model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def tokenizer() -> Any:
     """A byte-level tokenizer that round-trips any text."""
     backend = Tokenizer(models.BPE())

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library
-from softprompt.model.architecture import architecture_of
+from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.tasks.task import Task
+from softprompt.training.bank import Bank
 from softprompt.training.events import Event, Stepped
+from softprompt.training.loop import Stepper
 from softprompt.training.prepare import Preparer
 from softprompt.training.run import Run
 from softprompt.training.session import Session
@@ -17,7 +19,15 @@ from softprompt.training.session import Session
 def runs_of(base: FrozenBase, tasks: Sequence[Task]) -> list[Run]:
     """The tasks' runs, ready to train."""
     preparer = Preparer(base)
-    return [preparer.prepare(task, None).run for task in tasks]
+    return [preparer.prepare(task, None)[0] for task in tasks]
+
+
+def train_bank(architecture: Architecture, runs: Sequence[Run]) -> None:
+    """Train all runs to their ends, and nothing else: the slow, obvious twin of what a session does about it."""
+    bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], architecture.base.device)
+    stepper = Stepper(architecture)
+    while stepper.step(bank, runs):
+        pass
 
 
 def up_to(session: Session, steps: int) -> Iterator[Event]:

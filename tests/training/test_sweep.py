@@ -16,11 +16,10 @@ from softprompt.errors import ConfigError, DataError, NameRefused, TrainingError
 from softprompt.model.architecture import architecture_of
 from softprompt.tasks.task import Task
 from softprompt.training.events import Stepped
-from softprompt.training.loop import train_bank
 from softprompt.training.session import Session
 from softprompt.training.sweep import Halving, make_grid, sweep, write_page
 from tests.models import make_base
-from tests.sessions import runs_of
+from tests.sessions import runs_of, train_bank
 
 
 @pytest.fixture(scope="module")

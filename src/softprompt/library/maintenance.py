@@ -176,8 +176,7 @@ def stats(database: Database, store: Store) -> dict[str, Any]:
     with database.read() as connection:
         for table in (tables.tenants, tables.tasks, tables.versions, tables.keys):
             counts[table.name] = connection.scalar(sa.select(sa.func.count()).select_from(table))
-        gone = sa.select(sa.func.count()).select_from(tables.versions).where(_v.deleted)
-        counts["deleted"] = connection.scalar(gone)
+        counts["deleted"] = connection.scalar(sa.select(sa.func.count(_v.id)).where(_v.deleted))
     sizes = [size for _, size in store.list()]
     return {**counts, "blobs": len(sizes), "bytes": sum(sizes)}
 

@@ -82,8 +82,7 @@ class Database:
         On SQLite the write lock does that already.
         """
         if not self.sqlite:
-            number = int(digest[:16], 16) - (1 << 63)
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.cast(number, sa.BigInteger))))
+            _lock(connection, int(digest[:16], 16) - (1 << 63))
 
     def check(self) -> list[str]:
         """What the database itself finds wrong with its file; nothing on a server."""
@@ -142,7 +141,7 @@ class Database:
     def _make_schema(self, connection: Connection) -> None:
         """Create or upgrade, inside the caller's write transaction; another process may have been quicker."""
         if not self.sqlite:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.cast(_SCHEMA_LOCK, sa.BigInteger))))
+            _lock(connection, _SCHEMA_LOCK)
         revision = self._revision(connection)
         if revision == tables.HEAD:
             return
@@ -158,6 +157,10 @@ class Database:
         upgrade(connection)
         if self.sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()):
             raise RegistryError(f"upgrading {self.shown} would break references {broken[:3]}; nothing was changed")
+
+
+def _lock(connection: Connection, number: int) -> None:
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.cast(number, sa.BigInteger))))
 
 
 def upgrade(connection: Connection, to: str = "head") -> None:

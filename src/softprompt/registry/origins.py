@@ -29,16 +29,16 @@ def of(connection: Connection, tenant: str, ref: Ref) -> Origin | None:
     return None if row is None else Origin(row.run, json.loads(row.task_file), json.loads(row.data))
 
 
-def published_by(connection: Connection, run: str, tenant: str, task: str | None = None) -> Ref | None:
-    """The version of this tenant, deleted or not, that a run has published; None where it has published none.
+def published_by(connection: Connection, run: str, tenant: str, task: str) -> Ref | None:
+    """The version, deleted or not, that a run has published; None where it has published none.
 
     Raises:
         LibraryError: the run is not that of this tenant and of `task`.
     """
     statement = sa.select(_t.tenant, _t.name, _v.number).select_from(_joined).where(_o.run == run)
     row = connection.execute(statement).first()
-    if row is None or (task is None and row.tenant != tenant):
+    if row is None:
         return None
-    if task is not None and (row.tenant, row.name) != (tenant, task):
+    if (row.tenant, row.name) != (tenant, task):
         raise LibraryError(f"run {run!r} has published another task already, and a run has one; give it an id of its own")
     return Ref(row.name, number=row.number)

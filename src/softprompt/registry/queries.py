@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,9 +22,13 @@ AnyRow = Any
 PRODUCTION = "production"
 """The alias that a bare task name means, where it exists."""
 
+_SAME = ("number", "digest", "base", "fingerprint", "created_at", "actor")
+"""Fields of a version that are columns of the same name."""
+
 _t, _v, _a = tables.tasks.c, tables.versions.c, tables.aliases.c
 
-VERSIONS = sa.select(*_v, tables.cards.c.card).join(tables.cards, tables.cards.c.digest == _v.digest)
+_carded = tables.cards.c.digest == _v.digest
+VERSIONS = sa.select(*_v, tables.cards.c.card).join(tables.cards, _carded)
 """Rows of `versions` with their cards, as `version` takes them."""
 
 
@@ -69,8 +74,7 @@ def find(connection: Connection, tenant: str, ref: Ref, *, deleted: bool = False
         alias = sa.and_(_a.task_id == _t.id, _a.name == (ref.alias or PRODUCTION))
         source = tables.tasks.outerjoin(tables.aliases, alias)
         number = _a.number if ref.alias else sa.func.coalesce(_a.number, _t.newest)
-    source = source.join(tables.versions, sa.and_(_v.task_id == _t.id, _v.number == number))
-    source = source.join(tables.cards, tables.cards.c.digest == _v.digest)
+    source = source.join(tables.versions, sa.and_(_v.task_id == _t.id, _v.number == number)).join(tables.cards, _carded)
     statement = sa.select(*_v, tables.cards.c.card).select_from(source)
     row: AnyRow = connection.execute(statement.where(_t.tenant == tenant, _t.name == ref.task)).first()
     if row is None:
@@ -81,40 +85,23 @@ def find(connection: Connection, tenant: str, ref: Ref, *, deleted: bool = False
             f"version {ref.task}@{row.number}{how} is deleted; "
             f"`softprompt restore {ref.task}@{row.number}` brings it back, or promote another version"
         )
-    return version(ref.task, row, tags_of(connection, sa.literal(row.id)).get(row.id, ()))
+    return version(ref.task, row, tags_of(connection, [row.id]).get(row.id, ()))
 
 
 def version(task: str, row: AnyRow, tags: tuple[str, ...] = ()) -> Version:
     """A row of `VERSIONS` as the registry gives it out."""
-    return Version(
-        task=task,
-        number=row.number,
-        digest=row.digest,
-        base=row.base,
-        fingerprint=row.fingerprint,
-        card_text=row.card,
-        created_at=row.created_at,
-        actor=row.actor,
-        tags=tags,
-        deleted=row.deleted,
-        purged=row.purged,
-    )
+    same = {name: getattr(row, name) for name in (*_SAME, "deleted", "purged")}
+    return Version(task=task, card_text=row.card, tags=tags, **same)
 
 
 def add_version(connection: Connection, task_id: int, added: Version) -> int:
     """Insert a new version and its tags, and return its id; its card must be there."""
     card = added.card
-    values = {
+    values = {name: getattr(added, name) for name in _SAME} | {
         "task_id": task_id,
-        "number": added.number,
-        "digest": added.digest,
-        "base": added.base,
-        "fingerprint": added.fingerprint,
         "metric": card.metric,
         "value": card.metrics.get("value"),
         "data_digest": card.data_digest,
-        "actor": added.actor,
-        "created_at": added.created_at,
     }
     version_id: int = connection.execute(sa.insert(tables.versions).values(values).returning(_v.id)).scalar_one()
     if added.tags:
@@ -133,12 +120,11 @@ def set_deleted(connection: Connection, task_id: int, number: int, deleted: bool
     connection.execute(sa.update(tables.tasks).where(_t.id == task_id).values(newest=newest, live=live))
 
 
-def tags_of(connection: Connection, version_ids: Any) -> dict[int, tuple[str, ...]]:
-    """The tags of versions, given as a query of their ids or as one id."""
+def tags_of(connection: Connection, version_ids: sa.Select[tuple[int]] | Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """The tags of versions, given by their ids, a few thousand at most, or as a query of them."""
     c = tables.tags.c
-    which = c.version_id.in_(version_ids) if isinstance(version_ids, sa.Select) else c.version_id == version_ids
     found: dict[int, list[str]] = defaultdict(list)
-    for version_id, tag in connection.execute(sa.select(c.version_id, c.tag).where(which)):
+    for version_id, tag in connection.execute(sa.select(c.version_id, c.tag).where(c.version_id.in_(version_ids))):
         found[version_id].append(tag)
     return {version_id: tuple(sorted(tags)) for version_id, tags in found.items()}
 
@@ -155,18 +141,13 @@ def audit(connection: Connection, tenant: str, task: str | None, limit: int | No
     statement = sa.select(tables.audit).where(a.tenant == tenant).order_by(a.id.desc()).limit(limit)
     rows = connection.execute(statement if task is None else statement.where(a.task == task)).fetchall()
     return [
-        AuditEntry(
-            seq=row.id,
-            at=row.at,
-            actor=row.actor,
-            action=row.action,
-            task=row.task,
-            before=json.loads(row.before) if row.before else None,
-            after=json.loads(row.after) if row.after else None,
-            reason=row.reason,
-        )
+        AuditEntry(row.id, row.at, row.actor, row.action, row.task, _state(row.before), _state(row.after), row.reason)
         for row in reversed(rows)
     ]
+
+
+def _state(text: str | None) -> dict[str, Any] | None:
+    return json.loads(text) if text else None
 
 
 def bases(connection: Connection) -> list[BaseCount]:

@@ -48,8 +48,6 @@ class Group:
         """Process `rank` of `world`; where there are several, their process group is up."""
         self.rank = rank
         self.world = world
-        self.sent = 0
-        """Bytes that this process has put into sums, over all steps."""
 
     @classmethod
     def current(cls) -> Group:
@@ -76,7 +74,6 @@ class Group:
             return losses_K, gradient_KPD
         flat = torch.cat([losses_K, gradient_KPD.flatten()])
         torch.distributed.all_reduce(flat)
-        self.sent += flat.numel() * flat.element_size()
         return flat[: len(losses_K)], flat[len(losses_K) :].view_as(gradient_KPD)
 
     def from_first(self, make: Callable[[], Value]) -> Value:
@@ -87,17 +84,6 @@ class Group:
         torch.distributed.broadcast_object_list(box, src=0)
         value: Value = box[0]  # type: ignore[assignment]
         return value
-
-
-def train_bank(architecture: Architecture, runs: Sequence[Run]) -> None:
-    """Train all runs to their ends, and nothing else. Each keeps its best vectors by validation; one that fails stops alone.
-
-    The slow, obvious twin of what a session does about it, for tests and benchmarks.
-    """
-    bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], architecture.base.device)
-    stepper = Stepper(architecture)
-    while stepper.step(bank, runs):
-        pass
 
 
 class Stepper:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,14 +75,6 @@ def one_base(tasks: Sequence[Task]) -> BaseOptions:
     return next(iter(bases))
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A run ready to train, and the rows that will judge it."""
-
-    run: Run
-    test: Examples
-
-
 class Preparer:
     """Makes runs on one base. Tasks that share their rows and form, as candidates of a sweep do, share their encoding."""
 
@@ -92,8 +83,8 @@ class Preparer:
         self._encoded: dict[tuple[Any, ...], tuple[Examples, Examples, Examples]] = {}
         self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
 
-    def prepare(self, task: Task, library: Library | None) -> Encoded:
-        """A task's rows encoded and its vectors at their start.
+    def prepare(self, task: Task, library: Library | None) -> tuple[Run, Examples]:
+        """A run ready to train, its rows encoded and its vectors at their start, and the rows that will judge it.
 
         Raises:
             ConfigError, DataError: the task, or a row of any split, is wrong.
@@ -113,7 +104,7 @@ class Preparer:
         labels = task.form.encode_labels(base) if task.form.labels else None
         parents = parents_of(base, task.config, library)
         start_PD = start_vectors(base, task, parents)
-        return Encoded(Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents)), test)
+        return Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents)), test
 
 
 def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
