@@ -104,7 +104,7 @@ class RegistryContract:
         assert registry.versions("trec6") == [version]
 
     @pytest.mark.parametrize(
-        ("ref", "told"),
+        ("ref", "message"),
         [
             ("trec", "did you mean 'trec6'"),
             ("trec6@9", "no version 9: the highest is 1"),
@@ -112,10 +112,10 @@ class RegistryContract:
             ("trec6@x", "no alias 'x'"),
         ],
     )
-    def test_what_is_not_there_is_told_with_the_nearest(self, registry: Registry, ref: str, told: str) -> None:
+    def test_what_is_not_there_is_told_with_the_nearest(self, registry: Registry, ref: str, message: str) -> None:
         publish(registry)
         registry.aliases.promote("trec6@1", "production")
-        with pytest.raises(NotFound, match=told):
+        with pytest.raises(NotFound, match=message):
             registry.resolve(ref)
 
     @pytest.mark.parametrize("name", TRICKS)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library
 from softprompt.model.architecture import Architecture, architecture_of
+from softprompt.progress import Advance, Silent
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank
 from softprompt.training.events import Event, Stepped
@@ -28,6 +30,14 @@ def train_bank(architecture: Architecture, runs: Sequence[Run]) -> None:
     stepper = Stepper(architecture)
     while stepper.step(bank, runs):
         pass
+
+
+class Untrained(Silent):
+    """A progress that fails the test once training begins."""
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
+        assert name not in ("train", "sweep"), "it was trained"
+        return super().stage(name, total)
 
 
 def up_to(session: Session, steps: int) -> Iterator[Event]:

@@ -58,11 +58,11 @@ def test_an_exported_prompt_run_by_peft_gives_our_logits(architecture: str, tmp_
     expected = [ours(base, prompt.vectors_PD, shared=shared) for shared in (True, False)]
     folder = save_peft(prompt, tmp_path / "adapter", "some/base")
     model = peft.PeftModel.from_pretrained(make_base(architecture).model, str(folder))
-    told = theirs(model, 7)
+    logits = theirs(model, 7)
     for one in expected:
-        assert_equal(one, told)
+        assert_equal(one, logits)
     plain = [make_base(architecture).model(input_ids=torch.tensor([row])).logits[0] for row in ROWS]
-    assert not torch.allclose(told[0], plain[0], atol=0.1)
+    assert not torch.allclose(logits[0], plain[0], atol=0.1)
 
 
 def by_peft(architecture: str, folder: Path, length: int = 6) -> list[torch.Tensor]:
