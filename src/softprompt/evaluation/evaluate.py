@@ -118,18 +118,8 @@ def _judge(
             engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
             reports = result_of(judge(engine, trials), advance)
         for (version, _, _), trial, report in zip(group, trials, reports, strict=True):
-            evaluations.append(
-                Evaluation(
-                    task=version.task,
-                    version=version.number,
-                    digest=version.digest,
-                    metric=report.metric,
-                    value=report.value,
-                    rows=report.rows,
-                    loss=report.loss,
-                    truncated=trial.examples.truncated,
-                )
-            )
+            truncated, scores = trial.examples.truncated, (report.metric, report.value, report.rows, report.loss)
+            evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, truncated))
     return evaluations
 
 

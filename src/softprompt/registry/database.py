@@ -251,12 +251,9 @@ def _translated(shown: str) -> Iterator[None]:
 def _explain(error: DBAPIError) -> str:
     text = " ".join(str(error.orig).split())
     low = text.lower()
-    for sign, mend in _MENDS:
-        if sign in low:
-            return f"{text}; {mend}"
-    if isinstance(error, OperationalError):
-        return f"{text}; check that the database is there and can be reached"
-    return f"{text}; nothing was changed"
+    away = isinstance(error, OperationalError)
+    other = "check that the database is there and can be reached" if away else "nothing was changed"
+    return f"{text}; {next((mend for sign, mend in _MENDS if sign in low), other)}"
 
 
 _DAMAGED = "the file is damaged; put back a copy of it (see docs/library.md on backups)"

@@ -106,7 +106,7 @@ def headwords(seed: int = 0) -> Rows:
     return rows
 
 
-def questions(seed: int = 0, count: int = 1500) -> Rows:
+def questions(seed: int = 0) -> Rows:
     """Questions made from a small grammar, with the kind of answer each wants."""
     draw = random.Random(seed)
     people = "doctor teacher pilot king queen student nurse singer farmer".split()
@@ -119,7 +119,7 @@ def questions(seed: int = 0, count: int = 1500) -> Rows:
         "description": ["What is a {n} ?", "Why did the {p} come to {c} ?", "How does a {n} work ?"],
     }
     rows: dict[str, str] = {}
-    while len(rows) < count:
+    while len(rows) < 1500:
         label = draw.choice(list(patterns))
         pattern = draw.choice(patterns[label])
         text = pattern.format(d=draw.choice(deeds), n=draw.choice(_NOUNS), p=draw.choice(people), c=draw.choice(country))
@@ -127,7 +127,7 @@ def questions(seed: int = 0, count: int = 1500) -> Rows:
     return [{"text": text, "label": label} for text, label in rows.items()]
 
 
-def remarks(seed: int = 0, count: int = 1500) -> Rows:
+def remarks(seed: int = 0) -> Rows:
     """Short remarks made from a small grammar, positive or negative."""
     draw = random.Random(seed)
     good = "excellent wonderful superb delightful brilliant charming fresh funny moving clever".split()
@@ -135,7 +135,7 @@ def remarks(seed: int = 0, count: int = 1500) -> Rows:
     subjects = "film story cast plot music ending meal hotel phone service camera book".split()
     patterns = ["the {s} was {a} .", "a {a} {s} , and a {b} one .", "what a {a} {s} !", "i found the {s} {a} and {b} ."]
     rows: dict[str, str] = {}
-    while len(rows) < count:
+    while len(rows) < 1500:
         label = draw.choice(["positive", "negative"])
         first, second = draw.sample(good if label == "positive" else bad, 2)
         rows[draw.choice(patterns).format(s=draw.choice(subjects), a=first, b=second)] = label

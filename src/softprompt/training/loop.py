@@ -98,7 +98,9 @@ class Stepper:
         self._architecture, self._base = architecture, architecture.base
         self._group = group or Group()
         self._engine = OfflineEngine(architecture, warn=warn)
-        self._budget = TokenBudget(TOKEN_BUDGET, self._base.device, warn, runs="steps", refusal=_refusal)
+        advice = "use a smaller base or dtype, or shorter inputs"
+        device = self._base.device
+        self._budget = TokenBudget(TOKEN_BUDGET, device, warn, refusal=TrainingError, advice=advice, runs="steps")
 
     def step(self, bank: Bank, runs: Sequence[Run]) -> list[int]:
         """Take a step of every run that wants another, validate those that are due; the places of those that took part, none
@@ -144,10 +146,6 @@ class Stepper:
             longest = max(example.length for example in examples)
             self._budget.halve(self._budget.tokens, longest, single=self._budget.tokens <= longest)
         return made
-
-
-def _refusal(message: str) -> TrainingError:
-    return TrainingError(f"{message}; use a smaller base or dtype, or shorter inputs")
 
 
 def _overflows(trial: Trial, report: Report) -> bool:

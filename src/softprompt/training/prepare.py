@@ -80,7 +80,7 @@ class Preparer:
 
     def __init__(self, base: FrozenBase) -> None:
         self._base = base
-        self._encoded: dict[tuple[Any, ...], tuple[Examples, Examples, Examples]] = {}
+        self._encoded: dict[tuple[Any, ...], list[Examples]] = {}
         self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
 
     def prepare(self, task: Task, library: Library | None) -> tuple[Run, Examples]:
@@ -95,15 +95,12 @@ class Preparer:
         key = (id(task.train), task.form, length)
         if key not in self._encoded:
             self._kept.append(task.train)
-            self._encoded[key] = (
-                task.encode(base, task.train, length, split="training"),
-                task.encode(base, task.validation, length, split="validation"),
-                task.encode(base, task.test, length, split="test"),
-            )
+            splits = {"training": task.train, "validation": task.validation, "test": task.test}
+            self._encoded[key] = [task.encode(base, rows, length, split=split) for split, rows in splits.items()]
         train, validation, test = self._encoded[key]
         labels = task.form.encode_labels(base) if task.form.labels else None
-        parents = parents_of(base, task.config, library)
-        start_PD = start_vectors(base, task, parents)
+        parents = _parents(base, task.config, library)
+        start_PD = _start(base, task, parents)
         return Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents)), test
 
 
@@ -129,14 +126,9 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield f"{task.name}: {trained} numbers are trained, of which {kept} are kept", False
 
 
-def start_vectors(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tensor:
-    """The vectors that a task's prompt starts from, P x D; for PROMPT, from its parents.
-
-    Raises:
-        ConfigError: the initialiser lacks what it needs.
-    """
-    config = task.config
-    length = config.num_virtual_tokens
+def _start(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tensor:
+    """The vectors that a task's prompt starts from, P x D; for PROMPT, from its parents."""
+    config, length = task.config, task.config.num_virtual_tokens
     if config.initializer == "RANDOM":
         return initialize.random_vectors(base, length, config.seed)
     if config.initializer == "TEXT":
@@ -148,14 +140,8 @@ def start_vectors(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -
     return initialize.sample_vocabulary(base, length, config.seed)
 
 
-def parents_of(base: FrozenBase, config: TaskConfig, library: Library | None) -> list[SoftPrompt]:
-    """The prompts that PROMPT starts from; none for other initialisers.
-
-    Raises:
-        ConfigError: PROMPT without a library.
-        NotFound: the library has no such prompt.
-        FingerprintMismatch: one was made for another base.
-    """
+def _parents(base: FrozenBase, config: TaskConfig, library: Library | None) -> list[SoftPrompt]:
+    """The prompts that PROMPT starts from; none for other initialisers."""
     if config.initializer != "PROMPT":
         return []
     if library is None:
