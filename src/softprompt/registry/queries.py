@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from softprompt.errors import NotFound, nearest
+from softprompt.errors import LibraryError, NotFound, nearest
 from softprompt.names import Ref
 from softprompt.registry import tables
-from softprompt.registry.records import AuditEntry, BaseCount, Version
+from softprompt.registry.records import AuditEntry, Origin, Version
 
 AnyRow = Any
 """A row of a result. SQLAlchemy 2.0 and 2.1 type them in ways that exclude each other."""
@@ -25,7 +25,8 @@ PRODUCTION = "production"
 _SAME = ("number", "digest", "base", "fingerprint", "created_at", "actor")
 """Fields of a version that are columns of the same name."""
 
-_t, _v, _a = tables.tasks.c, tables.versions.c, tables.aliases.c
+_t, _v, _a, _o = tables.tasks.c, tables.versions.c, tables.aliases.c, tables.origins.c
+_of_version = tables.origins.join(tables.versions, _v.id == _o.version_id).join(tables.tasks, _t.id == _v.task_id)
 
 _carded = tables.cards.c.digest == _v.digest
 VERSIONS = sa.select(*_v, tables.cards.c.card).join(tables.cards, _carded)
@@ -150,13 +151,32 @@ def _state(text: str | None) -> dict[str, Any] | None:
     return json.loads(text) if text else None
 
 
-def bases(connection: Connection) -> list[BaseCount]:
-    """The bases of the newest versions of all tenants' tasks, that with the most tasks first."""
-    count = sa.func.count()
-    newest = tables.tasks.join(tables.versions, sa.and_(_v.task_id == _t.id, _v.number == _t.newest))
-    statement = sa.select(_v.base, _v.fingerprint, count.label("tasks")).select_from(newest)
-    rows = connection.execute(statement.group_by(_v.base, _v.fingerprint).order_by(count.desc(), _v.base))
-    return [BaseCount(row.base, row.fingerprint, row.tasks) for row in rows]
+def add_origin(connection: Connection, version_id: int, origin: Origin) -> None:
+    """Keep the origin of a version that was just added."""
+    texts = {name: json.dumps(getattr(origin, name), allow_nan=False) for name in ("task_file", "data")}
+    connection.execute(sa.insert(tables.origins).values(version_id=version_id, run=origin.run, **texts))
+
+
+def origin_of(connection: Connection, tenant: str, ref: Ref) -> Origin | None:
+    """The origin of a version given by number; None where none was kept."""
+    this = (_t.tenant == tenant, _t.name == ref.task, _v.number == ref.number)
+    row = connection.execute(sa.select(tables.origins).select_from(_of_version).where(*this)).first()
+    return None if row is None else Origin(row.run, json.loads(row.task_file), json.loads(row.data))
+
+
+def published_by(connection: Connection, run: str, tenant: str, task: str) -> Ref | None:
+    """The version, deleted or not, that a run has published; None where it has published none.
+
+    Raises:
+        LibraryError: the run is not that of this tenant and of `task`.
+    """
+    statement = sa.select(_t.tenant, _t.name, _v.number).select_from(_of_version).where(_o.run == run)
+    row = connection.execute(statement).first()
+    if row is None:
+        return None
+    if (row.tenant, row.name) != (tenant, task):
+        raise LibraryError(f"run {run!r} has published another task already, and a run has one; give it an id of its own")
+    return Ref(row.name, number=row.number)
 
 
 def add_missing(connection: Connection, table: sa.Table, **values: object) -> None:

@@ -22,9 +22,6 @@ from softprompt.registry.aliases import Aliases
 from softprompt.registry.database import Database
 from softprompt.registry.keys import Key, Keys
 from softprompt.registry.listing import Filters, search
-from softprompt.registry.origins import add as add_origin
-from softprompt.registry.origins import of as origin_of
-from softprompt.registry.origins import published_by
 from softprompt.registry.records import AuditEntry, BaseCount, Entry, Origin, Version, now
 from softprompt.registry.scope import Scope
 
@@ -122,7 +119,7 @@ class Registry:
         requested = parse_ref(ref)
         with self.database.read() as connection:
             number = queries.find(connection, self.tenant, requested, deleted=True).number
-            return origin_of(connection, self.tenant, Ref(requested.task, number=number))
+            return queries.origin_of(connection, self.tenant, Ref(requested.task, number=number))
 
     def owns(self, digest: str) -> bool:
         """Whether a version of this tenant, deleted or not, has this digest."""
@@ -145,8 +142,12 @@ class Registry:
 
     def bases(self) -> list[BaseCount]:
         """Which bases the newest versions of all tenants' tasks are made for, that with the most tasks first."""
+        count = sa.func.count()
+        newest = tables.tasks.join(tables.versions, sa.and_(_v.task_id == _t.id, _v.number == _t.newest))
+        statement = sa.select(_v.base, _v.fingerprint, count.label("tasks")).select_from(newest)
+        statement = statement.group_by(_v.base, _v.fingerprint).order_by(count.desc(), _v.base)
         with self.database.read() as connection:
-            return queries.bases(connection)
+            return [BaseCount(row.base, row.fingerprint, row.tasks) for row in connection.execute(statement)]
 
     def publish(
         self,
@@ -197,7 +198,7 @@ class Registry:
     def _add(self, connection: Connection, new: Version, origin: Origin | None) -> Version:
         """The next version of a task whose row is locked, or the one that its run has published already."""
         if origin is not None and origin.run is not None:
-            published = published_by(connection, origin.run, self.tenant, new.task)
+            published = queries.published_by(connection, origin.run, self.tenant, new.task)
             if published is not None:
                 return queries.find(connection, self.tenant, published, deleted=True)
         task = queries.task_row(connection, self.tenant, new.task)
@@ -207,7 +208,7 @@ class Registry:
         queries.add_missing(connection, tables.cards, digest=version.digest, card=version.card_text)
         version_id = queries.add_version(connection, task.id, version)
         if origin is not None:
-            add_origin(connection, version_id, origin)
+            queries.add_origin(connection, version_id, origin)
         after = {"version": version.number, "digest": version.digest, "base": version.base}
         self._scope.record(connection, "publish", version.task, after=after)
         return version
