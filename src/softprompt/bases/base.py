@@ -104,16 +104,8 @@ class FrozenBase:
             raise BaseModelError(
                 f"{source!r} does not fit the memory of {target}; use a smaller dtype, quantization, base or another device"
             ) from None
-        return cls(
-            model=model,
-            tokenizer=tokenizer,
-            source=source,
-            fingerprint=fingerprint_of_folder(folder, adapter),
-            path=folder,
-            quantization=options.quantization,
-            adapter=adapter,
-            trust_remote_code=code,
-        )
+        fingerprint = fingerprint_of_folder(folder, adapter)
+        return cls(model, tokenizer, source, fingerprint, folder, options.quantization, adapter, code)
 
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any, *, name: str = "in-memory") -> FrozenBase:
@@ -124,9 +116,7 @@ class FrozenBase:
             BaseModelError: the model is no causal language model.
         """
         refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
-        return cls(
-            model=_freeze(model), tokenizer=tokenizer, source=name, fingerprint=fingerprint_of_model(model, tokenizer)
-        )
+        return cls(_freeze(model), tokenizer, name, fingerprint_of_model(model, tokenizer))
 
     @property
     def _from_folder(self) -> bool:

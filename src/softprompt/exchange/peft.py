@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import PromptFileError
 from softprompt.files import write_whole
@@ -15,8 +16,6 @@ from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 
 TENSOR = "prompt_embeddings"
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 CARD = "softprompt_card.json"
 
 

@@ -34,17 +34,9 @@ class Scope:
         reason: str | None = None,
     ) -> None:
         """Write a line of the audit in the transaction of the change itself: none is without the other."""
-        values = {
-            "tenant": self.tenant,
-            "task": task,
-            "action": action,
-            "actor": self.actor,
-            "at": now(),
-            "before": _state(before),
-            "after": _state(after),
-            "reason": reason,
-        }
-        connection.execute(sa.insert(tables.audit).values(values))
+        who = {"tenant": self.tenant, "actor": self.actor, "at": now()}
+        what = {"task": task, "action": action, "before": _state(before), "after": _state(after), "reason": reason}
+        connection.execute(sa.insert(tables.audit).values(who | what))
 
 
 def _state(value: Mapping[str, Any] | None) -> str | None:
