@@ -61,7 +61,7 @@ def measure(
     tasks = [task.variant(prompt_tuning_init=init, num_virtual_tokens=length, seed=seed) for init, length, seed in grid]
     progress = Bars()
     preparer = Preparer(base)
-    runs = [preparer.prepare(one, None).run for one in tasks]
+    runs = [preparer.prepare(one, None)[0] for one in tasks]
     tests = [one.encode(base, one.test[:judge_rows], one.config.num_virtual_tokens, split="test") for one in tasks]
     for run, one in zip(runs, tasks, strict=True):
         run.validation = one.encode(base, one.validation[:judge_rows], one.config.num_virtual_tokens, split="validation")

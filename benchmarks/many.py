@@ -107,7 +107,7 @@ def compare(
     kind, make = CASES[case]
     base, theirs = make_base(MODEL, dtype, device), make_base(MODEL, dtype, device)
     preparer = Preparer(base)
-    runs = [preparer.prepare(task, None).run for task in make(length)[:prompts]]
+    runs = [preparer.prepare(task, None)[0] for task in make(length)[:prompts]]
     rows = [rows_of(run, steps) for run in runs]
     ours = bank_steps(base, runs, steps)
     peft_runs = [peft_steps(theirs, own, length, attention) for own in rows]

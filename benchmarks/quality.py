@@ -38,7 +38,7 @@ from softprompt.tasks import samples
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.schedule import total_steps
 from softprompt.tasks.task import Examples, Task
-from softprompt.training.objectives import objective_of
+from softprompt.training.objectives import OBJECTIVES
 from softprompt.training.train import train
 
 REAL = ("trec6", "subjectivity", "sentence_polarity")
@@ -179,7 +179,7 @@ def full_run(task: Task, base: FrozenBase, rate: float = 5e-4, epochs: int = 3, 
 
 def _full_loss(base: FrozenBase, task: Task, examples: Examples, rows: list[int]) -> float:
     stack = stack_prompts([torch.zeros(0, base.width)])
-    objective = objective_of("label_scoring" if task.form.labels else "language_modeling")
+    objective = OBJECTIVES["label_scoring" if task.form.labels else "language_modelling"]
     targets = objective.targets(examples, task.form.encode_labels(base) if task.form.labels else None)
     total = 0.0
     for chunk in chunk_by_length([len(examples.inputs[row]) for row in rows], 2048):

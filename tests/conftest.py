@@ -77,7 +77,7 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
             main()
         except SystemExit as end:
             code = int(end.code or 0)
-        told = capsys.readouterr()
-        return Done(code, told.out, told.err)
+        output = capsys.readouterr()
+        return Done(code, output.out, output.err)
 
     return call

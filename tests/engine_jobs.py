@@ -52,23 +52,24 @@ class Starved(Causal):
 
     def compute_prefix(self, stack: Stack) -> Prefix:
         self.lots.append((len(stack.vectors_KPD), stack.columns))
-        _allocate(len(stack.vectors_KPD) <= self.prompts)
+        allocate(len(stack.vectors_KPD) <= self.prompts)
         return super().compute_prefix(stack)
 
     def logits_behind(
         self, stack: Stack, prefix: Prefix | None, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]
     ) -> torch.Tensor:
-        _allocate(len(which) <= self.rows)
+        allocate(len(which) <= self.rows)
         return super().logits_behind(stack, prefix, which, inputs, tails)
 
     def run_cached(
         self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, cache: Any, mask_BS: torch.Tensor
     ) -> torch.Tensor:
-        _allocate(len(ids_BT) <= self.rows)
+        allocate(len(ids_BT) <= self.rows)
         return super().run_cached(ids_BT, positions_BT, cache, mask_BS)
 
 
-def _allocate(fits: bool) -> None:
+def allocate(fits: bool) -> None:
+    """Fail where something does not fit the memory."""
     if not fits:
         torch.empty(1 << 60, dtype=torch.uint8)  # really fails, with the allocator's own words
 

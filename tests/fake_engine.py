@@ -35,7 +35,7 @@ class FakeTicket:
     job: Job
     deliver: Deliver
     cancelled: bool = False
-    told: int = 0
+    given: int = 0
     """Tokens delivered."""
     text: str = ""
     steps: list[str] = field(default_factory=list)
@@ -156,9 +156,9 @@ class FakeEngine:
     def _generate(self, ticket: FakeTicket, job: GenerateJob) -> Piece:
         sampling = job.sampling
         seed = "" if sampling.temperature == 0 else str(sampling.seed)
-        number = _number(job.prompt.digest, job.input, f"{seed}:{ticket.told}")
+        number = _number(job.prompt.digest, job.input, f"{seed}:{ticket.given}")
         word = WORDS[number % len(WORDS)]
-        ticket.told += 1
+        ticket.given += 1
         ticket.text += word
         tokens: tuple[TokenProbability, ...] = ()
         if sampling.logprobs is not None:
@@ -170,11 +170,11 @@ class FakeEngine:
         finish = None
         if cut >= 0:
             finish, word = "stop", ticket.text[:cut][len(ticket.text) - len(word) :]
-        elif not self.endless and (ticket.told >= sampling.max_tokens or ticket.told >= room):
+        elif not self.endless and (ticket.given >= sampling.max_tokens or ticket.given >= room):
             finish = "length"
-        elif not self.endless and ticket.told >= 12:
+        elif not self.endless and ticket.given >= 12:
             finish = "stop"
-        return Piece(word, tokens, finish, ticket.told if finish else 0)
+        return Piece(word, tokens, finish, ticket.given if finish else 0)
 
 
 def fake_embedding(ids: Sequence[int], width: int) -> tuple[float, ...]:

@@ -33,10 +33,10 @@ def lines(rows: Sequence[Mapping[str, Any]] = ROWS) -> bytes:
 
 def chat(asked: str, answer: str, system: str | None = None) -> dict[str, Any]:
     """A row in OpenAI's shape."""
-    said = [("user", asked), ("assistant", answer)]
+    turns = [("user", asked), ("assistant", answer)]
     if system is not None:
-        said.insert(0, ("system", system))
-    return {"messages": [{"role": role, "content": content} for role, content in said]}
+        turns.insert(0, ("system", system))
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
 def queue_job(library: Library, folder: Path, task: str = "one", **fields: Any) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,15 @@ WORDS = [
 ]
 
 
+def weights_digest(base: FrozenBase) -> str:
+    """Digest of every weight as it is now in memory; equal before and after training."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(base.model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 @functools.cache
 def tokenizer() -> Any:
     """A byte-level tokenizer that round-trips any text."""
@@ -135,7 +145,7 @@ def steerable_base() -> FrozenBase:
     config = transformers.LlamaConfig(**{**_GQA, "initializer_range": 0.1}, tie_word_embeddings=True)
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config)
-    texts = [f" {way} {word} = {said}" for way, pairs in ANSWERS.items() for word, said in pairs.items()]
+    texts = [f" {way} {word} = {answer}" for way, pairs in ANSWERS.items() for word, answer in pairs.items()]
     rows = [[*row, tokenizer().eos_token_id] for row in tokenizer()(texts, add_special_tokens=False)["input_ids"]]
     width = max(map(len, rows))
     ids = torch.tensor([[1] * (width - len(row)) + row for row in rows])

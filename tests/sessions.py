@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library
-from softprompt.model.architecture import architecture_of
+from softprompt.model.architecture import Architecture, architecture_of
+from softprompt.progress import Advance, Silent
 from softprompt.tasks.task import Task
+from softprompt.training.bank import Bank
 from softprompt.training.events import Event, Stepped
+from softprompt.training.loop import Stepper
 from softprompt.training.prepare import Preparer
 from softprompt.training.run import Run
 from softprompt.training.session import Session
@@ -17,7 +21,23 @@ from softprompt.training.session import Session
 def runs_of(base: FrozenBase, tasks: Sequence[Task]) -> list[Run]:
     """The tasks' runs, ready to train."""
     preparer = Preparer(base)
-    return [preparer.prepare(task, None).run for task in tasks]
+    return [preparer.prepare(task, None)[0] for task in tasks]
+
+
+def train_bank(architecture: Architecture, runs: Sequence[Run]) -> None:
+    """Train all runs to their ends, and nothing else: the slow, obvious twin of what a session does about it."""
+    bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], architecture.base.device)
+    stepper = Stepper(architecture)
+    while stepper.step(bank, runs):
+        pass
+
+
+class Untrained(Silent):
+    """A progress that fails the test once training begins."""
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
+        assert name not in ("train", "sweep"), "it was trained"
+        return super().stage(name, total)
 
 
 def up_to(session: Session, steps: int) -> Iterator[Event]:

@@ -13,10 +13,9 @@ from softprompt.files import make_folder, write_whole
 from softprompt.text import lone_surrogate
 
 
-@pytest.mark.parametrize("durable", [False, True])
-def test_a_file_is_replaced_whole(tmp_path: Path, durable: bool) -> None:
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     for data in (b"first", b"", b"x" * 100_000):
-        write_whole(tmp_path / "file", data, durable=durable)
+        write_whole(tmp_path / "file", data)
         assert (tmp_path / "file").read_bytes() == data
     assert os.listdir(tmp_path) == ["file"]
 

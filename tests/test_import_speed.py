@@ -30,8 +30,8 @@ HEAVY = (
 
 def heavy_after(code: str, allowed: tuple[str, ...] = ()) -> list[str]:
     """Heavy modules that a fresh process has loaded after some code."""
-    told = f"{code}\nimport json, sys\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    program = f"{code}\nimport json, sys\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return [name for name in json.loads(done.stderr.splitlines()[-1]) if name not in allowed]
 
 

@@ -40,13 +40,13 @@ def test_good_names_pass_unchanged(name: str) -> None:
 
 @given(st.text())
 def test_whatever_passes_is_one_harmless_path_component(name: str) -> None:
-    told = ""
+    message = ""
     try:
         check_task(name)
     except NameRefused as error:
-        told = str(error)
-    if told:
-        assert told.isprintable(), "a message must not steer a terminal"
+        message = str(error)
+    if message:
+        assert message.isprintable(), "a message must not steer a terminal"
         return
     path = PurePosixPath("/root") / name
     assert path.parent == PurePosixPath("/root")

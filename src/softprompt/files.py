@@ -1,4 +1,4 @@
-"""Writing files so that no kill, full disk or power cut leaves a part of one."""
+"""Writing files so that no kill and no full disk leaves a part of one, and folders that survive a power cut."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import secrets
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes, *, replace: bool = True, durable: bool = False) -> None:
+def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
     """Write a file whole or not at all: nobody ever reads a part of it, and several may write at once.
 
     Args:
         path: the file; its folder must be there.
         data: all of its bytes.
         replace: whether to replace a file that is there; else the one that is there stays.
-        durable: whether the file must survive a power cut once this returns.
 
     Raises:
         OSError: it cannot be written; what was there before is there still.
@@ -24,9 +23,6 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True, durable: bool 
     try:
         with partial.open("xb") as file:
             file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
         if replace:
             partial.replace(path)
         else:
@@ -35,8 +31,6 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True, durable: bool 
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-    if durable:
-        sync_folder(path.parent)
 
 
 def make_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from softprompt.errors import NameRefused
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=+-]*", re.ASCII)
+_SIGNS = ", '.', '_' and '-'"
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 LONGEST_NAME = 128
@@ -46,7 +47,7 @@ def check_task(name: str) -> str:
     Raises:
         NameRefused: it is empty, too long, or has other characters than letters, digits, `.`, `_`, `-`.
     """
-    return _check("task", name, _NAME, "letters, digits, '.', '_' and '-', beginning with a letter or digit")
+    return _check("task", name)
 
 
 def check_alias(name: str) -> str:
@@ -55,10 +56,7 @@ def check_alias(name: str) -> str:
     Raises:
         NameRefused: not a name, or digits alone: `task@3` always means version 3.
     """
-    _check("alias", name, _NAME, "letters, digits, '.', '_' and '-', beginning with a letter or digit")
-    if name.isdigit():
-        raise NameRefused(f"alias {name!r} is refused: digits alone mean a version number; take a name like 'production'")
-    return name
+    return _check("alias", name, digits="mean a version number; take a name like 'production'")
 
 
 def check_tenant(name: str) -> str:
@@ -67,7 +65,7 @@ def check_tenant(name: str) -> str:
     Raises:
         NameRefused: not a name.
     """
-    return _check("tenant", name, _NAME, "letters, digits, '.', '_' and '-', beginning with a letter or digit")
+    return _check("tenant", name)
 
 
 def check_key_name(name: str) -> str:
@@ -76,10 +74,7 @@ def check_key_name(name: str) -> str:
     Raises:
         NameRefused: not a name, or digits alone, which would be taken for a key's id.
     """
-    _check("key", name, _NAME, "letters, digits, '.', '_' and '-', beginning with a letter or digit")
-    if name.isdigit():
-        raise NameRefused(f"key {name!r} is refused: digits alone are the id of a key; take a name like 'ci'")
-    return name
+    return _check("key", name, digits="are the id of a key; take a name like 'ci'")
 
 
 def check_tag(name: str) -> str:
@@ -88,7 +83,7 @@ def check_tag(name: str) -> str:
     Raises:
         NameRefused: not a tag.
     """
-    return _check("tag", name, _TAG, "letters, digits and '._:=+-', beginning with a letter or digit")
+    return _check("tag", name, _TAG, " and '._:=+-'")
 
 
 def check_tags(names: Iterable[str]) -> tuple[str, ...]:
@@ -186,11 +181,15 @@ def _hide_rest(url: str) -> str:
     return url.partition("://")[0] + "://..."
 
 
-def _check(kind: str, name: str, pattern: re.Pattern[str], allowed: str) -> str:
+def _check(kind: str, name: str, pattern: re.Pattern[str] = _NAME, signs: str = _SIGNS, digits: str = "") -> str:
+    """`digits` is what digits alone mean, where they are refused."""
     if not isinstance(name, str) or not pattern.fullmatch(name):
+        allowed = f"letters, digits{signs}, beginning with a letter or digit"
         raise NameRefused(f"{kind} {_shown(name)} is refused: a {kind} has {allowed}")
     if len(name) > LONGEST_NAME:
         raise NameRefused(f"{kind} {_shown(name)} is refused: {len(name)} characters; at most {LONGEST_NAME}")
+    if digits and name.isdigit():
+        raise NameRefused(f"{kind} {name!r} is refused: digits alone {digits}")
     return name
 
 

@@ -50,7 +50,7 @@ def test_usual_labels_are_single_tokens(base: FrozenBase) -> None:
 def test_a_short_tuning_steers_it(base: FrozenBase, tmp_path: Path) -> None:
     task = Task(
         task="remarks",
-        data=str(write_rows(remarks(count=240), tmp_path / "remarks.jsonl")),
+        data=str(write_rows(remarks()[:240], tmp_path / "remarks.jsonl")),
         input="Zz {text} ->",
         labels=["positive", "negative"],
         max_steps=40,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from softprompt.bases import quantization
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.options import BaseOptions
 from softprompt.bases.quantization import Int8Linear, quantize_int8
-from softprompt.cli import main
 from softprompt.errors import BaseModelError
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.library.library import Library
@@ -32,8 +30,9 @@ from softprompt.serving.offline import Service
 from softprompt.training.checkpoint import key_of
 from softprompt.training.sweep import sweep
 from softprompt.training.train import train
+from tests.commands import Run
 from tests.model.test_recompute import mixed_step
-from tests.models import ARCHITECTURES, VOCABULARY, make_base
+from tests.models import ARCHITECTURES, VOCABULARY, make_base, weights_digest
 from tests.sessions import runs_of
 from tests.training.test_resume import make_task
 
@@ -137,8 +136,8 @@ def test_layers_that_share_scratch_memory_do_not_disturb_each_other() -> None:
     for layer in layers:
         expected = torch.nn.functional.linear(expected, layer.weight.float() * layer.scale_N1)
     (gradient,) = torch.autograd.grad(layers(inputs).square().sum(), inputs)
-    (wanted,) = torch.autograd.grad(expected.square().sum(), inputs)
-    torch.testing.assert_close(gradient, wanted)
+    (expected_gradient,) = torch.autograd.grad(expected.square().sum(), inputs)
+    torch.testing.assert_close(gradient, expected_gradient)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -184,7 +183,7 @@ def test_stored_in_16_bits_and_wanted_in_32(base_folder: Path, tmp_path: Path, s
     behind = FrozenBase.load(str(tmp_path), device="cpu", dtype="float32")
     quantize_int8(behind.model)
     assert direct.dtype == torch.float32
-    assert direct.state_digest() == behind.state_digest()
+    assert weights_digest(direct) == weights_digest(behind)
     narrow = FrozenBase.load(str(tmp_path), device="cpu", dtype=str(stored)[6:], quantization="int8")
     assert narrow.dtype == stored
     losses, gradient = mixed_step(narrow)
@@ -207,25 +206,25 @@ def test_what_cannot_be_quantised_so_is_told(name: str, device: str, config: dic
 
 @pytest.mark.parametrize(("name", "device", "package"), [("int8", "cpu", "torchao"), ("4bit", "cuda", "bitsandbytes")])
 def test_a_missing_package_is_told(name: str, device: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BaseModelError, match=f"needs the package {package}, which is not here; pip install"):
         quantization.check_quantization(name, torch.device(device), {}, "some/base")
 
 
 def test_4bit_is_made_by_the_loader_on_the_device(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, Any] = {}
+    given: dict[str, Any] = {}
 
     def loader(folder: Path, **options: Any) -> Any:
-        told.update(options)
+        given.update(options)
         raise OSError("enough seen")
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", loader)
     monkeypatch.setattr(base_module, "check_quantization", lambda *_: None)
     with pytest.raises(BaseModelError, match="enough seen"):
         FrozenBase.load(str(base_folder), device="cpu", dtype="bfloat16", quantization="4bit")
-    assert told["device_map"] == {"": torch.device("cpu")}
-    assert told["quantization_config"].bnb_4bit_quant_type == "nf4"
-    assert told["quantization_config"].bnb_4bit_compute_dtype == torch.bfloat16
+    assert given["device_map"] == {"": torch.device("cpu")}
+    assert given["quantization_config"].bnb_4bit_quant_type == "nf4"
+    assert given["quantization_config"].bnb_4bit_compute_dtype == torch.bfloat16
 
 
 def test_a_prompt_is_tuned_judged_and_served_on_int8(base_folder: Path, tmp_path: Path) -> None:
@@ -254,12 +253,12 @@ def test_a_prompt_is_tuned_judged_and_served_on_int8(base_folder: Path, tmp_path
 
 def test_training_leaves_every_byte_of_the_base(tmp_path: Path) -> None:
     base = int8_base("llama")
-    before = base.state_digest()
+    before = weights_digest(base)
     (tuned,) = train(make_task(tmp_path, "kind"), base=base)
     assert tuned.moved > 0
-    assert base.state_digest() == before
+    assert weights_digest(base) == before
     next(layer for _, layer in int8_layers(base)).weight.data[0, 0] += 1
-    assert base.state_digest() != before
+    assert weights_digest(base) != before
 
 
 def test_a_checkpoint_is_of_one_way_to_quantise(tmp_path: Path) -> None:
@@ -268,30 +267,20 @@ def test_a_checkpoint_is_of_one_way_to_quantise(tmp_path: Path) -> None:
     assert key_of(replace(base, quantization="int8"), run) != key_of(base, run)
 
 
-def test_every_command_that_loads_a_base_takes_the_option(
-    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_that_loads_a_base_takes_the_option(base_folder: Path, tmp_path: Path, run: Run) -> None:
     make_task(tmp_path, "kind")  # for its rows
     task = {"base": str(base_folder), "data": "rows.jsonl", "labels": ["good", "bad"], "max_steps": 2}
     file = tmp_path / "kind.yaml"
     file.write_text(json.dumps(task | {"num_virtual_tokens": 6}))
-    monkeypatch.setenv("SOFTPROMPT_HOME", str(tmp_path / "home"))
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["softprompt", *arguments, "--device", "cpu", "--json"])
-        with pytest.raises(SystemExit) as done:
-            main()
-        return int(done.value.code or 0), "".join(capsys.readouterr())
-
     for command in (
         ["train", str(file)],
         ["sweep", str(file), "seed=0,1"],
         ["evaluate", str(file)],
         ["predict", "kind", "red"],
     ):
-        code, told = run(*command, "--quantization", "int9")
-        assert code == 1
-        assert "quantization 'int9' is unknown" in told
-        code, told = run(*command, "--quantization", "int8")
-        assert code == 0, told
+        done = run(*command, "--device", "cpu", "--json", "--quantization", "int9")
+        assert done.code == 1
+        assert "quantization 'int9' is unknown" in done.err
+        done = run(*command, "--device", "cpu", "--json", "--quantization", "int8")
+        assert done.code == 0, done.err
     assert Library.open(tmp_path / "home").registry.resolve("kind").card.recipe["quantization"] == "int8"

@@ -63,14 +63,14 @@ def ask(engine: Engine, prompt: Vectors, ids: tuple[int, ...], **sampling: Any) 
     return inbox
 
 
-def same_but_for_ties(base: FrozenBase, prompt: Vectors, ids: tuple[int, ...], count: int, told: list[int]) -> bool:
+def same_but_for_ties(base: FrozenBase, prompt: Vectors, ids: tuple[int, ...], count: int, answered: list[int]) -> bool:
     """Whether the tokens are those of the row alone; at a tie another may be told, and the row goes on behind it. True where
     there was one."""
-    gaps = gaps_to_best(base, prompt, ids, told)
+    gaps = gaps_to_best(base, prompt, ids, answered)
     assert max(gaps) < TIE
-    ends = [place for place, token in enumerate(told) if token in base.end_ids]
-    assert ends in ([], [len(told) - 1])
-    assert len(told) == count or (ends and len(told) < count)
+    ends = [place for place, token in enumerate(answered) if token in base.end_ids]
+    assert ends in ([], [len(answered) - 1])
+    assert len(answered) == count or (ends and len(answered) < count)
     return any(gaps)
 
 
@@ -164,19 +164,19 @@ def test_seeded_draws_are_the_same_alone_and_in_a_batch(base: FrozenBase, engine
 
 
 def test_a_seed_below_zero_is_a_seed_of_its_own(base: FrozenBase, engine: ContinuousEngine) -> None:
-    told = [ask(engine, NO_PROMPT, (5, 6), max_tokens=8, temperature=3.0, seed=seed).tokens for seed in (-3, 3, -3)]
-    assert told[0] == told[2] != told[1]
+    answered = [ask(engine, NO_PROMPT, (5, 6), max_tokens=8, temperature=3.0, seed=seed).tokens for seed in (-3, 3, -3)]
+    assert answered[0] == answered[2] != answered[1]
 
 
 def test_logprobs_are_those_of_the_base(base: FrozenBase, engine: ContinuousEngine) -> None:
     prompt, ids = some_vectors(base, 3, 5), (5, 6, 7)
     inbox = ask(engine, prompt, ids, max_tokens=4, logprobs=3, temperature=5.0, seed=1)
-    told = [token for piece in inbox.pieces for token in piece.tokens]
-    assert len(told) == inbox.pieces[-1].count == 4
+    answered = [token for piece in inbox.pieces for token in piece.tokens]
+    assert len(answered) == inbox.pieces[-1].count == 4
     vectors_PD = prompt.vectors_PD
     assert vectors_PD is not None
-    for number, token in enumerate(told):
-        row = (*ids, *(earlier.id for earlier in told[:number]))
+    for number, token in enumerate(answered):
+        row = (*ids, *(earlier.id for earlier in answered[:number]))
         labels = tuple((candidate,) for candidate in range(VOCABULARY))
         (scores,) = score_offline(base, [vectors_PD], [0], [row], [labels])
         best = sorted(range(VOCABULARY), key=lambda c: -scores[c])[:3]
@@ -190,8 +190,8 @@ def test_text_is_that_of_all_tokens_together(base: FrozenBase, engine: Continuou
     draw = random.Random(4)
     for n in range(6):
         inbox = ask(engine, some_vectors(base, n, n), some_ids(draw, 4), max_tokens=25, temperature=2.0, seed=n)
-        told = [token for token in inbox.tokens if token not in base.end_ids]
-        whole = base.decode(told)
+        answered = [token for token in inbox.tokens if token not in base.end_ids]
+        whole = base.decode(answered)
         assert whole.startswith(inbox.text)
         assert set(whole[len(inbox.text) :]) <= {"�"}
 
@@ -309,10 +309,10 @@ def test_single_passes_do_not_wait_behind_generations(base: FrozenBase) -> None:
 
 def test_a_cancelled_row_leaves_at_the_next_step(base: FrozenBase, engine: ContinuousEngine) -> None:
     began, inbox = threading.Event(), Inbox()
-    told: list[object] = []
+    answered: list[object] = []
 
     def deliver(result: object) -> None:
-        told.append(result)
+        answered.append(result)
         began.set()
 
     with _Gate(base) as gate:
@@ -322,7 +322,7 @@ def test_a_cancelled_row_leaves_at_the_next_step(base: FrozenBase, engine: Conti
         engine.submit(GenerateJob(NO_PROMPT, (4,), Sampling(max_tokens=5)), inbox)
     inbox.wait()
     idle(engine)
-    assert told == []
+    assert answered == []
     assert engine.status().steps < 20  # it would have taken 90
     ticket.cancel()
 
@@ -391,23 +391,23 @@ def test_a_pass_that_memory_does_not_hold_runs_in_halves(base: FrozenBase, caplo
     jobs: list[Any] = [GenerateJob(prompt, ids, Sampling(max_tokens=4)) for ids in inputs]
     jobs += [ScoreJob(prompt, ids, ((5,), (6, 7))) for ids in inputs]
     jobs += [EmbedJob(ids) for ids in [*inputs, some_ids(draw, 30)]]
-    told: list[list[Inbox]] = []
+    answered: list[list[Inbox]] = []
     architecture = architecture_of(base)  # which looks at the base once, while there is memory
     for starved in (False, True):
         handle = base.model.model.register_forward_pre_hook(starve, with_kwargs=True) if starved else None
         engine = ContinuousEngine(architecture, Limits(max_rows=8))
-        told.append([Inbox() for _ in jobs])
-        engine.submit_all(list(zip(jobs, told[-1], strict=True)))
-        for inbox in told[-1]:
+        answered.append([Inbox() for _ in jobs])
+        engine.submit_all(list(zip(jobs, answered[-1], strict=True)))
+        for inbox in answered[-1]:
             inbox.wait()
         engine.stop()
         if handle is not None:
             handle.remove()
-    for plain, halved in zip(told[0][:5], told[1][:5], strict=True):
+    for plain, halved in zip(answered[0][:5], answered[1][:5], strict=True):
         assert plain.text == halved.text
-    for plain, halved in zip(told[0][5:-1], told[1][5:-1], strict=True):
+    for plain, halved in zip(answered[0][5:-1], answered[1][5:-1], strict=True):
         assert values_of(halved.last) == pytest.approx(values_of(plain.last), abs=1e-4)
-    assert isinstance(told[1][-1].last, EngineError)
+    assert isinstance(answered[1][-1].last, EngineError)
     assert "runs in halves" in caplog.text
 
 

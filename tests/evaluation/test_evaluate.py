@@ -36,8 +36,8 @@ def test_accuracy_and_f1_are_those_of_scikit_learn(pairs: list[tuple[str, str]])
     scores = []
     for label in sorted({*predicted, *answers}):
         hits = sum(p == a == label for p, a in pairs)
-        said, right = predicted.count(label), answers.count(label)
-        scores.append(2 * hits / (said + right) if said + right else 0.0)
+        named, right = predicted.count(label), answers.count(label)
+        scores.append(2 * hits / (named + right) if named + right else 0.0)
     assert measure("f1", predicted, answers) == pytest.approx(sum(scores) / len(scores))
 
 

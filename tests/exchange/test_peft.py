@@ -58,11 +58,11 @@ def test_an_exported_prompt_run_by_peft_gives_our_logits(architecture: str, tmp_
     expected = [ours(base, prompt.vectors_PD, shared=shared) for shared in (True, False)]
     folder = save_peft(prompt, tmp_path / "adapter", "some/base")
     model = peft.PeftModel.from_pretrained(make_base(architecture).model, str(folder))
-    told = theirs(model, 7)
+    logits = theirs(model, 7)
     for one in expected:
-        assert_equal(one, told)
+        assert_equal(one, logits)
     plain = [make_base(architecture).model(input_ids=torch.tensor([row])).logits[0] for row in ROWS]
-    assert not torch.allclose(told[0], plain[0], atol=0.1)
+    assert not torch.allclose(logits[0], plain[0], atol=0.1)
 
 
 def by_peft(architecture: str, folder: Path, length: int = 6) -> list[torch.Tensor]:
@@ -112,7 +112,7 @@ def test_a_card_of_ones_own_gives_the_form_and_not_its_scores(tmp_path: Path) ->
     save_peft(some_prompt(base, "t", seed=2, metrics={"value": 0.5}), tmp_path / "exported", "some/base")
     by_peft("llama", tmp_path / "made", length=3)
     for folder in ("exported", "made"):
-        card = load_peft(tmp_path / folder, task="new", base=base, card=like).card
+        card = load_peft(tmp_path / folder, task="new", base=base).card.changed(like.form())
         assert (card.task, card.labels) == ("new", ("good", "bad"))
         assert (card.metrics, card.parents, card.data_digest) == ({}, (), None)
 

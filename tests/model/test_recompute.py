@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,63 +15,74 @@ from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import BaseModelError, TrainingError
 from softprompt.evaluation.trials import result_of
 from softprompt.model import prefix, recompute
+from softprompt.model.architecture import Architecture
 from softprompt.model.causal import Causal
+from softprompt.model.lines import Ids, Tails
+from softprompt.model.prefix import Prefix
 from softprompt.model.recompute import recomputing
 from softprompt.model.splice import Stack, stack_prompts
-from softprompt.training import loop
+from softprompt.tasks.task import Task
+from softprompt.training.events import Noted
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
+from softprompt.training.session import Session
 from softprompt.training.train import train
-from tests.engine_jobs import Starved
+from tests.engine_jobs import Starved, allocate
 from tests.models import ARCHITECTURES, VOCABULARY, make_base
 from tests.training.test_resume import make_task
 
 
-def starve(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
-    """Let a step fail as the allocator does when its chunks are larger than `most` tokens; the budgets that were tried."""
-    honest = loop.losses_and_gradient
-    tried: list[int] = []
+class Hungry(Causal):
+    """A base with memory for so many tokens of a chunk that is trained: beyond that it fails as the allocator does."""
 
-    def hungry(architecture: Any, stack: Any, examples: Any, *, token_budget: int, recompute: bool) -> Any:
-        tried.append(token_budget)
-        if token_budget > most:
-            torch.empty(1 << 60, dtype=torch.uint8)  # really fails, with the allocator's own words
-        return honest(architecture, stack, examples, token_budget=token_budget, recompute=recompute)
+    def __init__(self, base: FrozenBase, most: int) -> None:
+        super().__init__(base)
+        self.most = most
 
-    monkeypatch.setattr(loop, "losses_and_gradient", hungry)
-    return tried
+    def logits_behind(
+        self, stack: Stack, prefix: Prefix | None, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]
+    ) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            allocate(sum(map(len, inputs)) <= self.most)
+        return super().logits_behind(stack, prefix, which, inputs, tails)
 
 
-def test_out_of_memory_halves_the_chunks_says_so_once_and_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Broken(Causal):
+    """A base that fails, and not for want of memory."""
+
+    def logits_behind(self, *_: Any) -> torch.Tensor:
+        raise RuntimeError("the size of tensor a must match")
+
+
+def warnings_of(architecture: Architecture, task: Task) -> tuple[list[str], torch.Tensor]:
+    """Train a task: what was warned of, and the vectors that came of it."""
+    session = Session(architecture)
+    member = session.add(task)
+    warned = [event.message for event in session.run() if isinstance(event, Noted) and event.warning]
+    assert member.tuned is not None
+    return warned, member.tuned.prompt.vectors_PD
+
+
+def test_out_of_memory_halves_the_chunks_says_so_once_and_changes_nothing(tmp_path: Path) -> None:
     base = make_base("llama")
-    plain = train(make_task(tmp_path, "one"), base=base)[0].prompt.vectors_PD
-    tried = starve(monkeypatch, 40)
-    with pytest.warns(UserWarning, match="out of memory") as told:
-        starved = train(make_task(tmp_path, "one"), base=base)[0].prompt.vectors_PD
-    assert tried[:7] == [2048, 1024, 512, 256, 128, 64, 32]
-    assert set(tried[7:]) == {32}
-    assert len({str(warning.message) for warning in told}) == 6
+    warned, plain = warnings_of(Causal(base), make_task(tmp_path, "one"))
+    assert not any("out of memory" in message for message in warned)
+    warned, starved = warnings_of(Hungry(base, 20), make_task(tmp_path, "one"))
+    sizes = [message.partition(" tokens")[0].split()[-1] for message in warned if "out of memory" in message]
+    assert sizes == ["1024", "512", "256", "128", "64", "32", "16"]
     torch.testing.assert_close(starved, plain, rtol=1e-3, atol=1e-4)
 
 
-def test_a_row_that_does_not_fit_alone_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    starve(monkeypatch, 0)
-    with (
-        pytest.warns(UserWarning, match="out of memory"),
-        pytest.raises(TrainingError, match="out of memory with a single row"),
-    ):
-        train(make_task(tmp_path, "one"), base=make_base("llama"))
+def test_a_row_that_does_not_fit_alone_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="out of memory with a single row"):
+        warnings_of(Hungry(make_base("llama"), 0), make_task(tmp_path, "one"))
 
 
-def test_other_failures_of_torch_are_not_taken_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("the size of tensor a must match")
-
-    monkeypatch.setattr(loop, "losses_and_gradient", broken)
+def test_other_failures_of_torch_are_not_taken_for_memory(tmp_path: Path) -> None:
+    session = Session(Broken(make_base("llama")))
+    session.add(make_task(tmp_path, "one"), publishes=False)
     with pytest.raises(RuntimeError, match="size of tensor"):
-        train(make_task(tmp_path, "one"), base=make_base("llama"))
+        list(session.run())
 
 
 def engine_jobs(base: FrozenBase) -> dict[str, Any]:

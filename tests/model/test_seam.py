@@ -23,13 +23,12 @@ from softprompt.model.splice import stack_prompts
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank
 from softprompt.training.forward import Example, losses_and_gradient
-from softprompt.training.loop import train_bank
-from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget, objective_of
+from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
 from softprompt.training.run import Run
 from tests.encoder_decoder import START, EncoderDecoder, make_t5
 from tests.engine_jobs import Inbox
 from tests.models import VOCABULARY
-from tests.sessions import runs_of
+from tests.sessions import runs_of, train_bank
 
 LABELS = ((5,), (6, 7), (6, 8, 9))
 
@@ -197,8 +196,3 @@ def test_one_room_alone_runs_models() -> None:
     source = Path(softprompt.__file__).parent
     callers = {file.relative_to(source).parts[0] for file in source.rglob("*.py") if ".model(" in file.read_text()}
     assert callers - {"http"} == {"model"}  # the server's own service has a verb of that name
-
-
-def test_objectives_are_known_by_either_spelling() -> None:
-    assert objective_of("label_scoring") is LABEL_SCORING
-    assert objective_of("language_modeling") is objective_of("language_modelling") is LANGUAGE_MODELING

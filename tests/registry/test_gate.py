@@ -23,14 +23,14 @@ def test_the_line_is_two_standard_errors_of_the_difference() -> None:
 
 @pytest.mark.parametrize(("rows", "refused"), [(50, False), (5000, True)])
 def test_more_rows_see_smaller_losses(rows: int, refused: bool) -> None:
-    told = reason_to_refuse(card(value=0.80, rows=rows), card(value=0.77, rows=rows))
-    assert (told is not None) == refused
+    reason = reason_to_refuse(card(value=0.80, rows=rows), card(value=0.77, rows=rows))
+    assert (reason is not None) == refused
 
 
 def test_the_message_has_both_figures() -> None:
-    told = reason_to_refuse(card(value=0.8, rows=500), card(value=0.5, rows=300))
-    assert told is not None
-    assert "accuracy 0.5000 on 300 rows, against 0.8000 on 500 rows now: worse by 0.3000" in told
+    reason = reason_to_refuse(card(value=0.8, rows=500), card(value=0.5, rows=300))
+    assert reason is not None
+    assert "accuracy 0.5000 on 300 rows, against 0.8000 on 500 rows now: worse by 0.3000" in reason
 
 
 def test_better_and_equal_pass() -> None:

@@ -48,8 +48,8 @@ def test_two_processes_make_and_fill_one_file(tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", PUBLISHES, str(tmp_path / "home"), place] for place in "12"]
     writers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     for writer in writers:
-        _, said = writer.communicate(timeout=120)
-        assert writer.returncode == 0, said
+        _, errors = writer.communicate(timeout=120)
+        assert writer.returncode == 0, errors
     with Library.open(tmp_path / "home") as library:
         assert [version.number for version in library.registry.versions("trec6")] == list(range(1, 81))
         assert not library.verify().problems

@@ -15,7 +15,7 @@ from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
 from softprompt.tasks.config import OF_LABELS, MetricName, ObjectiveName, TaskConfig, parse_config, read_config
 from softprompt.tasks.task import Task
-from softprompt.training.objectives import objective_of
+from softprompt.training.objectives import OBJECTIVES
 
 PEFT_STYLE = """\
 task_type: CAUSAL_LM
@@ -54,7 +54,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "mine.yaml"
 
 
-def told(file: Path, text: str | bytes) -> str:
+def refusal(file: Path, text: str | bytes) -> str:
     """What is said of a task file that must be refused. It always names the file."""
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError) as caught:
@@ -109,7 +109,7 @@ def test_a_whole_task_parses_as_it_stands(file: Path) -> None:
     ],
 )
 def test_an_unknown_key_is_told_with_the_nearest_known_name(file: Path, line: str, expected: list[str]) -> None:
-    message = told(file, line)
+    message = refusal(file, line)
     assert "unknown key" in message
     for part in expected:
         assert part in message
@@ -154,13 +154,13 @@ def test_an_unknown_key_is_told_with_the_nearest_known_name(file: Path, line: st
     ],
 )
 def test_a_wrong_value_is_told_with_its_key_and_value(file: Path, line: str, key: str, value: str) -> None:
-    message = told(file, line)
+    message = refusal(file, line)
     assert f"{key}" in message
     assert value in message
 
 
 def test_every_fault_is_told_on_a_line_of_its_own(file: Path) -> None:
-    lines = told(file, "num_virtual_tokens: x\nlearning_rate: y\nlables: [a, b]\n").splitlines()
+    lines = refusal(file, "num_virtual_tokens: x\nlearning_rate: y\nlables: [a, b]\n").splitlines()
     assert len(lines) == 3
     assert all(line.startswith("FILE: ") for line in lines)
 
@@ -174,7 +174,7 @@ def test_every_fault_is_told_on_a_line_of_its_own(file: Path) -> None:
     ],
 )
 def test_a_key_given_twice_is_told_with_its_line(file: Path, text: str, line: int, key: str) -> None:
-    message = told(file, text)
+    message = refusal(file, text)
     assert f"line {line}" in message
     assert key in message
     assert "twice" in message
@@ -182,7 +182,7 @@ def test_a_key_given_twice_is_told_with_its_line(file: Path, text: str, line: in
 
 @pytest.mark.parametrize("words", ["yes, no", "on, off", "true, false", "'yes', no"])
 def test_labels_that_yaml_takes_for_truth_values_are_told(file: Path, words: str) -> None:
-    message = told(file, f"labels: [{words}]")
+    message = refusal(file, f"labels: [{words}]")
     assert "labels" in message
     assert "quotes" in message
 
@@ -237,7 +237,7 @@ def test_a_number_is_a_number_however_it_is_written(file: Path, written: str) ->
     ],
 )
 def test_a_file_that_is_no_task_file_is_told(file: Path, text: str | bytes, expected: str) -> None:
-    assert expected in told(file, text)
+    assert expected in refusal(file, text)
 
 
 @pytest.mark.parametrize(
@@ -245,11 +245,11 @@ def test_a_file_that_is_no_task_file_is_told(file: Path, text: str | bytes, expe
 )
 def test_a_value_that_yaml_takes_for_what_it_is_not_is_told_with_its_line(file: Path, value: str, shown: str) -> None:
     for text in (f"seed: 1\ntask: {value}\n", f"seed: 1\nlabels: [a, {value}]\n", f"seed: 1\n? {value}\n: 1\n"):
-        assert f"FILE: line 2: {shown!r} cannot be read" in told(file, text)
+        assert f"FILE: line 2: {shown!r} cannot be read" in refusal(file, text)
 
 
 def test_brackets_without_end_are_told(file: Path) -> None:
-    assert "too deep" in told(file, "labels: " + "[" * 3000)
+    assert "too deep" in refusal(file, "labels: " + "[" * 3000)
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.TSV", "rows.jsonl", "rows.parquet"])
@@ -306,10 +306,7 @@ def test_the_initialiser_follows_from_what_is_given(fields: dict[str, Any], init
 def test_every_metric_and_objective_that_a_file_may_name_is_there() -> None:
     for metric in get_args(MetricName):
         assert measure(metric, ["a", "b"], ["a", "b"]) == 1
-    for objective in get_args(ObjectiveName):
-        assert objective_of(objective)
-    with pytest.raises(ConfigError, match=r"objective 'label_scorin' is unknown; did you mean 'label_scoring'\?"):
-        objective_of("label_scorin")
+    assert sorted(OBJECTIVES) == sorted(get_args(ObjectiveName))
     assert set(OF_LABELS) <= {*get_args(MetricName), *get_args(ObjectiveName)}
 
 

@@ -97,9 +97,9 @@ def test_samples_are_the_same_each_time_and_hold_no_fact_twice() -> None:
 
 
 def test_headwords_are_right_where_english_is_regular() -> None:
-    said = {row["definition"]: row["headword"] for row in samples.headwords()}
-    assert said["more than one bus"] == "buses"
-    assert said["the past of plant"] == "planted"
-    assert said["a person who can drum"] == "drummer"
-    assert said["the number after sixty-nine"] == "seventy"
-    assert said["the most rough of all"] == "roughest"
+    words = {row["definition"]: row["headword"] for row in samples.headwords()}
+    assert words["more than one bus"] == "buses"
+    assert words["the past of plant"] == "planted"
+    assert words["a person who can drum"] == "drummer"
+    assert words["the number after sixty-nine"] == "seventy"
+    assert words["the most rough of all"] == "roughest"

@@ -16,12 +16,11 @@ from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library, Version
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Silent
-from softprompt.registry import queries
 from softprompt.tasks.task import Task
-from softprompt.training import checkpoint, loop
-from softprompt.training.events import Noted
+from softprompt.training import checkpoint
+from softprompt.training.events import Noted, Stepped
 from softprompt.training.session import Session
-from softprompt.training.sweep import RUNGS, Halving, make_grid, open_sweep, sweep
+from softprompt.training.sweep import RUNGS, Halving, make_grid, salt_of, sweep
 from softprompt.training.train import train
 from tests.models import make_base
 from tests.sessions import cut, runs_of, up_to
@@ -81,45 +80,39 @@ def test_what_was_published_before_a_kill_is_not_published_again(base: FrozenBas
     assert [t.version for t in again] == [2, 2], "another training is another version"
 
 
-def test_a_kill_before_a_version_is_committed_leaves_none_and_training_goes_on(
-    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_before_a_version_is_committed_leaves_none_and_training_goes_on(base: FrozenBase, tmp_path: Path) -> None:
     tasks = [make_task(tmp_path, name, seed=seed) for seed, name in enumerate("abc")]
     whole = [t.prompt.digest for t in train(tasks, base=base, library=Library.open(tmp_path / "whole"))]
     library = Library.open(tmp_path / "cut")
-    honest = queries.add_version
 
-    def killed(connection: Any, task_id: int, added: Version) -> Any:
-        if added.task == "b":
-            raise Killed
-        return honest(connection, task_id, added)
+    def killed(*_: object) -> None:
+        raise Killed
 
     session = Session(architecture_of(base), library=library, every=0.0)
     for task in tasks:
-        session.add(task)
-    with monkeypatch.context() as patched:
-        patched.setattr(queries, "add_version", killed)
-        with pytest.raises(Killed):
-            list(session.run())
+        session.add(task, also=killed if task.name == "b" else None)
+    with pytest.raises(Killed):
+        list(session.run())
     assert [entry.task for entry in library.registry.tasks()] == ["a"]
     assert [file.name for file in library.runs.glob("*.jsonl")] == ["a@1.jsonl"]
-    monkeypatch.setattr(loop, "losses_and_gradient", lambda *_, **__: pytest.fail("it was trained to its end already"))
-    again = train(tasks, base=base, library=library)
-    assert [(t.prompt.digest, t.version) for t in again] == [(digest, 1) for digest in whole]
+    session = Session(architecture_of(base), library=library)
+    members = [session.add(task) for task in tasks]
+    assert not any(isinstance(event, Stepped) for event in session.run()), "it was trained to its end already"
+    again = [(member.tuned.prompt.digest, member.tuned.version) for member in members if member.tuned]
+    assert again == [(digest, 1) for digest in whole]
     assert sorted(file.name for file in library.runs.iterdir()) == ["a@1.jsonl", "b@1.jsonl", "c@1.jsonl"]
 
 
-def test_a_kill_behind_the_publishing_leaves_each_version_its_history(
-    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library = Library.open(tmp_path / "home")
-    honest = Library.publish_all
+class Killing(Library):
+    """A library behind whose publishing there is a kill."""
 
-    def killed(self: Library, *args: Any, **how: Any) -> list[Version]:
-        honest(self, *args, **how)
+    def publish_all(self, *args: Any, **how: Any) -> list[Version]:
+        super().publish_all(*args, **how)
         raise Killed
 
-    monkeypatch.setattr(Library, "publish_all", killed)
+
+def test_a_kill_behind_the_publishing_leaves_each_version_its_history(base: FrozenBase, tmp_path: Path) -> None:
+    library = Killing.open(tmp_path / "home")
     with pytest.raises(Killed):
         train([make_task(tmp_path, "one"), make_task(tmp_path, "two")], base=base, library=library)
     assert len(library.registry.versions("one")) == 1
@@ -133,13 +126,13 @@ def test_a_history_that_cannot_be_written_costs_no_version(base: FrozenBase, tmp
     class Telling(Silent):
         def warn(self, message: str) -> None:
             library.registry.tag(
-                "one@1", add=["told"]
+                "one@1", add=["late"]
             )  # as the one does who tells a job's events: the registry must be free
             assert message.startswith("the history of one@1 cannot be written")
 
     (tuned,) = train(make_task(tmp_path, "one"), base=base, library=library, progress=Telling())
     assert library.registry.resolve("one@1").digest == tuned.prompt.digest
-    assert library.registry.resolve("one@1").tags == ("told",)
+    assert library.registry.resolve("one@1").tags == ("late",)
     assert [file.name for file in library.runs.iterdir()] == ["one@1.jsonl"]
 
 
@@ -168,7 +161,8 @@ def test_a_resumed_sweep_has_the_same_survivor_and_candidates(base: FrozenBase, 
 
 def cut_sweep(task: Task, choices: dict[str, Any], base: FrozenBase, library: Library, steps: int) -> None:
     """A sweep that is killed behind so many more steps."""
-    session, candidates = open_sweep([task.variant(**changes) for changes in make_grid(choices)], base, library, every=0.0)
+    session = Session(architecture_of(base), library=library, salt=salt_of(RUNGS), every=0.0)
+    candidates = [session.add(task.variant(**changes), publishes=False) for changes in make_grid(choices)]
     halving = Halving(session, candidates, RUNGS)
     for event in up_to(session, steps):
         halving.heed(event)

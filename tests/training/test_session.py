@@ -255,22 +255,21 @@ def refuse(*_: object) -> None:
 
 
 def test_publishing_is_tried_again_where_the_store_fails_for_a_moment(
-    base: FrozenBase, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: FrozenBase, library: Library, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     tries = []
 
     def at_last(*_: object) -> None:
         tries.append(1)
-        if len(tries) < 3:
+        if len(tries) < 2:
             raise StoreError("away")
 
-    session = Session(architecture_of(base), library=library, tries=3)
+    session = Session(architecture_of(base), library=library, tries=2)
     member = session.add(make_task(tmp_path, "one", max_steps=2), also=at_last)
     events = list(session.run())
     assert member.tuned is not None
-    assert len(tries) == 3
-    assert sum(isinstance(event, Noted) and "cannot be published" in event.message for event in events) == 2
+    assert len(tries) == 2
+    assert sum(isinstance(event, Noted) and "cannot be published" in event.message for event in events) == 1
 
 
 def test_each_member_may_have_a_library_of_its_own(base: FrozenBase, library: Library, tmp_path: Path) -> None:
@@ -320,20 +319,9 @@ def test_drawing_shows_each_stage_once_and_passes_everything_on(base: FrozenBase
     assert any("training rows; context:" in message for message in shown)
 
 
-def test_train_says_what_went_well_when_something_did_not(
-    base: FrozenBase, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from softprompt.training.loop import Stepper
-
-    honest = Stepper.step
-
-    def poisoned(self: Stepper, bank: Any, runs: Any) -> list[int]:
-        for run in runs:
-            if run.task.name != "good" and run.step == 1:
-                run.failure = "the loss is no number at step 2"
-        return honest(self, bank, runs)
-
-    monkeypatch.setattr(Stepper, "step", poisoned)
-    tasks = [make_task(tmp_path, name, max_steps=2) for name in ("bad", "good", "worse")]
+def test_train_says_what_went_well_when_something_did_not(base: FrozenBase, library: Library, tmp_path: Path) -> None:
+    # Such a decay throws a vector past all numbers in a few steps.
+    decays = {"bad": 1e38, "good": 0.0, "worse": 1e38}
+    tasks = [make_task(tmp_path, name, max_steps=5, weight_decay=decay) for name, decay in decays.items()]
     with pytest.raises(TrainingError, match=r"'bad': .*; task 'worse': .*lower learning_rate.*; good went well$"):
         train(tasks, base=base, library=library)

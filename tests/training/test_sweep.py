@@ -16,11 +16,10 @@ from softprompt.errors import ConfigError, DataError, NameRefused, TrainingError
 from softprompt.model.architecture import architecture_of
 from softprompt.tasks.task import Task
 from softprompt.training.events import Stepped
-from softprompt.training.loop import train_bank
 from softprompt.training.session import Session
 from softprompt.training.sweep import Halving, make_grid, sweep, write_page
 from tests.models import make_base
-from tests.sessions import runs_of
+from tests.sessions import Untrained, runs_of, train_bank
 
 
 @pytest.fixture(scope="module")
@@ -131,24 +130,13 @@ def test_without_rungs_every_candidate_runs_to_its_end(base: FrozenBase, task: T
     assert not any(row["dropped"] for row in swept.candidates)
 
 
-def test_a_candidate_that_fails_loses_and_the_others_go_on(
-    base: FrozenBase, task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from softprompt.training import loop
-
-    honest = loop.losses_and_gradient
-
-    def poisoned(architecture: Any, stack: Any, examples: Any, **more: Any) -> Any:
-        losses, gradient = honest(architecture, stack, examples, **more)
-        gradient[(stack.lengths_K == 6).nonzero()] = float("nan")
-        return losses, gradient
-
-    monkeypatch.setattr(loop, "losses_and_gradient", poisoned)
-    swept = sweep(task, {"num_virtual_tokens": [6, 9]}, base=base)
-    assert [row["num_virtual_tokens"] for row in swept.candidates] == [9, 6]
+def test_a_candidate_that_fails_loses_and_the_others_go_on(base: FrozenBase, task: Task) -> None:
+    # Such a decay throws a vector past all numbers in a few steps.
+    swept = sweep(task, {"weight_decay": [1e38, 0.0]}, base=base)
+    assert [row["weight_decay"] for row in swept.candidates] == [0.0, 1e38]
     assert [row["dropped"] for row in swept.candidates] == [False, True]
     with pytest.raises(TrainingError, match="no candidate"):
-        sweep(task, {"num_virtual_tokens": [6]}, base=base)
+        sweep(task, {"weight_decay": [1e38]}, base=base)
 
 
 def test_wrong_choices_are_refused_before_training(base: FrozenBase, task: Task) -> None:
@@ -163,14 +151,11 @@ def test_wrong_choices_are_refused_before_training(base: FrozenBase, task: Task)
             sweep(task, {"seed": [0, 1]}, samples=samples, base=base)
 
 
-def test_a_wrong_label_among_the_test_rows_is_told_before_training(
-    base: FrozenBase, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_label_among_the_test_rows_is_told_before_training(base: FrozenBase, task: Task, tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text('{"text": "the red apple", "label": "fair"}\n')
     data = {"train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "test.jsonl")}
-    monkeypatch.setattr("softprompt.training.loop.losses_and_gradient", None)
     with pytest.raises(DataError, match="fair"):
-        sweep(task.variant(data=data), {"seed": [0, 1]}, base=base)
+        sweep(task.variant(data=data), {"seed": [0, 1]}, base=base, progress=Untrained())
 
 
 def test_a_sweep_in_several_processes_is_refused_for_each_would_publish(

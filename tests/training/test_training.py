@@ -24,6 +24,7 @@ from softprompt.errors import (
 )
 from softprompt.evaluation.trials import Report
 from softprompt.library.library import Library
+from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.listing import Filters
@@ -31,13 +32,17 @@ from softprompt.tasks.config import parse_config
 from softprompt.tasks.rows import Row
 from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Task
-from softprompt.training import loop, run, session
+from softprompt.training import loop
+from softprompt.training.events import Failed, Stepped
 from softprompt.training.prepare import Preparer, remarks_on
+from softprompt.training.run import Run
+from softprompt.training.session import Session
 from softprompt.training.train import train
-from tests.models import ANSWERS, make_base, steerable_base
+from tests.models import ANSWERS, make_base, steerable_base, weights_digest
+from tests.sessions import Untrained
 
 ROWS: list[Row] = [
-    {"text": f"{word} {n}", "label": label, "said": f"{label} {word}"}
+    {"text": f"{word} {n}", "label": label, "sentence": f"{label} {word}"}
     for n in range(12)
     for word, label in [("red", "yes"), ("blue", "no"), ("green", "yes"), ("the stone of a river", "no")]
 ]
@@ -73,17 +78,17 @@ def contents(library: Library) -> tuple[list[Any], set[str]]:
 
 
 def test_the_base_is_the_same_to_the_byte_before_and_after(tmp_path: Path, base: FrozenBase) -> None:
-    before = base.state_digest()
+    before = weights_digest(base)
     config = base.model.config.to_dict()
-    (tuned, told) = train(
-        [a_task(tmp_path, "a"), a_task(tmp_path, "b", labels=None, target=" {said}", max_new_tokens=16)], base=base
+    (tuned, generating) = train(
+        [a_task(tmp_path, "a"), a_task(tmp_path, "b", labels=None, target=" {sentence}", max_new_tokens=16)], base=base
     )
-    assert base.state_digest() == before
+    assert weights_digest(base) == before
     assert base.model.config.to_dict() == config
     assert not base.model.training
     assert all(p.grad is None and not p.requires_grad for p in base.model.parameters())
     assert tuned.moved > 0.02
-    assert told.moved > 0.02
+    assert generating.moved > 0.02
 
 
 def test_the_same_run_twice_gives_the_same_digest_and_other_seeds_another(tmp_path: Path) -> None:
@@ -99,7 +104,7 @@ def test_the_same_run_twice_gives_the_same_digest_and_other_seeds_another(tmp_pa
 MANY: dict[str, dict[str, Any]] = {
     "a": {"learning_rate": 0.3, "num_virtual_tokens": 9},
     "b": {"optim": "adafactor", "per_device_train_batch_size": 5, "max_steps": 4, "weight_decay": 0.1},
-    "c": {"labels": None, "target": " {said}", "max_new_tokens": 16, "num_virtual_tokens": 7, "warmup_steps": 3},
+    "c": {"labels": None, "target": " {sentence}", "max_new_tokens": 16, "num_virtual_tokens": 7, "warmup_steps": 3},
     "d": {"objective": "language_modelling", "lr_scheduler_type": "cosine", "max_steps": 2, "eval_per_epoch": 3},
     "e": {"encoder_reparameterization_type": "RESIDUAL", "encoder_hidden_size": 5, "num_virtual_tokens": 8},
     "f": {"encoder_reparameterization_type": "MLP", "prompt_tuning_init": "RANDOM", "seed": 7},
@@ -131,7 +136,7 @@ def test_every_row_is_seen_once_in_an_epoch_in_an_order_of_the_seed(tmp_path: Pa
 
     def epochs(seed: int) -> list[list[list[int]]]:
         own, labels = a_task(tmp_path, per_device_train_batch_size=7, seed=seed), task.form.encode_labels(base)
-        one = run.Run(own, torch.zeros(6, 32), examples, examples, labels)
+        one = Run(own, torch.zeros(6, 32), examples, examples, labels)
         seen: list[list[list[int]]] = []
         for _ in range(2):
             seen.append([])
@@ -188,7 +193,7 @@ class Scripted:
     """Validations whose values are written beforehand, task by task."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, values: dict[str, list[float]]) -> None:
-        self.values = {name: list(told) for name, told in values.items()}
+        self.values = {name: list(scores) for name, scores in values.items()}
         self.seen: dict[str, list[torch.Tensor]] = {name: [] for name in values}
         monkeypatch.setattr(loop, "judge", self)
 
@@ -232,8 +237,8 @@ def test_equal_values_are_told_apart_by_the_loss() -> None:
     assert not Report("accuracy", 0.5, 10, 1.0, []).better_than(report)
     assert Report("accuracy", 0.6, 10, 2.0, []).better_than(report)
     assert not Report("accuracy", 0.4, 10, 0.1, []).better_than(report)
-    told = Report("exact_match", 0.5, 10, math.nan, [])
-    assert not Report("exact_match", 0.5, 10, math.nan, []).better_than(told)
+    generated = Report("exact_match", 0.5, 10, math.nan, [])
+    assert not Report("exact_match", 0.5, 10, math.nan, []).better_than(generated)
 
 
 # What fails
@@ -264,39 +269,28 @@ def test_a_loss_that_is_no_number_stops_its_prompt_alone(tmp_path: Path, library
     assert not [file for file in library.home.rglob("*") if "bad" in file.name]
 
 
-def test_a_loss_that_fails_late_is_told_with_its_step_and_rate(
-    tmp_path: Path, base: FrozenBase, library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest, steps = loop.losses_and_gradient, []
-
-    def failing(*args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        losses, gradient = honest(*args, **options)
-        steps.append(len(losses))
-        if len(steps) == 4:
-            gradient[0, -1, 3] = math.inf
-        return losses, gradient
-
-    monkeypatch.setattr(loop, "losses_and_gradient", failing)
-    task = a_task(tmp_path, max_steps=10, warmup_steps=0, per_device_train_batch_size=8, eval_per_epoch=5)
-    with pytest.raises(TrainingError, match=r"at step 4 with learning rate 0\.07; lower learning_rate or use fl.*32$"):
-        train(task, base=base, library=library)
-    assert steps == [1, 1, 1, 1]
+def test_a_loss_that_fails_late_is_told_with_its_step_and_rate(tmp_path: Path, base: FrozenBase, library: Library) -> None:
+    session = Session(architecture_of(base), library=library)
+    member = session.add(a_task(tmp_path, max_steps=10, warmup_steps=0, eval_per_epoch=5))
+    steps = 0
+    for event in session.run():
+        steps += isinstance(event, Stepped)
+        if steps == 3:
+            poison(base, "red")
+    assert steps == 4
+    assert str(member.error) == "the loss is no number at step 4 with learning rate 0.07"
     assert contents(library) == ([], set())
 
 
-def test_a_file_that_cannot_be_made_costs_its_own_version_alone(
-    tmp_path: Path, base: FrozenBase, library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest = session.make_prompt
+def test_a_file_that_cannot_be_made_costs_its_own_version_alone(tmp_path: Path, base: FrozenBase, library: Library) -> None:
+    def refuse(*_: object) -> None:
+        raise PromptFileError("not to be made")
 
-    def failing(architecture: Any, member: run.Member, report: Report) -> SoftPrompt:
-        if member.task.name == "b":
-            raise PromptFileError("not to be made")
-        return honest(architecture, member, report)
-
-    monkeypatch.setattr(session, "make_prompt", failing)
-    with pytest.raises(PromptFileError):
-        train([a_task(tmp_path, "a"), a_task(tmp_path, "b")], base=base, library=library)
+    session = Session(architecture_of(base), library=library)
+    session.add(a_task(tmp_path, "a"))
+    member = session.add(a_task(tmp_path, "b"), also=refuse)
+    assert any(isinstance(event, Failed) for event in session.run())
+    assert isinstance(member.error, PromptFileError)
     assert [version.task for version in contents(library)[0]] == ["a"]
     assert len(list(library.runs.glob("*.checkpoint"))) == 1, "what was trained and not published is kept for the next call"
 
@@ -312,12 +306,10 @@ def test_a_file_that_cannot_be_made_costs_its_own_version_alone(
     ],
 )
 def test_a_wrong_task_is_told_before_anything_is_trained(
-    tmp_path: Path, base: FrozenBase, library: Library, fields: dict[str, Any], error: type[Exception], expected: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(loop, "losses_and_gradient", lambda *_, **__: pytest.fail("it was trained"))
+    tmp_path: Path, base: FrozenBase, library: Library, fields: dict[str, Any], error: type[Exception], expected: str
+) -> None:
     with pytest.raises(error, match=expected):
-        train([a_task(tmp_path, "a"), a_task(tmp_path, "b", **fields)], base=base, library=library)
+        train([a_task(tmp_path, "a"), a_task(tmp_path, "b", **fields)], base=base, library=library, progress=Untrained())
     assert contents(library) == ([], set())
 
 
@@ -394,7 +386,7 @@ def test_a_reparameterised_prompt_is_kept_as_plain_vectors(tmp_path: Path, base:
 def test_how_many_numbers_a_network_adds_while_it_is_trained_is_told(tmp_path: Path, base: FrozenBase) -> None:
     recipe = {"encoder_reparameterization_type": "RESIDUAL", "encoder_hidden_size": 7}
     preparer = Preparer(base)
-    runs = [preparer.prepare(one, None).run for one in (a_task(tmp_path, "a", **recipe), a_task(tmp_path, "b"))]
+    runs = [preparer.prepare(one, None)[0] for one in (a_task(tmp_path, "a", **recipe), a_task(tmp_path, "b"))]
     remarks = [message for one in runs for message, _ in remarks_on(base, one)]
     trained = 6 * 32 + 2 * 7 * 32 + 2 * 32  # the vectors, two matrices, the gain and the bias of a norm
     assert [note for note in remarks if "trained" in note] == [f"a: {trained} numbers are trained, of which 192 are kept"]
@@ -450,7 +442,7 @@ def test_a_start_from_another_bases_prompt_or_without_a_library_is_refused(
 
 
 def steered(folder: Path, way: str, **fields: Any) -> Task:
-    rows: list[Row] = [{"text": word, "label": said, "n": n} for n in range(25) for word, said in ANSWERS[way].items()]
+    rows: list[Row] = [{"text": word, "label": answer, "n": n} for n in range(25) for word, answer in ANSWERS[way].items()]
     known = {"input": " {text} =", "num_virtual_tokens": 5, "max_steps": 60, "per_device_train_batch_size": 16}
     return a_task(folder, way, rows, **(known | fields))
 

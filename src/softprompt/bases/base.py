@@ -20,7 +20,7 @@ from softprompt.bases.adapter import find_adapter, merge_adapter
 from softprompt.bases.architectures import context_of, refuse_unless_causal, task_type_of_config, window_of
 from softprompt.bases.devices import device_of, dtype_of, slow_at_16_bits, stored_dtype
 from softprompt.bases.fingerprint import fingerprint_of_folder, fingerprint_of_model
-from softprompt.bases.locate import commit_of, locate, read_model_config, split_revision
+from softprompt.bases.locate import commit_of, locate, read_object, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
 from softprompt.errors import BaseModelError, ContextError
@@ -68,7 +68,7 @@ class FrozenBase:
         source, code = options.address, options.trust_remote_code
         torch_dtype = dtype_of(options.dtype)
         folder = locate(options.source or DEFAULT_BASE, revision=options.revision, code=code)
-        config = read_model_config(folder)
+        config = read_object(folder / "config.json")
         refuse_unless_causal(task_type_of_config(config), source)
         if config.get("auto_map") and not code:
             raise BaseModelError(
@@ -104,16 +104,8 @@ class FrozenBase:
             raise BaseModelError(
                 f"{source!r} does not fit the memory of {target}; use a smaller dtype, quantization, base or another device"
             ) from None
-        return cls(
-            model=model,
-            tokenizer=tokenizer,
-            source=source,
-            fingerprint=fingerprint_of_folder(folder, adapter),
-            path=folder,
-            quantization=options.quantization,
-            adapter=adapter,
-            trust_remote_code=code,
-        )
+        fingerprint = fingerprint_of_folder(folder, adapter)
+        return cls(model, tokenizer, source, fingerprint, folder, options.quantization, adapter, code)
 
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any, *, name: str = "in-memory") -> FrozenBase:
@@ -124,12 +116,7 @@ class FrozenBase:
             BaseModelError: the model is no causal language model.
         """
         refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
-        return cls(
-            model=_freeze(model),
-            tokenizer=tokenizer,
-            source=name,
-            fingerprint=fingerprint_of_model(model, tokenizer),
-        )
+        return cls(_freeze(model), tokenizer, name, fingerprint_of_model(model, tokenizer))
 
     @property
     def _from_folder(self) -> bool:
@@ -262,10 +249,6 @@ class FrozenBase:
                 f"context of {self.name} ({self.context} tokens); use a shorter prompt"
             )
         return left
-
-    def state_digest(self) -> str:
-        """Digest of every weight as it is now in memory; equal before and after training."""
-        return fingerprint_of_model(self.model, None)
 
 
 BaseLike = FrozenBase | BaseOptions | str | None

@@ -82,25 +82,22 @@ def _with_adapter(base: str, adapter: Path) -> str:
     config = {key: sorted(map(str, value)) if isinstance(value, list) else value for key, value in config.items()}
     digest.update(json.dumps(config, sort_keys=True).encode())
     _digest_safetensors(digest, [adapter / WEIGHTS])
-    value: str = digest.hexdigest(length=HEX // 2)
-    return value
+    return str(digest.hexdigest(length=HEX // 2))
 
 
 def fingerprint_of_model(model: Any, tokenizer: Any) -> str:
-    """Fingerprint of a model in memory, from its tensors; without a tokenizer, of the weights alone."""
+    """Fingerprint of a model in memory, from its tensors."""
     import torch
 
     digest = blake3(b"softprompt in-memory 1\n")
-    if tokenizer is not None:
-        digest.update(_config_bytes(model.config.to_dict()))
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-        digest.update(_tokenizer_bytes(text.encode()))
+    digest.update(_config_bytes(model.config.to_dict()))
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    digest.update(_tokenizer_bytes(text.encode()))
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    value: str = digest.hexdigest(length=HEX // 2)
-    return value
+    return str(digest.hexdigest(length=HEX // 2))
 
 
 def _config_bytes(config: dict[str, Any]) -> bytes:

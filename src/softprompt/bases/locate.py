@@ -105,15 +105,6 @@ def _fetch(repo: str, revision: str | None, code: bool) -> Path:
         ) from None
 
 
-def read_model_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model's folder.
-
-    Raises:
-        BaseModelError: it cannot be read.
-    """
-    return read_object(folder / "config.json")
-
-
 def read_object(file: Path) -> dict[str, Any]:
     """A JSON object from a file.
 

@@ -25,8 +25,6 @@ from softprompt.model.splice import Stack, stack_prompts
 class Rows(Protocol):
     """The rows that generate, as one kind of base runs them."""
 
-    def __len__(self) -> int: ...
-
     def enter(self, jobs: Sequence[GenerateJob]) -> Tensor:
         """Take rows in behind those there are; logits (B x V) of what follows each input. Where it fails, none is in."""
 

@@ -25,6 +25,7 @@ from softprompt.engines.protocol import (
     Deliver,
     Embedding,
     EmbedJob,
+    Engine,
     EngineStatus,
     GenerateJob,
     Job,
@@ -71,7 +72,7 @@ class _Row:
     """Chosen last, and not run yet."""
 
 
-class ContinuousEngine:
+class ContinuousEngine(Engine):
     """Continuous batching on one base, which is the engine's alone while it runs."""
 
     def __init__(
@@ -104,15 +105,12 @@ class ContinuousEngine:
 
     @property
     def max_waiting(self) -> int:
-        """See :class:`~softprompt.engines.protocol.Engine`."""
         return self.limits.max_waiting
 
     def submit(self, job: Job, deliver: Deliver) -> Ticket:
-        """See :class:`~softprompt.engines.protocol.Engine`."""
         return self.submit_all([(job, deliver)])[0]
 
     def submit_all(self, jobs: Sequence[tuple[Job, Deliver]]) -> list[Ticket]:
-        """See :class:`~softprompt.engines.protocol.Engine`."""
         works = [self._validator.plan(job, deliver) for job, deliver in jobs]
         with self._changed:
             if not self._accepts:
@@ -122,7 +120,6 @@ class ContinuousEngine:
         return [_Ticket(self, work) for work in works]
 
     def status(self) -> EngineStatus:
-        """See :class:`~softprompt.engines.protocol.Engine`."""
         prefixes = self._prefixes
         with self._changed:
             return EngineStatus(
@@ -136,7 +133,6 @@ class ContinuousEngine:
             )
 
     def stop(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """See :class:`~softprompt.engines.protocol.Engine`."""
         with self._changed:
             self._accepts = False
             self._ends = self._ends or not drain

@@ -46,7 +46,9 @@ class OfflineEngine:
     ) -> None:
         """`warn` is called when chunks are halved; by default Python's `warnings`."""
         self.architecture = architecture
-        self._budget = TokenBudget(token_budget, architecture.base.device, warn or Silent().warn, refusal=_refusal)
+        device, warn = architecture.base.device, warn or Silent().warn
+        advice = "use a smaller base, dtype or quantization, or shorter inputs"
+        self._budget = TokenBudget(token_budget, device, warn, refusal=BaseModelError, advice=advice)
 
     def score(
         self, prompts: Sequence[Tensor], which: Sequence[int], inputs: Sequence[Ids], labels: Sequence[Labels]
@@ -173,7 +175,3 @@ class OfflineEngine:
             else:
                 self._budget.halve(size, longest, single=len(chunk) == 1)
                 waiting.appendleft(chunk)
-
-
-def _refusal(message: str) -> BaseModelError:
-    return BaseModelError(f"{message}; use a smaller base, dtype or quantization, or shorter inputs")

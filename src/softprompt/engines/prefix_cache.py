@@ -39,9 +39,6 @@ class PrefixCache:
         self._entries: LRUCache[str, KeysValues] = LRUCache(max_bytes, getsizeof=lambda entry: entry.bytes)
         self._nothing: KeysValues | None = None
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     @property
     def bytes(self) -> int:
         """Held now."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from softprompt.bases.base import BaseLike, base_of
 from softprompt.bases.options import BaseOptions
@@ -16,6 +16,7 @@ from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.records import Record, Version
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.rows import Row
@@ -23,11 +24,10 @@ from softprompt.tasks.task import Task
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
-    from softprompt.registry.records import Version
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Record):
     """A version judged on rows with answers."""
 
     task: str
@@ -40,10 +40,6 @@ class Evaluation:
     """Mean negative log-probability of the right label among the labels; NaN for tasks that generate."""
     truncated: int
     """Inputs that were cut to fit the context."""
-
-    def row(self) -> dict[str, Any]:
-        """One flat row, as the command prints it."""
-        return asdict(self)
 
 
 def evaluate(
@@ -118,18 +114,8 @@ def _judge(
             engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
             reports = result_of(judge(engine, trials), advance)
         for (version, _, _), trial, report in zip(group, trials, reports, strict=True):
-            evaluations.append(
-                Evaluation(
-                    task=version.task,
-                    version=version.number,
-                    digest=version.digest,
-                    metric=report.metric,
-                    value=report.value,
-                    rows=report.rows,
-                    loss=report.loss,
-                    truncated=trial.examples.truncated,
-                )
-            )
+            truncated, scores = trial.examples.truncated, (report.metric, report.value, report.rows, report.loss)
+            evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, truncated))
     return evaluations
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import PromptFileError
 from softprompt.files import write_whole
@@ -15,8 +16,6 @@ from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 
 TENSOR = "prompt_embeddings"
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 CARD = "softprompt_card.json"
 
 
@@ -51,14 +50,14 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
     return target
 
 
-def load_peft(folder: str | Path, *, task: str, base: FrozenBase, card: Card | None = None) -> SoftPrompt:
-    """Read a PEFT prompt-tuning adapter as a prompt of `task` on `base`.
+def load_peft(folder: str | Path, *, task: str, base: FrozenBase) -> SoftPrompt:
+    """Read a PEFT prompt-tuning adapter as a prompt of `task` on `base`. Its template, labels and metric are those exported
+    with it, else defaults.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
         task: name of the task it becomes.
         base: the base it was tuned on; PEFT's format does not say which exact one, so the caller vouches for it.
-        card: template, labels and metric to take over; else those exported with it, else defaults.
 
     Raises:
         PromptFileError: not there, not prompt tuning, or not of this base's width.
@@ -85,10 +84,8 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, card: Card | N
         own = _read_card(exported)
         if own.fingerprint != base.fingerprint:
             SoftPrompt(vectors_PD, own).check_base(base)
-        found = own.changed(here)
-    else:
-        found = Card.model_validate({**here, "recipe": {"imported": "peft"}})
-    return SoftPrompt(vectors_PD, found if card is None else found.changed(card.form()))
+        return SoftPrompt(vectors_PD, own.changed(here))
+    return SoftPrompt(vectors_PD, Card.model_validate({**here, "recipe": {"imported": "peft"}}))
 
 
 def read_peft_config(folder: str | Path) -> dict[str, Any]:

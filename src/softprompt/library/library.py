@@ -238,10 +238,8 @@ class Library:
         """Check a blob in the store itself, not in the cache. Raises `NotFound` or `StoreError`."""
         try:
             read_verified(self.store, version.digest)
-        except NotFound as error:
-            gone = f"{version.ref}: {error}"
-            if version.purged:
-                gone = f"{version.ref} was purged by `library gc --purge-deleted`: its bytes are gone for good"
-            raise NotFound(gone) from error
-        except StoreError as error:
-            raise StoreError(f"{version.ref}: {error}") from error
+        except (NotFound, StoreError) as error:
+            if version.purged and isinstance(error, NotFound):
+                purged = f"{version.ref} was purged by `library gc --purge-deleted`: its bytes are gone for good"
+                raise NotFound(purged) from error
+            raise type(error)(f"{version.ref}: {error}") from error

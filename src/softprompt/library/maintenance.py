@@ -176,8 +176,7 @@ def stats(database: Database, store: Store) -> dict[str, Any]:
     with database.read() as connection:
         for table in (tables.tenants, tables.tasks, tables.versions, tables.keys):
             counts[table.name] = connection.scalar(sa.select(sa.func.count()).select_from(table))
-        gone = sa.select(sa.func.count()).select_from(tables.versions).where(_v.deleted)
-        counts["deleted"] = connection.scalar(gone)
+        counts["deleted"] = connection.scalar(sa.select(sa.func.count(_v.id)).where(_v.deleted))
     sizes = [size for _, size in store.list()]
     return {**counts, "blobs": len(sizes), "bytes": sum(sizes)}
 
@@ -257,12 +256,7 @@ def _check_blob(database: Database, store: Store, digest: str, rows: list[AnyRow
     except PromptFileError as error:
         return Problem("card differs", digest, refs, str(error))
     if any(row.card != card for row in rows):
-        return Problem(
-            "card differs",
-            digest,
-            refs,
-            "the registry has another card than the file: publish the file again",
-        )
+        return Problem("card differs", digest, refs, "the registry has another card than the file: publish the file again")
     return None
 
 
@@ -300,12 +294,7 @@ def _wrong_rows(connection: Connection) -> list[Problem]:
         )
     )
     problems += [
-        Problem(
-            "count",
-            None,
-            (f"{tenant}/{task}",),
-            "the task's counts are not those of its versions; put back a backup",
-        )
+        Problem("count", None, (f"{tenant}/{task}",), "the task's counts are not those of its versions; put back a backup")
         for tenant, task in connection.execute(statement)
     ]
     return problems

@@ -135,12 +135,7 @@ class Causal:
         return Prefix([(layer.keys, layer.values) for layer in cache.layers])
 
     def logits_behind(
-        self,
-        stack: Stack,
-        prefix: Prefix | None,
-        which: Sequence[int],
-        inputs: Sequence[Ids],
-        tails: Sequence[Tails],
+        self, stack: Stack, prefix: Prefix | None, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]
     ) -> Tensor:
         """See :class:`~softprompt.model.architecture.Architecture`: by the shared prefix where one is given, and then in
         lines where the base allows them; else by concatenation."""

@@ -68,11 +68,7 @@ class Lines:
 
 
 def lay_lines(
-    inputs: Sequence[Ids],
-    tails: Sequence[Tails],
-    which: Sequence[int],
-    width: int,
-    device: torch.device | None = None,
+    inputs: Sequence[Ids], tails: Sequence[Tails], which: Sequence[int], width: int, device: torch.device | None = None
 ) -> Lines:
     """Lay rows in lines of about `width` columns, or of the longest row; of the widths near it, the one that pads least.
 

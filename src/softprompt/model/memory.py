@@ -32,20 +32,21 @@ class TokenBudget:
         device: torch.device,
         warn: Callable[[str], None],
         *,
+        refusal: type[Exception],
+        advice: str,
         runs: str = "rows",
-        refusal: Callable[[str], Exception],
     ) -> None:
         """
         Args:
             warn: called each time it is halved.
-            runs: what runs in chunks, for that message.
-            refusal: makes the error for a single row that does not fit, from a message that ends before any advice.
+            refusal: the error for a single row that does not fit.
+            advice: how its message ends.
+            runs: what runs in chunks, for the warning.
         """
         self.tokens = tokens
         self._device = device
         self._warn = warn
-        self._runs = runs
-        self._refusal = refusal
+        self._refusal, self._advice, self._runs = refusal, advice, runs
 
     def attempt(self, run: Callable[[], R]) -> R | None:
         """What comes of running something; None where there was no memory for it, which is free again then."""
@@ -67,6 +68,7 @@ class TokenBudget:
             the refusal: it was.
         """
         if single:
-            raise self._refusal(f"out of memory with a single row of {longest} tokens on {self._device}")
+            where = f"a single row of {longest} tokens on {self._device}"
+            raise self._refusal(f"out of memory with {where}; {self._advice}")
         self.tokens = max(longest, size // 2)
         self._warn(f"out of memory: {self._runs} now run in chunks of {self.tokens} tokens, which is slower")

@@ -83,11 +83,7 @@ class Card(BaseModel):
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces, UTF-8 as it is. Equal cards give equal text."""
         return json.dumps(
-            self.model_dump(mode="json"),
-            sort_keys=True,
-            separators=(",", ":"),
-            ensure_ascii=False,
-            allow_nan=False,
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         )
 
     @classmethod

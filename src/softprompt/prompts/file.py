@@ -61,25 +61,17 @@ def read_file(data: bytes) -> tuple[Card, dict[str, Stored]]:
             f"this safetensors file has no {CARD_KEY!r} card, so it is no softprompt file; "
             "for a PEFT folder use `softprompt import DIR --task NAME`"
         )
-    try:
-        raw = json.loads(text)["card"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise PromptFileError(_DAMAGED) from None
-    card = Card.parse(json.dumps(raw))
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
     body = data[size:]
-    try:
-        written = _header(card, entries, body)
-    except (ValueError, RecursionError):  # NaN, or half of a character: neither is ever written
-        raise PromptFileError(_DAMAGED) from None
-    if written != data[:size]:
-        raise PromptFileError(_DAMAGED)
     tensors: dict[str, Stored] = {}
     try:
-        for name, entry in entries.items():
+        card = Card.parse(json.dumps(json.loads(text)["card"]))
+        if _header(card, entries, body) != data[:size]:  # which refuses NaN and half of a character: neither is ever written
+            raise ValueError(_DAMAGED)
+        for name, entry in entries.items():  # may be forged: a right checksum over no safetensors header
             start, end = entry["data_offsets"]
             tensors[name] = Stored(entry["dtype"], tuple(entry["shape"]), body[start:end])
-    except (ValueError, KeyError, TypeError):  # forged: a right checksum over no safetensors header
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise PromptFileError(_DAMAGED) from None
     return card, tensors
 

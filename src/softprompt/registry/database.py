@@ -73,11 +73,7 @@ class Database:
         Raises:
             RegistryError: the database fails, is full, or stays locked.
         """
-        with (
-            _translated(self.shown),
-            self.engine.connect().execution_options(write=True) as connection,
-            connection.begin(),
-        ):
+        with _translated(self.shown), self.engine.connect().execution_options(write=True) as connection, connection.begin():
             yield connection
 
     def lock_digest(self, connection: Connection, digest: str) -> None:
@@ -86,8 +82,7 @@ class Database:
         On SQLite the write lock does that already.
         """
         if not self.sqlite:
-            number = int(digest[:16], 16) - (1 << 63)
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.cast(number, sa.BigInteger))))
+            _lock(connection, int(digest[:16], 16) - (1 << 63))
 
     def check(self) -> list[str]:
         """What the database itself finds wrong with its file; nothing on a server."""
@@ -146,7 +141,7 @@ class Database:
     def _make_schema(self, connection: Connection) -> None:
         """Create or upgrade, inside the caller's write transaction; another process may have been quicker."""
         if not self.sqlite:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.cast(_SCHEMA_LOCK, sa.BigInteger))))
+            _lock(connection, _SCHEMA_LOCK)
         revision = self._revision(connection)
         if revision == tables.HEAD:
             return
@@ -156,13 +151,16 @@ class Database:
                 sa.text(f"CREATE TABLE {tables.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
             )
             connection.execute(
-                sa.text(f"INSERT INTO {tables.VERSION_TABLE} (version_num) VALUES (:head)"),
-                {"head": tables.HEAD},
+                sa.text(f"INSERT INTO {tables.VERSION_TABLE} (version_num) VALUES (:head)"), {"head": tables.HEAD}
             )
             return
         upgrade(connection)
         if self.sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()):
             raise RegistryError(f"upgrading {self.shown} would break references {broken[:3]}; nothing was changed")
+
+
+def _lock(connection: Connection, number: int) -> None:
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.cast(number, sa.BigInteger))))
 
 
 def upgrade(connection: Connection, to: str = "head") -> None:
@@ -253,20 +251,14 @@ def _translated(shown: str) -> Iterator[None]:
 def _explain(error: DBAPIError) -> str:
     text = " ".join(str(error.orig).split())
     low = text.lower()
-    for sign, mend in _MENDS:
-        if sign in low:
-            return f"{text}; {mend}"
-    if isinstance(error, OperationalError):
-        return f"{text}; check that the database is there and can be reached"
-    return f"{text}; nothing was changed"
+    away = isinstance(error, OperationalError)
+    other = "check that the database is there and can be reached" if away else "nothing was changed"
+    return f"{text}; {next((mend for sign, mend in _MENDS if sign in low), other)}"
 
 
 _DAMAGED = "the file is damaged; put back a copy of it (see docs/library.md on backups)"
 _MENDS = (
-    (
-        "database is locked",
-        f"another process has been writing for {BUSY_SECONDS} s; wait for it or end it, then try again",
-    ),
+    ("database is locked", f"another process has been writing for {BUSY_SECONDS} s; wait for it or end it, then try again"),
     ("unable to open", "check that the folder exists and that you may write to it"),
     ("readonly", "you may not write to it; mend its permissions (the -wal and -shm files beside it too)"),
     ("disk is full", "the disk is full: nothing was changed; free some space and try again"),

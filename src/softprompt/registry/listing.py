@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -14,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from softprompt.errors import NameRefused
 from softprompt.names import check_tag
+from softprompt.registry.queries import tags_of
 from softprompt.registry.records import Entry
 from softprompt.registry.tables import aliases, tags, tasks, versions
 
@@ -64,14 +64,16 @@ def search(connection: Connection, tenant: str, filters: Filters) -> list[Entry]
         pattern = _glob(filters.task)  # LIKE minds case on one database and not on the other
         rows = [row for row in rows if pattern.fullmatch(row[2])]
     by_task = _aliases(connection, tenant, filters)
-    by_version = _tags(connection, [row[0] for row in rows])
+    by_version: dict[int, tuple[str, ...]] = {}
+    for start in range(0, len(rows), _BATCH):
+        by_version |= tags_of(connection, [row[0] for row in rows[start : start + _BATCH]])
     none: list[tuple[str, int]] = []
     return [
         Entry._make(
             (
                 *row[2:],
                 tuple(alias if to == row[3] else f"{alias}@{to}" for alias, to in sorted(by_task.get(row[1], none))),
-                tuple(sorted(by_version.get(row[0], ()))),
+                by_version.get(row[0], ()),
             )
         )
         for row in rows
@@ -95,15 +97,6 @@ def _aliases(connection: Connection, tenant: str, filters: Filters) -> dict[int,
     found: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for task_id, name, number in connection.execute(statement):
         found[task_id].append((name, number))
-    return found
-
-
-def _tags(connection: Connection, version_ids: Sequence[int]) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = defaultdict(list)
-    for start in range(0, len(version_ids), _BATCH):
-        which = tags.c.version_id.in_(version_ids[start : start + _BATCH])
-        for version_id, tag in connection.execute(sa.select(tags.c.version_id, tags.c.tag).where(which)):
-            found[version_id].append(tag)
     return found
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from softprompt.errors import NotFound, nearest
+from softprompt.errors import LibraryError, NotFound, nearest
 from softprompt.names import Ref
 from softprompt.registry import tables
-from softprompt.registry.records import AuditEntry, BaseCount, Version
+from softprompt.registry.records import AuditEntry, Origin, Version
 
 AnyRow = Any
 """A row of a result. SQLAlchemy 2.0 and 2.1 type them in ways that exclude each other."""
@@ -21,9 +22,14 @@ AnyRow = Any
 PRODUCTION = "production"
 """The alias that a bare task name means, where it exists."""
 
-_t, _v, _a = tables.tasks.c, tables.versions.c, tables.aliases.c
+_SAME = ("number", "digest", "base", "fingerprint", "created_at", "actor")
+"""Fields of a version that are columns of the same name."""
 
-VERSIONS = sa.select(*_v, tables.cards.c.card).join(tables.cards, tables.cards.c.digest == _v.digest)
+_t, _v, _a, _o = tables.tasks.c, tables.versions.c, tables.aliases.c, tables.origins.c
+_of_version = tables.origins.join(tables.versions, _v.id == _o.version_id).join(tables.tasks, _t.id == _v.task_id)
+
+_carded = tables.cards.c.digest == _v.digest
+VERSIONS = sa.select(*_v, tables.cards.c.card).join(tables.cards, _carded)
 """Rows of `versions` with their cards, as `version` takes them."""
 
 
@@ -69,8 +75,7 @@ def find(connection: Connection, tenant: str, ref: Ref, *, deleted: bool = False
         alias = sa.and_(_a.task_id == _t.id, _a.name == (ref.alias or PRODUCTION))
         source = tables.tasks.outerjoin(tables.aliases, alias)
         number = _a.number if ref.alias else sa.func.coalesce(_a.number, _t.newest)
-    source = source.join(tables.versions, sa.and_(_v.task_id == _t.id, _v.number == number))
-    source = source.join(tables.cards, tables.cards.c.digest == _v.digest)
+    source = source.join(tables.versions, sa.and_(_v.task_id == _t.id, _v.number == number)).join(tables.cards, _carded)
     statement = sa.select(*_v, tables.cards.c.card).select_from(source)
     row: AnyRow = connection.execute(statement.where(_t.tenant == tenant, _t.name == ref.task)).first()
     if row is None:
@@ -81,40 +86,23 @@ def find(connection: Connection, tenant: str, ref: Ref, *, deleted: bool = False
             f"version {ref.task}@{row.number}{how} is deleted; "
             f"`softprompt restore {ref.task}@{row.number}` brings it back, or promote another version"
         )
-    return version(ref.task, row, tags_of(connection, sa.literal(row.id)).get(row.id, ()))
+    return version(ref.task, row, tags_of(connection, [row.id]).get(row.id, ()))
 
 
 def version(task: str, row: AnyRow, tags: tuple[str, ...] = ()) -> Version:
     """A row of `VERSIONS` as the registry gives it out."""
-    return Version(
-        task=task,
-        number=row.number,
-        digest=row.digest,
-        base=row.base,
-        fingerprint=row.fingerprint,
-        card_text=row.card,
-        created_at=row.created_at,
-        actor=row.actor,
-        tags=tags,
-        deleted=row.deleted,
-        purged=row.purged,
-    )
+    same = {name: getattr(row, name) for name in (*_SAME, "deleted", "purged")}
+    return Version(task=task, card_text=row.card, tags=tags, **same)
 
 
 def add_version(connection: Connection, task_id: int, added: Version) -> int:
     """Insert a new version and its tags, and return its id; its card must be there."""
     card = added.card
-    values = {
+    values = {name: getattr(added, name) for name in _SAME} | {
         "task_id": task_id,
-        "number": added.number,
-        "digest": added.digest,
-        "base": added.base,
-        "fingerprint": added.fingerprint,
         "metric": card.metric,
         "value": card.metrics.get("value"),
         "data_digest": card.data_digest,
-        "actor": added.actor,
-        "created_at": added.created_at,
     }
     version_id: int = connection.execute(sa.insert(tables.versions).values(values).returning(_v.id)).scalar_one()
     if added.tags:
@@ -133,12 +121,11 @@ def set_deleted(connection: Connection, task_id: int, number: int, deleted: bool
     connection.execute(sa.update(tables.tasks).where(_t.id == task_id).values(newest=newest, live=live))
 
 
-def tags_of(connection: Connection, version_ids: Any) -> dict[int, tuple[str, ...]]:
-    """The tags of versions, given as a query of their ids or as one id."""
+def tags_of(connection: Connection, version_ids: sa.Select[tuple[int]] | Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """The tags of versions, given by their ids, a few thousand at most, or as a query of them."""
     c = tables.tags.c
-    which = c.version_id.in_(version_ids) if isinstance(version_ids, sa.Select) else c.version_id == version_ids
     found: dict[int, list[str]] = defaultdict(list)
-    for version_id, tag in connection.execute(sa.select(c.version_id, c.tag).where(which)):
+    for version_id, tag in connection.execute(sa.select(c.version_id, c.tag).where(c.version_id.in_(version_ids))):
         found[version_id].append(tag)
     return {version_id: tuple(sorted(tags)) for version_id, tags in found.items()}
 
@@ -155,27 +142,41 @@ def audit(connection: Connection, tenant: str, task: str | None, limit: int | No
     statement = sa.select(tables.audit).where(a.tenant == tenant).order_by(a.id.desc()).limit(limit)
     rows = connection.execute(statement if task is None else statement.where(a.task == task)).fetchall()
     return [
-        AuditEntry(
-            seq=row.id,
-            at=row.at,
-            actor=row.actor,
-            action=row.action,
-            task=row.task,
-            before=json.loads(row.before) if row.before else None,
-            after=json.loads(row.after) if row.after else None,
-            reason=row.reason,
-        )
+        AuditEntry(row.id, row.at, row.actor, row.action, row.task, _state(row.before), _state(row.after), row.reason)
         for row in reversed(rows)
     ]
 
 
-def bases(connection: Connection) -> list[BaseCount]:
-    """The bases of the newest versions of all tenants' tasks, that with the most tasks first."""
-    count = sa.func.count()
-    newest = tables.tasks.join(tables.versions, sa.and_(_v.task_id == _t.id, _v.number == _t.newest))
-    statement = sa.select(_v.base, _v.fingerprint, count.label("tasks")).select_from(newest)
-    rows = connection.execute(statement.group_by(_v.base, _v.fingerprint).order_by(count.desc(), _v.base))
-    return [BaseCount(row.base, row.fingerprint, row.tasks) for row in rows]
+def _state(text: str | None) -> dict[str, Any] | None:
+    return json.loads(text) if text else None
+
+
+def add_origin(connection: Connection, version_id: int, origin: Origin) -> None:
+    """Keep the origin of a version that was just added."""
+    texts = {name: json.dumps(getattr(origin, name), allow_nan=False) for name in ("task_file", "data")}
+    connection.execute(sa.insert(tables.origins).values(version_id=version_id, run=origin.run, **texts))
+
+
+def origin_of(connection: Connection, tenant: str, ref: Ref) -> Origin | None:
+    """The origin of a version given by number; None where none was kept."""
+    this = (_t.tenant == tenant, _t.name == ref.task, _v.number == ref.number)
+    row = connection.execute(sa.select(tables.origins).select_from(_of_version).where(*this)).first()
+    return None if row is None else Origin(row.run, json.loads(row.task_file), json.loads(row.data))
+
+
+def published_by(connection: Connection, run: str, tenant: str, task: str) -> Ref | None:
+    """The version, deleted or not, that a run has published; None where it has published none.
+
+    Raises:
+        LibraryError: the run is not that of this tenant and of `task`.
+    """
+    statement = sa.select(_t.tenant, _t.name, _v.number).select_from(_of_version).where(_o.run == run)
+    row = connection.execute(statement).first()
+    if row is None:
+        return None
+    if (row.tenant, row.name) != (tenant, task):
+        raise LibraryError(f"run {run!r} has published another task already, and a run has one; give it an id of its own")
+    return Ref(row.name, number=row.number)
 
 
 def add_missing(connection: Connection, table: sa.Table, **values: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -121,8 +120,3 @@ class AuditEntry(Record):
 def now() -> str:
     """The present time for people: ISO 8601 in UTC. Nothing is ever ordered by it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def to_text(value: Mapping[str, Any] | None) -> str | None:
-    """A state of the audit as compact JSON."""
-    return None if value is None else json.dumps(value, separators=(",", ":"), sort_keys=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
@@ -21,9 +22,6 @@ from softprompt.registry.aliases import Aliases
 from softprompt.registry.database import Database
 from softprompt.registry.keys import Key, Keys
 from softprompt.registry.listing import Filters, search
-from softprompt.registry.origins import add as add_origin
-from softprompt.registry.origins import of as origin_of
-from softprompt.registry.origins import published_by
 from softprompt.registry.records import AuditEntry, BaseCount, Entry, Origin, Version, now
 from softprompt.registry.scope import Scope
 
@@ -121,13 +119,7 @@ class Registry:
         requested = parse_ref(ref)
         with self.database.read() as connection:
             number = queries.find(connection, self.tenant, requested, deleted=True).number
-            return origin_of(connection, self.tenant, Ref(requested.task, number=number))
-
-    def version_of_run(self, run: str) -> Version | None:
-        """The version of this tenant, deleted or not, that a training run has published; None where there is none."""
-        with self.database.read() as connection:
-            published = published_by(connection, run, self.tenant)
-            return None if published is None else queries.find(connection, self.tenant, published, deleted=True)
+            return queries.origin_of(connection, self.tenant, Ref(requested.task, number=number))
 
     def owns(self, digest: str) -> bool:
         """Whether a version of this tenant, deleted or not, has this digest."""
@@ -150,8 +142,12 @@ class Registry:
 
     def bases(self) -> list[BaseCount]:
         """Which bases the newest versions of all tenants' tasks are made for, that with the most tasks first."""
+        count = sa.func.count()
+        newest = tables.tasks.join(tables.versions, sa.and_(_v.task_id == _t.id, _v.number == _t.newest))
+        statement = sa.select(_v.base, _v.fingerprint, count.label("tasks")).select_from(newest)
+        statement = statement.group_by(_v.base, _v.fingerprint).order_by(count.desc(), _v.base)
         with self.database.read() as connection:
-            return queries.bases(connection)
+            return [BaseCount(row.base, row.fingerprint, row.tasks) for row in connection.execute(statement)]
 
     def publish(
         self,
@@ -191,49 +187,30 @@ class Registry:
             for task in sorted({card.task for card, _ in prompts}):
                 queries.add_missing(connection, tables.tasks, tenant=self.tenant, name=task, created_at=at)
                 queries.task_row(connection, self.tenant, task, lock=True)
-            versions = [
-                self._add_version(connection, card, digest, base, checked_tags, at, origin)
-                for (card, digest), origin in zip(prompts, kept, strict=True)
-            ]
+            versions = []
+            for (card, digest), origin in zip(prompts, kept, strict=True):
+                new = Version(card.task, 0, digest, base, card.fingerprint, card.canonical(), at, self.actor, checked_tags)
+                versions.append(self._add(connection, new, origin))
             if also is not None:
                 also(connection, versions)
             return versions
 
-    def _add_version(
-        self,
-        connection: Connection,
-        card: Card,
-        digest: str,
-        base: str,
-        tags: tuple[str, ...],
-        at: str,
-        origin: Origin | None,
-    ) -> Version:
+    def _add(self, connection: Connection, new: Version, origin: Origin | None) -> Version:
         """The next version of a task whose row is locked, or the one that its run has published already."""
         if origin is not None and origin.run is not None:
-            published = published_by(connection, origin.run, self.tenant, card.task)
+            published = queries.published_by(connection, origin.run, self.tenant, new.task)
             if published is not None:
                 return queries.find(connection, self.tenant, published, deleted=True)
-        task = queries.task_row(connection, self.tenant, card.task)
-        number = task.last_number + 1
-        counts = {"last_number": number, "newest": number, "live": task.live + 1}
+        task = queries.task_row(connection, self.tenant, new.task)
+        version = replace(new, number=task.last_number + 1)
+        counts = {"last_number": version.number, "newest": version.number, "live": task.live + 1}
         connection.execute(sa.update(tables.tasks).where(_t.id == task.id).values(counts))
-        version = Version(
-            task=card.task,
-            number=number,
-            digest=digest,
-            base=base,
-            fingerprint=card.fingerprint,
-            card_text=card.canonical(),
-            created_at=at,
-            actor=self.actor,
-            tags=tags,
-        )
-        queries.add_missing(connection, tables.cards, digest=digest, card=version.card_text)
+        queries.add_missing(connection, tables.cards, digest=version.digest, card=version.card_text)
         version_id = queries.add_version(connection, task.id, version)
         if origin is not None:
-            add_origin(connection, version_id, origin)
-        self._scope.record(connection, "publish", card.task, after={"version": number, "digest": digest, "base": base})
+            queries.add_origin(connection, version_id, origin)
+        after = {"version": version.number, "digest": version.digest, "base": version.base}
+        self._scope.record(connection, "publish", version.task, after=after)
         return version
 
     def tag(self, ref: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> Version:
@@ -250,8 +227,7 @@ class Registry:
             task = queries.task_row(connection, self.tenant, requested.task, lock=True)
             before = queries.find(connection, self.tenant, requested)
             version_id = queries.version_row(connection, task, before.number).id
-            gone = sa.delete(tables.tags).where(tags.version_id == version_id, tags.tag.in_(removed))
-            connection.execute(gone)
+            connection.execute(sa.delete(tables.tags).where(tags.version_id == version_id, tags.tag.in_(removed)))
             for tag in added:
                 queries.add_missing(connection, tables.tags, version_id=version_id, tag=tag)
             after = queries.find(connection, self.tenant, Ref(requested.task, number=before.number))

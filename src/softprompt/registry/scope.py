@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from softprompt.registry import tables
 from softprompt.registry.database import Database
-from softprompt.registry.records import now, to_text
+from softprompt.registry.records import now
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,10 @@ class Scope:
         reason: str | None = None,
     ) -> None:
         """Write a line of the audit in the transaction of the change itself: none is without the other."""
-        values = {
-            "tenant": self.tenant,
-            "task": task,
-            "action": action,
-            "actor": self.actor,
-            "at": now(),
-            "before": to_text(before),
-            "after": to_text(after),
-            "reason": reason,
-        }
-        connection.execute(sa.insert(tables.audit).values(values))
+        who = {"tenant": self.tenant, "actor": self.actor, "at": now()}
+        what = {"task": task, "action": action, "before": _state(before), "after": _state(after), "reason": reason}
+        connection.execute(sa.insert(tables.audit).values(who | what))
+
+
+def _state(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else json.dumps(value, separators=(",", ":"), sort_keys=True)

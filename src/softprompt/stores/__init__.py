@@ -8,6 +8,11 @@ May import: `prompts` (digests alone). Open `base.py` first.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from urllib.parse import unquote
+
+from softprompt.names import BUCKET_SCHEMES, REDIS_SCHEMES, split_store_url
 from softprompt.stores.base import Store, read_verified
 from softprompt.stores.cache import ReadCache
 from softprompt.stores.folder import FolderStore
@@ -23,12 +28,6 @@ def open_store(url: str) -> Store:
         NameRefused: not such a URL.
         StoreError: it cannot be opened, or its driver is not installed.
     """
-    import os
-    from pathlib import Path
-    from urllib.parse import unquote
-
-    from softprompt.names import BUCKET_SCHEMES, REDIS_SCHEMES, split_store_url
-
     parts = split_store_url(url)
     if parts.scheme == "memory":
         return MemoryStore.named((parts.netloc + parts.path).strip("/"))

@@ -19,14 +19,14 @@ from obstore.store import from_url
 from softprompt.errors import NotFound, StoreError
 from softprompt.names import check_digest, hide_password, is_digest
 from softprompt.prompts.file import digest_of
-from softprompt.stores.base import MEND
+from softprompt.stores.base import MEND, Store
 
 REQUEST_SECONDS = 30
 RETRY_SECONDS = 10
 RETRIES = 3
 
 
-class BucketStore:
+class BucketStore(Store):
     """Blobs as objects named by their digest under the URL's prefix."""
 
     remote = True
@@ -42,18 +42,13 @@ class BucketStore:
             try:
                 self._bucket: Any = from_url(
                     url,
-                    client_options={
-                        "timeout": f"{REQUEST_SECONDS}s",
-                        "connect_timeout": "5s",
-                        "allow_http": _plain_http(),
-                    },
+                    client_options={"timeout": f"{REQUEST_SECONDS}s", "connect_timeout": "5s", "allow_http": _plain_http()},
                     retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
                 )
             except ValueError as error:
                 raise StoreError(f"cannot open the store {self.shown}: {error}; mend the URL") from error
 
     def put(self, data: bytes) -> str:
-        """See `Store.put`."""
         digest = digest_of(data)
         with self._explained("write to"):
             # One request: an upload in parts that is cut short would leave parts that cost money.
@@ -61,7 +56,6 @@ class BucketStore:
         return digest
 
     def get(self, digest: str) -> bytes:
-        """See `Store.get`."""
         with self._explained("read from"):
             try:
                 return bytes(obstore.get(self._bucket, check_digest(digest)).bytes())
@@ -71,7 +65,6 @@ class BucketStore:
                 raise NotFound(f"blob {digest} is not in {self.shown}; {MEND}") from None
 
     def has(self, digest: str) -> bool:
-        """See `Store.has`."""
         with self._explained("read from"):
             try:
                 obstore.head(self._bucket, check_digest(digest))
@@ -80,7 +73,6 @@ class BucketStore:
             return True
 
     def list(self) -> Iterator[tuple[str, int]]:
-        """See `Store.list`."""
         with self._explained("list"):
             for batch in obstore.list(self._bucket, chunk_size=1000):
                 for item in batch:
@@ -88,7 +80,6 @@ class BucketStore:
                         yield item["path"], item["size"]
 
     def delete(self, digest: str) -> None:
-        """See `Store.delete`."""
         with self._explained("delete from"):
             try:
                 obstore.delete(self._bucket, check_digest(digest))

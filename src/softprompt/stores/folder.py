@@ -18,10 +18,10 @@ from softprompt.files import make_folder, sync_folder
 from softprompt.locks import lock_file
 from softprompt.names import check_digest, is_digest
 from softprompt.prompts.file import digest_of
-from softprompt.stores.base import MEND
+from softprompt.stores.base import MEND, Store
 
 
-class FolderStore:
+class FolderStore(Store):
     """Blobs as files. The folder and the one for temporary files must be on one filesystem."""
 
     remote = False
@@ -39,7 +39,6 @@ class FolderStore:
             make_folder(self.root)
 
     def put(self, data: bytes) -> str:
-        """See `Store.put`."""
         digest = digest_of(data)
         with self._explained("write to"):
             self.temporary.mkdir(exist_ok=True)
@@ -54,7 +53,6 @@ class FolderStore:
         return digest
 
     def get(self, digest: str) -> bytes:
-        """See `Store.get`."""
         with self._explained("read from"):
             try:
                 return self._path(digest).read_bytes()
@@ -62,12 +60,10 @@ class FolderStore:
                 raise NotFound(f"blob {digest} is not in {self.shown}; {MEND}") from None
 
     def has(self, digest: str) -> bool:
-        """See `Store.has`."""
         with self._explained("read from"):
             return self._path(digest).is_file()
 
     def list(self) -> Iterator[tuple[str, int]]:
-        """See `Store.list`."""
         with self._explained("list"), os.scandir(self.root) as entries:
             for entry in entries:
                 if is_digest(entry.name):
@@ -77,7 +73,6 @@ class FolderStore:
                         continue  # deleted while we list
 
     def delete(self, digest: str) -> None:
-        """See `Store.delete`."""
         with self._explained("delete from"):
             self._path(digest).unlink(missing_ok=True)
             sync_folder(self.root)

@@ -8,9 +8,10 @@ from typing import ClassVar
 from softprompt.errors import NotFound
 from softprompt.names import check_digest
 from softprompt.prompts.file import digest_of
+from softprompt.stores.base import Store
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """Blobs in a dictionary. Gone with the process."""
 
     remote = False
@@ -26,26 +27,21 @@ class MemoryStore:
         return cls._named.setdefault(name, cls(name))
 
     def put(self, data: bytes) -> str:
-        """See `Store.put`."""
         digest = digest_of(data)
         self._blobs[digest] = bytes(data)
         return digest
 
     def get(self, digest: str) -> bytes:
-        """See `Store.get`."""
         try:
             return self._blobs[check_digest(digest)]
         except KeyError:
             raise NotFound(f"blob {digest} is not in {self.shown}") from None
 
     def has(self, digest: str) -> bool:
-        """See `Store.has`."""
         return check_digest(digest) in self._blobs
 
     def list(self) -> Iterator[tuple[str, int]]:
-        """See `Store.list`."""
         yield from [(digest, len(data)) for digest, data in self._blobs.copy().items()]
 
     def delete(self, digest: str) -> None:
-        """See `Store.delete`."""
         self._blobs.pop(check_digest(digest), None)

@@ -14,7 +14,7 @@ except ModuleNotFoundError:
 from softprompt.errors import NotFound, StoreError
 from softprompt.names import check_digest, hide_password, is_digest
 from softprompt.prompts.file import digest_of
-from softprompt.stores.base import MEND
+from softprompt.stores.base import MEND, Store
 
 PREFIX = "softprompt:blob:"
 CONNECT_SECONDS = 5
@@ -22,7 +22,7 @@ ANSWER_SECONDS = 30
 _PAGE = 1000
 
 
-class RedisStore:
+class RedisStore(Store):
     """Blobs as strings under `softprompt:blob:<digest>` in the URL's database (`redis://host:6379/0`)."""
 
     remote = True
@@ -44,14 +44,12 @@ class RedisStore:
             raise StoreError(f"cannot open the store {self.shown}: {error}; write redis://host:6379/0") from error
 
     def put(self, data: bytes) -> str:
-        """See `Store.put`."""
         digest = digest_of(data)
         with self._explained("write to"):
             self._server.set(PREFIX + digest, bytes(data))
         return digest
 
     def get(self, digest: str) -> bytes:
-        """See `Store.get`."""
         with self._explained("read from"):
             data = self._server.get(PREFIX + check_digest(digest))
         if data is None:
@@ -59,12 +57,10 @@ class RedisStore:
         return bytes(data)
 
     def has(self, digest: str) -> bool:
-        """See `Store.has`."""
         with self._explained("read from"):
             return bool(self._server.exists(PREFIX + check_digest(digest)))
 
     def list(self) -> Iterator[tuple[str, int]]:
-        """See `Store.list`."""
         seen: set[str] = set()  # a scan may give a key twice
         with self._explained("list"):
             cursor = 0
@@ -82,7 +78,6 @@ class RedisStore:
                     return
 
     def delete(self, digest: str) -> None:
-        """See `Store.delete`."""
         with self._explained("delete from"):
             self._server.delete(PREFIX + check_digest(digest))
 

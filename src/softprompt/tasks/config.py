@@ -242,10 +242,6 @@ class TaskConfig(_Strict):
 
     def recipe(self) -> dict[str, Any]:
         """The hyperparameters that a card keeps."""
-        chosen = {
-            "prompt_tuning_init": self.initializer,
-            "objective": self.objective_name,
-        }
         kept: tuple[str, ...] = (
             "prompt_tuning_init_text", "learning_rate", "num_train_epochs", "max_steps",
             "per_device_train_batch_size", "warmup_ratio", "warmup_steps", "weight_decay", "lr_scheduler_type", "optim",
@@ -254,7 +250,8 @@ class TaskConfig(_Strict):
         if self.encoder_reparameterization_type:
             kept += ("encoder_reparameterization_type", "encoder_hidden_size")
         values = {key: getattr(self, key) for key in kept}
-        return {key: value for key, value in (values | chosen).items() if value is not None}
+        values |= {"prompt_tuning_init": self.initializer, "objective": self.objective_name}
+        return {key: value for key, value in values.items() if value is not None}
 
 
 class _Loader(yaml.SafeLoader):

@@ -102,28 +102,24 @@ class Form:
         Raises:
             ConfigError: a template is wrong.
         """
-        form = cls(
-            config.task or "task", Template(config.input), Template(config.target), config.labels, config.metric_name,
-            config.max_new_tokens, config.instruction,
-        )  # fmt: skip
-        form._check()
+        form = cls._of(config, config.task or "task", config.metric_name)
+        if not form.input.fields:
+            raise ConfigError(f"input: the template {config.input!r} has no column in braces, such as {{text}}")
+        if len(form.target.fields) != 1:
+            raise ConfigError(
+                f"target: the template {config.target!r} must have exactly one column in braces, such as {{label}}"
+            )
         return form
 
     @classmethod
     def of_card(cls, card: Card) -> Form:
         """The form that a prompt was tuned with."""
-        return cls(
-            card.task, Template(card.input), Template(card.target), card.labels, card.metric, card.max_new_tokens,
-            card.instruction,
-        )  # fmt: skip
+        return cls._of(card, card.task, card.metric)
 
-    def _check(self) -> None:
-        if not self.input.fields:
-            raise ConfigError(f"input: the template {self.input.text!r} has no column in braces, such as {{text}}")
-        if len(self.target.fields) != 1:
-            raise ConfigError(
-                f"target: the template {self.target.text!r} must have exactly one column in braces, such as {{label}}"
-            )
+    @classmethod
+    def _of(cls, source: TaskConfig | Card, task: str, metric: str) -> Form:
+        templates = Template(source.input), Template(source.target)
+        return cls(task, *templates, source.labels, metric, source.max_new_tokens, source.instruction)
 
     @property
     def target_field(self) -> str:
@@ -144,7 +140,7 @@ class Form:
             )
         return text
 
-    def say(self, answer: str) -> str:
+    def verbalize(self, answer: str) -> str:
         """An answer as the model must say it."""
         return self.target.fill({self.target_field: answer})
 
@@ -183,7 +179,7 @@ class Form:
             DataError: two labels have the same tokens, or one has none.
         """
         assert self.labels is not None
-        ids = base.encode([self.say(label) for label in self.labels])
+        ids = base.encode([self.verbalize(label) for label in self.labels])
         seen: dict[tuple[int, ...], str] = {}
         for label, tokens in zip(self.labels, ids, strict=True):
             if not tokens:
@@ -205,13 +201,7 @@ class Form:
         return max(len(ids) for ids in self.encode_labels(base))
 
     def encode_inputs(
-        self,
-        base: FrozenBase,
-        rows: Sequence[Row],
-        num_virtual_tokens: int,
-        *,
-        prepend: str = "",
-        where: str = "row",
+        self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, prepend: str = "", where: str = "row"
     ) -> Inputs:
         """Token ids of the inputs of rows, each within the context beside the prompt and the longest answer.
 
@@ -256,12 +246,4 @@ class Form:
 
 def form_fields(form: Form) -> dict[str, Any]:
     """What a card keeps of a form."""
-    return {
-        "task": form.task,
-        "input": form.input.text,
-        "target": form.target.text,
-        "labels": form.labels,
-        "metric": form.metric,
-        "max_new_tokens": form.max_new_tokens,
-        "instruction": form.instruction,
-    }
+    return vars(form) | {"input": form.input.text, "target": form.target.text}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 Rows = list[dict[str, str]]
@@ -39,32 +38,23 @@ _VERBS = """walk talk jump play help open close wash clean cook paint climb laug
 start turn push pull visit travel work plant water count""".split()
 _AGENTS = """teach sing paint farm drum climb read write bake dance drive hunt clean build play work lead help travel speak
 print report design train ride""".split()
-_OPPOSITES = (
-    """hot cold|big small|tall short|fast slow|young old|rich poor|happy sad|light dark|open closed|full empty|hard
+_OPPOSITES = """hot cold|big small|tall short|fast slow|young old|rich poor|happy sad|light dark|open closed|full empty|hard
 soft|wet dry|early late|loud quiet|strong weak|thick thin|wide narrow|deep shallow|good bad|right wrong|true
 false|clean dirty|heavy light|high low|near far|easy difficult|cheap expensive|sharp blunt|rough smooth|brave
 cowardly|kind cruel|safe dangerous|sweet bitter|first last|up down|left right|day night|buy sell|push pull|win
 lose|love hate|laugh cry|give take|begin end|friend enemy|summer winter|north south|east west|before
 after|always never|inside outside|front back|question answer|birth death|war peace|success failure|victory
 defeat|arrive depart|remember forget"""
-    ""
-)
 _GRADED = """tall short cold warm fast slow old young rich poor strong weak loud quiet dark light hard soft deep high low
 long kind sweet cheap small great clean bright sharp smooth thick rough proud""".split()
-_YOUNG = (
-    """dog puppy|cat kitten|cow calf|horse foal|sheep lamb|hen chick|duck duckling|goose gosling|pig piglet|goat
+_YOUNG = """dog puppy|cat kitten|cow calf|horse foal|sheep lamb|hen chick|duck duckling|goose gosling|pig piglet|goat
 kid|bear cub|deer fawn|frog tadpole|kangaroo joey|swan cygnet|owl owlet|eagle eaglet|fish fry|seal pup|human
 baby"""
-    ""
-)
-_CAPITALS = (
-    """France Paris|Italy Rome|Spain Madrid|Germany Berlin|Austria Vienna|Greece Athens|Portugal Lisbon|Ireland
+_CAPITALS = """France Paris|Italy Rome|Spain Madrid|Germany Berlin|Austria Vienna|Greece Athens|Portugal Lisbon|Ireland
 Dublin|Norway Oslo|Sweden Stockholm|Finland Helsinki|Poland Warsaw|Hungary Budapest|Russia Moscow|Turkey
 Ankara|Egypt Cairo|Kenya Nairobi|China Beijing|Japan Tokyo|Cuba Havana|Peru Lima|Chile Santiago|Canada
 Ottawa|Belgium Brussels|Denmark Copenhagen|Iran Tehran|Iraq Baghdad|Thailand Bangkok|Vietnam Hanoi|Scotland
 Edinburgh"""
-    ""
-)
 _ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
 eighteen nineteen""".split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
@@ -116,52 +106,36 @@ def headwords(seed: int = 0) -> Rows:
     return rows
 
 
-def questions(seed: int = 0, count: int = 1500) -> Rows:
+def questions(seed: int = 0) -> Rows:
     """Questions made from a small grammar, with the kind of answer each wants."""
     draw = random.Random(seed)
     people = "doctor teacher pilot king queen student nurse singer farmer".split()
     deeds = "built painted found sold lost mended bought cleaned opened".split()
     country = [name for name, _ in _pairs(_CAPITALS)]
-    things = _NOUNS
-
-    def person() -> str:
-        return draw.choice(["Who {d} the {n} ?", "What {p} {d} the {n} of {c} ?", "Which {p} came from {c} ?"])
-
-    def place() -> str:
-        return draw.choice(["Where is the {n} of the {p} ?", "What city in {c} has a {n} ?", "Where did the {p} go ?"])
-
-    def number() -> str:
-        return draw.choice(["How many {n}s are in {c} ?", "When was the {n} {d} ?", "How much does a {n} weigh ?"])
-
-    def description() -> str:
-        return draw.choice(["What is a {n} ?", "Why did the {p} come to {c} ?", "How does a {n} work ?"])
-
-    kinds: dict[str, Callable[[], str]] = {
-        "person": person, "location": place, "number": number, "description": description,
-    }  # fmt: skip
+    patterns = {
+        "person": ["Who {d} the {n} ?", "What {p} {d} the {n} of {c} ?", "Which {p} came from {c} ?"],
+        "location": ["Where is the {n} of the {p} ?", "What city in {c} has a {n} ?", "Where did the {p} go ?"],
+        "number": ["How many {n}s are in {c} ?", "When was the {n} {d} ?", "How much does a {n} weigh ?"],
+        "description": ["What is a {n} ?", "Why did the {p} come to {c} ?", "How does a {n} work ?"],
+    }
     rows: dict[str, str] = {}
-    while len(rows) < count:
-        label = draw.choice(list(kinds))
-        pattern = kinds[label]()
-        text = pattern.format(d=draw.choice(deeds), n=draw.choice(things), p=draw.choice(people), c=draw.choice(country))
+    while len(rows) < 1500:
+        label = draw.choice(list(patterns))
+        pattern = draw.choice(patterns[label])
+        text = pattern.format(d=draw.choice(deeds), n=draw.choice(_NOUNS), p=draw.choice(people), c=draw.choice(country))
         rows[text] = label
     return [{"text": text, "label": label} for text, label in rows.items()]
 
 
-def remarks(seed: int = 0, count: int = 1500) -> Rows:
+def remarks(seed: int = 0) -> Rows:
     """Short remarks made from a small grammar, positive or negative."""
     draw = random.Random(seed)
     good = "excellent wonderful superb delightful brilliant charming fresh funny moving clever".split()
     bad = "terrible awful boring dull dreadful clumsy stale tedious weak annoying".split()
     subjects = "film story cast plot music ending meal hotel phone service camera book".split()
-    patterns = [
-        "the {s} was {a} .",
-        "a {a} {s} , and a {b} one .",
-        "what a {a} {s} !",
-        "i found the {s} {a} and {b} .",
-    ]
+    patterns = ["the {s} was {a} .", "a {a} {s} , and a {b} one .", "what a {a} {s} !", "i found the {s} {a} and {b} ."]
     rows: dict[str, str] = {}
-    while len(rows) < count:
+    while len(rows) < 1500:
         label = draw.choice(["positive", "negative"])
         first, second = draw.sample(good if label == "positive" else bad, 2)
         rows[draw.choice(patterns).format(s=draw.choice(subjects), a=first, b=second)] = label

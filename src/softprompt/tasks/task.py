@@ -191,7 +191,7 @@ class Task:
             choices = [self.form.labels.index(answer) for answer in answers]
             return Examples(inputs.ids, [list(label_ids[c]) for c in choices], choices, answers, truncated)
         end = [base.end_id] if base.end_id is not None else []
-        targets = [ids + end for ids in base.encode([self.form.say(answer) for answer in answers])]
+        targets = [ids + end for ids in base.encode([self.form.verbalize(answer) for answer in answers])]
         bound = self.form.max_new_tokens
         for index, ids in enumerate(targets):
             if not answers[index].strip():

@@ -121,18 +121,15 @@ def draw(events: Iterable[Event], progress: Progress) -> Iterator[Event]:
             stage.close()
 
 
-class _Stage:
-    """A stage that is being shown."""
+class _Stage(ExitStack):
+    """A stage that is being shown, until it is closed."""
 
     def __init__(self, progress: Progress, name: str, total: int) -> None:
+        super().__init__()
         self.total = total
         self._done = 0
-        self._stack = ExitStack()
-        self._advance = self._stack.enter_context(progress.stage(name, total))
+        self._advance = self.enter_context(progress.stage(name, total))
 
     def reach(self, event: Advanced) -> None:
         self._advance(event.done - self._done, event.text)
         self._done = event.done
-
-    def close(self) -> None:
-        self._stack.close()

@@ -48,8 +48,6 @@ class Group:
         """Process `rank` of `world`; where there are several, their process group is up."""
         self.rank = rank
         self.world = world
-        self.sent = 0
-        """Bytes that this process has put into sums, over all steps."""
 
     @classmethod
     def current(cls) -> Group:
@@ -76,7 +74,6 @@ class Group:
             return losses_K, gradient_KPD
         flat = torch.cat([losses_K, gradient_KPD.flatten()])
         torch.distributed.all_reduce(flat)
-        self.sent += flat.numel() * flat.element_size()
         return flat[: len(losses_K)], flat[len(losses_K) :].view_as(gradient_KPD)
 
     def from_first(self, make: Callable[[], Value]) -> Value:
@@ -87,17 +84,6 @@ class Group:
         torch.distributed.broadcast_object_list(box, src=0)
         value: Value = box[0]  # type: ignore[assignment]
         return value
-
-
-def train_bank(architecture: Architecture, runs: Sequence[Run]) -> None:
-    """Train all runs to their ends, and nothing else. Each keeps its best vectors by validation; one that fails stops alone.
-
-    The slow, obvious twin of what a session does about it, for tests and benchmarks.
-    """
-    bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], architecture.base.device)
-    stepper = Stepper(architecture)
-    while stepper.step(bank, runs):
-        pass
 
 
 class Stepper:
@@ -112,7 +98,9 @@ class Stepper:
         self._architecture, self._base = architecture, architecture.base
         self._group = group or Group()
         self._engine = OfflineEngine(architecture, warn=warn)
-        self._budget = TokenBudget(TOKEN_BUDGET, self._base.device, warn, runs="steps", refusal=_refusal)
+        advice = "use a smaller base or dtype, or shorter inputs"
+        device = self._base.device
+        self._budget = TokenBudget(TOKEN_BUDGET, device, warn, refusal=TrainingError, advice=advice, runs="steps")
 
     def step(self, bank: Bank, runs: Sequence[Run]) -> list[int]:
         """Take a step of every run that wants another, validate those that are due; the places of those that took part, none
@@ -158,10 +146,6 @@ class Stepper:
             longest = max(example.length for example in examples)
             self._budget.halve(self._budget.tokens, longest, single=self._budget.tokens <= longest)
         return made
-
-
-def _refusal(message: str) -> TrainingError:
-    return TrainingError(f"{message}; use a smaller base or dtype, or shorter inputs")
 
 
 def _overflows(trial: Trial, report: Report) -> bool:

@@ -1,6 +1,6 @@
 """What a prompt is trained for: an objective says what is run behind each input, and what loss its logits make.
 
-To add one, write its class here, put it into `_OBJECTIVES`, and let the config know its name.
+To add one, write its class here, name it in :data:`OBJECTIVES`, and let the config know its name.
 
 Shapes: B rows, C labels, N logits of all rows end to end, V vocabulary.
 """
@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from softprompt.errors import ConfigError, nearest
 from softprompt.model.label_scores import Labels, label_contexts, score_labels
 from softprompt.model.lines import Ids, Tails
 from softprompt.tasks.task import Examples
@@ -91,20 +90,5 @@ class LanguageModeling:
 
 LABEL_SCORING = LabelScoring()
 LANGUAGE_MODELING = LanguageModeling()
-
-_OBJECTIVES: dict[str, Objective[Any]] = {
-    "label_scoring": LABEL_SCORING,
-    "language_modelling": LANGUAGE_MODELING,
-    "language_modeling": LANGUAGE_MODELING,
-}
-
-
-def objective_of(name: str) -> Objective[Any]:
-    """The objective of that name in a task file.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in _OBJECTIVES:
-        raise ConfigError(f"objective {name!r} is unknown{nearest(name, _OBJECTIVES)}")
-    return _OBJECTIVES[name]
+OBJECTIVES: dict[str, Objective[Any]] = {"label_scoring": LABEL_SCORING, "language_modelling": LANGUAGE_MODELING}
+"""By the names that a checked task file has for them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,24 +75,16 @@ def one_base(tasks: Sequence[Task]) -> BaseOptions:
     return next(iter(bases))
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A run ready to train, and the rows that will judge it."""
-
-    run: Run
-    test: Examples
-
-
 class Preparer:
     """Makes runs on one base. Tasks that share their rows and form, as candidates of a sweep do, share their encoding."""
 
     def __init__(self, base: FrozenBase) -> None:
         self._base = base
-        self._encoded: dict[tuple[Any, ...], tuple[Examples, Examples, Examples]] = {}
+        self._encoded: dict[tuple[Any, ...], list[Examples]] = {}
         self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
 
-    def prepare(self, task: Task, library: Library | None) -> Encoded:
-        """A task's rows encoded and its vectors at their start.
+    def prepare(self, task: Task, library: Library | None) -> tuple[Run, Examples]:
+        """A run ready to train, its rows encoded and its vectors at their start, and the rows that will judge it.
 
         Raises:
             ConfigError, DataError: the task, or a row of any split, is wrong.
@@ -104,16 +95,13 @@ class Preparer:
         key = (id(task.train), task.form, length)
         if key not in self._encoded:
             self._kept.append(task.train)
-            self._encoded[key] = (
-                task.encode(base, task.train, length, split="training"),
-                task.encode(base, task.validation, length, split="validation"),
-                task.encode(base, task.test, length, split="test"),
-            )
+            splits = {"training": task.train, "validation": task.validation, "test": task.test}
+            self._encoded[key] = [task.encode(base, rows, length, split=split) for split, rows in splits.items()]
         train, validation, test = self._encoded[key]
         labels = task.form.encode_labels(base) if task.form.labels else None
-        parents = parents_of(base, task.config, library)
-        start_PD = start_vectors(base, task, parents)
-        return Encoded(Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents)), test)
+        parents = _parents(base, task.config, library)
+        start_PD = _start(base, task, parents)
+        return Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents)), test
 
 
 def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
@@ -138,14 +126,9 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield f"{task.name}: {trained} numbers are trained, of which {kept} are kept", False
 
 
-def start_vectors(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tensor:
-    """The vectors that a task's prompt starts from, P x D; for PROMPT, from its parents.
-
-    Raises:
-        ConfigError: the initialiser lacks what it needs.
-    """
-    config = task.config
-    length = config.num_virtual_tokens
+def _start(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tensor:
+    """The vectors that a task's prompt starts from, P x D; for PROMPT, from its parents."""
+    config, length = task.config, task.config.num_virtual_tokens
     match config.initializer:
         case "RANDOM":
             return initialize.random_vectors(base, length, config.seed)
@@ -159,14 +142,8 @@ def start_vectors(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -
             return initialize.from_prompts([parent.vectors_PD for parent in parents], length)
 
 
-def parents_of(base: FrozenBase, config: TaskConfig, library: Library | None) -> list[SoftPrompt]:
-    """The prompts that PROMPT starts from; none for other initialisers.
-
-    Raises:
-        ConfigError: PROMPT without a library.
-        NotFound: the library has no such prompt.
-        FingerprintMismatch: one was made for another base.
-    """
+def _parents(base: FrozenBase, config: TaskConfig, library: Library | None) -> list[SoftPrompt]:
+    """The prompts that PROMPT starts from; none for other initialisers."""
     if config.initializer != "PROMPT":
         return []
     if library is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,24 +71,16 @@ def spread(rows: Sequence[Row]) -> Sequence[Row]:
     return rows[:: -(-len(rows) // CENTROID_ROWS)]
 
 
-@dataclass(frozen=True)
-class Publication:
-    """A version that was published."""
-
-    version: Version | None
-    """None without a library."""
-    warnings: list[str]
-
-
-def publish(member: Member, prompt: SoftPrompt, base: FrozenBase) -> Publication:
-    """Make a prompt a version of its task, with its origin; a run that has one already keeps that.
+def publish(member: Member, prompt: SoftPrompt, base: FrozenBase) -> tuple[Version | None, list[str]]:
+    """Make a prompt a version of its task, with its origin; a run that has one already keeps that. The version, None without
+    a library, and warnings.
 
     Raises:
         StoreError, RegistryError: the library fails; nothing is published.
     """
     library = member.library
     if library is None:
-        return Publication(None, [])
+        return None, []
     warnings: list[str] = []
 
     def also(connection: Connection, versions: Sequence[Version]) -> None:
@@ -104,7 +95,7 @@ def publish(member: Member, prompt: SoftPrompt, base: FrozenBase) -> Publication
 
     origin = Origin(member.id or None, _resolved(member.task, base), _sources(member.task))
     (version,) = library.publish_all([prompt.to_bytes()], base=base.address, origins=[origin], also=also)
-    return Publication(version, warnings)
+    return version, warnings
 
 
 def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Rule
 from softprompt.training.forward import Example
-from softprompt.training.objectives import Objective, objective_of
+from softprompt.training.objectives import OBJECTIVES, Objective
 from softprompt.training.reparameterize import Network
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Run:
     @cached_property
     def objective(self) -> Objective[Any]:
         """What it is trained for."""
-        return objective_of(self.config.objective_name)
+        return OBJECTIVES[self.config.objective_name]
 
     @cached_property
     def targets(self) -> list[Any]:

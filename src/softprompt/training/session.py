@@ -169,11 +169,10 @@ class Session:
         ready: list[Member] = []
         for number, member in enumerate(new, 1):
             try:
-                encoded = self._preparer.prepare(member.task, member.library)
+                member.run, member.test = self._preparer.prepare(member.task, member.library)
             except Exception as error:
                 yield self._failed(member, error)
                 continue
-            member.run, member.test = encoded.run, encoded.test
             for message, warning in remarks_on(self.base, member.run):
                 yield Noted(message, member, warning)
             yield Advanced("read", number, len(new), member.task.name)
@@ -270,17 +269,17 @@ class Session:
             yield Noted(barely_moved(member, prompt), member, warning=True)
         for attempt in range(1, self._tries + 1):
             try:
-                publication = publish(member, prompt, self.base)
+                version, warnings = publish(member, prompt, self.base)
                 break
             except (StoreError, RegistryError) as error:
                 if attempt == self._tries:
                     raise
                 yield Noted(f"{member.task.name} cannot be published: {error}", member, warning=True)
                 time.sleep(2.0**attempt)
-        for message in publication.warnings:
+        for message in warnings:
             yield Noted(message, member, warning=True)
         seconds = time.perf_counter() - self._started
-        member.tuned = Tuned.of(member, prompt, report, publication.version, self.base.params, seconds)
+        member.tuned = Tuned.of(member, prompt, report, version, self.base.params, seconds)
         yield Published(member, member.tuned)
 
     def _judged(

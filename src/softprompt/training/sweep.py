@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.base import BaseLike, FrozenBase, base_of
+from softprompt.bases.base import BaseLike, base_of
 from softprompt.errors import ConfigError, TrainingError
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
-from softprompt.tasks.task import Task
-from softprompt.training.checkpoint import EVERY_SECONDS
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.loop import processes_started
 from softprompt.training.prepare import TaskLike, load_tasks, one_base
@@ -101,7 +99,9 @@ def sweep(
     (original,) = load_tasks(task)
     grid = make_grid(choices, samples, original.config.seed)
     tasks = [load_tasks(original.variant(**changes))[0] for changes in grid]
-    session, candidates = open_sweep(tasks, base_of(base, one_base(tasks)), library, rungs=rungs, stop=stop)
+    architecture = architecture_of(base_of(base, one_base(tasks)))
+    session = Session(architecture, library=library, salt=salt_of(rungs), stop=stop)
+    candidates = [session.add(candidate, publishes=False) for candidate in tasks]
     halving = Halving(session, candidates, rungs)
     ranked: list[int] = []
     for event in draw(_with_candidates(session.run(), candidates), progress or Silent()):
@@ -125,26 +125,20 @@ def sweep(
     return Swept(winner.tuned, winner.recipe["sweep"], [candidates[index].run.history for index in ranked])
 
 
-def open_sweep(
-    candidates: Sequence[Task],
-    base: FrozenBase,
-    library: Library | None,
-    *,
-    rungs: Sequence[float] = RUNGS,
-    every: float = EVERY_SECONDS,
-    stop: threading.Event | None = None,
-) -> tuple[Session, list[Member]]:
-    """A session of candidates, none of which is published by itself, with a checkpoint of its own for other rungs."""
-    salt = f"rungs {sorted(rungs)}"
-    session = Session(architecture_of(base), library=library, salt=salt, every=every, stop=stop)
-    return session, [session.add(candidate, publishes=False) for candidate in candidates]
+def salt_of(rungs: Sequence[float]) -> str:
+    """What gives a sweep of other rungs a checkpoint of its own."""
+    return f"rungs {sorted(rungs)}"
+
+
+def _alive(candidates: Sequence[Member]) -> list[Member]:
+    return [member for member in candidates if not member.run.dropped and member.run.failure is None]
 
 
 def _with_candidates(events: Iterator[Event], candidates: Sequence[Member]) -> Iterator[Event]:
     """Events whose stage of training says how many candidates are left."""
     for event in events:
         if isinstance(event, Advanced) and event.stage == "train":
-            alive = [member.run for member in candidates if not member.run.dropped and member.run.failure is None]
+            alive = [member.run for member in _alive(candidates)]
             best = max((run.best.value for run in alive if run.best is not None), default=0.0)
             event = replace(event, stage="sweep", text=f"{len(alive)} candidates, best {best:.3f}")
         yield event
@@ -157,13 +151,10 @@ class Halving:
         self._session, self._candidates = session, candidates
         self._rungs = sorted(rungs)
 
-    def _alive(self) -> list[Member]:
-        return [member for member in self._candidates if not member.run.dropped and member.run.failure is None]
-
     def _passed(self) -> bool:
         if not self._rungs:
             return False
-        runs = [member.run for member in self._alive()]
+        runs = [member.run for member in _alive(self._candidates)]
         return all(run.best is not None and (run.step >= self._rungs[0] * run.total or not run.running) for run in runs)
 
     def heed(self, event: Event) -> None:
@@ -173,7 +164,7 @@ class Halving:
             self._rungs = self._rungs[1:]
             if isinstance(event, Resumed):
                 continue
-            ranked = sorted(self._alive(), key=lambda member: _rank(member.run), reverse=True)
+            ranked = sorted(_alive(self._candidates), key=lambda member: _rank(member.run), reverse=True)
             for member in ranked[(len(ranked) + 1) // 2 :]:
                 self._session.drop(member)
 
