@@ -103,17 +103,17 @@ def main() -> None:
                 if draw.random() < 0.05:
                     ticket.cancel()
                     left.add(row)
-            told: list[list[int]] = [[] for _ in some]
+            ids: list[list[int]] = [[] for _ in some]
             waiting = set(range(len(some))) - left
             while waiting:
                 row, result = answers.get(timeout=300)
                 if isinstance(result, Piece):
-                    told[row] += [token.id for token in result.tokens]
+                    ids[row] += [token.id for token in result.tokens]
                 if not isinstance(result, Piece) or result.finish:
                     waiting.discard(row)
             for row, solo in enumerate(some):
                 counts["rows"] += 1
-                counts["given_up" if row in left else verdict(solo, told[row])] += 1
+                counts["given_up" if row in left else verdict(solo, ids[row])] += 1
             if not args.json and mix % 10 == 0:
                 sys.stderr.write(f"\r{mix} {counts}")
     report: dict[str, Any] = {
@@ -129,11 +129,11 @@ def _put(answers: queue.SimpleQueue[tuple[int, Result]], row: int, result: Resul
     answers.put((row, result))
 
 
-def verdict(solo: Solo, told: list[int]) -> str:
+def verdict(solo: Solo, ids: list[int]) -> str:
     """Whether a row was told what it is told alone."""
-    if told == solo.ids:
+    if ids == solo.ids:
         return "equal"
-    parts = next((i for i, (a, b) in enumerate(zip(told, solo.ids, strict=False)) if a != b), min(len(told), len(solo.ids)))
+    parts = next((i for i, (a, b) in enumerate(zip(ids, solo.ids, strict=False)) if a != b), min(len(ids), len(solo.ids)))
     return "tied" if parts < len(solo.gaps) and solo.gaps[parts] < TIE else "wrong"
 
 

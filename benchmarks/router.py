@@ -187,12 +187,12 @@ def scorer(known: Sequence[Tensor], count: int, *, spread: bool) -> Callable[[Te
     means = [centres(rows, count) for rows in known]
 
     def score(found_ND: Tensor) -> Tensor:
-        told = []
+        scores = []
         for mean_CD in means:
             lengths_C = mean_CD.norm(dim=1)
             cosines_NC = found_ND @ (mean_CD / lengths_C[:, None]).T
-            told.append((cosines_NC - lengths_C if spread else cosines_NC).amax(1))
-        return torch.stack(told, 1)
+            scores.append((cosines_NC - lengths_C if spread else cosines_NC).amax(1))
+        return torch.stack(scores, 1)
 
     return score
 

@@ -10,5 +10,5 @@ Row = dict[str, Any]
 
 def print_row(row: Row, as_json: bool) -> None:
     """Print a row at once: a JSON line for machines, names and values for people."""
-    told = json.dumps(row, separators=(",", ":")) if as_json else "  ".join(f"{name} {value}" for name, value in row.items())
-    print(told, flush=True)
+    line = json.dumps(row, separators=(",", ":")) if as_json else "  ".join(f"{name} {value}" for name, value in row.items())
+    print(line, flush=True)

@@ -91,17 +91,17 @@ class Truth:
     def _words(self, prompt: SoftPrompt | None, text: str) -> tuple[str, bool]:
         (ids,) = self.base.encode([text])
         front_PD = torch.zeros(0, self.base.width) if prompt is None else prompt.vectors_PD
-        told: list[int] = []
+        new: list[int] = []
         tied = False
-        while len(told) < TOKENS:
-            embeds = torch.cat([front_PD, self.base.embed(torch.tensor([*ids, *told]))])[None]
+        while len(new) < TOKENS:
+            embeds = torch.cat([front_PD, self.base.embed(torch.tensor([*ids, *new]))])[None]
             top = self.base.model(inputs_embeds=embeds, use_cache=False).logits[0, -1].topk(2)
             tied = tied or float(top.values[0] - top.values[1]) < TIE
             token = int(top.indices[0])
             if token in self.base.end_ids:
                 break
-            told.append(token)
-        return self.base.decode(told), tied
+            new.append(token)
+        return self.base.decode(new), tied
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Shelf:
 
     library: Library
     truth: Truth
-    meant: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    targets: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     """Name to (since, digest), oldest first."""
     numbered: dict[str, str] = field(default_factory=dict)
     """`task@N` to digest."""
@@ -137,14 +137,14 @@ class Shelf:
         version = self.library.publish(prompt.to_bytes(), base=base.address)
         with self.lock:  # from now on either may be served
             self.numbered[version.ref] = prompt.digest[:12]
-            self.meant.setdefault(task, []).append((time.monotonic(), prompt.digest[:12]))
+            self.targets.setdefault(task, []).append((time.monotonic(), prompt.digest[:12]))
         self.library.promote(version.ref, "production")
         return version.ref
 
     def drop(self) -> None:
         """Delete a version that no alias points to."""
         with self.lock:
-            newest = {refs[-1][1] for refs in self.meant.values()}
+            newest = {refs[-1][1] for refs in self.targets.values()}
             old = [ref for ref, digest in self.numbered.items() if digest not in newest and ref not in self.deleted]
             if not old:
                 return
@@ -157,7 +157,7 @@ class Shelf:
         with self.lock:
             if name in self.numbered:
                 return {self.numbered[name]}
-            history = self.meant[name]
+            history = self.targets[name]
             ends = [since for since, _ in history[1:]] + [math.inf]
             return {digest for (_, digest), end in zip(history, ends, strict=True) if end >= began - STALE_S}
 
@@ -169,7 +169,7 @@ class Shelf:
     def names(self, kind: str, draw: random.Random) -> str:
         """A name to ask for: mostly a task, sometimes a version, now and then a deleted one."""
         with self.lock:
-            pool = [name for name in self.meant if name.startswith(kind)]
+            pool = [name for name in self.targets if name.startswith(kind)]
             if draw.random() < 0.2:
                 pool = [ref for ref in self.numbered if ref.startswith(kind)]
         return draw.choice(pool)
@@ -230,14 +230,14 @@ class Client(threading.Thread):
     def _ask(self, path: str, name: str, body: dict[str, Any]) -> dict[str, Any] | None:
         """A good request's answer; None for one that may be refused."""
         with self._send(path, json.dumps(body).encode()) as response:
-            said = json.loads(response.read())
+            reply = json.loads(response.read())
         self._tally.count(str(response.status))
         if response.status == 429 or (response.status == 404 and self._shelf.may_be_gone(name)):
             return None
         if response.status != 200:
-            self._tally.fault(f"{path} {name}: {response.status} {said}")
+            self._tally.fault(f"{path} {name}: {response.status} {reply}")
             return None
-        answer: dict[str, Any] = said
+        answer: dict[str, Any] = reply
         return answer
 
     def _version(self, name: str, fingerprint: str, began: float) -> str | None:
@@ -272,11 +272,11 @@ class Client(threading.Thread):
         with self._send("/v1/completions", json.dumps(body).encode()) as response:
             self._tally.count(str(response.status))
             if response.status != 200:
-                said = response.read()
+                reply = response.read()
                 if response.status != 429 and not (response.status == 404 and self._shelf.may_be_gone(name)):
-                    self._tally.fault(f"stream {name}: {response.status} {said!r}")
+                    self._tally.fault(f"stream {name}: {response.status} {reply!r}")
                 return
-            told, fingerprint, seen = "", "", 0
+            written, fingerprint, seen = "", "", 0
             while line := response.readline():
                 if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
                     continue
@@ -284,35 +284,35 @@ class Client(threading.Thread):
                 if "error" in chunk:
                     self._tally.fault(f"stream {name}: {chunk}")
                     return
-                told += "".join(choice["text"] for choice in chunk["choices"])
+                written += "".join(choice["text"] for choice in chunk["choices"])
                 fingerprint, seen = chunk["system_fingerprint"], seen + 1
                 if seen == leave_after:
                     self._tally.count("left")
                     return
-        self._check(name, text, told, fingerprint, began)
+        self._check(name, text, written, fingerprint, began)
 
     def _leave(self) -> None:
         self._stream(leave_after=self._draw.randint(1, 4))
 
-    def _check(self, name: str, text: str, told: str, fingerprint: str, began: float) -> None:
+    def _check(self, name: str, text: str, written: str, fingerprint: str, began: float) -> None:
         digest = self._version(name, fingerprint, began)
         if digest is None:
             return
         expected, tied = self._shelf.truth.words(digest, text)
-        if told == expected:
+        if written == expected:
             self._tally.count("completed")
         elif tied:
             self._tally.count("tied")
         else:
-            self._tally.fault(f"{name} {text!r}: {told!r}, and {expected!r} was right")
+            self._tally.fault(f"{name} {text!r}: {written!r}, and {expected!r} was right")
 
     def _wrong(self) -> None:
         body = self._draw.choice(WRONG_BODIES)
         with self._send("/v1/completions", body) as response:
-            said = response.read()
+            reply = response.read()
         self._tally.count("refused" if 400 <= response.status < 500 else str(response.status))
         if not 400 <= response.status < 500:
-            self._tally.fault(f"wrong body {body[:60]!r}: {response.status} {said[:200]!r}")
+            self._tally.fault(f"wrong body {body[:60]!r}: {response.status} {reply[:200]!r}")
 
 
 def soak(minutes: float, clients: int, tasks: int, progress: bool) -> dict[str, Any]:
@@ -362,7 +362,7 @@ def _run(
     process = psutil.Process(server.pid)
     resident: list[float] = []
     draw = random.Random(1)
-    tasks, seed = list(shelf.meant), 1000
+    tasks, seed = list(shelf.targets), 1000
     while time.monotonic() < ends and server.poll() is None:
         time.sleep(min(2.0, max(0.0, ends - time.monotonic())))
         resident.append(process.memory_info().rss / 1e6)
@@ -382,7 +382,7 @@ def _run(
     return {
         "minutes": minutes,
         "clients": clients,
-        "tasks": len(shelf.meant),
+        "tasks": len(shelf.targets),
         **counts,
         "5xx": failed,
         "wrong": tally.counts["wrong"],

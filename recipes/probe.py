@@ -44,8 +44,8 @@ def exact_match(model: Any, tokenizer: Any, examples: Sequence[Example]) -> floa
     for text, gold in examples:
         ids = torch.tensor([tokenizer(text)["input_ids"][-400:]])
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
-        said = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-        right += said.strip().split("\n")[0] == gold
+        reply = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        right += reply.strip().split("\n")[0] == gold
     return right / len(examples)
 
 

@@ -130,7 +130,7 @@ class Scene:
         lock.release()
 
 
-def readme(scene: Scene, block: Block, told: Callable[[], str]) -> None:
+def readme(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     scene.write_task("trec6", [{"text": row["text"], "label": "entity"} for row in ROWS] + ROWS, ["entity", "good", "bad"])
     scene.write_task("reviews", ROWS, ["good", "bad"])
     with warnings.catch_warnings():
@@ -142,25 +142,25 @@ def readme(scene: Scene, block: Block, told: Callable[[], str]) -> None:
     assert [version.number for version in library.registry.versions("trec6")] == [1, 2]
     assert len(names["swept"].candidates) == 4
     assert [(one.task, one.version) for one in names["answers"]] == [("trec6", 2), ("reviews", 1)]
-    said = told().splitlines()
-    assert said[0].startswith("{'task': 'trec6', 'version': 1, ")
-    assert said[2].startswith("trec6 2 accuracy ")
-    assert said[3].startswith("reviews 1 accuracy ")
-    assert said[4].startswith("['")
+    lines = printed().splitlines()
+    assert lines[0].startswith("{'task': 'trec6', 'version': 1, ")
+    assert lines[2].startswith("trec6 2 accuracy ")
+    assert lines[3].startswith("reviews 1 accuracy ")
+    assert lines[4].startswith("['")
     library.close()
 
 
-def from_python(scene: Scene, block: Block, told: Callable[[], str]) -> None:
+def from_python(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     with Library.open("softprompt-home") as library:
         library.publish(make_prompt(metrics=scored(0.7)), base="builtin/tiny")
         library.promote("trec6@1")
         scene.run(block)
         assert library.registry.resolve("trec6-copy").ref == "trec6-copy@1"
-    assert told().startswith("trec6@1 accuracy {'rows': 500, 'value': 0.7} ")
+    assert printed().startswith("trec6@1 accuracy {'rows': 500, 'value': 0.7} ")
     assert (scene.folder / "exported" / "trec6@1.safetensors").is_file()
 
 
-def ask(scene: Scene, block: Block, told: Callable[[], str]) -> None:
+def ask(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     base = FrozenBase.load(CPU)
     vectors_PD = base.embed(base.model.get_input_embeddings().weight.new_tensor([5, 6, 7]).long()).detach().float()
     card = Card(
@@ -171,17 +171,17 @@ def ask(scene: Scene, block: Block, told: Callable[[], str]) -> None:
         library.publish(SoftPrompt(vectors_PD, card).to_bytes(), base="builtin/tiny")
         with scene.server(library) as address:
             scene.run(block, address)
-    assert re.match(r"(person|number) trec6@1 \S+\n", told())
+    assert re.match(r"(person|number) trec6@1 \S+\n", printed())
 
 
-def tuning(scene: Scene, block: Block, told: Callable[[], str]) -> None:
+def tuning(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     scene.write_rows("rows.jsonl", ROWS)
     with Library.open("softprompt-home") as library, scene.server(library) as address:
         scene.run(block, address)
-    said = told().splitlines()
-    assert "started" in said
-    assert said[-2] == "succeeded sentiment@1"
-    assert said[-1] in ("good", "bad")
+    lines = printed().splitlines()
+    assert "started" in lines
+    assert lines[-2] == "succeeded sentiment@1"
+    assert lines[-1] in ("good", "bad")
 
 
 SCENES: dict[str, Callable[[Scene, Block, Callable[[], str]], None]] = {

@@ -22,8 +22,8 @@ def work(home: str, registry: str | None, store: str | None, log: str, seed: int
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with Library.open(home, registry=registry, store=store, actor=Path(log).stem) as library:
         for step in range(1_000_000):
-            told = _change(library, choose, f"{seed}-{step}")
-            os.write(handle, (json.dumps(told) + "\n").encode())
+            report = _change(library, choose, f"{seed}-{step}")
+            os.write(handle, (json.dumps(report) + "\n").encode())
             os.fsync(handle)
 
 
