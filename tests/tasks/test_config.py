@@ -336,3 +336,9 @@ def test_a_recipe_is_plain_json_of_finite_numbers(key: str, value: Any) -> None:
     except ConfigError:
         return
     json.dumps(config.recipe(), allow_nan=False)
+
+
+def test_a_message_repeats_no_more_than_the_beginning_of_a_wrong_value() -> None:
+    with pytest.raises(ConfigError, match=r"the file says \[\{'text': 'a'\}.* \.\.\.$") as refused:
+        parse_config({"data": [{"text": "a"}] * 1000})
+    assert len(str(refused.value)) < 400

@@ -323,6 +323,10 @@ def parse_config(raw: dict[str, Any], *, where: str = "task") -> TaskConfig:
         raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
+LONGEST_SHOWN = 200
+"""Characters of a wrong value that a message repeats."""
+
+
 def _fault(fault: Any) -> str:
     path = [str(part) for part in fault["loc"]]
     name = ".".join(part for part in path if part not in ("str", "float", "int"))
@@ -337,4 +341,6 @@ def _fault(fault: Any) -> str:
         return str(message)
     if fault["type"] == "value_error":
         return f"{name}: {message}"
-    return f"{name}: {message[0].lower()}{message[1:]}; the file says {fault['input']!r}"
+    value = repr(fault["input"])
+    value = value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]} ..."
+    return f"{name}: {message[0].lower()}{message[1:]}; the file says {value}"
