@@ -11,7 +11,7 @@ from softprompt.cli.options import Json, Location, library_options
 from softprompt.cli.output import emit
 
 if TYPE_CHECKING:
-    from softprompt.registry.records import Version
+    from softprompt.registry.records import Origin, Version
 
 LIST_COLUMNS = ("task", "version", "versions", "base", "metric", "value", "aliases", "tags")
 SHOW_COLUMNS = ("version", "digest", "base", "metric", "value", "created_at", "aliases", "tags", "deleted")
@@ -54,19 +54,29 @@ def show(
     one = "@" in task
     versions = [library.registry.resolve(task, deleted=True)] if one else library.registry.versions(name)
     rows = list(_version_rows(versions, aliases))
-    if one:
-        origin = library.registry.origin(versions[0].ref)
+    origin = library.registry.origin(versions[0].ref) if one else None
+    if one and as_json:
         rows[0]["origin"] = origin and origin.row()
     if as_json:
         emit([{"task": name, "tenant": library.tenant, "aliases": aliases, "versions": rows}], True, name)
         return
     if one:
-        rows[0]["origin"] = rows[0]["origin"] or "none was recorded"
-        emit([{**versions[0].card.model_dump(mode="json"), **rows[0]}], False, versions[0].ref)
+        emit([versions[0].card.model_dump(mode="json") | rows[0] | _origin_row(origin)], False, versions[0].ref)
         return
     bases = {version.base for version in versions}
     on = f", on {bases.pop()}" if len(bases) == 1 else ""
     emit(rows, False, f"{name}: versions{on}", [column for column in SHOW_COLUMNS if not on or column != "base"])
+
+
+def _origin_row(origin: Origin | None) -> dict[str, Any]:
+    """What a version was trained from, as people read it: the task file as a file, a line for each split."""
+    if origin is None:
+        return {"origin": "none was recorded"}
+    import yaml
+
+    file = yaml.safe_dump(origin.task_file, sort_keys=False, allow_unicode=True).strip()
+    splits = [f"{one['split']}: {one['rows']} rows of {one['address']}, digest {one['digest'][:12]}" for one in origin.data]
+    return {"trained_from": file, "trained_on": "\n".join(splits)}
 
 
 def _version_rows(versions: list[Version], aliases: dict[str, int]) -> Iterator[dict[str, Any]]:
