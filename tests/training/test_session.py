@@ -15,6 +15,7 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Silent
 from softprompt.registry.records import Origin
+from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.task import Task
 from softprompt.training.events import (
     Advanced,
@@ -289,6 +290,9 @@ def test_a_version_remembers_what_it_was_made_from(base: FrozenBase, library: Li
     assert isinstance(origin, Origin)
     assert origin.task_file["seed"] == 7
     assert origin.task_file["base"] == base.address
+    assert origin.task_file["weight_decay"] == TaskConfig().weight_decay  # what this version took by itself is said too
+    assert origin.task_file["prompt_tuning_init"] == "LABELS"
+    assert origin.task_file["objective"] == "label_scoring"
     assert [(one["split"], one["rows"]) for one in origin.data] == list(
         zip(("train", "validation", "test"), tuned.rows, strict=True)
     )

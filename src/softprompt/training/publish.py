@@ -99,18 +99,22 @@ def publish(member: Member, prompt: SoftPrompt, base: FrozenBase) -> tuple[Versi
 
 
 def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:
-    """The task file with everything that it leaves to its surroundings filled in."""
-    config = task.config.model_dump(mode="json", exclude_unset=True) | {"task": task.name, "base": base.address}
-    config.pop("tokenizer_name_or_path", None)
-    data = task.config.data
+    """The task file with everything that it leaves to its surroundings, or to this version's defaults, filled in."""
+    config = task.config
+    resolved = config.model_dump(mode="json", exclude_none=True) | {
+        "task": task.name,
+        "base": base.address,
+        "objective": config.objective_name,
+        "metric": config.metric_name,
+        "prompt_tuning_init": config.initializer,
+    }
+    resolved.pop("tokenizer_name_or_path", None)
+    data = config.data
     if data is not None and not data.dataset:
-        places = {
-            split: task.address_of(name)
-            for split in ("train", "validation", "test")
-            if isinstance(name := getattr(data, split), str)
-        }
-        config["data"] = data.model_dump(mode="json", exclude_unset=True) | places
-    return config
+        for split in ("train", "validation", "test"):
+            if isinstance(name := getattr(data, split), str):
+                resolved["data"][split] = task.address_of(name)
+    return resolved
 
 
 def _sources(task: Task) -> list[dict[str, Any]]:
