@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -115,6 +116,28 @@ def test_a_label_without_tokens_is_told() -> None:
     base = base_with(normalizers.Replace("no", ""))
     with pytest.raises(DataError, match="task 't': the label 'no' has no tokens in the vocabulary of folding; rename it"):
         form(labels=["no", "yes"], target="{label}").encode_labels(base)
+
+
+@given(st.lists(st.text("ab0 ", min_size=1, max_size=6).filter(str.strip), min_size=2, max_size=6, unique=True))
+def test_no_label_begins_another_as_the_model_must_say_it(labels: list[str]) -> None:
+    plain = [tuple(BASE.encode([" " + label])[0]) for label in labels]
+    encoded = form(labels=labels).encode_labels(BASE)
+    for one, other in itertools.permutations(encoded, 2):
+        assert other[: len(one)] != one
+    begun = any(other[: len(one)] == one for one, other in itertools.permutations(plain, 2))
+    assert encoded == tuple(
+        (*ids, BASE.end_id) if begun else ids for ids in plain
+    )  # all are longer by the same token, or none
+
+
+def test_a_label_that_begins_another_is_refused_where_no_token_ends_it() -> None:
+    base = base_with(normalizers.Lowercase())
+    base.model.generation_config.eos_token_id = None
+    with pytest.raises(
+        DataError, match=r"the label 'yes' begin those of 'yes no', which could never win, and folding has no end"
+    ):
+        form(labels=["yes no", "good", "yes"]).encode_labels(base)
+    assert len(form(labels=["yes no", "good", "yes"], target=" {label}.").encode_labels(base)) == 3
 
 
 def test_labels_are_encoded_as_the_model_must_say_them() -> None:

@@ -464,6 +464,18 @@ def test_two_prompts_steer_one_base_in_opposite_ways(tmp_path: Path, recipe: dic
         assert min(one.prompt.card.metrics[baseline] for one in tuned) <= 0.6
 
 
+def test_a_label_that_begins_another_is_told_from_it(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        {"text": f"please {what} number {n}", "label": label}
+        for n in range(60)
+        for what, label in (("look at", "account limit"), ("raise the limit of", "account limit change"))
+    ]
+    fields = {"labels": ["account limit", "account limit change"], "max_steps": 30, "num_virtual_tokens": 10}
+    (tuned,) = train(a_task(tmp_path, "limit", rows, base="builtin/tiny", learning_rate=0.1, **fields))
+    assert tuned.report.value >= 0.9
+    assert set(tuned.report.predictions) == {"account limit", "account limit change"}
+
+
 def test_two_prompts_make_one_base_write_opposite_answers(tmp_path: Path) -> None:
     fields = {"labels": None, "max_new_tokens": 3, "prompt_tuning_init": "RANDOM"}
     tuned = train([steered(tmp_path, way, **fields) for way in ANSWERS], base=steerable_base())

@@ -3,6 +3,7 @@ training and serving word their inputs alike. No torch."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import string
@@ -175,8 +176,11 @@ class Form:
     def encode_labels(self, base: FrozenBase) -> tuple[tuple[int, ...], ...]:
         """Token ids of each label as the model must say it.
 
+        Where one label's tokens begin another's, all end with the base's end token: the longer one's score would be the
+        shorter one's and more, so that it could never win.
+
         Raises:
-            DataError: two labels have the same tokens, or one has none.
+            DataError: two labels have the same tokens, one has none, or one begins another on a base without an end token.
         """
         assert self.labels is not None
         ids = base.encode([self.verbalize(label) for label in self.labels])
@@ -192,7 +196,18 @@ class Form:
                     f"task {self.task!r}: the labels {other!r} and {label!r} have the same tokens on {base.name}; "
                     "rename one of them"
                 )
-        return tuple(seen)
+        begun = next((pair for pair in itertools.pairwise(sorted(seen)) if pair[1][: len(pair[0])] == pair[0]), None)
+        if begun is None:
+            return tuple(seen)
+        end = base.end_id if base.end_id is not None else min(base.end_ids, default=None)
+        if end is None:
+            short, long = (seen[tokens] for tokens in begun)
+            raise DataError(
+                f"task {self.task!r}: the tokens of the label {short!r} begin those of {long!r}, which could never win, and "
+                f"{base.name} has no end token to tell them apart; rename one, or end the target with a mark: "
+                '`target: " {label}."`'
+            )
+        return tuple((*tokens, end) for tokens in seen)
 
     def output_length(self, base: FrozenBase) -> int:
         """Tokens that the longest answer takes."""
