@@ -11,6 +11,7 @@
     ├── PromptFileError        a prompt file is damaged, foreign or unreadable
     ├── FingerprintMismatch    a prompt was made for another base
     ├── TrainingError          training cannot go on (NaN, killed, out of memory)
+    │   └── TrainingStopped    it was told to stop; the same call goes on from there
     ├── EngineError            an engine cannot run a job: it is stopped, or its base failed
     │   └── EngineBusy         its queue is full; try again later
     ├── LibraryError           the registry or the store refuses
@@ -22,7 +23,7 @@
     └── Denied                 a key is missing, revoked or lacks the scope
 
 A message says what was wrong, with which value, and what to do next. The command line prints it without a traceback and
-exits 1.
+exits 1; a training that a signal stopped exits with 128 and the signal's number.
 """
 
 from __future__ import annotations
@@ -70,6 +71,13 @@ class FingerprintMismatch(SoftPromptError):
 
 class TrainingError(SoftPromptError):
     """Training cannot go on."""
+
+
+class TrainingStopped(TrainingError):
+    """Training was told to stop; the same call goes on from there."""
+
+    number: int | None = None
+    """The signal that told it, if one did: it is in the command's exit status, as a shell has it."""
 
 
 class EngineError(SoftPromptError):

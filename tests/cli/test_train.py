@@ -384,7 +384,7 @@ def test_another_process_makes_the_same_prompt(run: Run, tmp_path: Path, base_fo
     assert "Traceback" not in there.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_killed_training_leaves_the_library_as_it_was(
     tmp_path: Path, base_folder: Path, home: Path, number: signal.Signals
 ) -> None:
@@ -410,9 +410,10 @@ def test_a_killed_training_leaves_the_library_as_it_was(
         out, err = process.stdout.read(), process.stderr.read()
         code = process.wait(timeout=30)
     assert out == ""
-    if number == signal.SIGTERM:
-        done = Done(code, out, err)
-        assert "stopped by SIGTERM; call the same command again to go on" in done.refused()
-    else:
+    if number == signal.SIGKILL:
         assert code == -signal.SIGKILL
+    else:
+        done = Done(code, out, err)
+        assert f"stopped by {number.name}; call the same command again to go on" in done.refused(128 + number)
+        assert list((home / "runs").glob("*.checkpoint"))  # of the step just done, not of half a minute before
     assert contents(home) == before

@@ -15,10 +15,11 @@ BUG_EXIT = 70
 def main() -> None:
     """Run the command line.
 
-    Exit status: 0 done, 1 an error with its message on stderr, 2 wrong usage, 70 a bug, 130 interrupted.
+    Exit status: 0 done, 1 an error with its message on stderr, 2 wrong usage, 70 a bug, 130 interrupted (Ctrl-C), 143 told
+    to end (SIGTERM).
     """
     from softprompt.cli.app import app
-    from softprompt.errors import SoftPromptError
+    from softprompt.errors import SoftPromptError, TrainingStopped
 
     try:
         app()
@@ -34,6 +35,8 @@ def main() -> None:
         if isinstance(error, OSError):
             named = f" ({error.filename!r})" if error.filename else ""
             message = f"the system refuses: {error.strerror or error}{named}; mend that and run the command again"
+        elif isinstance(error, TrainingStopped) and error.number is not None:
+            status = 128 + error.number
         elif not isinstance(error, SoftPromptError):
             status = BUG_EXIT
             message = (

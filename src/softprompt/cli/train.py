@@ -14,7 +14,7 @@ import typer
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options
 from softprompt.cli.output import emit
-from softprompt.errors import TrainingError
+from softprompt.errors import TrainingStopped
 from softprompt.signals import handling
 
 COLUMNS = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained", "seconds")
@@ -26,24 +26,26 @@ def stopping() -> Iterator[threading.Event]:
     process at once.
 
     Raises:
-        TrainingError: it ended so; the signal is in its message.
+        TrainingStopped: it ended so; the signal is in its message, and in the exit status.
     """
-    stop, name = threading.Event(), ""
+    stop, received = threading.Event(), 0
 
     def handle(number: int, _: object) -> None:
-        nonlocal name
+        nonlocal received
         if stop.is_set():
             raise KeyboardInterrupt
-        name = signal.Signals(number).name
+        received = number
         stop.set()
 
     try:
         with handling(handle, signal.SIGTERM, signal.SIGINT):
             yield stop
-    except TrainingError as error:
-        if name and str(error).startswith("stopped"):
-            raise TrainingError(f"stopped by {name}{str(error).removeprefix('stopped')}") from None
-        raise
+    except TrainingStopped as error:
+        if not received:
+            raise
+        stopped = TrainingStopped(f"stopped by {signal.Signals(received).name}{str(error).removeprefix('stopped')}")
+        stopped.number = received
+        raise stopped from None
 
 
 @library_options

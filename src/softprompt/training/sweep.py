@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import BaseLike, base_of
-from softprompt.errors import ConfigError, TrainingError
+from softprompt.errors import ConfigError, TrainingError, TrainingStopped
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
@@ -92,7 +92,8 @@ def sweep(
     Raises:
         ConfigError: a candidate is wrong, or a launcher has started several processes; nothing was trained.
         NameRefused: a candidate has a name that the library would refuse.
-        TrainingError: no candidate came through, or the sweep was stopped.
+        TrainingError: no candidate came through.
+        TrainingStopped: the sweep was stopped.
     """
     if (processes := processes_started()) > 1:
         raise ConfigError(f"a sweep runs in one process, and {processes} were started; start it without the launcher")
@@ -108,7 +109,7 @@ def sweep(
         if isinstance(event, Failed) and not event.trained:
             raise event.error
         if isinstance(event, Stopped):
-            raise TrainingError("stopped; call the same command again to go on")
+            raise TrainingStopped("stopped; call the same command again to go on")
         halving.heed(event)
         if isinstance(event, Trained) and not ranked:
             ranked = sorted(range(len(candidates)), key=lambda index: _rank(candidates[index].run), reverse=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from softprompt.bases.base import BaseLike, base_of
-from softprompt.errors import TrainingError
+from softprompt.errors import TrainingError, TrainingStopped
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Mute, Progress, Silent
 from softprompt.training.events import Failed, Stopped, draw
@@ -43,7 +43,8 @@ def train(
     Raises:
         ConfigError, DataError: a task is wrong; nothing was trained.
         BaseModelError: the base cannot be used.
-        TrainingError: some prompt could not be trained, or training was stopped. Those that could be are published.
+        TrainingError: some prompt could not be trained. Those that could be are published.
+        TrainingStopped: training was stopped; likewise.
     """
     group = Group.current()
     loaded = load_tasks(tasks)
@@ -55,7 +56,7 @@ def train(
         if isinstance(event, Failed) and not event.trained:
             raise event.error
         if isinstance(event, Stopped):
-            raise TrainingError(f"stopped; {published(session.members)}call the same command again to go on")
+            raise TrainingStopped(f"stopped; {published(session.members)}call the same command again to go on")
     if not group.leads:
         return []
     failed = [member for member in session.members if member.error is not None]
