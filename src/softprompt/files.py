@@ -41,6 +41,14 @@ def make_folder(folder: Path) -> None:
         sync_folder(path.parent)
 
 
+def make_private(folder: Path) -> None:
+    """Close a folder to everyone but its owner (mode 0700), whatever the umask was; one of another user is left as it is.
+    Raises `OSError`."""
+    state = folder.stat()
+    if state.st_mode & 0o077 and state.st_uid == os.geteuid():
+        folder.chmod(0o700)
+
+
 def sync_folder(folder: Path) -> None:
     """Make what was created, renamed and deleted in the folder survive a power cut. Raises `OSError`."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

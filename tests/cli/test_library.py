@@ -115,6 +115,14 @@ def test_show_of_one_version_tells_what_it_was_trained_from(run: Run, filled: Pa
     assert "none was recorded" in run("show", "words@1").out
 
 
+def test_a_home_that_gets_a_key_is_closed_to_others(run: Run, filled: Path) -> None:
+    filled.chmod(0o755)
+    run("list", "--json")
+    assert filled.stat().st_mode & 0o777 == 0o755
+    assert run("keys", "create", "app", "--json").code == 0
+    assert filled.stat().st_mode & 0o777 == 0o700
+
+
 def test_verify_gc_copy_stats(run: Run, filled: Path, tmp_path: Path) -> None:
     (report,) = run("library", "verify", "--json").rows
     assert (report["ok"], report["versions"], report["problems"]) == (True, 4, [])

@@ -34,7 +34,9 @@ def blobs(files: Uploads) -> list[Any]:
 
 
 def test_what_is_kept_comes_back(files: Uploads) -> None:
+    files.library.home.chmod(0o755)
     file = files.add(GOOD, "rows.jsonl")
+    assert files.library.home.stat().st_mode & 0o777 == 0o700
     assert file.name.startswith("file-")
     assert files.get(file.name) == file
     assert files.read(file) == GOOD

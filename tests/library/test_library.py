@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +44,19 @@ def test_opens_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     with Library.open() as library:
         assert library.home == tmp_path / "softprompt-home"
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077])
+def test_a_home_is_its_users_alone_whatever_the_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        Library.open(tmp_path / "new").close()
+        (tmp_path / "shared").mkdir(mode=0o755)
+        Library.open(tmp_path / "shared").close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o755 & ~mask  # it was there, and holds no secrets
 
 
 def test_a_tilde_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,11 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create a key (default scopes: read, predict). Its secret is shown now and never again."""
-    made = where.open().registry.keys.create(name, scope or ("read", "predict"))
+    from softprompt.files import make_private
+
+    library = where.open()
+    make_private(library.home)
+    made = library.registry.keys.create(name, scope or ("read", "predict"))
     emit([{**made.key.row(), "secret": made.secret}], as_json, "Key", ("id", "name", "scopes", "secret"))
     if not as_json:
         stderr().print("Keep the secret now: only its hash is stored.")

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt.errors import FieldError, NotFound
+from softprompt.files import make_private
 from softprompt.jobs.records import Page, fetch_page, find_row, record_of
 from softprompt.jobs.rows import UploadedRows, read_upload
 from softprompt.prompts.file import digest_of
@@ -77,6 +78,7 @@ class Uploads:
             raise FieldError(f"{filename}: {len(data)} bytes, and at most {self.most_bytes} are taken; split it", "file")
         read_upload(data, filename)
         file = self._make(data, filename, purpose)
+        make_private(self.library.home)
         self.store.put(data)
         with self._database.write() as connection:
             self._database.lock_digest(connection, file.digest)

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.engine import URL, Connection
 
 from softprompt.errors import LibraryError, NotFound, StoreError
-from softprompt.files import make_folder, sync_folder
+from softprompt.files import make_folder, make_private, sync_folder
 from softprompt.library import copying, maintenance
 from softprompt.locks import check_locks
 from softprompt.names import check_alias, check_tags, check_task
@@ -48,7 +48,7 @@ class Library:
         tenant: str = "default",
         actor: str | None = None,
     ) -> Library:
-        """Open a library, making an empty one where there is none.
+        """Open a library, making an empty one where there is none; its home is the user's alone (mode 0700).
 
         `home` is by default `$SOFTPROMPT_HOME` or `./softprompt-home`, `registry` `$SOFTPROMPT_REGISTRY` or SQLite in
         the home, `store` `$SOFTPROMPT_STORE` or the folder `blobs` in the home.
@@ -65,7 +65,10 @@ class Library:
         registry = registry or os.environ.get("SOFTPROMPT_REGISTRY")
         store = store or os.environ.get("SOFTPROMPT_STORE")
         try:
+            new_home = not folder.exists()
             make_folder(folder)
+            if new_home:
+                make_private(folder)
         except OSError as error:
             raise LibraryError(
                 f"cannot create the home {folder}: {error.strerror}; choose another folder with --home or SOFTPROMPT_HOME"
