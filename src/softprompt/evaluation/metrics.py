@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,8 +13,8 @@ def measure(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> 
     """The value of a metric over rows.
 
     Args:
-        metric: `accuracy` (equal labels), `f1` (mean of the labels' F1), `exact_match` (equal texts after folding case,
-            punctuation and space) or `token_f1` (overlap of words, as in SQuAD).
+        metric: `accuracy` (equal labels), `f1` (mean of the labels' F1), `exact_match` (equal texts once folded, see
+            :func:`fold`) or `token_f1` (overlap of words, as in SQuAD, articles counted).
 
     Raises:
         ConfigError: another metric, as prompts made elsewhere may have.
@@ -36,9 +35,47 @@ def _f1(predictions: Sequence[str], answers: Sequence[str]) -> float:
 
 
 def fold(text: str) -> str:
-    """Text in lower case, without punctuation, spaces folded."""
-    kept = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return re.sub(r"\s+", " ", kept).strip()
+    """Text without what carries no meaning: case, the space between words, an article before the first of them, and the
+    punctuation around words (marks that end sentences or clauses, quotes and brackets in pairs).
+
+    What stands inside a word or makes a number or a name is kept: 3.5, -4, $5, C++, #1. A text of nothing else than
+    punctuation is kept too.
+    """
+    return " ".join(_words(text, _ARTICLES))
+
+
+def _words(text: str, articles: Sequence[str] = ()) -> list[str]:
+    """The words of a text without what :func:`fold` leaves out, and without these articles before the first."""
+    plain = unicodedata.normalize("NFC", text)
+    while (folded := unicodedata.normalize("NFC", plain.casefold())) != plain:
+        plain = folded
+    words = plain.split()
+    while True:  # what goes can lay bare what goes too
+        bare = [found for word in _bare(" ".join(words)).split() if (found := _bare(word))]
+        if len(bare) > 1 and bare[0] in articles:
+            bare = bare[1:]
+        if not bare or bare == words:
+            return words
+        words = bare
+
+
+def _bare(text: str) -> str:
+    """A word or a whole text without the punctuation around it."""
+    while text:
+        if text[-1] in _ENDS:
+            text = text[:-1].rstrip()
+        elif text[0] in _BEGINS:
+            text = text[1:].lstrip()
+        elif text[0] + text[-1] in _PAIRS and not {text[0], text[-1]} & set(text[1:-1]):
+            text = text[1:-1].strip()
+        else:
+            break
+    return text
+
+
+_ARTICLES = ("a", "an", "the")
+_BEGINS, _ENDS = "¿¡", ".,;:!?…。、！？"
+_PAIRS = ("()", "[]", "{}", '""', "''", "``", "“”", "‘’", "«»", "„“")
 
 
 def _exact_match(predictions: Sequence[str], answers: Sequence[str]) -> float:
@@ -46,7 +83,7 @@ def _exact_match(predictions: Sequence[str], answers: Sequence[str]) -> float:
 
 
 def _token_f1(predictions: Sequence[str], answers: Sequence[str]) -> float:
-    return sum(_overlap(fold(p).split(), fold(a).split()) for p, a in zip(predictions, answers, strict=True)) / len(answers)
+    return sum(_overlap(_words(p), _words(a)) for p, a in zip(predictions, answers, strict=True)) / len(answers)
 
 
 def _overlap(predicted: list[str], answer: list[str]) -> float:
