@@ -177,6 +177,22 @@ def test_a_signal_while_rows_are_printed_does_not_say_that_nothing_was_published
     assert contents(home)[0] == [("mine", 1)]
 
 
+def test_keys_of_task_files_are_set_for_once(run: Run, tmp_path: Path, base_folder: Path, home: Path) -> None:
+    file = task_file(tmp_path, base_folder)
+    (row,) = run("train", file, "--set", "max_steps=2", "--set", 'input="{text}: is"', "--json").rows
+    with Library.open(home) as library:
+        card = library.registry.resolve(f"{row['task']}@1").card
+        origin = library.registry.origin(f"{row['task']}@1")
+    assert card.recipe["max_steps"] == card.recipe["steps"] == 2
+    assert card.input == "{text}: is"
+    assert origin is not None
+    assert origin.task_file["max_steps"] == 2
+    assert "sets nothing; write --set KEY=VALUE" in run("train", file, "--set", "max_steps").refused()
+    assert "unknown key 'max_step'; did you mean 'max_steps'?" in run("train", file, "--set", "max_step=1").refused()
+    assert "names 'seed' twice" in run("train", file, "--set", "seed=1", "--set", "seed=2").refused()
+    assert "cannot be read" in run("train", file, "--set", "input={a: b: c").refused()
+
+
 # init, sweep
 
 
