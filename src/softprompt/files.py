@@ -41,6 +41,13 @@ def make_folder(folder: Path) -> None:
         sync_folder(path.parent)
 
 
+def make_home(folder: Path) -> None:
+    """Create a library's home, its user's alone; one that is there stays as it is. Raises `OSError`."""
+    if not folder.is_dir():
+        make_folder(folder)
+        make_private(folder)
+
+
 def make_private(folder: Path) -> None:
     """Close a folder to everyone but its owner (mode 0700), whatever the umask was; one of another user is left as it is.
     Raises `OSError`."""

@@ -123,6 +123,11 @@ def test_a_home_that_gets_a_key_is_closed_to_others(run: Run, filled: Path) -> N
     assert filled.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_copy_is_its_users_alone_too(run: Run, filled: Path, tmp_path: Path) -> None:
+    assert run("library", "copy", "--to-home", tmp_path / "copy", "--json").code == 0
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700
+
+
 def test_verify_gc_copy_stats(run: Run, filled: Path, tmp_path: Path) -> None:
     (report,) = run("library", "verify", "--json").rows
     assert (report["ok"], report["versions"], report["problems"]) == (True, 4, [])

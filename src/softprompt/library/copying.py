@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
 from softprompt.errors import LibraryError, NotFound, StoreError
+from softprompt.files import make_home
 from softprompt.library.maintenance import bar, named_blobs
 from softprompt.progress import Progress
 from softprompt.registry import tables
@@ -84,7 +85,7 @@ def targets(home: str | Path | None, registry: str | None, store: str | None) ->
     if home is not None:
         folder = Path(home).expanduser().absolute()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_home(folder)
         except OSError as error:
             raise LibraryError(f"cannot create the home {folder}: {error.strerror}; choose another folder") from error
         url = registry or URL.create("sqlite", database=str(folder / "registry.db"))

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.engine import URL, Connection
 
 from softprompt.errors import LibraryError, NotFound, StoreError
-from softprompt.files import make_folder, make_private, sync_folder
+from softprompt.files import make_home, sync_folder
 from softprompt.library import copying, maintenance
 from softprompt.locks import check_locks
 from softprompt.names import check_alias, check_tags, check_task
@@ -65,10 +65,7 @@ class Library:
         registry = registry or os.environ.get("SOFTPROMPT_REGISTRY")
         store = store or os.environ.get("SOFTPROMPT_STORE")
         try:
-            new_home = not folder.exists()
-            make_folder(folder)
-            if new_home:
-                make_private(folder)
+            make_home(folder)
         except OSError as error:
             raise LibraryError(
                 f"cannot create the home {folder}: {error.strerror}; choose another folder with --home or SOFTPROMPT_HOME"
