@@ -189,7 +189,7 @@ def test_keys_of_task_files_are_set_for_once(run: Run, tmp_path: Path, base_fold
     assert origin.task_file["max_steps"] == 2
     assert "sets nothing; write --set KEY=VALUE" in run("train", file, "--set", "max_steps").refused()
     assert "unknown key 'max_step'; did you mean 'max_steps'?" in run("train", file, "--set", "max_step=1").refused()
-    assert "names 'seed' twice" in run("train", file, "--set", "seed=1", "--set", "seed=2").refused()
+    assert "'seed' is given twice; leave one out" in run("train", file, "--set", "seed=1", "--set", "seed=2").refused()
     assert "cannot be read" in run("train", file, "--set", "input={a: b: c").refused()
 
 

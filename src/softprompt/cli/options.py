@@ -128,3 +128,32 @@ def base_options(command: Command) -> Command:
 def adapter_options(command: Command) -> Command:
     """Give a command those of them that say which base it is; it takes `base: BaseOptions`."""
     return _instead_of("base", [_BASE["adapter"], _BASE["trust_remote_code"]], BaseOptions, command)
+
+
+def read_pairs(pairs: Sequence[str], advice: str, *, many: bool = False) -> dict[str, Any]:
+    """Keys and their values, `KEY=VALUE`, read as a task file reads them; with `many` a list of values behind each key.
+
+    Raises:
+        ConfigError: one is no such pair, which `advice` then says; or it cannot be read, or names a key again.
+    """
+    import yaml
+
+    from softprompt.errors import ConfigError
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals or not value:
+            raise ConfigError(f"{pair!r} {advice}")
+        if key in found:
+            mend = f"write all its values behind one {key}=" if many else "leave one out"
+            raise ConfigError(f"{key!r} is given twice; {mend}")
+        try:
+            found[key] = yaml.safe_load(f"[{value}]" if many else value)
+        except (yaml.YAMLError, ValueError):
+            what = "values" if many else "value"
+            raise ConfigError(
+                f"the {what} of {pair!r} cannot be read; put a text with braces, commas or colons in double quotes of its "
+                "own, such as 'input=\"Question: {text}\"'"
+            ) from None
+    return found

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from softprompt.bases.options import BaseOptions
-from softprompt.cli.options import Json, Location, base_options, library_options
+from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
 from softprompt.cli.output import emit
 from softprompt.cli.train import stopping
 
@@ -32,7 +32,7 @@ def sweep(
     """Train many candidates of a task at once, drop the losers early, publish the survivor."""
     from softprompt.progress import Bars
 
-    values = _read_choices(choices)
+    values = read_pairs(choices, "is no choice; write KEY=V1,V2, such as learning_rate=0.03,0.1", many=True)
     progress = Bars()
     with stopping() as stop:
         with progress.loading("torch and the library"):
@@ -55,26 +55,3 @@ def sweep(
     if not as_json:
         emit(swept.candidates, False, f"{row['task']}: candidates by validation")
     emit([row], as_json, f"Published {row['task']}@{row['version']}", ("task", "version", "metric", "value", "validation"))
-
-
-def _read_choices(choices: list[str]) -> dict[str, list[Any]]:
-    """Keys and the values to try, read as a task file reads them."""
-    import yaml
-
-    from softprompt.errors import ConfigError
-
-    found: dict[str, list[Any]] = {}
-    for choice in choices:
-        key, equals, values = choice.partition("=")
-        if not equals or not values:
-            raise ConfigError(f"{choice!r} is no choice; write KEY=V1,V2, such as learning_rate=0.03,0.1")
-        if key in found:
-            raise ConfigError(f"{key!r} is given twice; write all its values behind one {key}=")
-        try:
-            found[key] = yaml.safe_load(f"[{values}]")
-        except (yaml.YAMLError, ValueError):
-            raise ConfigError(
-                f"the values of {choice!r} cannot be read; put a text with braces, commas or colons in double quotes of its "
-                "own, such as 'input=\"Question: {text}\"'"
-            ) from None
-    return found

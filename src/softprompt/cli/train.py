@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from softprompt.bases.options import BaseOptions
-from softprompt.cli.options import Json, Location, base_options, library_options
+from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
 from softprompt.cli.output import emit
-from softprompt.errors import ConfigError, TrainingStopped
+from softprompt.errors import TrainingStopped
 from softprompt.signals import handling
 
 COLUMNS = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained", "seconds")
@@ -64,7 +64,7 @@ def train(
     """Tune a soft prompt for each task and publish it as a new version."""
     from softprompt.progress import Bars
 
-    changed = _read_changes(changes or ())
+    changed = read_pairs(changes or (), "sets nothing; write --set KEY=VALUE, such as --set max_steps=100")
     progress = Bars()
     with stopping() as stop:
         with progress.loading("torch and the library"):
@@ -78,24 +78,3 @@ def train(
         return
     title = f"{len(tuned)} prompt{'s' if len(tuned) > 1 else ''} of {tuned[0].row()['trainable']:,} numbers"
     emit([one.row() for one in tuned], as_json, f"{title} each on {tuned[0].frozen:,} frozen ones", COLUMNS)
-
-
-def _read_changes(changes: Sequence[str]) -> dict[str, Any]:
-    """Keys and their values, read as a task file reads them."""
-    import yaml
-
-    found: dict[str, Any] = {}
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not key or not equals or not value:
-            raise ConfigError(f"{change!r} sets nothing; write --set KEY=VALUE, such as --set max_steps=100")
-        if key in found:
-            raise ConfigError(f"--set names {key!r} twice; leave one of them out")
-        try:
-            found[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
-            raise ConfigError(
-                f"the value of {change!r} cannot be read; put a text with braces or colons in quotes of its own, such as "
-                "--set 'input=\"Question: {text}\"'"
-            ) from None
-    return found
