@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ class TestRedis(StoreContract):
     def store(self, redis_url: str) -> Iterator[Store]:
         store = RedisStore(redis_url)
         yield store
-        store._server.close()
+        store.close()
 
     @pytest.fixture
     def damage(self, store: RedisStore) -> Damage:
@@ -57,6 +58,16 @@ class TestRedis(StoreContract):
         with pytest.raises(StoreError, match="mend the user or password") as caught:
             store.put(b"x")
         assert "hunter2" not in str(caught.value)
+        store.close()
+
+    def test_a_closed_library_leaves_no_connection(self, redis_url: str, tmp_path: Path) -> None:
+        with redis.Redis.from_url(redis_url) as link:
+            before = len(link.client_list())
+            with Library.open(tmp_path / "home", store=redis_url) as library:
+                library.publish(make_prompt(), base="builtin/tiny")
+                library.copy(home=tmp_path / "other", store=redis_url.replace("/0", "/1"))
+                assert len(link.client_list()) > before
+            assert len(link.client_list()) == before
 
     def test_what_was_acknowledged_outlives_a_killed_server(self, redis_process: Server, redis_url: str) -> None:
         store = RedisStore(redis_url)
@@ -66,7 +77,7 @@ class TestRedis(StoreContract):
             store.get(digests[0])
         redis_process.start()
         assert {digest for digest, _ in store.list()} == set(digests)
-        store._server.close()
+        store.close()
 
 
 class TestS3(StoreContract):
@@ -95,6 +106,13 @@ class TestS3(StoreContract):
             list(store.list())
 
 
+@pytest.fixture
+def store(wire: tuple[Proxy, str]) -> Iterator[Store]:
+    """The store at the end of the wire."""
+    with contextlib.closing(open_store(wire[1])) as opened:
+        yield opened
+
+
 @pytest.fixture(params=["redis", "s3"])
 def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Proxy, str]]:
     """A cuttable wire to a store, and the store's URL over it."""
@@ -109,9 +127,8 @@ def wire(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     proxy.close()
 
 
-def test_goes_away_and_comes_back(wire: tuple[Proxy, str]) -> None:
-    proxy, url = wire
-    store = open_store(url)
+def test_goes_away_and_comes_back(wire: tuple[Proxy, str], store: Store) -> None:
+    proxy, _ = wire
     digest = store.put(b"kept")
     proxy.away()
     started = time.monotonic()
@@ -131,9 +148,8 @@ def test_goes_away_and_comes_back(wire: tuple[Proxy, str]) -> None:
     store.put(b"more")
 
 
-def test_an_upload_that_breaks_off_is_not_there(wire: tuple[Proxy, str]) -> None:
-    proxy, url = wire
-    store = open_store(url)
+def test_an_upload_that_breaks_off_is_not_there(wire: tuple[Proxy, str], store: Store) -> None:
+    proxy, _ = wire
     data = os.urandom(300_000)
     for place in (100, 5_000, 150_000, 299_990):
         proxy.cut_after = place
@@ -145,9 +161,8 @@ def test_an_upload_that_breaks_off_is_not_there(wire: tuple[Proxy, str]) -> None
     assert store.get(store.put(data)) == data
 
 
-def test_readers_during_breaks_see_whole_blobs_or_an_error(wire: tuple[Proxy, str]) -> None:
-    proxy, url = wire
-    store = open_store(url)
+def test_readers_during_breaks_see_whole_blobs_or_an_error(wire: tuple[Proxy, str], store: Store) -> None:
+    proxy, _ = wire
     blobs = [os.urandom(100_000) for _ in range(6)]
     digests = [store.put(data) for data in blobs]
 

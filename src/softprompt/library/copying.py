@@ -71,6 +71,8 @@ def copy(
     finally:
         if target is not None:
             target.close()
+        if target_store is not None:
+            target_store.close()
     return CopyReport(**counts, rows=rows)
 
 

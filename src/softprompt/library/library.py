@@ -95,8 +95,9 @@ class Library:
         return Library(self.home, self.registry.for_tenant(tenant, actor), self.store)
 
     def close(self) -> None:
-        """Close the registry's connections."""
+        """Close the connections of the registry and the store."""
         self.registry.close()
+        self.store.close()
 
     def __enter__(self) -> Library:
         return self

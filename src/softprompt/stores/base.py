@@ -10,7 +10,7 @@ from softprompt.prompts.file import digest_of
 
 
 class Store(Protocol):
-    """Five verbs on immutable blobs. Every implementation passes one contract suite (`tests/store_contract.py`).
+    """Five verbs on immutable blobs, and an end. Every implementation passes one contract suite (`tests/store_contract.py`).
 
     A blob is wholly there or not there: a reader never sees a part of it, whatever happens to the writer. When `put`
     returns, the blob is as safe as the store makes it. All methods may be called from several threads.
@@ -42,6 +42,9 @@ class Store(Protocol):
     def delete(self, digest: str) -> None:
         """Delete the blob; none there is no error."""
         ...
+
+    def close(self) -> None:
+        """Let go of connections; a later call opens them again."""
 
 
 def read_verified(store: Store, digest: str) -> bytes:

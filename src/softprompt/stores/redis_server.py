@@ -81,6 +81,9 @@ class RedisStore(Store):
         with self._explained("delete from"):
             self._server.delete(PREFIX + check_digest(digest))
 
+    def close(self) -> None:
+        self._server.close()
+
     @contextmanager
     def _explained(self, doing: str) -> Iterator[None]:
         try:
