@@ -45,6 +45,7 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of connections; a later call opens them again."""
+        return
 
 
 def read_verified(store: Store, digest: str) -> bytes:
