@@ -48,7 +48,7 @@ class _Strict(BaseModel):
         for name in data if isinstance(data, dict) else ():
             if name not in cls.model_fields:
                 hint = nearest(str(name), cls.model_fields)
-                if cls is JobRequest and name in TaskConfig.model_fields:
+                if cls in (JobRequest, Hyperparameters) and name in TaskConfig.model_fields:
                     hint = "; keys of a task file go into `softprompt`"
                 context = {"message": f"unknown key {name!r}{hint}", "code": "unknown_parameter", "param": str(name)}
                 raise PydanticCustomError("refused", "{message}", context)

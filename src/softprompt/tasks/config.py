@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
-from softprompt.errors import ConfigError, nearest
+from softprompt.errors import ConfigError
+from softprompt.tasks.foreign import unknown_key
 from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
@@ -333,7 +334,7 @@ def _fault(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         nested = {"data": DataConfig.model_fields, "serving": ServingConfig.model_fields}
         known = nested.get(path[0], TaskConfig.model_fields) if len(path) > 1 else TaskConfig.model_fields
-        return f"unknown key {name!r}{nearest(path[-1], known)}"
+        return f"unknown key {name!r}{unknown_key(path[-1], known, inside=path[0] if len(path) > 1 else None)}"
     if fault["type"] == "missing":
         return f"{name} is missing"
     message = fault["msg"].removeprefix("Value error, ")
