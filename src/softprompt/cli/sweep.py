@@ -31,17 +31,23 @@ def sweep(
 ) -> None:
     """Train many candidates of a task at once, drop the losers early, publish the survivor."""
     from softprompt.progress import Bars
+    from softprompt.tasks.load import check_before_loading, load_tasks
 
     values = read_pairs(choices, "is no choice; write KEY=V1,V2, such as learning_rate=0.03,0.1", many=True)
     progress = Bars()
     with stopping() as stop:
-        with progress.loading("torch and the library"):
+        with progress.loading("the rows"):
+            (task,) = load_tasks(file)
+            for key, tried in values.items():
+                for value in tried:
+                    check_before_loading([task.variant(**{key: value})])
+            library = where.open()
+        with progress.loading("torch"):
             from softprompt.training.sweep import RUNGS
             from softprompt.training.sweep import sweep as run_sweep
 
-            library = where.open()
         swept = run_sweep(
-            file, values, samples=samples, rungs=RUNGS if halving else (),
+            task, values, samples=samples, rungs=RUNGS if halving else (),
             library=library, base=base, progress=progress, stop=stop,
         )  # fmt: skip
     row = swept.tuned.row()

@@ -63,16 +63,17 @@ def train(
 ) -> None:
     """Tune a soft prompt for each task and publish it as a new version."""
     from softprompt.progress import Bars
+    from softprompt.tasks.load import check_before_loading, load_tasks
 
     changed = read_pairs(changes or (), "sets nothing; write --set KEY=VALUE, such as --set max_steps=100")
     progress = Bars()
     with stopping() as stop:
-        with progress.loading("torch and the library"):
-            from softprompt.training.prepare import load_tasks
-            from softprompt.training.train import train as tune
-
+        with progress.loading("the rows"):
+            tasks = [task.variant(**changed) for task in load_tasks(list(files))]
+            check_before_loading(tasks)
             library = where.open()
-        tasks = [task.variant(**changed) for task in load_tasks(list(files))]
+        with progress.loading("torch"):
+            from softprompt.training.train import train as tune
         tuned = tune(tasks, base=base, library=library, progress=progress, stop=stop)
     if not tuned:  # the first process of several speaks for all
         return

@@ -1,4 +1,4 @@
-"""Keys that people bring from PEFT, TRL, transformers, other trainers and OpenAI, and what stands for each here. No torch."""
+"""Keys that people bring from PEFT, TRL and other trainers, and what stands for each here. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ _SAME = {
     "learning_rate": "lr base_learning_rate",
     "num_train_epochs": "epochs n_epochs num_epochs epoch max_epochs",
     "max_steps": "steps n_steps num_steps num_training_steps max_train_steps num_train_steps",
-    "per_device_train_batch_size": "batch_size bs train_batch_size batch micro_batch_size global_batch_size per_gpu_train_batch_size",
+    "per_device_train_batch_size": "batch_size bs train_batch_size batch micro_batch_size global_batch_size "
+    "per_gpu_train_batch_size",
     "warmup_steps": "num_warmup_steps lr_warmup_steps",
     "warmup_ratio": "warmup warmup_proportion",
     "weight_decay": "wd decay",
@@ -18,8 +19,8 @@ _SAME = {
     "optim": "optimizer optimiser",
     "max_grad_norm": "gradient_clipping gradient_clip_val clip_grad_norm grad_clip clip_norm",
     "seed": "random_seed random_state data_seed",
-    "num_virtual_tokens": "n_tokens num_tokens prompt_length soft_prompt_length n_prompt_tokens prompt_tokens virtual_tokens "
-    "num_prompt_tokens prompt_len",
+    "num_virtual_tokens": "n_tokens num_tokens prompt_length soft_prompt_length n_prompt_tokens prompt_tokens "
+    "virtual_tokens num_prompt_tokens prompt_len",
     "prompt_tuning_init": "init initializer init_method prompt_init",
     "prompt_tuning_init_text": "init_text initial_text prompt_text initialize_from_text",
     "prompt_tuning_init_prompt": "init_prompt init_from source_prompt",
@@ -57,16 +58,20 @@ _OF_DATA = {
 }
 
 _NONE = {
-    "evaluation_strategy eval_strategy eval_steps": "it is judged at the end of each epoch; say how often with eval_per_epoch",
+    "evaluation_strategy eval_strategy eval_steps": "it is judged at the end of each epoch; say how often with "
+    "eval_per_epoch",
     "save_steps save_strategy save_total_limit output_dir overwrite_output_dir resume_from_checkpoint": "checkpoints are "
     "written by themselves, and the same command goes on from the last one",
     "load_best_model_at_end": "the best prompt on the validation rows is always the one that is kept",
-    "logging_steps logging_strategy logging_dir report_to": "progress is shown by itself, and `--json` prints rows for machines",
+    "logging_steps logging_strategy logging_dir report_to": "progress is shown by itself, and `--json` prints rows for "
+    "machines",
     "gradient_accumulation_steps": "a batch that does not fit is halved by itself; give the whole batch as "
     "per_device_train_batch_size",
     "per_device_eval_batch_size eval_batch_size": "evaluation fills its batches by itself; leave it out",
-    "fp16 bf16 half torch_dtype dtype precision": "the dtype is no matter of the task: it is said where the base is loaded (`--dtype`)",
-    "device device_map no_cuda use_cpu": "the device is no matter of the task: it is said where the base is loaded (`--device`)",
+    "fp16 bf16 half torch_dtype dtype precision": "the dtype is no matter of the task: it is said where the base is "
+    "loaded (`--dtype`)",
+    "device device_map no_cuda use_cpu": "the device is no matter of the task: it is said where the base is loaded "
+    "(`--device`)",
     "load_in_8bit load_in_4bit quantization quantization_config bits": "the base's numbers are no matter of "
     "the task: that is said where the base is loaded (`--quantization`)",
     "max_length max_seq_length max_seq_len model_max_length max_source_length max_input_length block_size truncation "

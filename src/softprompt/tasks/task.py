@@ -1,4 +1,4 @@
-"""A task: rows of data in a form, split into training, validation and test, and encoded for a base."""
+"""A task: rows of data in a form, split into training, validation and test, and encoded for a base. No torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.architectures import refuse_unless_causal, task_type_of_name
-from softprompt.bases.base import FrozenBase
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, DataError
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.form import Form, excerpt
 from softprompt.tasks.rows import Row, digest_rows, find_file, hold_out, read_hub_split, read_rows
+
+if TYPE_CHECKING:
+    from softprompt.bases.base import FrozenBase
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
-from softprompt.names import check_task
 from softprompt.prompts import initialize
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.config import TaskConfig
@@ -23,56 +19,8 @@ from softprompt.training.run import Run
 if TYPE_CHECKING:
     from softprompt.library.library import Library
 
-TaskLike = Task | TaskConfig | Mapping[str, Any] | str | os.PathLike[str]
-
 SHORT, LONG = 5, 150
 """Prompt lengths outside of which a warning is due: too little capacity, and an input that drowns."""
-
-
-def load_tasks(tasks: TaskLike | Sequence[TaskLike]) -> list[Task]:
-    """Tasks from files, dictionaries, configs or themselves.
-
-    Raises:
-        ConfigError: none was given, one is wrong, or two have the same name.
-        NameRefused: a task has a name that the library would refuse once it is trained.
-        BaseModelError: a base is by its name no causal model.
-    """
-    single = isinstance(tasks, Task | TaskConfig | Mapping | str | os.PathLike)
-    many: Sequence[Any] = [tasks] if single else tasks  # type: ignore[assignment]
-    if not many:
-        raise ConfigError("no task was given; name at least one task file")
-    loaded = [_load_task(task) for task in many]
-    names = [task.name for task in loaded]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"the task name {twice[0]!r} is used twice; give each file a `task:` of its own")
-    for task in loaded:
-        check_task(task.name)
-        task.check_base_name()
-    return loaded
-
-
-def _load_task(task: TaskLike) -> Task:
-    if isinstance(task, Task):
-        return task
-    if isinstance(task, TaskConfig):
-        return Task(task)
-    if isinstance(task, Mapping):
-        return Task(**dict(task))
-    return Task.load(Path(task))
-
-
-def one_base(tasks: Sequence[Task]) -> BaseOptions:
-    """The base that all tasks share.
-
-    Raises:
-        ConfigError: they do not share one.
-    """
-    bases = {task.base_options: task.name for task in tasks}
-    if len(bases) > 1:
-        named = ", ".join(f"{name} on {base.shown}" for base, name in bases.items())
-        raise ConfigError(f"tasks trained together share one base, and these do not: {named}; train them apart")
-    return next(iter(bases))
 
 
 class Preparer:

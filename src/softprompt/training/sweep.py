@@ -19,9 +19,9 @@ from softprompt.errors import ConfigError, TrainingError, TrainingStopped
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
+from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.loop import processes_started
-from softprompt.training.prepare import TaskLike, load_tasks, one_base
 from softprompt.training.run import Member, Run, Tuned
 from softprompt.training.session import Session
 

@@ -10,9 +10,9 @@ from softprompt.bases.base import BaseLike, base_of
 from softprompt.errors import TrainingError, TrainingStopped
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Mute, Progress, Silent
+from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.training.events import Failed, Stopped, draw
 from softprompt.training.loop import Group
-from softprompt.training.prepare import TaskLike, load_tasks, one_base
 from softprompt.training.run import Member, Tuned
 from softprompt.training.session import Session
 
