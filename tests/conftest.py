@@ -52,6 +52,12 @@ def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_base(tmp_path_factory.mktemp("bases") / "other-llama", seed=1)
 
 
+@pytest.fixture(autouse=True)
+def _no_home_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no library is named, that of the current home is meant: never one in the folder that the tests run in."""
+    monkeypatch.setenv("SOFTPROMPT_HOME", str(tmp_path / "softprompt-home"))
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The home of a command's library, without anything in it."""

@@ -393,7 +393,7 @@ def test_how_many_numbers_a_network_adds_while_it_is_trained_is_told(tmp_path: P
 
 
 def test_a_row_for_people_and_machines_says_what_the_card_says(tmp_path: Path, base: FrozenBase) -> None:
-    (tuned,) = train(a_task(tmp_path), base=base)
+    (tuned,) = train(a_task(tmp_path), base=base, publish=False)
     row = tuned.row()
     assert row["version"] is None
     assert row["trainable"] == 6 * 32
@@ -435,7 +435,9 @@ def test_a_start_from_another_bases_prompt_or_without_a_library_is_refused(
     with pytest.raises(FingerprintMismatch):
         train(child, base=base, library=library)
     with pytest.raises(ConfigError, match="takes prompts from a library"):
-        train(child, base=base)
+        train(child, base=base, publish=False)
+    with pytest.raises(ConfigError, match="publish is False"):
+        train(child, base=base, library=library, publish=False)
 
 
 # It learns

@@ -1,15 +1,30 @@
-"""`softprompt predict`: texts to answers."""
+"""`softprompt predict`: texts, or rows of a file, to answers."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options
 from softprompt.cli.output import emit, warn
+from softprompt.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from softprompt.progress import Bars
+    from softprompt.serving.offline import Service
+    from softprompt.tasks.form import Form
+    from softprompt.tasks.rows import Row
+
+AT_ONCE = 256
+"""Rows that are answered, shown and kept at a time."""
 
 
 @library_options
@@ -17,35 +32,148 @@ from softprompt.cli.output import emit, warn
 def predict(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Task, TASK@N or TASK@ALIAS.")],
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT...", help="Inputs; without any, one per line of stdin.")
+        list[str] | None,
+        typer.Argument(metavar="TEXT...", help="Inputs, or JSON objects of columns; without any, the lines of stdin."),
     ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FILE", help="Rows to answer (.csv, .jsonl, .xlsx ...).")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the rows there, answers beside them; a call cut short goes on from there."),
+    ] = None,
+    literal: Annotated[bool, typer.Option("--literal", help="Take JSON objects and files' names as texts.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that --output names.")] = False,
     *,
     base: BaseOptions,
     where: Location,
     as_json: Json = False,
 ) -> None:
-    """Answer texts with a tuned prompt."""
-    from softprompt.errors import ConfigError, DataError
+    """Answer texts, or the rows of a file, with a tuned prompt."""
+    from softprompt.evaluation.answer_file import AnswerFile
+    from softprompt.progress import Bars
+    from softprompt.tasks.form import Form
+    from softprompt.tasks.rows import digest_rows
 
-    given = list(texts or [])
-    if not given:
+    library = where.open()
+    version = library.registry.resolve(task)
+    form = Form.of_card(version.card)
+    rows = _rows(form, texts or [], data, literal=literal)
+    inputs = [None if form.blank(row) else row for row in rows]
+    file = None
+    if output is not None:
+        identity = {"version": version.digest, "number": version.number, "data": digest_rows(rows), "base": repr(base)}
+        file = AnswerFile(output, rows, identity, force=force)
+    progress = Bars()
+    with progress.loading("torch"):
+        from softprompt.serving.offline import Service
+    answers: list[Row] = list(file.answers) if file is not None else []
+    if answers:
+        progress.note(f"{len(answers)} of {len(rows)} rows are answered already; the others are answered now")
+    ref = f"{version.task}@{version.number}"
+    for some in _answer(Service(library, base=base), ref, inputs, len(answers), progress):
+        answers += some
+        if file is not None:
+            file.add(some)
+    cut = sum(answer.pop("truncated") for answer in answers)
+    if cut:
+        warn(f"{cut} of {len(rows)} inputs were cut to fit the context")
+    if blank := inputs.count(None):
+        warn(f"{blank} of {len(rows)} inputs are blank; their answers are null")
+    if file is not None:
+        for answer in answers:
+            answer["score"] = max(answer["scores"].values()) if answer["scores"] else None
+        scored = ("output",) if form.labels is None else ("output", "score")
+        for column, name in file.finish(scored).items():
+            warn(f"the rows have a column {column!r} already; the answers' is called {name!r}")
+        if not as_json:
+            done = {
+                "task": version.task,
+                "version": version.number,
+                "rows": len(rows),
+                "blank": blank,
+                "output": str(output),
+            }
+            emit([done], False, "Answered")
+            return
+    _show(answers, ref, form, as_json)
+
+
+def _rows(form: Form, texts: Sequence[str], data: Path | None, *, literal: bool) -> list[Row]:
+    """The rows that are to be answered, from a file, the command line or stdin."""
+    from softprompt.tasks.rows import find_file
+    from softprompt.tasks.tables import read_table
+
+    columns = form.input.fields
+    if data is not None:
+        if texts:
+            raise ConfigError(f"{texts[0][:60]!r} is a text, and --data names rows; give one of them")
+        table = read_table(find_file(str(data), Path.cwd()), column=columns[0])
+        for index, row in enumerate(table.rows):
+            if not form.blank(row):
+                form.input.fill(row, table.where(index))
+        return table.rows
+    if not texts:
         if sys.stdin.isatty():
-            raise ConfigError("no text was given; put texts behind the task, or pipe them in, one a line")
+            raise ConfigError("no text was given; put texts behind the task, pipe them in, one a line, or name --data FILE")
         try:
-            given = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+            texts = [line.rstrip("\r\n") for line in sys.stdin]
         except UnicodeDecodeError as error:
             raise DataError(f"stdin is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
-    library = where.open()
-    library.registry.resolve(task)  # a wrong name is refused before torch is loaded
-    from softprompt.serving.offline import Service
+    return [_meant(form, text, literal=literal) for text in texts]
 
-    predictions = Service(library, base=base).predict(given, task)
-    rows = [vars(prediction).copy() for prediction in predictions]
-    cut = sum(row.pop("truncated") for row in rows)
-    if not as_json:
-        for row in rows:
-            row["score"] = max(row["scores"].values()) if row["scores"] else None
-    if cut:
-        warn(f"{cut} of {len(predictions)} inputs were cut to fit the context")
-    columns = ("text", "output", "score") if predictions and predictions[0].scores else ("text", "output")
-    emit(rows, as_json, f"{predictions[0].task}@{predictions[0].version}" if predictions else task, columns)
+
+def _meant(form: Form, text: str, *, literal: bool) -> Row:
+    """What a text is: a row in JSON where it is an object; else what the task's one column holds.
+
+    Raises:
+        ConfigError: it is the name of a file with rows, or an object without the task's columns, and not `literal`.
+        DataError: the task has several columns, and the text holds none.
+    """
+    from softprompt.serving.inputs import check_text
+    from softprompt.tasks.tables import is_table
+
+    columns = form.input.fields
+    if text.strip():
+        check_text(text, f"an input for task {form.task!r}")
+    if literal and len(columns) == 1:
+        return {columns[0]: text}
+    if is_table(text) and os.path.isfile(text):
+        raise ConfigError(f"{text!r} is a file; give its rows with --data {text}, or --literal if its name is the text")
+    if len(columns) > 1:
+        return dict.fromkeys(columns, "") if not text.strip() else form.row_of(text)
+    if text.lstrip().startswith("{"):
+        row = None
+        with suppress(ValueError, RecursionError):
+            row = json.loads(text)
+        if isinstance(row, dict):
+            if columns[0] not in row:
+                keys = ", ".join(map(repr, list(row)[:5]))
+                raise ConfigError(
+                    f"a JSON object with {keys or 'no keys'} is no input of task {form.task!r}, whose column is "
+                    f"{columns[0]!r}; give that, or --literal if the object is the text"
+                )
+            form.input.fill(row, "the input")
+            return row
+    return {columns[0]: text}
+
+
+def _answer(
+    service: Service, ref: str, inputs: Sequence[Row | None], done: int, progress: Bars
+) -> Iterator[list[dict[str, Any]]]:
+    """Answers to the rows behind the first `done` ones, some at a time; those to blank ones are null."""
+    task, _, number = ref.partition("@")
+    with progress.stage("predict", len(inputs)) as advance:
+        advance(done, "")
+        for start in range(done, len(inputs), AT_ONCE):
+            some = inputs[start : start + AT_ONCE]
+            predictions = iter(service.predict([row for row in some if row is not None], ref))
+            empty = {"task": task, "version": int(number), "text": "", "output": None, "scores": None, "truncated": False}
+            yield [dict(empty) if row is None else vars(next(predictions)).copy() for row in some]
+            advance(len(some), "")
+
+
+def _show(answers: Sequence[Mapping[str, Any]], ref: str, form: Form, as_json: bool) -> None:
+    if as_json:
+        emit([{key: row[key] for key in ("task", "version", "text", "output", "scores")} for row in answers], True, ref)
+        return
+    rows = [{**row, "score": max(row["scores"].values()) if row["scores"] else None} for row in answers]
+    emit(rows, False, ref, ("text", "output", "score") if form.labels is not None else ("text", "output"))

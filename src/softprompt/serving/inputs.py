@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError
+from softprompt.tasks.form import Template
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -71,6 +72,21 @@ def fill_template(form: Form, text: str) -> str:
     """
     check_text(text, f"an input for task {form.task!r}")
     return form.input.fill(form.row_of(text), "the input")
+
+
+def text_of_input(form: Form, given: str | Mapping[str, Any], where: str = "the input") -> str:
+    """A text as it is, or a row as the text that stands for it: its one column, or a JSON object of those it needs.
+
+    Raises:
+        DataError: a column is missing, or holds no text or number.
+    """
+    if not isinstance(given, Mapping):
+        return given  # what is no text is refused with the others
+    row, fields = dict(given), form.input.fields
+    form.input.fill(row, where)
+    if len(fields) == 1:
+        return Template(f"{{{fields[0]}}}").fill(row, where)
+    return json.dumps({name: row[name] for name in fields}, ensure_ascii=False)
 
 
 def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) -> list[EncodedInput]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
@@ -13,7 +13,7 @@ from softprompt.errors import ConfigError
 from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.serving.answers import choose_label
-from softprompt.serving.inputs import encode_inputs
+from softprompt.serving.inputs import encode_inputs, text_of_input
 from softprompt.serving.resident import Resident, load_resident
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ class Service:
         self._architectures: dict[str, Architecture] = {}
         self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
 
-    def predict(self, texts: Sequence[str], tasks: str | Sequence[str]) -> list[Prediction]:
+    def predict(self, texts: Sequence[str | Mapping[str, Any]], tasks: str | Sequence[str]) -> list[Prediction]:
         """Answer texts, each with its own task, in shared batches.
 
         Args:
-            texts: inputs; for a template with several columns, JSON objects.
+            texts: inputs: texts, or rows with a task's columns; for a template with several columns, JSON objects too.
             tasks: a task for each text (`task`, `task@3` or `task@production`), or one for all.
 
         Raises:
@@ -61,8 +61,8 @@ class Service:
             DataError: a text is empty or lacks a column.
             EngineError: the base gave no numbers to choose a label by.
         """
-        if isinstance(texts, str):
-            raise ConfigError("texts is one string; give a list of texts")
+        if isinstance(texts, str | Mapping):
+            raise ConfigError(f"texts is one {'string' if isinstance(texts, str) else 'row'}; give a list of them")
         refs = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
         if len(refs) != len(texts):
             raise ConfigError(f"{len(texts)} texts need {len(texts)} tasks, or one for all; {len(refs)} were given")
@@ -73,7 +73,9 @@ class Service:
             architecture = self._architecture(source)
             base = architecture.base
             residents = {ref: self._resident(version, base) for ref, version in versions.items() if version.base == source}
-            predictions = self._answer(architecture, [residents[refs[i]] for i in rows], [texts[i] for i in rows])
+            own = [residents[refs[i]] for i in rows]
+            given = [text_of_input(one.form, texts[i], f"input {i + 1}") for one, i in zip(own, rows, strict=True)]
+            predictions = self._answer(architecture, own, given)
             answers |= zip(rows, predictions, strict=True)
         return [answers[index] for index in range(len(texts))]
 
@@ -116,7 +118,11 @@ class Service:
 
 
 def predict(
-    texts: Sequence[str], tasks: str | Sequence[str], *, library: Library | None = None, base: BaseLike = None
+    texts: Sequence[str | Mapping[str, Any]],
+    tasks: str | Sequence[str],
+    *,
+    library: Library | None = None,
+    base: BaseLike = None,
 ) -> list[Prediction]:
     """Answer texts with prompts of a library (by default the one in the current home). See :meth:`Service.predict`.
 
@@ -124,4 +130,7 @@ def predict(
     """
     from softprompt.library.library import Library
 
-    return Service(library or Library.open(), base=base).predict(texts, tasks)
+    if library is not None:
+        return Service(library, base=base).predict(texts, tasks)
+    with Library.open() as opened:
+        return Service(opened, base=base).predict(texts, tasks)

@@ -20,10 +20,12 @@ from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
+from softprompt.tasks.task import Task
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.loop import processes_started
 from softprompt.training.run import Member, Run, Tuned
 from softprompt.training.session import Session
+from softprompt.training.train import library_for
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -76,6 +78,7 @@ def sweep(
     rungs: Sequence[float] = RUNGS,
     base: BaseLike = None,
     library: Library | None = None,
+    publish: bool = True,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> Swept:
@@ -87,6 +90,8 @@ def sweep(
         samples: draw so many combinations at random instead of trying all.
         rungs: shares of the steps at which the worse half is dropped; empty to keep all to the end.
         base: a base that is loaded already, or how to load one; where nothing is said, as the task names it.
+        library: where the survivor is published; by default the library of the current home.
+        publish: False to keep nothing.
         stop: the sweep stops once it is set; the same call goes on from there.
 
     Raises:
@@ -99,13 +104,26 @@ def sweep(
         raise ConfigError(f"a sweep runs in one process, and {processes} were started; start it without the launcher")
     (original,) = load_tasks(task)
     grid = make_grid(choices, samples, original.config.seed)
+    with library_for(library, publish) as kept:
+        return _sweep(original, grid, rungs, base, kept, progress or Silent(), stop)
+
+
+def _sweep(
+    original: Task,
+    grid: Sequence[Mapping[str, Any]],
+    rungs: Sequence[float],
+    base: BaseLike,
+    library: Library | None,
+    progress: Progress,
+    stop: threading.Event | None,
+) -> Swept:
     tasks = [load_tasks(original.variant(**changes))[0] for changes in grid]
     architecture = architecture_of(base_of(base, one_base(tasks)))
     session = Session(architecture, library=library, salt=salt_of(rungs), stop=stop)
     candidates = [session.add(candidate, publishes=False) for candidate in tasks]
     halving = Halving(session, candidates, rungs)
     ranked: list[int] = []
-    for event in draw(_with_candidates(session.run(), candidates), progress or Silent()):
+    for event in draw(_with_candidates(session.run(), candidates), progress):
         if isinstance(event, Failed) and not event.trained:
             raise event.error
         if isinstance(event, Stopped):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from softprompt.bases.base import BaseLike, base_of
-from softprompt.errors import TrainingError, TrainingStopped
+from softprompt.errors import ConfigError, TrainingError, TrainingStopped
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Mute, Progress, Silent
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
@@ -25,6 +26,7 @@ def train(
     *,
     base: BaseLike = None,
     library: Library | None = None,
+    publish: bool = True,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> list[Tuned]:
@@ -36,7 +38,9 @@ def train(
     Args:
         tasks: task files, dictionaries, configs or :class:`Task` objects, with distinct names and one base.
         base: a base that is loaded already, or how to load one; where nothing is said, as the tasks name it.
-        library: where the prompts are published, each as a new version, once it is judged. Without one nothing is kept.
+        library: where the prompts are published, each as a new version, once it is judged; by default the one in the current
+            home, which :func:`softprompt.predict` reads too.
+        publish: False to keep nothing: no version, no checkpoint.
         progress: where to report to.
         stop: training stops once it is set; the same call goes on from there.
 
@@ -49,14 +53,15 @@ def train(
     group = Group.current()
     loaded = load_tasks(tasks)
     architecture = architecture_of(base_of(base, one_base(loaded)))
-    session = Session(architecture, library=library, group=group, stop=stop)
-    for task in loaded:
-        session.add(task)
-    for event in draw(session.run(), (progress or Silent()) if group.leads else Mute()):
-        if isinstance(event, Failed) and not event.trained:
-            raise event.error
-        if isinstance(event, Stopped):
-            raise TrainingStopped(f"stopped; {published(session.members)}call the same command again to go on")
+    with library_for(library, publish) as kept:
+        session = Session(architecture, library=kept, group=group, stop=stop)
+        for task in loaded:
+            session.add(task)
+        for event in draw(session.run(), (progress or Silent()) if group.leads else Mute()):
+            if isinstance(event, Failed) and not event.trained:
+                raise event.error
+            if isinstance(event, Stopped):
+                raise TrainingStopped(f"stopped; {published(session.members)}call the same command again to go on")
     if not group.leads:
         return []
     failed = [member for member in session.members if member.error is not None]
@@ -67,6 +72,25 @@ def train(
         mend = "lower learning_rate or use float32" if any(member.run.failure for member in failed) else "mend that"
         raise TrainingError(f"{causes}; {mend}; {published(session.members)}".removesuffix("; ")) from failed[0].error
     return [member.tuned for member in session.members if member.tuned is not None]
+
+
+@contextmanager
+def library_for(library: Library | None, publish: bool) -> Iterator[Library | None]:
+    """The library to publish to: the one that is given, else that of the current home; None where nothing is kept.
+
+    Raises:
+        ConfigError: a library is given, and nothing is to be kept.
+        LibraryError: the home's library cannot be opened.
+    """
+    from softprompt.library.library import Library
+
+    if library is not None and not publish:
+        raise ConfigError("a library is given, and publish is False; leave one of them out")
+    if library is not None or not publish:
+        yield library
+        return
+    with Library.open() as opened:
+        yield opened
 
 
 def published(members: Sequence[Member]) -> str:
