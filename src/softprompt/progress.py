@@ -27,6 +27,14 @@ class Progress(Protocol):
         """A line that asks for attention; each text is shown once."""
 
 
+@contextmanager
+def loading(progress: Progress, what: str) -> Iterator[None]:
+    """A stage of one step, for what is loaded once and takes seconds."""
+    with progress.stage("load", 1) as advance:
+        yield
+        advance(1, what)
+
+
 class Silent:
     """Says nothing but warnings, through Python's `warnings`."""
 
@@ -98,8 +106,10 @@ class Bars:
 
     @contextmanager
     def loading(self, what: str) -> Iterator[None]:
-        """A spinner on a terminal, for what takes a second or two."""
+        """A spinner on a terminal, a line elsewhere, for what takes a second or two."""
         if not self.console.is_terminal:
+            sys.stderr.write(f"load: 0% {what}\n")
+            sys.stderr.flush()
             yield
             return
         with self.console.status(f"loading {what}"):
@@ -107,6 +117,9 @@ class Bars:
 
     def _lines(self, name: str, total: int) -> Advance:
         done = shown = 0
+        if name != "train":  # its first line says where a run goes on that was stopped
+            sys.stderr.write(f"{name}: 0%\n")
+            sys.stderr.flush()
 
         def advance(steps: int, text: str) -> None:
             nonlocal done, shown

@@ -50,6 +50,10 @@ class FrozenBase:
     trust_remote_code: bool = False
     """Whether code that came with it was allowed to run."""
 
+    def __repr__(self) -> str:
+        kind = getattr(self.model.config, "model_type", "model")
+        return f"FrozenBase({self.name!r}, {kind} of {self.params:,} weights, {str(self.dtype)[6:]} on {self.device})"
+
     @classmethod
     def load(
         cls, options: BaseOptions | str = DEFAULT_BASE, *, attn_implementation: str | None = None, **fields: Any

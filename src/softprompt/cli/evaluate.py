@@ -29,12 +29,14 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge tuned prompts on the test rows of their task files, or on rows of your own."""
+    from softprompt.evaluation.cases import find_cases
     from softprompt.progress import Bars
 
     progress = Bars()
-    with progress.loading("torch and the library"):
-        from softprompt.evaluation.evaluate import evaluate as judge
-
+    with progress.loading("the rows"):
         library = where.open()
-    evaluations = judge(refs, library=library, data=data, version=version, base=base, progress=progress)
+        cases = find_cases(refs, library, data, version)
+    with progress.loading("torch"):
+        from softprompt.evaluation.evaluate import judge_cases
+    evaluations = judge_cases(library, cases, base, progress)
     emit([evaluation.row() for evaluation in evaluations], as_json, "Evaluation", COLUMNS)

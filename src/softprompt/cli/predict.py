@@ -49,7 +49,7 @@ def predict(
 ) -> None:
     """Answer texts, or the rows of a file, with a tuned prompt."""
     from softprompt.evaluation.answer_file import AnswerFile
-    from softprompt.progress import Bars
+    from softprompt.progress import Bars, loading
     from softprompt.tasks.form import Form
     from softprompt.tasks.rows import digest_rows
 
@@ -57,19 +57,21 @@ def predict(
     version = library.registry.resolve(task)
     form = Form.of_card(version.card)
     rows = _rows(form, texts or [], data, literal=literal)
-    inputs = [None if form.blank(row) else row for row in rows]
+    inputs = [None if form.is_blank(row) else row for row in rows]
     file = None
     if output is not None:
         identity = {"version": version.digest, "number": version.number, "data": digest_rows(rows), "base": repr(base)}
         file = AnswerFile(output, rows, identity, force=force)
-    progress = Bars()
+    progress, ref = Bars(), f"{version.task}@{version.number}"
     with progress.loading("torch"):
         from softprompt.serving.offline import Service
+    service = Service(library, base=base)
+    with loading(progress, version.base):
+        service.load(ref)
     answers: list[Row] = list(file.answers) if file is not None else []
     if answers:
         progress.note(f"{len(answers)} of {len(rows)} rows are answered already; the others are answered now")
-    ref = f"{version.task}@{version.number}"
-    for some in _answer(Service(library, base=base), ref, inputs, len(answers), progress):
+    for some in _answer(service, ref, inputs, len(answers), progress):
         answers += some
         if file is not None:
             file.add(some)
@@ -108,7 +110,7 @@ def _rows(form: Form, texts: Sequence[str], data: Path | None, *, literal: bool)
             raise ConfigError(f"{texts[0][:60]!r} is a text, and --data names rows; give one of them")
         table = read_table(find_file(str(data), Path.cwd()), column=columns[0])
         for index, row in enumerate(table.rows):
-            if not form.blank(row):
+            if not form.is_blank(row):
                 form.input.fill(row, table.where(index))
         return table.rows
     if not texts:

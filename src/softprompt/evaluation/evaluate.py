@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 from softprompt.bases.base import BaseLike, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
-from softprompt.errors import ConfigError
+from softprompt.evaluation.cases import Case, Rows, find_cases
 from softprompt.evaluation.trials import Trial, judge, result_of
+from softprompt.library.library import library_or_current
 from softprompt.model.architecture import architecture_of
-from softprompt.progress import Progress, Silent
+from softprompt.progress import Progress, Silent, loading
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Record, Version
-from softprompt.tasks.config import parse_config
-from softprompt.tasks.form import Form, form_fields
-from softprompt.tasks.rows import Row
 from softprompt.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -45,8 +43,8 @@ class Evaluation(Record):
 def evaluate(
     tasks: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    library: Library,
-    data: str | os.PathLike[str] | None = None,
+    library: Library | None = None,
+    data: Rows | None = None,
     version: str | None = None,
     base: BaseLike = None,
     progress: Progress | None = None,
@@ -55,7 +53,8 @@ def evaluate(
 
     Args:
         tasks: task files; with `data`, tasks of the library, each as TASK, TASK@N or TASK@ALIAS.
-        data: rows with answers (.jsonl, .csv, .parquet ...).
+        library: by default the one in the current home.
+        data: rows with answers: a file (.jsonl, .csv, .parquet ...), or the rows themselves.
         version: number or alias to judge where `tasks` name none; by default production, else the newest.
         base: a base that is loaded already, or how to load one; where nothing is said, as versions and task files name it.
 
@@ -64,56 +63,30 @@ def evaluate(
         NotFound: a task has no such version.
         DataError: the rows are wrong.
     """
-    names = [os.fspath(tasks)] if isinstance(tasks, str | os.PathLike) else [os.fspath(name) for name in tasks]
-    found = _from_files(names, version) if data is None else _on_rows(library, names, version, Path(data).resolve())
-    return _judge(library, found, base, progress or Silent())
+    with library_or_current(library) as opened:
+        return judge_cases(opened, find_cases(tasks, opened, data, version), base, progress or Silent())
 
 
-def _from_files(files: Sequence[str], version: str | None) -> list[tuple[str, Task, list[Row]]]:
-    found = []
-    for file in files:
-        if not file.endswith((".yaml", ".yml")):
-            raise ConfigError(f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE")
-        task = Task.load(file)
-        found.append((f"{task.name}@{version}" if version else task.name, task, task.test))
-    return found
-
-
-def _on_rows(library: Library, refs: Sequence[str], version: str | None, data: Path) -> list[tuple[str, Task, list[Row]]]:
-    found = []
-    for ref in refs:
-        if version and "@" in ref:
-            raise ConfigError(f"{ref!r} names a version, and so does {version!r}; leave one of them out")
-        ref = f"{ref}@{version}" if version else ref
-        card = library.registry.resolve(ref).card
-        fields = form_fields(Form.of_card(card)) | {"data": str(data)}
-        task = Task(parse_config(fields, where=f"the card of {ref}"))
-        found.append((ref, task, task.rows_of(str(data))))
-    return found
-
-
-def _judge(
-    library: Library, found: Sequence[tuple[str, Task, list[Row]]], base: BaseLike, progress: Progress
-) -> list[Evaluation]:
-    groups: dict[BaseOptions, list[tuple[Version, Task, list[Row]]]] = {}
-    for ref, task, test in found:
-        version = library.registry.resolve(ref)
-        groups.setdefault(_options(version, task), []).append((version, task, test))
+def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progress: Progress) -> list[Evaluation]:
+    """Judge versions that are found already; those of one base together. See :func:`evaluate`."""
+    groups: dict[BaseOptions, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(_options(case.version, case.task), []).append(case)
     evaluations: list[Evaluation] = []
     for options, group in groups.items():
-        loaded = base_of(base, options)
+        with loading(progress, options.shown):
+            loaded = base_of(base, options)
         trials = []
-        for version, task, test in group:
-            prompt = SoftPrompt.from_bytes(library.read(version), digest=version.digest)
+        for case in group:
+            prompt = SoftPrompt.from_bytes(library.read(case.version), digest=case.version.digest)
             prompt.check_base(loaded)
-            # Judged in the form it was tuned with, whatever the task file says by now.
-            task.form = Form.of_card(prompt.card)
-            examples = task.encode(loaded, test, len(prompt.vectors_PD), split="test")
-            trials.append(Trial(task.form, prompt.vectors_PD.to(loaded.dtype), examples))
+            examples = case.task.encode(loaded, case.rows, len(prompt.vectors_PD), split="test")
+            trials.append(Trial(case.task.form, prompt.vectors_PD.to(loaded.dtype), examples))
         with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
             engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
             reports = result_of(judge(engine, trials), advance)
-        for (version, _, _), trial, report in zip(group, trials, reports, strict=True):
+        for case, trial, report in zip(group, trials, reports, strict=True):
+            version = case.version
             truncated, scores = trial.examples.truncated, (report.metric, report.value, report.rows, report.loss)
             evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, truncated))
     return evaluations

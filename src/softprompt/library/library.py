@@ -7,7 +7,8 @@ that were not stored, whoever is killed when.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,9 @@ class Library:
         if new:
             sync_folder(folder)
         return cls(folder, opened, opened_store)
+
+    def __repr__(self) -> str:
+        return f"Library({str(self.home)!r}, tenant {self.tenant!r})"
 
     @property
     def tenant(self) -> str:
@@ -244,3 +248,17 @@ class Library:
                 purged = f"{version.ref} was purged by `library gc --purge-deleted`: its bytes are gone for good"
                 raise NotFound(purged) from error
             raise type(error)(f"{version.ref}: {error}") from error
+
+
+@contextmanager
+def library_or_current(library: Library | None) -> Iterator[Library]:
+    """The library that is given; else that of the current home, opened and closed again.
+
+    Raises:
+        LibraryError: it cannot be opened.
+    """
+    if library is not None:
+        yield library
+        return
+    with Library.open() as opened:
+        yield opened

@@ -54,6 +54,10 @@ class SoftPrompt:
         if not torch.isfinite(self.centroid_D).all():
             raise PromptFileError("the centroid holds values that are not finite (NaN or infinity); train the prompt again")
 
+    def __repr__(self) -> str:
+        length, width = self.vectors_PD.shape
+        return f"SoftPrompt({self.card.task!r}, {length} x {width} for {self.card.base}, digest {self.digest[:12]})"
+
     def to_bytes(self) -> bytes:
         """The file: equal prompts give equal bytes. Stored as `card.dtype` says."""
         tensors = _store(self.vectors_PD.detach().float().cpu(), self.card.dtype)

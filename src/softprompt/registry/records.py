@@ -37,6 +37,9 @@ class Version:
     purged: bool = False
     """Deleted, and its bytes given up by a garbage collection."""
 
+    def __repr__(self) -> str:
+        return f"Version({self.ref}, base {self.base!r}, digest {self.digest[:12]}{', deleted' if self.deleted else ''})"
+
     @property
     def ref(self) -> str:
         """How to name this version: `task@3`."""

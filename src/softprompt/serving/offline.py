@@ -48,6 +48,9 @@ class Service:
         self._architectures: dict[str, Architecture] = {}
         self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
 
+    def __repr__(self) -> str:
+        return f"Service({self.library!r}, {len(self._residents)} prompts and {len(self._architectures)} bases in memory)"
+
     def predict(self, texts: Sequence[str | Mapping[str, Any]], tasks: str | Sequence[str]) -> list[Prediction]:
         """Answer texts, each with its own task, in shared batches.
 
@@ -78,6 +81,11 @@ class Service:
             predictions = self._answer(architecture, own, given)
             answers |= zip(rows, predictions, strict=True)
         return [answers[index] for index in range(len(texts))]
+
+    def load(self, task: str) -> None:
+        """Load the base of a task, and its prompt, unless they are there already. Raises as :meth:`predict` does."""
+        version = self.library.registry.resolve(task)
+        self._resident(version, self._architecture(version.base).base)
 
     def _architecture(self, source: str) -> Architecture:
         if source not in self._architectures:
@@ -128,9 +136,7 @@ def predict(
 
     To answer more than once, keep a :class:`Service`: it loads the base once.
     """
-    from softprompt.library.library import Library
+    from softprompt.library.library import library_or_current
 
-    if library is not None:
-        return Service(library, base=base).predict(texts, tasks)
-    with Library.open() as opened:
+    with library_or_current(library) as opened:
         return Service(opened, base=base).predict(texts, tasks)

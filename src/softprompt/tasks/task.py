@@ -14,6 +14,7 @@ from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, DataError
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.form import Form, excerpt
+from softprompt.tasks.memory import MEMORY, take_rows
 from softprompt.tasks.rows import Row, digest_rows, find_file, hold_out, read_hub_split, read_rows
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Examples:
 class Task:
     """What a prompt is tuned for: a config and its rows.
 
-    Make one from a file with :meth:`load`, or from keywords: `Task(task="mine", data="mine.csv", labels=["a", "b"])`.
+    Make one from a file with :meth:`load`, or from keywords: `Task(task="mine", data="mine.csv", labels=["a", "b"])`. In the
+    place of a file's name stand rows in memory, too: a list of dictionaries, or a table.
     """
 
     def __init__(self, config: TaskConfig | None = None, *, folder: str | Path = ".", **fields: Any) -> None:
@@ -49,6 +51,7 @@ class Task:
         Raises:
             ConfigError: the config is wrong or has no task name.
         """
+        fields, self._given = take_rows(fields)
         self.config = config if config is not None else parse_config(fields)
         self.folder = Path(folder)
         self.form = Form.of_config(self.config)
@@ -71,10 +74,15 @@ class Task:
             ConfigError: a key is unknown or a value wrong.
         """
         kept = self.config.model_dump(exclude_unset=True)
+        changes, given = take_rows(changes)
         other = Task(parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder)
+        other._given = self._given | given
         if other.config.data == self.config.data:
             other.__dict__["_splits"] = self._splits
         return other
+
+    def __repr__(self) -> str:
+        return f"Task({self.name!r}, metric {self.form.metric}, on {self.base_options.shown})"
 
     @property
     def name(self) -> str:
@@ -136,6 +144,10 @@ class Task:
             DataError: they cannot be read.
         """
         data = self.config.data
+        if name in self._given:
+            return self._given[name]
+        if name.startswith(MEMORY):
+            raise DataError(f"task {self.name!r}: the {name.removeprefix(MEMORY)} rows came from memory; give them again")
         if data is not None and data.dataset:
             return read_hub_split(data.dataset, data.name, name)
         return read_rows(find_file(name, self.folder))
@@ -147,6 +159,8 @@ class Task:
             DataError: there is no such file.
         """
         data = self.config.data
+        if name in self._given:
+            return name
         if data is not None and data.dataset:
             return f"{data.dataset}{f'/{data.name}' if data.name else ''}:{name}"
         return str(find_file(name, self.folder).resolve())

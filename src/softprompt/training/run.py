@@ -200,6 +200,11 @@ class Tuned:
         rows = (len(run.train), len(run.validation), len(member.test))
         return cls(prompt, report, number, seconds, member.truncated, frozen, rows, run.history)
 
+    def __repr__(self) -> str:
+        number = "" if self.version is None else f"@{self.version}"
+        score = f"{self.report.metric} {self.report.value:.4g} on {self.report.rows} rows"
+        return f"Tuned({self.prompt.card.task}{number}, {score}, digest {self.prompt.digest[:12]})"
+
     @property
     def moved(self) -> float:
         """Distance from the start relative to the start's length (L2)."""

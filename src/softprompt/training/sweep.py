@@ -18,7 +18,7 @@ from softprompt.bases.base import BaseLike, base_of
 from softprompt.errors import ConfigError, TrainingError, TrainingStopped
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
-from softprompt.progress import Progress, Silent
+from softprompt.progress import Progress, Silent, loading
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Task
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
@@ -44,6 +44,9 @@ class Swept:
     """A row for each candidate, the best first: its changes, steps, validation score, and whether it was dropped."""
     histories: list[list[dict[str, float]]]
     """The validations of each candidate, in the same order."""
+
+    def __repr__(self) -> str:
+        return f"Swept({self.tuned!r}, the best of {len(self.candidates)})"
 
 
 def make_grid(choices: Mapping[str, Sequence[Any]], samples: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
@@ -118,7 +121,8 @@ def _sweep(
     stop: threading.Event | None,
 ) -> Swept:
     tasks = [load_tasks(original.variant(**changes))[0] for changes in grid]
-    architecture = architecture_of(base_of(base, one_base(tasks)))
+    with loading(progress, (options := one_base(tasks)).shown):
+        architecture = architecture_of(base_of(base, options))
     session = Session(architecture, library=library, salt=salt_of(rungs), stop=stop)
     candidates = [session.add(candidate, publishes=False) for candidate in tasks]
     halving = Halving(session, candidates, rungs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from softprompt.bases.base import BaseLike, base_of
 from softprompt.errors import ConfigError, TrainingError, TrainingStopped
 from softprompt.model.architecture import architecture_of
-from softprompt.progress import Mute, Progress, Silent
+from softprompt.progress import Mute, Progress, Silent, loading
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.training.events import Failed, Stopped, draw
 from softprompt.training.loop import Group
@@ -36,7 +36,8 @@ def train(
     judges, publishes and returns the prompts, the others return none.
 
     Args:
-        tasks: task files, dictionaries, configs or :class:`Task` objects, with distinct names and one base.
+        tasks: task files, dictionaries (their `data` may be rows in memory), configs or :class:`Task` objects, with distinct
+            names and one base.
         base: a base that is loaded already, or how to load one; where nothing is said, as the tasks name it.
         library: where the prompts are published, each as a new version, once it is judged; by default the one in the current
             home, which :func:`softprompt.predict` reads too.
@@ -52,12 +53,14 @@ def train(
     """
     group = Group.current()
     loaded = load_tasks(tasks)
-    architecture = architecture_of(base_of(base, one_base(loaded)))
+    shown = (progress or Silent()) if group.leads else Mute()
+    with loading(shown, (options := one_base(loaded)).shown):
+        architecture = architecture_of(base_of(base, options))
     with library_for(library, publish) as kept:
         session = Session(architecture, library=kept, group=group, stop=stop)
         for task in loaded:
             session.add(task)
-        for event in draw(session.run(), (progress or Silent()) if group.leads else Mute()):
+        for event in draw(session.run(), shown):
             if isinstance(event, Failed) and not event.trained:
                 raise event.error
             if isinstance(event, Stopped):
@@ -82,15 +85,15 @@ def library_for(library: Library | None, publish: bool) -> Iterator[Library | No
         ConfigError: a library is given, and nothing is to be kept.
         LibraryError: the home's library cannot be opened.
     """
-    from softprompt.library.library import Library
+    from softprompt.library.library import library_or_current
 
     if library is not None and not publish:
         raise ConfigError("a library is given, and publish is False; leave one of them out")
-    if library is not None or not publish:
-        yield library
-        return
-    with Library.open() as opened:
-        yield opened
+    if publish:
+        with library_or_current(library) as opened:
+            yield opened
+    else:
+        yield None
 
 
 def published(members: Sequence[Member]) -> str:

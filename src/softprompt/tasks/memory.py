@@ -1,0 +1,61 @@
+"""Rows that a program holds in memory, in the place of a file's. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from softprompt.errors import ConfigError, DataError
+from softprompt.tasks.rows import Row
+from softprompt.text import lone_surrogate
+
+MEMORY = "memory:"
+"""What the name of a split's rows begins with where they come from memory."""
+
+
+def take_rows(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Row]]]:
+    """The fields of a config with a name in the place of rows, and the rows by these names.
+
+    `data` may be rows, which are split, or a mapping of `train`, `validation` and `test` to rows, files or shares. Rows are
+    a list of mappings, a pandas or Arrow table, or anything else that yields mappings.
+
+    Raises:
+        DataError: rows that are none.
+    """
+    data = fields.get("data")
+    if data is None or isinstance(data, str):
+        return dict(fields), {}
+    splits = dict(data) if isinstance(data, Mapping) else {"train": data}
+    taken = {}
+    for split, value in splits.items():
+        if value is not None and not isinstance(value, str | int | float | Mapping) and hasattr(value, "__iter__"):
+            name = f"{MEMORY}{split}"
+            taken[name] = rows_in_memory(value, f"data: {split}")
+            splits[split] = name
+    return {**fields, "data": splits}, taken
+
+
+def rows_in_memory(given: Any, what: str = "the rows") -> list[Row]:
+    """Rows as a list of dictionaries of their own.
+
+    Raises:
+        DataError: there are none, or one is no mapping of names to values.
+    """
+    if isinstance(given, str | bytes | Mapping):
+        raise ConfigError(f"{what}: {type(given).__name__} is no list of rows; give a list of dictionaries")
+    if callable(columns := getattr(given, "to_pylist", None)):  # an Arrow table
+        given = columns()
+    elif callable(columns := getattr(given, "to_dict", None)):  # a pandas table
+        given = columns("records")
+    if not isinstance(given, Iterable):
+        raise ConfigError(f"{what}: {type(given).__name__} is no list of rows; give a list of dictionaries")
+    rows: list[Row] = []
+    for number, row in enumerate(given, start=1):
+        if not isinstance(row, Mapping) or not all(isinstance(name, str) for name in row):
+            raise DataError(f"{what}, row {number}: a dictionary of columns is needed, and this is {repr(row)[:60]}")
+        if half := lone_surrogate(dict(row)):
+            raise DataError(f"{what}, row {number}: {half!r} is half of a surrogate pair and no character; mend the row")
+        rows.append(dict(row))
+    if not rows:
+        raise DataError(f"{what}: there are no rows")
+    return rows
