@@ -77,7 +77,7 @@ class Task:
         changes, given = take_rows(changes)
         other = Task(parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder)
         other._given = self._given | given
-        if other.config.data == self.config.data:
+        if other.config.data == self.config.data and not given:
             other.__dict__["_splits"] = self._splits
         return other
 
