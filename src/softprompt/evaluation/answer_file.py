@@ -81,6 +81,7 @@ class AnswerFile:
             DataError: the kind of file cannot hold the rows.
             OSError: it cannot be written.
         """
+        self.close()
         taken = {name for row in self._rows for name in row}
         names = {column: _free(column, taken) for column in columns}
         whole = [
@@ -90,7 +91,6 @@ class AnswerFile:
         every = list(dict.fromkeys(name for row in whole for name in row))
         data = _WRITERS[kind_of(self.path)](whole, every, self.path)
         write_whole(self.path, gzip.compress(data) if self.path.suffix.lower() == ".gz" else data)
-        self.close()
         self.partial.unlink(missing_ok=True)
         return {column: name for column, name in names.items() if column != name}
 
@@ -166,30 +166,28 @@ def _parquet(rows: Sequence[Row], columns: Sequence[str], path: Path) -> bytes:
 def _excel(rows: Sequence[Row], columns: Sequence[str], path: Path) -> bytes:
     try:
         import openpyxl
-        from openpyxl.cell import WriteOnlyCell
         from openpyxl.utils.exceptions import IllegalCharacterError
     except ModuleNotFoundError:
         raise DataError(f"{path}: writing Excel needs the openpyxl package; pip install 'softprompt[excel]'") from None
-    book = openpyxl.Workbook(write_only=True)
-    sheet = book.create_sheet()
-    buffer = io.BytesIO()
-    for row in [dict(zip(columns, columns, strict=True)), *rows]:
-        cells = []
-        for column in columns:
-            value = row.get(column)
-            plain = value if isinstance(value, bool | int | float) else _cell(value)
-            if isinstance(plain, str) and len(plain) > _LONGEST_CELL:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for number, row in enumerate([dict(zip(columns, columns, strict=True)), *rows], start=1):
+        for place, column in enumerate(columns, start=1):
+            value, cell = row.get(column), sheet.cell(number, place)
+            if isinstance(value, bool | int | float):
+                cell.value = value
+                continue
+            text = _cell(value)
+            if len(text) > _LONGEST_CELL:
                 raise DataError(
-                    f"{path}: a cell of Excel holds {_LONGEST_CELL} characters, and one has {len(plain)}; write .csv"
+                    f"{path}: a cell of Excel holds {_LONGEST_CELL} characters, and one has {len(text)}; write .csv"
                 )
             try:
-                cell = WriteOnlyCell(sheet, value=plain)
-            except IllegalCharacterError:
-                raise DataError(f"{path}: Excel cannot hold a control character in {plain[:60]!r}; write .csv") from None
-            if isinstance(plain, str):
+                cell.value = text
                 cell.data_type = "s"  # a text that begins with `=` is no formula
-            cells.append(cell)
-        sheet.append(cells)
+            except IllegalCharacterError:
+                raise DataError(f"{path}: Excel cannot hold a control character in {text[:60]!r}; write .csv") from None
+    buffer = io.BytesIO()
     book.save(buffer)
     return buffer.getvalue()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError
-from softprompt.tasks.form import Template
+from softprompt.tasks.values import text_of
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -85,7 +85,7 @@ def text_of_input(form: Form, given: str | Mapping[str, Any], where: str = "the 
     row, fields = dict(given), form.input.fields
     form.input.fill(row, where)
     if len(fields) == 1:
-        return Template(f"{{{fields[0]}}}").fill(row, where)
+        return text_of(row[fields[0]])
     return json.dumps({name: row[name] for name in fields}, ensure_ascii=False)
 
 

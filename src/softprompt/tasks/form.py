@@ -15,7 +15,7 @@ from softprompt.errors import ConfigError, ContextError, DataError, nearest
 from softprompt.prompts.card import Card
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.rows import Row
-from softprompt.tasks.values import listing, short, text_of
+from softprompt.tasks.values import is_missing, listing, short, text_of
 from softprompt.text import lone_surrogate
 
 if TYPE_CHECKING:
@@ -166,6 +166,10 @@ class Form:
                 f"{where}: the label {text[:60]!r} is not among `labels` ({listed}); list it or mend the row: {excerpt(row)}"
             )
         return text
+
+    def is_blank(self, row: Row) -> bool:
+        """Whether nothing stands in any column of a row's input."""
+        return all(name in row and (is_missing(row[name]) or not str(row[name]).strip()) for name in self.input.fields)
 
     def verbalize(self, answer: str) -> str:
         """An answer as the model must say it."""
