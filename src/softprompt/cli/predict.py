@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,48 +55,46 @@ def predict(
 
     library = where.open()
     version = library.registry.resolve(task)
-    form = Form.of_card(version.card)
+    form, ref, progress = Form.of_card(version.card), f"{version.task}@{version.number}", Bars()
     rows = _rows(form, texts or [], data, literal=literal)
-    inputs = [None if form.is_blank(row) else row for row in rows]
-    file = None
-    if output is not None:
-        identity = {"version": version.digest, "number": version.number, "data": digest_rows(rows), "base": repr(base)}
-        file = AnswerFile(output, rows, identity, force=force)
-    progress, ref = Bars(), f"{version.task}@{version.number}"
-    with progress.loading("torch"):
-        from softprompt.serving.offline import Service
-    service = Service(library, base=base)
-    with loading(progress, version.base):
-        service.load(ref)
-    answers: list[Row] = list(file.answers) if file is not None else []
-    if answers:
-        progress.note(f"{len(answers)} of {len(rows)} rows are answered already; the others are answered now")
-    for some in _answer(service, ref, inputs, len(answers), progress):
-        answers += some
+    identity = {"version": version.digest, "number": version.number, "data": digest_rows(rows), "base": repr(base)}
+    with AnswerFile(output, rows, identity, force=force) if output is not None else nullcontext() as file:
+        with progress.loading("torch"):
+            from softprompt.serving.offline import Service
+        service = Service(library, base=base)
+        with loading(progress, version.base):
+            service.load(ref)
+        answers: list[Row] = list(file.answers) if file is not None else []
+        if answers:
+            progress.note(f"{len(answers)} of {len(rows)} rows are answered already; the others are answered now")
+        try:
+            for some in _answer(service, ref, form, rows, len(answers), progress):
+                answers += some
+                if file is not None:
+                    file.add(some)
+        except KeyboardInterrupt:
+            if file is not None:
+                progress.note(
+                    f"{len(answers)} of {len(rows)} rows are answered and kept; the same command goes on from there"
+                )
+            raise
+        blank, cut = sum(row["output"] is None for row in answers), sum(row["truncated"] for row in answers)
+        if cut:
+            warn(f"{cut} of {len(rows)} inputs were cut to fit the context")
+        if blank:
+            warn(f"{blank} of {len(rows)} inputs are blank; their answers are null")
+        for row in answers:
+            row["score"] = max(row["scores"].values()) if row["scores"] else None
+        scored = ("output", "score") if form.labels is not None else ("output",)
         if file is not None:
-            file.add(some)
-    cut = sum(answer.pop("truncated") for answer in answers)
-    if cut:
-        warn(f"{cut} of {len(rows)} inputs were cut to fit the context")
-    if blank := inputs.count(None):
-        warn(f"{blank} of {len(rows)} inputs are blank; their answers are null")
-    if file is not None:
-        for answer in answers:
-            answer["score"] = max(answer["scores"].values()) if answer["scores"] else None
-        scored = ("output",) if form.labels is None else ("output", "score")
-        for column, name in file.finish(scored).items():
-            warn(f"the rows have a column {column!r} already; the answers' is called {name!r}")
-        if not as_json:
-            done = {
-                "task": version.task,
-                "version": version.number,
-                "rows": len(rows),
-                "blank": blank,
-                "output": str(output),
-            }
-            emit([done], False, "Answered")
-            return
-    _show(answers, ref, form, as_json)
+            for column, name in file.finish(scored).items():
+                warn(f"the rows have a column {column!r} already; the answers' is called {name!r}")
+    if as_json:
+        emit([{key: row[key] for key in ("task", "version", "text", "output", "scores")} for row in answers], True, ref)
+    elif output is not None:
+        emit([{"rows": len(rows), "blank": blank, "written to": str(output)}], False, f"{ref}: answered")
+    else:
+        emit(answers, False, ref, ("text", *scored))
 
 
 def _rows(form: Form, texts: Sequence[str], data: Path | None, *, literal: bool) -> list[Row]:
@@ -159,23 +157,22 @@ def _meant(form: Form, text: str, *, literal: bool) -> Row:
 
 
 def _answer(
-    service: Service, ref: str, inputs: Sequence[Row | None], done: int, progress: Bars
+    service: Service, ref: str, form: Form, rows: Sequence[Row], done: int, progress: Bars
 ) -> Iterator[list[dict[str, Any]]]:
     """Answers to the rows behind the first `done` ones, some at a time; those to blank ones are null."""
     task, _, number = ref.partition("@")
-    with progress.stage("predict", len(inputs)) as advance:
+    with progress.stage("predict", len(rows)) as advance:
         advance(done, "")
-        for start in range(done, len(inputs), AT_ONCE):
-            some = inputs[start : start + AT_ONCE]
-            predictions = iter(service.predict([row for row in some if row is not None], ref))
-            empty = {"task": task, "version": int(number), "text": "", "output": None, "scores": None, "truncated": False}
-            yield [dict(empty) if row is None else vars(next(predictions)).copy() for row in some]
+        for start in range(done, len(rows), AT_ONCE):
+            some = rows[start : start + AT_ONCE]
+            predictions = iter(service.predict([row for row in some if not form.is_blank(row)], ref))
+            answers = []
+            for row in some:
+                if form.is_blank(row):
+                    text = str(row[form.input.fields[0]] or "")
+                    empty = {"output": None, "scores": None, "truncated": False}
+                    answers.append({"task": task, "version": int(number), "text": text, **empty})
+                else:
+                    answers.append(vars(next(predictions)).copy())
+            yield answers
             advance(len(some), "")
-
-
-def _show(answers: Sequence[Mapping[str, Any]], ref: str, form: Form, as_json: bool) -> None:
-    if as_json:
-        emit([{key: row[key] for key in ("task", "version", "text", "output", "scores")} for row in answers], True, ref)
-        return
-    rows = [{**row, "score": max(row["scores"].values()) if row["scores"] else None} for row in answers]
-    emit(rows, False, ref, ("text", "output", "score") if form.labels is not None else ("text", "output"))

@@ -64,6 +64,12 @@ class AnswerFile:
         except OSError as error:
             raise ConfigError(f"--output {str(path)!r} cannot be written: {error.strerror or error}") from None
 
+    def __enter__(self) -> AnswerFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def add(self, answers: Sequence[Row]) -> None:
         """Keep the answers to the next rows; they outlive the process. Raises `OSError`."""
         self.answers.extend(answers)

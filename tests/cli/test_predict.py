@@ -1,0 +1,159 @@
+"""What `predict` is given is what it reads: texts, JSON objects, files; blank ones keep their place."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from softprompt.bases.base import FrozenBase
+from softprompt.cli import predict as command
+from softprompt.library.library import Library
+from tests.commands import Run
+from tests.models import some_prompt
+
+LABELS = ("yes", "no", "the river")
+
+
+@pytest.fixture(autouse=True)
+def filled(home: Path, base_folder: Path) -> Library:
+    base = FrozenBase.load(str(base_folder))
+    library = Library.open(home)
+    for prompt in (
+        some_prompt(base, "kind", seed=1, labels=LABELS),
+        some_prompt(base, "pair", seed=2, labels=LABELS, input="{one} and {two}"),
+        some_prompt(base, "tell", seed=3, metric="exact_match", max_new_tokens=4),
+    ):
+        library.publish(prompt.to_bytes(), base=base.address)
+    return library
+
+
+def test_a_json_object_holds_the_columns(run: Run) -> None:
+    (plain,) = run("predict", "kind", "red apple", "--json").rows
+    (row,) = run("predict", "kind", '{"id": 7, "text": "red apple"}', "--json").rows
+    assert row == plain
+    (both,) = run("predict", "pair", '{"two": "b", "one": "a", "id": 3}', "--json").rows
+    assert json.loads(both["text"]) == {"one": "a", "two": "b"}
+
+
+def test_an_object_without_the_column_is_refused_and_literal_takes_it(run: Run) -> None:
+    text = '{"level": "error"}'
+    reply = run("predict", "kind", text, "--json").refused()
+    assert "a JSON object with 'level' is no input of task 'kind', whose column is 'text'; give that, or --literal" in reply
+    (row,) = run("predict", "kind", text, "--literal", "--json").rows
+    assert row["text"] == text
+    for broken in ("{not json", "[1, 2]", "{}x"):
+        assert run("predict", "kind", broken, "--json").rows[0]["text"] == broken
+    assert "is no input of task 'kind'" in run("predict", "kind", "{}", "--json").refused()
+    assert "has no field 'two'" in run("predict", "pair", '{"one": "a"}', "--json").refused()
+
+
+def test_the_name_of_a_file_is_refused_and_literal_takes_it(run: Run, tmp_path: Path) -> None:
+    for name in ("rows.csv", "rows.TXT", "rows.jsonl.gz", "rows.xlsx"):
+        file = tmp_path / name
+        file.write_text("text\nred\n")
+        assert (
+            f"is a file; give its rows with --data {file}, or --literal" in run("predict", "kind", file, "--json").refused()
+        )
+        assert run("predict", "kind", file, "--literal", "--json").rows[0]["text"] == str(file)
+    assert run("predict", "kind", "not-there.csv", "--json").rows[0]["text"] == "not-there.csv"
+
+
+def test_a_blank_one_keeps_its_place(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("red\n\n   \nblue\r\n"))
+    done = run("predict", "kind", "--json")
+    assert [(row["text"], row["output"] is None) for row in done.rows] == [
+        ("red", False), ("", True), ("   ", True), ("blue", False),
+    ]  # fmt: skip
+    assert "warning: 2 of 4 inputs are blank; their answers are null" in done.err
+    assert run("predict", "kind", "red", " ", "--json").rows[1]["output"] is None
+    assert run("predict", "pair", " ", "--json").rows[0]["output"] is None
+    (only,) = run("predict", "kind", "", "--json").rows
+    assert (only["output"], only["scores"]) == (None, None)
+    assert "blank" in run("predict", "kind", "red", " ").err
+
+
+def write_rows(path: Path, count: int = 7) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter=";")
+        writer.writerows([["id", "text"], *([n, "" if n == 3 else f"red, blue {n}"] for n in range(count))])
+    return path
+
+
+def test_rows_of_a_file_are_answered_as_the_same_texts(run: Run, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.csv")
+    done = run("predict", "kind", "--data", file, "--json")
+    texts = ["" if n == 3 else f"red, blue {n}" for n in range(7)]
+    assert done.rows == run("predict", "kind", *texts, "--json").rows
+    assert "1 of 7 inputs are blank" in done.err
+    assert "load: 0%" in done.err
+    assert "predict: 100%" in done.err
+    lines = tmp_path / "lines.txt"
+    lines.write_text("".join(f"{text}\n" for text in texts))
+    assert run("predict", "kind", "--data", lines, "--json").rows == done.rows
+    (tmp_path / "pairs.jsonl").write_text('{"one": "a", "two": 3}\n')
+    (row,) = run("predict", "pair", "--data", tmp_path / "pairs.jsonl", "--json").rows
+    assert row == {**run("predict", "pair", '{"one": "a", "two": 3}', "--json").rows[0]}
+
+
+def test_a_wrong_row_is_told_with_its_line_before_anything_is_loaded(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n\n{"texts": "b"}\n')
+    reply = run("predict", "kind", "--data", tmp_path / "rows.jsonl", "--json")
+    assert "rows.jsonl, line 3 has no field 'text'" in reply.refused()
+    assert "load" not in reply.err
+    assert "give one of them" in run("predict", "kind", "red", "--data", tmp_path / "rows.jsonl").refused()
+
+
+def test_answers_are_written_beside_the_rows(run: Run, tmp_path: Path) -> None:
+    file, out = write_rows(tmp_path / "rows.csv"), tmp_path / "out.csv"
+    expected = run("predict", "kind", "--data", file, "--json").rows
+    done = run("predict", "kind", "--data", file, "--output", out)
+    assert "rows" in done.out
+    assert "7" in done.out
+    with out.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [list(row) for row in rows] == [["id", "text", "output", "score"]] * 7
+    assert [row["id"] for row in rows] == [str(n) for n in range(7)]
+    assert [row["output"] or None for row in rows] == [row["output"] for row in expected]
+    assert float(rows[0]["score"]) == max(expected[0]["scores"].values())
+    assert "is there already" in run("predict", "kind", "--data", file, "--output", out).refused()
+    again = run("predict", "kind", "--data", file, "--output", out, "--force", "--json")
+    assert again.rows == expected, "for machines the rows are on stdout too"
+    assert run("predict", "tell", "red", "--output", tmp_path / "told.jsonl").code == 0
+    (told,) = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    assert list(told) == ["text", "output"]
+
+
+def test_a_call_that_was_cut_short_goes_on_and_ends_as_the_uncut_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "AT_ONCE", 2)
+    file, whole, out = write_rows(tmp_path / "rows.csv"), tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    run("predict", "kind", "--data", file, "--output", whole)
+    from softprompt.serving.offline import Service
+
+    asked: list[int] = []
+    answer = Service.predict
+
+    def interrupted(self: Service, texts: list[object], tasks: str) -> object:
+        asked.append(len(texts))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return answer(self, texts, tasks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Service, "predict", interrupted)
+    done = run("predict", "kind", "--data", file, "--output", out)
+    assert done.code == 130
+    assert "4 of 7 rows are answered and kept; the same command goes on from there" in done.err
+    assert not out.exists()
+    asked.clear()
+    asked.extend([0] * 3)
+    done = run("predict", "kind", "--data", file, "--output", out)
+    assert done.code == 0
+    assert "4 of 7 rows are answered already" in done.err
+    assert asked[3:] == [2, 1], "only what was not answered is asked for"
+    assert out.read_bytes() == whole.read_bytes()
