@@ -59,8 +59,9 @@ def _of_file(library: Library, file: str, version: str | None) -> Case:
     if not file.endswith((".yaml", ".yml")):
         raise ConfigError(f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE")
     task = Task.load(file)
+    rows = task.test
     found = library.registry.resolve(f"{task.name}@{version}" if version else task.name)
-    return _case(found, task, task.test)
+    return _case(found, task, rows)
 
 
 def _on_rows(library: Library, ref: str, version: str | None, data: Rows) -> Case:
