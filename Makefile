@@ -35,6 +35,7 @@ format: setup
 
 docs: setup
 	$(BIN)/python docs/commands.py
+	$(BIN)/python docs/python.py
 
 bench: setup
 	$(BIN)/python benchmarks/quality.py --json

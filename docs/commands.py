@@ -7,6 +7,19 @@ from pathlib import Path
 
 PAGE = Path(__file__).with_suffix(".md")
 
+STATUS = """
+# Exit status
+
+| | |
+|---|---|
+| 0 | done |
+| 1 | an error, with a line on stderr that says what was wrong and what to do |
+| 2 | an option or an argument is unknown, missing or of the wrong kind |
+| 70 | a bug: please report it |
+| 130 | stopped by Ctrl-C (SIGINT) |
+| 143 | told to end (SIGTERM) |
+"""
+
 
 def render() -> str:
     """The page, from the commands as they are."""
@@ -18,7 +31,7 @@ def render() -> str:
     command = typer.main.get_command(app)
     context = command.make_context("softprompt", [], resilient_parsing=True)
     page: str = get_docs_for_click(obj=command, ctx=context, name="softprompt", title="Commands")
-    return page.strip() + "\n"
+    return page.strip() + "\n" + STATUS
 
 
 def main() -> int:

@@ -16,9 +16,10 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 
 
-def test_the_page_of_commands_is_what_help_says() -> None:
-    done = subprocess.run([sys.executable, ROOT / "docs" / "commands.py", "--check"], check=False)
-    assert done.returncode == 0, "docs/commands.md is old; write it anew with `make docs`"
+@pytest.mark.parametrize("page", ["commands", "python"])
+def test_a_page_that_is_made_from_the_code_is_what_the_code_says(page: str) -> None:
+    done = subprocess.run([sys.executable, ROOT / "docs" / f"{page}.py", "--check"], check=False)
+    assert done.returncode == 0, f"docs/{page}.md is old; write it anew with `make docs`"
 
 
 def test_every_key_of_a_task_file_has_a_line_in_the_docs() -> None:
