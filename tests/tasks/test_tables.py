@@ -42,9 +42,8 @@ def csv_bytes(rows: list[list[str]], delimiter: str = ",", end: str = "\r\n") ->
 
 def excel_bytes(rows: list[list[Any]], *others: list[list[Any]]) -> bytes:
     book = openpyxl.Workbook()
-    book.remove(book.active)
-    for sheet_rows in (rows, *others):
-        sheet = book.create_sheet()
+    for number, sheet_rows in enumerate((rows, *others)):
+        sheet = book.create_sheet() if number else book.worksheets[0]
         for at, row in enumerate(sheet_rows, start=1):
             for column, value in enumerate(row, start=1):
                 cell = sheet.cell(at, column, value)
@@ -228,7 +227,7 @@ def test_an_excel_file_reads_back_as_it_was_written(folder: Path, data: st.DataO
     names = data.draw(st.lists(NAME, min_size=1, max_size=3, unique=True))
     cell = WORDS | st.integers(-(10**9), 10**9) | st.booleans() | st.floats(-1e9, 1e9).map(lambda number: round(number, 3))
     row = st.lists(cell, min_size=len(names), max_size=len(names)).filter(lambda cells: any(value != "" for value in cells))
-    grid = [names, *data.draw(st.lists(row, min_size=1, max_size=5))]
+    grid: list[list[Any]] = [names, *data.draw(st.lists(row, min_size=1, max_size=5))]
     table = table_of(folder, "a.xlsx", excel_bytes(grid))
     assert as_grid(table) == grid
     assert [[type(value) for value in row] for row in as_grid(table)] == [
@@ -440,7 +439,7 @@ def test_values_of_parquet_have_the_types_of_json(tmp_path: Path) -> None:
 
 def test_cells_of_excel_have_the_types_of_json(tmp_path: Path) -> None:
     moment = datetime.datetime(2024, 1, 31)
-    grid = [
+    grid: list[list[Any]] = [
         [None],
         ["text", "n", "day", "moment", "flag", 2024, None],
         [None, 1.0, datetime.date(2024, 1, 31), moment, True, 0.5],
