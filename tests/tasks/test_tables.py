@@ -503,3 +503,19 @@ def test_the_time_of_reading_grows_as_the_rows_do(tmp_path: Path, suffix: str) -
         return min(taken)
 
     assert seconds(24_000) < 20 * max(seconds(4_000), 0.02)  # as the square it would be 36 times as much
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(TYPED), st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=4)), max_size=4), st.data())
+def test_a_damaged_file_is_read_or_refused_by_name(
+    folder: Path, suffix: str, changes: list[tuple[int, bytes]], data: st.DataObject
+) -> None:
+    content = bytearray(table_bytes(suffix, ROWS))
+    for place, change in changes:
+        at = place % (len(content) + 1)
+        content[at : at + len(change)] = change
+    kept = content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
+    file = folder / f"damaged{suffix}"
+    file.write_bytes(kept)
+    with contextlib.suppress(DataError):
+        assert len(read_table(file)) > 0
