@@ -140,11 +140,11 @@ def test_a_missing_field_is_told_with_the_nearest_column() -> None:
         Template("{text}").fill({"texts": "a", "label": "b"}, "row 2")
     with pytest.raises(DataError, match=r"did you mean 'REVIEW TEXT '\?$"):
         Template("{Review text}").fill({"REVIEW TEXT ": "a", "label": "b"})
-    with pytest.raises(DataError, match="known: a, b$"):
+    with pytest.raises(DataError, match=r"known: a, b$"):
         Template("{text}").fill({"a": "a", "b": "b"})
     with pytest.raises(DataError, match=r"known: a; a brace that is text is written twice$"):
         Template('{"answer": 1} {a}').fill({"a": "a"})
-    with pytest.raises(DataError, match="known: column 0, column 1, .* and 4.. more") as caught:
+    with pytest.raises(DataError, match=r"known: column 0, column 1, .* and 4.. more") as caught:
         Template("{text}").fill({f"column {n}": "a" for n in range(500)} | {"x" * 9999: "b"})
     assert len(str(caught.value)) < 300
 

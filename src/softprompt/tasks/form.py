@@ -43,6 +43,7 @@ class Template:
         Raises:
             ConfigError: braces that do not match, or no name between them.
         """
+        wrong = f"the template {short(self.text, 200)} is wrong"
         parts: list[tuple[str, str | None]] = []
         literal, end = "", 0
         for found in _BRACES.finditer(self.text):
@@ -51,11 +52,11 @@ class Template:
                 literal += found[0][0]
             elif found[1] is None:
                 raise ConfigError(
-                    f"the template {self.text!r} is wrong: the brace {found[0]} at character {found.start() + 1} stands "
+                    f"{wrong}: the brace {found[0]} at character {found.start() + 1} stands "
                     f"alone; write {2 * found[0]} for a brace"
                 )
             elif not nameable(found[1]):
-                raise ConfigError(f"the template {self.text!r} is wrong at {found[0]}: name a column in the braces")
+                raise ConfigError(f"{wrong} at {found[0]}: name a column in the braces")
             else:
                 parts.append((literal, found[1]))
                 literal = ""

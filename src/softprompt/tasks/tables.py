@@ -50,7 +50,10 @@ class Table:
 
     def where(self, index: int) -> str:
         """Where a row stands, for a message."""
-        return f"{self.file}, {'row' if kind_of(self.file) in ('.parquet', '.xlsx') else 'line'} {self.lines[index]}"
+        kind, line = kind_of(self.file), self.lines[index]
+        if kind == ".json":  # all of which may stand on one line
+            return f"{self.file}, row {index + 1} (line {line})"
+        return f"{self.file}, {'row' if kind in ('.parquet', '.xlsx') else 'line'} {line}"
 
     def told(self) -> str:
         """What was read: the count, the columns and what divides them."""
