@@ -26,7 +26,7 @@ def scored(value: float, rows: int = 500, **more: float) -> dict[str, float]:
 
 
 def state_of(home: Path) -> dict[str, Any]:
-    """All that a home holds: the bytes of its files, and the rows of its registry. Equal states are equal to the last byte."""
+    """All that a home holds: the bytes of its files, and the rows of its registry."""
     files = {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
     state: dict[str, Any] = {name: data for name, data in files.items() if not name.startswith("registry.db")}
     if "registry.db" in files:

@@ -17,9 +17,10 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import FingerprintMismatch, PromptFileError
-from softprompt.exchange.peft import CONFIG, TENSOR, WEIGHTS, load_peft, read_peft_config, save_peft
+from softprompt.exchange.peft import TENSOR, load_peft, read_peft_config, save_peft
 from softprompt.model.causal import Causal
 from softprompt.model.splice import stack_prompts
 from softprompt.prompts.card import Card
@@ -275,7 +276,8 @@ def test_other_tasks_are_refused_by_name_and_none_is_fine(what: Any, tmp_path: P
 
 
 def test_other_methods_are_refused_with_what_they_are(place: Path) -> None:
-    common = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
+    common: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
+    config: Any
     for config, expected in (
         (peft.PrefixTuningConfig(**common), "is PREFIX_TUNING, not PROMPT_TUNING; its numbers are keys and values of each"),
         (

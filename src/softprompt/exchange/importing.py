@@ -85,15 +85,15 @@ def import_prompts(
     tags: Iterable[str] = (),
     warn: Warn | None = None,
 ) -> Iterator[Imported]:
-    """Publish several prompts, each a version of its own as by :func:`import_prompt`; one that fails leaves the others. A base
-    that follows itself is loaded once.
+    """Publish several prompts, each a version of its own as by :func:`import_prompt`; one that fails leaves the others. A
+    base that follows itself is loaded once.
 
     Args:
         tasks: one that all become versions of, or one for each; by default a PEFT folder's is called as the folder is.
 
     Raises:
-        ConfigError: before anything is done: another number of tasks, or two folders of one name without a task for each; the
-            template or the labels could never answer.
+        ConfigError: before anything is done: another number of tasks, or two folders of one name without a task for each;
+            the template or the labels could never answer.
         LibraryError: before anything is done: `like` is not there.
     """
     paths = [Path(source) for source in sources]
@@ -121,7 +121,7 @@ def tasks_of(sources: Sequence[Path], tasks: Sequence[str]) -> list[str | None]:
         return [*tasks] * (len(sources) // len(tasks))
     if tasks:
         raise ConfigError(
-            f"{len(tasks)} tasks are named for {len(sources)} prompts; name one for all of them, or one for each in their order"
+            f"{len(tasks)} tasks are named for {len(sources)} prompts; name one for all, or one for each in their order"
         )
     if len(sources) == 1:
         return [None]

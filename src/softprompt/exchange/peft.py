@@ -87,8 +87,8 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
 
 
 def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable[[str], object] | None = None) -> SoftPrompt:
-    """Read an adapter of PEFT's prompt tuning or P-tuning as a prompt of `task` on `base`. Its template, labels and metric are
-    those exported with it, else defaults.
+    """Read an adapter of PEFT's prompt tuning or P-tuning as a prompt of `task` on `base`. Its template, labels and metric
+    are those exported with it, else defaults.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
@@ -97,7 +97,7 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
         warn: hears of what nothing proves, such as a base by another name than the adapter's.
 
     Raises:
-        PromptFileError: not there, of another method or task, not of this base's shape, or there is more to it than a prompt.
+        PromptFileError: not there, of another method or task, not of this base's shape, or more than a prompt.
         FingerprintMismatch: exported by softprompt for another base, or tuned at another revision of it.
     """
     config = read_peft_config(folder)
@@ -159,8 +159,8 @@ def read_peft_config(folder: str | Path) -> dict[str, Any]:
     if modules := config.get("modules_to_save"):
         named = ", ".join(dict.fromkeys(map(str, modules))) if isinstance(modules, list) else str(modules)
         raise PromptFileError(
-            f"the adapter in {str(folder)!r} brings modules of its own beside the prompt (modules_to_save: {named[:80]}), and "
-            "without them would answer otherwise; tune the prompt alone"
+            f"the adapter in {str(folder)!r} brings modules of its own beside the prompt (modules_to_save: {named[:80]}), "
+            "and without them would answer otherwise; tune the prompt alone"
         )
     if config.get("num_transformer_submodules") not in (None, 1):
         raise PromptFileError(
@@ -184,10 +184,10 @@ def _check_shape(config: Mapping[str, Any], vectors_PD: torch.Tensor, base: Froz
         raise PromptFileError(f"the adapter in {str(folder)!r} is {width} wide and {base.name} is {base.width}; {tuned_on}")
     shape = base.model.config.get_text_config()
     for name, field in (("num_layers", "num_hidden_layers"), ("num_attention_heads", "num_attention_heads")):
-        said, found = config.get(name), getattr(shape, field, None)
-        if said is not None and isinstance(found, int) and said != found:
+        said, real = config.get(name), getattr(shape, field, None)
+        if said is not None and isinstance(real, int) and said != real:
             raise PromptFileError(
-                f"the adapter in {str(folder)!r} is of a base with {name} {said!r}, and {base.name} has {found}; {tuned_on}"
+                f"the adapter in {str(folder)!r} is of a base with {name} {said!r}, and {base.name} has {real}; {tuned_on}"
             )
 
 
