@@ -23,6 +23,9 @@ def export_prompt(
     ref: Annotated[str, typer.Argument(metavar="TASK", help="The prompt, as TASK, TASK@N or TASK@ALIAS.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")],
     form: Annotated[Format, typer.Option("--format", help="A PEFT folder, or our one file.")] = Format.PEFT,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where a base, another export or other files lie; says what it replaced.")
+    ] = False,
     *,
     where: Location,
     as_json: Json = False,
@@ -30,10 +33,13 @@ def export_prompt(
     """Write a prompt to a folder, for PEFT or for another library."""
     from softprompt.exchange import exporting
 
-    done = exporting.export_prompt(where.open(), ref, folder, form)
+    done = exporting.export_prompt(where.open(), ref, folder, form, force=force)
     if form is Format.PEFT and (hint := done.version.card.adapter_hint):
         warn(f"{done.version.ref} was tuned on {done.version.card.base}{hint}; in PEFT, too, it needs that one")
-    emit([{**version_row(done.version), "format": form.value, "path": str(done.path.absolute())}], as_json, "Exported")
+    if force and done.replaced:
+        warn(f"replaced in {str(folder)!r}: {', '.join(done.replaced)}")
+    row = {**version_row(done.version), "format": form.value, "path": str(done.path.absolute())}
+    emit([{**row, "replaced": list(done.replaced)}], as_json, "Exported")
 
 
 @library_options

@@ -18,13 +18,13 @@ from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.locate import split_revision
 from softprompt.errors import FingerprintMismatch, PromptFileError
+from softprompt.exchange.card_file import CARD, read_card_file
 from softprompt.files import write_whole
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.form import Form
 
 TENSOR = "prompt_embeddings"
-CARD = "softprompt_card.json"
 
 KINDS = ("PROMPT_TUNING", "P_TUNING")
 """Methods whose saved matrix is the prompt: PEFT saves what P-tuning's encoder makes of its inputs, and not the encoder."""
@@ -114,7 +114,7 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
     }
     exported = Path(folder) / CARD
     if exported.is_file():
-        own = _read_card(exported)
+        own = read_card_file(exported)
         if own.fingerprint != base.fingerprint:
             SoftPrompt(vectors_PD, own).check_base(base)
         return SoftPrompt(vectors_PD, own.changed(here))
@@ -229,13 +229,6 @@ def _is_base(named: str, base: FrozenBase) -> bool:
         return True
     folder = Path(named).expanduser()
     return base.path is not None and folder.is_dir() and folder.resolve() == base.path.resolve()
-
-
-def _read_card(file: Path) -> Card:
-    try:
-        return Card.parse(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptFileError(f"{str(file)!r} cannot be read ({error}); export the prompt again") from None
 
 
 def _read_matrix(file: Path) -> torch.Tensor:
