@@ -31,10 +31,10 @@ def evaluate(
     """Judge tuned prompts on the test rows of their task files, or on rows of your own."""
     from softprompt.progress import Bars
 
+    library = where.open()  # a wrong home is refused before torch is loaded
     progress = Bars()
     with progress.loading("torch and the library"):
         from softprompt.evaluation.evaluate import evaluate as judge
 
-        library = where.open()
     evaluations = judge(refs, library=library, data=data, version=version, base=base, progress=progress)
     emit([evaluation.row() for evaluation in evaluations], as_json, "Evaluation", COLUMNS)

@@ -75,7 +75,7 @@ def import_prompt(
         raise typer.BadParameter("a PEFT folder names no task: give --task NAME")
     importing.tasks_of(sources, tasks or ())  # what is wrong with the call is told before a library is made
     outcomes = importing.import_prompts(
-        where.open(), sources, tasks=tasks or (), base=replace(base, source=named), like=like,
+        where.open(make=True), sources, tasks=tasks or (), base=replace(base, source=named), like=like,
         input=template, target=target, labels=label, tags=tags or (), warn=warn,
     )  # fmt: skip
     failed = 0

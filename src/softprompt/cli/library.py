@@ -61,7 +61,8 @@ def copy(
     where: Location,
     as_json: Json = False,
 ) -> None:
-    """Copy the library, all tenants, to another home, registry or store. What is not named stays the same."""
+    """Copy the library, all tenants, to another home, registry or store, or bring a former copy up to date. What is not
+    named stays the same."""
     if to_home is None and to_registry is None and to_store is None:
         raise typer.BadParameter("say where to: --to-home, --to-registry or --to-store")
     from softprompt.progress import Bars

@@ -39,7 +39,7 @@ def sweep(
             from softprompt.training.sweep import RUNGS
             from softprompt.training.sweep import sweep as run_sweep
 
-            library = where.open()
+            library = where.open(make=True)
         swept = run_sweep(
             file, values, samples=samples, rungs=RUNGS if halving else (),
             library=library, base=base, progress=progress, stop=stop,

@@ -71,7 +71,7 @@ def train(
             from softprompt.training.prepare import load_tasks
             from softprompt.training.train import train as tune
 
-            library = where.open()
+            library = where.open(make=True)
         tasks = [task.variant(**changed) for task in load_tasks(list(files))]
         tuned = tune(tasks, base=base, library=library, progress=progress, stop=stop)
     if not tuned:  # the first process of several speaks for all

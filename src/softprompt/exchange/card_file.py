@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from softprompt.errors import PromptFileError
-from softprompt.prompts.card import Card
+
+if TYPE_CHECKING:
+    from softprompt.prompts.card import Card
 
 CARD = "softprompt_card.json"
 
@@ -16,6 +19,8 @@ def read_card_file(file: Path) -> Card:
     Raises:
         PromptFileError: it is not there, or is no card.
     """
+    from softprompt.prompts.card import Card
+
     try:
         return Card.parse(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

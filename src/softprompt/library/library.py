@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL, Connection
 from softprompt.errors import LibraryError, NotFound, StoreError
 from softprompt.files import make_home, sync_folder
 from softprompt.library import copying, maintenance
+from softprompt.library.homes import DEFAULT_HOME, REGISTRY, no_library
 from softprompt.locks import check_locks
 from softprompt.names import check_alias, check_tags, check_task
 from softprompt.progress import Progress
@@ -25,8 +26,6 @@ from softprompt.registry.registry import Registry
 from softprompt.stores import ReadCache, Store, open_store, read_verified
 
 __all__ = ["Library", "Version"]
-
-DEFAULT_HOME = "softprompt-home"
 
 
 class Library:
@@ -47,14 +46,17 @@ class Library:
         store: str | None = None,
         tenant: str = "default",
         actor: str | None = None,
+        create: bool = True,
     ) -> Library:
-        """Open a library, making an empty one where there is none; its home is the user's alone (mode 0700).
+        """Open a library; `create` makes an empty one where there is none, its home its user's alone (mode 0700). One that
+        may not be written is read all the same.
 
         `home` is by default `$SOFTPROMPT_HOME` or `./softprompt-home`, `registry` `$SOFTPROMPT_REGISTRY` or SQLite in
         the home, `store` `$SOFTPROMPT_STORE` or the folder `blobs` in the home.
 
         Raises:
             LibraryError: the home cannot be made, or this system has no file locks.
+            NotFound: there is no library, and none is to be made.
             NameRefused: a URL or the tenant's name is not allowed.
             RegistryError: the registry cannot be opened.
             StoreError: the store cannot be opened.
@@ -64,18 +66,23 @@ class Library:
         folder = Path(os.path.expanduser(home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME)).absolute()
         registry = registry or os.environ.get("SOFTPROMPT_REGISTRY")
         store = store or os.environ.get("SOFTPROMPT_STORE")
-        try:
-            make_home(folder)
-        except OSError as error:
-            raise LibraryError(
-                f"cannot create the home {folder}: {error.strerror}; choose another folder with --home or SOFTPROMPT_HOME"
-            ) from error
-        opened_store = open_store(store or str(folder / "blobs"))
-        if registry is not None:
-            return cls(folder, Registry.open(registry, tenant, actor), opened_store)
-        file = folder / "registry.db"
+        file = folder / REGISTRY
         new = not file.exists()
-        opened = Registry.open(URL.create("sqlite", database=str(file)), tenant, actor)
+        if create:
+            try:
+                make_home(folder)
+            except OSError as error:
+                raise LibraryError(
+                    f"cannot create the home {folder}: {error.strerror}; choose another folder with --home or "
+                    "SOFTPROMPT_HOME"
+                ) from error
+        opened_store = open_store(store or str(folder / "blobs"), create=create)
+        if new and registry is None and not create:
+            raise no_library(folder)
+        if registry is not None:
+            return cls(folder, Registry.open(registry, tenant, actor, create=create, home=folder), opened_store)
+        url = URL.create("sqlite", database=str(file))
+        opened = Registry.open(url, tenant, actor, create=create, home=folder)
         if new:
             sync_folder(folder)
         return cls(folder, opened, opened_store)
@@ -226,9 +233,10 @@ class Library:
         store: str | None = None,
         progress: Progress | None = None,
     ) -> copying.CopyReport:
-        """Copy all tenants' rows and blobs to another home, registry or store; see `copying.copy`."""
-        target_store, url = copying.targets(home, registry, store)
-        return copying.copy(self.registry.database, self.store, url, target_store, progress=progress)
+        """Copy all tenants' rows and blobs to another home, registry or store, or bring a former copy up to date; see
+        `copying.copy`."""
+        target = copying.target_of(home, registry, store)
+        return copying.copy(self.registry.database, self.store, target, progress=progress)
 
     def stats(self) -> dict[str, Any]:
         """Counts of tenants, tasks, versions, blobs and bytes."""

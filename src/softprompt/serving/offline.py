@@ -124,4 +124,4 @@ def predict(
     """
     from softprompt.library.library import Library
 
-    return Service(library or Library.open(), base=base).predict(texts, tasks)
+    return Service(library or Library.open(create=False), base=base).predict(texts, tasks)
