@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, Connection
 
 from softprompt.errors import LibraryError, NotFound, StoreError
 from softprompt.files import make_home, sync_folder
-from softprompt.library import copying, maintenance
+from softprompt.library import copying, leftovers, maintenance
 from softprompt.library.homes import DEFAULT_HOME, REGISTRY, no_library
 from softprompt.locks import check_locks
 from softprompt.names import check_alias, check_tags, check_task
@@ -221,9 +221,22 @@ class Library:
         return maintenance.plan_gc(self.registry.database, self.store, purge_deleted=purge_deleted)
 
     def gc(self, plan: Sequence[maintenance.Garbage] | None = None, *, purge_deleted: bool = False) -> list[str]:
-        """Delete what a plan names and is still not needed; return the digests deleted. See `maintenance.gc`."""
+        """Delete what a plan names and is still not needed; return the digests deleted. See `maintenance.gc`. Without a plan
+        also what is left of trainings and uploads, as by :meth:`sweep`."""
         chosen = self.plan_gc(purge_deleted=purge_deleted) if plan is None else plan
-        return maintenance.gc(self.registry, self.store, self.cache, chosen)
+        deleted = maintenance.gc(self.registry, self.store, self.cache, chosen)
+        if plan is None:
+            self.sweep()
+        return deleted
+
+    def plan_sweep(self, *, days: float = leftovers.OLD_DAYS) -> list[leftovers.Leftover]:
+        """What `sweep` would delete: checkpoints that were not written for so many days, and what killed uploads left."""
+        return leftovers.plan_sweep(self.registry.database, self.home, days=days)
+
+    def sweep(self, plan: Sequence[leftovers.Leftover] | None = None, *, days: float = leftovers.OLD_DAYS) -> list[str]:
+        """Delete what is left of trainings and uploads in the home; return the files deleted. See `leftovers.sweep`."""
+        chosen = self.plan_sweep(days=days) if plan is None else plan
+        return leftovers.sweep(self.registry.database, self.home, chosen)
 
     def copy(
         self,
@@ -239,8 +252,8 @@ class Library:
         return copying.copy(self.registry.database, self.store, target, progress=progress)
 
     def stats(self) -> dict[str, Any]:
-        """Counts of tenants, tasks, versions, blobs and bytes."""
-        return maintenance.stats(self.registry.database, self.store)
+        """Counts of tenants, tasks, versions, blobs and bytes, and of the home's checkpoints and uploads."""
+        return {**maintenance.stats(self.registry.database, self.store), **leftovers.count(self.home)}
 
     def _reread(self, version: Version) -> None:
         """Check a blob in the store itself, not in the cache. Raises `NotFound` or `StoreError`."""
