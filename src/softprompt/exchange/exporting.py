@@ -75,7 +75,7 @@ def _file_name(version: Version) -> str:
 
 
 _ADAPTER = (WEIGHTS, CARD, CONFIG)
-"""The files of an exported adapter, in the order in which they are put in place: a folder without the last is no adapter."""
+"""The files of an exported adapter."""
 
 
 _OF_A_BASE = {
@@ -131,9 +131,10 @@ def _replace_adapter(version: Version, data: bytes, folder: Path) -> tuple[str, 
         if not there:
             made.rename(folder)
             return ()
-        replaced = tuple(name for name in _ADAPTER if (folder / name).exists())
+        names = sorted(os.listdir(made), key=lambda name: name == CONFIG)  # a folder without it is no adapter
+        replaced = tuple(name for name in names if (folder / name).exists())
         (folder / CONFIG).unlink(missing_ok=True)
-        for name in _ADAPTER:
+        for name in names:
             (made / name).replace(folder / name)
         return replaced
     finally:

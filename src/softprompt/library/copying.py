@@ -203,8 +203,8 @@ def _copy_rows(source: Connection, target: Database) -> dict[str, Any]:
 class _Content:
     """What people know of a registry, by name."""
 
-    versions: dict[str, bool]
-    """Whether each is deleted."""
+    versions: dict[str, tuple[bool, str]]
+    """Whether each is deleted, and its base."""
     aliases: dict[tuple[str, str], int]
     tags: set[tuple[str, str]]
     keys: dict[str, bool]
@@ -215,10 +215,10 @@ class _Content:
         """All tenants' content."""
         t, v, a, k = tables.tasks.c, tables.versions.c, tables.aliases.c, tables.keys.c
         tasks = {row.id: f"{row.tenant}/{row.name}" for row in connection.execute(sa.select(t.id, t.tenant, t.name))}
-        rows = connection.execute(sa.select(v.id, v.task_id, v.number, v.deleted)).fetchall()
+        rows = connection.execute(sa.select(v.id, v.task_id, v.number, v.deleted, v.base)).fetchall()
         refs = {row.id: f"{tasks[row.task_id]}@{row.number}" for row in rows}
         return cls(
-            {refs[row.id]: row.deleted for row in rows},
+            {refs[row.id]: (row.deleted, row.base) for row in rows},
             {
                 (tasks[row.task_id], row.name): row.number
                 for row in connection.execute(sa.select(a.task_id, a.name, a.number))
@@ -233,8 +233,12 @@ class _Content:
     def since(self, before: _Content) -> dict[str, Any]:
         """What is added to, changed in and left of what was there before."""
         kept = self.versions.keys() & before.versions.keys()
-        flipped = sorted(ref for ref in kept if self.versions[ref] != before.versions[ref])
-        changed = [f"{ref} {'deleted' if self.versions[ref] else 'restored'}" for ref in flipped]
+        others = sorted(ref for ref in kept if self.versions[ref] != before.versions[ref])
+        changed = []
+        for ref in others:
+            (deleted, base), (was_deleted, old_base) = self.versions[ref], before.versions[ref]
+            changed += [f"{ref} {'deleted' if deleted else 'restored'}"] * (deleted != was_deleted)
+            changed += [f"{ref}: base {old_base} -> {base}"] * (base != old_base)
         for (task, name), number in sorted(before.aliases.items()):
             now = self.aliases.get((task, name))
             if now != number:
@@ -247,4 +251,4 @@ class _Content:
             "tags": len(self.tags - before.tags),
             "keys": len(self.keys.keys() - before.keys.keys()),
         }
-        return {"added": added, "changed": tuple(changed), "left": len(kept) - len(flipped)}
+        return {"added": added, "changed": tuple(changed), "left": len(kept) - len(others)}
