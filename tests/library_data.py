@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from softprompt.prompts.card import Card
@@ -20,3 +23,13 @@ def make_prompt(task: str = "trec6", seed: int = 0, **fields: Any) -> bytes:
 def scored(value: float, rows: int = 500, **more: float) -> dict[str, float]:
     """Metrics of a card."""
     return {"value": value, "rows": rows, **more}
+
+
+def state_of(home: Path) -> dict[str, Any]:
+    """All that a home holds: the bytes of its files, and the rows of its registry."""
+    files = {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    state: dict[str, Any] = {name: data for name, data in files.items() if not name.startswith("registry.db")}
+    if "registry.db" in files:
+        with closing(sqlite3.connect(home / "registry.db")) as link:
+            state["registry.db"] = list(link.iterdump())
+    return state

@@ -48,12 +48,12 @@ def make_home(folder: Path) -> None:
         make_private(folder)
 
 
-def make_private(folder: Path) -> None:
-    """Close a folder to everyone but its owner (mode 0700), whatever the umask was; one of another user is left as it is.
-    Raises `OSError`."""
-    state = folder.stat()
+def make_private(path: Path) -> None:
+    """Close a folder (mode 0700) or a file (0600) to everyone but its owner, whatever the umask was; one of another user is
+    left as it is. Raises `OSError`."""
+    state = path.stat()
     if state.st_mode & 0o077 and state.st_uid == os.geteuid():
-        folder.chmod(0o700)
+        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def sync_folder(folder: Path) -> None:

@@ -24,6 +24,7 @@ def queued(home: Path, task: str, tenant: str = "default") -> Job:
 
 def test_jobs_are_listed_newest_first_and_of_one_tenant(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
+    Library.open(home).close()
     assert run("jobs", "list", "--json").rows == []
     first, second = queued(home, "a-task-with-a-name-of-some-length"), queued(home, "two")
     theirs = queued(home, "theirs", tenant="acme")

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 
-from softprompt.errors import ConfigError, FingerprintMismatch, LibraryError, NameRefused, NotFound, PromptFileError
+from softprompt.bases.adapter import CONFIG, WEIGHTS
+from softprompt.bases.base import FrozenBase
+from softprompt.bases.options import BaseOptions
+from softprompt.errors import (
+    ConfigError,
+    ContextError,
+    FingerprintMismatch,
+    LibraryError,
+    NameRefused,
+    NotFound,
+    PromptFileError,
+)
 from softprompt.exchange.exporting import Format, export_prompt
-from softprompt.exchange.importing import import_prompt
+from softprompt.exchange.importing import import_prompt, import_prompts
 from softprompt.library.library import Library
-from softprompt.prompts.file import read_card
+from softprompt.prompts.card import Card
+from softprompt.prompts.file import Stored, read_card, write_file
 from softprompt.prompts.prompt import SoftPrompt
-from tests.library_data import make_prompt, scored
+from tests.commands import Run
+from tests.library_data import make_prompt, scored, state_of
 from tests.models import save_base, some_prompt
 
 
@@ -44,7 +61,7 @@ def test_scores_of_another_task_stay_behind(library: Library, tmp_path: Path) ->
     file.write_bytes(make_prompt(labels=("yes", "no"), metrics=scored(0.8)))
     library.publish(make_prompt("like", labels=("a", "b"), metric="macro_f1", metrics=scored(0.9)), base="b")
     for change in ({"input": "Say: {text}"}, {"target": " is {label}"}, {"labels": ["ja", "nein"]}, {"like": "like"}):
-        card = import_prompt(library, file, task="t", **change).card  # type: ignore[arg-type]
+        card = import_prompt(library, file, task="t", **change).card
         assert card.metrics == {}, change
     assert (card.labels, card.metric) == (("a", "b"), "macro_f1")
     both = import_prompt(library, file, task="t", like="like", labels=("c", "d")).card
@@ -95,7 +112,153 @@ def test_a_peft_folder_goes_out_whole_and_comes_back(library: Library, tmp_path:
 
 
 def some_prompt_on(folder: Path) -> SoftPrompt:
-    from softprompt.bases.base import FrozenBase
-
     base = FrozenBase.load(str(save_base(folder)))
     return some_prompt(base, "colours", labels=("red", "blue"), metrics=scored(0.5))
+
+
+# Checked as trained ones are
+
+
+def adapter(folder: Path, base: Path, rows: int = 4, **config: Any) -> Path:
+    """An adapter of elsewhere."""
+    folder.mkdir(parents=True)
+    fields = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base)}
+    (folder / CONFIG).write_text(json.dumps({**fields, **config}))
+    safetensors.torch.save_file({"prompt_embeddings": torch.rand(rows, 32)}, folder / WEIGHTS)
+    return folder
+
+
+def test_a_prompt_that_leaves_no_room_for_an_input_is_refused(library: Library, tmp_path: Path, base_folder: Path) -> None:
+    before = state_of(library.home)
+    for rows, more in ((95, {}), (63, {"input": "Is this a long or a short template, and is it {text}?", "labels": None})):
+        with pytest.raises(ContextError, match="a shorter"):
+            import_prompt(library, adapter(tmp_path / str(rows), base_folder, rows), task="t", **more)  # type: ignore[arg-type]
+    assert state_of(library.home) == before
+    fits = adapter(tmp_path / "fits", base_folder, 90)
+    assert import_prompt(library, fits, task="t", labels=("yes", "no")).number == 1
+
+
+def floats(*values: float, shape: tuple[int, ...] = (2, 4)) -> Stored:
+    return Stored("F32", shape, torch.tensor(values).repeat(8 // len(values)).numpy().tobytes())
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (floats(float("nan"), 1.0), "not finite"),
+        (floats(float("inf")), "not finite"),
+        (floats(1.0, shape=(4, 2)), "the card says 2 x 4 and the tensor is 4 x 2"),
+        (Stored("I32", (2, 4), bytes(32)), "the card says float32 and the file holds"),
+        (Stored("F32", (2, 4), bytes(28)), "28 bytes for a tensor"),
+    ],
+)
+def test_a_file_of_ours_with_numbers_that_no_training_writes_is_refused(
+    library: Library, tmp_path: Path, stored: Stored, message: str
+) -> None:
+    """Its checksum is right: it was made so."""
+    card = Card(task="t", base="builtin/tiny", fingerprint="f" * 32, num_virtual_tokens=2, token_dim=4)
+    (tmp_path / "file").write_bytes(write_file(card, {"prompt_embeddings": stored}))
+    before = state_of(library.home)
+    with pytest.raises(PromptFileError, match=message):
+        import_prompt(library, tmp_path / "file")
+    assert state_of(library.home) == before
+
+
+def test_the_revision_of_an_adapter_is_the_one_that_is_loaded(
+    library: Library, tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def load(options: BaseOptions) -> FrozenBase:
+        asked.append(options.address)
+        raise ContextError("enough")
+
+    monkeypatch.setattr(FrozenBase, "load", load)
+    folder = adapter(tmp_path / "a", Path("org/model"), revision="v1")
+    for base, address in ((None, "org/model@v1"), ("org/model", "org/model@v1"), ("org/model@v2", "org/model@v2")):
+        with pytest.raises(ContextError, match="enough"):
+            import_prompt(library, folder, task="t", base=base)
+        assert asked.pop() == address
+    with pytest.raises(ContextError, match="enough"):
+        import_prompt(library, folder, task="t", base=str(base_folder))
+    assert asked.pop() == str(base_folder)
+
+
+def test_what_nothing_proves_is_told(library: Library, tmp_path: Path, base_folder: Path) -> None:
+    told: list[str] = []
+    version = import_prompt(
+        library, adapter(tmp_path / "a", Path("org/model")), task="t", base=str(base_folder), warn=told.append
+    )
+    assert version.card.recipe == {"imported": "peft", "named_base": "org/model"}
+    assert len(told) == 1
+    assert "names 'org/model' as its base" in told[0]
+
+
+# Several at once
+
+
+def test_one_that_fails_leaves_the_others_and_a_base_is_loaded_once(
+    library: Library, tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    real = FrozenBase.load
+
+    def load(options: BaseOptions) -> FrozenBase:
+        loads.append(options.address)
+        return real(options)
+
+    monkeypatch.setattr(FrozenBase, "load", load)
+    good = [adapter(tmp_path / name, base_folder) for name in ("red", "blue")]
+    bad = adapter(tmp_path / "bad", base_folder, peft_type="LORA")
+    (tmp_path / "file").write_bytes(make_prompt("own"))
+    outcomes = list(import_prompts(library, [good[0], bad, tmp_path / "file", good[1], tmp_path / "none"]))
+    assert [outcome.version and outcome.version.ref for outcome in outcomes] == ["red@1", None, "own@1", "blue@1", None]
+    assert [type(outcome.error) for outcome in outcomes] == [
+        type(None),
+        PromptFileError,
+        type(None),
+        type(None),
+        PromptFileError,
+    ]
+    assert loads == [str(base_folder)]
+    assert sorted(entry.task for entry in library.registry.tasks()) == ["blue", "own", "red"]
+
+
+def test_several_become_versions_of_one_task_or_each_of_its_own(library: Library, tmp_path: Path, base_folder: Path) -> None:
+    folders = [adapter(tmp_path / name, base_folder) for name in ("one", "two", "a b")]
+    for tasks, refs in (
+        (["t"], ["t@1", "t@2", "t@3"]),
+        (["x", "y", "x"], ["x@1", "y@1", "x@2"]),
+        ([], ["one@1", "two@1", None]),  # which no task may be called
+    ):
+        outcomes = list(import_prompts(library, folders, tasks=tasks))
+        assert [outcome.version and outcome.version.ref for outcome in outcomes] == refs
+    assert isinstance(outcomes[2].error, NameRefused)
+    twins = [adapter(tmp_path / name / "checkpoint", base_folder) for name in ("x", "y")]
+    before = state_of(library.home)
+    for sources, tasks, message in (
+        (twins, [], "would both become the task 'checkpoint'"),
+        (folders, ["x", "y"], "2 tasks are named for 3 prompts"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            import_prompts(library, sources, tasks=tasks)
+    assert state_of(library.home) == before
+
+
+def test_the_command_tells_what_became_of_each(run: Run, home: Path, tmp_path: Path, base_folder: Path) -> None:
+    folders = [adapter(tmp_path / name, base_folder) for name in ("red", "blue")]
+    twins = [adapter(tmp_path / name / "checkpoint", base_folder) for name in ("x", "y")]
+    assert "would both become the task" in run("import", *twins, "--json").refused()
+    assert "2 tasks are named for 3" in run("import", *folders, twins[0], "--task", "a", "--task", "b").refused()
+    assert not home.exists()
+    assert run("import", folders[0], "--task", "red", "--json").rows[0]["error"] is None
+    bad = adapter(tmp_path / "bad", base_folder, peft_type="LORA")
+    done = run("import", *folders, bad, "--json")
+    assert done.code == 1
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert [(row["task"], row["version"]) for row in rows] == [("red", 2), ("blue", 1), ("bad", None)]
+    assert [row["source"] for row in rows] == [str(folder) for folder in (*folders, bad)]
+    assert "is LORA" in rows[2]["error"]
+    assert "1 of 3 prompts were refused" in done.err
+    assert max(map(len, run("import", *folders, bad).out.splitlines())) <= 80
+    assert "is LORA" in run("import", bad, "--task", "bad").refused()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +13,25 @@ import peft
 import pytest
 import safetensors.torch
 import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import FingerprintMismatch, PromptFileError
-from softprompt.exchange.peft import CONFIG, TENSOR, WEIGHTS, load_peft, read_peft_config, save_peft
+from softprompt.exchange.peft import TENSOR, load_peft, read_peft_config, save_peft
 from softprompt.model.causal import Causal
 from softprompt.model.splice import stack_prompts
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
-from tests.models import logits_of_rows, make_base, some_prompt
+from tests.models import logits_of_rows, make_base, save_base, some_prompt
 
 # PEFT asks transformers by an old name, and when it saves looks for the base, whose name here is made up.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Could not find a config file in some/base:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Setting .save_embedding_layers.:UserWarning"),
 ]
 
 ROWS = [[5, 9, 30, 2, 77, 41], [8, 8, 8], [100], [12, 200, 33, 4]]
@@ -83,7 +91,7 @@ def test_an_adapter_made_by_peft_gives_the_same_logits_with_us(architecture: str
     prompt = load_peft(tmp_path, task="t", base=base)
     assert_equal(ours(base, prompt.vectors_PD), expected)
     assert (prompt.card.task, prompt.card.fingerprint, prompt.card.num_virtual_tokens) == ("t", base.fingerprint, 6)
-    assert prompt.card.recipe == {"imported": "peft"}
+    assert prompt.card.recipe == {"imported": "peft", "named_base": "some/base"}
     assert prompt.card.metrics == {}
     assert torch.equal(SoftPrompt.from_bytes(prompt.to_bytes()).vectors_PD, prompt.vectors_PD)
 
@@ -140,6 +148,7 @@ def refused(folder: Path) -> str:
 def test_an_adapter_of_another_width_is_refused(tmp_path: Path) -> None:
     by_peft("llama", tmp_path)
     safetensors.torch.save_file({TENSOR: torch.zeros(6, 16)}, tmp_path / WEIGHTS)
+    edit_config(tmp_path, token_dim=16)
     assert "is 16 wide and random/llama is 32; it was tuned on 'some/base': give that base" in refused(tmp_path)
 
 
@@ -164,8 +173,9 @@ def test_a_folder_without_its_files_is_refused(tmp_path: Path) -> None:
     assert "holds no matrix 'prompt_embeddings', but other" in refused(tmp_path)
     safetensors.torch.save_file({TENSOR: torch.zeros(0, 32)}, tmp_path / WEIGHTS)
     assert "holds no matrix 'prompt_embeddings', but prompt_embeddings (0 x 32)" in refused(tmp_path)
-    safetensors.torch.save_file({TENSOR: torch.full((2, 32), float("nan"))}, tmp_path / WEIGHTS)
-    assert "not finite" in refused(tmp_path)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        safetensors.torch.save_file({TENSOR: torch.full((6, 32), value)}, tmp_path / WEIGHTS)
+        assert "not finite" in refused(tmp_path)
     for text, expected in (("{", "is not JSON"), ("[]", "is list, not PROMPT_TUNING"), ("{}", "is None, not PROMPT_TUNING")):
         (tmp_path / CONFIG).write_text(text)
         assert expected in refused(tmp_path)
@@ -206,3 +216,194 @@ def test_two_prompts_in_one_batch_are_each_their_own_here_and_not_with_peft(tmp_
         assert torch.allclose(batch[0], batch[1], atol=1e-5)
         torch.testing.assert_close(mixed[index], batch[index], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(mixed[0], mixed[1], atol=0.1)
+
+
+# Whole, or not at all
+
+
+def saved(config: Any, folder: Path, model: Any = None, *, resize: int | None = None) -> Any:
+    """An adapter of some kind as PEFT itself makes and saves it; the model that it made."""
+    torch.manual_seed(5)
+    plain = model or transformers.AutoModelForCausalLM.from_pretrained(folder.parent / "base")
+    if resize is not None:
+        plain.resize_token_embeddings(resize)
+    made = peft.get_peft_model(plain, config)
+    made.save_pretrained(str(folder))
+    return made
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder that holds the base of the adapters, called `base`."""
+    save_base(tmp_path / "base")
+    return tmp_path
+
+
+def vectors(**more: Any) -> Any:
+    return peft.PromptTuningConfig(**{"task_type": "CAUSAL_LM", "num_virtual_tokens": 6, **more})
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [("AutoModelForSequenceClassification", "SEQ_CLS"), ("AutoModelForTokenClassification", "TOKEN_CLS")],
+)
+def test_an_adapter_with_a_head_is_refused_with_and_without_it(head: str, kind: str, place: Path) -> None:
+    model = getattr(transformers, head).from_pretrained(place / "base", num_labels=3)
+    saved(vectors(task_type=kind), place / "a", model)
+    assert f"is for {kind}, not CAUSAL_LM: it answers through a head of its own" in refused(place / "a")
+    edit_config(place / "a", task_type="CAUSAL_LM")
+    assert "brings modules of its own beside the prompt (modules_to_save: classifier, score)" in refused(place / "a")
+    edit_config(place / "a", modules_to_save=None)
+    assert "holds more than a prompt: base_model.score." in refused(place / "a")
+
+
+def test_an_adapter_with_saved_modules_or_a_resized_vocabulary_is_refused(place: Path) -> None:
+    saved(vectors(modules_to_save=["lm_head"]), place / "modules")
+    assert "(modules_to_save: lm_head)" in refused(place / "modules")
+    saved(vectors(), place / "resized", resize=330)
+    message = refused(place / "resized")
+    assert "base_model.lm_head.weight (330 x 32), base_model.model.embed_tokens.weight (330 x 32); a head, or emb" in message
+
+
+@pytest.mark.parametrize("what", ["SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", "QUESTION_ANS", "OTHER", 3, ["CAUSAL_LM"]])
+def test_other_tasks_are_refused_by_name_and_none_is_fine(what: Any, tmp_path: Path) -> None:
+    by_peft("llama", tmp_path)
+    edit_config(tmp_path, task_type=what)
+    assert f"is for {what}, not CAUSAL_LM" in refused(tmp_path)
+    assert "encoder-decoder" not in refused(tmp_path)
+    edit_config(tmp_path, task_type=None)
+    assert load_peft(tmp_path, task="t", base=make_base("llama")).card.num_virtual_tokens == 6
+
+
+def test_other_methods_are_refused_with_what_they_are(place: Path) -> None:
+    common: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
+    config: Any
+    for config, expected in (
+        (peft.PrefixTuningConfig(**common), "is PREFIX_TUNING, not PROMPT_TUNING; its numbers are keys and values of each"),
+        (
+            peft.MultitaskPromptTuningConfig(**common, num_tasks=2),
+            "is MULTITASK_PROMPT_TUNING, not PROMPT_TUNING; its tasks",
+        ),
+        (
+            peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]),
+            "LORA, not PROMPT_TUNING; LoRA changes the base",
+        ),
+        (peft.IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[]), "is IA3, not PROMPT_TUN"),
+    ):
+        saved(config, place / config.peft_type.value)
+        assert expected in refused(place / config.peft_type.value)
+    file = place / "MULTITASK_PROMPT_TUNING"
+    edit_config(file, peft_type="PROMPT_TUNING")
+    assert "holds more than a prompt: prefix_task_cols (2 x 4 x 1), prefix_task_rows (2 x 1 x 32)" in refused(file)
+
+
+@pytest.mark.parametrize("encoder", ["MLP", "LSTM"])
+def test_p_tuning_is_taken_as_what_its_encoder_has_made(encoder: str, place: Path) -> None:
+    config = peft.PromptEncoderConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=6, encoder_hidden_size=16, encoder_reparameterization_type=encoder
+    )
+    made = saved(config, place / "a")
+    base = FrozenBase.load(str(place / "base"))
+    prompt = load_peft(place / "a", task="t", base=base)
+    assert_equal(ours(base, prompt.vectors_PD), theirs(made, 6))
+    plain = transformers.AutoModelForCausalLM.from_pretrained(place / "base")
+    assert_equal(ours(base, prompt.vectors_PD), theirs(peft.PeftModel.from_pretrained(plain, str(place / "a")), 6))
+    assert prompt.card.recipe == {"imported": "peft", "peft_type": "P_TUNING"}
+
+
+@pytest.mark.parametrize("kind", ["prompt_tuning", "Prompt_Tuning"])
+def test_the_case_of_a_method_and_what_only_training_reads_do_not_matter(kind: str, tmp_path: Path) -> None:
+    by_peft("llama", tmp_path)
+    base, told = make_base("llama"), list[str]()
+    plain = load_peft(tmp_path, task="t", base=base)
+    edit_config(
+        tmp_path, peft_type=kind, inference_mode=False, prompt_tuning_init="TEXT", prompt_tuning_init_text="Say:",
+        tokenizer_name_or_path="another/one", tokenizer_kwargs={"trust_remote_code": True},
+        base_model_name_or_path="random/llama",
+    )  # fmt: skip
+    same = load_peft(tmp_path, task="t", base=base, warn=told.append)
+    assert torch.equal(same.vectors_PD, plain.vectors_PD)
+    assert told == []
+
+
+@given(
+    name=st.sampled_from(["num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads"]),
+    value=st.one_of(st.integers(-5, 400), st.text(max_size=3), st.floats(), st.lists(st.integers(), max_size=2)),
+)
+@settings(max_examples=40)
+def test_numbers_that_contradict_the_tensor_or_the_base_are_refused(name: str, value: Any) -> None:
+    right = {"num_virtual_tokens": 6, "token_dim": 32, "num_layers": 2, "num_attention_heads": 4}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        safetensors.torch.save_file({TENSOR: torch.zeros(6, 32)}, folder / WEIGHTS)
+        (folder / CONFIG).write_text(json.dumps({"peft_type": "PROMPT_TUNING", **right, name: value}))
+        if value == right[name]:
+            load_peft(folder, task="t", base=small_base())
+            return
+        with pytest.raises(PromptFileError) as caught:
+            load_peft(folder, task="t", base=small_base())
+        assert f"{name} {value!r}" in str(caught.value)
+
+
+@functools.cache
+def small_base() -> FrozenBase:
+    return make_base("llama")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64, torch.uint8, torch.bool])
+def test_numbers_that_are_no_floats_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    by_peft("llama", tmp_path)
+    safetensors.torch.save_file({TENSOR: torch.ones(6, 32, dtype=dtype)}, tmp_path / WEIGHTS)
+    assert f"holds {str(dtype)[6:]} numbers, and a prompt is made of floats" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_floats_of_any_size_are_taken_as_the_numbers_they_are(dtype: torch.dtype, tmp_path: Path) -> None:
+    by_peft("llama", tmp_path)
+    matrix = torch.linspace(-1, 1, 192).view(6, 32).to(dtype)
+    safetensors.torch.save_file({TENSOR: matrix}, tmp_path / WEIGHTS)
+    assert torch.equal(load_peft(tmp_path, task="t", base=make_base("llama")).vectors_PD, matrix.float())
+
+
+def test_weights_of_the_older_format_are_named_and_not_opened(tmp_path: Path) -> None:
+    by_peft("llama", tmp_path)
+    (tmp_path / WEIGHTS).rename(tmp_path / "adapter_model.bin")
+    assert "adapter_model.bin is there, which may hold code and is not opened" in refused(tmp_path)
+
+
+def test_what_nothing_proves_is_told_and_kept(place: Path) -> None:
+    saved(vectors(), place / "a")
+    base, told = FrozenBase.load(str(place / "base")), list[str]()
+    assert load_peft(place / "a", task="t", base=base, warn=told.append).card.recipe == {"imported": "peft"}
+    assert told == []
+    edit_config(place / "a", base_model_name_or_path="org/model", revision="v1.0", shiny=3, dull=None)
+    recipe = load_peft(place / "a", task="t", base=base, warn=told.append).card.recipe
+    assert recipe == {"imported": "peft", "named_base": "org/model", "named_revision": "v1.0"}
+    name, revision, keys = told
+    assert "names 'org/model' as its base, and is taken for" in name
+    assert "was tuned at revision 'v1.0', and nothing tells which one" in revision
+    assert "keys in its config that are not known here, and not used: shiny" in keys
+    own = save_peft(some_prompt(base, "t"), place / "own", "org/model", "v1.0")
+    told.clear()
+    load_peft(own, task="t", base=base, warn=told.append)
+    assert told == [], "its card has the fingerprint"
+
+
+def test_an_adapter_of_another_revision_is_refused(place: Path) -> None:
+    commits = "1" * 40, "2" * 40
+    cached = place / "models--org--model" / "snapshots" / commits[0]
+    cached.parent.mkdir(parents=True)
+    (place / "base").rename(cached)
+    saved(vectors(), place / "a", transformers.AutoModelForCausalLM.from_pretrained(cached))
+    base = FrozenBase.load(str(cached))
+    edit_config(place / "a", revision=commits[0])
+    assert load_peft(place / "a", task="t", base=base).card.recipe["revision"] == commits[0]
+    edit_config(place / "a", revision=commits[1])
+    with pytest.raises(FingerprintMismatch, match=f"was tuned at revision '{commits[1]}' of its base, and"):
+        load_peft(place / "a", task="t", base=base)
+    named = dataclasses.replace(base, source="org/model@v2")
+    edit_config(place / "a", revision="v1")
+    with pytest.raises(FingerprintMismatch, match="'org/model' is at 'v2'; give org/model@v1"):
+        load_peft(place / "a", task="t", base=named)
+    edit_config(place / "a", revision="v2")
+    assert load_peft(place / "a", task="t", base=named).card.num_virtual_tokens == 6

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,12 +14,18 @@ from softprompt.cli.options import Json, Location, adapter_options, library_opti
 from softprompt.cli.output import emit, version_row, warn
 from softprompt.exchange.exporting import Format
 
+if TYPE_CHECKING:
+    from softprompt.exchange.importing import Imported
+
 
 @library_options
 def export_prompt(
     ref: Annotated[str, typer.Argument(metavar="TASK", help="The prompt, as TASK, TASK@N or TASK@ALIAS.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")],
     form: Annotated[Format, typer.Option("--format", help="A PEFT folder, or our one file.")] = Format.PEFT,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where a base, another export or other files lie; says what it replaced.")
+    ] = False,
     *,
     where: Location,
     as_json: Json = False,
@@ -26,18 +33,27 @@ def export_prompt(
     """Write a prompt to a folder, for PEFT or for another library."""
     from softprompt.exchange import exporting
 
-    done = exporting.export_prompt(where.open(), ref, folder, form)
+    done = exporting.export_prompt(where.open(), ref, folder, form, force=force)
     if form is Format.PEFT and (hint := done.version.card.adapter_hint):
         warn(f"{done.version.ref} was tuned on {done.version.card.base}{hint}; in PEFT, too, it needs that one")
-    emit([{**version_row(done.version), "format": form.value, "path": str(done.path.absolute())}], as_json, "Exported")
+    if force and done.replaced:
+        warn(f"replaced in {str(folder)!r}: {', '.join(done.replaced)}")
+    row = {**version_row(done.version), "format": form.value, "path": str(done.path.absolute())}
+    emit([{**row, "replaced": list(done.replaced)}], as_json, "Exported")
 
 
 @library_options
 @adapter_options
 def import_prompt(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="A PEFT folder, or a softprompt file.")],
-    task: Annotated[
-        str | None, typer.Option(help="Task it becomes a version of (default: the one a softprompt file names).")
+    sources: Annotated[list[Path], typer.Argument(metavar="DIR...", help="PEFT folders, or softprompt files.")],
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            metavar="NAME",
+            help="Task it becomes a version of (default: the one that a softprompt file names; of several PEFT folders each "
+            "one's own name). With several DIRs one for all of them, or repeated, one for each.",
+        ),
     ] = None,
     *,
     named: Annotated[
@@ -52,14 +68,43 @@ def import_prompt(
     where: Location,
     as_json: Json = False,
 ) -> None:
-    """Take a prompt into the library as a new version of a task."""
+    """Take prompts into the library, each as a new version of a task. One that is refused leaves the others; exits 1."""
     from softprompt.exchange import importing
 
-    if task is None and source.is_dir():
+    if not tasks and len(sources) == 1 and sources[0].is_dir():
         raise typer.BadParameter("a PEFT folder names no task: give --task NAME")
-    version = importing.import_prompt(
-        where.open(), source, task=task, base=replace(base, source=named), like=like,
-        input=template, target=target, labels=label, tags=tags or (),
+    importing.tasks_of(sources, tasks or ())  # what is wrong with the call is told before a library is made
+    outcomes = importing.import_prompts(
+        where.open(make=True), sources, tasks=tasks or (), base=replace(base, source=named), like=like,
+        input=template, target=target, labels=label, tags=tags or (), warn=warn,
     )  # fmt: skip
-    more = {"fingerprint": version.fingerprint, "num_virtual_tokens": version.card.num_virtual_tokens}
-    emit([{**version_row(version), "base": version.base, **more}], as_json, "Imported")
+    failed = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal failed
+        for outcome in outcomes:
+            if outcome.error is not None and len(sources) == 1:
+                raise outcome.error
+            failed += outcome.error is not None
+            yield _imported_row(outcome)
+
+    columns = ("task", "version", "base", "num_virtual_tokens", "source", "error") if len(sources) > 1 else None
+    emit(rows(), as_json, "Imported", columns)
+    if failed:
+        warn(f"{failed} of {len(sources)} prompts were refused; the others are in the library")
+        raise typer.Exit(1)
+
+
+def _imported_row(outcome: Imported) -> dict[str, Any]:
+    version = outcome.version
+    if version is None:
+        named = {"task": outcome.task, "version": None, "digest": None}
+        more: dict[str, Any] = {"base": None, "fingerprint": None, "num_virtual_tokens": None}
+    else:
+        named = version_row(version)
+        more = {
+            "base": version.base,
+            "fingerprint": version.fingerprint,
+            "num_virtual_tokens": version.card.num_virtual_tokens,
+        }
+    return {**named, **more, "source": str(outcome.source), "error": outcome.error and str(outcome.error)}

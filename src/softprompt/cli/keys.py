@@ -26,10 +26,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create a key (default scopes: read, predict). Its secret is shown now and never again."""
-    from softprompt.files import make_private
-
-    library = where.open()
-    make_private(library.home)
+    library = where.open(make=True)
     made = library.registry.keys.create(name, scope or ("read", "predict"))
     emit([{**made.key.row(), "secret": made.secret}], as_json, "Key", ("id", "name", "scopes", "secret"))
     if not as_json:

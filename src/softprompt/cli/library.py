@@ -10,6 +10,8 @@ import typer
 from softprompt.cli.options import Json, Location, whole_library_options
 from softprompt.cli.output import emit, stderr
 
+OLD_DAYS = 30.0  # as in `library/leftovers.py`, which is not loaded for help
+
 app = typer.Typer(help="Care for the library: verify, gc, copy, stats.", no_args_is_help=True)
 
 
@@ -37,18 +39,25 @@ def gc(
     purge_deleted: Annotated[
         bool, typer.Option("--purge-deleted", help="Also the bytes of deleted versions: they cannot be restored then.")
     ] = False,
+    days: Annotated[
+        float,
+        typer.Option("--older-than", metavar="DAYS", min=0, help="Checkpoints that no training went on from for so long."),
+    ] = OLD_DAYS,
     *,
     where: Location,
     as_json: Json = False,
 ) -> None:
-    """Delete blobs that no version needs. Tells what it would delete; --yes does it."""
+    """Delete blobs that no version needs, old checkpoints and uploads that were cut short. Tells what it would delete; --yes
+    does it."""
     library = where.open()
-    plan = library.plan_gc(purge_deleted=purge_deleted)
-    rows = [item.row() for item in plan]
+    plan, left = library.plan_gc(purge_deleted=purge_deleted), library.plan_sweep(days=days)
+    rows = [{**item.row(), "file": None, "why": "no version needs it"} for item in plan]
+    rows += [{"digest": None, "versions": (), **item.row()} for item in left]
     if yes:
-        deleted = set(library.gc(plan))
-        rows = [{**row, "deleted": row["digest"] in deleted} for row in rows]
-    emit(rows, as_json, "Deleted" if yes else "Would be deleted (run again with --yes)")
+        deleted = {*library.gc(plan), *library.sweep(left)}
+        rows = [{**row, "deleted": (row["digest"] or row["file"]) in deleted} for row in rows]
+    title = "Deleted" if yes else "Would be deleted (run again with --yes)"
+    emit(rows, as_json, title, ("digest", "file", "bytes", "versions", "why", *(["deleted"] * yes)))
 
 
 @app.command()
@@ -61,7 +70,8 @@ def copy(
     where: Location,
     as_json: Json = False,
 ) -> None:
-    """Copy the library, all tenants, to another home, registry or store. What is not named stays the same."""
+    """Copy the library, all tenants, to another home, registry or store, or bring a former copy up to date. What is not
+    named stays the same."""
     if to_home is None and to_registry is None and to_store is None:
         raise typer.BadParameter("say where to: --to-home, --to-registry or --to-store")
     from softprompt.progress import Bars
@@ -73,5 +83,5 @@ def copy(
 @app.command()
 @whole_library_options
 def stats(*, where: Location, as_json: Json = False) -> None:
-    """Count tenants, tasks, versions, blobs and bytes."""
+    """Count tenants, tasks, versions, blobs, checkpoints, uploads and bytes."""
     emit([where.open().stats()], as_json, "Library")

@@ -36,16 +36,16 @@ class Location:
     store: str | None = None
     tenant: str | None = None
 
-    def open(self) -> Library:
-        """The library there.
+    def open(self, *, make: bool = False) -> Library:
+        """The library there; `make` makes an empty one where there is none, which only commands do that put something in.
 
         Raises:
-            LibraryError: it cannot be opened.
+            LibraryError: it is not there, or cannot be opened.
         """
         from softprompt.library.library import Library
 
         tenant = self.tenant or os.environ.get("SOFTPROMPT_TENANT") or "default"
-        return Library.open(self.home, registry=self.registry, store=self.store, tenant=tenant)
+        return Library.open(self.home, registry=self.registry, store=self.store, tenant=tenant, create=make)
 
 
 _before: ContextVar[Location] = ContextVar("_before")

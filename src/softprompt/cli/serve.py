@@ -68,7 +68,7 @@ def serve(
     from softprompt.progress import Bars
 
     log_to_stderr(log_level)
-    with where.open() as library, bind(host, port) as bound:
+    with where.open(make=True) as library, bind(host, port) as bound:
         refuse_open_doors(library, bound)
         settings = Settings(
             base=replace(base, source=source or _choose(library)),

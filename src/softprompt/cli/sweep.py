@@ -41,7 +41,7 @@ def sweep(
             for key, tried in values.items():
                 for value in tried:
                     check_before_loading([task.variant(**{key: value})])
-            library = where.open()
+            library = where.open(make=True)
         with progress.loading("torch"):
             from softprompt.training.sweep import RUNGS
             from softprompt.training.sweep import sweep as run_sweep

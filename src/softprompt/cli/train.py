@@ -71,7 +71,7 @@ def train(
         with progress.loading("the rows"):
             tasks = [task.variant(**changed) for task in load_tasks(list(files))]
             check_before_loading(tasks)
-            library = where.open()
+            library = where.open(make=True)
         with progress.loading("torch"):
             from softprompt.training.train import train as tune
         tuned = tune(tasks, base=base, library=library, progress=progress, stop=stop)

@@ -1,21 +1,36 @@
-"""Taking prompts of other programs and libraries into a library. No torch unless a PEFT folder is read."""
+"""Taking prompts of other programs and libraries into a library: checked as trained ones are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.options import BaseOptions
-from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError
+from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError, SoftPromptError
 from softprompt.names import check_task
 from softprompt.prompts.file import read_file, write_file
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form
 
 if TYPE_CHECKING:
+    from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
     from softprompt.registry.records import Version
+
+Warn = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of one of several sources: a version, or an error."""
+
+    source: Path
+    task: str | None
+    """The task that was asked for; None where a softprompt file names its own."""
+    version: Version | None = None
+    error: SoftPromptError | None = None
 
 
 def import_prompt(
@@ -29,10 +44,12 @@ def import_prompt(
     target: str | None = None,
     labels: Sequence[str] | None = None,
     tags: Iterable[str] = (),
+    warn: Warn | None = None,
 ) -> Version:
     """Publish a prompt of elsewhere as a new version of a task.
 
-    Its scores come with it, unless its template, labels or metric are changed: then they were those of another task.
+    Its scores come with it, unless its template, labels or metric are changed: then they were those of another task. It is
+    checked as a trained one is, and a PEFT folder is taken whole or refused.
 
     Args:
         library: where it goes.
@@ -42,51 +59,158 @@ def import_prompt(
         like: a version of the library whose template, labels and metric it takes over.
         input, target, labels: its template and labels, as in a task file; they go over `like`.
         tags: of the version.
+        warn: hears of what nothing proves, such as a base by another name than a PEFT folder's.
 
     Raises:
         ConfigError: no task is named, or the template or the labels could never answer.
-        PromptFileError: the source is no such thing, or is damaged.
-        BaseModelError: the base of a PEFT folder cannot be loaded.
+        PromptFileError: the source is no such thing, is damaged, or is more than a prompt.
+        BaseModelError: the base of a PEFT folder cannot be loaded, or has no room for it.
         FingerprintMismatch: it was tuned on another base.
         LibraryError: a name is refused, `like` is not there, or the library fails.
     """
-    path = Path(source)
-    given = {"input": input, "target": target, "labels": tuple(labels) if labels else None}
-    form = {name: value for name, value in given.items() if value is not None}
+    changes = _changes(library, like, input=input, target=target, labels=labels)
+    return _Importer(library, BaseOptions.of(base), changes, tuple(tags), warn).take(Path(source), task)
+
+
+def import_prompts(
+    library: Library,
+    sources: Sequence[str | Path],
+    *,
+    tasks: Sequence[str] = (),
+    base: BaseOptions | str | None = None,
+    like: str | None = None,
+    input: str | None = None,
+    target: str | None = None,
+    labels: Sequence[str] | None = None,
+    tags: Iterable[str] = (),
+    warn: Warn | None = None,
+) -> Iterator[Imported]:
+    """Publish several prompts, each a version of its own as by :func:`import_prompt`; one that fails leaves the others. A
+    base that follows itself is loaded once.
+
+    Args:
+        tasks: one that all become versions of, or one for each; by default a PEFT folder's is called as the folder is.
+
+    Raises:
+        ConfigError: before anything is done: another number of tasks, or two folders of one name without a task for each;
+            the template or the labels could never answer.
+        LibraryError: before anything is done: `like` is not there.
+    """
+    paths = [Path(source) for source in sources]
+    named = tasks_of(paths, tasks)
+    changes = _changes(library, like, input=input, target=target, labels=labels)
+    importer = _Importer(library, BaseOptions.of(base), changes, tuple(tags), warn)
+
+    def take() -> Iterator[Imported]:
+        for path, task in zip(paths, named, strict=True):
+            try:
+                yield Imported(path, task, importer.take(path, task))
+            except SoftPromptError as error:
+                yield Imported(path, task, error=error)
+
+    return take()
+
+
+def tasks_of(sources: Sequence[Path], tasks: Sequence[str]) -> list[str | None]:
+    """The task of each source: the one that is given for all, those given for each, or the names of the folders.
+
+    Raises:
+        ConfigError: another number of tasks than of sources, or two folders of one name.
+    """
+    if len(tasks) == 1 or len(tasks) == len(sources):
+        return [*tasks] * (len(sources) // len(tasks))
+    if tasks:
+        raise ConfigError(
+            f"{len(tasks)} tasks are named for {len(sources)} prompts; name one for all, or one for each in their order"
+        )
+    if len(sources) == 1:
+        return [None]
+    named = [source.resolve().name if source.is_dir() else None for source in sources]
+    for name in named:
+        if name is not None and named.count(name) > 1:
+            one, other, *_ = (str(source) for source, its in zip(sources, named, strict=True) if its == name)
+            raise ConfigError(
+                f"{one!r} and {other!r} would both become the task {name!r}; name a task for each, or one for all of them"
+            )
+    return named
+
+
+def _changes(library: Library, like: str | None, **given: Any) -> dict[str, Any]:
+    """Fields of cards that are to be others. Raises as `import_prompt` does."""
+    labels = given.pop("labels")
+    form = {name: value for name, value in given.items() if value is not None} | (
+        {"labels": tuple(labels)} if labels else {}
+    )
     if form:  # refused where a task file would be: a prompt with a broken template could never answer
         Form.of_config(parse_config(form, where="import"))
-    changes = (library.registry.resolve(like).card.form() if like is not None else {}) | form
-    if task is not None:
-        changes["task"] = check_task(task)
-    options = BaseOptions.of(base)
-    if not path.is_dir():
-        data, address = _from_file(path, changes, options)
-    elif task is None:
-        raise ConfigError(f"{str(path)!r} is a PEFT folder, which names no task; give one")
-    else:
-        data, address = _from_peft(path, task, changes, options)
-    return library.publish(data, base=address, tags=tags)
+    return (library.registry.resolve(like).card.form() if like is not None else {}) | form
 
 
-def _from_peft(folder: Path, task: str, changes: Mapping[str, Any], base: BaseOptions) -> tuple[bytes, str]:
-    """The prompt file that a PEFT folder becomes, and its base as named."""
-    from softprompt.bases.base import FrozenBase
+class _Importer:
+    """Takes prompts into a library, one after the other, with the base of the last one at hand."""
+
+    def __init__(
+        self, library: Library, base: BaseOptions, changes: Mapping[str, Any], tags: tuple[str, ...], warn: Warn | None
+    ) -> None:
+        self._library, self._base, self._changes, self._tags, self._warn = library, base, changes, tags, warn
+        self._loaded: tuple[BaseOptions, FrozenBase] | None = None
+
+    def take(self, path: Path, task: str | None) -> Version:
+        """Publish one; raises as `import_prompt` does."""
+        changes = {**self._changes, **({"task": check_task(task)} if task is not None else {})}
+        if not path.is_dir():
+            data, address = _from_file(path, changes, self._base)
+        elif task is None:
+            raise ConfigError(f"{str(path)!r} is a PEFT folder, which names no task; give one")
+        else:
+            data, address = self._from_peft(path, task, changes)
+        return self._library.publish(data, base=address, tags=self._tags)
+
+    def _from_peft(self, folder: Path, task: str, changes: Mapping[str, Any]) -> tuple[bytes, str]:
+        """The prompt file that a PEFT folder becomes, and its base as named."""
+        from softprompt.exchange.peft import check_fits, load_peft, read_peft_config
+        from softprompt.prompts.prompt import SoftPrompt
+
+        config = read_peft_config(folder)
+        base = self._load(_base_of_adapter(config, folder, self._base))
+        prompt = load_peft(folder, task=task, base=base, warn=self._warn)
+        prompt = SoftPrompt(prompt.vectors_PD, prompt.card.changed(changes))
+        check_fits(prompt, base)
+        return prompt.to_bytes(), base.address
+
+    def _load(self, options: BaseOptions) -> FrozenBase:
+        from softprompt.bases.base import FrozenBase
+
+        if self._loaded is None or self._loaded[0] != options:
+            self._loaded = None  # two need not fit
+            self._loaded = options, FrozenBase.load(options)
+        return self._loaded[1]
+
+
+def _base_of_adapter(config: Mapping[str, Any], folder: Path, given: BaseOptions) -> BaseOptions:
+    """The base to load for an adapter: the one that is given, else the one that its config names, at the revision there.
+
+    Raises:
+        PromptFileError: neither names one.
+    """
     from softprompt.bases.locate import BUILTIN
-    from softprompt.exchange.peft import load_peft, read_peft_config
-    from softprompt.prompts.prompt import SoftPrompt
 
-    config = read_peft_config(folder)
-    named = base.source or config.get("base_model_name_or_path")
-    if not isinstance(named, str) or not named:
+    named = config.get("base_model_name_or_path")
+    source = given.source or named
+    if not isinstance(source, str) or not source:
         raise PromptFileError(f"the adapter in {str(folder)!r} names no base; give it with --base ID")
-    if base.source is None and isinstance(config.get("revision"), str) and not Path(named).exists():
-        named = f"{named}@{config['revision']}"
+    revision = given.revision
+    if (
+        source == named
+        and revision is None
+        and config.get("revision") is not None
+        and not Path(source).expanduser().exists()
+    ):
+        revision = str(config["revision"])
     for name, path in BUILTIN.items():
-        if Path(named).is_dir() and Path(named).resolve() == path.resolve():
-            named = name
-    loaded = FrozenBase.load(base, source=named)
-    prompt = load_peft(folder, task=task, base=loaded)
-    return SoftPrompt(prompt.vectors_PD, prompt.card.changed(changes)).to_bytes(), loaded.address
+        if Path(source).is_dir() and Path(source).resolve() == path.resolve():
+            source = name
+    return BaseOptions.of(given, source=source, revision=revision)
 
 
 def _from_file(path: Path, changes: Mapping[str, Any], base: BaseOptions) -> tuple[bytes, str]:
@@ -97,7 +221,10 @@ def _from_file(path: Path, changes: Mapping[str, Any], base: BaseOptions) -> tup
         raise PromptFileError(
             f"{str(path)!r} cannot be read ({error.strerror}); give a PEFT folder or a softprompt file"
         ) from None
+    from softprompt.prompts.prompt import SoftPrompt  # which reads the numbers, and so needs torch
+
     try:
+        SoftPrompt.from_bytes(data)
         card, tensors = read_file(data)
     except PromptFileError as error:
         raise PromptFileError(f"{str(path)!r}: {error}") from None

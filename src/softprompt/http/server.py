@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from softprompt.bases.options import BaseOptions
-from softprompt.errors import ConfigError
+from softprompt.errors import ConfigError, RegistryError
 from softprompt.http.app import create_app
 from softprompt.http.auth import Keyring, is_loopback
 from softprompt.http.limits import Limits
@@ -27,6 +27,8 @@ from softprompt.signals import handling
 if TYPE_CHECKING:
     from softprompt.library.library import Library
     from softprompt.serving.service import AsyncService
+
+log = logging.getLogger("softprompt.http")
 
 INTERRUPTED = 130
 """Exit status of what an interrupt ended."""
@@ -137,9 +139,15 @@ def _training(service: AsyncService, library: Library, settings: Settings) -> li
 
 
 def refuse_open_doors(library: Library, bound: socket.socket) -> None:
-    """Raises `ConfigError` where others than this machine could come in, and need no key for it."""
-    host = bound.getsockname()[0]
-    if not is_loopback(host) and not library.registry.keys.any_live():
+    """Close a library that has keys to other users of the system; raises `ConfigError` where others than this machine could
+    come in, and need no key for it."""
+    host, has_keys = bound.getsockname()[0], library.registry.keys.any_live()
+    if has_keys:
+        try:
+            library.registry.database.make_private()
+        except RegistryError as error:
+            log.warning("%s", error)
+    if not is_loopback(host) and not has_keys:
         raise ConfigError(
             f"serving on {host} lets others in, and no API key exists; make one first (`softprompt keys create NAME`), or "
             "serve on 127.0.0.1"

@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt.errors import FieldError, NotFound
-from softprompt.files import make_private
 from softprompt.jobs.records import Page, fetch_page, find_row, record_of
 from softprompt.jobs.rows import UploadedRows, read_upload
 from softprompt.prompts.file import digest_of
@@ -58,7 +57,7 @@ class Uploads:
     def __init__(self, library: Library, *, most_bytes: int = MOST_BYTES) -> None:
         self.library = library
         self.most_bytes = most_bytes
-        self.store = FolderStore(library.home / "files")
+        self.store = FolderStore(library.home / "files", create=False, mode=0o600)
         self._database = library.registry.database
 
     def add(self, data: bytes, filename: str, purpose: str = TRAINING) -> UploadedFile:
@@ -78,7 +77,7 @@ class Uploads:
             raise FieldError(f"{filename}: {len(data)} bytes, and at most {self.most_bytes} are taken; split it", "file")
         read_upload(data, filename)
         file = self._make(data, filename, purpose)
-        make_private(self.library.home)
+        self._open_folder()
         self.store.put(data)
         with self._database.write() as connection:
             self._database.lock_digest(connection, file.digest)
@@ -90,6 +89,7 @@ class Uploads:
     def add_result(self, connection: Connection, data: bytes, filename: str) -> UploadedFile:
         """Keep what a training leaves, in the caller's transaction; its bytes are put here."""
         file = self._make(data, filename, RESULTS)
+        self._open_folder()
         self._database.lock_digest(connection, file.digest)
         self.store.put(data)
         self._insert(connection, file)
@@ -154,6 +154,11 @@ class Uploads:
             named = connection.execute(sa.select(_f.id).where(_f.digest == row.digest).limit(1)).first()
             if named is None:
                 self.store.delete(row.digest)
+
+    def _open_folder(self) -> None:
+        """Make the folder of files, and see to it that the library is its user's alone."""
+        self._database.make_private()
+        self.store.create()
 
     def _row(self, connection: Connection, name: str) -> AnyRow:
         row = find_row(connection, tables.files, self.library.tenant, name)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
@@ -35,55 +37,76 @@ class CopyReport(Record):
     """Blobs of deleted versions that the source has no more."""
     rows: int = 0
     """Rows of the registry; 0 where the registry stays the same."""
+    added: dict[str, int] = field(default_factory=dict)
+    """How many versions, aliases, tags and keys the target did not have."""
+    changed: tuple[str, ...] = ()
+    """What is otherwise in the target now than it was, a line each: aliases that moved, versions deleted or restored."""
+    left: int = 0
+    """Versions that the target had as they are."""
 
 
-def copy(
-    source: Database, source_store: Store, url: str | URL | None, target_store: Store | None, *, progress: Progress | None
-) -> CopyReport:
+@dataclass(frozen=True)
+class Target:
+    """Where a copy goes; what is None stays the same."""
+
+    store: Store | None
+    url: str | URL | None
+    home: Path | None = None
+    """The home whose registry it is."""
+
+
+def copy(source: Database, source_store: Store, target: Target, *, progress: Progress | None) -> CopyReport:
     """Copy every blob that a version names to a store, and its rows to the registry at a URL: numbers, aliases with their
     trails, tags, origins, audit, keys. Uploaded files and jobs stay behind.
 
     What is None, or is the source itself, stays the same. Blobs go first and rows last, in one transaction: a copy that
     was cut short is begun again by the same command. The source is only read, in the state in which the copy began.
 
+    A target that is a former copy is brought up to date: every line of its audit is in the source's. Another one is refused.
+
     Raises:
-        LibraryError: nothing new is named, or the target's registry has tasks, files or jobs already.
+        LibraryError: nothing new is named, or the target's registry has changes of its own, files or jobs.
         NotFound, StoreError: a blob of the source is gone or altered; mend that first.
         RegistryError: a registry fails.
     """
+    target_store = target.store
     if target_store is not None and target_store.shown == source_store.shown:
         target_store = None
-    target = Database.open(url) if url is not None else None
+    database = Database.open(target.url, home=target.home) if target.url is not None else None
     try:
-        if target is not None and target.engine.url == source.engine.url:
-            target.close()
-            target = None
-        if target is None and target_store is None:
+        if database is not None and database.engine.url == source.engine.url:
+            database.close()
+            database = None
+        if database is None and target_store is None:
             raise LibraryError("the copy would be the library itself; name another home, registry or store")
-        if target is not None:
-            with target.read() as connection:
-                _refuse_if_used(connection, target.shown)
         with source.read() as connection:
-            counts: Mapping[str, int] = {}
+            if database is not None:
+                with database.read() as there:
+                    _refuse_if_used(connection, there, database.shown)
+                if connection.execute(sa.select(tables.keys.c.id).limit(1)).first() is not None:
+                    database.make_private()
+            counts: Mapping[str, Any] = {}
             if target_store is not None:
                 counts = _copy_blobs(source_store, target_store, named_blobs(connection), progress)
-            rows = _copy_rows(connection, target) if target is not None else 0
+            if database is not None:
+                counts = {**counts, **_copy_rows(connection, database)}
     finally:
-        if target is not None:
-            target.close()
+        if database is not None:
+            database.close()
         if target_store is not None:
             target_store.close()
-    return CopyReport(**counts, rows=rows)
+    return CopyReport(**counts)
 
 
-def targets(home: str | Path | None, registry: str | None, store: str | None) -> tuple[Store | None, str | URL | None]:
-    """The store and the registry's URL that are named. A home stands for its own; None is for what is not named.
+def target_of(home: str | Path | None, registry: str | None, store: str | None) -> Target:
+    """Where to, by what is named. A home stands for its own registry and store.
 
     Raises:
         LibraryError: the home cannot be made.
         NameRefused, StoreError: the store cannot be opened.
     """
     url: str | URL | None = registry
+    folder = None
     if home is not None:
         folder = Path(home).expanduser().absolute()
         try:
@@ -92,14 +115,34 @@ def targets(home: str | Path | None, registry: str | None, store: str | None) ->
             raise LibraryError(f"cannot create the home {folder}: {error.strerror}; choose another folder") from error
         url = registry or URL.create("sqlite", database=str(folder / "registry.db"))
         store = store or str(folder / "blobs")
-    return (open_store(store) if store is not None else None), url
+    return Target(open_store(store) if store is not None else None, url, folder)
 
 
-def _refuse_if_used(connection: Connection, shown: str) -> None:
-    for table in (tables.tasks, tables.files, tables.jobs):
-        if connection.execute(sa.select(table.c.id).limit(1)).first() is not None:
+def _refuse_if_used(source: Connection, there: Connection, shown: str) -> None:
+    """Refuse a registry that has anything which a copy would lose: whose audit is not the beginning of the source's."""
+
+    def has(table: sa.Table) -> bool:
+        return there.execute(sa.select(table).limit(1)).first() is not None
+
+    for table in (tables.files, tables.jobs):
+        if has(table):
             raise LibraryError(
                 f"the registry {shown} has {table.name} already, and a copy would take their place; name an empty one"
+            )
+    if has(tables.tasks) and not has(tables.audit):
+        raise LibraryError(f"the registry {shown} has tasks already, and a copy would take their place; name an empty one")
+    every = sa.select(tables.audit).order_by(tables.audit.c.id)
+    theirs = there.execution_options(yield_per=_BATCH).execute(every)
+    ours = source.execution_options(yield_per=_BATCH).execute(every)
+    for line, same in zip_longest(theirs, ours):
+        if line is None:
+            return
+        if same is None or tuple(line) != tuple(same):
+            newer = "; is it the newer one, and the copy to go the other way?" if same is None else ""
+            raise LibraryError(
+                f"the registry {shown} is no former copy of this library: only there was {line.action!r} of "
+                f"{line.task or 'no task'!r} done, at {line.at} by {line.actor}, and a copy would undo that{newer}; name an "
+                "empty one"
             )
 
 
@@ -136,12 +179,13 @@ def _is_whole(target: Store, digest: str) -> bool:
     return True
 
 
-def _copy_rows(source: Connection, target: Database) -> int:
+def _copy_rows(source: Connection, target: Database) -> dict[str, Any]:
     total = 0
     with target.write() as connection:
-        _refuse_if_used(connection, target.shown)
+        _refuse_if_used(source, connection, target.shown)
+        before, after = _Content.of(connection), _Content.of(source)
         for table in reversed(tables.metadata.sorted_tables):
-            connection.execute(sa.delete(table))  # a tenant or a key may be there; nothing that anybody made is
+            connection.execute(sa.delete(table))  # all that is there comes again
         for table in tables.metadata.sorted_tables:
             if table in tables.OF_ONE_HOME:
                 continue
@@ -154,4 +198,59 @@ def _copy_rows(source: Connection, target: Database) -> int:
                 counter = sa.func.pg_get_serial_sequence(table.name, "id")
                 highest = sa.select(sa.func.max(table.c.id)).scalar_subquery()
                 connection.execute(sa.select(sa.func.setval(counter, sa.func.coalesce(highest, 1))))
-    return total
+    return {"rows": total, **after.since(before)}
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What people know of a registry, by name."""
+
+    versions: dict[str, tuple[bool, str]]
+    """Whether each is deleted, and its base."""
+    aliases: dict[tuple[str, str], int]
+    tags: set[tuple[str, str]]
+    keys: dict[str, bool]
+    """Whether each is revoked."""
+
+    @classmethod
+    def of(cls, connection: Connection) -> _Content:
+        """All tenants' content."""
+        t, v, a, k = tables.tasks.c, tables.versions.c, tables.aliases.c, tables.keys.c
+        tasks = {row.id: f"{row.tenant}/{row.name}" for row in connection.execute(sa.select(t.id, t.tenant, t.name))}
+        rows = connection.execute(sa.select(v.id, v.task_id, v.number, v.deleted, v.base)).fetchall()
+        refs = {row.id: f"{tasks[row.task_id]}@{row.number}" for row in rows}
+        return cls(
+            {refs[row.id]: (row.deleted, row.base) for row in rows},
+            {
+                (tasks[row.task_id], row.name): row.number
+                for row in connection.execute(sa.select(a.task_id, a.name, a.number))
+            },
+            {(refs[row.version_id], row.tag) for row in connection.execute(sa.select(tables.tags))},
+            {
+                f"{row.tenant}'s key {row.name!r} ({row.id})": row.revoked
+                for row in connection.execute(sa.select(k.id, k.tenant, k.name, k.revoked))
+            },
+        )
+
+    def since(self, before: _Content) -> dict[str, Any]:
+        """What is added to, changed in and left of what was there before."""
+        kept = self.versions.keys() & before.versions.keys()
+        others = sorted(ref for ref in kept if self.versions[ref] != before.versions[ref])
+        changed = []
+        for ref in others:
+            (deleted, base), (was_deleted, old_base) = self.versions[ref], before.versions[ref]
+            changed += [f"{ref} {'deleted' if deleted else 'restored'}"] * (deleted != was_deleted)
+            changed += [f"{ref}: base {old_base} -> {base}"] * (base != old_base)
+        for (task, name), number in sorted(before.aliases.items()):
+            now = self.aliases.get((task, name))
+            if now != number:
+                changed.append(f"{task}: {name} {number} -> {now or 'none'}")
+        changed += [f"{ref}: tag {tag} removed" for ref, tag in sorted(before.tags - self.tags)]
+        changed += [f"{key} revoked" for key in sorted(before.keys) if self.keys.get(key) and not before.keys[key]]
+        added = {
+            "versions": len(self.versions) - len(kept),
+            "aliases": len(self.aliases.keys() - before.aliases.keys()),
+            "tags": len(self.tags - before.tags),
+            "keys": len(self.keys.keys() - before.keys.keys()),
+        }
+        return {"added": added, "changed": tuple(changed), "left": len(kept) - len(others)}

@@ -16,7 +16,8 @@ from sqlalchemy.engine import URL, Connection
 
 from softprompt.errors import LibraryError, NotFound, StoreError
 from softprompt.files import make_home, sync_folder
-from softprompt.library import copying, maintenance
+from softprompt.library import copying, leftovers, maintenance
+from softprompt.library.homes import DEFAULT_HOME, REGISTRY, no_library
 from softprompt.locks import check_locks
 from softprompt.names import check_alias, check_tags, check_task
 from softprompt.progress import Progress
@@ -26,8 +27,6 @@ from softprompt.registry.registry import Registry
 from softprompt.stores import ReadCache, Store, open_store, read_verified
 
 __all__ = ["Library", "Version"]
-
-DEFAULT_HOME = "softprompt-home"
 
 
 class Library:
@@ -48,14 +47,17 @@ class Library:
         store: str | None = None,
         tenant: str = "default",
         actor: str | None = None,
+        create: bool = True,
     ) -> Library:
-        """Open a library, making an empty one where there is none; its home is the user's alone (mode 0700).
+        """Open a library; `create` makes an empty one where there is none, its home its user's alone (mode 0700). One that
+        may not be written is read all the same.
 
         `home` is by default `$SOFTPROMPT_HOME` or `./softprompt-home`, `registry` `$SOFTPROMPT_REGISTRY` or SQLite in
         the home, `store` `$SOFTPROMPT_STORE` or the folder `blobs` in the home.
 
         Raises:
             LibraryError: the home cannot be made, or this system has no file locks.
+            NotFound: there is no library, and none is to be made.
             NameRefused: a URL or the tenant's name is not allowed.
             RegistryError: the registry cannot be opened.
             StoreError: the store cannot be opened.
@@ -65,18 +67,23 @@ class Library:
         folder = Path(os.path.expanduser(home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME)).absolute()
         registry = registry or os.environ.get("SOFTPROMPT_REGISTRY")
         store = store or os.environ.get("SOFTPROMPT_STORE")
-        try:
-            make_home(folder)
-        except OSError as error:
-            raise LibraryError(
-                f"cannot create the home {folder}: {error.strerror}; choose another folder with --home or SOFTPROMPT_HOME"
-            ) from error
-        opened_store = open_store(store or str(folder / "blobs"))
-        if registry is not None:
-            return cls(folder, Registry.open(registry, tenant, actor), opened_store)
-        file = folder / "registry.db"
+        file = folder / REGISTRY
         new = not file.exists()
-        opened = Registry.open(URL.create("sqlite", database=str(file)), tenant, actor)
+        if create:
+            try:
+                make_home(folder)
+            except OSError as error:
+                raise LibraryError(
+                    f"cannot create the home {folder}: {error.strerror}; choose another folder with --home or "
+                    "SOFTPROMPT_HOME"
+                ) from error
+        opened_store = open_store(store or str(folder / "blobs"), create=create)
+        if new and registry is None and not create:
+            raise no_library(folder)
+        if registry is not None:
+            return cls(folder, Registry.open(registry, tenant, actor, create=create, home=folder), opened_store)
+        url = URL.create("sqlite", database=str(file))
+        opened = Registry.open(url, tenant, actor, create=create, home=folder)
         if new:
             sync_folder(folder)
         return cls(folder, opened, opened_store)
@@ -219,9 +226,22 @@ class Library:
         return maintenance.plan_gc(self.registry.database, self.store, purge_deleted=purge_deleted)
 
     def gc(self, plan: Sequence[maintenance.Garbage] | None = None, *, purge_deleted: bool = False) -> list[str]:
-        """Delete what a plan names and is still not needed; return the digests deleted. See `maintenance.gc`."""
+        """Delete what a plan names and is still not needed; return the digests deleted. See `maintenance.gc`. Without a plan
+        also what is left of trainings and uploads, as by :meth:`sweep`."""
         chosen = self.plan_gc(purge_deleted=purge_deleted) if plan is None else plan
-        return maintenance.gc(self.registry, self.store, self.cache, chosen)
+        deleted = maintenance.gc(self.registry, self.store, self.cache, chosen)
+        if plan is None:
+            self.sweep()
+        return deleted
+
+    def plan_sweep(self, *, days: float = leftovers.OLD_DAYS) -> list[leftovers.Leftover]:
+        """What `sweep` would delete: checkpoints that were not written for so many days, and what killed uploads left."""
+        return leftovers.plan_sweep(self.registry.database, self.home, days=days)
+
+    def sweep(self, plan: Sequence[leftovers.Leftover] | None = None, *, days: float = leftovers.OLD_DAYS) -> list[str]:
+        """Delete what is left of trainings and uploads in the home; return the files deleted. See `leftovers.sweep`."""
+        chosen = self.plan_sweep(days=days) if plan is None else plan
+        return leftovers.sweep(self.registry.database, self.home, chosen)
 
     def copy(
         self,
@@ -231,13 +251,14 @@ class Library:
         store: str | None = None,
         progress: Progress | None = None,
     ) -> copying.CopyReport:
-        """Copy all tenants' rows and blobs to another home, registry or store; see `copying.copy`."""
-        target_store, url = copying.targets(home, registry, store)
-        return copying.copy(self.registry.database, self.store, url, target_store, progress=progress)
+        """Copy all tenants' rows and blobs to another home, registry or store, or bring a former copy up to date; see
+        `copying.copy`."""
+        target = copying.target_of(home, registry, store)
+        return copying.copy(self.registry.database, self.store, target, progress=progress)
 
     def stats(self) -> dict[str, Any]:
-        """Counts of tenants, tasks, versions, blobs and bytes."""
-        return maintenance.stats(self.registry.database, self.store)
+        """Counts of tenants, tasks, versions, blobs and bytes, and of the home's checkpoints and uploads."""
+        return {**maintenance.stats(self.registry.database, self.store), **leftovers.count(self.home)}
 
     def _reread(self, version: Version) -> None:
         """Check a blob in the store itself, not in the cache. Raises `NotFound` or `StoreError`."""
@@ -251,14 +272,15 @@ class Library:
 
 
 @contextmanager
-def library_or_current(library: Library | None) -> Iterator[Library]:
+def library_or_current(library: Library | None, *, create: bool = False) -> Iterator[Library]:
     """The library that is given; else that of the current home, opened and closed again.
 
     Raises:
         LibraryError: it cannot be opened.
+        NotFound: there is none, and none is to be made.
     """
     if library is not None:
         yield library
         return
-    with Library.open() as opened:
+    with Library.open(create=create) as opened:
         yield opened

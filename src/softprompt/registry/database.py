@@ -1,4 +1,4 @@
-"""The database under the registry: connecting, transactions, tables, and errors that name the mend.
+"""The database under the registry: connecting, transactions, schema, and errors that name the mend.
 
 SQLite runs in WAL mode, so readers never wait, and a writer takes the write lock at its beginning (`BEGIN IMMEDIATE`):
 a transaction that reads first and then writes can then never fail half-way because another wrote in between.
@@ -18,11 +18,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from softprompt.errors import NameRefused, RegistryError
+from softprompt.errors import NameRefused, NotFound, RegistryError
+from softprompt.files import make_private
 from softprompt.registry import tables
-
-BUSY_SECONDS = 30
-"""How long a writer waits for another writer of the same SQLite file."""
+from softprompt.registry.sqlite_file import BUSY_SECONDS, SqliteFile
 
 CONNECT_SECONDS = 10
 _SCHEMA_LOCK = 0x736F667470726F6D  # "softprom": one session at a time makes or upgrades the schema on PostgreSQL
@@ -31,26 +30,41 @@ _SCHEMA_LOCK = 0x736F667470726F6D  # "softprom": one session at a time makes or 
 class Database:
     """An engine with two kinds of transaction. Safe to share between threads."""
 
-    def __init__(self, engine: Engine, shown: str) -> None:
+    def __init__(self, engine: Engine, shown: str, file: SqliteFile | None = None, home: Path | None = None) -> None:
         self.engine = engine
         self.shown = shown
+        self.file = file
+        self.home = home
+        """Folder of the library, which is closed to others once there is a secret in it."""
         self.sqlite = engine.dialect.name == "sqlite"
         # PostgreSQL would show each statement another state; SQLite keeps to one by itself.
         self._reader = engine if self.sqlite else engine.execution_options(isolation_level="REPEATABLE READ")
 
     @classmethod
-    def open(cls, url: str | URL) -> Database:
+    def open(cls, url: str | URL, *, create: bool = True, home: Path | None = None) -> Database:
         """Connect to `sqlite:///path` or `postgresql://...`, make the schema or upgrade it when it is not the present one.
+
+        A SQLite file that may not be written is read all the same.
+
+        Args:
+            url: of the database.
+            create: whether an empty registry is made where there is none.
+            home: folder of the library that it belongs to.
 
         Raises:
             NameRefused: not such a URL.
-            RegistryError: unreachable, no permission, someone else's database, or a newer tables.
+            NotFound: there is no registry, and none is to be made.
+            RegistryError: unreachable, no permission, someone else's database, or a newer schema; or it has to be made or
+                upgraded, and may not be written.
         """
         parsed = _parse(url)
         shown = parsed.set(query={}).render_as_string(hide_password=True)
-        database = cls(_engine(parsed, shown), shown)
+        file = _file_of(parsed)
+        if file is not None and not file.path.exists() and not create:
+            raise NotFound(f"there is no registry {shown}; mend the URL")
+        database = cls(_engine(parsed, shown), shown, file, home)
         try:
-            database._ensure_schema()
+            database._ensure_schema(create)
         except BaseException:
             database.close()
             raise
@@ -63,16 +77,21 @@ class Database:
         Raises:
             RegistryError: the database fails.
         """
+        before = self.file.stamp() if self.file is not None and self.file.read_only else None
         with _translated(self.shown), self._reader.begin() as connection:
             yield connection
+        if before is not None and self.file is not None and not self.file.has_log() and before != self.file.stamp():
+            raise RegistryError(f"the registry {self.shown} was written while it was read, by another; try again")
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that writes; it commits at the end of the block, or leaves nothing.
 
         Raises:
-            RegistryError: the database fails, is full, or stays locked.
+            RegistryError: the database fails, is full, stays locked, or may not be written.
         """
+        if self.file is not None and self.file.read_only:
+            raise RegistryError(f"the registry {self.shown} can only be read here, and nothing was changed: {_READ_ONLY}")
         with _translated(self.shown), self.engine.connect().execution_options(write=True) as connection, connection.begin():
             yield connection
 
@@ -100,11 +119,36 @@ class Database:
         """Close all connections."""
         self.engine.dispose()
 
-    def _ensure_schema(self) -> None:
+    def make_private(self) -> None:
+        """Close the library's home, and the files of SQLite, to everyone but their owner: there is a secret in them.
+
+        Raises:
+            RegistryError: that cannot be done.
+        """
+        try:
+            if self.home is not None and self.home.is_dir():
+                make_private(self.home)
+            for path in self.file.paths() if self.file is not None else ():
+                if path.exists():
+                    make_private(path)
+        except OSError as error:
+            raise RegistryError(
+                f"{error.filename} cannot be closed to other users: {error.strerror}; close it with chmod, or choose "
+                "another home"
+            ) from error
+
+    def _ensure_schema(self, create: bool) -> None:
         with self.read() as connection:
             revision = self._revision(connection)
         if revision == tables.HEAD:
             return
+        if revision is None and not create:
+            raise NotFound(f"there is no library in the registry {self.shown}: it has no tables; mend the URL")
+        if self.file is not None and self.file.read_only:
+            raise RegistryError(
+                f"the registry {self.shown} must be {'made' if revision is None else 'upgraded'}, and can only be read "
+                f"here: {_READ_ONLY}"
+            )
         if revision is not None and revision not in tables.REVISIONS:
             raise RegistryError(
                 f"the registry {self.shown} has schema {revision!r}, and this softprompt reads up to {tables.HEAD!r}; "
@@ -198,11 +242,20 @@ def _parse(url: str | URL) -> URL:
     return parsed
 
 
+def _file_of(url: URL) -> SqliteFile | None:
+    return SqliteFile(Path(url.database or "").absolute()) if url.get_backend_name() == "sqlite" else None
+
+
 def _engine(url: URL, shown: str) -> Engine:
-    if url.get_backend_name() == "sqlite":
-        folder = Path(url.database or "").absolute().parent
-        if not folder.is_dir():
-            raise RegistryError(f"the folder {folder} of the registry {shown} does not exist; create it or mend the URL")
+    file = _file_of(url)
+    if file is not None:
+        if not file.path.parent.is_dir():
+            raise RegistryError(
+                f"the folder {file.path.parent} of the registry {shown} does not exist; create it or mend the URL"
+            )
+        if file.read_only:
+            return sa.create_engine(url, creator=file.connect_to_read, poolclass=sa.NullPool)
+        file.create()
         engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -256,6 +309,9 @@ def _explain(error: DBAPIError) -> str:
     return f"{text}; {next((mend for sign, mend in _MENDS if sign in low), other)}"
 
 
+_READ_ONLY = (
+    "you may not write to its file or its folder; mend their permissions, or give a copy (`softprompt library copy`)"
+)
 _DAMAGED = "the file is damaged; put back a copy of it (see docs/library.md on backups)"
 _MENDS = (
     ("database is locked", f"another process has been writing for {BUSY_SECONDS} s; wait for it or end it, then try again"),

@@ -78,9 +78,10 @@ class Keys:
         self._scope = scope
 
     def create(self, name: str, scopes: Iterable[str]) -> NewKey:
-        """Add a key of this tenant.
+        """Add a key of this tenant, and close the library to other users of the system.
 
         Raises:
+            RegistryError: the library cannot be closed, or the database fails; no key is made.
             NameRefused: not a name, an unknown scope, or a live key has this name.
         """
         check_key_name(name)
@@ -100,6 +101,7 @@ class Keys:
             "actor": self._scope.actor,
             "created_at": at,
         }
+        self._scope.database.make_private()
         with self._scope.database.write() as connection:
             queries.add_missing(connection, tenants, name=tenant, created_at=at)
             # Locked, so that two creators of one name queue up.

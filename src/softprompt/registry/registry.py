@@ -10,6 +10,7 @@ import getpass
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
@@ -47,15 +48,24 @@ class Registry:
         self.keys = Keys(self._scope)
 
     @classmethod
-    def open(cls, url: str | URL, tenant: str = "default", actor: str | None = None) -> Registry:
-        """Open a registry by URL.
+    def open(
+        cls,
+        url: str | URL,
+        tenant: str = "default",
+        actor: str | None = None,
+        *,
+        create: bool = True,
+        home: Path | None = None,
+    ) -> Registry:
+        """Open a registry by URL, of the library in `home`; `create` makes an empty one where there is none.
 
         Raises:
             NameRefused: not a URL of a registry, or the tenant is no name.
-            RegistryError: it cannot be reached, or has a newer tables.
+            NotFound: there is none, and none is to be made.
+            RegistryError: it cannot be reached, or has a newer schema.
         """
         check_tenant(tenant)
-        return cls(Database.open(url), tenant, actor)
+        return cls(Database.open(url, create=create, home=home), tenant, actor)
 
     def for_tenant(self, tenant: str, actor: str | None = None) -> Registry:
         """The same database as another tenant sees it."""

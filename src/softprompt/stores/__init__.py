@@ -21,8 +21,9 @@ from softprompt.stores.memory import MemoryStore
 __all__ = ["FolderStore", "MemoryStore", "ReadCache", "Store", "open_store", "read_verified"]
 
 
-def open_store(url: str) -> Store:
-    """The store at a URL: a folder or `file://`, `memory://NAME`, `s3://`, `gs://`, `az://`, `redis://`.
+def open_store(url: str, *, create: bool = True) -> Store:
+    """The store at a URL: a folder or `file://`, `memory://NAME`, `s3://`, `gs://`, `az://`, `redis://`. `create` makes the
+    folder where there is none.
 
     Raises:
         NameRefused: not such a URL.
@@ -39,4 +40,4 @@ def open_store(url: str) -> Store:
         from softprompt.stores.redis_server import RedisStore
 
         return RedisStore(url)
-    return FolderStore(Path(unquote(parts.path) if "://" in url else os.path.expanduser(parts.path)))
+    return FolderStore(Path(unquote(parts.path) if "://" in url else os.path.expanduser(parts.path)), create=create)

@@ -26,15 +26,21 @@ class FolderStore(Store):
 
     remote = False
 
-    def __init__(self, root: Path) -> None:
-        """Open the folder, creating it if need be.
+    def __init__(self, root: Path, *, create: bool = True, mode: int = 0o644) -> None:
+        """Open the folder; `create` makes it where there is none. Files are made with a mode, less the umask.
 
         Raises:
             StoreError: it cannot be created, or is not a folder.
         """
+        self._mode = mode
         self.root = root.absolute()
         self.temporary = self.root.with_name(self.root.name + ".tmp")
         self.shown = str(self.root)
+        if create:
+            self.create()
+
+    def create(self) -> None:
+        """Make the folder where there is none. Raises `StoreError`."""
         with self._explained("create"):
             make_folder(self.root)
 
@@ -96,7 +102,7 @@ class FolderStore(Store):
 
     def _put(self, digest: str, data: bytes) -> None:
         path = self.temporary / f"{digest[:16]}-{secrets.token_hex(8)}"
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode)
         try:
             lock_file(handle)
             view = memoryview(data)

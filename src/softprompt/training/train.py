@@ -90,7 +90,7 @@ def library_for(library: Library | None, publish: bool) -> Iterator[Library | No
     if library is not None and not publish:
         raise ConfigError("a library is given, and publish is False; leave one of them out")
     if publish:
-        with library_or_current(library) as opened:
+        with library_or_current(library, create=True) as opened:
             yield opened
     else:
         yield None

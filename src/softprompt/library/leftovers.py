@@ -1,0 +1,116 @@
+"""What trainings and uploads left in a home and nobody will come for: counted, and deleted when it is old."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from softprompt.errors import LibraryError
+from softprompt.registry import tables
+from softprompt.registry.database import Database
+from softprompt.registry.records import Record
+from softprompt.stores import FolderStore
+
+OLD_DAYS = 30.0
+"""A checkpoint that nobody went on from for so long is taken for one that nobody will: its task file or its rows have
+changed, and a checkpoint is found by those."""
+
+PARTIAL_DAYS = 1 / 24
+"""A file that is being written is written again and again; after an hour its writer was killed."""
+
+
+@dataclass(frozen=True)
+class Leftover(Record):
+    """A file that is not needed any more."""
+
+    file: str
+    """Its path in the home."""
+    bytes: int
+    why: str
+
+
+def count(home: Path) -> dict[str, Any]:
+    """How many checkpoints and uploads there are in a home, and their bytes."""
+    checkpoints = [size for _, size, _ in _checkpoints(home)]
+    uploads = [size for _, size in _uploads(home)]
+    return {
+        "checkpoints": len(checkpoints),
+        "checkpoint_bytes": sum(checkpoints),
+        "uploads": len(uploads),
+        "upload_bytes": sum(uploads),
+    }
+
+
+def plan_sweep(database: Database, home: Path, *, days: float = OLD_DAYS) -> list[Leftover]:
+    """Checkpoints that were not written for so many days, what killed writers left of some, and uploads that no row names.
+
+    Raises:
+        RegistryError: the registry fails.
+    """
+    found = []
+    for path, size, age in _checkpoints(home):
+        partial = path.suffix == ".partial"
+        if age >= (min(days, PARTIAL_DAYS) if partial else days):
+            why = "its writer was killed" if partial else f"a checkpoint of {age:.0f} days ago"
+            found.append(Leftover(str(path.relative_to(home)), size, why))
+    digest = tables.files.c.digest
+    with database.read() as connection:
+        named = set(connection.execute(sa.select(digest).distinct()).scalars())
+    if named:  # else the registry may be another one: they are needed there
+        unnamed = [(name, size) for name, size in _uploads(home) if name not in named]
+        found += [Leftover(f"files/{name}", size, "an upload that was never finished") for name, size in unnamed]
+    return found
+
+
+def sweep(database: Database, home: Path, plan: Sequence[Leftover]) -> list[str]:
+    """Delete what a plan names and nobody has come for since; return the files deleted.
+
+    Raises:
+        LibraryError: one cannot be deleted, or the registry fails.
+    """
+    deleted = []
+    for item in plan:
+        path = home / item.file
+        try:
+            if path.parent == home / "files":
+                gone = _delete_upload(database, home, path.name)
+            else:
+                path.unlink(missing_ok=True)
+                gone = True
+        except OSError as error:
+            raise LibraryError(f"{path} cannot be deleted: {error.strerror}; mend its permissions") from error
+        deleted += [item.file] * gone
+    return deleted
+
+
+def _delete_upload(database: Database, home: Path, digest: str) -> bool:
+    """An upload puts its bytes first and its row later, and again what was deleted meanwhile: both under this lock."""
+    with database.write() as connection:
+        database.lock_digest(connection, digest)
+        named = sa.select(tables.files.c.id).where(tables.files.c.digest == digest).limit(1)
+        if connection.execute(named).first() is not None:
+            return False
+        FolderStore(home / "files", create=False).delete(digest)
+    return True
+
+
+def _checkpoints(home: Path) -> Iterator[tuple[Path, int, float]]:
+    """Path, bytes and age in days of every checkpoint, of jobs' too, and of every part of one."""
+    runs = home / "runs"
+    for folder in (runs, runs / "jobs"):
+        for kind in ("*.checkpoint", "[!.]*.partial"):
+            for path in sorted(folder.glob(kind)):
+                with contextlib.suppress(FileNotFoundError):  # its training has just ended
+                    state = path.stat()
+                    yield path, state.st_size, (time.time() - state.st_mtime) / 86400
+
+
+def _uploads(home: Path) -> list[tuple[str, int]]:
+    folder = home / "files"
+    return sorted(FolderStore(folder, create=False).list()) if folder.is_dir() else []
