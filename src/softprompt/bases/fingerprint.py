@@ -1,7 +1,13 @@
-"""The fingerprint of a base: a digest of its weights, its tokenizer and the config that changes the computation.
+"""The fingerprint of a base: a digest of its weights, its tokenizer and the config that changes the computation, of the
+files that are opened when it is loaded and of no others.
 
 BLAKE3, because it is a cryptographic digest that reads more than a gigabyte in a second. Weights are digested tensor by
-tensor in the order of their names, so that the number of shards does not matter.
+tensor in the order of their names, so that the number of shards does not matter. All is said in words of our own, from the
+files: neither the version of transformers nor the packages beside it are part of it.
+
+There are two rules. By the first one, of versions before, tensors, vocabulary and config counted; the second one takes the
+first one's digest, of the files that are opened, and adds what else of the tokenizer and of generation changes answers. So
+prompts bound by the first rule can be told to be of the same base.
 """
 
 from __future__ import annotations
@@ -9,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +24,18 @@ from blake3 import blake3
 
 from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.locate import read_object
+from softprompt.bases.vocabulary import CONFIG as TOKENIZER_CONFIG
+from softprompt.bases.vocabulary import NAMED, WHOLE, describe_built, describe_tokenizer, describing_files, tokenizer_files
+from softprompt.bases.weights import digest_tensors, find_weights
 from softprompt.errors import BaseModelError
 from softprompt.files import write_whole
 
 HEX = 32
 """Hex digits of a fingerprint: 128 bits."""
+
+SETTLED_S = 2.0
+"""Seconds for which files must have been left alone before their digest is remembered: the coarsest clock of a file system
+that is in use would not show a change within them."""
 
 # Config keys that say nothing about the computation. All others count.
 _COSMETIC = frozenset(
@@ -37,41 +52,89 @@ _ADAPTER_COSMETIC = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 )
 
-_TOKENIZER_FILES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
 
+def fingerprint_of_folder(folder: Path, adapter: Path | None = None, *, code: bool = False, again: bool = False) -> str:
+    """Fingerprint of a saved model, with an adapter merged into it or without. What was read of its weights is remembered by
+    path, size, times and inode of each file, so that the second call reads only what is small.
 
-def fingerprint_of_folder(folder: Path, adapter: Path | None = None) -> str:
-    """Fingerprint of a saved model, with an adapter merged into it or without. The model's is remembered by path, size and
-    time of each file, so that the second call is free.
+    Args:
+        folder: with its config, weights and tokenizer.
+        adapter: folder of an adapter.
+        code: whether code that comes with the model runs; then it counts.
+        again: read every byte, whatever is remembered.
 
     Raises:
         BaseModelError: no weights there, or they cannot be read.
     """
-    if adapter is not None:
-        return _with_adapter(fingerprint_of_folder(folder), adapter)
+    config = read_object(folder / "config.json")
+    first = _first_rule(folder, config, find_weights(folder, config), again=again)
+    more = {"tokenizer": describe_tokenizer(folder), "end": _end_ids(folder, config), "code": _code(folder) if code else {}}
+    digest = blake3(f"softprompt fingerprint 2\n{first}\n".encode())
+    digest.update(json.dumps(more, sort_keys=True).encode())
+    value = str(digest.hexdigest(length=HEX // 2))
+    return value if adapter is None else _with_adapter(value, adapter)
+
+
+def former_fingerprint(folder: Path, adapter: Path | None = None) -> str | None:
+    """The fingerprint of a saved model by the first rule, which counted files of weights that nothing opens; None where
+    that rule had none."""
+    config = read_object(folder / "config.json")
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    if not weights:
-        raise BaseModelError(f"the folder {str(folder)!r} has no *.safetensors and no pytorch_model*.bin: no weights")
-    tokenizer = [folder / "tokenizer.json"]
-    if not tokenizer[0].is_file():
-        tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-    files = [folder / "config.json", *tokenizer, *weights]
-    key = json.dumps([[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files])
-    key = blake3(key.encode()).hexdigest(length=16)
-    known = _remembered(key)
+    try:
+        value = _first_rule(folder, config, weights)
+        return value if adapter is None else _with_adapter(value, adapter)
+    except (BaseModelError, OSError):
+        return None
+
+
+def fingerprint_of_model(model: Any, tokenizer: Any) -> str:
+    """Fingerprint of a model in memory, from its tensors."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    more = {"tokenizer": describe_built(tokenizer), "end": _sorted_ids(ends)}
+    # What differs from the defaults: keys that a newer transformers adds to them are in no config of before.
+    config = model.config.to_diff_dict()
+    return _of_tensors(b"softprompt in-memory 2\n" + json.dumps(more, sort_keys=True).encode(), config, model, tokenizer)
+
+
+def former_fingerprint_of_model(model: Any, tokenizer: Any) -> str:
+    """The same by the first rule."""
+    return _of_tensors(b"softprompt in-memory 1\n", model.config.to_dict(), model, tokenizer)
+
+
+def stamp_of_folder(folder: Path, *, code: bool = False) -> str:
+    """Another value once a file that counts is another one, at the price of a look at each.
+
+    Raises:
+        BaseModelError: no weights there.
+    """
+    config = read_object(folder / "config.json")
+    generation = [file for file in [folder / "generation_config.json"] if file.is_file()]
+    opened = [*tokenizer_files(folder), *describing_files(folder), *generation, *(_code_files(folder) if code else ())]
+    return _stamp([folder / "config.json", *opened, *find_weights(folder, config)])
+
+
+def _first_rule(folder: Path, config: dict[str, Any], weights: Sequence[Path], *, again: bool = False) -> str:
+    """Digest of weights, vocabulary and config."""
+    vocabulary = [folder / WHOLE]
+    if not vocabulary[0].is_file():
+        vocabulary = [folder / name for name in NAMED if (folder / name).is_file()]
+    files, began = [folder / "config.json", *vocabulary, *weights], time.time()
+    key = _stamp(files)
+    known = None if again else _remembered(key)
     if known:
         return known
     digest = blake3(b"softprompt fingerprint 1\n", max_threads=blake3.AUTO)
-    digest.update(_config_bytes(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
-    for file in tokenizer:
-        digest.update(_tokenizer_bytes(file.read_bytes()) if file.suffix == ".json" else file.read_bytes())
-    if weights[0].suffix == ".safetensors":
-        _digest_safetensors(digest, weights)
+    digest.update(_config_bytes(config))
+    for file in vocabulary:
+        digest.update(_tokenizer_bytes(file) if file.suffix == ".json" else file.read_bytes())
+    if weights and weights[0].suffix == ".safetensors":
+        digest_tensors(digest, list(weights))
     else:
         for file in weights:
             digest.update_mmap(file)
-    value: str = digest.hexdigest(length=HEX // 2)
-    _remember(key, value)
+    value = str(digest.hexdigest(length=HEX // 2))
+    if _stamp(files) == key and all(file.stat().st_ctime < began - SETTLED_S for file in files):
+        _remember(key, value)
     return value
 
 
@@ -81,19 +144,18 @@ def _with_adapter(base: str, adapter: Path) -> str:
     # Sets of names, which PEFT writes in any order.
     config = {key: sorted(map(str, value)) if isinstance(value, list) else value for key, value in config.items()}
     digest.update(json.dumps(config, sort_keys=True).encode())
-    _digest_safetensors(digest, [adapter / WEIGHTS])
+    digest_tensors(digest, [adapter / WEIGHTS])
     return str(digest.hexdigest(length=HEX // 2))
 
 
-def fingerprint_of_model(model: Any, tokenizer: Any) -> str:
-    """Fingerprint of a model in memory, from its tensors."""
+def _of_tensors(header: bytes, config: dict[str, Any], model: Any, tokenizer: Any) -> str:
     import torch
 
-    digest = blake3(b"softprompt in-memory 1\n")
-    digest.update(_config_bytes(model.config.to_dict()))
+    digest = blake3(header)
+    digest.update(_config_bytes(config))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    digest.update(_tokenizer_bytes(text.encode()))
+    digest.update(_plain_tokenizer(json.loads(text)))
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -105,42 +167,53 @@ def _config_bytes(config: dict[str, Any]) -> bytes:
     return json.dumps(kept, sort_keys=True, default=str).encode()
 
 
-def _tokenizer_bytes(data: bytes) -> bytes:
+def _tokenizer_bytes(file: Path) -> bytes:
+    try:
+        return _plain_tokenizer(json.loads(file.read_bytes()))
+    except ValueError as error:
+        raise BaseModelError(f"{file} is not JSON ({error}); fetch it again") from None
+
+
+def _plain_tokenizer(raw: Any) -> bytes:
     """A fast tokenizer's file without its padding and truncation, which tools change in passing."""
-    raw = json.loads(data)
     if isinstance(raw, dict):
         raw = {k: v for k, v in raw.items() if k not in ("padding", "truncation")}
     return json.dumps(raw, sort_keys=True, ensure_ascii=False).encode()
 
 
-def _digest_safetensors(digest: Any, files: list[Path]) -> None:
-    import mmap
+def _end_ids(folder: Path, config: dict[str, Any]) -> list[int]:
+    """The tokens that end a generated text, beside the tokenizer's own: of the generation config, else of the config."""
+    if (folder / "generation_config.json").is_file():
+        return _sorted_ids(read_object(folder / "generation_config.json").get("eos_token_id"))
+    inner = (config.get(name) for name in ("decoder", "generator", "text_config"))
+    of_text = next((one for one in inner if isinstance(one, dict)), {})
+    found = config.get("eos_token_id")
+    return _sorted_ids(of_text.get("eos_token_id") if found is None else found)
 
-    places: list[tuple[str, str, Path, int, int]] = []
-    for file in files:
-        with file.open("rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            length = file.stat().st_size
-            try:
-                header = json.loads(handle.read(min(size, length)))
-                for name, entry in header.items():
-                    if name != "__metadata__":
-                        start, end = entry["data_offsets"]
-                        if not 0 <= start <= end <= length - 8 - size:
-                            raise ValueError(name)
-                        what = f"{name} {entry['dtype']} {entry['shape']}\n"
-                        places.append((name, what, file, 8 + size + start, 8 + size + end))
-            except (ValueError, KeyError, TypeError, MemoryError):
-                raise BaseModelError(f"{file} is no safetensors file, or cut short; fetch it again") from None
-    maps: dict[Path, mmap.mmap] = {}
-    with contextlib.ExitStack() as stack:
-        for _, what, file, start, end in sorted(places):
-            digest.update(what.encode())
-            if file not in maps:
-                handle = stack.enter_context(file.open("rb"))
-                maps[file] = stack.enter_context(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
-            with memoryview(maps[file]) as view, view[start:end] as part:
-                digest.update(part)
+
+def _sorted_ids(ids: Any) -> list[int]:
+    return sorted({*([ids] if isinstance(ids, int) else ids or ())})
+
+
+def _code_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def _code(folder: Path) -> dict[str, Any]:
+    """What runs of a model's own code: its files, and the names of what is taken from them or from another repository."""
+    configs = [folder / name for name in ("config.json", TOKENIZER_CONFIG)]
+    classes = [named for file in configs if file.is_file() and (named := read_object(file).get("auto_map"))]
+    if not classes:
+        return {}
+    files = {str(file.relative_to(folder)): blake3(file.read_bytes()).hexdigest() for file in _code_files(folder)}
+    return {"files": files, "classes": classes}
+
+
+def _stamp(files: Sequence[Path]) -> str:
+    """A name of files as they are: what is written to a file changes its time of change, which nobody can set back."""
+    stats = [(str(file.resolve()), file.stat()) for file in files]
+    seen = [[path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] for path, stat in stats]
+    return str(blake3(json.dumps(seen).encode()).hexdigest(length=16))
 
 
 def _cache_file() -> Path:
