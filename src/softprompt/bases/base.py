@@ -18,18 +18,14 @@ from softprompt.bases.adapter import find_adapter, merge_adapter
 from softprompt.bases.architectures import context_of, refuse_unless_causal, task_type_of_config, window_of
 from softprompt.bases.causality import check_causal
 from softprompt.bases.devices import device_of, dtype_of, slow_at_16_bits, stored_dtype
-from softprompt.bases.fingerprint import (
-    fingerprint_of_folder,
-    fingerprint_of_model,
-    former_fingerprint,
-    former_fingerprint_of_model,
-    stamp_of_folder,
-)
+from softprompt.bases.fingerprint import fingerprint_of_folder, former_fingerprint, stamp_of_folder
 from softprompt.bases.folder import check_folder
+from softprompt.bases.in_memory import fingerprint_of_model, former_fingerprint_of_model
 from softprompt.bases.locate import commit_of, locate, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
-from softprompt.bases.reading import quiet, read_model
+from softprompt.bases.quiet import quiet
+from softprompt.bases.reading import read_model
 from softprompt.errors import BaseModelError, ContextError
 
 
@@ -129,10 +125,8 @@ class FrozenBase:
         """All names that this exact base has had: its fingerprint, and the one by the rule of versions before. A prompt that
         carries one of them is one of this base."""
         if self.path is None:
-            former: str | None = former_fingerprint_of_model(self.model, self.tokenizer)
-        else:
-            former = former_fingerprint(self.path, self.adapter)
-        return frozenset({self.fingerprint} | ({former} if former else set()))
+            return frozenset({self.fingerprint, former_fingerprint_of_model(self.model, self.tokenizer)})
+        return frozenset({self.fingerprint, *former_fingerprint(self.path, self.adapter)})
 
     @property
     def _from_folder(self) -> bool:

@@ -25,7 +25,7 @@ from blake3 import blake3
 from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.locate import read_object
 from softprompt.bases.vocabulary import CONFIG as TOKENIZER_CONFIG
-from softprompt.bases.vocabulary import NAMED, WHOLE, describe_built, describe_tokenizer, describing_files, tokenizer_files
+from softprompt.bases.vocabulary import NAMED, WHOLE, describe_tokenizer, describing_files, tokenizer_files
 from softprompt.bases.weights import digest_tensors, find_weights
 from softprompt.errors import BaseModelError
 from softprompt.files import write_whole
@@ -75,30 +75,25 @@ def fingerprint_of_folder(folder: Path, adapter: Path | None = None, *, code: bo
     return value if adapter is None else _with_adapter(value, adapter)
 
 
-def former_fingerprint(folder: Path, adapter: Path | None = None) -> str | None:
-    """The fingerprint of a saved model by the first rule, which counted files of weights that nothing opens; None where
+def fingerprints_of_folder(folder: Path, adapter: Path | None = None, *, code: bool = False) -> frozenset[str]:
+    """All names that a saved model has had: its fingerprint, and the one by the first rule.
+
+    Raises:
+        BaseModelError: as :func:`fingerprint_of_folder`.
+    """
+    return frozenset({fingerprint_of_folder(folder, adapter, code=code), *former_fingerprint(folder, adapter)})
+
+
+def former_fingerprint(folder: Path, adapter: Path | None = None) -> tuple[str, ...]:
+    """The fingerprint of a saved model by the first rule, which counted files of weights that nothing opens; none where
     that rule had none."""
     config = read_object(folder / "config.json")
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     try:
         value = _first_rule(folder, config, weights)
-        return value if adapter is None else _with_adapter(value, adapter)
+        return (value if adapter is None else _with_adapter(value, adapter),)
     except (BaseModelError, OSError):
-        return None
-
-
-def fingerprint_of_model(model: Any, tokenizer: Any) -> str:
-    """Fingerprint of a model in memory, from its tensors."""
-    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    more = {"tokenizer": describe_built(tokenizer), "end": _sorted_ids(ends)}
-    # What differs from the defaults: keys that a newer transformers adds to them are in no config of before.
-    config = model.config.to_diff_dict()
-    return _of_tensors(b"softprompt in-memory 2\n" + json.dumps(more, sort_keys=True).encode(), config, model, tokenizer)
-
-
-def former_fingerprint_of_model(model: Any, tokenizer: Any) -> str:
-    """The same by the first rule."""
-    return _of_tensors(b"softprompt in-memory 1\n", model.config.to_dict(), model, tokenizer)
+        return ()
 
 
 def stamp_of_folder(folder: Path, *, code: bool = False) -> str:
@@ -124,9 +119,9 @@ def _first_rule(folder: Path, config: dict[str, Any], weights: Sequence[Path], *
     if known:
         return known
     digest = blake3(b"softprompt fingerprint 1\n", max_threads=blake3.AUTO)
-    digest.update(_config_bytes(config))
+    digest.update(config_bytes(config))
     for file in vocabulary:
-        digest.update(_tokenizer_bytes(file) if file.suffix == ".json" else file.read_bytes())
+        digest.update(_bytes_of_tokenizer(file) if file.suffix == ".json" else file.read_bytes())
     if weights and weights[0].suffix == ".safetensors":
         digest_tensors(digest, list(weights))
     else:
@@ -148,34 +143,21 @@ def _with_adapter(base: str, adapter: Path) -> str:
     return str(digest.hexdigest(length=HEX // 2))
 
 
-def _of_tensors(header: bytes, config: dict[str, Any], model: Any, tokenizer: Any) -> str:
-    import torch
-
-    digest = blake3(header)
-    digest.update(_config_bytes(config))
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    digest.update(_plain_tokenizer(json.loads(text)))
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return str(digest.hexdigest(length=HEX // 2))
-
-
-def _config_bytes(config: dict[str, Any]) -> bytes:
+def config_bytes(config: dict[str, Any]) -> bytes:
+    """What counts of a model's config."""
     kept = {k: v for k, v in config.items() if k not in _COSMETIC}
     return json.dumps(kept, sort_keys=True, default=str).encode()
 
 
-def _tokenizer_bytes(file: Path) -> bytes:
+def _bytes_of_tokenizer(file: Path) -> bytes:
     try:
-        return _plain_tokenizer(json.loads(file.read_bytes()))
+        return tokenizer_bytes(json.loads(file.read_bytes()))
     except ValueError as error:
         raise BaseModelError(f"{file} is not JSON ({error}); fetch it again") from None
 
 
-def _plain_tokenizer(raw: Any) -> bytes:
-    """A fast tokenizer's file without its padding and truncation, which tools change in passing."""
+def tokenizer_bytes(raw: Any) -> bytes:
+    """What counts of a fast tokenizer's file: not its padding and truncation, which tools change in passing."""
     if isinstance(raw, dict):
         raw = {k: v for k, v in raw.items() if k not in ("padding", "truncation")}
     return json.dumps(raw, sort_keys=True, ensure_ascii=False).encode()
@@ -184,14 +166,15 @@ def _plain_tokenizer(raw: Any) -> bytes:
 def _end_ids(folder: Path, config: dict[str, Any]) -> list[int]:
     """The tokens that end a generated text, beside the tokenizer's own: of the generation config, else of the config."""
     if (folder / "generation_config.json").is_file():
-        return _sorted_ids(read_object(folder / "generation_config.json").get("eos_token_id"))
+        return sorted_ids(read_object(folder / "generation_config.json").get("eos_token_id"))
     inner = (config.get(name) for name in ("decoder", "generator", "text_config"))
     of_text = next((one for one in inner if isinstance(one, dict)), {})
     found = config.get("eos_token_id")
-    return _sorted_ids(of_text.get("eos_token_id") if found is None else found)
+    return sorted_ids(of_text.get("eos_token_id") if found is None else found)
 
 
-def _sorted_ids(ids: Any) -> list[int]:
+def sorted_ids(ids: Any) -> list[int]:
+    """Ids of tokens as a config has them: one, several or none."""
     return sorted({*([ids] if isinstance(ids, int) else ids or ())})
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from pathlib import Path
 from typing import Any
 
+from softprompt.bases.quiet import quiet
 from softprompt.bases.vocabulary import WHOLE
 from softprompt.errors import BaseModelError, reason_of
 
@@ -58,21 +57,3 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
             "or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
         )
     return model, tokenizer
-
-
-@contextlib.contextmanager
-def quiet() -> Any:
-    """Keep transformers' advice and progress bars off the user's terminal while we load or tokenise."""
-    from transformers.utils import logging as transformers_logging
-
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    bars = transformers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -75,7 +75,7 @@ def describe_tokenizer(folder: Path) -> dict[str, Any]:
     if isinstance(named := settings.get("tokenizer_class"), str):
         settings["tokenizer_class"] = _SAME_CLASS.get(named, named.removesuffix("Fast"))
     apart = [file for file in tokenizer_files(folder) if file.name not in (WHOLE, *NAMED)]
-    return _plain(
+    described: dict[str, Any] = _plain(
         {
             "settings": settings,
             "added": added,
@@ -83,18 +83,20 @@ def describe_tokenizer(folder: Path) -> dict[str, Any]:
             "files": {file.name: blake3(file.read_bytes()).hexdigest() for file in apart},
         }
     )
+    return described
 
 
 def describe_built(tokenizer: Any) -> dict[str, Any]:
     """The like of a tokenizer in memory."""
     roles = {role: getattr(tokenizer, role, None) for role in getattr(tokenizer, "SPECIAL_TOKENS_ATTRIBUTES", ())}
-    return _plain(
+    described: dict[str, Any] = _plain(
         {
             "settings": {role: None if token is None else str(token) for role, token in roles.items()},
             "extra": [str(token) for token in getattr(tokenizer, "extra_special_tokens", None) or ()],
             "templates": _by_name(getattr(tokenizer, "chat_template", None)),
         }
     )
+    return described
 
 
 def _templates(folder: Path, configured: Any) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from softprompt.bases.options import BaseOptions
-from softprompt.cli.options import Json, Location, base_options, library_options
+from softprompt.cli.options import Json, Location, library_options, moved_base_options
 from softprompt.cli.output import emit, warn
 
 
 @library_options
-@base_options
+@moved_base_options
 def predict(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Task, TASK@N or TASK@ALIAS.")],
     texts: Annotated[
@@ -26,6 +26,7 @@ def predict(
 ) -> None:
     """Answer texts with a tuned prompt."""
     from softprompt.errors import ConfigError, DataError
+    from softprompt.library.binding import check_base
 
     given = list(texts or [])
     if not given:
@@ -36,7 +37,9 @@ def predict(
         except UnicodeDecodeError as error:
             raise DataError(f"stdin is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
     library = where.open()
-    library.registry.resolve(task)  # a wrong name is refused before torch is loaded
+    # A wrong name, and a base that is not there or another one, are refused before torch is loaded.
+    if (note := check_base(library.registry.resolve(task), base)) is not None:
+        warn(note)
     from softprompt.serving.offline import Service
 
     predictions = Service(library, base=base).predict(given, task)

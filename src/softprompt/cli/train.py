@@ -62,6 +62,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Tune a soft prompt for each task and publish it as a new version."""
+    from softprompt.bases.folder import check_options
     from softprompt.progress import Bars
 
     changed = read_pairs(changes or (), "sets nothing; write --set KEY=VALUE, such as --set max_steps=100")
@@ -73,6 +74,8 @@ def train(
 
             library = where.open()
         tasks = [task.variant(**changed) for task in load_tasks(list(files))]
+        for task in tasks:
+            check_options(base.over(task.base_options))
         tuned = tune(tasks, base=base, library=library, progress=progress, stop=stop)
     if not tuned:  # the first process of several speaks for all
         return

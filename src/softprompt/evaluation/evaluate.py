@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from softprompt.bases.base import BaseLike, base_of
+from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError
 from softprompt.evaluation.trials import Trial, judge, result_of
+from softprompt.library.binding import options_for
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
 from softprompt.prompts.prompt import SoftPrompt
@@ -62,6 +63,8 @@ def evaluate(
     Raises:
         ConfigError: a task file is wrong; or a version, made elsewhere, has a form that is not known here.
         NotFound: a task has no such version.
+        BaseModelError: the base is not where it is said to be, or cannot be loaded.
+        FingerprintMismatch: a version was made for another base.
         DataError: the rows are wrong.
     """
     names = [os.fspath(tasks)] if isinstance(tasks, str | os.PathLike) else [os.fspath(name) for name in tasks]
@@ -98,7 +101,9 @@ def _judge(
     groups: dict[BaseOptions, list[tuple[Version, Task, list[Row]]]] = {}
     for ref, task, test in found:
         version = library.registry.resolve(ref)
-        groups.setdefault(_options(version, task), []).append((version, task, test))
+        named = _options(version, task)
+        options = named if isinstance(base, FrozenBase) else options_for(version, BaseOptions.of(base), named)
+        groups.setdefault(options, []).append((version, task, test))
     evaluations: list[Evaluation] = []
     for options, group in groups.items():
         loaded = base_of(base, options)

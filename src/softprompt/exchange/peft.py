@@ -82,7 +82,7 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase) -> SoftPrompt:
     exported = Path(folder) / CARD
     if exported.is_file():
         own = _read_card(exported)
-        if own.fingerprint != base.fingerprint:
+        if own.fingerprint not in base.fingerprints:
             SoftPrompt(vectors_PD, own).check_base(base)
         return SoftPrompt(vectors_PD, own.changed(here))
     return SoftPrompt(vectors_PD, Card.model_validate({**here, "recipe": {"imported": "peft"}}))
