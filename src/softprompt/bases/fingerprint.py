@@ -85,11 +85,13 @@ def fingerprints_of_folder(folder: Path, adapter: Path | None = None, *, code: b
 
 
 def former_fingerprint(folder: Path, adapter: Path | None = None) -> tuple[str, ...]:
-    """The fingerprint of a saved model by the first rule, which counted files of weights that nothing opens; none where
-    that rule had none."""
+    """The fingerprint of a saved model by the first rule, which counted files of weights that nothing opens, too; none where
+    it did not count those that are opened, and so says nothing of them."""
     config = read_object(folder / "config.json")
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     try:
+        if not {*find_weights(folder, config)} <= {*weights}:
+            return ()
         value = _first_rule(folder, config, weights)
         return (value if adapter is None else _with_adapter(value, adapter),)
     except (BaseModelError, OSError):

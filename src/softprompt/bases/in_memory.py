@@ -16,14 +16,23 @@ def fingerprint_of_model(model: Any, tokenizer: Any) -> str:
     """Fingerprint of a model in memory, from its tensors."""
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     more = {"tokenizer": describe_built(tokenizer), "end": sorted_ids(ends)}
-    # What differs from the defaults: keys that a newer transformers adds to them are in no config of before.
-    config = model.config.to_diff_dict()
-    return _of_tensors(b"softprompt in-memory 2\n" + json.dumps(more, sort_keys=True).encode(), config, model, tokenizer)
+    header = b"softprompt in-memory 2\n" + json.dumps(more, sort_keys=True).encode()
+    return _of_tensors(header, _own(model.config), model, tokenizer)
 
 
 def former_fingerprint_of_model(model: Any, tokenizer: Any) -> str:
     """The same by the first rule."""
     return _of_tensors(b"softprompt in-memory 1\n", model.config.to_dict(), model, tokenizer)
+
+
+def _own(config: Any) -> dict[str, Any]:
+    """What a config says beside the defaults of its kind: a newer transformers gives more of those to every config."""
+    try:
+        defaults = type(config)().to_dict()
+    except Exception:  # a kind that has none
+        defaults = {}
+    values = config.to_dict()
+    return {key: value for key, value in values.items() if key == "model_type" or key not in defaults or value != defaults[key]}
 
 
 def _of_tensors(header: bytes, config: dict[str, Any], model: Any, tokenizer: Any) -> str:

@@ -53,8 +53,11 @@ def import_prompt(
     as_json: Json = False,
 ) -> None:
     """Take a prompt into the library as a new version of a task."""
+    from softprompt.bases.folder import check_options
     from softprompt.exchange import importing
 
+    if named is not None:  # what is wrong with it is told before torch is loaded
+        check_options(replace(base, source=named))
     if task is None and source.is_dir():
         raise typer.BadParameter("a PEFT folder names no task: give --task NAME")
     version = importing.import_prompt(

@@ -63,6 +63,9 @@ def serve(
 ) -> None:
     """Serve the library over HTTP, in OpenAI's API. SIGTERM or Ctrl-C lets what runs finish; Ctrl-C again does not."""
     from softprompt.bases.folder import check_options
+
+    if source is not None:  # what is wrong with it is told before torch is loaded
+        check_options(replace(base, source=source))
     from softprompt.http.auth import is_loopback
     from softprompt.http.limits import Limits
     from softprompt.http.server import Settings, bind, load, log_to_stderr, refuse_open_doors, run, url_of
@@ -71,10 +74,8 @@ def serve(
     log_to_stderr(log_level)
     with where.open() as library, bind(host, port) as bound:
         refuse_open_doors(library, bound)
-        chosen = replace(base, source=source or _choose(library))
-        check_options(chosen)  # before torch is loaded
         settings = Settings(
-            base=chosen,
+            base=replace(base, source=source or _choose(library)),
             always_keys=require_keys or not is_loopback(bound.getsockname()[0]),
             registry=where.registry,
             store=where.store,

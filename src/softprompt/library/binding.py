@@ -43,7 +43,7 @@ def options_for(version: Version, options: BaseOptions, named: BaseOptions | Non
             raise
         raise BaseModelError(
             f"{version.ref} was tuned on {version.base!r}, and there is no such folder any more; give the place it has moved "
-            "to with --base, or have that remembered with `softprompt library rebind PLACE`"
+            "to with --base, or have that remembered with `softprompt library rebind PLACE --yes`"
         ) from None
     return chosen
 
@@ -69,7 +69,7 @@ def check_base(version: Version, options: BaseOptions) -> str | None:
         return None
     return (
         f"{proof.address} is the base of {version.ref}, which the library knows as {version.base}; "
-        f"`softprompt library rebind {proof.address}` has the new place remembered"
+        f"`softprompt library rebind {proof.address} --yes` has the new place remembered"
     )
 
 
