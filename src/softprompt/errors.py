@@ -126,3 +126,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return ""
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return f"; known: {shown}"
+
+
+_LONGEST = 600
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error of a library says, on one line: all of its lines, as the decisive one is not always the first; of very
+    long ones beginning and end."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"

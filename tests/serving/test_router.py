@@ -216,7 +216,7 @@ def test_centroids_are_read_once_and_damaged_ones_left_out(
     whole = blob.read_bytes()
     blob.chmod(0o644)
     blob.write_bytes(whole[:-1] + b"\x77")
-    centroids = Centroids(library, base.fingerprint)
+    centroids = Centroids(library, base.fingerprints)
     assert centroids.refresh().tasks == ["a", "c"]
     assert "auto leaves out task 'b'" in caplog.text
     assert sorted(reads) == sorted(prompt.digest for prompt in prompts.values())
@@ -260,16 +260,16 @@ def test_centroids_come_from_the_cache_and_are_looked_for_again_after_a_store_wa
     prompt = with_centroid(base, "a", torch.rand(32))
     library.publish(prompt.to_bytes(), base=base.address)
     library.read("a")
-    assert Centroids(library, base.fingerprint).refresh().tasks == ["a"]
+    assert Centroids(library, base.fingerprints).refresh().tasks == ["a"]
     assert store.reads == [prompt.digest]  # by the reading before; then the copy was there
     library.publish(with_centroid(base, "b", torch.rand(32), 1).to_bytes(), base=base.address)
     store.away = True
-    centroids = Centroids(library, base.fingerprint)
+    centroids = Centroids(library, base.fingerprints)
     assert centroids.refresh().tasks == ["a"]
     store.away = False
     assert centroids.refresh().tasks == ["a"]  # not every time
     store.away = True
-    centroids = Centroids(library, base.fingerprint, retry_s=0.0)
+    centroids = Centroids(library, base.fingerprints, retry_s=0.0)
     library.publish(with_centroid(base, "c", torch.rand(32), 2).to_bytes(), base=base.address)
     assert centroids.refresh().tasks == ["a"]
     store.away = False
@@ -282,7 +282,7 @@ def test_a_registry_that_fails_leaves_the_router_as_it_was(
 ) -> None:
     library = Library.open(tmp_path / "home")
     library.publish(with_centroid(base, "a", torch.rand(32)).to_bytes(), base=base.address)
-    centroids = Centroids(library, base.fingerprint)
+    centroids = Centroids(library, base.fingerprints)
     before = centroids.refresh()
     library.publish(with_centroid(base, "b", torch.rand(32), 1).to_bytes(), base=base.address)
 

@@ -18,6 +18,10 @@ _FAMILIES = {
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 _WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "window_size")
 
+# Where the config of a model of several parts has that of its text, and what tells that it has others.
+_TEXT_PARTS = ("text_config", "llm_config", "language_config", "decoder")
+_SENSES = {"vision_config", "audio_config", "speech_config", "image_token_id", "image_token_index", "audio_token_id"}
+
 _KINDS = {
     "SEQ_2_SEQ_LM": "an encoder-decoder model",
     "MASKED_LM": "a masked language model",
@@ -36,11 +40,16 @@ def task_type_of_name(name: str) -> str | None:
 
 
 def task_type_of_config(config: dict[str, Any]) -> str:
-    """The task type that a model's config tells."""
+    """The task type that a model's config tells, as far as it tells one: CAUSAL_LM is also what may yet turn out, when it is
+    run, to see what stands behind a token."""
+    parts = [config, *(part for name in _TEXT_PARTS if isinstance(part := config.get(name), dict))]
     architecture = (config.get("architectures") or [""])[0]
-    if config.get("is_encoder_decoder") or architecture.endswith("ForConditionalGeneration"):
+    if any(part.get("is_encoder_decoder") for part in parts):
         return "SEQ_2_SEQ_LM"
-    if architecture.endswith("ForMaskedLM"):
+    # One that is given images or sounds beside its text is named so too; its text goes through a decoder alone.
+    if architecture.endswith("ForConditionalGeneration") and len(parts) == 1 and not _SENSES & config.keys():
+        return "SEQ_2_SEQ_LM"
+    if architecture.endswith(("ForMaskedLM", "ForPreTraining")) and not config.get("is_decoder"):
         return "MASKED_LM"
     if architecture.endswith("ForSequenceClassification"):
         return "SEQ_CLS"

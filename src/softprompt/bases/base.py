@@ -5,9 +5,7 @@ Shapes: B rows, T tokens, D width of the embeddings, V vocabulary.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +16,16 @@ import torch
 
 from softprompt.bases.adapter import find_adapter, merge_adapter
 from softprompt.bases.architectures import context_of, refuse_unless_causal, task_type_of_config, window_of
+from softprompt.bases.causality import check_causal
 from softprompt.bases.devices import device_of, dtype_of, slow_at_16_bits, stored_dtype
-from softprompt.bases.fingerprint import fingerprint_of_folder, fingerprint_of_model
-from softprompt.bases.locate import commit_of, locate, read_object, split_revision
+from softprompt.bases.fingerprint import fingerprint_of_folder, former_fingerprint, stamp_of_folder
+from softprompt.bases.folder import check_folder
+from softprompt.bases.in_memory import fingerprint_of_model, former_fingerprint_of_model
+from softprompt.bases.locate import commit_of, locate, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
+from softprompt.bases.quiet import quiet
+from softprompt.bases.reading import read_model
 from softprompt.errors import BaseModelError, ContextError
 
 
@@ -40,7 +43,7 @@ class FrozenBase:
     source: str
     """What the user gave: an id, an id@revision, a folder, or builtin/tiny."""
     fingerprint: str
-    """32 hex digits that name the exact weights, adapter, tokenizer and computing config."""
+    """32 hex digits that name the exact weights, adapter, tokenizer, computing config and end of a text."""
     path: Path | None = None
     """The folder it was loaded from."""
     quantization: str | None = None
@@ -72,13 +75,7 @@ class FrozenBase:
         source, code = options.address, options.trust_remote_code
         torch_dtype = dtype_of(options.dtype)
         folder = locate(options.source or DEFAULT_BASE, revision=options.revision, code=code)
-        config = read_object(folder / "config.json")
-        refuse_unless_causal(task_type_of_config(config), source)
-        if config.get("auto_map") and not code:
-            raise BaseModelError(
-                f"{source!r} comes with code of its own, which is not run unless you ask for it with --trust-remote-code, "
-                "or with `trust_remote_code: true` in a task file"
-            )
+        config = check_folder(folder, source, code=code)
         target = device_of(options.device)
         dtype = torch_dtype or (torch.float32 if slow_at_16_bits(target) else None)
         reading: dict[str, Any] = {"dtype": dtype or "auto"}
@@ -96,7 +93,8 @@ class FrozenBase:
             )
         # On a CPU the fused kernel's backward pass is the slower one, in bf16 by far.
         reading["attn_implementation"] = attn_implementation or ("eager" if target.type == "cpu" else None)
-        model, tokenizer = _read(folder, source, reading | {"trust_remote_code": code})
+        before = stamp_of_folder(folder, code=code)
+        model, tokenizer = read_model(folder, source, config, reading | {"trust_remote_code": code})
         if adapter is not None:
             model = merge_adapter(model, adapter)
         if options.quantization == "int8":
@@ -108,7 +106,10 @@ class FrozenBase:
             raise BaseModelError(
                 f"{source!r} does not fit the memory of {target}; use a smaller dtype, quantization, base or another device"
             ) from None
-        fingerprint = fingerprint_of_folder(folder, adapter)
+        check_causal(model, source)
+        fingerprint = fingerprint_of_folder(folder, adapter, code=code)
+        if stamp_of_folder(folder, code=code) != before:
+            raise BaseModelError(f"files of {source!r} ({folder}) were changed while they were read; load it again")
         return cls(model, tokenizer, source, fingerprint, folder, options.quantization, adapter, code)
 
     @classmethod
@@ -120,7 +121,16 @@ class FrozenBase:
             BaseModelError: the model is no causal language model.
         """
         refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
-        return cls(_freeze(model), tokenizer, name, fingerprint_of_model(model, tokenizer))
+        check_causal(_freeze(model), name)
+        return cls(model, tokenizer, name, fingerprint_of_model(model, tokenizer))
+
+    @cached_property
+    def fingerprints(self) -> frozenset[str]:
+        """All names that this exact base has had: its fingerprint, and the one by the rule of versions before. A prompt that
+        carries one of them is one of this base."""
+        if self.path is None:
+            return frozenset({self.fingerprint, former_fingerprint_of_model(self.model, self.tokenizer)})
+        return frozenset({self.fingerprint, *former_fingerprint(self.path, self.adapter)})
 
     @property
     def _from_folder(self) -> bool:
@@ -222,7 +232,7 @@ class FrozenBase:
         """Token ids of each text, without special tokens."""
         if not texts:
             return []
-        with _quiet():
+        with quiet():
             ids: list[list[int]] = self.tokenizer(
                 list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
             )["input_ids"]
@@ -268,52 +278,7 @@ def base_of(base: BaseLike, named: BaseOptions) -> FrozenBase:
     return base if isinstance(base, FrozenBase) else FrozenBase.load(BaseOptions.of(base).over(named))
 
 
-def _read(folder: Path, source: str, reading: dict[str, Any]) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder, whole."""
-    import transformers
-
-    try:
-        with _quiet():
-            model, found = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, **reading, output_loading_info=True, ignore_mismatched_sizes=True
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=reading["trust_remote_code"])
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BaseModelError(f"{source!r} ({folder}) cannot be loaded: {reason}") from None
-    except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
-        raise BaseModelError(
-            f"{source!r} ({folder}) is damaged or not readable: {type(error).__name__}: {error}; fetch it again"
-        ) from None
-    # Weights that are not there, or of another shape, transformers would fill with random numbers.
-    lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
-    if lacking:
-        raise BaseModelError(
-            f"{source!r} ({folder}) lacks {len(lacking)} weights of {type(model).__name__}, {lacking[0]!r} among them, "
-            "or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
-        )
-    return model, tokenizer
-
-
 def _freeze(model: Any) -> Any:
     model.eval()
     model.requires_grad_(False)
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep transformers' advice and progress bars off the user's terminal while we load or tokenise."""
-    from transformers.utils import logging as transformers_logging
-
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    bars = transformers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

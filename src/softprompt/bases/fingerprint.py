@@ -1,7 +1,13 @@
-"""The fingerprint of a base: a digest of its weights, its tokenizer and the config that changes the computation.
+"""The fingerprint of a base: a digest of its weights, its tokenizer and the config that changes the computation, of the
+files that are opened when it is loaded and of no others.
 
 BLAKE3, because it is a cryptographic digest that reads more than a gigabyte in a second. Weights are digested tensor by
-tensor in the order of their names, so that the number of shards does not matter.
+tensor in the order of their names, so that the number of shards does not matter. All is said in words of our own, from the
+files: neither the version of transformers nor the packages beside it are part of it.
+
+There are two rules. By the first one, of versions before, tensors, vocabulary and config counted; the second one takes the
+first one's digest, of the files that are opened, and adds what else of the tokenizer and of generation changes answers. So
+prompts bound by the first rule can be told to be of the same base.
 """
 
 from __future__ import annotations
@@ -9,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +24,18 @@ from blake3 import blake3
 
 from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.locate import read_object
+from softprompt.bases.vocabulary import CONFIG as TOKENIZER_CONFIG
+from softprompt.bases.vocabulary import NAMED, WHOLE, describe_tokenizer, describing_files, tokenizer_files
+from softprompt.bases.weights import digest_tensors, find_weights
 from softprompt.errors import BaseModelError
 from softprompt.files import write_whole
 
 HEX = 32
 """Hex digits of a fingerprint: 128 bits."""
+
+SETTLED_S = 2.0
+"""Seconds for which files must have been left alone before their digest is remembered: the coarsest clock of a file system
+that is in use would not show a change within them."""
 
 # Config keys that say nothing about the computation. All others count.
 _COSMETIC = frozenset(
@@ -37,41 +52,86 @@ _ADAPTER_COSMETIC = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 )
 
-_TOKENIZER_FILES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
 
+def fingerprint_of_folder(folder: Path, adapter: Path | None = None, *, code: bool = False, again: bool = False) -> str:
+    """Fingerprint of a saved model, with an adapter merged into it or without. What was read of its weights is remembered by
+    path, size, times and inode of each file, so that the second call reads only what is small.
 
-def fingerprint_of_folder(folder: Path, adapter: Path | None = None) -> str:
-    """Fingerprint of a saved model, with an adapter merged into it or without. The model's is remembered by path, size and
-    time of each file, so that the second call is free.
+    Args:
+        folder: with its config, weights and tokenizer.
+        adapter: folder of an adapter.
+        code: whether code that comes with the model runs; then it counts.
+        again: read every byte, whatever is remembered.
 
     Raises:
         BaseModelError: no weights there, or they cannot be read.
     """
-    if adapter is not None:
-        return _with_adapter(fingerprint_of_folder(folder), adapter)
+    config = read_object(folder / "config.json")
+    first = _first_rule(folder, config, find_weights(folder, config), again=again)
+    more = {"tokenizer": describe_tokenizer(folder), "end": _end_ids(folder, config), "code": _code(folder) if code else {}}
+    digest = blake3(f"softprompt fingerprint 2\n{first}\n".encode())
+    digest.update(json.dumps(more, sort_keys=True).encode())
+    value = str(digest.hexdigest(length=HEX // 2))
+    return value if adapter is None else _with_adapter(value, adapter)
+
+
+def fingerprints_of_folder(folder: Path, adapter: Path | None = None, *, code: bool = False) -> frozenset[str]:
+    """All names that a saved model has had: its fingerprint, and the one by the first rule.
+
+    Raises:
+        BaseModelError: as :func:`fingerprint_of_folder`.
+    """
+    return frozenset({fingerprint_of_folder(folder, adapter, code=code), *former_fingerprint(folder, adapter)})
+
+
+def former_fingerprint(folder: Path, adapter: Path | None = None) -> tuple[str, ...]:
+    """The fingerprint of a saved model by the first rule, which counted files of weights that nothing opens, too; none where
+    it did not count those that are opened, and so says nothing of them."""
+    config = read_object(folder / "config.json")
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    if not weights:
-        raise BaseModelError(f"the folder {str(folder)!r} has no *.safetensors and no pytorch_model*.bin: no weights")
-    tokenizer = [folder / "tokenizer.json"]
-    if not tokenizer[0].is_file():
-        tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-    files = [folder / "config.json", *tokenizer, *weights]
-    key = json.dumps([[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files])
-    key = blake3(key.encode()).hexdigest(length=16)
-    known = _remembered(key)
+    try:
+        if not {*find_weights(folder, config)} <= {*weights}:
+            return ()
+        value = _first_rule(folder, config, weights)
+        return (value if adapter is None else _with_adapter(value, adapter),)
+    except (BaseModelError, OSError):
+        return ()
+
+
+def stamp_of_folder(folder: Path, *, code: bool = False) -> str:
+    """Another value once a file that counts is another one, at the price of a look at each.
+
+    Raises:
+        BaseModelError: no weights there.
+    """
+    config = read_object(folder / "config.json")
+    generation = [file for file in [folder / "generation_config.json"] if file.is_file()]
+    opened = [*tokenizer_files(folder), *describing_files(folder), *generation, *(_code_files(folder) if code else ())]
+    return _stamp([folder / "config.json", *opened, *find_weights(folder, config)])
+
+
+def _first_rule(folder: Path, config: dict[str, Any], weights: Sequence[Path], *, again: bool = False) -> str:
+    """Digest of weights, vocabulary and config."""
+    vocabulary = [folder / WHOLE]
+    if not vocabulary[0].is_file():
+        vocabulary = [folder / name for name in NAMED if (folder / name).is_file()]
+    files, began = [folder / "config.json", *vocabulary, *weights], time.time()
+    key = _stamp(files)
+    known = None if again else _remembered(key)
     if known:
         return known
     digest = blake3(b"softprompt fingerprint 1\n", max_threads=blake3.AUTO)
-    digest.update(_config_bytes(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
-    for file in tokenizer:
-        digest.update(_tokenizer_bytes(file.read_bytes()) if file.suffix == ".json" else file.read_bytes())
-    if weights[0].suffix == ".safetensors":
-        _digest_safetensors(digest, weights)
+    digest.update(config_bytes(config))
+    for file in vocabulary:
+        digest.update(_bytes_of_tokenizer(file) if file.suffix == ".json" else file.read_bytes())
+    if weights and weights[0].suffix == ".safetensors":
+        digest_tensors(digest, list(weights))
     else:
         for file in weights:
             digest.update_mmap(file)
-    value: str = digest.hexdigest(length=HEX // 2)
-    _remember(key, value)
+    value = str(digest.hexdigest(length=HEX // 2))
+    if _stamp(files) == key and all(file.stat().st_ctime < began - SETTLED_S for file in files):
+        _remember(key, value)
     return value
 
 
@@ -81,66 +141,64 @@ def _with_adapter(base: str, adapter: Path) -> str:
     # Sets of names, which PEFT writes in any order.
     config = {key: sorted(map(str, value)) if isinstance(value, list) else value for key, value in config.items()}
     digest.update(json.dumps(config, sort_keys=True).encode())
-    _digest_safetensors(digest, [adapter / WEIGHTS])
+    digest_tensors(digest, [adapter / WEIGHTS])
     return str(digest.hexdigest(length=HEX // 2))
 
 
-def fingerprint_of_model(model: Any, tokenizer: Any) -> str:
-    """Fingerprint of a model in memory, from its tensors."""
-    import torch
-
-    digest = blake3(b"softprompt in-memory 1\n")
-    digest.update(_config_bytes(model.config.to_dict()))
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    digest.update(_tokenizer_bytes(text.encode()))
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return str(digest.hexdigest(length=HEX // 2))
-
-
-def _config_bytes(config: dict[str, Any]) -> bytes:
+def config_bytes(config: dict[str, Any]) -> bytes:
+    """What counts of a model's config."""
     kept = {k: v for k, v in config.items() if k not in _COSMETIC}
     return json.dumps(kept, sort_keys=True, default=str).encode()
 
 
-def _tokenizer_bytes(data: bytes) -> bytes:
-    """A fast tokenizer's file without its padding and truncation, which tools change in passing."""
-    raw = json.loads(data)
+def _bytes_of_tokenizer(file: Path) -> bytes:
+    try:
+        return tokenizer_bytes(json.loads(file.read_bytes()))
+    except ValueError as error:
+        raise BaseModelError(f"{file} is not JSON ({error}); fetch it again") from None
+
+
+def tokenizer_bytes(raw: Any) -> bytes:
+    """What counts of a fast tokenizer's file: not its padding and truncation, which tools change in passing."""
     if isinstance(raw, dict):
         raw = {k: v for k, v in raw.items() if k not in ("padding", "truncation")}
     return json.dumps(raw, sort_keys=True, ensure_ascii=False).encode()
 
 
-def _digest_safetensors(digest: Any, files: list[Path]) -> None:
-    import mmap
+def _end_ids(folder: Path, config: dict[str, Any]) -> list[int]:
+    """The tokens that end a generated text, beside the tokenizer's own: of the generation config, else of the config."""
+    if (folder / "generation_config.json").is_file():
+        return sorted_ids(read_object(folder / "generation_config.json").get("eos_token_id"))
+    inner = (config.get(name) for name in ("decoder", "generator", "text_config"))
+    of_text = next((one for one in inner if isinstance(one, dict)), {})
+    found = config.get("eos_token_id")
+    return sorted_ids(of_text.get("eos_token_id") if found is None else found)
 
-    places: list[tuple[str, str, Path, int, int]] = []
-    for file in files:
-        with file.open("rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            length = file.stat().st_size
-            try:
-                header = json.loads(handle.read(min(size, length)))
-                for name, entry in header.items():
-                    if name != "__metadata__":
-                        start, end = entry["data_offsets"]
-                        if not 0 <= start <= end <= length - 8 - size:
-                            raise ValueError(name)
-                        what = f"{name} {entry['dtype']} {entry['shape']}\n"
-                        places.append((name, what, file, 8 + size + start, 8 + size + end))
-            except (ValueError, KeyError, TypeError, MemoryError):
-                raise BaseModelError(f"{file} is no safetensors file, or cut short; fetch it again") from None
-    maps: dict[Path, mmap.mmap] = {}
-    with contextlib.ExitStack() as stack:
-        for _, what, file, start, end in sorted(places):
-            digest.update(what.encode())
-            if file not in maps:
-                handle = stack.enter_context(file.open("rb"))
-                maps[file] = stack.enter_context(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
-            with memoryview(maps[file]) as view, view[start:end] as part:
-                digest.update(part)
+
+def sorted_ids(ids: Any) -> list[int]:
+    """Ids of tokens as a config has them: one, several or none."""
+    return sorted({*([ids] if isinstance(ids, int) else ids or ())})
+
+
+def _code_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def _code(folder: Path) -> dict[str, Any]:
+    """What runs of a model's own code: its files, and the names of what is taken from them or from another repository."""
+    configs = [folder / name for name in ("config.json", TOKENIZER_CONFIG)]
+    classes = [named for file in configs if file.is_file() and (named := read_object(file).get("auto_map"))]
+    if not classes:
+        return {}
+    files = {str(file.relative_to(folder)): blake3(file.read_bytes()).hexdigest() for file in _code_files(folder)}
+    return {"files": files, "classes": classes}
+
+
+def _stamp(files: Sequence[Path]) -> str:
+    """A name of files as they are: what is written to a file changes its time of change, which nobody can set back."""
+    stats = [(str(file.resolve()), file.stat()) for file in files]
+    seen = [[path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] for path, stat in stats]
+    return str(blake3(json.dumps(seen).encode()).hexdigest(length=16))
 
 
 def _cache_file() -> Path:

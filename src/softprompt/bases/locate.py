@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from softprompt.errors import BaseModelError
+from softprompt.errors import BaseModelError, reason_of
 
 BUILTIN = {"builtin/tiny": Path(__file__).parent / "builtin" / "tiny"}
 """The bases that come with the package, by name."""
 
-_FETCHED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.bin"]
+_FETCHED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "*.bin", "*.spm", "*.tiktoken", "*.codes", "*.tokenizer"]
 """What is fetched of a model. Its code (`*.py`) only where that may be run."""
 
 
@@ -52,14 +52,23 @@ def locate(source: str, *, revision: str | None = None, code: bool = False) -> P
         return _without_revision(BUILTIN[name], name, revision)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise BaseModelError(
-                f"the folder {name!r} has no config.json, so it holds no model; save one there with save_pretrained"
-            )
         return _without_revision(folder.resolve(), name, revision)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
+    if folder.is_file():
+        if folder.suffix == ".gguf":
+            what = "is a GGUF file, which is not read yet; give the folder of the model as transformers saves it (safetensors)"
+        else:
+            what = f"is a file and no folder; give the folder that it lies in, {str(folder.parent)!r}"
+        raise BaseModelError(f"{name!r} {what}")
+    if is_local(name):
         raise BaseModelError(f"no folder {name!r}; give a folder with a saved model, a hub id, or builtin/tiny")
     return _fetch(name, revision, code)
+
+
+def is_local(source: str) -> bool:
+    """Whether a source can only be on this machine, there or not: a built-in, a folder, a path."""
+    name = split_revision(source)[0]
+    outside = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".gguf")
+    return name.startswith("builtin/") or outside or Path(name).expanduser().exists()
 
 
 def commit_of(folder: Path) -> str | None:
@@ -100,7 +109,7 @@ def _fetch(repo: str, revision: str | None, code: bool) -> Path:
         ) from None
     except (hub.HfHubHTTPError, OSError) as error:
         raise BaseModelError(
-            f"{repo!r} could not be fetched ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            f"{repo!r} could not be fetched ({type(error).__name__}: {reason_of(error)}); "
             "check the network, or give a folder, or builtin/tiny"
         ) from None
 

@@ -9,7 +9,7 @@ import typer
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.cli.options import Json, adapter_options
-from softprompt.cli.output import emit
+from softprompt.cli.output import emit, stderr
 
 app = typer.Typer(help="Frozen base models.", no_args_is_help=True)
 
@@ -25,7 +25,34 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Where a base is, its fingerprint, size, dtype and context."""
-    emit([_describe(replace(base, source=source))], as_json, source)
+    from softprompt.bases.folder import check_options
+
+    chosen = replace(base, source=source)
+    check_options(chosen)  # before torch is loaded
+    emit([_describe(chosen)], as_json, source)
+
+
+@app.command()
+@adapter_options
+def verify(
+    source: Annotated[
+        str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id, an id@revision or a folder.")
+    ] = DEFAULT_BASE,
+    *,
+    base: BaseOptions,
+    as_json: Json = False,
+) -> None:
+    """Read every byte of a base again, whatever is remembered of its files. Exits 1 where that is something else."""
+    from softprompt.library.binding import prove
+
+    chosen = replace(base, source=source)
+    known, read = prove(chosen), prove(chosen, again=True)
+    ok = known.fingerprint == read.fingerprint
+    row = {"base": read.address, "path": str(read.folder), "fingerprint": read.fingerprint, "bytes": read.bytes, "ok": ok}
+    emit([row if ok else {**row, "remembered": known.fingerprint}], as_json, source)
+    if not ok:
+        stderr().print("what was remembered of these files is not what they hold; it is put right now")
+        raise typer.Exit(1)
 
 
 @app.command("list")

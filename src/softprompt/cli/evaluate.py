@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from softprompt.bases.options import BaseOptions
-from softprompt.cli.options import Json, Location, base_options, library_options
-from softprompt.cli.output import emit
+from softprompt.cli.options import Json, Location, library_options, moved_base_options
+from softprompt.cli.output import emit, warn
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "loss")
 
 
 @library_options
-@base_options
+@moved_base_options
 def evaluate(
     refs: Annotated[
         list[str],
@@ -29,13 +29,20 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge tuned prompts on the test rows of their task files, or on rows of your own."""
+    from softprompt.bases.folder import check_options
     from softprompt.evaluation.cases import find_cases
+    from softprompt.library.binding import check_base
     from softprompt.progress import Bars
 
     progress = Bars()
     with progress.loading("the rows"):
         library = where.open()
         cases = find_cases(refs, library, data, version)
+        if base.source is not None:
+            check_options(base)
+        for case in cases if data is not None else ():
+            if (note := check_base(case.version, base)) is not None:
+                warn(note)
     with progress.loading("torch"):
         from softprompt.evaluation.evaluate import judge_cases
     evaluations = judge_cases(library, cases, base, progress)

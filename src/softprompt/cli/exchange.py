@@ -69,8 +69,11 @@ def import_prompt(
     as_json: Json = False,
 ) -> None:
     """Take prompts into the library, each as a new version of a task. One that is refused leaves the others; exits 1."""
+    from softprompt.bases.folder import check_options
     from softprompt.exchange import importing
 
+    if named is not None:  # what is wrong with it is told before torch is loaded
+        check_options(replace(base, source=named))
     if not tasks and len(sources) == 1 and sources[0].is_dir():
         raise typer.BadParameter("a PEFT folder names no task: give --task NAME")
     importing.tasks_of(sources, tasks or ())  # what is wrong with the call is told before a library is made

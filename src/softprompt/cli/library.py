@@ -1,18 +1,23 @@
-"""`softprompt library`: verify, gc, copy and stats of the whole library, all tenants."""
+"""`softprompt library`: verify, gc, copy, rebind and stats of the whole library, all tenants."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from softprompt.cli.options import Json, Location, whole_library_options
+from softprompt.bases.options import BaseOptions
+from softprompt.cli.options import Json, Location, adapter_options, whole_library_options
 from softprompt.cli.output import emit, stderr
 
 OLD_DAYS = 30.0  # as in `library/leftovers.py`, which is not loaded for help
 
 app = typer.Typer(help="Care for the library: verify, gc, copy, stats.", no_args_is_help=True)
+COLUMNS = ("version", "old_base", "base", "old_fingerprint", "fingerprint")
+
+app = typer.Typer(help="Care for the library: verify, gc, copy, rebind, stats.", no_args_is_help=True)
 
 
 @app.command()
@@ -78,6 +83,34 @@ def copy(
 
     report = where.open().copy(to_home, registry=to_registry, store=to_store, progress=Bars())
     emit([report.row()], as_json, "Copied")
+
+
+@app.command()
+@whole_library_options
+@adapter_options
+def rebind(
+    source: Annotated[str, typer.Argument(metavar="BASE", help="Where the base is now: a folder, a hub id or builtin/tiny.")],
+    known_as: Annotated[
+        str | None, typer.Option("--from", help="Only versions whose base the library knows by this address.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="Do it, or only tell what would be done.")] = False,
+    *,
+    base: BaseOptions,
+    where: Location,
+    as_json: Json = False,
+) -> None:
+    """Bind versions to their base where it is now, by its fingerprint of today. Reads all of the base: equal fingerprints are
+    the proof, by today's rule or by that of versions before. Tells what it would do; --yes does it, with a line in the audit.
+    """
+    from softprompt.library.binding import plan_rebind
+    from softprompt.library.binding import rebind as bind
+
+    library = where.open()
+    plan = plan_rebind(library, replace(base, source=source), known_as=known_as)
+    if yes:
+        bind(library, plan)
+    title = "Bound" if yes else "Would be bound (run again with --yes)"
+    emit([{**item.row(), "done": yes} for item in plan], as_json, title, COLUMNS)
 
 
 @app.command()

@@ -75,6 +75,7 @@ _LOCATION = (
     _option("tenant", str | None, "Whose prompts (env SOFTPROMPT_TENANT; default 'default')."),
 )
 _BASE = {name: _base_option(name) for name in COMMAND_OPTIONS}
+_SOURCE = _option("source", str | None, "Where the base is, if it has moved: the fingerprint decides.", flag="--base")
 
 
 def _instead_of(
@@ -123,6 +124,11 @@ def front_options(command: Command) -> Command:
 def base_options(command: Command) -> Command:
     """Give a command the options of how a base is loaded; it takes `base: BaseOptions`."""
     return _instead_of("base", [*_BASE.values()], BaseOptions, command)
+
+
+def moved_base_options(command: Command) -> Command:
+    """The same with `--base`, for commands whose versions name their base."""
+    return _instead_of("base", [_SOURCE, *_BASE.values()], BaseOptions, command)
 
 
 def adapter_options(command: Command) -> Command:

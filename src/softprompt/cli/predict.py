@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softprompt.bases.options import BaseOptions
-from softprompt.cli.options import Json, Location, base_options, library_options
+from softprompt.cli.options import Json, Location, library_options, moved_base_options
 from softprompt.cli.output import emit, warn
 from softprompt.errors import ConfigError, DataError
 
@@ -28,7 +28,7 @@ AT_ONCE = 256
 
 
 @library_options
-@base_options
+@moved_base_options
 def predict(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Task, TASK@N or TASK@ALIAS.")],
     texts: Annotated[
@@ -49,6 +49,7 @@ def predict(
 ) -> None:
     """Answer texts, or the rows of a file, with a tuned prompt."""
     from softprompt.evaluation.answer_file import AnswerFile
+    from softprompt.library.binding import check_base
     from softprompt.progress import Bars, loading
     from softprompt.tasks.form import Form
     from softprompt.tasks.rows import digest_rows
@@ -56,6 +57,8 @@ def predict(
     library = where.open()
     version = library.registry.resolve(task)
     form, ref, progress = Form.of_card(version.card), f"{version.task}@{version.number}", Bars()
+    if (note := check_base(version, base)) is not None:
+        warn(note)
     rows = _rows(form, texts or [], data, literal=literal)
     identity = {"version": version.digest, "number": version.number, "data": digest_rows(rows), "base": repr(base)}
     with AnswerFile(output, rows, identity, force=force) if output is not None else nullcontext() as file:

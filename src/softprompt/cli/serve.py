@@ -62,6 +62,10 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serve the library over HTTP, in OpenAI's API. SIGTERM or Ctrl-C lets what runs finish; Ctrl-C again does not."""
+    from softprompt.bases.folder import check_options
+
+    if source is not None:  # what is wrong with it is told before torch is loaded
+        check_options(replace(base, source=source))
     from softprompt.http.auth import is_loopback
     from softprompt.http.limits import Limits
     from softprompt.http.server import Settings, bind, load, log_to_stderr, refuse_open_doors, run, url_of

@@ -40,7 +40,7 @@ def sweep(
             (task,) = load_tasks(file)
             for key, tried in values.items():
                 for value in tried:
-                    check_before_loading([task.variant(**{key: value})])
+                    check_before_loading([task.variant(**{key: value})], base)
             library = where.open(make=True)
         with progress.loading("torch"):
             from softprompt.training.sweep import RUNGS

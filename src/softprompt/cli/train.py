@@ -70,7 +70,7 @@ def train(
     with stopping() as stop:
         with progress.loading("the rows"):
             tasks = [task.variant(**changed) for task in load_tasks(list(files))]
-            check_before_loading(tasks)
+            check_before_loading(tasks, base)
             library = where.open(make=True)
         with progress.loading("torch"):
             from softprompt.training.train import train as tune

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from softprompt.bases.base import BaseLike, base_of
+from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.cases import Case, Rows, find_cases
 from softprompt.evaluation.trials import Trial, judge, result_of
+from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent, loading
@@ -61,6 +62,8 @@ def evaluate(
     Raises:
         ConfigError: a task file is wrong; or a version, made elsewhere, has a form that is not known here.
         NotFound: a task has no such version.
+        BaseModelError: the base is not where it is said to be, or cannot be loaded.
+        FingerprintMismatch: a version was made for another base.
         DataError: the rows are wrong.
     """
     with library_or_current(library) as opened:
@@ -71,7 +74,9 @@ def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progres
     """Judge versions that are found already; those of one base together. See :func:`evaluate`."""
     groups: dict[BaseOptions, list[Case]] = {}
     for case in cases:
-        groups.setdefault(_options(case.version, case.task), []).append(case)
+        named = _options(case.version, case.task)
+        options = named if isinstance(base, FrozenBase) else options_for(case.version, BaseOptions.of(base), named)
+        groups.setdefault(options, []).append(case)
     evaluations: list[Evaluation] = []
     for options, group in groups.items():
         with loading(progress, options.shown):

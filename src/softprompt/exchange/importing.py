@@ -233,15 +233,12 @@ def _from_file(path: Path, changes: Mapping[str, Any], base: BaseOptions) -> tup
         data = write_file(changed, tensors)
     if base.source is None:
         return data, card.base
-    from softprompt.bases.adapter import find_adapter
-    from softprompt.bases.fingerprint import fingerprint_of_folder
-    from softprompt.bases.locate import locate
+    from softprompt.library.binding import prove
 
-    folder = locate(base.source)
-    found = fingerprint_of_folder(folder, find_adapter(base.adapter) if base.adapter else None)
-    if found != card.fingerprint:
+    proof = prove(base)
+    if card.fingerprint not in proof.names:
         raise FingerprintMismatch(
             f"{str(path)!r} was tuned on {card.base} ({card.fingerprint}){card.adapter_hint}, and {base.shown!r} is "
-            f"{found}; give the base it was tuned on"
+            f"{proof.fingerprint}; give the base it was tuned on"
         )
-    return data, str(folder) if Path(base.source).expanduser().is_dir() else base.source
+    return data, proof.address

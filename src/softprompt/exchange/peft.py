@@ -115,7 +115,7 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
     exported = Path(folder) / CARD
     if exported.is_file():
         own = read_card_file(exported)
-        if own.fingerprint != base.fingerprint:
+        if own.fingerprint not in base.fingerprints:
             SoftPrompt(vectors_PD, own).check_base(base)
         return SoftPrompt(vectors_PD, own.changed(here))
     recipe = {"imported": "peft", **_provenance(config, base, folder, warn or (lambda message: None))}

@@ -131,7 +131,7 @@ class SoftPrompt:
             FingerprintMismatch: with both names, both fingerprints and the mend.
         """
         card = self.card
-        if card.fingerprint == base.fingerprint:
+        if card.fingerprint in base.fingerprints:
             return
         width = "" if card.token_dim == base.width else f" (and its width is {card.token_dim}, not {base.width})"
         raise FingerprintMismatch(

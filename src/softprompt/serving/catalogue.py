@@ -27,7 +27,7 @@ def base_row(base: FrozenBase) -> ModelRow:
     return ModelRow(base.name, None, None, (), {}, 0, system_fingerprint(base.fingerprint, ""))
 
 
-def list_models(library: Library, fingerprint: str) -> list[ModelRow]:
+def list_models(library: Library, base: FrozenBase) -> list[ModelRow]:
     """The tasks that have versions on a base, by name.
 
     Raises:
@@ -37,12 +37,12 @@ def list_models(library: Library, fingerprint: str) -> list[ModelRow]:
     defaults = default_versions(entries)
     on_base = defaultdict(list)
     for entry in entries:
-        if entry.fingerprint == fingerprint:
+        if entry.fingerprint in base.fingerprints:
             on_base[entry.task].append(entry)
     rows = []
     for task, found in sorted(on_base.items()):
         default = defaults[task]
-        served = default.fingerprint == fingerprint
+        served = default.fingerprint in base.fingerprints
         last = default if served else found[-1]
         rows.append(
             ModelRow(
@@ -52,7 +52,7 @@ def list_models(library: Library, fingerprint: str) -> list[ModelRow]:
                 versions=tuple(entry.version for entry in found),
                 aliases={alias: entry.version for entry in found for alias in entry.aliases if "@" not in alias},
                 created=_unix(last.created_at),
-                system_fingerprint=system_fingerprint(fingerprint, last.digest),
+                system_fingerprint=system_fingerprint(base.fingerprint, last.digest),
             )
         )
     return rows
@@ -67,13 +67,13 @@ def find_model(library: Library, base: FrozenBase, name: str) -> ModelRow:
         RegistryError: the registry fails.
     """
     version = library.registry.resolve(name)
-    if version.fingerprint != base.fingerprint:
+    if version.fingerprint not in base.fingerprints:
         raise FingerprintMismatch(
             f"{version.ref} was made for base {version.card.base} with fingerprint {version.fingerprint}, and {base.name} "
             f"with fingerprint {base.fingerprint} is served"
         )
     task = parse_ref(name).task
-    numbers = [v.number for v in library.registry.versions(task, deleted=False) if v.fingerprint == base.fingerprint]
+    numbers = [v.number for v in library.registry.versions(task, deleted=False) if v.fingerprint in base.fingerprints]
     return ModelRow(
         id=name,
         task=task,

@@ -11,6 +11,7 @@ from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import TOKEN_BUDGET, OfflineEngine
 from softprompt.errors import ConfigError
 from softprompt.evaluation.trials import result_of
+from softprompt.library.binding import options_for
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.serving.answers import choose_label
 from softprompt.serving.inputs import encode_inputs, text_of_input
@@ -45,7 +46,7 @@ class Service:
         self.library = library
         self._token_budget = token_budget
         self._base = base
-        self._architectures: dict[str, Architecture] = {}
+        self._architectures: dict[BaseOptions, Architecture] = {}
         self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
 
     def __repr__(self) -> str:
@@ -60,7 +61,8 @@ class Service:
 
         Raises:
             NotFound: no such task, version or alias.
-            FingerprintMismatch: a prompt was made for another base than its version names.
+            FingerprintMismatch: a prompt was made for another base than the one that its version, or the caller, names.
+            BaseModelError: the base is not where it is said to be, or cannot be loaded.
             DataError: a text is empty or lacks a column.
             EngineError: the base gave no numbers to choose a label by.
         """
@@ -71,11 +73,12 @@ class Service:
             raise ConfigError(f"{len(texts)} texts need {len(texts)} tasks, or one for all; {len(refs)} were given")
         versions = {ref: self.library.registry.resolve(ref) for ref in dict.fromkeys(refs)}
         answers: dict[int, Prediction] = {}
-        for source in dict.fromkeys(version.base for version in versions.values()):
-            rows = [index for index, ref in enumerate(refs) if versions[ref].base == source]
-            architecture = self._architecture(source)
+        named = {ref: self._options(version) for ref, version in versions.items()}
+        for options in dict.fromkeys(named.values()):
+            rows = [index for index, ref in enumerate(refs) if named[ref] == options]
+            architecture = self._architecture(options)
             base = architecture.base
-            residents = {ref: self._resident(version, base) for ref, version in versions.items() if version.base == source}
+            residents = {ref: self._resident(version, base) for ref, version in versions.items() if named[ref] == options}
             own = [residents[refs[i]] for i in rows]
             given = [text_of_input(one.form, texts[i], f"input {i + 1}") for one, i in zip(own, rows, strict=True)]
             predictions = self._answer(architecture, own, given)
@@ -85,12 +88,16 @@ class Service:
     def load(self, task: str) -> None:
         """Load the base of a task, and its prompt, unless they are there already. Raises as :meth:`predict` does."""
         version = self.library.registry.resolve(task)
-        self._resident(version, self._architecture(version.base).base)
+        self._resident(version, self._architecture(self._options(version)).base)
 
-    def _architecture(self, source: str) -> Architecture:
-        if source not in self._architectures:
-            self._architectures[source] = architecture_of(base_of(self._base, BaseOptions(source=source)))
-        return self._architectures[source]
+    def _options(self, version: Version) -> BaseOptions:
+        """How the base of a version is loaded; a base that is loaded already is that of all."""
+        return BaseOptions() if isinstance(self._base, FrozenBase) else options_for(version, BaseOptions.of(self._base))
+
+    def _architecture(self, options: BaseOptions) -> Architecture:
+        if options not in self._architectures:
+            self._architectures[options] = architecture_of(base_of(self._base, options))
+        return self._architectures[options]
 
     def _resident(self, version: Version, base: FrozenBase) -> Resident:
         key = (version.digest, base.fingerprint)

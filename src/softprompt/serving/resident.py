@@ -60,7 +60,7 @@ def load_resident(library: Library, version: Version, base: FrozenBase) -> Resid
         NotFound, StoreError, PromptFileError: its blob is gone, unreachable or damaged.
         DataError: its labels cannot be told apart on this base.
     """
-    if version.fingerprint != base.fingerprint:  # before anything is read
+    if version.fingerprint not in base.fingerprints:  # before anything is read
         raise FingerprintMismatch(
             f"{version.ref} was made for base {version.card.base} with fingerprint {version.fingerprint}, and {base.name} "
             f"with fingerprint {base.fingerprint} is served; ask for a version on this base, or serve the other one"

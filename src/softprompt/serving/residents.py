@@ -201,7 +201,7 @@ class Residents:
         with self._lock:
             holder = next(iter(self._holders.get(version.digest, ())), None)
             shared = self._entries[holder].resident if holder else None
-        if shared is None or version.fingerprint != self.base.fingerprint:
+        if shared is None or version.fingerprint not in self.base.fingerprints:
             return load_resident(library, version, self.base)
         return replace(shared, task=version.task, version=version.number)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -106,10 +106,10 @@ def direction_of(embedding: Sequence[float], origin_D: Floats) -> Floats:
 class Centroids:
     """The centroids of one tenant's tasks on one base, each read once. For one thread at a time."""
 
-    def __init__(self, library: Library, fingerprint: str, *, retry_s: float = RETRY_S) -> None:
-        """`retry_s` seconds after a file could not be read it is tried again."""
+    def __init__(self, library: Library, fingerprints: Set[str], *, retry_s: float = RETRY_S) -> None:
+        """`fingerprints` are those of the base; `retry_s` seconds after a file could not be read it is tried again."""
         self._retry_s = retry_s
-        self.library, self.fingerprint = library, fingerprint
+        self.library, self.fingerprints = library, fingerprints
         self.router = Router({})
         self._by_digest: dict[str, Floats | None] = {}
         self._state: tuple[int, int] | None = None
@@ -127,7 +127,7 @@ class Centroids:
         if state == self._state and time.monotonic() < self._again:
             return self.router
         defaults = default_versions(self.library.registry.tasks(Filters(every=True))).values()
-        entries = [entry for entry in defaults if entry.fingerprint == self.fingerprint]
+        entries = [entry for entry in defaults if entry.fingerprint in self.fingerprints]
         read = {entry.digest: self._by_digest[entry.digest] for entry in entries if entry.digest in self._by_digest}
         again = math.inf
         for entry in entries:

@@ -98,7 +98,7 @@ class AsyncService:
 
     async def models(self, tenant: str) -> list[ModelRow]:
         """The base, and a tenant's tasks that have versions on it, by name."""
-        rows = await asyncio.to_thread(list_models, self.residents.tenant_library(tenant), self.fingerprint)
+        rows = await asyncio.to_thread(list_models, self.residents.tenant_library(tenant), self.base)
         return [base_row(self.base), *rows]
 
     async def model(self, tenant: str, name: str) -> ModelRow:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from softprompt.bases.locate import locate
+from softprompt.bases.folder import check_options
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.names import check_task
@@ -63,18 +63,15 @@ def one_base(tasks: Sequence[Task]) -> BaseOptions:
     return next(iter(bases))
 
 
-def check_before_loading(tasks: Sequence[Task]) -> None:
-    """Read the rows of tasks, and look whether a base that is named as a folder is there, so that what is wrong is told
-    before seconds are spent on loading.
+def check_before_loading(tasks: Sequence[Task], base: BaseOptions) -> None:
+    """Read the rows of tasks, and look at the folder of their base, so that what is wrong is told before seconds are spent on
+    loading. `base` says how it will be loaded.
 
     Raises:
         ConfigError, DataError: the tasks share no base, or rows are wrong.
-        BaseModelError: there is no such folder.
+        BaseModelError: there is no such base.
     """
-    base = one_base(tasks)
-    source = base.address
-    if source.startswith(("builtin/", ".", "/", "~")) or Path(source).is_dir():
-        locate(source)
+    check_options(base.over(one_base(tasks)))
     for task in tasks:
         for split, rows in (("training", task.train), ("validation", task.validation), ("test", task.test)):
             for number, row in enumerate(rows, start=1):

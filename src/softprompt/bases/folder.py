@@ -1,0 +1,97 @@
+"""The folder of a base: what its files tell before anything is loaded. No torch, no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from softprompt.bases.adapter import CONFIG as ADAPTER
+from softprompt.bases.adapter import find_adapter
+from softprompt.bases.architectures import refuse_unless_causal, task_type_of_config
+from softprompt.bases.locate import is_local, locate, read_object
+from softprompt.bases.options import DEFAULT_BASE, BaseOptions
+from softprompt.bases.vocabulary import CONFIG as TOKENIZER
+from softprompt.bases.vocabulary import WHOLE, tokenizer_files
+from softprompt.bases.weights import find_weights
+from softprompt.errors import BaseModelError
+
+
+def check_options(options: BaseOptions) -> None:
+    """Refuse a base that cannot be loaded, as far as that shows here and now; of a hub id nothing does.
+
+    Raises:
+        BaseModelError: it is no such folder, or its files do not make a base; or those of its adapter do not.
+    """
+    if is_local(options.source or DEFAULT_BASE):
+        folder = locate(options.source or DEFAULT_BASE, revision=options.revision)
+        check_folder(folder, options.address, code=options.trust_remote_code)
+    if options.adapter is not None:
+        find_adapter(options.adapter)
+
+
+def check_folder(folder: Path, source: str, *, code: bool = False) -> dict[str, Any]:
+    """The config of a saved model whose files are all there, and make a causal model that can be loaded.
+
+    Args:
+        folder: where it lies.
+        source: what the user calls it.
+        code: whether code that comes with it may run.
+
+    Raises:
+        BaseModelError: something else lies there, or a part of a model, or one of another kind.
+    """
+    if not (folder / "config.json").is_file():
+        raise BaseModelError(f"{_shown(source)} is no base: {_what_is_there(folder)}")
+    config = read_object(folder / "config.json")
+    if (folder / ADAPTER).is_file():
+        raise BaseModelError(
+            f"{_shown(source)} has an adapter among its own files, {ADAPTER}, which transformers adds to the model where peft "
+            "is installed and leaves out where not; move the adapter's files to a folder of their own, and name that with "
+            "--base-adapter FOLDER or `base_adapter` if it is to be added"
+        )
+    refuse_unless_causal(task_type_of_config(config), source)
+    if config.get("auto_map") and not code:
+        raise BaseModelError(
+            f"{source!r} comes with code of its own, which is not run unless you ask for it with --trust-remote-code, "
+            "or with `trust_remote_code: true` in a task file"
+        )
+    find_weights(folder, config)
+    if not tokenizer_files(folder) and not (folder / TOKENIZER).is_file():
+        raise BaseModelError(
+            f"{_shown(source)} has no tokenizer: neither {WHOLE} nor the files of a vocabulary are there; save the "
+            "tokenizer to the same folder with save_pretrained"
+        )
+    return config
+
+
+def _shown(source: str) -> str:
+    return f"the folder {source!r}" if Path(source).expanduser().is_dir() else repr(source)
+
+
+def _what_is_there(folder: Path) -> str:
+    """What a folder without `config.json` is, and what to give in its place."""
+    if (folder / ADAPTER).is_file():
+        config = read_object(folder / ADAPTER)
+        named = config.get("base_model_name_or_path")
+        of = f" of the base {named!r}" if isinstance(named, str) and named else ""
+        if config.get("peft_type") == "LORA":
+            return f"it is a LoRA adapter{of}; give that base, and this folder with --base-adapter or `base_adapter`"
+        prompt = "; take it in with `softprompt import`" if config.get("peft_type") == "PROMPT_TUNING" else ""
+        return f"it is an adapter ({config.get('peft_type')}){of}; give that base{prompt}"
+    if any(folder.glob("*.gguf")):
+        return "it holds GGUF files, which are not read yet; give the model as transformers saves it (safetensors)"
+    snapshots = folder / "snapshots"
+    if snapshots.is_dir():
+        name = folder.name.removeprefix("models--").replace("--", "/")
+        whole = sorted(path for path in snapshots.iterdir() if (path / "config.json").is_file())
+        if whole:
+            return f"it is the hub's cache of {name}; give the id {name}, or the folder {str(whole[-1])!r} in it"
+        return f"it is the hub's cache of {name}, and no model is in it; give the id {name} once with a network to fetch it"
+    if folder.parent.name == "snapshots":
+        return "it is a folder of the hub's cache from which config.json is gone or was never fetched; give the id to fetch it"
+    if not any(folder.iterdir()):
+        return "it is empty; save a model there with save_pretrained"
+    inner = sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file())
+    if inner:
+        return f"it has no config.json, but {', '.join(inner[:3])} in it ha{'ve' if len(inner) > 1 else 's'} one; give such a folder"
+    return "it has no config.json, so it holds no model; save one there with save_pretrained"

@@ -1,0 +1,59 @@
+"""Reading a saved model and its tokenizer through transformers, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from softprompt.bases.quiet import quiet
+from softprompt.bases.vocabulary import WHOLE
+from softprompt.errors import BaseModelError, reason_of
+
+
+def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[str, Any]) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder, whole.
+
+    Args:
+        folder: where they lie.
+        source: what the user calls it.
+        config: the model's, as it is written there.
+        reading: how transformers is to load it.
+
+    Raises:
+        BaseModelError: they cannot be read, or weights are missing.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES as KNOWN
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    kind = config.get("model_type")
+    if kind in KNOWN and kind not in CAUSAL and not config.get("auto_map"):
+        raise BaseModelError(
+            f"{source!r} is of the kind {kind!r}, of which transformers {transformers.__version__} has no causal language "
+            "model that takes text alone; use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
+        )
+    try:
+        with quiet():
+            model, found = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, **reading, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=reading["trust_remote_code"])
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise BaseModelError(f"{source!r} ({folder}) cannot be loaded: {reason_of(error)}") from None
+    except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
+        raise BaseModelError(
+            f"{source!r} ({folder}) is damaged or not readable: {type(error).__name__}: {reason_of(error)}; fetch it again"
+        ) from None
+    if getattr(tokenizer, "backend_tokenizer", None) is None and (folder / WHOLE).is_file():
+        raise BaseModelError(
+            f"{source!r} ({folder}) has a {WHOLE} which its tokenizer, {type(tokenizer).__name__}, does not read: it is built "
+            f"from the vocabulary beside it; move {WHOLE} out of the folder"
+        )
+    # Weights that are not there, or of another shape, transformers would fill with random numbers.
+    lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
+    if lacking:
+        raise BaseModelError(
+            f"{source!r} ({folder}) lacks {len(lacking)} weights of {type(model).__name__}, {lacking[0]!r} among them, "
+            "or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
+        )
+    return model, tokenizer

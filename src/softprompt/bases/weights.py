@@ -1,0 +1,91 @@
+"""The files of a model's weights: those that transformers opens of all that lie in a folder, and their digest. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from softprompt.bases.locate import read_object
+from softprompt.errors import BaseModelError
+
+SAFE, BIN = "model.safetensors", "pytorch_model.bin"
+_INDEX = ".index.json"
+_LFS = b"version https://git-lfs"
+
+
+def find_weights(folder: Path, config: dict[str, Any]) -> list[Path]:
+    """The files that transformers opens for the weights of a saved model, which are not all that lie there: the one that
+    the config names, else `model.safetensors`, else those that its index names, else the same of `pytorch_model.bin`.
+
+    Raises:
+        BaseModelError: there are none, or one that an index names is not there.
+    """
+    named = config.get("transformers_weights")
+    first = [named] if isinstance(named, str) and named else [SAFE, SAFE + _INDEX, BIN, BIN + _INDEX]
+    found = next((folder / name for name in first if (folder / name).is_file()), None)
+    if found is None:
+        raise BaseModelError(f"the folder {str(folder)!r} holds no weights: {_what_else(folder, first)}")
+    files = [found]
+    if found.name.endswith(_INDEX):
+        names = read_object(found).get("weight_map")
+        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+            raise BaseModelError(f"{found} names no files of weights; fetch it again")
+        files = sorted(folder / name for name in {*names.values()})
+    for file in files:
+        if not file.is_file():
+            raise BaseModelError(f"the folder {str(folder)!r} lacks {file.name}, which {found.name} names; fetch it again")
+        with file.open("rb") as handle:
+            if handle.read(len(_LFS)) == _LFS:
+                raise BaseModelError(f"{file} is a Git LFS pointer and not the weights themselves; run `git lfs pull` there")
+    return files
+
+
+def _what_else(folder: Path, names: Iterable[str]) -> str:
+    """Why a folder has no weights, by what it has in their place, and what to do."""
+    cut = [name for name in names if (folder / name).is_symlink()]
+    if cut:
+        return f"{cut[0]} is a link to a file that is gone; fetch the model again"
+    if any(folder.glob("*.gguf")):
+        return "there is a GGUF file, which is not read yet; give the model as transformers saves it (safetensors)"
+    other = sorted(file.name for kind in ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5") for file in folder.glob(kind))
+    if other:
+        return f"{other[0]} is none that transformers would open; call it {SAFE}, or save the model with save_pretrained"
+    return f"neither {SAFE} nor {BIN} is there, and no index of several; fetch or save the model again, whole"
+
+
+def digest_tensors(digest: Any, files: list[Path]) -> None:
+    """Add the tensors of safetensors files to a digest, in the order of their names, so that the number of files does not
+    matter.
+
+    Raises:
+        BaseModelError: a file is damaged.
+    """
+    places: list[tuple[str, str, Path, int, int]] = []
+    for file in files:
+        with file.open("rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            length = file.stat().st_size
+            try:
+                header = json.loads(handle.read(min(size, length)))
+                for name, entry in header.items():
+                    if name != "__metadata__":
+                        start, end = entry["data_offsets"]
+                        if not 0 <= start <= end <= length - 8 - size:
+                            raise ValueError(name)
+                        what = f"{name} {entry['dtype']} {entry['shape']}\n"
+                        places.append((name, what, file, 8 + size + start, 8 + size + end))
+            except (ValueError, KeyError, TypeError, MemoryError, AttributeError):
+                raise BaseModelError(f"{file} is no safetensors file, or cut short; fetch it again") from None
+    maps: dict[Path, mmap.mmap] = {}
+    with contextlib.ExitStack() as stack:
+        for _, what, file, start, end in sorted(places):
+            digest.update(what.encode())
+            if file not in maps:
+                handle = stack.enter_context(file.open("rb"))
+                maps[file] = stack.enter_context(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
+            with memoryview(maps[file]) as view, view[start:end] as part:
+                digest.update(part)
