@@ -44,6 +44,22 @@ def version_row(version: Version) -> dict[str, Any]:
     return {"task": version.task, "version": version.number, "digest": version.digest}
 
 
+def scored(value: float | None, stderr: float | None) -> str | None:
+    """A score with its standard error, for people."""
+    if value is None:
+        return None
+    return f"{value:.3f}" if stderr is None else f"{value:.3f} ±{stderr:.3f}"
+
+
+def with_errors(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for people, each score with its standard error behind it: of `value` that is `stderr`, of `NAME` `NAME_stderr`."""
+    found = []
+    for row in rows:
+        errors = {key.removesuffix("stderr").removesuffix("_") or "value": row[key] for key in row if key.endswith("stderr")}
+        found.append({**row, **{name: scored(row.get(name), error) for name, error in errors.items()}})
+    return found
+
+
 def printable(text: str) -> str:
     """Text without control characters: a name or an error from elsewhere must not steer the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

@@ -9,9 +9,20 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ContextError
-from softprompt.evaluation.metrics import measure
+from softprompt.evaluation.metrics import score
 from softprompt.evaluation.trials import Report, Trial
+from softprompt.prompts.card import Card
 from softprompt.tasks.task import Examples, Task
+
+BASELINES = {
+    "majority": "the most frequent answer",
+    "zero_shot": "the zero-shot text",
+    "untrained": "the prompt before training",
+}
+"""By their names in rows and cards, what they are in words."""
+
+SOLVED = 0.98
+"""A baseline that scores as high leaves next to nothing to tune for."""
 
 
 def baseline_trials(base: FrozenBase, task: Task, start_PD: Tensor, test: Examples) -> tuple[list[Trial], str | None]:
@@ -32,11 +43,24 @@ def baseline_trials(base: FrozenBase, task: Task, start_PD: Tensor, test: Exampl
 
 
 def baselines_of(task: Task, test: Examples, reports: Sequence[Report]) -> dict[str, float]:
-    """The scores of all three, from the reports of those trials."""
+    """The scores of all three with their standard errors, from the reports of those trials."""
     zero_shot, untrained = reports
-    constant = [task.majority()] * len(test)
-    return {
-        "majority": measure(task.form.metric, constant, test.answers),
-        "zero_shot": zero_shot.value,
-        "untrained": untrained.value,
-    }
+    majority = score(task.form.metric, [task.majority()] * len(test), test.answers)
+    scores = dict(zip(BASELINES, (majority, zero_shot, untrained), strict=True))
+    return {name: one.value for name, one in scores.items()} | {f"{name}_stderr": one.stderr for name, one in scores.items()}
+
+
+def remarks_on_scores(card: Card) -> list[str]:
+    """What people should know of a prompt's score on its test rows, beside those of its baselines on the same rows."""
+    value, remarks = card.metrics["value"], []
+    for name, words in BASELINES.items():
+        baseline = card.metrics.get(name)
+        if baseline is None:
+            continue
+        if value < baseline:
+            remarks.append(f"worse than {words}: {card.metric} {value:.3f} against {baseline:.3f} on the same rows")
+        if baseline >= SOLVED:
+            remarks.append(f"{words} already solves the task ({card.metric} {baseline:.3f}): little is left to tune for")
+        elif value == baseline:
+            remarks.append(f"no better than {words}: {card.metric} {value:.3f} on the same rows")
+    return remarks

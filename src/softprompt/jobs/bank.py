@@ -122,7 +122,7 @@ class _Training:
             run, card = member.run, prompt.card
             outcome = {
                 "digest": prompt.digest,
-                "steps": run.total,
+                "steps": run.step,
                 "best_step": run.best_step,
                 "metric": card.metric,
                 "metrics": card.metrics,

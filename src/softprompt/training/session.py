@@ -269,7 +269,7 @@ class Session:
             yield Noted(barely_moved(member, prompt), member, warning=True)
         for attempt in range(1, self._tries + 1):
             try:
-                version, warnings = publish(member, prompt, self.base)
+                version, beside, warnings = publish(member, prompt, self.base)
                 break
             except (StoreError, RegistryError) as error:
                 if attempt == self._tries:
@@ -279,7 +279,7 @@ class Session:
         for message in warnings:
             yield Noted(message, member, warning=True)
         seconds = time.perf_counter() - self._started
-        member.tuned = Tuned.of(member, prompt, report, version, self.base.params, seconds)
+        member.tuned = Tuned.of(member, prompt, report, version, beside, self.base.params, seconds)
         yield Published(member, member.tuned)
 
     def _judged(

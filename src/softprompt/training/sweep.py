@@ -39,7 +39,8 @@ class Swept:
     tuned: Tuned
     """The survivor, judged on the test split."""
     candidates: list[dict[str, Any]]
-    """A row for each candidate, the best first: its changes, steps, validation score, and whether it was dropped."""
+    """A row for each candidate, the best first: its changes, steps, validation score with its standard error and rows, and
+    whether it was dropped."""
     histories: list[list[dict[str, float]]]
     """The validations of each candidate, in the same order."""
 
@@ -140,8 +141,9 @@ def _with_candidates(events: Iterator[Event], candidates: Sequence[Member]) -> I
     for event in events:
         if isinstance(event, Advanced) and event.stage == "train":
             alive = [member.run for member in _alive(candidates)]
-            best = max((run.best.value for run in alive if run.best is not None), default=0.0)
-            event = replace(event, stage="sweep", text=f"{len(alive)} candidates, best {best:.3f}")
+            values = [run.best.value for run in alive if run.best is not None]
+            best = f", best {max(values):.3f}" if values else ""
+            event = replace(event, stage="sweep", text=f"{len(alive)} candidates{best}")
         yield event
 
 
@@ -178,11 +180,17 @@ def _rank(run: Run) -> tuple[bool, bool, float, float]:
     return (run.failure is None, not run.dropped, run.best.value, -loss)
 
 
+OUTCOME = ("steps", "validation", "validation_stderr", "rows", "dropped")
+"""What a candidate's row says beside its changes."""
+
+
 def _row(run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **changes,
         "steps": run.step,
         "validation": run.best.value if run.best is not None else None,
+        "validation_stderr": run.best.stderr if run.best is not None else None,
+        "rows": len(run.validation),
         "dropped": run.dropped or run.failure is not None,
     }
 
@@ -197,7 +205,7 @@ def write_page(
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, subplot_titles=("validation score", "training loss"))
     palette = [f"hsl({360 * index // max(1, len(candidates))},60%,45%)" for index in range(len(candidates))]
     for candidate, history, colour in zip(candidates, histories, palette, strict=True):
-        changes = {k: v for k, v in candidate.items() if k not in ("steps", "validation", "dropped")}
+        changes = {k: v for k, v in candidate.items() if k not in OUTCOME}
         name = ", ".join(f"{key} {value}" for key, value in changes.items()) + (" (dropped)" if candidate["dropped"] else "")
         steps = [row["step"] for row in history]
         for place, key in ((1, "value"), (2, "loss")):
