@@ -52,7 +52,7 @@ def scored(value: float | None, stderr: float | None) -> str | None:
 
 
 def with_errors(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows for people, each score with its standard error behind it: of `value` that is `stderr`, of `NAME` `NAME_stderr`."""
+    """Rows for people, each score with its standard error: `stderr` is that of `value`, `NAME_stderr` that of `NAME`."""
     found = []
     for row in rows:
         errors = {key.removesuffix("stderr").removesuffix("_") or "value": row[key] for key in row if key.endswith("stderr")}

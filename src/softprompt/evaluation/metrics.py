@@ -1,4 +1,4 @@
-"""Metrics of predictions against answers, with their standard errors. All lie between 0 and 1, and more is better. No torch."""
+"""Metrics of predictions against answers, and their standard errors. All lie between 0 and 1; more is better. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from softprompt.errors import ConfigError, nearest
 
-
 TOP = 1.0
 """The best that any metric can be."""
 
@@ -20,7 +19,7 @@ class Score(NamedTuple):
 
     value: float
     stderr: float
-    """Its standard error: how far the value of other rows of the same kind would lie from this one, by the spread of these."""
+    """Its standard error: how far the value of as many other rows would lie from this one, by the spread of these."""
 
 
 def measure(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> float:

@@ -46,15 +46,15 @@ class Report:
     """Generated answers that ran into max_new_tokens."""
 
     def better_than(self, other: Report | None) -> bool:
-        """By the metric; of equal values the one with the lower loss is better, and with equal losses this one: the later."""
+        """By the metric; of equal values by the lower loss; of equal losses this one is better: the later."""
         if other is None or self.value != other.value:
             return other is None or self.value > other.value
         return not self.loss > other.loss
 
 
 def judge(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None, list[Report]]:
-    """Judge all trials, their rows mixed in shared batches: one pass for tasks with labels, and for the answers' loss of those
-    that generate; another for what they generate.
+    """Judge all trials, their rows mixed in shared batches: one pass for tasks with labels, two for those that generate: one
+    for the loss of the right answers, one for what is generated.
 
     Yields the number of rows just done, and returns a report for each trial.
     """

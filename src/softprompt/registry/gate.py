@@ -1,5 +1,5 @@
-"""Two versions' scores beside each other, and the gate before an alias moves: a version that scores clearly worse than the one
-in place, on the same rows, is refused."""
+"""Two versions' scores beside each other, and the gate before an alias moves: a version that scores clearly worse than the
+one in place, on the same rows, is refused."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def weigh(current: Card, candidate: Card) -> Comparison:
         )
     same = _same_rows(current, candidate, old, new)
     if same is False:
-        words = f"not comparable: other rows ({new.rows}, {old.rows} before); `softprompt evaluate --data` judges both on one file"
-        return Comparison(False, None, words)
+        rows = f"{new.rows} rows here, {old.rows} other ones there"
+        return Comparison(False, None, f"not comparable: {rows}; `softprompt evaluate --data` judges both on one file")
     loss = new.value - old.value if current.metric in LOWER_IS_BETTER else old.value - new.value
     error = STANDARD_ERRORS * math.hypot(old.stderr, new.stderr)
     on = f"on the same {new.rows} rows" if same else f"on {new.rows} rows each, if they are the same"

@@ -124,8 +124,8 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     if cut := run.train.answers_cut + run.validation.answers_cut:
         bound = run.config.max_new_tokens
         yield (
-            f"{task.name}: {cut} of {rows} answers are longer than max_new_tokens ({bound}) and are learnt without their end, "
-            f"and such an answer can never be given whole; raise it",
+            f"{task.name}: {cut} of {rows} answers are longer than max_new_tokens ({bound}), and can never be given whole; "
+            "raise it",
             True,
         )
     if run.rule.network is not None:  # trained with the vectors and not kept, so no row or card counts it
