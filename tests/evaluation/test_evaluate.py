@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound
-from softprompt.evaluation.baselines import baselines_of
+from softprompt.evaluation.baselines import baselines_of, remarks_on_scores
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.evaluation.metrics import fold, measure, score
 from softprompt.evaluation.trials import Report, Trial, judge, log_softmax, result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
+from softprompt.prompts.card import Card
 from softprompt.tasks.rows import Row
 from softprompt.tasks.task import Task
 from tests.models import make_base, some_prompt
@@ -231,6 +232,43 @@ def test_baselines_are_scored_as_the_target_words_them(base: FrozenBase, tmp_pat
     expected = score("token_f1", [task.majority()] * len(test), test.answers)
     assert (found["majority"], found["majority_stderr"]) == expected
     assert (found["zero_shot"], found["untrained_stderr"]) == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("scores", "remarks"),
+    [
+        ((0.8, 0.3, 0.5, 0.6), []),
+        (
+            (0.8, 0.3, 0.85, 0.9),
+            ["worse than the zero-shot text (0.850), the prompt before training (0.900): accuracy 0.800 on the same rows"],
+        ),
+        (
+            (0.0, 0.0, 0.1, 0.0),
+            [
+                "worse than the zero-shot text (0.100): accuracy 0.000 on the same rows",
+                "no better than the most frequent answer, the prompt before training: accuracy 0.000 on the same rows",
+            ],
+        ),
+        (
+            (1.0, 0.3, 0.98, 0.97),
+            [
+                "the zero-shot text already solves the task (accuracy 0.980): little is left to tune for",
+            ],
+        ),
+        (
+            (0.97, 0.99, 0.5, 0.5),
+            [
+                "worse than the most frequent answer (0.990): accuracy 0.970 on the same rows",
+                "the most frequent answer already solves the task (accuracy 0.990): little is left to tune for",
+            ],
+        ),
+    ],
+)
+def test_a_prompt_that_its_baselines_beat_is_called_so(scores: tuple[float, ...], remarks: list[str]) -> None:
+    metrics = dict(zip(("value", "majority", "zero_shot", "untrained"), scores, strict=True))
+    card = Card(task="t", base="b", fingerprint="f", num_virtual_tokens=1, token_dim=1, metrics=metrics)
+    assert remarks_on_scores(card) == remarks
+    assert remarks_on_scores(card.model_copy(update={"metrics": {"value": 0.5}})) == []
 
 
 WORDS = st.text("aB .$ßİ-\n", max_size=6)

@@ -52,15 +52,15 @@ def baselines_of(task: Task, test: Examples, reports: Sequence[Report]) -> dict[
 
 def remarks_on_scores(card: Card) -> list[str]:
     """What people should know of a prompt's score on its test rows, beside those of its baselines on the same rows."""
-    value, remarks = card.metrics["value"], []
-    for name, words in BASELINES.items():
-        baseline = card.metrics.get(name)
-        if baseline is None:
-            continue
-        if value < baseline:
-            remarks.append(f"worse than {words}: {card.metric} {value:.3f} against {baseline:.3f} on the same rows")
-        if baseline >= SOLVED:
-            remarks.append(f"{words} already solves the task ({card.metric} {baseline:.3f}): little is left to tune for")
-        elif value == baseline:
-            remarks.append(f"no better than {words}: {card.metric} {value:.3f} on the same rows")
-    return remarks
+    value = card.metrics["value"]
+    known = {words: card.metrics[name] for name, words in BASELINES.items() if name in card.metrics}
+    better = [f"{words} ({baseline:.3f})" for words, baseline in known.items() if baseline > value]
+    equal = [words for words, baseline in known.items() if baseline == value < SOLVED]
+    scored = f"{card.metric} {value:.3f} on the same rows"
+    remarks = [f"worse than {', '.join(better)}: {scored}"] if better else []
+    remarks += [f"no better than {', '.join(equal)}: {scored}"] if equal else []
+    return remarks + [
+        f"{words} already solves the task ({card.metric} {baseline:.3f}): little is left to tune for"
+        for words, baseline in known.items()
+        if baseline >= SOLVED
+    ]
