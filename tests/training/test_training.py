@@ -240,7 +240,7 @@ def test_patience_stops_one_prompt_and_leaves_the_others(
     tmp_path: Path, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = Scripted(monkeypatch, {"a": [0.5, 0.8, 0.7, 0.7, 0.9], "b": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]})
-    fields = {"max_steps": 6, "per_device_train_batch_size": 64}
+    fields: dict[str, Any] = {"max_steps": 6, "per_device_train_batch_size": 64}
     one, other = train(
         [a_task(tmp_path, "a", early_stopping_patience=2, **fields), a_task(tmp_path, "b", **fields)], base=base
     )
@@ -266,7 +266,7 @@ def test_ties_use_up_no_patience(
     tmp_path: Path, base: FrozenBase, monkeypatch: pytest.MonkeyPatch, values: list[float], losses: list[float], steps: int
 ) -> None:
     Scripted(monkeypatch, {"t": values}, {"t": losses})
-    fields = {"max_steps": 6, "per_device_train_batch_size": 64, "early_stopping_patience": 2}
+    fields: dict[str, Any] = {"max_steps": 6, "per_device_train_batch_size": 64, "early_stopping_patience": 2}
     (tuned,) = train(a_task(tmp_path, **fields), base=base)
     assert (len(tuned.history), tuned.prompt.card.recipe["steps"]) == (steps, steps)
 

@@ -88,17 +88,17 @@ def _emit_table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence
             table.add_row(Text(name), Text(printable(str(_cell(name, rows[0][name], whole=True)))))
         console.print(table)
         return
-    columns = [[printable(_cell(name, row.get(name))) for row in rows] for name in names]
+    shown = [[printable(_cell(name, row.get(name))) for row in rows] for name in names]
     numbers = [all(isinstance(row.get(name), int | float | None) for row in rows) for name in names]
     whole = [number or name in (*_SHORT, *_TIMES, *_COPIED) for name, number in zip(names, numbers, strict=True)]
-    widths = _widths(names, columns, whole, console.width - len(names) - 1)
+    widths = _widths(names, shown, whole, console.width - len(names) - 1)
     if sum(widths) + 2 * len(names) > console.width:
         table.padding = (0, 0, 0, 0)
-    for name, cells, number, width in zip(names, columns, numbers, widths, strict=True):
+    for name, cells, number, width in zip(names, shown, numbers, widths, strict=True):
         right = number or all("±" in cell for cell in cells if cell)
         table.add_column(Text(_wrap(name, width)), justify="right" if right else "left", overflow="fold", width=width)
-    for cells in zip(*columns, strict=True):
-        table.add_row(*(Text(_wrap(cell, width)) for cell, width in zip(cells, widths, strict=True)))
+    for line in zip(*shown, strict=True):
+        table.add_row(*(Text(_wrap(cell, width)) for cell, width in zip(line, widths, strict=True)))
     console.print(table)
 
 

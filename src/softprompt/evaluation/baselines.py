@@ -44,10 +44,12 @@ def baseline_trials(base: FrozenBase, task: Task, start_PD: Tensor, test: Exampl
 
 def baselines_of(task: Task, test: Examples, reports: Sequence[Report]) -> dict[str, float]:
     """The scores of all three with their standard errors, from the reports of those trials."""
-    zero_shot, untrained = reports
+    zero_shot, untrained = ((report.value, report.stderr) for report in reports)
     majority = score(task.form.metric, [task.majority()] * len(test), test.answers)
-    scores = dict(zip(BASELINES, (majority, zero_shot, untrained), strict=True))
-    return {name: one.value for name, one in scores.items()} | {f"{name}_stderr": one.stderr for name, one in scores.items()}
+    scores: dict[str, float] = {}
+    for name, (value, stderr) in zip(BASELINES, (majority, zero_shot, untrained), strict=True):
+        scores |= {name: value, f"{name}_stderr": stderr}
+    return scores
 
 
 def remarks_on_scores(card: Card) -> list[str]:

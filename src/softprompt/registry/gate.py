@@ -105,5 +105,12 @@ class Rival:
 def rival(version: Version, card: Card) -> Rival:
     """A version that a prompt with this card is compared with."""
     found, figures = weigh(version.card, card), figures_of(version.card)
-    scores = (figures.value, figures.stderr, figures.rows) if figures is not None else (None, None, None)
-    return Rival(version.number, *scores, found.same_rows, found.loss is not None and found.loss > 0, found.words)
+    return Rival(
+        version=version.number,
+        value=figures and figures.value,
+        stderr=figures and figures.stderr,
+        rows=figures and figures.rows,
+        same_rows=found.same_rows,
+        worse=found.loss is not None and found.loss > 0,
+        comparison=found.words,
+    )
