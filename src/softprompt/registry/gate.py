@@ -107,9 +107,9 @@ def rival(version: Version, card: Card) -> Rival:
     found, figures = weigh(version.card, card), figures_of(version.card)
     return Rival(
         version=version.number,
-        value=figures and figures.value,
-        stderr=figures and figures.stderr,
-        rows=figures and figures.rows,
+        value=None if figures is None else figures.value,
+        stderr=None if figures is None else figures.stderr,
+        rows=None if figures is None else figures.rows,
         same_rows=found.same_rows,
         worse=found.loss is not None and found.loss > 0,
         comparison=found.words,

@@ -19,6 +19,8 @@ from softprompt.errors import ConfigError, TrainingError, TrainingStopped
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
+from softprompt.tasks.rows import digest_rows
+from softprompt.tasks.task import Task
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.loop import processes_started
 from softprompt.training.prepare import TaskLike, load_tasks, one_base
@@ -101,6 +103,7 @@ def sweep(
     (original,) = load_tasks(task)
     grid = make_grid(choices, samples, original.config.seed)
     tasks = [load_tasks(original.variant(**changes))[0] for changes in grid]
+    _check_comparable(tasks)
     architecture = architecture_of(base_of(base, one_base(tasks)))
     session = Session(architecture, library=library, salt=salt_of(rungs), stop=stop)
     candidates = [session.add(candidate, publishes=False) for candidate in tasks]
@@ -125,6 +128,17 @@ def sweep(
         reasons = "; ".join(sorted({member.run.failure for member in candidates if member.run.failure}))
         raise TrainingError(f"no candidate of task {original.name!r} came through: {reasons}; lower the rates")
     return Swept(winner.tuned, winner.recipe["sweep"], [candidates[index].run.history for index in ranked])
+
+
+def _check_comparable(tasks: Sequence[Task]) -> None:
+    """Refuse candidates whose scores would not be of one metric on the same rows."""
+    if len(metrics := {task.form.metric for task in tasks}) > 1:
+        raise ConfigError(f"a sweep compares its candidates by one metric, and these have {', '.join(sorted(metrics))}")
+    if len({str(task.config.data) for task in tasks}) > 1 and len({digest_rows(task.validation) for task in tasks}) > 1:
+        raise ConfigError(
+            "a sweep compares its candidates on the same validation rows, and these have others; "
+            "give `data.validation` a file"
+        )
 
 
 def salt_of(rungs: Sequence[float]) -> str:
