@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import ContextError
 from softprompt.evaluation.metrics import score
 from softprompt.evaluation.trials import Report, Trial
-from softprompt.prompts.card import Card
 from softprompt.tasks.task import Examples, Task
 
 BASELINES = {
@@ -52,17 +51,23 @@ def baselines_of(task: Task, test: Examples, reports: Sequence[Report]) -> dict[
     return scores
 
 
-def remarks_on_scores(card: Card) -> list[str]:
-    """What people should know of a prompt's score on its test rows, beside those of its baselines on the same rows."""
-    value = card.metrics["value"]
-    known = {words: card.metrics[name] for name, words in BASELINES.items() if name in card.metrics}
+def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
+    """What people should know of a prompt's `value` on its test rows, beside its baselines on the same rows, those that are
+    known."""
+    value = scores["value"]
+    known = {words: scores[name] for name, words in BASELINES.items() if name in scores}
     better = [f"{words} ({baseline:.3f})" for words, baseline in known.items() if baseline > value]
     equal = [words for words, baseline in known.items() if baseline == value < SOLVED]
-    scored = f"{card.metric} {value:.3f} on the same rows"
+    scored = f"{metric} {value:.3f} on the same rows"
     remarks = [f"worse than {', '.join(better)}: {scored}"] if better else []
     remarks += [f"no better than {', '.join(equal)}: {scored}"] if equal else []
-    return remarks + [
-        f"{words} already solves the task ({card.metric} {baseline:.3f}): little is left to tune for"
-        for words, baseline in known.items()
-        if baseline >= SOLVED
+    return remarks + remarks_on_baselines(metric, scores)
+
+
+def remarks_on_baselines(metric: str, scores: Mapping[str, float]) -> list[str]:
+    """The baselines that leave next to nothing to tune for."""
+    return [
+        f"{words} already solves the task ({metric} {scores[name]:.3f}): little is left to tune for"
+        for name, words in BASELINES.items()
+        if scores.get(name, 0.0) >= SOLVED
     ]

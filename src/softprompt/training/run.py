@@ -235,7 +235,7 @@ class Tuned:
     @property
     def warnings(self) -> list[str]:
         """What its scores give reason to say, its own and beside what was there before."""
-        card, found = self.prompt.card, remarks_on_scores(self.prompt.card)
+        card, found = self.prompt.card, remarks_on_scores(self.prompt.card.metric, self.prompt.card.metrics)
         if self.report.unfinished:
             found.append(
                 f"{self.report.unfinished} of {self.report.rows} answers ran into max_new_tokens ({card.max_new_tokens}) "

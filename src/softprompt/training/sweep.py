@@ -157,7 +157,7 @@ def _with_candidates(events: Iterator[Event], candidates: Sequence[Member]) -> I
             alive = [member.run for member in _alive(candidates)]
             values = [run.best.value for run in alive if run.best is not None]
             best = f", best {max(values):.3f}" if values else ""
-            event = replace(event, stage="sweep", text=f"{len(alive)} candidates{best}")
+            event = replace(event, stage="sweep", text=f"{len(alive)} candidate{'s'[: len(alive) > 1]}{best}")
         yield event
 
 
