@@ -9,9 +9,9 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
-from softprompt.cli.output import emit, warn
+from softprompt.cli.output import emit, warn, with_errors
 
-COLUMNS = ("task", "version", "metric", "value", "rows", "loss")
+COLUMNS = ("task", "version", "metric", "value", "rows", "loss", "truncated", "unfinished")
 
 
 @library_options
@@ -45,5 +45,5 @@ def evaluate(
                 warn(note)
     with progress.loading("torch"):
         from softprompt.evaluation.evaluate import judge_cases
-    evaluations = judge_cases(library, cases, base, progress)
-    emit([evaluation.row() for evaluation in evaluations], as_json, "Evaluation", COLUMNS)
+    rows = [evaluation.row() for evaluation in judge_cases(library, cases, base, progress)]
+    emit(rows if as_json else with_errors(rows), as_json, "Evaluation", COLUMNS)

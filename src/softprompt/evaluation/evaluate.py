@@ -34,11 +34,15 @@ class Evaluation(Record):
     digest: str
     metric: str
     value: float
+    stderr: float
+    """Standard error of the value."""
     rows: int
     loss: float
-    """Mean negative log-probability of the right label among the labels; NaN for tasks that generate."""
+    """Mean negative log-probability of the right label among the labels, or of a token of the answer."""
     truncated: int
     """Inputs that were cut to fit the context."""
+    unfinished: int
+    """Generated answers that ran into `max_new_tokens`."""
 
 
 def evaluate(
@@ -91,9 +95,9 @@ def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progres
             engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
             reports = result_of(judge(engine, trials), advance)
         for case, trial, report in zip(group, trials, reports, strict=True):
-            version = case.version
-            truncated, scores = trial.examples.truncated, (report.metric, report.value, report.rows, report.loss)
-            evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, truncated))
+            scores = (report.metric, report.value, report.stderr, report.rows, report.loss)
+            cut, version = (trial.examples.truncated, report.unfinished), case.version
+            evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, *cut))
     return evaluations
 
 
