@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
@@ -25,6 +27,7 @@ from softprompt.errors import (
     DataError,
     EngineBusy,
     EngineError,
+    FieldError,
     FingerprintMismatch,
     NameRefused,
     NotFound,
@@ -33,6 +36,7 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.model.embedding import single_tokens
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.records import Origin
 from softprompt.serving.answers import Message
 from softprompt.serving.inputs import raw_input
 from softprompt.serving.monitor import BASE, OTHER, UNKNOWN, Monitor
@@ -154,14 +158,62 @@ def test_a_stream_is_the_whole_answer_in_pieces(live: AsyncService) -> None:
     assert got[-1].count == whole.output_tokens == 8
 
 
-def test_a_conversation_goes_through_the_template_in_one_field(
+TURNS = [Message("system", "be good"), Message("user", "red"), Message("assistant", "no"), Message("user", "blue?")]
+
+
+def test_the_last_message_of_the_user_goes_through_the_template(
     live: AsyncService, engine: FakeEngine, base: FrozenBase
 ) -> None:
-    turns = [Message("system", "be good"), Message("user", "red"), Message("assistant", "no"), Message("user", "blue?")]
-    answer = run(live.chat("default", "tell", turns, Sampling(max_tokens=3)))
-    assert list(job_of(engine).input) == base.encode(["Q: be good\nred\nno\nblue?\nA:"])[0]
+    answer = run(live.chat("default", "tell", TURNS, Sampling(max_tokens=3)))
+    assert list(job_of(engine).input) == base.encode(["Q: blue?\nA:"])[0]
     assert answer.output_tokens == 3
     assert answer.text == engine.tickets[-1].text.strip()  # white space around it is left out, in pieces too
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=st.lists(st.builds(Message, st.sampled_from(["system", "developer", "user", "assistant"]), st.text(max_size=9))),
+    text=st.sampled_from(["red", "blue apple", " stone\n", "{text}"]),
+    task=st.sampled_from(["tell", "kind"]),
+)
+def test_no_words_but_the_users_last_change_the_input(
+    live: AsyncService, engine: FakeEngine, before: list[Message], text: str, task: str
+) -> None:
+    run(live.chat("default", task, [Message("user", text)], GREEDY))
+    alone = job_of(engine).input
+    run(live.chat("default", task, [*before, Message("user", text)], GREEDY))
+    assert job_of(engine).input == alone
+
+
+def test_a_task_tuned_on_whole_chats_reads_all_of_one(
+    library: Library, base: FrozenBase, live: AsyncService, engine: FakeEngine
+) -> None:
+    def add(task: str, template: str, **serving: str) -> None:
+        data = some_prompt(base, task, metric="exact_match", input=template).to_bytes()
+        library.publish_all([data], base=base.address, origins=[Origin(None, {"serving": serving}, [])])
+
+    add("said", "{prompt} =>", chat_input="conversation")
+    add("last", "{prompt}\nAnswer:", chat_input="last_user_message")
+    library.publish(some_prompt(base, "old", metric="exact_match", input="{prompt}\nAnswer:").to_bytes(), base=base.address)
+    whole = "be good\nred\nno\nblue?"
+    for task, read in (("said", f"{whole} =>"), ("last", "blue?\nAnswer:"), ("old", f"{whole}\nAnswer:")):
+        run(live.chat("default", task, TURNS, Sampling(max_tokens=3)))
+        assert list(job_of(engine).input) == base.encode([read])[0], task
+
+
+def test_a_chat_that_does_not_end_with_the_user_is_refused(live: AsyncService, engine: FakeEngine) -> None:
+    for turns, message in (
+        (TURNS[:3], "the last message is of the role 'assistant'"),
+        (TURNS[:1], "the last message is of the role 'system'"),
+        ([*TURNS, Message("developer", "be brief")], "the last message is of the role 'developer'"),
+        ([], "there is no message"),
+    ):
+        for model in ("tell", "kind", AUTO):
+            with pytest.raises(FieldError, match=message) as caught:
+                run(live.chat("default", model, turns, GREEDY))
+            assert caught.value.field == "messages"
+    assert not engine.tickets
+    run(live.chat("default", live.base_name, TURNS[:3], GREEDY))  # the base reads all, as its template words it
 
 
 def test_a_task_keeps_to_its_own_bound_unless_told_otherwise(live: AsyncService, engine: FakeEngine) -> None:
@@ -274,8 +326,9 @@ def test_what_cannot_be_answered_is_told(live: AsyncService, engine: FakeEngine)
         (DataError, "token id 320 is not in the vocabulary", live.complete("default", "tell", [1, 320], GREEDY)),
         (DataError, "token id -1 is not in the vocabulary", live.complete("default", "tell", [-1], GREEDY)),
         (DataError, "not valid Unicode", live.complete("default", "tell", "red \ud800", GREEDY)),
-        (DataError, "the conversation is empty", live.chat("default", "tell", [Message("user", " ")], GREEDY)),
-        (DataError, "the conversation is empty", live.chat("default", "tell", [], GREEDY)),
+        (DataError, "last message of the user is empty", live.chat("default", "tell", [Message("user", " ")], GREEDY)),
+        (DataError, "the conversation is empty", live.chat("default", live.base_name, [Message("user", " ")], GREEDY)),
+        (DataError, "the conversation is empty", live.chat("default", live.base_name, [], GREEDY)),
         (DataError, "not valid Unicode", live.chat("default", "tell", [Message("user", "\udfff")], GREEDY)),
         (DataError, "2 columns", live.chat("default", "pair", USER, GREEDY)),
         (DataError, "no field 'two'", live.classify("default", "pair", ['{"one": "red"}'])),
@@ -560,10 +613,10 @@ def test_tasks_beyond_the_bound_are_counted_together() -> None:
 
 
 def test_white_space_is_held_back_until_it_is_known_to_be_inside() -> None:
-    for given in (["  ", " a", " ", "\n", "b ", " ", ""], ["", "  "], ["a", "b"], [" a b "]):
+    for texts in (["  ", " a", " ", "\n", "b ", " ", ""], ["", "  "], ["a", "b"], [" a b "]):
         strip = _Strip()
-        got = [strip(Piece(text, finish="stop" if at == len(given) - 1 else None)) for at, text in enumerate(given)]
-        assert "".join(piece.text for piece in got) == "".join(given).strip()
+        got = [strip(Piece(text, finish="stop" if at == len(texts) - 1 else None)) for at, text in enumerate(texts)]
+        assert "".join(piece.text for piece in got) == "".join(texts).strip()
         assert got[-1].finish == "stop"
 
 

@@ -132,6 +132,9 @@ def make_plan(request: JobRequest, filename: str, train: UploadedRows, validatio
             raise FieldError(f"softprompt.{key} is refused: {mend}", f"softprompt.{key}")
     config["task"] = _task_name(request, config.get("task"), filename)
     config |= _hyperparameters(request, config)
+    if train.shape == "chat":  # whole conversations are its inputs, and so they are when it is served
+        serving = config.get("serving") or {}
+        config["serving"] = {"chat_input": "conversation", **serving} if isinstance(serving, dict) else serving
     notes = _choose_form(config, train)
     try:
         checked = parse_config(config, where="softprompt")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softprompt.errors import ContextError, DataError
+from softprompt.errors import ContextError, DataError, FieldError
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -101,6 +101,21 @@ def raw_input(text: str) -> str:
         with suppress(ValueError, RecursionError):
             row = json.loads(text)
     return "\n".join(str(value) for value in row.values()) if isinstance(row, dict) and row else text
+
+
+def chat_input(messages: Sequence[Message], *, conversation: bool = False) -> str:
+    """What a task reads of a chat: the last message, which must be the user's; for a task that was tuned on whole
+    conversations all messages, joined by newlines. The words of other roles are no part of the input otherwise.
+
+    Raises:
+        FieldError: the last message is another's, or has no text.
+    """
+    last = messages[-1] if messages else None
+    if last is None or last.role != "user":
+        ends = f"the last message is of the role {last.role!r}" if last is not None else "there is no message"
+        raise FieldError(f"messages: {ends}; a task reads the last message of the user: end with it", "messages")
+    check_text(last.content, "the last message of the user")
+    return "\n".join(message.content for message in messages) if conversation else last.content
 
 
 def chat_text(base: FrozenBase, messages: Sequence[Message]) -> str:

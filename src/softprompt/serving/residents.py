@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
-from softprompt.errors import EngineError, LibraryError, NotFound, PromptFileError, StoreError
+from softprompt.errors import ConfigError, EngineError, LibraryError, NotFound, PromptFileError, StoreError
 from softprompt.names import parse_ref
 from softprompt.serving.changes import AWAY_S, PATIENCE_S, Changes
-from softprompt.serving.resident import Resident, load_resident
+from softprompt.serving.resident import Resident, load_resident, wishes_of
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -226,7 +226,7 @@ class Residents:
         if there is None or (version.digest, version.number) != (there.digest, there.version):
             try:
                 there = self._ready(library, version)
-            except NotFound as error:  # of its bytes: to ask for it again is of no use
+            except (NotFound, ConfigError) as error:  # of its bytes, its labels: nothing that a request could mend
                 raise PromptFileError(str(error)) from error
         with self._lock:
             self._put(key, _Entry(there, asked))
@@ -239,7 +239,8 @@ class Residents:
             shared = self._entries[holder].resident if holder else None
         if shared is None or version.fingerprint != self.base.fingerprint:
             return load_resident(library, version, self.base)
-        return replace(shared, task=version.task, version=version.number)
+        wishes = wishes_of(library, version)
+        return replace(shared, task=version.task, version=version.number, wishes=wishes)
 
     def _stay(self, key: Key, entry: _Entry, error: Exception) -> Resident:
         """The prompt that is there, in the place of one that cannot be had. Raises the error where it was deleted since."""

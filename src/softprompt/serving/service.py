@@ -24,7 +24,7 @@ from softprompt.errors import ConfigError, DataError, EngineError
 from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import base_row, find_model, list_models, system_fingerprint
-from softprompt.serving.inputs import chat_text, check_room, check_text, encode_inputs, fill_template, raw_input
+from softprompt.serving.inputs import chat_input, chat_text, check_room, check_text, encode_inputs, fill_template, raw_input
 from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.resident import Resident
 from softprompt.serving.residents import Residents
@@ -122,7 +122,8 @@ class AsyncService:
     async def chat(
         self, tenant: str, model: str, messages: Sequence[Message], sampling: Sampling, *, own_bound: bool = False
     ) -> Completion:
-        """Answer a conversation: through the task's template, or for the base its tokenizer's chat template.
+        """Answer a conversation: its last message through the task's template, or for the base all of it through its
+        tokenizer's chat template.
 
         A task with labels answers with the likeliest. With `own_bound` a task that generates keeps to its own bound, and
         `sampling.max_tokens` counts for the base alone, as far as there is room.
@@ -134,15 +135,16 @@ class AsyncService:
     ) -> Stream:
         """The same piece by piece."""
         async with self._watched(tenant, "chat") as watch:
-            joined = "\n".join(message.content for message in messages)
-            check_text(joined, "the conversation")
-            raw = await self._raw_inputs([joined]) if model == AUTO else []
+            raw = await self._raw_inputs([chat_input(messages)]) if model == AUTO else []
             target = await self._choose(tenant, model, raw, watch)
             resident = target.resident
             if resident is None:
+                check_text("\n".join(message.content for message in messages), "the conversation")
                 ids = await self._raw_ids(chat_text(self.base, messages))
             else:
-                ids = await self._raw_ids(fill_template(resident.form, joined))
+                given = chat_input(messages, conversation=resident.reads_conversations)
+                check_text(given, "the conversation")
+                ids = await self._raw_ids(fill_template(resident.form, given))
                 if resident.labels is not None:
                     if sampling.logprobs is not None:
                         raise ConfigError(
