@@ -339,7 +339,7 @@ def test_nobody_waits_for_the_registry_while_requests_come(
         eventually(lambda: bool(asked))
         assert asked == [clock.now]  # one question for all, ahead of time
         going.set()
-        eventually(lambda: residents._changes._asking is None)
+        eventually(lambda: residents.changes._asking is None)
         clock.now += 0.8
         residents.get("mood")
         assert residents.status().failures == 0
@@ -364,7 +364,7 @@ def test_a_registry_that_hangs_is_waited_for_once_and_then_left_alone(
             assert residents.get("mood").version == 1
         assert residents.status().failures == failures == 1
         going.set()
-        eventually(lambda: residents._changes._asking is None)
+        eventually(lambda: residents.changes._asking is None)
         assert residents.get("mood").version == 2
 
 

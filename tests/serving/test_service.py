@@ -35,13 +35,14 @@ from softprompt.errors import (
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.model.embedding import single_tokens
+from softprompt.names import AUTO
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Origin
 from softprompt.serving.answers import Message
 from softprompt.serving.inputs import raw_input
 from softprompt.serving.monitor import BASE, OTHER, UNKNOWN, Monitor
 from softprompt.serving.offline import Service
-from softprompt.serving.service import AUTO, AsyncService
+from softprompt.serving.service import AsyncService
 from softprompt.serving.stream import Stream, _Strip
 from tests.engine_jobs import generate_offline
 from tests.fake_engine import FakeEngine, fake_embedding, fake_score

@@ -97,6 +97,14 @@ def serve(
         with progress.loading(settings.base.shown):
             live = load(library, settings)
 
+        for tenant, name in sorted(live.hidden.find()):
+            other = "the base's name" if name == live.base_name else "the name by which requests let their input choose"
+            warn(
+                f"task {name!r} of tenant {tenant!r} has {other}: requests that say {name!r} are refused, and {name}@N "
+                f"still answers; give it another name "
+                f"(`softprompt export {name}@N DIR --format softprompt`, `softprompt import FILE --task NAME`)"
+            )
+
         def ready() -> None:
             if as_json:
                 emit([{"url": url_of(bound), "base": live.base_name, "fingerprint": live.fingerprint}], True, "Serving")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError
-from softprompt.names import check_task
+from softprompt.names import check_new_task
 from softprompt.prompts.file import read_file, write_file
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form
@@ -57,7 +57,7 @@ def import_prompt(
         Form.of_config(parse_config(form, where="import"))
     changes = (library.registry.resolve(like).card.form() if like is not None else {}) | form
     if task is not None:
-        changes["task"] = check_task(task)
+        changes["task"] = check_new_task(task)
     options = BaseOptions.of(base)
     if not path.is_dir():
         data, address = _from_file(path, changes, options)

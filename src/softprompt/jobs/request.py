@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from softprompt.errors import ConfigError, FieldError, NameRefused, nearest
 from softprompt.jobs.rows import MOST_LABELS, UploadedRows, infer_labels
-from softprompt.names import check_task
+from softprompt.names import base_name, check_new_task
 from softprompt.tasks.config import OF_LABELS, TaskConfig, parse_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.rows import Row, canonical, hold_out
@@ -139,7 +139,7 @@ def make_plan(request: JobRequest, filename: str, train: UploadedRows, validatio
     try:
         checked = parse_config(config, where="softprompt")
         form = Form.of_config(checked)
-        check_task(form.task)
+        check_new_task(form.task, [base_name(request.model)])
     except NameRefused as error:
         raise FieldError(str(error), "suffix") from None
     except ConfigError as error:
@@ -204,7 +204,7 @@ def _task_name(request: JobRequest, given: Any, filename: str) -> str:
         stem = filename.rsplit("/", 1)[-1].rsplit(".", 1)[0]
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:LONGEST_SUFFIX]
     try:
-        return check_task(name)
+        return check_new_task(name, [base_name(request.model)])
     except NameRefused as error:
         raise FieldError(f"{error}; name the task with suffix", "suffix") from None
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from softprompt.errors import LibraryError, NotFound, nearest
-from softprompt.names import Ref
+from softprompt.errors import LibraryError, NameRefused, NotFound, nearest
+from softprompt.names import Ref, base_name, check_new_task
 from softprompt.registry import tables
 from softprompt.registry.records import AuditEntry, Origin, Version
 
@@ -93,6 +93,34 @@ def version(task: str, row: AnyRow, tags: tuple[str, ...] = ()) -> Version:
     """A row of `VERSIONS` as the registry gives it out."""
     same = {name: getattr(row, name) for name in (*_SAME, "deleted", "purged")}
     return Version(task=task, card_text=row.card, tags=tags, **same)
+
+
+def refuse_hidden(connection: Connection, tenant: str, tasks: Iterable[str], base: str) -> None:
+    """Refuse names by which requests would mean something else: new tasks named like a base of the registry, any task named
+    like its own, and a new base, given by its name, named like a task of the tenant.
+
+    Raises:
+        NameRefused: there is one.
+    """
+    asked = {check_new_task(task, [base]) for task in tasks}
+    known = {base_name(address) for address in _bases(connection)}
+    of_tenant = sa.select(_t.name).where(_t.tenant == tenant)
+    if base not in known and connection.execute(of_tenant.where(_t.name == base, _t.live > 0)).first() is not None:
+        raise NameRefused(
+            f"base {base!r} is refused: a task has that name, and requests for the model {base!r} would mean the base "
+            "without a prompt; give the base's folder, or the task, another name"
+        )
+    if named := asked & known:
+        there = connection.execute(of_tenant.where(_t.name.in_(named), _t.last_number > 0)).scalars()
+        for task in sorted(named.difference(there)):
+            check_new_task(task, known)
+
+
+def _bases(connection: Connection) -> Iterator[str]:
+    """The addresses of all bases that any version has, one step in the index for each."""
+    last = ""
+    while (last := connection.execute(sa.select(sa.func.min(_v.base)).where(_v.base > last)).scalar() or "") != "":
+        yield last
 
 
 def add_version(connection: Connection, task_id: int, added: Version) -> int:

@@ -102,9 +102,10 @@ class Residents:
         self._unknown: TTLCache[Key, str] = TTLCache(most_unknown, fresh_s, timer=clock)
         self._libraries: dict[str, Library] = {library.tenant: library}
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="residents-load")
-        self._changes = Changes(
+        self.changes = Changes(
             library.registry, fresh_s=fresh_s, patience_s=patience_s, away_s=away_s, clock=clock, failed=self._report
         )
+        """Of the registry, seen by requests."""
         self._hits = self._misses = self._evictions = self._failures = 0
         self._late = StoreError(f"nothing came within {patience_s:g} s")
 
@@ -124,7 +125,7 @@ class Residents:
             return there
         loading = self._load(key)
         try:
-            return loading.result(self._changes.patience_s if entry else None)
+            return loading.result(self.changes.patience_s if entry else None)
         except TimeoutError:
             if entry is None or loading.done():
                 raise
@@ -139,7 +140,7 @@ class Residents:
         loaded = asyncio.wrap_future(self._load(key))
         loaded.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio logs it as never seen
         try:  # others may wait for the same load
-            return await asyncio.wait_for(asyncio.shield(loaded), self._changes.patience_s if entry else None)
+            return await asyncio.wait_for(asyncio.shield(loaded), self.changes.patience_s if entry else None)
         except TimeoutError:
             if entry is None or loaded.done():
                 raise
@@ -160,18 +161,18 @@ class Residents:
 
     def close(self) -> None:
         """Stop the threads, once what they do is done. What is there is still served."""
-        self._changes.close()
+        self.changes.close()
         self._loaders.shutdown(wait=True, cancel_futures=True)
 
     def _find(self, key: Key) -> tuple[Resident | None, _Entry | None]:
         """What is there and may answer at once; and what is there at all."""
-        fresh, away = self._changes.fresh(), self._changes.away
+        fresh, away = self.changes.fresh(), self.changes.away
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
                 return None, None
             self._entries.move_to_end(key)
-            if away or (fresh and (entry.asked == self._changes.number or self._clock() < entry.not_before)):
+            if away or (fresh and (entry.asked == self.changes.number or self._clock() < entry.not_before)):
                 self._hits += 1
                 return entry.resident, entry
             return None, entry
@@ -196,8 +197,8 @@ class Residents:
         try:
             with self._lock:
                 entry = self._entries.get(key)
-            known = self._changes.settle()
-            asked = self._changes.number  # before the look-up: whatever changes from here on is looked at again
+            known = self.changes.settle()
+            asked = self.changes.number  # before the look-up: whatever changes from here on is looked at again
             if entry is None:
                 return self._look_up(key, asked, None)
             if not known or entry.asked == asked:
@@ -246,14 +247,14 @@ class Residents:
         """The prompt that is there, in the place of one that cannot be had. Raises the error where it was deleted since."""
         ref = entry.resident.ref
         try:
-            self._changes.ask(lambda: self.tenant_library(key[0]).registry.resolve(ref))
+            self.changes.ask(lambda: self.tenant_library(key[0]).registry.resolve(ref))
         except NotFound:
             with self._lock:
                 self._drop(key, entry)
             raise error from None
         except (LibraryError, TimeoutError, RuntimeError):  # the registry is away, too, or all is closed
             _LOG.debug("whether %s is deleted is not known", ref)
-        entry.not_before = self._clock() + self._changes.away_s
+        entry.not_before = self._clock() + self.changes.away_s
         self._report(f"{key[1]!r} of tenant {key[0]!r} stays at {ref}", error)
         return entry.resident
 

@@ -21,9 +21,10 @@ from softprompt.engines.protocol import (
     Vectors,
 )
 from softprompt.errors import ConfigError, DataError, EngineError
+from softprompt.names import AUTO
 from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
-from softprompt.serving.catalogue import base_row, find_model, list_models, system_fingerprint
+from softprompt.serving.catalogue import Hidden, base_row, find_model, list_models, system_fingerprint
 from softprompt.serving.inputs import chat_input, chat_text, check_room, check_text, encode_inputs, fill_template, raw_input
 from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.resident import Resident
@@ -34,9 +35,6 @@ from softprompt.serving.stream import Stream, deliver_to, unexpected
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
-
-AUTO = "auto"
-"""The model that stands for the task nearest to the input. A task of this name is still reached as `auto@1`."""
 
 _INLINE = 2000
 """Characters that are tokenised on the event loop, in well under a millisecond; more go to a thread."""
@@ -94,15 +92,19 @@ class AsyncService:
         self._auto = AutoRouter(
             self.residents, self._results, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s
         )
+        self.hidden = Hidden(library, base.name, self.residents.changes)
         self.monitor.watch(engine.status, self.residents.status)
 
     async def models(self, tenant: str) -> list[ModelRow]:
         """The base, and a tenant's tasks that have versions on it, by name."""
-        rows = await asyncio.to_thread(list_models, self.residents.tenant_library(tenant), self.fingerprint)
+        library = self.residents.tenant_library(tenant)
+        rows = await asyncio.to_thread(list_models, library, self.fingerprint, self.hidden.names)
         return [base_row(self.base), *rows]
 
     async def model(self, tenant: str, name: str) -> ModelRow:
         """One model, by any name that requests may use but `auto`."""
+        if name in self.hidden.names:
+            await self.hidden.refuse(tenant, name)
         if name == self.base_name:
             return base_row(self.base)
         return await asyncio.to_thread(find_model, self.residents.tenant_library(tenant), self.base, name)
@@ -223,6 +225,8 @@ class AsyncService:
     async def _choose(self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch) -> _Target:
         """What `model` means; for `auto`, by the raw inputs."""
         routed = None
+        if model in self.hidden.names:
+            await self.hidden.refuse(tenant, model)
         if model == self.base_name:
             watch.found(None)
             return _Target(None, None)

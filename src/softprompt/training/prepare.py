@@ -12,7 +12,7 @@ from torch import Tensor
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
-from softprompt.names import check_task
+from softprompt.names import base_name, check_new_task
 from softprompt.prompts import initialize
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.config import TaskConfig
@@ -47,7 +47,7 @@ def load_tasks(tasks: TaskLike | Sequence[TaskLike]) -> list[Task]:
     if twice:
         raise ConfigError(f"the task name {twice[0]!r} is used twice; give each file a `task:` of its own")
     for task in loaded:
-        check_task(task.name)
+        check_new_task(task.name, [base_name(task.base_options.source or "")])
         task.check_base_name()
     return loaded
 
@@ -90,8 +90,11 @@ class Preparer:
             ConfigError, DataError: the task, or a row of any split, is wrong.
             ContextError: a row, the prompt and the answer have no room.
             NotFound, FingerprintMismatch: a prompt to start from is not there, or of another base.
+            NameRefused: the library would refuse the task's name, or the base's.
         """
         base, length = self._base, task.config.num_virtual_tokens
+        if library is not None:
+            library.registry.check_names([task.name], base.name)
         key = (id(task.train), task.form, length)
         if key not in self._encoded:
             self._kept.append(task.train)
