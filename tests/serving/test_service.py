@@ -598,6 +598,40 @@ def test_counters_tell_tasks_apart_and_only_those_that_exist(live: AsyncService)
     assert count("softprompt_engine_waiting", {}) == 0
 
 
+def test_swaps_are_measured_and_held_against_the_budget_of_the_task_file(
+    library: Library, base: FrozenBase, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def add(task: str, **serving: float) -> None:
+        data = some_prompt(base, task, labels=LABELS).to_bytes()
+        library.publish_all([data], base=base.address, origins=[Origin(None, {"serving": serving}, [])])
+
+    add("strict", swap_latency_budget_ms=1e-9)
+    add("easy", swap_latency_budget_ms=60_000.0)
+    now = [0.0]
+    live = AsyncService(library, base, engine, fresh_s=3600)
+    live.monitor._clock = lambda: now[0]
+    count = live.monitor.registry.get_sample_value
+
+    def over(task: str) -> float | None:
+        return count("softprompt_swaps_over_budget_total", {"tenant": "default", "task": task})
+
+    for task in ("strict", "easy", "kind"):
+        run(live.classify("default", task, ["red"]))
+    assert count("softprompt_swap_seconds_count") == 0  # they were loaded, not swapped
+    for _ in range(3):
+        for task in ("strict", "easy", "kind"):
+            run(live.classify("default", task, ["red"]))
+    assert count("softprompt_swap_seconds_count") == 9
+    assert 0 < (count("softprompt_swap_seconds_sum") or 0) < 9
+    assert (over("strict"), over("easy"), over("kind")) == (3, None, None)
+    assert caplog.text.count("swap_latency_budget_ms") == 1
+    assert "to strict@1, which has 1e-09 ms" in caplog.text
+    now[0] += 60
+    run(live.classify("default", "strict", ["red"]))
+    assert "3 swaps took longer than their task files' swap_latency_budget_ms" in caplog.text  # the two untold, and this one
+    live.close()
+
+
 def test_tasks_beyond_the_bound_are_counted_together() -> None:
     monitor = Monitor(max_tasks=3)
     for place in range(10):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -190,6 +191,20 @@ def origin_of(connection: Connection, tenant: str, ref: Ref) -> Origin | None:
     this = (_t.tenant == tenant, _t.name == ref.task, _v.number == ref.number)
     row = connection.execute(sa.select(tables.origins).select_from(_of_version).where(*this)).first()
     return None if row is None else Origin(row.run, json.loads(row.task_file), json.loads(row.data))
+
+
+def serving_wishes(connection: Connection, base: str) -> list[tuple[str, Any]]:
+    """Of the bases at an address: what each tenant's tasks mean by their bare names, and the `serving:` block of the task
+    file that it was trained from, where there is one."""
+    alias = sa.and_(_a.task_id == _t.id, _a.name == PRODUCTION)
+    meant = sa.and_(_v.task_id == _t.id, _v.number == sa.func.coalesce(_a.number, _t.newest))
+    joined = tables.tasks.outerjoin(tables.aliases, alias).join(tables.versions, meant)
+    joined = joined.join(tables.origins, _o.version_id == _v.id)
+    same = sa.select(_v.fingerprint).where(_v.base.in_({base, os.path.abspath(base)})).scalar_subquery()
+    statement = sa.select(_t.name, _v.number, _o.task_file).select_from(joined).order_by(_t.name, _t.tenant)
+    said = _o.task_file.contains('"serving": ')
+    rows = connection.execute(statement.where(~_v.deleted, _v.fingerprint.in_(same), said))
+    return [(f"{row.name}@{row.number}", json.loads(row.task_file).get("serving")) for row in rows]
 
 
 def published_by(connection: Connection, run: str, tenant: str, task: str) -> Ref | None:

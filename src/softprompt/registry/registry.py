@@ -10,6 +10,7 @@ import getpass
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
@@ -120,6 +121,11 @@ class Registry:
         with self.database.read() as connection:
             number = queries.find(connection, self.tenant, requested, deleted=True).number
             return queries.origin_of(connection, self.tenant, Ref(requested.task, number=number))
+
+    def serving_wishes(self, base: str) -> list[tuple[str, Any]]:
+        """How the served prompts of a base wish to be served, whatever the tenant; see `queries.serving_wishes`."""
+        with self.database.read() as connection:
+            return queries.serving_wishes(connection, base)
 
     def owns(self, digest: str) -> bool:
         """Whether a version of this tenant, deleted or not, has this digest."""

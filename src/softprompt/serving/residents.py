@@ -79,6 +79,7 @@ class Residents:
         patience_s: float = PATIENCE_S,
         away_s: float = AWAY_S,
         clock: Callable[[], float] = time.monotonic,
+        swapped: Callable[[str, Resident, float], None] | None = None,
     ) -> None:
         """Keep prompts of a library and of its other tenants.
 
@@ -90,7 +91,9 @@ class Residents:
             patience_s: seconds that a request whose prompt is there waits for a check.
             away_s: seconds after a failed check in which none is waited for.
             clock: seconds that never go back.
+            swapped: told the tenant, the prompt and the seconds of each `aget` of one that is there.
         """
+        self._swapped = swapped
         self.library, self.base = library, base
         self.max_bytes, self.max_prompts, self.fresh_s = max_bytes, max_prompts, fresh_s
         self._clock = clock
@@ -134,9 +137,15 @@ class Residents:
     async def aget(self, ref: str, tenant: str | None = None) -> Resident:
         """The same without holding up the event loop."""
         key = (tenant or self.library.tenant, ref)
+        began = time.perf_counter()
         there, entry = self._find(key)
-        if there is not None:
-            return there
+        if there is None:
+            there = await self._await(key, entry)
+        if entry is not None and self._swapped is not None:
+            self._swapped(key[0], there, time.perf_counter() - began)
+        return there
+
+    async def _await(self, key: Key, entry: _Entry | None) -> Resident:
         loaded = asyncio.wrap_future(self._load(key))
         loaded.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio logs it as never seen
         try:  # others may wait for the same load

@@ -87,8 +87,10 @@ class AsyncService:
             threshold: nearness below which `auto` abstains; by default one that was measured.
         """
         self.base, self.base_name, self.fingerprint = base, base.name, base.fingerprint
-        self.residents = Residents(library, base, max_bytes=max_bytes, max_prompts=max_prompts, fresh_s=fresh_s)
         self.engine, self.monitor = engine, Monitor()
+        self.residents = Residents(
+            library, base, max_bytes=max_bytes, max_prompts=max_prompts, fresh_s=fresh_s, swapped=self.monitor.swapped
+        )
         self._auto = AutoRouter(
             self.residents, self._results, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s
         )
