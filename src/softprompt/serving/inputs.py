@@ -49,6 +49,18 @@ def check_text(text: str, what: str, *, blank: bool = False) -> None:
         raise DataError(f"{what} is not valid Unicode text (near {shown!r}); send UTF-8") from None
 
 
+def check_ids(base: FrozenBase, ids: Sequence[int], what: str) -> None:
+    """Refuse token ids that the base has no embedding for, whether a client gave them or its tokenizer.
+
+    Raises:
+        DataError: there is one.
+    """
+    size = int(base.embedding.weight.shape[0])
+    wrong = next((token for token in ids if not 0 <= token < size), None)
+    if wrong is not None:
+        raise DataError(f"{what}: token id {wrong} is not in the vocabulary of {base.name}: 0 to {size - 1}")
+
+
 def check_room(base: FrozenBase, prompt: int, length: int, max_tokens: int) -> None:
     """Refuse what does not fit the context: the prompt's, the input's and the answer's tokens.
 
@@ -89,6 +101,8 @@ def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) ->
         check_text(text, f"an input for task {form.task!r}")
     rows = [form.row_of(text) for text in texts]
     together = encode(rows)
+    for text, ids in zip(texts, together.ids, strict=True):
+        check_ids(base, ids, f"the input {text[:60]!r}")
     if not together.truncated:
         return [EncodedInput(tuple(ids), False) for ids in together.ids]
     return [EncodedInput(tuple(alone.ids[0]), alone.truncated > 0) for alone in (encode([row]) for row in rows)]

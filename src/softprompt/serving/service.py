@@ -25,7 +25,16 @@ from softprompt.names import AUTO
 from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import Hidden, base_row, find_model, list_models, system_fingerprint
-from softprompt.serving.inputs import chat_input, chat_text, check_room, check_text, encode_inputs, fill_template, raw_input
+from softprompt.serving.inputs import (
+    chat_input,
+    chat_text,
+    check_ids,
+    check_room,
+    check_text,
+    encode_inputs,
+    fill_template,
+    raw_input,
+)
 from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.resident import Resident
 from softprompt.serving.residents import Residents
@@ -212,12 +221,9 @@ class AsyncService:
             (ids,) = await self._off_loop(len(given), lambda: self.base.encode([given]))
         else:
             ids = list(given)
-            size = int(self.base.embedding.weight.shape[0])
-            wrong = next((token for token in ids if not 0 <= token < size), None)
-            if wrong is not None:
-                raise DataError(f"token id {wrong} is not in the vocabulary of {self.base_name}: 0 to {size - 1}")
         if not ids:
             raise DataError("the input has no tokens; give some text")
+        check_ids(self.base, ids, "the input")
         return tuple(ids)
 
     async def _raw_inputs(self, inputs: Sequence[str]) -> list[tuple[int, ...]]:

@@ -83,7 +83,7 @@ def read_wishes(library: Library, base: str) -> Wishes:
         if not _same_store(str(url), library.store.shown):
             warnings.append(
                 f"serving.prompt_storage: {_some(refs)} names {hide_password(str(url))}, and prompts are read from "
-                f"{library.store.shown}; `softprompt library copy --store URL` brings them there, and serve takes --store URL"
+                f"{library.store.shown}; `softprompt library copy --store URL` brings them there, serve takes --store URL"
             )
     device = str(next(iter(devices))) if len(devices) == 1 else None
     return Wishes(device, max(map(int, said["prompt_cache_size"]), default=None), tuple(warnings))
