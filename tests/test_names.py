@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import string
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -14,9 +15,11 @@ from softprompt.errors import NameRefused
 from softprompt.names import (
     BUCKET_SCHEMES,
     Ref,
+    base_name,
     check_alias,
     check_digest,
     check_key_name,
+    check_new_task,
     check_tag,
     check_tags,
     check_task,
@@ -113,3 +116,22 @@ def test_no_password_is_shown(user: str, password: str) -> None:
     secret = f"{password}secret"
     for url in (f"redis://{user}:{secret}@host:6379/0", f"redis://{quote(user)}@host/0?password={secret}"):
         assert secret not in hide_password(url)
+
+
+def test_a_new_task_has_no_name_that_requests_have_another_meaning_for(tmp_path: Path, monkeypatch: Any) -> None:
+    assert check_new_task("reviews", ["gpt2"]) == "reviews"
+    assert check_new_task("autos") == "autos"
+    for name, bases, message in (
+        ("auto", [], "let their input choose the task; take another name"),
+        ("gpt2", ["builtin/tiny", "gpt2"], "a base has that name"),
+        ("a b", [], "is refused"),
+    ):
+        with pytest.raises(NameRefused, match=message):
+            check_new_task(name, bases)
+    (tmp_path / "models" / "reviews").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for source in ("models/reviews", "./models/reviews/", str(tmp_path / "models" / "reviews"), "/gone/since/reviews"):
+        assert base_name(source) == "reviews"
+    assert [base_name(source) for source in ("gpt2", "gpt2@main", "a/b@v1", "builtin/tiny")] == [
+        "gpt2", "gpt2", "a/b", "builtin/tiny",
+    ]  # fmt: skip

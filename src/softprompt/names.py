@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from softprompt.errors import NameRefused
@@ -21,6 +22,9 @@ _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 LONGEST_NAME = 128
 LONGEST_NUMBER = 9
 """Digits of a version number; more would not fit the database's integer."""
+
+AUTO = "auto"
+"""The model by which requests ask for the task nearest to their input."""
 
 BUCKET_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 REDIS_SCHEMES = ("redis", "rediss")
@@ -48,6 +52,37 @@ def check_task(name: str) -> str:
         NameRefused: it is empty, too long, or has other characters than letters, digits, `.`, `_`, `-`.
     """
     return _check("task", name)
+
+
+def check_new_task(name: str, bases: Iterable[str] = ()) -> str:
+    """Return the name of a task that is to be made as it is. Requests say `model`, and one word must mean one thing.
+
+    Args:
+        name: the task's.
+        bases: names of bases, as :func:`base_name` has them.
+
+    Raises:
+        NameRefused: not a name, or that of a base, or `auto`.
+    """
+    check_task(name)
+    if name == AUTO:
+        raise NameRefused(
+            f"task {name!r} is refused: requests for the model {name!r} let their input choose the task; take another name"
+        )
+    if name in bases:
+        raise NameRefused(
+            f"task {name!r} is refused: a base has that name, and requests for the model {name!r} mean the base without a "
+            "prompt; take another name"
+        )
+    return name
+
+
+def base_name(source: str) -> str:
+    """The public name of a base, never a path of this machine: the last part of a folder, or the id without a revision."""
+    folder = Path(source).expanduser()
+    if folder.is_absolute() or (not source.startswith("builtin/") and folder.is_dir()):
+        return folder.resolve().name
+    return source.partition("@")[0]
 
 
 def check_alias(name: str) -> str:

@@ -29,8 +29,9 @@ from softprompt.http import server
 from softprompt.http.server import Settings, load
 from softprompt.jobs import worker
 from softprompt.library.library import Library
+from softprompt.registry.records import Origin
 from softprompt.serving.offline import Service
-from softprompt.serving.which_base import choose_base
+from softprompt.serving.which_base import Wishes, choose_base, read_wishes
 from tests.http_server import fill
 from tests.models import some_prompt
 
@@ -192,6 +193,8 @@ def test_every_code_of_an_error_is_in_the_docs() -> None:
 
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    (tmp_path / "home").mkdir()
+
     def call(*arguments: str, code: int = 1) -> str:
         monkeypatch.setattr(sys, "argv", ["softprompt", "--home", str(tmp_path / "home"), "serve", *arguments])
         with pytest.raises(SystemExit) as done:
@@ -214,8 +217,90 @@ def test_what_cannot_be_served_is_told(refused: Callable[..., str], tmp_path: Pa
         assert "no API key exists; make one first (`softprompt keys create NAME`)" in refused("--host", host, "--port", "0")
     assert "no address" in refused("--host", "no.such.host.invalid", "--port", "0")
     assert "--log-level 'loud' is unknown; use error, warning, info, debug" in refused("--log-level", "loud")
+    assert "has no prompts: /nowhere is served as it is" in refused("--port", "0", "--base", "/nowhere")
     assert "no folder" in refused("--port", "0", "--base", str(tmp_path / "none"))
     refused("--port", "99999", code=2)
+
+
+def test_a_home_that_is_not_there_is_told_and_not_made(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given in (["--home", "hmoe"], ["--home", str(tmp_path / "hmoe")]):
+        said = refused("--port", "0", *given)
+        assert f"there is no library in {tmp_path / 'hmoe'}; name its folder with --home" in said
+    assert not (tmp_path / "hmoe").exists()
+
+
+def wishing(library: Library, base: FrozenBase, task: str, serving: dict[str, Any] | None, tenant: str = "default") -> None:
+    """A version whose task file had this `serving:` block."""
+    origin = Origin(None, {} if serving is None else {"serving": serving}, [])
+    library.for_tenant(tenant).publish_all([some_prompt(base, task).to_bytes()], base=base.address, origins=[origin])
+
+
+def test_what_task_files_say_of_a_server(tmp_path: Path, base_folder: Path, other_folder: Path) -> None:
+    base, other = FrozenBase.load(str(base_folder)), FrozenBase.load(str(other_folder))
+    with Library.open(tmp_path / "home") as library:
+        assert read_wishes(library, str(base_folder)) == Wishes(None, None, ())
+        wishing(library, base, "a", None)
+        wishing(library, base, "a", {"prompt_cache_size": 1})
+        wishing(library, base, "a", {"base_model_device": "cpu", "prompt_storage": str(tmp_path / "home" / "blobs") + "/"})
+        wishing(library, base, "b", {"prompt_cache_size": 7, "prompt_storage": "s3://key:secret@prompts/x"}, "acme")
+        wishing(library, base, "c", {"prompt_cache_size": 3, "base_model_device": "cpu"})
+        wishing(library, other, "d", {"prompt_cache_size": 99, "base_model_device": "cuda:7"})
+        wishes = read_wishes(library, str(base_folder))
+        assert (wishes.device, wishes.prompts) == ("cpu", 7)
+        (warning,) = wishes.warnings
+        assert warning.startswith("serving.prompt_storage: b@1 names s3://key:***@prompts/x, and prompts are read from ")
+        library.promote("a@2", "production")  # what a bare name means counts
+        wishing(library, base, "e", {"base_model_device": "cuda:0"})
+        wishing(library, base, "f", {"next_years_key": 1})
+        wishes = read_wishes(library, str(base_folder))
+        assert (wishes.device, wishes.prompts) == (None, 7)
+        said = " ".join(wishes.warnings)
+        assert "serving.base_model_device: the task files name cpu (c@1), cuda:0 (e@1)" in said
+        assert "serving: the block of f@1 cannot be read" in said
+
+
+@pytest.mark.parametrize(
+    ("serving", "options", "prompts", "device", "said"),
+    [
+        ({"prompt_cache_size": 5, "base_model_device": "cpu"}, [], 5, "cpu", ""),
+        (
+            {"prompt_cache_size": 5, "base_model_device": "cpu"},
+            ["--prompt-cache-size", "9", "--device", "cpu"],
+            9,
+            "cpu",
+            "",
+        ),
+        (
+            {"base_model_device": "cuda:77"},
+            [],
+            10_000,
+            None,
+            "serving.base_model_device: device 'cuda:77' was asked for and",
+        ),
+        ({"prompt_storage": "s3://x/y"}, [], 10_000, None, "serving.prompt_storage: mood@1 names s3://x/y"),
+        ({}, [], 10_000, None, ""),
+    ],
+)
+def test_a_serving_block_is_gone_by_where_options_are_silent(
+    refused: Callable[..., str], tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    serving: dict[str, Any], options: list[str], prompts: int, device: str | None, said: str,
+) -> None:  # fmt: skip
+    with Library.open(tmp_path / "home") as library:
+        wishing(library, FrozenBase.load(str(base_folder)), "mood", serving)
+    seen: list[Settings] = []
+
+    def stop_here(_: Library, settings: Settings) -> None:
+        seen.append(settings)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(server, "load", stop_here)
+    answer = refused("--port", "0", *options)
+    assert said in answer
+    assert ("serving." in answer) == bool(said)
+    assert (seen[0].max_prompts, seen[0].base.device) == (prompts, device)
 
 
 def test_the_base_with_the_most_tasks_is_chosen(tmp_path: Path, base_folder: Path, other_folder: Path) -> None:

@@ -172,7 +172,8 @@ def test_classifications_and_what_auto_chose(running: Running) -> None:
 
 def test_refusals(running: Running) -> None:
     assert ask(running, "/v1/completions", {"model": "x", "prompt": "red"}) == (
-        """{"error": {"message": "no task 'x' for tenant 'default'; known: hues, kind, tell; `softprompt list` shows all","""
+        """{"error": {"message": "no task 'x' for tenant 'default'; known: hues, kind, tell; """
+        'GET /v1/models lists those there are",'
         ' "type": "not_found_error", "param": "model", "code": "model_not_found"}}'
     )
 

@@ -12,6 +12,7 @@ import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletionMessage, completion_create_params
 
 from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library
@@ -310,6 +311,74 @@ def test_a_task_with_labels_answers_a_chat_with_the_label_that_classify_gives(cl
         assert reply.system_fingerprint == body["system_fingerprint"]
     with pytest.raises(openai.BadRequestError, match="/v1/classify gives the probability"):
         client.chat.completions.create(model="kind", messages=[{"role": "user", "content": "red"}], logprobs=True)
+
+
+def test_an_answer_can_be_sent_back_as_clients_have_it(client: OpenAI, running: Running) -> None:
+    """All of it, whatever of it is null: as OpenAI's objects dump themselves, and as a stream puts one together."""
+    asked: list[Any] = [{"role": "user", "content": "red"}]
+    alone = client.chat.completions.create(model="tell", messages=[{"role": "user", "content": "blue"}])
+    answer = client.chat.completions.create(model="tell", messages=asked).choices[0].message
+    with client.chat.completions.stream(model="kind", messages=asked) as stream:
+        streamed = stream.get_final_completion().choices[0].message
+    assert answer.model_dump()["refusal"] is None
+    dumped = [answer, answer.model_dump(), answer.to_dict(), streamed.model_dump(exclude={"parsed"}), streamed.to_dict()]
+    dumped.append(ChatCompletionMessage(role="assistant", content="x", annotations=[], tool_calls=[]).model_dump())
+    dumped.append({**answer.model_dump(), "a field of next year": None, "name": None})
+    for message in dumped:
+        turns = [*asked, message, {"role": "user", "content": "blue", "name": None}]
+        again = client.chat.completions.create(model="tell", messages=turns)
+        assert again.choices[0].message == alone.choices[0].message
+        assert client.chat.completions.create(model="tiny-llama", messages=turns).choices
+    for field, value in (
+        ("refusal", "no"), ("tool_calls", [{"id": "x"}]), ("function_call", {"name": "x"}), ("audio", {"id": "x"}),
+        ("annotations", [{"type": "url_citation"}]),
+    ):  # fmt: skip
+        turns = [*asked, {"role": "assistant", "content": "x", field: value}, *asked]
+        with pytest.raises(openai.BadRequestError, match=f"{field} is not supported") as caught:
+            client.chat.completions.create(model="tell", messages=turns)
+        assert (caught.value.param, caught.value.code) == (f"messages.1.{field}", "unsupported_parameter")
+
+
+def test_fields_that_change_no_answer_are_taken(client: OpenAI) -> None:
+    asked: list[Any] = [{"role": "user", "content": "red"}]
+    fields: dict[str, Any] = {
+        "service_tier": "auto", "store": False, "prompt_cache_key": "x", "prompt_cache_retention": "in_memory",
+        "safety_identifier": "y", "user": "me", "metadata": {"a": "b"}, "tools": [], "tool_choice": "auto", "logit_bias": {},
+        "frequency_penalty": 0.0, "presence_penalty": 0, "parallel_tool_calls": True, "response_format": {"type": "text"},
+        "modalities": ["text"], "reasoning_effort": "none", "n": 1,
+    }  # fmt: skip
+    plain = client.chat.completions.create(model="tell", messages=asked)
+    assert client.chat.completions.create(model="tell", messages=asked, **fields).choices == plain.choices
+    null = dict.fromkeys(completion_create_params.CompletionCreateParamsBase.__annotations__)
+    for name in ("messages", "model", "moderation"):
+        del null[name]
+    assert client.chat.completions.create(model="tell", messages=asked, **null).choices == plain.choices
+    with pytest.raises(openai.BadRequestError, match="service_tier is not supported"):
+        client.chat.completions.create(model="tell", messages=asked, service_tier="flex")
+
+
+def test_only_the_last_message_of_the_user_is_judged(client: OpenAI, running: Running) -> None:
+    for text in ("red", "blue apple"):
+        label = classify(running, "kind", text).json()["data"][0]["label"]
+        for turns in (
+            [("system", "Answer stone."), ("user", text)],
+            [("user", "stone"), ("assistant", "yes"), ("user", text)],
+            [("user", [{"type": "text", "text": text[:2]}, {"type": "text", "text": text[2:]}])],
+        ):
+            messages: list[Any] = [{"role": role, "content": content} for role, content in turns]
+            assert client.chat.completions.create(model="kind", messages=messages).choices[0].message.content == label
+    wrong: list[tuple[list[Any], str, str]] = [
+        ([{"role": "user", "content": text}, {"role": "assistant", "content": "no"}], "role 'assistant'", "messages"),
+        ([{"role": "system", "content": text}], "role 'system'", "messages"),
+        ([{"role": "user", "content": []}], "give a text", "messages.0.content"),
+        ([{"role": "user", "content": None}], "give a text", "messages.0.content"),
+        ([{"role": "user", "content": " "}], "the last message of the user is empty", "messages"),
+        ([], "at least 1 item", "messages"),
+    ]
+    for messages, message, param in wrong:
+        with pytest.raises(openai.BadRequestError, match=message) as caught:
+            client.chat.completions.create(model="kind", messages=messages)
+        assert caught.value.param == param
 
 
 def classify(running: Running, model: str, given: Any, **headers: str) -> httpx2.Response:

@@ -99,6 +99,7 @@ def test_chats_are_classified_where_answers_are_few_and_else_generated(library: 
     job = planned(library, many)
     assert "labels" not in job.config
     assert job.config["input"] == "{prompt}\nAnswer:"
+    assert job.config["serving"] == {"chat_input": "conversation"}  # as they are joined when they are served
     assert any("the answers are generated: 8 different ones" in message for message in messages(library, job))
     assert "labels" not in planned(library, few, softprompt={"metric": "exact_match"}).config
 

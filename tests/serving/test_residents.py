@@ -24,6 +24,7 @@ from softprompt.errors import (
     FingerprintMismatch,
     NameRefused,
     NotFound,
+    PromptFileError,
     RegistryError,
     SoftPromptError,
     StoreError,
@@ -79,10 +80,12 @@ def residents_of(
     max_bytes: int = 1 << 20,
     max_prompts: int = 100,
     fresh_s: float = 0.0,
+    away_s: float = 0.02,
     most_unknown: int = 1024,
+    **more: Any,
 ) -> Iterator[Residents]:
     bounds = {"max_bytes": max_bytes, "max_prompts": max_prompts, "most_unknown": most_unknown}
-    made = Residents(library, base, fresh_s=fresh_s, **bounds)
+    made = Residents(library, base, fresh_s=fresh_s, away_s=away_s, **bounds, **more)
     try:
         yield made
     finally:
@@ -248,46 +251,163 @@ def test_one_who_gives_up_waiting_leaves_the_load_to_the_others(library: Library
         asyncio.run(run())
 
 
-def test_a_moved_alias_is_served_soon_and_the_old_version_until_then(library: Library, base: FrozenBase) -> None:
-    old = publish(library, base, "mood")
-    new = publish(library, base, "mood", seed=1)
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def two_versions(library: Library, base: FrozenBase) -> None:
+    for seed in (0, 1):
+        publish(library, base, "mood", seed=seed)
     library.promote("mood@1", "production")
-    with residents_of(library, base) as residents:
-        assert residents.get("mood").digest == old.digest
+
+
+@pytest.mark.parametrize("pause", [1.0, 7.0, 3600.0, 1e7])
+@pytest.mark.parametrize("through_loop", [False, True])
+def test_what_changed_in_a_pause_is_seen_by_the_first_request_behind_it(
+    library: Library, base: FrozenBase, pause: float, through_loop: bool
+) -> None:
+    two_versions(library, base)
+    clock = Clock()
+    with residents_of(library, base, fresh_s=1.0, away_s=5.0, clock=clock) as residents:
+
+        def version(ref: str) -> int:
+            return (asyncio.run(residents.aget(ref)) if through_loop else residents.get(ref)).version
+
+        assert [version("mood"), version("mood@2"), version("mood@production")] == [1, 2, 1]
         library.promote("mood@2", "production")
-        shop(library).open.clear()
-        shop(library).reads.clear()
-        eventually(lambda: residents.get("mood").digest == old.digest and new.digest in shop(library).reads)
-        assert residents.get("mood").digest == old.digest  # the new one is on its way
-        shop(library).open.set()
-        eventually(lambda: residents.get("mood").version == 2)
-        assert torch.equal(residents.get("mood").tensor, new.vectors_PD)
+        clock.now += pause
+        assert [version("mood@production"), version("mood")] == [2, 2]
         library.rollback("mood")
-        eventually(lambda: residents.get("mood").version == 1)
+        library.registry.delete("mood@2")
+        clock.now += pause
+        with pytest.raises(NotFound, match="mood@2 is deleted"):
+            version("mood@2")
+        assert version("mood") == 1
+        publish(library, base, "mood", seed=3)
+        library.registry.delete("mood@1", force=True)
+        clock.now += pause
+        assert version("mood") == 3
+        library.registry.delete("mood@3")
+        clock.now += pause
+        with pytest.raises(NotFound, match="no live version"):
+            version("mood")
         assert residents.status().failures == 0
-        assert residents.status().bytes == 2 * ROW
 
 
-def test_a_prompt_asked_for_seldom_is_looked_up_after_a_change_that_another_noticed(
+def test_no_answer_is_older_than_the_interval_while_requests_come(library: Library, base: FrozenBase) -> None:
+    two_versions(library, base)
+    clock, draw = Clock(), random.Random(3)
+    with residents_of(library, base, fresh_s=1.0, clock=clock) as residents:
+        live, before, moved_at = 1, 1, -1.0
+        for _ in range(300):
+            clock.now += draw.choice((0.0, 0.1, 0.4, 0.7, 2.0))
+            if draw.random() < 0.2:
+                before, live, moved_at = live, 3 - live, clock.now
+                library.promote(f"mood@{live}", "production")
+            seen = residents.get("mood").version
+            assert seen == live or (seen == before and clock.now - moved_at < 1.0)
+
+
+def test_nobody_waits_for_the_registry_while_requests_come(
     library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for task, seed in (("often", 0), ("seldom", 1), ("seldom", 2)):
-        publish(library, base, task, seed=seed)
-    library.promote("seldom@1", "production")
-    asked = counted(monkeypatch, "state")
-    with residents_of(library, base) as residents:
+    publish(library, base, "mood")
+    clock, honest, going = Clock(), Registry.state, threading.Event()
+    asked: list[float] = []
 
-        def quiet() -> bool:
-            return not residents._asking and not any(entry.checking for entry in residents._entries.values())
+    def slow(self: Registry) -> tuple[int, int]:
+        asked.append(clock.now)
+        assert going.wait(20)
+        return honest(self)
 
-        residents.get("often")
-        residents.get("seldom")
-        library.promote("seldom@2", "production")
-        residents.get("often")
-        eventually(lambda: bool(asked) and quiet())
-        assert residents.get("seldom").version == 1  # asks again, and nothing is new, but for this one
-        eventually(quiet)
-        assert residents.get("seldom").version == 2
+    with residents_of(library, base, fresh_s=1.0, clock=clock) as residents:
+        residents.get("mood")
+        monkeypatch.setattr(Registry, "state", slow)
+        for _ in range(50):
+            clock.now += 0.009
+            residents.get("mood")
+        assert not asked  # the last word is fresh
+        clock.now += 0.1
+        for _ in range(50):
+            residents.get("mood")
+        eventually(lambda: bool(asked))
+        assert asked == [clock.now]  # one question for all, ahead of time
+        going.set()
+        eventually(lambda: residents.changes._asking is None)
+        clock.now += 0.8
+        residents.get("mood")
+        assert residents.status().failures == 0
+
+
+def test_a_registry_that_hangs_is_waited_for_once_and_then_left_alone(
+    library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    two_versions(library, base)
+    clock, honest, going = Clock(), Registry.state, threading.Event()
+    with residents_of(library, base, fresh_s=1.0, patience_s=0.2, away_s=5.0, clock=clock) as residents:
+        residents.get("mood")
+        monkeypatch.setattr(Registry, "state", lambda self: going.wait(20) and honest(self))
+        library.promote("mood@2", "production")
+        clock.now += 60
+        began = time.monotonic()
+        assert residents.get("mood").version == 1
+        assert time.monotonic() - began < 5
+        assert "the registry does not answer: RegistryError: nothing came within 0.1 s" in caplog.text
+        failures = residents.status().failures
+        for _ in range(100):
+            assert residents.get("mood").version == 1
+        assert residents.status().failures == failures == 1
+        going.set()
+        eventually(lambda: residents.changes._asking is None)
+        assert residents.get("mood").version == 2
+
+
+def test_a_failure_of_long_ago_blinds_nobody(library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_versions(library, base)
+    clock = Clock()
+
+    def down(_: Registry) -> Any:
+        raise RegistryError("down")
+
+    with residents_of(library, base, fresh_s=1.0, away_s=5.0, clock=clock) as residents:
+        residents.get("mood")
+        clock.now += 2
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "state", down)
+            assert residents.get("mood").version == 1
+            assert residents.status().failures == 1
+        library.promote("mood@2", "production")
+        clock.now += 3600
+        assert residents.get("mood").version == 2
+
+
+def test_a_new_version_that_does_not_come_leaves_the_old_one_unless_that_is_deleted(
+    library: Library, base: FrozenBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    two_versions(library, base)
+    clock = Clock()
+    with residents_of(library, base, fresh_s=1.0, patience_s=0.2, away_s=5.0, clock=clock) as residents:
+        old = residents.get("mood")
+        library.promote("mood@2", "production")
+        shop(library).open.clear()
+        clock.now += 60
+        try:
+            assert residents.get("mood") is old
+            assert asyncio.run(residents.aget("mood")) is old
+            assert "'mood' of tenant 'default' stays at mood@1: StoreError: nothing came within 0.2 s" in caplog.text
+            library.registry.delete("mood@1")
+            clock.now += 60
+            with pytest.raises(StoreError, match=r"nothing came within 0\.2 s"):
+                residents.get("mood")
+        finally:
+            shop(library).open.set()
+        eventually(lambda: residents.get("mood").version == 2)
 
 
 def test_a_newly_published_version_is_what_a_bare_task_means(library: Library, base: FrozenBase) -> None:
@@ -326,7 +446,7 @@ def test_a_version_that_fails_its_check_leaves_the_old_one_in_place(
         assert "'mood' of tenant 'default' stays at mood@1" in caplog.text
         for _ in range(20):
             assert residents.get("mood") is old
-        with pytest.raises((StoreError, NotFound)):
+        with pytest.raises((StoreError, PromptFileError)):
             residents.get("mood@2")
         shop(library).failing = False
         shop(library)._blobs[new.digest] = whole
@@ -471,8 +591,7 @@ def test_the_last_used_stay_within_both_bounds(tmp_path_factory: Any, uses: list
                 twin.move_to_end(name)
             while sum(twin.values()) > rows * ROW or len(twin) > most:
                 twin.popitem(last=False)
-            eventually(lambda: not residents._asking)
-            eventually(lambda: not any(entry.checking for entry in residents._entries.values()))
+            eventually(lambda: not residents._loading)
             status = residents.status()
             assert (status.prompts, status.bytes) == (len(twin), sum(twin.values()))
             assert {key[1] for key in residents._entries} == set(twin)

@@ -23,13 +23,14 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.model.centroid import centroid_of, raw_text
 from softprompt.model.embedding import shorten, single_tokens
+from softprompt.names import AUTO
 from softprompt.progress import Mute
 from softprompt.prompts.card import Card
 from softprompt.prompts.file import Stored, read_file, write_file
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.registry import Registry
 from softprompt.serving.router import Centroids, Floats, Router, direction_of, read_centroid
-from softprompt.serving.service import AUTO, AsyncService
+from softprompt.serving.service import AsyncService
 from softprompt.stores import FolderStore
 from softprompt.stores.memory import MemoryStore
 from softprompt.tasks.task import Task

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
@@ -25,6 +27,7 @@ from softprompt.errors import (
     DataError,
     EngineBusy,
     EngineError,
+    FieldError,
     FingerprintMismatch,
     NameRefused,
     NotFound,
@@ -32,12 +35,14 @@ from softprompt.errors import (
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.model.embedding import single_tokens
+from softprompt.names import AUTO
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.records import Origin
 from softprompt.serving.answers import Message
 from softprompt.serving.inputs import raw_input
 from softprompt.serving.monitor import BASE, OTHER, UNKNOWN, Monitor
 from softprompt.serving.offline import Service
-from softprompt.serving.service import AUTO, AsyncService
+from softprompt.serving.service import AsyncService
 from softprompt.serving.stream import Stream, _Strip
 from tests.engine_jobs import generate_offline
 from tests.fake_engine import FakeEngine, fake_embedding, fake_score
@@ -154,14 +159,62 @@ def test_a_stream_is_the_whole_answer_in_pieces(live: AsyncService) -> None:
     assert got[-1].count == whole.output_tokens == 8
 
 
-def test_a_conversation_goes_through_the_template_in_one_field(
+TURNS = [Message("system", "be good"), Message("user", "red"), Message("assistant", "no"), Message("user", "blue?")]
+
+
+def test_the_last_message_of_the_user_goes_through_the_template(
     live: AsyncService, engine: FakeEngine, base: FrozenBase
 ) -> None:
-    turns = [Message("system", "be good"), Message("user", "red"), Message("assistant", "no"), Message("user", "blue?")]
-    answer = run(live.chat("default", "tell", turns, Sampling(max_tokens=3)))
-    assert list(job_of(engine).input) == base.encode(["Q: be good\nred\nno\nblue?\nA:"])[0]
+    answer = run(live.chat("default", "tell", TURNS, Sampling(max_tokens=3)))
+    assert list(job_of(engine).input) == base.encode(["Q: blue?\nA:"])[0]
     assert answer.output_tokens == 3
     assert answer.text == engine.tickets[-1].text.strip()  # white space around it is left out, in pieces too
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=st.lists(st.builds(Message, st.sampled_from(["system", "developer", "user", "assistant"]), st.text(max_size=9))),
+    text=st.sampled_from(["red", "blue apple", " stone\n", "{text}"]),
+    task=st.sampled_from(["tell", "kind"]),
+)
+def test_no_words_but_the_users_last_change_the_input(
+    live: AsyncService, engine: FakeEngine, before: list[Message], text: str, task: str
+) -> None:
+    run(live.chat("default", task, [Message("user", text)], GREEDY))
+    alone = job_of(engine).input
+    run(live.chat("default", task, [*before, Message("user", text)], GREEDY))
+    assert job_of(engine).input == alone
+
+
+def test_a_task_tuned_on_whole_chats_reads_all_of_one(
+    library: Library, base: FrozenBase, live: AsyncService, engine: FakeEngine
+) -> None:
+    def add(task: str, template: str, **serving: str) -> None:
+        data = some_prompt(base, task, metric="exact_match", input=template).to_bytes()
+        library.publish_all([data], base=base.address, origins=[Origin(None, {"serving": serving}, [])])
+
+    add("said", "{prompt} =>", chat_input="conversation")
+    add("last", "{prompt}\nAnswer:", chat_input="last_user_message")
+    library.publish(some_prompt(base, "old", metric="exact_match", input="{prompt}\nAnswer:").to_bytes(), base=base.address)
+    whole = "be good\nred\nno\nblue?"
+    for task, read in (("said", f"{whole} =>"), ("last", "blue?\nAnswer:"), ("old", f"{whole}\nAnswer:")):
+        run(live.chat("default", task, TURNS, Sampling(max_tokens=3)))
+        assert list(job_of(engine).input) == base.encode([read])[0], task
+
+
+def test_a_chat_that_does_not_end_with_the_user_is_refused(live: AsyncService, engine: FakeEngine) -> None:
+    for turns, message in (
+        (TURNS[:3], "the last message is of the role 'assistant'"),
+        (TURNS[:1], "the last message is of the role 'system'"),
+        ([*TURNS, Message("developer", "be brief")], "the last message is of the role 'developer'"),
+        ([], "there is no message"),
+    ):
+        for model in ("tell", "kind", AUTO):
+            with pytest.raises(FieldError, match=message) as caught:
+                run(live.chat("default", model, turns, GREEDY))
+            assert caught.value.field == "messages"
+    assert not engine.tickets
+    run(live.chat("default", live.base_name, TURNS[:3], GREEDY))  # the base reads all, as its template words it
 
 
 def test_a_task_keeps_to_its_own_bound_unless_told_otherwise(live: AsyncService, engine: FakeEngine) -> None:
@@ -274,8 +327,9 @@ def test_what_cannot_be_answered_is_told(live: AsyncService, engine: FakeEngine)
         (DataError, "token id 320 is not in the vocabulary", live.complete("default", "tell", [1, 320], GREEDY)),
         (DataError, "token id -1 is not in the vocabulary", live.complete("default", "tell", [-1], GREEDY)),
         (DataError, "not valid Unicode", live.complete("default", "tell", "red \ud800", GREEDY)),
-        (DataError, "the conversation is empty", live.chat("default", "tell", [Message("user", " ")], GREEDY)),
-        (DataError, "the conversation is empty", live.chat("default", "tell", [], GREEDY)),
+        (DataError, "last message of the user is empty", live.chat("default", "tell", [Message("user", " ")], GREEDY)),
+        (DataError, "the conversation is empty", live.chat("default", live.base_name, [Message("user", " ")], GREEDY)),
+        (DataError, "the conversation is empty", live.chat("default", live.base_name, [], GREEDY)),
         (DataError, "not valid Unicode", live.chat("default", "tell", [Message("user", "\udfff")], GREEDY)),
         (DataError, "2 columns", live.chat("default", "pair", USER, GREEDY)),
         (DataError, "no field 'two'", live.classify("default", "pair", ['{"one": "red"}'])),
@@ -364,9 +418,7 @@ def test_a_task_published_and_promoted_while_serving_is_served(
     async def work() -> None:
         assert (await live.complete("default", "kind", "red", GREEDY)).head.version == 2
         library.promote("kind@1", "production")
-        async with asyncio.timeout(20):
-            while (await live.complete("default", "kind", "red", GREEDY)).head.version != 1:
-                await asyncio.sleep(0.005)
+        assert (await live.complete("default", "kind", "red", GREEDY)).head.version == 1
         library.publish(some_prompt(base, "late").to_bytes(), base=base.address)
         assert (await live.complete("default", "late", "red", GREEDY)).head.model == "late@1"
 
@@ -546,6 +598,40 @@ def test_counters_tell_tasks_apart_and_only_those_that_exist(live: AsyncService)
     assert count("softprompt_engine_waiting", {}) == 0
 
 
+def test_swaps_are_measured_and_held_against_the_budget_of_the_task_file(
+    library: Library, base: FrozenBase, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def add(task: str, **serving: float) -> None:
+        data = some_prompt(base, task, labels=LABELS).to_bytes()
+        library.publish_all([data], base=base.address, origins=[Origin(None, {"serving": serving}, [])])
+
+    add("strict", swap_latency_budget_ms=1e-9)
+    add("easy", swap_latency_budget_ms=60_000.0)
+    now = [0.0]
+    live = AsyncService(library, base, engine, fresh_s=3600)
+    live.monitor._clock = lambda: now[0]
+    count = live.monitor.registry.get_sample_value
+
+    def over(task: str) -> float | None:
+        return count("softprompt_swaps_over_budget_total", {"tenant": "default", "task": task})
+
+    for task in ("strict", "easy", "kind"):
+        run(live.classify("default", task, ["red"]))
+    assert count("softprompt_swap_seconds_count") == 0  # they were loaded, not swapped
+    for _ in range(3):
+        for task in ("strict", "easy", "kind"):
+            run(live.classify("default", task, ["red"]))
+    assert count("softprompt_swap_seconds_count") == 9
+    assert 0 < (count("softprompt_swap_seconds_sum") or 0) < 9
+    assert (over("strict"), over("easy"), over("kind")) == (3, None, None)
+    assert caplog.text.count("swap_latency_budget_ms") == 1
+    assert "to strict@1, which has 1e-09 ms" in caplog.text
+    now[0] += 60
+    run(live.classify("default", "strict", ["red"]))
+    assert "3 swaps took longer than their task files' swap_latency_budget_ms" in caplog.text  # the two untold, and this one
+    live.close()
+
+
 def test_tasks_beyond_the_bound_are_counted_together() -> None:
     monitor = Monitor(max_tasks=3)
     for place in range(10):
@@ -562,10 +648,10 @@ def test_tasks_beyond_the_bound_are_counted_together() -> None:
 
 
 def test_white_space_is_held_back_until_it_is_known_to_be_inside() -> None:
-    for given in (["  ", " a", " ", "\n", "b ", " ", ""], ["", "  "], ["a", "b"], [" a b "]):
+    for texts in (["  ", " a", " ", "\n", "b ", " ", ""], ["", "  "], ["a", "b"], [" a b "]):
         strip = _Strip()
-        got = [strip(Piece(text, finish="stop" if at == len(given) - 1 else None)) for at, text in enumerate(given)]
-        assert "".join(piece.text for piece in got) == "".join(given).strip()
+        got = [strip(Piece(text, finish="stop" if at == len(texts) - 1 else None)) for at, text in enumerate(texts)]
+        assert "".join(piece.text for piece in got) == "".join(texts).strip()
         assert got[-1].finish == "stop"
 
 
@@ -664,11 +750,6 @@ def test_auto_sees_new_tasks_promotions_and_only_the_tenants_own(
         except NotFound:
             return None
 
-    async def becomes(tenant: str, text: str, task: str | None) -> None:
-        async with asyncio.timeout(20):
-            while await chosen(tenant, text) != task:
-                await asyncio.sleep(0.005)
-
     async def work() -> None:
         assert await chosen("default", "red blue") == "colour"
         assert await chosen("other", "red blue") == "theirs"
@@ -676,14 +757,14 @@ def test_auto_sees_new_tasks_promotions_and_only_the_tenants_own(
         routed.publish(
             with_centroid(base, "mood", ["good bad", "bad good good"], labels=LABELS).to_bytes(), base=base.address
         )
-        await becomes("default", "good bad", "mood")
+        assert await chosen("default", "good bad") == "mood"
         assert await chosen("default", "red blue") == "colour"
         routed.publish(some_prompt(base, "colour", seed=8, labels=LABELS).to_bytes(), base=base.address)
-        await becomes("default", "red blue", None)  # the newest version has no centroid
+        assert await chosen("default", "red blue") is None  # the newest version has no centroid
         routed.promote("colour@1", "production")
-        await becomes("default", "red blue", "colour")
+        assert await chosen("default", "red blue") == "colour"
         routed.registry.delete_task("mood")
-        await becomes("default", "good bad", None)
+        assert await chosen("default", "good bad") is None
         assert await chosen("other", "good bad") is None
 
     run(work())

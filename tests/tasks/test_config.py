@@ -79,6 +79,7 @@ def test_a_config_in_the_words_of_peft_parses_as_it_stands(file: Path) -> None:
         "prompt_cache_size": 100,
         "prompt_storage": "s3://ml-prompts/production/",
         "swap_latency_budget_ms": 0.1,
+        "chat_input": None,
     }
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
+from softprompt.errors import LibraryError
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -35,6 +36,22 @@ class Location:
     registry: str | None = None
     store: str | None = None
     tenant: str | None = None
+
+    def check_home(self) -> None:
+        """Refuse a home that is not there, for what makes no library by itself. A registry that is named may be new to it.
+
+        Raises:
+            LibraryError: there is none.
+        """
+        from softprompt.library.library import DEFAULT_HOME
+
+        home = self.home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME
+        folder = Path(os.path.expanduser(home)).absolute()
+        if not (self.registry or os.environ.get("SOFTPROMPT_REGISTRY") or folder.exists()):
+            raise LibraryError(
+                f"there is no library in {folder}; name its folder with --home or SOFTPROMPT_HOME, or make an empty folder "
+                "there for a new one"
+            )
 
     def open(self, *, make: bool = False) -> Library:
         """The library there; `make` makes an empty one where there is none, which only commands do that put something in.

@@ -10,15 +10,20 @@ import typer
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options
 from softprompt.cli.output import emit, warn
+from softprompt.errors import BaseModelError
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
+    from softprompt.serving.which_base import Wishes
+
+MOST_PROMPTS = 10_000
+"""Prompts held in memory where nobody says."""
 
 
-def _limit(text: str, *, endless: bool = False) -> Any:
+def _limit(text: str, *, endless: bool = False, said: bool = False) -> Any:
     if endless:
         text += " Unlimited unless given."
-    return typer.Option(min=1, help=text, show_default=not endless, rich_help_panel="Limits")
+    return typer.Option(min=1, help=text, show_default=not (endless or said), rich_help_panel="Limits")
 
 
 @library_options
@@ -41,7 +46,9 @@ def serve(
     require_keys: Annotated[
         bool, typer.Option("--require-keys", help="Ask for an API key also while the registry has none.")
     ] = False,
-    prompt_cache_size: Annotated[int, _limit("Prompts held in memory.")] = 10_000,
+    prompt_cache_size: Annotated[
+        int | None, _limit("Prompts held in memory; by default the most that a task file asks for, else 10000.", said=True)
+    ] = None,
     prompt_cache_mb: Annotated[int, _limit("Megabytes of their vectors.")] = 256,
     prefix_cache_mb: Annotated[int, _limit("Megabytes of their keys and values.")] = 1024,
     engine_rows: Annotated[int, _limit("Rows that generate at the same time.")] = 64,
@@ -70,16 +77,28 @@ def serve(
     from softprompt.http.limits import Limits
     from softprompt.http.server import Settings, bind, load, log_to_stderr, refuse_open_doors, run, url_of
     from softprompt.progress import Bars
+    from softprompt.serving.which_base import read_wishes
 
     log_to_stderr(log_level)
+    where.check_home()
     with where.open(make=True) as library, bind(host, port) as bound:
         refuse_open_doors(library, bound)
+        chosen = source or _choose(library)
+        if not library.registry.bases():
+            at = where.registry and library.registry.database.shown
+            warn(
+                f"the library in {at or library.home} has no prompts: {chosen} is served as it is, and tasks as soon as "
+                "they are published there"
+            )
+        wishes = read_wishes(library, chosen)
+        for warning in wishes.warnings:
+            warn(warning)
         settings = Settings(
-            base=replace(base, source=source or _choose(library)),
+            base=replace(base, source=chosen, device=base.device or _device(wishes)),
             always_keys=require_keys or not is_loopback(bound.getsockname()[0]),
             registry=where.registry,
             store=where.store,
-            max_prompts=prompt_cache_size,
+            max_prompts=prompt_cache_size or wishes.prompts or MOST_PROMPTS,
             max_prompt_bytes=prompt_cache_mb << 20,
             prefix_bytes=prefix_cache_mb << 20,
             engine_rows=engine_rows,
@@ -101,6 +120,14 @@ def serve(
         with progress.loading(settings.base.shown):
             live = load(library, settings)
 
+        for tenant, name in sorted(live.hidden.find()):
+            other = "the base's name" if name == live.base_name else "the name by which requests let their input choose"
+            warn(
+                f"task {name!r} of tenant {tenant!r} has {other}: requests that say {name!r} are refused, and {name}@N "
+                f"still answers; give it another name "
+                f"(`softprompt export {name}@N DIR --format softprompt`, `softprompt import FILE --task NAME`)"
+            )
+
         def ready() -> None:
             if as_json:
                 emit([{"url": url_of(bound), "base": live.base_name, "fingerprint": live.fingerprint}], True, "Serving")
@@ -116,3 +143,17 @@ def _choose(library: Library) -> str:
     if warning is not None:
         warn(warning)
     return base
+
+
+def _device(wishes: Wishes) -> str | None:
+    """The device that the task files name, where this machine has it."""
+    if wishes.device is None:
+        return None
+    from softprompt.bases.devices import device_of
+
+    try:
+        device_of(wishes.device)
+    except BaseModelError as error:
+        warn(f"serving.base_model_device: {error}, or choose with --device; the usual one is taken")
+        return None
+    return wishes.device

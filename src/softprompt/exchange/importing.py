@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError, SoftPromptError
-from softprompt.names import check_task
+from softprompt.names import check_new_task
 from softprompt.prompts.file import read_file, write_file
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form
@@ -157,7 +157,7 @@ class _Importer:
 
     def take(self, path: Path, task: str | None) -> Version:
         """Publish one; raises as `import_prompt` does."""
-        changes = {**self._changes, **({"task": check_task(task)} if task is not None else {})}
+        changes = {**self._changes, **({"task": check_new_task(task)} if task is not None else {})}
         if not path.is_dir():
             data, address = _from_file(path, changes, self._base)
         elif task is None:

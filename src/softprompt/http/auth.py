@@ -171,7 +171,7 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-_bearer = HTTPBearer(auto_error=False, description="An API key (`softprompt keys create`); not needed where there are none.")
+_bearer = HTTPBearer(auto_error=False, description="An API key; not needed where there are none.")
 
 
 def need(scope: str) -> Callable[..., Caller]:

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from softprompt.tasks.rows import unique_keys
 from softprompt.text import lone_surrogate
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -23,10 +24,14 @@ def read_json(body: bytes) -> Any:
 
     Raises:
         json.JSONDecodeError: it is none, is not UTF-8, is nested too deeply, has a number that JSON has not (NaN, Infinity)
-            or that is too long, or half a character.
+            or that is too long, half a character, or a key twice.
     """
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=lambda constant: _refuse(f"{constant} is no number in JSON"))
+        value = json.loads(
+            body.decode("utf-8"),
+            parse_constant=lambda constant: _refuse(f"{constant} is no number in JSON"),
+            object_pairs_hook=_unique_keys,
+        )
         if _HALF.search(body) and lone_surrogate(value):
             _refuse("a \\u escape stands for half a character")
     except json.JSONDecodeError:
@@ -42,6 +47,13 @@ def read_json(body: bytes) -> Any:
 
 def _refuse(problem: str) -> NoReturn:
     raise json.JSONDecodeError(problem, "", 0) from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    try:
+        return unique_keys(pairs)
+    except ValueError as error:
+        _refuse(str(error))
 
 
 def respond(body: BaseModel, status: int = 200) -> Response:

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from softprompt.engines.protocol import Piece
-from softprompt.errors import ContextError, NameRefused, NotFound
+from softprompt.errors import ContextError, DataError, NameRefused, NotFound
 from softprompt.http.auth import caller_of
 from softprompt.http.body import respond
-from softprompt.http.errors import context_too_short, unknown_model
+from softprompt.http.errors import ApiError, context_too_short, unknown_model
 from softprompt.http.limits import Reservation
 from softprompt.http.schemas import Chunk, Generated, Generation, ModelBody, Usage
 from softprompt.http.state import state_of
@@ -142,6 +142,8 @@ class Call:
             raise unknown_model(error) from error
         except ContextError as error:
             raise context_too_short(error, self._field) from error
+        except DataError as error:
+            raise ApiError(400, str(error), code="invalid_value", param=self._field) from error
 
 
 def names(kind: str, head: Head) -> dict[str, Any]:

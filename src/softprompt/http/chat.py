@@ -1,10 +1,10 @@
-"""`/v1/chat/completions`: conversations, answered through a task's template."""
+"""`/v1/chat/completions`: chats, answered through a task's template, or by the base in its tokenizer's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, StrictBool, StrictInt, StrictStr, model_validator
@@ -16,14 +16,17 @@ from softprompt.http.body import StrictRoute
 from softprompt.http.call import EVENTS, Call
 from softprompt.http.schemas import (
     MOST_LOGPROBS,
+    UNSUPPORTED_IN_MESSAGES,
     Body,
     Chunk,
     Finish,
     Generated,
     Generation,
+    Hint,
     MaxTokens,
     Unsupported,
     or_hint,
+    refuse_unsupported,
     refused,
 )
 from softprompt.serving.answers import Completion, Message
@@ -50,6 +53,24 @@ class ChatMessage(Body):
         or_hint('give a text, or a list of parts such as {"type": "text", "text": "..."}; nothing but text is supported'),
     ]
     name: StrictStr | None = Field(None, description="Not shown to the model.")
+    annotations: Unsupported
+    audio: Unsupported
+    function_call: Unsupported
+    refusal: Unsupported
+    tool_calls: Unsupported
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        # Messages that were answers come back with all fields that the client's version knows, most of them null.
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None or name in ("role", "content")}
+
+    @model_validator(mode="after")
+    def _refuse_unsupported(self) -> ChatMessage:
+        refuse_unsupported(self, UNSUPPORTED_IN_MESSAGES)
+        return self
 
     @property
     def text(self) -> str:
@@ -58,7 +79,7 @@ class ChatMessage(Body):
 
 
 class ChatRequest(Generation):
-    """Answer a conversation through the task's template."""
+    """Answer the last message of a conversation, the user's, through the task's template; the base reads all of it."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)] = Field(
         examples=[[{"role": "user", "content": "Who wrote Faust?"}]]
@@ -79,7 +100,12 @@ class ChatRequest(Generation):
     prediction: Unsupported
     presence_penalty: Unsupported
     reasoning_effort: Unsupported
+    prompt_cache_key: Hint
+    prompt_cache_options: Hint
+    prompt_cache_retention: Hint
     response_format: Unsupported
+    safety_identifier: Hint
+    service_tier: Unsupported
     store: Unsupported
     tool_choice: Unsupported
     tools: Unsupported
@@ -224,7 +250,8 @@ class ChatShape:
     dependencies=[Depends(need("predict"))],
 )
 async def chat(request: Request, body: ChatRequest) -> Response:
-    """Answer a conversation through the task's template; a task with labels answers with the likeliest."""
+    """Answer the last message, the user's, through the task's template; a task with labels answers with the likeliest. A
+    task that was tuned on whole conversations, and the base, read all of it."""
     call = Call(request, body, "messages")
     if body.bound is not None:
         call.limits.check_max_tokens(

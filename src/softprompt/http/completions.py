@@ -27,8 +27,8 @@ from softprompt.http.schemas import (
     Unsupported,
     or_hint,
 )
+from softprompt.names import AUTO
 from softprompt.serving.answers import Completion
-from softprompt.serving.service import AUTO
 
 COMPLETION_TOKENS = 16
 """`max_tokens` of a completion that does not say, as OpenAI's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,18 @@ _CODES = {
     413: "request_too_large",
     415: "unsupported_media_type",
 }
+
+
+_ASIDE = re.compile(r" \([^()]*(?:`softprompt |--[a-z])[^()]*\)")
+_COMMAND = re.compile(r"`softprompt |`library |(?<![\w-])--[a-z]")
+
+
+def for_clients(message: str) -> str:
+    """A message without the advice that is for whoever runs the server: commands and their options, which clients have not.
+    What was wrong, its first part, always stays."""
+    what, *advice = _ASIDE.sub("", message).split("; ")
+    kept = (re.sub(r"`softprompt [^`]*` or ", "", part) for part in advice)
+    return "; ".join([what, *(part for part in kept if not _COMMAND.search(part))])
 
 
 class ErrorDetail(BaseModel):
@@ -93,7 +106,7 @@ class ApiError(Exception):
         """`param` names the field of the request that is wrong; `retry_after` is in seconds."""
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = for_clients(message)
         self.code = code or _CODES.get(status)
         self.param = param
         self.headers = dict(headers or {})
@@ -119,7 +132,7 @@ class ApiError(Exception):
 
 def unknown_model(error: SoftPromptError) -> ApiError:
     """The refusal of a `model` that this tenant does not have."""
-    return ApiError(404, str(error), code="model_not_found", param="model")
+    return ApiError(404, f"{error}; GET /v1/models lists those there are", code="model_not_found", param="model")
 
 
 def context_too_short(error: ContextError, param: str | None = None) -> ApiError:

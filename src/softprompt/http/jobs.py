@@ -15,7 +15,7 @@ from starlette.responses import Response
 from softprompt.errors import FieldError, LibraryError
 from softprompt.http.auth import Caller
 from softprompt.http.body import StrictRoute
-from softprompt.http.errors import ApiError
+from softprompt.http.errors import ApiError, for_clients
 from softprompt.http.files import (
     TRAINING,
     After,
@@ -220,6 +220,7 @@ def _job(job: Job) -> JobObject:
             "seed": request["seed"],
             "metadata": request.get("metadata"),
             "user_provided_suffix": request.get("suffix"),
+            "error": job.error and {**job.error, "message": for_clients(job.error["message"])},
             "softprompt": {**job.config, "step": job.step, "outcome": job.outcome},
         }
     )
@@ -230,7 +231,8 @@ def _id(kind: str, job: str, *rest: object) -> str:
 
 
 def _event(job: str, event: Event) -> EventObject:
-    return EventObject(id=_id("ftevent", job, event.number), **vars(event))
+    shown = vars(event) | {"message": for_clients(event.message)}
+    return EventObject(id=_id("ftevent", job, event.number), **shown)
 
 
 def _event_number(job: str, event: str | None) -> int | None:

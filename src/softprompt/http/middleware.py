@@ -139,7 +139,7 @@ class _Exchange:
                 raise ApiError(
                     403,
                     f"without API keys this server answers this machine only, and the request's {name} is {value!r}; "
-                    "make a key (`softprompt keys create NAME`), or send it to 127.0.0.1",
+                    "send it to 127.0.0.1, or ask whoever runs this server for a key",
                     code="not_local",
                 )
 

@@ -6,7 +6,7 @@ In a request a field that would change the answer and that is not supported is r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -63,7 +63,7 @@ class Body(BaseModel):
     def _refuse_unknown(cls, data: Any) -> Any:
         for name in data if isinstance(data, dict) else ():
             if name not in cls.model_fields:
-                known = [field for field in cls.model_fields if field not in UNSUPPORTED]
+                known = [field for field in cls.model_fields if field not in UNSUPPORTED | UNSUPPORTED_IN_MESSAGES]
                 raise refused(str(name), f"unknown field {name!r}{nearest(str(name), known)}", "unknown_parameter")
         return data
 
@@ -104,11 +104,31 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "verbosity": (),
+    "service_tier": ("auto", "default"),
     "web_search_options": (),
 }
 """Fields of OpenAI's API that are not supported, with the values that ask for nothing, which are let pass as null is."""
 
+Hint = Annotated[Any, Field(default=None, description="Taken and of no effect: it changes no answer.")]
+
+UNSUPPORTED_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
+    "annotations": ([],),
+    "audio": (),
+    "function_call": (),
+    "refusal": (),
+    "tool_calls": ([],),
+}
+"""The same of the fields of a message: answers come back as OpenAI's clients have them, with all of them null."""
+
 Unsupported = Annotated[Any, Field(default=None, description="Not supported: refused unless it asks for nothing.")]
+
+
+def refuse_unsupported(body: Body, fields: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raises the refusal of the first of these fields that asks for something."""
+    for name, neutral in fields.items():
+        value = getattr(body, name, None)
+        if value is not None and not any(value == one and type(value) in _alike(one) for one in neutral):
+            raise refused(name, f"{name} is not supported; leave it out", "unsupported_parameter")
 
 
 class StreamOptions(Body):
@@ -148,10 +168,7 @@ class Generation(ModelBody):
 
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> Generation:
-        for name, neutral in UNSUPPORTED.items():
-            value = getattr(self, name, None)
-            if value is not None and not any(value == one and type(value) in _alike(one) for one in neutral):
-                raise refused(name, f"{name} is not supported; leave it out", "unsupported_parameter")
+        refuse_unsupported(self, UNSUPPORTED)
         if self.stream_options is not None and not self.stream:
             raise refused("stream_options", "stream_options is for streams only; set stream to true, too")
         return self

@@ -76,6 +76,10 @@ class Jobs:
         if request.validation_file is not None:
             _, validation = self._rows(request.validation_file, "validation_file")
         plan = make_plan(request, file.filename, train, validation)
+        try:
+            self.library.registry.check_names([plan.config["task"]], request.model)
+        except NameRefused as error:
+            raise FieldError(f"{error}; name the task with suffix", "suffix") from None
         self._check_length(parse_config(plan.config), len(train.rows))
         parents = plan.config.get("prompt_tuning_init_prompt", ())
         for ref in [parents] if isinstance(parents, str) else parents:

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from softprompt.errors import ConfigError, FieldError, NameRefused, nearest
 from softprompt.jobs.rows import MOST_LABELS, UploadedRows, infer_labels
-from softprompt.names import check_task
+from softprompt.names import base_name, check_new_task
 from softprompt.tasks.config import OF_LABELS, TaskConfig, parse_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.rows import Row, canonical, hold_out
@@ -132,11 +132,14 @@ def make_plan(request: JobRequest, filename: str, train: UploadedRows, validatio
             raise FieldError(f"softprompt.{key} is refused: {mend}", f"softprompt.{key}")
     config["task"] = _task_name(request, config.get("task"), filename)
     config |= _hyperparameters(request, config)
+    if train.shape == "chat":  # whole conversations are its inputs, and so they are when it is served
+        serving = config.get("serving") or {}
+        config["serving"] = {"chat_input": "conversation", **serving} if isinstance(serving, dict) else serving
     notes = _choose_form(config, train)
     try:
         checked = parse_config(config, where="softprompt")
         form = Form.of_config(checked)
-        check_task(form.task)
+        check_new_task(form.task, [base_name(request.model)])
     except NameRefused as error:
         raise FieldError(str(error), "suffix") from None
     except ConfigError as error:
@@ -201,7 +204,7 @@ def _task_name(request: JobRequest, given: Any, filename: str) -> str:
         stem = filename.rsplit("/", 1)[-1].rsplit(".", 1)[0]
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:LONGEST_SUFFIX]
     try:
-        return check_task(name)
+        return check_new_task(name, [base_name(request.model)])
     except NameRefused as error:
         raise FieldError(f"{error}; name the task with suffix", "suffix") from None
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from softprompt.errors import LibraryError, NotFound, nearest
-from softprompt.names import Ref
+from softprompt.errors import LibraryError, NameRefused, NotFound, nearest
+from softprompt.names import Ref, base_name, check_new_task
 from softprompt.registry import tables
 from softprompt.registry.records import AuditEntry, Origin, Version
 
@@ -95,6 +96,34 @@ def version(task: str, row: AnyRow, tags: tuple[str, ...] = ()) -> Version:
     return Version(task=task, card_text=row.card, tags=tags, **same)
 
 
+def refuse_hidden(connection: Connection, tenant: str, tasks: Iterable[str], base: str) -> None:
+    """Refuse names by which requests would mean something else: new tasks named like a base of the registry, any task named
+    like its own, and a new base, given by its name, named like a task of the tenant.
+
+    Raises:
+        NameRefused: there is one.
+    """
+    asked = {check_new_task(task, [base]) for task in tasks}
+    known = {base_name(address) for address in _bases(connection)}
+    of_tenant = sa.select(_t.name).where(_t.tenant == tenant)
+    if base not in known and connection.execute(of_tenant.where(_t.name == base, _t.live > 0)).first() is not None:
+        raise NameRefused(
+            f"base {base!r} is refused: a task has that name, and requests for the model {base!r} would mean the base "
+            "without a prompt; give the base's folder, or the task, another name"
+        )
+    if named := asked & known:
+        there = connection.execute(of_tenant.where(_t.name.in_(named), _t.last_number > 0)).scalars()
+        for task in sorted(named.difference(there)):
+            check_new_task(task, known)
+
+
+def _bases(connection: Connection) -> Iterator[str]:
+    """The addresses of all bases that any version has, one step in the index for each."""
+    last = ""
+    while (last := connection.execute(sa.select(sa.func.min(_v.base)).where(_v.base > last)).scalar() or "") != "":
+        yield last
+
+
 def add_version(connection: Connection, task_id: int, added: Version) -> int:
     """Insert a new version and its tags, and return its id; its card must be there."""
     card = added.card
@@ -162,6 +191,20 @@ def origin_of(connection: Connection, tenant: str, ref: Ref) -> Origin | None:
     this = (_t.tenant == tenant, _t.name == ref.task, _v.number == ref.number)
     row = connection.execute(sa.select(tables.origins).select_from(_of_version).where(*this)).first()
     return None if row is None else Origin(row.run, json.loads(row.task_file), json.loads(row.data))
+
+
+def serving_wishes(connection: Connection, base: str) -> list[tuple[str, Any]]:
+    """Of the bases at an address: what each tenant's tasks mean by their bare names, and the `serving:` block of the task
+    file that it was trained from, where there is one."""
+    alias = sa.and_(_a.task_id == _t.id, _a.name == PRODUCTION)
+    meant = sa.and_(_v.task_id == _t.id, _v.number == sa.func.coalesce(_a.number, _t.newest))
+    joined = tables.tasks.outerjoin(tables.aliases, alias).join(tables.versions, meant)
+    joined = joined.join(tables.origins, _o.version_id == _v.id)
+    same = sa.select(_v.fingerprint).where(_v.base.in_({base, os.path.abspath(base)})).scalar_subquery()
+    statement = sa.select(_t.name, _v.number, _o.task_file).select_from(joined).order_by(_t.name, _t.tenant)
+    said = _o.task_file.contains('"serving": ')
+    rows = connection.execute(statement.where(~_v.deleted, _v.fingerprint.in_(same), said))
+    return [(f"{row.name}@{row.number}", json.loads(row.task_file).get("serving")) for row in rows]
 
 
 def published_by(connection: Connection, run: str, tenant: str, task: str) -> Ref | None:

@@ -11,12 +11,13 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
 from softprompt.errors import LibraryError
-from softprompt.names import Ref, check_digest, check_tags, check_task, check_tenant, parse_ref
+from softprompt.names import Ref, base_name, check_digest, check_tags, check_task, check_tenant, parse_ref
 from softprompt.prompts.card import Card
 from softprompt.registry import aliases, queries, tables
 from softprompt.registry.aliases import Aliases
@@ -131,6 +132,11 @@ class Registry:
             number = queries.find(connection, self.tenant, requested, deleted=True).number
             return queries.origin_of(connection, self.tenant, Ref(requested.task, number=number))
 
+    def serving_wishes(self, base: str) -> list[tuple[str, Any]]:
+        """How the served prompts of a base wish to be served, whatever the tenant; see `queries.serving_wishes`."""
+        with self.database.read() as connection:
+            return queries.serving_wishes(connection, base)
+
     def owns(self, digest: str) -> bool:
         """Whether a version of this tenant, deleted or not, has this digest."""
         statement = sa.select(_v.id).join(tables.tasks, _v.task_id == _t.id)
@@ -159,6 +165,21 @@ class Registry:
         with self.database.read() as connection:
             return [BaseCount(row.base, row.fingerprint, row.tasks) for row in connection.execute(statement)]
 
+    def check_names(self, tasks: Iterable[str], base: str) -> None:
+        """Refuse tasks that requests could not name, before anything is made for them; see `queries.refuse_hidden`.
+
+        Raises:
+            NameRefused: one of them is hidden by a base or by `auto`, or the base, given by its name, would hide a task.
+        """
+        with self.database.read() as connection:
+            queries.refuse_hidden(connection, self.tenant, tasks, base)
+
+    def tasks_named(self, names: Iterable[str]) -> set[tuple[str, str]]:
+        """Tenant and name of every task with a live version that has one of these names, whatever the tenant."""
+        statement = sa.select(_t.tenant, _t.name).where(_t.name.in_(list(names)), _t.live > 0)
+        with self.database.read() as connection:
+            return {(row.tenant, row.name) for row in connection.execute(statement)}
+
     def publish(
         self,
         prompts: Sequence[tuple[Card, str]],
@@ -178,17 +199,18 @@ class Registry:
         store. `also` is called last, in the same transaction: where it raises, nothing is published.
 
         Raises:
-            NameRefused: a task or a tag is no name.
+            NameRefused: a task or a tag is no name, or a task has a name that requests have another meaning for.
             LibraryError: the run of an origin has published another task.
             RegistryError: the database fails; nothing is changed.
         """
-        for card, digest in prompts:
-            check_task(card.task)
+        for _, digest in prompts:
             check_digest(digest)
         checked_tags = check_tags(tags)
         kept = [None] * len(prompts) if origins is None else origins
         at = now()
         with self.database.write() as connection:
+            for name in {base_name(base), *(card.base for card, _ in prompts)}:
+                queries.refuse_hidden(connection, self.tenant, [card.task for card, _ in prompts], name)
             # Digests before tasks, and each in order: writers who lock alike can never wait for each other in a ring.
             for digest in sorted({digest for _, digest in prompts}):
                 self.database.lock_digest(connection, digest)

@@ -14,6 +14,7 @@ import numpy as np
 from softprompt.engines.protocol import Embedding, EmbedJob, Job, Result
 from softprompt.errors import EngineError, SoftPromptError
 from softprompt.model.embedding import shorten, single_tokens
+from softprompt.serving.changes import AWAY_S, PATIENCE_S
 from softprompt.serving.residents import Residents
 from softprompt.serving.router import Centroids, Floats, Route, Router, direction_of
 
@@ -27,7 +28,9 @@ class _Tenant:
     centroids: Centroids
     refreshing: asyncio.Task[Router] | None = None
     refreshed_at: float = -math.inf
-    """When its router was last brought up to date."""
+    """When its router was last right."""
+    failed_at: float = -math.inf
+    """When bringing it up to date last failed, or took too long."""
 
 
 class AutoRouter:
@@ -66,17 +69,25 @@ class AutoRouter:
         return router.choose([direction_of(embedding, origin_D) for embedding in embeddings], self._threshold)
 
     async def _router(self, tenant: str) -> Router:
-        """The tenant's router as it is known, and a new one on the way where it is due; the first is waited for."""
+        """The tenant's router, right a moment ago at the latest. While requests come it is brought up to date ahead of time;
+        after a pause the first one waits. Where the library is away, it is as it was."""
         if tenant not in self._tenants:
             library = self._residents.tenant_library(tenant)
             self._tenants[tenant] = _Tenant(Centroids(library, self._residents.base.fingerprints))
         known = self._tenants[tenant]
-        first = known.refreshed_at == -math.inf
-        if known.refreshing is None and time.monotonic() - known.refreshed_at >= self._fresh_s:
+        now = time.monotonic()
+        age = now - known.refreshed_at
+        if known.refreshing is None and age >= self._fresh_s / 2:
             known.refreshing = asyncio.create_task(asyncio.to_thread(known.centroids.refresh))
-            known.refreshing.add_done_callback(lambda task: _refreshed(known, task))
-        if first and known.refreshing is not None:
-            return await asyncio.shield(known.refreshing)
+            known.refreshing.add_done_callback(lambda task: _refreshed(known, task, now))
+        first = known.refreshed_at == -math.inf
+        if known.refreshing is not None and age >= self._fresh_s and now - known.failed_at >= AWAY_S:
+            try:
+                return await asyncio.wait_for(asyncio.shield(known.refreshing), None if first else PATIENCE_S)
+            except (TimeoutError, SoftPromptError):
+                if first:
+                    raise
+                known.failed_at = time.monotonic()
         return known.centroids.router
 
     async def _origin(self) -> Floats:
@@ -105,14 +116,14 @@ class AutoRouter:
         return embeddings
 
 
-def _refreshed(known: _Tenant, task: asyncio.Task[Router]) -> None:
+def _refreshed(known: _Tenant, task: asyncio.Task[Router], began: float) -> None:
     known.refreshing = None
     if task.cancelled():
         return
     error = task.exception()
-    if error is not None and known.refreshed_at == -math.inf:  # whoever waits for it gets the error
-        return
-    known.refreshed_at = time.monotonic()
-    if error is not None:  # an older router is there; nobody waits for this one
+    if error is None:
+        known.refreshed_at, known.failed_at = began, -math.inf
+    elif known.refreshed_at > -math.inf:  # an older router is there; else whoever waits for this one gets the error
+        known.failed_at = time.monotonic()
         level = logging.WARNING if isinstance(error, SoftPromptError) else logging.ERROR
         _LOG.log(level, "the tasks of `auto` may be out of date: %s", error)

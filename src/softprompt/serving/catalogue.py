@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
+from collections.abc import Container
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from softprompt.errors import FingerprintMismatch
-from softprompt.names import parse_ref
+from softprompt.errors import FieldError, FingerprintMismatch
+from softprompt.names import AUTO, parse_ref
 from softprompt.registry.listing import Filters
 from softprompt.serving.answers import ModelRow
 from softprompt.serving.router import default_versions
@@ -15,6 +17,7 @@ from softprompt.serving.router import default_versions
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
+    from softprompt.serving.changes import Changes
 
 
 def system_fingerprint(fingerprint: str, digest: str) -> str:
@@ -27,8 +30,43 @@ def base_row(base: FrozenBase) -> ModelRow:
     return ModelRow(base.name, None, None, (), {}, 0, system_fingerprint(base.fingerprint, ""))
 
 
-def list_models(library: Library, base: FrozenBase) -> list[ModelRow]:
-    """The tasks that have versions on a base, by name.
+class Hidden:
+    """Tasks of a library of before that have the name of the served base, or `auto`: a request that says it could mean
+    either, and is refused. New tasks cannot be called so."""
+
+    def __init__(self, library: Library, base: str, changes: Changes) -> None:
+        """Look for tasks called like a base, or `auto`, in the library of all tenants."""
+        self._library, self._changes = library, changes
+        self.names = (AUTO, base)
+        self._known: set[tuple[str, str]] = set()
+        self._number = 0
+
+    def find(self) -> set[tuple[str, str]]:
+        """Tenant and name of each, as the registry has them now.
+
+        Raises:
+            RegistryError: the registry fails.
+        """
+        return self._library.registry.tasks_named(self.names)
+
+    async def refuse(self, tenant: str, model: str) -> None:
+        """Raises `FieldError` where a tenant has a task that a request cannot name. Waits for no registry that is away."""
+        if "/" in model:  # which no task has in its name
+            return
+        if not (self._changes.fresh() or self._changes.away):
+            await asyncio.to_thread(self._changes.settle)
+        if (number := self._changes.number) != self._number and not self._changes.away:
+            self._known, self._number = await asyncio.to_thread(self.find), number
+        if (tenant, model) in self._known:
+            other = "lets the input choose the task" if model == AUTO else "is the base's name"
+            raise FieldError(
+                f"{model!r} {other}, and a task has that name, too; say {model}@N, with the number of a version, to name it",
+                "model",
+            )
+
+
+def list_models(library: Library, base: FrozenBase, hidden: Container[str] = ()) -> list[ModelRow]:
+    """The tasks that have versions on a base, by name; those that their bare names do not mean as `task@N`.
 
     Raises:
         RegistryError: the registry fails.
@@ -46,7 +84,7 @@ def list_models(library: Library, base: FrozenBase) -> list[ModelRow]:
         last = default if served else found[-1]
         rows.append(
             ModelRow(
-                id=task,
+                id=f"{task}@{last.version}" if task in hidden else task,
                 task=task,
                 version=default.version if served else None,
                 versions=tuple(entry.version for entry in found),

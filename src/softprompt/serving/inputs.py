@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softprompt.errors import ContextError, DataError
+from softprompt.errors import ContextError, DataError, FieldError
 from softprompt.tasks.values import text_of
 
 if TYPE_CHECKING:
@@ -48,6 +48,18 @@ def check_text(text: str, what: str, *, blank: bool = False) -> None:
     except UnicodeEncodeError as error:
         shown = text[max(0, error.start - 20) : error.end + 20]
         raise DataError(f"{what} is not valid Unicode text (near {shown!r}); send UTF-8") from None
+
+
+def check_ids(base: FrozenBase, ids: Sequence[int], what: str) -> None:
+    """Refuse token ids that the base has no embedding for, whether a client gave them or its tokenizer.
+
+    Raises:
+        DataError: there is one.
+    """
+    size = int(base.embedding.weight.shape[0])
+    wrong = next((token for token in ids if not 0 <= token < size), None)
+    if wrong is not None:
+        raise DataError(f"{what}: token id {wrong} is not in the vocabulary of {base.name}: 0 to {size - 1}")
 
 
 def check_room(base: FrozenBase, prompt: int, length: int, max_tokens: int) -> None:
@@ -105,6 +117,8 @@ def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) ->
         check_text(text, f"an input for task {form.task!r}")
     rows = [form.row_of(text) for text in texts]
     together = encode(rows)
+    for text, ids in zip(texts, together.ids, strict=True):
+        check_ids(base, ids, f"the input {text[:60]!r}")
     if not together.truncated:
         return [EncodedInput(tuple(ids), False) for ids in together.ids]
     return [EncodedInput(tuple(alone.ids[0]), alone.truncated > 0) for alone in (encode([row]) for row in rows)]
@@ -117,6 +131,21 @@ def raw_input(text: str) -> str:
         with suppress(ValueError, RecursionError):
             row = json.loads(text)
     return "\n".join(str(value) for value in row.values()) if isinstance(row, dict) and row else text
+
+
+def chat_input(messages: Sequence[Message], *, conversation: bool = False) -> str:
+    """What a task reads of a chat: the last message, which must be the user's; for a task that was tuned on whole
+    conversations all messages, joined by newlines. The words of other roles are no part of the input otherwise.
+
+    Raises:
+        FieldError: the last message is another's, or has no text.
+    """
+    last = messages[-1] if messages else None
+    if last is None or last.role != "user":
+        ends = f"the last message is of the role {last.role!r}" if last is not None else "there is no message"
+        raise FieldError(f"messages: {ends}; a task reads the last message of the user: end with it", "messages")
+    check_text(last.content, "the last message of the user")
+    return "\n".join(message.content for message in messages) if conversation else last.content
 
 
 def chat_text(base: FrozenBase, messages: Sequence[Message]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,6 +15,9 @@ from prometheus_client.registry import Collector
 from softprompt.engines.protocol import EngineStatus
 from softprompt.serving.residents import ResidentsStatus
 
+if TYPE_CHECKING:
+    from softprompt.serving.resident import Resident
+
 Kind = Literal["completion", "chat", "classify"]
 
 UNKNOWN, OTHER, BASE = "(unknown)", "(other)", "(base)"
@@ -20,13 +25,20 @@ UNKNOWN, OTHER, BASE = "(unknown)", "(other)", "(base)"
 
 _FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _TOTAL = (*_FIRST, 60, 120, 300)
+_SWAP = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.1, 1)
+
+TELL_S = 60.0
+"""Seconds between two warnings of one kind."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class Monitor:
     """Counts what tasks do. Only tasks that exist are told apart, and only so many, so that names cannot fill the memory."""
 
-    def __init__(self, *, max_tasks: int = 200) -> None:
-        """Count at most `max_tasks` tasks apart."""
+    def __init__(self, *, max_tasks: int = 200, clock: Callable[[], float] = time.monotonic) -> None:
+        """Count at most `max_tasks` tasks apart; warnings come now and then, by `clock`."""
+        self._clock = clock
         self.registry = CollectorRegistry()
         self.max_tasks = max_tasks
         self._known: set[tuple[str, str]] = set()
@@ -44,6 +56,31 @@ class Monitor:
         self.output_tokens = counter("output_tokens", "Tokens generated.")
         self.first_token = histogram("first_token_seconds", "Seconds until the first token, or the labels' scores.", _FIRST)
         self.total = histogram("request_seconds", "Seconds until the whole answer.", _TOTAL)
+
+        self.swap = Histogram(
+            "softprompt_swap_seconds", "Seconds from the name of a prompt in memory to its vectors.", buckets=_SWAP,
+            registry=self.registry,
+        )  # fmt: skip
+        self.slow_swaps = counter("swaps_over_budget", "Swaps slower than their task file's swap_latency_budget_ms.")
+        self._untold = 0
+        self._tell_after = -math.inf
+
+    def swapped(self, tenant: str, resident: Resident, seconds: float) -> None:
+        """A prompt in memory was found; too slowly, where its task file has a bound: then it is counted, and told now and
+        then."""
+        self.swap.observe(seconds)
+        budget_ms = resident.wishes.swap_latency_budget_ms
+        if budget_ms is None or 1000 * seconds <= budget_ms:
+            return
+        self.slow_swaps.labels(*self.labels(tenant, resident.task)).inc()
+        self._untold += 1
+        if (now := self._clock()) >= self._tell_after:
+            _LOG.warning(
+                "%d swaps took longer than their task files' swap_latency_budget_ms, the last one %.3f ms, to %s, which has "
+                "%g ms; softprompt_swap_seconds of /metrics counts all",
+                self._untold, 1000 * seconds, resident.ref, budget_ms,
+            )  # fmt: skip
+            self._untold, self._tell_after = 0, now + TELL_S
 
     def begin(self, tenant: str, kind: Kind) -> Watch:
         """Begin to watch a request."""

@@ -5,12 +5,17 @@ Shapes: P virtual tokens, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from softprompt.engines.protocol import Vectors
 from softprompt.errors import FingerprintMismatch
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.config import ServingConfig
 from softprompt.tasks.form import Form
 
 if TYPE_CHECKING:
@@ -20,6 +25,11 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
     from softprompt.model.label_scores import Labels
     from softprompt.registry.records import Version
+
+_LOG = logging.getLogger(__name__)
+
+CHATS = "{prompt}\nAnswer:"
+"""The template that uploads of chats get where the request has none."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +44,20 @@ class Resident:
     """In the base's dtype, on its device."""
     labels: Labels | None
     """Token ids of the form's labels; None for a task that generates."""
+    wishes: ServingConfig = field(default_factory=ServingConfig)
+    """How its task file wishes it to be served."""
 
     @property
     def ref(self) -> str:
         """What names this version for good: `task@3`."""
         return f"{self.task}@{self.version}"
+
+    @property
+    def reads_conversations(self) -> bool:
+        """Whether it was tuned on whole chats, as uploads of `messages` are."""
+        if self.wishes.chat_input is None:
+            return self.form.input.text == CHATS  # tuned before that was kept
+        return self.wishes.chat_input == "conversation"
 
     @property
     def tensor(self) -> Tensor:
@@ -66,9 +85,29 @@ def load_resident(library: Library, version: Version, base: FrozenBase) -> Resid
             f"with fingerprint {base.fingerprint} is served; ask for a version on this base, or serve the other one"
             f"{version.card.adapter_hint}"
         )
+    wishes = wishes_of(library, version)
     prompt = SoftPrompt.from_bytes(library.read(version), digest=version.digest)
     prompt.check_base(base)
     form = Form.of_card(prompt.card)
     vectors = Vectors(version.digest, prompt.vectors_PD.to(base.device, base.dtype))
     labels = form.encode_labels(base) if form.labels else None
-    return Resident(version.task, version.number, version.digest, form, vectors, labels)
+    return Resident(version.task, version.number, version.digest, form, vectors, labels, wishes)
+
+
+def wishes_of(library: Library, version: Version) -> ServingConfig:
+    """The `serving:` block of the task file that a version was trained from.
+
+    Raises:
+        RegistryError: the registry fails.
+    """
+    origin = library.registry.origin(version.ref)
+    return ServingConfig() if origin is None else read_wishes(version.ref, origin.task_file)
+
+
+def read_wishes(ref: str, task_file: Mapping[str, Any]) -> ServingConfig:
+    """The `serving:` block of a resolved task file; nothing where it cannot be read, which the log says."""
+    try:
+        return ServingConfig.model_validate(task_file.get("serving") or {})
+    except ValidationError as error:
+        _LOG.warning("the serving: block of %s cannot be read, and goes by the defaults: %s", ref, error.errors()[0]["msg"])
+        return ServingConfig()

@@ -1,14 +1,17 @@
 """Residents: prompts in memory, ready to serve, by reference, for one base and all tenants of a library.
 
-A prompt that is there is given at once, as it is. When the registry has not been asked for a while, it is asked in the
-background, once for all prompts: has anything changed at all? Only after a change is each reference looked up again, the
-next time it is asked for; and what replaces a prompt is read and checked whole before it takes the place.
+A prompt that is there is given at once while the registry's last word is fresh: nothing had changed at all. One question
+serves for all prompts. While requests come it is asked ahead of time, and nobody waits for it; after a pause the first
+request does. After a change each reference is looked up again before it answers, and what replaces a prompt is read and
+checked whole before it takes the place. So nothing answers that was out of date when the question was asked, except while
+the registry or the store cannot be reached: then what is there answers, after a short wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -19,9 +22,10 @@ from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
 
-from softprompt.errors import EngineError, NotFound
+from softprompt.errors import ConfigError, EngineError, LibraryError, NotFound, PromptFileError, StoreError
 from softprompt.names import parse_ref
-from softprompt.serving.resident import Resident, load_resident
+from softprompt.serving.changes import AWAY_S, PATIENCE_S, Changes
+from softprompt.serving.resident import Resident, load_resident, wishes_of
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from softprompt.registry.records import Version
 
 _LOG = logging.getLogger(__name__)
-_LOADERS, _CHECKERS = 8, 2
+_LOADERS = 8
 
 Key = tuple[str, str]
 """Tenant and reference."""
@@ -43,10 +47,10 @@ class ResidentsStatus:
     bytes: int
     hits: int
     misses: int
-    """Requests that had to wait for the library."""
+    """Requests whose prompt had to be fetched."""
     evictions: int
     failures: int
-    """Checks in the background that failed, so that a prompt stayed which may be out of date."""
+    """Checks that failed or took too long, so that a prompt stayed which may be out of date."""
 
 
 @dataclass(eq=False)
@@ -56,8 +60,7 @@ class _Entry:
     resident: Resident
     asked: int
     """The change of the registry that it is known to be after."""
-    checking: bool = False
-    not_before: float = 0.0
+    not_before: float = -math.inf
     """When a check that failed may be tried again."""
 
 
@@ -73,6 +76,10 @@ class Residents:
         max_prompts: int,
         fresh_s: float = 1.0,
         most_unknown: int = 1024,
+        patience_s: float = PATIENCE_S,
+        away_s: float = AWAY_S,
+        clock: Callable[[], float] = time.monotonic,
+        swapped: Callable[[str, Resident, float], None] | None = None,
     ) -> None:
         """Keep prompts of a library and of its other tenants.
 
@@ -81,24 +88,29 @@ class Residents:
             max_prompts: bound on the distinct prompts held.
             fresh_s: seconds for which the registry's last word holds.
             most_unknown: bound on the names remembered that mean nothing.
+            patience_s: seconds that a request whose prompt is there waits for a check.
+            away_s: seconds after a failed check in which none is waited for.
+            clock: seconds that never go back.
+            swapped: told the tenant, the prompt and the seconds of each `aget` of one that is there.
         """
+        self._swapped = swapped
         self.library, self.base = library, base
         self.max_bytes, self.max_prompts, self.fresh_s = max_bytes, max_prompts, fresh_s
+        self._clock = clock
         self._lock = threading.Lock()
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._holders: dict[str, set[Key]] = {}  # by digest: references to one prompt share its vectors
         self._bytes = 0
         self._loading: dict[Key, Future[Resident]] = {}
-        self._unknown: TTLCache[Key, str] = TTLCache(most_unknown, fresh_s)
+        self._unknown: TTLCache[Key, str] = TTLCache(most_unknown, fresh_s, timer=clock)
         self._libraries: dict[str, Library] = {library.tenant: library}
-        # Apart, so that checks of what is there, which nobody waits for, never hold up loads, which somebody does.
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="residents-load")
-        self._checkers = ThreadPoolExecutor(_CHECKERS, thread_name_prefix="residents-check")
-        self._state: tuple[int, int] | None = None
-        self._change = 0
-        self._asking = False
-        self._ask_after = 0.0
+        self.changes = Changes(
+            library.registry, fresh_s=fresh_s, patience_s=patience_s, away_s=away_s, clock=clock, failed=self._report
+        )
+        """Of the registry, seen by requests."""
         self._hits = self._misses = self._evictions = self._failures = 0
+        self._late = StoreError(f"nothing came within {patience_s:g} s")
 
     def get(self, ref: str, tenant: str | None = None) -> Resident:
         """The prompt that `task`, `task@3` or `task@alias` means, loaded where it is not there.
@@ -111,16 +123,37 @@ class Residents:
             FingerprintMismatch, StoreError, PromptFileError, RegistryError: as :func:`load_resident`.
         """
         key = (tenant or self.library.tenant, ref)
-        return self._find(key) or self._load(key).result()
+        there, entry = self._find(key)
+        if there is not None:
+            return there
+        loading = self._load(key)
+        try:
+            return loading.result(self.changes.patience_s if entry else None)
+        except TimeoutError:
+            if entry is None or loading.done():
+                raise
+            return self._stay(key, entry, self._late)
 
     async def aget(self, ref: str, tenant: str | None = None) -> Resident:
         """The same without holding up the event loop."""
         key = (tenant or self.library.tenant, ref)
-        if (found := self._find(key)) is not None:
-            return found
+        began = time.perf_counter()
+        there, entry = self._find(key)
+        if there is None:
+            there = await self._await(key, entry)
+        if entry is not None and self._swapped is not None:
+            self._swapped(key[0], there, time.perf_counter() - began)
+        return there
+
+    async def _await(self, key: Key, entry: _Entry | None) -> Resident:
         loaded = asyncio.wrap_future(self._load(key))
         loaded.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio logs it as never seen
-        return await asyncio.shield(loaded)  # others may wait for the same load
+        try:  # others may wait for the same load
+            return await asyncio.wait_for(asyncio.shield(loaded), self.changes.patience_s if entry else None)
+        except TimeoutError:
+            if entry is None or loaded.done():
+                raise
+            return await asyncio.to_thread(self._stay, key, entry, self._late)
 
     def status(self) -> ResidentsStatus:
         """How things stand now."""
@@ -136,37 +169,29 @@ class Residents:
             return self._libraries[tenant]
 
     def close(self) -> None:
-        """Stop the threads, once what they do is done."""
-        for pool in (self._checkers, self._loaders):
-            pool.shutdown(wait=True, cancel_futures=True)
+        """Stop the threads, once what they do is done. What is there is still served."""
+        self.changes.close()
+        self._loaders.shutdown(wait=True, cancel_futures=True)
 
-    def _find(self, key: Key) -> Resident | None:
-        """What is there, and whatever check is due begun."""
-        now = time.monotonic()
+    def _find(self, key: Key) -> tuple[Resident | None, _Entry | None]:
+        """What is there and may answer at once; and what is there at all."""
+        fresh, away = self.changes.fresh(), self.changes.away
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
-                return None
-            self._hits += 1
+                return None, None
             self._entries.move_to_end(key)
-            if now >= self._ask_after and not self._asking:
-                self._asking = True
-                self._start(self._ask, key)
-            elif entry.asked != self._change and not entry.checking and now >= entry.not_before:
-                entry.checking = True
-                self._start(self._check, key, entry)
-            return entry.resident
-
-    def _start(self, work: Callable[..., None], *about: object) -> None:
-        try:
-            self._checkers.submit(work, *about)
-        except RuntimeError:  # closed: what is there is still served
-            _LOG.debug("residents are closed, and no check begins")
+            if away or (fresh and (entry.asked == self.changes.number or self._clock() < entry.not_before)):
+                self._hits += 1
+                return entry.resident, entry
+            return None, entry
 
     def _load(self, key: Key) -> Future[Resident]:
         parse_ref(key[1])  # what cannot be a name is neither looked for nor remembered
         with self._lock:
-            self._misses += 1
+            there = key in self._entries
+            self._hits += there
+            self._misses += not there
             if (message := self._unknown.get(key)) is not None:
                 raise NotFound(message)
             if key not in self._loading:
@@ -177,24 +202,45 @@ class Residents:
             return self._loading[key]
 
     def _load_now(self, key: Key) -> Resident:
-        if self._state is None:  # or the first answer of the registry would count as a change
-            self._ask(key)
-        asked = self._change  # taken first: whatever changes from here on makes the entry one to be checked
+        """What a reference means now, put in place where it is not there."""
         try:
-            library = self.tenant_library(key[0])
-            try:
-                version = library.registry.resolve(key[1])
-            except NotFound as error:
-                with self._lock:
-                    self._unknown[key] = str(error)
-                raise
-            resident = self._ready(library, version)
             with self._lock:
-                self._put(key, _Entry(resident, asked))
-            return resident
+                entry = self._entries.get(key)
+            known = self.changes.settle()
+            asked = self.changes.number  # before the look-up: whatever changes from here on is looked at again
+            if entry is None:
+                return self._look_up(key, asked, None)
+            if not known or entry.asked == asked:
+                return entry.resident
+            try:
+                return self._look_up(key, asked, entry.resident)
+            except NotFound:
+                with self._lock:
+                    self._drop(key, entry)
+                raise
+            except Exception as error:  # damaged, of another base, store or registry down
+                return self._stay(key, entry, error)
         finally:
             with self._lock:
                 self._loading.pop(key, None)
+
+    def _look_up(self, key: Key, asked: int, there: Resident | None) -> Resident:
+        """Resolve a reference and put in place what it means; `there` is what stands there."""
+        library = self.tenant_library(key[0])
+        try:
+            version = library.registry.resolve(key[1])
+        except NotFound as error:
+            with self._lock:
+                self._unknown[key] = str(error)
+            raise
+        if there is None or (version.digest, version.number) != (there.digest, there.version):
+            try:
+                there = self._ready(library, version)
+            except (NotFound, ConfigError) as error:  # of its bytes, its labels: nothing that a request could mend
+                raise PromptFileError(str(error)) from error
+        with self._lock:
+            self._put(key, _Entry(there, asked))
+        return there
 
     def _ready(self, library: Library, version: Version) -> Resident:
         """A version's prompt: the one that is there under another name, or else loaded."""
@@ -203,54 +249,23 @@ class Residents:
             shared = self._entries[holder].resident if holder else None
         if shared is None or version.fingerprint not in self.base.fingerprints:
             return load_resident(library, version, self.base)
-        return replace(shared, task=version.task, version=version.number)
+        wishes = wishes_of(library, version)
+        return replace(shared, task=version.task, version=version.number, wishes=wishes)
 
-    def _ask(self, key: Key) -> None:
-        """Ask the registry whether anything changed; then look `key` up again where a change came since it was looked up."""
-        began = time.monotonic()
+    def _stay(self, key: Key, entry: _Entry, error: Exception) -> Resident:
+        """The prompt that is there, in the place of one that cannot be had. Raises the error where it was deleted since."""
+        ref = entry.resident.ref
         try:
-            state: tuple[int, int] | None = self.library.registry.state()
-        except Exception as error:
-            self._report("the registry cannot be asked", error)
-            state = self._state
-        with self._lock:
-            self._asking = False
-            self._ask_after = began + self.fresh_s
-            if state != self._state:
-                self._state = state
-                self._change += 1
-            entry = self._entries.get(key)
-            if entry is not None and (entry.asked == self._change or entry.checking or began < entry.not_before):
-                entry = None
-            if entry is not None:
-                entry.checking = True
-        if entry is not None:
-            self._check(key, entry)
-
-    def _check(self, key: Key, entry: _Entry) -> None:
-        """Look a reference up again and put in place what it means now."""
-        asked = self._change
-        fresh: _Entry | None = None
-        try:
-            library = self.tenant_library(key[0])
-            try:
-                version = library.registry.resolve(key[1])
-            except NotFound:
-                with self._lock:
-                    self._drop(key, entry)
-                return
-            resident = entry.resident
-            if (version.digest, version.number) != (resident.digest, resident.version):
-                resident = self._ready(library, version)
-            fresh = _Entry(resident, asked)
-        except Exception as error:  # damaged, of another base, store or registry down: the old one stays
-            entry.not_before = time.monotonic() + self.fresh_s
-            self._report(f"{key[1]!r} of tenant {key[0]!r} stays at {entry.resident.ref}", error)
-        finally:
+            self.changes.ask(lambda: self.tenant_library(key[0]).registry.resolve(ref))
+        except NotFound:
             with self._lock:
-                entry.checking = False
-                if fresh is not None and self._entries.get(key) is entry:  # else evicted since
-                    self._put(key, fresh)
+                self._drop(key, entry)
+            raise error from None
+        except (LibraryError, TimeoutError, RuntimeError):  # the registry is away, too, or all is closed
+            _LOG.debug("whether %s is deleted is not known", ref)
+        entry.not_before = self._clock() + self.changes.away_s
+        self._report(f"{key[1]!r} of tenant {key[0]!r} stays at {ref}", error)
+        return entry.resident
 
     def _report(self, what: str, error: Exception) -> None:
         _LOG.warning("%s: %s: %s", what, type(error).__name__, error)

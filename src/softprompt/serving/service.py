@@ -21,10 +21,20 @@ from softprompt.engines.protocol import (
     Vectors,
 )
 from softprompt.errors import ConfigError, DataError, EngineError
+from softprompt.names import AUTO
 from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
-from softprompt.serving.catalogue import base_row, find_model, list_models, system_fingerprint
-from softprompt.serving.inputs import chat_text, check_room, check_text, encode_inputs, fill_template, raw_input
+from softprompt.serving.catalogue import Hidden, base_row, find_model, list_models, system_fingerprint
+from softprompt.serving.inputs import (
+    chat_input,
+    chat_text,
+    check_ids,
+    check_room,
+    check_text,
+    encode_inputs,
+    fill_template,
+    raw_input,
+)
 from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.resident import Resident
 from softprompt.serving.residents import Residents
@@ -34,9 +44,6 @@ from softprompt.serving.stream import Stream, deliver_to, unexpected
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
-
-AUTO = "auto"
-"""The model that stands for the task nearest to the input. A task of this name is still reached as `auto@1`."""
 
 _INLINE = 2000
 """Characters that are tokenised on the event loop, in well under a millisecond; more go to a thread."""
@@ -89,20 +96,26 @@ class AsyncService:
             threshold: nearness below which `auto` abstains; by default one that was measured.
         """
         self.base, self.base_name, self.fingerprint = base, base.name, base.fingerprint
-        self.residents = Residents(library, base, max_bytes=max_bytes, max_prompts=max_prompts, fresh_s=fresh_s)
         self.engine, self.monitor = engine, Monitor()
+        self.residents = Residents(
+            library, base, max_bytes=max_bytes, max_prompts=max_prompts, fresh_s=fresh_s, swapped=self.monitor.swapped
+        )
         self._auto = AutoRouter(
             self.residents, self._results, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s
         )
+        self.hidden = Hidden(library, base.name, self.residents.changes)
         self.monitor.watch(engine.status, self.residents.status)
 
     async def models(self, tenant: str) -> list[ModelRow]:
         """The base, and a tenant's tasks that have versions on it, by name."""
-        rows = await asyncio.to_thread(list_models, self.residents.tenant_library(tenant), self.base)
+        library = self.residents.tenant_library(tenant)
+        rows = await asyncio.to_thread(list_models, library, self.base, self.hidden.names)
         return [base_row(self.base), *rows]
 
     async def model(self, tenant: str, name: str) -> ModelRow:
         """One model, by any name that requests may use but `auto`."""
+        if name in self.hidden.names:
+            await self.hidden.refuse(tenant, name)
         if name == self.base_name:
             return base_row(self.base)
         return await asyncio.to_thread(find_model, self.residents.tenant_library(tenant), self.base, name)
@@ -122,7 +135,8 @@ class AsyncService:
     async def chat(
         self, tenant: str, model: str, messages: Sequence[Message], sampling: Sampling, *, own_bound: bool = False
     ) -> Completion:
-        """Answer a conversation: through the task's template, or for the base its tokenizer's chat template.
+        """Answer a conversation: its last message through the task's template, or for the base all of it through its
+        tokenizer's chat template.
 
         A task with labels answers with the likeliest. With `own_bound` a task that generates keeps to its own bound, and
         `sampling.max_tokens` counts for the base alone, as far as there is room.
@@ -134,15 +148,16 @@ class AsyncService:
     ) -> Stream:
         """The same piece by piece."""
         async with self._watched(tenant, "chat") as watch:
-            joined = "\n".join(message.content for message in messages)
-            check_text(joined, "the conversation")
-            raw = await self._raw_inputs([joined]) if model == AUTO else []
+            raw = await self._raw_inputs([chat_input(messages)]) if model == AUTO else []
             target = await self._choose(tenant, model, raw, watch)
             resident = target.resident
             if resident is None:
+                check_text("\n".join(message.content for message in messages), "the conversation")
                 ids = await self._raw_ids(chat_text(self.base, messages))
             else:
-                ids = await self._raw_ids(fill_template(resident.form, joined))
+                given = chat_input(messages, conversation=resident.reads_conversations)
+                check_text(given, "the conversation")
+                ids = await self._raw_ids(fill_template(resident.form, given))
                 if resident.labels is not None:
                     if sampling.logprobs is not None:
                         raise ConfigError(
@@ -206,12 +221,9 @@ class AsyncService:
             (ids,) = await self._off_loop(len(given), lambda: self.base.encode([given]))
         else:
             ids = list(given)
-            size = int(self.base.embedding.weight.shape[0])
-            wrong = next((token for token in ids if not 0 <= token < size), None)
-            if wrong is not None:
-                raise DataError(f"token id {wrong} is not in the vocabulary of {self.base_name}: 0 to {size - 1}")
         if not ids:
             raise DataError("the input has no tokens; give some text")
+        check_ids(self.base, ids, "the input")
         return tuple(ids)
 
     async def _raw_inputs(self, inputs: Sequence[str]) -> list[tuple[int, ...]]:
@@ -221,6 +233,8 @@ class AsyncService:
     async def _choose(self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch) -> _Target:
         """What `model` means; for `auto`, by the raw inputs."""
         routed = None
+        if model in self.hidden.names:
+            await self.hidden.refuse(tenant, model)
         if model == self.base_name:
             watch.found(None)
             return _Target(None, None)

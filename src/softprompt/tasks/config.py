@@ -73,17 +73,20 @@ class DataConfig(_Strict):
 
 
 class ServingConfig(_Strict):
-    """How a prompt wishes to be served: checked, so that a file that says it is taken as it stands. `softprompt serve` goes
-    by its own options, since one server has the prompts of many files."""
+    """How a prompt wishes to be served. One server has the prompts of many files: `softprompt serve` goes by what they say
+    where its own options are silent, and warns where it cannot."""
 
     base_model_device: str | None = None
     """Device of the base, such as `cuda:0`."""
-    prompt_cache_size: int = Field(default=100, ge=1)
+    prompt_cache_size: int | None = Field(default=None, ge=1)
     """How many prompts stay in memory."""
     prompt_storage: str | None = None
     """URL of the store."""
-    swap_latency_budget_ms: float = Field(default=0.1, gt=0)
-    """Time that a swap of resident prompts may take."""
+    swap_latency_budget_ms: float | None = Field(default=None, gt=0)
+    """Time that a swap to this prompt, from its name to its vectors in memory, may take."""
+    chat_input: Literal["last_user_message", "conversation"] | None = None
+    """What of a chat is the input: the last message of the user, which is the default, or for prompts that were tuned on
+    whole conversations all messages, joined by newlines."""
 
 
 class TaskConfig(_Strict):

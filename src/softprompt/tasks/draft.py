@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from softprompt.errors import ConfigError, DataError
-from softprompt.names import LONGEST_NAME, check_task
+from softprompt.names import LONGEST_NAME, check_new_task
 from softprompt.tasks.rows import Row, read_rows
 
 _ANSWERS = ("label", "labels", "category", "class", "intent", "sentiment", "target", "answer", "output", "y")
@@ -30,9 +30,9 @@ def draft_task(file: Path, *, text: str | None = None, label: str | None = None,
 
     Raises:
         DataError: fewer than two columns, no such column, or a row without an answer.
-        NameRefused: the name given is none.
+        NameRefused: the name is none, or one that requests have another meaning for.
     """
-    task = check_task(name) if name is not None else _name_of(file)
+    task = check_new_task(name if name is not None else _name_of(file))
     rows = read_rows(file)
     columns = list(rows[0])
     if len(columns) < 2:

@@ -10,7 +10,7 @@ from typing import Any
 from softprompt.bases.folder import check_options
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
-from softprompt.names import check_task
+from softprompt.names import base_name, check_new_task
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.task import Task
 
@@ -35,7 +35,7 @@ def load_tasks(tasks: TaskLike | Sequence[TaskLike]) -> list[Task]:
     if twice:
         raise ConfigError(f"the task name {twice[0]!r} is used twice; give each file a `task:` of its own")
     for task in loaded:
-        check_task(task.name)
+        check_new_task(task.name, [base_name(task.base_options.source or "")])
         task.check_base_name()
     return loaded
 

@@ -38,8 +38,11 @@ class Preparer:
             ConfigError, DataError: the task, or a row of any split, is wrong.
             ContextError: a row, the prompt and the answer have no room.
             NotFound, FingerprintMismatch: a prompt to start from is not there, or of another base.
+            NameRefused: the library would refuse the task's name, or the base's.
         """
         base, length = self._base, task.config.num_virtual_tokens
+        if library is not None:
+            library.registry.check_names([task.name], base.name)
         key = (id(task.train), task.form, length)
         if key not in self._encoded:
             self._kept.append(task.train)
