@@ -49,6 +49,8 @@ class FrozenBase:
     """Folder of the LoRA adapter that was merged into it."""
     trust_remote_code: bool = False
     """Whether code that came with it was allowed to run."""
+    batch_invariant: bool = False
+    """Whether it is run so that no bit of a row's results depends on the rows beside it."""
 
     @classmethod
     def load(
@@ -105,10 +107,14 @@ class FrozenBase:
                 f"{source!r} does not fit the memory of {target}; use a smaller dtype, quantization, base or another device"
             ) from None
         fingerprint = fingerprint_of_folder(folder, adapter)
-        return cls(model, tokenizer, source, fingerprint, folder, options.quantization, adapter, code)
+        return cls(
+            model, tokenizer, source, fingerprint, folder, options.quantization, adapter, code, options.batch_invariant
+        )
 
     @classmethod
-    def wrap(cls, model: Any, tokenizer: Any, *, name: str = "in-memory") -> FrozenBase:
+    def wrap(
+        cls, model: Any, tokenizer: Any, *, name: str = "in-memory", batch_invariant: bool = False
+    ) -> FrozenBase:
         """Freeze a causal model that is already in memory. Its fingerprint is taken from the tensors themselves, so it
         differs from that of the same model loaded from files.
 
@@ -116,7 +122,8 @@ class FrozenBase:
             BaseModelError: the model is no causal language model.
         """
         refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
-        return cls(_freeze(model), tokenizer, name, fingerprint_of_model(model, tokenizer))
+        fingerprint = fingerprint_of_model(model, tokenizer)
+        return cls(_freeze(model), tokenizer, name, fingerprint, batch_invariant=batch_invariant)
 
     @property
     def _from_folder(self) -> bool:
@@ -147,6 +154,7 @@ class FrozenBase:
             "adapter": self.adapter and self.adapter.name,
             "trust_remote_code": self.trust_remote_code,
             "quantization": self.quantization,
+            "batch_invariant": self.batch_invariant,
         }
         return {key: value for key, value in known.items() if value}
 

@@ -15,7 +15,9 @@ from torch import Tensor
 from softprompt.engines.kv_buffer import KVBuffer
 from softprompt.engines.prefix_cache import PrefixCache, stack_prefixes
 from softprompt.engines.protocol import GenerateJob, ScoreJob
+from softprompt.engines.tiles import TiledRows
 from softprompt.model.architecture import Architecture
+from softprompt.model.invariant import Invariant
 from softprompt.model.label_scores import Labels, label_contexts, score_labels
 from softprompt.model.lines import Ids, row_size
 from softprompt.model.prefix import Prefix
@@ -46,6 +48,8 @@ def rows_of(architecture: Architecture, prefixes: PrefixCache | None, *, rows: i
     """
     if prefixes is None:
         return SplicedRows(architecture)
+    if isinstance(architecture, Invariant):
+        return TiledRows(architecture, prefixes, rows=rows, columns=columns)
     return CachedRows(architecture, prefixes, rows=rows, columns=columns)
 
 
@@ -164,6 +168,9 @@ def score_rows(
     labels: Sequence[Labels],
 ) -> list[list[float]]:
     """Summed log-probability of each label behind each row, in one pass; see :meth:`Architecture.logits_behind`."""
+    if architecture.base.batch_invariant and len(which) > 1:  # sums over a vocabulary go by the shape of the whole, too
+        parts = zip(which, inputs, labels, strict=True)
+        return [score_rows(architecture, stack, prefix, [k], [ids], [own])[0] for k, ids, own in parts]
     tails = [label_contexts(candidates) for candidates in labels]
     logits_NV = architecture.logits_behind(stack, prefix, which, inputs, tails)
     return [scores.tolist() for scores in score_labels(logits_NV, labels)]

@@ -278,7 +278,13 @@ class ContinuousEngine(Engine):
         if not requested:
             return {}
         indices, tokens, counts = zip(*requested, strict=True)
-        found = token_probabilities(logits_BV[list(indices)], tokens, counts, self._decode)
+        if self.base.batch_invariant:  # a sum over a vocabulary goes by the shape of the whole
+            found = [
+                token_probabilities(logits_BV[[index]], [token], [count], self._decode)[0]
+                for index, token, count in requested
+            ]
+        else:
+            found = token_probabilities(logits_BV[list(indices)], tokens, counts, self._decode)
         return dict(zip(indices, found, strict=True))
 
     def _leave(self, rows: list[int], *, broken: bool = False) -> None:

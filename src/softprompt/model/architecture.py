@@ -12,6 +12,7 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.model.causal import Causal
+from softprompt.model.invariant import Invariant
 from softprompt.model.lines import Ids, Tails
 from softprompt.model.prefix import Prefix
 from softprompt.model.splice import Stack
@@ -78,4 +79,4 @@ class Architecture(Protocol):
 
 def architecture_of(base: FrozenBase) -> Architecture:
     """How a base is run."""
-    return Causal(base)
+    return Invariant(base) if base.batch_invariant else Causal(base)
