@@ -112,9 +112,7 @@ class FrozenBase:
         )
 
     @classmethod
-    def wrap(
-        cls, model: Any, tokenizer: Any, *, name: str = "in-memory", batch_invariant: bool = False
-    ) -> FrozenBase:
+    def wrap(cls, model: Any, tokenizer: Any, *, name: str = "in-memory", batch_invariant: bool = False) -> FrozenBase:
         """Freeze a causal model that is already in memory. Its fingerprint is taken from the tensors themselves, so it
         differs from that of the same model loaded from files.
 

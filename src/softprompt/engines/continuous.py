@@ -43,6 +43,7 @@ from softprompt.engines.validate import Validator
 from softprompt.errors import EngineError
 from softprompt.model.architecture import Architecture
 from softprompt.model.memory import free_caches, out_of_memory
+from softprompt.model.rounding import NearTies
 from softprompt.model.splice import chunk_by_length
 
 PREFIX_BYTES = 1 << 30
@@ -95,6 +96,7 @@ class ContinuousEngine(Engine):
         self._validator = Validator(architecture)
         self._decode = _decoder(self.base)
         self._active: list[_Row] = []
+        self._ties = NearTies(self.base)
         self._steps = 0
         self._scheduler = Scheduler(self.limits)
         self._changed = threading.Condition()
@@ -129,6 +131,7 @@ class ContinuousEngine(Engine):
                 prefix_hits=prefixes.hits if prefixes else 0,
                 prefix_misses=prefixes.misses if prefixes else 0,
                 steps=self._steps,
+                near_ties=self._ties.count,
                 accepts=self._accepts,
             )
 
@@ -221,7 +224,7 @@ class ContinuousEngine(Engine):
 
     def _score(self, works: list[Work]) -> None:
         values = score_jobs(
-            self.architecture, self._prefixes, [work.job for work in works if isinstance(work.job, ScoreJob)]
+            self.architecture, self._prefixes, [work.job for work in works if isinstance(work.job, ScoreJob)], self._ties
         )
         self._close(works, [Scores(tuple(scores)) for scores in values])
 
@@ -248,7 +251,7 @@ class ContinuousEngine(Engine):
     def _choose(self, logits_BV: Tensor, first: int) -> None:
         """Choose the next token of the rows from `first` on, let those leave that are done, and answer them."""
         rows = self._active[first:]
-        chosen = choose_tokens(logits_BV, [row.sampling for row in rows], [row.draws for row in rows])
+        chosen = choose_tokens(logits_BV, [row.sampling for row in rows], [row.draws for row in rows], self._ties)
         probabilities = self._probabilities(logits_BV, rows, chosen)
         answers: list[tuple[Work, Result]] = []
         done: list[int] = []
@@ -278,13 +281,8 @@ class ContinuousEngine(Engine):
         if not requested:
             return {}
         indices, tokens, counts = zip(*requested, strict=True)
-        if self.base.batch_invariant:  # a sum over a vocabulary goes by the shape of the whole
-            found = [
-                token_probabilities(logits_BV[[index]], [token], [count], self._decode)[0]
-                for index, token, count in requested
-            ]
-        else:
-            found = token_probabilities(logits_BV[list(indices)], tokens, counts, self._decode)
+        alone = self.base.batch_invariant
+        found = token_probabilities(logits_BV[list(indices)], tokens, counts, self._decode, alone=alone)
         return dict(zip(indices, found, strict=True))
 
     def _leave(self, rows: list[int], *, broken: bool = False) -> None:

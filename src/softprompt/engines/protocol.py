@@ -160,6 +160,9 @@ class EngineStatus:
     """Forward passes so far, of any kind."""
     accepts: bool
     """Whether it takes jobs: it was not stopped, and did not fail."""
+    near_ties: int = 0
+    """Greedy choices of a token, and choices among labels, that rounding could have turned: those depend on what else was
+    in the batch."""
 
 
 class Engine(Protocol):

@@ -80,3 +80,9 @@ class Architecture(Protocol):
 def architecture_of(base: FrozenBase) -> Architecture:
     """How a base is run."""
     return Invariant(base) if base.batch_invariant else Causal(base)
+
+
+def within_one_owner(architecture: Architecture) -> Architecture:
+    """For passes whose rows, and prompt, all belong to one owner, as a step of one prompt's training does: nobody is beside
+    them, so they may be run together whatever the base is to hold to."""
+    return Causal(architecture.base) if isinstance(architecture, Invariant) else architecture
