@@ -39,7 +39,8 @@ def predict(
     library.registry.resolve(task)  # a wrong name is refused before torch is loaded
     from softprompt.serving.offline import Service
 
-    predictions = Service(library, base=base).predict(given, task)
+    service = Service(library, base=base)
+    predictions = service.predict(given, task)
     rows = [vars(prediction).copy() for prediction in predictions]
     cut = sum(row.pop("truncated") for row in rows)
     if not as_json:
@@ -47,5 +48,7 @@ def predict(
             row["score"] = max(row["scores"].values()) if row["scores"] else None
     if cut:
         warn(f"{cut} of {len(predictions)} inputs were cut to fit the context")
+    for remark in service.remarks:
+        warn(remark)
     columns = ("text", "output", "score") if predictions and predictions[0].scores else ("text", "output")
     emit(rows, as_json, f"{predictions[0].task}@{predictions[0].version}" if predictions else task, columns)

@@ -1,7 +1,8 @@
 """The engine that serves: one thread, one frozen base, rows of different prompts that come and go between its steps.
 
 A step takes in what the budgets let through, runs the new rows' inputs and the jobs of a single pass, and then one token of
-every row. What a row is answered does not depend on the rows beside it.
+every row. What a row is answered does not depend on the rows beside it but for rounding; on a batch-invariant base, in no
+bit.
 """
 
 from __future__ import annotations

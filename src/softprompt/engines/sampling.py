@@ -24,8 +24,8 @@ def choose_tokens(
     probabilities of its own candidates: what other rows do is without influence, but for the rounding of their sums.
 
     Args:
-        ties: counts the greedy rows whose choice rounding could turn; where its base is batch invariant, rows that sample are
-            cut and drawn one by one.
+        ties: counts the greedy rows whose choice rounding could turn. Where its base is batch invariant, rows that sample
+            are cut and drawn one by one.
     """
     best_B, greedy_B = logits_BV.max(dim=-1)  # NaN and infinity come through
     chosen: list[int | None] = [

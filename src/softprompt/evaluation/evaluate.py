@@ -113,6 +113,8 @@ def _judge(
         with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
             engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
             reports = result_of(judge(engine, trials), advance)
+        if engine.ties.remark is not None:
+            progress.note(engine.ties.remark)
         for (version, _, _), trial, report in zip(group, trials, reports, strict=True):
             truncated, scores = trial.examples.truncated, (report.metric, report.value, report.rows, report.loss)
             evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, truncated))

@@ -1,9 +1,9 @@
 """Causal models whose rows are run so that no bit of one's results depends on the rows beside it.
 
-What a matrix product makes of a row depends, in its last bits, on the shape of the whole: kernels block, split and round by
-it. So shapes must not depend on company. Passes over many tokens (prompts, inputs, labels) hold one row each, without
-padding. A step of generation, which is one token a row, would be slow so: it runs in *tiles* of a fixed number of rows over a
-fixed number of columns, filled up with copies. Then a row's bits could still depend on its place in the tile and on its
+What a matrix product makes of a row depends, in its last bits, on the shape of the whole: kernels block, split and round
+by it. So shapes must not depend on company. Passes over many tokens (prompts, inputs, labels) hold one row each, without
+padding. A step of generation, which is one token a row, would be slow so: it runs in *tiles* of a fixed number of rows over
+a fixed number of columns, filled up with copies. Then a row's bits could still depend on its place in the tile and on its
 neighbours' values, which no kernel met so far lets happen; this is checked for each shape before it is used, and where it
 fails a tile holds one row.
 
@@ -34,8 +34,8 @@ _COLUMNS = 64
 
 
 def tile_columns(length: int) -> int:
-    """Columns of the tile that a row of so many tokens, virtual ones among them, is run in: a power of two, so that rows of
-    similar length share a tile. One column at least is free: a mask that lets all be seen is another path through attention."""
+    """Columns of the tile that a row of so many tokens, virtual ones among them, is run in: a power of two, so that rows
+    of similar length share a tile. One column at least is free: where all are seen, attention may go without a mask."""
     return max(_COLUMNS, 1 << length.bit_length())
 
 

@@ -27,10 +27,22 @@ class NearTies:
 
     def __init__(self, base: FrozenBase) -> None:
         """None are counted of a base that is batch invariant."""
+        self._dtype = str(base.dtype).removeprefix("torch.")
         self.share = 0.0 if base.batch_invariant else ROUNDING.get(base.dtype, 0.0)
         """Of a row's largest logit: what may be nearer than that is a near tie."""
         self.count = 0
         """So far."""
+
+    @property
+    def remark(self) -> str | None:
+        """What people should know of them; None where there were none."""
+        if not self.count:
+            return None
+        what = "choice was a near tie" if self.count == 1 else "choices were near ties"
+        return (
+            f"{self.count} {what} in {self._dtype}: what else is in the batch can turn such a one; float32 has fewer "
+            "(--dtype), and with --batch-invariant nothing depends on the batch"
+        )
 
     def bounds(self, logits_BV: Tensor) -> Tensor:
         """The distance below which two logits are near, of each row; B, float32."""

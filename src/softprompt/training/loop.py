@@ -106,8 +106,8 @@ class Stepper:
         self._group = group or Group()
         if self._base.batch_invariant and self._group.world > 1:
             raise ConfigError(
-                f"{self._group.world} processes add up their shares of a step in an order that goes by the whole bank, and so "
-                "do the last bits; leave out --batch-invariant, or train in one process"
+                f"{self._group.world} processes add up their shares of a step in an order that goes by the whole bank, and "
+                "the last bits go with it; leave out --batch-invariant, or train in one process"
             )
         self._engine = OfflineEngine(architecture, warn=self._warn)
         self._budget = self._full_budget()
