@@ -52,6 +52,9 @@ class FrozenBase:
     """Folder of the LoRA adapter that was merged into it."""
     trust_remote_code: bool = False
     """Whether code that came with it was allowed to run."""
+    batch_invariant: bool = False
+    """Whether it is run so that no bit of a row's results depends on the rows beside it."""
+
 
     def __repr__(self) -> str:
         kind = getattr(self.model.config, "model_type", "model")
@@ -110,10 +113,12 @@ class FrozenBase:
         fingerprint = fingerprint_of_folder(folder, adapter, code=code)
         if stamp_of_folder(folder, code=code) != before:
             raise BaseModelError(f"files of {source!r} ({folder}) were changed while they were read; load it again")
-        return cls(model, tokenizer, source, fingerprint, folder, options.quantization, adapter, code)
+        return cls(
+            model, tokenizer, source, fingerprint, folder, options.quantization, adapter, code, options.batch_invariant
+        )
 
     @classmethod
-    def wrap(cls, model: Any, tokenizer: Any, *, name: str = "in-memory") -> FrozenBase:
+    def wrap(cls, model: Any, tokenizer: Any, *, name: str = "in-memory", batch_invariant: bool = False) -> FrozenBase:
         """Freeze a causal model that is already in memory. Its fingerprint is taken from the tensors themselves, so it
         differs from that of the same model loaded from files.
 
@@ -122,7 +127,7 @@ class FrozenBase:
         """
         refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
         check_causal(_freeze(model), name)
-        return cls(model, tokenizer, name, fingerprint_of_model(model, tokenizer))
+        return cls(model, tokenizer, name, fingerprint_of_model(model, tokenizer), batch_invariant=batch_invariant)
 
     @cached_property
     def fingerprints(self) -> frozenset[str]:
@@ -161,6 +166,7 @@ class FrozenBase:
             "adapter": self.adapter and self.adapter.name,
             "trust_remote_code": self.trust_remote_code,
             "quantization": self.quantization,
+            "batch_invariant": self.batch_invariant,
         }
         return {key: value for key, value in known.items() if value}
 

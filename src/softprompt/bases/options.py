@@ -43,6 +43,11 @@ class BaseOptions:
     """Folder of a LoRA adapter to merge into the base; part of the fingerprint."""
     trust_remote_code: bool = _option(False, "--trust-remote-code", "Run code that comes with the base.")
     """Whether to run code that comes with the model."""
+    batch_invariant: bool = _option(
+        False, "--batch-invariant", "Same answers to the last bit whatever else is in the batch; slower."
+    )
+    """Whether what a row gives, and what a prompt becomes in training, is to be the same to the last bit whatever else is
+    run beside it; slower."""
 
     @classmethod
     def of(cls, options: BaseOptions | str | None, **changes: Any) -> BaseOptions:

@@ -43,7 +43,7 @@ class Location:
         Raises:
             LibraryError: there is none.
         """
-        from softprompt.library.library import DEFAULT_HOME
+        from softprompt.library.homes import DEFAULT_HOME
 
         home = self.home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME
         folder = Path(os.path.expanduser(home)).absolute()

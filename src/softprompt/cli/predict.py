@@ -86,6 +86,8 @@ def predict(
             warn(f"{cut} of {len(rows)} inputs were cut to fit the context")
         if blank:
             warn(f"{blank} of {len(rows)} inputs are blank; their answers are null")
+        for remark in service.remarks:
+            warn(remark)
         for row in answers:
             row["score"] = max(row["scores"].values()) if row["scores"] else None
         scored = ("output", "score") if form.labels is not None else ("output",)

@@ -129,9 +129,11 @@ def serve(
             )
 
         def ready() -> None:
+            dtype = str(live.base.dtype).removeprefix("torch.")
             if as_json:
-                emit([{"url": url_of(bound), "base": live.base_name, "fingerprint": live.fingerprint}], True, "Serving")
-            progress.note(f"serving {live.base_name} on {url_of(bound)}")
+                row = {"url": url_of(bound), "base": live.base_name, "fingerprint": live.fingerprint, "dtype": dtype}
+                emit([row], True, "Serving")
+            progress.note(f"serving {live.base_name} in {dtype} on {url_of(bound)}")
 
         run(live, library, settings, bound, on_ready=ready)
 

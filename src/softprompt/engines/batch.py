@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, S columns, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,10 +16,13 @@ from torch import Tensor
 from softprompt.engines.kv_buffer import KVBuffer
 from softprompt.engines.prefix_cache import PrefixCache, stack_prefixes
 from softprompt.engines.protocol import GenerateJob, ScoreJob
+from softprompt.engines.tiles import TiledRows
 from softprompt.model.architecture import Architecture
+from softprompt.model.invariant import Invariant
 from softprompt.model.label_scores import Labels, label_contexts, score_labels
 from softprompt.model.lines import Ids, row_size
 from softprompt.model.prefix import Prefix
+from softprompt.model.rounding import NearTies
 from softprompt.model.splice import Stack, stack_prompts
 
 
@@ -46,6 +50,8 @@ def rows_of(architecture: Architecture, prefixes: PrefixCache | None, *, rows: i
     """
     if prefixes is None:
         return SplicedRows(architecture)
+    if isinstance(architecture, Invariant):
+        return TiledRows(architecture, prefixes, rows=rows, columns=columns)
     return CachedRows(architecture, prefixes, rows=rows, columns=columns)
 
 
@@ -162,14 +168,29 @@ def score_rows(
     which: Sequence[int],
     inputs: Sequence[Ids],
     labels: Sequence[Labels],
+    ties: NearTies | None = None,
 ) -> list[list[float]]:
-    """Summed log-probability of each label behind each row, in one pass; see :meth:`Architecture.logits_behind`."""
+    """Summed log-probability of each label behind each row, in one pass; see :meth:`Architecture.logits_behind`. `ties`
+    counts the rows whose best label rounding could turn."""
+    if architecture.base.batch_invariant and len(which) > 1:  # sums over a vocabulary go by the shape of the whole, too
+        parts = zip(which, inputs, labels, strict=True)
+        return [score_rows(architecture, stack, prefix, [k], [ids], [own])[0] for k, ids, own in parts]
     tails = [label_contexts(candidates) for candidates in labels]
     logits_NV = architecture.logits_behind(stack, prefix, which, inputs, tails)
-    return [scores.tolist() for scores in score_labels(logits_NV, labels)]
+    found = [scores.tolist() for scores in score_labels(logits_NV, labels)]
+    if ties is not None and ties.share:
+        ends = itertools.accumulate(1 + sum(map(len, own)) for own in tails)
+        bounds = ties.bounds(logits_NV).tolist()
+        first = 0
+        for scores, end, own in zip(found, ends, labels, strict=True):
+            ties.count += ties.labels(scores, max(bounds[first:end]), max(map(len, own)))
+            first = end
+    return found
 
 
-def score_jobs(architecture: Architecture, prefixes: PrefixCache | None, jobs: Sequence[ScoreJob]) -> list[list[float]]:
+def score_jobs(
+    architecture: Architecture, prefixes: PrefixCache | None, jobs: Sequence[ScoreJob], ties: NearTies | None = None
+) -> list[list[float]]:
     """The same for jobs."""
     distinct = {job.prompt.digest: job.prompt for job in jobs}
     places = {digest: place for place, digest in enumerate(distinct)}
@@ -179,4 +200,4 @@ def score_jobs(architecture: Architecture, prefixes: PrefixCache | None, jobs: S
     else:
         stack, prefix = stack_prefixes(prompts, prefixes.fetch(prompts), architecture)
     which = [places[job.prompt.digest] for job in jobs]
-    return score_rows(architecture, stack, prefix, which, [job.input for job in jobs], [job.labels for job in jobs])
+    return score_rows(architecture, stack, prefix, which, [job.input for job in jobs], [job.labels for job in jobs], ties)

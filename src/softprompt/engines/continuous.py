@@ -1,7 +1,8 @@
 """The engine that serves: one thread, one frozen base, rows of different prompts that come and go between its steps.
 
 A step takes in what the budgets let through, runs the new rows' inputs and the jobs of a single pass, and then one token of
-every row. What a row is answered does not depend on the rows beside it.
+every row. What a row is answered does not depend on the rows beside it but for rounding; on a batch-invariant base, in no
+bit.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from softprompt.engines.validate import Validator
 from softprompt.errors import EngineError
 from softprompt.model.architecture import Architecture
 from softprompt.model.memory import free_caches, out_of_memory
+from softprompt.model.rounding import NearTies
 from softprompt.model.splice import chunk_by_length
 
 PREFIX_BYTES = 1 << 30
@@ -95,6 +97,7 @@ class ContinuousEngine(Engine):
         self._validator = Validator(architecture)
         self._decode = _decoder(self.base)
         self._active: list[_Row] = []
+        self._ties = NearTies(self.base)
         self._steps = 0
         self._scheduler = Scheduler(self.limits)
         self._changed = threading.Condition()
@@ -129,6 +132,7 @@ class ContinuousEngine(Engine):
                 prefix_hits=prefixes.hits if prefixes else 0,
                 prefix_misses=prefixes.misses if prefixes else 0,
                 steps=self._steps,
+                near_ties=self._ties.count,
                 accepts=self._accepts,
             )
 
@@ -221,7 +225,7 @@ class ContinuousEngine(Engine):
 
     def _score(self, works: list[Work]) -> None:
         values = score_jobs(
-            self.architecture, self._prefixes, [work.job for work in works if isinstance(work.job, ScoreJob)]
+            self.architecture, self._prefixes, [work.job for work in works if isinstance(work.job, ScoreJob)], self._ties
         )
         self._close(works, [Scores(tuple(scores)) for scores in values])
 
@@ -248,7 +252,7 @@ class ContinuousEngine(Engine):
     def _choose(self, logits_BV: Tensor, first: int) -> None:
         """Choose the next token of the rows from `first` on, let those leave that are done, and answer them."""
         rows = self._active[first:]
-        chosen = choose_tokens(logits_BV, [row.sampling for row in rows], [row.draws for row in rows])
+        chosen = choose_tokens(logits_BV, [row.sampling for row in rows], [row.draws for row in rows], self._ties)
         probabilities = self._probabilities(logits_BV, rows, chosen)
         answers: list[tuple[Work, Result]] = []
         done: list[int] = []
@@ -278,7 +282,8 @@ class ContinuousEngine(Engine):
         if not requested:
             return {}
         indices, tokens, counts = zip(*requested, strict=True)
-        found = token_probabilities(logits_BV[list(indices)], tokens, counts, self._decode)
+        alone = self.base.batch_invariant
+        found = token_probabilities(logits_BV[list(indices)], tokens, counts, self._decode, alone=alone)
         return dict(zip(indices, found, strict=True))
 
     def _leave(self, rows: list[int], *, broken: bool = False) -> None:

@@ -94,6 +94,27 @@ class _WindowLayer(DynamicLayer):  # type: ignore[misc]
         return int(self.keys.shape[2]) - self.width
 
 
+class _TileLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer of a pass over chosen rows: what is attended to is a copy of them, whose last column is new."""
+
+    def __init__(self, keys_RHCd: Tensor, values_RHCd: Tensor, rows_B: Tensor, count: int, left: int, right: int) -> None:
+        super().__init__()
+        self.is_initialized = True
+        self.dtype, self.device = keys_RHCd.dtype, keys_RHCd.device
+        self.keys, self.values = keys_RHCd[:, :, left:right], values_RHCd[:, :, left:right]
+        self.rows_B, self.count = rows_B, count
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        found = []
+        for held, new in ((self.keys, key_states), (self.values, value_states)):
+            found.append(torch.cat([held[:, :, :-1].index_select(0, self.rows_B), new], dim=2))
+            held[self.rows_B[: self.count], :, -1] = new[: self.count, :, 0]
+        return found[0], found[1]
+
+    def get_seq_length(self) -> int:
+        return int(self.keys.shape[2]) - 1
+
+
 class KVBuffer:
     """The buffer. Rows 0 to `len` are in use; each ends at the same column."""
 
@@ -146,6 +167,22 @@ class KVBuffer:
         self._make_room(len(self), 0, 1)
         self._right += 1
         return self._window(slice(0, len(self)), min(self._starts), 1, None)
+
+    def widen(self, columns: int) -> None:
+        """One more column for every row, with room for :meth:`gather` to look so many back."""
+        self._make_room(len(self), columns, 1)
+        self._right += 1
+
+    def gather(self, rows: Sequence[int], count: int, columns: int) -> tuple[Any, Tensor]:
+        """Cache and mask of a pass over rows in the order given, each the last `columns` columns wide, that fills the column
+        made last; in the buffer for the first `count` of them, as the others are there for the shape alone."""
+        cache, left = DynamicCache(), self._right - columns
+        device = self._stores[0].device
+        rows_B = torch.tensor(rows, device=device)
+        for keys_RHCd, values_RHCd in layers_of(self._stores, self._places):
+            cache.layers.append(_TileLayer(keys_RHCd, values_RHCd, rows_B, count, left, self._right))
+        starts_B1 = torch.tensor([self._starts[row] for row in rows], device=device)[:, None]
+        return cache, torch.arange(left, self._right, device=device)[None, :] >= starts_B1
 
     def leave(self, rows: Sequence[int], *, broken: bool = False) -> list[int]:
         """Take rows out; the last ones move into their places.

@@ -23,6 +23,7 @@ from softprompt.model.architecture import Architecture
 from softprompt.model.label_scores import Labels, label_contexts
 from softprompt.model.lines import Ids, row_size
 from softprompt.model.memory import TokenBudget
+from softprompt.model.rounding import NearTies
 from softprompt.model.splice import chunk_by_length, stack_prompts
 from softprompt.progress import Silent
 
@@ -46,6 +47,8 @@ class OfflineEngine:
     ) -> None:
         """`warn` is called when chunks are halved; by default Python's `warnings`."""
         self.architecture = architecture
+        self.ties = NearTies(architecture.base)
+        """Of the choices so far."""
         device, warn = architecture.base.device, warn or Silent().warn
         advice = "use a smaller base, dtype or quantization, or shorter inputs"
         self._budget = TokenBudget(token_budget, device, warn, refusal=BaseModelError, advice=advice)
@@ -76,7 +79,7 @@ class OfflineEngine:
 
             def run(rows: list[int]) -> list[list[float]]:
                 owners, some = [places[which[row]] for row in rows], [labels[row] for row in rows]
-                return score_rows(architecture, stack, prefix, owners, [inputs[row] for row in rows], some)
+                return score_rows(architecture, stack, prefix, owners, [inputs[row] for row in rows], some, self.ties)
 
             return run
 
@@ -121,7 +124,7 @@ class OfflineEngine:
         alive = list(range(len(jobs)))
         logits_BV = rows.enter(jobs)
         while True:
-            chosen = choose_tokens(logits_BV, [jobs[row].sampling for row in alive], ())
+            chosen = choose_tokens(logits_BV, [jobs[row].sampling for row in alive], (), self.ties)
             over: list[int] = []
             for place, (row, token) in enumerate(zip(alive, chosen, strict=True)):
                 if token is not None and token not in self.architecture.base.end_ids:

@@ -43,7 +43,8 @@ NO_PROMPT = Vectors("", None)
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a continuation is drawn. The result is a function of input, prompt, and these; never of what else is running."""
+    """How a continuation is drawn. The result is a function of input, prompt, and these; what else is running can turn no
+    more than a near tie, and on a batch-invariant base nothing."""
 
     max_tokens: int
     temperature: float = 0.0
@@ -160,6 +161,9 @@ class EngineStatus:
     """Forward passes so far, of any kind."""
     accepts: bool
     """Whether it takes jobs: it was not stopped, and did not fail."""
+    near_ties: int = 0
+    """Greedy choices of a token, and choices among labels, that rounding could have turned: those depend on what else was
+    in the batch."""
 
 
 class Engine(Protocol):

@@ -12,13 +12,20 @@ import torch
 from torch import Tensor
 
 from softprompt.engines.protocol import Sampling, TokenProbability
+from softprompt.model.rounding import NearTies
 
 
-def choose_tokens(logits_BV: Tensor, samplings: Sequence[Sampling], draws: Sequence[Random]) -> list[int | None]:
+def choose_tokens(
+    logits_BV: Tensor, samplings: Sequence[Sampling], draws: Sequence[Random], ties: NearTies | None = None
+) -> list[int | None]:
     """The next token of each row; None where its logits are not numbers.
 
     A row that samples takes one uniform number from its own generator for each token, and finds it in the cumulated
-    probabilities of its own candidates: what other rows do is without influence.
+    probabilities of its own candidates: what other rows do is without influence, but for the rounding of their sums.
+
+    Args:
+        ties: counts the greedy rows whose choice rounding could turn. Where its base is batch invariant, rows that sample
+            are cut and drawn one by one.
     """
     best_B, greedy_B = logits_BV.max(dim=-1)  # NaN and infinity come through
     chosen: list[int | None] = [
@@ -27,9 +34,15 @@ def choose_tokens(logits_BV: Tensor, samplings: Sequence[Sampling], draws: Seque
     drawn = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0 and chosen[row] is not None]
     if drawn:
         uniforms = [draws[row].random() for row in drawn]
-        tokens = _draw(logits_BV[drawn].float(), [samplings[row] for row in drawn], uniforms)
-        for row, token in zip(drawn, tokens, strict=True):
-            chosen[row] = token
+        alone = ties is not None and not ties.share
+        for some in [[place] for place in range(len(drawn))] if alone else [range(len(drawn))]:
+            rows = [drawn[place] for place in some]
+            found = _draw(logits_BV[rows].float(), [samplings[row] for row in rows], [uniforms[place] for place in some])
+            for row, token in zip(rows, found, strict=True):
+                chosen[row] = token
+    if ties is not None and len(drawn) < len(samplings):
+        near = ties.greedy(logits_BV, best_B, greedy_B)
+        ties.count += sum(one and not how.temperature for one, how in zip(near, samplings, strict=True))
     return chosen
 
 
@@ -60,9 +73,18 @@ def _draw(logits_BV: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[f
 
 
 def token_probabilities(
-    logits_BV: Tensor, tokens: Sequence[int], counts: Sequence[int], decode: Callable[[list[int]], str]
+    logits_BV: Tensor,
+    tokens: Sequence[int],
+    counts: Sequence[int],
+    decode: Callable[[list[int]], str],
+    *,
+    alone: bool = False,
 ) -> list[TokenProbability]:
-    """Log-probability of each row's token, and of so many of the likeliest in its place."""
+    """Log-probability of each row's token, and of so many of the likeliest in its place. `alone`: each row is summed up by
+    itself, as how a sum is rounded goes by the shape of the whole."""
+    if alone and len(tokens) > 1:
+        rows = zip(range(len(tokens)), tokens, counts, strict=True)
+        return [token_probabilities(logits_BV[[row]], [token], [count], decode)[0] for row, token, count in rows]
     logprobs_BV = logits_BV.float().log_softmax(-1)
     values_BC, ids_BC = logprobs_BV.topk(min(max(counts), logprobs_BV.shape[1]), dim=-1)
     chosen = logprobs_BV[range(len(tokens)), list(tokens)].tolist()

@@ -177,6 +177,7 @@ def _excel(rows: Sequence[Row], columns: Sequence[str], path: Path) -> bytes:
         raise DataError(f"{path}: writing Excel needs the openpyxl package; pip install 'softprompt[excel]'") from None
     book = openpyxl.Workbook()
     sheet = book.active
+    assert sheet is not None
     for number, row in enumerate([dict(zip(columns, columns, strict=True)), *rows], start=1):
         for place, column in enumerate(columns, start=1):
             value, cell = row.get(column), sheet.cell(number, place)

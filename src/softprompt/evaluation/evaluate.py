@@ -94,6 +94,8 @@ def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progres
         with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
             engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
             reports = result_of(judge(engine, trials), advance)
+        if engine.ties.remark is not None:
+            progress.note(engine.ties.remark)
         for case, trial, report in zip(group, trials, reports, strict=True):
             scores = (report.metric, report.value, report.stderr, report.rows, report.loss)
             cut, version = (trial.examples.truncated, report.unfinished), case.version

@@ -77,8 +77,9 @@ def load(library: Library, settings: Settings) -> AsyncService:
     from softprompt.serving.service import AsyncService
 
     base = FrozenBase.load(settings.base)
-    with contextlib.suppress(ValueError):  # some models, Gemma 2 among them, have no fused attention
-        base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
+    if not base.batch_invariant:  # or a request would get other bits than the same row from `predict`
+        with contextlib.suppress(ValueError):  # some models, Gemma 2 among them, have no fused attention
+            base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
     engine_limits = EngineLimits(max_rows=settings.engine_rows, max_waiting=settings.engine_queue)
     engine = ContinuousEngine(architecture_of(base), engine_limits, prefix_bytes=settings.prefix_bytes)
     return AsyncService(library, base, engine, max_bytes=settings.max_prompt_bytes, max_prompts=settings.max_prompts)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.model.causal import Causal
+from softprompt.model.invariant import Invariant
 from softprompt.model.lines import Ids, Tails
 from softprompt.model.prefix import Prefix
 from softprompt.model.splice import Stack
@@ -78,4 +79,10 @@ class Architecture(Protocol):
 
 def architecture_of(base: FrozenBase) -> Architecture:
     """How a base is run."""
-    return Causal(base)
+    return Invariant(base) if base.batch_invariant else Causal(base)
+
+
+def within_one_owner(architecture: Architecture) -> Architecture:
+    """For passes whose rows, and prompt, all belong to one owner, as a step of one prompt's training does: nobody is beside
+    them, so they may be run together whatever the base is to hold to."""
+    return Causal(architecture.base) if isinstance(architecture, Invariant) else architecture

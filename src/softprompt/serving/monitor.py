@@ -159,6 +159,12 @@ class _Gauges(Collector):
             (gauge, "engine_running", "Jobs that the engine has begun and not done with.", engine.running),
             (gauge, "engine_waiting", "Jobs in the engine's queue.", engine.waiting),
             (counter, "engine_steps", "Forward passes of the base.", engine.steps),
+            (
+                counter,
+                "near_ties",
+                "Choices that rounding could have turned, and so the rest of the batch.",
+                engine.near_ties,
+            ),
             (gauge, "prefix_bytes", "Bytes of keys and values held of prompts.", engine.prefix_bytes),
             (counter, "prefix_hits", "Jobs whose prompt's keys and values were there.", engine.prefix_hits),
             (counter, "prefix_misses", "Jobs whose prompt's keys and values had to be computed.", engine.prefix_misses),

@@ -47,6 +47,8 @@ class Service:
         self._token_budget = token_budget
         self._base = base
         self._architectures: dict[BaseOptions, Architecture] = {}
+        self.remarks: list[str] = []
+        """What people should know of the answers so far: how many hung on a near tie."""
         self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
 
     def __repr__(self) -> str:
@@ -126,6 +128,8 @@ class Service:
             generated = engine.generate(prompts, [which[i] for i in others], [inputs[i].ids for i in others], bounds)
             for i, ids in zip(others, result_of(generated), strict=True):
                 outputs[i] = base.decode(ids).strip()
+        if engine.ties.remark is not None:
+            self.remarks.append(engine.ties.remark)
         return [
             Prediction(resident.form.task, resident.version, text, output, score, encoded.truncated)
             for resident, text, output, score, encoded in zip(residents, texts, outputs, scores, inputs, strict=True)

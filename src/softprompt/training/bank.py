@@ -81,6 +81,13 @@ class Bank:
         vectors_1PD = fold(self.trained_KRD[one], self.mask_KR1[one], self._skip_K11[one], self._hidden)
         return vectors_1PD[0, -self.lengths[index] :].clone()
 
+    def alone(self, index: int) -> Bank:
+        """A bank of prompt `index` alone, in the same state: nothing of it has the shape that its neighbours bring."""
+        rows = self.trained_KRD[index, -self.lengths[index] :]
+        bank = Bank([rows], [self.rules[index]], self._device)
+        bank.load_state(0, self.state(index))
+        return bank
+
     def state(self, index: int) -> dict[str, Tensor]:
         """Everything that the next step of prompt `index` depends on, without the padding that its neighbours bring."""
         rows = self._rows_of(index)

@@ -99,7 +99,7 @@ def key_of(base: FrozenBase, run: Run) -> str:
         digest_rows(run.task.validation),
         hashlib.sha256(run.start_PD.numpy().tobytes()).hexdigest(),
     ]
-    return _digest(known)
+    return _digest(known + ["batch invariant"] * base.batch_invariant)
 
 
 def name_of(keys: Iterable[str], salt: str) -> str:

@@ -2,7 +2,7 @@
 
 Rows are laid in lines, or run in chunks of similar length, so that little is padding; the prompts' keys and values are made
 once, each chunk's gradient adds up on them, and one backward pass takes the sum back to the vectors. A prompt's loss is a
-mean over its own rows, so neither its loss nor its gradient depends on what else is in the batch.
+mean over its own rows, so but for rounding neither its loss nor its gradient depends on what else is in the batch.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ import torch.distributed
 from torch import Tensor
 
 from softprompt.engines.offline import OfflineEngine
-from softprompt.errors import TrainingError
+from softprompt.errors import ConfigError, TrainingError
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
-from softprompt.model.architecture import Architecture
+from softprompt.model.architecture import Architecture, within_one_owner
 from softprompt.model.memory import TokenBudget
 from softprompt.model.splice import Stack, stack_padded
 from softprompt.progress import Silent
@@ -88,26 +88,52 @@ class Group:
 
 class Stepper:
     """Takes steps of the running prompts of a bank, in chunks that fit the memory: when it runs out, chunks are halved and
-    the step is done again. Chunks change neither losses nor gradients but for rounding, so nothing of the recipe changes."""
+    the step is done again. Chunks change neither losses nor gradients but for rounding, so nothing of the recipe changes.
+
+    On a base that is batch invariant each prompt takes its step alone, in a bank of its own, and what its bank of before
+    held of its neighbours is without influence on any bit."""
 
     def __init__(
         self, architecture: Architecture, *, group: Group | None = None, warn: Callable[[str], None] | None = None
     ) -> None:
-        """With a group of several processes each runs its share of every step; `warn` hears of chunks that are halved."""
-        warn = warn or Silent().warn
-        self._architecture, self._base = architecture, architecture.base
+        """With a group of several processes each runs its share of every step; `warn` hears of chunks that are halved.
+
+        Raises:
+            ConfigError: several processes were to train on a base that is batch invariant.
+        """
+        self._warn = warn or Silent().warn
+        self._architecture, self._base = within_one_owner(architecture), architecture.base
         self._group = group or Group()
-        self._engine = OfflineEngine(architecture, warn=warn)
+        if self._base.batch_invariant and self._group.world > 1:
+            raise ConfigError(
+                f"{self._group.world} processes add up their shares of a step in an order that goes by the whole bank, and "
+                "the last bits go with it; leave out --batch-invariant, or train in one process"
+            )
+        self._engine = OfflineEngine(architecture, warn=self._warn)
+        self._budget = self._full_budget()
+
+    def _full_budget(self) -> TokenBudget:
         advice = "use a smaller base or dtype, or shorter inputs"
         device = self._base.device
-        self._budget = TokenBudget(TOKEN_BUDGET, device, warn, refusal=TrainingError, advice=advice, runs="steps")
+        return TokenBudget(TOKEN_BUDGET, device, self._warn, refusal=TrainingError, advice=advice, runs="steps")
 
     def step(self, bank: Bank, runs: Sequence[Run]) -> list[int]:
         """Take a step of every run that wants another, validate those that are due; the places of those that took part, none
         when all have ended. A run whose loss or prompt is no number fails, and stops alone."""
         active = [place for place, run in enumerate(runs) if run.running]
-        if not active:
-            return active
+        if self._base.batch_invariant:
+            for place in active:
+                self._budget = self._full_budget()  # a neighbour that was too long has no say
+                one = bank.alone(place)
+                self._take(one, [runs[place]], [0])
+                bank.load_state(place, one.state(0))
+        elif active:
+            self._take(bank, runs, active)
+        self._validate(bank, runs, [place for place in active if runs[place].failure is None and runs[place].validates])
+        return active
+
+    def _take(self, bank: Bank, runs: Sequence[Run], active: Sequence[int]) -> None:
+        """A step of some runs together, without validation."""
         examples = [example for row, place in enumerate(active) for example in runs[place].batch(row)]
         lengths = [bank.lengths[place] for place in active]
         stack = stack_padded(bank.vectors_KPD[active, -max(lengths) :], lengths)  # no wider for those that have ended
@@ -122,20 +148,23 @@ class Stepper:
         bank.step([active[row] for row in good], gradient_KPD[good], [runs[active[row]].rate for row in good])
         for row in good:
             runs[active[row]].took_step(float(losses_K[row]))
-        self._validate(bank, runs, [active[row] for row in good if runs[active[row]].validates])
-        return active
 
     def _validate(self, bank: Bank, runs: Sequence[Run], due: Sequence[int]) -> None:
         if not due:
             return
-        trials = [Trial(runs[i].task.form, bank.prompt(i).to(self._base.dtype), runs[i].validation) for i in due]
+        alone = self._base.batch_invariant
+        prompts = [bank.alone(i).prompt(0) if alone else bank.prompt(i) for i in due]
+        trials = [
+            Trial(runs[i].task.form, prompt_PD.to(self._base.dtype), runs[i].validation)
+            for i, prompt_PD in zip(due, prompts, strict=True)
+        ]
         reports = self._group.from_first(lambda: result_of(judge(self._engine, trials)))
-        for place, trial, report in zip(due, trials, reports, strict=True):
+        for place, prompt_PD, trial, report in zip(due, prompts, trials, reports, strict=True):
             run = runs[place]
             if _overflows(trial, report):
                 run.failure = f"it gives no numbers after step {run.step} with learning rate {run.rate_before:.3g}"
             else:
-                run.took_validation(report, bank.prompt(place))
+                run.took_validation(report, prompt_PD)
 
     def _within_memory(self, stack: Stack, examples: Sequence[Example], recompute: bool) -> tuple[Tensor, Tensor]:
         def run() -> tuple[Tensor, Tensor]:

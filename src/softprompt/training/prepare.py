@@ -66,7 +66,7 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     limit = "no limit" if base.context is None else f"of {base.context}"
     yield (
         f"{task.name}: {len(run.train)} training rows; context: {length} virtual + up to {longest} input + {output} output "
-        f"= {length + longest + output} tokens {limit}",
+        f"= {length + longest + output} tokens {limit}; in {str(base.dtype).removeprefix('torch.')}",
         False,
     )
     rows = len(run.train) + len(run.validation)
