@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from softprompt.library.library import Library
+
 PROGRAM = """
 import io, json, sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -28,6 +30,7 @@ TASK = 'task: kind\nlabels: ["yes", "no"]\n'
 
 
 def test_no_command_loads_torch_to_say_what_is_wrong(tmp_path: Path) -> None:
+    Library.open().close()
     (tmp_path / "rows.csv").write_text(ROWS)
     (tmp_path / "unlisted.csv").write_text(ROWS + "green,maybe\n" * 9)
     (tmp_path / "plain").mkdir()

@@ -157,3 +157,19 @@ def test_a_call_that_was_cut_short_goes_on_and_ends_as_the_uncut_one(
     assert "4 of 7 rows are answered already" in done.err
     assert asked[3:] == [2, 1], "only what was not answered is asked for"
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_evaluate_writes_what_was_said_to_each_row(run: Run, tmp_path: Path) -> None:
+    rows, out = tmp_path / "rows.csv", tmp_path / "judged.csv"
+    rows.write_text("id,text,label\n1,red,yes\n2,blue,no\n3,green,the river\n")
+    (row,) = run("evaluate", "kind", "--data", rows, "--output", out, "--json").rows
+    with out.open(newline="") as handle:
+        judged = list(csv.DictReader(handle))
+    assert [list(one) for one in judged] == [["id", "text", "label", "output", "value"]] * 3
+    answers = [one["output"] for one in run("predict", "kind", "red", "blue", "green", "--json").rows]
+    assert [one["output"] for one in judged] == answers
+    assert sum(float(one["value"]) for one in judged) / 3 == row["value"]
+    assert "is there already" in run("evaluate", "kind", "--data", rows, "--output", out).refused()
+    reply = run("evaluate", "kind", "tell", "--data", rows, "--output", tmp_path / "two.csv").refused()
+    assert "--output holds the rows of one task, and 2 are judged" in reply
+    assert sorted(one.name for one in tmp_path.iterdir() if one.is_file()) == ["judged.csv", "rows.csv"]

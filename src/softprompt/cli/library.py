@@ -89,7 +89,9 @@ def copy(
 @whole_library_options
 @adapter_options
 def rebind(
-    source: Annotated[str, typer.Argument(metavar="BASE", help="Where the base is now: a folder, a hub id or builtin/tiny.")],
+    source: Annotated[
+        str, typer.Argument(metavar="BASE", help="Where the base is now: a folder, a hub id or builtin/tiny.")
+    ],
     known_as: Annotated[
         str | None, typer.Option("--from", help="Only versions whose base the library knows by this address.")
     ] = None,

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
-from softprompt.errors import LibraryError
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -43,15 +42,12 @@ class Location:
         Raises:
             LibraryError: there is none.
         """
-        from softprompt.library.homes import DEFAULT_HOME
+        from softprompt.library.homes import DEFAULT_HOME, no_library
 
         home = self.home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME
         folder = Path(os.path.expanduser(home)).absolute()
         if not (self.registry or os.environ.get("SOFTPROMPT_REGISTRY") or folder.exists()):
-            raise LibraryError(
-                f"there is no library in {folder}; name its folder with --home or SOFTPROMPT_HOME, or make an empty folder "
-                "there for a new one"
-            )
+            raise no_library(folder)
 
     def open(self, *, make: bool = False) -> Library:
         """The library there; `make` makes an empty one where there is none, which only commands do that put something in.

@@ -76,8 +76,10 @@ class AnswerFile:
         self._write(*(json.dumps(answer, allow_nan=False) for answer in answers))
 
     def close(self) -> None:
-        """Leave the file as far as it has come."""
+        """Leave the file as far as it has come; nothing is left of one without answers."""
         self._file.close()
+        if not self.answers:
+            self.partial.unlink(missing_ok=True)
 
     def finish(self, columns: Sequence[str]) -> dict[str, str]:
         """Write the file whole: each row with so many of its answer's columns behind its own. Returns the new names of

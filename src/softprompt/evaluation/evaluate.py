@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
@@ -43,6 +43,14 @@ class Evaluation(Record):
     """Inputs that were cut to fit the context."""
     unfinished: int
     """Generated answers that ran into `max_new_tokens`."""
+    outputs: tuple[str, ...] = field(default=(), repr=False)
+    """What it said to each row."""
+    values: tuple[float, ...] = field(default=(), repr=False)
+    """What each row counts, of which the value is the mean; for `f1`, which is no mean over rows, whether it is right."""
+
+    def row(self) -> dict[str, Any]:
+        """Its fields as a row, without those that have an entry for each row of data."""
+        return {name: value for name, value in super().row().items() if name not in ("outputs", "values")}
 
 
 def evaluate(
@@ -99,7 +107,8 @@ def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progres
         for case, trial, report in zip(group, trials, reports, strict=True):
             scores = (report.metric, report.value, report.stderr, report.rows, report.loss)
             cut, version = (trial.examples.truncated, report.unfinished), case.version
-            evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, *cut))
+            each = (tuple(report.predictions), report.values)
+            evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, *cut, *each))
     return evaluations
 
 

@@ -49,9 +49,15 @@ def score(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> Sc
         return _macro_f1(predictions, answers)
     if metric not in _OF_ROWS:
         raise ConfigError(f"metric {metric!r} is unknown{nearest(metric, METRICS)}")
-    values = [_OF_ROWS[metric](p, a) for p, a in zip(predictions, answers, strict=True)]
+    values = row_values(metric, predictions, answers)
     value = sum(values) / len(values)
     return Score(value, math.sqrt(math.fsum((one - value) ** 2 for one in values)) / len(values))
+
+
+def row_values(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> list[float]:
+    """What each row counts, of which a metric is the mean; for `f1`, which is no mean over rows, whether it is right."""
+    of_row = _OF_ROWS["accuracy" if metric == "f1" else metric]
+    return [of_row(prediction, answer) for prediction, answer in zip(predictions, answers, strict=True)]
 
 
 def _macro_f1(predictions: Sequence[str], answers: Sequence[str]) -> Score:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.metrics import score
+from softprompt.evaluation.metrics import row_values, score
 from softprompt.progress import Advance
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Examples
@@ -44,6 +44,8 @@ class Report:
     """Standard error of the value."""
     unfinished: int = 0
     """Generated answers that ran into max_new_tokens."""
+    values: tuple[float, ...] = ()
+    """What each row counts, of which the value is the mean."""
 
     def better_than(self, other: Report | None) -> bool:
         """By the metric; of equal values by the lower loss; of equal losses this one is better: the later."""
@@ -118,7 +120,8 @@ def _report(trial: Trial, predictions: list[str], losses: Sequence[float], unfin
     said = predictions if form.labels else [form.unwrap(prediction) for prediction in predictions]
     value, stderr = score(form.metric, said, answers)
     tokens = len(answers) if form.labels else sum(map(len, trial.examples.targets))
-    return Report(form.metric, value, len(answers), sum(losses) / tokens, predictions, stderr, unfinished)
+    loss, values = sum(losses) / tokens, tuple(row_values(form.metric, said, answers))
+    return Report(form.metric, value, len(answers), loss, predictions, stderr, unfinished, values)
 
 
 def judge_apart(
