@@ -302,6 +302,15 @@ def test_the_delimiter_is_found_from_header_and_body(
         assert f"; {DELIMITERS[delimiter]}s divide them)" in table.told()
 
 
+def test_stray_quotes_of_a_tsv_file_swallow_no_rows(tmp_path: Path) -> None:
+    fields = ['a 7" screen', '"so called" news', '"never closed', "plain", '"wholly quoted"', '"two ""marks"""', 'ends so"']
+    lines = ["text\tlabel", *(f"{field} {n % 2}\t{field}" for n, field in enumerate(fields * 6))]
+    table = table_of(tmp_path, "a.tsv", "\n".join(lines).encode())
+    assert len(table) == 42
+    assert [row["label"] for row in table.rows[:7]] == [*fields[:4], "wholly quoted", 'two "marks"', 'ends so"']
+    assert [row["text"] for row in table.rows] == [line.split("\t")[0] for line in lines[1:]]
+
+
 def test_a_doubt_that_the_first_records_leave_is_settled_by_the_rest(tmp_path: Path) -> None:
     head = "a,b;c\n" + "1,2;3\n" * 200
     assert "commas and semicolons divide all of its lines alike" in refusal(tmp_path, "a.csv", head.encode())
