@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from softprompt.bases.base import FrozenBase
+from softprompt.cli.options import read_pairs
 from softprompt.library.library import Library
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.listing import Filters
@@ -262,6 +263,12 @@ def test_keys_of_task_files_are_set_for_once(run: Run, tmp_path: Path, base_fold
 
 
 # init, sweep
+
+
+def test_labels_of_an_option_are_the_words_that_are_written() -> None:
+    assert read_pairs(["labels=[yes, no, 01]", "seed=01"], "") == {"labels": ["yes", "no", "01"], "seed": 1}
+    assert read_pairs(["labels=[yes, no],[on, 1]"], "", many=True) == {"labels": [["yes", "no"], ["on", "1"]]}
+    assert read_pairs(["gradient_checkpointing=yes"], "") == {"gradient_checkpointing": True}
 
 
 def test_init_writes_a_task_file_that_trains_as_it_stands(run: Run, tmp_path: Path, home: Path) -> None:

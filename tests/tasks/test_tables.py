@@ -10,7 +10,9 @@ import decimal
 import gzip
 import io
 import json
+import re
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,10 @@ ROWS: list[Row] = [
     {"text": "tabs\tand ünïcödé 🙂", "label": "yes"},
     {"text": " spaces kept ", "label": "no"},
 ]
+
+
+def packed(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
 
 
 def csv_bytes(rows: list[list[str]], delimiter: str = ",", end: str = "\r\n") -> bytes:
@@ -105,7 +111,7 @@ TYPED = [suffix for suffix in SUFFIXES if suffix != ".txt"]
 @pytest.mark.parametrize("suffix", TYPED)
 def test_the_same_rows_come_from_every_kind_of_file(tmp_path: Path, suffix: str, ending: str) -> None:
     data = table_bytes(suffix, ROWS)
-    table = table_of(tmp_path, f"rows{suffix}{ending}", gzip.compress(data) if ending else data)
+    table = table_of(tmp_path, f"rows{suffix}{ending}", packed(data) if ending else data)
     assert table.rows == ROWS
     assert table.columns == ("text", "label")
     assert len(table) == len(table.lines) == 4
@@ -148,11 +154,11 @@ def as_grid(table: Table) -> list[list[Any]]:
 @settings(max_examples=200)
 @given(grids(), DELIMITER, st.booleans(), st.sampled_from(["\r\n", "\n"]), st.booleans())
 def test_a_csv_file_reads_back_as_it_was_written(
-    folder: Path, grid: list[list[str]], delimiter: str, marked: bool, end: str, packed: bool
+    folder: Path, grid: list[list[str]], delimiter: str, marked: bool, end: str, is_packed: bool
 ) -> None:
     assume(end == "\r\n" or not any("\r" in cell for row in grid for cell in row))  # Python 3.11 writes a bare one unquoted
     data = codecs.BOM_UTF8 * marked + csv_bytes(grid, delimiter, end)
-    table = table_of(folder, "a.csv.gz", gzip.compress(data)) if packed else table_of(folder, "a.csv", data)
+    table = table_of(folder, "a.csv.gz", packed(data)) if is_packed else table_of(folder, "a.csv", data)
     assert as_grid(table) == grid
     assert table.delimiter == delimiter
     starts = [csv_bytes(grid[: at + 1], delimiter, end).decode() for at in range(len(grid) - 1)]
@@ -296,6 +302,15 @@ def test_the_delimiter_is_found_from_header_and_body(
         assert f"; {DELIMITERS[delimiter]}s divide them)" in table.told()
 
 
+def test_stray_quotes_of_a_tsv_file_swallow_no_rows(tmp_path: Path) -> None:
+    fields = ['a 7" screen', '"so called" news', '"never closed', "plain", '"wholly quoted"', '"two ""marks"""', 'ends so"']
+    lines = ["text\tlabel", *(f"{field} {n % 2}\t{field}" for n, field in enumerate(fields * 6))]
+    table = table_of(tmp_path, "a.tsv", "\n".join(lines).encode())
+    assert len(table) == 42
+    assert [row["label"] for row in table.rows[:7]] == [*fields[:4], "wholly quoted", 'two "marks"', 'ends so"']
+    assert [row["text"] for row in table.rows] == [line.split("\t")[0] for line in lines[1:]]
+
+
 def test_a_doubt_that_the_first_records_leave_is_settled_by_the_rest(tmp_path: Path) -> None:
     head = "a,b;c\n" + "1,2;3\n" * 200
     assert "commas and semicolons divide all of its lines alike" in refusal(tmp_path, "a.csv", head.encode())
@@ -337,6 +352,7 @@ def test_a_doubt_that_the_first_records_leave_is_settled_by_the_rest(tmp_path: P
         ("a.csv", b"text;label\nx;yes\ny\n", "line 3: 1 field, and 2 columns are needed (text, label; semicolons divide"),
         ("a.csv", b"text,label\nx, y,yes\n", "line 2: 3 fields, and 2 columns are needed"),
         ("a.csv", b"text,label\nx, y,yes\n", "put texts with commas in double quotes"),
+        ("a.csv", b'label,text\n1, "x, y"\n', "take out the space before a quote that opens a field"),
         ("a.csv", b"text\nx, y\n", "line 2: 2 fields, and the first line has one column (text)"),
         ("a.csv", b"text,text\nx,y\n", "two columns have the same name, 'text'"),
         ("a.csv", b"text,,\nx,y,z\n", "two columns have values and no name"),
@@ -360,10 +376,10 @@ def test_a_doubt_that_the_first_records_leave_is_settled_by_the_rest(tmp_path: P
         ("a.xlsx", b"\xd0\xcf\x11\xe0 old", "an old workbook or one with a password"),
         ("a.xls", b"\xd0\xcf\x11\xe0 old", "files of kind '.xls' are not read; use .jsonl"),
         ("a.csv.gz", b"a,b\n1,2\n", "is not compressed by gzip, as its name says; call it a.csv"),
-        ("a.csv.gz", gzip.compress(b"a,b\n1,2\n" * 90)[:-12], "is damaged or cut short"),
-        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n\n{"a": x}'), "line 3, column 7: not JSON"),
-        ("a.csv.gz", gzip.compress(b"a,b\n\n1\n"), "line 3: 1 field"),
-        ("a.gz", gzip.compress(b"text"), "files of kind 'none' are not read"),
+        ("a.csv.gz", packed(b"a,b\n1,2\n" * 90)[:-12], "is damaged or cut short"),
+        ("a.jsonl.gz", packed(b'{"a": 1}\n\n{"a": x}'), "line 3, column 7: not JSON"),
+        ("a.csv.gz", packed(b"a,b\n\n1\n"), "line 3: 1 field"),
+        ("a.gz", packed(b"text"), "files of kind 'none' are not read"),
         ("a.md", b"text", "files of kind '.md' are not read; use .jsonl"),
         ("rows", b"text", "files of kind 'none' are not read"),
         ("a.csv", b"text,label\nx\xe9,yes\n", "line 2: not UTF-8 text (0xE9 at byte 12)"),
@@ -464,6 +480,36 @@ def test_what_is_unclear_in_an_excel_file_is_refused(tmp_path: Path) -> None:
     )
     assert "two columns have the same name, 'a'" in refusal(tmp_path, "a.xlsx", excel_bytes([["a", "a"], [1, 2]]))
     assert table_of(tmp_path, "a.xlsx", excel_bytes([*grid, ["c", "=b"]])).rows[1] == {"text": "c", "label": "=b"}
+
+
+def edited(workbook: bytes, *changes: tuple[str, str]) -> bytes:
+    """A workbook with changes to the files in it, patterns and what takes their place; each finds one."""
+    found, out = set[str](), io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(workbook)) as source, zipfile.ZipFile(out, "w") as target:
+        for name in source.namelist():
+            text = source.read(name).decode()
+            for old, new in changes:
+                text, count = re.subn(old, new, text)
+                found |= {old} if count else set()
+            target.writestr(name, text)
+    assert found == {old for old, _ in changes}
+    return out.getvalue()
+
+
+def test_what_excel_and_its_like_write_is_read(tmp_path: Path) -> None:
+    grid: list[list[Any]] = [["text", "label"], ["a", "b"]]
+    rows = [{"text": "a", "label": "b"}]
+    small = edited(excel_bytes(grid), ('<dimension ref="A1:B2"', '<dimension ref="A1:A1"'))
+    assert table_of(tmp_path, "dimension.xlsx", small).rows == rows
+    shown = 'name="Sheet1" sheetId="2" state="visible"'
+    hidden = edited(excel_bytes(grid, grid), (shown, shown.replace("visible", "hidden")))
+    assert table_of(tmp_path, "hidden.xlsx", hidden).rows == rows
+    formula = edited(
+        excel_bytes([*grid, ["c", '=="b"']]), ('<c r="B3">', '<c r="B3" t="str">'), ("</f><v *(/>|></v>)", "</f><v>b</v>")
+    )
+    assert table_of(tmp_path, "formula.xlsx", formula).rows == [*rows, {"text": "c", "label": "b"}]
+    error = edited(excel_bytes([*grid, ["c", 7]]), ('<c r="B3" t="n"><v>7</v>', '<c r="B3" t="e"><v>#N/A</v>'))
+    assert table_of(tmp_path, "error.xlsx", error).rows == [*rows, {"text": "c", "label": None}]
 
 
 def test_excel_without_its_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

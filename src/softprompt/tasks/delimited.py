@@ -188,7 +188,7 @@ def _quoted_records(text: str, delimiter: str, above: int) -> Records:
                 names.extend(record)
             elif record and (len(record) > 1 or len(names) == 1 or record[0].strip()):  # else a blank line
                 if len(record) != len(names):
-                    raise _Fault(line, _wrong_count(len(record), names, delimiter))
+                    raise _Fault(line, _wrong_count(record, names, delimiter))
                 records.fields.append(record)
                 records.lines.append(line)
             line = above + reader.line_num + 1
@@ -238,7 +238,7 @@ def _line_records(text: str) -> Records:
         if not names:
             names.extend(fields)
         elif len(fields) != len(names):
-            raise _Fault(number, _wrong_count(len(fields), names, "\t"))
+            raise _Fault(number, _wrong_count(fields, names, "\t"))
         else:
             records.fields.append(fields)
             records.lines.append(number)
@@ -249,13 +249,16 @@ def _unquoted(field: str) -> str:
     return field[1:-1].replace('""', '"') if _QUOTED.fullmatch(field) else field
 
 
-def _wrong_count(count: int, names: list[str], delimiter: str) -> str:
+def _wrong_count(record: list[str], names: list[str], delimiter: str) -> str:
+    count = len(record)
     fields = f"{count} field{'s' * (count != 1)}"
     name = DELIMITERS[delimiter]
     if len(names) == 1:
         found = f"the first line has one column ({listing(names)})"
     else:
         found = f"{len(names)} columns are needed ({listing(names)}; {name}s divide the first line)"
+    if any(field.startswith(' "') for field in record):
+        return f"{fields}, and {found}; take out the space before a quote that opens a field"
     if count > len(names) and delimiter != "\t":
         return f"{fields}, and {found}; put texts with {name}s in double quotes"
     return f"{fields}, and {found}; mend the line"
