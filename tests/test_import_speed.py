@@ -46,6 +46,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "bases.options",
         "bases.architectures",
         "bases.adapter",
+        "bases.fingerprint",
+        "bases.folder",
         "prompts.card",
         "tasks.config",
         "tasks.rows",

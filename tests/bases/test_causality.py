@@ -28,9 +28,7 @@ BERT: dict[str, Callable[[], Any]] = {
     "BertForMaskedLM": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)),
     "BertLMHeadModel": lambda: transformers.BertLMHeadModel(transformers.BertConfig(**SMALL)),
     "RobertaForCausalLM": lambda: transformers.RobertaForCausalLM(transformers.RobertaConfig(**SMALL)),
-    "ElectraForCausalLM": lambda: transformers.ElectraForCausalLM(
-        transformers.ElectraConfig(**SMALL, embedding_size=16)
-    ),
+    "ElectraForCausalLM": lambda: transformers.ElectraForCausalLM(transformers.ElectraConfig(**SMALL, embedding_size=16)),
     "XLMWithLMHeadModel": lambda: transformers.XLMWithLMHeadModel(
         transformers.XLMConfig(vocab_size=320, emb_dim=16, n_layers=1, n_heads=2)
     ),
@@ -125,7 +123,7 @@ def test_a_model_that_reads_images_too_is_used_by_its_text_decoder_to_the_same_n
         results.append(causal.logits_behind(stack, prefix, [0, 1], [[10, 11, 12], [13, 14]], [[[15, 16]], [[17]]]).detach())
         assert causal.embed([[3, 4, 5]]).shape == (1, 16)
     assert Causal(base).shares_prefix == Causal(alone).shares_prefix
-    assert torch.allclose(*results, atol=1e-4, rtol=1e-4)
+    assert torch.allclose(results[0], results[1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -171,9 +171,7 @@ def test_the_fingerprint_of_before_counts_as_one_of_the_base_only_where_it_count
         ),
     ],
 )
-def test_an_index_that_names_what_is_not_there_is_told(
-    spoil: Callable[[Path], object], expected: str, folder: Path
-) -> None:
+def test_an_index_that_names_what_is_not_there_is_told(spoil: Callable[[Path], object], expected: str, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     save_as("safetensors index", folder, seed=3)
     spoil(folder)

@@ -17,6 +17,7 @@ from softprompt.library.library import Library
 from softprompt.prompts.file import digest_of, read_card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.listing import Filters
+from softprompt.serving.offline import Service
 from tests.commands import Run
 from tests.library_data import make_prompt
 from tests.models import make_base
@@ -108,6 +109,11 @@ def test_a_prompt_of_then_loads_on_its_base(library: Library, expected: Any) -> 
     assert prompt.digest == version.digest, "written again it is the same file"
     with pytest.raises(FingerprintMismatch):
         prompt.check_base(make_base("llama", seed=1))
+
+
+def test_the_library_of_then_answers(library: Library) -> None:
+    (answer,) = Service(library, base=make_base("llama")).predict(["red apple"], "answers")
+    assert answer.version == library.registry.resolve("answers").number
 
 
 def test_show_says_that_no_origin_was_recorded(run: Run, old: Path) -> None:

@@ -20,8 +20,8 @@ def check_causal(model: Any, source: str) -> None:
     """
     if looks_ahead(model):
         raise BaseModelError(
-            f"{source!r} is no causal language model: loaded as {type(model).__name__}, what it makes of a token changes with "
-            "the tokens behind it, as in an encoder (BERT and its kind). This version tunes causal models only; use a "
+            f"{source!r} is no causal language model: loaded as {type(model).__name__}, what it makes of a token changes "
+            "with the tokens behind it, as in an encoder (BERT and its kind). This version tunes causal models only; use a "
             "decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
         )
 

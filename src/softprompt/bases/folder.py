@@ -45,9 +45,9 @@ def check_folder(folder: Path, source: str, *, code: bool = False) -> dict[str, 
     config = read_object(folder / "config.json")
     if (folder / ADAPTER).is_file():
         raise BaseModelError(
-            f"{_shown(source)} has an adapter among its own files, {ADAPTER}, which transformers adds to the model where peft "
-            "is installed and leaves out where not; move the adapter's files to a folder of their own, and name that with "
-            "--base-adapter FOLDER or `base_adapter` if it is to be added"
+            f"{_shown(source)} has an adapter among its own files, {ADAPTER}, which transformers adds to the model where "
+            "peft is installed and leaves out where not; move the adapter's files to a folder of their own, and name that "
+            "with --base-adapter FOLDER or `base_adapter` if it is to be added"
         )
     refuse_unless_causal(task_type_of_config(config), source)
     if config.get("auto_map") and not code:
@@ -88,10 +88,13 @@ def _what_is_there(folder: Path) -> str:
             return f"it is the hub's cache of {name}; give the id {name}, or the folder {str(whole[-1])!r} in it"
         return f"it is the hub's cache of {name}, and no model is in it; give the id {name} once with a network to fetch it"
     if folder.parent.name == "snapshots":
-        return "it is a folder of the hub's cache from which config.json is gone or was never fetched; give the id to fetch it"
+        return (
+            "it is a folder of the hub's cache from which config.json is gone or was never fetched; give the id to fetch it"
+        )
     if not any(folder.iterdir()):
         return "it is empty; save a model there with save_pretrained"
     inner = sorted(path.name for path in folder.iterdir() if (path / "config.json").is_file())
     if inner:
-        return f"it has no config.json, but {', '.join(inner[:3])} in it ha{'ve' if len(inner) > 1 else 's'} one; give such a folder"
+        have = "have" if len(inner) > 1 else "has"
+        return f"it has no config.json, but {', '.join(inner[:3])} in it {have} one; give such a folder"
     return "it has no config.json, so it holds no model; save one there with save_pretrained"

@@ -32,7 +32,9 @@ def _own(config: Any) -> dict[str, Any]:
     except Exception:  # a kind that has none
         defaults = {}
     values = config.to_dict()
-    return {key: value for key, value in values.items() if key == "model_type" or key not in defaults or value != defaults[key]}
+    return {
+        key: value for key, value in values.items() if key == "model_type" or key not in defaults or value != defaults[key]
+    }
 
 
 def _of_tensors(header: bytes, config: dict[str, Any], model: Any, tokenizer: Any) -> str:

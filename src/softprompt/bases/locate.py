@@ -12,7 +12,18 @@ from softprompt.errors import BaseModelError, reason_of
 BUILTIN = {"builtin/tiny": Path(__file__).parent / "builtin" / "tiny"}
 """The bases that come with the package, by name."""
 
-_FETCHED = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "*.bin", "*.spm", "*.tiktoken", "*.codes", "*.tokenizer"]
+_FETCHED = [
+    "*.json",
+    "*.jinja",
+    "*.safetensors",
+    "*.model",
+    "*.txt",
+    "*.bin",
+    "*.spm",
+    "*.tiktoken",
+    "*.codes",
+    "*.tokenizer",
+]
 """What is fetched of a model. Its code (`*.py`) only where that may be run."""
 
 
@@ -55,7 +66,9 @@ def locate(source: str, *, revision: str | None = None, code: bool = False) -> P
         return _without_revision(folder.resolve(), name, revision)
     if folder.is_file():
         if folder.suffix == ".gguf":
-            what = "is a GGUF file, which is not read yet; give the folder of the model as transformers saves it (safetensors)"
+            what = (
+                "is a GGUF file, which is not read yet; give the folder of the model as transformers saves it (safetensors)"
+            )
         else:
             what = f"is a file and no folder; give the folder that it lies in, {str(folder.parent)!r}"
         raise BaseModelError(f"{name!r} {what}")

@@ -46,8 +46,8 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
         ) from None
     if getattr(tokenizer, "backend_tokenizer", None) is None and (folder / WHOLE).is_file():
         raise BaseModelError(
-            f"{source!r} ({folder}) has a {WHOLE} which its tokenizer, {type(tokenizer).__name__}, does not read: it is built "
-            f"from the vocabulary beside it; move {WHOLE} out of the folder"
+            f"{source!r} ({folder}) has a {WHOLE} which its tokenizer, {type(tokenizer).__name__}, does not read: it is "
+            f"built from the vocabulary beside it; move {WHOLE} out of the folder"
         )
     # Weights that are not there, or of another shape, transformers would fill with random numbers.
     lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})

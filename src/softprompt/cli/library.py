@@ -101,9 +101,8 @@ def rebind(
     where: Location,
     as_json: Json = False,
 ) -> None:
-    """Bind versions to their base where it is now, by its fingerprint of today. Reads all of the base: equal fingerprints are
-    the proof, by today's rule or by that of versions before. Tells what it would do; --yes does it, with a line in the audit.
-    """
+    """Bind versions to their base where it is now. Its fingerprint is the proof, for which every byte of it is read. Tells
+    what it would do; --yes does it, with a line in the audit for each version."""
     from softprompt.library.binding import plan_rebind
     from softprompt.library.binding import rebind as bind
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
     from softprompt.registry.records import Version
 
+MOVED = "give the place it has moved to with --base, or have that remembered with `softprompt library rebind PLACE --yes`"
+"""What to do about a base that is not where the library knows it."""
+
 _t, _v = tables.tasks.c, tables.versions.c
 
 
@@ -42,8 +45,7 @@ def options_for(version: Version, options: BaseOptions, named: BaseOptions | Non
         if options.source is not None or not moved:
             raise
         raise BaseModelError(
-            f"{version.ref} was tuned on {version.base!r}, and there is no such folder any more; give the place it has moved "
-            "to with --base, or have that remembered with `softprompt library rebind PLACE --yes`"
+            f"{version.ref} was tuned on {version.base!r}, and there is no such folder any more; {MOVED}"
         ) from None
     return chosen
 
@@ -123,8 +125,8 @@ def plan_rebind(library: Library, options: BaseOptions, *, known_as: str | None 
         ).fetchall()
     if not rows:
         raise LibraryError(
-            f"no version is of {options.shown}, whose fingerprint is {proof.fingerprint}; `softprompt list --json` shows those "
-            "that versions are bound to"
+            f"no version is of {options.shown}, whose fingerprint is {proof.fingerprint}; `softprompt list --json` shows "
+            "those that versions are bound to"
         )
     return [
         Rebound(row.tenant, f"{row.name}@{row.number}", row.base, proof.address, row.fingerprint, proof.fingerprint)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.architectures import refuse_unless_causal, task_type_of_name
 from softprompt.bases.options import BaseOptions
-from softprompt.errors import ConfigError, DataError
+from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.form import Form, excerpt
 from softprompt.tasks.memory import MEMORY, take_rows
@@ -107,13 +107,17 @@ class Task:
         """Refuse a base that by its name or by `task_type` is no causal model, before anything is fetched.
 
         Raises:
-            BaseModelError: with the task type that it is.
+            BaseModelError: with the task type that it is, or that was asked for.
         """
         source = self.base_options.address
         known = task_type_of_name(source)
         if known and not Path(source).is_dir():
             refuse_unless_causal(known, source)
-        refuse_unless_causal(self.config.task_type, f"the base of task {self.name} ({source})")
+        if self.config.task_type != "CAUSAL_LM":
+            raise BaseModelError(
+                f"task {self.name!r} asks for task_type {self.config.task_type}, and this version tunes causal models only: "
+                f"leave task_type out, or say CAUSAL_LM, where the base ({source}) is one"
+            )
 
     @cached_property
     def _splits(self) -> tuple[list[Row], list[Row], list[Row]]:
