@@ -64,7 +64,7 @@ def weigh(current: Card, candidate: Card) -> Comparison:
     same = _same_rows(current, candidate, old, new)
     if same is False:
         rows = f"{new.rows} rows here, {old.rows} other ones there"
-        return Comparison(False, None, f"not comparable: {rows}; `softprompt evaluate --data` judges both on one file")
+        return Comparison(False, None, f"not comparable: {rows}; judge both with `softprompt evaluate TASK@N --data FILE`")
     loss = new.value - old.value if current.metric in LOWER_IS_BETTER else old.value - new.value
     error = STANDARD_ERRORS * math.hypot(old.stderr, new.stderr)
     on = f"on the same {new.rows} rows" if same else f"on {new.rows} rows each, if they are the same"
