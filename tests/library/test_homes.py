@@ -146,7 +146,7 @@ from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.records import unfinished
 from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
-b"".decode("utf-8-sig")  # which is a module, too
+b"x".decode("utf-8-sig")  # which is a module, too
 if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
