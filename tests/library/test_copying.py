@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,14 +79,15 @@ def test_a_library_with_changes_of_its_own_is_no_former_copy(tmp_path: Path, cha
         if change == "other":
             shutil.rmtree(tmp_path / "copy")
         with Library.open(tmp_path / "copy", actor="you") as copied:
-            {
+            changes: dict[str, Callable[[], object]] = {
                 "publish": lambda: copied.publish(make_prompt(seed=2), base=BASE),
                 "promote": lambda: copied.promote("trec6@1"),
                 "tag": lambda: copied.registry.tag("trec6@1", add=["x"]),
                 "delete": lambda: copied.registry.delete("trec6@1"),
                 "key": lambda: copied.registry.keys.create("k", ["read"]),
                 "other": lambda: copied.publish(make_prompt("another"), base=BASE),
-            }[change]()
+            }
+            changes[change]()
         library.publish(make_prompt(seed=3), base=BASE)
         before = content(tmp_path / "copy")
         with pytest.raises(LibraryError, match=r"is no former copy of this library: only there was .* done, at .* by you"):

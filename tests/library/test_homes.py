@@ -143,7 +143,10 @@ import os, sys
 import softprompt.jobs.jobs
 from softprompt.errors import RegistryError, StoreError
 from softprompt.jobs.jobs import Jobs
+from softprompt.jobs.records import unfinished
+from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
+b"x".decode("utf-8-sig")  # which is a module, too
 if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
@@ -175,7 +178,14 @@ for create in (True, False):
         assert library.stats()["blobs"] == 2
         assert library.registry.state()[0] > 0
         assert not library.registry.keys.any_live()
-        assert Jobs(library).page().rows == []
+        assert Jobs(library).page().rows == Uploads(library).page().rows == []
+        assert not unfinished(library)
+        try:
+            Uploads(library).add(b'{"text": "a", "label": "b"}\\n', "rows.jsonl")
+        except (StoreError, RegistryError) as error:
+            assert "you may not" in str(error), error
+        else:
+            raise SystemExit("not refused")
         for attempt in (
             lambda: library.promote("trec6@2"), lambda: library.registry.keys.create("k", ["read"]),
             lambda: library.registry.tag("trec6@1", add=["x"]), lambda: library.registry.delete("trec6@2"),

@@ -10,6 +10,7 @@ import pytest
 import redis
 from obstore.store import S3Store
 
+from softprompt.errors import LibraryError, NotFound
 from softprompt.library.library import Library
 from softprompt.stores.redis_server import PREFIX
 from tests.library_contract import LibraryContract, Opener
@@ -57,6 +58,10 @@ def test_moves_from_home_to_servers_and_goes_on(
         library.registry.keys.create("ci", ["read"])
         report = library.copy(registry=database, store=redis_url)
         assert report.blobs == 3
+        library.publish(make_prompt("more"), base="builtin/tiny")
+        library.registry.delete("trec6@1")
+        again = library.copy(registry=database, store=redis_url)
+        assert (again.blobs, again.added["versions"], again.changed) == (1, 1, ("default/trec6@1 deleted",))
         audit = library.registry.audit()
     with Library.open(tmp_path / "other", registry=database, store=redis_url) as library:
         assert library.registry.audit() == audit
@@ -66,3 +71,11 @@ def test_moves_from_home_to_servers_and_goes_on(
         assert library.rollback("trec6").after == 3
         assert library.registry.keys.create("cd", ["read"]).key.id == 2
         assert not library.verify().problems
+    with (
+        Library.open(tmp_path / "home") as library,
+        pytest.raises(LibraryError, match="only there was 'publish' of 'trec6'"),
+    ):
+        library.copy(registry=database, store=redis_url)
+    with pytest.raises(NotFound, match=r"there is no library in the registry .*: it has no tables"):
+        Library.open(tmp_path / "none", registry=postgres_database(), store=redis_url, create=False)
+    assert not (tmp_path / "none").exists()

@@ -136,9 +136,13 @@ def add_event(
     connection.execute(sa.insert(tables.job_events).values(values))
 
 
+PLACE = "place"
+"""File in a home that has its name."""
+
+
 def place_of(home: Path) -> str:
     """The name of a home, made once: jobs are done where their files are, whatever the host is called today."""
-    file = home / "place"
+    file = home / PLACE
     if not file.exists():
         write_whole(file, secrets.token_hex(16).encode(), replace=False)  # the first one stays
     return file.read_text(encoding="ascii").strip()
@@ -146,6 +150,8 @@ def place_of(home: Path) -> str:
 
 def unfinished(library: Library) -> bool:
     """Whether a job of any tenant waits or runs in this home."""
+    if not (library.home / PLACE).exists():  # which the first job makes; the home may be one that nobody can write to
+        return False
     here = sa.and_(_j.status.in_(UNFINISHED), _j.place == place_of(library.home))
     with library.registry.database.read() as connection:
         return connection.execute(sa.select(_j.id).where(here).limit(1)).first() is not None

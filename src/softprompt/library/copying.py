@@ -131,19 +131,18 @@ def _refuse_if_used(source: Connection, there: Connection, shown: str) -> None:
             )
     if has(tables.tasks) and not has(tables.audit):
         raise LibraryError(f"the registry {shown} has tasks already, and a copy would take their place; name an empty one")
-    every = sa.select(tables.audit).order_by(tables.audit.c.id)
-    theirs = there.execution_options(yield_per=_BATCH).execute(every)
-    ours = source.execution_options(yield_per=_BATCH).execute(every)
-    for line, same in zip_longest(theirs, ours):
-        if line is None:
-            return
-        if same is None or tuple(line) != tuple(same):
-            newer = "; is it the newer one, and the copy to go the other way?" if same is None else ""
-            raise LibraryError(
-                f"the registry {shown} is no former copy of this library: only there was {line.action!r} of "
-                f"{line.task or 'no task'!r} done, at {line.at} by {line.actor}, and a copy would undo that{newer}; name an "
-                "empty one"
-            )
+    every = sa.select(tables.audit).order_by(tables.audit.c.id).execution_options(yield_per=_BATCH)
+    with there.execute(every) as theirs, source.execute(every) as ours:
+        found = next((pair for pair in zip_longest(theirs, ours) if pair[0] is None or pair[0] != pair[1]), (None, None))
+    line, same = found
+    if line is None:
+        return
+    newer = "; is it the newer one, and the copy to go the other way?" if same is None else ""
+    raise LibraryError(
+        f"the registry {shown} is no former copy of this library: only there was {line.action!r} of "
+        f"{line.task or 'no task'!r} done, at {line.at} by {line.actor}, and a copy would undo that{newer}; name an empty "
+        "one"
+    )
 
 
 def _copy_blobs(
