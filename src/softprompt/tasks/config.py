@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError, nearest
+from softprompt.tasks.labels import check_labels, with_label_texts
 from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
@@ -109,6 +110,10 @@ class TaskConfig(_Strict):
     """Template of what the model must answer."""
     labels: tuple[str, ...] | None = None
     """The labels to choose from; without them the task generates text."""
+    fold_labels: bool = False
+    """Take answers for a label that differ from it by case, by spaces or as numbers are written (1, 1.0) alone."""
+    id2label: dict[str, str] | None = None
+    """Labels for answers as the rows have them: `{0: negative, 1: positive}`; they are `labels` where none are given."""
     metric: MetricName | None = None
     """By default accuracy with labels, else exact_match."""
     instruction: str | None = None
@@ -157,17 +162,10 @@ class TaskConfig(_Strict):
 
     serving: ServingConfig | None = None
 
-    @field_validator("labels", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _label_texts(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        for label in value:
-            if isinstance(label, bool):
-                raise ValueError(
-                    f"YAML reads {str(label).lower()}, yes, no, on and off as truth values; put labels in quotes"
-                )
-        return [str(label) if isinstance(label, int | float) else label for label in value]
+    def _label_texts(cls, raw: Any) -> Any:
+        return with_label_texts(raw) if isinstance(raw, dict) else raw
 
     @field_validator("prompt_tuning_init_prompt", mode="before")
     @classmethod
@@ -193,13 +191,9 @@ class TaskConfig(_Strict):
     def _consistent(self) -> TaskConfig:
         labels = self.labels
         if labels is not None:
-            if len(labels) < 2:
-                raise ValueError(f"labels: a choice needs at least two labels, and there is {len(labels)}")
-            twice = sorted({label for label in labels if labels.count(label) > 1})
-            if twice:
-                raise ValueError(f"labels: {', '.join(map(repr, twice))} is listed more than once")
-            if any(not label.strip() for label in labels):
-                raise ValueError("labels: one of them is empty")
+            check_labels(labels, fold=self.fold_labels, words=self.id2label or {})
+        elif self.fold_labels:
+            raise ValueError("fold_labels: there are no `labels` to fold to; list them")
         if labels is None and self.metric in OF_LABELS:
             raise ValueError(f"metric: {self.metric} needs `labels`; list them, or use exact_match")
         if labels is None and self.objective in OF_LABELS:
@@ -247,6 +241,7 @@ class TaskConfig(_Strict):
             "per_device_train_batch_size", "warmup_ratio", "warmup_steps", "weight_decay", "lr_scheduler_type", "optim",
             "max_grad_norm", "eval_per_epoch", "early_stopping_patience", "seed",
         )  # fmt: skip
+        kept += tuple(key for key in ("fold_labels", "id2label") if getattr(self, key))
         if self.encoder_reparameterization_type:
             kept += ("encoder_reparameterization_type", "encoder_hidden_size")
         values = {key: getattr(self, key) for key in kept}

@@ -7,14 +7,16 @@ import itertools
 import json
 import math
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, ContextError, DataError, nearest
 from softprompt.prompts.card import Card
 from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.labels import compose, fold_label
 from softprompt.tasks.rows import Row
 from softprompt.text import lone_surrogate
 
@@ -70,6 +72,10 @@ def _text(row: Row, name: str, where: str) -> str:
     return str(value)
 
 
+def _is_blank(value: object) -> bool:
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
 def excerpt(row: Row) -> str:
     """The beginning of a row, to find it by in its file: its number may count in a split."""
     text = json.dumps(row, ensure_ascii=False, default=str)
@@ -95,6 +101,10 @@ class Form:
     metric: str
     max_new_tokens: int
     instruction: str | None = None
+    fold_labels: bool = False
+    """Whether answers that differ from a label by case, spaces or the spelling of a number alone are that label."""
+    id2label: tuple[tuple[str, str], ...] = ()
+    """Labels for answers as rows have them, such as a word for a number."""
 
     @classmethod
     def of_config(cls, config: TaskConfig) -> Form:
@@ -103,7 +113,9 @@ class Form:
         Raises:
             ConfigError: a template is wrong.
         """
-        form = cls._of(config, config.task or "task", config.metric_name)
+        form = cls._of(config, config.task or "task", config.metric_name, config.model_dump(include=set(_OF_RECIPE)))
+        if form.labels is not None:
+            form = replace(form, labels=tuple(map(compose, form.labels)))
         if not form.input.fields:
             raise ConfigError(f"input: the template {config.input!r} has no column in braces, such as {{text}}")
         if len(form.target.fields) != 1:
@@ -115,12 +127,14 @@ class Form:
     @classmethod
     def of_card(cls, card: Card) -> Form:
         """The form that a prompt was tuned with."""
-        return cls._of(card, card.task, card.metric)
+        return cls._of(card, card.task, card.metric, card.recipe)
 
     @classmethod
-    def _of(cls, source: TaskConfig | Card, task: str, metric: str) -> Form:
+    def _of(cls, source: TaskConfig | Card, task: str, metric: str, recipe: Mapping[str, Any]) -> Form:
         templates = Template(source.input), Template(source.target)
-        return cls(task, *templates, source.labels, metric, source.max_new_tokens, source.instruction)
+        words = tuple(sorted((recipe.get("id2label") or {}).items()))
+        fold = bool(recipe.get("fold_labels"))
+        return cls(task, *templates, source.labels, metric, source.max_new_tokens, source.instruction, fold, words)
 
     @property
     def target_field(self) -> str:
@@ -134,12 +148,51 @@ class Form:
             DataError: no answer there, or a label that is not listed.
         """
         text = _text(row, self.target_field, where)
-        if self.labels is not None and text not in self.labels:
+        if self.labels is None:
+            return text
+        label = self._labels.get(self._spelling(self._words.get(self._spelling(text), text)))
+        if label is None:
             listed = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
-            raise DataError(
-                f"{where}: the label {text[:60]!r} is not among `labels` ({listed}); list it or mend the row: {excerpt(row)}"
-            )
-        return text
+            like = next((label for label in self.labels if fold_label(label) == fold_label(text)), None)
+            mend = "list it or mend the row"
+            if like is not None:
+                mend = f"`fold_labels: true` takes it for {like!r}, or {mend}"
+            raise DataError(f"{where}: the label {text[:60]!r} is not among `labels` ({listed}); {mend}: {excerpt(row)}")
+        return label
+
+    def _spelling(self, text: str) -> str | Decimal:
+        """What spellings of one label have in common."""
+        return fold_label(text) if self.fold_labels else compose(text)
+
+    @cached_property
+    def _labels(self) -> dict[str | Decimal, str]:
+        return {self._spelling(label): label for label in self.labels or ()}
+
+    @cached_property
+    def _words(self) -> dict[str | Decimal, str]:
+        return {self._spelling(text): label for text, label in self.id2label}
+
+    def is_folded(self, text: str) -> bool:
+        """Whether an answer, as a row has it, is a label only because spellings are folded."""
+        text = compose(text)
+        return text not in map(compose, (*(self.labels or ()), *(given for given, _ in self.id2label)))
+
+    @property
+    def reads(self) -> tuple[object, ...]:
+        """What it reads of rows: forms that agree in it split them alike."""
+        return (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label)
+
+    def columns(self, row: Row, where: str) -> dict[str, str]:
+        """The texts of a row that the templates read, by column.
+
+        Raises:
+            DataError: one is not there, or is no text or number.
+        """
+        return {name: _text(row, name, where) for name in (*self.input.fields, self.target_field)}
+
+    def is_blank(self, row: Row) -> bool:
+        """Whether nothing stands in any column of a row's input."""
+        return all(_is_blank(row.get(name)) for name in self.input.fields)
 
     def verbalize(self, answer: str) -> str:
         """An answer as the model must say it."""
@@ -260,5 +313,10 @@ class Form:
 
 
 def form_fields(form: Form) -> dict[str, Any]:
-    """What a card keeps of a form."""
-    return vars(form) | {"input": form.input.text, "target": form.target.text}
+    """What a card keeps of a form as its own fields; the rest is in its recipe."""
+    kept = {field.name: getattr(form, field.name) for field in fields(form) if field.name not in _OF_RECIPE}
+    return kept | {"input": form.input.text, "target": form.target.text}
+
+
+_OF_RECIPE = ("fold_labels", "id2label")
+"""What a form takes from a card's recipe: prompts of before had neither."""
