@@ -15,7 +15,7 @@ import yaml
 from softprompt.errors import ConfigError, DataError, nearest
 from softprompt.names import LONGEST_NAME, check_task
 from softprompt.tasks.config import parse_config
-from softprompt.tasks.labels import alike, compose, counted, excerpt_of, fold_label, infer_labels
+from softprompt.tasks.labels import alike, compose, counted, excerpt_of, fold_label, form_of_labels, infer_labels
 from softprompt.tasks.rows import Row, read_rows
 from softprompt.tasks.task import Task
 
@@ -90,6 +90,7 @@ def draft_task(
         if not _nameable(column):
             raise ConfigError(f"the column {column!r} cannot be named in a template; rename it to letters, digits, - and _")
     labels, told = infer_labels(table[answer].texts, fold=fold_labels)
+    remarks: list[str] = []
     config: dict[str, object] = {
         "task": task,
         "base": "builtin/tiny",
@@ -99,7 +100,8 @@ def draft_task(
     }
     if labels is not None:
         said = _said(labels, words or {}, fold=fold_labels)
-        config |= {"labels": list(dict.fromkeys(said.values()))}
+        keys, remarks = form_of_labels(list(dict.fromkeys(said.values())))
+        config |= keys
         config |= {"id2label": {given: word for given, word in said.items() if given != word}} if words else {}
         config |= {"fold_labels": True} if fold_labels else {}
         config |= {"metric": "accuracy", "prompt_tuning_init": "LABELS"}
@@ -110,7 +112,7 @@ def draft_task(
         config |= {"metric": "exact_match", "max_new_tokens": _bound(table[answer].texts)}
     config["num_virtual_tokens"] = 20
     drafted = Task(parse_config(config), folder=file.parent)
-    notes = list(drafted.remarks)
+    notes = [*drafted.remarks, *remarks]
     if labels is not None and alike(dict.fromkeys(labels, 0)):
         notes.append("--fold-labels makes one label of those that are spelt in several ways")
     if labels is not None and not words and all(isinstance(fold_label(one), str) is False for one in labels):
