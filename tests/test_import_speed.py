@@ -49,6 +49,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "prompts.card",
         "tasks.config",
         "tasks.rows",
+        "tasks.tables",
+        "tasks.values",
         "tasks.form",
         "evaluation.metrics",
         "progress",

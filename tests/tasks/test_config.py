@@ -180,16 +180,27 @@ def test_a_key_given_twice_is_told_with_its_line(file: Path, text: str, line: in
     assert "twice" in message
 
 
-@pytest.mark.parametrize("words", ["yes, no", "on, off", "true, false", "'yes', no"])
-def test_labels_that_yaml_takes_for_truth_values_are_told(file: Path, words: str) -> None:
-    message = refusal(file, f"labels: [{words}]")
-    assert "labels" in message
-    assert "quotes" in message
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["yes", "no"], ["on", "off"], ["true", "false"], ["True", "False"], ["01", "1", "1.0", "1e3", "0x1", "1_0", "12:30"],
+        ["2024-01-31", "2024-13-45"], ["null", "~"],
+    ],
+)  # fmt: skip
+def test_labels_are_the_words_that_are_written(file: Path, words: list[str]) -> None:
+    if "~" in words:
+        assert "labels.0: input should be a valid string" in refusal(file, f"labels: [{', '.join(words)}]")
+        return
+    file.write_text(f"labels: [{', '.join(words)}]")
+    assert read_config(file).labels == tuple(words)
+    file.write_text("labels:\n" + "".join(f"- {word}\n" for word in words))
+    assert read_config(file).labels == tuple(words)
+    file.write_text("labels: [" + ", ".join(f"'{word}'" for word in words) + "]")
+    assert read_config(file).labels == tuple(words)
 
 
-def test_labels_may_be_numbers_and_quoted_words(file: Path) -> None:
-    file.write_text("labels: [1, 2.5, 'yes']")
-    assert read_config(file).labels == ("1", "2.5", "yes")
+def test_labels_from_python_are_the_texts_of_their_values() -> None:
+    assert parse_config({"labels": [True, False, 1, 2.5, "yes"]}).labels == ("true", "false", "1", "2.5", "yes")
 
 
 def test_language_modelling_is_read_in_both_spellings_and_kept_in_one(file: Path) -> None:
@@ -244,7 +255,7 @@ def test_a_file_that_is_no_task_file_is_told(file: Path, text: str | bytes, expe
     ("value", "shown"), [("2024-13-45", "2024-13-45"), ("!!int abc", "abc"), ("1" * 5000, "1" * 40), ("!!float x", "x")]
 )
 def test_a_value_that_yaml_takes_for_what_it_is_not_is_told_with_its_line(file: Path, value: str, shown: str) -> None:
-    for text in (f"seed: 1\ntask: {value}\n", f"seed: 1\nlabels: [a, {value}]\n", f"seed: 1\n? {value}\n: 1\n"):
+    for text in (f"seed: 1\ntask: {value}\n", f"seed: 1\nother: [a, {value}]\n", f"seed: 1\n? {value}\n: 1\n"):
         assert f"FILE: line 2: {shown!r} cannot be read" in refusal(file, text)
 
 
@@ -252,7 +263,7 @@ def test_brackets_without_end_are_told(file: Path) -> None:
     assert "too deep" in refusal(file, "labels: " + "[" * 3000)
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.TSV", "rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize("name", ["rows.csv", "rows.TSV", "rows.jsonl", "rows.parquet", "rows.xlsx", "r.csv.gz"])
 def test_a_table_given_for_a_task_file_is_told_with_the_command_that_makes_one(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"text,label\nred,yes\n\xff")
     with pytest.raises(ConfigError, match=rf"is a table of rows and no task file; `softprompt init .*{name}`"):
@@ -339,6 +350,6 @@ def test_a_recipe_is_plain_json_of_finite_numbers(key: str, value: Any) -> None:
 
 
 def test_a_message_repeats_no_more_than_the_beginning_of_a_wrong_value() -> None:
-    with pytest.raises(ConfigError, match=r"the file says \[\{'text': 'a'\}.* \.\.\.$") as refused:
+    with pytest.raises(ConfigError, match=r"the file says \[\{'text': 'a'\}.*\.\.\.$") as refused:
         parse_config({"data": [{"text": "a"}] * 1000})
     assert len(str(refused.value)) < 400

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import json
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +20,8 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
 from softprompt.tasks.config import parse_config
-from softprompt.tasks.form import Form, Template, form_fields
+from softprompt.tasks.form import Form, Template, form_fields, nameable
+from softprompt.tasks.values import Row, text_of
 from tests.models import make_base
 
 BASE = make_base("llama")
@@ -44,32 +49,104 @@ def test_values_are_never_taken_for_templates() -> None:
     assert Template("{a}|{b}|{a}").fields == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    "text",
+NAMES = st.text(min_size=1, max_size=12).filter(str.strip) | st.sampled_from(
     [
-        "{x.__class__}", "{x[0]}", "{x!r}", "{x:>10}", "{x:{y}}", "{}", "{0.real}", "{x", "x}", "{x}}", "{ x }", "{x y}",
+        "Review text",
+        "текст",
+        "标题",
+        "a.b",
+        "x-y",
+        "1st",
+        "x[0]",
+        "x!r",
+        "x:>10",
+        "x.__class__",
+        " x ",
+        "Is it good?",
+        "a\nb",
+    ]
+)
+
+
+@given(NAMES, st.text(), st.text(), st.text())
+def test_every_column_without_braces_can_be_named(name: str, value: str, before: str, after: str) -> None:
+    if not nameable(name):
+        assert set(name) & set("{}")
+        return
+    template = Template(escape(before) + "{" + name + "}" + escape(after))
+    assert template.fields == [name]
+    assert template.fill({"x": "another", name: value}) == before + value + after
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{}", "wrong at {}: name a column in the braces"),
+        ("{ }", "wrong at { }: name a column"),
+        ("{x:{y}}", "the brace { at character 1 stands alone; write {{ for a brace"),
+        ("{x", "the brace { at character 1 stands alone"),
+        ("a x}", "the brace } at character 4 stands alone; write }} for a brace"),
+        ("{x}}", "the brace } at character 4 stands alone"),
     ],
-)  # fmt: skip
-def test_only_names_of_columns_go_in_braces(text: str) -> None:
+)
+def test_only_names_of_columns_go_in_braces(text: str, expected: str) -> None:
     with pytest.raises(ConfigError, match="the template") as caught:
         form(input=text)
     assert repr(text) in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_numbers_are_written_out_and_nothing_else_is() -> None:
-    assert Template("{x}").fill({"x": 3}) == "3"
-    assert Template("{x}").fill({"x": 0.5}) == "0.5"
-    assert Template("{x}").fill({"x": 10**400}) == str(10**400)
-    for value in (None, True, [1], {"a": 1}, float("nan"), float("inf")):
-        with pytest.raises(DataError, match=r"row 4: the field 'x' holds .*; text or a number is needed"):
-            Template("{x}").fill({"x": value}, "row 4")
+VALUES: list[tuple[object, str]] = [
+    (3, "3"), (0.5, "0.5"), (1.0, "1.0"), (10**400, str(10**400)), (True, "true"), (False, "false"), ("", ""), ("é", "é"),
+    (numpy.int64(3), "3"), (numpy.float32(0.1), "0.1"), (numpy.bool_(True), "true"), (Decimal("1E+2"), "100"),
+    (datetime.date(2024, 1, 31), "2024-01-31"), (datetime.datetime(2024, 1, 31, 1), "2024-01-31T01:00:00"),
+    (datetime.time(1, 2), "01:02:00"), ("é".encode(), "é"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "text"), VALUES)
+def test_a_value_has_one_text_in_templates_as_a_label_and_as_an_answer(value: object, text: str) -> None:
+    assert text_of(value) == text
+    assert Template("{x}").fill({"x": value}) == text
+    assert form(target="{label}").answer({"label": value}, "row 1") == text
+    if text:
+        assert form(labels=[text, "other"]).answer({"label": value}, "row 1") == text
+
+
+@given(st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text())
+def test_the_text_of_a_value_is_as_json_writes_it(value: object) -> None:
+    assert text_of(value) == (value if isinstance(value, str) else json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (None, "it is missing"), (float("nan"), "it is missing"), (float("inf"), "it is infinite"), ([1], "it is a list"),
+        ({"a": 1}, "it is an object"), (["negative"], "it is a list"), (b"\xff", "it is bytes and no text"),
+        (Decimal("NaN"), "it is missing"), (object, "it is of type type"), (["x" * 9999], "it is a list"),
+    ],
+)  # fmt: skip
+def test_a_value_without_a_text_is_refused_by_row_and_column(value: object, why: str) -> None:
+    in_target = form(target="{x}", labels=["negative", "b"])
+    fills: list[Callable[[Row, str], str]] = [Template("{x}").fill, in_target.answer]
+    for fill in fills:
+        with pytest.raises(DataError, match=rf"row 4: the field 'x' holds .*: {why}; text, a number or a truth") as caught:
+            fill({"x": value}, "row 4")
+        assert len(str(caught.value)) < 300
 
 
 def test_a_missing_field_is_told_with_the_nearest_column() -> None:
-    with pytest.raises(DataError, match=r"row 2 has no field 'text', .* did you mean 'texts'\?"):
+    with pytest.raises(DataError, match=r"row 2 has no field 'text', .* did you mean 'texts'\?$"):
         Template("{text}").fill({"texts": "a", "label": "b"}, "row 2")
-    with pytest.raises(DataError, match="known: a, b"):
+    with pytest.raises(DataError, match=r"did you mean 'REVIEW TEXT '\?$"):
+        Template("{Review text}").fill({"REVIEW TEXT ": "a", "label": "b"})
+    with pytest.raises(DataError, match=r"known: a, b$"):
         Template("{text}").fill({"a": "a", "b": "b"})
+    with pytest.raises(DataError, match=r"known: a; a brace that is text is written twice$"):
+        Template('{"answer": 1} {a}').fill({"a": "a"})
+    with pytest.raises(DataError, match=r"known: column 0, column 1, .* and 4.. more") as caught:
+        Template("{text}").fill({f"column {n}": "a" for n in range(500)} | {"x" * 9999: "b"})
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(
@@ -94,7 +171,7 @@ def test_a_label_that_is_not_listed_is_told() -> None:
     with pytest.raises(DataError) as caught:
         made.answer({"text": "x" * 10_000, "label": "y" * 10_000}, "row 9")
     assert len(str(caught.value)) < 300
-    with pytest.raises(DataError, match="row 9: the field 'label' holds True"):
+    with pytest.raises(DataError, match="row 9: the label 'true' is not among"):
         made.answer({"label": True}, "row 9")
 
 

@@ -139,6 +139,7 @@ def read_pairs(pairs: Sequence[str], advice: str, *, many: bool = False) -> dict
     import yaml
 
     from softprompt.errors import ConfigError
+    from softprompt.tasks.config import TaskLoader
 
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -149,8 +150,9 @@ def read_pairs(pairs: Sequence[str], advice: str, *, many: bool = False) -> dict
             mend = f"write all its values behind one {key}=" if many else "leave one out"
             raise ConfigError(f"{key!r} is given twice; {mend}")
         try:
-            found[key] = yaml.safe_load(f"[{value}]" if many else value)
-        except (yaml.YAMLError, ValueError):
+            text = f"{'labels' if key == 'labels' else 'value'}: {f'[{value}]' if many else value}"
+            (found[key],) = yaml.load(text, Loader=TaskLoader).values()
+        except (yaml.YAMLError, ConfigError):
             what = "values" if many else "value"
             raise ConfigError(
                 f"the {what} of {pair!r} cannot be read; put a text with braces, commas or colons in double quotes of its "

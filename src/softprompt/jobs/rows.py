@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from softprompt.errors import DataError, FieldError
-from softprompt.tasks.rows import Row, unique_keys
+from softprompt.tasks.rows import Row
+from softprompt.tasks.tables import unique_keys
 from softprompt.text import lone_surrogate
 
 Shape = Literal["columns", "completion", "chat"]

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError, nearest
 from softprompt.tasks.labels import check_labels, with_label_texts
+from softprompt.tasks.tables import kind_of
+from softprompt.tasks.values import short
 from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
@@ -24,7 +26,7 @@ ObjectiveName = Literal["label_scoring", "language_modelling"]
 OF_LABELS = ("accuracy", "f1", "label_scoring")
 """Metrics and objectives that need labels; the others take any answer."""
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 """Files that are given for a task file by mistake."""
 
 
@@ -52,7 +54,7 @@ class DataConfig(_Strict):
     """Where the rows of a task come from."""
 
     train: str
-    """A .jsonl, .json, .csv, .tsv or .parquet file, or the name of a split of `dataset`."""
+    """A file, of a kind that `tasks/tables.py` reads, or the name of a split of `dataset`."""
     validation: str | float = 0.1
     """A file or split, or the share of the training rows to hold out."""
     test: str | float | None = None
@@ -249,7 +251,7 @@ class TaskConfig(_Strict):
         return {key: value for key, value in values.items() if value is not None}
 
 
-class _Loader(yaml.SafeLoader):
+class TaskLoader(yaml.SafeLoader):
     """YAML that refuses a key given twice, which the library would let pass, and tells where a value cannot be read."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -262,17 +264,28 @@ class _Loader(yaml.SafeLoader):
             ) from None
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _keep_words(labels: yaml.Node) -> None:
+    """Labels are texts as they are written: yes is no truth value, 01 no number and 2024-01-31 no date."""
+    for node in () if isinstance(labels, yaml.ScalarNode) else labels.value:
+        for one in node if isinstance(node, tuple) else (node,):  # of a mapping the nodes are pairs
+            _keep_words(one)
+    if labels.tag != "tag:yaml.org,2002:null" and isinstance(labels, yaml.ScalarNode):
+        labels.tag = "tag:yaml.org,2002:str"
+
+
+def _mapping(loader: TaskLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, Hashable) or key in seen:
             raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice or is no plain name")
+        if key in ("labels", "id2label"):
+            _keep_words(value_node)
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+TaskLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def read_config(path: str | Path) -> TaskConfig:
@@ -282,7 +295,7 @@ def read_config(path: str | Path) -> TaskConfig:
         ConfigError: not there, not YAML, or a key is unknown, missing or of the wrong type.
     """
     file = Path(path)
-    if file.suffix.lower() in _TABLES and file.is_file():
+    if kind_of(file) in _TABLES and file.is_file():
         raise ConfigError(f"{path} is a table of rows and no task file; `softprompt init {path}` writes one for it")
     try:
         text = file.read_text(encoding="utf-8")
@@ -291,7 +304,7 @@ def read_config(path: str | Path) -> TaskConfig:
     except UnicodeDecodeError as error:
         raise ConfigError(f"the task file {str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     try:
-        raw = yaml.load(text, Loader=_Loader)
+        raw = yaml.load(text, Loader=TaskLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -318,10 +331,6 @@ def parse_config(raw: dict[str, Any], *, where: str = "task") -> TaskConfig:
         raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
-LONGEST_SHOWN = 200
-"""Characters of a wrong value that a message repeats."""
-
-
 def _fault(fault: Any) -> str:
     path = [str(part) for part in fault["loc"]]
     name = ".".join(part for part in path if part not in ("str", "float", "int"))
@@ -336,6 +345,4 @@ def _fault(fault: Any) -> str:
         return str(message)
     if fault["type"] == "value_error":
         return f"{name}: {message}"
-    value = repr(fault["input"])
-    value = value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]} ..."
-    return f"{name}: {message[0].lower()}{message[1:]}; the file says {value}"
+    return f"{name}: {message[0].lower()}{message[1:]}; the file says {short(fault['input'], 200)}"

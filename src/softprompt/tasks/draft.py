@@ -15,9 +15,11 @@ import yaml
 from softprompt.errors import ConfigError, DataError, nearest
 from softprompt.names import LONGEST_NAME, check_task
 from softprompt.tasks.config import parse_config
+from softprompt.tasks.form import nameable
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, fold_label, form_of_labels, infer_labels
 from softprompt.tasks.rows import Row, read_rows
 from softprompt.tasks.task import Task
+from softprompt.tasks.values import is_missing, short, text_of
 
 _ANSWERS = tuple("label labels category class intent sentiment target answer output y completion response summary".split())
 _TEXTS = tuple(
@@ -87,8 +89,8 @@ def draft_task(
     taken = dict.fromkeys(text, "as you say") or table.find_texts(answer)
     table.check_answer(answer)
     for column in (*taken, answer):
-        if not _nameable(column):
-            raise ConfigError(f"the column {column!r} cannot be named in a template; rename it to letters, digits, - and _")
+        if not nameable(column):
+            raise ConfigError(f"the column {column!r} cannot be named in a template; give it a name, without braces")
     labels, told = infer_labels(table[answer].texts, fold=fold_labels)
     remarks: list[str] = []
     config: dict[str, object] = {
@@ -151,9 +153,11 @@ class _Column:
     def fault(self) -> str | None:
         """Why it can be no input, whatever it is called."""
         present = [value for value in self.values if not _is_empty(value)]
-        odd = next((value for value in present if isinstance(value, list | tuple | dict)), None)
-        if odd is not None:
-            return f"holds {'objects' if isinstance(odd, dict) else 'lists'}, such as {excerpt_of(str(odd))}"
+        for value in present:
+            try:
+                text_of(value)
+            except ValueError as error:
+                return f"holds {short(value, 40)}, which is no text: {error}"
         if not present:
             return "is empty in all rows"
         if len(self.values) > 1 and len(set(self.texts)) == 1:
@@ -202,7 +206,7 @@ class _Table:
         columns = [column for name, column in self.columns.items() if name not in text]
         named = [column for column in columns if column.name.strip().lower() in _ANSWERS]
         for column in named:
-            if column.fault and "holds" in column.fault:
+            if column.fault and column.fault.startswith("holds"):
                 raise DataError(
                     f"{self.file}: the column {column.name!r} {column.fault}; an answer is one text or number: write one in "
                     "each row, or name another column with --label"
@@ -239,7 +243,7 @@ class _Table:
         columns = [column for name, column in self.columns.items() if name != answer and not column.fault]
         named = [column for column in columns if column.name.strip().lower() in _TEXTS]
         free = [column for column in columns if column in named or column.kind is None]
-        whole = [column for column in free if not any(map(_is_missing, column.values))] or free[:1]
+        whole = [column for column in free if not any(map(is_missing, column.values))] or free[:1]
         taken = [column for at, column in enumerate(whole) if not any(column.texts == other.texts for other in whole[:at])]
         if taken:
             return {column.name: "by its name" if column in named else "free text" for column in taken}
@@ -265,7 +269,7 @@ class _Table:
         found: dict[str, str] = {}
         for name, column in self.columns.items():
             twin = next((one for one in found if one != answer and self.columns[one].texts == column.texts), None)
-            missing = sum(map(_is_missing, column.values))
+            missing = sum(map(is_missing, column.values))
             found[name] = column.fault or column.kind or (f"says the same as {twin!r}" if twin else "")
             found[name] = found[name] or (f"is missing in {missing} rows" if missing else "is free text")
         return found
@@ -318,20 +322,15 @@ def _bound(answers: Sequence[str]) -> int:
     return min(MOST_TOKENS, max(32, 2 ** math.ceil(math.log2(longest / 2 + 1))))
 
 
-def _nameable(column: str) -> bool:
-    return column.replace("_", "a").replace("-", "a").isalnum()
-
-
 def _text(value: object) -> str:
-    return "" if _is_missing(value) else str(value)
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or value != value
+    try:
+        return text_of(value)
+    except ValueError:
+        return ""
 
 
 def _is_empty(value: object) -> bool:
-    return _is_missing(value) or not str(value).strip()
+    return is_missing(value) or not str(value).strip()
 
 
 class _Dumper(yaml.SafeDumper):

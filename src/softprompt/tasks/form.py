@@ -5,28 +5,35 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
-import string
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, ContextError, DataError, nearest
 from softprompt.prompts.card import Card
 from softprompt.tasks.config import TaskConfig
-from softprompt.tasks.labels import compose, fold_label
+from softprompt.tasks.labels import Spellings, compose
 from softprompt.tasks.rows import Row
+from softprompt.tasks.values import is_missing, listing, short, text_of
 from softprompt.text import lone_surrogate
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
 
 
+_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+def nameable(column: str) -> bool:
+    """Whether a template can name a column: any but a blank one or one with braces."""
+    return bool(column.strip()) and not set("{}") & set(column)
+
+
 @dataclass(frozen=True)
 class Template:
-    """Text with names of columns in braces; `{{` and `}}` stand for braces."""
+    """Text with names of columns in braces, letter by letter as the table has them; `{{` and `}}` stand for braces."""
 
     text: str
 
@@ -35,16 +42,26 @@ class Template:
         """Literal text and the field behind it, in order.
 
         Raises:
-            ConfigError: braces that do not match, or more than a name between them.
+            ConfigError: braces that do not match, or no name between them.
         """
-        try:
-            parsed = list(string.Formatter().parse(self.text))
-        except ValueError as error:
-            raise ConfigError(f"the template {self.text!r} is wrong: {error}; write {{{{ for a brace") from None
-        for _, name, spec, conversion in parsed:
-            if name is not None and (spec or conversion or not name.replace("_", "a").replace("-", "a").isalnum()):
-                raise ConfigError(f"the template {self.text!r} is wrong at {{{name}}}: only names of columns go in braces")
-        return [(literal, name) for literal, name, _, _ in parsed]
+        wrong = f"the template {short(self.text, 200)} is wrong"
+        parts: list[tuple[str, str | None]] = []
+        literal, end = "", 0
+        for found in _BRACES.finditer(self.text):
+            literal, end = literal + self.text[end : found.start()], found.end()
+            if found[0] in ("{{", "}}"):
+                literal += found[0][0]
+            elif found[1] is None:
+                raise ConfigError(
+                    f"{wrong}: the brace {found[0]} at character {found.start() + 1} stands "
+                    f"alone; write {2 * found[0]} for a brace"
+                )
+            elif not nameable(found[1]):
+                raise ConfigError(f"{wrong} at {found[0]}: name a column in the braces")
+            else:
+                parts.append((literal, found[1]))
+                literal = ""
+        return [*parts, (literal + self.text[end:], None)]
 
     @property
     def fields(self) -> list[str]:
@@ -55,25 +72,30 @@ class Template:
         """The text for a row.
 
         Raises:
-            DataError: the row lacks a field or it is no text or number.
+            DataError: the row lacks a field, or it has no text.
         """
         return "".join(literal + ("" if name is None else _text(row, name, where)) for literal, name in self.parts)
 
 
 def _text(row: Row, name: str, where: str) -> str:
-    if name not in row:
-        raise DataError(f"{where} has no field {name!r}, which the template needs{nearest(name, row)}")
-    value = row[name]
-    if isinstance(value, str):
-        return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or (isinstance(value, float) and not math.isfinite(value)):
-        raise DataError(f"{where}: the field {name!r} holds {repr(value)[:60]}; text or a number is needed: {excerpt(row)}")
-    return str(value)
+    try:
+        return text_of(row[name])
+    except KeyError:
+        raise DataError(f"{where} has no field {name!r}, which the template needs{_known(name, list(row))}") from None
+    except ValueError as error:
+        raise DataError(
+            f"{where}: the field {name!r} holds {short(row[name])}: {error}; text, a number or a truth value is needed: "
+            f"{excerpt(row)}"
+        ) from None
 
 
-def _is_blank(value: object) -> bool:
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+def _known(name: str, columns: list[str]) -> str:
+    """A tail for messages: the column most like a name, else the first of them."""
+    same = next((column for column in columns if column.strip().casefold() == name.strip().casefold()), None)
+    tail = f"; did you mean {same!r}?" if same else nearest(name[:100], [known for known in columns if len(known) <= 100])
+    if not tail.startswith("; did"):
+        tail = f"; known: {listing(columns)}"
+    return tail if re.fullmatch(r"[\w .-]*", name) else f"{tail}; a brace that is text is written twice"
 
 
 def excerpt(row: Row) -> str:
@@ -150,32 +172,21 @@ class Form:
         text = _text(row, self.target_field, where)
         if self.labels is None:
             return text
-        label = self._labels.get(self._spelling(self._words.get(self._spelling(text), text)))
+        label = self.spellings.label_of(text)
         if label is None:
             listed = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
-            like = next((label for label in self.labels if fold_label(label) == fold_label(text)), None)
-            mend = "list it or mend the row"
-            if like is not None:
-                mend = f"`fold_labels: true` takes it for {like!r}, or {mend}"
-            raise DataError(f"{where}: the label {text[:60]!r} is not among `labels` ({listed}); {mend}: {excerpt(row)}")
+            like = self.spellings.like(text)
+            mend = "" if like is None else f"`fold_labels: true` takes it for {like!r}, or "
+            raise DataError(
+                f"{where}: the label {text[:60]!r} is not among `labels` ({listed}); {mend}list it or mend the row: "
+                f"{excerpt(row)}"
+            )
         return label
 
-    def _spelling(self, text: str) -> str | Decimal:
-        """What spellings of one label have in common."""
-        return fold_label(text) if self.fold_labels else compose(text)
-
     @cached_property
-    def _labels(self) -> dict[str | Decimal, str]:
-        return {self._spelling(label): label for label in self.labels or ()}
-
-    @cached_property
-    def _words(self) -> dict[str | Decimal, str]:
-        return {self._spelling(text): label for text, label in self.id2label}
-
-    def is_folded(self, text: str) -> bool:
-        """Whether an answer, as a row has it, is a label only because spellings are folded."""
-        text = compose(text)
-        return text not in map(compose, (*(self.labels or ()), *(given for given, _ in self.id2label)))
+    def spellings(self) -> Spellings:
+        """Which label an answer is."""
+        return Spellings(self.labels or (), self.id2label, self.fold_labels)
 
     @property
     def reads(self) -> tuple[object, ...]:
@@ -192,7 +203,8 @@ class Form:
 
     def is_blank(self, row: Row) -> bool:
         """Whether nothing stands in any column of a row's input."""
-        return all(_is_blank(row.get(name)) for name in self.input.fields)
+        values = [row.get(name) for name in self.input.fields]
+        return all(is_missing(value) or (isinstance(value, str) and not value.strip()) for value in values)
 
     def verbalize(self, answer: str) -> str:
         """An answer as the model must say it."""
@@ -207,7 +219,7 @@ class Form:
         fields = self.input.fields
         if len(fields) == 1:
             return {fields[0]: text}
-        example = json.dumps(dict.fromkeys(fields, "..."))
+        example = json.dumps(dict.fromkeys(fields, "..."), ensure_ascii=False)
         try:
             row = json.loads(text)
         except (ValueError, RecursionError):

@@ -6,8 +6,12 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from typing import Any
+
+from softprompt.tasks.values import text_of
 
 MOST_LABELS = 200
 LONGEST_LABEL = 80
@@ -53,8 +57,8 @@ def form_of_labels(labels: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     if len(labels) <= MOST_COMPARED:
         return {"labels": list(labels)}, []
     told = (
-        f"objective is language_modelling, as there are more than {MOST_COMPARED} labels: label_scoring compares each row with "
-        "all of them, and takes that much longer"
+        f"objective is language_modelling, as there are more than {MOST_COMPARED} labels: label_scoring compares each row "
+        "with all of them, and takes that much longer"
     )
     return {"labels": list(labels), "objective": "language_modelling"}, [told]
 
@@ -73,6 +77,40 @@ def fold_label(label: str) -> str | Decimal:
         except InvalidOperation:
             return text
     return text
+
+
+@dataclass(frozen=True)
+class Spellings:
+    """Which label an answer is, as rows spell it."""
+
+    labels: Sequence[str]
+    words: Sequence[tuple[str, str]]
+    """Labels for answers that are none themselves."""
+    fold: bool
+    """Whether labels that :func:`fold_label` makes one are one."""
+
+    @cached_property
+    def _labels(self) -> dict[str | Decimal, str]:
+        return {self._key(label): label for label in self.labels}
+
+    @cached_property
+    def _words(self) -> dict[str | Decimal, str]:
+        return {self._key(text): label for text, label in self.words}
+
+    def _key(self, text: str) -> str | Decimal:
+        return fold_label(text) if self.fold else compose(text)
+
+    def label_of(self, text: str) -> str | None:
+        """The label as it is listed; None for what is no label."""
+        return self._labels.get(self._key(self._words.get(self._key(text), text)))
+
+    def like(self, text: str) -> str | None:
+        """The label that a text would be if spellings were folded."""
+        return next((label for label in self.labels if fold_label(label) == fold_label(text)), None)
+
+    def is_folded(self, text: str) -> bool:
+        """Whether a text is a label only because spellings are folded."""
+        return self.fold and compose(text) not in map(compose, (*self.labels, *(given for given, _ in self.words)))
 
 
 def alike(counts: Mapping[str, int]) -> list[dict[str, int]]:
@@ -100,29 +138,22 @@ def excerpt_of(text: str, most: int = 40) -> str:
 
 
 def with_label_texts(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of a task file in which labels, and what stands for them, are texts; YAML may have read them as numbers. Where
+    """Keys of a task file in which labels, and what stands for them, are texts, as values of rows become texts too. Where
     `id2label` alone says what the labels are, they are in `labels` too.
-
-    Raises:
-        ValueError: one is a truth value to YAML.
     """
     labels, words = raw.get("labels"), raw.get("id2label")
     changed: dict[str, Any] = {}
     if isinstance(labels, list | tuple):
-        changed["labels"] = [_label_text(label) for label in labels]
+        changed["labels"] = [_plain(label) for label in labels]
     if isinstance(words, dict):
-        changed["id2label"] = {_label_text(given): _label_text(label) for given, label in words.items()}
+        changed["id2label"] = {_plain(given): _plain(label) for given, label in words.items()}
         if labels is None:
             changed["labels"] = list(dict.fromkeys(changed["id2label"].values()))
     return {**raw, **changed}
 
 
-def _label_text(label: Any) -> Any:
-    if isinstance(label, bool):
-        raise ValueError(
-            f"labels: YAML reads {str(label).lower()}, yes, no, on and off as truth values; put labels in quotes"
-        )
-    return str(label) if isinstance(label, int | float) else label
+def _plain(label: Any) -> Any:
+    return text_of(label) if isinstance(label, bool | int | float) else label
 
 
 def check_labels(labels: Sequence[str], *, fold: bool, words: Mapping[str, str]) -> None:

@@ -207,7 +207,7 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
             f"{named(sorted(map(compose, composed)))}; they are read in composed form (NFC)"
         )
     if form.fold_labels:
-        folded = {text: count for text, count in written.items() if form.is_folded(text)}
+        folded = {text: count for text, count in written.items() if form.spellings.is_folded(text)}
         if folded:
             shown = counted(dict(sorted(folded.items())))
             yield f"fold_labels: {_rows(sum(folded.values()))} have a label in another spelling: {shown}"

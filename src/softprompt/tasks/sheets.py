@@ -1,0 +1,135 @@
+"""Tables with typed cells: Parquet files and Excel workbooks. No torch."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from softprompt.errors import DataError
+from softprompt.tasks.values import listing, plain, short, text_of
+
+_OLD_OFFICE = b"\xd0\xcf\x11\xe0"
+_TIME = re.compile("[hHsS]")
+"""In the format of a cell that shows a time."""
+
+Sheets = dict[str, dict[int, list[Any]]]
+"""By the name of a sheet and the number of a row, the rows that are not blank."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Names of columns, and the values of the rows below them, each with its row in the sheet."""
+
+    names: list[str]
+    fields: Sequence[Sequence[Any]]
+    lines: Sequence[int]
+    delimiter: None = None
+
+
+def read_parquet(data: bytes, where: str) -> Cells:
+    """Cells of a Parquet file; NaN is null.
+
+    Raises:
+        DataError: it is none, or is damaged.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)).read()
+        columns = [_values(column) for column in table.columns]
+    except (pyarrow.lib.ArrowException, ValueError, OverflowError, OSError) as error:
+        raise DataError(f"{where}: not a readable Parquet file ({short(str(error), 200)})") from None
+    return Cells(list(table.schema.names), list(zip(*columns, strict=True)), range(1, table.num_rows + 1))
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of a column in the types of JSON."""
+    from pyarrow import types
+
+    kind, values = column.type, column.to_pylist()
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind) or types.is_boolean(kind):
+        return list(values)
+    if types.is_float32(kind):
+        import numpy
+
+        return [plain(None if value is None else numpy.float32(value)) for value in values]
+    return [plain(value) for value in values]
+
+
+def read_excel(data: bytes, where: str) -> Cells:
+    """Cells of the only visible sheet of an Excel workbook that has any; the first row that is not blank has the names.
+
+    An empty cell is empty text, an error such as #N/A is null, a whole number has no point, a date without a time is a date.
+
+    Raises:
+        DataError: openpyxl is not installed, it is no workbook, several sheets have rows, or a formula has no value.
+    """
+    try:
+        import openpyxl
+    except ImportError:
+        raise DataError(f"{where}: Excel files need the openpyxl library: pip install 'softprompt[excel]'") from None
+    if data.startswith(_OLD_OFFICE):
+        raise DataError(f"{where} is an old workbook or one with a password; save it as .xlsx without one, or as .csv")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and checks of cells, which no row has
+            sheets, formulas = _sheets(openpyxl, data, values=False)
+            if formulas:
+                sheets, _ = _sheets(openpyxl, data, values=True)
+    except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, ValueError, TypeError, OSError, SyntaxError) as error:
+        raise DataError(f"{where}: not a readable Excel workbook ({short(str(error), 200)})") from None
+    filled = {title: rows for title, rows in sheets.items() if rows}
+    if len(filled) > 1:
+        raise DataError(f"{where}: {len(filled)} sheets have rows ({listing(list(filled))}); keep the one that is meant")
+    title, rows = next(iter(filled.items()), ("", {}))
+    for sheet, row, column in formulas:
+        if sheet == title and rows.get(row, [])[column : column + 1] in ([], [""]):
+            raise DataError(f"{where}, row {row}: a formula has no value; open the file in Excel and save it")
+    width = max(map(len, rows.values()), default=0)
+    lines = list(rows)
+    padded = [cells + [""] * (width - len(cells)) for cells in rows.values()]
+    names = [text_of(name) if name is not None else "" for name in padded[0]] if padded else []
+    return Cells(names, padded[1:], lines[1:])
+
+
+def _sheets(openpyxl: Any, data: bytes, *, values: bool) -> tuple[Sheets, list[tuple[str, int, int]]]:
+    """The visible sheets, and the cells that hold formulas: sheet, row, column. With `values` their last values
+    are read, which hides that they are formulas."""
+    book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=values)
+    sheets: Sheets = {}
+    formulas: list[tuple[str, int, int]] = []
+    try:
+        for sheet in book.worksheets:
+            if sheet.sheet_state != "visible":
+                continue
+            sheet.reset_dimensions()  # some programs write wrong ones, and rows behind them would be lost
+            rows = sheets[sheet.title] = {}
+            for number, cells in enumerate(sheet.iter_rows(), start=1):
+                formulas += [(sheet.title, number, at) for at, cell in enumerate(cells) if cell.data_type == "f"]
+                row = [_value(cell) for cell in cells]
+                if any(value != "" for value in row):
+                    rows[number] = row
+    finally:
+        book.close()
+    return sheets, formulas
+
+
+def _value(cell: Any) -> Any:
+    value = cell.value
+    if value is None:
+        return ""
+    if cell.data_type == "e":
+        return None
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time() and not _TIME.search(cell.number_format):
+        value = value.date()
+    return plain(value)
