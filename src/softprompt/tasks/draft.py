@@ -101,7 +101,7 @@ def draft_task(
         "target": f" {{{answer}}}",
     }
     if labels is not None:
-        said = _said(labels, words or {}, fold=fold_labels)
+        said = _said(labels, words or {})
         keys, remarks = form_of_labels(list(dict.fromkeys(said.values())))
         config |= keys
         config |= {"id2label": {given: word for given, word in said.items() if given != word}} if words else {}
@@ -249,8 +249,8 @@ class _Table:
             return {column.name: "by its name" if column in named else "free text" for column in taken}
         if not columns:
             raise DataError(f"{self.file}: no column is left for the input beside {answer!r}; name one with --text COLUMN")
-        longest = max(columns, key=lambda column: (column.kind != _UNIQUE, sum(map(len, column.texts))))
-        return {longest.name: "the longest"}
+        most = max(columns, key=lambda column: (column.kind != _UNIQUE, len(set(column.texts)), sum(map(len, column.texts))))
+        return {most.name: "the most different values"}
 
     def check_answer(self, answer: str) -> None:
         """Refuse an answer that training refuses."""
@@ -301,7 +301,7 @@ def _literal(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _said(labels: Sequence[str], words: Mapping[str, str], *, fold: bool) -> dict[str, str]:
+def _said(labels: Sequence[str], words: Mapping[str, str]) -> dict[str, str]:
     """What is said for each label."""
     for given in words:
         if given not in labels:
@@ -338,7 +338,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _scalar(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"' if "\n" in value else None)
+    style = None if value.splitlines() in ([value], []) else '"'  # which alone keeps every kind of line break
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
 _Dumper.add_representer(str, _scalar)
