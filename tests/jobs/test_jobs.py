@@ -103,6 +103,34 @@ def test_chats_are_classified_where_answers_are_few_and_else_generated(library: 
     assert "labels" not in planned(library, few, softprompt={"metric": "exact_match"}).config
 
 
+def test_labels_are_inferred_by_the_rule_of_init(library: Library) -> None:
+    many = [{"text": f"about {n % 77} for {n}", "label": f"topic {n % 77}"} for n in range(308)]
+    job = planned(library, many)
+    assert len(job.config["labels"]) == 77
+    assert job.config["objective"] == "language_modelling"
+    assert any("as there are more than 50 labels" in message for message in messages(library, job))
+    assert planned(library, many, softprompt={"objective": "label_scoring"}).config["objective"] == "label_scoring"
+    rows = [{"text": f"say {n}", "label": [True, False, 1, 1.0][n % 4]} for n in range(40)]
+    assert planned(library, rows).config["labels"] == ["1", "1.0", "false", "true"]
+    assert planned(library, rows, softprompt={"fold_labels": True}).config["labels"] == ["1", "false", "true"]
+    words = {"1": "one", "1.0": "one", "false": "no", "true": "yes"}
+    assert "labels" not in planned(library, rows, softprompt={"id2label": words}).config
+    with pytest.raises(FieldError, match="training_file, line 1: the label 'true' is not among `labels`"):
+        planned(library, rows, softprompt={"id2label": {"1": "one", "false": "no"}})
+
+
+@pytest.mark.parametrize("blank", [" ", None])
+def test_blank_rows_are_left_out_of_a_job_and_told(library: Library, base_folder: Path, blank: str | None) -> None:
+    rows = [*ROWS, {"text": blank, "label": "good"}]
+    job = queue_job(library, base_folder, training_file=Uploads(library).add(lines(rows), "rows.jsonl").name)
+    do_all(library)
+    assert Jobs(library).get(job.name).status == "succeeded"
+    assert any("1 row of 33 left out: nothing in 'text'" in message for message in messages(library, job))
+    few = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}, *[{"text": blank, "label": "y"}] * 5]
+    with pytest.raises(FieldError, match=r"2 different rows \(5 are blank\), too few to split"):
+        planned(library, few)
+
+
 def test_a_completion_is_trained_on_the_raw_prompt(library: Library) -> None:
     job = planned(library, [{"prompt": f"{n} and", "completion": f" {n}"} for n in range(4)])
     assert (job.config["input"], job.config["target"]) == ("{prompt}", " {completion}")

@@ -231,7 +231,7 @@ def test_a_table_without_an_answer_is_told_column_by_column(tmp_path: Path) -> N
 def test_labels_get_words_and_one_spelling_where_that_is_asked(tmp_path: Path) -> None:
     rows = [{"text": text, "label": [0, 1, 1.0, 2][n % 4]} for n, text in enumerate(SENTENCES)]
     plain = draft_task(table(tmp_path, rows))
-    assert any("'1' (15), '1.0' (15) differ by case, spaces" in note for note in plain.notes)
+    assert any("the spelling of a number alone, and are rivals: '1' (15), '1.0' (15)" in note for note in plain.notes)
     assert any("the labels are numbers" in note and "--word 0=..." in note for note in plain.notes)
     draft = draft_task(tmp_path / "mine.jsonl", words={"0": "bad", "1": "good"}, fold_labels=True)
     config = parse_config(yaml.safe_load(draft.yaml))

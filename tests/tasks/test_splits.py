@@ -197,7 +197,7 @@ def test_unicode_and_spellings_are_told(tmp_path: Path) -> None:
     told = "\n".join(task_of(tmp_path, rows, labels=["caf\u00e9", "Yes", "yes ", "no"]).remarks)
     assert "20 rows have labels in decomposed Unicode, which look like others and are not: 'caf\u00e9'" in told
     assert (
-        "the labels 'Yes' (20), 'yes ' (20) differ by case, spaces or the spelling of a number alone, and are rivals" in told
+        "labels differ by case, spaces or the spelling of a number alone, and are rivals: 'Yes' (20), 'yes ' (20);" in told
     )
     folded = task_of(tmp_path, rows, labels=["cafe\u0301", "yes", "no"], fold_labels=True)
     assert folded.form.labels == ("caf\u00e9", "yes", "no")

@@ -14,9 +14,11 @@ from softprompt.cli.output import emit, printable, warn
 if TYPE_CHECKING:
     from softprompt.tasks.draft import Draft
 
+ROWS = "Rows: .csv, .tsv, .jsonl, .json, .parquet, .xlsx or .txt, also with .gz."
+
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows: .csv, .tsv, .jsonl, .json or .parquet.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=ROWS)],
     text: Annotated[
         list[str] | None, typer.Option(help="Column of the input; may be repeated, and is guessed by default.")
     ] = None,
@@ -72,11 +74,11 @@ def _explain(draft: Draft) -> None:
     import shutil
     import textwrap
 
-    lines = [("input", f"{name}: {draft.taken[name]}") for name in draft.text]
+    lines = [("read", draft.told), *(("input", f"{name}: {draft.taken[name]}") for name in draft.text)]
     lines += [("answer", f"{draft.label}: {draft.taken[draft.label]}"), ("", f"the answers are {draft.answers}")]
     lines += [("left", f"{name}: {why}") for name, why in draft.left.items()]
     lines += [("note", note) for note in draft.notes]
-    sys.stderr.write(f"\nread all {draft.rows} rows\n")
+    sys.stderr.write("\n")
     for what, told in lines:
         wrapped = textwrap.wrap(printable(told), max(40, shutil.get_terminal_size().columns - 9), break_on_hyphens=False)
         sys.stderr.write("".join(f"{what if at == 0 else '':8} {line}\n" for at, line in enumerate(wrapped)))

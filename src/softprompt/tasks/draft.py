@@ -17,9 +17,9 @@ from softprompt.names import LONGEST_NAME, check_task
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import nameable
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, fold_label, form_of_labels, infer_labels
-from softprompt.tasks.rows import Row, read_rows
+from softprompt.tasks.tables import read_table
 from softprompt.tasks.task import Task
-from softprompt.tasks.values import is_missing, short, text_of
+from softprompt.tasks.values import Row, is_missing, short, text_of
 
 _ANSWERS = tuple("label labels category class intent sentiment target answer output y completion response summary".split())
 _TEXTS = tuple(
@@ -31,12 +31,12 @@ _TEXTS = tuple(
 _ID = re.compile(r"(.*[ _-])?(id|idx|index|uuid|guid|key|nr|no|row)|.*Id|unnamed.*", re.IGNORECASE | re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?|\d\d?[./]\d\d?[./]\d{2,4}( .*)?|https?://\S+")
 
-DIFFERENT = 0.3
-WORDS = 3
-LETTERS = 12
+DIFFERENT, WORDS, LETTERS = 0.3, 3, 12
 """A column is free text where its values have at least so many words or letters in the mean and a share of them differs."""
 
 MOST_TOKENS = 128
+
+_UNIQUE, _NUMBERS = "is nearly another in each row, as ids are", "holds numbers"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Draft:
 
     yaml: str
     rows: int
+    told: str
+    """What was read."""
     text: tuple[str, ...]
     """Columns of the input."""
     label: str
@@ -83,7 +85,8 @@ def draft_task(
         NameRefused: the name given is none.
     """
     task = check_task(name) if name is not None else name_of(file)
-    table = _Table(file, read_rows(file))
+    read = read_table(file)
+    table = _Table(file, read.rows)
     _check_given(table, text, label)
     answer, why = (label, "as you say") if label is not None else table.find_answer(text)
     taken = dict.fromkeys(text, "as you say") or table.find_texts(answer)
@@ -115,14 +118,16 @@ def draft_task(
     config["num_virtual_tokens"] = 20
     drafted = Task(parse_config(config), folder=file.parent)
     notes = [*drafted.remarks, *remarks]
-    if labels is not None and alike(dict.fromkeys(labels, 0)):
+    if alike(dict.fromkeys(labels or (), 0)):
         notes.append("--fold-labels makes one label of those that are spelt in several ways")
-    if labels is not None and not words and all(isinstance(fold_label(one), str) is False for one in labels):
+    if labels is not None and not words and not any(isinstance(fold_label(one), str) for one in labels):
         example = " ".join(f"--word {one}=..." for one in labels[:2])
         notes.append(f"the labels are numbers, which tell a language model little; words say more: {example}")
     left = {column: reason for column, reason in table.reasons(answer).items() if column not in (*taken, answer)}
+    if text:
+        left = {column: reason.replace("is free text", "is not among those given") for column, reason in left.items()}
     drawn = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-    return Draft(drawn, len(table.rows), tuple(taken), answer, told, {**taken, answer: why}, left, tuple(notes))
+    return Draft(drawn, len(table.rows), read.told(), tuple(taken), answer, told, {**taken, answer: why}, left, tuple(notes))
 
 
 def name_of(file: Path) -> str:
@@ -173,9 +178,9 @@ class _Column:
             return "holds dates or addresses"
         numbers = all(not isinstance(fold_label(text), str) for text in texts)
         if unique and (numbers or _ID.fullmatch(self.name)):
-            return "is nearly another in each row, as ids are"
+            return _UNIQUE
         if numbers:
-            return "holds numbers"
+            return _NUMBERS
         mean = len(texts) or 1
         words = sum(len(text.split()) for text in texts) / mean
         letters = sum(map(len, texts)) / mean
@@ -217,7 +222,7 @@ class _Table:
                 return self._in_words(column, "by its name")
         choices = [column for column in usable if infer_labels(column.texts)[0] and column.name.lower() not in _TEXTS]
         if choices:
-            fewest = min(choices, key=lambda column: len(set(column.texts)))
+            fewest = min(choices, key=lambda column: (column.kind == _NUMBERS, len(set(column.texts))))
             return self._in_words(fewest, f"by its {len(set(fewest.texts))} values")
         texts = [column for column in usable if column.kind is None or column.name.lower() in _TEXTS]
         if len(usable) == 2 and texts:
@@ -229,7 +234,7 @@ class _Table:
 
     def _in_words(self, column: _Column, why: str) -> tuple[str, str]:
         """Another column where it has words for the numbers of this one."""
-        if column.kind != "holds numbers":
+        if column.kind != _NUMBERS:
             return column.name, why
         for other in self.columns.values():
             pairs = set(zip(column.texts, other.texts, strict=True))
@@ -275,9 +280,6 @@ class _Table:
         return found
 
 
-_UNIQUE = "is nearly another in each row, as ids are"
-
-
 def _check_given(table: _Table, text: Sequence[str], label: str | None) -> None:
     for given in (*text, label):
         if given is not None and given not in table.columns:
@@ -313,7 +315,8 @@ def _counts(texts: Sequence[str], labels: Sequence[str], *, fold: bool) -> dict[
     """Rows of each label, the most frequent first."""
     spelling = fold_label if fold else compose
     usual: dict[object, str] = {spelling(label): label for label in labels}
-    return dict(Counter(usual.get(spelling(text), text) for text in texts).most_common())
+    counts = Counter(usual.get(spelling(text), text) for text in texts)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _bound(answers: Sequence[str]) -> int:

@@ -211,10 +211,10 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
         if folded:
             shown = counted(dict(sorted(folded.items())))
             yield f"fold_labels: {_rows(sum(folded.values()))} have a label in another spelling: {shown}"
-    for group in alike({label: count for label, count in _counts(splits.values()).items() if label in labels}):
+    if groups := alike({label: count for label, count in _counts(splits.values()).items() if label in labels}):
         yield (
-            f"the labels {counted(group)} differ by case, spaces or the spelling of a number alone, and are rivals; "
-            "`fold_labels: true`, with one of them in `labels`, makes them one"
+            f"labels differ by case, spaces or the spelling of a number alone, and are rivals: "
+            f"{'; '.join(map(counted, groups))}; `fold_labels: true`, with one of each in `labels`, makes them one"
         )
     by_split = {name: _counts([split]) for name, split in splits.items()}
     missing = {name: [label for label in labels if label not in counts] for name, counts in by_split.items()}
