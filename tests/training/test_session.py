@@ -303,7 +303,7 @@ def test_a_version_remembers_what_it_was_made_from(base: FrozenBase, library: Li
     assert retrained.prompt.digest == tuned.prompt.digest
 
 
-@pytest.mark.filterwarnings("ignore:one: faulty.jsonl")
+@pytest.mark.filterwarnings("ignore:one. faulty")
 def test_a_version_remembers_what_was_wrong_with_its_rows(base: FrozenBase, library: Library, tmp_path: Path) -> None:
     rows = [{"text": f"red {n % 20}", "label": ["yes", "no"][n % 2]} for n in range(40)]
     rows += [{"text": "", "label": "yes"}, {"text": "red 1", "label": "yes"}]

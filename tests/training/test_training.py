@@ -410,9 +410,10 @@ def test_answers_that_the_base_cannot_write_are_told(tmp_path: Path, base: Froze
             continue
         answer = expected[0]["answer"]
         count = f"{len(expected)} of {len(task.validation)}"
+        shown = answer.replace("\u2603", "snow")
         assert told == [
-            f"a: random/losing cannot write {count} validation answers, which no prediction can equal: {answer!r} would come "
-            f"as {answer.replace(chr(0x2603), 'snow')!r}; word them otherwise"
+            f"a: random/losing cannot write {count} validation answers, which no prediction can equal: {answer!r} would "
+            f"come as {shown!r}; word them otherwise"
         ]
 
 
