@@ -101,9 +101,9 @@ def test_rows_of_a_file_are_answered_as_the_same_texts(run: Run, tmp_path: Path)
 
 
 def test_a_wrong_row_is_told_with_its_line_before_anything_is_loaded(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n\n{"texts": "b"}\n')
+    (tmp_path / "rows.jsonl").write_text('\n{"texts": "a"}\n{"texts": "b"}\n')
     reply = run("predict", "kind", "--data", tmp_path / "rows.jsonl", "--json")
-    assert "rows.jsonl, line 3 has no field 'text'" in reply.refused()
+    assert "rows.jsonl, line 2 has no field 'text'" in reply.refused()
     assert "load" not in reply.err
     assert "give one of them" in run("predict", "kind", "red", "--data", tmp_path / "rows.jsonl").refused()
 

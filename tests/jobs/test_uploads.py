@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from softprompt.errors import FieldError, NotFound, StoreError
 from softprompt.jobs.records import Page
-from softprompt.jobs.rows import infer_labels, read_upload
+from softprompt.jobs.rows import read_upload
 from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.worker import work
 from softprompt.library.library import Library
@@ -213,18 +213,50 @@ def test_any_bytes_are_rows_or_refused(data: bytes) -> None:
     assert upload.rows
 
 
+def conversation(*weights: Any) -> dict[str, Any]:
+    """A chat whose answers have these weights; None for no weight."""
+    turns: list[dict[str, Any]] = []
+    for number, weight in enumerate(weights):
+        answer = {"role": "assistant", "content": f"answer {number}"} | ({} if weight is None else {"weight": weight})
+        turns += [{"role": "user", "content": f"question {number}"}, answer]
+    return {"messages": turns}
+
+
 @pytest.mark.parametrize(
-    ("answers", "labels"),
+    ("weights", "trained"),
     [
-        (["b", "a", "b", "a"], ("a", "b")),
-        (["a", "b", "a"], None),
-        (["a", "a"], None),
-        ([str(n) for n in range(21)] * 2, None),
-        ([str(n) for n in range(20)] * 2, tuple(sorted(map(str, range(20))))),
-        (["a", "x" * 41] * 2, None),
-        (["a", "b\nc"] * 2, None),
-        (["a", " "] * 2, None),
+        ((0, 1), 1),
+        ((0, None), 1),
+        ((None, 1), None),
+        ((None, None), 1),
+        ((1, 0), 0),
+        ((0, 1, 0), 1),
+        ((0, 0, 1), 2),
+        ((1,), 0),
     ],
 )
-def test_labels_are_few_short_and_seen_twice(answers: list[str], labels: tuple[str, ...] | None) -> None:
-    assert infer_labels(answers) == labels
+def test_the_answer_of_weight_1_is_trained_and_what_stands_before_it_is_its_context(
+    weights: tuple[Any, ...], trained: int | None
+) -> None:
+    trained = 1 if trained is None else trained
+    (row,) = read_upload(lines([conversation(*weights)]), "x").rows
+    assert row["completion"] == f"answer {trained}"
+    before = [line for number in range(trained) for line in (f"question {number}", f"answer {number}")]
+    assert row["prompt"].split("\n") == [*before, f"question {trained}"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (conversation(1, 1), "messages 2 and 4 are all to be trained, .* give the earlier ones weight 0"),
+        (conversation(1, None), "messages 2 and 4 are all to be trained"),
+        (conversation(0, 0), "all answers have weight 0, which teaches nothing; give one weight 1"),
+        (conversation(0.5), "message 2 has weight 0.5; a weight is 0 or 1"),
+        (conversation(True), "message 2 has weight True"),
+        ({"messages": [{**ASKED, "weight": 1}, ANSWER]}, "message 1 has a weight and is the user's"),
+        ({"messages": [{**ANSWER, "weight": 1}, ASKED, {**ANSWER, "weight": 0}]}, "must hold a user's"),
+    ],
+)  # fmt: skip
+def test_other_weights_are_refused_by_name(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(FieldError, match=f"x, line 2: .*{message}"):
+        read_upload(lines([chat("a", "b"), row]), "x")

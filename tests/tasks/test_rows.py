@@ -1,19 +1,14 @@
-"""Rows: files are found, and splits follow from content alone."""
+"""Rows: files and hub sets are found, and what they hold has a digest."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from softprompt.errors import DataError
-from softprompt.tasks.rows import Row, digest_rows, find_file, hold_out, position, read_hub_split
+from softprompt.tasks.rows import Row, digest_rows, find_file, read_hub_split
 
 
 def test_a_folder_or_a_name_too_long_for_a_file_is_told(tmp_path: Path) -> None:
@@ -59,46 +54,8 @@ def test_classes_of_a_hub_data_set_get_their_names(tmp_path: Path) -> None:
         read_hub_split("owner/set", None, "test")
 
 
-VALUES = st.text(max_size=8) | st.integers() | st.floats(allow_nan=False) | st.none() | st.booleans()
-ROW = st.dictionaries(st.sampled_from(["text", "label", "née"]), VALUES, min_size=1)
-
-
-@given(ROW)
-def test_the_place_of_a_row_is_the_documented_rule(row: Row) -> None:
-    text = json.dumps(row, sort_keys=True, ensure_ascii=False)
-    expected = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
-    assert position(row) == expected
-    assert position(dict(reversed(row.items()))) == expected
-
-
 def numbered(count: int, copies: int = 1) -> list[Row]:
     return [{"text": f"row {n}", "label": "ab"[n % 2]} for n in range(count) for _ in range(copies)]
-
-
-@pytest.mark.parametrize(("start", "share"), [(0.0, 0.1), (0.1, 0.25), (0.0, 0.5)])
-def test_a_split_loses_nothing_and_does_not_depend_on_order(start: float, share: float) -> None:
-    rows = numbered(400)
-    outside, inside = hold_out(rows, start, share)
-    assert inside == [row for row in rows if start <= position(row) < start + share]
-    assert outside == [row for row in rows if row not in inside]
-    assert len(inside) == pytest.approx(400 * share, rel=0.3)
-    shuffled = rows.copy()
-    random.Random(3).shuffle(shuffled)
-    again = hold_out(shuffled, start, share)
-    for one, other in zip((outside, inside), again, strict=True):
-        assert sorted(map(str, one)) == sorted(map(str, other))
-    # A row stays on its side whatever else is there.
-    assert hold_out(rows[:200], start, share)[1] == [row for row in inside if row in rows[:200]]
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.floats(0.01, 0.9))
-def test_equal_rows_fall_together_and_nothing_is_lost(numbers: list[int], share: float) -> None:
-    rows: list[Row] = [{"text": str(n)} for n in numbers]
-    outside, inside = hold_out(rows, 0.0, share)
-    assert sorted(r["text"] for r in outside + inside) == sorted(map(str, numbers))
-    assert not {r["text"] for r in outside} & {r["text"] for r in inside}
-    if len(set(numbers)) > 1:
-        assert inside
 
 
 def test_digest_of_rows_follows_content_and_order_alone() -> None:

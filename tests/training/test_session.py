@@ -303,6 +303,30 @@ def test_a_version_remembers_what_it_was_made_from(base: FrozenBase, library: Li
     assert retrained.prompt.digest == tuned.prompt.digest
 
 
+@pytest.mark.filterwarnings("ignore:one. faulty")
+def test_a_version_remembers_what_was_wrong_with_its_rows(base: FrozenBase, library: Library, tmp_path: Path) -> None:
+    rows = [{"text": f"red {n % 20}", "label": ["yes", "no"][n % 2]} for n in range(40)]
+    rows += [{"text": "", "label": "yes"}, {"text": "red 1", "label": "yes"}]
+    (tmp_path / "faulty.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train(make_task(tmp_path, "one", max_steps=2, data="faulty.jsonl"), base=base, library=library)
+    origin = library.registry.origin("one")
+    assert isinstance(origin, Origin)
+    for part in origin.data:
+        assert (part["blank"], part["repeated"], part["contradictory"]) == (1, 20, 3)
+
+
+def test_what_is_to_be_said_of_several_is_shown_once() -> None:
+    shown: list[str] = []
+
+    class Watching(Silent):
+        def warn(self, message: str) -> None:
+            shown.append(message)
+
+    events = [Noted("rows repeat", warning=True), Noted("rows repeat", warning=True), Noted("another", warning=True)]
+    assert list(draw(events, Watching())) == events
+    assert shown == ["rows repeat", "another"]
+
+
 def test_drawing_shows_each_stage_once_and_passes_everything_on(base: FrozenBase, tmp_path: Path) -> None:
     shown: list[str] = []
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, normalizers
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import (
@@ -38,7 +39,7 @@ from softprompt.training.prepare import Preparer, remarks_on
 from softprompt.training.run import Run
 from softprompt.training.session import Session
 from softprompt.training.train import train
-from tests.models import ANSWERS, make_base, steerable_base, weights_digest
+from tests.models import ANSWERS, make_base, steerable_base, tokenizer, weights_digest
 from tests.sessions import Untrained
 
 ROWS: list[Row] = [
@@ -440,6 +441,30 @@ def test_how_many_numbers_a_network_adds_while_it_is_trained_is_told(tmp_path: P
     assert [note for note in remarks if "trained" in note] == [f"a: {trained} numbers are trained, of which 192 are kept"]
 
 
+def test_answers_that_the_base_cannot_write_are_told(tmp_path: Path, base: FrozenBase) -> None:
+    backend = Tokenizer.from_str(tokenizer().backend_tokenizer.to_str())
+    backend.normalizer = normalizers.Replace("\u2603", "snow")
+    losing = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<pad>")
+    other = FrozenBase.wrap(base.model, losing, name="random/losing")
+    rows = [{"text": f"red {n}", "answer": f"a \u2603 {n}" if n % 2 else f"a stone {n}"} for n in range(80)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = Task(task="a", data="rows.jsonl", target=" {answer}", folder=tmp_path)
+    odd = [row for row in task.validation if "\u2603" in row["answer"]]
+    for one, expected in ((base, []), (other, odd)):
+        run, _ = Preparer(one).prepare(task, None)
+        told = [message for message, warning in remarks_on(one, run) if warning and "cannot write" in message]
+        if not expected:
+            assert not told
+            continue
+        answer = expected[0]["answer"]
+        count = f"{len(expected)} of {len(task.validation)}"
+        shown = answer.replace("\u2603", "snow")
+        assert told == [
+            f"a: random/losing cannot write {count} validation answers, which no prediction can equal: {answer!r} would "
+            f"come as {shown!r}; word them otherwise"
+        ]
+
+
 def test_a_row_for_people_and_machines_says_what_the_card_says(tmp_path: Path, base: FrozenBase) -> None:
     (tuned,) = train(a_task(tmp_path), base=base, publish=False)
     row = tuned.row()
@@ -491,8 +516,14 @@ def test_a_start_from_another_bases_prompt_or_without_a_library_is_refused(
 # It learns
 
 
+of_few_rows = pytest.mark.filterwarnings("ignore:.* repeat the input", "ignore:.* inputs too, such as")
+"""There is little to learn, and all of it is in every split."""
+
+
 def steered(folder: Path, way: str, **fields: Any) -> Task:
-    rows: list[Row] = [{"text": word, "label": answer, "n": n} for n in range(25) for word, answer in ANSWERS[way].items()]
+    rows: list[Row] = [{"text": word, "label": answer} for _ in range(25) for word, answer in ANSWERS[way].items()]
+    file = f"{way}.jsonl"
+    fields = {"data": {"train": file, "validation": file, "test": file}} | fields
     known = {"input": " {text} =", "num_virtual_tokens": 5, "max_steps": 60, "per_device_train_batch_size": 16}
     return a_task(folder, way, rows, **(known | fields))
 
@@ -505,6 +536,7 @@ RECIPES: list[dict[str, Any]] = [
 ]
 
 
+@of_few_rows
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_two_prompts_steer_one_base_in_opposite_ways(tmp_path: Path, recipe: dict[str, Any]) -> None:
     tuned = train([steered(tmp_path, way, prompt_tuning_init="RANDOM", **recipe) for way in ANSWERS], base=steerable_base())
@@ -526,6 +558,7 @@ def test_a_label_that_begins_another_is_told_from_it(tmp_path: Path) -> None:
     assert set(tuned.report.predictions) == {"account limit", "account limit change"}
 
 
+@of_few_rows
 def test_two_prompts_make_one_base_write_opposite_answers(tmp_path: Path) -> None:
     fields = {"labels": None, "max_new_tokens": 3, "prompt_tuning_init": "RANDOM"}
     tuned = train([steered(tmp_path, way, **fields) for way in ANSWERS], base=steerable_base())

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from softprompt.cli.options import Json
-from softprompt.cli.output import emit
+from softprompt.cli.output import emit, printable, warn
+
+if TYPE_CHECKING:
+    from softprompt.tasks.draft import Draft
+
+ROWS = "Rows: .csv, .tsv, .jsonl, .json, .parquet, .xlsx or .txt, also with .gz."
 
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows: .csv, .tsv, .jsonl, .json or .parquet.")],
-    text: Annotated[str | None, typer.Option(help="Column of the input; guessed by default.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=ROWS)],
+    text: Annotated[
+        list[str] | None, typer.Option(help="Column of the input; may be repeated, and is guessed by default.")
+    ] = None,
     label: Annotated[str | None, typer.Option(help="Column of the answer; guessed by default.")] = None,
+    word: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL=WORD", help="A word to say for a label; may be repeated.")
+    ] = None,
+    fold_labels: Annotated[
+        bool, typer.Option("--fold-labels", help="Take labels that differ by case, spaces or as 1 and 1.0 do for one.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the task; by default the file's.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a task file that is there.")] = False,
     as_json: Json = False,
@@ -24,22 +38,47 @@ def init(
 
     from softprompt.errors import ConfigError
     from softprompt.files import write_whole
-    from softprompt.tasks.draft import draft_task
+    from softprompt.tasks.draft import draft_task, stem_of
 
     if file.is_dir():
         raise ConfigError(f"{str(file)!r} is a folder; name a file of rows in it")
-    target = file.with_suffix(".yaml")
+    target = file.with_name(f"{stem_of(file)}.yaml")
     if target.exists() and not force:
         raise ConfigError(f"{target} is there already; change it, or write it anew with --force")
-    drafted = draft_task(file, text=text, label=label, name=name)
+    words: dict[str, str] = {}
+    for pair in word or ():
+        given, equals, said = pair.rpartition("=")
+        if not equals or not said.strip() or given in words:
+            raise ConfigError(f"--word {pair!r} has no word for a label, or is the second for it; write --word 1=positive")
+        words[given] = said
+    draft = draft_task(file, text=text or (), label=label, name=name, words=words, fold_labels=fold_labels)
     try:
-        write_whole(target, drafted.encode())
+        write_whole(target, draft.yaml.encode())
     except OSError as error:
         raise ConfigError(
             f"cannot write {str(target)!r}: {error.strerror or error}; mend that, or choose another folder"
         ) from None
     if as_json:
-        emit([{"file": str(target)}], True, "")
+        for note in draft.notes:
+            warn(note)
+        row = {"file": str(target), "rows": draft.rows, "text": draft.text, "label": draft.label, "answers": draft.answers}
+        emit([row | {"taken": draft.taken, "left": draft.left, "notes": draft.notes}], True, "")
         return
-    typer.echo(drafted, nl=False)
+    typer.echo(draft.yaml, nl=False)
+    _explain(draft)
     typer.echo(f"\nwritten to {target}; next: softprompt train {shlex.quote(str(target))}", err=True)
+
+
+def _explain(draft: Draft) -> None:
+    """What was taken, what was left and why, in lines as wide as the terminal."""
+    import shutil
+    import textwrap
+
+    lines = [("read", draft.told), *(("input", f"{name}: {draft.taken[name]}") for name in draft.text)]
+    lines += [("answer", f"{draft.label}: {draft.taken[draft.label]}"), ("", f"the answers are {draft.answers}")]
+    lines += [("left", f"{name}: {why}") for name, why in draft.left.items()]
+    lines += [("note", note) for note in draft.notes]
+    sys.stderr.write("\n")
+    for what, told in lines:
+        wrapped = textwrap.wrap(printable(told), max(40, shutil.get_terminal_size().columns - 9), break_on_hyphens=False)
+        sys.stderr.write("".join(f"{what if at == 0 else '':8} {line}\n" for at, line in enumerate(wrapped)))

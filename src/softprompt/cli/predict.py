@@ -113,7 +113,7 @@ def _rows(form: Form, texts: Sequence[str], data: Path | None, *, literal: bool)
             raise ConfigError(f"{texts[0][:60]!r} is a text, and --data names rows; give one of them")
         table = read_table(find_file(str(data), Path.cwd()), column=columns[0])
         for index, row in enumerate(table.rows):
-            if not form.is_blank(row):
+            if not (form.is_blank(row) and set(columns) <= set(table.columns)):
                 form.input.fill(row, table.where(index))
         return table.rows
     if not texts:
@@ -174,7 +174,7 @@ def _answer(
             answers = []
             for row in some:
                 if form.is_blank(row):
-                    text = str(row[form.input.fields[0]] or "")
+                    text = str(row.get(form.input.fields[0]) or "")
                     empty = {"output": None, "scores": None, "truncated": False}
                     answers.append({"task": task, "version": int(number), "text": text, **empty})
                 else:

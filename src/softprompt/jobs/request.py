@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -12,20 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from softprompt.errors import ConfigError, FieldError, NameRefused, nearest
-from softprompt.jobs.rows import MOST_LABELS, UploadedRows, infer_labels
+from softprompt.jobs.rows import UploadedRows
 from softprompt.names import base_name, check_new_task
 from softprompt.tasks.config import OF_LABELS, TaskConfig, parse_config
 from softprompt.tasks.form import Form
-from softprompt.tasks.rows import Row, canonical, hold_out
+from softprompt.tasks.labels import form_of_labels, infer_labels, named
+from softprompt.tasks.splits import Source, cut
 from softprompt.text import lone_surrogate
 
 USUAL_RATE = float(TaskConfig.model_fields["learning_rate"].default)
 """The learning rate that a multiplier of 1 means."""
 
 LONGEST_SUFFIX = 64
-
-_MOST_TRIED = 100
-"""Of so many different rows some always fall into each split."""
 
 _FORBIDDEN = {
     "data": "rows come from training_file and validation_file",
@@ -144,8 +142,7 @@ def make_plan(request: JobRequest, filename: str, train: UploadedRows, validatio
         raise FieldError(str(error), "suffix") from None
     except ConfigError as error:
         raise FieldError(str(error), "softprompt") from None
-    _try_rows(form, train, "training_file")
-    _try_splits(train.rows, held_out=validation is None)
+    _try_splits(_try_rows(form, train, "training_file"), held_out=validation is None)
     if validation is not None:
         if validation.shape != train.shape:
             raise FieldError(
@@ -247,49 +244,44 @@ def _choose_form(config: dict[str, Any], train: UploadedRows) -> list[str]:
                 )
             config[key] = default[place]
             notes.append(f"{key} is {default[place]!r}")
-    if "labels" in config:
+    if "labels" in config or "id2label" in config:
         return notes
     templates = {"task": "x", "input": config["input"], "target": config["target"]}
     try:
-        target = Form.of_config(parse_config(templates)).target_field
+        form = Form.of_config(parse_config(templates))
     except ConfigError as error:
         raise FieldError(str(error), "softprompt") from None
-    answers = [str(row.get(target, "")) for row in train.rows]
-    labels = infer_labels(answers)
+    labels, why = infer_labels(_try_rows(form, train, "training_file").answers, fold=config.get("fold_labels") is True)
     generates = any(config.get(key) not in (None, *OF_LABELS) for key in ("metric", "objective"))
     if labels is not None and not generates:
-        config["labels"] = list(labels)
-        shown = ", ".join(map(repr, labels[:8])) + (", ..." if len(labels) > 8 else "")
-        notes.append(f"labels were inferred from the answers: {shown}; give softprompt.labels to choose others")
+        keys, told = form_of_labels(labels)
+        config |= {key: value for key, value in keys.items() if config.get(key) is None}
+        notes += told
+        notes.append(f"labels were inferred from the answers: {named(labels)}; give softprompt.labels to choose others")
     else:
-        count = len(set(answers))
-        notes.append(f"the answers are generated: {count} different ones are no labels (at most {MOST_LABELS}, each twice)")
+        notes.append(f"the answers are {why}" if labels is None else "the answers are generated: metric or objective ask so")
     return notes
 
 
-def _try_splits(rows: Sequence[Row], *, held_out: bool) -> None:
-    """Split rows as training will, by their content; without a file for it, some are `held_out` for validation."""
-    different = list({canonical(row): row for row in rows}.values())
-    rest, test = hold_out(different[:_MOST_TRIED], 0.1 if held_out else 0.0, 0.1)
-    validation = rest
-    if held_out:
-        rest, validation = hold_out(rest, 0.0, 0.1)
-    if not (rest and validation and test):
+def _try_splits(source: Source, *, held_out: bool) -> None:
+    """Split rows as training will; without a file for it, some are `held_out` for validation."""
+    parts = cut(source, [(0.0, 0.1), (0.1, 0.2)] if held_out else [(0.0, 0.1)], by_label=False)
+    if not all(part.rows for part in parts):
+        blank = f" ({source.blank} are blank)" if source.blank else ""
         raise FieldError(
-            f"training_file has {len(different)} different rows, too few to split into training, validation and test; "
-            "give more",
+            f"training_file has {source.different} different rows{blank}, too few to split into training, validation and "
+            "test; give more",
             "training_file",
         )
 
 
-def _try_rows(form: Form, upload: UploadedRows, field: str) -> None:
-    """Word each row as training will."""
+def _try_rows(form: Form, upload: UploadedRows, field: str) -> Source:
+    """Read each row as training will."""
+    try:
+        source = Source.read(form, upload.rows, field, lambda at: f"{field}, line {upload.lines[at]}")
+    except ConfigError as error:
+        raise FieldError(str(error), field) from None
     for row, line in zip(upload.rows, upload.lines, strict=True):
-        try:
-            filled = form.input.fill(row, f"{field}, line {line}")
-            answer = form.answer(row, f"{field}, line {line}")
-        except ConfigError as error:
-            raise FieldError(str(error), field) from None
-        for what, text in (("input", filled), ("answer", answer)):
-            if not text.strip():
-                raise FieldError(f"{field}, line {line}: the {what} is empty; mend the row or leave it out", field)
+        if isinstance(answer := row.get(form.target_field), str) and not answer.strip() and not form.is_blank(row):
+            raise FieldError(f"{field}, line {line}: the answer is empty; mend the row or leave it out", field)
+    return source

@@ -2,13 +2,12 @@
 
 Columns as they are (`{"text": ..., "label": ...}`), a prompt with its completion, or a chat that ends with an answer. The
 last two become rows with the columns `prompt` and `completion`; messages before the answer are joined by newlines, as
-they are when a chat is served.
+they are when a chat is served. Of several answers the one of weight 1 is trained, without weights the last.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -25,10 +24,6 @@ Line = TypeVar("Line")
 Done = TypeVar("Done")
 
 ROLES = ("system", "developer", "user", "assistant")
-
-MOST_LABELS = 20
-LONGEST_LABEL = 40
-"""With more distinct answers, or with longer ones, the task generates them."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +75,6 @@ def _each(filename: str, lines: Mapping[int, Line], work: Callable[[Line], Done]
     return done
 
 
-def infer_labels(answers: Sequence[str]) -> tuple[str, ...] | None:
-    """The labels that answers are chosen from, sorted: few, short, and each seen at least twice. None for free text."""
-    counts = Counter(answers)
-    if not 2 <= len(counts) <= MOST_LABELS or min(counts.values()) < 2:
-        return None
-    if any(len(answer) > LONGEST_LABEL or "\n" in answer or not answer.strip() for answer in counts):
-        return None
-    return tuple(sorted(counts))
-
-
 def _parse(line: str) -> Row:
     try:
         row = json.loads(line, object_pairs_hook=unique_keys)
@@ -126,11 +111,40 @@ def _chat(row: Row) -> Row:
     for role in roles:
         if role not in ROLES:
             raise DataError(f"the role {_shown(role)} is not known; known: {', '.join(ROLES)}")
-    if "user" not in roles or roles[-1] != "assistant":
+    trained = _trained(messages)
+    if "user" not in roles[:trained] or roles[trained] != "assistant":
         shown = ", ".join(roles) or "none"
         raise DataError(f"messages must hold a user's and end with an assistant's; the roles are {shown}")
-    *turns, answer = (_content(message) for message in messages)
+    *turns, answer = (_content(message) for message in messages[: trained + 1])
     return {"prompt": "\n".join(turns), "completion": answer.strip()}
+
+
+def _trained(messages: Sequence[Mapping[str, Any]]) -> int:
+    """The place of the message that is trained: the answer of weight 1, else the last. Those before are its context, and
+    what comes behind does not matter to it.
+
+    Raises:
+        DataError: a weight is wrong, or none or several answers have weight 1.
+    """
+    weights = {at: message["weight"] for at, message in enumerate(messages) if message.get("weight") is not None}
+    for at, weight in weights.items():
+        if isinstance(weight, bool) or weight not in (0, 1):
+            raise DataError(f"message {at + 1} has weight {_shown(weight)}; a weight is 0 or 1")
+        if messages[at]["role"] != "assistant":
+            raise DataError(f"message {at + 1} has a weight and is the {messages[at]['role']}'s; only assistants' have one")
+    last = len(messages) - 1
+    trained = [at for at, weight in weights.items() if weight == 1]
+    if last not in weights and messages[last:] and messages[last]["role"] == "assistant":
+        trained.append(last)  # as OpenAI has it, an answer without a weight counts
+    if len(trained) > 1:
+        places = " and ".join(str(at + 1) for at in trained)
+        raise DataError(
+            f"messages {places} are all to be trained, and a row trains one answer; give the earlier ones weight 0, or "
+            "make a row of the messages up to each"
+        )
+    if not trained and weights:
+        raise DataError("all answers have weight 0, which teaches nothing; give one weight 1, or leave the row out")
+    return trained[0] if trained else last
 
 
 def _content(message: dict[str, Any]) -> str:
@@ -142,8 +156,6 @@ def _content(message: dict[str, Any]) -> str:
     if not isinstance(content, str) or not content.strip():
         role = message["role"]
         raise DataError(f"the content of the {role} message must be a text that is not empty, and is {_shown(content)}")
-    if message.get("weight", 1) != 1:
-        raise DataError("an assistant message with weight 0 teaches nothing; leave the row out")
     if message.get("tool_calls") or message.get("function_call"):
         raise DataError("calls of tools are not trained; leave the row out")
     return content

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.tasks.foreign import unknown_key
+from softprompt.tasks.labels import check_labels, with_label_texts
 from softprompt.tasks.tables import kind_of
-from softprompt.tasks.values import short, text_of
+from softprompt.tasks.values import short
 from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
@@ -115,6 +116,10 @@ class TaskConfig(_Strict):
     """Template of what the model must answer."""
     labels: tuple[str, ...] | None = None
     """The labels to choose from; without them the task generates text."""
+    fold_labels: bool = False
+    """Take answers for a label that differ from it by case, by spaces or as numbers are written (1, 1.0) alone."""
+    id2label: dict[str, str] | None = None
+    """Labels for answers as the rows have them: `{0: negative, 1: positive}`; they are `labels` where none are given."""
     metric: MetricName | None = None
     """By default accuracy with labels, else exact_match."""
     instruction: str | None = None
@@ -163,12 +168,10 @@ class TaskConfig(_Strict):
 
     serving: ServingConfig | None = None
 
-    @field_validator("labels", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _label_texts(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        return [text_of(label) if isinstance(label, bool | int | float) else label for label in value]
+    def _label_texts(cls, raw: Any) -> Any:
+        return with_label_texts(raw) if isinstance(raw, dict) else raw
 
     @field_validator("prompt_tuning_init_prompt", mode="before")
     @classmethod
@@ -194,13 +197,9 @@ class TaskConfig(_Strict):
     def _consistent(self) -> TaskConfig:
         labels = self.labels
         if labels is not None:
-            if len(labels) < 2:
-                raise ValueError(f"labels: a choice needs at least two labels, and there is {len(labels)}")
-            twice = sorted({label for label in labels if labels.count(label) > 1})
-            if twice:
-                raise ValueError(f"labels: {', '.join(map(repr, twice))} is listed more than once")
-            if any(not label.strip() for label in labels):
-                raise ValueError("labels: one of them is empty")
+            check_labels(labels, fold=self.fold_labels, words=self.id2label or {})
+        elif self.fold_labels:
+            raise ValueError("fold_labels: there are no `labels` to fold to; list them")
         if labels is None and self.metric in OF_LABELS:
             raise ValueError(f"metric: {self.metric} needs `labels`; list them, or use exact_match")
         if labels is None and self.objective in OF_LABELS:
@@ -248,6 +247,7 @@ class TaskConfig(_Strict):
             "per_device_train_batch_size", "warmup_ratio", "warmup_steps", "weight_decay", "lr_scheduler_type", "optim",
             "max_grad_norm", "eval_per_epoch", "early_stopping_patience", "seed",
         )  # fmt: skip
+        kept += tuple(key for key in ("fold_labels", "id2label") if getattr(self, key))
         if self.encoder_reparameterization_type:
             kept += ("encoder_reparameterization_type", "encoder_hidden_size")
         values = {key: getattr(self, key) for key in kept}
@@ -270,10 +270,10 @@ class TaskLoader(yaml.SafeLoader):
 
 def _keep_words(labels: yaml.Node) -> None:
     """Labels are texts as they are written: yes is no truth value, 01 no number and 2024-01-31 no date."""
-    if isinstance(labels, yaml.SequenceNode):
-        for node in labels.value:
-            _keep_words(node)
-    elif labels.tag != "tag:yaml.org,2002:null":
+    for node in () if isinstance(labels, yaml.ScalarNode) else labels.value:
+        for one in node if isinstance(node, tuple) else (node,):  # of a mapping the nodes are pairs
+            _keep_words(one)
+    if labels.tag != "tag:yaml.org,2002:null" and isinstance(labels, yaml.ScalarNode):
         labels.tag = "tag:yaml.org,2002:str"
 
 
@@ -283,7 +283,7 @@ def _mapping(loader: TaskLoader, node: yaml.MappingNode) -> dict[Any, Any]:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, Hashable) or key in seen:
             raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice or is no plain name")
-        if key == "labels":
+        if key in ("labels", "id2label"):
             _keep_words(value_node)
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen

@@ -1,100 +1,348 @@
-"""A first task file from a table: guesses which column is the text and which the answer. No torch."""
+"""A first task file from a table: which columns are the input and which one is the answer, and why. No torch."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import yaml
 
-from softprompt.errors import ConfigError, DataError
+from softprompt.errors import ConfigError, DataError, nearest
 from softprompt.names import LONGEST_NAME, check_new_task
-from softprompt.tasks.rows import Row, read_rows
+from softprompt.tasks.config import parse_config
+from softprompt.tasks.form import nameable
+from softprompt.tasks.labels import alike, compose, counted, excerpt_of, fold_label, form_of_labels, infer_labels
+from softprompt.tasks.tables import read_table
+from softprompt.tasks.task import Task
+from softprompt.tasks.values import Row, is_missing, short, text_of
 
-_ANSWERS = ("label", "labels", "category", "class", "intent", "sentiment", "target", "answer", "output", "y")
-_TEXTS = ("text", "sentence", "question", "input", "review", "message", "body", "content", "title", "prompt")
+_ANSWERS = tuple("label labels category class intent sentiment target answer output y completion response summary".split())
+_TEXTS = tuple(
+    """text sentence question input review message body content title prompt premise hypothesis context passage document
+    sentence1 sentence2 question1 question2 text1 text2 text_a text_b query headline subject article""".split()
+)
+"""Columns of these names are answers and texts wherever their values allow it."""
 
-MOST_LABELS = 50
-"""With more distinct answers than this the task generates them."""
+_ID = re.compile(r"(.*[ _-])?(id|idx|index|uuid|guid|key|nr|no|row)|.*Id|unnamed.*", re.IGNORECASE | re.DOTALL)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?|\d\d?[./]\d\d?[./]\d{2,4}( .*)?|https?://\S+")
+
+DIFFERENT, WORDS, LETTERS = 0.3, 3, 12
+"""A column is free text where its values have at least so many words or letters in the mean and a share of them differs."""
+
+MOST_TOKENS = 128
+
+_UNIQUE, _NUMBERS = "is nearly another in each row, as ids are", "holds numbers"
 
 
-def draft_task(file: Path, *, text: str | None = None, label: str | None = None, name: str | None = None) -> str:
-    """The text of a task file for a table of rows.
+@dataclass(frozen=True)
+class Draft:
+    """A task file, and how it came about."""
+
+    yaml: str
+    rows: int
+    told: str
+    """What was read."""
+    text: tuple[str, ...]
+    """Columns of the input."""
+    label: str
+    """The column of the answer."""
+    answers: str
+    """What the answers are taken for, and why."""
+    taken: dict[str, str]
+    """Why each of these columns was taken."""
+    left: dict[str, str]
+    """Why each of the others was left."""
+    notes: tuple[str, ...]
+    """What people should know before they train."""
+
+
+def draft_task(
+    file: Path,
+    *,
+    text: Sequence[str] = (),
+    label: str | None = None,
+    name: str | None = None,
+    words: Mapping[str, str] | None = None,
+    fold_labels: bool = False,
+) -> Draft:
+    """A task file for a table of rows, all of which are read. What is drafted is what training takes as it stands.
 
     Args:
         file: the rows (.csv, .jsonl, .parquet ...).
-        text: the input's column; by default one named like a text, else the longest.
+        text: the input's columns; by default all that are named like texts, or are free text.
         label: the answer's column; by default one named like an answer, else the one with the fewest values, but two.
         name: of the task; by default the file's, with a hyphen for what a name cannot have.
+        words: words to say for labels, such as one for a number.
+        fold_labels: take labels that differ by case, spaces or the spelling of a number alone for one.
 
     Raises:
-        DataError: fewer than two columns, no such column, or a row without an answer.
-        NameRefused: the name is none, or one that requests have another meaning for.
+        DataError: no column for an input or an answer, no such column, or what training refuses.
+        NameRefused: the name given is none.
     """
-    task = check_new_task(name if name is not None else _name_of(file))
-    rows = read_rows(file)
-    columns = list(rows[0])
-    if len(columns) < 2:
-        raise DataError(f"{file} has only the column {columns[0]!r}; an input and an answer are needed")
-    for given in (text, label):
-        if given is not None and given not in columns:
-            raise DataError(f"{file} has no column {given!r}; it has {', '.join(columns)}")
-    answer = label or _guess_answer(rows, [column for column in columns if column != text])
-    source = text or _guess_text(rows, [column for column in columns if column != answer])
-    for column in (source, answer):
-        if not column.replace("_", "a").replace("-", "a").isalnum():
-            raise ConfigError(f"the column {column!r} cannot be named in a template; rename it to letters, digits, - and _")
-    empty = [number for number, row in enumerate(rows, start=1) if _is_empty(row.get(answer))]
-    if empty:
-        raise DataError(
-            f"{file}: the column {answer!r} is empty in {len(empty)} of {len(rows)} rows, the first of them row {empty[0]}; "
-            "fill it, drop those rows, or name another column with --label"
-        )
-    values = sorted({str(row[answer]) for row in rows})
+    task = check_new_task(name) if name is not None else name_of(file)
+    read = read_table(file)
+    table = _Table(file, read.rows)
+    _check_given(table, text, label)
+    answer, why = (label, "as you say") if label is not None else table.find_answer(text)
+    taken = dict.fromkeys(text, "as you say") or table.find_texts(answer)
+    table.check_answer(answer)
+    for column in (*taken, answer):
+        if not nameable(column):
+            raise ConfigError(f"the column {column!r} cannot be named in a template; give it a name, without braces")
+    labels, told = infer_labels(table[answer].texts, fold=fold_labels)
+    remarks: list[str] = []
     config: dict[str, object] = {
         "task": task,
         "base": "builtin/tiny",
         "data": {"train": file.name},
-        "input": f"{{{source}}}\n{answer.capitalize()}:",
+        "input": _input(list(taken), answer),
         "target": f" {{{answer}}}",
     }
-    if 2 <= len(values) <= min(MOST_LABELS, len(rows) // 2):
-        config |= {"labels": values, "metric": "accuracy", "prompt_tuning_init": "LABELS"}
+    if labels is not None:
+        said = _said(labels, words or {})
+        keys, remarks = form_of_labels(list(dict.fromkeys(said.values())))
+        config |= keys
+        config |= {"id2label": {given: word for given, word in said.items() if given != word}} if words else {}
+        config |= {"fold_labels": True} if fold_labels else {}
+        config |= {"metric": "accuracy", "prompt_tuning_init": "LABELS"}
+        told += f": {counted(_counts(table[answer].texts, labels, fold=fold_labels))}"
+    elif words or fold_labels:
+        raise DataError(f"{file}: the answers of {answer!r} are {told}; words and folding are for labels")
     else:
-        config |= {"metric": "exact_match", "max_new_tokens": 32}
+        config |= {"metric": "exact_match", "max_new_tokens": _bound(table[answer].texts)}
     config["num_virtual_tokens"] = 20
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    drafted = Task(parse_config(config), folder=file.parent)
+    notes = [*drafted.remarks, *remarks]
+    if alike(dict.fromkeys(labels or (), 0)):
+        notes.append("--fold-labels makes one label of those that are spelt in several ways")
+    if labels is not None and not words and not any(isinstance(fold_label(one), str) for one in labels):
+        example = " ".join(f"--word {one}=..." for one in labels[:2])
+        notes.append(f"the labels are numbers, which tell a language model little; words say more: {example}")
+    left = {column: reason for column, reason in table.reasons(answer).items() if column not in (*taken, answer)}
+    if text:
+        left = {column: reason.replace("is free text", "is not among those given") for column, reason in left.items()}
+    drawn = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return Draft(drawn, len(table.rows), read.told(), tuple(taken), answer, told, {**taken, answer: why}, left, tuple(notes))
 
 
-def _name_of(file: Path) -> str:
-    """The file's name as a task may be called."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._")[:LONGEST_NAME] or "task"
+def name_of(file: Path) -> str:
+    """The file's name, without what says its kind, as a task may be called."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem_of(file)).strip("-._")[:LONGEST_NAME] or "task"
+
+
+def stem_of(file: Path) -> str:
+    """A file's name without what says its kind: `rows` of `rows.csv.gz`."""
+    return Path(file.stem).stem if file.suffix.lower() == ".gz" else file.stem
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column, read whole."""
+
+    name: str
+    values: list[object]
+    missing: list[int] = field(default_factory=list)
+    """Rows without it, counted from 1."""
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Its values as templates take them."""
+        return [_text(value) for value in self.values]
+
+    @cached_property
+    def fault(self) -> str | None:
+        """Why it can be no input, whatever it is called."""
+        present = [value for value in self.values if not _is_empty(value)]
+        for value in present:
+            try:
+                text_of(value)
+            except ValueError as error:
+                return f"holds {short(value, 40)}, which is no text: {error}"
+        if not present:
+            return "is empty in all rows"
+        if len(self.values) > 1 and len(set(self.texts)) == 1:
+            return f"is {excerpt_of(self.texts[0])} in all rows"
+        return None
+
+    @cached_property
+    def kind(self) -> str | None:
+        """What it is where it is no free text: a choice among few values, an id, numbers, dates."""
+        texts = [text for text in self.texts if text.strip()]
+        unique = len(set(texts)) > 0.95 * len(texts)
+        if all(_DATE.fullmatch(text.strip()) for text in texts):
+            return "holds dates or addresses"
+        numbers = all(not isinstance(fold_label(text), str) for text in texts)
+        if unique and (numbers or _ID.fullmatch(self.name)):
+            return _UNIQUE
+        if numbers:
+            return _NUMBERS
+        mean = len(texts) or 1
+        words = sum(len(text.split()) for text in texts) / mean
+        letters = sum(map(len, texts)) / mean
+        if len(set(texts)) < DIFFERENT * len(texts):
+            return f"has few values ({len(set(texts))})"
+        return None if words >= WORDS or letters >= LETTERS else "has short values"
+
+
+class _Table:
+    """A table, read whole, and what its columns look like."""
+
+    def __init__(self, file: Path, rows: Sequence[Row]) -> None:
+        self.file, self.rows = file, rows
+        names = dict.fromkeys(name for row in rows for name in row)  # the first row may lack some
+        self.columns = {
+            name: _Column(name, [row.get(name) for row in rows], [at for at, row in enumerate(rows, 1) if name not in row])
+            for name in names
+        }
+        if len(self.columns) < 2:
+            only = next(iter(self.columns), None)
+            raise DataError(f"{file} has only the column {only!r}; an input and an answer are needed")
+
+    def __getitem__(self, name: str) -> _Column:
+        return self.columns[name]
+
+    def find_answer(self, text: Sequence[str]) -> tuple[str, str]:
+        """The column of the answer, and why."""
+        columns = [column for name, column in self.columns.items() if name not in text]
+        named = [column for column in columns if column.name.strip().lower() in _ANSWERS]
+        for column in named:
+            if column.fault and column.fault.startswith("holds"):
+                raise DataError(
+                    f"{self.file}: the column {column.name!r} {column.fault}; an answer is one text or number: write one in "
+                    "each row, or name another column with --label"
+                )
+        usable = [column for column in columns if not column.fault and column.kind != _UNIQUE]
+        for column in usable:
+            if column in named:
+                return self._in_words(column, "by its name")
+        choices = [column for column in usable if infer_labels(column.texts)[0] and column.name.lower() not in _TEXTS]
+        if choices:
+            fewest = min(choices, key=lambda column: (column.kind == _NUMBERS, len(set(column.texts))))
+            return self._in_words(fewest, f"by its {len(set(fewest.texts))} values")
+        texts = [column for column in usable if column.kind is None or column.name.lower() in _TEXTS]
+        if len(usable) == 2 and texts:
+            return usable[1].name, "the other column" if not text else "the column that is left"
+        if text and len(usable) == 1:
+            return usable[0].name, "the column that is left"
+        told = "; ".join(f"{name!r} {reason}" for name, reason in self.reasons(None).items() if name not in text)
+        raise DataError(f"{self.file}: no column looks like the answer; name it with --label COLUMN ({told})")
+
+    def _in_words(self, column: _Column, why: str) -> tuple[str, str]:
+        """Another column where it has words for the numbers of this one."""
+        if column.kind != _NUMBERS:
+            return column.name, why
+        for other in self.columns.values():
+            pairs = set(zip(column.texts, other.texts, strict=True))
+            usable = other is not column and not other.fault and other.kind not in (_UNIQUE, column.kind)
+            if usable and len(pairs) == len(set(column.texts)) == len(set(other.texts)):
+                return other.name, f"it has words for the numbers of {column.name!r}"
+        return column.name, why
+
+    def find_texts(self, answer: str) -> dict[str, str]:
+        """The columns of the input, in their order, and why each."""
+        columns = [column for name, column in self.columns.items() if name != answer and not column.fault]
+        named = [column for column in columns if column.name.strip().lower() in _TEXTS]
+        free = [column for column in columns if column in named or column.kind is None]
+        whole = [column for column in free if not any(map(is_missing, column.values))] or free[:1]
+        taken = [column for at, column in enumerate(whole) if not any(column.texts == other.texts for other in whole[:at])]
+        if taken:
+            return {column.name: "by its name" if column in named else "free text" for column in taken}
+        if not columns:
+            raise DataError(f"{self.file}: no column is left for the input beside {answer!r}; name one with --text COLUMN")
+        most = max(columns, key=lambda column: (column.kind != _UNIQUE, len(set(column.texts)), sum(map(len, column.texts))))
+        return {most.name: "the most different values"}
+
+    def check_answer(self, answer: str) -> None:
+        """Refuse an answer that training refuses."""
+        column = self.columns[answer]
+        if column.fault and "empty" not in column.fault:
+            raise DataError(f"{self.file}: the column {answer!r} {column.fault}; name another with --label, or mend it")
+        empty = [number for number, value in enumerate(column.values, start=1) if _is_empty(value)]
+        if empty:
+            raise DataError(
+                f"{self.file}: the column {answer!r} is empty in {len(empty)} of {len(self.rows)} rows, the first of them "
+                f"row {empty[0]}; fill it, drop those rows, or name another column with --label"
+            )
+
+    def reasons(self, answer: str | None) -> dict[str, str]:
+        """Of each column, why it is not in the input."""
+        found: dict[str, str] = {}
+        for name, column in self.columns.items():
+            twin = next((one for one in found if one != answer and self.columns[one].texts == column.texts), None)
+            missing = sum(map(is_missing, column.values))
+            found[name] = column.fault or column.kind or (f"says the same as {twin!r}" if twin else "")
+            found[name] = found[name] or (f"is missing in {missing} rows" if missing else "is free text")
+        return found
+
+
+def _check_given(table: _Table, text: Sequence[str], label: str | None) -> None:
+    for given in (*text, label):
+        if given is not None and given not in table.columns:
+            tail = nearest(given, table.columns)
+            raise DataError(f"{table.file} has no column {given!r}{tail.replace('known:', 'it has')}")
+    twice = [name for name, count in Counter(text).items() if count > 1]
+    if twice:
+        raise ConfigError(f"the column {twice[0]!r} is given twice with --text; once is enough")
+    if label in text:
+        raise ConfigError(f"the column {label!r} is given as --text and as --label; an answer cannot be its own input")
+
+
+def _input(columns: Sequence[str], answer: str) -> str:
+    ask = f"\n{_literal(answer.capitalize())}:"
+    if len(columns) == 1:
+        return f"{{{columns[0]}}}{ask}"
+    return "\n".join(f"{_literal(name.capitalize())}: {{{name}}}" for name in columns) + ask
+
+
+def _literal(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _said(labels: Sequence[str], words: Mapping[str, str]) -> dict[str, str]:
+    """What is said for each label."""
+    for given in words:
+        if given not in labels:
+            raise DataError(f"no row has the answer {given!r} that --word has a word for{nearest(given, labels)}")
+    return {label: words.get(label, label) for label in labels}
+
+
+def _counts(texts: Sequence[str], labels: Sequence[str], *, fold: bool) -> dict[str, int]:
+    """Rows of each label, the most frequent first."""
+    spelling = fold_label if fold else compose
+    usual: dict[object, str] = {spelling(label): label for label in labels}
+    counts = Counter(usual.get(spelling(text), text) for text in texts)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _bound(answers: Sequence[str]) -> int:
+    """A bound on the tokens of answers: a power of two that leaves room for two letters a token."""
+    longest = max(len(answer) for answer in answers)
+    return min(MOST_TOKENS, max(32, 1 << math.ceil(math.log2(longest / 2 + 1))))
+
+
+def _text(value: object) -> str:
+    try:
+        return text_of(value)
+    except ValueError:
+        return ""
 
 
 def _is_empty(value: object) -> bool:
-    return value is None or value != value or not str(value).strip()
+    return is_missing(value) or not str(value).strip()
 
 
 class _Dumper(yaml.SafeDumper):
     """YAML that keeps a text with line breaks on one line, in double quotes."""
 
 
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"' if "\n" in value else None)
+def _scalar(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = None if value.splitlines() in ([value], []) else '"'  # which alone keeps every kind of line break
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
-_Dumper.add_representer(str, _text)
-
-
-def _guess_answer(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    named = [column for column in columns if column.lower() in _ANSWERS]
-    if named:
-        return named[0]
-    values = {column: len({str(row.get(column)) for row in rows}) for column in columns}
-    return min(columns, key=lambda column: (values[column] < 2, values[column]))  # one value in all rows is no answer
-
-
-def _guess_text(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    named = [column for column in columns if column.lower() in _TEXTS]
-    return named[0] if named else max(columns, key=lambda column: sum(len(str(row.get(column))) for row in rows))
+_Dumper.add_representer(str, _scalar)

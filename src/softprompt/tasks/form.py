@@ -7,14 +7,15 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, ContextError, DataError, nearest
 from softprompt.prompts.card import Card
 from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.labels import Spellings, compose
 from softprompt.tasks.rows import Row
 from softprompt.tasks.values import is_missing, listing, short, text_of
 from softprompt.text import lone_surrogate
@@ -123,6 +124,10 @@ class Form:
     metric: str
     max_new_tokens: int
     instruction: str | None = None
+    fold_labels: bool = False
+    """Whether answers that differ from a label by case, spaces or the spelling of a number alone are that label."""
+    id2label: tuple[tuple[str, str], ...] = ()
+    """Labels for answers as rows have them, such as a word for a number."""
 
     @classmethod
     def of_config(cls, config: TaskConfig) -> Form:
@@ -131,7 +136,9 @@ class Form:
         Raises:
             ConfigError: a template is wrong.
         """
-        form = cls._of(config, config.task or "task", config.metric_name)
+        form = cls._of(config, config.task or "task", config.metric_name, config.model_dump(include=set(_OF_RECIPE)))
+        if form.labels is not None:
+            form = replace(form, labels=tuple(map(compose, form.labels)))
         if not form.input.fields:
             raise ConfigError(f"input: the template {config.input!r} has no column in braces, such as {{text}}")
         if len(form.target.fields) != 1:
@@ -143,12 +150,14 @@ class Form:
     @classmethod
     def of_card(cls, card: Card) -> Form:
         """The form that a prompt was tuned with."""
-        return cls._of(card, card.task, card.metric)
+        return cls._of(card, card.task, card.metric, card.recipe)
 
     @classmethod
-    def _of(cls, source: TaskConfig | Card, task: str, metric: str) -> Form:
+    def _of(cls, source: TaskConfig | Card, task: str, metric: str, recipe: Mapping[str, Any]) -> Form:
         templates = Template(source.input), Template(source.target)
-        return cls(task, *templates, source.labels, metric, source.max_new_tokens, source.instruction)
+        words = tuple(sorted((recipe.get("id2label") or {}).items()))
+        fold = bool(recipe.get("fold_labels"))
+        return cls(task, *templates, source.labels, metric, source.max_new_tokens, source.instruction, fold, words)
 
     @property
     def target_field(self) -> str:
@@ -162,16 +171,41 @@ class Form:
             DataError: no answer there, or a label that is not listed.
         """
         text = _text(row, self.target_field, where)
-        if self.labels is not None and text not in self.labels:
+        if self.labels is None:
+            return text
+        label = self.spellings.label_of(text)
+        if label is None:
             listed = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
+            like = self.spellings.like(text)
+            mend = "" if like is None else f"`fold_labels: true` takes it for {like!r}, or "
             raise DataError(
-                f"{where}: the label {text[:60]!r} is not among `labels` ({listed}); list it or mend the row: {excerpt(row)}"
+                f"{where}: the label {text[:60]!r} is not among `labels` ({listed}); {mend}list it or mend the row: "
+                f"{excerpt(row)}"
             )
-        return text
+        return label
+
+    @cached_property
+    def spellings(self) -> Spellings:
+        """Which label an answer is."""
+        return Spellings(self.labels or (), self.id2label, self.fold_labels)
+
+    @property
+    def reads(self) -> tuple[object, ...]:
+        """What it reads of rows: forms that agree in it split them alike."""
+        return (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label)
+
+    def columns(self, row: Row, where: str) -> dict[str, str]:
+        """The texts of a row that the templates read, by column.
+
+        Raises:
+            DataError: one is not there, or is no text or number.
+        """
+        return {name: _text(row, name, where) for name in (*self.input.fields, self.target_field)}
 
     def is_blank(self, row: Row) -> bool:
         """Whether nothing stands in any column of a row's input."""
-        return all(name in row and (is_missing(row[name]) or not str(row[name]).strip()) for name in self.input.fields)
+        values = [row.get(name) for name in self.input.fields]
+        return all(is_missing(value) or (isinstance(value, str) and not value.strip()) for value in values)
 
     def verbalize(self, answer: str) -> str:
         """An answer as the model must say it."""
@@ -316,5 +350,10 @@ def _spaced(literal: str) -> str:
 
 
 def form_fields(form: Form) -> dict[str, Any]:
-    """What a card keeps of a form."""
-    return vars(form) | {"input": form.input.text, "target": form.target.text}
+    """What a card keeps of a form as its own fields; the rest is in its recipe."""
+    kept = {field.name: getattr(form, field.name) for field in fields(form) if field.name not in _OF_RECIPE}
+    return kept | {"input": form.input.text, "target": form.target.text}
+
+
+_OF_RECIPE = ("fold_labels", "id2label")
+"""What a form takes from a card's recipe: prompts of before had neither."""

@@ -1,4 +1,4 @@
-"""Rows of data: finding them in files or on the hub, and splitting them by their own content. No torch."""
+"""Rows of data: finding them in files or on the hub, and their digest. No torch."""
 
 from __future__ import annotations
 
@@ -77,25 +77,6 @@ def read_hub_split(dataset: str, name: str | None, split: str) -> list[Row]:
 def canonical(row: Row) -> bytes:
     """A row as canonical JSON bytes."""
     return json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode()
-
-
-def position(row: Row) -> float:
-    """Where a row falls in [0, 1) by its own content alone, so that a split never depends on order, seed or neighbours and
-    equal rows fall together."""
-    return int.from_bytes(hashlib.blake2b(canonical(row), digest_size=8).digest(), "big") / 2**64
-
-
-def hold_out(rows: list[Row], start: float, share: float) -> tuple[list[Row], list[Row]]:
-    """Split rows into those outside and those inside [start, start + share), some of each where two differ."""
-    inside = [row for row in rows if start <= position(row) < start + share]
-    outside = [row for row in rows if not start <= position(row) < start + share]
-    if not inside and rows:
-        lowest = min(map(position, rows))
-        inside = [row for row in rows if position(row) == lowest]
-        outside = [row for row in rows if position(row) != lowest]
-        if not outside:
-            return rows, []
-    return outside, inside
 
 
 def digest_rows(rows: list[Row]) -> str:

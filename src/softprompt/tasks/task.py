@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.architectures import refuse_unless_causal, task_type_of_name
@@ -14,8 +15,10 @@ from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.form import Form, excerpt
+from softprompt.tasks.labels import compose, named
 from softprompt.tasks.memory import MEMORY, take_rows
-from softprompt.tasks.rows import Row, digest_rows, find_file, hold_out, read_hub_split, read_rows
+from softprompt.tasks.rows import Row, digest_rows, find_file, read_hub_split, read_rows
+from softprompt.tasks.splits import Source, cut, remarks_on_rows
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -34,11 +37,22 @@ class Examples:
     """The answers as text."""
     truncated: int
     """Inputs that were cut to fit the context."""
+    longest_answer: int = 0
+    """Tokens of the longest answer before it was cut to `max_new_tokens`, its end among them; 0 where none was cut."""
     answers_cut: int = 0
     """Answers that were cut to `max_new_tokens`."""
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """The rows of a task, by split, and what is to be said of them."""
+
+    rows: dict[str, list[Row]]
+    remarks: tuple[str, ...]
+    faults: dict[str, dict[str, int]]
 
 
 class Task:
@@ -71,7 +85,8 @@ class Task:
         return cls(read_config(path), folder=Path(path).resolve().parent)
 
     def variant(self, **changes: Any) -> Task:
-        """The same task with some keys of its config changed; rows are shared where the data are the same.
+        """The same task with some keys of its config changed; rows are shared where the data are the same,
+        and are read alike.
 
         Raises:
             ConfigError: a key is unknown or a value wrong.
@@ -80,7 +95,7 @@ class Task:
         changes, given = take_rows(changes)
         other = Task(parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder)
         other._given = self._given | given
-        if other.config.data == self.config.data and not given:
+        if other.config.data == self.config.data and not given and other.form.reads == self.form.reads:
             other.__dict__["_splits"] = self._splits
         return other
 
@@ -120,29 +135,37 @@ class Task:
             )
 
     @cached_property
-    def _splits(self) -> tuple[list[Row], list[Row], list[Row]]:
+    def _splits(self) -> _Splits:
         data = self.config.data
         if data is None:
             raise ConfigError(f"task {self.name!r} has no `data`; name a file: `data: {{train: rows.csv}}`")
-        train = self.rows_of(data.train)
-        test_share = 0.1 if data.test is None else data.test
-        taken = data.validation if isinstance(data.validation, float) else 0.0
-        rest = train
-        if isinstance(test_share, float):
-            rest, test = hold_out(train, taken, test_share)
-        else:
-            test = self.rows_of(test_share)
-        if isinstance(data.validation, float):
-            rest, validation = hold_out(rest, 0.0, data.validation)
-        else:
-            validation = self.rows_of(data.validation)
-        for split, rows in (("training", rest), ("validation", validation), ("test", test)):
-            if not rows:
-                raise DataError(
-                    f"task {self.name!r}: no rows are left for the {split} split of {len(train)} rows; "
-                    "give more rows, or a file for it"
-                )
-        return rest, validation, test
+        shares = {"validation": data.validation, "test": 0.1 if data.test is None else data.test}
+        cuts = {split: share for split, share in shares.items() if not isinstance(share, str)}
+        if sum(cuts.values()) >= 1:
+            told = " and ".join(f"{share:g} for {split}" for split, share in cuts.items())
+            raise ConfigError(f"task {self.name!r}: shares of {told} leave no rows to train on; make them smaller")
+        ends = list(itertools.accumulate(cuts.values()))
+        read = self._read(data.train)
+        train, *parts = cut(read, list(zip([0.0, *ends], ends, strict=False)), by_label=self.form.labels is not None)
+        found = {"training": train} | dict(zip(cuts, parts, strict=True))
+        found |= {split: self._read(name) for split, name in shares.items() if isinstance(name, str)}
+        splits = {split: found[split] for split in ("training", "validation", "test")}
+        for split, source in splits.items():
+            if not source.rows:
+                raise DataError(f"task {self.name!r}: {_why_none(split, read if split in (*cuts, 'training') else source)}")
+        sources = {"training": read} | {split: source for split, source in found.items() if split not in ("training", *cuts)}
+        remarks = [*remarks_on_rows(self.form, list(sources.values()), splits), *self._recomposed()]
+        faults = {split: sources.get(split, read).faults() for split in ("train", "validation", "test")}
+        return _Splits({split: source.rows for split, source in splits.items()}, tuple(remarks), faults)
+
+    def _recomposed(self) -> Iterator[str]:
+        if changed := [label for label in map(compose, self.config.labels or ()) if label not in (self.config.labels or ())]:
+            yield f"`labels` has decomposed Unicode: {named(changed)}; it is read in composed form (NFC)"
+
+    def _read(self, name: str) -> Source:
+        """Rows of a file or split as the form reads them."""
+        shown = PurePath(name).name
+        return Source.read(self.form, self.rows_of(name), shown, lambda at: f"task {self.name!r}, {shown}, row {at + 1}")
 
     def rows_of(self, name: str) -> list[Row]:
         """Rows of a file, or of a split where the task's data come from the hub.
@@ -175,17 +198,27 @@ class Task:
     @property
     def train(self) -> list[Row]:
         """Training rows."""
-        return self._splits[0]
+        return self._splits.rows["training"]
 
     @property
     def validation(self) -> list[Row]:
         """Rows that choose the best prompt."""
-        return self._splits[1]
+        return self._splits.rows["validation"]
 
     @property
     def test(self) -> list[Row]:
         """Rows that judge it."""
-        return self._splits[2]
+        return self._splits.rows["test"]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What people should know of the rows before they train on them: a warning each."""
+        return self._splits.remarks
+
+    @property
+    def faults(self) -> dict[str, dict[str, int]]:
+        """Of the file that each split comes from, how many rows were blank, repeated or contradictory, where any were."""
+        return self._splits.faults
 
     @cached_property
     def data_digest(self) -> str:
@@ -214,12 +247,23 @@ class Task:
             return Examples(inputs.ids, [list(label_ids[c]) for c in choices], choices, answers, inputs.truncated)
         end = [base.end_id] if base.end_id is not None else []
         targets = [ids + end for ids in base.encode([self.form.verbalize(answer) for answer in answers])]
-        bound, answers_cut = self.form.max_new_tokens, 0
+        bound = self.form.max_new_tokens
+        cut_answers = [len(ids) for ids in targets if len(ids) > bound]
         for index, ids in enumerate(targets):
             if not answers[index].strip():
                 field, row = self.form.target_field, excerpt(rows[index])
                 raise DataError(f"{where} {index + 1}: the field {field!r} is empty; give an answer: {row}")
             if len(ids) > bound:
                 targets[index] = ids[:bound]
-                answers_cut += 1
-        return Examples(inputs.ids, targets, [], answers, inputs.truncated, answers_cut)
+        longest, count = max(cut_answers, default=0), len(cut_answers)
+        return Examples(inputs.ids, targets, [], answers, inputs.truncated, longest, count)
+
+
+def _why_none(split: str, source: Source) -> str:
+    """That a split has no rows, and why: what there is of them repeats, or is blank."""
+    count = len(source.rows) + source.blank
+    why = [f"{source.blank} of them blank"] if source.blank else []
+    if source.different < len(source.rows):
+        why.append(f"{source.different} of them different: equal inputs stay in one split")
+    told = f" ({', '.join(why)})" if why else ""
+    return f"no rows are left for the {split} split of {count} rows{told}; give more rows, or a file for it"

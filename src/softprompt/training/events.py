@@ -100,10 +100,13 @@ Event = Advanced | Noted | Prepared | Resumed | Stepped | Judged | Published | F
 def draw(events: Iterable[Event], progress: Progress) -> Iterator[Event]:
     """Pass events on, and show people the stages, notes and warnings among them."""
     stages: dict[str, _Stage] = {}
+    noted: set[str] = set()  # candidates of a sweep have the same rows, of which the same is to be said
     try:
         for event in events:
             if isinstance(event, Noted):
-                (progress.warn if event.warning else progress.note)(event.message)
+                if event.message not in noted:
+                    (progress.warn if event.warning else progress.note)(event.message)
+                noted.add(event.message)
             elif isinstance(event, Advanced):
                 stage = stages.pop(event.stage, None)
                 if stage is not None and stage.total != event.total:  # a task has come or gone

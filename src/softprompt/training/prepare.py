@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
+from softprompt.evaluation.metrics import measure
 from softprompt.prompts import initialize
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.labels import excerpt_of
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.reparameterize import weight_rows
 from softprompt.training.run import Run
@@ -69,20 +72,49 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         f"= {length + longest + output} tokens {limit}; in {str(base.dtype).removeprefix('torch.')}",
         False,
     )
-    rows = len(run.train) + len(run.validation)
-    if cut := run.train.truncated + run.validation.truncated:
-        yield f"{task.name}: {cut} of {rows} inputs were cut to fit the context", True
-    if cut := run.train.answers_cut + run.validation.answers_cut:
-        bound = run.config.max_new_tokens
+    for remark in task.remarks:
+        yield f"{task.name}: {remark}", True
+    splits = (run.train, run.validation)
+    total = sum(map(len, splits))
+    if cut := sum(split.truncated for split in splits):
+        yield f"{task.name}: {cut} of {total} inputs were cut to fit the context", True
+    if cut := sum(split.answers_cut for split in splits):
+        longest = max(split.longest_answer for split in splits)
         yield (
-            f"{task.name}: {cut} of {rows} answers are longer than max_new_tokens ({bound}), and can never be given whole; "
-            "raise it",
+            f"{task.name}: {cut} of {total} answers are cut to max_new_tokens ({task.form.max_new_tokens}), so that no "
+            f"prediction can equal them; the longest takes {longest}: raise max_new_tokens",
             True,
         )
+    elif told := _unreachable(base, run):
+        yield f"{task.name}: {told}", True
     if run.rule.network is not None:  # trained with the vectors and not kept, so no row or card counts it
         kept = run.start_PD.numel()
         trained = kept + weight_rows(run.rule.network.hidden) * base.width
         yield f"{task.name}: {trained} numbers are trained, of which {kept} are kept", False
+
+
+def _unreachable(base: FrozenBase, run: Run) -> str | None:
+    """That answers of the validation hold what the base cannot write, so that no prediction can equal them."""
+    form, rows = run.task.form, run.validation
+    if form.labels is not None:
+        return None
+    written = [base.decode(_until_end(base, ids)).strip() for ids in rows.targets]
+    wrong = [
+        (answer, text)
+        for answer, text in zip(rows.answers, written, strict=True)
+        if measure(form.metric, [text], [form.verbalize(answer).strip()]) < 1
+    ]
+    if not wrong:
+        return None
+    answer, text = wrong[0]
+    return (
+        f"{base.name} cannot write {len(wrong)} of {len(rows)} validation answers, which no prediction can equal: "
+        f"{excerpt_of(answer)} would come as {excerpt_of(text)}; word them otherwise"
+    )
+
+
+def _until_end(base: FrozenBase, ids: Sequence[int]) -> list[int]:
+    return list(itertools.takewhile(lambda token: token not in base.end_ids, ids))
 
 
 def _start(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tensor:

@@ -141,7 +141,8 @@ def _sources(task: Task) -> list[dict[str, Any]]:
     for split, rows in (("train", task.train), ("validation", task.validation), ("test", task.test)):
         name = getattr(data, split)
         address = task.address_of(name if isinstance(name, str) else data.train)
-        found.append({"split": split, "address": address, "digest": digest_rows(rows), "rows": len(rows)})
+        source = {"split": split, "address": address, "digest": digest_rows(rows), "rows": len(rows)}
+        found.append(source | task.faults[split])
     return found
 
 

@@ -1,0 +1,247 @@
+"""Splits: rows to training, validation and test, by what the form reads of each and nothing else; and what people should
+know of them: what is blank, repeated, contradictory, missing or alike. No torch.
+
+A row's place is a function of its own input and answer, so rows that come or go move no others, and columns that no template
+names count for nothing. Rows of one input go together. Only a label or a part that would go without takes some from another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from softprompt.tasks.labels import alike, compose, counted, excerpt_of, named
+from softprompt.tasks.rows import Row, canonical
+
+if TYPE_CHECKING:
+    from softprompt.tasks.form import Form
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of a file as a form reads them; a list's places are those of `rows`."""
+
+    name: str
+    """What messages call it."""
+    rows: list[Row]
+    """Those with an input."""
+    inputs: list[str]
+    answers: list[str]
+    written: list[str]
+    """The answers as the file has them."""
+    positions: list[float]
+    blank: int = 0
+    """How many had an input of nothing but white space, and were left out."""
+
+    @classmethod
+    def read(cls, form: Form, rows: Sequence[Row], name: str, where: Callable[[int], str]) -> Source:
+        """Read rows; `where` names one by its place, for messages.
+
+        Raises:
+            DataError: a row lacks a column or has a value that is no text, or its answer is no label.
+        """
+        source = cls(name, [], [], [], [], [])
+        there = {column for row in rows for column in row}
+        for place, row in enumerate(rows):
+            if form.is_blank(row) and there.issuperset(form.input.fields):
+                continue
+            at = where(place)
+            columns = form.columns(row, at)
+            source.rows.append(row)
+            source.inputs.append(form.input.fill(row, at))
+            source.answers.append(form.answer(row, at))
+            source.written.append(columns[form.target_field])
+            source.positions.append(position(columns))
+        return replace(source, blank=len(rows) - len(source.rows))
+
+    def part(self, places: Iterable[int]) -> Source:
+        """Some of its rows."""
+        chosen = list(places)
+        lists: dict[str, Any] = {key: [vars(self)[key][place] for place in chosen] for key in _LISTS}
+        return replace(self, **lists)
+
+    @property
+    def different(self) -> int:
+        """How many inputs it has."""
+        return len(set(self.inputs))
+
+    @property
+    def repeated(self) -> int:
+        """Rows whose input and answer are those of a row before."""
+        return len(self.rows) - len(set(zip(self.inputs, self.answers, strict=True)))
+
+    def contradictions(self) -> dict[str, dict[str, int]]:
+        """Inputs that have several answers, with the number of rows of each."""
+        answers: dict[str, Counter[str]] = defaultdict(Counter)
+        for text, answer in zip(self.inputs, self.answers, strict=True):
+            answers[text][answer] += 1
+        return {text: dict(counts.most_common()) for text, counts in answers.items() if len(counts) > 1}
+
+    def faults(self) -> dict[str, int]:
+        """How many rows were blank, repeated or contradictory, where any were."""
+        contradictory = sum(sum(counts.values()) for counts in self.contradictions().values())
+        counts = {"blank": self.blank, "repeated": self.repeated, "contradictory": contradictory}
+        return {name: count for name, count in counts.items() if count}
+
+
+_LISTS = ("rows", "inputs", "answers", "written", "positions")
+
+
+def position(columns: Mapping[str, str]) -> float:
+    """Where a row falls in [0, 1) by the texts that a form reads of it: those of its input and of its answer."""
+    return int.from_bytes(hashlib.blake2b(canonical(dict(columns)), digest_size=8).digest(), "big") / 2**64
+
+
+def cut(source: Source, spans: Sequence[tuple[float, float]], *, by_label: bool) -> list[Source]:
+    """Cut rows into the rest and a part for each span [start, end) of positions.
+
+    Args:
+        by_label: whether answers are labels, of which each part has some where there are enough inputs of it: the rest
+            first, and then the parts in order.
+    """
+    inputs = _Inputs(source, spans)
+    for label in inputs.labels if by_label else ():
+        for part in range(len(spans) + 1):
+            inputs.provide(part, label)
+    for part in range(len(spans) + 1):
+        inputs.provide(part)
+    return [source.part(inputs.rows_in(part)) for part in range(len(spans) + 1)]
+
+
+class _Inputs:
+    """Inputs, each in the part that all of its rows go to."""
+
+    def __init__(self, source: Source, spans: Sequence[tuple[float, float]]) -> None:
+        self._source, self._parts = source, range(len(spans) + 1)
+        self._positions: dict[str, float] = {}
+        answers: dict[str, set[str]] = defaultdict(set)
+        for text, answer, place in zip(source.inputs, source.answers, source.positions, strict=True):
+            answers[text].add(answer)
+            self._positions[text] = max(place, self._positions.get(text, 0.0))
+        self._part = {text: _part_of(place, spans) for text, place in self._positions.items()}
+        self._of: dict[str | None, list[str]] = defaultdict(list)
+        """The inputs of a label, and of none for all."""
+        for text, own in answers.items():
+            for label in own:
+                self._of[label].append(text)
+        self.labels = sorted(label for label in self._of if label is not None)
+        self._of[None] = list(self._part)
+        self._movable = {text for text, own in answers.items() if len(own) == 1}
+        """Others would take a second label along."""
+
+    def provide(self, part: int, label: str | None = None) -> None:
+        """Give a part an input of a label, or any, where it has none and another part has one to spare; what is to be
+        trained on takes the only one too."""
+        held: list[list[str]] = [[] for _ in self._parts]
+        for text in self._of[label]:
+            held[self._part[text]].append(text)
+        if held[part]:
+            return
+        spare = [[text for text in texts if label is None or text in self._movable] for texts in held]
+        giver = max(self._parts, key=lambda other: (len(spare[other]), -other))
+        if spare[giver] and (len(held[giver]) > 1 or (part == 0 and label is not None)):
+            self._part[min(spare[giver], key=lambda text: (self._positions[text], text))] = part
+
+    def rows_in(self, part: int) -> list[int]:
+        """Places of a part's rows, in their order."""
+        return [place for place, text in enumerate(self._source.inputs) if self._part[text] == part]
+
+
+def _part_of(place: float, spans: Sequence[tuple[float, float]]) -> int:
+    return next((part for part, (start, end) in enumerate(spans, 1) if start <= place < end), 0)
+
+
+def remarks_on_rows(form: Form, sources: Sequence[Source], splits: Mapping[str, Source]) -> Iterator[str]:
+    """Warnings, a line each.
+
+    Args:
+        sources: the rows of each file.
+        splits: those of training, validation and test.
+    """
+    for source in sources:
+        yield from _on_source(form, source)
+    yield from _on_shared(splits)
+    if form.labels is not None:
+        yield from _on_labels(form, form.labels, splits)
+
+
+def _on_source(form: Form, source: Source) -> Iterator[str]:
+    if source.blank:
+        columns = " and ".join(map(repr, form.input.fields))
+        yield f"{source.name}: {_rows(source.blank)} of {source.blank + len(source.rows)} left out: nothing in {columns}"
+    if source.repeated:
+        yield (
+            f"{source.name}: {_rows(source.repeated)} of {len(source.rows)} repeat the input and the answer of another; all "
+            "rows of one input are in one split"
+        )
+    if found := source.contradictions():
+        text, answers = next(iter(found.items()))
+        rows = sum(sum(counts.values()) for counts in found.values())
+        yield (
+            f"{source.name}: {_inputs(len(found))} with different answers, in {_rows(rows)}, such as {excerpt_of(text)}: "
+            f"{counted(answers)}; mend the answers, or leave the rows out"
+        )
+
+
+def _on_shared(splits: Mapping[str, Source]) -> Iterator[str]:
+    """Inputs that files of their own have in common."""
+    names = list(splits)
+    inputs = {name: set(split.inputs) for name, split in splits.items()}
+    for at, one in enumerate(names):
+        for other in names[at + 1 :]:
+            if both := inputs[one] & inputs[other]:
+                yield (
+                    f"{len(both)} of {len(inputs[other])} {other} inputs are {one} inputs too, such as "
+                    f"{excerpt_of(min(both))}; scores on them say little, so leave them out of one"
+                )
+
+
+def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) -> Iterator[str]:
+    written = Counter(text for split in splits.values() for text in split.written)
+    composed = {text: count for text, count in written.items() if compose(text) != text}
+    if composed:
+        yield (
+            f"{_rows(sum(composed.values()))} have labels in decomposed Unicode, which look like others and are not: "
+            f"{named(sorted(map(compose, composed)))}; they are read in composed form (NFC)"
+        )
+    if form.fold_labels:
+        folded = {text: count for text, count in written.items() if form.spellings.is_folded(text)}
+        if folded:
+            shown = counted(dict(sorted(folded.items())))
+            yield f"fold_labels: {_rows(sum(folded.values()))} have a label in another spelling: {shown}"
+    if groups := alike({label: count for label, count in _counts(splits.values()).items() if label in labels}):
+        yield (
+            f"labels differ by case, spaces or the spelling of a number alone, and are rivals: "
+            f"{'; '.join(map(counted, groups))}; `fold_labels: true`, with one of each in `labels`, makes them one"
+        )
+    by_split = {name: _counts([split]) for name, split in splits.items()}
+    missing = {name: [label for label in labels if label not in counts] for name, counts in by_split.items()}
+    nowhere = [label for label in labels if all(label in lacking for lacking in missing.values())]
+    if nowhere:
+        yield f"no row has {_label(nowhere)} {named(nowhere)}; nothing teaches it, so give rows or take it off `labels`"
+    without: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name, lacking in missing.items():
+        if left := tuple(label for label in lacking if label not in nowhere):
+            without[left].append(name)
+    for left, names in without.items():
+        what = "it will hardly ever be predicted" if "training" in names else "nothing tells how well it is predicted"
+        yield f"no {' and no '.join(names)} row has {_label(left)} {named(left)}: {what}; give more rows of it"
+
+
+def _counts(sources: Iterable[Source]) -> Counter[str]:
+    return Counter(answer for source in sources for answer in source.answers)
+
+
+def _label(labels: Sequence[str]) -> str:
+    return "the label" if len(labels) == 1 else "any of the labels"
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' if count != 1 else ''}"
+
+
+def _inputs(count: int) -> str:
+    return f"{count} input{'s' if count != 1 else ''}"

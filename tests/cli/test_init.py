@@ -1,0 +1,120 @@
+"""The command init: what it writes trains as it stands, what it decided is told, and what training refuses it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import Run
+from tests.tasks.test_draft import write_table
+
+SENTENCES = [f"the {'red blue green'.split()[n % 3]} ship {n}" for n in range(40)]
+
+
+def rows_of(**columns: list[Any]) -> list[dict[str, Any]]:
+    return [{name: values[n % len(values)] for name, values in columns.items()} for n in range(40)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "options"),
+    [
+        (";", ["yes", "no", "null"], []),
+        ("bom", ["1e3", "2020-01-01"], []),
+        (".tsv", ["Yes", "yes ", "no"], ["--fold-labels"]),
+        (".json", [True, False], []),
+        (".jsonl", [0, 1], ["--word", "0=no", "--word", "1=yes"]),
+        (".jsonl.gz", [0.5, 1.5, 1], []),
+        (".parquet", ["a", "b"], []),
+        (".xlsx", [1, 2], []),
+        (".csv", [f"answer {n}" for n in range(40)], ["--label", "my answer"]),
+    ],
+)
+def test_what_init_writes_trains_as_it_stands(
+    run: Run, folder: Path, base_folder: Path, kind: str, labels: list[Any], options: list[str]
+) -> None:
+    rows = rows_of(**{"id": list(range(40)), "some text": SENTENCES, "more": SENTENCES[::-1], "my answer": labels})
+    table = write_table(folder, rows, kind)
+    (told,) = run("init", table, *options, "--json").rows
+    assert (told["text"], told["label"], told["rows"]) == (["some text", "more"], "my answer", 40)
+    quick = ["max_steps=1", "num_virtual_tokens=2", f"base={base_folder}"]
+    (row,) = run("train", told["file"], *(word for one in quick for word in ("--set", one)), "--json").rows
+    assert row["train_rows"] + row["validation_rows"] + row["test_rows"] == 40
+
+
+def test_what_was_decided_reads_well_in_80_columns(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    kinds = ["Yes", "no", "yes ", "NO"]
+    rows = rows_of(number=list(range(40)), title=SENTENCES, body=SENTENCES[::-1], stars=[1, 2, 3], kind=kinds)
+    rows.append(rows[0] | {"title": "", "body": " "})
+    done = run("init", write_table(folder, rows, ";"))
+    assert done.code == 0
+    lines = done.err.splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    told = " ".join(" ".join(lines).split())
+    for part in (
+        "read 41 rows of ",
+        "semicolons divide them",
+        "input title: by its name input body: by its name",
+        "answer kind: by its 4 values the answers are labels: 4 different ones in 41 rows: 'Yes' (11), 'NO' (10)",
+        "left number: is nearly another in each row, as ids are left stars: holds numbers",
+        "note my rows.csv: 1 row of 41 left out: nothing in 'title' and 'body'",
+        "are rivals: 'NO' (10), 'no' (10); 'Yes' (10), 'yes ' (10); `fold_labels: true`, with one of each in `labels`",
+    ):
+        assert part in told
+
+
+def test_wrong_options_are_told(run: Run, folder: Path) -> None:
+    table = write_table(folder, rows_of(text=SENTENCES, label=["x", "y"]), ".csv")
+    for options, message in (
+        (["--text", "txt"], "has no column 'txt'; did you mean 'text'?"),
+        (["--text", "text", "--text", "text"], "given twice"),
+        (["--text", "text", "--label", "text"], "an answer cannot be its own input"),
+        (["--word", "x"], "--word 'x' has no word for a label"),
+        (["--word", "x= "], "--word 'x= ' has no word"),
+        (["--word", "x=a", "--word", "x=b"], "or is the second for it"),
+        (["--word", "z=a"], "no row has the answer 'z'"),
+    ):
+        assert message in run("init", table, *options).refused()
+        assert not list(folder.glob("*.yaml"))
+
+
+def test_what_is_wrong_with_rows_is_told_before_training(run: Run, folder: Path, base_folder: Path) -> None:
+    rows = rows_of(id=list(range(40)), text=[f"text {n}" for n in range(20)], label=["a", "b"])
+    rows += [{"text": "text 1", "label": "A"}, {"text": " ", "label": "a"}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = {"base": str(base_folder), "data": "rows.jsonl", "num_virtual_tokens": 5, "max_steps": 1}
+    (folder / "mine.yaml").write_text(json.dumps(fields | {"labels": ["a", "b", "A", "c"]}))
+    done = run("train", folder / "mine.yaml", "--json")
+    assert len(done.rows) == 1
+    for part in (
+        "warning: mine: rows.jsonl: 1 row of 42 left out: nothing in 'text'",
+        "warning: mine: rows.jsonl: 20 rows of 41 repeat the input and the answer of another",
+        "warning: mine: rows.jsonl: 1 input with different answers, in 3 rows, such as 'text 1': 'b' (2), 'A' (1)",
+        "are rivals: 'a' (20), 'A' (1)",
+        "warning: mine: no row has the label 'c'",
+    ):
+        assert part in done.err
+    (folder / "mine.yaml").write_text(json.dumps(fields | {"labels": ["a", "b"]}))
+    refused = run("train", folder / "mine.yaml").refused()
+    assert "rows.jsonl, row 41: the label 'A' is not among `labels` (a, b); `fold_labels: true` takes it for 'a'" in refused
+
+
+def test_answers_that_cannot_be_predicted_are_told_before_training(run: Run, folder: Path, base_folder: Path) -> None:
+    rows = [{"text": f"text {n}", "answer": "red stone " * (1 + 5 * (n % 2))} for n in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = {"base": str(base_folder), "data": "rows.jsonl", "target": " {answer}", "num_virtual_tokens": 5, "max_steps": 1}
+    (folder / "mine.yaml").write_text(json.dumps(fields | {"max_new_tokens": 6}))
+    done = run("train", folder / "mine.yaml", "--json")
+    (row,) = done.rows
+    assert "answers are cut to max_new_tokens (6), so that no prediction can equal them; the longest takes " in done.err
+    assert "cut to fit the context" not in done.err
+    assert row["truncated"] == 20

@@ -1,0 +1,217 @@
+"""Splits: by what the form reads and nothing else; no input on two sides, each label on each side, and faults counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softprompt.errors import DataError
+from softprompt.tasks.config import parse_config
+from softprompt.tasks.form import Form
+from softprompt.tasks.rows import Row
+from softprompt.tasks.splits import Source, cut, position
+from softprompt.tasks.task import Task
+
+SPANS = [(0.0, 0.1), (0.1, 0.3)]
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4).filter(str.strip)
+
+
+def read(rows: list[Row], **fields: Any) -> Source:
+    form = Form.of_config(parse_config({"task": "t", **fields}))
+    return Source.read(form, rows, "rows", lambda at: f"row {at + 1}")
+
+
+def task_of(folder: Path, rows: list[Row] | dict[str, list[Row]], **fields: Any) -> Task:
+    files = rows if isinstance(rows, dict) else {"train": rows}
+    for name, own in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    data = {name: f"{name}.jsonl" for name in files}
+    return Task(folder=folder, **{"task": "t", "data": data, "labels": ["a", "b"], **fields})
+
+
+def numbered(count: int) -> list[Row]:
+    return [{"text": f"row {n}", "label": "ab"[n % 2]} for n in range(count)]
+
+
+@given(st.dictionaries(st.sampled_from(["text", "label", "née"]), st.text(max_size=8), min_size=1))
+def test_the_place_of_a_row_is_the_documented_rule(columns: dict[str, str]) -> None:
+    text = json.dumps(columns, sort_keys=True, ensure_ascii=False)
+    expected = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+    assert position(columns) == expected
+    assert position(dict(reversed(columns.items()))) == expected
+
+
+def test_a_split_loses_nothing_and_does_not_depend_on_order() -> None:
+    rows = numbered(400)
+    parts = cut(read(rows), SPANS, by_label=True)
+    assert sorted(row["text"] for part in parts for row in part.rows) == sorted(row["text"] for row in rows)
+    for part, (start, end) in zip(parts[1:], SPANS, strict=True):
+        assert part.rows == [row for row in rows if start <= position(row) < end]
+        assert len(part.rows) == pytest.approx(400 * (end - start), rel=0.3)
+    shuffled = rows.copy()
+    random.Random(3).shuffle(shuffled)
+    for one, other in zip(parts, cut(read(shuffled), SPANS, by_label=True), strict=True):
+        assert sorted(map(str, one.rows)) == sorted(map(str, other.rows))
+    # A row stays on its side whatever else is there.
+    for one, other in zip(parts, cut(read(rows[:200]), SPANS, by_label=True), strict=True):
+        assert other.rows == [row for row in one.rows if row in rows[:200]]
+
+
+def test_columns_that_no_template_names_count_for_nothing(tmp_path: Path) -> None:
+    rows = [{"text": f"row {n % 10}", "label": "ab"[n % 2]} for n in range(60)]
+    plain = task_of(tmp_path, rows)
+    expected = [plain.train, plain.validation, plain.test]
+    numbered_too = task_of(tmp_path, [{"id": n, **row} for n, row in enumerate(rows)])
+    for part, found in zip(expected, (numbered_too.train, numbered_too.validation, numbered_too.test), strict=True):
+        assert [{"text": row["text"], "label": row["label"]} for row in found] == part
+    (remark,) = numbered_too.remarks
+    assert remark.startswith("train.jsonl: 50 rows of 60 repeat the input and the answer of another")
+    assert numbered_too.faults["train"] == {"repeated": 50}
+
+
+ROWS = st.lists(st.tuples(TEXTS, st.sampled_from("abc"), st.integers(0, 3)), min_size=1, max_size=40)
+
+
+@given(ROWS, st.booleans())
+def test_no_input_is_on_two_sides_and_no_part_that_can_have_some_goes_without(
+    drawn: list[tuple[str, str, int]], by_label: bool
+) -> None:
+    rows: list[Row] = [{"text": text, "label": label, "id": number} for text, label, number in drawn]
+    parts = cut(read(rows, labels=["a", "b", "c"]), SPANS, by_label=by_label)
+    assert sorted(map(str, rows)) == sorted(str(row) for part in parts for row in part.rows)
+    sides = [set(part.inputs) for part in parts]
+    assert sum(map(len, sides)) == len(set.union(*sides))
+    assert sum(bool(side) for side in sides) >= min(3, len({text for text, _, _ in drawn}))
+    plain = {text for text, _, _ in drawn if len({label for other, label, _ in drawn if other == text}) == 1}
+    of_label = [{text for text, other, _ in drawn if other == label} for label in {label for _, label, _ in drawn}]
+    clear = [own for own in of_label if own <= plain]
+    if by_label and max(map(len, clear), default=0) >= 3:  # else what is to be judged takes the last of what is trained
+        for own in clear:
+            assert own & sides[0], "what is never trained is never predicted"
+            assert len(own) < 3 or all(own & side for side in sides)
+
+
+def test_each_side_has_some_of_a_small_class(tmp_path: Path) -> None:
+    for count, expected in ((1, "t"), (2, "tv"), (3, "tvx"), (4, "tvx")):
+        for salt in range(20):
+            rare = [{"text": f"rare {salt} {n}", "label": "rare"} for n in range(count)]
+            task = task_of(tmp_path, [*numbered(60), *rare], labels=["a", "b", "rare"])
+            sides = {"t": task.train, "v": task.validation, "x": task.test}
+            having = {side for side, rows in sides.items() if any(row["label"] == "rare" for row in rows)}
+            assert "t" in having
+            assert len(having) == len(expected)
+            told = [remark for remark in task.remarks if "'rare'" in remark]
+            assert len(told) == (count < 3)
+
+
+def test_labels_without_rows_are_named(tmp_path: Path) -> None:
+    rows = {
+        "train": numbered(20),
+        "validation": numbered(30)[20:],
+        "test": [{"text": "x", "label": "c"}, {"text": "y", "label": "a"}],
+    }
+    remarks = "\n".join(task_of(tmp_path, rows, labels=["a", "b", "c", "d", "e"]).remarks)
+    assert "no row has any of the labels 'd', 'e'; nothing teaches it" in remarks
+    assert "no training and no validation row has the label 'c': it will hardly ever be predicted" in remarks
+    assert "no test row has the label 'b': nothing tells how well it is predicted" in remarks
+
+
+def test_contradictions_are_counted_and_stay_together(tmp_path: Path) -> None:
+    rows = [*numbered(40), *({"text": f"row {n}", "label": "b"} for n in range(0, 10, 2))]
+    task = task_of(tmp_path, rows)
+    assert any(
+        "5 inputs with different answers, in 10 rows, such as 'row 0': 'a' (1), 'b' (1)" in remark for remark in task.remarks
+    )
+    assert task.faults == {split: {"contradictory": 10} for split in ("train", "validation", "test")}
+
+
+def test_inputs_that_files_share_are_counted(tmp_path: Path) -> None:
+    files = {
+        "train": numbered(40),
+        "validation": numbered(50)[35:],
+        "test": [{"text": "row 3", "label": "b"}, *numbered(60)[50:]],
+    }
+    remarks = task_of(tmp_path, files).remarks
+    assert any(
+        remark.startswith("5 of 15 validation inputs are training inputs too, such as 'row 35'") for remark in remarks
+    )
+    assert any(remark.startswith("1 of 11 test inputs are training inputs too, such as 'row 3'") for remark in remarks)
+    assert not any("test inputs are validation inputs" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("blank", ["", "  \n", None, float("nan"), "absent"])
+def test_rows_without_an_input_are_left_out_of_every_split_and_counted(tmp_path: Path, blank: Any) -> None:
+    empty: Row = {"label": "a"} if blank == "absent" else {"text": blank, "label": "a"}
+    task = task_of(tmp_path, [empty, *numbered(40), empty], input="{text}\nLabel:")
+    assert sorted(row["text"] for row in (*task.train, *task.validation, *task.test)) == sorted(
+        row["text"] for row in numbered(40)
+    )
+    assert task.remarks == ("train.jsonl: 2 rows of 42 left out: nothing in 'text'",)
+    assert task.faults["test"] == {"blank": 2}
+
+
+def test_an_input_of_several_columns_is_blank_where_all_are(tmp_path: Path) -> None:
+    rows = [{"title": f"t {n}", "body": "", "label": "ab"[n % 2]} for n in range(40)] + [
+        {"title": " ", "body": "", "label": "a"}
+    ]
+    task = task_of(tmp_path, rows, input="{title} {body}")
+    assert len(task.train) + len(task.validation) + len(task.test) == 40
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([{"text": "x", "label": "a"}] * 40, r"of 40 rows \(1 of them different: equal inputs stay in one split\)"),
+        ([{"text": "x", "label": "a"}] + [{"text": " ", "label": "a"}] * 39, r"of 40 rows \(39 of them blank\)"),
+        ([{"text": "", "label": "a"}] * 4, r"of 4 rows \(4 of them blank\)"),
+        ([{"text": "x", "label": "a"}], r"of 1 rows; give more"),
+    ],
+)
+def test_why_no_rows_are_left_is_told(tmp_path: Path, rows: list[Row], why: str) -> None:
+    with pytest.raises(DataError, match=rf"task 't': no rows are left for the \w+ split.* ?{why}"):
+        _ = task_of(tmp_path, rows).train
+
+
+def test_wrong_rows_are_told_by_their_place_in_the_file(tmp_path: Path) -> None:
+    for wrong, message in (
+        ({"text": "x", "label": "c"}, "the label 'c' is not among"),
+        ({"label": "a", "txt": 1}, "no field 'text'"),
+    ):
+        rows = [*numbered(5), {**wrong, "other": 1}]
+        fields = {"input": "{text} {other}"} if "txt" in wrong else {}
+        rows = [{"other": 1, **row} for row in rows]
+        with pytest.raises(DataError, match=rf"task 't', train\.jsonl, row 6:? .*{message}"):
+            _ = task_of(tmp_path, rows, **fields).train
+
+
+def test_unicode_and_spellings_are_told(tmp_path: Path) -> None:
+    labels = ["caf\u00e9", "cafe\u0301", "Yes", "yes ", "no"]
+    rows = [{"text": f"row {n}", "label": labels[n % 5]} for n in range(100)]
+    told = "\n".join(task_of(tmp_path, rows, labels=["caf\u00e9", "Yes", "yes ", "no"]).remarks)
+    assert "20 rows have labels in decomposed Unicode, which look like others and are not: 'caf\u00e9'" in told
+    assert (
+        "labels differ by case, spaces or the spelling of a number alone, and are rivals: 'Yes' (20), 'yes ' (20);" in told
+    )
+    folded = task_of(tmp_path, rows, labels=["cafe\u0301", "yes", "no"], fold_labels=True)
+    assert folded.form.labels == ("caf\u00e9", "yes", "no")
+    told = "\n".join(folded.remarks)
+    assert "fold_labels: 40 rows have a label in another spelling: 'Yes' (20), 'yes ' (20)" in told.replace(
+        "'yes ' (20), 'Yes' (20)", "'Yes' (20), 'yes ' (20)"
+    )
+    assert "`labels` has decomposed Unicode: 'caf\u00e9'" in told
+    assert "rivals" not in told
+
+
+def test_a_variant_shares_rows_that_it_reads_alike(tmp_path: Path) -> None:
+    task = task_of(tmp_path, [{"title": f"t {n % 7}", **row} for n, row in enumerate(numbered(40))])
+    assert task.variant(learning_rate=0.1, input="Say {text}").train is task.train
+    other = task.variant(input="{title}")
+    sides = [{row["title"] for row in rows} for rows in (other.train, other.validation, other.test)]
+    assert sum(map(len, sides)) == 7
