@@ -5,10 +5,9 @@ Shapes: B rows, T tokens, D width of the embeddings, V vocabulary.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,12 @@ from softprompt.bases.fingerprint import fingerprint_of_folder, fingerprint_of_m
 from softprompt.bases.locate import commit_of, locate, read_object, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
+from softprompt.bases.quiet import quiet
+from softprompt.bases.spelling import Spelling
 from softprompt.errors import BaseModelError, ContextError
+from softprompt.text import Parts
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +109,9 @@ class FrozenBase:
                 f"{source!r} does not fit the memory of {target}; use a smaller dtype, quantization, base or another device"
             ) from None
         fingerprint = fingerprint_of_folder(folder, adapter)
-        return cls(model, tokenizer, source, fingerprint, folder, options.quantization, adapter, code)
+        base = cls(model, tokenizer, source, fingerprint, folder, options.quantization, adapter, code)
+        base._tell()
+        return base
 
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any, *, name: str = "in-memory") -> FrozenBase:
@@ -116,7 +122,9 @@ class FrozenBase:
             BaseModelError: the model is no causal language model.
         """
         refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
-        return cls(_freeze(model), tokenizer, name, fingerprint_of_model(model, tokenizer))
+        base = cls(_freeze(model), tokenizer, name, fingerprint_of_model(model, tokenizer))
+        base._tell()
+        return base
 
     @property
     def _from_folder(self) -> bool:
@@ -199,35 +207,61 @@ class FrozenBase:
 
     @property
     def end_id(self) -> int | None:
-        """Token that ends a generated text."""
-        value = self.tokenizer.eos_token_id
-        return int(value) if value is not None else None
+        """Token that ends a text: the tokenizer's, else the first that the generation settings name."""
+        value, rows = self.tokenizer.eos_token_id, len(self.embedding.weight)
+        named = self._configured_ends if value is None else (int(value), *self._configured_ends)
+        return next((token for token in named if token < rows), None)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
         """All tokens that end a generated text."""
-        ids = {self.end_id} if self.end_id is not None else set()
-        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        if isinstance(configured, int):
-            ids.add(configured)
-        elif configured:
-            ids.update(configured)
-        return frozenset(ids)
+        own = () if self.end_id is None else (self.end_id,)
+        return frozenset((*own, *self._configured_ends))
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without special tokens."""
-        if not texts:
-            return []
-        with _quiet():
-            ids: list[list[int]] = self.tokenizer(
-                list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
-            )["input_ids"]
-        return ids
+    @cached_property
+    def _configured_ends(self) -> tuple[int, ...]:
+        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        return (configured,) if isinstance(configured, int) else tuple(configured or ())
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """How it spells text."""
+        return Spelling(self.tokenizer, self.name, self.embedding)
+
+    def encode(
+        self, texts: Sequence[str | Parts], *, behind: bool = False, name: Callable[[int], str] | None = None
+    ) -> list[list[int]]:
+        """Token ids of each text, without special tokens but those of its author: see :meth:`Spelling.encode`."""
+        return self.spelling.encode(texts, behind=behind, name=name)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        """Text of token ids, control tokens left out."""
+        return self.spelling.decode(ids)
+
+    def _tell(self) -> None:
+        """Say what texts this base cannot read.
+
+        Raises:
+            BaseModelError: it could not answer any.
+        """
+        spelling, rows = self.spelling, len(self.embedding.weight)
+        if spelling.beyond:
+            _log.warning(
+                "the tokenizer of %s has %d token%s more than its embedding has rows (%d); a text that takes one is refused",
+                self.name, spelling.beyond, "s" * (spelling.beyond > 1), rows,
+            )  # fmt: skip
+        if not spelling.unusable:
+            return
+        head = self.model.get_output_embeddings()
+        if head is not None and head.weight is self.embedding.weight:
+            raise BaseModelError(
+                f"{self.name} cannot answer: row {min(spelling.unusable)} of its embedding, which is its head too, holds "
+                "NaN or infinity; fetch or save it again"
+            )
+        _log.warning(
+            "%d of %d rows of the embedding of %s hold NaN or infinity; a text that takes one is refused",
+            len(spelling.unusable), rows, self.name,
+        )  # fmt: skip
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """Input embeddings B x T x D of token ids B x T."""
@@ -269,7 +303,7 @@ def _read(folder: Path, source: str, reading: dict[str, Any]) -> tuple[Any, Any]
     import transformers
 
     try:
-        with _quiet():
+        with quiet():
             model, found = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, **reading, output_loading_info=True, ignore_mismatched_sizes=True
             )
@@ -295,21 +329,3 @@ def _freeze(model: Any) -> Any:
     model.eval()
     model.requires_grad_(False)
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep transformers' advice and progress bars off the user's terminal while we load or tokenise."""
-    from transformers.utils import logging as transformers_logging
-
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    bars = transformers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -5,7 +5,7 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
 
 import torch
@@ -59,15 +59,14 @@ def _draw(logits_BV: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[f
     return tokens
 
 
-def token_probabilities(
-    logits_BV: Tensor, tokens: Sequence[int], counts: Sequence[int], decode: Callable[[list[int]], str]
-) -> list[TokenProbability]:
-    """Log-probability of each row's token, and of so many of the likeliest in its place."""
+def token_probabilities(logits_BV: Tensor, tokens: Sequence[int], counts: Sequence[int]) -> list[TokenProbability]:
+    """Log-probability of each row's token, and of so many of the likeliest in its place. Their texts depend on what stands
+    before them, and come later."""
     logprobs_BV = logits_BV.float().log_softmax(-1)
     values_BC, ids_BC = logprobs_BV.topk(min(max(counts), logprobs_BV.shape[1]), dim=-1)
     chosen = logprobs_BV[range(len(tokens)), list(tokens)].tolist()
     found = []
     for token, logprob, count, ids, values in zip(tokens, chosen, counts, ids_BC.tolist(), values_BC.tolist(), strict=True):
-        top = tuple((other, decode([other]), value) for other, value in zip(ids[:count], values[:count], strict=True))
-        found.append(TokenProbability(token, decode([token]), logprob, top))
+        top = tuple((other, "", value) for other, value in zip(ids[:count], values[:count], strict=True))
+        found.append(TokenProbability(token, "", logprob, top))
     return found

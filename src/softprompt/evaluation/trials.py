@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.metrics import measure
 from softprompt.progress import Advance
@@ -76,7 +77,7 @@ def judge(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None
         [trials[t].form.max_new_tokens for t, _ in texts],
     )
     for (t, row), ids in zip(texts, generated, strict=True):
-        predictions[t][row] = base.decode(ids).strip()
+        predictions[t][row] = text_behind(base.spelling, trials[t].examples.inputs[row], ids).strip()
     return [
         Report(
             metric=trial.form.metric,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError
+from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -63,14 +64,14 @@ def check_room(base: FrozenBase, prompt: int, length: int, max_tokens: int) -> N
         )
 
 
-def fill_template(form: Form, text: str) -> str:
-    """A text as the input of a task: for a template with several columns, a JSON object.
+def fill_template(form: Form, text: str) -> Parts:
+    """A text as the input of a task, in parts: for a template with several columns, a JSON object.
 
     Raises:
         DataError: empty, no Unicode, or a column is missing.
     """
     check_text(text, f"an input for task {form.task!r}")
-    return form.input.fill(form.row_of(text), "the input")
+    return form.input.fill_parts(form.row_of(text), "the input")
 
 
 def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) -> list[EncodedInput]:
@@ -103,17 +104,20 @@ def raw_input(text: str) -> str:
     return "\n".join(str(value) for value in row.values()) if isinstance(row, dict) and row else text
 
 
-def chat_text(base: FrozenBase, messages: Sequence[Message]) -> str:
-    """A conversation in the base's chat template; where it has none, the contents joined by newlines.
+def chat_text(base: FrozenBase, messages: Sequence[Message]) -> Parts:
+    """A conversation in the base's chat template, in parts; where it has none, the contents joined by newlines.
+
+    Control tokens come from the template alone, whatever the messages say.
 
     Raises:
         DataError: the template refuses it.
     """
     if getattr(base.tokenizer, "chat_template", None) is None:
-        return "\n".join(message.content for message in messages)
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+        return plain("\n".join(message.content for message in messages))
+    said = base.spelling.break_controls
+    turns = [{"role": said(message.role), "content": said(message.content)} for message in messages]
     try:
         text: str = base.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates come with models, and raise whatever they like
         raise DataError(f"the chat template of {base.name} refuses this conversation: {error}") from None
-    return text
+    return base.spelling.parts_of(text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
+from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import TOKEN_BUDGET, OfflineEngine
 from softprompt.errors import ConfigError
 from softprompt.evaluation.trials import result_of
@@ -108,7 +109,7 @@ class Service:
             bounds = [residents[i].form.max_new_tokens for i in others]
             generated = engine.generate(prompts, [which[i] for i in others], [inputs[i].ids for i in others], bounds)
             for i, ids in zip(others, result_of(generated), strict=True):
-                outputs[i] = base.decode(ids).strip()
+                outputs[i] = text_behind(base.spelling, inputs[i].ids, ids).strip()
         return [
             Prediction(resident.form.task, resident.version, text, output, score, encoded.truncated)
             for resident, text, output, score, encoded in zip(residents, texts, outputs, scores, inputs, strict=True)

@@ -7,8 +7,8 @@ import itertools
 import json
 import math
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,13 @@ from softprompt.errors import ConfigError, ContextError, DataError, nearest
 from softprompt.prompts.card import Card
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.rows import Row
-from softprompt.text import lone_surrogate
+from softprompt.text import Parts, lone_surrogate
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
+
+ANSWERS, BEHIND = "answers", "as they stand behind an input"
+"""What a card's recipe says where answers encoded alone would have begun with a word mark, and do not."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,15 @@ class Template:
         Raises:
             DataError: the row lacks a field or it is no text or number.
         """
-        return "".join(literal + ("" if name is None else _text(row, name, where)) for literal, name in self.parts)
+        return "".join(literal + value for literal, value in self.fill_parts(row, where))
+
+    def fill_parts(self, row: Row, where: str = "the row") -> Parts:
+        """The text for a row, in parts: what the template says, and what the row says behind it.
+
+        Raises:
+            DataError: the row lacks a field or it is no text or number.
+        """
+        return [(literal, "" if name is None else _text(row, name, where)) for literal, name in self.parts]
 
 
 def _text(row: Row, name: str, where: str) -> str:
@@ -95,6 +106,9 @@ class Form:
     metric: str
     max_new_tokens: int
     instruction: str | None = None
+    apart: bool = field(default=False, compare=False)
+    """Whether answers are encoded as if they stood alone, with a word mark where the tokenizer puts one before every text:
+    as prompts of before were trained."""
 
     @classmethod
     def of_config(cls, config: TaskConfig) -> Form:
@@ -115,7 +129,7 @@ class Form:
     @classmethod
     def of_card(cls, card: Card) -> Form:
         """The form that a prompt was tuned with."""
-        return cls._of(card, card.task, card.metric)
+        return replace(cls._of(card, card.task, card.metric), apart=card.recipe.get(ANSWERS) != BEHIND)
 
     @classmethod
     def _of(cls, source: TaskConfig | Card, task: str, metric: str) -> Form:
@@ -141,9 +155,16 @@ class Form:
             )
         return text
 
-    def verbalize(self, answer: str) -> str:
-        """An answer as the model must say it."""
-        return self.target.fill({self.target_field: answer})
+    def encode_answers(
+        self, base: FrozenBase, answers: Sequence[str], name: Callable[[int], str] | None = None
+    ) -> list[list[int]]:
+        """Token ids of answers as the model must say them, behind an input.
+
+        Raises:
+            DataError: one takes a token for which the base has no embedding.
+        """
+        parts = [self.target.fill_parts({self.target_field: answer}) for answer in answers]
+        return base.encode(parts, behind=not self.apart, name=name)
 
     def row_of(self, text: str) -> Row:
         """A request's text as a row: the text itself for a template with one column, else a JSON object with them all.
@@ -183,7 +204,8 @@ class Form:
             DataError: two labels have the same tokens, one has none, or one begins another on a base without an end token.
         """
         assert self.labels is not None
-        ids = base.encode([self.verbalize(label) for label in self.labels])
+        labels = self.labels
+        ids = self.encode_answers(base, labels, lambda number: f"task {self.task!r}: the label {labels[number]!r}")
         seen: dict[tuple[int, ...], str] = {}
         for label, tokens in zip(self.labels, ids, strict=True):
             if not tokens:
@@ -199,15 +221,25 @@ class Form:
         begun = next((pair for pair in itertools.pairwise(sorted(seen)) if pair[1][: len(pair[0])] == pair[0]), None)
         if begun is None:
             return tuple(seen)
-        end = base.end_id if base.end_id is not None else min(base.end_ids, default=None)
-        if end is None:
+        if base.end_id is None:
             short, long = (seen[tokens] for tokens in begun)
             raise DataError(
                 f"task {self.task!r}: the tokens of the label {short!r} begin those of {long!r}, which could never win, and "
                 f"{base.name} has no end token to tell them apart; rename one, or end the target with a mark: "
                 '`target: " {label}."`'
             )
-        return tuple((*tokens, end) for tokens in seen)
+        return tuple((*tokens, base.end_id) for tokens in seen)
+
+    def rules(self, base: FrozenBase) -> dict[str, str]:
+        """What a card says of how text becomes tokens, where there is something to say."""
+        rules = {}
+        if self.labels is not None and all(ids[-1] == base.end_id for ids in self.encode_labels(base)):
+            rules["label_end"] = base.tokenizer.convert_ids_to_tokens(base.end_id)
+        if base.spelling.marks_words and not self.apart:
+            rules[ANSWERS] = BEHIND
+        if base.spelling.begins_with is not None:
+            rules["left_out"] = base.spelling.begins_with
+        return rules
 
     def output_length(self, base: FrozenBase) -> int:
         """Tokens that the longest answer takes."""
@@ -230,8 +262,8 @@ class Form:
             limit = base.budget(num_virtual_tokens, self.output_length(base))
         except ContextError as error:
             raise ContextError(f"task {self.task!r}: {error}") from None
-        texts = [prepend + self.input.fill(row, f"{where} {index + 1}") for index, row in enumerate(rows)]
-        ids = base.encode(texts)
+        texts = [[("", prepend), *self.input.fill_parts(row, f"{where} {index + 1}")] for index, row in enumerate(rows)]
+        ids = base.encode(texts, name=lambda index: f"{where} {index + 1}")
         truncated = 0
         for index, tokens in enumerate(ids):
             if not tokens:
@@ -244,7 +276,7 @@ class Form:
     def _shorten(self, base: FrozenBase, row: Row, limit: int, prepend: str) -> list[int]:
         row = {name: _text(row, name, "the row") for name in self.input.fields}
         while True:
-            (ids,) = base.encode([prepend + self.input.fill(row)])
+            (ids,) = base.encode([[("", prepend), *self.input.fill_parts(row)]])
             if len(ids) <= limit:
                 return ids
             longest = max(row, key=lambda name: len(row[name]))
@@ -256,9 +288,12 @@ class Form:
             (kept,) = base.encode([row[longest]])
             # A cut inside a character leaves U+FFFD, which may take as many tokens again; so a character goes at least.
             cut = base.decode(kept[: max(0, len(kept) - (len(ids) - limit))]).rstrip("\ufffd")
+            if not row[longest].startswith(cut) and row[longest].startswith(f" {cut}"):  # a decoder left a word mark out
+                cut = f" {cut}"
             row[longest] = cut if len(cut) < len(row[longest]) else row[longest][:-1]
 
 
 def form_fields(form: Form) -> dict[str, Any]:
     """What a card keeps of a form."""
-    return vars(form) | {"input": form.input.text, "target": form.target.text}
+    fields = vars(form) | {"input": form.input.text, "target": form.target.text}
+    return {name: value for name, value in fields.items() if name != "apart"}

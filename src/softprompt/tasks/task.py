@@ -191,7 +191,8 @@ class Task:
             choices = [self.form.labels.index(answer) for answer in answers]
             return Examples(inputs.ids, [list(label_ids[c]) for c in choices], choices, answers, truncated)
         end = [base.end_id] if base.end_id is not None else []
-        targets = [ids + end for ids in base.encode([self.form.verbalize(answer) for answer in answers])]
+        targets = self.form.encode_answers(base, answers, lambda index: f"{where} {index + 1}: the answer")
+        targets = [ids + end for ids in targets]
         bound = self.form.max_new_tokens
         for index, ids in enumerate(targets):
             if not answers[index].strip():

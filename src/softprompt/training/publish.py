@@ -47,6 +47,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         recipe=run.config.recipe()
         | {"steps": run.total, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
         | base.provenance()
+        | run.task.form.rules(base)
         | member.recipe,
         data_digest=run.task.data_digest,
         metrics={"value": report.value, "rows": report.rows, "validation": run.best.value, "moved": moved}
