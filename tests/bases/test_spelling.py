@@ -71,11 +71,10 @@ def test_a_users_text_has_the_ids_of_the_tokenizers_own_way(kind: str, text: str
 @settings(max_examples=60)
 @given(before=NAMING, after=NAMING, word=st.sampled_from(["red", " the ", "a", ""]))
 def test_what_an_author_writes_has_the_ids_of_the_joined_text(kind: str, before: str, after: str, word: str) -> None:
-    joined = before + word + after
-    if not any(
-        control in before[-9:] + "\0" + word or control in word + after[:9] and control not in after for control in CONTROLS
-    ):
-        assert base(kind).encode([[(before, word), (after, "")]]) == [as_the_tokenizer_does(kind, joined)]
+    own, joined = base(kind), before + word + after
+    found = own.spelling._pattern.findall
+    if found(joined) == found(before) + found(after):
+        assert own.encode([[(before, word), (after, "")]]) == [as_the_tokenizer_does(kind, joined)]
 
 
 def test_only_what_names_a_control_token_takes_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,9 +118,9 @@ def test_which_tokenizers_mark_words(kind: str) -> None:
 @given(first=st.sampled_from(["red", "the river:", "what is 1\nit", "a ="]), answer=PLAIN)
 def test_an_input_and_an_answer_encoded_apart_decode_to_the_joined_text(kind: str, first: str, answer: str) -> None:
     own = base(kind)
-    if named(answer) or (kind == "unigram" and set(answer) & set("<>|/\n ")):
-        return
     (before,), (behind,) = own.encode([first]), own.encode([answer], behind=True)
+    if 0 in before + behind:  # the unigram one lacks some letters
+        return
     assert own.decode([*before, *behind]) == own.decode(before) + answer
     if kind not in MARKING:
         assert behind == own.encode([answer])[0]
@@ -171,9 +170,7 @@ def test_a_token_beyond_the_embedding_is_refused_by_name() -> None:
     small = with_rows("byte_level", 300)
     assert small.spelling.beyond == 40
     word = small.tokenizer.convert_ids_to_tokens(320).replace("Ġ", " ")
-    with pytest.raises(
-        DataError, match=rf"row 7 holds the token .* \(id \d+\), for which .* has no embedding \(it has 300\)"
-    ):
+    with pytest.raises(DataError, match=r"row 7 holds the token .* \(id \d+\), for .* has no embedding \(it has 300\)"):
         small.encode([word], name=lambda index: f"row {index + 7}")
     assert small.encode(["s"]) == base("byte_level").encode(["s"])
     assert base("byte_level").spelling.beyond == 0
