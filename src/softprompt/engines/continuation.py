@@ -40,20 +40,18 @@ class TextStream:
     def __init__(self, reading: Reading, before: Sequence[int] = ()) -> None:
         """`before` are the tokens that stand before the text."""
         self._decode, self._bytes, self._silent = reading.decode, reading.byte_ids, reading.names
-        self._window = self._end_of(before)
+        self._window = self._end_of(before) if before else []
         self._clean = 0
         """Tokens of the window up to the last end of a character before the newest token."""
         self._given = _without_half(self._decode(self._window)) if self._window else ""
         """What of the window's text was given away."""
-        self._open = False
-        """Whether a run of bytes goes on."""
 
     def push(self, token: int) -> str:
         """The text that has become certain."""
+        if token in self._silent:
+            return ""
         self._window.append(token)
-        if token not in self._silent:
-            self._open = token in self._bytes
-        if self._open:
+        if token in self._bytes:
             return ""
         text = self._decode(self._window)
         certain = _without_half(text)
@@ -75,12 +73,10 @@ class TextStream:
         return self._decode([*self._window, *tokens])[len(self._given) :]
 
     def _end_of(self, before: Sequence[int]) -> list[int]:
-        """The end of some tokens, from the beginning of a character on."""
-        for length in range(_WINDOW, _WINDOW + _LONGEST_HALF + 1):
-            window = list(before[-length:])
-            if len(window) == len(before) or _HALF not in self._decode(window):
-                return window
-        return list(before)
+        """The end of some tokens, from the beginning of a character on; without those that are no text."""
+        spoken = [token for token in before if token not in self._silent]
+        ends = (spoken[-length:] for length in range(_WINDOW, _WINDOW + _LONGEST_HALF + 1))
+        return next((window for window in ends if _HALF not in self._decode(window)), spoken)
 
 
 def text_behind(reading: Reading, before: Sequence[int], ids: Sequence[int]) -> str:
@@ -140,7 +136,10 @@ class Continuation:
         certain = len(self._held)
         start = certain + len(self._rest)
         new = self._stream.push(token)
-        rest = _without_half(self._stream.rest) if self._looks_ahead else ""
+        rest = self._stream.rest if self._looks_ahead else ""
+        half = _without_half(rest) != rest
+        if half:  # while a character lacks bytes, a decoder may mark the whole run before it, too
+            rest = "" if new else self._rest
         if not (new + rest).startswith(self._rest):  # a run of bytes is spoilt: what it was is the text of its last token
             start = certain
             self._tokens = [(other, min(place, self._given + start)) for other, place in self._tokens]
@@ -154,7 +153,9 @@ class Continuation:
         if self.count >= self._most:
             return self._last("length", self._held + self._stream.rest)
         length = len(self._held) - self._may_begin_stop()
-        tokens = self._take_tokens(so_far, length)
+        tokens = self._take_tokens(so_far + _HALF * half, length)
+        if self._tokens:  # a token and its text come together
+            length = min(length, self._tokens[0][1] - self._given)
         text, self._held = self._held[:length], self._held[length:]
         self._given += length
         return Piece(text, tokens) if text or tokens else None
