@@ -44,7 +44,9 @@ def answer(kind: str, ids: list[int], before: list[int], sampling: Sampling) -> 
 @pytest.mark.parametrize("kind", MAKERS)
 @settings(max_examples=80)
 @given(numbers=TOKENS, text=RUNS, start=BEFORE)
-def test_streamed_and_whole_text_are_the_decoding_of_all_tokens(kind: str, numbers: list[int], text: str, start: str) -> None:
+def test_streamed_and_whole_text_are_the_decoding_of_all_tokens(
+    kind: str, numbers: list[int], text: str, start: str
+) -> None:
     spelling = base(kind).spelling
     (before,) = spelling.encode([start])
     ids = some_ids(kind, numbers, text)

@@ -11,18 +11,22 @@ import torch
 from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import PromptFileError
+from softprompt.exchange.readme import readme_of
 from softprompt.files import write_whole
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.form import text_rules
 
 TENSOR = "prompt_embeddings"
 CARD = "softprompt_card.json"
+README = "README.md"
 
 
 def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision: str | None = None) -> Path:
     """Write a prompt as a PEFT adapter: `PeftModel.from_pretrained(model, folder)` loads it.
 
-    The card goes along in a file of its own, which PEFT ignores and :func:`load_peft` reads. Each file is written whole,
+    The card goes along in a file of its own, which PEFT ignores and :func:`load_peft` reads; and what to feed it in one for
+    people. Each file is written whole,
     the config last: a folder without it is no adapter.
 
     Raises:
@@ -46,6 +50,7 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
     } | ({"revision": revision} if revision else {})
     write_whole(target / WEIGHTS, save({TENSOR: prompt.vectors_PD.contiguous()}, metadata={"format": "pt"}))
     write_whole(target / CARD, f"{prompt.card.canonical()}\n".encode())
+    write_whole(target / README, readme_of(prompt.card, base_source).encode())
     write_whole(target / CONFIG, f"{json.dumps(config, indent=2)}\n".encode())
     return target
 
@@ -85,7 +90,7 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase) -> SoftPrompt:
         if own.fingerprint != base.fingerprint:
             SoftPrompt(vectors_PD, own).check_base(base)
         return SoftPrompt(vectors_PD, own.changed(here))
-    return SoftPrompt(vectors_PD, Card.model_validate({**here, "recipe": {"imported": "peft"}}))
+    return SoftPrompt(vectors_PD, Card.model_validate({**here, "recipe": {"imported": "peft"} | text_rules(base)}))
 
 
 def read_peft_config(folder: str | Path) -> dict[str, Any]:

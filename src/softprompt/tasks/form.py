@@ -232,13 +232,9 @@ class Form:
 
     def rules(self, base: FrozenBase) -> dict[str, str]:
         """What a card says of how text becomes tokens, where there is something to say."""
-        rules = {}
+        rules = text_rules(base)
         if self.labels is not None and all(ids[-1] == base.end_id for ids in self.encode_labels(base)):
             rules["label_end"] = base.tokenizer.convert_ids_to_tokens(base.end_id)
-        if base.spelling.marks_words and not self.apart:
-            rules[ANSWERS] = BEHIND
-        if base.spelling.begins_with is not None:
-            rules["left_out"] = base.spelling.begins_with
         return rules
 
     def output_length(self, base: FrozenBase) -> int:
@@ -291,6 +287,13 @@ class Form:
             if not row[longest].startswith(cut) and row[longest].startswith(f" {cut}"):  # a decoder left a word mark out
                 cut = f" {cut}"
             row[longest] = cut if len(cut) < len(row[longest]) else row[longest][:-1]
+
+
+def text_rules(base: FrozenBase) -> dict[str, str]:
+    """What a card says of a base's own ways with text: that answers are encoded as they stand behind an input, where they
+    would begin with a word mark alone; and what the tokenizer would begin texts with, which is left out."""
+    rules = {ANSWERS: BEHIND} if base.spelling.marks_words else {}
+    return rules | ({"left_out": base.spelling.begins_with} if base.spelling.begins_with is not None else {})
 
 
 def form_fields(form: Form) -> dict[str, Any]:

@@ -118,6 +118,13 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         f"= {length + longest + output} tokens {limit}",
         False,
     )
+    begins = base.spelling.begins_with
+    if begins is not None and not task.form.input.text.startswith(begins):
+        yield (
+            f"{task.name}: the tokenizer of {base.name} would begin texts with {begins}, and nothing is put before inputs; "
+            f"begin `input` with {begins} to have it",
+            False,
+        )
     if cut := run.train.truncated + run.validation.truncated:
         yield f"{task.name}: {cut} of {len(run.train) + len(run.validation)} rows were cut to fit the context", True
     if run.rule.network is not None:  # trained with the vectors and not kept, so no row or card counts it
