@@ -136,7 +136,7 @@ def base(kind: str) -> FrozenBase:
     """A tiny random Llama with such a tokenizer."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=640, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=96, initializer_range=0.5, eos_token_id=2, bos_token_id=1,
     )  # fmt: skip
     config._attn_implementation = "eager"
