@@ -1,4 +1,4 @@
-"""Text over HTTP with tokenizers of several kinds: spaces, control tokens, stops, and log-probabilities' tokens and offsets."""
+"""Text over HTTP with tokenizers of several kinds: spaces, control tokens, stops, and log-probabilities' tokens."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.offline import Service
 from tests.http_server import Running, serving
+from tests.models import WORDS
 from tests.spellings import CONTROLS
 from tests.spellings import base as base_of_kind
 
@@ -79,10 +80,8 @@ def test_a_completion_is_the_difference_to_its_prompt(running: Running, seed: in
 
 
 def test_a_completion_keeps_its_first_space(running: Running) -> None:
-    texts = [
-        ask(running, "/v1/completions", model="tell", prompt="the", max_tokens=1, temperature=2.0, seed=seed)["choices"][0]
-        for seed in range(60)
-    ]
+    prompts = [f"the {word}" for word in WORDS]
+    texts = ask(running, "/v1/completions", model="tell", prompt=prompts, max_tokens=1, temperature=2.0, seed=1)["choices"]
     assert any(choice["text"].startswith(" ") for choice in texts)
     assert any(choice["text"][:1].isalpha() for choice in texts)
 
@@ -127,17 +126,18 @@ def test_what_predict_answers_is_what_http_answers(running: Running) -> None:
 
 
 def test_a_control_token_as_a_stop(running: Running) -> None:
-    body = {"model": "tell", "prompt": "the", "max_tokens": 60, "temperature": 2.0}
-    seeds = range(40)
-    free = [ask(running, "/v1/completions", **body, seed=seed) for seed in seeds]
-    held = [ask(running, "/v1/completions", **body, seed=seed, stop="<|end|>") for seed in seeds]
-    tokens = [reply["usage"]["completion_tokens"] for reply in free], [reply["usage"]["completion_tokens"] for reply in held]
-    shorter = [one > other for one, other in zip(*tokens, strict=True)]
+    prompts = [f"{word} {other}" for word in WORDS[:6] for other in WORDS[:5]]
+    body = {"model": "tell", "prompt": prompts, "max_tokens": 40, "temperature": 2.0, "seed": 3, "logprobs": 0}
+    free = ask(running, "/v1/completions", **body)["choices"]
+    held = ask(running, "/v1/completions", **body, stop="<|end|>")["choices"]
+    counts = [[len(choice["logprobs"]["tokens"]) for choice in choices] for choices in (free, held)]
+    shorter = [one > other for one, other in zip(*counts, strict=True)]
     assert any(shorter)
-    for reply, other, less in zip(free, held, shorter, strict=True):
+    assert not all(shorter)
+    for choice, other, less in zip(free, held, shorter, strict=True):
+        assert other["finish_reason"] == ("stop" if less else choice["finish_reason"])
         if not running.base.spelling.byte_ids:  # else bytes that follow may spoil those before the stop
-            assert reply["choices"][0]["text"].startswith(other["choices"][0]["text"])
-        assert other["choices"][0]["finish_reason"] == "stop" if less else True
+            assert choice["text"].startswith(other["text"])
 
 
 def test_a_text_that_the_base_cannot_read_is_a_400(tmp_path: Path) -> None:
