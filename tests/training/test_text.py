@@ -65,9 +65,7 @@ def test_what_the_tokenizer_would_begin_texts_with_is_told(tmp_path: Path) -> No
 @pytest.mark.parametrize("start", ["RANDOM", "SAMPLE_VOCAB", "LABELS"])
 def test_rows_of_no_numbers_that_no_text_uses_do_no_harm(start: str, tmp_path: Path) -> None:
     base = damaged()
-    own = task(
-        tmp_path, ["green apple", "blue stone"] * 20, ["yes", "no"] * 20, labels=["yes", "no"], prompt_tuning_init=start
-    )
+    own = task(tmp_path, some("apple"), ["yes", "no"] * 32, labels=["yes", "no"], prompt_tuning_init=start)
     library = Library.open(tmp_path / "home")
     (tuned,) = train(own, base=base, library=library)
     assert tuned.prompt.vectors_PD.isfinite().all()
