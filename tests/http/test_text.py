@@ -88,7 +88,8 @@ def test_a_completion_keeps_its_first_space(running: Running) -> None:
 
 
 def test_control_tokens_come_from_the_template_alone(running: Running) -> None:
-    base, ids = running.base, []
+    base = running.base
+    ids: list[tuple[int, ...]] = []
     honest = running.engine.submit_all
 
     def keep(jobs: Any) -> Any:

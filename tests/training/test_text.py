@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ WORDS = ["red", "green", "blue", "stone", "river", "place", "thing", "good"]
 def task(folder: Path, texts: Sequence[str], answers: Sequence[str], **fields: Any) -> Task:
     rows = [{"text": text, "label": answer} for text, answer in zip(texts, answers, strict=True)]
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    few: Mapping[str, Any] = {"max_steps": 3, "num_virtual_tokens": 5, "per_device_train_batch_size": 4}
+    few: dict[str, Any] = {"max_steps": 3, "num_virtual_tokens": 5, "per_device_train_batch_size": 4}
     return Task(task="t", data=str(folder / "rows.jsonl"), **(few | fields))
 
 
