@@ -1,8 +1,17 @@
-"""Text that is none: lone halves of surrogate pairs, which JSON can escape and no UTF-8 can carry."""
+"""Text: who wrote it, and what is none: lone halves of surrogate pairs, which JSON can escape and no UTF-8 can carry."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+
+Parts = Sequence[tuple[str, str]]
+"""A text in parts: what an author wrote, in which control tokens count, and what a user wrote behind it, which is text."""
+
+
+def plain(text: str) -> Parts:
+    """A text that is all a user's."""
+    return (("", text),)
 
 
 def lone_surrogate(value: object) -> str | None:

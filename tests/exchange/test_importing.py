@@ -103,7 +103,8 @@ def test_a_peft_folder_goes_out_whole_and_comes_back(library: Library, tmp_path:
     published = library.publish(prompt.to_bytes(), base=str(tmp_path / "base"))
     for _ in range(2):  # over what is there, too
         done = export_prompt(library, "colours", tmp_path / "peft")
-    assert sorted(os.listdir(done.path)) == ["adapter_config.json", "adapter_model.safetensors", "softprompt_card.json"]
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "softprompt_card.json"]
+    assert sorted(os.listdir(done.path)) == files
     back = import_prompt(library, done.path, task="colours")
     assert (back.number, back.digest, back.base) == (2, published.digest, str(tmp_path / "base"))
     changed = import_prompt(library, done.path, task="colours", labels=["ja", "nein"])

@@ -21,11 +21,16 @@ from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import FingerprintMismatch, PromptFileError
 from softprompt.exchange.peft import TENSOR, load_peft, read_peft_config, save_peft
+from softprompt.library.library import Library
 from softprompt.model.causal import Causal
 from softprompt.model.splice import stack_prompts
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.serving.offline import Service
+from softprompt.tasks.config import parse_config
+from softprompt.tasks.form import Form, form_fields
 from tests.models import logits_of_rows, make_base, save_base, some_prompt
+from tests.spellings import base as base_of_kind
 
 # PEFT asks transformers by an old name, and when it saves looks for the base, whose name here is made up.
 pytestmark = [
@@ -407,3 +412,34 @@ def test_an_adapter_of_another_revision_is_refused(place: Path) -> None:
         load_peft(place / "a", task="t", base=named)
     edit_config(place / "a", revision="v2")
     assert load_peft(place / "a", task="t", base=named).card.num_virtual_tokens == 6
+@pytest.mark.parametrize("kind", ["llama_2", "metaspace_first", "byte_level"])
+@pytest.mark.parametrize("labels", [("yes", "no"), ("red", "red apple", "blue")])
+def test_the_ids_that_the_folder_tells_give_our_scores(kind: str, labels: tuple[str, ...], tmp_path: Path) -> None:
+    """Also with a tokenizer that marks words and would begin texts by itself, and with labels that begin others."""
+    made = base_of_kind(kind)
+    made.model.save_pretrained(tmp_path / "base")
+    made.tokenizer.save_pretrained(tmp_path / "base")
+    base = FrozenBase.load(str(tmp_path / "base"), dtype="float32")
+    form = Form.of_config(parse_config({"task": "t", "input": "{text} =", "labels": list(labels)}))
+    fields = form_fields(form) | {"recipe": form.rules(base)}
+    prompt = some_prompt(base, fields.pop("task"), **fields)
+    folder = save_peft(prompt, tmp_path / "adapter", str(tmp_path / "base"))
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert ("`<s>`, which the tokenizer would put there, is left out" in text) == (kind == "llama_2")
+    assert ("each label ends with the end token" in text) == (len(labels) == 3)
+    scope: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], scope)
+    model = peft.PeftModel.from_pretrained(made.model, str(folder))
+    given = scope["ids"]("the </s> river =")
+    found = {}
+    for label in labels:
+        ids = scope["label_ids"][label]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*given, *ids]])).logits[0, -len(ids) - 1 : -1]
+        found[label] = float(logits.log_softmax(-1)[range(len(ids)), ids].sum())
+    library = Library.open(tmp_path / "home")
+    library.publish(prompt.to_bytes(), base=base.address)
+    (ours_,) = Service(library, base=base).predict(["the </s> river"], "t")
+    assert ours_.scores is not None
+    expected = torch.tensor(list(found.values())).softmax(0).tolist()
+    assert list(ours_.scores.values()) == pytest.approx(expected, abs=1e-4)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from softprompt.bases.spelling import Spelling
 from softprompt.errors import ConfigError
 from softprompt.prompts import initialize
 from tests.models import UNEVEN, VOCABULARY, make_base
@@ -74,7 +75,10 @@ def test_sampled_vectors_are_embeddings_of_common_tokens() -> None:
     ids = ids_of(initialize.sample_vocabulary(BASE, 2000, 0))
     assert set(ids) == set(range(VOCABULARY)) - special
     table = torch.nn.Embedding.from_pretrained(torch.arange(9000.0)[:, None])  # each token's vector is its number
-    large: Any = SimpleNamespace(tokenizer=BASE.tokenizer, embedding=table, embed=table, device=BASE.device)
+    spelling = Spelling(BASE.tokenizer, "large", table)
+    large: Any = SimpleNamespace(
+        tokenizer=BASE.tokenizer, embedding=table, embed=table, device=BASE.device, spelling=spelling
+    )
     drawn = set(initialize.sample_vocabulary(large, 90_000, 0)[:, 0].int().tolist())
     assert drawn == set(range(initialize.COMMON + len(special))) - special
 

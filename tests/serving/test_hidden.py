@@ -26,8 +26,8 @@ from softprompt.registry import tables
 from softprompt.serving.answers import Message
 from softprompt.serving.service import AsyncService
 from softprompt.tasks.draft import draft_task
-from softprompt.tasks.task import Task
 from softprompt.tasks.load import load_tasks
+from softprompt.tasks.task import Task
 from softprompt.training.prepare import Preparer
 from tests.fake_engine import FakeEngine
 from tests.jobs_data import lines

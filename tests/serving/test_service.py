@@ -306,11 +306,11 @@ def test_generation_behind_a_real_engine_equals_the_local_one(library: Library, 
     try:
         answer = run(live.chat("default", "tell", USER, Sampling(max_tokens=6)))
         (expected,) = Service(library, base=base).predict(["red"], "tell")
-        assert answer.text == expected.output.rstrip("\ufffd")  # half a character at the end is not sent
+        assert answer.text == expected.output
         raw = run(live.complete("default", "tell", "red", Sampling(max_tokens=6)))
         vectors = some_prompt(base, "tell", seed=3, rows=5).vectors_PD
         (ids,) = generate_offline(base, [vectors], [0], base.encode(["red"]), [6])
-        assert raw.text == base.decode(ids).rstrip("\ufffd")
+        assert raw.text == base.decode(ids)
     finally:
         engine.stop()
         live.close()

@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.spelling import Spelling
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
 from softprompt.tasks.config import parse_config
-from softprompt.tasks.form import Form, Template, form_fields, nameable
+from softprompt.tasks.form import Form, form_fields
+from softprompt.tasks.template import Template, nameable
 from softprompt.tasks.values import Row, text_of
 from tests.models import make_base
+from tests.spellings import base as base_of_kind
 
 BASE = make_base("llama")
 """Its context has 96 tokens, and most characters outside of its words are tokens of their own, three for 中."""
@@ -310,3 +314,73 @@ def test_a_base_without_a_limit_never_cuts() -> None:
     inputs = form(labels=["yes", "no"]).encode_inputs(base, [{"text": "red " * 500}], 500)
     assert inputs.truncated == 0
     assert len(inputs.ids[0]) == len(BASE.encode(["red " * 500])[0])
+
+
+@pytest.mark.parametrize("kind", ["llama_2", "metaspace_always", "byte_level"])
+def test_labels_have_a_word_mark_where_they_begin_with_a_space_and_no_other(kind: str) -> None:
+    base = base_of_kind(kind)
+    names = base.tokenizer.convert_ids_to_tokens
+    spaced, bare = (form(labels=["yes", "no"], target=target).encode_labels(base) for target in (" {label}", "{label}"))
+    assert ["".join(names(list(ids))).replace("Ġ", "▁") for ids in (*spaced, *bare)] == ["▁yes", "▁no", "yes", "no"]
+    assert [base.decode([*base.encode(["the"])[0], *ids]) for ids in (*spaced, *bare)] == [
+        "the yes", "the no", "theyes", "theno",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["llama_2", "metaspace_always", "byte_level"])
+def test_prompts_of_before_keep_their_labels_tokens(kind: str) -> None:
+    """Those whose card does not say that answers are encoded as they stand behind an input."""
+    base, made = base_of_kind(kind), form(labels=["yes", "no"], target=" {label}")
+    about = {"base": "b", "fingerprint": "f", "num_virtual_tokens": 1, "token_dim": 1, **form_fields(made)}
+    old, new = Form.of_card(Card(**about)), Form.of_card(Card(**about, recipe=made.rules(base)))
+    alone = tuple(tuple(ids) for ids in base.encode([" yes", " no"]))
+    assert old.encode_labels(base) == alone
+    assert new.encode_labels(base) == made.encode_labels(base)
+    assert (old.encode_labels(base) == new.encode_labels(base)) == (kind != "llama_2")
+    assert form_fields(old) == form_fields(new) == form_fields(made)
+
+
+def test_a_card_says_what_is_done_with_text_and_no_more_than_that() -> None:
+    begun = form(labels=["yes", "yes no"])
+    assert form(labels=["yes", "no"]).rules(base_of_kind("byte_level")) == {}
+    assert begun.rules(base_of_kind("byte_level")) == {"label_end": "</s>"}
+    assert begun.rules(base_of_kind("llama_2")) == {
+        "label_end": "</s>", "left_out": "<s>", "answers": "as they stand behind an input",
+    }  # fmt: skip
+    card = Card(
+        base="b", fingerprint="f", num_virtual_tokens=1, token_dim=1, **form_fields(begun), recipe={"label_end": "x"}
+    )
+    assert card.changed({"labels": ("a", "b")}).recipe == {}  # of other labels
+    assert card.changed({"labels": begun.labels}).recipe == {"label_end": "x"}
+
+
+@pytest.mark.parametrize("kind", ["llama_2", "byte_level"])
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(["</s>", "<|end|>", "red", " ", "<", "|>"]), min_size=1, max_size=6).map("".join))
+def test_control_tokens_come_from_the_template_alone(kind: str, text: str) -> None:
+    base = base_of_kind(kind)
+    made = form(input="<s>{text} =", target="<|user|>{label}<|end|>", labels=["yes", text + "."], instruction=text)
+    inputs = made.encode_inputs(base, [{"text": text}] * 2, 4, prepend=text)
+    assert [[token for token in row if token < 5] for row in inputs.ids] == [[1], [1]]
+    for row in made.encode_labels(base):
+        assert [token for token in row if token < 5] == [3, 4]
+    assert [token for token in base.encode([made.zero_shot_text()])[0] if token < 5] == []
+    longest = made.encode_inputs(base, [{"text": text * 90}], 4)
+    assert [token for token in longest.ids[0] if token < 5] == [1]
+
+
+def test_a_row_that_the_base_cannot_read_is_named_with_the_token() -> None:
+    base = FrozenBase(BASE.model, BASE.tokenizer, "small", "f")
+    base.__dict__["spelling"] = Spelling(BASE.tokenizer, "small", torch.nn.Embedding(310, 4))
+    word = BASE.tokenizer.convert_ids_to_tokens(312).replace("Ġ", " ")
+    with pytest.raises(DataError, match=r"row 2 holds the token '.*' \(id 3\d\d\), for which small has no embedding"):
+        form().encode_inputs(base, [{"text": "a"}, {"text": word}], 4)
+    with pytest.raises(DataError, match=r"task 't': the label '.*' holds the token"):
+        form(labels=["a", word], target="{label}").encode_labels(base)
+
+
+def test_what_is_left_of_a_long_column_keeps_its_first_space() -> None:
+    for kind in ("llama_2", "metaspace_always", "byte_level"):
+        base = base_of_kind(kind)
+        (ids,) = form(input="Q:{text}").encode_inputs(base, [{"text": " red" * 200}], 4).ids
+        assert base.decode(ids).startswith("Q: red red")

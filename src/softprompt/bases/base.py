@@ -6,7 +6,8 @@ Shapes: B rows, T tokens, D width of the embeddings, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +25,12 @@ from softprompt.bases.in_memory import fingerprint_of_model, former_fingerprint_
 from softprompt.bases.locate import commit_of, locate, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
-from softprompt.bases.quiet import quiet
 from softprompt.bases.reading import read_model
+from softprompt.bases.spelling import Spelling
 from softprompt.errors import BaseModelError, ContextError
+from softprompt.text import Parts
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +117,11 @@ class FrozenBase:
         fingerprint = fingerprint_of_folder(folder, adapter, code=code)
         if stamp_of_folder(folder, code=code) != before:
             raise BaseModelError(f"files of {source!r} ({folder}) were changed while they were read; load it again")
-        return cls(
+        base = cls(
             model, tokenizer, source, fingerprint, folder, options.quantization, adapter, code, options.batch_invariant
         )
+        base._tell()
+        return base
 
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any, *, name: str = "in-memory", batch_invariant: bool = False) -> FrozenBase:
@@ -127,7 +133,9 @@ class FrozenBase:
         """
         refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
         check_causal(_freeze(model), name)
-        return cls(model, tokenizer, name, fingerprint_of_model(model, tokenizer), batch_invariant=batch_invariant)
+        base = cls(model, tokenizer, name, fingerprint_of_model(model, tokenizer), batch_invariant=batch_invariant)
+        base._tell()
+        return base
 
     @cached_property
     def fingerprints(self) -> frozenset[str]:
@@ -219,35 +227,61 @@ class FrozenBase:
 
     @property
     def end_id(self) -> int | None:
-        """Token that ends a generated text."""
-        value = self.tokenizer.eos_token_id
-        return int(value) if value is not None else None
+        """Token that ends a text: the tokenizer's, else the first that the generation settings name."""
+        value, rows = self.tokenizer.eos_token_id, len(self.embedding.weight)
+        named = self._configured_ends if value is None else (int(value), *self._configured_ends)
+        return next((token for token in named if token < rows), None)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
         """All tokens that end a generated text."""
-        ids = {self.end_id} if self.end_id is not None else set()
-        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        if isinstance(configured, int):
-            ids.add(configured)
-        elif configured:
-            ids.update(configured)
-        return frozenset(ids)
+        own = () if self.end_id is None else (self.end_id,)
+        return frozenset((*own, *self._configured_ends))
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without special tokens."""
-        if not texts:
-            return []
-        with quiet():
-            ids: list[list[int]] = self.tokenizer(
-                list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
-            )["input_ids"]
-        return ids
+    @cached_property
+    def _configured_ends(self) -> tuple[int, ...]:
+        configured = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        return (configured,) if isinstance(configured, int) else tuple(configured or ())
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """How it spells text."""
+        return Spelling(self.tokenizer, self.name, self.embedding)
+
+    def encode(
+        self, texts: Sequence[str | Parts], *, behind: bool = False, name: Callable[[int], str] | None = None
+    ) -> list[list[int]]:
+        """Token ids of each text, without special tokens but those of its author: see :meth:`Spelling.encode`."""
+        return self.spelling.encode(texts, behind=behind, name=name)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        """Text of token ids, control tokens left out."""
+        return self.spelling.decode(ids)
+
+    def _tell(self) -> None:
+        """Say what texts this base cannot read.
+
+        Raises:
+            BaseModelError: it could not answer any.
+        """
+        spelling, rows = self.spelling, len(self.embedding.weight)
+        if spelling.beyond:
+            _log.warning(
+                "the tokenizer of %s has %d token%s more than its embedding has rows (%d); a text that takes one is refused",
+                self.name, spelling.beyond, "s" * (spelling.beyond > 1), rows,
+            )  # fmt: skip
+        if not spelling.unusable:
+            return
+        head = self.model.get_output_embeddings()
+        if head is not None and head.weight is self.embedding.weight:
+            raise BaseModelError(
+                f"{self.name} cannot answer: row {min(spelling.unusable)} of its embedding, which is its head too, holds "
+                "NaN or infinity; fetch or save it again"
+            )
+        _log.warning(
+            "%d of %d rows of the embedding of %s hold NaN or infinity; a text that takes one is refused",
+            len(spelling.unusable), rows, self.name,
+        )  # fmt: skip
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """Input embeddings B x T x D of token ids B x T."""

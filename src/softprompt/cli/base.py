@@ -24,7 +24,8 @@ def show(
     base: BaseOptions,
     as_json: Json = False,
 ) -> None:
-    """Where a base is, its fingerprint, size, dtype and context."""
+    """Where a base is, its fingerprint, size, dtype and context, what ends a text, and what its tokenizer would begin one
+    with."""
     from softprompt.bases.folder import check_options
 
     chosen = replace(base, source=source)
@@ -78,4 +79,6 @@ def _describe(options: BaseOptions) -> dict[str, Any]:
         "width": base.width,
         "architecture": base.architecture,
         "model_type": base.model.config.model_type,
+        "end_token": None if base.end_id is None else base.tokenizer.convert_ids_to_tokens(base.end_id),
+        "begin_token": base.spelling.begins_with,
     }

@@ -5,7 +5,7 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from random import Random
 
 import torch
@@ -73,23 +73,19 @@ def _draw(logits_BV: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[f
 
 
 def token_probabilities(
-    logits_BV: Tensor,
-    tokens: Sequence[int],
-    counts: Sequence[int],
-    decode: Callable[[list[int]], str],
-    *,
-    alone: bool = False,
+    logits_BV: Tensor, tokens: Sequence[int], counts: Sequence[int], *, alone: bool = False
 ) -> list[TokenProbability]:
-    """Log-probability of each row's token, and of so many of the likeliest in its place. `alone`: each row is summed up by
-    itself, as how a sum is rounded goes by the shape of the whole."""
+    """Log-probability of each row's token, and of so many of the likeliest in its place. Their texts depend on what stands
+    before them, and come later. `alone`: each row is summed up by itself, as how a sum is rounded goes by the shape of the
+    whole."""
     if alone and len(tokens) > 1:
         rows = zip(range(len(tokens)), tokens, counts, strict=True)
-        return [token_probabilities(logits_BV[[row]], [token], [count], decode)[0] for row, token, count in rows]
+        return [token_probabilities(logits_BV[[row]], [token], [count])[0] for row, token, count in rows]
     logprobs_BV = logits_BV.float().log_softmax(-1)
     values_BC, ids_BC = logprobs_BV.topk(min(max(counts), logprobs_BV.shape[1]), dim=-1)
     chosen = logprobs_BV[range(len(tokens)), list(tokens)].tolist()
     found = []
     for token, logprob, count, ids, values in zip(tokens, chosen, counts, ids_BC.tolist(), values_BC.tolist(), strict=True):
-        top = tuple((other, decode([other]), value) for other, value in zip(ids[:count], values[:count], strict=True))
-        found.append(TokenProbability(token, decode([token]), logprob, top))
+        top = tuple((other, "", value) for other, value in zip(ids[:count], values[:count], strict=True))
+        found.append(TokenProbability(token, "", logprob, top))
     return found

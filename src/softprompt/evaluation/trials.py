@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.metrics import row_values, score
 from softprompt.progress import Advance
@@ -95,7 +96,7 @@ def judge(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None
     )
     unfinished = [0] * len(trials)
     for (t, row), ids in zip(texts, generated, strict=True):
-        predictions[t][row] = base.decode(ids).strip()
+        predictions[t][row] = text_behind(base.spelling, trials[t].examples.inputs[row], ids).strip()
         unfinished[t] += len(ids) >= trials[t].form.max_new_tokens
     return [
         _report(trial, predicted, lost, over)

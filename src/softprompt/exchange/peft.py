@@ -19,12 +19,14 @@ from softprompt.bases.base import FrozenBase
 from softprompt.bases.locate import split_revision
 from softprompt.errors import FingerprintMismatch, PromptFileError
 from softprompt.exchange.card_file import CARD, read_card_file
+from softprompt.exchange.readme import readme_of
 from softprompt.files import write_whole
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.tasks.form import Form
+from softprompt.tasks.form import Form, text_rules
 
 TENSOR = "prompt_embeddings"
+README = "README.md"
 
 KINDS = ("PROMPT_TUNING", "P_TUNING")
 """Methods whose saved matrix is the prompt: PEFT saves what P-tuning's encoder makes of its inputs, and not the encoder."""
@@ -58,7 +60,8 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision: str | None = None) -> Path:
     """Write a prompt as a PEFT adapter: `PeftModel.from_pretrained(model, folder)` loads it.
 
-    The card goes along in a file of its own, which PEFT ignores and :func:`load_peft` reads. Each file is written whole,
+    The card goes along in a file of its own, which PEFT ignores and :func:`load_peft` reads; and what to feed it in one for
+    people. Each file is written whole,
     the config last: a folder without it is no adapter.
 
     Raises:
@@ -82,6 +85,7 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
     } | ({"revision": revision} if revision else {})
     write_whole(target / WEIGHTS, save({TENSOR: prompt.vectors_PD.contiguous()}, metadata={"format": "pt"}))
     write_whole(target / CARD, f"{prompt.card.canonical()}\n".encode())
+    write_whole(target / README, readme_of(prompt.card, base_source).encode())
     write_whole(target / CONFIG, f"{json.dumps(config, indent=2)}\n".encode())
     return target
 
@@ -118,7 +122,8 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
         if own.fingerprint not in base.fingerprints:
             SoftPrompt(vectors_PD, own).check_base(base)
         return SoftPrompt(vectors_PD, own.changed(here))
-    recipe = {"imported": "peft", **_provenance(config, base, folder, warn or (lambda message: None))}
+    told = _provenance(config, base, folder, warn or (lambda message: None))
+    recipe = {"imported": "peft", **told, **text_rules(base)}
     return SoftPrompt(vectors_PD, Card.model_validate({**here, "recipe": recipe}))
 
 

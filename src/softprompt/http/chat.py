@@ -131,7 +131,7 @@ class TopLogprob(BaseModel):
 
     token: str
     logprob: float
-    bytes: list[int] | None = Field(description="In UTF-8; null for a token that is part of a character.")
+    bytes: list[int] | None = Field(description="In UTF-8; null for a token that is part of a character, or no text.")
 
 
 class TokenLogprob(TopLogprob):
@@ -151,7 +151,7 @@ class ChatLogprobs(BaseModel):
         """Of an engine's tokens."""
 
         def likely(text: str, logprob: float) -> TopLogprob:
-            encoded = None if "\ufffd" in text else list(text.encode())
+            encoded = None if not text or "\ufffd" in text else list(text.encode())
             return TopLogprob(token=text, logprob=logprob, bytes=encoded)
 
         return cls(

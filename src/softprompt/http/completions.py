@@ -79,12 +79,19 @@ class CompletionLogprobs(BaseModel):
         return cls(
             tokens=[token.text for token in tokens],
             token_logprobs=[token.logprob for token in tokens],
-            # Reversed, so that of two tokens with one text the likelier one stays.
-            top_logprobs=[
-                {token.text: token.logprob} | {text: value for _, text, value in reversed(token.top)} for token in tokens
-            ],
+            top_logprobs=[_likeliest(token) for token in tokens],
             text_offset=offsets,
         )
+
+
+def _likeliest(token: TokenProbability) -> dict[str, float]:
+    """The likeliest tokens by their texts, the one that came among them; of two with one text the likelier has it, and the
+    other is named by its id."""
+    found = {token.text: token.logprob}
+    for number, text, value in token.top:
+        if number != token.id:
+            found[f"token_id:{number}" if text in found else text] = value
+    return found
 
 
 class CompletionChoice(BaseModel):

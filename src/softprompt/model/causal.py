@@ -69,11 +69,12 @@ class Causal:
     def _agrees(self, run: Callable[[Stack, Prefix, Sequence[int], Sequence[Ids], Sequence[Tails]], Tensor]) -> bool:
         base = self.base
         generator = torch.Generator().manual_seed(0)
-        vocabulary = base.embedding.weight.shape[0]
+        vocabulary, unusable = base.embedding.weight.shape[0], base.spelling.unusable
+        instead = next(token for token in range(vocabulary) if token not in unusable)
 
         def some(count: int) -> list[int]:
             ids: list[int] = torch.randint(0, vocabulary, (count,), generator=generator).tolist()
-            return ids
+            return [instead if token in unusable else token for token in ids]
 
         inputs, which = [some(4), some(3), some(5)], [0, 1, 1]
         tails: list[Tails] = [[some(2), some(1)], [], []]

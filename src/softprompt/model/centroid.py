@@ -6,11 +6,13 @@ Shapes: N inputs, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from softprompt.errors import DataError
 from softprompt.model.architecture import Architecture
 from softprompt.model.embedding import shorten
 
@@ -19,10 +21,14 @@ def centroid_of(architecture: Architecture, texts: Sequence[str]) -> Tensor | No
     """Where texts lie: the mean of their directions from the base's origin, D float32. None where no text has tokens.
 
     Without the origin all directions are much alike. Each text counts as a unit vector, so the length of the mean tells how
-    alike the texts are.
+    alike the texts are. A text that the base cannot read is left out: in its template it may be spelled otherwise.
     """
     base = architecture.base
-    inputs = [shorten(base, ids) for ids in base.encode(texts) if ids]
+    encoded: list[list[int]] = []
+    for text in texts:
+        with suppress(DataError):
+            encoded += base.encode([text])
+    inputs = [shorten(base, ids) for ids in encoded if ids]
     if not inputs:
         return None
     offsets_ND = architecture.embed(inputs) - architecture.origin_D

@@ -19,4 +19,4 @@ def shorten(base: FrozenBase, ids: Sequence[int]) -> list[int]:
 def single_tokens(base: FrozenBase) -> list[list[int]]:
     """Inputs of one token each, spread over the vocabulary: what the base makes of nothing in particular."""
     size = int(base.embedding.weight.shape[0])
-    return [[token] for token in range(0, size, -(-size // _SINGLES))]
+    return [[token] for token in range(0, size, -(-size // _SINGLES)) if token not in base.spelling.unusable]

@@ -73,7 +73,8 @@ class Card(BaseModel):
         """
         new = Card.model_validate({**self.model_dump(), **changes})
         if any(getattr(self, name) != getattr(new, name) for name in SCORED):
-            return new.model_copy(update={"metrics": {}})
+            recipe = {name: value for name, value in new.recipe.items() if name != "label_end"}  # of other labels, too
+            return new.model_copy(update={"metrics": {}, "recipe": recipe})
         return new
 
     def form(self) -> dict[str, Any]:

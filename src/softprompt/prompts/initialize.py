@@ -19,7 +19,8 @@ COMMON = 5000
 
 def random_vectors(base: FrozenBase, length: int, seed: int) -> Tensor:
     """Uniform vectors with the spread of the base's own embeddings, so that their size suits any base."""
-    spread = float(_embed(base, range(len(base.embedding.weight))).std()) * 3**0.5
+    usable = [token for token in range(len(base.embedding.weight)) if token not in base.spelling.unusable]
+    spread = float(_embed(base, usable).std()) * 3**0.5
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(length, base.width, generator=generator) * 2 - 1) * spread
 
@@ -28,7 +29,8 @@ def sample_vocabulary(base: FrozenBase, length: int, seed: int) -> Tensor:
     """Embeddings of random common tokens. Merged vocabularies number their tokens by frequency, so low ids are common."""
     special = set(base.tokenizer.all_special_ids)
     size = len(base.embedding.weight)
-    common = [token for token in range(min(size, COMMON + len(special))) if token not in special]
+    unusable = base.spelling.unusable
+    common = [token for token in range(min(size, COMMON + len(special))) if token not in special and token not in unusable]
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(0, len(common), (length,), generator=generator).tolist()
     return _embed(base, [common[index] for index in drawn])
@@ -38,9 +40,9 @@ def from_text(base: FrozenBase, length: int, text: str) -> Tensor:
     """Embeddings of a text's tokens, repeated or cut to the length.
 
     Raises:
-        ConfigError: the text has no tokens.
+        ConfigError: the text has no tokens, or one that the base has no embedding for.
     """
-    (ids,) = base.encode([text])
+    (ids,) = base.encode([text], name=lambda _: f"prompt_tuning_init_text {text[:60]!r}")
     if not ids:
         raise ConfigError(f"prompt_tuning_init_text {text!r} has no tokens on {base.name}; give some text")
     return _embed(base, (ids * (length // len(ids) + 1))[:length])

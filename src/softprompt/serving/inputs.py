@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError, FieldError
 from softprompt.tasks.values import text_of
+from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -50,18 +51,6 @@ def check_text(text: str, what: str, *, blank: bool = False) -> None:
         raise DataError(f"{what} is not valid Unicode text (near {shown!r}); send UTF-8") from None
 
 
-def check_ids(base: FrozenBase, ids: Sequence[int], what: str) -> None:
-    """Refuse token ids that the base has no embedding for, whether a client gave them or its tokenizer.
-
-    Raises:
-        DataError: there is one.
-    """
-    size = int(base.embedding.weight.shape[0])
-    wrong = next((token for token in ids if not 0 <= token < size), None)
-    if wrong is not None:
-        raise DataError(f"{what}: token id {wrong} is not in the vocabulary of {base.name}: 0 to {size - 1}")
-
-
 def check_room(base: FrozenBase, prompt: int, length: int, max_tokens: int) -> None:
     """Refuse what does not fit the context: the prompt's, the input's and the answer's tokens.
 
@@ -76,14 +65,14 @@ def check_room(base: FrozenBase, prompt: int, length: int, max_tokens: int) -> N
         )
 
 
-def fill_template(form: Form, text: str) -> str:
-    """A text as the input of a task: for a template with several columns, a JSON object.
+def fill_template(form: Form, text: str) -> Parts:
+    """A text as the input of a task, in parts: for a template with several columns, a JSON object.
 
     Raises:
         DataError: empty, no Unicode, or a column is missing.
     """
     check_text(text, f"an input for task {form.task!r}")
-    return form.input.fill(form.row_of(text), "the input")
+    return form.input.fill_parts(form.row_of(text), "the input")
 
 
 def text_of_input(form: Form, given: str | Mapping[str, Any], where: str = "the input") -> str:
@@ -117,8 +106,6 @@ def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) ->
         check_text(text, f"an input for task {form.task!r}")
     rows = [form.row_of(text) for text in texts]
     together = encode(rows)
-    for text, ids in zip(texts, together.ids, strict=True):
-        check_ids(base, ids, f"the input {text[:60]!r}")
     if not together.truncated:
         return [EncodedInput(tuple(ids), False) for ids in together.ids]
     return [EncodedInput(tuple(alone.ids[0]), alone.truncated > 0) for alone in (encode([row]) for row in rows)]
@@ -148,17 +135,20 @@ def chat_input(messages: Sequence[Message], *, conversation: bool = False) -> st
     return "\n".join(message.content for message in messages) if conversation else last.content
 
 
-def chat_text(base: FrozenBase, messages: Sequence[Message]) -> str:
-    """A conversation in the base's chat template; where it has none, the contents joined by newlines.
+def chat_text(base: FrozenBase, messages: Sequence[Message]) -> Parts:
+    """A conversation in the base's chat template, in parts; where it has none, the contents joined by newlines.
+
+    Control tokens come from the template alone, whatever the messages say.
 
     Raises:
         DataError: the template refuses it.
     """
     if getattr(base.tokenizer, "chat_template", None) is None:
-        return "\n".join(message.content for message in messages)
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+        return plain("\n".join(message.content for message in messages))
+    said = base.spelling.break_controls
+    turns = [{"role": said(message.role), "content": said(message.content)} for message in messages]
     try:
         text: str = base.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates come with models, and raise whatever they like
         raise DataError(f"the chat template of {base.name} refuses this conversation: {error}") from None
-    return text
+    return base.spelling.parts_of(text)

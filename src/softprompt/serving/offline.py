@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
+from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import TOKEN_BUDGET, OfflineEngine
 from softprompt.errors import ConfigError
 from softprompt.evaluation.trials import result_of
@@ -127,7 +128,7 @@ class Service:
             bounds = [residents[i].form.max_new_tokens for i in others]
             generated = engine.generate(prompts, [which[i] for i in others], [inputs[i].ids for i in others], bounds)
             for i, ids in zip(others, result_of(generated), strict=True):
-                outputs[i] = base.decode(ids).strip()
+                outputs[i] = text_behind(base.spelling, inputs[i].ids, ids).strip()
         if engine.ties.remark is not None:
             self.remarks.append(engine.ties.remark)
         return [

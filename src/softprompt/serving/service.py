@@ -28,7 +28,6 @@ from softprompt.serving.catalogue import Hidden, base_row, find_model, list_mode
 from softprompt.serving.inputs import (
     chat_input,
     chat_text,
-    check_ids,
     check_room,
     check_text,
     encode_inputs,
@@ -40,6 +39,7 @@ from softprompt.serving.resident import Resident
 from softprompt.serving.residents import Residents
 from softprompt.serving.router import THRESHOLD, Route
 from softprompt.serving.stream import Stream, deliver_to, unexpected
+from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -121,7 +121,7 @@ class AsyncService:
         return await asyncio.to_thread(find_model, self.residents.tenant_library(tenant), self.base, name)
 
     async def complete(self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling) -> Completion:
-        """Continue raw text or token ids, without a template."""
+        """Continue raw text or token ids, without a template. Text is text: control tokens come as ids alone."""
         return await (await self.stream(tenant, model, given, sampling)).whole()
 
     async def stream(self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling) -> Stream:
@@ -153,11 +153,11 @@ class AsyncService:
             resident = target.resident
             if resident is None:
                 check_text("\n".join(message.content for message in messages), "the conversation")
-                ids = await self._raw_ids(chat_text(self.base, messages))
+                ids = await self._ids_of(chat_text(self.base, messages))
             else:
                 given = chat_input(messages, conversation=resident.reads_conversations)
                 check_text(given, "the conversation")
-                ids = await self._raw_ids(fill_template(resident.form, given))
+                ids = await self._ids_of(fill_template(resident.form, given))
                 if resident.labels is not None:
                     if sampling.logprobs is not None:
                         raise ConfigError(
@@ -218,12 +218,23 @@ class AsyncService:
             if not given:
                 raise DataError("the input is empty; give some text")
             check_text(given, "the input", blank=True)
-            (ids,) = await self._off_loop(len(given), lambda: self.base.encode([given]))
-        else:
-            ids = list(given)
+            return await self._ids_of(plain(given))
+        size = int(self.base.embedding.weight.shape[0])
+        wrong = next((token for token in given if not 0 <= token < size), None)
+        if wrong is not None:
+            raise DataError(f"token id {wrong} is not in the vocabulary of {self.base_name}: 0 to {size - 1}")
+        if not given:
+            raise DataError("the input has no tokens; give some text")
+        if self.base.spelling.unusable:
+            self.base.spelling.check_ids(given, "the input")
+        return tuple(given)
+
+    async def _ids_of(self, text: Parts) -> tuple[int, ...]:
+        """Token ids of a text in parts."""
+        size = sum(len(author) + len(user) for author, user in text)
+        (ids,) = await self._off_loop(size, lambda: self.base.encode([text], name=lambda _: "the input"))
         if not ids:
             raise DataError("the input has no tokens; give some text")
-        check_ids(self.base, ids, "the input")
         return tuple(ids)
 
     async def _raw_inputs(self, inputs: Sequence[str]) -> list[tuple[int, ...]]:

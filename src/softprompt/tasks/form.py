@@ -3,106 +3,27 @@ training and serving word their inputs alike. No torch."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from softprompt.errors import ConfigError, ContextError, DataError, nearest
+from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import Spellings, compose
 from softprompt.tasks.rows import Row
-from softprompt.tasks.values import is_missing, listing, short, text_of
+from softprompt.tasks.template import Template, around, excerpt, field_text
+from softprompt.tasks.values import is_missing
 from softprompt.text import lone_surrogate
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
 
-
-_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-
-
-def nameable(column: str) -> bool:
-    """Whether a template can name a column: any but a blank one or one with braces."""
-    return bool(column.strip()) and not set("{}") & set(column)
-
-
-@dataclass(frozen=True)
-class Template:
-    """Text with names of columns in braces, letter by letter as the table has them; `{{` and `}}` stand for braces."""
-
-    text: str
-
-    @cached_property
-    def parts(self) -> list[tuple[str, str | None]]:
-        """Literal text and the field behind it, in order.
-
-        Raises:
-            ConfigError: braces that do not match, or no name between them.
-        """
-        wrong = f"the template {short(self.text, 200)} is wrong"
-        parts: list[tuple[str, str | None]] = []
-        literal, end = "", 0
-        for found in _BRACES.finditer(self.text):
-            literal, end = literal + self.text[end : found.start()], found.end()
-            if found[0] in ("{{", "}}"):
-                literal += found[0][0]
-            elif found[1] is None:
-                raise ConfigError(
-                    f"{wrong}: the brace {found[0]} at character {found.start() + 1} stands "
-                    f"alone; write {2 * found[0]} for a brace"
-                )
-            elif not nameable(found[1]):
-                raise ConfigError(f"{wrong} at {found[0]}: name a column in the braces")
-            else:
-                parts.append((literal, found[1]))
-                literal = ""
-        return [*parts, (literal + self.text[end:], None)]
-
-    @property
-    def fields(self) -> list[str]:
-        """Names of columns it needs, each once, in order."""
-        return list(dict.fromkeys(name for _, name in self.parts if name is not None))
-
-    def fill(self, row: Row, where: str = "the row") -> str:
-        """The text for a row.
-
-        Raises:
-            DataError: the row lacks a field, or it has no text.
-        """
-        return "".join(literal + ("" if name is None else _text(row, name, where)) for literal, name in self.parts)
-
-
-def _text(row: Row, name: str, where: str) -> str:
-    try:
-        return text_of(row[name])
-    except KeyError:
-        raise DataError(f"{where} has no field {name!r}, which the template needs{_known(name, list(row))}") from None
-    except ValueError as error:
-        raise DataError(
-            f"{where}: the field {name!r} holds {short(row[name])}: {error}; text, a number or a truth value is needed: "
-            f"{excerpt(row)}"
-        ) from None
-
-
-def _known(name: str, columns: list[str]) -> str:
-    """A tail for messages: the column most like a name, else the first of them."""
-    same = next((column for column in columns if column.strip().casefold() == name.strip().casefold()), None)
-    tail = f"; did you mean {same!r}?" if same else nearest(name[:100], [known for known in columns if len(known) <= 100])
-    if not tail.startswith("; did"):
-        tail = f"; known: {listing(columns)}"
-    return tail if re.fullmatch(r"[\w .-]*", name) else f"{tail}; a brace that is text is written twice"
-
-
-def excerpt(row: Row) -> str:
-    """The beginning of a row, to find it by in its file: its number may count in a split."""
-    text = json.dumps(row, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
+ANSWERS, BEHIND = "answers", "as they stand behind an input"
+"""What a card's recipe says where answers encoded alone would have begun with a word mark, and do not."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +49,9 @@ class Form:
     """Whether answers that differ from a label by case, spaces or the spelling of a number alone are that label."""
     id2label: tuple[tuple[str, str], ...] = ()
     """Labels for answers as rows have them, such as a word for a number."""
+    apart: bool = field(default=False, compare=False)
+    """Whether answers are encoded as if they stood alone, with a word mark where the tokenizer puts one before every text:
+    as prompts of before were trained."""
 
     @classmethod
     def of_config(cls, config: TaskConfig) -> Form:
@@ -150,7 +74,7 @@ class Form:
     @classmethod
     def of_card(cls, card: Card) -> Form:
         """The form that a prompt was tuned with."""
-        return cls._of(card, card.task, card.metric, card.recipe)
+        return replace(cls._of(card, card.task, card.metric, card.recipe), apart=card.recipe.get(ANSWERS) != BEHIND)
 
     @classmethod
     def _of(cls, source: TaskConfig | Card, task: str, metric: str, recipe: Mapping[str, Any]) -> Form:
@@ -170,7 +94,7 @@ class Form:
         Raises:
             DataError: no answer there, or a label that is not listed.
         """
-        text = _text(row, self.target_field, where)
+        text = field_text(row, self.target_field, where)
         if self.labels is None:
             return text
         label = self.spellings.label_of(text)
@@ -200,21 +124,28 @@ class Form:
         Raises:
             DataError: one is not there, or is no text or number.
         """
-        return {name: _text(row, name, where) for name in (*self.input.fields, self.target_field)}
+        return {name: field_text(row, name, where) for name in (*self.input.fields, self.target_field)}
 
     def is_blank(self, row: Row) -> bool:
         """Whether nothing stands in any column of a row's input."""
         values = [row.get(name) for name in self.input.fields]
         return all(is_missing(value) or (isinstance(value, str) and not value.strip()) for value in values)
 
-    def verbalize(self, answer: str) -> str:
-        """An answer as the model must say it."""
-        return self.target.fill({self.target_field: answer})
+    def encode_answers(
+        self, base: FrozenBase, answers: Sequence[str], name: Callable[[int], str] | None = None
+    ) -> list[list[int]]:
+        """Token ids of answers as the model must say them, behind an input.
+
+        Raises:
+            DataError: one takes a token for which the base has no embedding.
+        """
+        parts = [self.target.fill_parts({self.target_field: answer}) for answer in answers]
+        return base.encode(parts, behind=not self.apart, name=name)
 
     def unwrap(self, text: str) -> str:
         """What the model says without the words that the target puts around an answer, in whatever case and spacing they
         come; all of it where they do not come."""
-        before, behind = _around(self.target)
+        before, behind = around(self.target)
         return behind.sub("", before.sub("", text.strip(), count=1), count=1).strip()
 
     def row_of(self, text: str) -> Row:
@@ -255,7 +186,8 @@ class Form:
             DataError: two labels have the same tokens, one has none, or one begins another on a base without an end token.
         """
         assert self.labels is not None
-        ids = base.encode([self.verbalize(label) for label in self.labels])
+        labels = self.labels
+        ids = self.encode_answers(base, labels, lambda number: f"task {self.task!r}: the label {labels[number]!r}")
         seen: dict[tuple[int, ...], str] = {}
         for label, tokens in zip(self.labels, ids, strict=True):
             if not tokens:
@@ -271,15 +203,21 @@ class Form:
         begun = next((pair for pair in itertools.pairwise(sorted(seen)) if pair[1][: len(pair[0])] == pair[0]), None)
         if begun is None:
             return tuple(seen)
-        end = base.end_id if base.end_id is not None else min(base.end_ids, default=None)
-        if end is None:
+        if base.end_id is None:
             short, long = (seen[tokens] for tokens in begun)
             raise DataError(
                 f"task {self.task!r}: the tokens of the label {short!r} begin those of {long!r}, which could never win, and "
                 f"{base.name} has no end token to tell them apart; rename one, or end the target with a mark: "
                 '`target: " {label}."`'
             )
-        return tuple((*tokens, end) for tokens in seen)
+        return tuple((*tokens, base.end_id) for tokens in seen)
+
+    def rules(self, base: FrozenBase) -> dict[str, str]:
+        """What a card says of how text becomes tokens, where there is something to say."""
+        rules = text_rules(base)
+        if self.labels is not None and all(ids[-1] == base.end_id for ids in self.encode_labels(base)):
+            rules["label_end"] = base.tokenizer.convert_ids_to_tokens(base.end_id)
+        return rules
 
     def output_length(self, base: FrozenBase) -> int:
         """Tokens that the longest answer takes."""
@@ -302,8 +240,8 @@ class Form:
             limit = base.budget(num_virtual_tokens, self.output_length(base))
         except ContextError as error:
             raise ContextError(f"task {self.task!r}: {error}") from None
-        texts = [prepend + self.input.fill(row, f"{where} {index + 1}") for index, row in enumerate(rows)]
-        ids = base.encode(texts)
+        texts = [[("", prepend), *self.input.fill_parts(row, f"{where} {index + 1}")] for index, row in enumerate(rows)]
+        ids = base.encode(texts, name=lambda index: f"{where} {index + 1}")
         truncated = 0
         for index, tokens in enumerate(ids):
             if not tokens:
@@ -314,9 +252,9 @@ class Form:
         return Inputs(ids, truncated)
 
     def _shorten(self, base: FrozenBase, row: Row, limit: int, prepend: str) -> list[int]:
-        row = {name: _text(row, name, "the row") for name in self.input.fields}
+        row = {name: field_text(row, name, "the row") for name in self.input.fields}
         while True:
-            (ids,) = base.encode([prepend + self.input.fill(row)])
+            (ids,) = base.encode([[("", prepend), *self.input.fill_parts(row)]])
             if len(ids) <= limit:
                 return ids
             longest = max(row, key=lambda name: len(row[name]))
@@ -328,25 +266,16 @@ class Form:
             (kept,) = base.encode([row[longest]])
             # A cut inside a character leaves U+FFFD, which may take as many tokens again; so a character goes at least.
             cut = base.decode(kept[: max(0, len(kept) - (len(ids) - limit))]).rstrip("\ufffd")
+            if not row[longest].startswith(cut) and row[longest].startswith(f" {cut}"):  # a decoder left a word mark out
+                cut = f" {cut}"
             row[longest] = cut if len(cut) < len(row[longest]) else row[longest][:-1]
 
 
-@functools.cache
-def _around(target: Template) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """What a target says before its answer and behind it, as patterns; where it says the answer twice, all from behind the
-    first one on."""
-    (first, _), *rest = target.parts
-    before, gap = _spaced(first.strip()), r"(?:\s+|\Z)" if first[-1:].isspace() and first.strip() else ""
-    behind = "".join(_spaced(literal) + ("" if name is None else ".*") for literal, name in rest)
-    behind = behind.removesuffix(r"\s+").removeprefix(r"\s+")
-    gap_behind = r"(?:\A|\s+)" if rest and rest[0][0][:1].isspace() and behind else ""
-    flags = re.IGNORECASE | re.DOTALL
-    return re.compile(rf"\A{before}{gap}", flags), re.compile(rf"{gap_behind}{behind}\Z", flags)
-
-
-def _spaced(literal: str) -> str:
-    """A pattern of a text, whatever its spacing."""
-    return r"\s+".join(re.escape(word) for word in re.split(r"\s+", literal))
+def text_rules(base: FrozenBase) -> dict[str, str]:
+    """What a card says of a base's own ways with text: that answers are encoded as they stand behind an input, where they
+    would begin with a word mark alone; and what the tokenizer would begin texts with, which is left out."""
+    rules = {ANSWERS: BEHIND} if base.spelling.marks_words else {}
+    return rules | ({"left_out": base.spelling.begins_with} if base.spelling.begins_with is not None else {})
 
 
 def form_fields(form: Form) -> dict[str, Any]:
@@ -355,5 +284,5 @@ def form_fields(form: Form) -> dict[str, Any]:
     return kept | {"input": form.input.text, "target": form.target.text}
 
 
-_OF_RECIPE = ("fold_labels", "id2label")
-"""What a form takes from a card's recipe: prompts of before had neither."""
+_OF_RECIPE = ("fold_labels", "id2label", "apart")
+"""What a form takes from a card's recipe: prompts of before had none of it."""

@@ -14,11 +14,12 @@ from softprompt.bases.architectures import refuse_unless_causal, task_type_of_na
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
-from softprompt.tasks.form import Form, excerpt
+from softprompt.tasks.form import Form
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.memory import MEMORY, take_rows
 from softprompt.tasks.rows import Row, digest_rows, find_file, read_hub_split, read_rows
 from softprompt.tasks.splits import Source, cut, remarks_on_rows
+from softprompt.tasks.template import excerpt
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -246,7 +247,8 @@ class Task:
             choices = [self.form.labels.index(answer) for answer in answers]
             return Examples(inputs.ids, [list(label_ids[c]) for c in choices], choices, answers, inputs.truncated)
         end = [base.end_id] if base.end_id is not None else []
-        targets = [ids + end for ids in base.encode([self.form.verbalize(answer) for answer in answers])]
+        targets = self.form.encode_answers(base, answers, lambda index: f"{where} {index + 1}: the answer")
+        targets = [ids + end for ids in targets]
         bound = self.form.max_new_tokens
         cut_answers = [len(ids) for ids in targets if len(ids) > bound]
         for index, ids in enumerate(targets):

@@ -72,6 +72,13 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         f"= {length + longest + output} tokens {limit}; in {str(base.dtype).removeprefix('torch.')}",
         False,
     )
+    begins = base.spelling.begins_with
+    if begins is not None and not task.form.input.text.startswith(begins):
+        yield (
+            f"{task.name}: the tokenizer of {base.name} would begin texts with {begins}, and nothing is put before inputs; "
+            f"begin `input` with {begins} to have it",
+            False,
+        )
     for remark in task.remarks:
         yield f"{task.name}: {remark}", True
     splits = (run.train, run.validation)
@@ -102,7 +109,7 @@ def _unreachable(base: FrozenBase, run: Run) -> str | None:
     wrong = [
         (answer, text)
         for answer, text in zip(rows.answers, written, strict=True)
-        if measure(form.metric, [text], [form.verbalize(answer).strip()]) < 1
+        if measure(form.metric, [text], [form.target.fill({form.target_field: answer}).strip()]) < 1
     ]
     if not wrong:
         return None

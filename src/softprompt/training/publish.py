@@ -53,6 +53,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         | {"steps": run.step, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
         | {"test_digest": digest_rows(run.task.test)}
         | base.provenance()
+        | run.task.form.rules(base)
         | member.recipe,
         data_digest=run.task.data_digest,
         metrics={name: value for name, value in metrics.items() if not math.isnan(value)},  # of a checkpoint from before

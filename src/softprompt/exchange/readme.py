@@ -1,0 +1,81 @@
+"""What stands beside a PEFT adapter for people: PEFT words no inputs, so which token ids to feed it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from softprompt.prompts.card import Card
+from softprompt.tasks.form import ANSWERS, BEHIND
+from softprompt.tasks.template import Template
+
+_TOP = """# {task}: a soft prompt for {base}
+
+Exported by softprompt. `peft.PeftModel.from_pretrained(model, FOLDER)` loads it. PEFT puts the virtual tokens in front of
+the token ids that it is given and does no more, so softprompt's answers come from these ids:
+
+- No special token is put in front or behind{left_out}; the attention mask is all ones.
+- The input is the template `{input}`, its columns filled. What a column says is text, control tokens in it too
+  (`split_special_tokens=True`); control tokens of the template itself are meant.
+- An answer is worded `{target}` and encoded apart from the input.
+"""
+_GENERATED = "- The answer is generated greedily, {0} tokens at most, and stripped of white space.\n"
+_LABELLED = (
+    "- A label's score is the sum of its tokens' log-probabilities behind the input; the answer is the likeliest label.\n"
+)
+_ENDED = (
+    "- The tokens of one label can begin those of another, so each label ends with the end token, which is scored, too.\n"
+)
+_CODE = """
+```python
+import transformers
+
+base = {base}
+tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+
+
+def ids(text):
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def answer_ids(text):
+{body}"""
+_APART = "    return ids(text)\n"
+_BEHIND = """    # This tokenizer marks the beginning of every text; behind other text an answer has no such mark.
+    for before in ("\\n", ":", ".", "=", "a", "1"):
+        head, both = ids(before), ids(before + text)
+        if tokenizer.decode(head).endswith(before) and both[: len(head)] == head:
+            return both[len(head) :]
+    return ids(text)
+"""
+_LABELS = """
+
+answers = {answers}
+label_ids = {{label: answer_ids(text) for label, text in answers.items()}}
+"""
+_ENDS = """if any(one != other and other[: len(one)] == one for one in label_ids.values() for other in label_ids.values()):
+    label_ids = {{label: [*tokens, {end}] for label, tokens in label_ids.items()}}
+"""
+
+
+def readme_of(card: Card, base: str) -> str:
+    """How to use an exported prompt with PEFT alone, in Markdown.
+
+    Args:
+        base: what loads its base.
+    """
+    recipe, template = card.recipe, Template(card.target)
+    left_out = f": `{recipe['left_out']}`, which the tokenizer would put there, is left out" if "left_out" in recipe else ""
+    quoted = {name: json.dumps(getattr(card, name), ensure_ascii=False) for name in ("input", "target")}
+    text = _TOP.format(task=card.task, base=card.base, left_out=left_out, **quoted)
+    code = _CODE.format(base=json.dumps(base), body=_BEHIND if recipe.get(ANSWERS) == BEHIND else _APART)
+    if card.labels is None:
+        return f"{text}{_GENERATED.format(card.max_new_tokens)}{code}```\n"
+    answers = {label: template.fill({template.fields[0]: label}) for label in card.labels}
+    text += _LABELLED
+    code += _LABELS.format(answers=json.dumps(answers, ensure_ascii=False))
+    if any(other.startswith(one) for one, other in itertools.permutations(answers.values(), 2)):
+        end = recipe.get("label_end")
+        text += _ENDED
+        code += _ENDS.format(end="tokenizer.eos_token_id" if end is None else f"tokenizer.convert_tokens_to_ids({end!r})")
+    return f"{text}{code}```\n"

@@ -1,0 +1,125 @@
+"""Templates: text with the names of columns in it, filled from rows; and what of an answer is the template's. No torch."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from softprompt.errors import ConfigError, DataError, nearest
+from softprompt.tasks.rows import Row
+from softprompt.tasks.values import listing, short, text_of
+from softprompt.text import Parts
+
+_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+def nameable(column: str) -> bool:
+    """Whether a template can name a column: any but a blank one or one with braces."""
+    return bool(column.strip()) and not set("{}") & set(column)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Text with names of columns in braces, letter by letter as the table has them; `{{` and `}}` stand for braces."""
+
+    text: str
+
+    @cached_property
+    def parts(self) -> list[tuple[str, str | None]]:
+        """Literal text and the field behind it, in order.
+
+        Raises:
+            ConfigError: braces that do not match, or no name between them.
+        """
+        wrong = f"the template {short(self.text, 200)} is wrong"
+        parts: list[tuple[str, str | None]] = []
+        literal, end = "", 0
+        for found in _BRACES.finditer(self.text):
+            literal, end = literal + self.text[end : found.start()], found.end()
+            if found[0] in ("{{", "}}"):
+                literal += found[0][0]
+            elif found[1] is None:
+                raise ConfigError(
+                    f"{wrong}: the brace {found[0]} at character {found.start() + 1} stands "
+                    f"alone; write {2 * found[0]} for a brace"
+                )
+            elif not nameable(found[1]):
+                raise ConfigError(f"{wrong} at {found[0]}: name a column in the braces")
+            else:
+                parts.append((literal, found[1]))
+                literal = ""
+        return [*parts, (literal + self.text[end:], None)]
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of columns it needs, each once, in order."""
+        return list(dict.fromkeys(name for _, name in self.parts if name is not None))
+
+    def fill(self, row: Row, where: str = "the row") -> str:
+        """The text for a row.
+
+        Raises:
+            DataError: the row lacks a field, or it has no text.
+        """
+        return "".join(literal + value for literal, value in self.fill_parts(row, where))
+
+    def fill_parts(self, row: Row, where: str = "the row") -> Parts:
+        """The text for a row, in parts: what the template says, and what the row says behind it.
+
+        Raises:
+            DataError: the row lacks a field or it is no text or number.
+        """
+        return [(literal, "" if name is None else field_text(row, name, where)) for literal, name in self.parts]
+
+
+def field_text(row: Row, name: str, where: str) -> str:
+    """A column of a row as text.
+
+    Raises:
+        DataError: it is not there, or has no text.
+    """
+    try:
+        return text_of(row[name])
+    except KeyError:
+        raise DataError(f"{where} has no field {name!r}, which the template needs{_known(name, list(row))}") from None
+    except ValueError as error:
+        raise DataError(
+            f"{where}: the field {name!r} holds {short(row[name])}: {error}; text, a number or a truth value is needed: "
+            f"{excerpt(row)}"
+        ) from None
+
+
+def _known(name: str, columns: list[str]) -> str:
+    """A tail for messages: the column most like a name, else the first of them."""
+    same = next((column for column in columns if column.strip().casefold() == name.strip().casefold()), None)
+    tail = f"; did you mean {same!r}?" if same else nearest(name[:100], [known for known in columns if len(known) <= 100])
+    if not tail.startswith("; did"):
+        tail = f"; known: {listing(columns)}"
+    return tail if re.fullmatch(r"[\w .-]*", name) else f"{tail}; a brace that is text is written twice"
+
+
+def excerpt(row: Row) -> str:
+    """The beginning of a row, to find it by in its file: its number may count in a split."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+@functools.cache
+def around(target: Template) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What a target says before its answer and behind it, as patterns; where it says the answer twice, all from behind the
+    first one on."""
+    (first, _), *rest = target.parts
+    before, gap = _spaced(first.strip()), r"(?:\s+|\Z)" if first[-1:].isspace() and first.strip() else ""
+    behind = "".join(_spaced(literal) + ("" if name is None else ".*") for literal, name in rest)
+    behind = behind.removesuffix(r"\s+").removeprefix(r"\s+")
+    gap_behind = r"(?:\A|\s+)" if rest and rest[0][0][:1].isspace() and behind else ""
+    flags = re.IGNORECASE | re.DOTALL
+    return re.compile(rf"\A{before}{gap}", flags), re.compile(rf"{gap_behind}{behind}\Z", flags)
+
+
+def _spaced(literal: str) -> str:
+    """A pattern of a text, whatever its spacing."""
+    return r"\s+".join(re.escape(word) for word in re.split(r"\s+", literal))
