@@ -12,7 +12,7 @@ from softprompt.cli.demo import demo
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.init import init
-from softprompt.cli.options import Command, Location, front_options, stand_before
+from softprompt.cli.options import Command, Location, front_options, name_values, stand_before
 from softprompt.cli.predict import predict
 from softprompt.cli.serve import serve
 from softprompt.cli.sweep import sweep
@@ -65,3 +65,6 @@ def front(
     ] = False,
 ) -> None:
     stand_before(where)
+
+
+name_values(app)

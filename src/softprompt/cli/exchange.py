@@ -63,7 +63,8 @@ def import_prompt(
     like: Annotated[str | None, typer.Option(help="Take template, labels and metric from this task of the library.")] = None,
     template: Annotated[str | None, typer.Option("--input", help="Template of the input, as in a task file.")] = None,
     target: Annotated[str | None, typer.Option(help="Template of the target, as in a task file.")] = None,
-    label: Annotated[list[str] | None, typer.Option("--label", help="A label; repeat for each, in order.")] = None,
+    labels: Annotated[list[str] | None, typer.Option("--labels", help="A label; repeat for each, in order.")] = None,
+    old_labels: Annotated[list[str] | None, typer.Option("--label", hidden=True)] = None,
     tags: Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")] = None,
     where: Location,
     as_json: Json = False,
@@ -79,7 +80,7 @@ def import_prompt(
     importing.tasks_of(sources, tasks or ())  # what is wrong with the call is told before a library is made
     outcomes = importing.import_prompts(
         where.open(make=True), sources, tasks=tasks or (), base=replace(base, source=named), like=like,
-        input=template, target=target, labels=label, tags=tags or (), warn=warn,
+        input=template, target=target, labels=labels or old_labels, tags=tags or (), warn=warn,
     )  # fmt: skip
     failed = 0
 

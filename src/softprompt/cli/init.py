@@ -29,7 +29,8 @@ def init(
     fold_labels: Annotated[
         bool, typer.Option("--fold-labels", help="Take labels that differ by case, spaces or as 1 and 1.0 do for one.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="Name of the task; by default the file's.")] = None,
+    name: Annotated[str | None, typer.Option("--task", help="Name of the task; by default the file's.")] = None,
+    old_name: Annotated[str | None, typer.Option("--name", hidden=True)] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a task file that is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +52,7 @@ def init(
         if not equals or not said.strip() or given in words:
             raise ConfigError(f"--word {pair!r} has no word for a label, or is the second for it; write --word 1=positive")
         words[given] = said
-    draft = draft_task(file, text=text or (), label=label, name=name, words=words, fold_labels=fold_labels)
+    draft = draft_task(file, text=text or (), label=label, name=name or old_name, words=words, fold_labels=fold_labels)
     try:
         write_whole(target, draft.yaml.encode())
     except OSError as error:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from typer.models import OptionInfo
 
 from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
 
@@ -147,6 +148,51 @@ def moved_base_options(command: Command) -> Command:
 def adapter_options(command: Command) -> Command:
     """Give a command those of them that say which base it is; it takes `base: BaseOptions`."""
     return _instead_of("base", [_BASE["adapter"], _BASE["trust_remote_code"]], BaseOptions, command)
+
+
+_VALUES = {
+    **dict.fromkeys(("--home", "--to-home", "--base-adapter"), "DIR"),
+    **dict.fromkeys(("--registry", "--store", "--to-registry", "--to-store"), "URL"),
+    **dict.fromkeys(("--data", "--output", "--plot"), "FILE"),
+    **dict.fromkeys(("--task", "--tenant", "--alias", "--like"), "NAME"),
+    **dict.fromkeys(("--text", "--label"), "COLUMN"),
+    **dict.fromkeys(("--base", "--from"), "BASE"),
+    **dict.fromkeys(("--input", "--target"), "TEMPLATE"),
+    **{"--dtype": "DTYPE", "--device": "DEVICE", "--quantization": "KIND", "--reason": "TEXT", "--version": "N|ALIAS"},
+    **{
+        "--tag": "TAG",
+        "--remove": "TAG",
+        "--scope": "SCOPE",
+        "--labels": "LABEL",
+        "--metric": "METRIC",
+        "--set": "KEY=VALUE",
+    },
+    **{"--word": "LABEL=WORD", "--older-than": "DAYS", "--format": "peft|tokens", "--host": "ADDRESS", "--grace": "SECONDS"},
+    **{"--log-level": "LEVEL"},
+}
+"""What stands for the value of an option in help: the same on every command. A number is N."""
+
+
+def name_values(app: typer.Typer) -> None:
+    """Say in the help of every command what stands for the value of each option."""
+    for command in [app.registered_callback, *app.registered_commands]:
+        if command is not None and command.callback is not None:
+            _name_values(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            name_values(group.typer_instance)
+
+
+def _name_values(command: Command) -> None:
+    signature = inspect.signature(command, eval_str=True)
+    for name, parameter in signature.parameters.items():
+        info = next((each for each in get_args(parameter.annotation) if isinstance(each, OptionInfo)), None)
+        if info is not None and get_args(parameter.annotation)[0] is not bool:
+            named = [each for each in (info.default, *(info.param_decls or ())) if str(each).startswith("--")]
+            flag = named[0] if named else f"--{name.replace('_', '-')}"
+            info.metavar = _VALUES.get(flag, "N")
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
 
 
 def read_pairs(pairs: Sequence[str], advice: str, *, many: bool = False) -> dict[str, Any]:

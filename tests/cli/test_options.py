@@ -1,0 +1,42 @@
+"""One option has one name on every command, and one word for its value."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import typer.main
+
+from softprompt.cli.app import app
+from softprompt.cli.options import _VALUES
+
+NUMBERS = (
+    "--engine-queue --engine-rows --events --limit --max-body-kb --max-job-rows --max-rows --max-streams --max-tokens "
+    "--max-upload-mb --port --prefix-cache-mb --prompt-cache-mb --prompt-cache-size --requests-per-minute --samples "
+    "--tokens-per-minute"
+).split()
+
+
+def options_of(command: Any, path: str = "") -> list[tuple[str, Any]]:
+    own = [(path, parameter) for parameter in command.params if any(name.startswith("--") for name in parameter.opts)]
+    inner = getattr(command, "commands", {}).items()
+    return own + [found for name, each in inner for found in options_of(each, f"{path} {name}".strip())]
+
+
+def test_an_option_has_one_word_for_its_value_on_every_command() -> None:
+    words = defaultdict(set)
+    for _, option in options_of(typer.main.get_command(app)):
+        if not option.is_flag and not option.hidden:
+            words[next(name for name in option.opts if name.startswith("--"))].add(option.metavar)
+    assert {name: found for name, found in words.items() if len(found) > 1} == {}
+    assert sorted(name for name, found in words.items() if found == {"N"}) == sorted(NUMBERS), (
+        "others need a word of their own"
+    )
+    assert set(_VALUES) <= set(words), "words for options that are no more"
+
+
+def test_old_names_are_taken_and_not_shown() -> None:
+    hidden = {
+        (path, name) for path, option in options_of(typer.main.get_command(app)) if option.hidden for name in option.opts
+    }
+    assert hidden == {("init", "--name"), ("import", "--label")}
