@@ -93,7 +93,8 @@ def test_standard_errors_are_those_of_plain_loops(pairs: list[tuple[str, str]]) 
     texts = [f"{p} {a} x" for p, a in pairs]
     each = [measure("token_f1", [text], [answer]) for text, answer in zip(texts, answers, strict=True)]
     mean = score("token_f1", texts, answers)
-    assert mean == (pytest.approx(statistics.fmean(each)), pytest.approx(statistics.pstdev(each) / math.sqrt(n), abs=1e-9))
+    assert mean.value == pytest.approx(statistics.fmean(each))
+    assert mean.stderr == pytest.approx(statistics.pstdev(each) / math.sqrt(n), abs=1e-9)
     left = [
         measure("f1", predicted[:i] + predicted[i + 1 :], answers[:i] + answers[i + 1 :]) for i in range(n if n > 1 else 0)
     ]

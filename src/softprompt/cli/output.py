@@ -40,6 +40,14 @@ def emit(rows: Iterable[Mapping[str, Any]], as_json: bool, title: str, columns: 
     _emit_table(list(rows), title, columns)
 
 
+def say(line: str) -> None:
+    """A line for people, below a table, wrapped between words."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(highlight=False).print(Text(printable(line)))
+
+
 def version_row(version: Version) -> dict[str, Any]:
     """What names a version, as rows begin with it."""
     return {"task": version.task, "version": version.number, "digest": version.digest}

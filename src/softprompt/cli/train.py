@@ -13,7 +13,7 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
-from softprompt.cli.output import emit, printable, scored, with_errors
+from softprompt.cli.output import emit, say, scored, with_errors
 from softprompt.errors import TrainingStopped
 from softprompt.signals import handling
 
@@ -92,6 +92,6 @@ def emit_tuned(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str, col
             if other is not None and (name == "production" or other != row["production"]):
                 score = scored(other["value"], other["stderr"]) or "no score"
                 on = f" on {other['rows']} rows" if other["rows"] else ""
-                typer.echo(f"{name}: {row['task']}@{other['version']}, {score}{on}; {named} is {other['comparison']}")
+                say(f"{name}: {row['task']}@{other['version']}, {score}{on}; {named} is {other['comparison']}")
         for remark in row["warnings"]:
-            typer.echo(f"{named}: {printable(remark)}")
+            say(f"{named}: {remark}")
