@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sklearn.metrics
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound
+from softprompt.evaluation.baselines import baselines_of, remarks_on_scores
 from softprompt.evaluation.evaluate import evaluate
-from softprompt.evaluation.metrics import fold, measure
+from softprompt.evaluation.metrics import fold, measure, score
 from softprompt.evaluation.trials import Report, Trial, judge, log_softmax, result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
@@ -79,6 +82,24 @@ def test_what_carries_no_meaning_is_folded_away(one: str, other: str) -> None:
 def test_folding_forgives_case_punctuation_and_space() -> None:
     assert measure("exact_match", ["The  Answer!", "b"], [" the answer", "c"]) == 0.5
     assert measure("token_f1", ["a b c"], ["a d"]) == pytest.approx(0.4)
+
+
+@given(PAIRS)
+def test_standard_errors_are_those_of_plain_loops(pairs: list[tuple[str, str]]) -> None:
+    predicted, answers = [p for p, _ in pairs], [a for _, a in pairs]
+    n = len(pairs)
+    share = score("accuracy", predicted, answers)
+    assert share.stderr == pytest.approx(math.sqrt(share.value * (1 - share.value) / n), abs=1e-9)
+    texts = [f"{p} {a} x" for p, a in pairs]
+    each = [measure("token_f1", [text], [answer]) for text, answer in zip(texts, answers, strict=True)]
+    mean = score("token_f1", texts, answers)
+    assert mean.value == pytest.approx(statistics.fmean(each))
+    assert mean.stderr == pytest.approx(statistics.pstdev(each) / math.sqrt(n), abs=1e-9)
+    left = [
+        measure("f1", predicted[:i] + predicted[i + 1 :], answers[:i] + answers[i + 1 :]) for i in range(n if n > 1 else 0)
+    ]
+    jackknife = math.sqrt((n - 1) * statistics.pvariance(left)) if left else 0
+    assert score("f1", predicted, answers).stderr == pytest.approx(jackknife, abs=1e-9)
 
 
 @given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=8))
@@ -153,11 +174,138 @@ def test_a_report_is_what_plain_loops_find() -> None:
     assert report.rows == 9
 
 
-def test_generated_answers_have_no_loss() -> None:
+def test_the_loss_of_a_task_that_generates_is_that_of_its_answers_tokens() -> None:
     base = make_base("llama")
-    report = report_of(base, some_trials(base)[1])
-    assert math.isnan(report.loss)
+    one = some_trials(base)[1]
+    report = report_of(base, one)
+    summed = 0.0
+    for ids, target in zip(one.examples.inputs, one.examples.targets, strict=True):
+        embeds = torch.cat([one.vectors_PD, base.embed(torch.tensor([*ids, *target]))])[None]
+        with torch.no_grad():
+            logits = base.model(inputs_embeds=embeds).logits[0, -len(target) - 1 : -1].log_softmax(-1)
+        summed -= sum(float(row[token]) for row, token in zip(logits, target, strict=True))
+    assert len({len(target) for target in one.examples.targets}) > 1
+    assert report.loss == pytest.approx(summed / sum(map(len, one.examples.targets)), abs=1e-3)
     assert report.metric == "exact_match"
+
+
+class Says(OfflineEngine):
+    """An engine that says what it is told to."""
+
+    def __init__(self, base: FrozenBase, texts: list[str]) -> None:
+        super().__init__(architecture_of(base))
+        self.texts = texts
+
+    def generate(self, *_: Any) -> Generator[int, None, list[list[int]]]:
+        yield len(self.texts)
+        return self.architecture.base.encode(self.texts)
+
+
+def spoken(base: FrozenBase, task: Task, texts: list[str]) -> Report:
+    examples = task.encode(base, labelled(), 2, split="test")
+    one = Trial(task.form, some_prompt(base, "t", rows=2).vectors_PD, examples)
+    return result_of(judge(Says(base, texts), [one]))[0]
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "token_f1"])
+def test_answers_are_scored_as_the_target_words_them(base: FrozenBase, metric: Any) -> None:
+    task = Task(task="t", input="{text} is", target=" The city is {label}.", max_new_tokens=30, metric=metric)
+    answers = [row["label"] for row in labelled()]
+    right = spoken(base, task, [f" The city is {answer}." for answer in answers])
+    assert (right.value, right.stderr) == (1, 0)
+    assert right.predictions[0] == "The city is yes."  # what the model says stays as it is
+    assert spoken(base, task, [f"the  city is {answer}" for answer in answers]).value == 1
+    assert spoken(base, task, answers).value == 1
+    # The words around the answer are worth nothing.
+    assert spoken(base, task, [" The city is red."] * 9).value == 0
+    assert spoken(base, task, [" The city is yes."] * 9).value == pytest.approx(1 / 3)
+
+
+def test_baselines_are_scored_as_the_target_words_them(base: FrozenBase, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled(60)))
+    task = Task(
+        folder=tmp_path, task="t", data="rows.jsonl", input="{text} is", target=" The city is {label}.", metric="token_f1"
+    )
+    test = task.encode(base, task.test, 2, split="test")
+    report = Report("token_f1", 0.5, len(test), 1.0, [], 0.25)
+    found = baselines_of(task, test, [report, report])
+    expected = score("token_f1", [task.majority()] * len(test), test.answers)
+    assert (found["majority"], found["majority_stderr"]) == expected
+    assert (found["zero_shot"], found["untrained_stderr"]) == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("scores", "remarks"),
+    [
+        ((0.8, 0.3, 0.5, 0.6), []),
+        (
+            (0.8, 0.3, 0.85, 0.9),
+            ["worse than the zero-shot text (0.850), the prompt before training (0.900): accuracy 0.800 on the same rows"],
+        ),
+        (
+            (0.0, 0.0, 0.1, 0.0),
+            [
+                "worse than the zero-shot text (0.100): accuracy 0.000 on the same rows",
+                "no better than the most frequent answer, the prompt before training: accuracy 0.000 on the same rows",
+            ],
+        ),
+        (
+            (1.0, 0.3, 0.98, 0.97),
+            [
+                "the zero-shot text already solves the task (accuracy 0.980): little is left to tune for",
+            ],
+        ),
+        (
+            (0.97, 0.99, 0.5, 0.5),
+            [
+                "worse than the most frequent answer (0.990): accuracy 0.970 on the same rows",
+                "the most frequent answer already solves the task (accuracy 0.990): little is left to tune for",
+            ],
+        ),
+    ],
+)
+def test_a_prompt_that_its_baselines_beat_is_called_so(scores: tuple[float, ...], remarks: list[str]) -> None:
+    metrics = dict(zip(("value", "majority", "zero_shot", "untrained"), scores, strict=True))
+    assert remarks_on_scores("accuracy", metrics) == remarks
+    assert remarks_on_scores("accuracy", {"value": 0.5}) == []
+
+
+WORDS = st.text("aB .$ßİ-\n", max_size=6)
+
+
+@given(WORDS, WORDS.filter(str.strip), WORDS)
+@example(" The city is ", "The city is Oslo.", ".")
+@example("is", " island", "land ")
+@example(" $", "$", "$ ")
+def test_unwrapping_undoes_the_wording(before: str, answer: str, behind: str) -> None:
+    task = Task(task="t", target=f"{before}{{label}}{behind}")
+    assert task.form.unwrap(task.form.verbalize(answer)) == answer.strip()
+
+
+@pytest.mark.parametrize(
+    ("target", "said", "answer"),
+    [
+        (" is {label}", "island", "island"),
+        (" {label} km", "5km", "5km"),
+        (" {label} km", "5 KM", "5"),
+        ("${label}", "$5", "5"),
+        (" {label} or {label}!", "red or red!", "red"),
+        (" The city is {label}.", "I do not know.", "I do not know"),
+        (" The city is {label}.", "The city is", ""),
+    ],
+)
+def test_what_is_not_said_is_not_taken_away(target: str, said: str, answer: str) -> None:
+    assert Task(task="t", target=target).form.unwrap(said) == answer
+
+
+def test_answers_that_ran_into_their_bound_are_counted(base: FrozenBase) -> None:
+    task = Task(task="t", input="{text} is", max_new_tokens=2)
+    texts = [" red red red red", " red", ""] * 3
+    cut = [base.decode(ids[:2]) for ids in base.encode(texts)]
+    assert len(base.encode([" red"])[0]) == 1
+    report = spoken(base, task, cut)
+    assert (report.unfinished, report.rows) == (3, 9)
+    assert spoken(base, Task(task="t", input="{text} is", max_new_tokens=3), cut).unfinished == 0
 
 
 # Versions of a library

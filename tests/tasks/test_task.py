@@ -116,7 +116,7 @@ def test_free_answers_end_with_the_end_token_and_keep_their_bound(tmp_path: Path
     examples = task.encode(BASE, rows, 4, split="training")
     whole = BASE.encode([" stone", " stone river apple blue green"])
     assert examples.targets == [[*whole[0], BASE.end_id], whole[1][:4]]
-    assert examples.truncated == 1
+    assert (examples.truncated, examples.answers_cut) == (0, 1)
     assert examples.choices == []
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ContextError
-from softprompt.evaluation.metrics import measure
+from softprompt.evaluation.metrics import score
 from softprompt.evaluation.trials import Report, Trial
 from softprompt.tasks.task import Examples, Task
+
+BASELINES = {
+    "majority": "the most frequent answer",
+    "zero_shot": "the zero-shot text",
+    "untrained": "the prompt before training",
+}
+"""By their names in rows and cards, what they are in words."""
+
+SOLVED = 0.98
+"""A baseline that scores as high leaves next to nothing to tune for."""
 
 
 def baseline_trials(base: FrozenBase, task: Task, start_PD: Tensor, test: Examples) -> tuple[list[Trial], str | None]:
@@ -32,11 +42,32 @@ def baseline_trials(base: FrozenBase, task: Task, start_PD: Tensor, test: Exampl
 
 
 def baselines_of(task: Task, test: Examples, reports: Sequence[Report]) -> dict[str, float]:
-    """The scores of all three, from the reports of those trials."""
-    zero_shot, untrained = reports
-    constant = [task.majority()] * len(test)
-    return {
-        "majority": measure(task.form.metric, constant, test.answers),
-        "zero_shot": zero_shot.value,
-        "untrained": untrained.value,
-    }
+    """The scores of all three with their standard errors, from the reports of those trials."""
+    zero_shot, untrained = ((report.value, report.stderr) for report in reports)
+    majority = score(task.form.metric, [task.majority()] * len(test), test.answers)
+    scores: dict[str, float] = {}
+    for name, (value, stderr) in zip(BASELINES, (majority, zero_shot, untrained), strict=True):
+        scores |= {name: value, f"{name}_stderr": stderr}
+    return scores
+
+
+def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
+    """What people should know of a prompt's `value` on its test rows, beside its baselines on the same rows, those that are
+    known."""
+    value = scores["value"]
+    known = {words: scores[name] for name, words in BASELINES.items() if name in scores}
+    better = [f"{words} ({baseline:.3f})" for words, baseline in known.items() if baseline > value]
+    equal = [words for words, baseline in known.items() if baseline == value < SOLVED]
+    scored = f"{metric} {value:.3f} on the same rows"
+    remarks = [f"worse than {', '.join(better)}: {scored}"] if better else []
+    remarks += [f"no better than {', '.join(equal)}: {scored}"] if equal else []
+    return remarks + remarks_on_baselines(metric, scores)
+
+
+def remarks_on_baselines(metric: str, scores: Mapping[str, float]) -> list[str]:
+    """The baselines that leave next to nothing to tune for."""
+    return [
+        f"{words} already solves the task ({metric} {scores[name]:.3f}): little is left to tune for"
+        for name, words in BASELINES.items()
+        if scores.get(name, 0.0) >= SOLVED
+    ]

@@ -35,11 +35,15 @@ class Evaluation(Record):
     digest: str
     metric: str
     value: float
+    stderr: float
+    """Standard error of the value."""
     rows: int
     loss: float
-    """Mean negative log-probability of the right label among the labels; NaN for tasks that generate."""
+    """Mean negative log-probability of the right label among the labels, or of a token of the answer."""
     truncated: int
     """Inputs that were cut to fit the context."""
+    unfinished: int
+    """Generated answers that ran into `max_new_tokens`."""
 
 
 def evaluate(
@@ -114,8 +118,9 @@ def _judge(
             engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
             reports = result_of(judge(engine, trials), advance)
         for (version, _, _), trial, report in zip(group, trials, reports, strict=True):
-            truncated, scores = trial.examples.truncated, (report.metric, report.value, report.rows, report.loss)
-            evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, truncated))
+            scores = (report.metric, report.value, report.stderr, report.rows, report.loss)
+            cut = (trial.examples.truncated, report.unfinished)
+            evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, *cut))
     return evaluations
 
 

@@ -1,12 +1,25 @@
-"""Metrics of predictions against answers. All lie between 0 and 1, and more is better. No torch."""
+"""Metrics of predictions against answers, and their standard errors. All lie between 0 and 1; more is better. No torch."""
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from softprompt.errors import ConfigError, nearest
+
+TOP = 1.0
+"""The best that any metric can be."""
+
+
+class Score(NamedTuple):
+    """A metric over rows."""
+
+    value: float
+    stderr: float
+    """Its standard error: how far the value of as many other rows would lie from this one, by the spread of these."""
 
 
 def measure(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> float:
@@ -19,19 +32,57 @@ def measure(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> 
     Raises:
         ConfigError: another metric, as prompts made elsewhere may have.
     """
-    if metric not in _METRICS:
-        raise ConfigError(f"metric {metric!r} is unknown{nearest(metric, _METRICS)}")
-    return _METRICS[metric](predictions, answers)
+    return score(metric, predictions, answers).value
 
 
-def _accuracy(predictions: Sequence[str], answers: Sequence[str]) -> float:
-    return sum(p == a for p, a in zip(predictions, answers, strict=True)) / len(answers)
+def score(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> Score:
+    """The value of a metric over rows, at least one, and its standard error.
+
+    For a mean over rows it is their standard deviation over the root of their number; where a row counts 0 or 1 that is the
+    binomial one, the root of `p (1 - p) / n`. `f1` is no mean over rows: there it is the jackknife's, by the values that are
+    left when each row in turn is left out.
+
+    Raises:
+        ConfigError: another metric, as prompts made elsewhere may have.
+    """
+    if metric == "f1":
+        return _macro_f1(predictions, answers)
+    if metric not in _OF_ROWS:
+        raise ConfigError(f"metric {metric!r} is unknown{nearest(metric, METRICS)}")
+    values = [_OF_ROWS[metric](p, a) for p, a in zip(predictions, answers, strict=True)]
+    value = sum(values) / len(values)
+    return Score(value, math.sqrt(math.fsum((one - value) ** 2 for one in values)) / len(values))
 
 
-def _f1(predictions: Sequence[str], answers: Sequence[str]) -> float:
-    from sklearn.metrics import f1_score
+def _macro_f1(predictions: Sequence[str], answers: Sequence[str]) -> Score:
+    pairs = Counter(zip(predictions, answers, strict=True))
+    right, named = Counter[str](), Counter[str]()  # how often a label is right; predicted, and an answer
+    for (predicted, answer), count in pairs.items():
+        right[answer] += count * (predicted == answer)
+        named[predicted] += count
+        named[answer] += count
+    shares = {label: 2 * right[label] / total for label, total in named.items()}
+    summed, n = math.fsum(shares.values()), pairs.total()
+    value = summed / len(shares)
+    if n == 1:
+        return Score(value, 0.0)
+    without = [(_f1_without(pair, right, named, shares, summed), count) for pair, count in pairs.items()]
+    mean = math.fsum(left * count for left, count in without) / n
+    return Score(value, math.sqrt(math.fsum(count * (left - mean) ** 2 for left, count in without) * (n - 1) / n))
 
-    return float(f1_score(list(answers), list(predictions), average="macro", zero_division=0))
+
+def _f1_without(
+    pair: tuple[str, str], right: Counter[str], named: Counter[str], shares: Mapping[str, float], summed: float
+) -> float:
+    """The mean of the labels' F1 once a row with this prediction and answer is left out: only its own labels change."""
+    labels = len(shares)
+    for label, count in Counter(pair).items():
+        summed -= shares[label]
+        if left := named[label] - count:
+            summed += 2 * (right[label] - (count == 2)) / left
+        else:
+            labels -= 1
+    return summed / labels
 
 
 def fold(text: str) -> str:
@@ -78,19 +129,19 @@ _BEGINS, _ENDS = "¿¡", ".,;:!?…。、！？"
 _PAIRS = ("()", "[]", "{}", '""', "''", "``", "“”", "‘’", "«»", "„“")
 
 
-def _exact_match(predictions: Sequence[str], answers: Sequence[str]) -> float:
-    return sum(fold(p) == fold(a) for p, a in zip(predictions, answers, strict=True)) / len(answers)
+def _overlap(prediction: str, answer: str) -> float:
+    predicted, expected = _words(prediction), _words(answer)
+    if not predicted or not expected:
+        return float(predicted == expected)
+    common = (Counter(predicted) & Counter(expected)).total()
+    return 2 * common / (len(predicted) + len(expected))
 
 
-def _token_f1(predictions: Sequence[str], answers: Sequence[str]) -> float:
-    return sum(_overlap(_words(p), _words(a)) for p, a in zip(predictions, answers, strict=True)) / len(answers)
+_OF_ROWS: dict[str, Callable[[str, str], float]] = {
+    "accuracy": lambda prediction, answer: float(prediction == answer),
+    "exact_match": lambda prediction, answer: float(fold(prediction) == fold(answer)),
+    "token_f1": _overlap,
+}
+"""Metrics that are means over rows: what a row counts, by its prediction and its answer."""
 
-
-def _overlap(predicted: list[str], answer: list[str]) -> float:
-    if not predicted or not answer:
-        return float(predicted == answer)
-    common = (Counter(predicted) & Counter(answer)).total()
-    return 2 * common / (len(predicted) + len(answer))
-
-
-_METRICS = {"accuracy": _accuracy, "f1": _f1, "exact_match": _exact_match, "token_f1": _token_f1}
+METRICS = (*_OF_ROWS, "f1")

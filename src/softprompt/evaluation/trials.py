@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.metrics import measure
+from softprompt.evaluation.metrics import score
 from softprompt.progress import Advance
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Examples
@@ -37,18 +37,24 @@ class Report:
     value: float
     rows: int
     loss: float
-    """Mean negative log-probability of the right label among the labels; NaN for tasks that generate."""
+    """Mean negative log-probability of the right label among the labels; of a token of the answer, its end among them, where
+    a task generates."""
     predictions: list[str]
+    stderr: float = math.nan
+    """Standard error of the value."""
+    unfinished: int = 0
+    """Generated answers that ran into max_new_tokens."""
 
     def better_than(self, other: Report | None) -> bool:
-        """By the metric, then by the loss."""
+        """By the metric; of equal values by the lower loss; of equal losses this one is better: the later."""
         if other is None or self.value != other.value:
             return other is None or self.value > other.value
-        return self.loss < other.loss
+        return not self.loss > other.loss
 
 
 def judge(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None, list[Report]]:
-    """Judge all trials, their rows mixed in shared batches: one pass for tasks with labels, one for those that generate.
+    """Judge all trials, their rows mixed in shared batches: one pass for tasks with labels, two for those that generate: one
+    for the loss of the right answers, one for what is generated.
 
     Yields the number of rows just done, and returns a report for each trial.
     """
@@ -69,24 +75,50 @@ def judge(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None
         labels = trials[t].form.labels or ()
         predictions[t][row] = labels[max(range(len(scored)), key=scored.__getitem__)]
         losses[t].append(-log_softmax(scored)[trials[t].examples.choices[row]])
+    answered = yield from _uncounted(
+        engine.score(
+            prompts,
+            [t for t, _ in texts],
+            [trials[t].examples.inputs[row] for t, row in texts],
+            [(tuple(trials[t].examples.targets[row]),) for t, row in texts],
+        )
+    )
+    for (t, _), (likelihood,) in zip(texts, answered, strict=True):
+        losses[t].append(-likelihood)
     generated = yield from engine.generate(
         prompts,
         [t for t, _ in texts],
         [trials[t].examples.inputs[row] for t, row in texts],
         [trials[t].form.max_new_tokens for t, _ in texts],
     )
+    unfinished = [0] * len(trials)
     for (t, row), ids in zip(texts, generated, strict=True):
         predictions[t][row] = base.decode(ids).strip()
+        unfinished[t] += len(ids) >= trials[t].form.max_new_tokens
     return [
-        Report(
-            metric=trial.form.metric,
-            value=measure(trial.form.metric, predicted, trial.examples.answers),
-            rows=len(trial.examples),
-            loss=sum(lost) / len(lost) if lost else math.nan,
-            predictions=predicted,
-        )
-        for trial, predicted, lost in zip(trials, predictions, losses, strict=True)
+        _report(trial, predicted, lost, over)
+        for trial, predicted, lost, over in zip(trials, predictions, losses, unfinished, strict=True)
     ]
+
+
+def _uncounted(generator: Generator[int, None, R]) -> Generator[int, None, R]:
+    """A pass over rows that are counted in another."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        yield 0
+
+
+def _report(trial: Trial, predictions: list[str], losses: Sequence[float], unfinished: int) -> Report:
+    form, answers = trial.form, trial.examples.answers
+    # What a target says around the answer is no part of it.
+    said = predictions if form.labels else [form.unwrap(prediction) for prediction in predictions]
+    value, stderr = score(form.metric, said, answers)
+    tokens = len(answers) if form.labels else sum(map(len, trial.examples.targets))
+    return Report(form.metric, value, len(answers), sum(losses) / tokens, predictions, stderr, unfinished)
 
 
 def judge_apart(

@@ -3,9 +3,11 @@ training and serving word their inputs alike. No torch."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,6 +147,12 @@ class Form:
         """An answer as the model must say it."""
         return self.target.fill({self.target_field: answer})
 
+    def unwrap(self, text: str) -> str:
+        """What the model says without the words that the target puts around an answer, in whatever case and spacing they
+        come; all of it where they do not come."""
+        before, behind = _around(self.target)
+        return behind.sub("", before.sub("", text.strip(), count=1), count=1).strip()
+
     def row_of(self, text: str) -> Row:
         """A request's text as a row: the text itself for a template with one column, else a JSON object with them all.
 
@@ -257,6 +265,24 @@ class Form:
             # A cut inside a character leaves U+FFFD, which may take as many tokens again; so a character goes at least.
             cut = base.decode(kept[: max(0, len(kept) - (len(ids) - limit))]).rstrip("\ufffd")
             row[longest] = cut if len(cut) < len(row[longest]) else row[longest][:-1]
+
+
+@functools.cache
+def _around(target: Template) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What a target says before its answer and behind it, as patterns; where it says the answer twice, all from behind the
+    first one on."""
+    (first, _), *rest = target.parts
+    before, gap = _spaced(first.strip()), r"(?:\s+|\Z)" if first[-1:].isspace() and first.strip() else ""
+    behind = "".join(_spaced(literal) + ("" if name is None else ".*") for literal, name in rest)
+    behind = behind.removesuffix(r"\s+").removeprefix(r"\s+")
+    gap_behind = r"(?:\A|\s+)" if rest and rest[0][0][:1].isspace() and behind else ""
+    flags = re.IGNORECASE | re.DOTALL
+    return re.compile(rf"\A{before}{gap}", flags), re.compile(rf"{gap_behind}{behind}\Z", flags)
+
+
+def _spaced(literal: str) -> str:
+    """A pattern of a text, whatever its spacing."""
+    return r"\s+".join(re.escape(word) for word in re.split(r"\s+", literal))
 
 
 def form_fields(form: Form) -> dict[str, Any]:

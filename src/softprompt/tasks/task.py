@@ -30,6 +30,9 @@ class Examples:
     answers: list[str]
     """The answers as text."""
     truncated: int
+    """Inputs that were cut to fit the context."""
+    answers_cut: int = 0
+    """Answers that were cut to `max_new_tokens`."""
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -185,19 +188,18 @@ class Task:
         where = f"task {self.name!r}, {split} row"
         answers = [self.form.answer(row, f"{where} {index + 1}") for index, row in enumerate(rows)]
         inputs = self.form.encode_inputs(base, rows, num_virtual_tokens, prepend=prepend, where=where)
-        truncated = inputs.truncated
         if self.form.labels is not None:
             label_ids = self.form.encode_labels(base)
             choices = [self.form.labels.index(answer) for answer in answers]
-            return Examples(inputs.ids, [list(label_ids[c]) for c in choices], choices, answers, truncated)
+            return Examples(inputs.ids, [list(label_ids[c]) for c in choices], choices, answers, inputs.truncated)
         end = [base.end_id] if base.end_id is not None else []
         targets = [ids + end for ids in base.encode([self.form.verbalize(answer) for answer in answers])]
-        bound = self.form.max_new_tokens
+        bound, answers_cut = self.form.max_new_tokens, 0
         for index, ids in enumerate(targets):
             if not answers[index].strip():
                 field, row = self.form.target_field, excerpt(rows[index])
                 raise DataError(f"{where} {index + 1}: the field {field!r} is empty; give an answer: {row}")
             if len(ids) > bound:
                 targets[index] = ids[:bound]
-                truncated += 1
-        return Examples(inputs.ids, targets, [], answers, truncated)
+                answers_cut += 1
+        return Examples(inputs.ids, targets, [], answers, inputs.truncated, answers_cut)
