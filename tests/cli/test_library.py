@@ -72,6 +72,8 @@ def test_promote_roll_back_and_audit(run: Run, filled: Path) -> None:
     assert "0.5000 on 500 rows, against 0.8000 on 500 rows" in refused.err
     assert run("promote", "trec6@2", "--alias", "production", "--force").code == 1
     (move,) = run("promote", "trec6@2", "--alias", "production", "--force", "--reason", "a test", "--json").rows
+    assert (move["before_value"], move["before_rows"], move["after_value"], move["after_rows"]) == (0.8, 500, 0.5, 500)
+    assert move["decision"] == "promoted, forced: clearly worse, by 0.3000, on 500 rows each, if they are the same"
     assert (move["before"], move["after"]) == (1, 2)
     (move,) = run("rollback", "trec6", "--alias", "production", "--json").rows
     assert (move["before"], move["after"]) == (2, 1)
@@ -276,7 +278,12 @@ def test_an_empty_library_is_told_as_such(run: Run, home: Path) -> None:
 
 
 def test_promoting_what_is_there_says_that_nothing_moved(run: Run, filled: Path) -> None:
-    assert "Promoted" in run("promote", "trec6@3", "--alias", "staging").out
+    assert "Promoted" in (out := run("promote", "trec6@3", "--alias", "staging").out)
+    assert "promoted: nothing was there before" in " ".join(out.split())
+    shown = " ".join(run("promote", "trec6@3").out.split())
+    for words in ("1: 0.800 on 500 rows", "3: 0.810 on 500 rows", "promoted: better by 0.0100"):
+        assert words in shown
+    run("rollback", "trec6")
     assert "Nothing moved: production is there already; name another as TASK@N" in run("promote", "trec6").out
 
 

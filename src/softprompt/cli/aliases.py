@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from softprompt.cli.options import Json, Location, library_options
-from softprompt.cli.output import emit
+from softprompt.cli.output import emit, scored
 
 if TYPE_CHECKING:
     from softprompt.registry.records import AuditEntry
 
 MOVE_COLUMNS = ("task", "alias", "before", "after", "reason")
+PROMOTION_COLUMNS = (*MOVE_COLUMNS, "decision")
 AUDIT_COLUMNS = ("seq", "at", "actor", "action", "task", "change", "reason")
 
 
@@ -27,9 +28,16 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Point an alias at a version, unless it scores clearly worse than the one there now."""
-    move = where.open().promote(ref, alias, force=force, reason=reason)
+    library = where.open()
+    move = library.promote(ref, alias, force=force, reason=reason)
     title = "Promoted" if move.before != move.after else f"Nothing moved: {alias} is there already; name another as TASK@N"
-    emit([move.row()], as_json, title, MOVE_COLUMNS)
+    row = move.row()
+    for name, number in (("before", move.before), ("after", move.after)):
+        metrics = {} if number is None else library.registry.resolve(f"{move.task}@{number}", deleted=True).card.metrics
+        row |= {f"{name}_{key}": metrics.get(key) for key in ("value", "stderr", "rows")}
+        if not as_json and (score := scored(row[f"{name}_value"], row[f"{name}_stderr"])):
+            row[name] = f"{number}: {score} on {row[f'{name}_rows']} rows"
+    emit([row], as_json, title, PROMOTION_COLUMNS)
 
 
 @library_options

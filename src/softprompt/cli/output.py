@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,33 @@ def emit(rows: Iterable[Mapping[str, Any]], as_json: bool, title: str, columns: 
     _emit_table(list(rows), title, columns)
 
 
+def say(line: str) -> None:
+    """A line for people, below a table, wrapped between words."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(highlight=False).print(Text(printable(line)))
+
+
 def version_row(version: Version) -> dict[str, Any]:
     """What names a version, as rows begin with it."""
     return {"task": version.task, "version": version.number, "digest": version.digest}
+
+
+def scored(value: float | None, stderr: float | None) -> str | None:
+    """A score with its standard error, for people."""
+    if value is None:
+        return None
+    return f"{value:.3f}" if stderr is None else f"{value:.3f} ±{stderr:.3f}"
+
+
+def with_errors(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for people, each score with its standard error: `stderr` is that of `value`, `NAME_stderr` that of `NAME`."""
+    found = []
+    for row in rows:
+        errors = {key.removesuffix("stderr").removesuffix("_") or "value": row[key] for key in row if key.endswith("stderr")}
+        found.append({**row, **{name: scored(row.get(name), error) for name, error in errors.items()}})
+    return found
 
 
 def printable(text: str) -> str:
@@ -71,13 +96,51 @@ def _emit_table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence
             table.add_row(Text(name), Text(printable(str(_cell(name, rows[0][name], whole=True)))))
         console.print(table)
         return
-    for name in names:
-        number = all(isinstance(row.get(name), int | float | None) for row in rows)
-        whole = number or name in (*_SHORT, *_TIMES, *_COPIED)
-        table.add_column(Text(name), justify="right" if number else "left", overflow="fold", no_wrap=whole)
-    for row in rows:
-        table.add_row(*(Text(printable(_cell(name, row.get(name)))) for name in names))
+    shown = [[printable(_cell(name, row.get(name))) for row in rows] for name in names]
+    numbers = [all(isinstance(row.get(name), int | float | None) for row in rows) for name in names]
+    whole = [number or name in (*_SHORT, *_TIMES, *_COPIED) for name, number in zip(names, numbers, strict=True)]
+    widths = _widths(names, shown, whole, console.width - len(names) - 1)
+    if sum(widths) + 2 * len(names) > console.width:
+        table.padding = (0, 0, 0, 0)
+    for name, cells, number, width in zip(names, shown, numbers, widths, strict=True):
+        right = number or all("±" in cell for cell in cells if cell)
+        table.add_column(Text(_wrap(name, width)), justify="right" if right else "left", overflow="fold", width=width)
+    for line in zip(*shown, strict=True):
+        table.add_row(*(Text(_wrap(cell, width)) for cell, width in zip(line, widths, strict=True)))
     console.print(table)
+
+
+def _widths(names: Sequence[str], columns: Sequence[Sequence[str]], whole: Sequence[bool], room: int) -> list[int]:
+    """How wide columns are: as wide as what stands in them where there is room, else narrowed, the widest first, as far as
+    no word is broken; and further only where even that is too wide."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, (name, *cells))) for name, cells in zip(names, columns, strict=True)]
+    least = []
+    for name, cells, kept in zip(names, columns, whole, strict=True):
+        parts = [*_pieces(name), *(cells if kept else (part for cell in cells for part in _pieces(cell)))]
+        least.append(max(cell_len(part.rstrip()) for part in parts))
+    for bounds in (least, [3] * len(names)):
+        while sum(widths) > room and (wide := [n for n, width in enumerate(widths) if width > bounds[n]]):
+            widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _pieces(text: str) -> list[str]:
+    """A text in pieces between which a line may end: words, and the parts of a name."""
+    return re.findall(r"[^\s_/@,=:-]*[\s_/@,=:-]+|[^\s_/@,=:-]+", text)
+
+
+def _wrap(text: str, width: int) -> str:
+    """A text in lines of at most so many columns, as far as its pieces allow."""
+    from rich.cells import cell_len
+
+    lines = [""]
+    for piece in _pieces(text):
+        if lines[-1] and cell_len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
 
 
 _SHORT = ("digest", "fingerprint")

@@ -7,6 +7,7 @@ back two promotions, and a promotion after a rollback goes on from where the ali
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from softprompt.errors import NotFound, PromotionRefused
 from softprompt.names import Ref, check_alias, check_task, parse_ref
 from softprompt.prompts.card import Card
 from softprompt.registry import queries, tables
-from softprompt.registry.gate import reason_to_refuse
+from softprompt.registry.gate import weigh
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import Move, Version
 from softprompt.registry.scope import Scope
@@ -55,17 +56,18 @@ class Aliases:
             task = queries.task_row(connection, self._scope.tenant, requested.task, lock=True)
             version = queries.find(connection, self._scope.tenant, requested)
             before = queries.aliases_of(connection, task.id).get(alias)
-            move = Move(task.name, alias, before, version.number, reason)
+            move = Move(task.name, alias, before, version.number, reason, decision="promoted: nothing was there before")
             if before == version.number:
-                return move
-            if before is not None and not force:
-                current = Card.parse(queries.version_row(connection, task, before).card)
-                refusal = reason_to_refuse(current, version.card)
-                if refusal is not None:
+                return replace(move, decision="nothing moved: it is there already")
+            if before is not None:
+                found = weigh(Card.parse(queries.version_row(connection, task, before).card), version.card)
+                if found.refusal is not None and not force:
                     raise PromotionRefused(
-                        f"{version.ref} is not promoted to {alias}, where {task.name}@{before} is: {refusal}; "
+                        f"{version.ref} is not promoted to {alias}, where {task.name}@{before} is: {found.refusal}; "
                         "to promote it all the same, add --force --reason TEXT"
                     )
+                forced = ", forced" if found.refusal is not None else ""
+                move = replace(move, same_rows=found.same_rows, decision=f"promoted{forced}: {found.words}")
             self._point(connection, task, "promote", move, {"forced": True} if force else {})
             connection.execute(sa.insert(tables.promotions).values(task_id=task.id, alias=alias, number=version.number))
             return move

@@ -101,6 +101,10 @@ class Move(Record):
     before: int | None
     after: int
     reason: str | None = None
+    same_rows: bool | None = None
+    """Of a promotion: whether the scores of both versions are of the same rows; None where that is not known."""
+    decision: str | None = None
+    """Of a promotion: what was done, and how the two versions' scores compare."""
 
 
 @dataclass(frozen=True)
