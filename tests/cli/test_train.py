@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,8 +23,10 @@ from tests.commands import Done, Run
 from tests.models import some_prompt
 
 TRAIN_FIELDS = [
-    "task", "version", "digest", "metric", "value", "majority", "zero_shot", "untrained", "validation", "seconds",
-    "prompt_bytes", "trainable", "frozen", "total", "truncated", "train_rows", "validation_rows", "test_rows", "moved",
+    "task", "version", "digest", "metric", "value", "stderr", "rows", "majority", "majority_stderr", "zero_shot",
+    "zero_shot_stderr", "untrained", "untrained_stderr", "validation", "validation_stderr", "steps", "best_step", "seconds",
+    "prompt_bytes", "trainable", "frozen", "total", "truncated", "answers_cut", "unfinished", "train_rows",
+    "validation_rows", "test_rows", "moved", "live", "production", "warnings",
 ]  # fmt: skip
 
 
@@ -67,7 +70,11 @@ def test_train_prints_a_row_for_each_task_and_publishes_it(run: Run, tmp_path: P
     one, two = done.rows
     assert (one["task"], one["version"], two["task"], two["version"]) == ("one", 1, "two", 1)
     assert (one["metric"], one["trainable"], two["trainable"]) == ("accuracy", 6 * 32, 9 * 32)
-    assert one["total"] - one["trainable"] == FrozenBase.load(str(base_folder)).params
+    assert one["total"] - one["trainable"] == one["frozen"] == FrozenBase.load(str(base_folder)).params
+    assert (one["rows"], one["steps"], one["live"], one["production"]) == (one["test_rows"], 3, None, None)
+    for name in ("value", "majority", "zero_shot", "untrained"):
+        error = one["stderr" if name == "value" else f"{name}_stderr"]
+        assert error == pytest.approx(math.sqrt(one[name] * (1 - one[name]) / one["rows"]))
     versions, blobs = contents(home)
     assert versions == [("one", 1), ("two", 1)]
     assert blobs == {one["digest"], two["digest"]}
@@ -87,8 +94,69 @@ def test_train_prints_a_row_for_each_task_and_publishes_it(run: Run, tmp_path: P
 def test_train_shows_people_a_table(run: Run, tmp_path: Path, base_folder: Path) -> None:
     done = run("train", task_file(tmp_path, base_folder))
     assert done.code == 0
-    for word in ("mine", "accuracy", "majority", "zero_shot", "untrained", "192 numbers", "frozen"):
+    for word in ("mine", "accuracy", "majority", "zero_shot", "untrained", "192 numbers", "frozen", " ±0.", "rows 4"):
         assert word in " ".join(done.out.split())
+
+
+def publish_scored(library: Library, like: str, value: float, test: str | None = None) -> None:
+    """A version like another one, with another score, of its test rows or others."""
+    prompt = SoftPrompt.from_bytes(library.read(like))
+    recipe = prompt.card.recipe | ({} if test is None else {"test_digest": test})
+    card = prompt.card.model_copy(update={"metrics": prompt.card.metrics | {"value": value}, "recipe": recipe})
+    library.publish(SoftPrompt(prompt.vectors_PD, card).to_bytes(), base=library.registry.resolve(like).base)
+
+
+def test_train_sets_a_new_version_beside_the_live_one_and_production(
+    run: Run, tmp_path: Path, base_folder: Path, home: Path
+) -> None:
+    file = task_file(tmp_path, base_folder)
+    (first,) = run("train", file, "--json").rows
+    with Library.open(home) as library:
+        publish_scored(library, "mine@1", 1.5)
+    (row,) = run("train", file, "--json").rows
+    assert (row["version"], row["value"], row["production"]) == (3, first["value"], None)
+    live = {key: row["live"][key] for key in ("version", "value", "rows", "same_rows", "worse")}
+    assert live == {"version": 2, "value": 1.5, "rows": row["rows"], "same_rows": True, "worse": True}
+    (told,) = [remark for remark in row["warnings"] if "version 2, which was live" in remark]
+    assert told.endswith("; 'mine' alone means this one now, until `softprompt promote mine@2`")
+    done = run("train", file)
+    assert f"live until now: mine@3, {row['value']:.3f} ±{row['stderr']:.3f} on 4 rows; mine@4 is as good" in done.out
+    # With an alias in place the bare name stays where it was.
+    run("promote", "mine@2", "--force", "--reason", "a test")
+    (row,) = run("train", file, "--json").rows
+    assert (row["live"]["version"], row["production"]) == (2, row["live"])
+    assert not any("alone means" in remark for remark in row["warnings"])
+    done = run("train", file)
+    assert "production: mine@2, 1.500" in done.out
+    assert "live until now" not in done.out
+
+
+def test_scores_of_other_rows_are_not_compared(run: Run, tmp_path: Path, base_folder: Path, home: Path) -> None:
+    file = task_file(tmp_path, base_folder)
+    run("train", file, "--json")
+    with Library.open(home) as library:
+        publish_scored(library, "mine@1", 1.5, "0" * 64)
+    (row,) = run("train", file, "--json").rows
+    assert (row["live"]["same_rows"], row["live"]["worse"]) == (False, False)
+    assert any("not comparable: 4 rows here, 4 other ones there" in remark for remark in row["warnings"])
+    (move,) = run("promote", "mine@2", "--json").rows
+    (move,) = run("promote", "mine@3", "--json").rows
+    assert (move["before"], move["after"], move["same_rows"]) == (2, 3, False)
+    assert move["decision"].startswith("promoted: not comparable: 4 rows here, 4 other ones there")
+
+
+def test_a_run_that_generates_has_its_cut_answers_told_apart_from_cut_inputs(
+    run: Run, tmp_path: Path, base_folder: Path
+) -> None:
+    file = task_file(tmp_path, base_folder, labels=None, max_new_tokens=1)
+    done = run("train", file, "--json")
+    (row,) = done.rows
+    assert (row["truncated"], row["answers_cut"], row["unfinished"]) == (0, 40, row["rows"])
+    assert "warning: mine: 36 of 36 answers are longer than max_new_tokens (1), and can never be given whole" in done.err
+    assert "cut to fit the context" not in done.err
+    assert f"{row['rows']} of {row['rows']} answers ran into max_new_tokens (1) before their end" in " ".join(
+        row["warnings"]
+    )
 
 
 def test_warnings_go_to_stderr(run: Run, tmp_path: Path, base_folder: Path) -> None:
@@ -255,7 +323,22 @@ def test_a_sweep_whose_picture_cannot_be_written_still_prints_its_row(
     done = run("sweep", file, texts, "--plot", tmp_path / "file" / "curves.html", "--json")
     (row,) = done.rows
     assert contents(home)[0] == [("mine", row["version"])]
+    assert "best 0.000" not in done.err
     assert "warning: the curves cannot be written to" in done.err
+
+
+def test_a_sweep_shows_what_the_scores_rest_on_and_the_baselines(
+    run: Run, tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = run("sweep", task_file(tmp_path, base_folder), "learning_rate=0.03,0.1")
+    assert done.code == 0
+    candidates, published = done.out.split("Published mine@1")
+    assert {"learning_rate", "steps", "validation", "rows", "dropped"} <= set(candidates.split())
+    assert candidates.count("±") == 2
+    for word in ("value", "rows", "majority", "zero_shot", "untrained"):
+        assert word in published
+    assert published.count("±") == 5
 
 
 # predict, evaluate, base
@@ -349,7 +432,10 @@ def test_another_base_is_refused_by_name_and_fingerprint(run: Run, filled: Libra
 def test_evaluate_judges_files_and_rows(run: Run, tmp_path: Path, base_folder: Path) -> None:
     (tmp_path / "own.csv").write_text("text,label\nred,yes\nblue,no\ngreen,the river\n")
     (row,) = run("evaluate", "kind@1", "--data", tmp_path / "own.csv", "--json").rows
-    assert list(row) == ["task", "version", "digest", "metric", "value", "rows", "loss", "truncated"]
+    assert list(row) == [
+        *("task", "version", "digest", "metric", "value", "stderr", "rows", "loss", "truncated", "unfinished"),
+    ]
+    assert row["stderr"] == pytest.approx(math.sqrt(row["value"] * (1 - row["value"]) / 3))
     assert (row["task"], row["version"], row["metric"], row["rows"]) == ("kind", 1, "accuracy", 3)
     answers = [one["output"] for one in run("predict", "kind@1", "red", "blue", "green", "--json").rows]
     assert row["value"] == sum(a == b for a, b in zip(answers, ("yes", "no", "the river"), strict=True)) / 3
@@ -358,7 +444,7 @@ def test_evaluate_judges_files_and_rows(run: Run, tmp_path: Path, base_folder: P
     (first,) = run("evaluate", file, "--version", "1", "--json").rows
     assert (newest["version"], first["version"]) == (2, 1)
     (answer,) = run("evaluate", "tell", "--data", tmp_path / "own.csv", "--json").rows
-    assert answer["loss"] is None
+    assert answer["loss"] > 0
     table = run("evaluate", file)
     assert "Evaluation" in table.out
     assert "no task file (.yaml)" in run("evaluate", "kind", "--json").refused()

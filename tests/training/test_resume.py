@@ -41,7 +41,7 @@ def make_task(folder: Path, name: str, **more: Any) -> Task:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {"num_virtual_tokens": 6, "max_steps": 14, "per_device_train_batch_size": 4, "learning_rate": 0.1}
-    return Task(task=name, data=str(file), labels=["good", "bad"], **(recipe | more))
+    return Task(task=name, data=str(file), **({"labels": ["good", "bad"]} | recipe | more))
 
 
 class Killed(BaseException):
@@ -55,6 +55,8 @@ def test_a_resumed_bank_publishes_the_digests_of_an_uninterrupted_one(
     tasks = [
         make_task(tmp_path, "one", **recipe),
         make_task(tmp_path, "two", max_steps=9, num_virtual_tokens=8, early_stopping_patience=2, **recipe),
+        # No answer is ever right, so that the loss alone says which prompt is the best.
+        make_task(tmp_path, "never", labels=None, target=" {text}", max_new_tokens=24, **recipe),
     ]
     whole = [t.prompt.digest for t in train(tasks, base=base, library=Library.open(tmp_path / "whole"))]
     library = Library.open(tmp_path / "cut")

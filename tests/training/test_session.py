@@ -206,6 +206,24 @@ def test_baselines_are_measured_once_also_by_those_who_go_on(base: FrozenBase, l
     assert all(member.tuned is not None for member in second.members)
 
 
+def test_a_baseline_that_solves_the_task_is_told_before_it_trains(
+    base: FrozenBase, library: Library, tmp_path: Path
+) -> None:
+    task = make_task(tmp_path, "easy", max_steps=2)
+    for row in task.train + task.test:
+        row["label"] = "good"
+    events = list(open_session(base, library, task).run())
+    told = [place for place, event in enumerate(events) if isinstance(event, Noted) and "already solves" in event.message]
+    first = next(place for place, event in enumerate(events) if isinstance(event, Stepped))
+    assert told[0] < first
+    noted = events[told[0]]
+    assert isinstance(noted, Noted)
+    words = "the most frequent answer already solves the task (accuracy 1.000): little is left to tune for"
+    assert (noted.message, noted.warning) == (f"easy: {words}", False)
+    (tuned,) = [event.tuned for event in events if isinstance(event, Published)]
+    assert words in tuned.row()["warnings"]
+
+
 def test_what_cannot_be_prepared_is_told_and_its_neighbours_train(
     base: FrozenBase, library: Library, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +16,12 @@ import torch
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError, DataError, NameRefused, TrainingError
 from softprompt.model.architecture import architecture_of
+from softprompt.progress import Advance, Silent
 from softprompt.tasks.task import Task
 from softprompt.training.events import Stepped
 from softprompt.training.session import Session
 from softprompt.training.sweep import Halving, make_grid, sweep, write_page
+from softprompt.training.train import train
 from tests.models import make_base
 from tests.sessions import Untrained, runs_of, train_bank
 
@@ -112,6 +116,58 @@ def test_every_candidate_of_a_mixed_bank_equals_itself_alone(base: FrozenBase, t
         torch.testing.assert_close(candidate.best_PD, alone.best_PD, rtol=0, atol=2e-5)
         assert not torch.allclose(alone.best_PD, alone.start_PD, rtol=0, atol=1e-3)
         assert candidate.history[-1] == pytest.approx(alone.history[-1], abs=1e-3)
+
+
+def test_candidates_that_are_never_right_are_told_apart_by_their_loss(base: FrozenBase, task: Task) -> None:
+    never = task.variant(labels=None, target=" {text}", max_new_tokens=24, max_steps=6, eval_per_epoch=3)
+    swept = sweep(never, {"learning_rate": [1e-5, 0.1, 1e-4]}, base=base)
+    assert {row["validation"] for row in swept.candidates} == {0}
+    best = [min(row["validation_loss"] for row in history) for history in swept.histories]
+    assert best[0] == min(best) < max(best)
+    assert swept.candidates[0]["learning_rate"] == 0.1
+    recipe = swept.tuned.prompt.card.recipe
+    losses = {row["step"]: row["validation_loss"] for row in swept.histories[0]}
+    assert losses[recipe["best_step"]] == min(losses.values())
+
+
+def test_candidates_that_cannot_be_compared_are_refused(base: FrozenBase, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="by one metric, and these have accuracy, f1"):
+        sweep(task, {"metric": ["accuracy", "f1"]}, base=base, progress=Untrained())
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"text": f"a {n}", "label": "good"}) + "\n" for n in range(40)))
+    files = [str(tmp_path / "rows.jsonl"), str(other)]
+    with pytest.raises(ConfigError, match="on the same validation rows, and these have others; give `data"):
+        sweep(task, {"data": files}, base=base, progress=Untrained())
+    fixed = [{"train": file, "validation": files[0], "test": files[0]} for file in files]
+    assert len(sweep(task.variant(max_steps=2), {"data": fixed}, base=base).candidates) == 2
+
+
+class Texts(Silent):
+    """A progress that keeps what is shown beside the bars."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, list[str]] = {}
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Advance]:
+        yield lambda steps, text: self.texts.setdefault(name, []).append(text)
+
+
+def test_a_bar_has_no_score_before_the_first_validation_and_counts_all(base: FrozenBase, task: Task) -> None:
+    progress = Texts()
+    one = task.variant(max_steps=6, per_device_train_batch_size=16, eval_per_epoch=1)
+    sweep(one, {"seed": [0, 1, 2]}, base=base, progress=progress)
+    assert progress.texts["sweep"][0] == "3 candidates"
+    assert progress.texts["sweep"][-1].startswith("1 candidates, best ") or ", best " in progress.texts["sweep"][-1]
+    tasks = [Task(one.config.model_copy(update={"task": f"t{n}", "max_steps": 3 if n else 6})) for n in range(5)]
+    train(tasks, base=base, progress=progress)
+    shown = progress.texts["train"]
+    assert shown[0].startswith("5 tasks, 0 done, loss ")
+    assert any(text.startswith("5 tasks, 4 done, mean ") for text in shown)
+    progress.texts.clear()
+    train(tasks[0], base=base, progress=progress)
+    assert progress.texts["train"][-1].startswith("accuracy ")
 
 
 def test_half_of_the_candidates_is_dropped_at_each_rung(base: FrozenBase, task: Task) -> None:

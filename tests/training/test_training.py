@@ -29,7 +29,7 @@ from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.listing import Filters
 from softprompt.tasks.config import parse_config
-from softprompt.tasks.rows import Row
+from softprompt.tasks.rows import Row, digest_rows
 from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Task
 from softprompt.training import loop
@@ -190,10 +190,13 @@ def test_the_length_of_a_run_follows_from_epochs_or_steps() -> None:
 
 
 class Scripted:
-    """Validations whose values are written beforehand, task by task."""
+    """Validations whose values, and losses, are written beforehand, task by task; by default a loss is 1 less the value."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, values: dict[str, list[float]]) -> None:
-        self.values = {name: list(scores) for name, scores in values.items()}
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, values: dict[str, list[float]], losses: dict[str, list[float]] | None = None
+    ) -> None:
+        self.values = values
+        self.losses = losses or {name: [1 - value for value in scores] for name, scores in values.items()}
         self.seen: dict[str, list[torch.Tensor]] = {name: [] for name in values}
         monkeypatch.setattr(loop, "judge", self)
 
@@ -201,44 +204,83 @@ class Scripted:
         yield sum(len(trial.examples) for trial in trials)
         reports = []
         for trial in trials:
-            self.seen[trial.form.task].append(trial.vectors_PD.clone())
-            value = self.values[trial.form.task].pop(0)
-            reports.append(Report("accuracy", value, len(trial.examples), 1 - value, []))
+            name = trial.form.task
+            at = len(self.seen[name])
+            self.seen[name].append(trial.vectors_PD.clone())
+            reports.append(Report("accuracy", self.values[name][at], len(trial.examples), self.losses[name][at], []))
             yield len(trial.examples)
         return reports
 
 
-def test_the_best_vectors_by_validation_are_kept(tmp_path: Path, base: FrozenBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted = Scripted(monkeypatch, {"t": [0.1, 0.7, 0.9, 0.9, 0.2, 0.3]})
+@pytest.mark.parametrize(
+    ("values", "losses", "kept"),
+    [
+        ([0.1, 0.7, 0.9, 0.2, 0.3, 0.3], [0.9, 0.3, 0.1, 0.8, 0.01, 0.01], 3),  # the metric first
+        ([0.0] * 6, [0.9, 0.8, 0.7, 0.5, 0.6, 0.7], 4),  # of equal values the lower loss
+        ([0.0] * 6, [0.9, 0.5, 0.7, 0.5, 0.6, 0.7], 4),  # of equal losses the later
+        ([0.0] * 6, [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], 6),
+        ([0.1, 0.9, 0.9, 0.9, 0.9, 0.2], [0.9, 0.4, 0.5, 0.6, 0.5, 0.1], 2),
+    ],
+)
+def test_the_best_vectors_by_validation_are_kept(
+    tmp_path: Path, base: FrozenBase, monkeypatch: pytest.MonkeyPatch, values: list[float], losses: list[float], kept: int
+) -> None:
+    scripted = Scripted(monkeypatch, {"t": values}, {"t": losses})
     (tuned,) = train(a_task(tmp_path, max_steps=6, per_device_train_batch_size=64), base=base)
-    assert [row["value"] for row in tuned.history] == [0.1, 0.7, 0.9, 0.9, 0.2, 0.3]
-    assert torch.equal(tuned.prompt.vectors_PD, scripted.seen["t"][2])
-    assert not torch.equal(tuned.prompt.vectors_PD, scripted.seen["t"][3])
-    assert tuned.prompt.card.recipe["best_step"] == 3
-    assert tuned.prompt.card.metrics["validation"] == 0.9
+    assert [row["value"] for row in tuned.history] == values
+    assert [row["validation_loss"] for row in tuned.history] == losses
+    assert torch.equal(tuned.prompt.vectors_PD, scripted.seen["t"][kept - 1])
+    assert len({tuple(seen.flatten().tolist()) for seen in scripted.seen["t"]}) == 6
+    recipe, row = tuned.prompt.card.recipe, tuned.row()
+    assert (recipe["steps"], recipe["best_step"]) == (row["steps"], row["best_step"]) == (6, kept)
+    assert tuned.prompt.card.metrics["validation"] == max(values)
 
 
 def test_patience_stops_one_prompt_and_leaves_the_others(
     tmp_path: Path, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripted = Scripted(monkeypatch, {"a": [0.5, 0.8, 0.7, 0.8, 0.9], "b": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]})
-    fields = {"max_steps": 6, "per_device_train_batch_size": 64}
+    scripted = Scripted(monkeypatch, {"a": [0.5, 0.8, 0.7, 0.7, 0.9], "b": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]})
+    fields: dict[str, Any] = {"max_steps": 6, "per_device_train_batch_size": 64}
     one, other = train(
         [a_task(tmp_path, "a", early_stopping_patience=2, **fields), a_task(tmp_path, "b", **fields)], base=base
     )
     assert (len(one.history), len(other.history)) == (4, 6)
     assert torch.equal(one.prompt.vectors_PD, scripted.seen["a"][1])
+    # What is recorded is what was done, not what was planned.
+    assert (one.prompt.card.recipe["steps"], other.prompt.card.recipe["steps"]) == (4, 6)
+    assert (one.row()["steps"], one.row()["best_step"]) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "losses", "steps"),
+    [
+        ([0.0] * 6, [0.9, 0.8, 0.7, 0.6, 0.5, 0.4], 6),
+        ([0.0] * 6, [0.5, 0.6, 0.7, 0.8, 0.9, 1.0], 6),  # a tie in the metric is no step back
+        ([0.5, 0.4, 0.5, 0.4, 0.5, 0.5], [0.5, 0.6, 0.7, 0.8, 0.9, 1.0], 4),  # nor does it give patience back
+        ([0.5, 0.4, 0.5, 0.4, 0.5, 0.5], [0.5, 0.6, 0.4, 0.8, 0.9, 1.0], 6),  # but where its loss is lower
+        ([1.0] * 6, [0.5, 0.6, 0.7, 0.8, 0.9, 1.0], 3),  # at the top nothing can be better
+        ([1.0] * 6, [0.9, 0.8, 0.9, 0.7, 0.6, 0.5], 6),
+    ],
+)
+def test_ties_use_up_no_patience(
+    tmp_path: Path, base: FrozenBase, monkeypatch: pytest.MonkeyPatch, values: list[float], losses: list[float], steps: int
+) -> None:
+    Scripted(monkeypatch, {"t": values}, {"t": losses})
+    fields: dict[str, Any] = {"max_steps": 6, "per_device_train_batch_size": 64, "early_stopping_patience": 2}
+    (tuned,) = train(a_task(tmp_path, **fields), base=base)
+    assert (len(tuned.history), tuned.prompt.card.recipe["steps"]) == (steps, steps)
 
 
 def test_equal_values_are_told_apart_by_the_loss() -> None:
     report = Report("accuracy", 0.5, 10, 1.0, [])
     assert report.better_than(None)
     assert Report("accuracy", 0.5, 10, 0.9, []).better_than(report)
-    assert not Report("accuracy", 0.5, 10, 1.0, []).better_than(report)
+    assert Report("accuracy", 0.5, 10, 1.0, []).better_than(report)
+    assert not Report("accuracy", 0.5, 10, 1.1, []).better_than(report)
     assert Report("accuracy", 0.6, 10, 2.0, []).better_than(report)
     assert not Report("accuracy", 0.4, 10, 0.1, []).better_than(report)
-    generated = Report("exact_match", 0.5, 10, math.nan, [])
-    assert not Report("exact_match", 0.5, 10, math.nan, []).better_than(generated)
+    unknown = Report("exact_match", 0.5, 10, math.nan, [])  # as a checkpoint from before may have it
+    assert Report("exact_match", 0.5, 10, 9.0, []).better_than(unknown)
 
 
 # What fails
@@ -329,7 +371,11 @@ def test_tasks_that_cannot_be_trained_together_are_told(tmp_path: Path) -> None:
     [
         ({"num_virtual_tokens": 4}, "t: 4 virtual tokens have little capacity"),
         ({"learning_rate": 1e-6}, r"t: the prompt has barely moved .* raise learning_rate from 1e-06"),
-        ({"input": "{text}" + " red" * 86}, r"t: \d+ of \d+ rows were cut to fit the context"),
+        ({"input": "{text}" + " red" * 86}, r"t: \d+ of \d+ inputs were cut to fit the context"),
+        (
+            {"labels": None, "max_new_tokens": 1},
+            r"t: \d+ of \d+ answers are longer than max_new_tokens \(1\), and .*; raise it",
+        ),
         ({"instruction": "red " * 99}, "t: the text prompt of the zero-shot baseline does not fit the context"),
     ],
 )
@@ -363,7 +409,9 @@ def test_every_training_publishes_a_new_version_with_its_card(tmp_path: Path, ba
     assert card.parents == ()
     assert card.recipe["learning_rate"] == 0.1
     assert card.recipe["prompt_tuning_init"] == "LABELS"
-    assert {"value", "rows", "validation", "majority", "zero_shot", "untrained", "moved"} == set(card.metrics)
+    scores = {"validation", "majority", "zero_shot", "untrained"}
+    assert {"value", "stderr", "rows", "moved", *scores, *(f"{name}_stderr" for name in scores)} == set(card.metrics)
+    assert card.recipe["test_digest"] == digest_rows(task.test)
     assert card.metrics["rows"] == len(task.test)
     kept = [json.loads(line) for line in (library.runs / "t@1.jsonl").read_text().splitlines()]
     assert kept == first.history

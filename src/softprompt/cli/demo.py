@@ -9,6 +9,7 @@ import typer
 
 from softprompt.cli.options import Json
 from softprompt.cli.output import emit
+from softprompt.cli.train import emit_tuned
 
 
 def demo(
@@ -26,8 +27,8 @@ def demo(
 
     tasks = demo_tasks(home, progress)
     tuned = train(tasks, library=Library.open(home), progress=progress)
-    columns = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained")
-    emit([one.row() for one in tuned], as_json, "Tuned at once on one frozen base, scores on test rows", columns)
+    columns = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained")
+    emit_tuned([one.row() for one in tuned], as_json, "Tuned at once on one frozen base, scores on test rows", columns)
     answers = answer_mixed_batch(tasks, home)
     emit(answers, as_json, "One mixed batch, one model, a prompt per row", ("task", "text", "output", "expected"))
     if not as_json:

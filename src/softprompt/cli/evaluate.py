@@ -9,9 +9,9 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options
-from softprompt.cli.output import emit
+from softprompt.cli.output import emit, with_errors
 
-COLUMNS = ("task", "version", "metric", "value", "rows", "loss")
+COLUMNS = ("task", "version", "metric", "value", "rows", "loss", "truncated", "unfinished")
 
 
 @library_options
@@ -37,4 +37,5 @@ def evaluate(
 
         library = where.open()
     evaluations = judge(refs, library=library, data=data, version=version, base=base, progress=progress)
-    emit([evaluation.row() for evaluation in evaluations], as_json, "Evaluation", COLUMNS)
+    rows = [evaluation.row() for evaluation in evaluations]
+    emit(rows if as_json else with_errors(rows), as_json, "Evaluation", COLUMNS)

@@ -9,8 +9,10 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
-from softprompt.cli.output import emit
-from softprompt.cli.train import stopping
+from softprompt.cli.output import emit, with_errors
+from softprompt.cli.train import emit_tuned, stopping
+
+COLUMNS = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained", "validation")
 
 
 @library_options
@@ -53,5 +55,6 @@ def sweep(
         except OSError as error:  # the prompt is published: its row must not be lost for a picture
             progress.warn(f"the curves cannot be written to {str(plot)!r}: {error.strerror or error}")
     if not as_json:
-        emit(swept.candidates, False, f"{row['task']}: candidates by validation")
-    emit([row], as_json, f"Published {row['task']}@{row['version']}", ("task", "version", "metric", "value", "validation"))
+        columns = [key for key in swept.candidates[0] if key != "validation_stderr"]
+        emit(with_errors(swept.candidates), False, f"{row['task']}: candidates by validation", columns)
+    emit_tuned([row], as_json, f"Published {row['task']}@{row['version']}, scores on test rows", COLUMNS)

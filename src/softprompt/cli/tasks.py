@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softprompt.cli.options import Json, Location, library_options
-from softprompt.cli.output import emit
+from softprompt.cli.output import emit, with_errors
 
 if TYPE_CHECKING:
     from softprompt.registry.records import Origin, Version
 
 LIST_COLUMNS = ("task", "version", "versions", "base", "metric", "value", "aliases", "tags")
-SHOW_COLUMNS = ("version", "digest", "base", "metric", "value", "created_at", "aliases", "tags", "deleted")
+SHOW_COLUMNS = ("version", "digest", "base", "metric", "value", "rows", "created_at", "aliases", "tags", "deleted")
 
 
 @library_options
@@ -65,7 +65,9 @@ def show(
         return
     bases = {version.base for version in versions}
     on = f", on {bases.pop()}" if len(bases) == 1 else ""
-    emit(rows, False, f"{name}: versions{on}", [column for column in SHOW_COLUMNS if not on or column != "base"])
+    emit(
+        with_errors(rows), False, f"{name}: versions{on}", [column for column in SHOW_COLUMNS if not on or column != "base"]
+    )
 
 
 def _origin_row(origin: Origin | None) -> dict[str, Any]:
@@ -89,6 +91,8 @@ def _version_rows(versions: list[Version], aliases: dict[str, int]) -> Iterator[
             "fingerprint": version.fingerprint,
             "metric": card.metric,
             "value": card.metrics.get("value"),
+            "stderr": card.metrics.get("stderr"),
+            "rows": card.metrics.get("rows"),
             "created_at": version.created_at,
             "actor": version.actor,
             "aliases": sorted(alias for alias, number in aliases.items() if number == version.number),

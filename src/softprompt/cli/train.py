@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
-from softprompt.cli.output import emit
+from softprompt.cli.output import emit, say, scored, with_errors
 from softprompt.errors import TrainingStopped
 from softprompt.signals import handling
 
-COLUMNS = ("task", "version", "metric", "value", "majority", "zero_shot", "untrained", "seconds")
+COLUMNS = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained", "seconds")
 
 
 @contextmanager
@@ -77,4 +77,20 @@ def train(
     if not tuned:  # the first process of several speaks for all
         return
     title = f"{len(tuned)} prompt{'s' if len(tuned) > 1 else ''} of {tuned[0].row()['trainable']:,} numbers"
-    emit([one.row() for one in tuned], as_json, f"{title} each on {tuned[0].frozen:,} frozen ones", COLUMNS)
+    emit_tuned([one.row() for one in tuned], as_json, f"{title} each on {tuned[0].frozen:,} frozen ones", COLUMNS)
+
+
+def emit_tuned(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str, columns: Sequence[str]) -> None:
+    """Print the rows of tuned prompts; for people also what was live and in production, and what the scores give to say."""
+    emit(rows if as_json else with_errors(rows), as_json, title, columns)
+    if as_json:
+        return
+    for row in rows:
+        named = f"{row['task']}@{row['version']}" if row["version"] is not None else row["task"]
+        for name, other in (("live until now", row["live"]), ("production", row["production"])):
+            if other is not None and (name == "production" or other != row["production"]):
+                score = scored(other["value"], other["stderr"]) or "no score"
+                on = f" on {other['rows']} rows" if other["rows"] else ""
+                say(f"{name}: {row['task']}@{other['version']}, {score}{on}; {named} is {other['comparison']}")
+        for remark in row["warnings"]:
+            say(f"{named}: {remark}")

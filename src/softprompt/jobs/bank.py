@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import FieldError, NotFound, RegistryError, TrainingError
+from softprompt.evaluation.baselines import remarks_on_scores
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
 from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.watch import Watch, fail, record
@@ -24,7 +25,7 @@ from softprompt.tasks.rows import Row
 from softprompt.tasks.schedule import steps_per_epoch
 from softprompt.tasks.task import Task
 from softprompt.training.checkpoint import EVERY_SECONDS
-from softprompt.training.events import Event, Failed, Noted, Resumed, Stepped, Stopped
+from softprompt.training.events import Event, Failed, Judged, Noted, Resumed, Stepped, Stopped
 from softprompt.training.run import Member, Run
 from softprompt.training.session import Session
 
@@ -122,7 +123,7 @@ class _Training:
             run, card = member.run, prompt.card
             outcome = {
                 "digest": prompt.digest,
-                "steps": run.total,
+                "steps": run.step,
                 "best_step": run.best_step,
                 "metric": card.metric,
                 "metrics": card.metrics,
@@ -156,6 +157,10 @@ class _Training:
                 report = self._reports.setdefault(member, _Report(member.run, first=0))
                 if not member.run.dropped and (news := report.due()) is not None:
                     record(self._queue, self._claims[member], **news)
+        elif isinstance(event, Judged):
+            scores = {"value": event.report.value} | (event.member.baselines or {})
+            for remark in remarks_on_scores(event.report.metric, scores):
+                record(self._queue, self._claims[event.member], remark, level="warn")
         elif isinstance(event, Failed):
             self._fail(event)
         elif isinstance(event, Stopped):

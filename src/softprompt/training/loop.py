@@ -150,4 +150,4 @@ class Stepper:
 
 def _overflows(trial: Trial, report: Report) -> bool:
     """Whether a prompt has left the numbers that the base's dtype can hold, by its vectors or by what they lead to."""
-    return not trial.vectors_PD.isfinite().all() or (trial.form.labels is not None and math.isnan(report.loss))
+    return not trial.vectors_PD.isfinite().all() or math.isnan(report.loss)

@@ -118,8 +118,16 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         f"= {length + longest + output} tokens {limit}",
         False,
     )
+    rows = len(run.train) + len(run.validation)
     if cut := run.train.truncated + run.validation.truncated:
-        yield f"{task.name}: {cut} of {len(run.train) + len(run.validation)} rows were cut to fit the context", True
+        yield f"{task.name}: {cut} of {rows} inputs were cut to fit the context", True
+    if cut := run.train.answers_cut + run.validation.answers_cut:
+        bound = run.config.max_new_tokens
+        yield (
+            f"{task.name}: {cut} of {rows} answers are longer than max_new_tokens ({bound}), and can never be given whole; "
+            "raise it",
+            True,
+        )
     if run.rule.network is not None:  # trained with the vectors and not kept, so no row or card counts it
         kept = run.start_PD.numel()
         trained = kept + weight_rows(run.rule.network.hidden) * base.width

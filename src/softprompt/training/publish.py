@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import FrozenBase
+from softprompt.errors import NotFound
 from softprompt.evaluation.trials import Report
 from softprompt.files import write_whole
 from softprompt.model.architecture import Architecture
 from softprompt.model.centroid import centroid_of, raw_text
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.gate import Rival, rival
 from softprompt.registry.records import Origin, Version
 from softprompt.tasks.form import form_fields
 from softprompt.tasks.rows import Row, digest_rows
@@ -39,18 +42,20 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     assert run.best_PD is not None
     vectors_PD = run.best_PD.cpu()
     moved = round(float((vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12)), 4)
+    metrics = {"value": report.value, "stderr": report.stderr, "rows": report.rows, "moved": moved}
+    metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr} | (member.baselines or {})
     card = Card(
         base=base.name,
         fingerprint=base.fingerprint,
         num_virtual_tokens=len(vectors_PD),
         token_dim=base.width,
         recipe=run.config.recipe()
-        | {"steps": run.total, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
+        | {"steps": run.step, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
+        | {"test_digest": digest_rows(run.task.test)}
         | base.provenance()
         | member.recipe,
         data_digest=run.task.data_digest,
-        metrics={"value": report.value, "rows": report.rows, "validation": run.best.value, "moved": moved}
-        | (member.baselines or {}),
+        metrics={name: value for name, value in metrics.items() if not math.isnan(value)},  # of a checkpoint from before
         parents=run.parents,
         **form_fields(run.task.form),
     )
@@ -71,17 +76,20 @@ def spread(rows: Sequence[Row]) -> Sequence[Row]:
     return rows[:: -(-len(rows) // CENTROID_ROWS)]
 
 
-def publish(member: Member, prompt: SoftPrompt, base: FrozenBase) -> tuple[Version | None, list[str]]:
+def publish(
+    member: Member, prompt: SoftPrompt, base: FrozenBase
+) -> tuple[Version | None, tuple[Rival | None, Rival | None], list[str]]:
     """Make a prompt a version of its task, with its origin; a run that has one already keeps that. The version, None without
-    a library, and warnings.
+    a library; how the versions that are live and in production stand beside it; and warnings.
 
     Raises:
         StoreError, RegistryError: the library fails; nothing is published.
     """
     library = member.library
     if library is None:
-        return None, []
+        return None, (None, None), []
     warnings: list[str] = []
+    others = [_found(library, ref) for ref in (member.task.name, f"{member.task.name}@production")]
 
     def also(connection: Connection, versions: Sequence[Version]) -> None:
         (version,) = versions
@@ -95,7 +103,15 @@ def publish(member: Member, prompt: SoftPrompt, base: FrozenBase) -> tuple[Versi
 
     origin = Origin(member.id or None, _resolved(member.task, base), _sources(member.task))
     (version,) = library.publish_all([prompt.to_bytes()], base=base.address, origins=[origin], also=also)
-    return version, warnings
+    live, production = (rival(other, prompt.card) if other and other.number != version.number else None for other in others)
+    return version, (live, production), warnings
+
+
+def _found(library: Library, ref: str) -> Version | None:
+    try:
+        return library.registry.resolve(ref)
+    except NotFound:
+        return None
 
 
 def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from softprompt.evaluation.baselines import BASELINES, remarks_on_scores
+from softprompt.evaluation.metrics import TOP
 from softprompt.evaluation.trials import Report
 from softprompt.model.label_scores import Labels
 from softprompt.tasks.config import TaskConfig
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from softprompt.library.library import Library
     from softprompt.prompts.prompt import SoftPrompt
+    from softprompt.registry.gate import Rival
     from softprompt.registry.records import Version
 
 
@@ -59,9 +62,10 @@ class Run:
     stopped: bool = False
     """Whether something else than its steps has failed, so that no more are of use; not so when it is taken up again."""
     history: list[dict[str, float]] = field(default_factory=list)
-    """A row for each validation: step, learning rate, loss, value."""
+    """A row for each validation: step, learning rate, training loss, value, validation loss."""
     _losses: list[float] = field(default_factory=list)
     _worse: int = 0
+    """Validations since the best one that were worse by the metric."""
     _shuffled: tuple[int, list[int]] | None = None
 
     @property
@@ -134,12 +138,21 @@ class Run:
         return self.step == self.total or self.step % every == 0
 
     def took_validation(self, report: Report, vectors_PD: Tensor) -> None:
-        """Keep the best vectors by validation."""
-        self.history.append({"step": self.step, "learning_rate": self.rate_before, "loss": self.loss, "value": report.value})
+        """Keep the best vectors by validation. One of equal value but higher loss is not kept, and uses up no patience: the
+        metric may be coarse. Where it is at its top, nothing can be better, and there it does."""
+        self.history.append(
+            {
+                "step": self.step,
+                "learning_rate": self.rate_before,
+                "loss": self.loss,
+                "value": report.value,
+                "validation_loss": report.loss,
+            }
+        )
         self._losses.clear()
-        if report.better_than(self.best):
+        if self.best is None or report.better_than(self.best):
             self.best, self.best_PD, self.best_step, self._worse = report, vectors_PD, self.step, 0
-        else:
+        elif report.value < self.best.value or report.value >= TOP:
             self._worse += 1
 
     @property
@@ -151,7 +164,7 @@ class Run:
         """Everything that its next step, and its end, depend on, but for its place in the bank."""
         best = None
         if self.best is not None:
-            best = {"metric": self.best.metric, "value": self.best.value, "rows": self.best.rows, "loss": self.best.loss}
+            best = {name: value for name, value in vars(self.best).items() if name != "predictions"}
         return {name: getattr(self, name) for name in _STATE} | {"best": best, "best_PD": self.best_PD}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -167,9 +180,15 @@ _STATE = ("step", "loss", "best_step", "failure", "dropped", "history", "_losses
 
 def standing(runs: Sequence[Run]) -> str:
     """How runs stand, in a few words."""
-    values = [f"{run.task.name[:12]} {run.best.value:.3f}" for run in runs if run.best is not None]
+    values = [run.best.value for run in runs if run.best is not None]
     losses = [run.loss for run in runs if not math.isnan(run.loss)]
-    return " ".join(values[:3]) if values else f"loss {sum(losses) / len(losses):.3f}" if losses else ""
+    if values:
+        stand = f"{'mean' if len(runs) > 1 else runs[0].task.form.metric} {sum(values) / len(values):.3f}"
+    else:
+        stand = f"loss {sum(losses) / len(losses):.3f}" if losses else ""
+    if len(runs) == 1:
+        return stand
+    return f"{len(runs)} tasks, {sum(not run.running for run in runs)} done{stand and ', '}{stand}"
 
 
 @dataclass(frozen=True)
@@ -183,22 +202,53 @@ class Tuned:
     seconds: float
     """Wall-clock time from the start of the session, whose prompts share it, until this one was published."""
     truncated: int
-    """Inputs and answers that were cut to fit the context, over all splits."""
+    """Inputs that were cut to fit the context, over all splits."""
+    answers_cut: int
+    """Answers that were cut to `max_new_tokens`, over all splits."""
     frozen: int
     """Weights of the base."""
     rows: tuple[int, int, int]
     """Of training, validation and test."""
     history: list[dict[str, float]]
-    """A row for each validation: step, learning rate, loss, value."""
+    """A row for each validation: step, learning rate, training loss, value, validation loss."""
+    live: Rival | None = None
+    """What the task's bare name meant before this one was published."""
+    production: Rival | None = None
+    """What its `production` alias points to."""
 
     @classmethod
     def of(
-        cls, member: Member, prompt: SoftPrompt, report: Report, version: Version | None, frozen: int, seconds: float
+        cls,
+        member: Member,
+        prompt: SoftPrompt,
+        report: Report,
+        version: Version | None,
+        beside: tuple[Rival | None, Rival | None],
+        frozen: int,
+        seconds: float,
     ) -> Tuned:
-        """What came of a member."""
+        """What came of a member; `beside` are the versions that were live and in production."""
         run, number = member.run, version.number if version is not None else None
-        rows = (len(run.train), len(run.validation), len(member.test))
-        return cls(prompt, report, number, seconds, member.truncated, frozen, rows, run.history)
+        rows, cut = (len(run.train), len(run.validation), len(member.test)), (member.truncated, member.answers_cut)
+        return cls(prompt, report, number, seconds, *cut, frozen, rows, run.history, *beside)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What its scores give reason to say, its own and beside what was there before."""
+        card, found = self.prompt.card, remarks_on_scores(self.prompt.card.metric, self.prompt.card.metrics)
+        if self.report.unfinished:
+            found.append(
+                f"{self.report.unfinished} of {self.report.rows} answers ran into max_new_tokens ({card.max_new_tokens}) "
+                "before their end; raise it, or train longer"
+            )
+        if self.live is not None and (self.live.worse or self.live.same_rows is False):
+            words = f"{self.live.comparison} (version {self.live.version}, which was live)"
+            if self.production is None:
+                words += (
+                    f"; {card.task!r} alone means this one now, until `softprompt promote {card.task}@{self.live.version}`"
+                )
+            found.append(words)
+        return found
 
     @property
     def moved(self) -> float:
@@ -215,17 +265,25 @@ class Tuned:
             "version": self.version,
             "digest": self.prompt.digest,
             "metric": card.metric,
-            **{name: card.metrics[name] for name in ("value", "majority", "zero_shot", "untrained", "validation")},
+            **{name: card.metrics.get(name) for name in ("value", "stderr", "rows")},
+            **{name: card.metrics.get(name) for one in (*BASELINES, "validation") for name in (one, f"{one}_stderr")},
+            "steps": card.recipe["steps"],
+            "best_step": card.recipe["best_step"],
             "seconds": round(self.seconds, 2),
             "prompt_bytes": len(self.prompt.to_bytes()),
             "trainable": trainable,
             "frozen": self.frozen,
             "total": self.frozen + trainable,
             "truncated": self.truncated,
+            "answers_cut": self.answers_cut,
+            "unfinished": self.report.unfinished,
             "train_rows": train,
             "validation_rows": validation,
             "test_rows": test,
             "moved": self.moved,
+            "live": self.live and vars(self.live),
+            "production": self.production and vars(self.production),
+            "warnings": self.warnings,
         }
 
 
@@ -276,5 +334,14 @@ class Member:
 
     @property
     def truncated(self) -> int:
-        """Inputs and answers that were cut to fit the context, over all splits."""
-        return self.run.train.truncated + self.run.validation.truncated + self.test.truncated
+        """Inputs that were cut to fit the context, over all splits."""
+        return sum(split.truncated for split in self._splits)
+
+    @property
+    def answers_cut(self) -> int:
+        """Answers that were cut to `max_new_tokens`, over all splits."""
+        return sum(split.answers_cut for split in self._splits)
+
+    @property
+    def _splits(self) -> tuple[Examples, ...]:
+        return self.run.train, self.run.validation, self.test

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import RegistryError, StoreError, TrainingError
-from softprompt.evaluation.baselines import baseline_trials, baselines_of
+from softprompt.evaluation.baselines import baseline_trials, baselines_of, remarks_on_baselines
 from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
 from softprompt.tasks.task import Task
@@ -125,9 +125,8 @@ class Session:
         self._stop.set()
 
     def run(self) -> Iterator[Event]:
-        """Do all of it; the last event is `Stopped` where the session was told to stop before it was done.
-
-        What a single task cannot do comes as `Failed`.
+        """Do all of it; the last event is `Stopped` where it was told to stop before it was done. What a single task cannot
+        do comes as `Failed`.
 
         Raises:
             TrainingError, BaseModelError: no single task is to blame.
@@ -235,6 +234,9 @@ class Session:
                 member.baselines = baselines_of(member.task, member.test, own)
             except Exception as error:
                 yield self._failed(member, error)
+                continue
+            for remark in remarks_on_baselines(member.task.form.metric, member.baselines):
+                yield Noted(f"{member.task.name}: {remark}", member)
 
     # Judge and publish
 
@@ -269,7 +271,7 @@ class Session:
             yield Noted(barely_moved(member, prompt), member, warning=True)
         for attempt in range(1, self._tries + 1):
             try:
-                version, warnings = publish(member, prompt, self.base)
+                version, beside, warnings = publish(member, prompt, self.base)
                 break
             except (StoreError, RegistryError) as error:
                 if attempt == self._tries:
@@ -279,7 +281,7 @@ class Session:
         for message in warnings:
             yield Noted(message, member, warning=True)
         seconds = time.perf_counter() - self._started
-        member.tuned = Tuned.of(member, prompt, report, version, self.base.params, seconds)
+        member.tuned = Tuned.of(member, prompt, report, version, beside, self.base.params, seconds)
         yield Published(member, member.tuned)
 
     def _judged(
@@ -291,15 +293,14 @@ class Session:
         total = sum(len(trial.examples) for own in trials.values() for trial in own)
         judging = judge_apart(self._engine, trials)
         done = 0
-        while True:
-            try:
+        try:
+            while True:
                 done = min(done + next(judging), total)
-            except StopIteration as end:
-                found: dict[Member, list[Report] | Exception] = end.value
-                break
-            yield Advanced(stage, done, total)
-            if self._group.world == 1:  # the others could not follow
-                self._heed()
+                yield Advanced(stage, done, total)
+                if self._group.world == 1:  # the others could not follow
+                    self._heed()
+        except StopIteration as end:
+            found: dict[Member, list[Report] | Exception] = end.value
         for member, own in found.items():
             if isinstance(own, Exception):
                 yield self._failed(member, own)

@@ -19,6 +19,8 @@ from softprompt.errors import ConfigError, TrainingError, TrainingStopped
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
+from softprompt.tasks.rows import digest_rows
+from softprompt.tasks.task import Task
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.loop import processes_started
 from softprompt.training.prepare import TaskLike, load_tasks, one_base
@@ -39,7 +41,8 @@ class Swept:
     tuned: Tuned
     """The survivor, judged on the test split."""
     candidates: list[dict[str, Any]]
-    """A row for each candidate, the best first: its changes, steps, validation score, and whether it was dropped."""
+    """A row for each candidate, the best first: its changes, steps, validation score with its standard error and rows, and
+    whether it was dropped."""
     histories: list[list[dict[str, float]]]
     """The validations of each candidate, in the same order."""
 
@@ -100,6 +103,7 @@ def sweep(
     (original,) = load_tasks(task)
     grid = make_grid(choices, samples, original.config.seed)
     tasks = [load_tasks(original.variant(**changes))[0] for changes in grid]
+    _check_comparable(tasks)
     architecture = architecture_of(base_of(base, one_base(tasks)))
     session = Session(architecture, library=library, salt=salt_of(rungs), stop=stop)
     candidates = [session.add(candidate, publishes=False) for candidate in tasks]
@@ -126,6 +130,17 @@ def sweep(
     return Swept(winner.tuned, winner.recipe["sweep"], [candidates[index].run.history for index in ranked])
 
 
+def _check_comparable(tasks: Sequence[Task]) -> None:
+    """Refuse candidates whose scores would not be of one metric on the same rows."""
+    if len(metrics := {task.form.metric for task in tasks}) > 1:
+        raise ConfigError(f"a sweep compares its candidates by one metric, and these have {', '.join(sorted(metrics))}")
+    if len({str(task.config.data) for task in tasks}) > 1 and len({digest_rows(task.validation) for task in tasks}) > 1:
+        raise ConfigError(
+            "a sweep compares its candidates on the same validation rows, and these have others; "
+            "give `data.validation` a file"
+        )
+
+
 def salt_of(rungs: Sequence[float]) -> str:
     """What gives a sweep of other rungs a checkpoint of its own."""
     return f"rungs {sorted(rungs)}"
@@ -140,8 +155,9 @@ def _with_candidates(events: Iterator[Event], candidates: Sequence[Member]) -> I
     for event in events:
         if isinstance(event, Advanced) and event.stage == "train":
             alive = [member.run for member in _alive(candidates)]
-            best = max((run.best.value for run in alive if run.best is not None), default=0.0)
-            event = replace(event, stage="sweep", text=f"{len(alive)} candidates, best {best:.3f}")
+            values = [run.best.value for run in alive if run.best is not None]
+            best = f", best {max(values):.3f}" if values else ""
+            event = replace(event, stage="sweep", text=f"{len(alive)} candidate{'s'[: len(alive) > 1]}{best}")
         yield event
 
 
@@ -178,11 +194,17 @@ def _rank(run: Run) -> tuple[bool, bool, float, float]:
     return (run.failure is None, not run.dropped, run.best.value, -loss)
 
 
+OUTCOME = ("steps", "validation", "validation_stderr", "rows", "dropped")
+"""What a candidate's row says beside its changes."""
+
+
 def _row(run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **changes,
         "steps": run.step,
         "validation": run.best.value if run.best is not None else None,
+        "validation_stderr": run.best.stderr if run.best is not None else None,
+        "rows": len(run.validation),
         "dropped": run.dropped or run.failure is not None,
     }
 
@@ -197,7 +219,7 @@ def write_page(
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, subplot_titles=("validation score", "training loss"))
     palette = [f"hsl({360 * index // max(1, len(candidates))},60%,45%)" for index in range(len(candidates))]
     for candidate, history, colour in zip(candidates, histories, palette, strict=True):
-        changes = {k: v for k, v in candidate.items() if k not in ("steps", "validation", "dropped")}
+        changes = {k: v for k, v in candidate.items() if k not in OUTCOME}
         name = ", ".join(f"{key} {value}" for key, value in changes.items()) + (" (dropped)" if candidate["dropped"] else "")
         steps = [row["step"] for row in history]
         for place, key in ((1, "value"), (2, "loss")):
