@@ -15,7 +15,8 @@ from softprompt.tasks.task import Task
 
 
 def demo_tasks(home: Path, progress: Progress) -> list[Task]:
-    """The three tasks: on real data where SOFTPROMPT_DATA has them, else on data made by program."""
+    """The three tasks: on real data where SOFTPROMPT_DATA has them, else on data made by program; worded as the base has not
+    been pretrained on, so that each has something to learn."""
 
     def made(rows: samples.Rows, name: str) -> dict[str, str]:
         return {"train": str(samples.write_rows(rows, home / "data" / f"{name}.jsonl").resolve())}
@@ -36,7 +37,7 @@ def demo_tasks(home: Path, progress: Progress) -> list[Task]:
             Task(
                 task="trec6",
                 data={split: str(real / "trec6" / f"{split}.jsonl") for split in ("train", "test")},
-                input="Question: {text}\nType:",
+                input="{text}\nIt wants a",
                 labels=["abbreviation", "entity", "description", "person", "location", "number"],
                 max_steps=200,
             ),
@@ -54,7 +55,7 @@ def demo_tasks(home: Path, progress: Progress) -> list[Task]:
         Task(
             task="questions",
             data=made(samples.questions(), "questions"),
-            input="Question: {text}\nType:",
+            input="{text}\nIt wants a",
             labels=["person", "location", "number", "description"],
             max_steps=100,
         ),
