@@ -198,7 +198,8 @@ def _judge(task: Task, base: FrozenBase, vectors_PD: torch.Tensor, seconds: floa
     test = task.encode(base, task.test, len(vectors_PD), split="test")
     engine = OfflineEngine(architecture_of(base))
     (report,) = result_of(judge(engine, [Trial(task.form, vectors_PD, test)]))
-    return {"task": task.name, "metric": report.metric, "value": report.value, "seconds": round(seconds, 2)}
+    scores = {"metric": report.metric, "value": report.value, "stderr": report.stderr, "rows": report.rows}
+    return {"task": task.name, **scores, "seconds": round(seconds, 2)}
 
 
 METHODS: dict[str, Callable[[Sequence[Task], FrozenBase], Iterator[Row]]] = {
@@ -228,10 +229,11 @@ def main() -> None:
         for method in args.methods:
             for row in METHODS[method](make_tasks(args.tasks, seed, overrides), base):
                 values.setdefault((method, row["task"]), []).append(row)
-                _print({"method": method, "seed": seed, **row}, args.json)
+                _print({"base": args.base, "method": method, "seed": seed, **row}, args.json)
     for (method, task), rows in values.items():
         scores = [row["value"] for row in rows]
         summary = {
+            "base": args.base,
             "method": method,
             "task": task,
             "metric": rows[0]["metric"],
