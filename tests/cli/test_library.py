@@ -48,6 +48,23 @@ def test_list_and_its_filters(run: Run, filled: Path) -> None:
         assert [row["task"] for row in run("list", "--json", *args).rows] == found
 
 
+def test_what_a_bare_name_means_behind_a_deletion_is_said(run: Run, filled: Path) -> None:
+    with Library.open(filled) as library:
+        library.publish(make_prompt(seed=9), base=BASE)  # without a score
+    kept = run("delete", "trec6@2")
+    assert "means" not in kept.err  # production stays where it is
+    forced = run("delete", "trec6@1", "--force")
+    assert forced.code == 0
+    said = " ".join(forced.err.split())
+    assert "'trec6' means trec6@4 from now on (no score) and not trec6@1; to choose another, `softprompt promote" in said
+    assert "means trec6@3 from now on (accuracy 0.81) and not trec6@4" in " ".join(run("delete", "trec6@4").err.split())
+    assert "means trec6@4 from now on" in " ".join(run("restore", "trec6@4").err.split())
+    gone = run("delete", "trec6", "--all", "--json")
+    assert [row["version"] for row in gone.rows] == [4, 3]
+    assert "'trec6' meant trec6@4 and means nothing now" in " ".join(gone.err.split())
+    assert "'trec6' means trec6@1 from now on (accuracy 0.8);" in " ".join(run("restore", "trec6@1").err.split())
+
+
 def test_show_keeps_the_contract(run: Run, filled: Path) -> None:
     (shown,) = run("show", "trec6", "--json").rows
     assert shown["task"] == "trec6"

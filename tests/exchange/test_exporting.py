@@ -20,7 +20,7 @@ from tests.commands import Run
 from tests.library_data import make_prompt
 from tests.models import save_base, some_prompt
 
-PEFT_FILES = ["adapter_config.json", "adapter_model.safetensors", "softprompt_card.json"]
+PEFT_FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "softprompt_card.json"]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def gguf_here(folder: Path) -> None:
 
 
 def adapter_here(folder: Path) -> None:
-    for name in PEFT_FILES[:2]:
+    for name in PEFT_FILES[1:3]:
         (folder / name).write_text("{}")
 
 

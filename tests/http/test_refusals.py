@@ -23,6 +23,8 @@ from tests.http_server import LABELS, Running, fill, serving
 from tests.jobs_data import SHORT, lines
 from tests.models import some_prompt
 
+from .test_openai import eventually
+
 ADVICE = re.compile(r"softprompt [a-z]|library [a-z]+`|(?<![\w-])--[a-z]")
 """Commands and options, which clients have not."""
 
@@ -189,3 +191,23 @@ def test_statuses_say_whose_fault_it_is() -> None:
 def test_bytes_that_are_gone_are_no_reason_to_come_again(running: Running) -> None:
     status, message = ask(running, "/v1/completions", {"model": "lost", "prompt": "red"})
     assert (status, message) == (500, "the prompt cannot be served; the server's log says why")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_answers_of_a_request_are_of_one_version(running: Running, monkeypatch: Any, stream: bool) -> None:
+    """Also where an alias moves while they begin."""
+    service, numbers = running.service, iter((1, 2))
+    honest = service._head
+
+    def moved(*given: Any) -> Any:
+        return replace(honest(*given), model=f"tell@{next(numbers)}")
+
+    monkeypatch.setattr(service, "_head", moved)
+    body = {"model": "tell", "prompt": "red", "n": 2, "stream": stream}
+    answer = running.http.post(f"{running.url}/v1/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_changed")
+    assert "tell@1 and tell@2 would answer; send the request again" in answer.json()["error"]["message"]
+    assert answer.headers["retry-after"] == "1"
+    monkeypatch.undo()
+    assert running.http.post(f"{running.url}/v1/completions", json=body).status_code == 200
+    eventually(lambda: running.state.meter.streams == 0)

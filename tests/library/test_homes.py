@@ -36,6 +36,7 @@ READING = [
     ["delete", "t@1"],
     ["restore", "t@1"],
     ["library", "verify"],
+    ["library", "rebind", "builtin/tiny"],
     ["library", "gc"],
     ["library", "gc", "--yes"],
     ["library", "stats"],

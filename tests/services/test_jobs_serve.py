@@ -74,6 +74,7 @@ def test_on_postgres(base_folder: Path, tmp_path: Path, postgres_database: Calla
 
 
 def check(base: Path, home: Path, *place: str) -> None:
+    home.mkdir()
     server = Served(home, base, *place)
     with Library.open(home, registry=place[1] if place else None) as library:
         follow(server, library, base, place)

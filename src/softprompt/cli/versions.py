@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from softprompt.cli.options import Json, Location, library_options
-from softprompt.cli.output import emit, version_row
+from softprompt.cli.output import emit, version_row, warn
+from softprompt.errors import NotFound
+from softprompt.names import parse_ref
 
 if TYPE_CHECKING:
     from softprompt.registry.records import Version
+    from softprompt.registry.registry import Registry
 
 
 @library_options
@@ -42,7 +47,8 @@ def delete(
 ) -> None:
     """Delete a version softly: it is hidden, its bytes stay, and `restore` brings it back."""
     registry = where.open().registry
-    deleted = registry.delete_task(ref, force=force) if every else [registry.delete(ref, force=force)]
+    with _telling(registry, parse_ref(ref).task):
+        deleted = registry.delete_task(ref, force=force) if every else [registry.delete(ref, force=force)]
     emit([_row(version) for version in deleted], as_json, "Deleted")
 
 
@@ -54,7 +60,32 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Bring a deleted version back."""
-    emit([_row(where.open().restore(ref))], as_json, "Restored")
+    library = where.open()
+    with _telling(library.registry, parse_ref(ref).task):
+        restored = library.restore(ref)
+    emit([_row(restored)], as_json, "Restored")
+
+
+@contextmanager
+def _telling(registry: Registry, task: str) -> Iterator[None]:
+    """Tell where a task's bare name means another version behind a change than before it."""
+    before = _meant(registry, task)
+    yield
+    after = _meant(registry, task)
+    if after is None and before is not None:
+        warn(f"{task!r} meant {before.ref} and means nothing now: no version of it is left")
+    elif after is not None and (before is None or before.number != after.number):
+        metrics = after.card.metrics
+        score = f"{after.card.metric} {metrics['value']:.4g}" if "value" in metrics else "no score"
+        was = f" and not {before.ref}" if before is not None else ""
+        warn(f"{task!r} means {after.ref} from now on ({score}){was}; to choose another, `softprompt promote {task}@N`")
+
+
+def _meant(registry: Registry, task: str) -> Version | None:
+    try:
+        return registry.resolve(task)
+    except NotFound:
+        return None
 
 
 def _row(version: Version) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _file_name(version: Version) -> str:
     return f"{version.ref}.safetensors"
 
 
-_ADAPTER = (WEIGHTS, CARD, CONFIG)
+_ADAPTER = (WEIGHTS, CARD, "README.md", CONFIG)
 """The files of an exported adapter."""
 
 

@@ -14,8 +14,8 @@ from softprompt.http.state import ServerState
 _DESCRIPTION = """One frozen language model, a library of tuned soft prompts: `model` names the task.
 
 `task` means its production version, else its newest; `task@3` and `task@production` name one; the base's own name means no
-prompt; `auto` lets the input choose. Answers are greedy unless a temperature is given. With `stream`, an answer comes as
-server-sent events."""
+prompt; `auto` lets the input choose. Of a chat a task reads the last message, the user's. Answers are greedy unless a
+temperature is given. With `stream`, an answer comes as server-sent events."""
 
 
 def create_app(state: ServerState, training: Sequence[APIRouter] = ()) -> FastAPI:

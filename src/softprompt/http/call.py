@@ -16,7 +16,7 @@ from softprompt.engines.protocol import Piece
 from softprompt.errors import ContextError, DataError, NameRefused, NotFound
 from softprompt.http.auth import caller_of
 from softprompt.http.body import respond
-from softprompt.http.errors import ApiError, context_too_short, unknown_model
+from softprompt.http.errors import RETRY_SOON_S, ApiError, context_too_short, unknown_model
 from softprompt.http.limits import Reservation
 from softprompt.http.schemas import Chunk, Generated, Generation, ModelBody, Usage
 from softprompt.http.state import state_of
@@ -89,6 +89,7 @@ class Call:
             async with self.connected():
                 completions = await together([ask() for ask in asking])
             heads = [completion.head for completion in completions]
+            refuse_mixture(heads)
             usage = self.settle(heads, sum(one.output_tokens for one in completions))
         choices = [shape.whole(place, completion) for place, completion in enumerate(completions)]
         return respond(shape.answer(**names(shape.kind, heads[0]), choices=choices, usage=usage))
@@ -122,6 +123,12 @@ class Call:
             with self._naming():
                 async with self.connected():
                     streams = await together([call() for call in opening])
+            try:
+                refuse_mixture([stream.head for stream in streams])
+            except ApiError:
+                for one in streams:
+                    await one.aclose()
+                raise
             answer = _Streams(self, streams, stack.pop_all())
         return EventStream(answer.events(shape, include_usage), answer.aclose)
 
@@ -144,6 +151,16 @@ class Call:
             raise context_too_short(error, self._field) from error
         except DataError as error:
             raise ApiError(400, str(error), code="invalid_value", param=self._field) from error
+
+
+def refuse_mixture(heads: Sequence[Head]) -> None:
+    """Raises `ApiError` 503 where an alias moved while the answers of one request began, so that two versions gave them."""
+    models = sorted({head.model for head in heads})
+    if len(models) > 1:
+        raise ApiError(
+            503, f"the model was changed just now: {' and '.join(models)} would answer; send the request again",
+            code="model_changed", retry_after=RETRY_SOON_S,
+        )  # fmt: skip
 
 
 def names(kind: str, head: Head) -> dict[str, Any]:

@@ -132,7 +132,9 @@ class ApiError(Exception):
 
 def unknown_model(error: SoftPromptError) -> ApiError:
     """The refusal of a `model` that this tenant does not have."""
-    return ApiError(404, f"{error}; GET /v1/models lists those there are", code="model_not_found", param="model")
+    message = for_clients(str(error))
+    mark = "" if message.endswith("?") else ";"
+    return ApiError(404, f"{message}{mark} GET /v1/models lists those there are", code="model_not_found", param="model")
 
 
 def context_too_short(error: ContextError, param: str | None = None) -> ApiError:

@@ -76,7 +76,7 @@ class Monitor:
         self._untold += 1
         if (now := self._clock()) >= self._tell_after:
             _LOG.warning(
-                "%d swaps took longer than their task files' swap_latency_budget_ms, the last one %.3f ms, to %s, which has "
+                "swaps slower than their task files' swap_latency_budget_ms: %d, the last of them %.3f ms, to %s, which has "
                 "%g ms; softprompt_swap_seconds of /metrics counts all",
                 self._untold, 1000 * seconds, resident.ref, budget_ms,
             )  # fmt: skip
