@@ -69,7 +69,7 @@ class AutoRouter:
         """The tenant's router as it is known, and a new one on the way where it is due; the first is waited for."""
         if tenant not in self._tenants:
             library = self._residents.tenant_library(tenant)
-            self._tenants[tenant] = _Tenant(Centroids(library, self._residents.base.fingerprints))
+            self._tenants[tenant] = _Tenant(Centroids(library, self._residents.fingerprints))
         known = self._tenants[tenant]
         first = known.refreshed_at == -math.inf
         if known.refreshing is None and time.monotonic() - known.refreshed_at >= self._fresh_s:
