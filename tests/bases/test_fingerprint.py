@@ -362,33 +362,27 @@ def test_an_old_prompt_and_a_new_one_are_of_one_base(tmp_path: Path) -> None:
     assert len(base.fingerprints) == 2
 
 
-TOKENS: Any = st.sampled_from(
-    [
-        "<end>",
-        "<pad>",
-        None,
-        ...,
-        {"__type": "AddedToken", "content": "<end>"},
-        {"__type": "AddedToken", "content": "<end>", "lstrip": True},
-    ]
-)
-SETTINGS: Any = st.fixed_dictionaries(
-    {
-        "eos_token": TOKENS,
-        "bos_token": TOKENS,
-        "chat_template": st.sampled_from([..., None, "{{ messages }}", "{{ 1 }}"]),
-        "extra_special_tokens": st.sampled_from([..., [], ["red"], ["blue", "red"]]),
-        "additional_special_tokens": st.sampled_from([..., [], ["red"]]),
-        "model_max_length": st.sampled_from([5, 9]),
-        "added_tokens_decoder": st.sampled_from([..., {"0": {"content": "<end>", "special": True}}]),
-    }
-)
+MARKED = {"__type": "AddedToken", "content": "<end>"}
+TOKENS = ["<end>", "<pad>", None, ..., MARKED, {**MARKED, "lstrip": True}]
+CHOICES: dict[str, list[Any]] = {
+    "eos_token": TOKENS,
+    "bos_token": TOKENS,
+    "chat_template": [..., None, "{{ messages }}", "{{ 1 }}"],
+    "extra_special_tokens": [..., [], ["red"], ["blue", "red"]],
+    "additional_special_tokens": [..., [], ["red"]],
+    "model_max_length": [5, 9],
+    "added_tokens_decoder": [..., {"0": {"content": "<end>", "special": True}}],
+}
+SETTINGS: Any = st.fixed_dictionaries({key: st.sampled_from(values) for key, values in CHOICES.items()})
 MAPS: Any = st.sampled_from([None, {}, {"eos_token": "<pad>"}, {"eos_token": {"content": "<end>", "lstrip": False}}])
 
 
-@hypothesis.given(st.lists(st.tuples(SETTINGS, MAPS), min_size=4, max_size=8))
-@hypothesis.settings(max_examples=20)
-def test_equal_fingerprints_are_equal_tokenizers(written: list[tuple[dict[str, Any], dict[str, Any] | None]]) -> None:
+@hypothesis.given(SETTINGS, MAPS, st.sampled_from(list(CHOICES)))
+@hypothesis.settings(max_examples=50)
+def test_equal_fingerprints_are_equal_tokenizers(
+    settings: dict[str, Any], special: dict[str, Any] | None, changed: str
+) -> None:
+    written = [({**settings, changed: value}, special) for value in CHOICES[changed]] + [(settings, None)]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
