@@ -299,7 +299,12 @@ def test_options_reach_what_is_loaded(
             "--base-adapter", str(lora), "--trust-remote-code")  # fmt: skip
     (settings,) = seen
     assert settings.base == BaseOptions(
-        source=str(base_folder), quantization="int8", dtype="bfloat16", device="cpu", adapter=str(lora), trust_remote_code=True
+        source=str(base_folder),
+        quantization="int8",
+        dtype="bfloat16",
+        device="cpu",
+        adapter=str(lora),
+        trust_remote_code=True,
     )
     assert settings.engine_queue == 7
 
