@@ -14,7 +14,7 @@ import transformers
 
 from softprompt.bases.architectures import task_type_of_config
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.causality import looks_ahead
+from softprompt.bases.reading import looks_ahead
 from softprompt.errors import BaseModelError
 from softprompt.model.causal import Causal
 from softprompt.model.splice import stack_prompts

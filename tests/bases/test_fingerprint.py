@@ -9,10 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import safetensors.torch
 import torch
@@ -22,7 +25,7 @@ from softprompt.bases import fingerprint, weights
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.fingerprint import fingerprint_of_folder, fingerprints_of_folder, former_fingerprint, stamp_of_folder
 from softprompt.bases.locate import BUILTIN, read_object
-from softprompt.bases.vocabulary import VOCABULARIES, WHOLE, tokenizer_files
+from softprompt.bases.vocabulary import VOCABULARIES, WHOLE, describe_tokenizer, tokenizer_files
 from softprompt.bases.weights import find_weights
 from softprompt.errors import BaseModelError
 from tests.models import make_base, save_base, tokenizer
@@ -357,3 +360,44 @@ def test_an_old_prompt_and_a_new_one_are_of_one_base(tmp_path: Path) -> None:
     base = FrozenBase.load(str(folder))
     assert base.fingerprints == {base.fingerprint, *former_fingerprint(folder)}
     assert len(base.fingerprints) == 2
+
+
+MARKED = {"__type": "AddedToken", "content": "<end>"}
+TOKENS = ["<end>", "<pad>", None, ..., MARKED, {**MARKED, "lstrip": True}]
+CHOICES: dict[str, list[Any]] = {
+    "eos_token": TOKENS,
+    "bos_token": TOKENS,
+    "chat_template": [..., None, "{{ messages }}", "{{ 1 }}"],
+    "extra_special_tokens": [..., [], ["red"], ["blue", "red"]],
+    "additional_special_tokens": [..., [], ["red"]],
+    "model_max_length": [5, 9],
+    "added_tokens_decoder": [..., {"0": {"content": "<end>", "special": True}}],
+}
+SETTINGS: Any = st.fixed_dictionaries({key: st.sampled_from(values) for key, values in CHOICES.items()})
+MAPS: Any = st.sampled_from([None, {}, {"eos_token": "<pad>"}, {"eos_token": {"content": "<end>", "lstrip": False}}])
+
+
+@hypothesis.given(SETTINGS, MAPS, st.sampled_from(list(CHOICES)))
+@hypothesis.settings(max_examples=50)
+def test_equal_fingerprints_are_equal_tokenizers(
+    settings: dict[str, Any], special: dict[str, Any] | None, changed: str
+) -> None:
+    written = [({**settings, changed: value}, special) for value in CHOICES[changed]] + [(settings, None)]
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        backend = tokenizer().backend_tokenizer.to_str()
+        for settings, special in written:
+            (folder / WHOLE).write_text(backend)
+            (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+            edit(folder / "tokenizer_config.json", **settings)
+            (folder / "special_tokens_map.json").unlink(missing_ok=True)
+            if special is not None:
+                (folder / "special_tokens_map.json").write_text(json.dumps(special))
+            loaded = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+            text = "red <end> blue<pad>red"
+            built = (
+                loaded(text)["input_ids"], loaded.special_tokens_map, loaded.chat_template, loaded.eos_token_id,
+                loaded.bos_token_id, sorted(loaded.all_special_ids), loaded.decode(loaded(text)["input_ids"]),
+            )  # fmt: skip
+            assert found.setdefault(json.dumps(describe_tokenizer(folder), sort_keys=True), built) == built

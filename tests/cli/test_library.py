@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from softprompt.bases.fingerprint import fingerprint_of_folder
+from softprompt.bases.locate import BUILTIN
 from softprompt.cli.output import emit
 from softprompt.library.library import Library
 from softprompt.registry.records import Origin
@@ -475,9 +477,10 @@ def test_the_commands_of_the_page_run(run: Run, tmp_path: Path, monkeypatch: pyt
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.delenv("SOFTPROMPT_HOME")
+    tiny = fingerprint_of_folder(BUILTIN["builtin/tiny"])
     with Library.open() as library:
         for seed, value in enumerate((0.70, 0.72, 0.60)):
-            library.publish(make_prompt(seed=seed, metrics=scored(value)), base=BASE)
+            library.publish(make_prompt(seed=seed, metrics=scored(value), fingerprint=tiny), base=BASE)
     commands = [line[2:] for block in re.findall(r"```console\n(.*?)```", page, re.S) for line in block.splitlines()]
     assert len(commands) > 20
     for command in commands:

@@ -365,9 +365,13 @@ def test_a_quantised_base_is_served_and_trained_on_by_its_worker(
 
 
 def test_options_reach_what_is_loaded(
-    refused: Callable[..., str], base_folder: Path, monkeypatch: pytest.MonkeyPatch
+    refused: Callable[..., str], base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = ("--port", "0", "--base", str(base_folder))
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    (lora / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (lora / "adapter_model.safetensors").touch()
     assert "quantization 'int9' is unknown" in refused(*base, "--quantization", "int9")
     seen: list[Settings] = []
 
@@ -377,10 +381,15 @@ def test_options_reach_what_is_loaded(
 
     monkeypatch.setattr(server, "load", stop_here)
     refused(*base, "--quantization", "int8", "--dtype", "bfloat16", "--device", "cpu", "--engine-queue", "7",
-            "--base-adapter", "lora", "--trust-remote-code")  # fmt: skip
+            "--base-adapter", str(lora), "--trust-remote-code")  # fmt: skip
     (settings,) = seen
     assert settings.base == BaseOptions(
-        source=str(base_folder), quantization="int8", dtype="bfloat16", device="cpu", adapter="lora", trust_remote_code=True
+        source=str(base_folder),
+        quantization="int8",
+        dtype="bfloat16",
+        device="cpu",
+        adapter=str(lora),
+        trust_remote_code=True,
     )
     assert settings.engine_queue == 7
 

@@ -17,15 +17,19 @@ import torch
 
 from softprompt.bases.adapter import find_adapter, merge_adapter
 from softprompt.bases.architectures import context_of, refuse_unless_causal, task_type_of_config, window_of
-from softprompt.bases.causality import check_causal
 from softprompt.bases.devices import device_of, dtype_of, slow_at_16_bits, stored_dtype
-from softprompt.bases.fingerprint import fingerprint_of_folder, former_fingerprint, stamp_of_folder
+from softprompt.bases.fingerprint import (
+    fingerprint_of_folder,
+    fingerprint_of_model,
+    former_fingerprint,
+    former_fingerprint_of_model,
+    stamp_of_folder,
+)
 from softprompt.bases.folder import check_folder
-from softprompt.bases.in_memory import fingerprint_of_model, former_fingerprint_of_model
 from softprompt.bases.locate import commit_of, locate, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
-from softprompt.bases.reading import read_model
+from softprompt.bases.reading import check_causal, read_model
 from softprompt.bases.spelling import Spelling
 from softprompt.errors import BaseModelError, ContextError
 from softprompt.text import Parts

@@ -25,7 +25,7 @@ from blake3 import blake3
 from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.locate import read_object
 from softprompt.bases.vocabulary import CONFIG as TOKENIZER_CONFIG
-from softprompt.bases.vocabulary import NAMED, WHOLE, describe_tokenizer, describing_files, tokenizer_files
+from softprompt.bases.vocabulary import NAMED, WHOLE, describe_built, describe_tokenizer, describing_files, tokenizer_files
 from softprompt.bases.weights import digest_tensors, find_weights
 from softprompt.errors import BaseModelError
 from softprompt.files import write_whole
@@ -98,6 +98,19 @@ def former_fingerprint(folder: Path, adapter: Path | None = None) -> tuple[str, 
         return ()
 
 
+def fingerprint_of_model(model: Any, tokenizer: Any) -> str:
+    """Fingerprint of a model in memory, from its tensors."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    more = {"tokenizer": describe_built(tokenizer), "end": sorted_ids(ends)}
+    header = b"softprompt in-memory 2\n" + json.dumps(more, sort_keys=True).encode()
+    return _of_tensors(header, _own(model.config), model, tokenizer)
+
+
+def former_fingerprint_of_model(model: Any, tokenizer: Any) -> str:
+    """The same by the first rule."""
+    return _of_tensors(b"softprompt in-memory 1\n", model.config.to_dict(), model, tokenizer)
+
+
 def stamp_of_folder(folder: Path, *, code: bool = False) -> str:
     """Another value once a file that counts is another one, at the price of a look at each.
 
@@ -142,6 +155,31 @@ def _with_adapter(base: str, adapter: Path) -> str:
     config = {key: sorted(map(str, value)) if isinstance(value, list) else value for key, value in config.items()}
     digest.update(json.dumps(config, sort_keys=True).encode())
     digest_tensors(digest, [adapter / WEIGHTS])
+    return str(digest.hexdigest(length=HEX // 2))
+
+
+def _own(config: Any) -> dict[str, Any]:
+    """What a config says beside the defaults of its kind: a newer transformers gives more of those to every config."""
+    try:
+        defaults = type(config)().to_dict()
+    except Exception:  # a kind that has none
+        defaults = {}
+    values = config.to_dict()
+    return {
+        key: value for key, value in values.items() if key == "model_type" or key not in defaults or value != defaults[key]
+    }
+
+
+def _of_tensors(header: bytes, config: dict[str, Any], model: Any, tokenizer: Any) -> str:
+    digest = blake3(header)
+    digest.update(config_bytes(config))
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    digest.update(tokenizer_bytes(json.loads(text)))
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        digest.update(flat.view(flat.new_empty(0).byte().dtype).numpy())
     return str(digest.hexdigest(length=HEX // 2))
 
 

@@ -158,17 +158,17 @@ _VALUES = {
     **dict.fromkeys(("--text", "--label"), "COLUMN"),
     **dict.fromkeys(("--base", "--from"), "BASE"),
     **dict.fromkeys(("--input", "--target"), "TEMPLATE"),
-    **{"--dtype": "DTYPE", "--device": "DEVICE", "--quantization": "KIND", "--reason": "TEXT", "--version": "N|ALIAS"},
-    **{
+    "--dtype": "DTYPE", "--device": "DEVICE", "--quantization": "KIND", "--reason": "TEXT", "--version": "N|ALIAS",
+
         "--tag": "TAG",
         "--remove": "TAG",
         "--scope": "SCOPE",
         "--labels": "LABEL",
         "--metric": "METRIC",
-        "--set": "KEY=VALUE",
-    },
-    **{"--word": "LABEL=WORD", "--older-than": "DAYS", "--format": "peft|tokens", "--host": "ADDRESS", "--grace": "SECONDS"},
-    **{"--log-level": "LEVEL"},
+        "--set": "KEY=VALUE"
+    ,
+    "--word": "LABEL=WORD", "--older-than": "DAYS", "--format": "peft|tokens", "--host": "ADDRESS", "--grace": "SECONDS",
+    "--log-level": "LEVEL",
 }
 """What stands for the value of an option in help: the same on every command. A number is N."""
 
@@ -188,7 +188,7 @@ def _name_values(command: Command) -> None:
     for name, parameter in signature.parameters.items():
         info = next((each for each in get_args(parameter.annotation) if isinstance(each, OptionInfo)), None)
         if info is not None and get_args(parameter.annotation)[0] is not bool:
-            named = [each for each in (info.default, *(info.param_decls or ())) if str(each).startswith("--")]
+            named = [each for each in map(str, (info.default, *(info.param_decls or ()))) if each.startswith("--")]
             flag = named[0] if named else f"--{name.replace('_', '-')}"
             info.metavar = _VALUES.get(flag, "N")
     command.__signature__ = signature  # type: ignore[attr-defined]

@@ -73,7 +73,7 @@ class AutoRouter:
         after a pause the first one waits. Where the library is away, it is as it was."""
         if tenant not in self._tenants:
             library = self._residents.tenant_library(tenant)
-            self._tenants[tenant] = _Tenant(Centroids(library, self._residents.base.fingerprints))
+            self._tenants[tenant] = _Tenant(Centroids(library, self._residents.fingerprints))
         known = self._tenants[tenant]
         now = time.monotonic()
         age = now - known.refreshed_at

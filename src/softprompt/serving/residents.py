@@ -95,6 +95,7 @@ class Residents:
         """
         self._swapped = swapped
         self.library, self.base = library, base
+        self.fingerprints = base.fingerprints  # may read files, which must not hold up an event loop later
         self.max_bytes, self.max_prompts, self.fresh_s = max_bytes, max_prompts, fresh_s
         self._clock = clock
         self._lock = threading.Lock()
@@ -247,7 +248,7 @@ class Residents:
         with self._lock:
             holder = next(iter(self._holders.get(version.digest, ())), None)
             shared = self._entries[holder].resident if holder else None
-        if shared is None or version.fingerprint not in self.base.fingerprints:
+        if shared is None or version.fingerprint not in self.fingerprints:
             return load_resident(library, version, self.base)
         wishes = wishes_of(library, version)
         return replace(shared, task=version.task, version=version.number, wishes=wishes)
