@@ -322,7 +322,7 @@ def _counts(texts: Sequence[str], labels: Sequence[str], *, fold: bool) -> dict[
 def _bound(answers: Sequence[str]) -> int:
     """A bound on the tokens of answers: a power of two that leaves room for two letters a token."""
     longest = max(len(answer) for answer in answers)
-    return min(MOST_TOKENS, max(32, 2 ** math.ceil(math.log2(longest / 2 + 1))))
+    return min(MOST_TOKENS, max(32, 1 << math.ceil(math.log2(longest / 2 + 1))))
 
 
 def _text(value: object) -> str:

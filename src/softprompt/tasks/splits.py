@@ -10,14 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, named
 from softprompt.tasks.rows import Row, canonical
 
 if TYPE_CHECKING:
     from softprompt.tasks.form import Form
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,17 @@ class Source:
             source.answers.append(form.answer(row, at))
             source.written.append(columns[form.target_field])
             source.positions.append(position(columns))
-        return cls(name, *(vars(source)[key] for key in _LISTS), blank=len(rows) - len(source.rows))
+        return replace(source, blank=len(rows) - len(source.rows))
 
     def part(self, places: Iterable[int]) -> Source:
         """Some of its rows."""
         chosen = list(places)
-        return Source(self.name, *([vars(self)[key][place] for place in chosen] for key in _LISTS), blank=self.blank)
+
+        def pick(values: list[T]) -> list[T]:
+            return [values[place] for place in chosen]
+
+        texts = map(pick, (self.inputs, self.answers, self.written))
+        return Source(self.name, pick(self.rows), *texts, pick(self.positions), self.blank)
 
     @property
     def different(self) -> int:
@@ -84,9 +91,6 @@ class Source:
         contradictory = sum(sum(counts.values()) for counts in self.contradictions().values())
         counts = {"blank": self.blank, "repeated": self.repeated, "contradictory": contradictory}
         return {name: count for name, count in counts.items() if count}
-
-
-_LISTS = ("rows", "inputs", "answers", "written", "positions")
 
 
 def position(columns: Mapping[str, str]) -> float:
