@@ -66,8 +66,8 @@ class Source:
         def pick(values: list[T]) -> list[T]:
             return [values[place] for place in chosen]
 
-        texts = map(pick, (self.inputs, self.answers, self.written))
-        return Source(self.name, pick(self.rows), *texts, pick(self.positions), self.blank)
+        inputs, answers, written = pick(self.inputs), pick(self.answers), pick(self.written)
+        return Source(self.name, pick(self.rows), inputs, answers, written, pick(self.positions), self.blank)
 
     @property
     def different(self) -> int:
