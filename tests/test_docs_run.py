@@ -131,7 +131,8 @@ class Scene:
 
 
 def readme(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
-    scene.write_task("trec6", [{"text": f"what is {row['text']}", "label": "entity"} for row in ROWS] + ROWS, ["entity", "good", "bad"])
+    asked = [{"text": f"what is {row['text']}", "label": "entity"} for row in ROWS]
+    scene.write_task("trec6", asked + ROWS, ["entity", "good", "bad"])
     scene.write_task("reviews", ROWS, ["good", "bad"])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*the prompt has barely moved")  # in four steps

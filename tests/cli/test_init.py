@@ -41,7 +41,8 @@ def folder(tmp_path: Path) -> Path:
 def test_what_init_writes_trains_as_it_stands(
     run: Run, folder: Path, base_folder: Path, kind: str, labels: list[Any], options: list[str]
 ) -> None:
-    rows = rows_of(**{"id": list(range(40)), "some text": SENTENCES, "more": SENTENCES[::-1], "my answer": labels})
+    columns: dict[str, list[Any]] = {"id": list(range(40)), "some text": SENTENCES, "more": SENTENCES[::-1]}
+    rows = rows_of(**columns, **{"my answer": labels})
     table = write_table(folder, rows, kind)
     (told,) = run("init", table, *options, "--json").rows
     assert (told["text"], told["label"], told["rows"]) == (["some text", "more"], "my answer", 40)

@@ -341,7 +341,7 @@ def write_table(folder: Path, rows: list[dict[str, Any]], kind: str) -> Path:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
         return file
     if plain == ".xlsx":
-        book = openpyxl.Workbook()
+        book: Any = openpyxl.Workbook()
         for values in (list(rows[0]), *(row.values() for row in rows)):
             book.active.append(list(values))
         book.save(file)

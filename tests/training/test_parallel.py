@@ -39,7 +39,7 @@ def counting(tensor):
 torch.distributed.all_reduce = counting
 folder = Path(sys.argv[1])
 other = {"num_virtual_tokens": 8, "max_steps": 9, "per_device_train_batch_size": 3}
-tasks = [make_task(folder, "one"), make_task(folder, "two", **other)]
+tasks = [make_task(folder, "one", seed=1), make_task(folder, "two", **other)]
 tuned = train.train(tasks, base=make_base("llama"), library=Library.open(folder / "home"))
 (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps({"sent": sum(sent), "tuned": len(tuned)}))
 """
@@ -48,7 +48,7 @@ tuned = train.train(tasks, base=make_base("llama"), library=Library.open(folder 
 def test_two_processes_give_the_result_of_one_and_send_the_bank_alone(tmp_path: Path) -> None:
     base = make_base("llama")
     tasks = [
-        make_task(tmp_path, "one"),
+        make_task(tmp_path, "one", seed=1),
         make_task(tmp_path, "two", num_virtual_tokens=8, max_steps=9, per_device_train_batch_size=3),
     ]
     alone = train(tasks, base=base)

@@ -326,7 +326,8 @@ def test_a_version_remembers_what_was_wrong_with_its_rows(base: FrozenBase, libr
     rows = [{"text": f"red {n % 20}", "label": ["yes", "no"][n % 2]} for n in range(40)]
     rows += [{"text": "", "label": "yes"}, {"text": "red 1", "label": "yes"}]
     (tmp_path / "faulty.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train(make_task(tmp_path, "one", max_steps=2, data="faulty.jsonl"), base=base, library=library)
+    task = make_task(tmp_path, "one", max_steps=2).variant(labels=["yes", "no"], data=str(tmp_path / "faulty.jsonl"))
+    train(task, base=base, library=library)
     origin = library.registry.origin("one")
     assert isinstance(origin, Origin)
     for part in origin.data:

@@ -11,13 +11,15 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, named
 from softprompt.tasks.rows import Row, canonical
 
 if TYPE_CHECKING:
     from softprompt.tasks.form import Form
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,12 @@ class Source:
     def part(self, places: Iterable[int]) -> Source:
         """Some of its rows."""
         chosen = list(places)
-        lists: dict[str, Any] = {key: [vars(self)[key][place] for place in chosen] for key in _LISTS}
-        return replace(self, **lists)
+
+        def pick(values: list[T]) -> list[T]:
+            return [values[place] for place in chosen]
+
+        inputs, answers, written = pick(self.inputs), pick(self.answers), pick(self.written)
+        return Source(self.name, pick(self.rows), inputs, answers, written, pick(self.positions), self.blank)
 
     @property
     def different(self) -> int:
@@ -85,9 +91,6 @@ class Source:
         contradictory = sum(sum(counts.values()) for counts in self.contradictions().values())
         counts = {"blank": self.blank, "repeated": self.repeated, "contradictory": contradictory}
         return {name: count for name, count in counts.items() if count}
-
-
-_LISTS = ("rows", "inputs", "answers", "written", "positions")
 
 
 def position(columns: Mapping[str, str]) -> float:
