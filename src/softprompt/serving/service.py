@@ -220,9 +220,8 @@ class AsyncService:
 
     async def _ids_of(self, text: Parts) -> tuple[int, ...]:
         """Token ids of a text in parts."""
-        (ids,) = await self._off_loop(
-            ["".join(pair) for pair in text], 0, lambda: self.base.encode([text], name=lambda _: "the input")
-        )
+        texts = ["".join(pair) for pair in text]
+        (ids,) = await self._off_loop(texts, 0, lambda: self.base.encode([text], name=lambda _: "the input"))
         if not ids:
             raise DataError("the input has no tokens; give some text")
         return tuple(ids)
