@@ -83,6 +83,13 @@ def test_only_what_names_a_control_token_takes_the_long_way(monkeypatch: pytest.
     base("unigram").encode(["what the vocabulary lacks: éé"])
 
 
+def test_the_first_text_that_may_name_one_takes_long_and_no_other() -> None:
+    spelling = Spelling(tokenizer("llama_2"), "x", base("llama_2").embedding)
+    assert [spelling.takes_long(text) for text in ("the red < a", "a </s>", "<|")] == [False, True, True]
+    spelling.encode(["a </s>"])
+    assert not spelling.takes_long("a </s>")
+
+
 def test_words_that_are_control_tokens_by_merges_or_likelihoods_are_taken_from_the_model() -> None:
     """Tokenizers that were made from sentencepiece have such merges; unigram models have such words."""
     made: dict[str, Any] = {

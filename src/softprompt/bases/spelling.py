@@ -151,9 +151,15 @@ class Spelling:
                         return True
         return False
 
+    def takes_long(self, text: str) -> bool:
+        """Whether a text may be the first to name a control token, for which the tokenizer is copied: up to seconds."""
+        return "_marked" not in self.__dict__ and self._may_name(text)
+
     def break_controls(self, text: str) -> str:
         """A text without control tokens, for what words it further, as chat templates do; :meth:`parts_of` mends it."""
-        return self._pattern.sub(lambda found: found[0][:1] + self._mark + found[0][1:], text) if self.controls else text
+        return (
+            self._pattern.sub(lambda found: found[0][:1] + self._mark + found[0][1:], text) if self._may_name(text) else text
+        )
 
     def parts_of(self, text: str) -> Parts:
         """A text in which users' texts are broken: control tokens that are left are its author's."""
@@ -182,6 +188,14 @@ class Spelling:
             # The tokenizer's own decoder is all that runs then, in a fourth of the time.
             return partial(self._tokenizer.backend_tokenizer.decode, skip_special_tokens=True)
         return partial(self._tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _may_name(self, text: str) -> bool:
+        return any(start in text for start in self._starts)
+
+    @cached_property
+    def _starts(self) -> frozenset[str]:
+        """What control tokens begin with: few texts hold any of it, and looking for it is quick."""
+        return frozenset(text[:2] for text in self.controls)
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:

@@ -40,10 +40,14 @@ class TextStream:
     def __init__(self, reading: Reading, before: Sequence[int] = ()) -> None:
         """`before` are the tokens that stand before the text."""
         self._decode, self._bytes, self._silent = reading.decode, reading.byte_ids, reading.names
-        self._window = self._end_of(before) if before else []
+        self._text: str | None = ""
+        """The window's text, where it is known."""
+        self._window: list[int] = []
+        if before:
+            self._window, self._text = self._end_of(before)
         self._clean = 0
         """Tokens of the window up to the last end of a character before the newest token."""
-        self._given = _without_half(self._decode(self._window)) if self._window else ""
+        self._given = _without_half(self._text or "")
         """What of the window's text was given away."""
 
     def push(self, token: int) -> str:
@@ -52,31 +56,38 @@ class TextStream:
             return ""
         self._window.append(token)
         if token in self._bytes:
+            self._text = None
             return ""
-        text = self._decode(self._window)
+        self._text = text = self._decode(self._window)
         certain = _without_half(text)
         new, self._given = certain[len(self._given) :], max(self._given, certain, key=len)
         if len(certain) == len(text):
             if len(self._window) > _WINDOW and self._clean:
                 del self._window[: self._clean]
-                self._given = self._decode(self._window)
+                self._text = self._given = self._decode(self._window)
             self._clean = len(self._window)
         return new
 
     @property
     def rest(self) -> str:
         """The text that is not certain yet: it is this if nothing more comes."""
-        return self._decode(self._window)[len(self._given) :]
+        if self._text is None:
+            self._text = self._decode(self._window)
+        return self._text[len(self._given) :]
 
     def rest_with(self, *tokens: int) -> str:
         """What it would be if these tokens came."""
         return self._decode([*self._window, *tokens])[len(self._given) :]
 
-    def _end_of(self, before: Sequence[int]) -> list[int]:
-        """The end of some tokens, from the beginning of a character on; without those that are no text."""
+    def _end_of(self, before: Sequence[int]) -> tuple[list[int], str | None]:
+        """The end of some tokens, from the beginning of a character on, and its text; without those that are no text."""
         spoken = [token for token in before if token not in self._silent]
-        ends = (spoken[-length:] for length in range(_WINDOW, _WINDOW + _LONGEST_HALF + 1))
-        return next((window for window in ends if _HALF not in self._decode(window)), spoken)
+        for length in range(_WINDOW, _WINDOW + _LONGEST_HALF + 1):
+            window = spoken[-length:]
+            text = self._decode(window)
+            if _HALF not in text:
+                return window, text
+        return spoken, self._decode(spoken)
 
 
 def text_behind(reading: Reading, before: Sequence[int], ids: Sequence[int]) -> str:

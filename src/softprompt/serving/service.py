@@ -185,8 +185,8 @@ class AsyncService:
                     f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
                     "/v1/chat/completions, or name a task with labels"
                 )
-            size = sum(map(len, inputs)) + _INLINE // 8 * len(inputs)
-            encoded = await self._off_loop(size, lambda: encode_inputs(self.base, resident, inputs))
+            size = _INLINE // 8 * len(inputs)
+            encoded = await self._off_loop(inputs, size, lambda: encode_inputs(self.base, resident, inputs))
             tokens = sum(len(one.ids) for one in encoded)
             results = await self._results([ScoreJob(resident.vectors, one.ids, resident.labels) for one in encoded])
             watch.accepted(tokens)
@@ -209,8 +209,11 @@ class AsyncService:
             watch.failed(error)
             raise
 
-    async def _off_loop(self, size: int, work: Callable[[], T]) -> T:
-        return work() if size <= _INLINE else await asyncio.to_thread(work)
+    async def _off_loop(self, texts: Sequence[str], extra: int, work: Callable[[], T]) -> T:
+        """What tokenises texts, in a thread where it is more than a little: `extra` counts as so many characters."""
+        if sum(map(len, texts)) + extra > _INLINE or any(map(self.base.spelling.takes_long, texts)):
+            return await asyncio.to_thread(work)
+        return work()
 
     async def _raw_ids(self, given: str | Sequence[int]) -> tuple[int, ...]:
         """Token ids of raw text, or those given, checked."""
@@ -231,8 +234,8 @@ class AsyncService:
 
     async def _ids_of(self, text: Parts) -> tuple[int, ...]:
         """Token ids of a text in parts."""
-        size = sum(len(author) + len(user) for author, user in text)
-        (ids,) = await self._off_loop(size, lambda: self.base.encode([text], name=lambda _: "the input"))
+        texts = ["".join(pair) for pair in text]
+        (ids,) = await self._off_loop(texts, 0, lambda: self.base.encode([text], name=lambda _: "the input"))
         if not ids:
             raise DataError("the input has no tokens; give some text")
         return tuple(ids)
