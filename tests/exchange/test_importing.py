@@ -261,5 +261,7 @@ def test_the_command_tells_what_became_of_each(run: Run, home: Path, tmp_path: P
     assert [row["source"] for row in rows] == [str(folder) for folder in (*folders, bad)]
     assert "is LORA" in rows[2]["error"]
     assert "1 of 3 prompts were refused" in done.err
-    assert max(map(len, run("import", *folders, bad).out.splitlines())) <= 80
+    shown = run("import", *folders, bad)
+    assert f"{bad} is refused: the adapter in '{bad}' is LORA" in shown.err
+    assert max(map(len, shown.out.splitlines())) <= 80
     assert "is LORA" in run("import", bad, "--task", "bad").refused()

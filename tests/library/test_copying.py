@@ -103,7 +103,7 @@ def test_an_old_backup_is_not_put_over_the_library_that_went_on(tmp_path: Path) 
     before = content(tmp_path / "home")
     with (
         Library.open(tmp_path / "copy") as copied,
-        pytest.raises(LibraryError, match="is it the newer one, and the copy to"),
+        pytest.raises(LibraryError, match="where that one is the newer, copy the other"),
     ):
         copied.copy(tmp_path / "home")
     assert content(tmp_path / "home") == before

@@ -81,8 +81,8 @@ def test_a_wrong_home_is_told_and_not_made(run: Run, home: Path, args: list[str]
 
 def test_the_nearest_library_is_named(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Library.open(home).close()
-    assert f"did you mean {str(home)!r}?" in run("--home", f"{home}s", "list").refused()
-    assert f"did you mean {str(home)!r}?" in run("--home", home / "blobs", "list").refused()
+    assert f"; there is one in {str(home)!r}; name" in run("--home", f"{home}s", "list").refused()
+    assert f"; there is one in {str(home)!r}; name" in run("--home", home / "blobs", "list").refused()
     monkeypatch.chdir(home.parent)
     monkeypatch.delenv("SOFTPROMPT_HOME")
     home.rename(home.parent / "softprompt-home")

@@ -82,20 +82,22 @@ def import_prompt(
         where.open(make=True), sources, tasks=tasks or (), base=replace(base, source=named), like=like,
         input=template, target=target, labels=labels or old_labels, tags=tags or (), warn=warn,
     )  # fmt: skip
-    failed = 0
+    refused: list[Imported] = []
 
     def rows() -> Iterator[dict[str, Any]]:
-        nonlocal failed
         for outcome in outcomes:
             if outcome.error is not None and len(sources) == 1:
                 raise outcome.error
-            failed += outcome.error is not None
-            yield _imported_row(outcome)
+            refused.extend([outcome] * (outcome.error is not None))
+            if as_json or outcome.error is None:
+                yield _imported_row(outcome)
 
-    columns = ("task", "version", "base", "num_virtual_tokens", "source", "error") if len(sources) > 1 else None
+    columns = ("task", "version", "num_virtual_tokens", "source") if len(sources) > 1 else None
     emit(rows(), as_json, "Imported", columns)
-    if failed:
-        warn(f"{failed} of {len(sources)} prompts were refused; the others are in the library")
+    for outcome in refused:
+        warn(f"{outcome.source} is refused: {outcome.error}")
+    if refused:
+        warn(f"{len(refused)} of {len(sources)} prompts were refused; the others are in the library")
         raise typer.Exit(1)
 
 

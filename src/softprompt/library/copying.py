@@ -137,7 +137,7 @@ def _refuse_if_used(source: Connection, there: Connection, shown: str) -> None:
     line, same = found
     if line is None:
         return
-    newer = "; is it the newer one, and the copy to go the other way?" if same is None else ""
+    newer = "; where that one is the newer, copy the other way" if same is None else ""
     raise LibraryError(
         f"the registry {shown} is no former copy of this library: only there was {line.action!r} of "
         f"{line.task or 'no task'!r} done, at {line.at} by {line.actor}, and a copy would undo that{newer}; name an empty "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from softprompt.errors import NotFound, nearest
+from softprompt.errors import NotFound
 
 DEFAULT_HOME = "softprompt-home"
 REGISTRY = "registry.db"
@@ -25,11 +26,16 @@ def no_library(folder: Path) -> NotFound:
             "copy, or name it with --registry or SOFTPROMPT_REGISTRY"
         )
     what = "is no folder" if not folder.exists() else f"holds no {REGISTRY}"
-    known = nearest(str(folder), {str(path) for path in _libraries_near(folder)})
+    libraries = sorted({str(path) for path in _libraries_near(folder)}, key=lambda path: _likeness(path, str(folder)))
+    known = f"; there is one in {libraries[-1]!r}" if libraries else ""
     return NotFound(
         f"there is no library in {folder}, which {what}{known}; name its home with --home or SOFTPROMPT_HOME, or train or "
         "import a prompt, which makes one there"
     )
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _libraries_near(folder: Path) -> Iterator[Path]:
