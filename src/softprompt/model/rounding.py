@@ -18,8 +18,8 @@ ROUNDING = {
     torch.float16: 8 * torch.finfo(torch.float16).eps,
 }
 """By dtype, how far any logit of a row may move by what is run beside it, as a share of the row's largest (by magnitude):
-3e-5 in float32, 0.03 in bfloat16, 0.008 in float16. Measured on the built-in base and on random ones of all architectures of
-the tests, with a margin."""
+3e-5 in float32, 0.03 in bfloat16, 0.008 in float16. Measured on the built-in base and on random ones of four architectures,
+with a margin."""
 
 
 class NearTies:
