@@ -65,6 +65,7 @@ def test_options_are_the_arguments_of_a_command_and_back() -> None:
     options = BaseOptions(dtype="bf16", device="cpu", quantization="int8", adapter="a folder", trust_remote_code=True)
     words = ["--dtype", "bf16", "--device", "cpu", "--quantization", "int8", "--base-adapter", "a folder"]
     assert options.arguments() == [*words, "--trust-remote-code"]
+    assert BaseOptions(batch_invariant=True).arguments() == ["--batch-invariant"]
     assert BaseOptions(source="own/tiny").arguments() == []
     assert list(COMMAND_OPTIONS) == ["dtype", "device", "quantization", "adapter", "trust_remote_code", "batch_invariant"]
 

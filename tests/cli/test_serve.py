@@ -80,14 +80,15 @@ def served(home: Path) -> Iterator[Serving]:
     assert (code, out) == (0, ""), err
     lines = err.splitlines()
     assert lines[0].startswith("loading /")
-    assert lines[1] == f"serving tiny-llama on {found.url}"
+    assert lines[1] == f"serving tiny-llama in float32 on {found.url}"
     assert all(" INFO " in line for line in lines[2:]), err
     assert "red green" not in err
 
 
 def test_the_line_for_machines(served: Serving, base_folder: Path) -> None:
     assert served.line == json.dumps(served.row, separators=(",", ":")) + "\n"
-    assert list(served.row) == ["url", "base", "fingerprint"]
+    assert list(served.row) == ["url", "base", "fingerprint", "dtype"]
+    assert served.row["dtype"] == "float32"
     assert served.row["base"] == "tiny-llama"
     assert served.row["fingerprint"] == FrozenBase.load(str(base_folder)).fingerprint
     assert served.url.startswith("http://127.0.0.1:")

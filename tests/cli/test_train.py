@@ -382,6 +382,18 @@ def test_predict_prints_the_fields_of_its_contract(run: Run) -> None:
     assert isinstance(answer["output"], str)
 
 
+def test_with_batch_invariant_commands_answer_to_the_last_bit(run: Run, tmp_path: Path, base_folder: Path) -> None:
+    files = [task_file(tmp_path, base_folder, name, task=name, seed=seed) for seed, name in enumerate(("one", "two"))]
+    how = ("--batch-invariant", "--dtype", "bfloat16", "--json")
+    together = run("train", *files, *how).rows
+    (alone,) = run("train", files[1], *how).rows
+    assert together[1]["digest"] == alone["digest"]
+    both = run("predict", "two", "red 3", "a much longer text of blue things", *how).rows
+    assert run("predict", "two", "red 3", *how).rows == both[:1]
+    done = run("train", files[0], *how)
+    assert "; in bfloat16" in done.err
+
+
 @pytest.mark.usefixtures("filled")
 def test_predict_reads_lines_of_stdin(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run("predict", "kind", "red", "the blue ünïcödé", "--json").out

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 import softprompt
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
@@ -23,6 +24,7 @@ from softprompt.errors import (
     StoreError,
 )
 from softprompt.library.library import Library
+from softprompt.model.rounding import ROUNDING
 from softprompt.registry.registry import Registry
 from softprompt.serving import offline as service_module
 from softprompt.serving.answers import choose_label
@@ -77,6 +79,25 @@ def test_mixed_tasks_in_one_call_equal_each_alone(library: Library) -> None:
         (alone,) = Service(library).predict([text], task)
         same(alone, answer)
     assert together[0].scores != together[3].scores
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_batch_invariant_base_answers_to_the_last_bit(library: Library, dtype: str) -> None:
+    service = Service(library, base=BaseOptions(dtype=dtype, batch_invariant=True))
+    texts = texts_for(TASKS)
+    for text, task, together in zip(texts, TASKS, service.predict(texts, TASKS), strict=True):
+        assert service.predict([text], task) == [together]
+    assert service.remarks == []
+
+
+def test_near_ties_are_remarked_on(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROUNDING, torch.float32, 10.0)  # now any choice is one
+    service = Service(library)
+    service.predict(["red", "blue"], "kind")
+    (remark,) = service.remarks
+    assert remark.startswith("2 choices were near ties in float32: ")
+    service.predict(["red"], "kind")
+    assert service.remarks[1].startswith("1 choice was a near tie in float32: ")
 
 
 def test_answers_follow_their_rows_whatever_the_order(library: Library) -> None:

@@ -596,6 +596,7 @@ def test_counters_tell_tasks_apart_and_only_those_that_exist(live: AsyncService)
     assert count("softprompt_prompt_misses_total", {}) == 4  # two prompts, and two names that mean nothing
     assert (count("softprompt_engine_steps_total", {}) or 0) > 0
     assert count("softprompt_engine_waiting", {}) == 0
+    assert count("softprompt_near_ties_total", {}) == 0
 
 
 def test_swaps_are_measured_and_held_against_the_budget_of_the_task_file(

@@ -64,6 +64,15 @@ def test_without_it_a_prompt_keeps_to_a_bound(tmp_path: Path, dtype: torch.dtype
         assert (run.best_PD - alone.best_PD).norm() <= MOVED[dtype] * went
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_the_same_training_twice_is_the_same_to_the_last_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    digests = [
+        [one.prompt.digest for one in train(list(some_tasks(tmp_path, "ag").values()), base=make_base("llama", dtype=dtype))]
+        for _ in range(2)
+    ]
+    assert digests[0] == digests[1]
+
+
 def test_several_processes_are_refused() -> None:
     base = replace(make_base("llama"), batch_invariant=True)
     with pytest.raises(ConfigError, match="leave out --batch-invariant"):

@@ -18,8 +18,8 @@ ROUNDING = {
     torch.float16: 8 * torch.finfo(torch.float16).eps,
 }
 """By dtype, how far any logit of a row may move by what is run beside it, as a share of the row's largest (by magnitude):
-3e-5 in float32, 0.03 in bfloat16, 0.008 in float16. Measured on the built-in base and on random ones of all architectures of
-the tests, with a margin."""
+3e-5 in float32, 0.03 in bfloat16, 0.008 in float16. Measured on the built-in base and on random ones of four architectures,
+with a margin."""
 
 
 class NearTies:
@@ -44,20 +44,21 @@ class NearTies:
             "(--dtype), and with --batch-invariant nothing depends on the batch"
         )
 
-    def bounds(self, logits_BV: Tensor) -> Tensor:
-        """The distance below which two logits are near, of each row; B, float32."""
-        low_B, high_B = logits_BV.aminmax(dim=-1)
-        return self.share * torch.maximum(low_B.abs(), high_B.abs()).float()
+    def bounds(self, logits_BV: Tensor, best_B: Tensor | None = None) -> Tensor:
+        """The distance below which two logits are near, of each row; B, float32. `best_B`: each row's best, where known."""
+        # Both are vectorised; `aminmax` takes several times as long.
+        best_B = logits_BV.amax(-1) if best_B is None else best_B
+        return self.share * torch.maximum(logits_BV.amin(-1).abs(), best_B.abs()).float()
 
     def greedy(self, logits_BV: Tensor, best_B: Tensor, greedy_B: Tensor) -> list[bool]:
         """Whether each row's second best logit is that near. The logits are as they were, afterwards."""
         if not self.share:
             return [False] * len(logits_BV)
-        bound_B = self.bounds(logits_BV)
-        token_B1, best_B1 = greedy_B[:, None], best_B[:, None]
-        logits_BV.scatter_(1, token_B1, -torch.inf)
+        bound_B = self.bounds(logits_BV, best_B)
+        best = torch.arange(len(logits_BV), device=logits_BV.device), greedy_B
+        logits_BV[best] = -torch.inf
         second_B = logits_BV.amax(-1)
-        logits_BV.scatter_(1, token_B1, best_B1)
+        logits_BV[best] = best_B
         near: list[bool] = (best_B.float() - second_B.float() < bound_B).tolist()
         return near
 
