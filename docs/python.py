@@ -20,7 +20,6 @@ file of rows may be named.
 """
 
 
-
 def render() -> str:
     """The page, from the code as it is."""
     import softprompt

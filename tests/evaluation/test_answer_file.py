@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from softprompt.errors import ConfigError, DataError
 from softprompt.evaluation.answer_file import KINDS, AnswerFile
-from softprompt.tasks.tables import read_table
+from softprompt.rows.tables import read_table
 
 ROWS: list[dict[str, Any]] = [
     {"id": 1, "text": 'red, or "blue"; then'},

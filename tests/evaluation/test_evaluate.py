@@ -24,7 +24,7 @@ from softprompt.evaluation.metrics import fold, measure, score
 from softprompt.evaluation.trials import Report, Trial, judge, log_softmax, result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
-from softprompt.tasks.rows import Row
+from softprompt.rows.sources import Row
 from softprompt.tasks.task import Task
 from tests.models import make_base, some_prompt
 

@@ -412,6 +412,8 @@ def test_an_adapter_of_another_revision_is_refused(place: Path) -> None:
         load_peft(place / "a", task="t", base=named)
     edit_config(place / "a", revision="v2")
     assert load_peft(place / "a", task="t", base=named).card.num_virtual_tokens == 6
+
+
 @pytest.mark.parametrize("kind", ["llama_2", "metaspace_first", "byte_level"])
 @pytest.mark.parametrize("labels", [("yes", "no"), ("red", "red apple", "blue")])
 def test_the_ids_that_the_folder_tells_give_our_scores(kind: str, labels: tuple[str, ...], tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 
 from softprompt.errors import ConfigError, DataError, NameRefused
 from softprompt.names import check_task
+from softprompt.rows.values import text_of
 from softprompt.tasks import samples
 from softprompt.tasks.config import TaskConfig, parse_config
 from softprompt.tasks.draft import draft_task
 from softprompt.tasks.form import Form
 from softprompt.tasks.labels import compose, fold_label
 from softprompt.tasks.task import Task
-from softprompt.tasks.values import text_of
 from tests.models import make_base
 
 BASE = make_base("llama")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.errors import DataError
+from softprompt.rows.sources import Row
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form
-from softprompt.tasks.rows import Row
 from softprompt.tasks.splits import Source, cut, position
 from softprompt.tasks.task import Task
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from softprompt.errors import ConfigError, ContextError, DataError
-from softprompt.tasks.rows import Row, digest_rows
+from softprompt.rows.sources import Row, digest_rows
 from softprompt.tasks.splits import position
 from softprompt.tasks.task import Task
 from tests.models import make_base

@@ -29,8 +29,8 @@ from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.listing import Filters
+from softprompt.rows.sources import Row, digest_rows
 from softprompt.tasks.config import parse_config
-from softprompt.tasks.rows import Row, digest_rows
 from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Task
 from softprompt.training import loop

@@ -63,7 +63,6 @@ class FrozenBase:
     batch_invariant: bool = False
     """Whether it is run so that no bit of a row's results depends on the rows beside it."""
 
-
     def __repr__(self) -> str:
         kind = getattr(self.model.config, "model_type", "model")
         return f"FrozenBase({self.name!r}, {kind} of {self.params:,} weights, {str(self.dtype)[6:]} on {self.device})"

@@ -5,12 +5,14 @@ Shapes: B rows, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from softprompt.bases.quiet import quiet
 from softprompt.bases.vocabulary import WHOLE
 from softprompt.errors import BaseModelError, reason_of
 
@@ -98,3 +100,21 @@ def looks_ahead(model: Any) -> bool:
     else:  # experts may be given other tiles of rows with the other token, which rounds otherwise
         least = 1e-4 if logits_BTV.dtype == torch.float32 else 1e-2
     return bool(effect > torch.maximum(10 * rounding, torch.tensor(least, device=device)))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Say nothing while transformers loads or tokenises."""
+    from transformers.utils import logging as transformers_logging
+
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    bars = transformers_logging.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from softprompt.bases.quiet import quiet
+from softprompt.bases.reading import quiet
 from softprompt.errors import DataError
 from softprompt.text import Parts, plain
 

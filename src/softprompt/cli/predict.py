@@ -19,9 +19,9 @@ from softprompt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from softprompt.progress import Bars
+    from softprompt.rows.sources import Row
     from softprompt.serving.offline import Service
     from softprompt.tasks.form import Form
-    from softprompt.tasks.rows import Row
 
 AT_ONCE = 256
 """Rows that are answered, shown and kept at a time."""
@@ -51,8 +51,8 @@ def predict(
     from softprompt.evaluation.answer_file import AnswerFile
     from softprompt.library.binding import check_base
     from softprompt.progress import Bars, loading
+    from softprompt.rows.sources import digest_rows
     from softprompt.tasks.form import Form
-    from softprompt.tasks.rows import digest_rows
 
     library = where.open()
     version = library.registry.resolve(task)
@@ -104,8 +104,8 @@ def predict(
 
 def _rows(form: Form, texts: Sequence[str], data: Path | None, *, literal: bool) -> list[Row]:
     """The rows that are to be answered, from a file, the command line or stdin."""
-    from softprompt.tasks.rows import find_file
-    from softprompt.tasks.tables import read_table
+    from softprompt.rows.sources import find_file
+    from softprompt.rows.tables import read_table
 
     columns = form.input.fields
     if data is not None:
@@ -133,8 +133,8 @@ def _meant(form: Form, text: str, *, literal: bool) -> Row:
         ConfigError: it is the name of a file with rows, or an object without the task's columns, and not `literal`.
         DataError: the task has several columns, and the text holds none.
     """
+    from softprompt.rows.tables import is_table
     from softprompt.serving.inputs import check_text
-    from softprompt.tasks.tables import is_table
 
     columns = form.input.fields
     if text.strip():

@@ -12,9 +12,9 @@ from typing import Any
 
 from softprompt.errors import ConfigError, DataError
 from softprompt.files import write_whole
-from softprompt.tasks.rows import Row
-from softprompt.tasks.tables import kind_of
-from softprompt.tasks.values import text_of
+from softprompt.rows.sources import Row
+from softprompt.rows.tables import kind_of
+from softprompt.rows.values import text_of
 
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 """What the name of such a file ends with; `.gz` may stand behind the first four."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError
 from softprompt.registry.records import Version
+from softprompt.rows.memory import rows_in_memory
+from softprompt.rows.sources import Row
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form, form_fields
-from softprompt.tasks.memory import rows_in_memory
-from softprompt.tasks.rows import Row
 from softprompt.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from softprompt.tasks.tables import unique_keys
+from softprompt.rows.tables import unique_keys
 from softprompt.text import lone_surrogate
 
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")

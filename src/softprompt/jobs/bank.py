@@ -19,9 +19,9 @@ from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
 from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.watch import Watch, fail, record
 from softprompt.model.architecture import Architecture
+from softprompt.rows.sources import Row
 from softprompt.signals import handling
 from softprompt.tasks.config import parse_config
-from softprompt.tasks.rows import Row
 from softprompt.tasks.schedule import steps_per_epoch
 from softprompt.tasks.task import Task
 from softprompt.training.checkpoint import EVERY_SECONDS

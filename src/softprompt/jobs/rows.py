@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from softprompt.errors import DataError, FieldError
-from softprompt.tasks.rows import Row
-from softprompt.tasks.tables import unique_keys
+from softprompt.rows.sources import Row
+from softprompt.rows.tables import unique_keys
 from softprompt.text import lone_surrogate
 
 Shape = Literal["columns", "completion", "chat"]

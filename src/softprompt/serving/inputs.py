@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError, FieldError
-from softprompt.tasks.values import text_of
+from softprompt.rows.values import text_of
 from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
+    from softprompt.rows.sources import Row
     from softprompt.serving.answers import Message
     from softprompt.serving.resident import Resident
     from softprompt.tasks.form import Form, Inputs
-    from softprompt.tasks.rows import Row
 
 
 @dataclass(frozen=True)

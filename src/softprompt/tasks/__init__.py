@@ -1,4 +1,4 @@
 """Tasks: what a prompt is tuned for. A task file, its rows, their wording, and all of it encoded for a base.
 
-May import: `prompts`, `bases`. Open `task.py` first.
+May import: `prompts`, `bases`, `rows`. Open `task.py` first.
 """

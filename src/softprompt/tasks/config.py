@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
+from softprompt.rows.tables import kind_of
+from softprompt.rows.values import short
 from softprompt.tasks.foreign import unknown_key
 from softprompt.tasks.labels import check_labels, with_label_texts
-from softprompt.tasks.tables import kind_of
-from softprompt.tasks.values import short
 from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
@@ -55,7 +55,7 @@ class DataConfig(_Strict):
     """Where the rows of a task come from."""
 
     train: str
-    """A file, of a kind that `tasks/tables.py` reads, or the name of a split of `dataset`."""
+    """A file, of a kind that `rows/tables.py` reads, or the name of a split of `dataset`."""
     validation: str | float = 0.1
     """A file or split, or the share of the training rows to hold out."""
     test: str | float | None = None

@@ -14,12 +14,12 @@ import yaml
 
 from softprompt.errors import ConfigError, DataError, nearest
 from softprompt.names import LONGEST_NAME, check_new_task
+from softprompt.rows.tables import read_table
+from softprompt.rows.values import Row, is_missing, short, text_of
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, fold_label, form_of_labels, infer_labels
-from softprompt.tasks.tables import read_table
 from softprompt.tasks.task import Task
 from softprompt.tasks.template import nameable
-from softprompt.tasks.values import Row, is_missing, short, text_of
 
 _ANSWERS = tuple("label labels category class intent sentiment target answer output y completion response summary".split())
 _TEXTS = tuple(

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
+from softprompt.rows.sources import Row
+from softprompt.rows.values import is_missing
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import Spellings, compose
-from softprompt.tasks.rows import Row
 from softprompt.tasks.template import Template, around, excerpt, field_text
-from softprompt.tasks.values import is_missing
 from softprompt.text import lone_surrogate
 
 if TYPE_CHECKING:

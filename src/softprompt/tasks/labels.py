@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from typing import Any
 
-from softprompt.tasks.values import text_of
+from softprompt.rows.values import text_of
 
 MOST_LABELS = 200
 LONGEST_LABEL = 80

@@ -64,8 +64,8 @@ def one_base(tasks: Sequence[Task]) -> BaseOptions:
 
 
 def check_before_loading(tasks: Sequence[Task], base: BaseOptions) -> None:
-    """Read the rows of tasks, and look at the folder of their base, so that what is wrong is told before seconds are spent on
-    loading. `base` says how it will be loaded.
+    """Read the rows of tasks, and look at the folder of their base, so that what is wrong is told before it is loaded, as
+    `base` says, and that takes seconds.
 
     Raises:
         ConfigError, DataError: the tasks share no base, or rows are wrong.

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from softprompt.rows.sources import Row, canonical
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, named
-from softprompt.tasks.rows import Row, canonical
 
 if TYPE_CHECKING:
     from softprompt.tasks.form import Form

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from softprompt.bases.architectures import refuse_unless_causal, task_type_of_name
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, DataError
+from softprompt.rows.memory import MEMORY, take_rows
+from softprompt.rows.sources import Row, digest_rows, find_file, read_hub_split, read_rows
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.labels import compose, named
-from softprompt.tasks.memory import MEMORY, take_rows
-from softprompt.tasks.rows import Row, digest_rows, find_file, read_hub_split, read_rows
 from softprompt.tasks.splits import Source, cut, remarks_on_rows
 from softprompt.tasks.template import excerpt
 

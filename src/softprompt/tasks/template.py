@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from softprompt.errors import ConfigError, DataError, nearest
-from softprompt.tasks.rows import Row
-from softprompt.tasks.values import listing, short, text_of
+from softprompt.rows.sources import Row
+from softprompt.rows.values import listing, short, text_of
 from softprompt.text import Parts
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from softprompt.bases.base import FrozenBase
-from softprompt.tasks.rows import digest_rows
+from softprompt.rows.sources import digest_rows
 from softprompt.training.run import Run
 
 FORMAT = 3

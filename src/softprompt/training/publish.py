@@ -18,8 +18,8 @@ from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.gate import Rival, rival
 from softprompt.registry.records import Origin, Version
+from softprompt.rows.sources import Row, digest_rows
 from softprompt.tasks.form import form_fields
-from softprompt.tasks.rows import Row, digest_rows
 from softprompt.tasks.task import Task
 from softprompt.training.run import Member, Run
 

@@ -19,8 +19,8 @@ from softprompt.errors import ConfigError, TrainingError, TrainingStopped
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent, loading
+from softprompt.rows.sources import digest_rows
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
-from softprompt.tasks.rows import digest_rows
 from softprompt.tasks.task import Task
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.loop import processes_started

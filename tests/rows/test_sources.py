@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from softprompt.errors import DataError
-from softprompt.tasks.rows import Row, digest_rows, find_file, read_hub_split
+from softprompt.rows.sources import Row, digest_rows, find_file, read_hub_split
 
 
 def test_a_folder_or_a_name_too_long_for_a_file_is_told(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 from softprompt.errors import DataError
-from softprompt.tasks.tables import read_table
-from softprompt.tasks.values import Row as Row
-from softprompt.tasks.values import plain
+from softprompt.rows.tables import read_table
+from softprompt.rows.values import Row as Row
+from softprompt.rows.values import plain
 
 DEFAULT_DATA = "../shared/data"
 """Where data files are looked for last, when SOFTPROMPT_DATA names no other folder."""
@@ -38,7 +38,7 @@ def find_file(name: str, folder: Path) -> Path:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """Rows of a file of any kind that :mod:`softprompt.tasks.tables` reads.
+    """Rows of a file of any kind that :mod:`softprompt.rows.tables` reads.
 
     Raises:
         DataError: unknown kind, not readable, not what its name says, or empty.

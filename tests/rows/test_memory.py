@@ -12,7 +12,7 @@ import pytest
 import softprompt
 from softprompt.errors import ConfigError, DataError
 from softprompt.library.library import Library
-from softprompt.tasks.memory import rows_in_memory
+from softprompt.rows.memory import rows_in_memory
 from softprompt.tasks.task import Task
 from tests.models import make_base
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from softprompt.errors import ConfigError, DataError
-from softprompt.tasks.rows import Row
+from softprompt.rows.sources import Row
 from softprompt.text import lone_surrogate
 
 MEMORY = "memory:"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.errors import DataError
-from softprompt.tasks.delimited import DELIMITERS, LINE_END, Records, read_csv, read_tsv
-from softprompt.tasks.sheets import Cells, read_excel, read_parquet
-from softprompt.tasks.values import Row, listing, short
+from softprompt.rows.delimited import DELIMITERS, LINE_END, Records, read_csv, read_tsv
+from softprompt.rows.sheets import Cells, read_excel, read_parquet
+from softprompt.rows.values import Row, listing, short
 from softprompt.text import lone_surrogate
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".txt")

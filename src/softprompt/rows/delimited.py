@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from softprompt.errors import DataError
-from softprompt.tasks.values import listing
+from softprompt.rows.values import listing
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 """What may divide the fields of a CSV file, the likeliest first, with its name."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from softprompt.errors import DataError
-from softprompt.tasks.values import listing, plain, short, text_of
+from softprompt.rows.values import listing, plain, short, text_of
 
 _OLD_OFFICE = b"\xd0\xcf\x11\xe0"
 _TIME = re.compile("[hHsS]")

@@ -24,9 +24,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from softprompt.errors import DataError
-from softprompt.tasks.delimited import DELIMITERS
-from softprompt.tasks.tables import SUFFIXES, Table, is_table, read_table
-from softprompt.tasks.values import Row
+from softprompt.rows.delimited import DELIMITERS
+from softprompt.rows.tables import SUFFIXES, Table, is_table, read_table
+from softprompt.rows.values import Row
 
 ROWS: list[Row] = [
     {"text": 'a "quoted" text, with commas', "label": "yes"},
