@@ -13,9 +13,9 @@ PAGE = Path(__file__).with_suffix(".md")
 
 HEAD = """# Python
 
-Everything that `import softprompt` offers, from the code's own words. It is imported when it is first used: the import itself
-loads no torch. The commands do the same: `softprompt train` is `softprompt.train`, and so on. Rows may come from memory wherever a
-file of rows may be named.
+Everything that `import softprompt` offers, in the words of the code. A name is imported when it is first used: the import itself
+loads no torch. The commands do the same: `softprompt train` is `softprompt.train`, and so on. Rows may come from memory
+wherever a file of rows may be named.
 
 """
 
