@@ -14,8 +14,8 @@ PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Python
 
 Everything that `import softprompt` offers, in the words of the code. A name is imported when it is first used: the import
-itself loads no torch. The commands do the same: `softprompt train` is `softprompt.train`, and so on. Rows may come from memory
-wherever a file of rows may be named.
+itself loads no torch. The commands do the same: `softprompt train` is `softprompt.train`, and so on. Rows may come
+from memory wherever a file of rows may be named.
 
 """
 
