@@ -117,7 +117,6 @@ def serve(
             ),
         )
         progress = Bars()
-        progress.note(f"loading {settings.base.shown}")
         with progress.loading(settings.base.shown):
             live = load(library, settings)
 
