@@ -155,7 +155,7 @@ def steerable_base() -> FrozenBase:
         logits = model(input_ids=ids, attention_mask=mask).logits[:, -3:-1]  # the answer and the end
         loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, -2:])
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return FrozenBase.wrap(model, tokenizer(), name="trained/steerable")
 

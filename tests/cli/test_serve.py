@@ -221,6 +221,12 @@ def test_what_cannot_be_served_is_told(refused: Callable[..., str], tmp_path: Pa
     refused("--port", "99999", code=2)
 
 
+def test_an_empty_library_is_told(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    _, _, err = Serving(tmp_path / "home", "--dtype", "float32").end()
+    assert f"the library in {tmp_path / 'home'} has no prompts: builtin/tiny is served as it is" in err
+
+
 def test_a_home_that_is_not_there_is_told_and_not_made(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
