@@ -208,8 +208,8 @@ def test_a_prompt_of_an_adapted_base_is_exported_with_a_warning_and_comes_back(
         make_task(tmp_path, "kind", base=str(base_folder), base_adapter=str(adapter)),
         library=Library.open(tmp_path / "home"),
     )
-    for form, source in (("peft", "out"), ("softprompt", "out/kind@1.safetensors")):
-        done = run("export", "kind", tmp_path / "out", "--format", form, "--json")
+    for form, source in (("peft", "peft"), ("softprompt", "softprompt/kind@1.safetensors")):
+        done = run("export", "kind", tmp_path / form, "--format", form, "--json")
         assert ("with the adapter 'lora'" in done.err) == (form == "peft")
         back = ("import", tmp_path / source, "--task", "again", "--base", base_folder, "--json")
         assert "--base-adapter" in run(*back).refused()

@@ -153,7 +153,7 @@ def test_a_run_that_generates_has_its_cut_answers_told_apart_from_cut_inputs(
     done = run("train", file, "--json")
     (row,) = done.rows
     assert (row["truncated"], row["answers_cut"], row["unfinished"]) == (0, 40, row["rows"])
-    assert "warning: mine: 36 of 36 answers are longer than max_new_tokens (1), and can never be given whole" in done.err
+    assert "warning: mine: 36 of 36 answers are cut to max_new_tokens (1), so that no prediction can equal them" in done.err
     assert "cut to fit the context" not in done.err
     assert f"{row['rows']} of {row['rows']} answers ran into max_new_tokens (1) before their end" in " ".join(
         row["warnings"]

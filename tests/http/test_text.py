@@ -147,7 +147,7 @@ def test_a_text_that_the_base_cannot_read_is_a_400(tmp_path: Path) -> None:
     base = replace(base)
     base.__dict__["spelling"] = Spelling(base.tokenizer, base.name, torch.nn.Embedding(320, 4))
     with Library.open(tmp_path / "home") as library:
-        library.publish(some_prompt(base, "kind", labels=("yes", "no")).to_bytes(), base=base.address)
+        library.publish(some_prompt(base, "kind", labels=("a", "b")).to_bytes(), base=base.address)
         with serving(library, base) as made:
             word = base.tokenizer.convert_ids_to_tokens(330).replace("Ġ", " ")
             for path, body in (

@@ -375,7 +375,7 @@ def test_tasks_that_cannot_be_trained_together_are_told(tmp_path: Path) -> None:
         ({"input": "{text}" + " red" * 86}, r"t: \d+ of \d+ inputs were cut to fit the context"),
         (
             {"labels": None, "max_new_tokens": 1},
-            r"t: \d+ of \d+ answers are longer than max_new_tokens \(1\), and .*; raise it",
+            r"t: \d+ of \d+ answers are cut to max_new_tokens \(1\), so that .*: raise max_new_tokens",
         ),
         ({"instruction": "red " * 99}, "t: the text prompt of the zero-shot baseline does not fit the context"),
     ],

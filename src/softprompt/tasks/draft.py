@@ -84,7 +84,7 @@ def draft_task(
         DataError: no column for an input or an answer, no such column, or what training refuses.
         NameRefused: the name given is none.
     """
-    task = check_new_task(name) if name is not None else name_of(file)
+    task = check_new_task(name if name is not None else name_of(file))
     read = read_table(file)
     table = _Table(file, read.rows)
     _check_given(table, text, label)
