@@ -46,7 +46,9 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=reading["trust_remote_code"])
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise BaseModelError(f"{source!r} ({folder}) cannot be loaded: {reason_of(error)}") from None
+        raise BaseModelError(
+            f"{source!r} ({folder}) cannot be loaded: {reason_of(error)}; fetch it again, or give another"
+        ) from None
     except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
         raise BaseModelError(
             f"{source!r} ({folder}) is damaged or not readable: {type(error).__name__}: {reason_of(error)}; fetch it again"

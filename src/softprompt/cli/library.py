@@ -78,7 +78,7 @@ def copy(
     """Copy the library, all tenants, to another home, registry or store, or bring a former copy up to date. What is not
     named stays the same."""
     if to_home is None and to_registry is None and to_store is None:
-        raise typer.BadParameter("say where to: --to-home, --to-registry or --to-store")
+        raise typer.BadParameter("nowhere to copy to was named; give --to-home, --to-registry or --to-store")
     from softprompt.progress import Bars
 
     report = where.open().copy(to_home, registry=to_registry, store=to_store, progress=Bars())

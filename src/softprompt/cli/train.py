@@ -77,8 +77,20 @@ def train(
         tuned = tune(tasks, base=base, library=library, progress=progress, stop=stop)
     if not tuned:  # the first process of several speaks for all
         return
-    title = f"{len(tuned)} prompt{'s' if len(tuned) > 1 else ''} of {tuned[0].row()['trainable']:,} numbers"
-    emit_tuned([one.row() for one in tuned], as_json, f"{title} each on {tuned[0].frozen:,} frozen ones", COLUMNS)
+    rows = [one.row() for one in tuned]
+    emit_tuned(rows, as_json, f"{_counted([row['trainable'] for row in rows])} on {tuned[0].frozen:,} frozen ones", COLUMNS)
+
+
+def _counted(sizes: Sequence[int]) -> str:
+    """How many prompts, and of how many numbers."""
+    if len(sizes) == 1:
+        return f"1 prompt of {sizes[0]:,} numbers"
+    least, most = min(sizes), max(sizes)
+    return (
+        f"{len(sizes)} prompts of {least:,} numbers each"
+        if least == most
+        else f"{len(sizes)} prompts of {least:,} to {most:,} numbers"
+    )
 
 
 def emit_tuned(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str, columns: Sequence[str]) -> None:

@@ -38,7 +38,7 @@ class Validator:
         prompt = self._prompt_length(job)
         if isinstance(job, ScoreJob):
             if not job.labels or not all(job.labels):
-                raise EngineError("a job that scores needs labels, each of at least one token")
+                raise EngineError("the job scores no labels, or one without tokens; give each at least one")
             for label in job.labels:
                 self._check_ids(label)
             self._check_context(prompt, count, max(map(len, job.labels)), "the longest label")

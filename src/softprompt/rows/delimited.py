@@ -193,7 +193,7 @@ def _quoted_records(text: str, delimiter: str, above: int) -> Records:
                 records.lines.append(line)
             line = above + reader.line_num + 1
     except csv.Error as error:
-        raise _quote_fault(text, delimiter, above) or _Fault(line, f"not valid CSV ({error})") from None
+        raise _quote_fault(text, delimiter, above) or _Fault(line, f"not valid CSV ({error}); mend the line") from None
     return records
 
 

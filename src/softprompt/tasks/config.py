@@ -64,7 +64,7 @@ class DataConfig(_Strict):
     @classmethod
     def _share(cls, value: str | float | None) -> str | float | None:
         if isinstance(value, float | int) and not 0 < value < 1:
-            raise ValueError(f"a share must lie between 0 and 1, and this is {value}")
+            raise ValueError(f"a share lies between 0 and 1, and this is {value}; write one such as 0.1")
         return value
 
 
@@ -203,9 +203,9 @@ class TaskConfig(_Strict):
         if init == "LABELS" and labels is None:
             raise ValueError("prompt_tuning_init: LABELS needs `labels`; list them, or use SAMPLE_VOCAB")
         if init == "TEXT" and not self.prompt_tuning_init_text:
-            raise ValueError("prompt_tuning_init: TEXT needs prompt_tuning_init_text")
+            raise ValueError("prompt_tuning_init: TEXT needs prompt_tuning_init_text; give it")
         if init == "PROMPT" and not self.prompt_tuning_init_prompt:
-            raise ValueError("prompt_tuning_init: PROMPT needs prompt_tuning_init_prompt, such as `trec6@3`")
+            raise ValueError("prompt_tuning_init: PROMPT needs prompt_tuning_init_prompt; give one such as `trec6@3`")
         return self
 
     @property
@@ -263,13 +263,16 @@ def parse_config(raw: dict[str, Any], *, where: str = "task") -> TaskConfig:
     """Check a configuration that is already a dictionary.
 
     Raises:
-        ConfigError: every fault of it, a line each, with the nearest known name for unknown keys.
+        ConfigError: every fault of it, with the nearest known name for unknown keys.
     """
     try:
         return TaskConfig.model_validate(raw)
     except ValidationError as error:
         lines = [_fault(fault) for fault in error.errors(include_url=False)]
-        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
+        if len(lines) == 1:
+            raise ConfigError(f"{where}: {lines[0]}") from None
+        told = " ".join(f"({number}) {line}" for number, line in enumerate(lines, start=1))
+        raise ConfigError(f"{where} has {len(lines)} faults: {told}") from None
 
 
 def _fault(fault: Any) -> str:
@@ -280,7 +283,7 @@ def _fault(fault: Any) -> str:
         known = nested.get(path[0], TaskConfig.model_fields) if len(path) > 1 else TaskConfig.model_fields
         return f"unknown key {name!r}{unknown_key(path[-1], known, inside=path[0] if len(path) > 1 else None)}"
     if fault["type"] == "missing":
-        return f"{name} is missing"
+        return f"{name} is missing; give it"
     message = fault["msg"].removeprefix("Value error, ")
     if not name:
         return str(message)

@@ -29,7 +29,7 @@ _SAME = {
     "early_stopping_patience": "patience early_stopping",
     "max_new_tokens": "max_tokens max_target_length generation_max_length max_completion_length max_completion_tokens "
     "max_output_tokens",
-    "labels": "label_names classes class_names label_list choices candidate_labels label2id id2label num_labels",
+    "labels": "label_names classes class_names label_list choices candidate_labels label2id num_labels",
     "metric": "metric_for_best_model metrics eval_metric compute_metrics",
     "input": "template prompt prompt_template input_template input_text text_column dataset_text_field input_column "
     "text_template preprocessing_template",

@@ -64,10 +64,11 @@ class Form:
         if form.labels is not None:
             form = replace(form, labels=tuple(map(compose, form.labels)))
         if not form.input.fields:
-            raise ConfigError(f"input: the template {config.input!r} has no column in braces, such as {{text}}")
+            raise ConfigError(f"input: the template {config.input!r} names no column; write one in braces, such as {{text}}")
         if len(form.target.fields) != 1:
             raise ConfigError(
-                f"target: the template {config.target!r} must have exactly one column in braces, such as {{label}}"
+                f"target: the template {config.target!r} names {len(form.target.fields) or 'no'} column"
+                f"{'s' * (len(form.target.fields) != 1)}; write exactly one in braces, such as {{label}}"
             )
         return form
 

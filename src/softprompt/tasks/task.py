@@ -74,7 +74,7 @@ class Task:
         self.folder = Path(folder)
         self.form = Form.of_config(self.config)
         if not self.config.task:
-            raise ConfigError("task is missing: give the task a name")
+            raise ConfigError("task is missing; give the task a name")
 
     @classmethod
     def load(cls, path: str | Path) -> Task:
@@ -131,7 +131,7 @@ class Task:
             refuse_unless_causal(known, source)
         if self.config.task_type != "CAUSAL_LM":
             raise BaseModelError(
-                f"task {self.name!r} asks for task_type {self.config.task_type}, and this version tunes causal models only: "
+                f"task {self.name!r} asks for task_type {self.config.task_type}, and this version tunes causal models only; "
                 f"leave task_type out, or say CAUSAL_LM, where the base ({source}) is one"
             )
 

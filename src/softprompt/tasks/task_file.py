@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from softprompt.errors import ConfigError
+from softprompt.errors import ConfigError, reason_of
 from softprompt.rows.tables import kind_of
+from softprompt.rows.values import kind_of_json, short
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 """Files that are given for a task file by mistake."""
@@ -41,8 +42,12 @@ def _mapping(loader: TaskLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, Hashable) or key in seen:
-            raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice or is no plain name")
+        if not isinstance(key, Hashable):
+            raise ConfigError(
+                f"line {key_node.start_mark.line + 1}: the key {short(key)} is no plain name; write `key: value`"
+            )
+        if key in seen:
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: the key {short(key)} is given twice; leave one out")
         if key in ("labels", "id2label"):
             _keep_words(value_node)
         seen[key] = loader.construct_object(value_node, deep=True)
@@ -64,19 +69,24 @@ def read_task_file(path: str | Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"the task file {str(path)!r} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"the task file {str(path)!r} cannot be read: {error.strerror}; mend the path") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the task file {str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        raise ConfigError(
+            f"the task file {str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start}); save it so"
+        ) from None
     try:
         raw = yaml.load(text, Loader=TaskLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
+        told = getattr(error, "problem", None) or reason_of(error)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+        raise ConfigError(f"{path}: not valid YAML{where}: {told}; mend it, or put texts in quotes") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except RecursionError:
-        raise ConfigError(f"{path}: not valid YAML: brackets inside brackets, too deep to read") from None
+        raise ConfigError(f"{path}: not valid YAML: brackets inside brackets, too deep to read; mend it") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a task file holds `key: value` lines, and this holds {type(raw).__name__}")
+        raise ConfigError(
+            f"{path}: this file holds {'nothing' if raw is None else kind_of_json(raw)}; write `key: value` lines"
+        )
     return raw

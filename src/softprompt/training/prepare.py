@@ -66,10 +66,10 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     if length > LONG:
         yield f"{task.name}: {length} virtual tokens can drown the input; 20 to 100 is usual", True
     longest, output = max(len(ids) for ids in run.train.inputs), task.form.output_length(base)
-    limit = "no limit" if base.context is None else f"of {base.context}"
+    limit = ", without limit" if base.context is None else f" of {base.context}"
     yield (
         f"{task.name}: {len(run.train)} training rows; context: {length} virtual + up to {longest} input + {output} output "
-        f"= {length + longest + output} tokens {limit}; in {str(base.dtype).removeprefix('torch.')}",
+        f"= {length + longest + output} tokens{limit}; in {str(base.dtype).removeprefix('torch.')}",
         False,
     )
     begins = base.spelling.begins_with
