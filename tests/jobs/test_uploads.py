@@ -100,7 +100,7 @@ def test_another_tenants_file_is_as_unknown_as_none(files: Uploads) -> None:
         (lines([{"prompt": 3, "completion": "b"}]), "line 1: prompt is 3; give a text"),
         (lines([{"messages": "hi"}]), "line 1: messages is 'hi'; give a list of objects"),
         (lines([{"messages": []}]), "line 1: the roles of the messages are none; there must be a user's"),
-        (lines([{"messages": [{"role": "user", "content": "a"}]}]), "are user; there must be a user's, and an assistant's at the end"),
+        (lines([{"messages": [{"role": "user", "content": "a"}]}]), "user; there must be a user's, and an assistant's at"),
         (lines([{"messages": [{"role": "robot", "content": "a"}]}]), "line 1: the role 'robot' is not known"),
         (lines([chat("", "b")]), "line 1: the content of the user message"),
         (lines([{"messages": [ASKED, {"role": "assistant", "content": "b", "weight": 0}]}]), "line 1: .* weight 0"),

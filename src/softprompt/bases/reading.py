@@ -15,6 +15,7 @@ import torch
 
 from softprompt.bases.vocabulary import WHOLE
 from softprompt.errors import BaseModelError, reason_of
+from softprompt.text import plural
 
 
 def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[str, Any]) -> tuple[Any, Any]:
@@ -62,8 +63,8 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
     lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if lacking:
         raise BaseModelError(
-            f"{source!r} ({folder}) lacks {len(lacking)} weights of {type(model).__name__}, {lacking[0]!r} among them, "
-            "or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
+            f"{source!r} ({folder}) lacks {plural(len(lacking), 'weight')} of {type(model).__name__}, {lacking[0]!r} among "
+            "them, or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
         )
     return model, tokenizer
 

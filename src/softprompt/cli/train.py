@@ -16,6 +16,7 @@ from softprompt.cli.options import Json, Location, base_options, library_options
 from softprompt.cli.output import emit, say, scored, with_errors
 from softprompt.errors import TrainingStopped
 from softprompt.signals import handling
+from softprompt.text import plural
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained", "seconds")
 
@@ -86,11 +87,8 @@ def _counted(sizes: Sequence[int]) -> str:
     if len(sizes) == 1:
         return f"1 prompt of {sizes[0]:,} numbers"
     least, most = min(sizes), max(sizes)
-    return (
-        f"{len(sizes)} prompts of {least:,} numbers each"
-        if least == most
-        else f"{len(sizes)} prompts of {least:,} to {most:,} numbers"
-    )
+    numbers = f"{least:,} numbers each" if least == most else f"{least:,} to {most:,} numbers"
+    return f"{len(sizes)} prompts of {numbers}"
 
 
 def emit_tuned(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str, columns: Sequence[str]) -> None:
@@ -103,7 +101,7 @@ def emit_tuned(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str, col
         for name, other in (("live until now", row["live"]), ("production", row["production"])):
             if other is not None and (name == "production" or other != row["production"]):
                 score = scored(other["value"], other["stderr"]) or "no score"
-                on = f" on {other['rows']} rows" if other["rows"] else ""
+                on = f" on {plural(other['rows'], 'row')}" if other["rows"] else ""
                 say(f"{name}: {row['task']}@{other['version']}, {score}{on}; {named} is {other['comparison']}")
         for remark in row["warnings"]:
             say(f"{named}: {remark}")

@@ -17,7 +17,7 @@ from softprompt.errors import DataError
 from softprompt.rows.delimited import DELIMITERS, LINE_END, Records, read_csv, read_tsv
 from softprompt.rows.sheets import Cells, read_excel, read_parquet
 from softprompt.rows.values import Row, kind_of_json, listing, short
-from softprompt.text import lone_surrogate
+from softprompt.text import lone_surrogate, plural
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".txt")
 """What the name of a table ends with; `.gz` may stand behind it."""
@@ -58,7 +58,7 @@ class Table:
     def told(self) -> str:
         """What was read: the count, the columns and what divides them."""
         divided = f"; {DELIMITERS[self.delimiter]}s divide them" if self.delimiter and len(self.columns) > 1 else ""
-        rows, columns = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((len(self), "row"), (len(self.columns), "column")))
+        rows, columns = plural(len(self), "row"), plural(len(self.columns), "column")
         return f"{rows} of {self.file} with {columns} ({listing(self.columns)}{divided})"
 
 
@@ -240,7 +240,7 @@ def _json(text: str, file: Path) -> tuple[list[Row], list[int]]:
     rows: list[Row] = []
     lines: list[int] = []
     text = LINE_END.sub("\n", text) if "\r" in text else text
-    line, counted = 1, 0
+    line, plural = 1, 0
     position = _after_space(text, 0)
     try:
         if not text.startswith("[", position):
@@ -250,7 +250,7 @@ def _json(text: str, file: Path) -> tuple[list[Row], list[int]]:
             raise DataError(f"{file}: a list of objects is needed{mend}")
         position = _after_space(text, position + 1)
         while rows or not text.startswith("]", position):
-            line, counted = line + text.count("\n", counted, position), position
+            line, plural = line + text.count("\n", plural, position), position
             row, end = _JSON.raw_decode(text, position)
             rows.append(_checked(row, text[position:end], str(file), line))
             lines.append(line)

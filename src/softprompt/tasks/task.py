@@ -20,6 +20,7 @@ from softprompt.tasks.form import Form
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.splits import Source, cut, remarks_on_rows
 from softprompt.tasks.template import excerpt
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -268,4 +269,4 @@ def _why_none(split: str, source: Source) -> str:
     if source.different < len(source.rows):
         why.append(f"{source.different} of them different: equal inputs stay in one split")
     told = f" ({', '.join(why)})" if why else ""
-    return f"no rows are left for the {split} split of {count} rows{told}; give more rows, or a file for it"
+    return f"no rows are left for the {split} split of {plural(count, 'row')}{told}; give more rows, or a file for it"
