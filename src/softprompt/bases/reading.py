@@ -64,7 +64,7 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
     if lacking:
         raise BaseModelError(
             f"{source!r} ({folder}) lacks {plural(len(lacking), 'weight')} of {type(model).__name__}, {lacking[0]!r} among "
-            "them, or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
+            "them, or has them in another shape; fetch or save it again, or give a base with a language-modelling head"
         )
     return model, tokenizer
 

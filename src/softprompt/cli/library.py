@@ -61,7 +61,7 @@ def gc(
     if yes:
         deleted = {*library.gc(plan), *library.sweep(left)}
         rows = [{**row, "deleted": (row["digest"] or row["file"]) in deleted} for row in rows]
-    title = "Deleted" if yes else "Would be deleted (run again with --yes)"
+    title = "Deleted" if yes else f"Would be deleted{' (run again with --yes)' * bool(rows)}"
     emit(rows, as_json, title, ("digest", "file", "bytes", "versions", "why", *(["deleted"] * yes)))
 
 
@@ -110,7 +110,7 @@ def rebind(
     plan = plan_rebind(library, replace(base, source=source), known_as=known_as)
     if yes:
         bind(library, plan)
-    title = "Bound" if yes else "Would be bound (run again with --yes)"
+    title = "Bound" if yes else f"Would be bound{' (run again with --yes)' * bool(plan)}"
     emit([{**item.row(), "done": yes} for item in plan], as_json, title, COLUMNS)
 
 
