@@ -50,6 +50,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "bases.folder",
         "prompts.card",
         "tasks.config",
+        "tasks.task_file",
         "rows.sources",
         "rows.tables",
         "rows.values",

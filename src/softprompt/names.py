@@ -137,7 +137,7 @@ def check_digest(digest: str) -> str:
         NameRefused: it is not 64 lower-case hex digits, so it is not the name of a blob.
     """
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        raise NameRefused(f"{digest!r} is not the digest of a blob: 64 lower-case hex digits are")
+        raise NameRefused(f"{digest!r} is no digest of a blob; give 64 lower-case hex digits")
     return digest
 
 
@@ -172,7 +172,7 @@ def split_store_url(url: str) -> SplitResult:
         NameRefused: an unknown scheme, a missing bucket or host, a path that climbs with `..`, or a query.
     """
     if not url or "\0" in url:
-        raise NameRefused(f"store URL {url!r} is refused: give a folder or a URL such as s3://bucket/prefix")
+        raise NameRefused(f"store URL {url!r} is refused; give a folder or a URL such as s3://bucket/prefix")
     if "://" not in url:
         return SplitResult("file", "", url, "", "")
     try:
@@ -220,9 +220,9 @@ def _check(kind: str, name: str, pattern: re.Pattern[str] = _NAME, signs: str = 
     """`digits` is what digits alone mean, where they are refused."""
     if not isinstance(name, str) or not pattern.fullmatch(name):
         allowed = f"letters, digits{signs}, beginning with a letter or digit"
-        raise NameRefused(f"{kind} {_shown(name)} is refused: a {kind} has {allowed}")
+        raise NameRefused(f"{kind} {_shown(name)} is refused; use {allowed}")
     if len(name) > LONGEST_NAME:
-        raise NameRefused(f"{kind} {_shown(name)} is refused: {len(name)} characters; at most {LONGEST_NAME}")
+        raise NameRefused(f"{kind} {_shown(name)} is refused: it has {len(name)} characters; use at most {LONGEST_NAME}")
     if digits and name.isdigit():
         raise NameRefused(f"{kind} {name!r} is refused: digits alone {digits}")
     return name

@@ -1,4 +1,5 @@
-"""Text: who wrote it, and what is none: lone halves of surrogate pairs, which JSON can escape and no UTF-8 can carry."""
+"""Text: who wrote it, its plurals, and what is none: lone halves of surrogate pairs, which JSON can escape and no UTF-8 can
+carry."""
 
 from __future__ import annotations
 
@@ -12,6 +13,11 @@ Parts = Sequence[tuple[str, str]]
 def plain(text: str) -> Parts:
     """A text that is all a user's."""
     return (("", text),)
+
+
+def plural(count: int, noun: str) -> str:
+    """A number of things, for a message: `1 row`, `2 rows`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def lone_surrogate(value: object) -> str | None:

@@ -249,7 +249,7 @@ def test_weights_that_are_missing_or_of_another_shape_are_never_made_up(folder: 
     safetensors.torch.save_file(some, weights, metadata={"format": "pt"})
     assert "lacks 3 weights of LlamaForCausalLM, 'model.layers.1.mlp" in refused(folder)
     safetensors.torch.save_file({**tensors, "model.norm.weight": torch.ones(16)}, weights, metadata={"format": "pt"})
-    assert "lacks 1 weights of LlamaForCausalLM, 'model.norm.weight'" in refused(folder)
+    assert "lacks 1 weight of LlamaForCausalLM, 'model.norm.weight'" in refused(folder)
 
 
 SMALL: dict[str, int] = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -366,7 +366,7 @@ def test_the_budget_is_what_the_context_leaves() -> None:
     base = make_base("llama")
     assert base.budget(20, 1) == 75
     assert base.budget(94, 1) == 1
-    with pytest.raises(ContextError, match="95 virtual tokens and 1 output tokens leave no room"):
+    with pytest.raises(ContextError, match="95 virtual tokens and 1 output token leave no room"):
         base.budget(95, 1)
 
 

@@ -387,9 +387,9 @@ def test_exports_and_imports_our_own_file(run: Run, filled: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--input", "no column"], "input: the template 'no column' has no column in braces"),
+        (["--input", "no column"], "input: the template 'no column' names no column"),
         (["--input", "{text"], "the template '{text' is wrong"),
-        (["--target", "{a} {b}"], "target: the template '{a} {b}' must have exactly one column"),
+        (["--target", "{a} {b}"], "target: the template '{a} {b}' names 2 columns"),
         (["--label", "yes"], "a choice needs at least two labels"),
         (["--label", "yes", "--label", "yes"], "'yes' is listed more than once"),
         (["--label", "yes", "--label", " "], "one of them is empty"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from softprompt.cli.output import emit, with_errors
+from softprompt.library.library import Library
+from tests.commands import Run
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained", "seconds")
 
@@ -48,3 +51,23 @@ def test_scores_stand_beside_their_errors() -> None:
     assert row == {"value": "0.500 ±0.125", "stderr": 0.125, "majority": "0.250", "majority_stderr": None, "rows": 3}
     assert with_errors([{"value": None, "stderr": None}]) == [{"value": None, "stderr": None}]
     assert with_errors([{"value": 0.5}]) == [{"value": 0.5}]
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_row_that_reads_downwards_is_broken_between_words_and_parts_of_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = "/a/home/of/someone/with/many_folders/one/in/another/and/the_last/of/them"
+    recipe = {f"key_of_{number}": number / 7 for number in range(9)}
+    row = {"registry": f"sqlite:///{folder}/registry.db", "recipe": recipe, "digest": "0123456789abcdef" * 4, "versions": 3}
+    emit([row], False, "One")
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    values = [line[9:].strip() for line in out.splitlines()[2:-1]]
+    assert all(
+        re.fullmatch(r"(sqlite:)?[a-z_/]*/|registry\.db|[0-9a-f]+|(key_of_\d=[\d.]+,? ?)+", value) for value in values
+    )
+    assert "".join(values).startswith(row["registry"])
+
+
+def test_a_title_promises_nothing_where_there_is_nothing(run: Run) -> None:
+    Library.open(create=True).close()
+    assert run("library", "gc").out == "Would be deleted: nothing here\n"

@@ -163,7 +163,7 @@ def test_a_run_that_generates_has_its_cut_answers_told_apart_from_cut_inputs(
 def test_warnings_go_to_stderr(run: Run, tmp_path: Path, base_folder: Path) -> None:
     done = run("train", task_file(tmp_path, base_folder, num_virtual_tokens=2, learning_rate=1e-7), "--json")
     assert len(done.rows) == 1
-    assert "warning: mine: 2 virtual tokens have little capacity" in done.err
+    assert "warning: mine: a prompt of 2 virtual tokens has little capacity" in done.err
     assert "warning: mine: the prompt has barely moved" in done.err
 
 
@@ -175,7 +175,7 @@ def test_warnings_go_to_stderr(run: Run, tmp_path: Path, base_folder: Path) -> N
         ({"data": "none.csv"}, "no data file 'none.csv'"),
         ({"input": "{txt}"}, "has no field 'txt', which the template needs"),
         ({"labels": ["yes", "nein"]}, "the label 'no' is not among `labels` (yes, nein)"),
-        ({"num_virtual_tokens": 96}, "96 virtual tokens and 1 output tokens leave no room for an input"),
+        ({"num_virtual_tokens": 96}, "96 virtual tokens and 1 output token leave no room for an input"),
         ({"base": "/no/such/folder"}, "no folder '/no/such/folder'"),
         ({"base": "google/flan-t5-large"}, "SEQ_2_SEQ_LM, not CAUSAL_LM"),
         ({"prompt_tuning_init_prompt": "other"}, "no task 'other'"),

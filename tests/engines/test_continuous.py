@@ -275,7 +275,7 @@ def test_the_queue_is_bounded(base: FrozenBase) -> None:
         first = ask(engine, NO_PROMPT, (3,), max_tokens=3)
         assert gate.reached.wait(60)
         waiting = [ask(engine, NO_PROMPT, (3,), max_tokens=3) for _ in range(2)]
-        with pytest.raises(EngineBusy, match=r"2 jobs wait.*2 may wait"):
+        with pytest.raises(EngineBusy, match=r"2 jobs waiting.*2 may wait"):
             ask(engine, NO_PROMPT, (3,), max_tokens=3)
         assert engine.status().waiting == 2
     assert [inbox.pieces[-1].count for inbox in [first, *waiting]] == [3, 3, 3]

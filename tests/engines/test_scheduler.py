@@ -67,7 +67,7 @@ def test_what_fits_no_budget_runs_alone(large: Work) -> None:
 def test_a_full_queue_says_how_full() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.add([row() for _ in range(5)])
-    with pytest.raises(EngineBusy, match=r"5 jobs wait, 0 run, 2 more .* 6 may wait"):
+    with pytest.raises(EngineBusy, match=r"5 jobs waiting, 0 running, 2 more .* 6 may wait"):
         scheduler.add([row(), row()])
     assert scheduler.waiting == 5
 

@@ -240,13 +240,15 @@ def test_baselines_are_scored_as_the_target_words_them(base: FrozenBase, tmp_pat
         ((0.8, 0.3, 0.5, 0.6), []),
         (
             (0.8, 0.3, 0.85, 0.9),
-            ["worse than the zero-shot text (0.850), the prompt before training (0.900): accuracy 0.800 on the same rows"],
+            [
+                "worse than the zero-shot text (0.850) and the prompt before training (0.900): accuracy 0.800 on the same rows"
+            ],
         ),
         (
             (0.0, 0.0, 0.1, 0.0),
             [
                 "worse than the zero-shot text (0.100): accuracy 0.000 on the same rows",
-                "no better than the most frequent answer, the prompt before training: accuracy 0.000 on the same rows",
+                "no better than the most frequent answer and the prompt before training: accuracy 0.000 on the same rows",
             ],
         ),
         (

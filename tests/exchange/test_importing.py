@@ -239,7 +239,7 @@ def test_several_become_versions_of_one_task_or_each_of_its_own(library: Library
     before = state_of(library.home)
     for sources, tasks, message in (
         (twins, [], "would both become the task 'checkpoint'"),
-        (folders, ["x", "y"], "2 tasks are named for 3 prompts"),
+        (folders, ["x", "y"], "2 tasks for 3 prompts"),
     ):
         with pytest.raises(ConfigError, match=message):
             import_prompts(library, sources, tasks=tasks)
@@ -250,7 +250,7 @@ def test_the_command_tells_what_became_of_each(run: Run, home: Path, tmp_path: P
     folders = [adapter(tmp_path / name, base_folder) for name in ("red", "blue")]
     twins = [adapter(tmp_path / name / "checkpoint", base_folder) for name in ("x", "y")]
     assert "would both become the task" in run("import", *twins, "--json").refused()
-    assert "2 tasks are named for 3" in run("import", *folders, twins[0], "--task", "a", "--task", "b").refused()
+    assert "2 tasks for 3" in run("import", *folders, twins[0], "--task", "a", "--task", "b").refused()
     assert not home.exists()
     assert run("import", folders[0], "--task", "red", "--json").rows[0]["error"] is None
     bad = adapter(tmp_path / "bad", base_folder, peft_type="LORA")

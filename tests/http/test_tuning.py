@@ -195,7 +195,7 @@ def test_cancelling(client: OpenAI) -> None:
         ({"hyperparameters": {"batch_size": 2.5}}, "integer", "hyperparameters.batch_size"),
         ({"extra_body": {"num_virtual_tokens": 5}}, "keys of a task file go into `softprompt`", "num_virtual_tokens"),
         ({"extra_body": {"softprompt": {"label": []}}}, "did you mean 'labels'", "softprompt"),
-        ({"extra_body": {"softprompt": {"data": {"train": "/etc/passwd"}}}}, "rows come from", "softprompt.data"),
+        ({"extra_body": {"softprompt": {"data": {"train": "/etc/passwd"}}}}, "give rows by", "softprompt.data"),
         ({"method": {"type": "reinforcement"}}, "not supported", "method"),
         ({"seed": -1}, "seed", "seed"),
         ({"suffix": "a b"}, "name the task with suffix", "suffix"),

@@ -120,5 +120,5 @@ def test_prompts_are_fitted_at_their_front_and_averaged() -> None:
     assert torch.equal(initialize.from_prompts([short], 8), torch.cat([short] * 3)[-8:])
     expected = (long[-5:] + torch.cat([short] * 2)[-5:]) / 2
     torch.testing.assert_close(initialize.from_prompts([long, short], 5), expected)
-    with pytest.raises(ConfigError, match=r"unequal width cannot be averaged: \[16, 32\]"):
+    with pytest.raises(ConfigError, match=r"unequal width cannot be averaged \(\[16, 32\]\); give"):
         initialize.from_prompts([long, torch.zeros(3, 16)], 5)

@@ -62,7 +62,7 @@ def test_rows_are_copied() -> None:
     ("given", "error", "message"),
     [
         ([], DataError, "data: train: there are no rows"),
-        ([{"text": "a"}, "b"], DataError, "data: train, row 2: a dictionary of columns is needed"),
+        ([{"text": "a"}, "b"], DataError, "data: train, row 2: this is 'b'; give a dictionary of columns"),
         ([["a", "b"]], DataError, "data: train, row 1"),
         ([{3: "a"}], DataError, "data: train, row 1"),
         ([{"text": "half \ud800"}], DataError, "half of a surrogate pair"),

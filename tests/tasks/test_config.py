@@ -160,10 +160,12 @@ def test_a_wrong_value_is_told_with_its_key_and_value(file: Path, line: str, key
     assert value in message
 
 
-def test_every_fault_is_told_on_a_line_of_its_own(file: Path) -> None:
-    lines = refusal(file, "num_virtual_tokens: x\nlearning_rate: y\nlables: [a, b]\n").splitlines()
-    assert len(lines) == 3
-    assert all(line.startswith("FILE: ") for line in lines)
+def test_every_fault_is_told_and_numbered_on_one_line(file: Path) -> None:
+    message = refusal(file, "num_virtual_tokens: x\nlearning_rate: y\nlables: [a, b]\n")
+    assert message.startswith("FILE has 3 faults: (1) ")
+    for part in ("(1) num_virtual_tokens: ", " (2) learning_rate: ", " (3) unknown key 'lables'; did you mean 'labels'?"):
+        assert part in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -238,9 +240,9 @@ def test_a_number_is_a_number_however_it_is_written(file: Path, written: str) ->
         ("a: [1, 2", "not valid YAML at line"),
         ("a: b: c", "not valid YAML at line 1"),
         ("\tseed: 1", "not valid YAML at line 1"),
-        ("- a\n- b\n", "list"),
-        ("just words", "str"),
-        ("", "NoneType"),
+        ("- a\n- b\n", "holds a list;"),
+        ("just words", "holds a text;"),
+        ("", "holds nothing;"),
         ("? [a, b]\n: 1\n", "plain name"),
         ("? !!set {a}\n: 1\n", "plain name"),
         ("3: x\n", "3"),

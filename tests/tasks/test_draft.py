@@ -204,7 +204,7 @@ def test_columns_that_only_later_rows_have_are_seen(tmp_path: Path) -> None:
         ({"label": "tags"}, "the column 'tags' holds .*it is a list; name another with --label"),
         ({"label": "same"}, "the column 'same' is 'x' in all rows"),
         ({"words": {"maybe": "perhaps"}}, "no row has the answer 'maybe' that --word has a word for"),
-        ({"words": {"yes": "no"}}, "a choice needs at least two labels, and there is 1"),
+        ({"words": {"yes": "no"}}, "a choice needs at least two labels, and there is one"),
         ({"label": "id", "words": {"1": "one"}}, "the answers of 'id' are generated: .*words and folding are for labels"),
         ({"text": ["tags"]}, "the field 'tags' holds"),
     ],

@@ -85,8 +85,8 @@ def test_every_column_without_braces_can_be_named(name: str, value: str, before:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{}", "wrong at {}: name a column in the braces"),
-        ("{ }", "wrong at { }: name a column"),
+        ("{}", "wrong at {}; name a column in the braces"),
+        ("{ }", "wrong at { }; name a column"),
         ("{x:{y}}", "the brace { at character 1 stands alone; write {{ for a brace"),
         ("{x", "the brace { at character 1 stands alone"),
         ("a x}", "the brace } at character 4 stands alone; write }} for a brace"),
@@ -156,9 +156,9 @@ def test_a_missing_field_is_told_with_the_nearest_column() -> None:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"input": "no column"}, "input: the template 'no column' has no column"),
-        ({"target": "no column"}, "target: .* exactly one column"),
-        ({"target": "{a} {b}"}, "target: .* exactly one column"),
+        ({"input": "no column"}, "input: the template 'no column' names no column"),
+        ({"target": "no column"}, "target: .* names no columns; write exactly one"),
+        ({"target": "{a} {b}"}, "target: .* names 2 columns; write exactly one"),
     ],
 )
 def test_templates_must_have_their_columns(fields: dict[str, str], expected: str) -> None:

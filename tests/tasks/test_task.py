@@ -152,7 +152,7 @@ def test_cut_inputs_are_counted_and_fit(tmp_path: Path) -> None:
 
 
 def test_a_prompt_that_leaves_no_room_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ContextError, match="96 virtual tokens and 1 output tokens leave no room"):
+    with pytest.raises(ContextError, match="96 virtual tokens and 1 output token leave no room"):
         task_of(tmp_path).encode(BASE, some_rows(1), 96, split="test")
 
 

@@ -341,7 +341,7 @@ def test_a_file_that_cannot_be_made_costs_its_own_version_alone(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("fields", "error", "expected"),
     [
-        ({"num_virtual_tokens": 95}, ContextError, "95 virtual tokens and 1 output tokens leave no room"),
+        ({"num_virtual_tokens": 95}, ContextError, "95 virtual tokens and 1 output token leave no room"),
         ({"labels": ["yes", "nein"]}, DataError, "the label 'no' is not among `labels`"),
         ({"input": "{txt}"}, DataError, "no field 'txt'"),
         ({"data": "none.csv"}, DataError, "no data file"),
@@ -370,7 +370,7 @@ def test_tasks_that_cannot_be_trained_together_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"num_virtual_tokens": 4}, "t: 4 virtual tokens have little capacity"),
+        ({"num_virtual_tokens": 4}, "t: a prompt of 4 virtual tokens has little capacity"),
         ({"learning_rate": 1e-6}, r"t: the prompt has barely moved .* raise learning_rate from 1e-06"),
         ({"input": "{text}" + " red" * 86}, r"t: \d+ of \d+ inputs were cut to fit the context"),
         (
@@ -388,7 +388,7 @@ def test_what_deserves_a_warning_gets_one(tmp_path: Path, base: FrozenBase, fiel
 def test_a_prompt_that_drowns_the_input_gets_a_warning(tmp_path: Path) -> None:
     base = make_base("gpt_neox")
     base.__dict__["context"] = None  # its positions are rotary: nothing but this number bounds them
-    with pytest.warns(UserWarning, match="t: 151 virtual tokens can drown the input"):
+    with pytest.warns(UserWarning, match="t: a prompt of 151 virtual tokens can drown the input"):
         train(a_task(tmp_path, num_virtual_tokens=151, max_steps=1), base=base)
 
 

@@ -32,7 +32,7 @@ from softprompt.bases.quantization import check_quantization, nf4_options, quant
 from softprompt.bases.reading import check_causal, read_model
 from softprompt.bases.spelling import Spelling
 from softprompt.errors import BaseModelError, ContextError
-from softprompt.text import Parts
+from softprompt.text import Parts, plural
 
 _log = logging.getLogger(__name__)
 
@@ -210,7 +210,7 @@ class FrozenBase:
 
     @cached_property
     def params(self) -> int:
-        """Number of weights, tied ones counted once."""
+        """Number of weights, tied ones plural once."""
         return int(self.model.num_parameters())  # which knows that 4-bit weights are packed
 
     @cached_property
@@ -302,8 +302,8 @@ class FrozenBase:
         left = self.context - num_virtual_tokens - output
         if left < 1:
             raise ContextError(
-                f"{num_virtual_tokens} virtual tokens and {output} output tokens leave no room for an input in the "
-                f"context of {self.name} ({self.context} tokens); use a shorter prompt"
+                f"{plural(num_virtual_tokens, 'virtual token')} and {plural(output, 'output token')} leave "
+                f"no room for an input in the context of {self.name} ({self.context} tokens); use a shorter prompt"
             )
         return left
 

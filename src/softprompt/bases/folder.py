@@ -52,7 +52,7 @@ def check_folder(folder: Path, source: str, *, code: bool = False) -> dict[str, 
     refuse_unless_causal(task_type_of_config(config), source)
     if config.get("auto_map") and not code:
         raise BaseModelError(
-            f"{source!r} comes with code of its own, which is not run unless you ask for it with --trust-remote-code, "
+            f"{source!r} comes with code of its own, which is not run unasked; if you trust it, add --trust-remote-code, "
             "or with `trust_remote_code: true` in a task file"
         )
     find_weights(folder, config)

@@ -136,9 +136,9 @@ def read_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BaseModelError(f"{file} cannot be read ({error.strerror})") from None
+        raise BaseModelError(f"{file} cannot be read ({error.strerror}); mend that, or fetch it again") from None
     except ValueError as error:
-        raise BaseModelError(f"{file} is not JSON ({error})") from None
+        raise BaseModelError(f"{file} is not JSON ({error}); fetch it again") from None
     if not isinstance(content, dict):
-        raise BaseModelError(f"{file} is not a JSON object")
+        raise BaseModelError(f"{file} is not a JSON object; fetch it again")
     return content

@@ -15,6 +15,7 @@ import torch
 
 from softprompt.bases.vocabulary import WHOLE
 from softprompt.errors import BaseModelError, reason_of
+from softprompt.text import plural
 
 
 def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[str, Any]) -> tuple[Any, Any]:
@@ -46,7 +47,9 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=reading["trust_remote_code"])
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise BaseModelError(f"{source!r} ({folder}) cannot be loaded: {reason_of(error)}") from None
+        raise BaseModelError(
+            f"{source!r} ({folder}) cannot be loaded: {reason_of(error)}; fetch it again, or give another"
+        ) from None
     except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
         raise BaseModelError(
             f"{source!r} ({folder}) is damaged or not readable: {type(error).__name__}: {reason_of(error)}; fetch it again"
@@ -60,8 +63,8 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
     lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if lacking:
         raise BaseModelError(
-            f"{source!r} ({folder}) lacks {len(lacking)} weights of {type(model).__name__}, {lacking[0]!r} among them, "
-            "or has them in another shape; fetch or save it again, whole, or give a base with a language-modelling head"
+            f"{source!r} ({folder}) lacks {plural(len(lacking), 'weight')} of {type(model).__name__}, {lacking[0]!r} among "
+            "them, or has them in another shape; fetch or save it again, or give a base with a language-modelling head"
         )
     return model, tokenizer
 

@@ -76,7 +76,7 @@ def import_prompt(
     if named is not None:  # what is wrong with it is told before torch is loaded
         check_options(replace(base, source=named))
     if not tasks and len(sources) == 1 and sources[0].is_dir():
-        raise typer.BadParameter("a PEFT folder names no task: give --task NAME")
+        raise typer.BadParameter("a PEFT folder names no task; give --task NAME")
     importing.tasks_of(sources, tasks or ())  # what is wrong with the call is told before a library is made
     outcomes = importing.import_prompts(
         where.open(make=True), sources, tasks=tasks or (), base=replace(base, source=named), like=like,

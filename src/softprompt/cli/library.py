@@ -61,7 +61,7 @@ def gc(
     if yes:
         deleted = {*library.gc(plan), *library.sweep(left)}
         rows = [{**row, "deleted": (row["digest"] or row["file"]) in deleted} for row in rows]
-    title = "Deleted" if yes else "Would be deleted (run again with --yes)"
+    title = "Deleted" if yes else f"Would be deleted{' (run again with --yes)' * bool(rows)}"
     emit(rows, as_json, title, ("digest", "file", "bytes", "versions", "why", *(["deleted"] * yes)))
 
 
@@ -78,7 +78,7 @@ def copy(
     """Copy the library, all tenants, to another home, registry or store, or bring a former copy up to date. What is not
     named stays the same."""
     if to_home is None and to_registry is None and to_store is None:
-        raise typer.BadParameter("say where to: --to-home, --to-registry or --to-store")
+        raise typer.BadParameter("nowhere to copy to was named; give --to-home, --to-registry or --to-store")
     from softprompt.progress import Bars
 
     report = where.open().copy(to_home, registry=to_registry, store=to_store, progress=Bars())
@@ -110,7 +110,7 @@ def rebind(
     plan = plan_rebind(library, replace(base, source=source), known_as=known_as)
     if yes:
         bind(library, plan)
-    title = "Bound" if yes else "Would be bound (run again with --yes)"
+    title = "Bound" if yes else f"Would be bound{' (run again with --yes)' * bool(plan)}"
     emit([{**item.row(), "done": yes} for item in plan], as_json, title, COLUMNS)
 
 

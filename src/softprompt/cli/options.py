@@ -210,7 +210,7 @@ def read_pairs(pairs: Sequence[str], advice: str, *, many: bool = False) -> dict
     import yaml
 
     from softprompt.errors import ConfigError
-    from softprompt.tasks.config import TaskLoader
+    from softprompt.tasks.task_file import TaskLoader
 
     found: dict[str, Any] = {}
     for pair in pairs:

@@ -76,6 +76,7 @@ def printable(text: str) -> str:
 
 def _emit_table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence[str] | None) -> None:
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -92,8 +93,9 @@ def _emit_table(rows: Sequence[Mapping[str, Any]], title: str, columns: Sequence
         table.show_header = False
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
+        room = console.width - max(map(cell_len, names)) - 4  # edges, and what stands between the columns
         for name in names:
-            table.add_row(Text(name), Text(printable(str(_cell(name, rows[0][name], whole=True)))))
+            table.add_row(Text(name), Text(_break_words(printable(_cell(name, rows[0][name], whole=True)), room)))
         console.print(table)
         return
     shown = [[printable(_cell(name, row.get(name))) for row in rows] for name in names]
@@ -141,6 +143,13 @@ def _wrap(text: str, width: int) -> str:
             lines.append("")
         lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _break_words(text: str, width: int) -> str:
+    """A text whose words that are wider than so many columns, such as paths, are broken between their parts."""
+    from rich.cells import cell_len
+
+    return re.sub(r"\S+", lambda word: word[0] if cell_len(word[0]) <= width else _wrap(word[0], width), text)
 
 
 _SHORT = ("digest", "fingerprint")

@@ -16,6 +16,7 @@ from softprompt.cli.options import Json, Location, base_options, library_options
 from softprompt.cli.output import emit, say, scored, with_errors
 from softprompt.errors import TrainingStopped
 from softprompt.signals import handling
+from softprompt.text import plural
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained", "seconds")
 
@@ -77,8 +78,17 @@ def train(
         tuned = tune(tasks, base=base, library=library, progress=progress, stop=stop)
     if not tuned:  # the first process of several speaks for all
         return
-    title = f"{len(tuned)} prompt{'s' if len(tuned) > 1 else ''} of {tuned[0].row()['trainable']:,} numbers"
-    emit_tuned([one.row() for one in tuned], as_json, f"{title} each on {tuned[0].frozen:,} frozen ones", COLUMNS)
+    rows = [one.row() for one in tuned]
+    emit_tuned(rows, as_json, f"{_counted([row['trainable'] for row in rows])} on {tuned[0].frozen:,} frozen ones", COLUMNS)
+
+
+def _counted(sizes: Sequence[int]) -> str:
+    """How many prompts, and of how many numbers."""
+    if len(sizes) == 1:
+        return f"1 prompt of {sizes[0]:,} numbers"
+    least, most = min(sizes), max(sizes)
+    numbers = f"{least:,} numbers each" if least == most else f"{least:,} to {most:,} numbers"
+    return f"{len(sizes)} prompts of {numbers}"
 
 
 def emit_tuned(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str, columns: Sequence[str]) -> None:
@@ -91,7 +101,7 @@ def emit_tuned(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str, col
         for name, other in (("live until now", row["live"]), ("production", row["production"])):
             if other is not None and (name == "production" or other != row["production"]):
                 score = scored(other["value"], other["stderr"]) or "no score"
-                on = f" on {other['rows']} rows" if other["rows"] else ""
+                on = f" on {plural(other['rows'], 'row')}" if other["rows"] else ""
                 say(f"{name}: {row['task']}@{other['version']}, {score}{on}; {named} is {other['comparison']}")
         for remark in row["warnings"]:
             say(f"{named}: {remark}")

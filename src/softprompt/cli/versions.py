@@ -29,7 +29,7 @@ def tag(
 ) -> None:
     """Add tags to a version, or remove them."""
     if not add and not remove:
-        raise typer.BadParameter("give a TAG to add, or --remove TAG")
+        raise typer.BadParameter("no tag was named; give a TAG to add, or --remove TAG")
     version = where.open().registry.tag(ref, add=add or (), remove=remove or ())
     emit([_row(version)], as_json, "Tagged")
 

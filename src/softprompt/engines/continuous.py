@@ -38,7 +38,7 @@ from softprompt.engines.protocol import (
 from softprompt.engines.sampling import choose_tokens, token_probabilities
 from softprompt.engines.scheduler import Limits, Scheduler, Work
 from softprompt.engines.validate import Validator
-from softprompt.errors import EngineError
+from softprompt.errors import EngineError, reason_of
 from softprompt.model.architecture import Architecture
 from softprompt.model.memory import free_caches, out_of_memory
 from softprompt.model.rounding import NearTies
@@ -153,14 +153,14 @@ class ContinuousEngine(Engine):
     # The thread
 
     def _serve(self) -> None:
-        reason = "the engine was stopped before the job was done"
+        reason = "the engine was stopped before the job was done; try again"
         try:
             with torch.no_grad():
                 while self._step():
                     pass
         except BaseException as error:
             _log.exception("the engine's thread ends")
-            reason = f"the engine failed: {type(error).__name__}: {error}; start another"
+            reason = f"the engine failed: {type(error).__name__}: {reason_of(error)}; start another"
         with self._changed:
             self._accepts = False
             left = self._scheduler.clear()
@@ -323,7 +323,7 @@ class ContinuousEngine(Engine):
         self._leave(rows if self._active else [], broken=True)
         self._finish(works)
         for work in works:
-            self._answer(work, EngineError(f"the base failed: {type(error).__name__}: {error}; try again"))
+            self._answer(work, EngineError(f"the base failed: {type(error).__name__}: {reason_of(error)}; try again"))
 
 
 def _draws(seed: int | None) -> Random:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from softprompt.engines.protocol import Deliver, GenerateJob, Job
 from softprompt.errors import ConfigError, EngineBusy
+from softprompt.text import plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,8 @@ class Scheduler:
             )
         if self.waiting + len(works) > bound:
             raise EngineBusy(
-                f"the engine's queue is full: {self.waiting} jobs wait, {self.running} run, {len(works)} more were handed "
-                f"in, and {bound} may wait; try again later"
+                f"the engine's queue is full: {plural(self.waiting, 'job')} waiting, {self.running} running, {len(works)} "
+                f"more handed in, and {bound} may wait; try again later"
             )
         for work in works:
             (self._rows if work.generates else self._passes)[id(work)] = work

@@ -9,6 +9,7 @@ from softprompt.engines.protocol import Deliver, EmbedJob, GenerateJob, Job, Sam
 from softprompt.engines.scheduler import Work
 from softprompt.errors import ContextError, EngineError
 from softprompt.model.architecture import Architecture
+from softprompt.text import plural
 
 
 class Validator:
@@ -38,7 +39,7 @@ class Validator:
         prompt = self._prompt_length(job)
         if isinstance(job, ScoreJob):
             if not job.labels or not all(job.labels):
-                raise EngineError("a job that scores needs labels, each of at least one token")
+                raise EngineError("the job scores no labels, or one without tokens; give each at least one")
             for label in job.labels:
                 self._check_ids(label)
             self._check_context(prompt, count, max(map(len, job.labels)), "the longest label")
@@ -52,8 +53,8 @@ class Validator:
     def _check_context(self, prompt: int, count: int, output: int, what: str) -> None:
         if self.context is not None and prompt + count + output > self.context:
             raise ContextError(
-                f"{prompt} virtual tokens, {count} tokens of input and {output} of {what} do not fit the context of "
-                f"{self.name} ({self.context} tokens); shorten the input"
+                f"{plural(prompt, 'virtual token')}, {plural(count, 'token')} of input and {output} of {what} do not "
+                f"fit the context of {self.name} ({self.context} tokens); shorten the input"
             )
 
     def _check_ids(self, ids: Sequence[int]) -> None:

@@ -62,7 +62,9 @@ class AnswerFile:
                 self._file.truncate(0)
                 self._write(self._head)
         except OSError as error:
-            raise ConfigError(f"--output {str(path)!r} cannot be written: {error.strerror or error}") from None
+            raise ConfigError(
+                f"--output {str(path)!r} cannot be written: {error.strerror or error}; mend that, or name another"
+            ) from None
 
     def __enter__(self) -> AnswerFile:
         return self

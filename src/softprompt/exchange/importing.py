@@ -13,6 +13,7 @@ from softprompt.names import check_new_task
 from softprompt.prompts.file import read_file, write_file
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -121,7 +122,7 @@ def tasks_of(sources: Sequence[Path], tasks: Sequence[str]) -> list[str | None]:
         return [*tasks] * (len(sources) // len(tasks))
     if tasks:
         raise ConfigError(
-            f"{len(tasks)} tasks are named for {len(sources)} prompts; name one for all, or one for each in their order"
+            f"{plural(len(tasks), 'task')} for {plural(len(sources), 'prompt')}; name one for all, or one for each in order"
         )
     if len(sources) == 1:
         return [None]

@@ -149,9 +149,11 @@ def read_peft_config(folder: str | Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise PromptFileError(f"{str(folder)!r} is no PEFT folder: {CONFIG} cannot be read ({error.strerror})") from None
+        raise PromptFileError(
+            f"{str(folder)!r} is no PEFT folder: {CONFIG} cannot be read ({error.strerror}); give one that PEFT has saved"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise PromptFileError(f"{str(file)!r} is not JSON ({error})") from None
+        raise PromptFileError(f"{str(file)!r} is not JSON ({error}); save the adapter again") from None
     kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
     kind = kind.upper() if isinstance(kind, str) and isinstance(config, dict) else kind
     if not isinstance(config, dict) or kind not in KINDS:
@@ -250,9 +252,11 @@ def _read_matrix(file: Path) -> torch.Tensor:
             f"{str(file)!r} cannot be read ({error.strerror}); {there}save the adapter with safetensors"
         ) from None
     except SafetensorError as error:
-        raise PromptFileError(f"{str(file)!r} is no safetensors file ({error})") from None
+        raise PromptFileError(f"{str(file)!r} is no safetensors file ({error}); save the adapter again") from None
     if TENSOR not in tensors or tensors[TENSOR].ndim != 2 or not tensors[TENSOR].numel():
-        raise PromptFileError(f"{str(file)!r} holds no matrix {TENSOR!r}, but {_shown(tensors) or 'nothing'}")
+        raise PromptFileError(
+            f"{str(file)!r} holds no matrix {TENSOR!r} but {_shown(tensors) or 'nothing at all'}; save the adapter again"
+        )
     vectors_PD = tensors.pop(TENSOR)
     if tensors:
         raise PromptFileError(

@@ -219,13 +219,15 @@ def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     context = problem.get("ctx", {})
     if problem["type"] == "json_invalid":
         return ApiError(
-            400, f"the body is not JSON: {context['error']} (character {problem['loc'][-1]})", code="invalid_json"
+            400, f"the body is not JSON: {context['error']} (character {problem['loc'][-1]}); mend it", code="invalid_json"
         )
     name = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query", "path", "header"))
     if not name and problem["type"] != "refused":
-        return ApiError(400, "the body must be a JSON object, sent with content-type: application/json", code="invalid_json")
+        return ApiError(
+            400, "the body is no JSON object; send one, with content-type: application/json", code="invalid_json"
+        )
     if problem["type"] == "missing":
-        return ApiError(400, f"{name} is missing", code="missing_required_parameter", param=name)
+        return ApiError(400, f"{name} is missing; give it", code="missing_required_parameter", param=name)
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     field = context.get("param") if problem["type"] == "refused" else None
     where = ".".join(part for part in (name, field) if part)

@@ -40,8 +40,8 @@ class Limits:
         """Raises `ApiError` 400 where one continuation may not be that long."""
         if max_tokens > self.max_tokens:
             raise ApiError(
-                400, f"{field}: {max_tokens} tokens are asked for, and at most {self.max_tokens} may be", param=field,
-                code="invalid_value",
+                400, f"{field}: {max_tokens} tokens are asked for, and at most {self.max_tokens} may be; ask for fewer",
+                param=field, code="invalid_value",
             )  # fmt: skip
 
     def check_rows(self, rows: int, field: str) -> None:

@@ -35,6 +35,7 @@ from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import now
 from softprompt.tasks.config import TaskConfig, parse_config
 from softprompt.tasks.schedule import total_steps
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -49,7 +50,7 @@ class Jobs:
     """One tenant's jobs. Safe to share between threads."""
 
     def __init__(self, library: Library, *, most_trained: int = MOST_TRAINED) -> None:
-        """`most_trained` rows may a job train on, each counted as often as it is seen."""
+        """`most_trained` rows may a job train on, each plural as often as it is seen."""
         self.library = library
         self._most_trained = most_trained
         self.files = Uploads(library)
@@ -107,7 +108,7 @@ class Jobs:
         with self._database.write() as connection:
             queries.add_missing(connection, tables.tenants, name=self.library.tenant, created_at=at)
             row = connection.execute(sa.insert(tables.jobs).values(values).returning(tables.jobs)).one()
-            add_event(connection, row.id, f"created job {row.name} for task {row.task}, {len(train.rows)} rows")
+            add_event(connection, row.id, f"created job {row.name} for task {row.task}, {plural(len(train.rows), 'row')}")
             for note in plan.notes:
                 add_event(connection, row.id, note)
         return job_of(row)

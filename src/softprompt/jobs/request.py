@@ -26,11 +26,11 @@ USUAL_RATE = float(TaskConfig.model_fields["learning_rate"].default)
 LONGEST_SUFFIX = 64
 
 _FORBIDDEN = {
-    "data": "rows come from training_file and validation_file",
-    "base": "the base is named by model",
-    "tokenizer_name_or_path": "the base is named by model",
-    "base_adapter": "the base is named by model",
-    "trust_remote_code": "the server loads the base",
+    "data": "give rows by training_file and validation_file",
+    "base": "name the base by model",
+    "tokenizer_name_or_path": "name the base by model",
+    "base_adapter": "name the base by model",
+    "trust_remote_code": "leave it out, as the server loads the base",
 }
 _TEMPLATES = {"chat": ("{prompt}\nAnswer:", " {completion}"), "completion": ("{prompt}", " {completion}")}
 
@@ -127,7 +127,7 @@ def make_plan(request: JobRequest, filename: str, train: UploadedRows, validatio
     config = dict(request.softprompt or {})
     for key, mend in _FORBIDDEN.items():
         if key in config:
-            raise FieldError(f"softprompt.{key} is refused: {mend}", f"softprompt.{key}")
+            raise FieldError(f"softprompt.{key} is refused; {mend}", f"softprompt.{key}")
     config["task"] = _task_name(request, config.get("task"), filename)
     config |= _hyperparameters(request, config)
     if train.shape == "chat":  # whole conversations are its inputs, and so they are when it is served
@@ -177,7 +177,7 @@ def _refuse_unsupported(request: JobRequest) -> None:
         raise FieldError("integrations are not supported; leave them out", "integrations")
     for key, value in (request.metadata or {}).items():
         if len(key) > 64 or len(value) > 512 or len(request.metadata or ()) > 16:
-            raise FieldError("metadata holds at most 16 keys of 64 characters, with values of 512", "metadata")
+            raise FieldError("metadata is too large; give at most 16 keys of 64 characters, with values of 512", "metadata")
     method = request.method
     if method is not None and (method.type != "supervised" or method.dpo is not None or method.reinforcement is not None):
         raise FieldError(f"the method {method.type!r} is not supported; use 'supervised'", "method")
@@ -210,7 +210,9 @@ def _hyperparameters(request: JobRequest, config: Mapping[str, Any]) -> dict[str
     """The hyperparameters in the words of a task file."""
     requested = _requested(request)
     if "learning_rate" in requested and "learning_rate_multiplier" in requested:
-        raise FieldError("give learning_rate or learning_rate_multiplier, not both", "hyperparameters")
+        raise FieldError(
+            "learning_rate and learning_rate_multiplier are both given; leave one of them out", "hyperparameters"
+        )
     if (multiplier := requested.pop("learning_rate_multiplier", None)) is not None:
         requested["learning_rate"] = USUAL_RATE * multiplier
     if requested.get("learning_rate", 0.0) >= 100:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from softprompt.errors import DataError, FieldError
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import unique_keys
+from softprompt.rows.values import kind_of_json
 from softprompt.text import lone_surrogate
 
 Shape = Literal["columns", "completion", "chat"]
@@ -85,8 +86,7 @@ def _parse(line: str) -> Row:
     if half is not None:
         raise DataError(f"{half!a} is half of a surrogate pair and no character; mend the row")
     if not isinstance(row, dict) or not row:
-        kind = "an empty object" if row == {} else type(row).__name__
-        raise DataError(f"an object with columns is needed, and this is {kind}")
+        raise DataError(f"this is {kind_of_json(row)}; write one JSON object with columns on each line")
     return row
 
 
@@ -99,14 +99,14 @@ def _shape(row: Row) -> Shape:
 def _completion(row: Row) -> Row:
     for key in ("prompt", "completion"):
         if not isinstance(row[key], str) or not row[key].strip():
-            raise DataError(f"{key} must be a text that is not empty, and is {_shown(row[key])}")
+            raise DataError(f"{key} is {_shown(row[key])}; give a text that is not empty")
     return {"prompt": row["prompt"], "completion": row["completion"].strip()}
 
 
 def _chat(row: Row) -> Row:
     messages = row["messages"]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise DataError(f"messages must be a list of objects, and is {_shown(messages)}")
+        raise DataError(f"messages is {_shown(messages)}; give a list of objects")
     roles = [message.get("role") for message in messages]
     for role in roles:
         if role not in ROLES:
@@ -114,7 +114,7 @@ def _chat(row: Row) -> Row:
     trained = _trained(messages)
     if "user" not in roles[:trained] or roles[trained] != "assistant":
         shown = ", ".join(roles) or "none"
-        raise DataError(f"messages must hold a user's and end with an assistant's; the roles are {shown}")
+        raise DataError(f"the roles of the messages are {shown}; there must be a user's, and an assistant's at the end")
     *turns, answer = (_content(message) for message in messages[: trained + 1])
     return {"prompt": "\n".join(turns), "completion": answer.strip()}
 
@@ -155,7 +155,7 @@ def _content(message: dict[str, Any]) -> str:
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str) or not content.strip():
         role = message["role"]
-        raise DataError(f"the content of the {role} message must be a text that is not empty, and is {_shown(content)}")
+        raise DataError(f"the content of the {role} message is {_shown(content)}; give a text that is not empty")
     if message.get("tool_calls") or message.get("function_call"):
         raise DataError("calls of tools are not trained; leave the row out")
     return content

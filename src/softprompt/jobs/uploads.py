@@ -68,10 +68,11 @@ class Uploads:
             StoreError: it cannot be written; nothing is kept.
         """
         if purpose != TRAINING:
-            raise FieldError(f"purpose {purpose!r} is refused: files are taken for {TRAINING!r} alone", "purpose")
+            raise FieldError(f"purpose {purpose!r} is refused; files are taken for {TRAINING!r} alone", "purpose")
         if not filename or len(filename) > LONGEST_FILENAME or not filename.isprintable():
             raise FieldError(
-                f"a filename has 1 to {LONGEST_FILENAME} printable characters, and this has {len(filename)}", "file"
+                f"the filename {filename[:40]!a} has {len(filename)} characters; use 1 to {LONGEST_FILENAME} printable ones",
+                "file",
             )
         if len(data) > self.most_bytes:
             raise FieldError(f"{filename}: {len(data)} bytes, and at most {self.most_bytes} are taken; split it", "file")

@@ -172,7 +172,7 @@ class Library:
         """
         version = self.registry.resolve(ref) if isinstance(ref, str) else ref
         if not isinstance(ref, str) and not self.registry.owns(version.digest):
-            raise NotFound(f"no version of tenant {self.tenant!r} has the digest {version.digest}")
+            raise NotFound(f"no version of tenant {self.tenant!r} has the digest {version.digest}; ask for one by its name")
         try:
             if self.cache is not None:
                 return self.cache.read(self.store, version.digest)
@@ -266,8 +266,10 @@ class Library:
             read_verified(self.store, version.digest)
         except (NotFound, StoreError) as error:
             if version.purged and isinstance(error, NotFound):
-                purged = f"{version.ref} was purged by `library gc --purge-deleted`: its bytes are gone for good"
-                raise NotFound(purged) from error
+                raise NotFound(
+                    f"{version.ref} was purged by `library gc --purge-deleted`: its bytes are gone for good; "
+                    "train or import it again"
+                ) from error
             raise type(error)(f"{version.ref}: {error}") from error
 
 

@@ -23,6 +23,7 @@ from softprompt.registry.registry import Registry
 from softprompt.registry.scope import Scope
 from softprompt.stores import FolderStore, ReadCache, Store
 from softprompt.stores.base import MEND
+from softprompt.text import plural
 
 _FAILURES_IN_A_ROW = 3
 """Unreadable blobs one after the other that count as a store that is away."""
@@ -62,9 +63,10 @@ class Report:
 
     def summary(self) -> str:
         """One line for people."""
-        read = f"read {self.blobs} blobs, {self.bytes} bytes, of {self.versions} versions"
-        spare = f"; {self.unneeded} blobs are not needed (`softprompt library gc`)" if self.unneeded else ""
-        return f"{read}: {len(self.problems) or 'no'} problem{'s'[: len(self.problems) != 1]}{spare}"
+        read = f"read {plural(self.blobs, 'blob')}, {plural(self.bytes, 'byte')}, of {plural(self.versions, 'version')}"
+        spare = f"; {plural(self.unneeded, 'blob')} not needed (`softprompt library gc`)" if self.unneeded else ""
+        problems = plural(len(self.problems), "problem") if self.problems else "no problems"
+        return f"{read}: {problems}{spare}"
 
 
 @dataclass(frozen=True)

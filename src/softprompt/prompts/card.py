@@ -109,4 +109,6 @@ class Card(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise PromptFileError(f"the card of this prompt file is wrong at {where!r}: {first['msg']}") from None
+            raise PromptFileError(
+                f"the card of this prompt file is wrong at {where!r}: {first['msg']}; fetch the file again"
+            ) from None

@@ -86,6 +86,7 @@ def read_card(data: bytes) -> Card:
 
 
 _DAMAGED = "this prompt file is damaged: its content and its checksum disagree; take it again from where it came from"
+_OURS = "give one that softprompt has written"
 
 
 def _header(card: Card, entries: dict[str, Any], body: bytes) -> bytes:
@@ -99,14 +100,14 @@ def _header(card: Card, entries: dict[str, Any], body: bytes) -> bytes:
 
 def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
     if len(data) < 8:
-        raise PromptFileError(f"not a prompt file: {len(data)} bytes, too short for safetensors")
+        raise PromptFileError(f"not a prompt file: {len(data)} bytes, too short for safetensors; {_OURS}")
     size = 8 + int.from_bytes(data[:8], "little")
     if size > len(data):
-        raise PromptFileError(f"not a prompt file, or cut short: its header claims {size} bytes of {len(data)}")
+        raise PromptFileError(f"not a prompt file, or cut short: its header claims {size} bytes of {len(data)}; {_OURS}")
     try:
         header = json.loads(data[8:size].decode("utf-8"))
     except (ValueError, RecursionError):
-        raise PromptFileError("not a prompt file: its safetensors header is not JSON") from None
+        raise PromptFileError(f"not a prompt file: its safetensors header is not JSON; {_OURS}") from None
     if not isinstance(header, dict):
-        raise PromptFileError("not a prompt file: its safetensors header is not an object")
+        raise PromptFileError(f"not a prompt file: its safetensors header is not an object; {_OURS}")
     return header, size

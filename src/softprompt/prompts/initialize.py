@@ -66,7 +66,7 @@ def from_prompts(prompts: Sequence[Tensor], length: int) -> Tensor:
     """
     widths = {prompt_PD.shape[1] for prompt_PD in prompts}
     if len(widths) != 1:
-        raise ConfigError(f"prompts of unequal width cannot be averaged: {sorted(widths)}")
+        raise ConfigError(f"prompts of unequal width cannot be averaged ({sorted(widths)}); give prompts of one base")
     fitted = [prompt_PD.float().repeat(length // len(prompt_PD) + 1, 1)[-length:] for prompt_PD in prompts]
     return torch.stack(fitted).mean(0)
 

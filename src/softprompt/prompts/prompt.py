@@ -21,6 +21,8 @@ TENSOR = "prompt_embeddings"
 SCALE = "scale"
 CENTROID = "centroid"
 
+_AGAIN = "fetch the file again"
+
 _NAMES: dict[str, tuple[str, torch.dtype]] = {
     "float32": ("F32", torch.float32),
     "bfloat16": ("BF16", torch.bfloat16),
@@ -43,14 +45,17 @@ class SoftPrompt:
         shape = (self.card.num_virtual_tokens, self.card.token_dim)
         if tuple(self.vectors_PD.shape) != shape:
             raise PromptFileError(
-                f"the card says {shape[0]} x {shape[1]} and the tensor is {' x '.join(map(str, self.vectors_PD.shape))}"
+                f"the card says {shape[0]} x {shape[1]} and the tensor is {' x '.join(map(str, self.vectors_PD.shape))}; "
+                f"{_AGAIN}"
             )
         if not torch.isfinite(self.vectors_PD).all():
             raise PromptFileError("the prompt holds values that are not finite (NaN or infinity); train it again")
         if self.centroid_D is None:
             return
         if tuple(self.centroid_D.shape) != shape[1:]:
-            raise PromptFileError(f"the card says {shape[1]} wide and the centroid is {tuple(self.centroid_D.shape)}")
+            raise PromptFileError(
+                f"the card says {shape[1]} wide and the centroid is {tuple(self.centroid_D.shape)}; {_AGAIN}"
+            )
         if not torch.isfinite(self.centroid_D).all():
             raise PromptFileError("the centroid holds values that are not finite (NaN or infinity); train the prompt again")
 
@@ -107,7 +112,7 @@ class SoftPrompt:
         try:
             data = Path(path).read_bytes()
         except OSError as error:
-            raise PromptFileError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+            raise PromptFileError(f"{str(path)!r} cannot be read: {error.strerror}; mend the path") from None
         return cls.from_bytes(data)
 
     def as_dtype(self, dtype: Dtype) -> SoftPrompt:
@@ -157,13 +162,17 @@ def _stored(tensor: torch.Tensor) -> Stored:
 def _restore(stored: dict[str, Stored], dtype: Dtype) -> torch.Tensor:
     expected = {TENSOR, SCALE} if dtype == "int8" else {TENSOR}
     if set(stored) != expected or stored[TENSOR].dtype != _NAMES[dtype][0]:
-        raise PromptFileError(f"the card says {dtype} and the file holds {', '.join(sorted(stored)) or 'no tensors'}")
+        raise PromptFileError(
+            f"the card says {dtype} and the file holds {', '.join(sorted(stored)) or 'no tensors'}; {_AGAIN}"
+        )
     vectors_PD = _tensor(stored[TENSOR]).float()
     if dtype != "int8":
         return vectors_PD
     scale_P1 = _tensor(stored[SCALE])
     if scale_P1.shape != (len(vectors_PD), 1):
-        raise PromptFileError(f"the file holds {len(vectors_PD)} virtual tokens and scales of shape {tuple(scale_P1.shape)}")
+        raise PromptFileError(
+            f"the file holds {len(vectors_PD)} virtual tokens and scales of shape {tuple(scale_P1.shape)}; {_AGAIN}"
+        )
     return vectors_PD * scale_P1
 
 
@@ -173,5 +182,5 @@ def _tensor(stored: Stored) -> torch.Tensor:
         return torch.frombuffer(bytearray(stored.data), dtype=dtypes[stored.dtype]).reshape(stored.shape)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError):  # forged entries have anything in them
         raise PromptFileError(
-            f"the file holds {len(stored.data)} bytes for a tensor of {stored.dtype} and shape {stored.shape}"
+            f"the file holds {len(stored.data)} bytes for a tensor of {stored.dtype} and shape {stored.shape}; {_AGAIN}"
         ) from None

@@ -51,7 +51,7 @@ class Aliases:
         check_alias(alias)
         requested = parse_ref(ref)
         if force and not (reason and reason.strip()):
-            raise PromotionRefused("--force needs --reason TEXT: it is kept in the audit")
+            raise PromotionRefused("a promotion by force has no reason, which the audit keeps; give one with --reason TEXT")
         with self._scope.database.write() as connection:
             task = queries.task_row(connection, self._scope.tenant, requested.task, lock=True)
             version = queries.find(connection, self._scope.tenant, requested)

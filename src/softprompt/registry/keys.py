@@ -55,7 +55,9 @@ class Key:
             Denied: it lacks it.
         """
         if not self.allows(scope):
-            raise Denied(f"key {self.name!r} lacks the scope {scope!r} (it has {', '.join(sorted(self.scopes))})")
+            raise Denied(
+                f"key {self.name!r} lacks the scope {scope!r} (it has {', '.join(sorted(self.scopes))}); use one that has it"
+            )
 
     def row(self) -> dict[str, Any]:
         """The key as a row for people and machines."""

@@ -12,6 +12,7 @@ from itertools import islice
 
 from softprompt.errors import DataError
 from softprompt.rows.values import listing
+from softprompt.text import plural
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 """What may divide the fields of a CSV file, the likeliest first, with its name."""
@@ -193,7 +194,7 @@ def _quoted_records(text: str, delimiter: str, above: int) -> Records:
                 records.lines.append(line)
             line = above + reader.line_num + 1
     except csv.Error as error:
-        raise _quote_fault(text, delimiter, above) or _Fault(line, f"not valid CSV ({error})") from None
+        raise _quote_fault(text, delimiter, above) or _Fault(line, f"not valid CSV ({error}); mend the line") from None
     return records
 
 
@@ -251,7 +252,7 @@ def _unquoted(field: str) -> str:
 
 def _wrong_count(record: list[str], names: list[str], delimiter: str) -> str:
     count = len(record)
-    fields = f"{count} field{'s' * (count != 1)}"
+    fields = plural(count, "field")
     name = DELIMITERS[delimiter]
     if len(names) == 1:
         found = f"the first line has one column ({listing(names)})"

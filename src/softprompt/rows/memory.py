@@ -7,6 +7,7 @@ from typing import Any
 
 from softprompt.errors import ConfigError, DataError
 from softprompt.rows.sources import Row
+from softprompt.rows.values import short
 from softprompt.text import lone_surrogate
 
 MEMORY = "memory:"
@@ -52,10 +53,10 @@ def rows_in_memory(given: Any, what: str = "the rows") -> list[Row]:
     rows: list[Row] = []
     for number, row in enumerate(given, start=1):
         if not isinstance(row, Mapping) or not all(isinstance(name, str) for name in row):
-            raise DataError(f"{what}, row {number}: a dictionary of columns is needed, and this is {repr(row)[:60]}")
+            raise DataError(f"{what}, row {number}: this is {short(row)}; give a dictionary of columns")
         if half := lone_surrogate(dict(row)):
             raise DataError(f"{what}, row {number}: {half!r} is half of a surrogate pair and no character; mend the row")
         rows.append(dict(row))
     if not rows:
-        raise DataError(f"{what}: there are no rows")
+        raise DataError(f"{what}: there are no rows; give some")
     return rows

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from softprompt.errors import DataError
-from softprompt.rows.values import listing, plain, short, text_of
+from softprompt.errors import DataError, reason_of
+from softprompt.rows.values import listing, plain, text_of
 
 _OLD_OFFICE = b"\xd0\xcf\x11\xe0"
 _TIME = re.compile("[hHsS]")
@@ -44,7 +44,7 @@ def read_parquet(data: bytes, where: str) -> Cells:
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)).read()
         columns = [_values(column) for column in table.columns]
     except (pyarrow.lib.ArrowException, ValueError, OverflowError, OSError) as error:
-        raise DataError(f"{where}: not a readable Parquet file ({short(str(error), 200)})") from None
+        raise DataError(f"{where}: not a readable Parquet file ({reason_of(error)}); save it again") from None
     return Cells(list(table.schema.names), list(zip(*columns, strict=True)), range(1, table.num_rows + 1))
 
 
@@ -73,7 +73,7 @@ def read_excel(data: bytes, where: str) -> Cells:
     try:
         import openpyxl
     except ImportError:
-        raise DataError(f"{where}: Excel files need the openpyxl library: pip install 'softprompt[excel]'") from None
+        raise DataError(f"{where}: Excel files need the openpyxl library; pip install 'softprompt[excel]'") from None
     if data.startswith(_OLD_OFFICE):
         raise DataError(f"{where} is an old workbook or one with a password; save it as .xlsx without one, or as .csv")
     try:
@@ -83,7 +83,7 @@ def read_excel(data: bytes, where: str) -> Cells:
             if formulas:
                 sheets, _ = _sheets(openpyxl, data, values=True)
     except Exception as error:  # the library and what it reads with raise many kinds; none of them is ours
-        raise DataError(f"{where}: not a readable Excel workbook ({short(str(error), 200)})") from None
+        raise DataError(f"{where}: not a readable Excel workbook ({reason_of(error)}); save it again") from None
     filled = {title: rows for title, rows in sheets.items() if rows}
     if len(filled) > 1:
         raise DataError(f"{where}: {len(filled)} sheets have rows ({listing(list(filled))}); keep the one that is meant")

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from softprompt.errors import DataError
+from softprompt.errors import DataError, reason_of
 from softprompt.rows.tables import read_table
 from softprompt.rows.values import Row as Row
 from softprompt.rows.values import plain
@@ -56,13 +56,14 @@ def read_hub_split(dataset: str, name: str | None, split: str) -> list[Row]:
         import datasets
     except ImportError:
         raise DataError(
-            f"reading {dataset!r} from the hub needs the datasets library: pip install 'softprompt[hub]'"
+            f"reading {dataset!r} from the hub needs the datasets library; pip install 'softprompt[hub]'"
         ) from None
     try:
         table = datasets.load_dataset(dataset, name, split=split)
     except Exception as error:  # the library raises many kinds; none of them is ours
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"split {split!r} of {dataset!r} cannot be read: {reason}") from None
+        raise DataError(
+            f"split {split!r} of {dataset!r} cannot be read: {reason_of(error)}; mend the names, or check the network"
+        ) from None
     named = {key: feature for key, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)}
     rows = [{key: plain(value) for key, value in row.items()} for row in table]
     for row in rows:
@@ -70,7 +71,7 @@ def read_hub_split(dataset: str, name: str | None, split: str) -> list[Row]:
             number = row[key]
             row[key] = feature.int2str(number) if number is not None and number >= 0 else None  # -1: not told
     if not rows:
-        raise DataError(f"split {split!r} of {dataset!r} has no rows")
+        raise DataError(f"split {split!r} of {dataset!r} has no rows; name another")
     return rows
 
 

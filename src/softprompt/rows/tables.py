@@ -16,8 +16,8 @@ from typing import Any
 from softprompt.errors import DataError
 from softprompt.rows.delimited import DELIMITERS, LINE_END, Records, read_csv, read_tsv
 from softprompt.rows.sheets import Cells, read_excel, read_parquet
-from softprompt.rows.values import Row, listing, short
-from softprompt.text import lone_surrogate
+from softprompt.rows.values import Row, kind_of_json, listing, short
+from softprompt.text import lone_surrogate, plural
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".txt")
 """What the name of a table ends with; `.gz` may stand behind it."""
@@ -58,7 +58,7 @@ class Table:
     def told(self) -> str:
         """What was read: the count, the columns and what divides them."""
         divided = f"; {DELIMITERS[self.delimiter]}s divide them" if self.delimiter and len(self.columns) > 1 else ""
-        rows, columns = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((len(self), "row"), (len(self.columns), "column")))
+        rows, columns = plural(len(self), "row"), plural(len(self.columns), "column")
         return f"{rows} of {self.file} with {columns} ({listing(self.columns)}{divided})"
 
 
@@ -94,7 +94,7 @@ def read_table(file: Path, *, column: str = "text") -> Table:
     else:
         table = _of_text(file, kind, _decoded(data, file), column)
     if not table.rows:
-        raise DataError(f"{file} has no rows")
+        raise DataError(f"{file} has no rows; give a file with some")
     return table
 
 
@@ -104,9 +104,11 @@ def _bytes(file: Path) -> bytes:
         if data.startswith(_GZIP):
             return gzip.decompress(data)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{file} is damaged or cut short: it cannot be decompressed ({error})") from None
+        raise DataError(
+            f"{file} is damaged or cut short: it cannot be decompressed ({error}); fetch or make it again"
+        ) from None
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{file} cannot be read: {error.strerror or error}; mend that, or name another") from None
     if file.suffix.lower() == ".gz":
         raise DataError(f"{file} is not compressed by gzip, as its name says; call it {file.stem}")
     return data
@@ -136,7 +138,7 @@ def _not_utf8(data: bytes, start: int, file: Path) -> str:
     line = len(LINE_END.findall(before.decode("latin-1"))) + 1
     where = f"{file}, line {line}: not UTF-8 text (0x{data[start]:02X} at byte {start})"
     if len(data) - start < 4 and not before.isascii():
-        return f"{where}; the file seems to be cut short in the middle of a character"
+        return f"{where}; the file seems to be cut short in the middle of a character; fetch or make it again"
     if not before.isascii():
         return f"{where}; what stands before it is UTF-8, so mend this line"
     foreign = sum(byte >= 0x80 for byte in rest)
@@ -179,6 +181,9 @@ def _of_cells(file: Path, cells: Records | Cells) -> Table:
     return Table(file, rows, cells.lines, columns, cells.delimiter)
 
 
+_MEND = "; mend the line"
+
+
 def unique_keys(pairs: list[tuple[str, Any]]) -> Row:
     """A JSON object, as `object_pairs_hook`. JSON lets a key come twice, and Python would keep the last without a word.
 
@@ -199,17 +204,16 @@ def _constant(name: str) -> float | None:
 _JSON = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=_constant)
 
 
-def _not_json(where: str, line: int, error: ValueError | RecursionError, mend: str = "") -> DataError:
+def _not_json(where: str, line: int, error: ValueError | RecursionError, mend: str = _MEND) -> DataError:
     """`line` is where the text of the error begins."""
     if isinstance(error, json.JSONDecodeError):
         return DataError(f"{where}, line {line + error.lineno - 1}, column {error.colno}: not JSON ({error.msg}){mend}")
     return DataError(f"{where}, line {line}: not JSON ({error}){mend}")
 
 
-def _checked(row: object, text: str, where: str, line: int, mend: str = "") -> Row:
+def _checked(row: object, text: str, where: str, line: int, mend: str = _MEND) -> Row:
     if not isinstance(row, dict):
-        what = {list: "a list", str: "a text", type(None): "null", bool: "a truth value"}.get(type(row), "a number")
-        raise DataError(f"{where}, line {line}: an object is needed, and this is {what}{mend}")
+        raise DataError(f"{where}, line {line}: an object is needed, and this is {kind_of_json(row)}{mend}")
     if "\\u" in text and (half := lone_surrogate(row)):
         raise DataError(f"{where}, line {line}: {half!r} is half of a surrogate pair and no character; mend the row")
     return row
@@ -221,7 +225,7 @@ def _jsonl(text: str, file: Path) -> tuple[list[Row], list[int]]:
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if not line.strip():
             continue
-        mend = "; a list of objects is called .json" if not rows and line.lstrip().startswith("[") else ""
+        mend = "; a list of objects is called .json" if not rows and line.lstrip().startswith("[") else _MEND
         try:
             row = _JSON.decode(line.rstrip("\n"))
         except (ValueError, RecursionError) as error:
@@ -236,17 +240,17 @@ def _json(text: str, file: Path) -> tuple[list[Row], list[int]]:
     rows: list[Row] = []
     lines: list[int] = []
     text = LINE_END.sub("\n", text) if "\r" in text else text
-    line, counted = 1, 0
+    line, plural = 1, 0
     position = _after_space(text, 0)
     try:
         if not text.startswith("[", position):
             _, end = _JSON.raw_decode(text, position)
             several = text.startswith("{", _after_space(text, end))
-            mend = "; one object per line is called .jsonl" if several else ""
+            mend = "; one object per line is called .jsonl" if several else "; put it in one, in brackets"
             raise DataError(f"{file}: a list of objects is needed{mend}")
         position = _after_space(text, position + 1)
         while rows or not text.startswith("]", position):
-            line, counted = line + text.count("\n", counted, position), position
+            line, plural = line + text.count("\n", plural, position), position
             row, end = _JSON.raw_decode(text, position)
             rows.append(_checked(row, text[position:end], str(file), line))
             lines.append(line)

@@ -98,6 +98,14 @@ def short(value: object, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
+def kind_of_json(value: object) -> str:
+    """What a value of JSON or YAML is, in words."""
+    if isinstance(value, Mapping):
+        return "an object" if value else "an empty object"
+    known = {list: "a list", str: "a text", type(None): "null", bool: "a truth value", int: "a number", float: "a number"}
+    return known.get(type(value), f"of type {type(value).__name__}")
+
+
 def listing(names: Sequence[str], length: int = 100) -> str:
     """The first of some names, for a message, each cut where it is long."""
     shown: list[str] = []

@@ -112,7 +112,7 @@ class AutoRouter:
             results = await self._run([EmbedJob(tuple(ids)) for ids in inputs[start : start + self._at_once]])
             embeddings += [result.values for result in results if isinstance(result, Embedding)]
         if len(embeddings) != len(inputs):
-            raise EngineError("the engine answered an embedding with something else")
+            raise EngineError("the engine answered an embedding with something else; try again")
         return embeddings
 
 

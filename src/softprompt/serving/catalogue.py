@@ -108,7 +108,7 @@ def find_model(library: Library, base: FrozenBase, name: str) -> ModelRow:
     if version.fingerprint not in base.fingerprints:
         raise FingerprintMismatch(
             f"{version.ref} was made for base {version.card.base} with fingerprint {version.fingerprint}, and {base.name} "
-            f"with fingerprint {base.fingerprint} is served"
+            f"with fingerprint {base.fingerprint} is served; ask for a version on this base, or serve the other one"
         )
     task = parse_ref(name).task
     numbers = [v.number for v in library.registry.versions(task, deleted=False) if v.fingerprint in base.fingerprints]

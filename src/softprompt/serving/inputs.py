@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softprompt.errors import ContextError, DataError, FieldError
+from softprompt.errors import ContextError, DataError, FieldError, reason_of
 from softprompt.rows.values import text_of
 from softprompt.text import Parts, plain
 
@@ -150,5 +150,7 @@ def chat_text(base: FrozenBase, messages: Sequence[Message]) -> Parts:
     try:
         text: str = base.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates come with models, and raise whatever they like
-        raise DataError(f"the chat template of {base.name} refuses this conversation: {error}") from None
+        raise DataError(
+            f"the chat template of {base.name} refuses this conversation: {reason_of(error)}; change its messages"
+        ) from None
     return base.spelling.parts_of(text)

@@ -17,6 +17,7 @@ from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.serving.answers import choose_label
 from softprompt.serving.inputs import encode_inputs, text_of_input
 from softprompt.serving.resident import Resident, load_resident
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -73,7 +74,9 @@ class Service:
             raise ConfigError(f"texts is one {'string' if isinstance(texts, str) else 'row'}; give a list of them")
         refs = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
         if len(refs) != len(texts):
-            raise ConfigError(f"{len(texts)} texts need {len(texts)} tasks, or one for all; {len(refs)} were given")
+            raise ConfigError(
+                f"{plural(len(refs), 'task')} for {plural(len(texts), 'text')}; give one for each, or one for all"
+            )
         versions = {ref: self.library.registry.resolve(ref) for ref in dict.fromkeys(refs)}
         answers: dict[int, Prediction] = {}
         named = {ref: self._options(version) for ref, version in versions.items()}

@@ -99,7 +99,9 @@ def direction_of(embedding: Sequence[float], origin_D: Floats) -> Floats:
     """
     offset_D = np.asarray(embedding, np.float32) - origin_D if len(embedding) == len(origin_D) else None
     if offset_D is None:
-        raise ConfigError(f"an embedding has {len(embedding)} numbers and the base's origin {len(origin_D)}")
+        raise ConfigError(
+            f"an embedding has {len(embedding)} numbers and the base's origin {len(origin_D)}; give one of this base"
+        )
     return offset_D / np.float32(max(float(np.linalg.norm(offset_D)), 1e-12))
 
 
@@ -157,7 +159,7 @@ def read_centroid(data: bytes) -> Floats | None:
         return None
     if stored.dtype != "F32" or stored.shape != (card.token_dim,) or len(stored.data) != 4 * card.token_dim:
         raise PromptFileError(
-            f"the centroid of task {card.task!r} is {stored.dtype} {stored.shape}, not {card.token_dim} F32"
+            f"the centroid of task {card.task!r} is {stored.dtype} {stored.shape}, not {card.token_dim} F32; train it again"
         )
     centroid_D = np.frombuffer(stored.data, np.dtype("<f4"))
     if not np.isfinite(centroid_D).all():

@@ -225,7 +225,9 @@ class AsyncService:
         size = int(self.base.embedding.weight.shape[0])
         wrong = next((token for token in given if not 0 <= token < size), None)
         if wrong is not None:
-            raise DataError(f"token id {wrong} is not in the vocabulary of {self.base_name}: 0 to {size - 1}")
+            raise DataError(
+                f"token id {wrong} is not in the vocabulary of {self.base_name}: 0 to {size - 1}; send ids of its tokenizer"
+            )
         if not given:
             raise DataError("the input has no tokens; give some text")
         if self.base.spelling.unusable:

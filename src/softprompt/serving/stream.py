@@ -83,7 +83,7 @@ class Stream(AsyncIterator[Piece]):
                 tokens += piece.tokens
                 if piece.finish is not None:
                     return Completion(self.head, "".join(text), tuple(tokens), piece.finish, piece.count)
-        raise EngineError("the answer ended before its last piece")
+        raise EngineError("the answer ended before its last piece; try again")
 
 
 class _Strip:
@@ -117,4 +117,4 @@ def unexpected(result: Result, job: str) -> EngineError:
     """The error for a result that ends a job of this kind and is none of its answers: the engine's own, where it is one."""
     if isinstance(result, EngineError):
         return result
-    return EngineError(f"the engine answered {job} with {type(result).__name__}")
+    return EngineError(f"the engine answered {job} with {type(result).__name__}; try again")

@@ -14,6 +14,7 @@ from softprompt.bases.locate import BUILTIN, is_local, locate
 from softprompt.errors import BaseModelError
 from softprompt.names import hide_password
 from softprompt.tasks.config import ServingConfig
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,13 +44,13 @@ def choose_base(library: Library) -> tuple[str, str | None]:
     if not others:
         return chosen, None
     rest = [
-        f"{next(count.base for count in counts if same[count.fingerprint] == other)} ({number} tasks)"
+        f"{next(count.base for count in counts if same[count.fingerprint] == other)} ({plural(number, 'task')})"
         for other, number in others
     ]
     mine = [entry.task for entry in library.registry.tasks() if same.get(entry.fingerprint) != fingerprint]
     lost = f": {', '.join(mine[:_SHOWN])}{', ...' if len(mine) > _SHOWN else ''}" if mine else ""
     return chosen, (
-        f"the library's tasks are made for {len(tasks)} bases; {chosen} ({most} tasks) is served, and not "
+        f"the library's tasks are made for {len(tasks)} bases; {chosen} ({plural(most, 'task')}) is served, and not "
         f"{', '.join(rest)}{lost}; choose another with --base"
     )
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from softprompt.errors import NotFound
 from softprompt.names import check_digest
 from softprompt.prompts.file import digest_of
-from softprompt.stores.base import Store
+from softprompt.stores.base import MEND, Store
 
 
 class MemoryStore(Store):
@@ -35,7 +35,7 @@ class MemoryStore(Store):
         try:
             return self._blobs[check_digest(digest)]
         except KeyError:
-            raise NotFound(f"blob {digest} is not in {self.shown}") from None
+            raise NotFound(f"blob {digest} is not in {self.shown}; {MEND}") from None
 
     def has(self, digest: str) -> bool:
         return check_digest(digest) in self._blobs

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
-from softprompt.rows.tables import kind_of
 from softprompt.rows.values import short
 from softprompt.tasks.foreign import unknown_key
 from softprompt.tasks.labels import check_labels, with_label_texts
+from softprompt.tasks.task_file import read_task_file
 from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
@@ -26,9 +24,6 @@ ObjectiveName = Literal["label_scoring", "language_modelling"]
 
 OF_LABELS = ("accuracy", "f1", "label_scoring")
 """Metrics and objectives that need labels; the others take any answer."""
-
-_TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
-"""Files that are given for a task file by mistake."""
 
 
 class _Strict(BaseModel):
@@ -69,7 +64,7 @@ class DataConfig(_Strict):
     @classmethod
     def _share(cls, value: str | float | None) -> str | float | None:
         if isinstance(value, float | int) and not 0 < value < 1:
-            raise ValueError(f"a share must lie between 0 and 1, and this is {value}")
+            raise ValueError(f"a share lies between 0 and 1, and this is {value}; write one such as 0.1")
         return value
 
 
@@ -208,9 +203,9 @@ class TaskConfig(_Strict):
         if init == "LABELS" and labels is None:
             raise ValueError("prompt_tuning_init: LABELS needs `labels`; list them, or use SAMPLE_VOCAB")
         if init == "TEXT" and not self.prompt_tuning_init_text:
-            raise ValueError("prompt_tuning_init: TEXT needs prompt_tuning_init_text")
+            raise ValueError("prompt_tuning_init: TEXT needs prompt_tuning_init_text; give it")
         if init == "PROMPT" and not self.prompt_tuning_init_prompt:
-            raise ValueError("prompt_tuning_init: PROMPT needs prompt_tuning_init_prompt, such as `trec6@3`")
+            raise ValueError("prompt_tuning_init: PROMPT needs prompt_tuning_init_prompt; give one such as `trec6@3`")
         return self
 
     @property
@@ -255,84 +250,29 @@ class TaskConfig(_Strict):
         return {key: value for key, value in values.items() if value is not None}
 
 
-class TaskLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, which the library would let pass, and tells where a value cannot be read."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """A value such as 2024-13-01 looks like a date and is none: Python refuses it, and not the library."""
-        try:
-            return super().construct_object(node, deep)
-        except ValueError as error:
-            raise ConfigError(
-                f"line {node.start_mark.line + 1}: {str(node.value)[:40]!r} cannot be read ({error}); put a text in quotes"
-            ) from None
-
-
-def _keep_words(labels: yaml.Node) -> None:
-    """Labels are texts as they are written: yes is no truth value, 01 no number and 2024-01-31 no date."""
-    for node in () if isinstance(labels, yaml.ScalarNode) else labels.value:
-        for one in node if isinstance(node, tuple) else (node,):  # of a mapping the nodes are pairs
-            _keep_words(one)
-    if labels.tag != "tag:yaml.org,2002:null" and isinstance(labels, yaml.ScalarNode):
-        labels.tag = "tag:yaml.org,2002:str"
-
-
-def _mapping(loader: TaskLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, Hashable) or key in seen:
-            raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} is given twice or is no plain name")
-        if key in ("labels", "id2label"):
-            _keep_words(value_node)
-        seen[key] = loader.construct_object(value_node, deep=True)
-    return seen
-
-
-TaskLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def read_config(path: str | Path) -> TaskConfig:
     """Read a task file.
 
     Raises:
         ConfigError: not there, not YAML, or a key is unknown, missing or of the wrong type.
     """
-    file = Path(path)
-    if kind_of(file) in _TABLES and file.is_file():
-        raise ConfigError(f"{path} is a table of rows and no task file; `softprompt init {path}` writes one for it")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"the task file {str(path)!r} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the task file {str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    try:
-        raw = yaml.load(text, Loader=TaskLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: not valid YAML: brackets inside brackets, too deep to read") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a task file holds `key: value` lines, and this holds {type(raw).__name__}")
-    return parse_config({"task": file.stem, **raw}, where=str(path))
+    return parse_config({"task": Path(path).stem, **read_task_file(path)}, where=str(path))
 
 
 def parse_config(raw: dict[str, Any], *, where: str = "task") -> TaskConfig:
     """Check a configuration that is already a dictionary.
 
     Raises:
-        ConfigError: every fault of it, a line each, with the nearest known name for unknown keys.
+        ConfigError: every fault of it, with the nearest known name for unknown keys.
     """
     try:
         return TaskConfig.model_validate(raw)
     except ValidationError as error:
         lines = [_fault(fault) for fault in error.errors(include_url=False)]
-        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
+        if len(lines) == 1:
+            raise ConfigError(f"{where}: {lines[0]}") from None
+        told = " ".join(f"({number}) {line}" for number, line in enumerate(lines, start=1))
+        raise ConfigError(f"{where} has {len(lines)} faults: {told}") from None
 
 
 def _fault(fault: Any) -> str:
@@ -343,7 +283,7 @@ def _fault(fault: Any) -> str:
         known = nested.get(path[0], TaskConfig.model_fields) if len(path) > 1 else TaskConfig.model_fields
         return f"unknown key {name!r}{unknown_key(path[-1], known, inside=path[0] if len(path) > 1 else None)}"
     if fault["type"] == "missing":
-        return f"{name} is missing"
+        return f"{name} is missing; give it"
     message = fault["msg"].removeprefix("Value error, ")
     if not name:
         return str(message)

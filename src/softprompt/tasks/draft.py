@@ -20,6 +20,7 @@ from softprompt.tasks.config import parse_config
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, fold_label, form_of_labels, infer_labels
 from softprompt.tasks.task import Task
 from softprompt.tasks.template import nameable
+from softprompt.text import plural
 
 _ANSWERS = tuple("label labels category class intent sentiment target answer output y completion response summary".split())
 _TEXTS = tuple(
@@ -276,7 +277,7 @@ class _Table:
             twin = next((one for one in found if one != answer and self.columns[one].texts == column.texts), None)
             missing = sum(map(is_missing, column.values))
             found[name] = column.fault or column.kind or (f"says the same as {twin!r}" if twin else "")
-            found[name] = found[name] or (f"is missing in {missing} rows" if missing else "is free text")
+            found[name] = found[name] or (f"is missing in {plural(missing, 'row')}" if missing else "is free text")
         return found
 
 

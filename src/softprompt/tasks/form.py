@@ -17,7 +17,7 @@ from softprompt.rows.values import is_missing
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import Spellings, compose
 from softprompt.tasks.template import Template, around, excerpt, field_text
-from softprompt.text import lone_surrogate
+from softprompt.text import lone_surrogate, plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -64,10 +64,11 @@ class Form:
         if form.labels is not None:
             form = replace(form, labels=tuple(map(compose, form.labels)))
         if not form.input.fields:
-            raise ConfigError(f"input: the template {config.input!r} has no column in braces, such as {{text}}")
+            raise ConfigError(f"input: the template {config.input!r} names no column; write one in braces, such as {{text}}")
         if len(form.target.fields) != 1:
             raise ConfigError(
-                f"target: the template {config.target!r} must have exactly one column in braces, such as {{label}}"
+                f"target: the template {config.target!r} names {plural(len(form.target.fields), 'column')}; "
+                "write exactly one in braces, such as {label}"
             )
         return form
 
@@ -230,7 +231,7 @@ class Form:
     ) -> Inputs:
         """Token ids of the inputs of rows, each within the context beside the prompt and the longest answer.
 
-        An input that is too long loses the end of its longest column, so that the template stays whole; it is counted.
+        An input that is too long loses the end of its longest column, so that the template stays whole; it is plural.
 
         Raises:
             DataError: a row lacks a field or its input is empty.
@@ -260,8 +261,8 @@ class Form:
             longest = max(row, key=lambda name: len(row[name]))
             if not row[longest]:
                 raise ContextError(
-                    f"the template of task {self.task!r} alone takes {len(ids)} tokens, and {limit} are left beside prompt "
-                    "and output; use a shorter template or prompt"
+                    f"the template of task {self.task!r} alone takes {plural(len(ids), 'token')}, and {limit} are left "
+                    "beside prompt and output; use a shorter template or prompt"
                 )
             (kept,) = base.encode([row[longest]])
             # A cut inside a character leaves U+FFFD, which may take as many tokens again; so a character goes at least.

@@ -163,12 +163,14 @@ def check_labels(labels: Sequence[str], *, fold: bool, words: Mapping[str, str])
         ValueError: fewer than two, one is empty, or two are equal, in Unicode's composed form or folded.
     """
     if len(labels) < 2:
-        raise ValueError(f"labels: a choice needs at least two labels, and there is {len(labels)}")
+        raise ValueError(
+            f"labels: a choice needs at least two labels, and there {'is one' if labels else 'are none'}; list more"
+        )
     twice = sorted(label for label, count in Counter(map(compose, labels)).items() if count > 1)
     if twice:
-        raise ValueError(f"labels: {', '.join(map(repr, twice))} is listed more than once")
+        raise ValueError(f"labels: {twice[0]!r} is listed more than once; list it once")
     if any(not label.strip() for label in labels):
-        raise ValueError("labels: one of them is empty")
+        raise ValueError("labels: one of them is empty; give it a text")
     for given in [labels, list(words)] if fold else []:
         if groups := alike(dict.fromkeys(map(compose, given), 0)):
             raise ValueError(f"labels: {named(list(groups[0]))} are one by fold_labels; keep one of them")

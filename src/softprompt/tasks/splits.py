@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from softprompt.rows.sources import Row, canonical
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, named
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.tasks.form import Form
@@ -243,8 +244,8 @@ def _label(labels: Sequence[str]) -> str:
 
 
 def _rows(count: int) -> str:
-    return f"{count} row{'s' if count != 1 else ''}"
+    return plural(count, "row")
 
 
 def _inputs(count: int) -> str:
-    return f"{count} input{'s' if count != 1 else ''}"
+    return plural(count, "input")

@@ -20,6 +20,7 @@ from softprompt.tasks.form import Form
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.splits import Source, cut, remarks_on_rows
 from softprompt.tasks.template import excerpt
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -74,7 +75,7 @@ class Task:
         self.folder = Path(folder)
         self.form = Form.of_config(self.config)
         if not self.config.task:
-            raise ConfigError("task is missing: give the task a name")
+            raise ConfigError("task is missing; give the task a name")
 
     @classmethod
     def load(cls, path: str | Path) -> Task:
@@ -131,7 +132,7 @@ class Task:
             refuse_unless_causal(known, source)
         if self.config.task_type != "CAUSAL_LM":
             raise BaseModelError(
-                f"task {self.name!r} asks for task_type {self.config.task_type}, and this version tunes causal models only: "
+                f"task {self.name!r} asks for task_type {self.config.task_type}, and this version tunes causal models only; "
                 f"leave task_type out, or say CAUSAL_LM, where the base ({source}) is one"
             )
 
@@ -268,4 +269,4 @@ def _why_none(split: str, source: Source) -> str:
     if source.different < len(source.rows):
         why.append(f"{source.different} of them different: equal inputs stay in one split")
     told = f" ({', '.join(why)})" if why else ""
-    return f"no rows are left for the {split} split of {count} rows{told}; give more rows, or a file for it"
+    return f"no rows are left for the {split} split of {plural(count, 'row')}{told}; give more rows, or a file for it"

@@ -47,7 +47,7 @@ class Template:
                     f"alone; write {2 * found[0]} for a brace"
                 )
             elif not nameable(found[1]):
-                raise ConfigError(f"{wrong} at {found[0]}: name a column in the braces")
+                raise ConfigError(f"{wrong} at {found[0]}; name a column in the braces")
             else:
                 parts.append((literal, found[1]))
                 literal = ""

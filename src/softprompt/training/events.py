@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from softprompt.evaluation.trials import Report
 from softprompt.progress import Progress
-from softprompt.training.run import Member, Tuned
+from softprompt.training.run import Member, Run, Tuned
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,19 @@ class Stopped:
 
 
 Event = Advanced | Noted | Prepared | Resumed | Stepped | Judged | Published | Failed | Trained | Stopped
+
+
+def standing(runs: Sequence[Run]) -> str:
+    """How runs stand, in a few words."""
+    values = [run.best.value for run in runs if run.best is not None]
+    losses = [run.loss for run in runs if not math.isnan(run.loss)]
+    if values:
+        stand = f"{'mean' if len(runs) > 1 else runs[0].task.form.metric} {sum(values) / len(values):.3f}"
+    else:
+        stand = f"loss {sum(losses) / len(losses):.3f}" if losses else ""
+    if len(runs) == 1:
+        return stand
+    return f"{len(runs)} tasks, {sum(not run.running for run in runs)} done{stand and ', '}{stand}"
 
 
 def draw(events: Iterable[Event], progress: Progress) -> Iterator[Event]:

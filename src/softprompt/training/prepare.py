@@ -16,6 +16,7 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import excerpt_of
 from softprompt.tasks.task import Examples, Task
+from softprompt.text import plural
 from softprompt.training.reparameterize import weight_rows
 from softprompt.training.run import Run
 
@@ -62,14 +63,14 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     """What people should know of a run before it trains, and whether it is a warning."""
     task, length = run.task, run.config.num_virtual_tokens
     if length < SHORT:
-        yield f"{task.name}: {length} virtual tokens have little capacity; 20 to 100 is usual", True
+        yield f"{task.name}: a prompt of {plural(length, 'virtual token')} has little capacity; 20 to 100 is usual", True
     if length > LONG:
-        yield f"{task.name}: {length} virtual tokens can drown the input; 20 to 100 is usual", True
+        yield f"{task.name}: a prompt of {plural(length, 'virtual token')} can drown the input; 20 to 100 is usual", True
     longest, output = max(len(ids) for ids in run.train.inputs), task.form.output_length(base)
-    limit = "no limit" if base.context is None else f"of {base.context}"
+    limit = ", without limit" if base.context is None else f" of {base.context}"
     yield (
-        f"{task.name}: {len(run.train)} training rows; context: {length} virtual + up to {longest} input + {output} output "
-        f"= {length + longest + output} tokens {limit}; in {str(base.dtype).removeprefix('torch.')}",
+        f"{task.name}: {plural(len(run.train), 'training row')}; context: {length} virtual + up to {longest} input "
+        f"+ {output} output = {length + longest + output} tokens{limit}; in {str(base.dtype).removeprefix('torch.')}",
         False,
     )
     begins = base.spelling.begins_with

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -176,19 +176,6 @@ class Run:
 
 
 _STATE = ("step", "loss", "best_step", "failure", "dropped", "history", "_losses", "_worse")
-
-
-def standing(runs: Sequence[Run]) -> str:
-    """How runs stand, in a few words."""
-    values = [run.best.value for run in runs if run.best is not None]
-    losses = [run.loss for run in runs if not math.isnan(run.loss)]
-    if values:
-        stand = f"{'mean' if len(runs) > 1 else runs[0].task.form.metric} {sum(values) / len(values):.3f}"
-    else:
-        stand = f"loss {sum(losses) / len(losses):.3f}" if losses else ""
-    if len(runs) == 1:
-        return stand
-    return f"{len(runs)} tasks, {sum(not run.running for run in runs)} done{stand and ', '}{stand}"
 
 
 @dataclass(frozen=True)

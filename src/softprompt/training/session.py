@@ -35,11 +35,12 @@ from softprompt.training.events import (
     Stepped,
     Stopped,
     Trained,
+    standing,
 )
 from softprompt.training.loop import Group, Stepper
 from softprompt.training.prepare import Preparer, remarks_on
 from softprompt.training.publish import BARELY, barely_moved, make_prompt, publish
-from softprompt.training.run import Also, Member, Tuned, standing
+from softprompt.training.run import Also, Member, Tuned
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library

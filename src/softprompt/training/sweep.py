@@ -58,7 +58,7 @@ def make_grid(choices: Mapping[str, Sequence[Any]], samples: int | None = None, 
         ConfigError: no choices, a key with none, or no samples.
     """
     if not choices or not all(choices.values()):
-        raise ConfigError("a sweep needs choices, such as learning_rate=0.03,0.1,0.3")
+        raise ConfigError("there is nothing to sweep over; give choices, such as learning_rate=0.03,0.1,0.3")
     if samples is not None and samples < 1:
         raise ConfigError(f"{samples} samples are none; draw at least one")
     size = math.prod(len(values) for values in choices.values())
@@ -154,7 +154,9 @@ def _sweep(
 def _check_comparable(tasks: Sequence[Task]) -> None:
     """Refuse candidates whose scores would not be of one metric on the same rows."""
     if len(metrics := {task.form.metric for task in tasks}) > 1:
-        raise ConfigError(f"a sweep compares its candidates by one metric, and these have {', '.join(sorted(metrics))}")
+        raise ConfigError(
+            f"a sweep compares its candidates by one metric, and these have {', '.join(sorted(metrics))}; give `metric` one"
+        )
     if len({str(task.config.data) for task in tasks}) > 1 and len({digest_rows(task.validation) for task in tasks}) > 1:
         raise ConfigError(
             "a sweep compares its candidates on the same validation rows, and these have others; "
