@@ -108,6 +108,10 @@ class RegistryError(LibraryError):
     """The registry's database is unreachable, full, locked or of another schema."""
 
 
+class ReadOnly(RegistryError):
+    """The library may only be read here."""
+
+
 class StoreError(LibraryError):
     """The blob store is unreachable, full or damaged."""
 

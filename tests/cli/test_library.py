@@ -50,7 +50,8 @@ def test_list_and_its_filters(run: Run, filled: Path) -> None:
         assert [row["task"] for row in run("list", "--json", *args).rows] == found
 
 
-def test_what_a_bare_name_means_behind_a_deletion_is_said(run: Run, filled: Path) -> None:
+def test_what_a_bare_name_means_behind_a_deletion_is_said(run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     with Library.open(filled) as library:
         library.publish(make_prompt(seed=9), base=BASE)  # without a score
     kept = run("delete", "trec6@2")
@@ -59,6 +60,7 @@ def test_what_a_bare_name_means_behind_a_deletion_is_said(run: Run, filled: Path
     assert forced.code == 0
     said = " ".join(forced.err.split())
     assert "'trec6' means trec6@4 from now on (no score) and not trec6@1; to choose another, `softprompt promote" in said
+    assert "version 1; production: 1 -> none" in " ".join(run("audit", "trec6").out.split())
     assert "means trec6@3 from now on (accuracy 0.81) and not trec6@4" in " ".join(run("delete", "trec6@4").err.split())
     assert "means trec6@4 from now on" in " ".join(run("restore", "trec6@4").err.split())
     gone = run("delete", "trec6", "--all", "--json")
@@ -382,6 +384,14 @@ def test_exports_and_imports_our_own_file(run: Run, filled: Path, tmp_path: Path
     (changed,) = run("import", row["path"], "--task", "renamed", "--label", "a", "--label", "b", "--json").rows
     assert changed["digest"] != other["digest"]
     assert run("show", "renamed", "--json").rows[0]["versions"][1]["metrics"] == {}, "scores of other labels"
+
+
+def test_what_a_bare_name_means_behind_an_import_is_said(run: Run, filled: Path, tmp_path: Path) -> None:
+    (row,) = run("export", "trec6@2", str(tmp_path / "out"), "--format", "softprompt", "--json").rows
+    assert "from now on" not in run("import", row["path"], "--json").err  # production stays where it is
+    assert "from now on" not in run("import", row["path"], "--task", "fresh", "--json").err  # nothing was there
+    said = " ".join(run("import", row["path"], "--task", "fresh", "--json").err.split())
+    assert "'fresh' means fresh@2 from now on (accuracy 0.5) and not fresh@1; to choose another, `softprompt promote" in said
 
 
 @pytest.mark.parametrize(

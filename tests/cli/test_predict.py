@@ -52,6 +52,11 @@ def test_an_object_without_the_column_is_refused_and_literal_takes_it(run: Run) 
     assert "has no field 'two'" in run("predict", "pair", '{"one": "a"}', "--json").refused()
 
 
+def test_an_object_with_a_key_twice_or_half_a_character_is_refused(run: Run) -> None:
+    assert "the key 'text' is given twice" in run("predict", "kind", '{"text": "red", "text": "blue"}', "--json").refused()
+    assert "half of a surrogate pair" in run("predict", "kind", '{"text": "red \\ud800"}', "--json").refused()
+
+
 def test_the_name_of_a_file_is_refused_and_literal_takes_it(run: Run, tmp_path: Path) -> None:
     for name in ("rows.csv", "rows.TXT", "rows.jsonl.gz", "rows.xlsx"):
         file = tmp_path / name

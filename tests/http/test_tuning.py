@@ -106,6 +106,27 @@ def test_wrong_uploads_keep_nothing(client: OpenAI, server: Running) -> None:
     assert [file.id for file in client.files.list()] == before
 
 
+def test_a_library_that_may_only_be_read_is_no_reason_to_try_again(
+    client: OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from softprompt.registry import sqlite_file
+
+    file = upload(client)
+    monkeypatch.setattr(sqlite_file, "_may_write", lambda path: False)
+    server.library.registry.database.file.__dict__.pop("read_only", None)
+    try:
+        for change in (
+            lambda: upload(client),
+            lambda: client.fine_tuning.jobs.create(model="tiny-llama", training_file=file.id, suffix="colours"),
+            lambda: client.files.delete(file.id),
+        ):
+            with pytest.raises(openai.PermissionDeniedError, match="can only be read; nothing was changed") as refused:
+                change()
+            assert refused.value.code == "library_read_only"
+    finally:
+        server.library.registry.database.file.__dict__.pop("read_only", None)
+
+
 def test_a_job_from_upload_to_model(client: OpenAI, server: Running) -> None:
     file, validation = upload(client), upload(client, lines(ROWS[:6]))
     job = client.fine_tuning.jobs.create(

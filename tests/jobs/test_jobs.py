@@ -412,6 +412,24 @@ def test_the_lock_is_one_workers(tmp_path: Path) -> None:
 # The worker
 
 
+def test_a_job_tells_what_its_version_does_to_the_bare_name(library: Library, base_folder: Path) -> None:
+    def told(job: str) -> list[str]:
+        return [event.message for event in Jobs(library).events(job, limit=1000).rows if "'one'" in event.message]
+
+    first, second = queue_job(library, base_folder), queue_job(library, base_folder, seed=1)
+    do_all(library)
+    ends = sorted((Jobs(library).get(job.name).model, told(job.name)) for job in (first, second))
+    assert ends[0] == ("one@1", [])
+    (said,) = ends[1][1]
+    assert said.startswith("'one' means one@2 from now on and not one@1; the new one is ")
+    library.promote("one@1", force=True, reason="a test")
+    third = queue_job(library, base_folder, seed=2)
+    do_all(library)
+    (said,) = told(third.name)
+    assert said.startswith("'one' goes on meaning one@1, its production version; one@3 is ")
+    assert Jobs(library).events(third.name).rows[0].message == "published one@3"
+
+
 def test_a_job_publishes_what_training_its_task_file_gives(library: Library, base_folder: Path, tmp_path: Path) -> None:
     job = queue_job(library, base_folder, seed=2)
     do_all(library)

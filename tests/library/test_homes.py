@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import softprompt
-from softprompt.errors import LibraryError, NotFound, RegistryError
+from softprompt.errors import LibraryError, NotFound, ReadOnly, RegistryError
 from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
 from tests.commands import Run
@@ -232,11 +232,16 @@ def test_an_old_registry_that_cannot_be_upgraded_is_told(shelf: Path) -> None:
     assert "must be upgraded, and can only be read here" in done.stderr
 
 
+def _never(*args: object, **more: object) -> None:
+    raise AssertionError("a base was loaded")
+
+
 def test_commands_read_where_nobody_may_write(
     run: Run, home: Path, tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from softprompt.bases.base import FrozenBase
     from softprompt.registry import sqlite_file
+    from softprompt.training.train import train
     from tests.models import some_prompt
 
     (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "yes"}\n')
@@ -269,6 +274,18 @@ def test_commands_read_where_nobody_may_write(
     ):
         assert run(*args).code == 1
     assert "can only be read here" in run("promote", "t").refused()
+    assert "can only be read here" in run("keys", "create", "k").refused()
+    monkeypatch.setattr(FrozenBase, "load", _never)  # what could not be kept is not begun
+    task = tmp_path / "t.yaml"
+    task.write_text(
+        f"task: t\nbase: {base_folder}\ndata: {{train: rows.jsonl, validation: rows.jsonl, test: rows.jsonl}}\n"
+        "input: '{text}'\n"
+        "target: ' {label}'\nlabels: ['yes', 'no']\nmetric: accuracy\n"
+    )
+    assert "can only be read here" in run("train", str(task)).refused()
+    assert "can only be read here" in run("sweep", str(task), "seed=1,2").refused()
+    with Library.open(home) as library, pytest.raises(ReadOnly):
+        train(str(task), library=library)
     monkeypatch.undo()
     assert (state_of(home), sorted(os.listdir(home))) == before
 

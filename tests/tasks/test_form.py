@@ -249,6 +249,11 @@ def test_a_request_of_several_columns_is_a_json_object() -> None:
     for half in ('{"premise": "\\ud800", "hypothesis": "b"}', '{"premise": "a", "hypothesis": {"b": "\\udfff"}}'):
         with pytest.raises(DataError, match=r"an input for task 't' holds .*half of a surrogate pair"):
             made.row_of(half)
+    for twice in ('{"premise": "a", "premise": "z", "hypothesis": "b"}', '{"premise": {"x": 1, "x": 2}, "hypothesis": "b"}'):
+        with pytest.raises(DataError, match=r"an input for task 't': the key '(premise|x)' is given twice"):
+            made.row_of(twice)
+    with pytest.raises(DataError, match="premise"):  # no number in JSON, and no text "nan"
+        made.columns(made.row_of('{"premise": NaN, "hypothesis": "b"}') | {"label": "a"}, "the row")
     # One column takes the text as it is, also where it looks like JSON.
     assert form().row_of('{"text": "x"}') == {"text": '{"text": "x"}'}
 

@@ -80,5 +80,6 @@ def _change(entry: AuditEntry) -> str:
         return f"version {after['version']}: {' '.join(signs)}"
     state = after or before
     if "version" in state:
-        return f"version {state['version']}"
+        gone = "".join(f"; {alias}: {before['version']} -> none" for alias in before.get("aliases", ()))
+        return f"version {state['version']}{gone}"
     return f"key {state['key']}" if "key" in state else ""

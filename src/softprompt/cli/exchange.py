@@ -12,10 +12,12 @@ import typer
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, adapter_options, library_options
 from softprompt.cli.output import emit, version_row, warn
+from softprompt.cli.versions import tell_taken_over
 from softprompt.exchange.exporting import Format
 
 if TYPE_CHECKING:
     from softprompt.exchange.importing import Imported
+    from softprompt.registry.records import Version
 
 
 @library_options
@@ -78,22 +80,27 @@ def import_prompt(
     if not tasks and len(sources) == 1 and sources[0].is_dir():
         raise typer.BadParameter("a PEFT folder names no task; give --task NAME")
     importing.tasks_of(sources, tasks or ())  # what is wrong with the call is told before a library is made
+    library = where.open(make=True)
     outcomes = importing.import_prompts(
-        where.open(make=True), sources, tasks=tasks or (), base=replace(base, source=named), like=like,
+        library, sources, tasks=tasks or (), base=replace(base, source=named), like=like,
         input=template, target=target, labels=labels or old_labels, tags=tags or (), warn=warn,
     )  # fmt: skip
     refused: list[Imported] = []
+    taken: list[Version] = []
 
     def rows() -> Iterator[dict[str, Any]]:
         for outcome in outcomes:
             if outcome.error is not None and len(sources) == 1:
                 raise outcome.error
             refused.extend([outcome] * (outcome.error is not None))
+            taken.extend([outcome.version] if outcome.version is not None else [])
             if as_json or outcome.error is None:
                 yield _imported_row(outcome)
 
     columns = ("task", "version", "num_virtual_tokens", "source") if len(sources) > 1 else None
     emit(rows(), as_json, "Imported", columns)
+    for version in taken:
+        tell_taken_over(library.registry, version)
     for outcome in refused:
         warn(f"{outcome.source} is refused: {outcome.error}")
     if refused:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -131,9 +130,9 @@ def _meant(form: Form, text: str, *, literal: bool) -> Row:
 
     Raises:
         ConfigError: it is the name of a file with rows, or an object without the task's columns, and not `literal`.
-        DataError: the task has several columns, and the text holds none.
+        DataError: the task has several columns, and the text holds none; or an object has a key twice.
     """
-    from softprompt.rows.tables import is_table
+    from softprompt.rows.tables import is_table, row_in
     from softprompt.serving.inputs import check_text
 
     columns = form.input.fields
@@ -145,20 +144,17 @@ def _meant(form: Form, text: str, *, literal: bool) -> Row:
         raise ConfigError(f"{text!r} is a file; give its rows with --data {text}, or --literal if its name is the text")
     if len(columns) > 1:
         return dict.fromkeys(columns, "") if not text.strip() else form.row_of(text)
-    if text.lstrip().startswith("{"):
-        row = None
-        with suppress(ValueError, RecursionError):
-            row = json.loads(text)
-        if isinstance(row, dict):
-            if columns[0] not in row:
-                keys = ", ".join(map(repr, list(row)[:5]))
-                raise ConfigError(
-                    f"a JSON object with {keys or 'no keys'} is no input of task {form.task!r}, whose column is "
-                    f"{columns[0]!r}; give that, or --literal if the object is the text"
-                )
-            form.input.fill(row, "the input")
-            return row
-    return {columns[0]: text}
+    row = row_in(text, f"an input for task {form.task!r}")
+    if row is None:
+        return {columns[0]: text}
+    if columns[0] not in row:
+        keys = ", ".join(map(repr, list(row)[:5]))
+        raise ConfigError(
+            f"a JSON object with {keys or 'no keys'} is no input of task {form.task!r}, whose column is "
+            f"{columns[0]!r}; give that, or --literal if the object is the text"
+        )
+    form.input.fill(row, "the input")
+    return row
 
 
 def _answer(

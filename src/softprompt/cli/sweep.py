@@ -44,6 +44,7 @@ def sweep(
                 for value in tried:
                     check_before_loading([task.variant(**{key: value})], base)
             library = where.open(make=True)
+            library.registry.database.check_writable()
         with progress.loading("torch"):
             from softprompt.training.sweep import RUNGS
             from softprompt.training.sweep import sweep as run_sweep

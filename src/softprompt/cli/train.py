@@ -73,6 +73,7 @@ def train(
             tasks = [task.variant(**changed) for task in load_tasks(list(files))]
             check_before_loading(tasks, base)
             library = where.open(make=True)
+            library.registry.database.check_writable()
         with progress.loading("torch"):
             from softprompt.training.train import train as tune
         tuned = tune(tasks, base=base, library=library, progress=progress, stop=stop)

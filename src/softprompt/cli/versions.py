@@ -75,10 +75,23 @@ def _telling(registry: Registry, task: str) -> Iterator[None]:
     if after is None and before is not None:
         warn(f"{task!r} meant {before.ref} and means nothing now: no version of it is left")
     elif after is not None and (before is None or before.number != after.number):
-        metrics = after.card.metrics
-        score = f"{after.card.metric} {metrics['value']:.4g}" if "value" in metrics else "no score"
-        was = f" and not {before.ref}" if before is not None else ""
-        warn(f"{task!r} means {after.ref} from now on ({score}){was}; to choose another, `softprompt promote {task}@N`")
+        _tell(after, before)
+
+
+def tell_taken_over(registry: Registry, version: Version) -> None:
+    """Tell where a version that is new is what its task's bare name means from now on, in place of another."""
+    if registry.resolve(version.task).number != version.number:
+        return
+    others = [other for other in registry.versions(version.task, deleted=False) if other.number < version.number]
+    if others:
+        _tell(version, max(others, key=lambda other: other.number))
+
+
+def _tell(after: Version, before: Version | None) -> None:
+    task, metrics = after.task, after.card.metrics
+    score = f"{after.card.metric} {metrics['value']:.4g}" if "value" in metrics else "no score"
+    was = f" and not {before.ref}" if before is not None else ""
+    warn(f"{task!r} means {after.ref} from now on ({score}){was}; to choose another, `softprompt promote {task}@N`")
 
 
 def _meant(registry: Registry, task: str) -> Version | None:

@@ -25,6 +25,7 @@ from softprompt.errors import (
     FingerprintMismatch,
     NameRefused,
     NotFound,
+    ReadOnly,
     RegistryError,
     SoftPromptError,
     StoreError,
@@ -167,6 +168,11 @@ def refusal(error: Exception) -> ApiError:
         case EngineError():
             log.error("engine: %s", error)
             return ApiError(503, str(error), code="engine_error", retry_after=RETRY_SOON_S)
+        case ReadOnly():
+            log.error("library: %s", error)
+            return ApiError(
+                403, "the library of this server can only be read; nothing was changed", code="library_read_only"
+            )
         case RegistryError() | StoreError():
             log.error("library: %s", error)
             return ApiError(

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from softprompt.errors import FieldError, NotFound, RegistryError, TrainingError
 from softprompt.evaluation.baselines import remarks_on_scores
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
+from softprompt.jobs.records import add_event
 from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.watch import Watch, fail, record
 from softprompt.model.architecture import Architecture
+from softprompt.registry.gate import rival
 from softprompt.rows.sources import Row
 from softprompt.signals import handling
 from softprompt.tasks.config import parse_config
@@ -26,6 +28,7 @@ from softprompt.tasks.schedule import steps_per_epoch
 from softprompt.tasks.task import Task
 from softprompt.training.checkpoint import EVERY_SECONDS
 from softprompt.training.events import Event, Failed, Judged, Noted, Resumed, Stepped, Stopped
+from softprompt.training.publish import found
 from softprompt.training.run import Member, Run
 from softprompt.training.session import Session
 
@@ -129,6 +132,10 @@ class _Training:
                 "metrics": card.metrics,
                 "truncated": member.truncated,
             }
+            # Read beside the transaction, which it does not see: what the name meant until now.
+            if (before := found(library, version.task)) is not None and before.number != version.number:
+                production = found(library, f"{version.task}@production") is not None
+                add_event(connection, claim.id, _taken_over(version, before, production))
             result = files.add_result(connection, _table(run), "step_metrics.csv").name
             self._queue.succeed(connection, claim.id, version, outcome, _trained_tokens(run), result)
 
@@ -229,6 +236,14 @@ def _task(claim: Claim, files: Uploads) -> Task:
             field = "training_file" if split == "train" else "validation_file"
             raise FieldError(f"{field} was deleted before the job was done: {error}", field) from None
     return JobTask({**claim.config, "base": claim.base, "data": data}, rows)
+
+
+def _taken_over(version: Version, before: Version, production: bool) -> str:
+    """What a task's bare name means behind a version that is published, where it meant another before."""
+    task, how = version.task, rival(before, version.card).comparison
+    if production:
+        return f"{task!r} goes on meaning {before.ref}, its production version; {version.ref} is {how}"
+    return f"{task!r} means {version.ref} from now on and not {before.ref}; the new one is {how}"
 
 
 def _trained_tokens(run: Run) -> int:

@@ -65,7 +65,7 @@ class Uploads:
 
         Raises:
             FieldError: another purpose, no usable name, too large, or a line is no row; nothing is kept.
-            StoreError: it cannot be written; nothing is kept.
+            StoreError, ReadOnly: it cannot be written; nothing is kept.
         """
         if purpose != TRAINING:
             raise FieldError(f"purpose {purpose!r} is refused; files are taken for {TRAINING!r} alone", "purpose")
@@ -158,6 +158,7 @@ class Uploads:
 
     def _open_folder(self) -> None:
         """Make the folder of files, and see to it that the library is its user's alone."""
+        self._database.check_writable()
         self._database.make_private()
         self.store.create()
 

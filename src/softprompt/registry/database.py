@@ -18,7 +18,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from softprompt.errors import NameRefused, NotFound, RegistryError
+from softprompt.errors import NameRefused, NotFound, ReadOnly, RegistryError
 from softprompt.files import make_private
 from softprompt.registry import tables
 from softprompt.registry.sqlite_file import BUSY_SECONDS, SqliteFile
@@ -90,10 +90,18 @@ class Database:
         Raises:
             RegistryError: the database fails, is full, stays locked, or may not be written.
         """
-        if self.file is not None and self.file.read_only:
-            raise RegistryError(f"the registry {self.shown} can only be read here, and nothing was changed: {_READ_ONLY}")
+        self.check_writable()
         with _translated(self.shown), self.engine.connect().execution_options(write=True) as connection, connection.begin():
             yield connection
+
+    def check_writable(self) -> None:
+        """Refuse where the file may only be read: before work whose result could not be kept.
+
+        Raises:
+            ReadOnly: so it is.
+        """
+        if self.file is not None and self.file.read_only:
+            raise ReadOnly(f"the registry {self.shown} can only be read here, and nothing was changed: {_READ_ONLY}")
 
     def lock_digest(self, connection: Connection, digest: str) -> None:
         """Hold a blob's fate until the transaction ends: publishing and collecting one digest exclude each other.

@@ -103,6 +103,7 @@ class Keys:
             "actor": self._scope.actor,
             "created_at": at,
         }
+        self._scope.database.check_writable()
         self._scope.database.make_private()
         with self._scope.database.write() as connection:
             queries.add_missing(connection, tenants, name=tenant, created_at=at)

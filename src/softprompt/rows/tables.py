@@ -204,6 +204,25 @@ def _constant(name: str) -> float | None:
 _JSON = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=_constant)
 
 
+def row_in(text: str, where: str) -> Row | None:
+    """The row that a text holds as a JSON object, or None where it is no such object.
+
+    Raises:
+        DataError: the object has a key twice, or half of a character.
+    """
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        row: Row = _JSON.decode(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    except ValueError as error:
+        raise DataError(f"{where}: {error}; mend the JSON object") from None
+    if half := lone_surrogate(row):  # JSON can escape what no text can hold
+        raise DataError(f"{where} holds {half!r}, half of a surrogate pair; mend it")
+    return row
+
+
 def _not_json(where: str, line: int, error: ValueError | RecursionError, mend: str = _MEND) -> DataError:
     """`line` is where the text of the error begins."""
     if isinstance(error, json.JSONDecodeError):

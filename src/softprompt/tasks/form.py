@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
 from softprompt.rows.sources import Row
+from softprompt.rows.tables import row_in
 from softprompt.rows.values import is_missing
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import Spellings, compose
 from softprompt.tasks.template import Template, around, excerpt, field_text
-from softprompt.text import lone_surrogate, plural
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -153,20 +154,15 @@ class Form:
         """A request's text as a row: the text itself for a template with one column, else a JSON object with them all.
 
         Raises:
-            DataError: several columns are needed and the text is no such object, or holds half of a character.
+            DataError: several columns are needed and the text is no such object, has a key twice, or half of a character.
         """
         fields = self.input.fields
         if len(fields) == 1:
             return {fields[0]: text}
         example = json.dumps(dict.fromkeys(fields, "..."), ensure_ascii=False)
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
+        row = row_in(text, f"an input for task {self.task!r}")
+        if row is None:
             raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {example}")
-        if half := lone_surrogate(row):  # JSON can escape what no text can hold
-            raise DataError(f"an input for task {self.task!r} holds {half!r}, half of a surrogate pair; mend it")
         return row
 
     def zero_shot_text(self) -> str:

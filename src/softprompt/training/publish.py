@@ -90,7 +90,7 @@ def publish(
     if library is None:
         return None, (None, None), []
     warnings: list[str] = []
-    others = [_found(library, ref) for ref in (member.task.name, f"{member.task.name}@production")]
+    others = [found(library, ref) for ref in (member.task.name, f"{member.task.name}@production")]
 
     def also(connection: Connection, versions: Sequence[Version]) -> None:
         (version,) = versions
@@ -108,7 +108,8 @@ def publish(
     return version, (live, production), warnings
 
 
-def _found(library: Library, ref: str) -> Version | None:
+def found(library: Library, ref: str) -> Version | None:
+    """The version that a reference means; None where it means none."""
     try:
         return library.registry.resolve(ref)
     except NotFound:

@@ -54,9 +54,9 @@ def train(
     group = Group.current()
     loaded = load_tasks(tasks)
     shown = (progress or Silent()) if group.leads else Mute()
-    with loading(shown, (options := one_base(loaded)).shown):
-        architecture = architecture_of(base_of(base, options))
     with library_for(library, publish) as kept:
+        with loading(shown, (options := one_base(loaded)).shown):
+            architecture = architecture_of(base_of(base, options))
         session = Session(architecture, library=kept, group=group, stop=stop)
         for task in loaded:
             session.add(task)
@@ -83,7 +83,7 @@ def library_for(library: Library | None, publish: bool) -> Iterator[Library | No
 
     Raises:
         ConfigError: a library is given, and nothing is to be kept.
-        LibraryError: the home's library cannot be opened.
+        LibraryError: the home's library cannot be opened, or the library may only be read.
     """
     from softprompt.library.library import library_or_current
 
@@ -91,6 +91,7 @@ def library_for(library: Library | None, publish: bool) -> Iterator[Library | No
         raise ConfigError("a library is given, and publish is False; leave one of them out")
     if publish:
         with library_or_current(library, create=True) as opened:
+            opened.registry.database.check_writable()
             yield opened
     else:
         yield None
