@@ -372,7 +372,7 @@ def test_what_cannot_be_judged_is_told(tmp_path: Path, library: Library, other_f
     with pytest.raises(NotFound, match="no task 'none'"):
         evaluate(["none"], library=library, data=tmp_path / "test.jsonl")
     (tmp_path / "wrong.jsonl").write_text('{"text": "red", "label": "perhaps"}\n')
-    with pytest.raises(DataError, match="test row 1: the label 'perhaps' is not among"):
+    with pytest.raises(DataError, match=r"task 'a', \S*wrong\.jsonl, line 1: the label 'perhaps' is not among"):
         evaluate(["a"], library=library, data=tmp_path / "wrong.jsonl")
     foreign = some_prompt(FrozenBase.load(library.registry.resolve("a").base), "foreign", labels=LABELS, metric="rouge")
     library.publish(foreign.to_bytes(), base=library.registry.resolve("a").base)

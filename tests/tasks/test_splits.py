@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.errors import DataError
+from softprompt.rows.places import numbered as numbered_rows
 from softprompt.rows.sources import Row
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form
@@ -25,7 +26,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4
 
 def read(rows: list[Row], **fields: Any) -> Source:
     form = Form.of_config(parse_config({"task": "t", **fields}))
-    return Source.read(form, rows, "rows", lambda at: f"row {at + 1}")
+    return Source.read(form, numbered_rows(rows, "them"), "rows")
 
 
 def task_of(folder: Path, rows: list[Row] | dict[str, list[Row]], **fields: Any) -> Task:
@@ -187,7 +188,7 @@ def test_wrong_rows_are_told_by_their_place_in_the_file(tmp_path: Path) -> None:
         rows = [*numbered(5), {**wrong, "other": 1}]
         fields = {"input": "{text} {other}"} if "txt" in wrong else {}
         rows = [{"other": 1, **row} for row in rows]
-        with pytest.raises(DataError, match=rf"task 't', train\.jsonl, row 6:? .*{message}"):
+        with pytest.raises(DataError, match=rf"task 't', train\.jsonl, line 6:? .*{message}"):
             _ = task_of(tmp_path, rows, **fields).train
 
 
