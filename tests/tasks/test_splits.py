@@ -216,3 +216,17 @@ def test_a_variant_shares_rows_that_it_reads_alike(tmp_path: Path) -> None:
     other = task.variant(input="{title}")
     sides = [{row["title"] for row in rows} for rows in (other.train, other.validation, other.test)]
     assert sum(map(len, sides)) == 7
+
+
+def test_gaps_in_inputs_are_counted_and_told(tmp_path: Path) -> None:
+    rows: list[Row] = [{"one": f"a {n}", "two": f"b {n}", "label": "ab"[n % 2]} for n in range(40)]
+    rows[3]["one"] = " "
+    rows[7]["two"] = ""
+    rows.append({"one": "", "two": " ", "label": "a"})
+    task = task_of(tmp_path, rows, labels=["a", "b"], input="{one} {two}")
+    assert "train.jsonl: 1 row of 41 left out: nothing in 'one' and 'two'" in task.remarks
+    (told,) = [remark for remark in task.remarks if "empty text" in remark]
+    assert "2 rows of 40 have nothing in a column of the input ('one' in train.jsonl, line 4)" in told
+    assert not [
+        remark for remark in task_of(tmp_path, rows, labels=["a", "b"], input="{one}").remarks if "empty text" in remark
+    ]

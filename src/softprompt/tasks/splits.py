@@ -255,7 +255,8 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
 
 def told_gaps(count: int, total: int, first: str) -> str:
     """That inputs have nothing in some of their columns; `first` says which and where in the first of them."""
-    return f"{_rows(count)} of {total} have nothing in a column of the input ({first}), and are read with empty text there"
+    rows = f"1 row of {total} has" if count == 1 else f"{count} rows of {total} have"
+    return f"{rows} nothing in a column of the input ({first}), read as empty text"
 
 
 def _counts(sources: Iterable[Source]) -> Counter[str]:
