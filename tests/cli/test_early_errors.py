@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from softprompt.library.library import Library
+from tests.models import make_base, some_prompt
 
 PROGRAM = """
 import io, json, sys
@@ -30,7 +31,9 @@ TASK = 'task: kind\nlabels: ["yes", "no"]\n'
 
 
 def test_no_command_loads_torch_to_say_what_is_wrong(tmp_path: Path) -> None:
-    Library.open().close()
+    with Library.open() as library:
+        prompt = some_prompt(make_base("llama"), "moved", labels=("yes", "no"))
+        library.publish(prompt.to_bytes(), base=str(tmp_path / "gone"))
     (tmp_path / "rows.csv").write_text(ROWS)
     (tmp_path / "unlisted.csv").write_text(ROWS + "green,maybe\n" * 9)
     (tmp_path / "plain").mkdir()
@@ -44,6 +47,7 @@ def test_no_command_loads_torch_to_say_what_is_wrong(tmp_path: Path) -> None:
         "good": "data: rows.csv\n",
     }.items():
         (tmp_path / f"{name}.yaml").write_text(TASK + text)
+    (tmp_path / "moved.yaml").write_text(TASK.replace("kind", "moved") + "data: rows.csv\n")
     expected = {
         ("train", "missing.yaml"): "missing.yaml",
         ("train", "unknown.yaml"): "here it is `learning_rate`",
@@ -60,6 +64,9 @@ def test_no_command_loads_torch_to_say_what_is_wrong(tmp_path: Path) -> None:
         ("evaluate", "good.yaml"): "no task 'kind'",
         ("evaluate", "kind", "--data", "rows.csv"): "no task 'kind'",
         ("evaluate", "kind"): "is no task file",
+        ("evaluate", "moved.yaml"): "there is no such folder any more",
+        ("evaluate", "moved.yaml", "--base", "./nowhere"): "no folder './nowhere'",
+        ("evaluate", "moved", "--data", "unlisted.csv"): "unlisted.csv, line 42: the label 'maybe'",
         ("predict", "kind", "red"): "no task 'kind'",
         ("show", "kind"): "no task 'kind'",
         ("export", "kind", "out"): "no task 'kind'",

@@ -164,6 +164,30 @@ def test_a_call_that_was_cut_short_goes_on_and_ends_as_the_uncut_one(
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_a_gap_in_an_input_is_told(run: Run, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("one,two\na,b\nc,\n,\n")
+    done = run("predict", "pair", "--data", rows, "--json")
+    assert [row["output"] is None for row in done.rows] == [False, False, True]
+    assert f"1 row of 3 has nothing in a column of the input ('two' in {rows}, line 3)" in " ".join(done.err.split())
+    assert "empty text" not in run("predict", "kind", "red", "", "--json").err
+    (tmp_path / "null.jsonl").write_text('{"one": "a", "two": "b"}\n{"one": "a", "two": null}\n')
+    told = run("predict", "pair", "--data", tmp_path / "null.jsonl", "--json").refused()
+    assert "null.jsonl, line 2: the field 'two' holds None" in told
+
+
+def test_evaluate_keeps_the_places_of_blank_rows(run: Run, tmp_path: Path) -> None:
+    rows, out = tmp_path / "rows.csv", tmp_path / "judged.jsonl"
+    rows.write_text("id,text,label\n1,,yes\n2,red,yes\n3, ,no\n4,blue,no\n")
+    done = run("evaluate", "kind", "--data", rows, "--output", out, "--json")
+    assert (done.rows[0]["rows"], done.rows[0]["blank"]) == (2, 2)
+    assert "rows.csv: 2 rows of 4 left out: nothing in 'text'" in " ".join(done.err.split())
+    judged = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["id"], row["output"] is None, row["value"] is None) for row in judged] == [
+        ("1", True, True), ("2", False, False), ("3", True, True), ("4", False, False),
+    ]  # fmt: skip
+
+
 def test_evaluate_writes_what_was_said_to_each_row(run: Run, tmp_path: Path) -> None:
     rows, out = tmp_path / "rows.csv", tmp_path / "judged.csv"
     rows.write_text("id,text,label\n1,red,yes\n2,blue,no\n3,green,the river\n")

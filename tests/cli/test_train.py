@@ -452,6 +452,7 @@ def test_evaluate_judges_files_and_rows(run: Run, tmp_path: Path, base_folder: P
     (row,) = run("evaluate", "kind@1", "--data", tmp_path / "own.csv", "--json").rows
     assert list(row) == [
         *("task", "version", "digest", "metric", "value", "stderr", "rows", "loss", "truncated", "unfinished"),
+        "blank",
     ]
     assert row["stderr"] == pytest.approx(math.sqrt(row["value"] * (1 - row["value"]) / 3))
     assert (row["task"], row["version"], row["metric"], row["rows"]) == ("kind", 1, "accuracy", 3)

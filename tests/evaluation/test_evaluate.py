@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -367,6 +368,20 @@ def test_a_version_is_judged_in_the_form_it_was_tuned_with(tmp_path: Path, libra
     assert evaluate([changed], library=library) == before
 
 
+def test_blank_rows_are_left_out_and_counted_as_in_training(tmp_path: Path, library: Library) -> None:
+    rows, (whole,) = labelled(), evaluate(["a"], library=library, data=labelled())
+    gaps: list[Row] = [{"text": "", "label": "yes"}, {"text": None, "label": "no"}]
+    (tmp_path / "blank.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [gaps[0], *rows, gaps[1]]))
+    with pytest.warns(UserWarning, match=r"blank\.jsonl: 2 rows of 11 left out: nothing in 'text'"):
+        (found,) = evaluate(["a"], library=library, data=tmp_path / "blank.jsonl")
+    assert (found.blank, found.rows) == (2, 9)
+    assert replace(found, blank=0) == whole
+    with pytest.raises(DataError, match=r"task 'a': the rows in memory: 2 rows of 2 left out: nothing in 'text'; give rows"):
+        evaluate(["a"], library=library, data=gaps)
+    with pytest.raises(DataError, match=r"task 'a', row 2 of the rows in memory: the label 'x' is not among"):
+        evaluate(["a"], library=library, data=[rows[0], {"text": "red", "label": "x"}])
+
+
 def test_what_cannot_be_judged_is_told(tmp_path: Path, library: Library, other_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"'a' is no task file \(\.yaml\); .* --data FILE"):
         evaluate(["a"], library=library)
@@ -375,7 +390,7 @@ def test_what_cannot_be_judged_is_told(tmp_path: Path, library: Library, other_f
     with pytest.raises(NotFound, match="no task 'none'"):
         evaluate(["none"], library=library, data=tmp_path / "test.jsonl")
     (tmp_path / "wrong.jsonl").write_text('{"text": "red", "label": "perhaps"}\n')
-    with pytest.raises(DataError, match="test row 1: the label 'perhaps' is not among"):
+    with pytest.raises(DataError, match=r"task 'a', \S*wrong\.jsonl, line 1: the label 'perhaps' is not among"):
         evaluate(["a"], library=library, data=tmp_path / "wrong.jsonl")
     foreign = some_prompt(FrozenBase.load(library.registry.resolve("a").base), "foreign", labels=LABELS, metric="rouge")
     library.publish(foreign.to_bytes(), base=library.registry.resolve("a").base)

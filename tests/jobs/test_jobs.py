@@ -182,7 +182,7 @@ def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
          "softprompt.prompt_tuning_init_prompt"),
         ({"softprompt": {"labels": ["good", "bad", 1e999]}}, "none may be infinite", None),
         ({"softprompt": {"labels": nested(5000)}}, "nested too deeply", None),
-        ({"rows": [*ROWS, *[{"text": "a", "label": " "}] * 2]}, "line 33: the answer is empty", "training_file"),
+        ({"rows": [*ROWS, *[{"text": "a", "label": " "}] * 2]}, "line 33: the field 'label' is empty", "training_file"),
         ({"rows": [*ROWS, {"text": ["a"], "label": "good"}]}, "line 33: the field 'text' holds", "training_file"),
     ],
 )  # fmt: skip
@@ -210,7 +210,8 @@ def test_rows_that_are_taken_can_be_split(own_validation: bool) -> None:
             refused.append(str(error))
             continue
         data = {"train": "train", "validation": "own"} if own_validation else {"train": "train"}
-        task = bank.JobTask({**plan.config, "data": data}, {"train": few, "own": ROWS})
+        files = {"train": upload.placed("t"), "own": read_upload(lines(ROWS), "v").placed("v")}
+        task = bank.JobTask({**plan.config, "data": data}, files)
         assert min(len(task.train), len(task.validation), len(task.test)) > 0
     assert len(refused) == (100 if own_validation else 200)
     assert all("too few to split" in message for message in refused)

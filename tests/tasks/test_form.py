@@ -112,8 +112,8 @@ VALUES: list[tuple[object, str]] = [
 def test_a_value_has_one_text_in_templates_as_a_label_and_as_an_answer(value: object, text: str) -> None:
     assert text_of(value) == text
     assert Template("{x}").fill({"x": value}) == text
-    assert form(target="{label}").answer({"label": value}, "row 1") == text
     if text:
+        assert form(target="{label}").answer({"label": value}, "row 1") == text
         assert form(labels=[text, "other"]).answer({"label": value}, "row 1") == text
 
 

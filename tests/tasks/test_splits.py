@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.errors import DataError
+from softprompt.rows.places import numbered as numbered_rows
 from softprompt.rows.sources import Row
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form
@@ -25,7 +26,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4
 
 def read(rows: list[Row], **fields: Any) -> Source:
     form = Form.of_config(parse_config({"task": "t", **fields}))
-    return Source.read(form, rows, "rows", lambda at: f"row {at + 1}")
+    return Source.read(form, numbered_rows(rows, "them"), "rows")
 
 
 def task_of(folder: Path, rows: list[Row] | dict[str, list[Row]], **fields: Any) -> Task:
@@ -187,7 +188,7 @@ def test_wrong_rows_are_told_by_their_place_in_the_file(tmp_path: Path) -> None:
         rows = [*numbered(5), {**wrong, "other": 1}]
         fields = {"input": "{text} {other}"} if "txt" in wrong else {}
         rows = [{"other": 1, **row} for row in rows]
-        with pytest.raises(DataError, match=rf"task 't', train\.jsonl, row 6:? .*{message}"):
+        with pytest.raises(DataError, match=rf"task 't', train\.jsonl, line 6:? .*{message}"):
             _ = task_of(tmp_path, rows, **fields).train
 
 
@@ -215,3 +216,17 @@ def test_a_variant_shares_rows_that_it_reads_alike(tmp_path: Path) -> None:
     other = task.variant(input="{title}")
     sides = [{row["title"] for row in rows} for rows in (other.train, other.validation, other.test)]
     assert sum(map(len, sides)) == 7
+
+
+def test_gaps_in_inputs_are_counted_and_told(tmp_path: Path) -> None:
+    rows: list[Row] = [{"one": f"a {n}", "two": f"b {n}", "label": "ab"[n % 2]} for n in range(40)]
+    rows[3]["one"] = " "
+    rows[7]["two"] = ""
+    rows.append({"one": "", "two": " ", "label": "a"})
+    task = task_of(tmp_path, rows, labels=["a", "b"], input="{one} {two}")
+    assert "train.jsonl: 1 row of 41 left out: nothing in 'one' and 'two'" in task.remarks
+    (told,) = [remark for remark in task.remarks if "empty text" in remark]
+    assert "2 rows of 40 have nothing in a column of the input ('one' in train.jsonl, line 4)" in told
+    assert not [
+        remark for remark in task_of(tmp_path, rows, labels=["a", "b"], input="{one}").remarks if "empty text" in remark
+    ]

@@ -15,43 +15,51 @@ import pytest
 import torch
 
 from softprompt.library.library import Library
-from softprompt.prompts.prompt import SoftPrompt
 from softprompt.training.loop import Group
-from softprompt.training.train import train
 from tests.models import make_base
-from tests.training.test_resume import make_task
 
 ROOT = Path(__file__).parent.parent.parent
 CHILD = """
 import json, os, sys
 from pathlib import Path
 import torch
+torch.set_default_dtype(torch.float64)
+torch.Tensor.float = torch.Tensor.double
 from softprompt.library.library import Library
+from softprompt.prompts import prompt
 from softprompt.training import train
 from tests.models import make_base
 from tests.training.test_resume import make_task
 
+stored = prompt._stored
+prompt._stored = lambda tensor: stored(tensor.to(torch.float32))
 sent = []
 reduce = torch.distributed.all_reduce
 def counting(tensor):
     sent.append(tensor.nbytes)
     reduce(tensor)
 torch.distributed.all_reduce = counting
-folder = Path(sys.argv[1])
+folder, rank = Path(sys.argv[1]), os.environ["RANK"]
 other = {"num_virtual_tokens": 8, "max_steps": 9, "per_device_train_batch_size": 3}
-tasks = [make_task(folder, "one", seed=1), make_task(folder, "two", **other)]
-tuned = train.train(tasks, base=make_base("llama"), library=Library.open(folder / "home"))
-(folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps({"sent": sum(sent), "tuned": len(tuned)}))
+tasks = [make_task(folder, "one"), make_task(folder, "two", **other)]
+base = make_base("gpt2", dtype=torch.float64)
+tuned = train.train(tasks, base=base, library=Library.open(folder / "home"))
+told = {"sent": sum(sent), "tuned": len(tuned)}
+if tuned:
+    del os.environ["WORLD_SIZE"]
+    alone = train.train(tasks, base=base, publish=False)
+    pairs = [(one.prompt.vectors_PD, other.prompt.vectors_PD) for one, other in zip(tuned, alone, strict=True)]
+    told["apart"] = max(float((one - other).abs().max()) for one, other in pairs)
+    told["moved"] = min(one.moved for one in alone)
+    told["digests"] = {one.prompt.card.task: one.prompt.digest for one in tuned}
+(folder / f"rank{rank}.json").write_text(json.dumps(told))
 """
+"""Trains in double precision, by two processes and then by the first one alone. In single precision the two differ in the
+last bit of the first step, and these tiny random bases make up to 0.02 of it in nine; the double one tells rounding from a
+row that was lost or counted twice."""
 
 
 def test_two_processes_give_the_result_of_one_and_send_the_bank_alone(tmp_path: Path) -> None:
-    base = make_base("llama")
-    tasks = [
-        make_task(tmp_path, "one", seed=1),
-        make_task(tmp_path, "two", num_virtual_tokens=8, max_steps=9, per_device_train_batch_size=3),
-    ]
-    alone = train(tasks, base=base)
     script = tmp_path / "child.py"
     script.write_text(CHILD)
     # torchrun is what `accelerate launch` starts on GPUs; for CPUs alone accelerate would need MPI.
@@ -74,17 +82,17 @@ def test_two_processes_give_the_result_of_one_and_send_the_bank_alone(tmp_path: 
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "src")))},
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert (first["tuned"], second["tuned"]) == (2, 0)
+    assert first["moved"] > 0.1
+    assert first["apart"] < 1e-10
     library = Library.open(tmp_path / "home")
-    for tuned in alone:
-        name = tuned.prompt.card.task
-        assert len(library.registry.versions(name)) == 1
-        shared = SoftPrompt.from_bytes(library.read(name))
-        torch.testing.assert_close(shared.vectors_PD, tuned.prompt.vectors_PD, rtol=1e-3, atol=1e-4)
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
-    assert [one["tuned"] for one in ranks] == [2, 0]
+    for name, digest in first["digests"].items():
+        assert [version.digest for version in library.registry.versions(name)] == [digest]
     # Both prompts run for 9 steps, padded to 8 tokens; then the first alone for 5, in its own 6.
-    expected = 4 * (9 * (2 * 8 * base.width + 2) + 5 * (6 * base.width + 1))
-    assert [one["sent"] for one in ranks] == [expected, expected]
+    width = make_base("gpt2").width
+    expected = 8 * (9 * (2 * 8 * width + 2) + 5 * (6 * width + 1))
+    assert (first["sent"], second["sent"]) == (expected, expected)
 
 
 def test_shares_of_all_processes_are_all_items_once() -> None:

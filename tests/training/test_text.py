@@ -77,7 +77,7 @@ def test_rows_of_no_numbers_that_no_text_uses_do_no_harm(start: str, tmp_path: P
 
 def test_a_row_of_no_numbers_that_a_text_uses_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     own = task(tmp_path, some("a red"), ["yes", "no"] * 32, labels=["yes", "no"])
-    with pytest.raises(DataError, match=r"task 't', training row \d+ holds the token 'Ġred'"):
+    with pytest.raises(DataError, match=r"task 't', \S+, line \d+ holds the token 'Ġred'"):
         train(own, base=damaged())
 
 

@@ -6,6 +6,7 @@ writes may. For all other text the ids are those that the tokenizer gives, no sp
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import secrets
@@ -116,10 +117,10 @@ class Spelling:
         ids = self._encode_behind(parts) if behind and self.marks_words else self._encode(parts)
         if self.beyond or self.unusable:
             for number, row in enumerate(ids):
-                self.check_ids(row, name(number) if name else "the text")
+                self.check_ids(row, functools.partial(name, number) if name else "the text")
         return ids
 
-    def check_ids(self, ids: Sequence[int], name: str) -> None:
+    def check_ids(self, ids: Sequence[int], name: str | Callable[[], str]) -> None:
         """Refuse a token for which the base has no embedding, or one that is no number.
 
         Raises:
@@ -131,7 +132,8 @@ class Spelling:
             return
         text = self.names.get(wrong) or self._tokenizer.convert_ids_to_tokens(wrong)
         why = f"no embedding (it has {size})" if wrong >= size else "an embedding that holds NaN or infinity"
-        raise DataError(f"{name} holds the token {text!r} (id {wrong}), for which {self._name} has {why}; take it out")
+        called = name if isinstance(name, str) else name()
+        raise DataError(f"{called} holds the token {text!r} (id {wrong}), for which {self._name} has {why}; take it out")
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, control tokens left out."""

@@ -41,7 +41,6 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge tuned prompts on the test rows of their task files, or on rows of your own."""
-    from softprompt.bases.folder import check_options
     from softprompt.evaluation.cases import find_cases
     from softprompt.library.binding import check_base
     from softprompt.progress import Bars
@@ -50,10 +49,9 @@ def evaluate(
     with progress.loading("the rows"):
         library = where.open()
         cases = find_cases(refs, library, data, version)
-        if base.source is not None:
-            check_options(base)
-        for case in cases if data is not None else ():
-            if (note := check_base(case.version, base)) is not None:
+        for case in cases:
+            options = case.options(base)
+            if base.source is not None and (note := check_base(case.version, options)) is not None:
                 warn(note)
     with progress.loading("torch"):
         from softprompt.evaluation.evaluate import judge_cases
@@ -61,7 +59,9 @@ def evaluate(
         evaluations = judge_cases(library, cases, base, progress)
         if file is not None:
             said = zip(evaluations[0].outputs, evaluations[0].values, strict=True)
-            file.add([{"output": text, "value": value} for text, value in said])
+            form = cases[0].task.form
+            pairs = [(None, None) if form.is_blank(row) else next(said) for row in cases[0].given]
+            file.add([{"output": text, "value": value} for text, value in pairs])
             for column, name in file.finish(("output", "value")).items():
                 warn(f"the rows have a column {column!r} already; the new one is called {name!r}")
     rows = [evaluation.row() for evaluation in evaluations]
@@ -74,4 +74,4 @@ def _answer_file(output: Path, cases: Sequence[Case], *, force: bool) -> AnswerF
 
     if len(cases) != 1:
         raise ConfigError(f"--output holds the rows of one task, and {len(cases)} are judged; judge them one by one")
-    return AnswerFile(output, cases[0].rows, {"at": time.time()}, force=force)
+    return AnswerFile(output, cases[0].given, {"at": time.time()}, force=force)

@@ -18,6 +18,7 @@ from softprompt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from softprompt.progress import Bars
+    from softprompt.rows.places import PlacedRows
     from softprompt.rows.sources import Row
     from softprompt.serving.offline import Service
     from softprompt.tasks.form import Form
@@ -52,6 +53,7 @@ def predict(
     from softprompt.progress import Bars, loading
     from softprompt.rows.sources import digest_rows
     from softprompt.tasks.form import Form
+    from softprompt.tasks.splits import told_gaps
 
     library = where.open()
     version = library.registry.resolve(task)
@@ -80,11 +82,14 @@ def predict(
                     f"{len(answers)} of {len(rows)} rows are answered and kept; the same command goes on from there"
                 )
             raise
+        gaps = [(at, gap) for at, row in enumerate(rows) if (gap := form.gap(row)) is not None]
         blank, cut = sum(row["output"] is None for row in answers), sum(row["truncated"] for row in answers)
         if cut:
             warn(f"{cut} of {len(rows)} inputs were cut to fit the context")
         if blank:
             warn(f"{blank} of {len(rows)} inputs are blank; their answers are null")
+        if gaps:
+            warn(told_gaps(len(gaps), len(rows), f"{gaps[0][1]!r} in {rows.where(gaps[0][0])}"))
         for remark in service.remarks:
             warn(remark)
         for row in answers:
@@ -101,8 +106,9 @@ def predict(
         emit(answers, False, ref, ("text", *scored))
 
 
-def _rows(form: Form, texts: Sequence[str], data: Path | None, *, literal: bool) -> list[Row]:
+def _rows(form: Form, texts: Sequence[str], data: Path | None, *, literal: bool) -> PlacedRows:
     """The rows that are to be answered, from a file, the command line or stdin."""
+    from softprompt.rows.places import Place, numbered
     from softprompt.rows.sources import find_file
     from softprompt.rows.tables import read_table
 
@@ -111,10 +117,11 @@ def _rows(form: Form, texts: Sequence[str], data: Path | None, *, literal: bool)
         if texts:
             raise ConfigError(f"{texts[0][:60]!r} is a text, and --data names rows; give one of them")
         table = read_table(find_file(str(data), Path.cwd()), column=columns[0])
-        for index, row in enumerate(table.rows):
+        rows = table.placed(str(data))
+        for index, row in enumerate(rows):
             if not (form.is_blank(row) and set(columns) <= set(table.columns)):
-                form.input.fill(row, table.where(index))
-        return table.rows
+                form.input.fill(row, Place(rows.where, index))
+        return rows
     if not texts:
         if sys.stdin.isatty():
             raise ConfigError("no text was given; put texts behind the task, pipe them in, one a line, or name --data FILE")
@@ -122,7 +129,7 @@ def _rows(form: Form, texts: Sequence[str], data: Path | None, *, literal: bool)
             texts = [line.rstrip("\r\n") for line in sys.stdin]
         except UnicodeDecodeError as error:
             raise DataError(f"stdin is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
-    return [_meant(form, text, literal=literal) for text in texts]
+    return numbered([_meant(form, text, literal=literal) for text in texts], "the texts")
 
 
 def _meant(form: Form, text: str, *, literal: bool) -> Row:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from softprompt.errors import ConfigError
+from softprompt.bases.options import BaseOptions
+from softprompt.errors import ConfigError, DataError
+from softprompt.library.binding import options_for
 from softprompt.registry.records import Version
 from softprompt.rows.memory import rows_in_memory
-from softprompt.rows.sources import Row
+from softprompt.rows.places import PlacedRows
+from softprompt.rows.sources import find_file, read_rows
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form, form_fields
+from softprompt.tasks.splits import Source
 from softprompt.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -29,7 +33,33 @@ class Case:
 
     version: Version
     task: Task
-    rows: list[Row]
+    source: Source
+    """The rows, blank ones left out as in training."""
+    given: PlacedRows
+    """All rows, blank ones too."""
+
+    @property
+    def rows(self) -> PlacedRows:
+        """Those that judge it."""
+        return self.source.rows
+
+    @property
+    def named(self) -> BaseOptions:
+        """The base of the version; where the task file names the same one, loaded as the file says. A version that was tuned
+        without an adapter gets none."""
+        version, named = self.version, self.task.base_options
+        if version.base not in (named.address, str(Path(named.address).resolve())):
+            return BaseOptions(source=version.base)
+        adapter = named.adapter if "adapter" in version.card.recipe else None
+        return BaseOptions(source=version.base, adapter=adapter, trust_remote_code=named.trust_remote_code)
+
+    def options(self, base: BaseOptions) -> BaseOptions:
+        """How the base is loaded: as `base` says, and where that says nothing as it is named.
+
+        Raises:
+            BaseModelError: it is not there, or no base lies there, as far as that shows without loading it.
+        """
+        return options_for(self.version, base, self.named)
 
 
 def find_cases(
@@ -46,13 +76,7 @@ def find_cases(
         DataError: the rows are wrong.
     """
     names = [os.fspath(tasks)] if isinstance(tasks, str | os.PathLike) else [os.fspath(name) for name in tasks]
-    cases = [_of_file(library, name, version) if data is None else _on_rows(library, name, version, data) for name in names]
-    for case in cases:
-        for number, row in enumerate(case.rows, start=1):
-            where = f"task {case.task.name!r}, test row {number}"
-            case.task.form.input.fill(row, where)
-            case.task.form.answer(row, where)
-    return cases
+    return [_of_file(library, name, version) if data is None else _on_rows(library, name, version, data) for name in names]
 
 
 def _of_file(library: Library, file: str, version: str | None) -> Case:
@@ -61,7 +85,7 @@ def _of_file(library: Library, file: str, version: str | None) -> Case:
     task = Task.load(file)
     rows = task.test
     found = library.registry.resolve(f"{task.name}@{version}" if version else task.name)
-    return _case(found, task, rows)
+    return _case(found, task, rows, f"the test rows of {PurePath(file).name}")
 
 
 def _on_rows(library: Library, ref: str, version: str | None, data: Rows) -> Case:
@@ -69,10 +93,15 @@ def _on_rows(library: Library, ref: str, version: str | None, data: Rows) -> Cas
         raise ConfigError(f"{ref!r} names a version, and so does {version!r}; leave one of them out")
     found = library.registry.resolve(f"{ref}@{version}" if version else ref)
     task = Task(parse_config(form_fields(Form.of_card(found.card)), where=f"the card of {found.ref}"))
-    rows = task.rows_of(str(Path(data).resolve())) if isinstance(data, str | os.PathLike) else rows_in_memory(data)
-    return _case(found, task, rows)
+    if isinstance(data, str | os.PathLike):
+        name = os.fspath(data)
+        return _case(found, task, read_rows(find_file(name, Path.cwd()), name), PurePath(name).name)
+    return _case(found, task, rows_in_memory(data), "the rows in memory")
 
 
-def _case(version: Version, task: Task, rows: list[Row]) -> Case:
+def _case(version: Version, task: Task, rows: PlacedRows, shown: str) -> Case:
     task.form = Form.of_card(version.card)  # judged in the form it was tuned with, whatever the task file says by now
-    return Case(version, task, rows)
+    source = Source.read(task.form, rows, shown, f"task {task.name!r}, ")
+    if not source.rows:
+        raise DataError(f"task {task.name!r}: {next(source.remarks_on_inputs(task.form))}; give rows with an input")
+    return Case(version, task, source, rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
@@ -13,13 +12,11 @@ from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.cases import Case, Rows, find_cases
 from softprompt.evaluation.trials import Trial, judge, result_of
-from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent, loading
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.registry.records import Record, Version
-from softprompt.tasks.task import Task
+from softprompt.registry.records import Record
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -43,6 +40,8 @@ class Evaluation(Record):
     """Inputs that were cut to fit the context."""
     unfinished: int
     """Generated answers that ran into `max_new_tokens`."""
+    blank: int = 0
+    """Rows that were left out, since nothing stands in any column of their input."""
     outputs: tuple[str, ...] = field(default=(), repr=False)
     """What it said to each row."""
     values: tuple[float, ...] = field(default=(), repr=False)
@@ -86,8 +85,9 @@ def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progres
     """Judge versions that are found already; those of one base together. See :func:`evaluate`."""
     groups: dict[BaseOptions, list[Case]] = {}
     for case in cases:
-        named = _options(case.version, case.task)
-        options = named if isinstance(base, FrozenBase) else options_for(case.version, BaseOptions.of(base), named)
+        for remark in case.source.remarks_on_inputs(case.task.form):
+            progress.warn(remark)
+        options = case.named if isinstance(base, FrozenBase) else case.options(BaseOptions.of(base))
         groups.setdefault(options, []).append(case)
     evaluations: list[Evaluation] = []
     for options, group in groups.items():
@@ -106,17 +106,7 @@ def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progres
             progress.note(engine.ties.remark)
         for case, trial, report in zip(group, trials, reports, strict=True):
             scores = (report.metric, report.value, report.stderr, report.rows, report.loss)
-            cut, version = (trial.examples.truncated, report.unfinished), case.version
+            cut, version = (trial.examples.truncated, report.unfinished, case.source.blank), case.version
             each = (tuple(report.predictions), report.values)
             evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, *cut, *each))
     return evaluations
-
-
-def _options(version: Version, task: Task) -> BaseOptions:
-    """The base of a version; where the task file names the same one, loaded as the file says. A version that was tuned
-    without an adapter gets none."""
-    named = task.base_options
-    if version.base not in (named.address, str(Path(named.address).resolve())):
-        return BaseOptions(source=version.base)
-    adapter = named.adapter if "adapter" in version.card.recipe else None
-    return BaseOptions(source=version.base, adapter=adapter, trust_remote_code=named.trust_remote_code)

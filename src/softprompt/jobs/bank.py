@@ -21,7 +21,7 @@ from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.watch import Watch, fail, record
 from softprompt.model.architecture import Architecture
 from softprompt.registry.gate import rival
-from softprompt.rows.sources import Row
+from softprompt.rows.places import PlacedRows
 from softprompt.signals import handling
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.schedule import steps_per_epoch
@@ -54,11 +54,11 @@ PUBLISH_TRIES = 6
 class JobTask(Task):
     """A task whose rows come from uploaded files."""
 
-    def __init__(self, config: Mapping[str, Any], files: Mapping[str, list[Row]]) -> None:
+    def __init__(self, config: Mapping[str, Any], files: Mapping[str, PlacedRows]) -> None:
         self._files = files
         super().__init__(parse_config(dict(config)))
 
-    def rows_of(self, name: str) -> list[Row]:
+    def rows_of(self, name: str) -> PlacedRows:
         """The rows of an upload, by its id."""
         return self._files[name]
 
@@ -228,12 +228,12 @@ class _Report:
 def _task(claim: Claim, files: Uploads) -> Task:
     names = {"train": claim.training_file, "validation": claim.validation_file}
     data = {split: name for split, name in names.items() if name is not None}
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, PlacedRows] = {}
     for split, name in data.items():
+        field = "training_file" if split == "train" else "validation_file"
         try:
-            rows[name] = files.read_rows(files.get(name)).rows
+            rows[name] = files.read_rows(files.get(name)).placed(field)
         except NotFound as error:
-            field = "training_file" if split == "train" else "validation_file"
             raise FieldError(f"{field} was deleted before the job was done: {error}", field) from None
     return JobTask({**claim.config, "base": claim.base, "data": data}, rows)
 

@@ -280,10 +280,6 @@ def _try_splits(source: Source, *, held_out: bool) -> None:
 def _try_rows(form: Form, upload: UploadedRows, field: str) -> Source:
     """Read each row as training will."""
     try:
-        source = Source.read(form, upload.rows, field, lambda at: f"{field}, line {upload.lines[at]}")
+        return Source.read(form, upload.placed(field), field)
     except ConfigError as error:
         raise FieldError(str(error), field) from None
-    for row, line in zip(upload.rows, upload.lines, strict=True):
-        if isinstance(answer := row.get(form.target_field), str) and not answer.strip() and not form.is_blank(row):
-            raise FieldError(f"{field}, line {line}: the answer is empty; mend the row or leave it out", field)
-    return source

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from softprompt.errors import DataError, FieldError
+from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import unique_keys
 from softprompt.rows.values import kind_of_json
@@ -35,6 +36,10 @@ class UploadedRows:
     rows: list[Row]
     lines: list[int]
     """The line that each row stands on."""
+
+    def placed(self, field: str) -> PlacedRows:
+        """The rows with their places in the file, which a request calls so."""
+        return PlacedRows(self.rows, lambda place: f"{field}, line {self.lines[place]}")
 
 
 def read_upload(data: bytes, filename: str) -> UploadedRows:

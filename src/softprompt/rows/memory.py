@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from softprompt.errors import ConfigError, DataError
-from softprompt.rows.sources import Row
-from softprompt.rows.values import short
+from softprompt.rows.places import PlacedRows, numbered
+from softprompt.rows.values import Row, short
 from softprompt.text import lone_surrogate
 
 MEMORY = "memory:"
 """What the name of a split's rows begins with where they come from memory."""
 
 
-def take_rows(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[Row]]]:
+def take_rows(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, PlacedRows]]:
     """The fields of a config with a name in the place of rows, and the rows by these names.
 
     `data` may be rows, which are split, or a mapping of `train`, `validation` and `test` to rows, files or shares. Rows are
@@ -31,13 +31,22 @@ def take_rows(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list
     for split, value in splits.items():
         if value is not None and not isinstance(value, str | int | float | Mapping) and hasattr(value, "__iter__"):
             name = f"{MEMORY}{split}"
-            taken[name] = rows_in_memory(value, f"data: {split}")
+            what = f"the {split} rows in memory" if isinstance(data, Mapping) else _ROWS
+            taken[name] = rows_in_memory(value, f"data: {split}", what)
             splits[split] = name
     return {**fields, "data": splits}, taken
 
 
-def rows_in_memory(given: Any, what: str = "the rows") -> list[Row]:
+_ROWS = "the rows in memory"
+
+
+def rows_in_memory(given: Any, what: str = "the rows", called: str = _ROWS) -> PlacedRows:
     """Rows as a list of dictionaries of their own.
+
+    Args:
+        given: a list of mappings, or a table.
+        what: where they were given, for messages on what is no row.
+        called: what all of them are, for messages on one.
 
     Raises:
         DataError: there are none, or one is no mapping of names to values.
@@ -59,4 +68,4 @@ def rows_in_memory(given: Any, what: str = "the rows") -> list[Row]:
         rows.append(dict(row))
     if not rows:
         raise DataError(f"{what}: there are no rows; give some")
-    return rows
+    return numbered(rows, called)

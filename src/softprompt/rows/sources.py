@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from softprompt.errors import DataError, reason_of
+from softprompt.rows.places import PlacedRows, numbered
 from softprompt.rows.tables import read_table
 from softprompt.rows.values import Row as Row
 from softprompt.rows.values import plain
@@ -37,16 +38,16 @@ def find_file(name: str, folder: Path) -> Path:
     raise DataError(f"no data file {name!r} (looked in {looked}){hint}")
 
 
-def read_rows(file: Path) -> list[Row]:
-    """Rows of a file of any kind that :mod:`softprompt.rows.tables` reads.
+def read_rows(file: Path, name: str | None = None) -> PlacedRows:
+    """Rows of a file of any kind that :mod:`softprompt.rows.tables` reads; messages on a row call the file `name`.
 
     Raises:
         DataError: unknown kind, not readable, not what its name says, or empty.
     """
-    return read_table(file).rows
+    return read_table(file).placed(name or str(file))
 
 
-def read_hub_split(dataset: str, name: str | None, split: str) -> list[Row]:
+def read_hub_split(dataset: str, name: str | None, split: str) -> PlacedRows:
     """Rows of a split of a hub data set, class numbers turned into their names.
 
     Raises:
@@ -72,7 +73,7 @@ def read_hub_split(dataset: str, name: str | None, split: str) -> list[Row]:
             row[key] = feature.int2str(number) if number is not None and number >= 0 else None  # -1: not told
     if not rows:
         raise DataError(f"split {split!r} of {dataset!r} has no rows; name another")
-    return rows
+    return numbered(rows, f"the {split} split")
 
 
 def canonical(row: Row) -> bytes:

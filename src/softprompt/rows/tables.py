@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import gzip
 import io
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 from softprompt.errors import DataError
 from softprompt.rows.delimited import DELIMITERS, LINE_END, Records, read_csv, read_tsv
+from softprompt.rows.places import PlacedRows
 from softprompt.rows.sheets import Cells, read_excel, read_parquet
 from softprompt.rows.values import Row, kind_of_json, listing, short
 from softprompt.text import lone_surrogate, plural
@@ -50,10 +52,17 @@ class Table:
 
     def where(self, index: int) -> str:
         """Where a row stands, for a message."""
+        return self._where(str(self.file), index)
+
+    def placed(self, name: str) -> PlacedRows:
+        """Its rows with their places in it; messages call the file by this name."""
+        return PlacedRows(self.rows, functools.partial(self._where, name))
+
+    def _where(self, name: str, index: int) -> str:
         kind, line = kind_of(self.file), self.lines[index]
         if kind == ".json":  # all of which may stand on one line
-            return f"{self.file}, row {index + 1} (line {line})"
-        return f"{self.file}, {'row' if kind in ('.parquet', '.xlsx') else 'line'} {line}"
+            return f"{name}, row {index + 1} (line {line})"
+        return f"{name}, {'row' if kind in ('.parquet', '.xlsx') else 'line'} {line}"
 
     def told(self) -> str:
         """What was read: the count, the columns and what divides them."""

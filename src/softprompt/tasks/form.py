@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
+from softprompt.rows.places import Name, Place
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import row_in
 from softprompt.rows.values import is_missing
@@ -29,10 +30,16 @@ ANSWERS, BEHIND = "answers", "as they stand behind an input"
 
 @dataclass(frozen=True)
 class Inputs:
-    """Token ids of inputs, and how many had to be cut to fit the context."""
+    """Token ids of inputs."""
 
     ids: list[list[int]]
-    truncated: int
+    cut: list[int]
+    """The places of those that had to be cut to fit the context."""
+
+    @property
+    def truncated(self) -> int:
+        """How many were cut."""
+        return len(self.cut)
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class Form:
         """The column that holds the answer."""
         return self.target.fields[0]
 
-    def answer(self, row: Row, where: str) -> str:
+    def answer(self, row: Row, where: object) -> str:
         """The answer in a row: a listed label, or free text.
 
         Raises:
@@ -98,6 +105,8 @@ class Form:
         """
         text = field_text(row, self.target_field, where)
         if self.labels is None:
+            if not text.strip():
+                raise DataError(f"{where}: the field {self.target_field!r} is empty; give an answer: {excerpt(row)}")
             return text
         label = self.spellings.label_of(text)
         if label is None:
@@ -120,7 +129,7 @@ class Form:
         """What it reads of rows: forms that agree in it split them alike."""
         return (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label)
 
-    def columns(self, row: Row, where: str) -> dict[str, str]:
+    def columns(self, row: Row, where: object) -> dict[str, str]:
         """The texts of a row that the templates read, by column.
 
         Raises:
@@ -130,12 +139,14 @@ class Form:
 
     def is_blank(self, row: Row) -> bool:
         """Whether nothing stands in any column of a row's input."""
-        values = [row.get(name) for name in self.input.fields]
-        return all(is_missing(value) or (isinstance(value, str) and not value.strip()) for value in values)
+        return all(_is_empty(row.get(name)) for name in self.input.fields)
 
-    def encode_answers(
-        self, base: FrozenBase, answers: Sequence[str], name: Callable[[int], str] | None = None
-    ) -> list[list[int]]:
+    def gap(self, row: Row) -> str | None:
+        """The first column of a row's input in which nothing stands, where something stands in another."""
+        empty = [name for name in self.input.fields if _is_empty(row.get(name))]
+        return empty[0] if 0 < len(empty) < len(self.input.fields) else None
+
+    def encode_answers(self, base: FrozenBase, answers: Sequence[str], name: Name | None = None) -> list[list[int]]:
         """Token ids of answers as the model must say them, behind an input.
 
         Raises:
@@ -223,11 +234,14 @@ class Form:
         return max(len(ids) for ids in self.encode_labels(base))
 
     def encode_inputs(
-        self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, prepend: str = "", where: str = "row"
+        self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, prepend: str = "", name: Name | None = None
     ) -> Inputs:
         """Token ids of the inputs of rows, each within the context beside the prompt and the longest answer.
 
         An input that is too long loses the end of its longest column, so that the template stays whole; it is plural.
+
+        Args:
+            name: what messages call a row, by its place in `rows`.
 
         Raises:
             DataError: a row lacks a field or its input is empty.
@@ -237,16 +251,17 @@ class Form:
             limit = base.budget(num_virtual_tokens, self.output_length(base))
         except ContextError as error:
             raise ContextError(f"task {self.task!r}: {error}") from None
-        texts = [[("", prepend), *self.input.fill_parts(row, f"{where} {index + 1}")] for index, row in enumerate(rows)]
-        ids = base.encode(texts, name=lambda index: f"{where} {index + 1}")
-        truncated = 0
+        name = name or _numbered
+        texts = [[("", prepend), *self.input.fill_parts(row, Place(name, index))] for index, row in enumerate(rows)]
+        ids = base.encode(texts, name=name)
+        cut = []
         for index, tokens in enumerate(ids):
             if not tokens:
-                raise DataError(f"{where} {index + 1}: the input is empty; give some text: {excerpt(rows[index])}")
+                raise DataError(f"{name(index)}: the input is empty; give some text: {excerpt(rows[index])}")
             if limit is not None and len(tokens) > limit:
                 ids[index] = self._shorten(base, rows[index], limit, prepend)
-                truncated += 1
-        return Inputs(ids, truncated)
+                cut.append(index)
+        return Inputs(ids, cut)
 
     def _shorten(self, base: FrozenBase, row: Row, limit: int, prepend: str) -> list[int]:
         row = {name: field_text(row, name, "the row") for name in self.input.fields}
@@ -266,6 +281,14 @@ class Form:
             if not row[longest].startswith(cut) and row[longest].startswith(f" {cut}"):  # a decoder left a word mark out
                 cut = f" {cut}"
             row[longest] = cut if len(cut) < len(row[longest]) else row[longest][:-1]
+
+
+def _is_empty(value: object) -> bool:
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
+
+
+def _numbered(index: int) -> str:
+    return f"row {index + 1}"
 
 
 def text_rules(base: FrozenBase) -> dict[str, str]:

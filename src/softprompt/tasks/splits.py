@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from softprompt.rows.sources import Row, canonical
+from softprompt.rows.places import Place, PlacedRows
+from softprompt.rows.sources import canonical
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, named
 from softprompt.text import plural
 
@@ -29,7 +30,7 @@ class Source:
 
     name: str
     """What messages call it."""
-    rows: list[Row]
+    rows: PlacedRows
     """Those with an input."""
     inputs: list[str]
     answers: list[str]
@@ -38,27 +39,39 @@ class Source:
     positions: list[float]
     blank: int = 0
     """How many had an input of nothing but white space, and were left out."""
+    gaps: int = 0
+    """How many have nothing in some columns of their input, and something in others."""
+    first_gap: str = ""
+    """Which column that is in the first of them, and where it stands."""
 
     @classmethod
-    def read(cls, form: Form, rows: Sequence[Row], name: str, where: Callable[[int], str]) -> Source:
-        """Read rows; `where` names one by its place, for messages.
+    def read(cls, form: Form, rows: PlacedRows, name: str, owner: str = "") -> Source:
+        """Read rows; `owner` is what messages on one begin with.
 
         Raises:
             DataError: a row lacks a column or has a value that is no text, or its answer is no label.
         """
-        source = cls(name, [], [], [], [], [])
+        kept: list[int] = []
+        source = cls(name, rows, [], [], [], [])
         there = {column for row in rows for column in row}
+
+        def called(place: int) -> str:
+            return f"{owner}{rows.where(place)}"
+
+        gaps, first_gap = 0, ""
         for place, row in enumerate(rows):
             if form.is_blank(row) and there.issuperset(form.input.fields):
                 continue
-            at = where(place)
+            at = Place(called, place)
             columns = form.columns(row, at)
-            source.rows.append(row)
+            kept.append(place)
             source.inputs.append(form.input.fill(row, at))
             source.answers.append(form.answer(row, at))
             source.written.append(columns[form.target_field])
             source.positions.append(position(columns))
-        return replace(source, blank=len(rows) - len(source.rows))
+            if (gap := form.gap(row)) is not None:
+                gaps, first_gap = gaps + 1, first_gap or f"{gap!r} in {rows.where(place)}"
+        return replace(source, rows=rows.part(kept), blank=len(rows) - len(kept), gaps=gaps, first_gap=first_gap)
 
     def part(self, places: Iterable[int]) -> Source:
         """Some of its rows."""
@@ -68,7 +81,15 @@ class Source:
             return [values[place] for place in chosen]
 
         inputs, answers, written = pick(self.inputs), pick(self.answers), pick(self.written)
-        return Source(self.name, pick(self.rows), inputs, answers, written, pick(self.positions), self.blank)
+        return Source(self.name, self.rows.part(chosen), inputs, answers, written, pick(self.positions), self.blank)
+
+    def remarks_on_inputs(self, form: Form) -> Iterator[str]:
+        """That rows were left out, or have gaps in their inputs, where some were or have."""
+        if self.blank:
+            columns = " and ".join(map(repr, form.input.fields))
+            yield f"{self.name}: {_rows(self.blank)} of {self.blank + len(self.rows)} left out: nothing in {columns}"
+        if self.gaps:
+            yield f"{self.name}: {told_gaps(self.gaps, len(self.rows), self.first_gap)}"
 
     @property
     def different(self) -> int:
@@ -173,9 +194,7 @@ def remarks_on_rows(form: Form, sources: Sequence[Source], splits: Mapping[str, 
 
 
 def _on_source(form: Form, source: Source) -> Iterator[str]:
-    if source.blank:
-        columns = " and ".join(map(repr, form.input.fields))
-        yield f"{source.name}: {_rows(source.blank)} of {source.blank + len(source.rows)} left out: nothing in {columns}"
+    yield from source.remarks_on_inputs(form)
     if source.repeated:
         yield (
             f"{source.name}: {_rows(source.repeated)} of {len(source.rows)} repeat the input and the answer of another; all "
@@ -233,6 +252,12 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
     for left, names in without.items():
         what = "it will hardly ever be predicted" if "training" in names else "nothing tells how well it is predicted"
         yield f"no {' and no '.join(names)} row has {_label(left)} {named(left)}: {what}; give more rows of it"
+
+
+def told_gaps(count: int, total: int, first: str) -> str:
+    """That inputs have nothing in some of their columns; `first` says which and where in the first of them."""
+    rows = f"1 row of {total} has" if count == 1 else f"{count} rows of {total} have"
+    return f"{rows} nothing in a column of the input ({first}), read as empty text"
 
 
 def _counts(sources: Iterable[Source]) -> Counter[str]:

@@ -14,12 +14,12 @@ from softprompt.bases.architectures import refuse_unless_causal, task_type_of_na
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.rows.memory import MEMORY, take_rows
+from softprompt.rows.places import Place, PlacedRows
 from softprompt.rows.sources import Row, digest_rows, find_file, read_hub_split, read_rows
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.splits import Source, cut, remarks_on_rows
-from softprompt.tasks.template import excerpt
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ class Examples:
     """Tokens of the longest answer before it was cut to `max_new_tokens`, its end among them; 0 where none was cut."""
     answers_cut: int = 0
     """Answers that were cut to `max_new_tokens`."""
+    first_cut: str = ""
+    """Where the first row stands whose input was cut."""
+    first_answer_cut: str = ""
+    """Where the first row stands whose answer was cut."""
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -52,7 +56,7 @@ class Examples:
 class _Splits:
     """The rows of a task, by split, and what is to be said of them."""
 
-    rows: dict[str, list[Row]]
+    rows: dict[str, PlacedRows]
     remarks: tuple[str, ...]
     faults: dict[str, dict[str, int]]
 
@@ -167,9 +171,9 @@ class Task:
     def _read(self, name: str) -> Source:
         """Rows of a file or split as the form reads them."""
         shown = PurePath(name).name
-        return Source.read(self.form, self.rows_of(name), shown, lambda at: f"task {self.name!r}, {shown}, row {at + 1}")
+        return Source.read(self.form, self.rows_of(name), shown, f"task {self.name!r}, ")
 
-    def rows_of(self, name: str) -> list[Row]:
+    def rows_of(self, name: str) -> PlacedRows:
         """Rows of a file, or of a split where the task's data come from the hub.
 
         Raises:
@@ -182,7 +186,7 @@ class Task:
             raise DataError(f"task {self.name!r}: the {name.removeprefix(MEMORY)} rows came from memory; give them again")
         if data is not None and data.dataset:
             return read_hub_split(data.dataset, data.name, name)
-        return read_rows(find_file(name, self.folder))
+        return read_rows(find_file(name, self.folder), name)
 
     def address_of(self, name: str) -> str:
         """Where the rows of a file are, or of a split where the task's data come from the hub.
@@ -198,17 +202,17 @@ class Task:
         return str(find_file(name, self.folder).resolve())
 
     @property
-    def train(self) -> list[Row]:
+    def train(self) -> PlacedRows:
         """Training rows."""
         return self._splits.rows["training"]
 
     @property
-    def validation(self) -> list[Row]:
+    def validation(self) -> PlacedRows:
         """Rows that choose the best prompt."""
         return self._splits.rows["validation"]
 
     @property
-    def test(self) -> list[Row]:
+    def test(self) -> PlacedRows:
         """Rows that judge it."""
         return self._splits.rows["test"]
 
@@ -236,30 +240,35 @@ class Task:
     ) -> Examples:
         """Rows as token ids that fit the context.
 
+        Args:
+            split: what messages call rows that do not know their places.
+
         Raises:
             DataError: a row lacks a field, has an empty input, or a label that is not listed.
             ContextError: prompt, template and answer leave no room.
         """
-        where = f"task {self.name!r}, {split} row"
-        answers = [self.form.answer(row, f"{where} {index + 1}") for index, row in enumerate(rows)]
-        inputs = self.form.encode_inputs(base, rows, num_virtual_tokens, prepend=prepend, where=where)
+
+        def where(index: int) -> str:
+            return rows.where(index) if isinstance(rows, PlacedRows) else f"{split} row {index + 1}"
+
+        def name(index: int) -> str:
+            return f"task {self.name!r}, {where(index)}"
+
+        answers = [self.form.answer(row, Place(name, index)) for index, row in enumerate(rows)]
+        inputs = self.form.encode_inputs(base, rows, num_virtual_tokens, prepend=prepend, name=name)
+        first_cut = where(inputs.cut[0]) if inputs.cut else ""
         if self.form.labels is not None:
             label_ids = self.form.encode_labels(base)
             choices = [self.form.labels.index(answer) for answer in answers]
-            return Examples(inputs.ids, [list(label_ids[c]) for c in choices], choices, answers, inputs.truncated)
+            targets = [list(label_ids[choice]) for choice in choices]
+            return Examples(inputs.ids, targets, choices, answers, inputs.truncated, first_cut=first_cut)
         end = [base.end_id] if base.end_id is not None else []
-        targets = self.form.encode_answers(base, answers, lambda index: f"{where} {index + 1}: the answer")
-        targets = [ids + end for ids in targets]
-        bound = self.form.max_new_tokens
-        cut_answers = [len(ids) for ids in targets if len(ids) > bound]
-        for index, ids in enumerate(targets):
-            if not answers[index].strip():
-                field, row = self.form.target_field, excerpt(rows[index])
-                raise DataError(f"{where} {index + 1}: the field {field!r} is empty; give an answer: {row}")
-            if len(ids) > bound:
-                targets[index] = ids[:bound]
-        longest, count = max(cut_answers, default=0), len(cut_answers)
-        return Examples(inputs.ids, targets, [], answers, inputs.truncated, longest, count)
+        targets = self.form.encode_answers(base, answers, lambda index: f"{name(index)}: the answer")
+        whole, bound = [ids + end for ids in targets], self.form.max_new_tokens
+        long = [index for index, ids in enumerate(whole) if len(ids) > bound]
+        longest, first_long = max((len(whole[index]) for index in long), default=0), where(long[0]) if long else ""
+        targets = [ids[:bound] for ids in whole]
+        return Examples(inputs.ids, targets, [], answers, inputs.truncated, longest, len(long), first_cut, first_long)
 
 
 def _why_none(split: str, source: Source) -> str:

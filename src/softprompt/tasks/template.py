@@ -58,7 +58,7 @@ class Template:
         """Names of columns it needs, each once, in order."""
         return list(dict.fromkeys(name for _, name in self.parts if name is not None))
 
-    def fill(self, row: Row, where: str = "the row") -> str:
+    def fill(self, row: Row, where: object = "the row") -> str:
         """The text for a row.
 
         Raises:
@@ -66,7 +66,7 @@ class Template:
         """
         return "".join(literal + value for literal, value in self.fill_parts(row, where))
 
-    def fill_parts(self, row: Row, where: str = "the row") -> Parts:
+    def fill_parts(self, row: Row, where: object = "the row") -> Parts:
         """The text for a row, in parts: what the template says, and what the row says behind it.
 
         Raises:
@@ -75,8 +75,8 @@ class Template:
         return [(literal, "" if name is None else field_text(row, name, where)) for literal, name in self.parts]
 
 
-def field_text(row: Row, name: str, where: str) -> str:
-    """A column of a row as text.
+def field_text(row: Row, name: str, where: object) -> str:
+    """A column of a row as text; `where` prints as what messages call the row.
 
     Raises:
         DataError: it is not there, or has no text.

@@ -85,12 +85,14 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     splits = (run.train, run.validation)
     total = sum(map(len, splits))
     if cut := sum(split.truncated for split in splits):
-        yield f"{task.name}: {cut} of {total} inputs were cut to fit the context", True
+        first = next(split.first_cut for split in splits if split.first_cut)
+        yield f"{task.name}: {cut} of {total} inputs were cut to fit the context, the first of them {first}", True
     if cut := sum(split.answers_cut for split in splits):
         longest = max(split.longest_answer for split in splits)
+        first = next(split.first_answer_cut for split in splits if split.first_answer_cut)
         yield (
             f"{task.name}: {cut} of {total} answers are cut to max_new_tokens ({task.form.max_new_tokens}), so that no "
-            f"prediction can equal them; the longest takes {longest}: raise max_new_tokens",
+            f"prediction can equal them, the first of them {first}; the longest takes {longest}: raise max_new_tokens",
             True,
         )
     elif told := _unreachable(base, run):
@@ -108,16 +110,16 @@ def _unreachable(base: FrozenBase, run: Run) -> str | None:
         return None
     written = [base.decode(_until_end(base, ids)).strip() for ids in rows.targets]
     wrong = [
-        (answer, text)
-        for answer, text in zip(rows.answers, written, strict=True)
+        (place, answer, text)
+        for place, (answer, text) in enumerate(zip(rows.answers, written, strict=True))
         if measure(form.metric, [text], [form.target.fill({form.target_field: answer}).strip()]) < 1
     ]
     if not wrong:
         return None
-    answer, text = wrong[0]
+    place, answer, text = wrong[0]
     return (
         f"{base.name} cannot write {len(wrong)} of {len(rows)} validation answers, which no prediction can equal: "
-        f"{excerpt_of(answer)} would come as {excerpt_of(text)}; word them otherwise"
+        f"{excerpt_of(answer)} ({run.task.validation.where(place)}) would come as {excerpt_of(text)}; word them otherwise"
     )
 
 
