@@ -383,3 +383,16 @@ def test_what_cannot_be_judged_is_told(tmp_path: Path, library: Library, other_f
     library.publish(library.read("a@1"), base=str(other_folder))
     with pytest.raises(FingerprintMismatch, match="tiny-llama"):
         evaluate(["a@3"], library=library, data=tmp_path / "test.jsonl")
+
+
+def test_rows_with_a_blank_input_are_left_out_and_told(tmp_path: Path, library: Library) -> None:
+    rows = [json.loads(line) for line in Path(task_file(tmp_path, "a")).with_name("test.jsonl").read_text().splitlines()]
+    (whole,) = evaluate("a@2", library=library, data=rows)
+    label = rows[0]["label"]
+    blank = [{"text": " ", "label": label}, *rows, {"text": None, "label": label}]
+    with pytest.warns(UserWarning, match=f"a@2: 2 of {len(rows) + 2} rows have a blank input, and are left out"):
+        (judged,) = evaluate("a@2", library=library, data=blank)
+    assert (judged.value, judged.rows, judged.loss, judged.blank) == (whole.value, len(rows), whole.loss, 2)
+    assert (judged.outputs, judged.values) == ((None, *whole.outputs, None), (None, *whole.values, None))
+    with pytest.raises(DataError, match="task 'a': no row to judge is left, for none has anything in 'text'"):
+        evaluate("a@2", library=library, data=blank[:1])

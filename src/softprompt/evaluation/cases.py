@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.errors import ConfigError
+from softprompt.errors import ConfigError, DataError
 from softprompt.registry.records import Version
 from softprompt.rows.memory import rows_in_memory
 from softprompt.rows.sources import Row
@@ -31,6 +32,11 @@ class Case:
     task: Task
     rows: list[Row]
 
+    @cached_property
+    def judged(self) -> list[Row]:
+        """Its rows but those whose input has nothing in any of its columns, as in training."""
+        return [row for row in self.rows if not self.task.form.is_blank(row)]
+
 
 def find_cases(
     tasks: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -48,10 +54,16 @@ def find_cases(
     names = [os.fspath(tasks)] if isinstance(tasks, str | os.PathLike) else [os.fspath(name) for name in tasks]
     cases = [_of_file(library, name, version) if data is None else _on_rows(library, name, version, data) for name in names]
     for case in cases:
+        form, there = case.task.form, {column for row in case.rows for column in row}
         for number, row in enumerate(case.rows, start=1):
+            if form.is_blank(row) and there.issuperset(form.input.fields):
+                continue
             where = f"task {case.task.name!r}, test row {number}"
-            case.task.form.input.fill(row, where)
-            case.task.form.answer(row, where)
+            form.input.fill(row, where)
+            form.answer(row, where)
+        if case.rows and not case.judged:
+            columns = " and ".join(map(repr, form.input.fields))
+            raise DataError(f"task {case.task.name!r}: no row to judge is left, for none has anything in {columns}")
     return cases
 
 

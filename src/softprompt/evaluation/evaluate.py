@@ -43,10 +43,13 @@ class Evaluation(Record):
     """Inputs that were cut to fit the context."""
     unfinished: int
     """Generated answers that ran into `max_new_tokens`."""
-    outputs: tuple[str, ...] = field(default=(), repr=False)
-    """What it said to each row."""
-    values: tuple[float, ...] = field(default=(), repr=False)
-    """What each row counts, of which the value is the mean; for `f1`, which is no mean over rows, whether it is right."""
+    blank: int = 0
+    """Rows with nothing in any column of the input, which are left out of all that is counted."""
+    outputs: tuple[str | None, ...] = field(default=(), repr=False)
+    """What it said to each row; None to a blank one."""
+    values: tuple[float | None, ...] = field(default=(), repr=False)
+    """What each row counts, of which the value is the mean; for `f1`, which is no mean over rows, whether it is right; None of
+    a blank one."""
 
     def row(self) -> dict[str, Any]:
         """Its fields as a row, without those that have an entry for each row of data."""
@@ -97,7 +100,7 @@ def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progres
         for case in group:
             prompt = SoftPrompt.from_bytes(library.read(case.version), digest=case.version.digest)
             prompt.check_base(loaded)
-            examples = case.task.encode(loaded, case.rows, len(prompt.vectors_PD), split="test")
+            examples = case.task.encode(loaded, case.judged, len(prompt.vectors_PD), split="test")
             trials.append(Trial(case.task.form, prompt.vectors_PD.to(loaded.dtype), examples))
         with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
             engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
@@ -106,9 +109,14 @@ def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progres
             progress.note(engine.ties.remark)
         for case, trial, report in zip(group, trials, reports, strict=True):
             scores = (report.metric, report.value, report.stderr, report.rows, report.loss)
-            cut, version = (trial.examples.truncated, report.unfinished), case.version
-            each = (tuple(report.predictions), report.values)
-            evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, *cut, *each))
+            version, blank = case.version, len(case.rows) - len(case.judged)
+            if blank:
+                progress.warn(f"{version.ref}: {blank} of {len(case.rows)} rows have a blank input, and are left out")
+            cut = (trial.examples.truncated, report.unfinished, blank)
+            said = iter(zip(report.predictions, report.values, strict=True))
+            each = [(None, None) if case.task.form.is_blank(row) else next(said) for row in case.rows]
+            outputs, values = (tuple(column) for column in zip(*each, strict=True))
+            evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, *cut, outputs, values))
     return evaluations
 
 
