@@ -375,7 +375,8 @@ def test_blank_rows_are_left_out_and_counted_as_in_training(tmp_path: Path, libr
     with pytest.warns(UserWarning, match=r"blank\.jsonl: 2 rows of 11 left out: nothing in 'text'"):
         (found,) = evaluate(["a"], library=library, data=tmp_path / "blank.jsonl")
     assert (found.blank, found.rows) == (2, 9)
-    assert replace(found, blank=0) == whole
+    assert (found.outputs, found.values) == ((None, *whole.outputs, None), (None, *whole.values, None))
+    assert replace(found, blank=0, outputs=whole.outputs, values=whole.values) == whole
     with pytest.raises(DataError, match=r"task 'a': the rows in memory: 2 rows of 2 left out: nothing in 'text'; give rows"):
         evaluate(["a"], library=library, data=gaps)
     with pytest.raises(DataError, match=r"task 'a', row 2 of the rows in memory: the label 'x' is not among"):

@@ -59,9 +59,7 @@ def evaluate(
         evaluations = judge_cases(library, cases, base, progress)
         if file is not None:
             said = zip(evaluations[0].outputs, evaluations[0].values, strict=True)
-            form = cases[0].task.form
-            pairs = [(None, None) if form.is_blank(row) else next(said) for row in cases[0].given]
-            file.add([{"output": text, "value": value} for text, value in pairs])
+            file.add([{"output": text, "value": value} for text, value in said])
             for column, name in file.finish(("output", "value")).items():
                 warn(f"the rows have a column {column!r} already; the new one is called {name!r}")
     rows = [evaluation.row() for evaluation in evaluations]

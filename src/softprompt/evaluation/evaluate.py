@@ -42,10 +42,11 @@ class Evaluation(Record):
     """Generated answers that ran into `max_new_tokens`."""
     blank: int = 0
     """Rows that were left out, since nothing stands in any column of their input."""
-    outputs: tuple[str, ...] = field(default=(), repr=False)
-    """What it said to each row."""
-    values: tuple[float, ...] = field(default=(), repr=False)
-    """What each row counts, of which the value is the mean; for `f1`, which is no mean over rows, whether it is right."""
+    outputs: tuple[str | None, ...] = field(default=(), repr=False)
+    """What it said to each row; None to a blank one."""
+    values: tuple[float | None, ...] = field(default=(), repr=False)
+    """What each row counts, of which the value is the mean; for `f1`, which is no mean over rows, whether it is right; None of
+    a blank one."""
 
     def row(self) -> dict[str, Any]:
         """Its fields as a row, without those that have an entry for each row of data."""
@@ -107,6 +108,8 @@ def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progres
         for case, trial, report in zip(group, trials, reports, strict=True):
             scores = (report.metric, report.value, report.stderr, report.rows, report.loss)
             cut, version = (trial.examples.truncated, report.unfinished, case.source.blank), case.version
-            each = (tuple(report.predictions), report.values)
+            said = iter(zip(report.predictions, report.values, strict=True))
+            answers = [(None, None) if case.task.form.is_blank(row) else next(said) for row in case.given]
+            each = (tuple(output for output, _ in answers), tuple(value for _, value in answers))
             evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, *cut, *each))
     return evaluations
