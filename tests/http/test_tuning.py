@@ -255,6 +255,9 @@ def test_bodies_and_queries_that_make_no_sense(server: Running) -> None:
         "/v1/fine_tuning/jobs?metadata%5Ba%5D=b",
     ):
         assert raw(server, path)[0] == 400, path
+    status, answer = raw(server, "/v1/fine_tuning/jobs?order=asc")  # which would come newest first all the same
+    assert (status, answer["error"]["code"], answer["error"]["param"]) == (400, "unknown_parameter", "order")
+    assert answer["error"]["message"] == "unknown query parameter 'order'; known: after, limit"
     for path in ("/v1/files?after=file-x", "/v1/fine_tuning/jobs?after=x", "/v1/files/%00", "/v1/files/..%2f..%2fetc"):
         assert raw(server, path)[0] == 404, path
 

@@ -196,6 +196,32 @@ def test_wrong_requests_are_refused_with_their_field(
     assert Jobs(library).page() == Page([], False)
 
 
+@pytest.mark.parametrize(
+    ("settings", "taken"),
+    [
+        ({"num_virtual_tokens": 62}, True),
+        ({"num_virtual_tokens": 63}, False),
+        ({"num_virtual_tokens": 40, "metric": "exact_match", "max_new_tokens": 23}, True),
+        ({"num_virtual_tokens": 40, "metric": "exact_match", "max_new_tokens": 24}, False),
+    ],
+)
+def test_a_prompt_that_leaves_no_room_is_refused_before_it_is_queued(
+    library: Library, settings: dict[str, Any], taken: bool
+) -> None:
+    name = Uploads(library).add(lines(), "rows.jsonl").name
+    request = JobRequest(model="m", training_file=name, softprompt=settings)
+    jobs = Jobs(library, context=64)
+    if taken:
+        assert jobs.create(request, {"m": "nowhere"}).status == "queued"
+    else:
+        with pytest.raises(
+            FieldError, match=r"leave no room for an input in the context of the base \(64 tokens\)"
+        ) as error:
+            jobs.create(request, {"m": "nowhere"})
+        assert error.value.field == "softprompt.num_virtual_tokens"
+        assert Jobs(library).page().rows == []
+
+
 @pytest.mark.parametrize("own_validation", [False, True])
 def test_rows_that_are_taken_can_be_split(own_validation: bool) -> None:
     validation = read_upload(lines(ROWS), "v") if own_validation else None

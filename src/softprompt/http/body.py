@@ -12,6 +12,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from softprompt.errors import nearest
+from softprompt.http.errors import ApiError
 from softprompt.rows.tables import unique_keys
 from softprompt.text import lone_surrogate
 
@@ -67,13 +69,18 @@ class _StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route that reads its body by `read_json`."""
+    """A route that reads its body by `read_json`, and where it takes a query, none but what it names."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, given a request of the stricter kind."""
         handle = super().get_route_handler()
+        known = {field.alias for field in self.dependant.query_params}
 
         async def strict(request: Request) -> Response:
+            for name in request.query_params if known else ():
+                if name not in known:
+                    message = f"unknown query parameter {name!r}{nearest(name, known)}"
+                    raise ApiError(400, message, code="unknown_parameter", param=name)
             return await handle(_StrictRequest(request.scope, request.receive))
 
         return strict

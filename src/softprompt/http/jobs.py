@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -127,7 +127,12 @@ class CheckpointList(ListPage[CheckpointObject]):
 
 
 def job_routes(
-    library: Library, bases: Mapping[str, str], *, starter: Starter | None = None, most_trained: int = MOST_TRAINED
+    library: Library,
+    bases: Mapping[str, str],
+    *,
+    starter: Starter | None = None,
+    most_trained: int = MOST_TRAINED,
+    context: int | None = None,
 ) -> APIRouter:
     """The routes for the fine-tuning jobs of a library's tenants.
 
@@ -136,6 +141,7 @@ def job_routes(
         bases: names of bases that clients may train on, and what the worker loads for each.
         starter: starts workers for the jobs, while the server runs; without one somebody else must.
         most_trained: rows that a job may train on, each counted as often as it is seen.
+        context: tokens that the base takes, where that has a bound.
     """
 
     @asynccontextmanager
@@ -149,7 +155,7 @@ def job_routes(
     router = APIRouter(lifespan=lifespan, route_class=StrictRoute, tags=[TRAINING])
 
     def jobs_of(caller: Caller) -> Jobs:
-        return Jobs(tenant_library(library, caller), most_trained=most_trained)
+        return Jobs(tenant_library(library, caller), most_trained=most_trained, context=context)
 
     @router.post(_PATH, summary="Tune a prompt", response_model=JobObject)
     def create_job(caller: Trainer, body: JobRequest) -> Response:
@@ -164,9 +170,7 @@ def job_routes(
         return training_answer(_job(job))
 
     @router.get(_PATH, summary="List jobs", response_model=JobList)
-    def list_jobs(request: Request, caller: Trainer, after: After = None, limit: Limit = 20) -> Response:
-        if any(name.startswith("metadata") for name in request.query_params):
-            raise ApiError(400, "jobs cannot be looked for by metadata; list them all", param="metadata")
+    def list_jobs(caller: Trainer, after: After = None, limit: Limit = 20) -> Response:
         with refusals_of("after"):
             page = jobs_of(caller).page(after=after, limit=limit)
         return training_answer(JobList.of([_job(job) for job in page.rows], page.more))

@@ -135,7 +135,7 @@ def _training(service: AsyncService, library: Library, settings: Settings) -> li
     bases = {service.base_name: service.base.address}
     return [
         file_routes(library, most_bytes=settings.limits.upload_bytes),
-        job_routes(library, bases, starter=starter, most_trained=settings.limits.trained_rows),
+        job_routes(library, bases, starter=starter, most_trained=settings.limits.trained_rows, context=service.base.context),
     ]
 
 

@@ -49,10 +49,11 @@ _j, _e = tables.jobs.c, tables.job_events.c
 class Jobs:
     """One tenant's jobs. Safe to share between threads."""
 
-    def __init__(self, library: Library, *, most_trained: int = MOST_TRAINED) -> None:
-        """`most_trained` rows may a job train on, each plural as often as it is seen."""
+    def __init__(self, library: Library, *, most_trained: int = MOST_TRAINED, context: int | None = None) -> None:
+        """`most_trained` rows may a job train on, each counted as often as it is seen; `context` is the tokens that the base
+        takes, None where that has no bound or is not known."""
         self.library = library
-        self._most_trained = most_trained
+        self._most_trained, self._context = most_trained, context
         self.files = Uploads(library)
         self._database = library.registry.database
 
@@ -81,7 +82,9 @@ class Jobs:
             self.library.registry.check_names([plan.config["task"]], request.model)
         except NameRefused as error:
             raise FieldError(f"{error}; name the task with suffix", "suffix") from None
-        self._check_length(parse_config(plan.config), len(train.rows))
+        config = parse_config(plan.config)
+        self._check_length(config, len(train.rows))
+        self._check_room(config)
         parents = plan.config.get("prompt_tuning_init_prompt", ())
         for ref in [parents] if isinstance(parents, str) else parents:
             self._check_parent(ref)
@@ -121,6 +124,16 @@ class Jobs:
                 f"{steps} steps of {size} rows are {steps * size} rows to train on; a job may have {self._most_trained}: "
                 "lower n_epochs or max_steps",
                 "softprompt.max_steps" if config.max_steps is not None else "hyperparameters",
+            )
+
+    def _check_room(self, config: TaskConfig) -> None:
+        """Refuse a prompt beside which no input has room, whatever it is."""
+        answer = 1 if config.labels or config.id2label else config.max_new_tokens
+        if self._context is not None and config.num_virtual_tokens + answer >= self._context:
+            raise FieldError(
+                f"{config.num_virtual_tokens} virtual tokens and an answer of {answer} leave no room for an input in the "
+                f"context of the base ({self._context} tokens); lower num_virtual_tokens or max_new_tokens",
+                "softprompt.num_virtual_tokens",
             )
 
     def page(self, *, after: str | None = None, limit: int = 20, every: bool = True) -> Page[Job]:
