@@ -12,6 +12,9 @@ import pytest
 
 from softprompt.bases.base import FrozenBase
 from softprompt.cli import predict as command
+from softprompt.engines.offline import OfflineEngine
+from softprompt.evaluation import evaluate as judging
+from softprompt.evaluation.trials import Trial
 from softprompt.library.library import Library
 from tests.commands import Run
 from tests.models import some_prompt
@@ -186,6 +189,41 @@ def test_evaluate_keeps_the_places_of_blank_rows(run: Run, tmp_path: Path) -> No
     assert [(row["id"], row["output"] is None, row["value"] is None) for row in judged] == [
         ("1", True, True), ("2", False, False), ("3", True, True), ("4", False, False),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["kind", "tell"])
+def test_an_evaluation_that_was_cut_short_goes_on_and_ends_as_the_uncut_one(
+    task: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "AT_ONCE", 3)
+    file, whole, out = tmp_path / "rows.csv", tmp_path / "whole.csv", tmp_path / "out.csv"
+    texts = ["red", "", *(f"{word} apple" for word in ("blue", "green", "the river", "a", "no", "of", "red stone"))]
+    file.write_text("text,label\n" + "".join(f"{text},{LABELS[at % 3]}\n" for at, text in enumerate(texts)))
+    command = ("evaluate", task, "--data", file, "--dtype", "float32", "--json")
+    plain = run(*command).rows
+    assert run(*command, "--output", whole).rows == plain
+    asked: list[int] = []
+    answer = judging.answer
+
+    def interrupted(engine: OfflineEngine, trials: list[Trial]) -> object:
+        asked.append(len(trials[0].examples))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return answer(engine, trials)
+
+    monkeypatch.setattr(judging, "answer", interrupted)
+    done = run(*command, "--output", out)
+    assert done.code == 130
+    assert "6 of 8 rows are answered and kept; the same command goes on from there" in done.err
+    assert not out.exists()
+    partial = tmp_path / "out.csv.partial"
+    partial.write_text("".join(partial.read_text().splitlines(keepends=True)[:-2]))  # as a kill in the midst of writing does
+    done = run(*command, "--output", out)
+    assert "4 of 8 rows are answered already" in done.err
+    assert asked[3:] == [3, 2], "only chunks that are not whole are asked for, and as they were"
+    assert done.rows == plain
+    assert out.read_bytes() == whole.read_bytes()
+    assert not partial.exists()
 
 
 def test_evaluate_writes_what_was_said_to_each_row(run: Run, tmp_path: Path) -> None:

@@ -362,6 +362,21 @@ def test_rows_of_ones_own_are_judged_alike(tmp_path: Path, library: Library) -> 
     )
 
 
+def test_versions_judged_some_rows_at_a_time_are_judged_as_at_once(
+    tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [
+        task_file(tmp_path, "a"),
+        task_file(tmp_path, "b", "data: {train: train.jsonl}\nlabels: ['yes', 'no', the river]\n"),
+    ]
+    whole = evaluate(files, library=library)
+    assert whole[0].rows != whole[1].rows
+    monkeypatch.setattr("softprompt.evaluation.evaluate.AT_ONCE", 2)
+    for one, other in zip(evaluate(files, library=library), whole, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert replace(one, loss=0.0) == replace(other, loss=0.0)
+
+
 def test_a_version_is_judged_in_the_form_it_was_tuned_with(tmp_path: Path, library: Library) -> None:
     before = evaluate([task_file(tmp_path, "a")], library=library)
     data = "data: {train: train.jsonl, test: test.jsonl}\n"

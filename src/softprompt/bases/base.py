@@ -210,7 +210,7 @@ class FrozenBase:
 
     @cached_property
     def params(self) -> int:
-        """Number of weights, tied ones plural once."""
+        """Number of weights, tied ones counted once."""
         return int(self.model.num_parameters())  # which knows that 4-bit weights are packed
 
     @cached_property

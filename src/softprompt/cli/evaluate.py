@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,7 +30,10 @@ def evaluate(
     data: Annotated[Path | None, typer.Option(help="Rows with answers (.jsonl, .csv, .parquet ...) to judge on.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the rows of one task there, with what was said and what each row counts."),
+        typer.Option(
+            metavar="FILE",
+            help="Write one task's rows there, what was said and counts beside them; a call cut short goes on from there.",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --output names.")] = False,
     version: Annotated[str | None, typer.Option(help="Version or alias to judge, where none is named.")] = None,
@@ -55,21 +57,30 @@ def evaluate(
                 warn(note)
     with progress.loading("torch"):
         from softprompt.evaluation.evaluate import judge_cases
-    with _answer_file(output, cases, force=force) if output is not None else nullcontext() as file:
-        evaluations = judge_cases(library, cases, base, progress)
+    with _answer_file(output, cases, base, force=force) if output is not None else nullcontext() as file:
+        try:
+            evaluations = judge_cases(library, cases, base, progress, file)
+        except KeyboardInterrupt:
+            if file is not None:
+                kept = f"{len(file.answers)} of {len(cases[0].rows)} rows are answered and kept"
+                progress.note(f"{kept}; the same command goes on from there")
+            raise
         if file is not None:
             said = zip(evaluations[0].outputs, evaluations[0].values, strict=True)
-            file.add([{"output": text, "value": value} for text, value in said])
+            file.answers = [{"output": text, "value": value} for text, value in said]
             for column, name in file.finish(("output", "value")).items():
                 warn(f"the rows have a column {column!r} already; the new one is called {name!r}")
     rows = [evaluation.row() for evaluation in evaluations]
     emit(rows if as_json else with_errors(rows), as_json, "Evaluation", COLUMNS)
 
 
-def _answer_file(output: Path, cases: Sequence[Case], *, force: bool) -> AnswerFile:
+def _answer_file(output: Path, cases: Sequence[Case], base: BaseOptions, *, force: bool) -> AnswerFile:
     from softprompt.errors import ConfigError
     from softprompt.evaluation.answer_file import AnswerFile
+    from softprompt.rows.sources import digest_rows
 
     if len(cases) != 1:
         raise ConfigError(f"--output holds the rows of one task, and {len(cases)} are judged; judge them one by one")
-    return AnswerFile(output, cases[0].given, {"at": time.time()}, force=force)
+    (case,) = cases
+    identity = {"version": case.version.digest, "number": case.version.number, "data": digest_rows(case.given)}
+    return AnswerFile(output, case.given, {"judged": repr(case.options(base)), **identity}, force=force)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.cases import Case, Rows, find_cases
-from softprompt.evaluation.trials import Trial, judge, result_of
+from softprompt.evaluation.trials import Answer, Report, Trial, answer, report_of, result_of
 from softprompt.library.library import library_or_current
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent, loading
@@ -19,7 +19,12 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Record
 
 if TYPE_CHECKING:
+    from softprompt.evaluation.answer_file import AnswerFile
     from softprompt.library.library import Library
+
+AT_ONCE = 1024
+"""Rows of each prompt that are answered at a time, and kept. What shares a batch has a say in the last bits of a loss, so
+these are the same rows whether answers are kept or not, and whether a call goes on or does all of it."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,14 @@ def evaluate(
         return judge_cases(opened, find_cases(tasks, opened, data, version), base, progress or Silent())
 
 
-def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progress: Progress) -> list[Evaluation]:
-    """Judge versions that are found already; those of one base together. See :func:`evaluate`."""
+def judge_cases(
+    library: Library, cases: Sequence[Case], base: BaseLike, progress: Progress, file: AnswerFile | None = None
+) -> list[Evaluation]:
+    """Judge versions that are found already; those of one base together. See :func:`evaluate`.
+
+    Args:
+        file: keeps what a single case's rows are answered as it goes, and what it has already is not asked again.
+    """
     groups: dict[BaseOptions, list[Case]] = {}
     for case in cases:
         for remark in case.source.remarks_on_inputs(case.task.form):
@@ -100,9 +111,8 @@ def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progres
             prompt.check_base(loaded)
             examples = case.task.encode(loaded, case.rows, len(prompt.vectors_PD), split="test")
             trials.append(Trial(case.task.form, prompt.vectors_PD.to(loaded.dtype), examples))
-        with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
-            engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
-            reports = result_of(judge(engine, trials), advance)
+        engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
+        reports = _judge(engine, trials, progress, file)
         if engine.ties.remark is not None:
             progress.note(engine.ties.remark)
         for case, trial, report in zip(group, trials, reports, strict=True):
@@ -113,3 +123,25 @@ def judge_cases(library: Library, cases: Sequence[Case], base: BaseLike, progres
             each = (tuple(output for output, _ in answers), tuple(value for _, value in answers))
             evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, *cut, *each))
     return evaluations
+
+
+def _judge(engine: OfflineEngine, trials: Sequence[Trial], progress: Progress, file: AnswerFile | None) -> list[Report]:
+    kept = [Answer.of_row(row) for row in file.answers] if file is not None else []
+    answers: list[list[Answer]] = [[] for _ in trials]
+    rows = max(len(trial.examples) for trial in trials)
+    if kept:
+        progress.note(f"{len(kept)} of {rows} rows are answered already; the others are answered now")
+    with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
+        for start in range(0, rows, AT_ONCE):
+            end = min(start + AT_ONCE, rows)
+            if len(kept) >= end:
+                found = [kept[start:end]]
+                advance(end - start, "")
+            else:
+                parts = [replace(trial, examples=trial.examples.part(start, end)) for trial in trials]
+                found = result_of(answer(engine, parts), advance)
+                if file is not None:
+                    file.add([one.row() for one in found[0][max(0, len(kept) - start) :]])
+            for own, some in zip(answers, found, strict=True):
+                own += some
+    return [report_of(trial, own) for trial, own in zip(trials, answers, strict=True)]

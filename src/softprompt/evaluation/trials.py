@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -55,11 +55,37 @@ class Report:
         return not self.loss > other.loss
 
 
-def judge(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None, list[Report]]:
-    """Judge all trials, their rows mixed in shared batches: one pass for tasks with labels, two for those that generate: one
-    for the loss of the right answers, one for what is generated.
+class Answer(NamedTuple):
+    """What a prompt makes of a row."""
 
-    Yields the number of rows just done, and returns a report for each trial.
+    said: str
+    loss: float
+    """Negative log-probability of the right label among the labels, or of the right answer, its end among it."""
+    unfinished: bool
+    """Whether a generated answer ran into `max_new_tokens`."""
+
+    def row(self) -> dict[str, Any]:
+        """Its fields in the types of JSON, from which :meth:`of_row` makes it again to the last bit."""
+        return {"said": self.said, "loss": self.loss.hex(), "unfinished": self.unfinished}
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Answer:
+        """The answer that a row is of."""
+        return cls(row["said"], float.fromhex(row["loss"]), row["unfinished"])
+
+
+def judge(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None, list[Report]]:
+    """Judge all trials, as :func:`answer` answers them. Yields the number of rows just done, and returns a report for each
+    trial."""
+    answers = yield from answer(engine, trials)
+    return [report_of(trial, own) for trial, own in zip(trials, answers, strict=True)]
+
+
+def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None, list[list[Answer]]]:
+    """Answer the rows of all trials, mixed in shared batches: one pass for tasks with labels, two for those that generate:
+    one for the loss of the right answers, one for what is generated.
+
+    Yields the number of rows just done, and returns the answers of each trial.
     """
     base = engine.architecture.base
     predictions: list[list[str]] = [[""] * len(trial.examples) for trial in trials]
@@ -94,14 +120,11 @@ def judge(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None
         [trials[t].examples.inputs[row] for t, row in texts],
         [trials[t].form.max_new_tokens for t, _ in texts],
     )
-    unfinished = [0] * len(trials)
+    unfinished = [[False] * len(trial.examples) for trial in trials]
     for (t, row), ids in zip(texts, generated, strict=True):
         predictions[t][row] = text_behind(base.spelling, trials[t].examples.inputs[row], ids).strip()
-        unfinished[t] += len(ids) >= trials[t].form.max_new_tokens
-    return [
-        _report(trial, predicted, lost, over)
-        for trial, predicted, lost, over in zip(trials, predictions, losses, unfinished, strict=True)
-    ]
+        unfinished[t][row] = len(ids) >= trials[t].form.max_new_tokens
+    return [[Answer(*each) for each in zip(*own, strict=True)] for own in zip(predictions, losses, unfinished, strict=True)]
 
 
 def _uncounted(generator: Generator[int, None, R]) -> Generator[int, None, R]:
@@ -115,13 +138,15 @@ def _uncounted(generator: Generator[int, None, R]) -> Generator[int, None, R]:
         yield 0
 
 
-def _report(trial: Trial, predictions: list[str], losses: Sequence[float], unfinished: int) -> Report:
-    form, answers = trial.form, trial.examples.answers
+def report_of(trial: Trial, given: Sequence[Answer]) -> Report:
+    """The scores of a trial by its answers, row by row."""
+    form, answers, predictions = trial.form, trial.examples.answers, [one.said for one in given]
     # What a target says around the answer is no part of it.
     said = predictions if form.labels else [form.unwrap(prediction) for prediction in predictions]
     value, stderr = score(form.metric, said, answers)
     tokens = len(answers) if form.labels else sum(map(len, trial.examples.targets))
-    loss, values = sum(losses) / tokens, tuple(row_values(form.metric, said, answers))
+    loss, values = sum(one.loss for one in given) / tokens, tuple(row_values(form.metric, said, answers))
+    unfinished = sum(one.unfinished for one in given)
     return Report(form.metric, value, len(answers), loss, predictions, stderr, unfinished, values)
 
 

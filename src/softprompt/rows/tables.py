@@ -268,7 +268,7 @@ def _json(text: str, file: Path) -> tuple[list[Row], list[int]]:
     rows: list[Row] = []
     lines: list[int] = []
     text = LINE_END.sub("\n", text) if "\r" in text else text
-    line, plural = 1, 0
+    line, counted = 1, 0
     position = _after_space(text, 0)
     try:
         if not text.startswith("[", position):
@@ -278,7 +278,7 @@ def _json(text: str, file: Path) -> tuple[list[Row], list[int]]:
             raise DataError(f"{file}: a list of objects is needed{mend}")
         position = _after_space(text, position + 1)
         while rows or not text.startswith("]", position):
-            line, plural = line + text.count("\n", plural, position), position
+            line, counted = line + text.count("\n", counted, position), position
             row, end = _JSON.raw_decode(text, position)
             rows.append(_checked(row, text[position:end], str(file), line))
             lines.append(line)

@@ -238,7 +238,7 @@ class Form:
     ) -> Inputs:
         """Token ids of the inputs of rows, each within the context beside the prompt and the longest answer.
 
-        An input that is too long loses the end of its longest column, so that the template stays whole; it is plural.
+        An input that is too long loses the end of its longest column, so that the template stays whole; it is counted.
 
         Args:
             name: what messages call a row, by its place in `rows`.

@@ -51,6 +51,17 @@ class Examples:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def part(self, start: int, end: int) -> Examples:
+        """The rows from `start` to `end`, in lists of their own."""
+        rows = slice(start, end)
+        return replace(
+            self,
+            inputs=self.inputs[rows],
+            targets=self.targets[rows],
+            choices=self.choices[rows],
+            answers=self.answers[rows],
+        )
+
 
 @dataclass(frozen=True)
 class _Splits:
