@@ -48,8 +48,8 @@ class Evaluation(Record):
     outputs: tuple[str | None, ...] = field(default=(), repr=False)
     """What it said to each row; None to a blank one."""
     values: tuple[float | None, ...] = field(default=(), repr=False)
-    """What each row counts, of which the value is the mean; for `f1`, which is no mean over rows, whether it is right; None of
-    a blank one."""
+    """What each row counts, of which the value is the mean; for `f1`, which is no mean over rows, whether it is right; None
+    of a blank one."""
 
     def row(self) -> dict[str, Any]:
         """Its fields as a row, without those that have an entry for each row of data."""
