@@ -219,9 +219,7 @@ class _Table:
         usable = [column for column in columns if not column.fault and column.kind != _UNIQUE]
         if sure := [column for column in usable if column in named]:
             return self._in_words(sure[0], "by its name")
-        choices = [
-            one for one in usable if one.kind != _DATES and one.name.lower() not in _TEXTS and infer_labels(one.texts)[0]
-        ]
+        choices = [c for c in usable if c.kind != _DATES and c.name.lower() not in _TEXTS and infer_labels(c.texts)[0]]
         if choices:
             fewest = min(choices, key=lambda column: (column.kind == _NUMBERS, len(set(column.texts))))
             return self._in_words(fewest, f"by its {len(set(fewest.texts))} values")
