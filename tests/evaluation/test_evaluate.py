@@ -402,6 +402,8 @@ def test_blank_rows_are_left_out_and_counted_as_in_training(tmp_path: Path, libr
 def test_what_cannot_be_judged_is_told(tmp_path: Path, library: Library, other_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"'a' is no task file \(\.yaml\); .* --data FILE"):
         evaluate(["a"], library=library)
+    with pytest.raises(ConfigError, match="a dictionary is no task file; name the task"):
+        evaluate({"task": "a", "data": "test.jsonl"}, library=library)  # type: ignore[arg-type]
     with pytest.raises(NotFound, match="no version 9"):
         evaluate([task_file(tmp_path, "a")], library=library, version="9")
     with pytest.raises(NotFound, match="no task 'none'"):

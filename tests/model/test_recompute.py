@@ -64,13 +64,13 @@ def warnings_of(architecture: Architecture, task: Task) -> tuple[list[str], torc
 
 
 def test_out_of_memory_halves_the_chunks_says_so_once_and_changes_nothing(tmp_path: Path) -> None:
-    base = make_base("llama")
+    base = make_base("gpt2", dtype=torch.float64)  # in which rounding cannot pass for a lost row
     warned, plain = warnings_of(Causal(base), make_task(tmp_path, "one"))
     assert not any("out of memory" in message for message in warned)
     warned, starved = warnings_of(Hungry(base, 20), make_task(tmp_path, "one"))
     sizes = [message.partition(" tokens")[0].split()[-1] for message in warned if "out of memory" in message]
     assert sizes == ["1024", "512", "256", "128", "64", "32", "16"]
-    torch.testing.assert_close(starved, plain, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(starved, plain, rtol=0, atol=1e-6)
 
 
 def test_a_row_that_does_not_fit_alone_is_a_clear_error(tmp_path: Path) -> None:

@@ -49,6 +49,32 @@ def test_tables_of_other_libraries_are_rows() -> None:
     assert rows_in_memory(pyarrow.Table.from_pylist(ROWS)) == ROWS
     assert rows_in_memory(pandas.DataFrame(ROWS)) == ROWS
     assert rows_in_memory(iter(ROWS)) == ROWS
+    for table in (pyarrow.Table.from_pylist(ROWS), pandas.DataFrame(ROWS), iter(ROWS), Polars()):
+        assert (
+            Task(data={"train": table, "test": 0.2}, **FIELDS).test == Task(data={"train": ROWS, "test": 0.2}, **FIELDS).test
+        )
+
+
+class Polars:
+    """What a table of polars has: its columns are what it yields."""
+
+    columns = ("text", "label")
+
+    def to_dict(self, *, as_series: bool = True) -> dict[str, list[Any]]:
+        return {name: [row[name] for row in ROWS] for name in self.columns}
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        return ROWS
+
+
+def test_rows_of_a_hub_data_set_are_taken() -> None:
+    datasets = pytest.importorskip("datasets")
+    assert rows_in_memory(datasets.Dataset.from_list(ROWS)) == ROWS
+
+
+def test_columns_in_the_place_of_splits_are_called_so() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'data\.text'"):
+        Task(data={"text": ["a", "b"], "label": ["yes", "no"]}, **FIELDS)
 
 
 def test_rows_are_copied() -> None:

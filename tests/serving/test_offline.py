@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow
 import pytest
 import torch
 
@@ -170,6 +171,16 @@ def test_several_columns_come_as_json(library: Library) -> None:
         service.predict(["red and blue"], "pair")
     with pytest.raises(DataError, match="no field 'two'"):
         service.predict(['{"one": "red"}'], "pair")
+
+
+def test_columns_and_tables_are_answered_in_their_order(library: Library) -> None:
+    pandas = pytest.importorskip("pandas")
+    service = Service(library)
+    texts = ["red", "a long blue river", "green", "the sea"]
+    expected = service.predict(texts, "kind")
+    table = pandas.DataFrame({"text": texts}, index=[2, 0, 3, 1])  # as a shuffled table has it
+    for given in (table, table["text"], pyarrow.table({"text": texts}), pyarrow.array(texts), iter(texts)):
+        assert service.predict(given, "kind") == expected
 
 
 def test_what_cannot_be_answered_is_told(library: Library) -> None:

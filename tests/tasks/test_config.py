@@ -356,3 +356,9 @@ def test_a_message_repeats_no_more_than_the_beginning_of_a_wrong_value() -> None
     with pytest.raises(ConfigError, match=r"the file says \[\{'text': 'a'\}.*\.\.\.$") as refused:
         parse_config({"data": [{"text": "a"}] * 1000})
     assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("key", ["input", "target", "instruction"])
+def test_a_text_with_braces_that_yaml_reads_as_a_mapping_is_called_so(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"double quotes of its own, .* the file says \{'text': None\}"):
+        parse_config({"data": "rows.csv", key: {"text": None}})

@@ -358,3 +358,38 @@ def write_table(folder: Path, rows: list[dict[str, Any]], kind: str) -> Path:
     data = text.encode()
     file.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
     return file
+
+
+def test_dates_are_no_labels_and_numbers_beside_them_are(tmp_path: Path) -> None:
+    rows = [[f"2024-01-{i % 9 + 1:02}", f"a text of several words {i}", str(i % 5)] for i in range(60)]
+    draft = draft_task(write_csv(tmp_path / "rows.csv", ["day", "review", "stars"], rows))
+    assert (draft.label, draft.left["day"]) == ("stars", "holds dates or addresses")
+
+
+def test_space_around_all_labels_is_told_and_folded(tmp_path: Path) -> None:
+    rows = [[f"a text of several words {i}", f" {('bad', 'good')[i % 2]}"] for i in range(40)]
+    file = write_csv(tmp_path / "rows.csv", ["review", " Kind "], rows)
+    assert any("have: ' bad', ' good';" in note for note in draft_task(file).notes)
+    config = drafted(file, fold_labels=True)
+    assert (config.labels, config.input) == (("bad", "good"), "{review}\nKind:")
+    assert not any("spaces" in note for note in draft_task(file, fold_labels=True).notes)
+    task = Task(config, folder=tmp_path)
+    assert {task.form.answer(row, "") for row in task.train} == {"bad", "good"}
+
+
+def test_a_table_without_names_on_top_is_told(tmp_path: Path) -> None:
+    rows = [[f"a text of several words {i}", "ab"[i % 2]] for i in range(30)]
+    (note,) = draft_task(write_csv(tmp_path / "rows.csv", rows[0], rows[1:])).notes
+    assert note.startswith(
+        "the column 'a' is named like one of its labels: a file without a row of names on top loses its first"
+    )
+
+
+def test_what_keeps_columns_out_of_the_input_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"input": {"text": "a"}, "label": "ab"[i % 2]}) + "\n" for i in range(9)))
+    with pytest.raises(DataError, match=r"no column can be the input beside 'label' .'input' holds .*: it is an object"):
+        draft_task(file)
+    titled = write_csv(tmp_path / "titled.csv", ["My report", ""], [[f"some text {i}", "ab"[i % 2]] for i in range(9)])
+    with pytest.raises(ConfigError, match=r"titled\.csv: no template can name ''; let the first row name each"):
+        draft_task(titled)

@@ -119,7 +119,7 @@ def test_labels_without_rows_are_named(tmp_path: Path) -> None:
         "test": [{"text": "x", "label": "c"}, {"text": "y", "label": "a"}],
     }
     remarks = "\n".join(task_of(tmp_path, rows, labels=["a", "b", "c", "d", "e"]).remarks)
-    assert "no row has any of the labels 'd', 'e'; nothing teaches it" in remarks
+    assert "no row has any of the labels 'd', 'e'; nothing teaches them, so give rows or take them off" in remarks
     assert "no training and no validation row has the label 'c': it will hardly ever be predicted" in remarks
     assert "no test row has the label 'b': nothing tells how well it is predicted" in remarks
 

@@ -252,3 +252,9 @@ def test_the_page_of_curves_holds_every_candidate_and_needs_no_network(tmp_path:
     text = page.read_text()
     assert "learning_rate 0.1" in text
     assert "<script src=" not in text
+
+
+@pytest.mark.parametrize("values", ["adamw", 0.1, None, {"a": 1}])
+def test_what_is_no_list_of_choices_is_refused(values: Any) -> None:
+    with pytest.raises(ConfigError, match=r"the choices of 'optim' are .*; give a list of values"):
+        make_grid({"optim": values})

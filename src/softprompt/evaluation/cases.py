@@ -75,6 +75,8 @@ def find_cases(
         NotFound: a task has no such version.
         DataError: the rows are wrong.
     """
+    if isinstance(tasks, Mapping):
+        raise ConfigError("a dictionary is no task file; name the task as the library has it, and give its rows as `data`")
     names = [os.fspath(tasks)] if isinstance(tasks, str | os.PathLike) else [os.fspath(name) for name in tasks]
     return [_of_file(library, name, version) if data is None else _on_rows(library, name, version, data) for name in names]
 

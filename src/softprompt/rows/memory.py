@@ -14,6 +14,14 @@ MEMORY = "memory:"
 """What the name of a split's rows begins with where they come from memory."""
 
 
+_SPLITS = ("train", "validation", "test")
+
+
+def is_table(given: Any) -> bool:
+    """Whether something is a table as pandas, Arrow and polars have them, of which none yields its rows."""
+    return hasattr(given, "columns") and any(hasattr(given, name) for name in ("to_pylist", "to_dicts", "to_dict"))
+
+
 def take_rows(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, PlacedRows]]:
     """The fields of a config with a name in the place of rows, and the rows by these names.
 
@@ -29,7 +37,7 @@ def take_rows(fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Plac
     splits = dict(data) if isinstance(data, Mapping) else {"train": data}
     taken = {}
     for split, value in splits.items():
-        if value is not None and not isinstance(value, str | int | float | Mapping) and hasattr(value, "__iter__"):
+        if split in _SPLITS and (is_table(value) or (isinstance(value, Iterable) and not isinstance(value, str | Mapping))):
             name = f"{MEMORY}{split}"
             what = f"the {split} rows in memory" if isinstance(data, Mapping) else _ROWS
             taken[name] = rows_in_memory(value, f"data: {split}", what)
@@ -53,10 +61,9 @@ def rows_in_memory(given: Any, what: str = "the rows", called: str = _ROWS) -> P
     """
     if isinstance(given, str | bytes | Mapping):
         raise ConfigError(f"{what}: {type(given).__name__} is no list of rows; give a list of dictionaries")
-    if callable(columns := getattr(given, "to_pylist", None)):  # an Arrow table
-        given = columns()
-    elif callable(columns := getattr(given, "to_dict", None)):  # a pandas table
-        given = columns("records")
+    if is_table(given):
+        whole = getattr(given, "to_pylist", None) or getattr(given, "to_dicts", None)  # Arrow's, polars'
+        given = whole() if whole is not None else given.to_dict("records")
     if not isinstance(given, Iterable):
         raise ConfigError(f"{what}: {type(given).__name__} is no list of rows; give a list of dictionaries")
     rows: list[Row] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from softprompt.errors import ConfigError
 from softprompt.evaluation.trials import result_of
 from softprompt.library.binding import options_for
 from softprompt.model.architecture import Architecture, architecture_of
+from softprompt.rows.memory import is_table, rows_in_memory
 from softprompt.serving.answers import choose_label
 from softprompt.serving.inputs import encode_inputs, text_of_input
 from softprompt.serving.resident import Resident, load_resident
@@ -56,11 +57,12 @@ class Service:
     def __repr__(self) -> str:
         return f"Service({self.library!r}, {len(self._residents)} prompts and {len(self._architectures)} bases in memory)"
 
-    def predict(self, texts: Sequence[str | Mapping[str, Any]], tasks: str | Sequence[str]) -> list[Prediction]:
+    def predict(self, texts: Iterable[str | Mapping[str, Any]], tasks: str | Sequence[str]) -> list[Prediction]:
         """Answer texts, each with its own task, in shared batches.
 
         Args:
-            texts: inputs: texts, or rows with a task's columns; for a template with several columns, JSON objects too.
+            texts: inputs: texts, or rows with a task's columns (a list, or a column or a table of pandas or Arrow); for a
+                template with several columns, JSON objects too. Answers come in their order.
             tasks: a task for each text (`task`, `task@3` or `task@production`), or one for all.
 
         Raises:
@@ -72,6 +74,7 @@ class Service:
         """
         if isinstance(texts, str | Mapping):
             raise ConfigError(f"texts is one {'string' if isinstance(texts, str) else 'row'}; give a list of them")
+        texts = rows_in_memory(texts) if is_table(texts) else _listed(texts)
         refs = [tasks] * len(texts) if isinstance(tasks, str) else list(tasks)
         if len(refs) != len(texts):
             raise ConfigError(
@@ -140,8 +143,14 @@ class Service:
         ]
 
 
+def _listed(texts: Iterable[Any]) -> list[Any]:
+    """Texts by their place, which a column of pandas would not give: it is asked by its index."""
+    values = getattr(texts, "to_pylist", None)  # of Arrow, whose own scalars are no strings
+    return list(texts) if values is None else list(values())
+
+
 def predict(
-    texts: Sequence[str | Mapping[str, Any]],
+    texts: Iterable[str | Mapping[str, Any]],
     tasks: str | Sequence[str],
     *,
     library: Library | None = None,

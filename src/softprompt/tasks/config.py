@@ -289,4 +289,7 @@ def _fault(fault: Any) -> str:
         return str(message)
     if fault["type"] == "value_error":
         return f"{name}: {message}"
-    return f"{name}: {message[0].lower()}{message[1:]}; the file says {short(fault['input'], 200)}"
+    given = fault["input"]
+    if isinstance(given, dict) and given and not any(given.values()):
+        message += '; a text with braces is put in double quotes of its own, "{text}"'
+    return f"{name}: {message[0].lower()}{message[1:]}; the file says {short(given, 200)}"

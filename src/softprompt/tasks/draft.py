@@ -37,7 +37,7 @@ DIFFERENT, WORDS, LETTERS = 0.3, 3, 12
 
 MOST_TOKENS = 128
 
-_UNIQUE, _NUMBERS = "is nearly another in each row, as ids are", "holds numbers"
+_UNIQUE, _NUMBERS, _DATES = "is nearly another in each row, as ids are", "holds numbers", "holds dates or addresses"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def draft_task(
     table.check_answer(answer)
     for column in (*taken, answer):
         if not nameable(column):
-            raise ConfigError(f"the column {column!r} cannot be named in a template; give it a name, without braces")
+            raise ConfigError(f"{file}: no template can name {column!r}; let the first row name each column, without braces")
     labels, told = infer_labels(table[answer].texts, fold=fold_labels)
     remarks: list[str] = []
     config: dict[str, object] = {
@@ -119,8 +119,8 @@ def draft_task(
     config["num_virtual_tokens"] = 20
     drafted = Task(parse_config(config), folder=file.parent)
     notes = [*drafted.remarks, *remarks]
-    if alike(dict.fromkeys(labels or (), 0)):
-        notes.append("--fold-labels makes one label of those that are spelt in several ways")
+    if alike(dict.fromkeys(labels or (), 0)) or any(label != label.strip() for label in labels or ()):
+        notes.append("--fold-labels takes one spelling of each label, without space around it")
     if labels is not None and not words and not any(isinstance(fold_label(one), str) for one in labels):
         example = " ".join(f"--word {one}=..." for one in labels[:2])
         notes.append(f"the labels are numbers, which tell a language model little; words say more: {example}")
@@ -176,7 +176,7 @@ class _Column:
         texts = [text for text in self.texts if text.strip()]
         unique = len(set(texts)) > 0.95 * len(texts)
         if all(_DATE.fullmatch(text.strip()) for text in texts):
-            return "holds dates or addresses"
+            return _DATES
         numbers = all(not isinstance(fold_label(text), str) for text in texts)
         if unique and (numbers or _ID.fullmatch(self.name)):
             return _UNIQUE
@@ -218,10 +218,9 @@ class _Table:
                     "each row, or name another column with --label"
                 )
         usable = [column for column in columns if not column.fault and column.kind != _UNIQUE]
-        for column in usable:
-            if column in named:
-                return self._in_words(column, "by its name")
-        choices = [column for column in usable if infer_labels(column.texts)[0] and column.name.lower() not in _TEXTS]
+        if sure := [column for column in usable if column in named]:
+            return self._in_words(sure[0], "by its name")
+        choices = [c for c in usable if c.kind != _DATES and c.name.lower() not in _TEXTS and infer_labels(c.texts)[0]]
         if choices:
             fewest = min(choices, key=lambda column: (column.kind == _NUMBERS, len(set(column.texts))))
             return self._in_words(fewest, f"by its {len(set(fewest.texts))} values")
@@ -230,8 +229,7 @@ class _Table:
             return usable[1].name, "the other column" if not text else "the column that is left"
         if text and len(usable) == 1:
             return usable[0].name, "the column that is left"
-        told = "; ".join(f"{name!r} {reason}" for name, reason in self.reasons(None).items() if name not in text)
-        raise DataError(f"{self.file}: no column looks like the answer; name it with --label COLUMN ({told})")
+        raise DataError(f"{self.file}: no column looks like the answer; name it with --label COLUMN ({self.told(text)})")
 
     def _in_words(self, column: _Column, why: str) -> tuple[str, str]:
         """Another column where it has words for the numbers of this one."""
@@ -254,7 +252,7 @@ class _Table:
         if taken:
             return {column.name: "by its name" if column in named else "free text" for column in taken}
         if not columns:
-            raise DataError(f"{self.file}: no column is left for the input beside {answer!r}; name one with --text COLUMN")
+            raise DataError(f"{self.file}: no column can be the input beside {answer!r} ({self.told([answer])})")
         most = max(columns, key=lambda column: (column.kind != _UNIQUE, len(set(column.texts)), sum(map(len, column.texts))))
         return {most.name: "the most different values"}
 
@@ -269,6 +267,10 @@ class _Table:
                 f"{self.file}: the column {answer!r} is empty in {len(empty)} of {len(self.rows)} rows, the first of them "
                 f"row {empty[0]}; fill it, drop those rows, or name another column with --label"
             )
+
+    def told(self, apart: Sequence[str]) -> str:
+        """The columns but some, each with why it is not taken."""
+        return "; ".join(f"{name!r} {reason}" for name, reason in self.reasons(None).items() if name not in apart)
 
     def reasons(self, answer: str | None) -> dict[str, str]:
         """Of each column, why it is not in the input."""
@@ -294,10 +296,10 @@ def _check_given(table: _Table, text: Sequence[str], label: str | None) -> None:
 
 
 def _input(columns: Sequence[str], answer: str) -> str:
-    ask = f"\n{_literal(answer.capitalize())}:"
+    ask = f"\n{_literal(answer.strip().capitalize())}:"
     if len(columns) == 1:
         return f"{{{columns[0]}}}{ask}"
-    return "\n".join(f"{_literal(name.capitalize())}: {{{name}}}" for name in columns) + ask
+    return "\n".join(f"{_literal(name.strip().capitalize())}: {{{name}}}" for name in columns) + ask
 
 
 def _literal(text: str) -> str:

@@ -34,7 +34,7 @@ def infer_labels(answers: Sequence[str], *, fold: bool = False) -> tuple[tuple[s
     """
     if fold:
         usual = {label: next(iter(group)).strip() for group in alike(Counter(answers)) for label in group}
-        answers = [usual.get(answer, answer) for answer in answers]
+        answers = [usual.get(answer, answer.strip()) for answer in answers]
     answers = list(map(compose, answers))
     counts = Counter(answers)
     count, once = len(counts), sum(number == 1 for number in counts.values())

@@ -196,9 +196,10 @@ def remarks_on_rows(form: Form, sources: Sequence[Source], splits: Mapping[str, 
 def _on_source(form: Form, source: Source) -> Iterator[str]:
     yield from source.remarks_on_inputs(form)
     if source.repeated:
+        repeat = "repeats" if source.repeated == 1 else "repeat"
         yield (
-            f"{source.name}: {_rows(source.repeated)} of {len(source.rows)} repeat the input and the answer of another; all "
-            "rows of one input are in one split"
+            f"{source.name}: {_rows(source.repeated)} of {len(source.rows)} {repeat} the input and the answer of another; "
+            "all rows of one input are in one split"
         )
     if found := source.contradictions():
         text, answers = next(iter(found.items()))
@@ -240,18 +241,33 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
             f"labels differ by case, spaces or the spelling of a number alone, and are rivals: "
             f"{'; '.join(map(counted, groups))}; `fold_labels: true`, with one of each in `labels`, makes them one"
         )
+    rivals = {label for group in groups for label in group}
+    if spaced := [label for label in labels if label != label.strip() and label not in rivals]:
+        yield (
+            f"labels with spaces around them, which the model learns to say and answers have: {named(spaced)}; "
+            "`fold_labels: true`, with `labels` without them, reads the rows all the same"
+        )
+    if form.target_field in map(str.strip, labels):
+        yield (
+            f"the column {form.target_field!r} is named like one of its labels: a file without a row of names on top loses "
+            "its first row to them, and needs one"
+        )
     by_split = {name: _counts([split]) for name, split in splits.items()}
     missing = {name: [label for label in labels if label not in counts] for name, counts in by_split.items()}
     nowhere = [label for label in labels if all(label in lacking for lacking in missing.values())]
     if nowhere:
-        yield f"no row has {_label(nowhere)} {named(nowhere)}; nothing teaches it, so give rows or take it off `labels`"
+        it = "it" if len(nowhere) == 1 else "them"
+        yield f"no row has {_label(nowhere)} {named(nowhere)}; nothing teaches {it}, so give rows or take {it} off `labels`"
     without: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, lacking in missing.items():
         if left := tuple(label for label in lacking if label not in nowhere):
             without[left].append(name)
     for left, names in without.items():
-        what = "it will hardly ever be predicted" if "training" in names else "nothing tells how well it is predicted"
-        yield f"no {' and no '.join(names)} row has {_label(left)} {named(left)}: {what}; give more rows of it"
+        it, they = ("it", "it is") if len(left) == 1 else ("them", "they are")
+        what = f"nothing tells how well {they} predicted"
+        if "training" in names:
+            what = f"{they.split()[0]} will hardly ever be predicted"
+        yield f"no {' and no '.join(names)} row has {_label(left)} {named(left)}: {what}; give more rows of {it}"
 
 
 def told_gaps(count: int, total: int, first: str) -> str:

@@ -20,6 +20,7 @@ from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent, loading
 from softprompt.rows.sources import digest_rows
+from softprompt.rows.values import short
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Task
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
@@ -55,8 +56,11 @@ def make_grid(choices: Mapping[str, Sequence[Any]], samples: int | None = None, 
     """Every combination of the choices, or so many drawn at random without repetition.
 
     Raises:
-        ConfigError: no choices, a key with none, or no samples.
+        ConfigError: no choices, a key with none or with no list of them, or no samples.
     """
+    for key, values in choices.items():
+        if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+            raise ConfigError(f"the choices of {key!r} are {short(values, 60)}; give a list of values, such as [{values!r}]")
     if not choices or not all(choices.values()):
         raise ConfigError("there is nothing to sweep over; give choices, such as learning_rate=0.03,0.1,0.3")
     if samples is not None and samples < 1:
