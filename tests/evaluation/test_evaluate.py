@@ -241,7 +241,8 @@ def test_baselines_are_scored_as_the_target_words_them(base: FrozenBase, tmp_pat
         (
             (0.8, 0.3, 0.85, 0.9),
             [
-                "worse than the zero-shot text (0.850) and the prompt before training (0.900): accuracy 0.800 on the same rows"
+                "worse than the zero-shot text (0.850) and the prompt before training (0.900): "
+                "accuracy 0.800 on the same rows"
             ],
         ),
         (
