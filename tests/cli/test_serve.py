@@ -323,7 +323,7 @@ def test_the_base_with_the_most_tasks_is_chosen(tmp_path: Path, base_folder: Pat
         chosen, warning = choose_base(library)
         assert chosen == str(other_folder)
         assert warning is not None
-        assert f"{base_folder} (1 tasks): a;" in warning
+        assert f"{base_folder} (1 task): a;" in warning
         add("a", other)  # only the newest version of a task counts
         assert choose_base(library)[1] is None
         library.registry.delete("a@2")

@@ -177,7 +177,7 @@ def test_a_folder_without_its_files_is_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file({"other": torch.zeros(2)}, tmp_path / WEIGHTS)
     assert "holds no matrix 'prompt_embeddings' but other" in refused(tmp_path)
     safetensors.torch.save_file({TENSOR: torch.zeros(0, 32)}, tmp_path / WEIGHTS)
-    assert "holds no matrix 'prompt_embeddings', but prompt_embeddings (0 x 32)" in refused(tmp_path)
+    assert "holds no matrix 'prompt_embeddings' but prompt_embeddings (0 x 32)" in refused(tmp_path)
     for value in (float("nan"), float("inf"), -float("inf")):
         safetensors.torch.save_file({TENSOR: torch.full((6, 32), value)}, tmp_path / WEIGHTS)
         assert "not finite" in refused(tmp_path)

@@ -167,7 +167,7 @@ def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
         ({"softprompt": {"labels": ["good", "fine"]}}, "line 3: the label 'bad' is not among", "training_file"),
         ({"softprompt": {"input": "{txt}"}}, "line 1 has no field 'txt'.*did you mean 'text'", "training_file"),
         ({"softprompt": {"input": "{text"}}, "template '{text' is wrong", "softprompt"),
-        ({"softprompt": {"target": "nothing"}}, "names no columns; write exactly one", "softprompt"),
+        ({"softprompt": {"target": "nothing"}}, "names 0 columns; write exactly one", "softprompt"),
         ({"softprompt": {"num_virtual_tokens": 0}}, "num_virtual_tokens", "softprompt"),
         ({"softprompt": {"prompt_tuning_init_prompt": "gone@1"}}, "no task 'gone'", "softprompt.prompt_tuning_init_prompt"),
         ({"hyperparameters": {"n_epochs": 1}, "softprompt": {"num_train_epochs": 2}}, "say it once", "softprompt"),

@@ -157,7 +157,7 @@ def test_a_missing_field_is_told_with_the_nearest_column() -> None:
     ("fields", "expected"),
     [
         ({"input": "no column"}, "input: the template 'no column' names no column"),
-        ({"target": "no column"}, "target: .* names no columns; write exactly one"),
+        ({"target": "no column"}, "target: .* names 0 columns; write exactly one"),
         ({"target": "{a} {b}"}, "target: .* names 2 columns; write exactly one"),
     ],
 )
@@ -308,7 +308,7 @@ def test_a_template_that_does_not_fit_is_told_with_its_length() -> None:
 def test_a_prompt_longer_than_the_context_is_told() -> None:
     made = form(labels=["yes", "no"])
     for length in (95, 96, 500):
-        with pytest.raises(ContextError, match=rf"task 't': {length} virtual tokens and 1 output tokens .* \(96 tokens\)"):
+        with pytest.raises(ContextError, match=rf"task 't': {length} virtual tokens and 1 output token .* \(96 tokens\)"):
             made.encode_inputs(BASE, [{"text": "blue"}], length)
     assert len(made.encode_inputs(BASE, [{"text": "blue red"}], 94).ids[0]) == 1
 

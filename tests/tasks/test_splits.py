@@ -172,7 +172,7 @@ def test_an_input_of_several_columns_is_blank_where_all_are(tmp_path: Path) -> N
         ([{"text": "x", "label": "a"}] * 40, r"of 40 rows \(1 of them different: equal inputs stay in one split\)"),
         ([{"text": "x", "label": "a"}] + [{"text": " ", "label": "a"}] * 39, r"of 40 rows \(39 of them blank\)"),
         ([{"text": "", "label": "a"}] * 4, r"of 4 rows \(4 of them blank\)"),
-        ([{"text": "x", "label": "a"}], r"of 1 rows; give more"),
+        ([{"text": "x", "label": "a"}], r"of 1 row; give more"),
     ],
 )
 def test_why_no_rows_are_left_is_told(tmp_path: Path, rows: list[Row], why: str) -> None:

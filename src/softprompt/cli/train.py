@@ -80,10 +80,12 @@ def train(
     if not tuned:  # the first process of several speaks for all
         return
     rows = [one.row() for one in tuned]
-    emit_tuned(rows, as_json, f"{_counted([row['trainable'] for row in rows])} on {tuned[0].frozen:,} frozen ones", COLUMNS)
+    emit_tuned(
+        rows, as_json, f"{counted_prompts([row['trainable'] for row in rows])} on {tuned[0].frozen:,} frozen ones", COLUMNS
+    )
 
 
-def _counted(sizes: Sequence[int]) -> str:
+def counted_prompts(sizes: Sequence[int]) -> str:
     """How many prompts, and of how many numbers."""
     if len(sizes) == 1:
         return f"1 prompt of {sizes[0]:,} numbers"
