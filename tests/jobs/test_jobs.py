@@ -239,6 +239,7 @@ def test_rows_that_are_taken_can_be_split(own_validation: bool) -> None:
         files = {"train": upload.placed("t"), "own": read_upload(lines(ROWS), "v").placed("v")}
         task = bank.JobTask({**plan.config, "data": data}, files)
         assert min(len(task.train), len(task.validation), len(task.test)) > 0
+        assert task.train.where(0).startswith("t, line ")
     assert len(refused) == (100 if own_validation else 200)
     assert all("too few to split" in message for message in refused)
 

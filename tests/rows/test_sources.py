@@ -48,6 +48,7 @@ def test_classes_of_a_hub_data_set_get_their_names(tmp_path: Path) -> None:
     table.to_parquet(tmp_path / "test.parquet")
     rows = read_hub_split(str(tmp_path), None, "test")  # the library takes a folder for an id
     assert [row["label"] for row in rows] == ["yes", "no", None, None], "-1 stands for a label that is not told"
+    assert rows.where(2) == "row 3 of the test split"
     with pytest.raises(DataError, match=r"split 'other' of '.*' cannot be read: Unknown split"):
         read_hub_split(str(tmp_path), None, "other")
     with pytest.raises(DataError, match=r"split 'test' of 'owner/set' cannot be read: Couldn't reach"):

@@ -458,10 +458,10 @@ def test_answers_that_the_base_cannot_write_are_told(tmp_path: Path, base: Froze
             continue
         answer = expected[0]["answer"]
         count = f"{len(expected)} of {len(task.validation)}"
-        shown = answer.replace("\u2603", "snow")
+        shown, line = answer.replace("\u2603", "snow"), rows.index(expected[0]) + 1
         assert told == [
-            f"a: random/losing cannot write {count} validation answers, which no prediction can equal: {answer!r} would "
-            f"come as {shown!r}; word them otherwise"
+            f"a: random/losing cannot write {count} validation answers, which no prediction can equal: {answer!r} "
+            f"(rows.jsonl, line {line}) would come as {shown!r}; word them otherwise"
         ]
 
 
