@@ -129,6 +129,9 @@ def test_answers_are_written_beside_the_rows(run: Run, tmp_path: Path) -> None:
     assert [row["output"] or None for row in rows] == [row["output"] for row in expected]
     assert float(rows[0]["score"]) == max(expected[0]["scores"].values())
     assert "is there already" in run("predict", "kind", "--data", file, "--output", out).refused()
+    own = file.read_bytes()
+    assert "is the file that --data names" in run("predict", "kind", "--data", file, "--output", file, "--force").refused()
+    assert file.read_bytes() == own
     again = run("predict", "kind", "--data", file, "--output", out, "--force", "--json")
     assert again.rows == expected, "for machines the rows are on stdout too"
     assert run("predict", "tell", "red", "--output", tmp_path / "told.jsonl").code == 0

@@ -214,9 +214,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_before_it_is_queued(
     if taken:
         assert jobs.create(request, {"m": "nowhere"}).status == "queued"
     else:
-        with pytest.raises(
-            FieldError, match=r"room for an input in the context of the base \(64 tokens\)"
-        ) as error:
+        with pytest.raises(FieldError, match=r"room for an input in the context of the base \(64 tokens\)") as error:
             jobs.create(request, {"m": "nowhere"})
         assert error.value.field == "softprompt.num_virtual_tokens"
         assert Jobs(library).page().rows == []

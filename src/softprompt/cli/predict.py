@@ -60,7 +60,7 @@ def predict(
     form, ref, progress = Form.of_card(version.card), f"{version.task}@{version.number}", Bars()
     if (note := check_base(version, base)) is not None:
         warn(note)
-    rows = _rows(form, texts or [], data, literal=literal)
+    rows = _rows(form, texts or [], data, output, literal=literal)
     identity = {"version": version.digest, "number": version.number, "data": digest_rows(rows), "base": repr(base)}
     with AnswerFile(output, rows, identity, force=force) if output is not None else nullcontext() as file:
         with progress.loading("torch"):
@@ -106,7 +106,7 @@ def predict(
         emit(answers, False, ref, ("text", *scored))
 
 
-def _rows(form: Form, texts: Sequence[str], data: Path | None, *, literal: bool) -> PlacedRows:
+def _rows(form: Form, texts: Sequence[str], data: Path | None, output: Path | None, *, literal: bool) -> PlacedRows:
     """The rows that are to be answered, from a file, the command line or stdin."""
     from softprompt.rows.places import Place, numbered
     from softprompt.rows.sources import find_file
@@ -116,7 +116,10 @@ def _rows(form: Form, texts: Sequence[str], data: Path | None, *, literal: bool)
     if data is not None:
         if texts:
             raise ConfigError(f"{texts[0][:60]!r} is a text, and --data names rows; give one of them")
-        table = read_table(find_file(str(data), Path.cwd()), column=columns[0])
+        file = find_file(str(data), Path.cwd())
+        if output is not None and output.exists() and output.samefile(file):
+            raise ConfigError(f"--output {str(output)!r} is the file that --data names; name another, so that it is kept")
+        table = read_table(file, column=columns[0])
         rows = table.placed(str(data))
         for index, row in enumerate(rows):
             if not (form.is_blank(row) and set(columns) <= set(table.columns)):

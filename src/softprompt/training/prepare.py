@@ -80,6 +80,8 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
             f"begin `input` with {begins} to have it",
             False,
         )
+    if task.form.target_field in task.form.input.fields:
+        yield f"{task.name}: the input holds {task.form.target_field!r}, which is the answer; take it out of `input`", True
     for remark in task.remarks:
         yield f"{task.name}: {remark}", True
     splits = (run.train, run.validation)
