@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -325,7 +324,7 @@ def _counts(texts: Sequence[str], labels: Sequence[str], *, fold: bool) -> dict[
 def _bound(answers: Sequence[str]) -> int:
     """A bound on the tokens of answers: a power of two that leaves room for two letters a token."""
     longest = max(len(answer) for answer in answers)
-    return min(MOST_TOKENS, max(32, 1 << math.ceil(math.log2(longest / 2 + 1))))
+    return min(MOST_TOKENS, max(32, 1 << ((longest + 1) // 2).bit_length()))
 
 
 def _text(value: object) -> str:
