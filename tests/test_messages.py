@@ -134,6 +134,14 @@ def foreign_database(place: Place) -> None:
     place.command("list", "--registry", "sqlite:///shop.db")
 
 
+def read_only_home(place: Place) -> None:
+    library = place.library(0.5)
+    file = library.registry.database.file
+    assert file is not None
+    file.__dict__["read_only"] = True
+    library.promote("trec6@1")
+
+
 def altered_blob(place: Place) -> None:
     library = place.library(0.5)
     (blob,) = (path for path in (library.home / "blobs").rglob("*") if path.is_file())
@@ -179,6 +187,7 @@ CASES: dict[str, Case] = {  # what causes it; what was wrong, the value, what to
         "(customers)",
         "give the registry a database of its own",
     ),
+    "ReadOnly": (read_only_home, "can only be read here", "registry.db", "mend their permissions"),
     "StoreError": (altered_blob, "is altered", "trec6@1: blob", "put back its bytes"),
     "Denied": (narrow_key, "lacks the scope", "'train'", "use one that has it"),
 }

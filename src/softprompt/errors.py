@@ -19,6 +19,7 @@
     │   ├── NameRefused        a name, tag, alias or URL is not allowed
     │   ├── PromotionRefused   a gate says no
     │   ├── RegistryError      the database is unreachable, full, locked or of another schema
+    │   │   └── ReadOnly       the library may only be read here
     │   └── StoreError         the blob store is unreachable, full or damaged
     └── Denied                 a key is missing, revoked or lacks the scope
 

@@ -106,7 +106,7 @@ def test_what_is_wrong_with_rows_is_told_before_training(run: Run, folder: Path,
         assert part in done.err
     (folder / "mine.yaml").write_text(json.dumps(fields | {"labels": ["a", "b"]}))
     refused = run("train", folder / "mine.yaml").refused()
-    assert "rows.jsonl, row 41: the label 'A' is not among `labels` (a, b); `fold_labels: true` takes it for 'a'" in refused
+    assert "rows.jsonl, line 41: the label 'A' is not among `labels` (a, b); `fold_labels: true` takes it for 'a'" in refused
 
 
 def test_answers_that_cannot_be_predicted_are_told_before_training(run: Run, folder: Path, base_folder: Path) -> None:
@@ -116,6 +116,9 @@ def test_answers_that_cannot_be_predicted_are_told_before_training(run: Run, fol
     (folder / "mine.yaml").write_text(json.dumps(fields | {"max_new_tokens": 6}))
     done = run("train", folder / "mine.yaml", "--json")
     (row,) = done.rows
-    assert "answers are cut to max_new_tokens (6), so that no prediction can equal them; the longest takes " in done.err
+    assert (
+        "answers are cut to max_new_tokens (6), so that no prediction can equal them, the first of them rows.jsonl, line "
+        in done.err
+    )
     assert "cut to fit the context" not in done.err
     assert (row["truncated"], row["answers_cut"]) == (0, 20)

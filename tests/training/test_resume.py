@@ -48,6 +48,7 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
+@pytest.mark.filterwarnings("ignore:never. the input holds 'text', which is the answer")
 @pytest.mark.parametrize("recipe", [{}, {"optim": "adafactor"}, {"encoder_reparameterization_type": "RESIDUAL"}])
 def test_a_resumed_bank_publishes_the_digests_of_an_uninterrupted_one(
     base: FrozenBase, tmp_path: Path, recipe: dict[str, Any]

@@ -79,8 +79,12 @@ class StrictRoute(APIRoute):
         async def strict(request: Request) -> Response:
             for name in request.query_params if known else ():
                 if name not in known:
-                    message = f"unknown query parameter {name!r}{nearest(name, known)}"
-                    raise ApiError(400, message, code="unknown_parameter", param=name)
+                    raise ApiError(
+                        400,
+                        f"unknown query parameter {name!r}{nearest(name, known)}",
+                        code="unknown_parameter",
+                        param=name,
+                    )
             return await handle(_StrictRequest(request.scope, request.receive))
 
         return strict

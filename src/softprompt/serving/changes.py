@@ -73,18 +73,19 @@ class Changes:
 
     def settle(self) -> bool:
         """Wait for the registry's word, unless the last one holds or there is no use in it. Whether it came."""
-        if self._clock() - self._asked_at < self._fresh_s:
+        now = self._clock()
+        if now - self._asked_at < self._fresh_s:
             return True
-        if self.away:
-            return False
-        asking = self._ask_soon()
-        if asking is None:
-            return False
-        try:
-            asking.result(self.patience_s / 2)
-        except TimeoutError:
-            self._fail("the registry does not answer", RegistryError(f"nothing came within {self.patience_s / 2:g} s"))
-        return self._failed_at == -math.inf
+        for _ in range(2):  # a question that was on its way already may be as old as the last word
+            if self.away or (asking := self._ask_soon()) is None:
+                return False
+            try:
+                asking.result(self.patience_s / 2)
+            except TimeoutError:
+                self._fail("the registry does not answer", RegistryError(f"nothing came within {self.patience_s / 2:g} s"))
+            if self._asked_at >= now - self._fresh_s / 2:
+                return True
+        return False
 
     def ask(self, question: Callable[[], T]) -> T:
         """The answer to another question to the registry, asked in the same thread.

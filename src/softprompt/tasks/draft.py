@@ -35,7 +35,6 @@ DIFFERENT, WORDS, LETTERS = 0.3, 3, 12
 """A column is free text where its values have at least so many words or letters in the mean and a share of them differs."""
 
 MOST_TOKENS = 128
-
 _UNIQUE, _NUMBERS, _DATES = "is nearly another in each row, as ids are", "holds numbers", "holds dates or addresses"
 
 
@@ -251,7 +250,8 @@ class _Table:
         if taken:
             return {column.name: "by its name" if column in named else "free text" for column in taken}
         if not columns:
-            raise DataError(f"{self.file}: no column can be the input beside {answer!r} ({self.told([answer])})")
+            told = f"no column can be the input beside {answer!r} ({self.told([answer])})"
+            raise DataError(f"{self.file}: {told}; name one with --text")
         most = max(columns, key=lambda column: (column.kind != _UNIQUE, len(set(column.texts)), sum(map(len, column.texts))))
         return {most.name: "the most different values"}
 
