@@ -129,6 +129,12 @@ def adapter(folder: Path, base: Path, rows: int = 4, **config: Any) -> Path:
     return folder
 
 
+def test_a_prompt_without_labels_is_judged_as_what_generates(library: Library, tmp_path: Path, base_folder: Path) -> None:
+    folder = adapter(tmp_path / "a", base_folder)
+    assert import_prompt(library, folder, task="tell").card.metric == "exact_match"
+    assert import_prompt(library, folder, task="kind", labels=["yes", "no"]).card.metric == "accuracy"
+
+
 def test_a_prompt_that_leaves_no_room_for_an_input_is_refused(library: Library, tmp_path: Path, base_folder: Path) -> None:
     before = state_of(library.home)
     for rows, more in ((95, {}), (63, {"input": "Is this a long or a short template, and is it {text}?", "labels": None})):

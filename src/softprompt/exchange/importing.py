@@ -11,7 +11,7 @@ from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError, SoftPromptError
 from softprompt.names import check_new_task
 from softprompt.prompts.file import read_file, write_file
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.config import OF_LABELS, parse_config
 from softprompt.tasks.form import Form
 from softprompt.text import plural
 
@@ -175,7 +175,10 @@ class _Importer:
         config = read_peft_config(folder)
         base = self._load(_base_of_adapter(config, folder, self._base))
         prompt = load_peft(folder, task=task, base=base, warn=self._warn)
-        prompt = SoftPrompt(prompt.vectors_PD, prompt.card.changed(changes))
+        card = prompt.card.changed(changes)
+        if card.labels is None and card.metric in OF_LABELS:
+            card = card.changed({"metric": "exact_match"})  # it generates, and no metric of labels can judge that
+        prompt = SoftPrompt(prompt.vectors_PD, card)
         check_fits(prompt, base)
         return prompt.to_bytes(), base.address
 
