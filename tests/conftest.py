@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -69,7 +71,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Runs the command in this process, on that home."""
     from softprompt.cli import main
 
@@ -86,4 +88,9 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         output = capsys.readouterr()
         return Done(code, output.out, output.err)
 
-    return call
+    loggers = [logging.getLogger(name) for name in ("softprompt", "uvicorn")]
+    kept = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    yield call
+    for logger, handlers, propagate, level in kept:  # a server writes its log to the stderr of then
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)

@@ -124,5 +124,5 @@ class Changes:
                 self._asking = None
 
     def _fail(self, what: str, error: Exception) -> None:
+        self._failed(what, error)  # counted before anybody hears that it is away
         self._failed_at = self._clock()
-        self._failed(what, error)

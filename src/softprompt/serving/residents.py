@@ -269,9 +269,9 @@ class Residents:
         return entry.resident
 
     def _report(self, what: str, error: Exception) -> None:
-        _LOG.warning("%s: %s: %s", what, type(error).__name__, error)
         with self._lock:
             self._failures += 1
+        _LOG.warning("%s: %s: %s", what, type(error).__name__, error)
 
     def _put(self, key: Key, entry: _Entry) -> None:
         """Enter a prompt as the one used last, and evict those used longest ago. The lock is held."""
