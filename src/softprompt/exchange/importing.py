@@ -176,8 +176,8 @@ class _Importer:
         base = self._load(_base_of_adapter(config, folder, self._base))
         prompt = load_peft(folder, task=task, base=base, warn=self._warn)
         card = prompt.card.changed(changes)
-        if card.labels is None and card.metric in OF_LABELS:
-            card = card.changed({"metric": "exact_match"})  # it generates, and no metric of labels can judge that
+        if "imported" in card.recipe and card.labels is None and card.metric in OF_LABELS:
+            card = card.changed({"metric": "exact_match"})  # one of elsewhere has no metric; this one generates
         prompt = SoftPrompt(prompt.vectors_PD, card)
         check_fits(prompt, base)
         return prompt.to_bytes(), base.address
