@@ -13,13 +13,13 @@ from softprompt.cli.output import emit, stderr
 
 app = typer.Typer(help="Frozen base models.", no_args_is_help=True)
 
+Source = Annotated[str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id, an id@revision or a folder.")]
+
 
 @app.command()
 @adapter_options
 def show(
-    source: Annotated[
-        str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id, an id@revision or a folder.")
-    ] = DEFAULT_BASE,
+    source: Source = DEFAULT_BASE,
     *,
     base: BaseOptions,
     as_json: Json = False,
@@ -36,9 +36,7 @@ def show(
 @app.command()
 @adapter_options
 def verify(
-    source: Annotated[
-        str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id, an id@revision or a folder.")
-    ] = DEFAULT_BASE,
+    source: Source = DEFAULT_BASE,
     *,
     base: BaseOptions,
     as_json: Json = False,
