@@ -26,6 +26,7 @@ def runs_of(base: FrozenBase, tasks: Sequence[Task]) -> list[Run]:
 
 def train_bank(architecture: Architecture, runs: Sequence[Run]) -> None:
     """Train all runs to their ends, and nothing else: the slow, obvious twin of what a session does about it."""
+    runs = [one for run in runs for one in (run, *run.folds)]
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], architecture.base.device)
     stepper = Stepper(architecture)
     while stepper.step(bank, runs):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from softprompt.serving.offline import Prediction, Service, predict
     from softprompt.tasks.config import TaskConfig
     from softprompt.tasks.task import Task
-    from softprompt.training.run import Tuned
+    from softprompt.training.member import Tuned
     from softprompt.training.sweep import Swept, sweep
     from softprompt.training.train import train
 

@@ -17,7 +17,7 @@ from softprompt.rows.places import numbered as numbered_rows
 from softprompt.rows.sources import Row
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form
-from softprompt.tasks.splits import Source, cut, position
+from softprompt.tasks.splits import FEW, Source, cut, deal, position
 from softprompt.tasks.task import Task
 
 SPANS = [(0.0, 0.1), (0.1, 0.3)]
@@ -33,7 +33,7 @@ def task_of(folder: Path, rows: list[Row] | dict[str, list[Row]], **fields: Any)
     files = rows if isinstance(rows, dict) else {"train": rows}
     for name, own in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
-    data = {name: f"{name}.jsonl" for name in files}
+    data = {"validation": 0.1} | {name: f"{name}.jsonl" for name in files}
     return Task(folder=folder, **{"task": "t", "data": data, "labels": ["a", "b"], **fields})
 
 
@@ -230,3 +230,38 @@ def test_gaps_in_inputs_are_counted_and_told(tmp_path: Path) -> None:
     assert not [
         remark for remark in task_of(tmp_path, rows, labels=["a", "b"], input="{one}").remarks if "empty text" in remark
     ]
+
+
+# Few rows are held out in turn
+
+
+@given(st.lists(st.tuples(TEXTS, st.sampled_from("ab")), min_size=1, max_size=30), st.integers(2, 5))
+def test_folds_share_all_rows_out_and_no_input(pairs: list[tuple[str, str]], folds: int) -> None:
+    source = read([{"text": text, "label": label} for text, label in pairs], labels=["a", "b"])
+    dealt = deal(source, folds, by_label=True)
+    assert sorted(place for places in dealt for place in places) == list(range(len(source.rows)))
+    inputs = [{source.inputs[place] for place in places} for places in dealt]
+    assert all(not one & other for at, one in enumerate(inputs) for other in inputs[at + 1 :])
+    assert len(dealt) == min(folds, source.different)
+    assert max(map(len, inputs)) - min(map(len, inputs)) <= 1
+
+
+def test_each_fold_has_its_share_of_each_label() -> None:
+    source = read([{"text": f"row {n}", "label": "aaab"[n % 4]} for n in range(40)], labels=["a", "b"])
+    for places in deal(source, 4, by_label=True):
+        assert sorted(source.answers[place] for place in places).count("b") in (2, 3)
+
+
+def test_few_rows_are_validated_in_turn_unless_the_file_says_how(tmp_path: Path) -> None:
+    few = task_of(
+        tmp_path, {"train": numbered(40), "test": numbered(8)}, data={"train": "train.jsonl", "test": "test.jsonl"}
+    )
+    assert sorted(place for places in few.folds for place in places) == list(range(40))
+    assert few.validation == few.train
+    assert len(few.train) == 40
+    assert not few.remarks or all("validation" not in remark for remark in few.remarks)
+    said = task_of(tmp_path, {"train": numbered(40)})
+    assert not said.folds
+    assert not {row["text"] for row in said.validation} & {row["text"] for row in said.train}
+    for count in (FEW, FEW + 1):
+        assert bool(task_of(tmp_path, numbered(count), data="train.jsonl").folds) == (count <= FEW)

@@ -63,7 +63,7 @@ def a_task(folder: Path, name: str = "t", rows: list[Row] = ROWS, **fields: Any)
     file = folder / f"{name}.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     known: dict[str, Any] = {
-        "task": name, "data": file.name, "labels": ["yes", "no"], "num_virtual_tokens": 6,
+        "task": name, "data": {"train": file.name, "validation": 0.1}, "labels": ["yes", "no"], "num_virtual_tokens": 6,
         "per_device_train_batch_size": 8, "max_steps": 6, "learning_rate": 0.1,
     }  # fmt: skip
     return Task(folder=folder, **{**known, **fields})
@@ -73,6 +73,37 @@ def contents(library: Library) -> tuple[list[Any], set[str]]:
     """Everything that a library holds: versions, and the names of its blobs."""
     versions = [v for entry in library.registry.tasks(Filters(every=True)) for v in library.registry.versions(entry.task)]
     return versions, {file.name for file in (library.home / "blobs").rglob("*") if file.is_file()}
+
+
+# Few rows judge by folds
+
+
+@pytest.mark.filterwarnings("ignore:t. 48 of 48 validation inputs")
+def test_a_prompt_of_few_rows_is_judged_by_others_that_have_not_seen_them(base: FrozenBase, tmp_path: Path) -> None:
+    """The slow twin: each fold trained alone by a file of its own, and judged on the rows that it was not given."""
+    files: dict[str, list[Row]] = {}
+    a_task(tmp_path, "test", rows=[{"text": "grey 1", "label": "no"}, {"text": "grey 2", "label": "yes"}])
+    task = a_task(tmp_path, data={"train": "t.jsonl", "test": "test.jsonl"})
+    for number, places in enumerate(task.folds):
+        files[f"rest{number}"] = [row for place, row in enumerate(task.rows_of("t.jsonl")) if place not in places]
+        files[f"held{number}"] = [task.rows_of("t.jsonl")[place] for place in places]
+    for name, rows in files.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tuned,) = train(task, base=base, publish=False)
+    right = 0.0
+    for number, places in enumerate(task.folds):
+        data = {"train": f"rest{number}.jsonl", "validation": f"held{number}.jsonl", "test": "test.jsonl"}
+        (alone,) = train(task.variant(data=data), base=base, publish=False)
+        right += alone.history[-1]["value"] * len(places)
+    assert tuned.history[-1]["step"] == 6
+    assert tuned.history[-1]["value"] == pytest.approx(right / len(ROWS))
+    assert tuned.rows == (len(ROWS), len(ROWS), 2)
+    # What is kept is trained on all rows, as it would be without folds.
+    (whole,) = train(
+        task.variant(data={"train": "t.jsonl", "validation": "t.jsonl", "test": "test.jsonl"}), base=base, publish=False
+    )
+    assert len(tuned.history) == len(whole.history) == 1
+    assert torch.allclose(tuned.prompt.vectors_PD, whole.prompt.vectors_PD, atol=1e-5)
 
 
 # Only the prompt changes
@@ -199,18 +230,18 @@ class Scripted:
         self.values = values
         self.losses = losses or {name: [1 - value for value in scores] for name, scores in values.items()}
         self.seen: dict[str, list[torch.Tensor]] = {name: [] for name in values}
-        monkeypatch.setattr(loop, "judge", self)
+        monkeypatch.setattr(loop, "answer", self._answer)
+        monkeypatch.setattr(loop, "report_of", self._report_of)
 
-    def __call__(self, engine: Any, trials: Sequence[Any]) -> Generator[int, None, list[Report]]:
+    def _answer(self, engine: Any, trials: Sequence[Any]) -> Generator[int, None, list[list[Any]]]:
         yield sum(len(trial.examples) for trial in trials)
-        reports = []
-        for trial in trials:
-            name = trial.form.task
-            at = len(self.seen[name])
-            self.seen[name].append(trial.vectors_PD.clone())
-            reports.append(Report("accuracy", self.values[name][at], len(trial.examples), self.losses[name][at], []))
-            yield len(trial.examples)
-        return reports
+        return [[] for _ in trials]
+
+    def _report_of(self, trial: Any, given: Sequence[Any]) -> Report:
+        name = trial.form.task
+        at = len(self.seen[name])
+        self.seen[name].append(trial.vectors_PD.clone())
+        return Report("accuracy", self.values[name][at], len(trial.examples), self.losses[name][at], [])
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,9 @@ from softprompt.tasks.schedule import steps_per_epoch
 from softprompt.tasks.task import Task
 from softprompt.training.checkpoint import EVERY_SECONDS
 from softprompt.training.events import Event, Failed, Judged, Noted, Resumed, Stepped, Stopped
+from softprompt.training.member import Member
 from softprompt.training.publish import found
-from softprompt.training.run import Member, Run
+from softprompt.training.run import Run
 from softprompt.training.session import Session
 
 if TYPE_CHECKING:

@@ -51,8 +51,9 @@ class DataConfig(_Strict):
 
     train: str
     """A file, of a kind that `rows/tables.py` reads, or the name of a split of `dataset`."""
-    validation: str | float = 0.1
-    """A file or split, or the share of the training rows to hold out."""
+    validation: str | float | None = None
+    """A file or split, or the share of the training rows to hold out; by default a tenth of them. Where they are few, each
+    is held out in turn instead (:data:`softprompt.tasks.splits.FEW`)."""
     test: str | float | None = None
     """A file or split, or a share of the training rows; by default a tenth of them."""
     dataset: str | None = None

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FEW, FOLDS = 64, 4
+"""With so many different inputs or fewer a tenth of them could choose no prompt; it is chosen by folds, this many."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -136,6 +139,30 @@ def cut(source: Source, spans: Sequence[tuple[float, float]], *, by_label: bool)
     return [source.part(inputs.rows_in(part)) for part in range(len(spans) + 1)]
 
 
+def deal(source: Source, folds: int, *, by_label: bool) -> list[list[int]]:
+    """Deal rows into folds of equal size but for one, as far as the rows of one input, which go together, allow.
+
+    Args:
+        by_label: whether answers are labels, of which each fold gets its share.
+
+    Returns:
+        The places of each fold's rows, in their order; no fold is empty while there are inputs enough.
+    """
+    first: dict[str, int] = {}
+    for place, text in enumerate(source.inputs):
+        first.setdefault(text, place)
+
+    def key(text: str) -> tuple[str, float, str]:
+        place = first[text]
+        return (source.answers[place] if by_label else "", source.positions[place], text)
+
+    fold_of = {text: number % folds for number, text in enumerate(sorted(first, key=key))}
+    dealt: list[list[int]] = [[] for _ in range(folds)]
+    for place, text in enumerate(source.inputs):
+        dealt[fold_of[text]].append(place)
+    return [places for places in dealt if places]
+
+
 class _Inputs:
     """Inputs, each in the part that all of its rows go to."""
 
@@ -184,7 +211,7 @@ def remarks_on_rows(form: Form, sources: Sequence[Source], splits: Mapping[str, 
 
     Args:
         sources: the rows of each file.
-        splits: those of training, validation and test.
+        splits: those of training, validation and test; no validation where the training rows are held out in turn.
     """
     for source in sources:
         yield from _on_source(form, source)

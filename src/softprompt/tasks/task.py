@@ -19,7 +19,7 @@ from softprompt.rows.sources import Row, digest_rows, find_file, read_hub_split,
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.labels import compose, named
-from softprompt.tasks.splits import Source, cut, remarks_on_rows
+from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, remarks_on_rows
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -53,13 +53,16 @@ class Examples:
 
     def part(self, start: int, end: int) -> Examples:
         """The rows from `start` to `end`, in lists of their own."""
-        rows = slice(start, end)
+        return self.pick(range(len(self))[start:end])
+
+    def pick(self, places: Sequence[int]) -> Examples:
+        """The rows at these places, in lists of their own."""
         return replace(
             self,
-            inputs=self.inputs[rows],
-            targets=self.targets[rows],
-            choices=self.choices[rows],
-            answers=self.answers[rows],
+            inputs=[self.inputs[place] for place in places],
+            targets=[self.targets[place] for place in places],
+            choices=[self.choices[place] for place in places if self.choices],
+            answers=[self.answers[place] for place in places],
         )
 
 
@@ -70,6 +73,7 @@ class _Splits:
     rows: dict[str, PlacedRows]
     remarks: tuple[str, ...]
     faults: dict[str, dict[str, int]]
+    folds: list[list[int]]
 
 
 class Task:
@@ -156,24 +160,30 @@ class Task:
         data = self.config.data
         if data is None:
             raise ConfigError(f"task {self.name!r} has no `data`; name a file: `data: {{train: rows.csv}}`")
-        shares = {"validation": data.validation, "test": 0.1 if data.test is None else data.test}
-        cuts = {split: share for split, share in shares.items() if not isinstance(share, str)}
+        shares = {"validation": data.validation, "test": data.test}
+        cuts = {split: 0.1 if share is None else share for split, share in shares.items() if not isinstance(share, str)}
         if sum(cuts.values()) >= 1:
             told = " and ".join(f"{share:g} for {split}" for split, share in cuts.items())
             raise ConfigError(f"task {self.name!r}: shares of {told} leave no rows to train on; make them smaller")
-        ends = list(itertools.accumulate(cuts.values()))
         read = self._read(data.train)
-        train, *parts = cut(read, list(zip([0.0, *ends], ends, strict=False)), by_label=self.form.labels is not None)
-        found = {"training": train} | dict(zip(cuts, parts, strict=True))
-        found |= {split: self._read(name) for split, name in shares.items() if isinstance(name, str)}
+        few = data.validation is None and read.different <= FEW
+        if few:
+            del cuts["validation"]
+        by_label, ends = self.form.labels is not None, list(itertools.accumulate(cuts.values()))
+        train, *parts = cut(read, list(zip([0.0, *ends], ends, strict=False)), by_label=by_label)
+        own = {split: self._read(name) for split, name in shares.items() if isinstance(name, str)}
+        found = {"training": train, **dict(zip(cuts, parts, strict=True)), **own}
+        folds = deal(train, FOLDS, by_label=by_label) if few else []
+        if few:
+            found["validation"] = train if len(folds) > 1 else train.part([])
         splits = {split: found[split] for split in ("training", "validation", "test")}
         for split, source in splits.items():
             if not source.rows:
-                raise DataError(f"task {self.name!r}: {_why_none(split, read if split in (*cuts, 'training') else source)}")
-        sources = {"training": read} | {split: source for split, source in found.items() if split not in ("training", *cuts)}
-        remarks = [*remarks_on_rows(self.form, list(sources.values()), splits), *self._recomposed()]
-        faults = {split: sources.get(split, read).faults() for split in ("train", "validation", "test")}
-        return _Splits({split: source.rows for split, source in splits.items()}, tuple(remarks), faults)
+                raise DataError(f"task {self.name!r}: {_why_none(split, source if split in own else read)}")
+        apart = {split: source for split, source in splits.items() if split != "validation" or not few}
+        remarks = [*remarks_on_rows(self.form, [read, *own.values()], apart), *self._recomposed()]
+        faults = {split: own.get(split, read).faults() for split in ("train", "validation", "test")}
+        return _Splits({split: source.rows for split, source in splits.items()}, tuple(remarks), faults, folds)
 
     def _recomposed(self) -> Iterator[str]:
         if changed := [label for label in map(compose, self.config.labels or ()) if label not in (self.config.labels or ())]:
@@ -219,8 +229,13 @@ class Task:
 
     @property
     def validation(self) -> PlacedRows:
-        """Rows that choose the best prompt."""
+        """Rows that choose the best prompt; those of training where they are few, each held out in turn."""
         return self._splits.rows["validation"]
+
+    @property
+    def folds(self) -> list[list[int]]:
+        """Places of the training rows that are held out together; none where validation has rows of its own."""
+        return self._splits.folds
 
     @property
     def test(self) -> PlacedRows:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from softprompt.evaluation.trials import Report
 from softprompt.progress import Progress
-from softprompt.training.run import Member, Run, Tuned
+from softprompt.training.member import Member, Tuned
+from softprompt.training.run import Run
 
 
 @dataclass(frozen=True)

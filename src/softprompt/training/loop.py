@@ -19,7 +19,7 @@ from torch import Tensor
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, TrainingError
-from softprompt.evaluation.trials import Report, Trial, judge, result_of
+from softprompt.evaluation.trials import Trial, answer, report_of, result_of
 from softprompt.model.architecture import Architecture, within_one_owner
 from softprompt.model.memory import TokenBudget
 from softprompt.model.splice import Stack, stack_padded
@@ -144,27 +144,40 @@ class Stepper:
         good = [row for row, fine in enumerate(finite) if fine]
         for row in set(range(len(active))) - set(good):
             run = runs[active[row]]
-            run.failure = f"the loss is no number at step {run.step + 1} with learning rate {run.rate:.3g}"
+            run.fail(f"the loss is no number at step {run.step + 1} with learning rate {run.rate:.3g}")
         bank.step([active[row] for row in good], gradient_KPD[good], [runs[active[row]].rate for row in good])
         for row in good:
             runs[active[row]].took_step(float(losses_K[row]))
 
     def _validate(self, bank: Bank, runs: Sequence[Run], due: Sequence[int]) -> None:
+        """Judge runs that are due on their validation rows; one with folds by its folds, each on the rows that it has not
+        seen."""
         if not due:
             return
-        alone = self._base.batch_invariant
-        prompts = [bank.alone(i).prompt(0) if alone else bank.prompt(i) for i in due]
-        trials = [
-            Trial(runs[i].task.form, prompt_PD.to(self._base.dtype), runs[i].validation)
-            for i, prompt_PD in zip(due, prompts, strict=True)
-        ]
-        reports = self._group.from_first(lambda: result_of(judge(self._engine, trials)))
-        for place, prompt_PD, trial, report in zip(due, prompts, trials, reports, strict=True):
-            run = runs[place]
-            if _overflows(trial, report):
-                run.failure = f"it gives no numbers after step {run.step} with learning rate {run.rate_before:.3g}"
+        judges = {place: [runs.index(fold) for fold in runs[place].folds] or [place] for place in due}
+        places = [place for own in judges.values() for place in own]
+        trials = {place: self._trial(bank, runs, place) for place in {*due, *places}}
+        answered = self._group.from_first(lambda: result_of(answer(self._engine, [trials[place] for place in places])))
+        answers = dict(zip(places, answered, strict=True))
+        for place, own in judges.items():
+            run, trial = runs[place], trials[place]
+            given = [one for judge in own for one in answers[judge]]
+            if run.folds:
+                held = [row for judge in own for row in runs[judge].held]
+                given = [given[at] for at in sorted(range(len(held)), key=held.__getitem__)]
+            report = report_of(trial, given)
+            finite = all(trials[one].vectors_PD.isfinite().all() for one in (place, *own))
+            if not finite or math.isnan(report.loss):  # beyond the numbers that the base's dtype can hold
+                run.fail(f"it gives no numbers after step {run.step} with learning rate {run.rate_before:.3g}")
             else:
-                run.took_validation(report, prompt_PD)
+                run.took_validation(report, self._prompt(bank, place))
+
+    def _trial(self, bank: Bank, runs: Sequence[Run], place: int) -> Trial:
+        run = runs[place]
+        return Trial(run.task.form, self._prompt(bank, place).to(self._base.dtype), run.validation)
+
+    def _prompt(self, bank: Bank, place: int) -> Tensor:
+        return bank.alone(place).prompt(0) if self._base.batch_invariant else bank.prompt(place)
 
     def _within_memory(self, stack: Stack, examples: Sequence[Example], recompute: bool) -> tuple[Tensor, Tensor]:
         def run() -> tuple[Tensor, Tensor]:
@@ -175,8 +188,3 @@ class Stepper:
             longest = max(example.length for example in examples)
             self._budget.halve(self._budget.tokens, longest, single=self._budget.tokens <= longest)
         return made
-
-
-def _overflows(trial: Trial, report: Report) -> bool:
-    """Whether a prompt has left the numbers that the base's dtype can hold, by its vectors or by what they lead to."""
-    return not trial.vectors_PD.isfinite().all() or math.isnan(report.loss)

@@ -56,7 +56,9 @@ class Preparer:
         labels = task.form.encode_labels(base) if task.form.labels else None
         parents = _parents(base, task.config, library)
         start_PD = _start(base, task, parents)
-        return Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents)), test
+        run = Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents))
+        run.split(task.folds)
+        return run, test
 
 
 def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
@@ -84,7 +86,7 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield f"{task.name}: the input holds {task.form.target_field!r}, which is the answer; take it out of `input`", True
     for remark in task.remarks:
         yield f"{task.name}: {remark}", True
-    splits = (run.train, run.validation)
+    splits = (run.train, run.validation)[: 1 if run.folds else 2]
     total = sum(map(len, splits))
     if cut := sum(split.truncated for split in splits):
         first = next(split.first_cut for split in splits if split.first_cut)

@@ -21,7 +21,8 @@ from softprompt.registry.records import Origin, Version
 from softprompt.rows.sources import Row, digest_rows
 from softprompt.tasks.form import form_fields
 from softprompt.tasks.task import Task
-from softprompt.training.run import Member, Run
+from softprompt.training.member import Member
+from softprompt.training.run import Run
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection

@@ -1,18 +1,16 @@
-"""A run: one prompt in training, with everything that is its own; nothing in it depends on what trains beside it. The
-member of a session that it belongs to, and what comes of it."""
+"""A run: one prompt in training, with everything that is its own; nothing in it depends on what trains beside it."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from softprompt.evaluation.baselines import BASELINES, remarks_on_scores
 from softprompt.evaluation.metrics import TOP
 from softprompt.evaluation.trials import Report
 from softprompt.model.label_scores import Labels
@@ -24,16 +22,8 @@ from softprompt.training.forward import Example
 from softprompt.training.objectives import OBJECTIVES, Objective
 from softprompt.training.reparameterize import Network
 
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection
 
-    from softprompt.library.library import Library
-    from softprompt.prompts.prompt import SoftPrompt
-    from softprompt.registry.gate import Rival
-    from softprompt.registry.records import Version
-
-
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One prompt in training."""
 
@@ -46,6 +36,12 @@ class Run:
     """Tokens of the labels."""
     parents: tuple[str, ...] = ()
     """Digests of the prompts that it started from."""
+    whole: Run | None = None
+    """The run that this one is a fold of: trained beside it without some of its rows, to be judged on those for it."""
+    folds: tuple[Run, ...] = field(default=(), repr=False)
+    """Where its validation rows are its training rows: runs that each hold some of them out."""
+    held: tuple[int, ...] = ()
+    """Of a fold, the places of the rows that it holds out."""
     step: int = 0
     """Steps done."""
     loss: float = math.nan
@@ -83,6 +79,15 @@ class Run:
         """Of each training row, as the objective has them."""
         return self.objective.targets(self.train, self.labels)
 
+    def split(self, folds: Sequence[Sequence[int]]) -> None:
+        """Be judged by folds, each of which holds out the rows at these places."""
+        made = []
+        for places in folds:
+            rest = [place for place in range(len(self.train)) if place not in set(places)]
+            train, held = self.train.pick(rest), self.validation.pick(places)
+            made.append(Run(self.task, self.start_PD, train, held, self.labels, whole=self, held=tuple(places)))
+        self.folds = tuple(made)
+
     @property
     def rule(self) -> Rule:
         """How it is updated."""
@@ -94,7 +99,7 @@ class Run:
     @property
     def total(self) -> int:
         """Steps to do."""
-        return total_steps(self.config, len(self.train))
+        return self.whole.total if self.whole is not None else total_steps(self.config, len(self.train))
 
     @property
     def rate(self) -> float:
@@ -103,7 +108,9 @@ class Run:
 
     @property
     def running(self) -> bool:
-        """Whether it wants another step."""
+        """Whether it wants another step. A fold goes as far as the whole does."""
+        if self.whole is not None:
+            return self.whole.running
         patience = self.config.early_stopping_patience
         going = self.failure is None and not self.dropped and not self.stopped
         return going and self.step < self.total and (patience is None or self._worse < patience)
@@ -133,7 +140,9 @@ class Run:
 
     @property
     def validates(self) -> bool:
-        """Whether a validation is due after the step just done."""
+        """Whether a validation is due after the step just done; a fold has none of its own."""
+        if self.whole is not None:
+            return False
         every = max(1, steps_per_epoch(self.config, len(self.train)) // self.config.eval_per_epoch)
         return self.step == self.total or self.step % every == 0
 
@@ -160,6 +169,10 @@ class Run:
         """Learning rate of the step just done."""
         return rate_at(self.config, max(0, self.step - 1), self.total)
 
+    def fail(self, why: str) -> None:
+        """Stop before the end; a fold takes its whole along."""
+        (self.whole or self).failure = why
+
     def state(self) -> dict[str, Any]:
         """Everything that its next step, and its end, depend on, but for its place in the bank."""
         best = None
@@ -176,164 +189,3 @@ class Run:
 
 
 _STATE = ("step", "loss", "best_step", "failure", "dropped", "history", "_losses", "_worse")
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A tuned prompt, with its scores on the test split."""
-
-    prompt: SoftPrompt
-    report: Report
-    version: int | None
-    """Its number in the library; None when it was not published."""
-    seconds: float
-    """Wall-clock time from the start of the session, whose prompts share it, until this one was published."""
-    truncated: int
-    """Inputs that were cut to fit the context, over all splits."""
-    answers_cut: int
-    """Answers that were cut to `max_new_tokens`, over all splits."""
-    frozen: int
-    """Weights of the base."""
-    rows: tuple[int, int, int]
-    """Of training, validation and test."""
-    history: list[dict[str, float]]
-    """A row for each validation: step, learning rate, training loss, value, validation loss."""
-    live: Rival | None = None
-    """What the task's bare name meant before this one was published."""
-    production: Rival | None = None
-    """What its `production` alias points to."""
-
-    @classmethod
-    def of(
-        cls,
-        member: Member,
-        prompt: SoftPrompt,
-        report: Report,
-        version: Version | None,
-        beside: tuple[Rival | None, Rival | None],
-        frozen: int,
-        seconds: float,
-    ) -> Tuned:
-        """What came of a member; `beside` are the versions that were live and in production."""
-        run, number = member.run, version.number if version is not None else None
-        rows, cut = (len(run.train), len(run.validation), len(member.test)), (member.truncated, member.answers_cut)
-        return cls(prompt, report, number, seconds, *cut, frozen, rows, run.history, *beside)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What its scores give reason to say, its own and beside what was there before."""
-        card, found = self.prompt.card, remarks_on_scores(self.prompt.card.metric, self.prompt.card.metrics)
-        if self.report.unfinished:
-            found.append(
-                f"{self.report.unfinished} of {self.report.rows} answers ran into max_new_tokens ({card.max_new_tokens}) "
-                "before their end; raise it, or train longer"
-            )
-        if self.live is not None and (self.live.worse or self.live.same_rows is False):
-            words = f"{self.live.comparison} (version {self.live.version}, which was live)"
-            if self.production is None:
-                words += (
-                    f"; {card.task!r} alone means this one now, until `softprompt promote {card.task}@{self.live.version}`"
-                )
-            found.append(words)
-        return found
-
-    def __repr__(self) -> str:
-        number = "" if self.version is None else f"@{self.version}"
-        score = f"{self.report.metric} {self.report.value:.4g} on {self.report.rows} rows"
-        return f"Tuned({self.prompt.card.task}{number}, {score}, digest {self.prompt.digest[:12]})"
-
-    @property
-    def moved(self) -> float:
-        """Distance from the start relative to the start's length (L2)."""
-        return self.prompt.card.metrics["moved"]
-
-    def row(self) -> dict[str, Any]:
-        """One flat row, as the command prints it."""
-        card = self.prompt.card
-        trainable = card.num_virtual_tokens * card.token_dim
-        train, validation, test = self.rows
-        return {
-            "task": card.task,
-            "version": self.version,
-            "digest": self.prompt.digest,
-            "metric": card.metric,
-            **{name: card.metrics.get(name) for name in ("value", "stderr", "rows")},
-            **{name: card.metrics.get(name) for one in (*BASELINES, "validation") for name in (one, f"{one}_stderr")},
-            "steps": card.recipe["steps"],
-            "best_step": card.recipe["best_step"],
-            "seconds": round(self.seconds, 2),
-            "prompt_bytes": len(self.prompt.to_bytes()),
-            "trainable": trainable,
-            "frozen": self.frozen,
-            "total": self.frozen + trainable,
-            "truncated": self.truncated,
-            "answers_cut": self.answers_cut,
-            "unfinished": self.report.unfinished,
-            "train_rows": train,
-            "validation_rows": validation,
-            "test_rows": test,
-            "moved": self.moved,
-            "live": self.live and vars(self.live),
-            "production": self.production and vars(self.production),
-            "warnings": self.warnings,
-        }
-
-
-Also = Callable[["Connection", "Version", "Member", "SoftPrompt"], object]
-"""What is to be done in the transaction that publishes a member's prompt; where it raises, nothing is published."""
-
-
-@dataclass(eq=False)
-class Member:
-    """One task of a session, on its way from rows to a published prompt."""
-
-    task: Task
-    library: Library | None
-    """Where its prompt is published; without one nothing is kept."""
-    publishes: bool = True
-    """Whether it is judged and published by itself when its run ends."""
-    also: Also | None = None
-    salt: str = ""
-    """Tells it apart from equal tasks in a checkpoint."""
-    recipe: dict[str, Any] = field(default_factory=dict)
-    """What joins the recipe in its prompt's card."""
-    run: Run = field(init=False, repr=False)
-    """Known once it is prepared, as are the two below."""
-    test: Examples = field(init=False, repr=False)
-    key: str = field(init=False, default="")
-    """Names its run in a checkpoint: equal for equal tasks, recipes, rows and bases."""
-    id: str = field(init=False, default="")
-    """Names its run for good, in the checkpoint and in the registry: so it is published once."""
-    baselines: dict[str, float] | None = field(init=False, default=None, repr=False)
-    resumed: bool = field(init=False, default=False)
-    """Whether it goes on from a checkpoint."""
-    prepared: bool = field(init=False, default=False)
-    ended: bool = field(init=False, default=False)
-    """Whether it takes no more steps, for whatever reason."""
-    tuned: Tuned | None = field(init=False, default=None, repr=False)
-    """What came of it."""
-    error: Exception | None = field(init=False, default=None)
-    """Why nothing did."""
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it, but for its place in the bank."""
-        return {"id": self.id, "baselines": self.baselines, "run": self.run.state()}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
-        self.id, self.baselines = state["id"], state["baselines"]
-        self.run.load_state(state["run"])
-
-    @property
-    def truncated(self) -> int:
-        """Inputs that were cut to fit the context, over all splits."""
-        return sum(split.truncated for split in self._splits)
-
-    @property
-    def answers_cut(self) -> int:
-        """Answers that were cut to `max_new_tokens`, over all splits."""
-        return sum(split.answers_cut for split in self._splits)
-
-    @property
-    def _splits(self) -> tuple[Examples, ...]:
-        return self.run.train, self.run.validation, self.test

@@ -38,9 +38,10 @@ from softprompt.training.events import (
     standing,
 )
 from softprompt.training.loop import Group, Stepper
+from softprompt.training.member import Also, Member, Tuned
 from softprompt.training.prepare import Preparer, remarks_on
 from softprompt.training.publish import BARELY, barely_moved, make_prompt, publish
-from softprompt.training.run import Also, Member, Tuned
+from softprompt.training.run import Run
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -78,20 +79,18 @@ class Session:
             group: the processes that train together; the first of them alone judges, publishes and speaks.
             stop: the session stops once it is set, as by :meth:`stop`.
         """
-        self.architecture, self.base = architecture, architecture.base
-        self.library = library
+        self.architecture, self.base, self.library = architecture, architecture.base, library
         self.members: list[Member] = []
         self._waiting: list[Member] = []
-        self._trained: list[Member] = []  # in the order of the bank
-        self._group = group or Group()
-        self._stop = stop or threading.Event()
+        self._trained: list[Member] = []
+        self._runs: list[Run] = []  # theirs, in the order of the bank
+        self._group, self._stop = group or Group(), stop or threading.Event()
         self._folder = checkpoints or (library.runs if library is not None else None)
         self._name, self._salt, self._every, self._tries = name, salt, every, tries
         self._checkpoint: Checkpoint | None = None
         self._states: dict[str, Any] = {}
         self._notes: list[Noted] = []
-        self._done = 0
-        self._started = time.perf_counter()
+        self._done, self._started = 0, time.perf_counter()
         self._preparer = Preparer(self.base)
         self._engine = OfflineEngine(architecture, warn=self._warn)
         self._stepper = Stepper(architecture, group=self._group, warn=self._warn)
@@ -137,9 +136,9 @@ class Session:
                 yield from self._enter()
                 yield from self._end()
                 self._heed()
-                places = self._stepper.step(self._bank, [member.run for member in self._trained])
-                if places:
-                    yield Stepped(tuple(self._trained[place] for place in places))
+                took = {id(self._runs[place]) for place in self._stepper.step(self._bank, self._runs)}
+                if took:
+                    yield Stepped(tuple(member for member in self._trained if id(member.run) in took))
                     yield from self._flush()
                     yield from self._advance()
                     if self._checkpoint is not None and self._checkpoint.due:
@@ -176,10 +175,13 @@ class Session:
             for message, warning in remarks_on(self.base, member.run):
                 yield Noted(message, member, warning)
             yield Advanced("read", number, len(new), member.task.name)
+            member.places = range(len(self._runs), len(self._runs) + len(member.runs))
+            self._runs += member.runs
             ready.append(member)
         if not ready:
             return
-        self._bank.extend([member.run.start_PD for member in ready], [member.run.rule for member in ready])
+        entering = self._runs[ready[0].places.start :]
+        self._bank.extend([run.start_PD for run in entering], [run.rule for run in entering])
         self._trained += ready
         yield from self._restore(ready)
         yield from self._measure([member for member in ready if member.publishes])
@@ -207,9 +209,7 @@ class Session:
         for member in ready:
             state = self._states.pop(member.key, None)
             if state is not None:
-                member.load_state(state)
-                member.resumed = True
-                self._bank.load_state(self._trained.index(member), state["bank"])
+                member.load_state(state, self._bank)
                 furthest = max(furthest, member.run.step)
         yield from self._flush()
         if furthest >= 0:
@@ -248,7 +248,7 @@ class Session:
                 member.ended = True
                 if member.run.failure is not None:
                     yield self._failed(member, TrainingError(member.run.failure))
-        over = [member for member in self._trained if member.ended and member.publishes and not member.run.dropped]
+        over = [one for one in self._trained if one.ended and one.publishes and not one.run.dropped]
         over = [member for member in over if not member.error and not member.tuned]
         if not over or not self._group.leads:
             return
@@ -347,4 +347,4 @@ class Session:
             self._checkpoint.discard([member.key for member in self._trained], self._states_of(kept))
 
     def _states_of(self, members: Sequence[Member]) -> dict[str, dict[str, object]]:
-        return {member.key: member.state() | {"bank": self._bank.state(self._trained.index(member))} for member in members}
+        return {member.key: member.state(self._bank) for member in members}

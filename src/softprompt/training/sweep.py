@@ -25,7 +25,8 @@ from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Task
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.loop import processes_started
-from softprompt.training.run import Member, Run, Tuned
+from softprompt.training.member import Member, Tuned
+from softprompt.training.run import Run
 from softprompt.training.session import Session
 from softprompt.training.train import library_for
 

@@ -14,7 +14,7 @@ from softprompt.progress import Mute, Progress, Silent, loading
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.training.events import Failed, Stopped, draw
 from softprompt.training.loop import Group
-from softprompt.training.run import Member, Tuned
+from softprompt.training.member import Member, Tuned
 from softprompt.training.session import Session
 
 if TYPE_CHECKING:
