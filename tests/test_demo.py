@@ -9,11 +9,12 @@ import pytest
 from softprompt.bases.base import FrozenBase
 from softprompt.demo import demo_tasks
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.baselines import BASELINES, baseline_trials, baselines_of
+from softprompt.evaluation.baselines import baseline_trials, baselines_of
 from softprompt.evaluation.trials import judge, result_of
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Silent
 from softprompt.prompts import initialize
+from softprompt.prompts.card import BASELINES
 
 
 def test_no_baseline_solves_a_task_of_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

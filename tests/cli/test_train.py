@@ -25,8 +25,8 @@ from tests.models import some_prompt
 
 TRAIN_FIELDS = [
     "task", "version", "digest", "metric", "value", "stderr", "rows", "majority", "majority_stderr", "zero_shot",
-    "zero_shot_stderr", "untrained", "untrained_stderr", "validation", "validation_stderr", "steps", "best_step", "seconds",
-    "prompt_bytes", "trainable", "frozen", "total", "truncated", "answers_cut", "unfinished", "train_rows",
+    "zero_shot_stderr", "untrained", "untrained_stderr", "validation", "validation_stderr", "learnt", "steps", "best_step",
+    "seconds", "prompt_bytes", "trainable", "frozen", "total", "truncated", "answers_cut", "unfinished", "train_rows",
     "validation_rows", "test_rows", "moved", "live", "production", "warnings",
 ]  # fmt: skip
 

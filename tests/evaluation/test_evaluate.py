@@ -25,6 +25,7 @@ from softprompt.evaluation.metrics import fold, measure, score
 from softprompt.evaluation.trials import Report, Trial, judge, log_softmax, result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
+from softprompt.prompts.card import Card
 from softprompt.rows.sources import Row
 from softprompt.tasks.task import Task
 from tests.models import make_base, some_prompt
@@ -242,15 +243,16 @@ def test_baselines_are_scored_as_the_target_words_them(base: FrozenBase, tmp_pat
         (
             (0.8, 0.3, 0.85, 0.9),
             [
-                "worse than the zero-shot text (0.850) and the prompt before training (0.900): accuracy 0.800 on the same "
-                "rows"
+                "it has not learnt: worse than the zero-shot text (0.850) and the prompt before training (0.900): accuracy "
+                "0.800 on the same rows"
             ],
         ),
         (
             (0.0, 0.0, 0.1, 0.0),
             [
-                "worse than the zero-shot text (0.100): accuracy 0.000 on the same rows",
-                "no better than the most frequent answer and the prompt before training: accuracy 0.000 on the same rows",
+                "it has not learnt: worse than the zero-shot text (0.100): accuracy 0.000 on the same rows",
+                "it has not learnt: no better than the most frequent answer and the prompt before training: accuracy "
+                "0.000 on the same rows",
             ],
         ),
         (
@@ -262,7 +264,7 @@ def test_baselines_are_scored_as_the_target_words_them(base: FrozenBase, tmp_pat
         (
             (0.97, 0.99, 0.5, 0.5),
             [
-                "worse than the most frequent answer (0.990): accuracy 0.970 on the same rows",
+                "it has not learnt: worse than the most frequent answer (0.990): accuracy 0.970 on the same rows",
                 "the most frequent answer already solves the task (accuracy 0.990): little is left to tune for",
             ],
         ),
@@ -271,6 +273,8 @@ def test_baselines_are_scored_as_the_target_words_them(base: FrozenBase, tmp_pat
 def test_a_prompt_that_its_baselines_beat_is_called_so(scores: tuple[float, ...], remarks: list[str]) -> None:
     metrics = dict(zip(("value", "majority", "zero_shot", "untrained"), scores, strict=True))
     assert remarks_on_scores("accuracy", metrics) == remarks
+    learnt = Card(task="t", base="b", fingerprint="0" * 32, num_virtual_tokens=1, token_dim=1, metrics=metrics).learnt
+    assert learnt != any("has not learnt" in remark for remark in remarks)
     assert remarks_on_scores("accuracy", {"value": 0.5}) == []
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from softprompt.cli.options import Json, Location, library_options
-from softprompt.cli.output import emit, scored
+from softprompt.cli.output import emit, scored, warn
 
 if TYPE_CHECKING:
     from softprompt.registry.records import AuditEntry
@@ -33,7 +33,10 @@ def promote(
     title = "Promoted" if move.before != move.after else f"Nothing moved: {alias} is there already; name another as TASK@N"
     row = move.row()
     for name, number in (("before", move.before), ("after", move.after)):
-        metrics = {} if number is None else library.registry.resolve(f"{move.task}@{number}", deleted=True).card.metrics
+        card = None if number is None else library.registry.resolve(f"{move.task}@{number}", deleted=True).card
+        metrics = card.metrics if card is not None else {}
+        if name == "after" and card is not None and card.learnt is False:
+            warn(f"{move.task}@{number} has not learnt: a baseline is as good, or better; see `softprompt show`")
         row |= {f"{name}_{key}": metrics.get(key) for key in ("value", "stderr", "rows")}
         if not as_json and (score := scored(row[f"{name}_value"], row[f"{name}_stderr"])):
             row[name] = f"{number}: {score} on {row[f'{name}_rows']} rows"

@@ -93,6 +93,7 @@ def _version_rows(versions: list[Version], aliases: dict[str, int]) -> Iterator[
             "value": card.metrics.get("value"),
             "stderr": card.metrics.get("stderr"),
             "rows": card.metrics.get("rows"),
+            "learnt": card.learnt,
             "created_at": version.created_at,
             "actor": version.actor,
             "aliases": sorted(alias for alias, number in aliases.items() if number == version.number),

@@ -11,17 +11,8 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import ContextError
 from softprompt.evaluation.metrics import score
 from softprompt.evaluation.trials import Report, Trial
+from softprompt.prompts.card import BASELINES, SOLVED
 from softprompt.tasks.task import Examples, Task
-
-BASELINES = {
-    "majority": "the most frequent answer",
-    "zero_shot": "the zero-shot text",
-    "untrained": "the prompt before training",
-}
-"""By their names in rows and cards, what they are in words."""
-
-SOLVED = 0.98
-"""A baseline that scores as high leaves next to nothing to tune for."""
 
 
 def baseline_trials(base: FrozenBase, task: Task, start_PD: Tensor, test: Examples) -> tuple[list[Trial], str | None]:
@@ -59,8 +50,8 @@ def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
     better = [f"{words} ({baseline:.3f})" for words, baseline in known.items() if baseline > value]
     equal = [words for words, baseline in known.items() if baseline == value < SOLVED]
     scored = f"{metric} {value:.3f} on the same rows"
-    remarks = [f"worse than {' and '.join(better)}: {scored}"] if better else []
-    remarks += [f"no better than {' and '.join(equal)}: {scored}"] if equal else []
+    remarks = [f"it has not learnt: worse than {' and '.join(better)}: {scored}"] if better else []
+    remarks += [f"it has not learnt: no better than {' and '.join(equal)}: {scored}"] if equal else []
     return remarks + remarks_on_baselines(metric, scores)
 
 

@@ -19,6 +19,16 @@ FORMAT = 1
 SCORED = ("input", "target", "labels", "metric")
 """Fields that scores depend on: with another value, the scores are those of another task."""
 
+BASELINES = {
+    "majority": "the most frequent answer",
+    "zero_shot": "the zero-shot text",
+    "untrained": "the prompt before training",
+}
+"""What a tuned prompt must beat on its test rows: by their names among a card's metrics, what they are in words."""
+
+SOLVED = 0.98
+"""A baseline that scores as high leaves next to nothing to tune for."""
+
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 
 
@@ -58,6 +68,15 @@ class Card(BaseModel):
     """Scores of the run: `value` on the test split, the baselines, `validation`, `rows`."""
     parents: tuple[str, ...] = ()
     """Digests of the prompts this one was made from."""
+
+    @property
+    def learnt(self) -> bool | None:
+        """Whether its score is better than each of its baselines on the same rows, or as good as one that solves the task;
+        None where a score or all baselines are unknown."""
+        value, known = self.metrics.get("value"), [self.metrics[name] for name in BASELINES if name in self.metrics]
+        if value is None or not known:
+            return None
+        return value > max(known) or value == max(known) >= SOLVED
 
     @property
     def adapter_hint(self) -> str:

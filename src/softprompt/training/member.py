@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from softprompt.evaluation.baselines import BASELINES, remarks_on_scores
+from softprompt.evaluation.baselines import remarks_on_scores
 from softprompt.evaluation.trials import Report
+from softprompt.prompts.card import BASELINES
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Bank
 from softprompt.training.run import Run
@@ -102,6 +103,7 @@ class Tuned:
             "metric": card.metric,
             **{name: card.metrics.get(name) for name in ("value", "stderr", "rows")},
             **{name: card.metrics.get(name) for one in (*BASELINES, "validation") for name in (one, f"{one}_stderr")},
+            "learnt": card.learnt,
             "steps": card.recipe["steps"],
             "best_step": card.recipe["best_step"],
             "seconds": round(self.seconds, 2),
