@@ -139,7 +139,7 @@ def test_a_completion_is_trained_on_the_raw_prompt(library: Library) -> None:
 
 def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
     asked = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 2.0}
-    expected = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 0.1, "seed": 7}
+    expected = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate_multiplier": 2.0, "seed": 7}
     for fields in (
         {"hyperparameters": asked},
         {"method": {"type": "supervised", "supervised": {"hyperparameters": asked}}},

@@ -168,7 +168,7 @@ def test_every_row_is_seen_once_in_an_epoch_in_an_order_of_the_seed(tmp_path: Pa
 
     def epochs(seed: int) -> list[list[list[int]]]:
         own, labels = a_task(tmp_path, per_device_train_batch_size=7, seed=seed), task.form.encode_labels(base)
-        one = Run(own, torch.zeros(6, 32), examples, examples, labels)
+        one = Run(own, own.config, torch.zeros(6, 32), examples, examples, labels)
         seen: list[list[list[int]]] = []
         for _ in range(2):
             seen.append([])

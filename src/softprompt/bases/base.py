@@ -209,6 +209,14 @@ class FrozenBase:
         return int(self.embedding.weight.shape[1])
 
     @cached_property
+    @torch.no_grad()
+    def spread(self) -> float:
+        """Standard deviation of the numbers of its input embeddings, as they enter its layers: of some thousand tokens."""
+        rows = len(self.embedding.weight)
+        ids = [token for token in range(0, rows, max(1, rows // 4096)) if token not in self.spelling.unusable]
+        return float(self.embed(torch.tensor(ids, device=self.device)).float().std())
+
+    @cached_property
     def params(self) -> int:
         """Number of weights, tied ones counted once."""
         return int(self.model.num_parameters())  # which knows that 4-bit weights are packed

@@ -20,9 +20,6 @@ from softprompt.tasks.labels import form_of_labels, infer_labels, named
 from softprompt.tasks.splits import Source, cut
 from softprompt.text import lone_surrogate
 
-USUAL_RATE = float(TaskConfig.model_fields["learning_rate"].default)
-"""The learning rate that a multiplier of 1 means."""
-
 LONGEST_SUFFIX = 64
 
 _FORBIDDEN = {
@@ -213,14 +210,12 @@ def _hyperparameters(request: JobRequest, config: Mapping[str, Any]) -> dict[str
         raise FieldError(
             "learning_rate and learning_rate_multiplier are both given; leave one of them out", "hyperparameters"
         )
-    if (multiplier := requested.pop("learning_rate_multiplier", None)) is not None:
-        requested["learning_rate"] = USUAL_RATE * multiplier
     if requested.get("learning_rate", 0.0) >= 100:
         raise FieldError(
             f"a learning rate of {requested['learning_rate']:g} is too high; 0.03 to 0.3 is usual", "hyperparameters"
         )
-    names = {"n_epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size", "learning_rate": "learning_rate"}
-    keys = {names[key]: value for key, value in requested.items()}
+    names = {"n_epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size"}
+    keys = {names.get(key, key): value for key, value in requested.items()}
     if request.seed is not None:
         keys["seed"] = request.seed
     for key, value in keys.items():

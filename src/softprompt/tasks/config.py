@@ -137,7 +137,10 @@ class TaskConfig(_Strict):
     encoder_hidden_size: int = Field(default=64, ge=1)
     """Hidden units of that network."""
 
-    learning_rate: float = Field(default=0.05, gt=0, lt=100)
+    learning_rate: float | None = Field(default=None, gt=0, lt=100)
+    """By default 0.45 of the spread of the base's embeddings, about 0.05 on most."""
+    learning_rate_multiplier: float = Field(default=1.0, gt=0, lt=100)
+    """Of that default."""
     num_train_epochs: float | None = Field(default=None, gt=0)
     """By default three, and more where that makes fewer than 400 steps."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -191,6 +194,10 @@ class TaskConfig(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskConfig:
+        if self.learning_rate is not None and self.learning_rate_multiplier != 1:
+            raise ValueError(
+                "learning_rate_multiplier: learning_rate is given too, which is no default; leave one of them out"
+            )
         labels = self.labels
         if labels is not None:
             check_labels(labels, fold=self.fold_labels, words=self.id2label or {})

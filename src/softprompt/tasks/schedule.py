@@ -26,7 +26,9 @@ def steps_per_epoch(config: TaskConfig, rows: int) -> int:
 
 
 def rate_at(config: TaskConfig, step: int, total: int) -> float:
-    """Learning rate of a step, counted from 0: a linear warm-up, then as `lr_scheduler_type` says."""
+    """Learning rate of a step, counted from 0: a linear warm-up, then as `lr_scheduler_type` says.
+    The config must have a rate."""
+    assert config.learning_rate is not None
     warmup = config.warmup_steps if config.warmup_steps is not None else math.ceil(config.warmup_ratio * total)
     if config.lr_scheduler_type == "constant":
         return config.learning_rate

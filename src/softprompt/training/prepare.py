@@ -17,6 +17,7 @@ from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import excerpt_of
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
+from softprompt.training.recipe import chosen
 from softprompt.training.reparameterize import weight_rows
 from softprompt.training.run import Run
 
@@ -56,7 +57,9 @@ class Preparer:
         labels = task.form.encode_labels(base) if task.form.labels else None
         parents = _parents(base, task.config, library)
         start_PD = _start(base, task, parents)
-        run = Run(task, start_PD, train, validation, labels, tuple(parent.digest for parent in parents))
+        run = Run(
+            task, chosen(task.config, base), start_PD, train, validation, labels, tuple(parent.digest for parent in parents)
+        )
         run.split(task.folds)
         return run, test
 

@@ -28,6 +28,8 @@ class Run:
     """One prompt in training."""
 
     task: Task
+    config: TaskConfig
+    """Its hyperparameters, with nothing left to choose."""
     start_PD: Tensor
     """Where the vectors start, P x D."""
     train: Examples
@@ -64,11 +66,6 @@ class Run:
     """Validations since the best one that were worse by the metric."""
     _shuffled: tuple[int, list[int]] | None = None
 
-    @property
-    def config(self) -> TaskConfig:
-        """Its hyperparameters."""
-        return self.task.config
-
     @cached_property
     def objective(self) -> Objective[Any]:
         """What it is trained for."""
@@ -85,7 +82,7 @@ class Run:
         for places in folds:
             rest = [place for place in range(len(self.train)) if place not in set(places)]
             train, held = self.train.pick(rest), self.validation.pick(places)
-            made.append(Run(self.task, self.start_PD, train, held, self.labels, whole=self, held=tuple(places)))
+            made.append(Run(self.task, self.config, self.start_PD, train, held, self.labels, whole=self, held=tuple(places)))
         self.folds = tuple(made)
 
     @property
