@@ -170,6 +170,12 @@ class FrozenBase:
         """The full commit of what came from the hub; None where there is none."""
         return commit_of(self.path) if self.path is not None else None
 
+    @property
+    def shown(self) -> str:
+        """For messages: the name, the commit where it came from the hub, and the adapter."""
+        commit = f"@{self.revision}" if self.revision else ""
+        return f"{self.name}{commit}{f' with the adapter {self.adapter.name!r}' if self.adapter else ''}"
+
     def provenance(self) -> dict[str, Any]:
         """What a card says of how the base was loaded, beside its name and dtype; only what there is to say."""
         known = {

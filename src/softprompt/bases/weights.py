@@ -9,32 +9,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from softprompt.bases.locate import read_object
+from softprompt.bases.locate import BIN, INDEX, SAFE, names_in_index, names_of_weights
 from softprompt.errors import BaseModelError
 
-SAFE, BIN = "model.safetensors", "pytorch_model.bin"
-_INDEX = ".index.json"
 _LFS = b"version https://git-lfs"
 
 
 def find_weights(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """The files that transformers opens for the weights of a saved model, which are not all that lie there: the one that
-    the config names, else `model.safetensors`, else those that its index names, else the same of `pytorch_model.bin`.
+    """The files that transformers opens for the weights of a saved model, which are not all that lie there.
 
     Raises:
         BaseModelError: there are none, or one that an index names is not there.
     """
-    named = config.get("transformers_weights")
-    first = [named] if isinstance(named, str) and named else [SAFE, SAFE + _INDEX, BIN, BIN + _INDEX]
+    first = names_of_weights(config)
     found = next((folder / name for name in first if (folder / name).is_file()), None)
     if found is None:
         raise BaseModelError(f"the folder {str(folder)!r} holds no weights: {_what_else(folder, first)}")
-    files = [found]
-    if found.name.endswith(_INDEX):
-        names = read_object(found).get("weight_map")
-        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-            raise BaseModelError(f"{found} names no files of weights; fetch it again")
-        files = sorted(folder / name for name in {*names.values()})
+    files = [folder / name for name in names_in_index(found)] if found.name.endswith(INDEX) else [found]
     for file in files:
         if not file.is_file():
             raise BaseModelError(f"the folder {str(folder)!r} lacks {file.name}, which {found.name} names; fetch it again")
