@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from softprompt.bases.vocabulary import WHOLE
 from softprompt.errors import BaseModelError, reason_of
 from softprompt.text import plural
+
+_OTHER = "use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
 
 
 def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[str, Any]) -> tuple[Any, Any]:
@@ -35,17 +38,22 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     kind = config.get("model_type")
-    if kind in KNOWN and kind not in CAUSAL and not config.get("auto_map"):
-        raise BaseModelError(
-            f"{source!r} is of the kind {kind!r}, of which transformers {transformers.__version__} has no causal language "
-            "model that takes text alone; use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
-        )
     try:
         with quiet():
-            model, found = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, **reading, output_loading_info=True, ignore_mismatched_sizes=True
+            own = None if config.get("auto_map") or kind not in KNOWN else transformers.AutoConfig.from_pretrained(folder)
+            half = text_half(own) if own is not None else None
+            if half is None and own is not None and kind not in CAUSAL:
+                raise BaseModelError(
+                    f"{source!r} is of the kind {kind!r}, of which transformers {transformers.__version__} has no causal "
+                    f"language model that takes text alone; {_OTHER}"
+                )
+            loader, more = (transformers.AutoModelForCausalLM, {}) if half is None else (half.model_class, half.reading())
+            model, found = loader.from_pretrained(
+                folder, **reading, **more, output_loading_info=True, ignore_mismatched_sizes=True
             )
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=reading["trust_remote_code"])
+    except BaseModelError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise BaseModelError(
             f"{source!r} ({folder}) cannot be loaded: {reason_of(error)}; fetch it again, or give another"
@@ -66,7 +74,110 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
             f"{source!r} ({folder}) lacks {plural(len(lacking), 'weight')} of {type(model).__name__}, {lacking[0]!r} among "
             "them, or has them in another shape; fetch or save it again, or give a base with a language-modelling head"
         )
+    if half is not None:
+        half.check(model, found["unexpected_keys"], source)
     return model, tokenizer
+
+
+# Text decoders that are given three positions for each token, of which text has three equal ones: for text alone they
+# compute what these do, from weights of the same names.
+_ONE_POSITION = {
+    "qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TextHalf:
+    """The part of a model of several senses that takes text alone: its text decoder and its head, as a causal model."""
+
+    model_class: Any
+    """Of transformers."""
+    config: Any
+    """Of that class."""
+    whole: Any
+    """The config of the whole model."""
+
+    def reading(self) -> dict[str, Any]:
+        """What is said to `from_pretrained` beside the folder: the weights' names there, less that of the half."""
+        prefix = self.model_class.base_model_prefix
+        inner = r"^(?:model\.)?(?:language_model|text_model)\."
+        return {
+            "config": self.config,
+            "key_mapping": {rf"{inner}(?={prefix}\.|lm_head\.)": "", rf"{inner}(?!{prefix}\.|lm_head\.)": f"{prefix}."},
+        }
+
+    @torch.no_grad()
+    def check(self, model: Any, unexpected: Iterable[str], source: str) -> None:
+        """Refuse a half that is not what the whole model makes of text.
+
+        Args:
+            model: the half, loaded.
+            unexpected: names of weights that it did not take.
+            source: what the user calls it.
+
+        Raises:
+            BaseModelError: weights of the decoder were left out, or the whole model runs it otherwise.
+        """
+        parts = {name for name, _ in model.base_model.named_children()}
+        prefix = f"{model.base_model_prefix}."
+        left = sorted(key for key in unexpected if key.startswith(prefix) and key.split(".")[1] in parts)
+        if not left and not self._alike(model):
+            left = ["what stands around it"]
+        if left:
+            raise BaseModelError(
+                f"the text half of {source!r} ({self.whole.model_type}) is no {type(model).__name__} by itself: "
+                f"{left[0]} would be left out; {_OTHER}"
+            )
+
+    def _alike(self, model: Any) -> bool:
+        """Whether the whole model makes the same of three tokens: without its weights, and with this decoder and head."""
+        import transformers
+
+        if self.config.model_type in _ONE_POSITION.values() and self.whole.get_text_config().model_type in _ONE_POSITION:
+            return True  # its own decoder is of another class
+        try:
+            with torch.device("meta"):
+                whole = transformers.AutoModelForMultimodalLM.from_config(
+                    self.whole, attn_implementation=model.config._attn_implementation
+                ).eval()
+            decoder = whole.get_decoder()
+            (place,) = (name for name, module in whole.named_modules() if module is decoder)
+            whole.set_submodule(place, model.base_model)
+            whole.set_output_embeddings(model.get_output_embeddings())
+            embedding = model.get_input_embeddings()
+            ids_BT = torch.tensor(
+                [[len(embedding.weight) * share // 9 for share in (2, 4, 6)]], device=embedding.weight.device
+            )
+            more = {"inputs_embeds": embedding(ids_BT), "attention_mask": torch.ones_like(ids_BT), "use_cache": False}
+            one, other = (part(**more).logits.float() for part in (model, whole))
+        except Exception:  # one that cannot be run so is not known to be alike
+            return False
+        return bool((one - other).norm() <= 1e-3 * one.norm())
+
+
+def text_half(config: Any) -> TextHalf | None:
+    """The text half of a model of several senses; None of another, or where it has none that is a causal model."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
+
+    text = config.get_text_config()
+    if text is config or type(config) not in MODEL_FOR_MULTIMODAL_LM_MAPPING:
+        return None
+    own = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if own is not None and own.config_class is type(text):
+        return None  # transformers itself takes the half alone
+    if getattr(text, "use_bidirectional_attention", None) in (True, "all"):
+        return None  # which sees the whole input at once, as PaliGemma does
+    if text.model_type in _ONE_POSITION:
+        kind = CONFIG_MAPPING[_ONE_POSITION[text.model_type]]
+        fields = {key: value for key, value in text.to_dict().items() if key != "model_type"}
+        text = kind(**fields)
+    if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
+    text.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
+    if (packed := getattr(config, "quantization_config", None)) is not None:
+        text.quantization_config = packed
+    return TextHalf(MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], text, config)
 
 
 def check_causal(model: Any, source: str) -> None:
@@ -78,8 +189,8 @@ def check_causal(model: Any, source: str) -> None:
     if looks_ahead(model):
         raise BaseModelError(
             f"{source!r} is no causal language model: loaded as {type(model).__name__}, what it makes of a token changes "
-            "with the tokens behind it, as in an encoder (BERT and its kind). This version tunes causal models only; use a "
-            "decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
+            "with the tokens behind it, as in an encoder (BERT and its kind). This version tunes causal models only; "
+            f"{_OTHER}"
         )
 
 
