@@ -12,7 +12,7 @@ from softprompt.bases.locate import is_local, locate, read_object
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.vocabulary import CONFIG as TOKENIZER
 from softprompt.bases.vocabulary import WHOLE, tokenizer_files
-from softprompt.bases.weights import find_weights
+from softprompt.bases.weights import check_whole, find_weights
 from softprompt.errors import BaseModelError
 
 
@@ -55,7 +55,7 @@ def check_folder(folder: Path, source: str, *, code: bool = False) -> dict[str, 
             f"{source!r} comes with code of its own, which is not run unasked; if you trust it, add --trust-remote-code, "
             "or with `trust_remote_code: true` in a task file"
         )
-    find_weights(folder, config)
+    check_whole(find_weights(folder, config))
     if not tokenizer_files(folder) and not (folder / TOKENIZER).is_file():
         raise BaseModelError(
             f"{_shown(source)} has no tokenizer: neither {WHOLE} nor the files of a vocabulary are there; save the "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,11 @@ from typing import Any
 import torch
 
 from softprompt.bases.vocabulary import WHOLE
+from softprompt.bases.weights import find_weights
 from softprompt.errors import BaseModelError, reason_of
 from softprompt.text import plural
+
+_log = logging.getLogger(__name__)
 
 _OTHER = "use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
 
@@ -58,6 +62,11 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
         raise BaseModelError(
             f"{source!r} ({folder}) cannot be loaded: {reason_of(error)}; fetch it again, or give another"
         ) from None
+    except pickle.UnpicklingError:
+        raise BaseModelError(
+            f"{_pickle_with_code(find_weights(folder, config))} is a pickle of more than tensors, which can name code "
+            "to be run, or a damaged one, and is not opened; give the model with its weights in safetensors"
+        ) from None
     except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
         raise BaseModelError(
             f"{source!r} ({folder}) is damaged or not readable: {type(error).__name__}: {reason_of(error)}; fetch it again"
@@ -68,15 +77,70 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
             f"built from the vocabulary beside it; move {WHOLE} out of the folder"
         )
     # Weights that are not there, or of another shape, transformers would fill with random numbers.
-    lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
-    if lacking:
+    if lacking := sorted(found["missing_keys"]):
         raise BaseModelError(
             f"{source!r} ({folder}) lacks {plural(len(lacking), 'weight')} of {type(model).__name__}, {lacking[0]!r} among "
-            "them, or has them in another shape; fetch or save it again, or give a base with a language-modelling head"
+            "them; fetch or save it again, or give a base with a language-modelling head"
         )
+    if other := sorted(found["mismatched_keys"]):
+        name, there, asked = other[0]
+        raise BaseModelError(
+            f"{source!r} ({folder}) has {plural(len(other), 'weight')} of another shape than its config.json asks for: "
+            f"{name!r} is {_size(there)}, and not {_size(asked)}; give the config and the weights of one model"
+        )
+    left = _left_out(model, found["unexpected_keys"])
     if half is not None:
-        half.check(model, found["unexpected_keys"], source)
+        half.check(model, left, source)
+    elif left:
+        _log.warning(
+            "%s has %s that %s does not take, %r among them; what is computed is without them",
+            source, plural(len(left), "weight"), type(model).__name__, left[0],
+        )  # fmt: skip
     return model, tokenizer
+
+
+@torch.no_grad()
+def check_finite(model: Any, source: str) -> None:
+    """Refuse a model that would answer with NaN: one with a weight that is no number. Rows of the embedding are apart, of
+    which a text uses few.
+
+    Raises:
+        BaseModelError: there is such a weight.
+    """
+    embedding = model.get_input_embeddings().weight
+    for name, tensor in model.named_parameters():
+        if tensor is embedding or not tensor.is_floating_point() or tensor.element_size() < 2:
+            continue
+        # A sum is read as fast as memory is, and no number where one of its terms is none; of large ones it may overflow.
+        if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
+            raise BaseModelError(
+                f"{source!r} holds NaN or infinity in {name!r} (as {str(tensor.dtype)[6:]}); fetch or save it again"
+                + (", or give another dtype" if tensor.dtype == torch.float16 else "")
+            )
+
+
+def _left_out(model: Any, unexpected: Iterable[str]) -> list[str]:
+    """The weights of a model's decoder, by what its parts and its weights are called, that were read by nothing. Old files
+    keep what is computed anew, such as masks, by other names."""
+    prefix = f"{model.base_model_prefix}."
+    parts = {name for name, _ in model.base_model.named_children()}
+    ends = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    ours = (key for key in unexpected if key.startswith(prefix) and key.rpartition(".")[2] in ends)
+    return sorted(key for key in ours if key.split(".")[1] in parts)
+
+
+def _size(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _pickle_with_code(files: list[Path]) -> Path:
+    """The first of several files of weights that cannot be read as tensors alone."""
+    for file in files:
+        try:
+            torch.load(file, map_location="meta", weights_only=True)
+        except pickle.UnpicklingError:
+            return file
+    return files[0]
 
 
 # Text decoders that are given three positions for each token, of which text has three equal ones: for text alone they
@@ -107,20 +171,17 @@ class TextHalf:
         }
 
     @torch.no_grad()
-    def check(self, model: Any, unexpected: Iterable[str], source: str) -> None:
+    def check(self, model: Any, left: list[str], source: str) -> None:
         """Refuse a half that is not what the whole model makes of text.
 
         Args:
             model: the half, loaded.
-            unexpected: names of weights that it did not take.
+            left: weights of the decoder that it did not take.
             source: what the user calls it.
 
         Raises:
             BaseModelError: weights of the decoder were left out, or the whole model runs it otherwise.
         """
-        parts = {name for name, _ in model.base_model.named_children()}
-        prefix = f"{model.base_model_prefix}."
-        left = sorted(key for key in unexpected if key.startswith(prefix) and key.split(".")[1] in parts)
         if not left and not self._alike(model):
             left = ["what stands around it"]
         if left:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,46 @@ def _what_else(folder: Path, names: Iterable[str]) -> str:
     return f"neither {SAFE} nor {BIN} is there, and no index of several; fetch or save the model again, whole"
 
 
+def check_whole(files: Iterable[Path]) -> None:
+    """Refuse files of weights that are cut short, by what stands at their beginnings and ends.
+
+    Raises:
+        BaseModelError: one is, or is no such file.
+    """
+    for file in files:
+        if file.suffix == ".safetensors":
+            places_of_tensors(file)
+            continue
+        with file.open("rb") as handle:
+            zipped = handle.read(4) == b"PK\x03\x04"  # as torch writes a pickle, older versions apart
+        if file.stat().st_size == 0 or (zipped and not zipfile.is_zipfile(file)):
+            raise BaseModelError(f"{file} is cut short; fetch it again")
+
+
+def places_of_tensors(file: Path) -> list[tuple[str, str, int, int]]:
+    """Of each tensor of a safetensors file its name, what it is in words, and where its bytes begin and end.
+
+    Raises:
+        BaseModelError: the file is damaged.
+    """
+    places: list[tuple[str, str, int, int]] = []
+    length = file.stat().st_size
+    with file.open("rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        try:
+            header = json.loads(handle.read(min(size, length)))
+            for name, entry in header.items():
+                if name != "__metadata__":
+                    start, end = entry["data_offsets"]
+                    if not 0 <= start <= end <= length - 8 - size:
+                        raise ValueError(name)
+                    what = f"{name} {entry['dtype']} {entry['shape']}\n"
+                    places.append((name, what, 8 + size + start, 8 + size + end))
+        except (ValueError, KeyError, TypeError, MemoryError, AttributeError):
+            raise BaseModelError(f"{file} is no safetensors file, or cut short; fetch it again") from None
+    return places
+
+
 def digest_tensors(digest: Any, files: list[Path]) -> None:
     """Add the tensors of safetensors files to a digest, in the order of their names, so that the number of files does not
     matter.
@@ -55,22 +96,7 @@ def digest_tensors(digest: Any, files: list[Path]) -> None:
     Raises:
         BaseModelError: a file is damaged.
     """
-    places: list[tuple[str, str, Path, int, int]] = []
-    for file in files:
-        with file.open("rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            length = file.stat().st_size
-            try:
-                header = json.loads(handle.read(min(size, length)))
-                for name, entry in header.items():
-                    if name != "__metadata__":
-                        start, end = entry["data_offsets"]
-                        if not 0 <= start <= end <= length - 8 - size:
-                            raise ValueError(name)
-                        what = f"{name} {entry['dtype']} {entry['shape']}\n"
-                        places.append((name, what, file, 8 + size + start, 8 + size + end))
-            except (ValueError, KeyError, TypeError, MemoryError, AttributeError):
-                raise BaseModelError(f"{file} is no safetensors file, or cut short; fetch it again") from None
+    places = [(name, what, file, start, end) for file in files for name, what, start, end in places_of_tensors(file)]
     maps: dict[Path, mmap.mmap] = {}
     with contextlib.ExitStack() as stack:
         for _, what, file, start, end in sorted(places):
