@@ -21,7 +21,9 @@ from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, FingerprintMismatch
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.library.library import Library
+from softprompt.serving.catalogue import find_model
 from softprompt.serving.offline import Service
+from softprompt.serving.resident import load_resident
 from softprompt.training.train import train
 from tests.commands import Run
 from tests.models import make_base, save_base
@@ -282,6 +284,14 @@ def test_a_prompt_on_an_adapted_base_is_never_answered_by_the_bare_one(
     for options in (None, BaseOptions(dtype="float32"), str(base_folder)):
         with pytest.raises(FingerprintMismatch, match=r"with the adapter 'lora' merged into it \(--base-adapter FOLDER\)"):
             Service(library, base=options).predict(["red"], "kind")
+    bare, adapted = (FrozenBase.load(str(base_folder), adapter=given) for given in (None, str(adapter)))
+    for look in (
+        lambda: find_model(library, bare, "kind"),
+        lambda: load_resident(library, library.registry.resolve("kind"), bare),
+    ):
+        with pytest.raises(FingerprintMismatch, match=r"serve the other one with the adapter 'lora' merged into it"):
+            look()
+    assert find_model(library, adapted, "kind").id == "kind"
     (answer,) = Service(library, base=BaseOptions(adapter=str(adapter))).predict(["red"], "kind")
     assert answer.scores
     assert "--base-adapter" in run("predict", "kind", "red", "--json").refused()
@@ -296,6 +306,15 @@ def test_a_prompt_on_an_adapted_base_is_never_answered_by_the_bare_one(
     with pytest.raises(FingerprintMismatch, match="--base-adapter"):
         evaluate(["kind"], library=library, data=tmp_path / "rows.jsonl")
     assert evaluate(["kind"], library=library, data=tmp_path / "rows.jsonl", base=BaseOptions(adapter=str(adapter)))
+
+
+def test_a_prompt_of_the_bare_base_is_refused_on_an_adapted_one_by_that_name(
+    base_folder: Path, adapter: Path, tmp_path: Path
+) -> None:
+    library = Library.open(tmp_path / "home")
+    train(make_task(tmp_path, "kind", base=str(base_folder)), library=library)
+    with pytest.raises(FingerprintMismatch, match=r"and tiny-llama with the adapter 'lora' with fingerprint .* is served"):
+        Service(library, base=BaseOptions(adapter=str(adapter))).predict(["red"], "kind")
 
 
 def test_a_version_of_the_bare_base_is_judged_on_it_whatever_its_file_says_by_now(

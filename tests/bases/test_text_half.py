@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import safetensors.torch
 import torch
@@ -87,6 +89,40 @@ WHOLE: dict[str, Callable[[], Any]] = {
             **_QWEN_IDS,
         )
     ),
+    "qwen3_vl_moe": lambda: transformers.Qwen3VLMoeForConditionalGeneration(
+        transformers.Qwen3VLMoeConfig(
+            text_config={
+                **_GQA, **_QWEN, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16
+            },
+            vision_config={
+                **_QWEN_SIGHT, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 16,
+                "deepstack_visual_indexes": [0], "num_position_embeddings": 16,
+            },
+            **_QWEN_IDS,
+        )
+    ),
+    "llama4": lambda: transformers.Llama4ForConditionalGeneration(
+        transformers.Llama4Config(
+            text_config={
+                **_GQA, "head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 48,
+                "interleave_moe_layer_step": 1, "num_experts_per_tok": 1,
+            },
+            vision_config={
+                **SIGHT, "vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16
+            },
+            image_token_index=IMAGE,
+        )
+    ),
+    "qwen2_audio": lambda: transformers.Qwen2AudioForConditionalGeneration(
+        transformers.Qwen2AudioConfig(
+            text_config={**_GQA, "model_type": "qwen2"},
+            audio_config={
+                "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16,
+                "num_mel_bins": 8, "max_source_positions": 8,
+            },
+            audio_token_index=IMAGE,
+        )
+    ),
 }  # fmt: skip
 
 
@@ -147,34 +183,62 @@ def test_the_half_trains_and_serves_as_the_same_text_model_in_a_folder_of_its_ow
         assert whole_row[field] == text_row[field]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:peft.*", "ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("targets", [["q_proj", "down_proj"], r".*language_model.*\.(q_proj|up_proj)"])
+@pytest.mark.parametrize("kind", ["gemma3", "llava"])
+def test_an_adapter_of_the_whole_is_merged_into_the_half(kind: str, targets: Any, tmp_path: Path) -> None:
+    whole = WHOLE[kind]()
+    folder = save(whole, tmp_path / "model")
+    trained = peft.get_peft_model(whole, peft.LoraConfig(r=4, lora_alpha=16, target_modules=targets)).eval()
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.2)
+    trained.save_pretrained(tmp_path / "lora")
+    base = FrozenBase.load(str(folder), adapter=str(tmp_path / "lora"), attn_implementation="sdpa")
+    ids = torch.tensor([[5, 9, 30, 2, 40]])
+    logits = trained(input_ids=ids).logits
+    torch.testing.assert_close(base.model(input_ids=ids).logits, logits, atol=1e-4, rtol=1e-4)
+    assert (FrozenBase.load(str(folder)).model(input_ids=ids).logits - logits).abs().max() > 0.1
+
+
 # What is no half
 
 
 def test_a_decoder_of_which_weights_would_be_missing_or_left_out_is_refused(tmp_path: Path) -> None:
-    file = save(WHOLE["gemma3"](), tmp_path / "model") / "model.safetensors"
+    file = save(WHOLE["llava"](), tmp_path / "model") / "model.safetensors"
     tensors = safetensors.torch.load_file(file)
     layer = "language_model.model.layers.1.mlp"
     more = {**tensors, f"{layer}.gate.weight": torch.ones(2)}
     safetensors.torch.save_file(more, file, metadata={"format": "pt"})
-    assert "is no Gemma3ForCausalLM by itself: model.layers.1.mlp.gate.weight would be left out" in refused(file.parent)
+    assert "is no LlamaForCausalLM by itself: model.layers.1.mlp.gate.weight would be left out" in refused(file.parent)
     less = {name: tensor for name, tensor in tensors.items() if not name.startswith(layer)}
     safetensors.torch.save_file(less, file, metadata={"format": "pt"})
-    assert "lacks 3 weights of Gemma3ForCausalLM, 'model.layers.1.mlp" in refused(file.parent)
+    assert "lacks 3 weights of LlamaForCausalLM, 'model.layers.1.mlp" in refused(file.parent)
 
 
-def test_a_whole_that_makes_something_else_of_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = save(WHOLE["llava"](), tmp_path / "model")
-    forward = transformers.LlavaForConditionalGeneration.forward
+@pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "gemma3"])
+def test_a_whole_that_makes_something_else_of_text_is_refused_or_loaded_whole(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = WHOLE[kind]()
+    folder = save(whole, tmp_path / "model")
+    forward = type(whole).forward
 
+    @functools.wraps(forward)
     def scaled(*arguments: Any, **fields: Any) -> Any:
         output = forward(*arguments, **fields)
         output.logits = output.logits * 0.5
         return output
 
-    monkeypatch.setattr(transformers.LlavaForConditionalGeneration, "forward", scaled)
+    monkeypatch.setattr(type(whole), "forward", scaled)
+    if kind == "gemma3":  # which transformers has as a causal model as it is
+        assert type(FrozenBase.load(str(folder)).model) is type(whole)
+        return
     message = refused(folder)
     assert "the text half of" in message
-    assert "(llava) is no LlamaForCausalLM by itself: what stands around it would be left out" in message
+    assert f"({kind}) is no " in message
+    assert "ForCausalLM by itself: what stands around it would be left out" in message
 
 
 def test_a_model_that_sees_its_whole_input_at_once_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 
 _log = logging.getLogger(__name__)
+
+_HALF = re.compile(r"base_model\.model\.(?:model\.)?(?:language_model|text_model)\.(?:model\.)?(lm_head\.)?")
+_TARGET = re.compile(r"^base_model\.model\.(.+)\.lora_A\.weight$")
 
 # How adapters may begin so that what PEFT has saved can be added to the base as it is: elsewhere the beginning changed the
 # base's own weights, in a way that cannot be done again.
@@ -79,13 +83,18 @@ def merge_adapter(model: Any, folder: Path, source: str) -> Any:
     tied = embeddings[1] is not None and embeddings[0].weight is embeddings[1].weight
     try:
         with warnings.catch_warnings(action="ignore"):
-            wrapped = peft.get_peft_model(model, peft.LoraConfig.from_pretrained(str(folder)))
+            config, tensors = peft.LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
+            half = _of_text_half(tensors, model.base_model_prefix)
+            if half:
+                tensors = half
+                config.target_modules = {name for key in half for name in _TARGET.findall(key)}
+            wrapped = peft.get_peft_model(model, config)
             changed = any(
                 isinstance(layer, BaseTunerLayer) for layer in (model.get_input_embeddings(), model.get_output_embeddings())
             )
             if tied and changed:  # merged into one of them, it would change the other
                 raise ValueError("it changes the embeddings or the output head, which are one matrix in this base")
-            found: Any = peft.set_peft_model_state_dict(wrapped, load_file(folder / WEIGHTS))
+            found: Any = peft.set_peft_model_state_dict(wrapped, tensors)
             if found.unexpected_keys:
                 raise ValueError(f"the base has no place for {found.unexpected_keys[0]!r}")
             if lacking := [key for key in found.missing_keys if "lora_" in key or "modules_to_save" in key]:
@@ -97,3 +106,12 @@ def merge_adapter(model: Any, folder: Path, source: str) -> Any:
             f"the adapter in {str(folder)!r} cannot be merged into {type(model).__name__}: {reason.rstrip('.')}; "
             "give the base that it was trained on, or save the adapter again"
         ) from None
+
+
+def _of_text_half(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Of an adapter of a model of several senses what changes its text half, by the half's names; nothing of another's."""
+    named = ((_HALF.match(key), key) for key in tensors)
+    half = {
+        f"base_model.model.{found[1] or f'{prefix}.'}{key[found.end() :]}": tensors[key] for found, key in named if found
+    }
+    return half and half | {key: tensor for key, tensor in tensors.items() if key.startswith("base_model.model.lm_head.")}

@@ -51,10 +51,14 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
                     f"{source!r} is of the kind {kind!r}, of which transformers {transformers.__version__} has no causal "
                     f"language model that takes text alone; {_OTHER}"
                 )
-            loader, more = (transformers.AutoModelForCausalLM, {}) if half is None else (half.model_class, half.reading())
-            model, found = loader.from_pretrained(
-                folder, **reading, **more, output_loading_info=True, ignore_mismatched_sizes=True
-            )
+            reading = {**reading, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            if half is not None:
+                model, found = half.model_class.from_pretrained(folder, **reading, **half.reading())
+                alike = half.is_like_the_whole(model)
+                if not alike and kind in CAUSAL:
+                    half = None
+            if half is None:
+                model, found = transformers.AutoModelForCausalLM.from_pretrained(folder, **reading)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=reading["trust_remote_code"])
     except BaseModelError:
         raise
@@ -89,9 +93,12 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
             f"{name!r} is {_size(there)}, and not {_size(asked)}; give the config and the weights of one model"
         )
     left = _left_out(model, found["unexpected_keys"])
-    if half is not None:
-        half.check(model, left, source)
-    elif left:
+    if half is not None and (left or not alike):
+        raise BaseModelError(
+            f"the text half of {source!r} ({kind}) is no {type(model).__name__} by itself: "
+            f"{left[0] if left else 'what stands around it'} would be left out; {_OTHER}"
+        )
+    if left:
         _log.warning(
             "%s has %s that %s does not take, %r among them; what is computed is without them",
             source, plural(len(left), "weight"), type(model).__name__, left[0],
@@ -171,39 +178,26 @@ class TextHalf:
         }
 
     @torch.no_grad()
-    def check(self, model: Any, left: list[str], source: str) -> None:
-        """Refuse a half that is not what the whole model makes of text.
-
-        Args:
-            model: the half, loaded.
-            left: weights of the decoder that it did not take.
-            source: what the user calls it.
-
-        Raises:
-            BaseModelError: weights of the decoder were left out, or the whole model runs it otherwise.
-        """
-        if not left and not self._alike(model):
-            left = ["what stands around it"]
-        if left:
-            raise BaseModelError(
-                f"the text half of {source!r} ({self.whole.model_type}) is no {type(model).__name__} by itself: "
-                f"{left[0]} would be left out; {_OTHER}"
-            )
-
-    def _alike(self, model: Any) -> bool:
-        """Whether the whole model makes the same of three tokens: without its weights, and with this decoder and head."""
+    def is_like_the_whole(self, model: Any) -> bool:
+        """Whether the whole makes of three tokens what the half does: the whole without its weights, but for those of the
+        decoder and the head, which it shares with the half."""
         import transformers
 
-        if self.config.model_type in _ONE_POSITION.values() and self.whole.get_text_config().model_type in _ONE_POSITION:
-            return True  # its own decoder is of another class
+        one_position = self.whole.get_text_config().model_type in _ONE_POSITION
+        if one_position and getattr(model, "is_quantized", False):
+            return True  # packed weights do not fit its own decoder
         try:
             with torch.device("meta"):
                 whole = transformers.AutoModelForMultimodalLM.from_config(
                     self.whole, attn_implementation=model.config._attn_implementation
                 ).eval()
             decoder = whole.get_decoder()
-            (place,) = (name for name, module in whole.named_modules() if module is decoder)
-            whole.set_submodule(place, model.base_model)
+            if one_position:
+                decoder.load_state_dict(model.base_model.state_dict(), assign=True)
+                decoder.rotary_emb = type(decoder.rotary_emb)(config=decoder.config)
+            else:
+                (place,) = (name for name, module in whole.named_modules() if module is decoder)
+                whole.set_submodule(place, model.base_model)
             whole.set_output_embeddings(model.get_output_embeddings())
             embedding = model.get_input_embeddings()
             ids_BT = torch.tensor(
@@ -230,9 +224,11 @@ def text_half(config: Any) -> TextHalf | None:
     if getattr(text, "use_bidirectional_attention", None) in (True, "all"):
         return None  # which sees the whole input at once, as PaliGemma does
     if text.model_type in _ONE_POSITION:
-        kind = CONFIG_MAPPING[_ONE_POSITION[text.model_type]]
+        kind = _ONE_POSITION[text.model_type]
         fields = {key: value for key, value in text.to_dict().items() if key != "model_type"}
-        text = kind(**fields)
+        text = CONFIG_MAPPING[kind](**fields)
+        if kind == "qwen3_moe":
+            text.norm_topk_prob = True  # which its config has no word for, as it always does so
     if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return None
     text.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
