@@ -152,6 +152,8 @@ def test_the_half_makes_of_text_what_the_whole_does_and_holds_no_more(kind: str,
     assert torch.equal(base.model(input_ids=ids).logits, logits)
     torch.testing.assert_close(base.model(inputs_embeds=base.embed(ids)).logits, logits)
     assert base.architecture.endswith("ForCausalLM")
+    small = FrozenBase.load(str(tmp_path / "model"), dtype="bfloat16", quantization="int8")
+    assert (small.architecture, small.fingerprint) == (base.architecture, base.fingerprint)
     text = {id(p) for module in (whole.get_decoder(), whole.get_output_embeddings()) for p in module.parameters()}
     assert base.params == sum(p.numel() for p in whole.parameters() if id(p) in text)
 
@@ -217,6 +219,7 @@ def test_a_decoder_of_which_weights_would_be_missing_or_left_out_is_refused(tmp_
     assert "lacks 3 weights of LlamaForCausalLM, 'model.layers.1.mlp" in refused(file.parent)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:peft.*", "ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "gemma3"])
 def test_a_whole_that_makes_something_else_of_text_is_refused_or_loaded_whole(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -233,7 +236,10 @@ def test_a_whole_that_makes_something_else_of_text_is_refused_or_loaded_whole(
 
     monkeypatch.setattr(type(whole), "forward", scaled)
     if kind == "gemma3":  # which transformers has as a causal model as it is
-        assert type(FrozenBase.load(str(folder)).model) is type(whole)
+        config = peft.LoraConfig(r=4, target_modules=r".*language_model.*q_proj", init_lora_weights=False)
+        peft.get_peft_model(whole, config).save_pretrained(tmp_path / "lora")
+        for adapter in (None, str(tmp_path / "lora")):
+            assert type(FrozenBase.load(str(folder), adapter=adapter).model) is type(whole)
         return
     message = refused(folder)
     assert "the text half of" in message

@@ -17,7 +17,9 @@ _PICKLED = "adapter_model.bin"
 
 _log = logging.getLogger(__name__)
 
-_HALF = re.compile(r"base_model\.model\.(?:model\.)?(?:language_model|text_model)\.(?:model\.)?(lm_head\.)?")
+# What the text decoder is called in a model of several senses, and in an adapter of one.
+_TEXT = ("language_model", "text_model")
+_HALF = re.compile(rf"base_model\.model\.(?:model\.)?(?:{'|'.join(_TEXT)})\.(?:model\.)?(lm_head\.)?")
 _TARGET = re.compile(r"^base_model\.model\.(.+)\.lora_A\.weight$")
 
 # How adapters may begin so that what PEFT has saved can be added to the base as it is: elsewhere the beginning changed the
@@ -84,7 +86,8 @@ def merge_adapter(model: Any, folder: Path, source: str) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):
             config, tensors = peft.LoraConfig.from_pretrained(str(folder)), load_file(folder / WEIGHTS)
-            half = _of_text_half(tensors, model.base_model_prefix)
+            whole = any(hasattr(model.base_model, name) for name in _TEXT)
+            half = {} if whole else _of_text_half(tensors, model.base_model_prefix)
             if half:
                 tensors = half
                 config.target_modules = {name for key in half for name in _TARGET.findall(key)}
