@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,10 +21,12 @@ from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, FingerprintMismatch
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.library.library import Library
+from softprompt.serving.catalogue import find_model
 from softprompt.serving.offline import Service
+from softprompt.serving.resident import load_resident
 from softprompt.training.train import train
 from tests.commands import Run
-from tests.models import make_base
+from tests.models import make_base, save_base
 from tests.training.test_resume import make_task
 
 # PEFT's use of transformers, and what it says of tied weights while it makes such an adapter.
@@ -46,6 +49,16 @@ def make_adapter(folder: Path, *, architecture: str = "llama", seed: int = 0, **
                 parameter.normal_(std=0.3)
     model.save_pretrained(folder)
     return folder
+
+
+class Witness:
+    """A value whose pickle, opened without care, makes a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.system, (f"touch {self.file}",))
 
 
 @pytest.fixture
@@ -104,7 +117,103 @@ def test_an_adapter_goes_with_int8(base_folder: Path, adapter: Path) -> None:
     assert 0 < (ours - theirs).abs().mean() < 0.1 * theirs.abs().mean()
 
 
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DoRA": ("llama", {"use_dora": True}),
+    "rsLoRA": ("llama", {"use_rslora": True}),
+    "PiSSA": ("llama", {"init_lora_weights": "pissa"}),
+    "biases": ("qwen2", {"bias": "all"}),
+    "ranks of their own": ("llama", {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"down_proj": 32}}),
+    "some layers": ("llama", {"layers_to_transform": [1]}),
+    "parameters": ("llama", {"target_parameters": ["mlp.up_proj.weight"]}),
+    "the embedding": ("qwen2", {"target_modules": ["embed_tokens", "q_proj"]}),
+    "the head": ("qwen2", {"target_modules": ["lm_head", "q_proj"]}),
+    "some tokens": ("llama", {"trainable_token_indices": [3, 9]}),
+    "whole modules": ("llama", {"modules_to_save": ["norm"]}),
+    "a whole head that was tied": ("llama", {"modules_to_save": ["lm_head"]}),
+    "a whole embedding that was tied": ("llama", {"modules_to_save": ["embed_tokens"]}),
+}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_adapters_of_all_kinds_compute_what_peft_computes(kind: str, tmp_path: Path) -> None:
+    architecture, options = KINDS[kind]
+    folder = save_base(tmp_path / architecture, architecture)
+    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"], **options})
+
+    def original() -> Any:
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+    trained = peft.get_peft_model(original(), config)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    trained.save_pretrained(tmp_path / "lora")
+    twin = peft.PeftModel.from_pretrained(original(), str(tmp_path / "lora")).eval()
+    base = FrozenBase.load(str(folder), adapter=str(tmp_path / "lora"), device="cpu", dtype="float32")
+    logits = twin(input_ids=IDS).logits
+    torch.testing.assert_close(base.model(input_ids=IDS).logits, logits, atol=1e-4, rtol=1e-4)
+    assert (logits - original()(input_ids=IDS).logits).abs().max() > 0.1
+    assert not any("lora" in name or "original_module" in name for name, _ in base.model.named_parameters())
+
+
+def test_an_adapter_that_names_another_base_is_merged_with_a_warning(
+    base_folder: Path, adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for named, told in (("own/other", True), ("own/Tiny-Llama", False), (str(base_folder), False), (None, False)):
+        file.write_text(json.dumps({**config, "base_model_name_or_path": named}))
+        caplog.clear()
+        assert FrozenBase.load(str(base_folder), adapter=str(adapter)).adapter == adapter
+        assert (f"says that its base is {named!r}, and is merged into" in caplog.text) == told
+
+
+def test_base_show_names_the_adapter(base_folder: Path, adapter: Path, run: Run) -> None:
+    (row,) = run("base", "show", base_folder, "--base-adapter", adapter, "--json").rows
+    assert (row["adapter"], row["revision"]) == ("lora", None)
+    assert row["fingerprint"] == fingerprint_of_folder(base_folder, adapter)
+    assert run("base", "show", base_folder, "--json").rows[0]["adapter"] is None
+
+
 # What cannot be merged
+
+
+def test_a_pickled_adapter_is_not_opened(base_folder: Path, adapter: Path, tmp_path: Path) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+    torch.save({"a": Witness(tmp_path / "was-run")}, adapter / "adapter_model.bin")
+    message = refused(base_folder, adapter)
+    assert "the weights of the adapter in" in message
+    assert "are a pickle, adapter_model.bin, which can hold code and is not opened" in message
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"layer_replication": [[0, 2], [0, 2]]}, "repeats layers of the base (layer_replication)"),
+        ({"init_lora_weights": "pissa_niter_4"}, "began with 'pissa_niter_4' (init_lora_weights), which changed the base's"),
+        ({"init_lora_weights": "loftq"}, "began with 'loftq'"),
+    ],
+)
+def test_an_adapter_that_would_be_merged_into_something_else_is_refused(
+    change: dict[str, Any], expected: str, base_folder: Path, adapter: Path
+) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert expected in refused(base_folder, adapter)
+
+
+def test_a_merged_weight_that_is_no_number_is_told(base_folder: Path, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "saved", modules_to_save=["norm"])
+    file = folder / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    (name,) = (name for name in tensors if name.endswith("model.norm.weight"))
+    tensors[name][3] = float("nan")
+    safetensors.torch.save_file(tensors, file)
+    message = refused(base_folder, folder)
+    assert f"with the adapter {folder}' holds NaN or infinity in 'model.norm.weight'" in message
 
 
 def test_a_folder_that_holds_no_lora_adapter_is_told(base_folder: Path, adapter: Path, tmp_path: Path) -> None:
@@ -175,6 +284,14 @@ def test_a_prompt_on_an_adapted_base_is_never_answered_by_the_bare_one(
     for options in (None, BaseOptions(dtype="float32"), str(base_folder)):
         with pytest.raises(FingerprintMismatch, match=r"with the adapter 'lora' merged into it \(--base-adapter FOLDER\)"):
             Service(library, base=options).predict(["red"], "kind")
+    bare, adapted = (FrozenBase.load(str(base_folder), adapter=given) for given in (None, str(adapter)))
+    for look in (
+        lambda: find_model(library, bare, "kind"),
+        lambda: load_resident(library, library.registry.resolve("kind"), bare),
+    ):
+        with pytest.raises(FingerprintMismatch, match=r"serve the other one with the adapter 'lora' merged into it"):
+            look()
+    assert find_model(library, adapted, "kind").id == "kind"
     (answer,) = Service(library, base=BaseOptions(adapter=str(adapter))).predict(["red"], "kind")
     assert answer.scores
     assert "--base-adapter" in run("predict", "kind", "red", "--json").refused()
@@ -189,6 +306,15 @@ def test_a_prompt_on_an_adapted_base_is_never_answered_by_the_bare_one(
     with pytest.raises(FingerprintMismatch, match="--base-adapter"):
         evaluate(["kind"], library=library, data=tmp_path / "rows.jsonl")
     assert evaluate(["kind"], library=library, data=tmp_path / "rows.jsonl", base=BaseOptions(adapter=str(adapter)))
+
+
+def test_a_prompt_of_the_bare_base_is_refused_on_an_adapted_one_by_that_name(
+    base_folder: Path, adapter: Path, tmp_path: Path
+) -> None:
+    library = Library.open(tmp_path / "home")
+    train(make_task(tmp_path, "kind", base=str(base_folder)), library=library)
+    with pytest.raises(FingerprintMismatch, match=r"and tiny-llama with the adapter 'lora' with fingerprint .* is served"):
+        Service(library, base=BaseOptions(adapter=str(adapter))).predict(["red"], "kind")
 
 
 def test_a_version_of_the_bare_base_is_judged_on_it_whatever_its_file_says_by_now(

@@ -249,7 +249,8 @@ def test_weights_that_are_missing_or_of_another_shape_are_never_made_up(folder: 
     safetensors.torch.save_file(some, weights, metadata={"format": "pt"})
     assert "lacks 3 weights of LlamaForCausalLM, 'model.layers.1.mlp" in refused(folder)
     safetensors.torch.save_file({**tensors, "model.norm.weight": torch.ones(16)}, weights, metadata={"format": "pt"})
-    assert "lacks 1 weight of LlamaForCausalLM, 'model.norm.weight'" in refused(folder)
+    expected = "has 1 weight of another shape than its config.json asks for: 'model.norm.weight' is 16, and not 32; give"
+    assert expected in refused(folder)
 
 
 SMALL: dict[str, int] = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

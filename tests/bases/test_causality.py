@@ -108,7 +108,7 @@ def test_a_model_that_reads_images_too_is_used_by_its_text_decoder_to_the_same_n
     whole = gemma3()
     base = FrozenBase.load(str(save(whole, tmp_path / "model")), device="cpu", dtype="float32")
     assert (base.width, base.context, base.window) == (16, 96, 6)
-    assert base.architecture == "Gemma3ForConditionalGeneration"
+    assert base.architecture == "Gemma3ForCausalLM"
     config = whole.config.text_config
     config._attn_implementation = "eager"
     text = transformers.Gemma3ForCausalLM(config).eval()
@@ -147,9 +147,9 @@ def test_what_a_config_tells_of_a_model(config: dict[str, Any], kind: str) -> No
 def test_a_kind_without_a_causal_model_is_refused_for_that_reason(base_folder: Path, tmp_path: Path) -> None:
     folder = save(make_base("llama").model, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    other = {"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {}}
+    other = {"model_type": "glm4v", "architectures": ["Glm4vForConditionalGeneration"], "vision_config": {}}
     (folder / "config.json").write_text(json.dumps({**config, **other}))
     message = refused(folder)
-    assert "is of the kind 'qwen2_vl', of which transformers" in message
+    assert "is of the kind 'glm4v', of which transformers" in message
     assert "no causal language model that takes text alone" in message
     assert "encoder-decoder" not in message

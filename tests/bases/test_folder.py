@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import transformers
 
@@ -16,7 +17,11 @@ from softprompt.bases.base import FrozenBase
 from softprompt.bases.folder import check_options
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, reason_of
+from softprompt.library.library import Library
 from tests.bases.test_adapter import make_adapter, pytestmark  # noqa: F401
+from tests.commands import Run
+from tests.library_data import make_prompt
+from tests.models import make_base
 from tests.test_import_speed import heavy_after
 
 
@@ -151,6 +156,38 @@ def test_a_librarys_error_keeps_the_lines_that_decide(
 @pytest.mark.parametrize(
     "command",
     [
+        ["base", "show", "{lora}"],
+        ["base", "verify", "{lora}"],
+        ["train", "{task}"],
+        ["sweep", "{task}", "learning_rate=0.1,0.2"],
+        ["predict", "a", "text", "--base", "{lora}"],
+        ["serve", "--base", "{lora}", "--port", "0"],
+        ["import", "{prompt}", "--task", "b", "--base", "{lora}"],
+        ["library", "rebind", "{lora}"],
+    ],
+    ids=" ".join,
+)
+def test_an_adapter_in_the_place_of_a_base_is_called_what_it_is_wherever_a_base_is_named(
+    command: list[str], tmp_path: Path, run: Run
+) -> None:
+    places = {name: tmp_path / name for name in ("lora", "prompt")}
+    make_adapter(places["lora"])
+    peft.get_peft_model(
+        make_base("llama").model, peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    ).save_pretrained(places["prompt"])
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"red {n},yes\nblue {n},no\n" for n in range(20)))
+    places["task"] = tmp_path / "task.yaml"
+    places["task"].write_text(json.dumps({"base": "lora", "data": "rows.csv", "labels": ["yes", "no"]}))
+    with Library.open(tmp_path / "home") as library:
+        library.publish(make_prompt("a"), base=str(tmp_path / "gone"))
+    message = run(*(word.format(**places) for word in command)).refused()
+    said = " ".join(message.split())
+    assert "is no base: it is a LoRA adapter; give that base, and this folder with --base-adapter or `base_adapter`" in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
         ["base", "show", "{none}"],
         ["base", "show", "{gguf}"],
         ["base", "show", "{encoder}"],
@@ -166,9 +203,6 @@ def test_a_librarys_error_keeps_the_lines_that_decide(
     ids=" ".join,
 )
 def test_a_wrong_base_is_told_before_torch_is_loaded(command: list[str], tmp_path: Path) -> None:
-    from softprompt.library.library import Library
-    from tests.library_data import make_prompt
-
     with Library.open(tmp_path / "home") as library:
         library.publish(make_prompt("a"), base=str(tmp_path / "gone"))
     (tmp_path / "model.gguf").touch()

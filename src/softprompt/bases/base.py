@@ -29,7 +29,7 @@ from softprompt.bases.folder import check_folder
 from softprompt.bases.locate import commit_of, locate, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
-from softprompt.bases.reading import check_causal, read_model
+from softprompt.bases.reading import check_causal, check_finite, read_model
 from softprompt.bases.spelling import Spelling
 from softprompt.errors import BaseModelError, ContextError
 from softprompt.text import Parts, plural
@@ -106,7 +106,8 @@ class FrozenBase:
         before = stamp_of_folder(folder, code=code)
         model, tokenizer = read_model(folder, source, config, reading | {"trust_remote_code": code})
         if adapter is not None:
-            model = merge_adapter(model, adapter)
+            model = merge_adapter(model, adapter, source)
+        check_finite(model, options.shown)
         if options.quantization == "int8":
             quantize_int8(model, dtype if reading["dtype"] == "auto" else None)
         model = _freeze(model)
@@ -135,6 +136,7 @@ class FrozenBase:
             BaseModelError: the model is no causal language model.
         """
         refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
+        check_finite(model, name)
         check_causal(_freeze(model), name)
         base = cls(model, tokenizer, name, fingerprint_of_model(model, tokenizer), batch_invariant=batch_invariant)
         base._tell()
@@ -169,6 +171,12 @@ class FrozenBase:
     def revision(self) -> str | None:
         """The full commit of what came from the hub; None where there is none."""
         return commit_of(self.path) if self.path is not None else None
+
+    @property
+    def shown(self) -> str:
+        """For messages: the name, the commit where it came from the hub, and the adapter."""
+        commit = f"@{self.revision}" if self.revision else ""
+        return f"{self.name}{commit}{f' with the adapter {self.adapter.name!r}' if self.adapter else ''}"
 
     def provenance(self) -> dict[str, Any]:
         """What a card says of how the base was loaded, beside its name and dtype; only what there is to say."""
@@ -276,6 +284,11 @@ class FrozenBase:
             BaseModelError: it could not answer any.
         """
         spelling, rows = self.spelling, len(self.embedding.weight)
+        if spelling.beyond > max(1000, rows // 10):  # more than tokens that were added
+            raise BaseModelError(
+                f"the tokenizer of {self.name} is of another model: it has {spelling.beyond:,} tokens more than the "
+                f"embedding has rows ({rows:,}); put the model's own tokenizer beside it"
+            )
         if spelling.beyond:
             _log.warning(
                 "the tokenizer of %s has %d token%s more than its embedding has rows (%d); a text that takes one is refused",

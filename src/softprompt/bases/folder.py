@@ -12,7 +12,7 @@ from softprompt.bases.locate import is_local, locate, read_object
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.vocabulary import CONFIG as TOKENIZER
 from softprompt.bases.vocabulary import WHOLE, tokenizer_files
-from softprompt.bases.weights import find_weights
+from softprompt.bases.weights import check_whole, find_weights
 from softprompt.errors import BaseModelError
 
 
@@ -41,7 +41,7 @@ def check_folder(folder: Path, source: str, *, code: bool = False) -> dict[str, 
         BaseModelError: something else lies there, or a part of a model, or one of another kind.
     """
     if not (folder / "config.json").is_file():
-        raise BaseModelError(f"{_shown(source)} is no base: {_what_is_there(folder)}")
+        raise BaseModelError(f"{_shown(source)} is no base: {_what_is_there(folder, source)}")
     config = read_object(folder / "config.json")
     if (folder / ADAPTER).is_file():
         raise BaseModelError(
@@ -55,7 +55,7 @@ def check_folder(folder: Path, source: str, *, code: bool = False) -> dict[str, 
             f"{source!r} comes with code of its own, which is not run unasked; if you trust it, add --trust-remote-code, "
             "or with `trust_remote_code: true` in a task file"
         )
-    find_weights(folder, config)
+    check_whole(find_weights(folder, config))
     if not tokenizer_files(folder) and not (folder / TOKENIZER).is_file():
         raise BaseModelError(
             f"{_shown(source)} has no tokenizer: neither {WHOLE} nor the files of a vocabulary are there; save the "
@@ -68,14 +68,15 @@ def _shown(source: str) -> str:
     return f"the folder {source!r}" if Path(source).expanduser().is_dir() else repr(source)
 
 
-def _what_is_there(folder: Path) -> str:
+def _what_is_there(folder: Path, source: str) -> str:
     """What a folder without `config.json` is, and what to give in its place."""
     if (folder / ADAPTER).is_file():
         config = read_object(folder / ADAPTER)
         named = config.get("base_model_name_or_path")
         of = f" of the base {named!r}" if isinstance(named, str) and named else ""
         if config.get("peft_type") == "LORA":
-            return f"it is a LoRA adapter{of}; give that base, and this folder with --base-adapter or `base_adapter`"
+            this = "this folder" if is_local(source) else f"its folder, which `hf download {source}` prints,"
+            return f"it is a LoRA adapter{of}; give that base, and {this} with --base-adapter or `base_adapter`"
         prompt = "; take it in with `softprompt import`" if config.get("peft_type") == "PROMPT_TUNING" else ""
         return f"it is an adapter ({config.get('peft_type')}){of}; give that base{prompt}"
     if any(folder.glob("*.gguf")):

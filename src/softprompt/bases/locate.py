@@ -7,24 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+from softprompt.bases.architectures import refuse_unless_causal, task_type_of_config
 from softprompt.errors import BaseModelError, reason_of
 
 BUILTIN = {"builtin/tiny": Path(__file__).parent / "builtin" / "tiny"}
 """The bases that come with the package, by name."""
 
-_FETCHED = [
-    "*.json",
-    "*.jinja",
-    "*.safetensors",
-    "*.model",
-    "*.txt",
-    "*.bin",
-    "*.spm",
-    "*.tiktoken",
-    "*.codes",
-    "*.tokenizer",
-]
-"""What is fetched of a model. Its code (`*.py`) only where that may be run."""
+SAFE, BIN, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
+"""What files of weights are called, and what stands behind that in the name of an index of several."""
+
+# What is fetched of a model beside its weights. Its code (`*.py`) only where that may be run.
+_DESCRIBING = ["*.json", "*.jinja", "*.model", "*.txt", "*.spm", "*.tiktoken", "*.codes", "*.tokenizer"]
 
 
 def split_revision(source: str) -> tuple[str, str | None]:
@@ -98,10 +91,11 @@ def _without_revision(folder: Path, name: str, revision: str | None) -> Path:
 
 def _fetch(repo: str, revision: str | None, code: bool) -> Path:
     from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_FETCHED + ["*.py"] * code))
+        return _download(repo, revision, code)
+    except BaseModelError:
+        raise
     except hub.HFValidationError:
         raise BaseModelError(
             f"{repo!r} is neither a folder here nor a valid hub id; give `owner/name`, a folder, or builtin/tiny"
@@ -114,17 +108,74 @@ def _fetch(repo: str, revision: str | None, code: bool) -> Path:
         raise BaseModelError(f"{repo!r} has no revision {revision!r} on the hub; give a branch, a tag or a commit") from None
     except hub.RepositoryNotFoundError:
         raise BaseModelError(f"the hub has no model {repo!r} (or it is private); check the id") from None
-    except hub.LocalEntryNotFoundError:
+    except hub.LocalEntryNotFoundError as error:
         which = f"revision {revision!r} of {repo!r}" if revision else repr(repo)
+        answer = getattr(error.__cause__, "response", None)
+        if answer is not None:
+            why, mend = f"the hub answers {answer.status_code} {answer.reason_phrase}".rstrip(), "try again later"
+        else:
+            why, mend = "the hub cannot be reached", "connect once to fetch it"
         raise BaseModelError(
-            f"{which} is not in the local cache and the hub cannot be reached; "
-            "connect once to fetch it, or give a folder, or builtin/tiny"
+            f"{which} is not in the local cache and {why}; {mend}, or give a folder, or builtin/tiny"
         ) from None
-    except (hub.HfHubHTTPError, OSError) as error:
+    except Exception as error:  # connections that break do so with classes of a package that the hub's own replaces
         raise BaseModelError(
-            f"{repo!r} could not be fetched ({type(error).__name__}: {reason_of(error)}); "
-            "check the network, or give a folder, or builtin/tiny"
+            f"{repo!r} could not be fetched ({type(error).__name__}: {reason_of(error)}); files that came whole are kept: "
+            "try again, or check the network, or give a folder, or builtin/tiny"
         ) from None
+
+
+def _download(repo: str, revision: str | None, code: bool) -> Path:
+    """The folder of the hub's cache with all of a model that is opened, and no weights beside those: many come in several
+    formats.
+
+    Raises:
+        BaseModelError: it is no causal model, which is told before weights are fetched, or nothing but GGUF files.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    folder = Path(snapshot_download(repo, revision=revision, allow_patterns=["README.md", *_DESCRIBING, *["*.py"] * code]))
+
+    def fetch(*names: str) -> None:
+        if not all((folder / name).is_file() for name in names):  # the config is there: asked for so that something is
+            snapshot_download(repo, revision=folder.name, allow_patterns=["config.json", *names])
+
+    if (folder / "config.json").is_file():
+        config = read_object(folder / "config.json")
+        refuse_unless_causal(task_type_of_config(config), repo)
+        for name in names_of_weights(config):
+            if not name.endswith(INDEX):
+                fetch(name)
+            if (folder / name).is_file():
+                if name.endswith(INDEX):
+                    fetch(*names_in_index(folder / name))
+                return folder
+    if (folder / "adapter_config.json").is_file():
+        return folder
+    files = [name for name in HfApi().list_repo_files(repo, revision=folder.name) if name.endswith(".gguf")]
+    if files:
+        some = f"{', '.join(files[:3])}{', ...' if len(files) > 3 else ''}"
+        raise BaseModelError(f"the hub has {repo!r} as GGUF only ({some}); download one of these files and give its path")
+    return folder
+
+
+def names_of_weights(config: dict[str, Any]) -> list[str]:
+    """The names under which transformers looks for the weights of a saved model, the first one first: that which its config
+    gives, else `model.safetensors`, an index of several, and the same of `pytorch_model.bin`."""
+    named = config.get("transformers_weights")
+    return [named] if isinstance(named, str) and named else [SAFE, SAFE + INDEX, BIN, BIN + INDEX]
+
+
+def names_in_index(file: Path) -> list[str]:
+    """The files of weights that an index names.
+
+    Raises:
+        BaseModelError: it names none.
+    """
+    names = read_object(file).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise BaseModelError(f"{file} names no files of weights; fetch it again")
+    return sorted({*names.values()})
 
 
 def read_object(file: Path) -> dict[str, Any]:

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from softprompt.bases.vocabulary import WHOLE
+from softprompt.bases.weights import find_weights
 from softprompt.errors import BaseModelError, reason_of
 from softprompt.text import plural
+
+_log = logging.getLogger(__name__)
+
+_OTHER = "use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
 
 
 def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[str, Any]) -> tuple[Any, Any]:
@@ -35,20 +42,34 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     kind = config.get("model_type")
-    if kind in KNOWN and kind not in CAUSAL and not config.get("auto_map"):
-        raise BaseModelError(
-            f"{source!r} is of the kind {kind!r}, of which transformers {transformers.__version__} has no causal language "
-            "model that takes text alone; use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
-        )
     try:
         with quiet():
-            model, found = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, **reading, output_loading_info=True, ignore_mismatched_sizes=True
-            )
+            own = None if config.get("auto_map") or kind not in KNOWN else transformers.AutoConfig.from_pretrained(folder)
+            half = text_half(own) if own is not None else None
+            if half is None and own is not None and kind not in CAUSAL:
+                raise BaseModelError(
+                    f"{source!r} is of the kind {kind!r}, of which transformers {transformers.__version__} has no causal "
+                    f"language model that takes text alone; {_OTHER}"
+                )
+            reading = {**reading, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            if half is not None:
+                model, found = half.model_class.from_pretrained(folder, **reading, **half.reading())
+                alike = half.is_like_the_whole(model)
+                if not alike and kind in CAUSAL:
+                    half = None
+            if half is None:
+                model, found = transformers.AutoModelForCausalLM.from_pretrained(folder, **reading)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=reading["trust_remote_code"])
+    except BaseModelError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise BaseModelError(
             f"{source!r} ({folder}) cannot be loaded: {reason_of(error)}; fetch it again, or give another"
+        ) from None
+    except pickle.UnpicklingError:
+        raise BaseModelError(
+            f"{_pickle_with_code(find_weights(folder, config))} is a pickle of more than tensors, which can name code "
+            "to be run, or a damaged one, and is not opened; give the model with its weights in safetensors"
         ) from None
     except Exception as error:  # safetensors and tokenizers raise classes of their own for damaged files
         raise BaseModelError(
@@ -60,13 +81,160 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
             f"built from the vocabulary beside it; move {WHOLE} out of the folder"
         )
     # Weights that are not there, or of another shape, transformers would fill with random numbers.
-    lacking = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
-    if lacking:
+    if lacking := sorted(found["missing_keys"]):
         raise BaseModelError(
             f"{source!r} ({folder}) lacks {plural(len(lacking), 'weight')} of {type(model).__name__}, {lacking[0]!r} among "
-            "them, or has them in another shape; fetch or save it again, or give a base with a language-modelling head"
+            "them; fetch or save it again, or give a base with a language-modelling head"
         )
+    if other := sorted(found["mismatched_keys"]):
+        name, there, asked = other[0]
+        raise BaseModelError(
+            f"{source!r} ({folder}) has {plural(len(other), 'weight')} of another shape than its config.json asks for: "
+            f"{name!r} is {_size(there)}, and not {_size(asked)}; give the config and the weights of one model"
+        )
+    left = _left_out(model, found["unexpected_keys"])
+    if half is not None and (left or not alike):
+        raise BaseModelError(
+            f"the text half of {source!r} ({kind}) is no {type(model).__name__} by itself: "
+            f"{left[0] if left else 'what stands around it'} would be left out; {_OTHER}"
+        )
+    if left:
+        _log.warning(
+            "%s has %s that %s does not take, %r among them; what is computed is without them",
+            source, plural(len(left), "weight"), type(model).__name__, left[0],
+        )  # fmt: skip
     return model, tokenizer
+
+
+@torch.no_grad()
+def check_finite(model: Any, source: str) -> None:
+    """Refuse a model that would answer with NaN: one with a weight that is no number. Rows of the embedding are apart, of
+    which a text uses few.
+
+    Raises:
+        BaseModelError: there is such a weight.
+    """
+    embedding = model.get_input_embeddings().weight
+    for name, tensor in model.named_parameters():
+        if tensor is embedding or not tensor.is_floating_point() or tensor.element_size() < 2:
+            continue
+        # A sum is read as fast as memory is, and no number where one of its terms is none; of large ones it may overflow.
+        if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
+            raise BaseModelError(
+                f"{source!r} holds NaN or infinity in {name!r} (as {str(tensor.dtype)[6:]}); fetch or save it again"
+                + (", or give another dtype" if tensor.dtype == torch.float16 else "")
+            )
+
+
+def _left_out(model: Any, unexpected: Iterable[str]) -> list[str]:
+    """The weights of a model's decoder, by what its parts and its weights are called, that were read by nothing. Old files
+    keep what is computed anew, such as masks, by other names."""
+    prefix = f"{model.base_model_prefix}."
+    parts = {name for name, _ in model.base_model.named_children()}
+    ends = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    ours = (key for key in unexpected if key.startswith(prefix) and key.rpartition(".")[2] in ends)
+    return sorted(key for key in ours if key.split(".")[1] in parts)
+
+
+def _size(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _pickle_with_code(files: list[Path]) -> Path:
+    """The first of several files of weights that cannot be read as tensors alone."""
+    for file in files:
+        try:
+            torch.load(file, map_location="meta", weights_only=True)
+        except pickle.UnpicklingError:
+            return file
+    return files[0]
+
+
+# Text decoders that are given three positions for each token, of which text has three equal ones: for text alone they
+# compute what these do, from weights of the same names.
+_ONE_POSITION = {
+    "qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TextHalf:
+    """The part of a model of several senses that takes text alone: its text decoder and its head, as a causal model."""
+
+    model_class: Any
+    """Of transformers."""
+    config: Any
+    """Of that class."""
+    whole: Any
+    """The config of the whole model."""
+
+    def reading(self) -> dict[str, Any]:
+        """What is said to `from_pretrained` beside the folder: the weights' names there, less that of the half."""
+        prefix = self.model_class.base_model_prefix
+        inner = r"^(?:model\.)?(?:language_model|text_model)\."
+        return {
+            "config": self.config,
+            "key_mapping": {rf"{inner}(?={prefix}\.|lm_head\.)": "", rf"{inner}(?!{prefix}\.|lm_head\.)": f"{prefix}."},
+        }
+
+    @torch.no_grad()
+    def is_like_the_whole(self, model: Any) -> bool:
+        """Whether the whole makes of three tokens what the half does: the whole without its weights, but for those of the
+        decoder and the head, which it shares with the half."""
+        import transformers
+
+        one_position = self.whole.get_text_config().model_type in _ONE_POSITION
+        if one_position and getattr(model, "is_quantized", False):
+            return True  # packed weights do not fit its own decoder
+        try:
+            with torch.device("meta"):
+                whole = transformers.AutoModelForMultimodalLM.from_config(
+                    self.whole, attn_implementation=model.config._attn_implementation
+                ).eval()
+            decoder = whole.get_decoder()
+            if one_position:
+                decoder.load_state_dict(model.base_model.state_dict(), assign=True)
+                decoder.rotary_emb = type(decoder.rotary_emb)(config=decoder.config)
+            else:
+                (place,) = (name for name, module in whole.named_modules() if module is decoder)
+                whole.set_submodule(place, model.base_model)
+            whole.set_output_embeddings(model.get_output_embeddings())
+            embedding = model.get_input_embeddings()
+            ids_BT = torch.tensor(
+                [[len(embedding.weight) * share // 9 for share in (2, 4, 6)]], device=embedding.weight.device
+            )
+            more = {"inputs_embeds": embedding(ids_BT), "attention_mask": torch.ones_like(ids_BT), "use_cache": False}
+            one, other = (part(**more).logits.float() for part in (model, whole))
+        except Exception:  # one that cannot be run so is not known to be alike
+            return False
+        return bool((one - other).norm() <= 1e-3 * one.norm())
+
+
+def text_half(config: Any) -> TextHalf | None:
+    """The text half of a model of several senses; None of another, or where it has none that is a causal model."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
+
+    text = config.get_text_config()
+    if text is config or type(config) not in MODEL_FOR_MULTIMODAL_LM_MAPPING:
+        return None
+    own = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if own is not None and own.config_class is type(text):
+        return None  # transformers itself takes the half alone
+    if getattr(text, "use_bidirectional_attention", None) in (True, "all"):
+        return None  # which sees the whole input at once, as PaliGemma does
+    if text.model_type in _ONE_POSITION:
+        kind = _ONE_POSITION[text.model_type]
+        fields = {key: value for key, value in text.to_dict().items() if key != "model_type"}
+        text = CONFIG_MAPPING[kind](**fields)
+        if kind == "qwen3_moe":
+            text.norm_topk_prob = True  # which its config has no word for, as it always does so
+    if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
+    text.tie_word_embeddings = getattr(config, "tie_word_embeddings", False)
+    if (packed := getattr(config, "quantization_config", None)) is not None:
+        text.quantization_config = packed
+    return TextHalf(MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], text, config)
 
 
 def check_causal(model: Any, source: str) -> None:
@@ -78,8 +246,8 @@ def check_causal(model: Any, source: str) -> None:
     if looks_ahead(model):
         raise BaseModelError(
             f"{source!r} is no causal language model: loaded as {type(model).__name__}, what it makes of a token changes "
-            "with the tokens behind it, as in an encoder (BERT and its kind). This version tunes causal models only; use a "
-            "decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
+            "with the tokens behind it, as in an encoder (BERT and its kind). This version tunes causal models only; "
+            f"{_OTHER}"
         )
 
 

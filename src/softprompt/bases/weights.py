@@ -5,36 +5,28 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from softprompt.bases.locate import read_object
+from softprompt.bases.locate import BIN, INDEX, SAFE, names_in_index, names_of_weights
 from softprompt.errors import BaseModelError
 
-SAFE, BIN = "model.safetensors", "pytorch_model.bin"
-_INDEX = ".index.json"
 _LFS = b"version https://git-lfs"
 
 
 def find_weights(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """The files that transformers opens for the weights of a saved model, which are not all that lie there: the one that
-    the config names, else `model.safetensors`, else those that its index names, else the same of `pytorch_model.bin`.
+    """The files that transformers opens for the weights of a saved model, which are not all that lie there.
 
     Raises:
         BaseModelError: there are none, or one that an index names is not there.
     """
-    named = config.get("transformers_weights")
-    first = [named] if isinstance(named, str) and named else [SAFE, SAFE + _INDEX, BIN, BIN + _INDEX]
+    first = names_of_weights(config)
     found = next((folder / name for name in first if (folder / name).is_file()), None)
     if found is None:
         raise BaseModelError(f"the folder {str(folder)!r} holds no weights: {_what_else(folder, first)}")
-    files = [found]
-    if found.name.endswith(_INDEX):
-        names = read_object(found).get("weight_map")
-        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-            raise BaseModelError(f"{found} names no files of weights; fetch it again")
-        files = sorted(folder / name for name in {*names.values()})
+    files = [folder / name for name in names_in_index(found)] if found.name.endswith(INDEX) else [found]
     for file in files:
         if not file.is_file():
             raise BaseModelError(f"the folder {str(folder)!r} lacks {file.name}, which {found.name} names; fetch it again")
@@ -57,6 +49,46 @@ def _what_else(folder: Path, names: Iterable[str]) -> str:
     return f"neither {SAFE} nor {BIN} is there, and no index of several; fetch or save the model again, whole"
 
 
+def check_whole(files: Iterable[Path]) -> None:
+    """Refuse files of weights that are cut short, by what stands at their beginnings and ends.
+
+    Raises:
+        BaseModelError: one is, or is no such file.
+    """
+    for file in files:
+        if file.suffix == ".safetensors":
+            places_of_tensors(file)
+            continue
+        with file.open("rb") as handle:
+            zipped = handle.read(4) == b"PK\x03\x04"  # as torch writes a pickle, older versions apart
+        if file.stat().st_size == 0 or (zipped and not zipfile.is_zipfile(file)):
+            raise BaseModelError(f"{file} is cut short; fetch it again")
+
+
+def places_of_tensors(file: Path) -> list[tuple[str, str, int, int]]:
+    """Of each tensor of a safetensors file its name, what it is in words, and where its bytes begin and end.
+
+    Raises:
+        BaseModelError: the file is damaged.
+    """
+    places: list[tuple[str, str, int, int]] = []
+    length = file.stat().st_size
+    with file.open("rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        try:
+            header = json.loads(handle.read(min(size, length)))
+            for name, entry in header.items():
+                if name != "__metadata__":
+                    start, end = entry["data_offsets"]
+                    if not 0 <= start <= end <= length - 8 - size:
+                        raise ValueError(name)
+                    what = f"{name} {entry['dtype']} {entry['shape']}\n"
+                    places.append((name, what, 8 + size + start, 8 + size + end))
+        except (ValueError, KeyError, TypeError, MemoryError, AttributeError):
+            raise BaseModelError(f"{file} is no safetensors file, or cut short; fetch it again") from None
+    return places
+
+
 def digest_tensors(digest: Any, files: list[Path]) -> None:
     """Add the tensors of safetensors files to a digest, in the order of their names, so that the number of files does not
     matter.
@@ -64,22 +96,7 @@ def digest_tensors(digest: Any, files: list[Path]) -> None:
     Raises:
         BaseModelError: a file is damaged.
     """
-    places: list[tuple[str, str, Path, int, int]] = []
-    for file in files:
-        with file.open("rb") as handle:
-            size = int.from_bytes(handle.read(8), "little")
-            length = file.stat().st_size
-            try:
-                header = json.loads(handle.read(min(size, length)))
-                for name, entry in header.items():
-                    if name != "__metadata__":
-                        start, end = entry["data_offsets"]
-                        if not 0 <= start <= end <= length - 8 - size:
-                            raise ValueError(name)
-                        what = f"{name} {entry['dtype']} {entry['shape']}\n"
-                        places.append((name, what, file, 8 + size + start, 8 + size + end))
-            except (ValueError, KeyError, TypeError, MemoryError, AttributeError):
-                raise BaseModelError(f"{file} is no safetensors file, or cut short; fetch it again") from None
+    places = [(name, what, file, start, end) for file in files for name, what, start, end in places_of_tensors(file)]
     maps: dict[Path, mmap.mmap] = {}
     with contextlib.ExitStack() as stack:
         for _, what, file, start, end in sorted(places):

@@ -70,6 +70,8 @@ def _describe(options: BaseOptions) -> dict[str, Any]:
     return {
         "base": base.name,
         "path": str(base.path),
+        "revision": base.revision,
+        "adapter": base.adapter and base.adapter.name,
         "fingerprint": base.fingerprint,
         "params": base.params,
         "dtype": str(base.dtype).removeprefix("torch."),

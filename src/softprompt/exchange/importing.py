@@ -242,7 +242,7 @@ def _from_file(path: Path, changes: Mapping[str, Any], base: BaseOptions) -> tup
     proof = prove(base)
     if card.fingerprint not in proof.names:
         raise FingerprintMismatch(
-            f"{str(path)!r} was tuned on {card.base} ({card.fingerprint}){card.adapter_hint}, and {base.shown!r} is "
+            f"{str(path)!r} was tuned on {card.exact_base} ({card.fingerprint}){card.adapter_hint}, and {base.shown!r} is "
             f"{proof.fingerprint}; give the base it was tuned on"
         )
     return data, proof.address

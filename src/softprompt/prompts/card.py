@@ -79,6 +79,12 @@ class Card(BaseModel):
         return value > max(known) or value == max(known) >= SOLVED
 
     @property
+    def exact_base(self) -> str:
+        """For messages: the base, and its commit where it came from the hub."""
+        revision = self.recipe.get("revision")
+        return f"{self.base}@{revision}" if revision else self.base
+
+    @property
     def adapter_hint(self) -> str:
         """For messages about another base: that this one had an adapter, where it had one."""
         adapter = self.recipe.get("adapter")

@@ -140,8 +140,8 @@ class SoftPrompt:
             return
         width = "" if card.token_dim == base.width else f" (and its width is {card.token_dim}, not {base.width})"
         raise FingerprintMismatch(
-            f"the prompt of task {card.task!r} was made for base {card.base} with fingerprint {card.fingerprint}, and this "
-            f"base is {base.name} with fingerprint {base.fingerprint}{width}; load {card.base} as it was"
+            f"the prompt of task {card.task!r} was made for base {card.exact_base} with fingerprint {card.fingerprint}, and "
+            f"this base is {base.shown} with fingerprint {base.fingerprint}{width}; load {card.exact_base} as it was"
             f"{card.adapter_hint}, or train the task again on this base"
         )
 

@@ -107,8 +107,9 @@ def find_model(library: Library, base: FrozenBase, name: str) -> ModelRow:
     version = library.registry.resolve(name)
     if version.fingerprint not in base.fingerprints:
         raise FingerprintMismatch(
-            f"{version.ref} was made for base {version.card.base} with fingerprint {version.fingerprint}, and {base.name} "
-            f"with fingerprint {base.fingerprint} is served; ask for a version on this base, or serve the other one"
+            f"{version.ref} was made for base {version.card.exact_base} with fingerprint {version.fingerprint}, and "
+            f"{base.shown} with fingerprint {base.fingerprint} is served; ask for a version on this base, or serve the "
+            f"other one{version.card.adapter_hint}"
         )
     task = parse_ref(name).task
     numbers = [v.number for v in library.registry.versions(task, deleted=False) if v.fingerprint in base.fingerprints]

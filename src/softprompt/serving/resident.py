@@ -81,9 +81,9 @@ def load_resident(library: Library, version: Version, base: FrozenBase) -> Resid
     """
     if version.fingerprint not in base.fingerprints:  # before anything is read
         raise FingerprintMismatch(
-            f"{version.ref} was made for base {version.card.base} with fingerprint {version.fingerprint}, and {base.name} "
-            f"with fingerprint {base.fingerprint} is served; ask for a version on this base, or serve the other one"
-            f"{version.card.adapter_hint}"
+            f"{version.ref} was made for base {version.card.exact_base} with fingerprint {version.fingerprint}, and "
+            f"{base.shown} with fingerprint {base.fingerprint} is served; ask for a version on this base, or serve the "
+            f"other one{version.card.adapter_hint}"
         )
     wishes = wishes_of(library, version)
     prompt = SoftPrompt.from_bytes(library.read(version), digest=version.digest)
