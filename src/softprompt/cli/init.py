@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from softprompt.cli.options import Json
+from softprompt.bases.options import BaseOptions
+from softprompt.cli.options import Json, named_base_options
 from softprompt.cli.output import emit, printable, warn
 
 if TYPE_CHECKING:
+    from softprompt.tasks.chat import ChatFrame
     from softprompt.tasks.draft import Draft
 
 ROWS = "Rows: .csv, .tsv, .jsonl, .json, .parquet, .xlsx or .txt, also with .gz."
 
 
+@named_base_options
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help=ROWS)],
+    base: BaseOptions,
     text: Annotated[
         list[str] | None, typer.Option(help="Column of the input; may be repeated, and is guessed by default.")
     ] = None,
@@ -28,6 +33,9 @@ def init(
     ] = None,
     fold_labels: Annotated[
         bool, typer.Option("--fold-labels", help="Take labels that differ by case, spaces or as 1 and 1.0 do for one.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Word the input plainly, even where the base has a chat template.")
     ] = False,
     name: Annotated[str | None, typer.Option("--task", help="Name of the task; by default the file's.")] = None,
     old_name: Annotated[str | None, typer.Option("--name", hidden=True)] = None,
@@ -52,7 +60,18 @@ def init(
         if not equals or not said.strip() or given in words:
             raise ConfigError(f"--word {pair!r} has no word for a label, or is the second for it; write --word 1=positive")
         words[given] = said
-    draft = draft_task(file, text=text or (), label=label, name=name or old_name, words=words, fold_labels=fold_labels)
+    frame, told = (None, None) if base.source is None or raw else _frame(base, file.parent)
+    draft = draft_task(
+        file,
+        text=text or (),
+        label=label,
+        name=name or old_name,
+        words=words,
+        fold_labels=fold_labels,
+        base=base,
+        frame=frame,
+    )
+    draft = replace(draft, notes=(told, *draft.notes)) if told else draft
     try:
         write_whole(target, draft.yaml.encode())
     except OSError as error:
@@ -68,6 +87,30 @@ def init(
     typer.echo(draft.yaml, nl=False)
     _explain(draft)
     typer.echo(f"\nwritten to {target}; next: softprompt train {shlex.quote(str(target))}", err=True)
+
+
+def _frame(base: BaseOptions, folder: Path) -> tuple[ChatFrame | None, str | None]:
+    """The frame of a base's chat template, and what is to be said of that; of a folder beside the table, too.
+
+    Raises:
+        BaseModelError: there is no such base.
+    """
+    from softprompt.bases.reading import read_tokenizer
+    from softprompt.bases.spelling import Spelling
+    from softprompt.errors import ConfigError
+    from softprompt.tasks.chat import chat_frame, has_chat_template
+
+    source = base.address
+    if not Path(source).is_dir() and (folder / source).is_dir():
+        base = replace(base, source=str(folder / source))
+    tokenizer = read_tokenizer(base)
+    if not has_chat_template(tokenizer):
+        return None, None
+    try:
+        frame = chat_frame(tokenizer, Spelling(tokenizer, source, None).controls)
+    except ConfigError as error:
+        return None, f"the input is not in the chat template of {source}, for {error}"
+    return frame, f"the input is in the chat template of {source}, the answer behind the assistant's turn; --raw words it plainly"
 
 
 def _explain(draft: Draft) -> None:
