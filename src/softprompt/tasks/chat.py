@@ -74,7 +74,7 @@ def chat_frame(tokenizer: Any, controls: Collection[str]) -> ChatFrame:
     start, rest = _finished(tokenizer, asked, before) or (None, "")
     if start is not None and start.startswith(behind) and not start[len(behind) :].strip():
         lead = start[len(behind) :]
-    elif start is not None and (start.startswith(behind) or _thinks(behind.removeprefix(start))):
+    elif start is not None and (start.startswith(behind) or _thinks(behind, start)):
         notes.append(
             f"answers stand behind {_tail(start)}, as in the chat template's finished turns; its generation prompt ends "
             f"otherwise: {_tail(behind)}"
@@ -167,9 +167,11 @@ def _finished(tokenizer: Any, asked: dict[str, str], before: str) -> tuple[str, 
     return (text.removeprefix(start), behind) if text.startswith(start) else None
 
 
-def _thinks(text: str) -> bool:
-    """Whether a text begins what it does not end, such as `<think>`."""
-    return any(f"</{tag}>" not in text for tag in re.findall(r"<(\w+)>", text))
+def _thinks(behind: str, start: str) -> bool:
+    """Whether a generation prompt goes on from where finished turns have their answer, and begins what it does not end, such
+    as `<think>`."""
+    more = behind[len(start) :] if behind.startswith(start) else ""
+    return any(f"</{tag}>" not in more for tag in re.findall(r"<(\w+)>", more))
 
 
 def _tail(text: str) -> str:
