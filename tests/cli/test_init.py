@@ -134,7 +134,8 @@ def with_template(folder: Path, base: Path, template: str) -> Path:
 
 
 TEMPLATE = (
-    "{% for m in messages %}<end>{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<end>says:{% endif %}"
+    "{% for m in messages %}<end>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<end>says:{% endif %}"
 )
 
 

@@ -8,7 +8,6 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import hypothesis
 import pytest
@@ -30,7 +29,8 @@ PROMPT = "{% if add_generation_prompt %}{{ '<|user|>assistant\n' }}{% endif %}"
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
 CHATML = "{% if messages[0].role != 'system' %}{{ '<|user|>system\nBe {good}.<|end|>\n' }}{% endif %}" + TURNS + PROMPT
 LLAMA = (
-    "{{ bos_token }}{% for m in messages %}{{ '<|user|>' + m.role + '<|end|>\n\n' + m.content | trim + eos_token }}{% endfor %}"
+    "{{ bos_token }}"
+    "{% for m in messages %}{{ '<|user|>' + m.role + '<|end|>\n\n' + m.content | trim + eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|user|>assistant<|end|>\n\n' }}{% endif %}"
 )
 GEMMA = (
@@ -39,8 +39,8 @@ GEMMA = (
     "{{ '<|user|>' + role + '\n' + m.content | trim + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|user|>model\n' }}{% endif %}"
 )
-MISTRAL = (
-    "{{ bos_token }}" + NO_SYSTEM + "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
+MISTRAL = f"{{{{ bos_token }}}}{NO_SYSTEM}" + (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
     "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
 )
 VICUNA = (
@@ -48,7 +48,7 @@ VICUNA = (
     "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 DATED = "{{ '<|user|>system\nToday: ' + strftime_now('%d %b %Y') + '\n<|end|>' }}" + TURNS + PROMPT
-ONE_QUESTION = "{% if messages | length > 1 %}{{ raise_exception('one question') }}{% endif %}Q: {{ messages[0].content }} A:"
+ONE_QUESTION = "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}Q: {{ messages[0].content }} A:"
 TEMPLATES = {
     "chatml": CHATML, "llama": LLAMA, "gemma": GEMMA, "mistral": MISTRAL, "vicuna": VICUNA, "dated": DATED,
     "one question": ONE_QUESTION, "nothing but words": "{{ messages[0].content }}\n",
@@ -120,9 +120,7 @@ def test_control_tokens_of_a_message_stay_text(text: str) -> None:
     [
         (
             "chatml",
-            ChatFrame(
-                "<|user|>system\nBe {good}.<|end|>\n<|user|>user\n", "<|end|>\n<|user|>assistant\n", "", "<|end|>"
-            ),
+            ChatFrame("<|user|>system\nBe {good}.<|end|>\n<|user|>user\n", "<|end|>\n<|user|>assistant\n", "", "<|end|>"),
         ),
         ("llama", ChatFrame("<s><|user|>user<|end|>\n\n", "</s><|user|>assistant<|end|>\n\n", "", "")),
         ("gemma", ChatFrame("<s><|user|>user\n", "<|end|>\n<|user|>model\n", "", "<|end|>")),
@@ -237,7 +235,7 @@ def test_a_text_prompt_stands_in_front_of_the_message(kind: str, name: str) -> N
     [
         (CHATML, "{text}\nLabel:", "TEXT\n{text}\nLabel:"),  # not in the template: in front of all
         (CHATML, "A question: {text}", "TEXT\nA question: {text}"),
-        (CHATML, "<|user|>system\nOther.<|end|>\n<|user|>user\nQ: {text}", "<|user|>system\nOther.<|end|>\n<|user|>user\nTEXT\nQ: {text}"),
+        (CHATML, "<|user|>system\nA<|end|>\n<|user|>user\n{text}", "<|user|>system\nA<|end|>\n<|user|>user\nTEXT\n{text}"),
         (CHATML, "<|user|>user\nDo.\nQ: {text}<|end|>", "<|user|>user\nTEXT\nDo.\nQ: {text}<|end|>"),
         (MISTRAL, "<s>[INST] Do. {text} [/INST]", "<s>[INST] TEXT\nDo. {text} [/INST]"),
         (MISTRAL, "<s>Q: {text}", "<s>TEXT\nQ: {text}"),
@@ -259,6 +257,9 @@ def test_an_input_that_is_too_long_loses_words_of_its_own_and_keeps_the_turns_an
     form = form_of(frame_of(LLAMA), labels=["yes", "no"])
     inputs = form.encode_inputs(base, [{"text": "the river " * 400}], 0, prepend="Say yes.\n")
     assert inputs.cut == [0]
+    head, tail = "<s><|user|>user<|end|>\n\nSay yes.\n", "</s><|user|>assistant<|end|>\n\n"
     text = base.tokenizer.decode(inputs.ids[0])
-    assert text.startswith("<s><|user|>user<|end|>\n\nSay yes.\nthe river the river")
-    assert text.endswith("river</s><|user|>assistant<|end|>\n\n") or text.endswith("</s><|user|>assistant<|end|>\n\n")
+    kept = text.removeprefix(head).removesuffix(tail)
+    assert text == head + kept + tail
+    assert len(kept) > 100
+    assert ("the river " * 400).startswith(kept)

@@ -110,7 +110,10 @@ def _frame(base: BaseOptions, folder: Path) -> tuple[ChatFrame | None, str | Non
         frame = chat_frame(tokenizer, Spelling(tokenizer, source, None).controls)
     except ConfigError as error:
         return None, f"the input is not in the chat template of {source}, for {error}"
-    return frame, f"the input is in the chat template of {source}, the answer behind the assistant's turn; --raw words it plainly"
+    return (
+        frame,
+        f"the input is in the chat template of {source}, the answer is the assistant's turn; --raw words it plainly",
+    )
 
 
 def _explain(draft: Draft) -> None:

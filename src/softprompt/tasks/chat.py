@@ -3,7 +3,6 @@ worded so. No torch."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ def has_chat_template(tokenizer: Any) -> bool:
 
 
 def chat_frame(tokenizer: Any, controls: Collection[str]) -> ChatFrame:
-    """The frame of a tokenizer's chat template, as `apply_chat_template` words a single message with a generation prompt, and
+    """The frame of a tokenizer's chat template, as `apply_chat_template` words a single message with a generation prompt,
     without thinking where the template can leave it out.
 
     Args:
@@ -67,8 +66,8 @@ def chat_frame(tokenizer: Any, controls: Collection[str]) -> ChatFrame:
     notes = []
     if date := _date_in(tokenizer, asked, before, behind):
         notes.append(
-            f"the chat template says the date; `input` has that of today for good ({short(date, 60)}): write another, or take "
-            "it out"
+            f"the chat template says the date; `input` has that of today for good ({short(date, 60)}): write another, or "
+            "take it out"
         )
     lead = ""
     start, rest = _finished(tokenizer, asked, before) or (None, "")
@@ -89,11 +88,11 @@ def chat_frame(tokenizer: Any, controls: Collection[str]) -> ChatFrame:
 
 
 def text_place(template: Template, base: FrozenBase) -> int:
-    """Where a text prompt goes into an input: the number of characters of the template's first literal that stand before it.
+    """Where a text prompt goes into an input: how many characters of the template's first literal stand before it.
 
-    It stands in front of all words that are the user's: at the beginning; in the base's chat template at the beginning of the
-    user's message; where an author wrote control tokens in another way, behind them, and in front of the line with the first
-    column.
+    It stands in front of all words that are the user's: at the beginning; in the base's chat template at the beginning of
+    the user's message; where an author wrote control tokens in another way, behind them, and in front of the line with the
+    first column.
     """
     first, controls = template.parts[0][0], base.spelling.controls
     if has_chat_template(base.tokenizer):
@@ -149,8 +148,11 @@ def _render(tokenizer: Any, turns: list[dict[str, str]], begin_answer: bool, tem
 
 def _around(text: str, message: str) -> tuple[str, str]:
     """What stands before a message and behind it."""
-    if (count := text.count(message)) != 1:
-        raise ConfigError(f"it says a message {count} times" if count else "it changes what a message says, or leaves it out")
+    count = text.count(message)
+    if not count:
+        raise ConfigError("it changes what a message says, or leaves it out")
+    if count > 1:
+        raise ConfigError(f"it says a message {count} times")
     before, _, behind = text.partition(message)
     return before, behind
 
@@ -189,8 +191,6 @@ def _date_in(tokenizer: Any, asked: dict[str, str], before: str, behind: str) ->
         other = _render(tokenizer, [asked], True, stopped)
     except ConfigError:
         return "as it is"
-    if other == now:
-        return None
-    start = len(os.path.commonprefix([now, other]))
-    end = len(os.path.commonprefix([now[start:][::-1], other[start:][::-1]]))
-    return now[start : len(now) - end]
+    if _CLOCK not in other:
+        return None if other == now else "as it is"
+    return now[other.index(_CLOCK) : len(now) - len(other) + other.rindex(_CLOCK) + 1]
