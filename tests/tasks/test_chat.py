@@ -236,6 +236,8 @@ def test_a_text_prompt_stands_in_front_of_the_message(kind: str, name: str) -> N
         (CHATML, "{text}\nLabel:", "TEXT\n{text}\nLabel:"),  # not in the template: in front of all
         (CHATML, "A question: {text}", "TEXT\nA question: {text}"),
         (CHATML, "<|user|>system\nA<|end|>\n<|user|>user\n{text}", "<|user|>system\nA<|end|>\n<|user|>user\nTEXT\n{text}"),
+        (VICUNA, "A question: {text}", "TEXT\nA question: {text}"),
+        (TEMPLATES["nothing but words"], "<s>Q: {text}", "<s>TEXT\nQ: {text}"),
         (CHATML, "<|user|>user\nDo.\nQ: {text}<|end|>", "<|user|>user\nTEXT\nDo.\nQ: {text}<|end|>"),
         (MISTRAL, "<s>[INST] Do. {text} [/INST]", "<s>[INST] TEXT\nDo. {text} [/INST]"),
         (MISTRAL, "<s>Q: {text}", "<s>TEXT\nQ: {text}"),

@@ -39,8 +39,9 @@ class ChatFrame:
     """What people should know of it."""
 
     def head(self, controls: Collection[str]) -> str:
-        """The head of the user's turn alone: from the last control token on."""
-        return self.before[max((self.before.rfind(text) for text in controls), default=-1) :] if self.before else ""
+        """The head of the user's turn alone: from the last control token on; nothing where there is none."""
+        start = max((self.before.rfind(text) for text in controls), default=-1)
+        return self.before[start:] if start >= 0 else ""
 
 
 def has_chat_template(tokenizer: Any) -> bool:
@@ -109,7 +110,7 @@ def text_place(template: Template, base: FrozenBase) -> int:
 
 def frame_place(first: str, frame: ChatFrame, controls: Collection[str]) -> int | None:
     """Where the user's message begins in what stands before an input's first column; None where that is not in the frame."""
-    if first.startswith(frame.before):
+    if frame.before and first.startswith(frame.before):
         return len(frame.before)
     head = frame.head(controls)
     at = first.rfind(head) if head else -1
