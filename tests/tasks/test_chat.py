@@ -57,7 +57,7 @@ TRIMMING = ("llama", "gemma")
 
 
 @functools.cache
-def chat_base(kind: str, template: str, *, ends: int | tuple[int, ...] = 2) -> FrozenBase:
+def chat_base(kind: str, template: str | None, *, ends: int | tuple[int, ...] = 2) -> FrozenBase:
     """A tiny base whose tokenizer has a chat template; `ends` are the ids that end what it generates."""
     base = spellings.base(kind)
     tokenizer, model = copy.deepcopy(base.tokenizer), copy.copy(base.model)

@@ -101,7 +101,7 @@ def _frame(base: BaseOptions, folder: Path) -> tuple[ChatFrame | None, str | Non
     from softprompt.tasks.chat import chat_frame, has_chat_template
 
     source = base.address
-    if not Path(source).is_dir() and (folder / source).is_dir():
+    if not Path(source).exists() and (folder / source).exists():
         base = replace(base, source=str(folder / source))
     tokenizer = read_tokenizer(base)
     if not has_chat_template(tokenizer):

@@ -96,19 +96,29 @@ def text_place(template: Template, base: FrozenBase) -> int:
     first column.
     """
     first, controls = template.parts[0][0], base.spelling.controls
-    if has_chat_template(base.tokenizer):
-        try:
-            frame = chat_frame(base.tokenizer, controls)
-        except ConfigError:
-            pass
-        else:
-            if (at := frame_place(first, frame, controls)) is not None:
-                return at
+    frame = _frame_of(base)
+    if frame is not None and (at := _message_in(first, frame, controls)) is not None:
+        return at
     behind = max((found.end() for text in controls for found in re.finditer(re.escape(text), first)), default=0)
     return max(behind, first.rfind("\n") + 1) if behind else 0
 
 
-def frame_place(first: str, frame: ChatFrame, controls: Collection[str]) -> int | None:
+def leaves_chat_out(template: Template, base: FrozenBase) -> bool:
+    """Whether a base has a chat template that words messages as they are, and an input is not worded in it."""
+    frame = _frame_of(base)
+    return (
+        frame is not None and bool(frame.before) and _message_in(template.parts[0][0], frame, base.spelling.controls) is None
+    )
+
+
+def _frame_of(base: FrozenBase) -> ChatFrame | None:
+    try:
+        return chat_frame(base.tokenizer, base.spelling.controls) if has_chat_template(base.tokenizer) else None
+    except ConfigError:
+        return None
+
+
+def _message_in(first: str, frame: ChatFrame, controls: Collection[str]) -> int | None:
     """Where the user's message begins in what stands before an input's first column; None where that is not in the frame."""
     if frame.before and first.startswith(frame.before):
         return len(frame.before)
