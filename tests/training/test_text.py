@@ -63,6 +63,16 @@ def test_what_the_tokenizer_would_begin_texts_with_is_told(tmp_path: Path) -> No
         assert bool(lines) == told
 
 
+@pytest.mark.parametrize("ends", [(2,), (2, 4)])
+def test_an_answer_that_ends_with_the_end_of_a_turn_can_be_written(ends: tuple[int, ...], tmp_path: Path) -> None:
+    from softprompt.training.prepare import Preparer, remarks_on
+
+    base = chat_base("byte_level", GEMMA, ends=ends)
+    own = task(tmp_path, WORDS * 8, [f"the {word}" for word in WORDS] * 8, target="{label}<|end|>")
+    run, _ = Preparer(base).prepare(own, None)
+    assert not [line for line, _ in remarks_on(base, run) if "cannot write" in line]
+
+
 def test_an_input_that_leaves_the_chat_template_out_is_told_and_no_other(tmp_path: Path) -> None:
     from softprompt.training.prepare import Preparer, remarks_on
 
