@@ -162,9 +162,9 @@ def test_an_end_that_the_base_does_not_know_for_one_is_followed_by_one_that_it_d
 
 def test_labels_have_no_end_and_several_columns_are_named() -> None:
     frame = frame_of(GEMMA)
-    words = words_of(["title", "{b}ody"], "label", frame, generates=False)
+    words = words_of(["title", "my body"], "label", frame, generates=False)
     assert words["target"] == "{label}"
-    assert words["input"] == "<s><|user|>user\nTitle: {title}\n{{b}}ody: {{b}ody}<|end|>\n<|user|>model\n"
+    assert words["input"] == "<s><|user|>user\nTitle: {title}\nMy body: {my body}<|end|>\n<|user|>model\n"
     assert words_of(["text"], "kind", None, generates=True) == {"input": "{text}\nKind:", "target": " {kind}"}
 
 
