@@ -140,14 +140,12 @@ TEMPLATE = (
 
 
 @pytest.mark.parametrize("labels", [["yes", "no"], [f"answer {n}" for n in range(40)]])
-def test_a_base_with_a_chat_template_gets_an_input_in_it_that_trains_as_it_stands(
+def test_an_input_in_the_chat_template_of_the_base_trains_as_it_stands(
     run: Run, folder: Path, base_folder: Path, labels: list[str]
 ) -> None:
     base = with_template(folder, base_folder, TEMPLATE)
     table = write_table(folder, rows_of(text=SENTENCES, answer=labels), ".csv")
-    done = run("init", table, "--base", "chatty", "--json")  # which lies beside the table
-    (told,) = done.rows
-    assert f"the input is in the chat template of {base.name}" in told["notes"][0]
+    (told,) = run("init", table, "--base", "chatty", "--chat", "--json").rows  # which lies beside the table
     written = yaml.safe_load(Path(told["file"]).read_text())
     assert written["base"] == "chatty"
     assert written["input"] == "<end>user: {text}\n<end>says:"
@@ -155,23 +153,25 @@ def test_a_base_with_a_chat_template_gets_an_input_in_it_that_trains_as_it_stand
     quick = ["max_steps=1", "num_virtual_tokens=2"]
     (row,) = run("train", told["file"], *(word for one in quick for word in ("--set", one)), "--json").rows
     assert row["train_rows"] + row["validation_rows"] + row["test_rows"] == 40
-    (told,) = run("init", table, "--base", base, "--raw", "--force", "--json").rows
+    (told,) = run("init", table, "--base", base, "--force", "--json").rows
     written = yaml.safe_load(Path(told["file"]).read_text())
     assert (written["input"], written["base"]) == ("{text}\nAnswer:", str(base))
-    assert not any("template" in note for note in told["notes"])
+    assert told["notes"][0] == f"{base} has a chat template; --chat words the input in it"
 
 
-def test_a_base_whose_chat_template_words_no_message_as_it_is_gets_a_plain_input_and_why(
+def test_a_chat_template_that_cannot_be_used_is_refused_where_it_is_asked_for(
     run: Run, folder: Path, base_folder: Path
 ) -> None:
     table = write_table(folder, rows_of(text=SENTENCES, label=["yes", "no"]), ".csv")
     base = with_template(folder, base_folder, "{{ raise_exception('a system message is needed') }}")
-    done = run("init", table, "--base", base, "--json")
-    assert "it refuses a single message of the user: a system message is needed" in done.err
-    assert yaml.safe_load(Path(done.rows[0]["file"]).read_text())["input"] == "{text}\nLabel:"
-    (told,) = run("init", table, "--base", base_folder, "--force", "--json").rows
+    told = run("init", table, "--base", base, "--chat").refused()
+    assert "it refuses a single message of the user: a system message is needed; leave --chat out" in told
+    assert "has no chat template; leave --chat out" in run("init", table, "--base", base_folder, "--chat").refused()
+    assert "builtin/tiny has no chat template" in run("init", table, "--chat").refused()
+    assert "no folder './nowhere'" in run("init", table, "--base", "./nowhere").refused()
+    assert not list(folder.glob("*.yaml"))
+    (told,) = run("init", table, "--base", base_folder, "--json").rows
     assert not any("template" in note for note in told["notes"])
-    assert "no folder './nowhere'" in run("init", table, "--base", "./nowhere", "--force").refused()
     adapter = ["--base-adapter", "lora", "--trust-remote-code"]
     (told,) = run("init", table, *adapter, "--force", "--json").rows
     keys = {"base": "builtin/tiny", "base_adapter": "lora", "trust_remote_code": True}

@@ -19,7 +19,7 @@ from softprompt.tasks.task import Task
 from softprompt.training.train import train
 from tests.models import make_base
 from tests.spellings import base as base_of_kind
-from tests.tasks.test_chat import CHATML, GEMMA, chat_base
+from tests.tasks.test_chat import GEMMA, chat_base
 
 WORDS = ["red", "green", "blue", "stone", "river", "place", "thing", "good"]
 
@@ -71,25 +71,6 @@ def test_an_answer_that_ends_with_the_end_of_a_turn_can_be_written(ends: tuple[i
     own = task(tmp_path, WORDS * 8, [f"the {word}" for word in WORDS] * 8, target="{label}<|end|>")
     run, _ = Preparer(base).prepare(own, None)
     assert not [line for line, _ in remarks_on(base, run) if "cannot write" in line]
-
-
-def test_an_input_that_leaves_the_chat_template_out_is_told_and_no_other(tmp_path: Path) -> None:
-    from softprompt.training.prepare import Preparer, remarks_on
-
-    for template, given, told in (
-        (GEMMA, "{text} =", True),
-        (GEMMA, "<s><|user|>user\n{text}<|end|>\n<|user|>model\n", False),
-        (CHATML, "<|user|>system\nOf mine.<|end|>\n<|user|>user\n{text}<|end|>\n<|user|>assistant\n", False),
-        ("{{ raise_exception('no') }}", "{text} =", False),
-        ("{{ messages[0].content }}", "{text} =", False),
-        (None, "{text} =", False),
-    ):
-        base = chat_base("byte_level", template)
-        own = task(tmp_path, WORDS * 8, ["yes", "no"] * 32, labels=["yes", "no"], input=given)
-        run, _ = Preparer(base).prepare(own, None)
-        lines = [(line, warning) for line, warning in remarks_on(base, run) if "chat template" in line]
-        assert bool(lines) == told, given
-        assert not any(warning for _, warning in lines)
 
 
 @pytest.mark.parametrize("start", ["RANDOM", "SAMPLE_VOCAB", "LABELS"])

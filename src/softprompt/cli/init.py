@@ -34,9 +34,7 @@ def init(
     fold_labels: Annotated[
         bool, typer.Option("--fold-labels", help="Take labels that differ by case, spaces or as 1 and 1.0 do for one.")
     ] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Word the input plainly, even where the base has a chat template.")
-    ] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Word the input in the chat template of the base.")] = False,
     name: Annotated[str | None, typer.Option("--task", help="Name of the task; by default the file's.")] = None,
     old_name: Annotated[str | None, typer.Option("--name", hidden=True)] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a task file that is there.")] = False,
@@ -60,7 +58,7 @@ def init(
         if not equals or not said.strip() or given in words:
             raise ConfigError(f"--word {pair!r} has no word for a label, or is the second for it; write --word 1=positive")
         words[given] = said
-    frame, told = (None, None) if base.source is None or raw else _frame(base, file.parent)
+    frame, told = (None, None) if base.source is None and not chat else _frame(base, file.parent, chat=chat)
     draft = draft_task(
         file,
         text=text or (),
@@ -89,11 +87,13 @@ def init(
     typer.echo(f"\nwritten to {target}; next: softprompt train {shlex.quote(str(target))}", err=True)
 
 
-def _frame(base: BaseOptions, folder: Path) -> tuple[ChatFrame | None, str | None]:
-    """The frame of a base's chat template, and what is to be said of that; of a folder beside the table, too.
+def _frame(base: BaseOptions, folder: Path, *, chat: bool) -> tuple[ChatFrame | None, str | None]:
+    """The frame of a base's chat template where it is asked for, and what is to be said of it; a base beside the table is
+    found, too.
 
     Raises:
         BaseModelError: there is no such base.
+        ConfigError: it has no chat template, or one that does not word messages as they are.
     """
     from softprompt.bases.reading import read_tokenizer
     from softprompt.bases.spelling import Spelling
@@ -105,15 +105,15 @@ def _frame(base: BaseOptions, folder: Path) -> tuple[ChatFrame | None, str | Non
         base = replace(base, source=str(folder / source))
     tokenizer = read_tokenizer(base)
     if not has_chat_template(tokenizer):
+        if chat:
+            raise ConfigError(f"{source} has no chat template; leave --chat out")
         return None, None
+    if not chat:
+        return None, f"{source} has a chat template; --chat words the input in it"
     try:
-        frame = chat_frame(tokenizer, Spelling(tokenizer, source, None).controls)
+        return chat_frame(tokenizer, Spelling(tokenizer, source, None).controls), None
     except ConfigError as error:
-        return None, f"the input is not in the chat template of {source}, for {error}"
-    return (
-        frame,
-        f"the input is in the chat template of {source}, the answer is the assistant's turn; --raw words it plainly",
-    )
+        raise ConfigError(f"the chat template of {source} cannot word an input: {error}; leave --chat out") from None
 
 
 def _explain(draft: Draft) -> None:

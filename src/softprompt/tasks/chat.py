@@ -96,26 +96,15 @@ def text_place(template: Template, base: FrozenBase) -> int:
     first column.
     """
     first, controls = template.parts[0][0], base.spelling.controls
-    frame = _frame_of(base)
-    if frame is not None and (at := _message_in(first, frame, controls)) is not None:
-        return at
+    if has_chat_template(base.tokenizer):
+        try:
+            at = _message_in(first, chat_frame(base.tokenizer, controls), controls)
+        except ConfigError:
+            at = None
+        if at is not None:
+            return at
     behind = max((found.end() for text in controls for found in re.finditer(re.escape(text), first)), default=0)
     return max(behind, first.rfind("\n") + 1) if behind else 0
-
-
-def leaves_chat_out(template: Template, base: FrozenBase) -> bool:
-    """Whether a base has a chat template that words messages as they are, and an input is not worded in it."""
-    frame = _frame_of(base)
-    return (
-        frame is not None and bool(frame.before) and _message_in(template.parts[0][0], frame, base.spelling.controls) is None
-    )
-
-
-def _frame_of(base: FrozenBase) -> ChatFrame | None:
-    try:
-        return chat_frame(base.tokenizer, base.spelling.controls) if has_chat_template(base.tokenizer) else None
-    except ConfigError:
-        return None
 
 
 def _message_in(first: str, frame: ChatFrame, controls: Collection[str]) -> int | None:

@@ -13,7 +13,6 @@ from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
 from softprompt.prompts import initialize
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.tasks.chat import leaves_chat_out
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import excerpt_of
 from softprompt.tasks.task import Examples, Task
@@ -79,12 +78,6 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield (
             f"{task.name}: the tokenizer of {base.name} would begin texts with {begins}, and nothing is put before inputs; "
             f"begin `input` with {begins} to have it",
-            False,
-        )
-    if leaves_chat_out(task.form.input, base):
-        yield (
-            f"{task.name}: {base.name} has a chat template, and `input` is not worded in it; "
-            f"`softprompt init --base {base.source}` would propose one that is",
             False,
         )
     if task.form.target_field in task.form.input.fields:
