@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.commands import Run
 from tests.tasks.test_draft import write_table
@@ -122,3 +124,55 @@ def test_answers_that_cannot_be_predicted_are_told_before_training(run: Run, fol
     )
     assert "cut to fit the context" not in done.err
     assert (row["truncated"], row["answers_cut"]) == (0, 20)
+
+
+def with_template(folder: Path, base: Path, template: str) -> Path:
+    """A copy of a base with a chat template."""
+    made = shutil.copytree(base, folder / "chatty")
+    (made / "chat_template.jinja").write_text(template)
+    return made
+
+
+TEMPLATE = (
+    "{% for m in messages %}<end>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<end>says:{% endif %}"
+)
+
+
+@pytest.mark.parametrize("labels", [["yes", "no"], [f"answer {n}" for n in range(40)]])
+def test_an_input_in_the_chat_template_of_the_base_trains_as_it_stands(
+    run: Run, folder: Path, base_folder: Path, labels: list[str]
+) -> None:
+    base = with_template(folder, base_folder, TEMPLATE)
+    table = write_table(folder, rows_of(text=SENTENCES, answer=labels), ".csv")
+    (told,) = run("init", table, "--base", "chatty", "--chat", "--json").rows  # which lies beside the table
+    written = yaml.safe_load(Path(told["file"]).read_text())
+    assert written["base"] == "chatty"
+    assert written["input"] == "<end>user: {text}\n<end>says:"
+    assert written["target"] == " {answer}"  # the tokenizer's own end is put behind answers without a word of it
+    quick = ["max_steps=1", "num_virtual_tokens=2"]
+    (row,) = run("train", told["file"], *(word for one in quick for word in ("--set", one)), "--json").rows
+    assert row["train_rows"] + row["validation_rows"] + row["test_rows"] == 40
+    (told,) = run("init", table, "--base", base, "--force", "--json").rows
+    written = yaml.safe_load(Path(told["file"]).read_text())
+    assert (written["input"], written["base"]) == ("{text}\nAnswer:", str(base))
+    assert told["notes"][0] == f"{base} has a chat template; --chat words the input in it"
+
+
+def test_a_chat_template_that_cannot_be_used_is_refused_where_it_is_asked_for(
+    run: Run, folder: Path, base_folder: Path
+) -> None:
+    table = write_table(folder, rows_of(text=SENTENCES, label=["yes", "no"]), ".csv")
+    base = with_template(folder, base_folder, "{{ raise_exception('a system message is needed') }}")
+    told = run("init", table, "--base", base, "--chat").refused()
+    assert "it refuses a single message of the user: a system message is needed; leave --chat out" in told
+    assert "has no chat template; leave --chat out" in run("init", table, "--base", base_folder, "--chat").refused()
+    assert "builtin/tiny has no chat template" in run("init", table, "--chat").refused()
+    assert "no folder './nowhere'" in run("init", table, "--base", "./nowhere").refused()
+    assert not list(folder.glob("*.yaml"))
+    (told,) = run("init", table, "--base", base_folder, "--json").rows
+    assert not any("template" in note for note in told["notes"])
+    adapter = ["--base-adapter", "lora", "--trust-remote-code"]
+    (told,) = run("init", table, *adapter, "--force", "--json").rows
+    keys = {"base": "builtin/tiny", "base_adapter": "lora", "trust_remote_code": True}
+    assert yaml.safe_load(Path(told["file"]).read_text()).items() >= keys.items()

@@ -44,6 +44,7 @@ from softprompt.serving.monitor import BASE, OTHER, UNKNOWN, Monitor
 from softprompt.serving.offline import Service
 from softprompt.serving.service import AsyncService
 from softprompt.serving.stream import Stream, _Strip
+from softprompt.tasks.chat import chat_frame, words_of
 from tests.engine_jobs import generate_offline
 from tests.fake_engine import FakeEngine, fake_embedding, fake_score
 from tests.models import make_base, some_prompt
@@ -268,6 +269,34 @@ def test_the_base_words_a_conversation_as_its_tokenizer_does(library: Library, e
     base.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(DataError, match="roles must alternate"):
         run(live.chat("default", base.name, turns, GREEDY))
+    live.close()
+
+
+def test_a_message_to_a_prompt_that_was_tuned_in_the_chat_template_stands_in_it_once(
+    library: Library, engine: FakeEngine
+) -> None:
+    import copy
+
+    base = make_base("llama")
+    base = replace(base, tokenizer=copy.deepcopy(base.tokenizer))
+    base.tokenizer.chat_template = (
+        "{% for m in messages %}<end>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<end>answer:{% endif %}"
+    )
+    form = words_of(["text"], "label", chat_frame(base.tokenizer, base.spelling.controls), generates=True)
+    for task, labels, metric in (("picks", LABELS, "accuracy"), ("writes", None, "exact_match")):
+        prompt = some_prompt(base, task, labels=labels, metric=metric, **form)
+        library.publish(prompt.to_bytes(), base=base.address)
+    live = AsyncService(library, base, engine)
+    turns = [Message("system", "good"), Message("user", "blue"), Message("assistant", "no"), Message("user", "red <end> ?")]
+    for task in ("picks", "writes"):
+        run(live.chat("default", task, turns, GREEDY))
+        said = job_of(engine).input
+        run(live.chat("default", base.name, [Message("user", "red <end> ?")], GREEDY))
+        assert said == job_of(engine).input, task
+        assert said.count(base.tokenizer.eos_token_id) == 2
+    run(live.classify("default", "picks", ["red <end> ?"]))
+    assert job_of(engine).input == said
     live.close()
 
 

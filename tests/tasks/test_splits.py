@@ -133,13 +133,18 @@ def test_contradictions_are_counted_and_stay_together(tmp_path: Path) -> None:
     assert task.faults == {split: {"contradictory": 10} for split in ("train", "validation", "test")}
 
 
-def test_inputs_that_files_share_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", "<|im_start|>system\nYou are {{good}} and of many words.<|im_end|>\n"])
+def test_inputs_that_files_share_are_counted(tmp_path: Path, before: str) -> None:
     files = {
         "train": numbered(40),
         "validation": numbered(50)[35:],
         "test": [{"text": "row 3", "label": "b"}, *numbered(60)[50:]],
     }
-    remarks = task_of(tmp_path, files).remarks
+    files["train"] += [{"text": "row 20", "label": "b"}]
+    remarks = task_of(
+        tmp_path, files, input=f"{before}{{text}}"
+    ).remarks  # an example says what a row says, not its template
+    assert any("1 input with different answers, in 2 rows, such as 'row 20': " in remark for remark in remarks)
     assert any(
         remark.startswith("5 of 15 validation inputs are training inputs too, such as 'row 35'") for remark in remarks
     )

@@ -19,6 +19,7 @@ from softprompt.tasks.task import Task
 from softprompt.training.train import train
 from tests.models import make_base
 from tests.spellings import base as base_of_kind
+from tests.tasks.test_chat import GEMMA, chat_base
 
 WORDS = ["red", "green", "blue", "stone", "river", "place", "thing", "good"]
 
@@ -60,6 +61,16 @@ def test_what_the_tokenizer_would_begin_texts_with_is_told(tmp_path: Path) -> No
         run, _ = Preparer(base_of_kind("llama_2")).prepare(own, None)
         lines = [line for line, warning in remarks_on(base_of_kind("llama_2"), run) if "would begin texts with <s>" in line]
         assert bool(lines) == told
+
+
+@pytest.mark.parametrize("ends", [(2,), (2, 4)])
+def test_an_answer_that_ends_with_the_end_of_a_turn_can_be_written(ends: tuple[int, ...], tmp_path: Path) -> None:
+    from softprompt.training.prepare import Preparer, remarks_on
+
+    base = chat_base("byte_level", GEMMA, ends=ends)
+    own = task(tmp_path, WORDS * 8, [f"the {word}" for word in WORDS] * 8, target="{label}<|end|>")
+    run, _ = Preparer(base).prepare(own, None)
+    assert not [line for line, _ in remarks_on(base, run) if "cannot write" in line]
 
 
 @pytest.mark.parametrize("start", ["RANDOM", "SAMPLE_VOCAB", "LABELS"])

@@ -15,6 +15,9 @@ from typing import Any
 
 import torch
 
+from softprompt.bases.folder import check_folder
+from softprompt.bases.locate import locate
+from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.vocabulary import WHOLE
 from softprompt.bases.weights import find_weights
 from softprompt.errors import BaseModelError, reason_of
@@ -235,6 +238,26 @@ def text_half(config: Any) -> TextHalf | None:
     if (packed := getattr(config, "quantization_config", None)) is not None:
         text.quantization_config = packed
     return TextHalf(MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], text, config)
+
+
+def read_tokenizer(options: BaseOptions) -> Any:
+    """The tokenizer of a base alone, which takes no weights into memory.
+
+    Raises:
+        BaseModelError: the base cannot be found, is none, or its tokenizer cannot be read.
+    """
+    import transformers
+
+    source, code = options.address, options.trust_remote_code
+    folder = locate(options.source or DEFAULT_BASE, revision=options.revision, code=code)
+    check_folder(folder, source, code=code)
+    try:
+        with quiet():
+            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
+    except Exception as error:  # tokenizers raises classes of its own for damaged files
+        raise BaseModelError(
+            f"the tokenizer of {source!r} ({folder}) cannot be loaded: {reason_of(error)}; fetch it again, or give another"
+        ) from None
 
 
 def check_causal(model: Any, source: str) -> None:

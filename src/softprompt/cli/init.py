@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from softprompt.cli.options import Json
+from softprompt.bases.options import BaseOptions
+from softprompt.cli.options import Json, named_base_options
 from softprompt.cli.output import emit, printable, warn
 
 if TYPE_CHECKING:
+    from softprompt.tasks.chat import ChatFrame
     from softprompt.tasks.draft import Draft
 
 ROWS = "Rows: .csv, .tsv, .jsonl, .json, .parquet, .xlsx or .txt, also with .gz."
 
 
+@named_base_options
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help=ROWS)],
+    base: BaseOptions,
     text: Annotated[
         list[str] | None, typer.Option(help="Column of the input; may be repeated, and is guessed by default.")
     ] = None,
@@ -29,6 +34,7 @@ def init(
     fold_labels: Annotated[
         bool, typer.Option("--fold-labels", help="Take labels that differ by case, spaces or as 1 and 1.0 do for one.")
     ] = False,
+    chat: Annotated[bool, typer.Option("--chat", help="Word the input in the chat template of the base.")] = False,
     name: Annotated[str | None, typer.Option("--task", help="Name of the task; by default the file's.")] = None,
     old_name: Annotated[str | None, typer.Option("--name", hidden=True)] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a task file that is there.")] = False,
@@ -52,7 +58,18 @@ def init(
         if not equals or not said.strip() or given in words:
             raise ConfigError(f"--word {pair!r} has no word for a label, or is the second for it; write --word 1=positive")
         words[given] = said
-    draft = draft_task(file, text=text or (), label=label, name=name or old_name, words=words, fold_labels=fold_labels)
+    frame, told = (None, None) if base.source is None and not chat else _frame(base, file.parent, chat=chat)
+    draft = draft_task(
+        file,
+        text=text or (),
+        label=label,
+        name=name or old_name,
+        words=words,
+        fold_labels=fold_labels,
+        base=base,
+        frame=frame,
+    )
+    draft = replace(draft, notes=(told, *draft.notes)) if told else draft
     try:
         write_whole(target, draft.yaml.encode())
     except OSError as error:
@@ -68,6 +85,35 @@ def init(
     typer.echo(draft.yaml, nl=False)
     _explain(draft)
     typer.echo(f"\nwritten to {target}; next: softprompt train {shlex.quote(str(target))}", err=True)
+
+
+def _frame(base: BaseOptions, folder: Path, *, chat: bool) -> tuple[ChatFrame | None, str | None]:
+    """The frame of a base's chat template where it is asked for, and what is to be said of it; a base beside the table is
+    found, too.
+
+    Raises:
+        BaseModelError: there is no such base.
+        ConfigError: it has no chat template, or one that does not word messages as they are.
+    """
+    from softprompt.bases.reading import read_tokenizer
+    from softprompt.bases.spelling import Spelling
+    from softprompt.errors import ConfigError
+    from softprompt.tasks.chat import chat_frame, has_chat_template
+
+    source = base.address
+    if not Path(source).exists() and (folder / source).exists():
+        base = replace(base, source=str(folder / source))
+    tokenizer = read_tokenizer(base)
+    if not has_chat_template(tokenizer):
+        if chat:
+            raise ConfigError(f"{source} has no chat template; leave --chat out")
+        return None, None
+    if not chat:
+        return None, f"{source} has a chat template; --chat words the input in it"
+    try:
+        return chat_frame(tokenizer, Spelling(tokenizer, source, None).controls), None
+    except ConfigError as error:
+        raise ConfigError(f"the chat template of {source} cannot word an input: {error}; leave --chat out") from None
 
 
 def _explain(draft: Draft) -> None:

@@ -89,6 +89,7 @@ _LOCATION = (
     _option("tenant", str | None, "Whose prompts (env SOFTPROMPT_TENANT; default 'default')."),
 )
 _BASE = {name: _base_option(name) for name in COMMAND_OPTIONS}
+_NAMED = _option("source", str | None, "Base to tune on: builtin/tiny, a folder or a hub id.", flag="--base")
 _SOURCE = _option("source", str | None, "Where the base is, if it has moved: the fingerprint decides.", flag="--base")
 
 
@@ -143,6 +144,11 @@ def base_options(command: Command) -> Command:
 def moved_base_options(command: Command) -> Command:
     """The same with `--base`, for commands whose versions name their base."""
     return _instead_of("base", [_SOURCE, *_BASE.values()], BaseOptions, command)
+
+
+def named_base_options(command: Command) -> Command:
+    """Give a command the options that a task file has keys for; it takes `base: BaseOptions`."""
+    return _instead_of("base", [_NAMED, _BASE["adapter"], _BASE["trust_remote_code"]], BaseOptions, command)
 
 
 def adapter_options(command: Command) -> Command:

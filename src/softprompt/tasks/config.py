@@ -258,6 +258,13 @@ class TaskConfig(_Strict):
         return {key: value for key, value in values.items() if value is not None}
 
 
+def keys_of_base(base: BaseOptions) -> dict[str, Any]:
+    """What a task file says to name a base."""
+    named: dict[str, Any] = {"base": base.address}
+    named |= {} if base.adapter is None else {"base_adapter": base.adapter}
+    return named | ({"trust_remote_code": True} if base.trust_remote_code else {})
+
+
 def read_config(path: str | Path) -> TaskConfig:
     """Read a task file.
 

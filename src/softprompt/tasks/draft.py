@@ -11,11 +11,13 @@ from pathlib import Path
 
 import yaml
 
+from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, DataError, nearest
 from softprompt.names import LONGEST_NAME, check_new_task
 from softprompt.rows.tables import read_table
 from softprompt.rows.values import Row, is_missing, short, text_of
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.chat import ChatFrame, words_of
+from softprompt.tasks.config import keys_of_base, parse_config
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, fold_label, form_of_labels, infer_labels
 from softprompt.tasks.task import Task
 from softprompt.tasks.template import nameable
@@ -68,6 +70,8 @@ def draft_task(
     name: str | None = None,
     words: Mapping[str, str] | None = None,
     fold_labels: bool = False,
+    base: BaseOptions | None = None,
+    frame: ChatFrame | None = None,
 ) -> Draft:
     """A task file for a table of rows, all of which are read. What is drafted is what training takes as it stands.
 
@@ -78,6 +82,8 @@ def draft_task(
         name: of the task; by default the file's, with a hyphen for what a name cannot have.
         words: words to say for labels, such as one for a number.
         fold_labels: take labels that differ by case, spaces or the spelling of a number alone for one.
+        base: what to tune on; by default the built-in one.
+        frame: of its chat template, to word the input in; without one it is worded plainly.
 
     Raises:
         DataError: no column for an input or an answer, no such column, or what training refuses.
@@ -97,10 +103,9 @@ def draft_task(
     remarks: list[str] = []
     config: dict[str, object] = {
         "task": task,
-        "base": "builtin/tiny",
+        **keys_of_base(base or BaseOptions()),
         "data": {"train": file.name},
-        "input": _input(list(taken), answer),
-        "target": f" {{{answer}}}",
+        **words_of(list(taken), answer, frame, generates=labels is None),
     }
     if labels is not None:
         said = _said(labels, words or {})
@@ -116,7 +121,7 @@ def draft_task(
         config |= {"metric": "exact_match", "max_new_tokens": _bound(table[answer].texts)}
     config["num_virtual_tokens"] = 20
     drafted = Task(parse_config(config), folder=file.parent)
-    notes = [*drafted.remarks, *remarks]
+    notes = [*(frame.notes if frame is not None else ()), *drafted.remarks, *remarks]
     if alike(dict.fromkeys(labels or (), 0)) or any(label != label.strip() for label in labels or ()):
         notes.append("--fold-labels takes one spelling of each label, without space around it")
     if labels is not None and not words and not any(isinstance(fold_label(one), str) for one in labels):
@@ -292,17 +297,6 @@ def _check_given(table: _Table, text: Sequence[str], label: str | None) -> None:
         raise ConfigError(f"the column {twice[0]!r} is given twice with --text; once is enough")
     if label in text:
         raise ConfigError(f"the column {label!r} is given as --text and as --label; an answer cannot be its own input")
-
-
-def _input(columns: Sequence[str], answer: str) -> str:
-    ask = f"\n{_literal(answer.strip().capitalize())}:"
-    if len(columns) == 1:
-        return f"{{{columns[0]}}}{ask}"
-    return "\n".join(f"{_literal(name.strip().capitalize())}: {{{name}}}" for name in columns) + ask
-
-
-def _literal(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _said(labels: Sequence[str], words: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,11 @@ from softprompt.rows.places import Name, Place
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import row_in
 from softprompt.rows.values import is_missing
+from softprompt.tasks.chat import text_place, with_text
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import Spellings, compose
 from softprompt.tasks.template import Template, around, excerpt, field_text
-from softprompt.text import plural
+from softprompt.text import Parts, plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -241,6 +242,7 @@ class Form:
         An input that is too long loses the end of its longest column, so that the template stays whole; it is counted.
 
         Args:
+            prepend: a text prompt, in front of what the user says: :func:`text_place` says where that is.
             name: what messages call a row, by its place in `rows`.
 
         Raises:
@@ -252,21 +254,28 @@ class Form:
         except ContextError as error:
             raise ContextError(f"task {self.task!r}: {error}") from None
         name = name or _numbered
-        texts = [[("", prepend), *self.input.fill_parts(row, Place(name, index))] for index, row in enumerate(rows)]
-        ids = base.encode(texts, name=name)
+        word = self._wording(base, prepend)
+        ids = base.encode([word(row, Place(name, index)) for index, row in enumerate(rows)], name=name)
         cut = []
         for index, tokens in enumerate(ids):
             if not tokens:
                 raise DataError(f"{name(index)}: the input is empty; give some text: {excerpt(rows[index])}")
             if limit is not None and len(tokens) > limit:
-                ids[index] = self._shorten(base, rows[index], limit, prepend)
+                ids[index] = self._shorten(base, rows[index], limit, word)
                 cut.append(index)
         return Inputs(ids, cut)
 
-    def _shorten(self, base: FrozenBase, row: Row, limit: int, prepend: str) -> list[int]:
+    def _wording(self, base: FrozenBase, prepend: str) -> Callable[[Row, object], Parts]:
+        """What words a row, a text prompt in its place."""
+        if not prepend:
+            return self.input.fill_parts
+        at = text_place(self.input, base)
+        return lambda row, where: with_text(self.input.fill_parts(row, where), prepend, at)
+
+    def _shorten(self, base: FrozenBase, row: Row, limit: int, word: Callable[[Row, object], Parts]) -> list[int]:
         row = {name: field_text(row, name, "the row") for name in self.input.fields}
         while True:
-            (ids,) = base.encode([[("", prepend), *self.input.fill_parts(row)]])
+            (ids,) = base.encode([word(row, "the row")])
             if len(ids) <= limit:
                 return ids
             longest = max(row, key=lambda name: len(row[name]))

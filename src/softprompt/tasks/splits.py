@@ -215,7 +215,7 @@ def remarks_on_rows(form: Form, sources: Sequence[Source], splits: Mapping[str, 
     """
     for source in sources:
         yield from _on_source(form, source)
-    yield from _on_shared(splits)
+    yield from _on_shared(form, splits)
     if form.labels is not None:
         yield from _on_labels(form, form.labels, splits)
 
@@ -232,12 +232,12 @@ def _on_source(form: Form, source: Source) -> Iterator[str]:
         text, answers = next(iter(found.items()))
         rows = sum(sum(counts.values()) for counts in found.values())
         yield (
-            f"{source.name}: {_inputs(len(found))} with different answers, in {_rows(rows)}, such as {excerpt_of(text)}: "
+            f"{source.name}: {_inputs(len(found))} with different answers, in {_rows(rows)}, such as {_shown(form, text)}: "
             f"{counted(answers)}; mend the answers, or leave the rows out"
         )
 
 
-def _on_shared(splits: Mapping[str, Source]) -> Iterator[str]:
+def _on_shared(form: Form, splits: Mapping[str, Source]) -> Iterator[str]:
     """Inputs that files of their own have in common."""
     names = list(splits)
     inputs = {name: set(split.inputs) for name, split in splits.items()}
@@ -246,7 +246,7 @@ def _on_shared(splits: Mapping[str, Source]) -> Iterator[str]:
             if both := inputs[one] & inputs[other]:
                 yield (
                     f"{len(both)} of {len(inputs[other])} {other} inputs are {one} inputs too, such as "
-                    f"{excerpt_of(min(both))}; scores on them say little, so leave them out of one"
+                    f"{_shown(form, min(both))}; scores on them say little, so leave them out of one"
                 )
 
 
@@ -295,6 +295,11 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
         if "training" in names:
             what = f"{they.split()[0]} will hardly ever be predicted"
         yield f"no {' and no '.join(names)} row has {_label(left)} {named(left)}: {what}; give more rows of {it}"
+
+
+def _shown(form: Form, text: str) -> str:
+    """The beginning of an input, from its first column on: what a template says before it is the same in all."""
+    return excerpt_of(text.removeprefix(form.input.parts[0][0]))
 
 
 def told_gaps(count: int, total: int, first: str) -> str:

@@ -268,6 +268,7 @@ class Task:
 
         Args:
             split: what messages call rows that do not know their places.
+            prepend: a text prompt, which goes in front of what the user says.
 
         Raises:
             DataError: a row lacks a field, has an empty input, or a label that is not listed.
@@ -290,7 +291,8 @@ class Task:
             return Examples(inputs.ids, targets, choices, answers, inputs.truncated, first_cut=first_cut)
         end = [base.end_id] if base.end_id is not None else []
         targets = self.form.encode_answers(base, answers, lambda index: f"{name(index)}: the answer")
-        whole, bound = [ids + end for ids in targets], self.form.max_new_tokens
+        ended = base.end_ids  # by a control token that the target spells out
+        whole, bound = [ids if ended.intersection(ids[-1:]) else ids + end for ids in targets], self.form.max_new_tokens
         long = [index for index, ids in enumerate(whole) if len(ids) > bound]
         longest, first_long = max((len(whole[index]) for index in long), default=0), where(long[0]) if long else ""
         targets = [ids[:bound] for ids in whole]

@@ -21,6 +21,11 @@ def nameable(column: str) -> bool:
     return bool(column.strip()) and not set("{}") & set(column)
 
 
+def literal(text: str) -> str:
+    """A text as a template says it."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 @dataclass(frozen=True)
 class Template:
     """Text with names of columns in braces, letter by letter as the table has them; `{{` and `}}` stand for braces."""

@@ -119,7 +119,7 @@ def _unreachable(base: FrozenBase, run: Run) -> str | None:
     wrong = [
         (place, answer, text)
         for place, (answer, text) in enumerate(zip(rows.answers, written, strict=True))
-        if measure(form.metric, [text], [form.target.fill({form.target_field: answer}).strip()]) < 1
+        if measure(form.metric, [form.unwrap(text)], [answer]) < 1
     ]
     if not wrong:
         return None
