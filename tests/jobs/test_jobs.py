@@ -108,8 +108,6 @@ def test_labels_are_inferred_by_the_rule_of_init(library: Library) -> None:
     many = [{"text": f"about {n % 77} for {n}", "label": f"topic {n % 77}"} for n in range(308)]
     job = planned(library, many)
     assert len(job.config["labels"]) == 77
-    assert job.config["objective"] == "language_modelling"
-    assert any("as there are more than 50 labels" in message for message in messages(library, job))
     assert planned(library, many, softprompt={"objective": "label_scoring"}).config["objective"] == "label_scoring"
     rows = [{"text": f"say {n}", "label": [True, False, 1, 1.0][n % 4]} for n in range(40)]
     assert planned(library, rows).config["labels"] == ["1", "1.0", "false", "true"]

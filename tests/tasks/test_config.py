@@ -95,7 +95,7 @@ def test_a_whole_task_parses_as_it_stands(file: Path) -> None:
     assert config.input == "Question: {text}\nType:"
     assert config.labels == ("abbreviation", "entity", "description", "person", "location", "number")
     assert (config.metric_name, config.initializer, config.objective_name) == (
-        "accuracy", "LABELS", "label_scoring",
+        "accuracy", "LABELS", "language_modelling",
     )  # fmt: skip
 
 

@@ -310,7 +310,7 @@ def test_a_version_remembers_what_it_was_made_from(base: FrozenBase, library: Li
     assert origin.task_file["base"] == base.address
     assert origin.task_file["weight_decay"] == TaskConfig().weight_decay  # what this version took by itself is said too
     assert origin.task_file["prompt_tuning_init"] == "LABELS"
-    assert origin.task_file["objective"] == "label_scoring"
+    assert origin.task_file["objective"] == "language_modelling"
     assert [(one["split"], one["rows"]) for one in origin.data] == list(
         zip(("train", "validation", "test"), tuned.rows, strict=True)
     )

@@ -16,7 +16,7 @@ from softprompt.jobs.rows import UploadedRows
 from softprompt.names import base_name, check_new_task
 from softprompt.tasks.config import OF_LABELS, TaskConfig, parse_config
 from softprompt.tasks.form import Form
-from softprompt.tasks.labels import form_of_labels, infer_labels, named
+from softprompt.tasks.labels import infer_labels, named
 from softprompt.tasks.splits import Source, cut
 from softprompt.text import lone_surrogate
 
@@ -251,9 +251,8 @@ def _choose_form(config: dict[str, Any], train: UploadedRows) -> list[str]:
     labels, why = infer_labels(_try_rows(form, train, "training_file").answers, fold=config.get("fold_labels") is True)
     generates = any(config.get(key) not in (None, *OF_LABELS) for key in ("metric", "objective"))
     if labels is not None and not generates:
-        keys, told = form_of_labels(labels)
-        config |= {key: value for key, value in keys.items() if config.get(key) is None}
-        notes += told
+        if config.get("labels") is None:
+            config["labels"] = list(labels)
         notes.append(f"labels were inferred from the answers: {named(labels)}; give softprompt.labels to choose others")
     else:
         notes.append(f"the answers are {why}" if labels is None else "the answers are generated: metric or objective ask so")

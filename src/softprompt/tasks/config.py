@@ -157,8 +157,8 @@ class TaskConfig(_Strict):
     gradient_checkpointing: bool = False
     """Keep no activations inside the base's layers and make them again on the way back: less memory, more time."""
     objective: ObjectiveName | None = None
-    """By default label_scoring with labels, else language_modelling. `language_modeling` is read too, and kept in cards as
-    language_modelling, so that equal runs keep equal digests."""
+    """By default language_modelling. `language_modeling` is read too, and kept in cards as language_modelling, so that equal
+    runs keep equal digests."""
     eval_per_epoch: int = Field(default=1, ge=1)
     """Validations in an epoch."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
@@ -241,7 +241,7 @@ class TaskConfig(_Strict):
     @property
     def objective_name(self) -> ObjectiveName:
         """The objective, chosen where the file is silent."""
-        return self.objective or ("label_scoring" if self.labels else "language_modelling")
+        return self.objective or "language_modelling"
 
     def recipe(self) -> dict[str, Any]:
         """The hyperparameters that a card keeps."""

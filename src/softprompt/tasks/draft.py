@@ -18,7 +18,7 @@ from softprompt.rows.tables import read_table
 from softprompt.rows.values import Row, is_missing, short, text_of
 from softprompt.tasks.chat import ChatFrame, words_of
 from softprompt.tasks.config import keys_of_base, parse_config
-from softprompt.tasks.labels import alike, compose, counted, excerpt_of, fold_label, form_of_labels, infer_labels
+from softprompt.tasks.labels import alike, compose, counted, excerpt_of, fold_label, infer_labels
 from softprompt.tasks.task import Task
 from softprompt.tasks.template import nameable
 from softprompt.text import plural
@@ -100,7 +100,6 @@ def draft_task(
         if not nameable(column):
             raise ConfigError(f"{file}: no template can name {column!r}; let the first row name each column, without braces")
     labels, told = infer_labels(table[answer].texts, fold=fold_labels)
-    remarks: list[str] = []
     config: dict[str, object] = {
         "task": task,
         **keys_of_base(base or BaseOptions()),
@@ -109,8 +108,7 @@ def draft_task(
     }
     if labels is not None:
         said = _said(labels, words or {})
-        keys, remarks = form_of_labels(list(dict.fromkeys(said.values())))
-        config |= keys
+        config["labels"] = list(dict.fromkeys(said.values()))
         config |= {"id2label": {given: word for given, word in said.items() if given != word}} if words else {}
         config |= {"fold_labels": True} if fold_labels else {}
         config |= {"metric": "accuracy", "prompt_tuning_init": "LABELS"}
@@ -121,7 +119,7 @@ def draft_task(
         config |= {"metric": "exact_match", "max_new_tokens": _bound(table[answer].texts)}
     config["num_virtual_tokens"] = 20
     drafted = Task(parse_config(config), folder=file.parent)
-    notes = [*(frame.notes if frame is not None else ()), *drafted.remarks, *remarks]
+    notes = [*(frame.notes if frame is not None else ()), *drafted.remarks]
     if alike(dict.fromkeys(labels or (), 0)) or any(label != label.strip() for label in labels or ()):
         notes.append("--fold-labels takes one spelling of each label, without space around it")
     if labels is not None and not words and not any(isinstance(fold_label(one), str) for one in labels):

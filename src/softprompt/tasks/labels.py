@@ -19,9 +19,6 @@ ROWS_PER_LABEL = 2
 """With more distinct answers, with longer ones, or with fewer rows for each in the mean, a task generates its answers; so it
 does where most of them come once."""
 
-MOST_COMPARED = 50
-"""With more labels, each training row is taught its own: to compare it with all of them takes too long."""
-
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,9})?")
 
 
@@ -50,17 +47,6 @@ def infer_labels(answers: Sequence[str], *, fold: bool = False) -> tuple[tuple[s
     if any(len(answer) > LONGEST_LABEL or "\n" in answer or not answer.strip() for answer in counts):
         return None, f"generated: some are empty, of several lines or of over {LONGEST_LABEL} characters, as labels are not"
     return tuple(sorted(counts)), f"labels: {few}"
-
-
-def form_of_labels(labels: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What a task file says where labels were inferred, and what is to be told of it."""
-    if len(labels) <= MOST_COMPARED:
-        return {"labels": list(labels)}, []
-    told = (
-        f"objective is language_modelling, as there are more than {MOST_COMPARED} labels: label_scoring compares each row "
-        "with all of them, and takes that much longer"
-    )
-    return {"labels": list(labels), "objective": "language_modelling"}, [told]
 
 
 def compose(text: str) -> str:

@@ -17,7 +17,7 @@ from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import excerpt_of
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
-from softprompt.training.recipe import chosen
+from softprompt.training.recipe import chosen, told_recipe
 from softprompt.training.reparameterize import weight_rows
 from softprompt.training.run import Run
 
@@ -78,6 +78,7 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         f"+ {output} output = {length + longest + output} tokens{limit}; in {str(base.dtype).removeprefix('torch.')}",
         False,
     )
+    yield f"{task.name}: {told_recipe(run)}", False
     begins = base.spelling.begins_with
     if begins is not None and not task.form.input.text.startswith(begins):
         yield (

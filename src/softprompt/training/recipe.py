@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from softprompt.bases.base import FrozenBase
 from softprompt.tasks.config import TaskConfig
+from softprompt.text import plural
+from softprompt.training.run import Run
 
 RATE = 0.45
 """The default learning rate in units of the spread of the base's embeddings: AdamW moves each number of a prompt by about
@@ -18,3 +20,13 @@ def chosen(config: TaskConfig, base: FrozenBase) -> TaskConfig:
         return config
     rate = float(f"{RATE * base.spread * config.learning_rate_multiplier:.3g}")
     return config.model_copy(update={"learning_rate": rate})
+
+
+def told_recipe(run: Run) -> str:
+    """The recipe of a run in words, what was chosen for it among them."""
+    config, rows = run.config, min(run.config.per_device_train_batch_size, len(run.train))
+    judged = f"{len(run.folds)} folds" if run.folds else f"{plural(len(run.validation), 'validation row')}"
+    return (
+        f"{plural(run.total, 'step')} of {plural(rows, 'row')}, {config.objective_name}, rate {config.learning_rate:g}, "
+        f"start {config.initializer}; the best prompt by {judged} is kept"
+    )
