@@ -1,0 +1,1 @@
+"""Other ways to fit a base to a task beside ours, each on the same rows, within the same steps, judged alike."""

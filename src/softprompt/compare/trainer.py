@@ -1,0 +1,89 @@
+"""PEFT's prompt methods through the Trainer of transformers, as their documentation trains them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from softprompt.bases.base import FrozenBase
+from softprompt.errors import ConfigError
+from softprompt.progress import Progress
+from softprompt.tasks.schedule import total_steps
+from softprompt.tasks.task import Task
+
+DEFAULTS = {"learning_rate": 5e-5, "per_device_train_batch_size": 8, "lr_scheduler_type": "linear", "warmup_steps": 0}
+"""Of the Trainer, so that a row can say them."""
+
+
+def require_peft() -> None:
+    """
+    Raises:
+        ConfigError: PEFT is not here.
+    """
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise ConfigError("this method needs the package peft, which is not here; pip install 'softprompt[peft]'") from None
+
+
+def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Rows padded on the right, for the Trainer."""
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def padded(key: str, value: int) -> torch.Tensor:
+        return torch.tensor([row[key] + [value] * (width - len(row[key])) for row in rows])
+
+    mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (width - len(r["input_ids"])) for r in rows])
+    return {"input_ids": padded("input_ids", 0), "labels": padded("labels", -100), "attention_mask": mask}
+
+
+def fit(model: Any, task: Task, base: FrozenBase, arguments: dict[str, Any], progress: Progress) -> int:
+    """Train a PEFT model on a task's training rows, by language modelling of the answer; how many steps it took."""
+    import transformers
+
+    examples = task.encode(base, task.train, task.config.num_virtual_tokens, split="training")
+    rows = [
+        {"input_ids": ids + target, "labels": [-100] * len(ids) + target}
+        for ids, target in zip(examples.inputs, examples.targets, strict=True)
+    ]
+    steps = total_steps(task.config, len(rows))
+    with _reported(progress, task.name, steps) as callback, tempfile.TemporaryDirectory() as folder:
+        trainer = transformers.Trainer(
+            model=model,
+            args=transformers.TrainingArguments(
+                output_dir=folder,
+                disable_tqdm=True,
+                report_to="none",
+                save_strategy="no",
+                logging_strategy="no",
+                seed=task.config.seed,
+                use_cpu=base.device.type == "cpu",
+                max_steps=steps,
+                **arguments,
+            ),
+            train_dataset=rows,
+            data_collator=collate,
+            callbacks=[callback],
+        )
+        with contextlib.redirect_stdout(sys.stderr):  # the Trainer prints its summary
+            trainer.train()
+    model.eval()
+    return int(trainer.state.global_step)
+
+
+@contextlib.contextmanager
+def _reported(progress: Progress, name: str, steps: int) -> Iterator[Any]:
+    import transformers
+
+    with progress.stage(name, steps) as advance:
+
+        class Step(transformers.TrainerCallback):  # type: ignore[misc]
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                advance(1, "")
+
+        yield Step()
