@@ -15,20 +15,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
+from benchmarks.quality_tables import summaries, tables
 from benchmarks.row import Row, print_row
 from benchmarks.tasks import REAL, few_rows, first_rows, make_tasks
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.compare import METHODS, run_method
+from softprompt.errors import SoftPromptError
 from softprompt.progress import Bars
 from softprompt.tasks.task import Task
 
@@ -69,11 +68,11 @@ def name_of(base: str) -> str:
     return Path(base).stem if Path(base).exists() else base
 
 
-def run(args: argparse.Namespace) -> None:
-    """Do what is not there yet."""
+def run(args: argparse.Namespace) -> int:
+    """Do what is not there yet; how many failed. They are tried again by the next call."""
     base = FrozenBase.load(args.base, dtype=args.dtype)
     done = {key_of(row): row for row in read_file(args.out)}
-    progress = Bars()
+    progress, failed = Bars(), 0
     for method, task, asked in plan(args):
         known = {
             "base": name_of(args.base),
@@ -89,75 +88,24 @@ def run(args: argparse.Namespace) -> None:
         row = done.get(key_of(known))
         if row is None:
             progress.note(f"{method}, {task.name}, seed {task.config.seed}, {len(task.train)} rows")
-            row = json.loads(json.dumps(run_method(method, task, base, progress) | known))
+            try:
+                row = json.loads(json.dumps(run_method(method, task, base, progress) | known))
+            except SoftPromptError as error:  # the others are not lost for one
+                progress.warn(f"{method}, {task.name}, seed {task.config.seed}: {error}")
+                failed += 1
+                continue
             done[key_of(row)] = row
             with args.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         print_row(row if args.json else for_people(row), args.json)
+    return failed
 
 
 def for_people(row: Row) -> Row:
     """Its figures, in short."""
     shown = ("base", "method", "task", "seed", "few", "metric", "value", "trainable", "seconds", "peak_mb", "latency_ms")
-    return {
-        name: f"{row[name]:.4g}" if isinstance(row[name], float) else row[name] for name in shown if row[name] is not None
-    }
-
-
-def summaries(rows: Iterable[Row]) -> list[Row]:
-    """A row for each base, method, task and number of rows: mean and spread (standard deviation) over the seeds. Of rows of one
-    seed the last one counts, as it is of the newest settings."""
-    found: dict[tuple[Any, ...], dict[int, Row]] = defaultdict(dict)
-    for row in rows:
-        method = " ".join([row["method"], *(f"{key}={value}" for key, value in row["set"].items())])
-        found[row["base"], row["dtype"], row["max_steps"], row["few"], row["task"], method][row["seed"]] = row
-    names = ("base", "dtype", "max_steps", "few", "task", "method")
-    return [dict(zip(names, key, strict=True)) | _mean(list(own.values())) for key, own in found.items()]
-
-
-def _mean(rows: Sequence[Row]) -> Row:
-    values = [row["value"] for row in rows]
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    figures = {name: statistics.fmean(row[name] for row in rows) for name in ("seconds", "peak_mb", "latency_ms")}
-    rounded = {name: round(value, 1) for name, value in figures.items()}
-    mean = {"mean": round(statistics.fmean(values), 4), "spread": spread and round(spread, 4), "seeds": len(values)}
-    return {"metric": rows[0]["metric"], **mean, "trainable": rows[0]["trainable"], "bytes": rows[0]["bytes"], **rounded}
-
-
-def tables(rows: Sequence[Row]) -> Iterator[str]:
-    """Markdown: a table of methods by tasks for each base, and one of methods by numbers of rows for each task of a curve."""
-    groups: dict[str, dict[tuple[str, str], Row]] = defaultdict(dict)
-    for row in rows:
-        told = f"{row['base']}, {row['dtype']}, {row['max_steps']} steps"
-        curve = row["few"] is not None
-        head = f"{told}, {row['task']} by training rows" if curve else told
-        groups[head][row["method"], str(row["few"]) if curve else row["task"]] = row
-    for head, cells in groups.items():
-        methods, columns = dict.fromkeys(method for method, _ in cells), dict.fromkeys(column for _, column in cells)
-        more = (
-            {}
-            if "training rows" in head
-            else {"trainable": "trainable", "seconds": "s", "peak_mb": "MB", "latency_ms": "ms"}
-        )
-        lines = [["method", *columns, *more.values()]]
-        for method in methods:
-            own = [cells.get((method, column)) for column in columns]
-            last = next(cell for cell in reversed(own) if cell is not None)
-            figures = [f"{last[name]:,.0f}" for name in more]
-            lines.append([method, *(map(_cell, own)), *figures])
-        widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-        lines.insert(1, ["-" * width for width in widths])
-        yield f"{head}\n"
-        yield from (
-            f"| {' | '.join(text.ljust(width) for text, width in zip(line, widths, strict=True))} |" for line in lines
-        )
-        yield ""
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return ""
-    return f"{row['mean']:.3f}" if row["spread"] is None else f"{row['mean']:.3f} ± {row['spread']:.3f} ({row['seeds']})"
+    known = {name: row[name] for name in shown if row[name] is not None}
+    return {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in known.items()}
 
 
 def main() -> None:
@@ -165,24 +113,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="builtin/tiny")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument(
-        "--methods", nargs="+", choices=list(METHODS), help="default all; of a curve ours, few_shot and lora"
-    )
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), help=f"all by default; of a curve {', '.join(CURVE)}")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--max-steps", type=int, default=150)
-    parser.add_argument("--train-rows", type=int, default=2000, help="at most so many, the same for all methods and seeds")
-    parser.add_argument(
-        "--few", type=int, nargs="+", default=[], metavar="ROWS", help="so many training rows, drawn by seed"
-    )
+    parser.add_argument("--train-rows", type=int, default=2000, help="at most so many, the same for all")
+    parser.add_argument("--few", type=int, nargs="+", default=[], metavar="ROWS", help="so many rows, drawn by seed")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change the recipe: learning_rate=0.1 ...")
     parser.add_argument("--out", type=Path, default=HERE / "quality.jsonl", help="where rows are kept")
     parser.add_argument("--summary", action="store_true", help="print tables of the rows that are there, and do nothing")
     parser.add_argument("--json", action="store_true", help="print JSON Lines only")
     args = parser.parse_args()
     if not args.summary:
-        run(args)
+        sys.exit(bool(run(args)))
     elif args.json:
         for row in summaries(read_file(args.out)):
             print_row(row, True)

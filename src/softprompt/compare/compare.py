@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
@@ -64,8 +65,7 @@ def compare(
         TrainingError: a method could not be trained.
     """
     shown = progress or Silent()
-    for name in methods:
-        check_method(name)
+    check_methods(methods)
     (loaded,) = load_tasks(task)
     if max_steps is not None:
         loaded = loaded.variant(max_steps=max_steps)
@@ -74,25 +74,33 @@ def compare(
     return [run_method(name, loaded, frozen, shown) for name in methods]
 
 
-def check_method(name: str) -> None:
+def check_methods(names: Sequence[str]) -> None:
     """
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no such method, none is named, or a package is missing that one needs.
     """
-    if name not in METHODS:
-        raise ConfigError(f"there is no method {name!r}{nearest(name, METHODS)}")
+    if not names:
+        raise ConfigError(f"no method is named; known: {', '.join(METHODS)}")
+    for name in names:
+        if name not in METHODS:
+            raise ConfigError(f"there is no method {name!r}{nearest(name, METHODS)}")
+        if METHODS[name].needs_peft and find_spec("peft") is None:
+            raise ConfigError(f"the method {name} needs the package peft, which is not here; pip install 'softprompt[peft]'")
 
 
 def run_method(name: str, task: Task, base: FrozenBase, progress: Progress) -> dict[str, Any]:
-    """One row: `method, task, metric, value, stderr, rows` on the test split; `trainable` numbers, `bytes` to keep beside the
-    base, `seconds` of training, `peak_mb` of the process, `latency_ms` of one answer alone; `steps, train_rows, seed, base,
+    """One row: `method, task, metric, value, stderr, rows` on the test split; `trainable` numbers, `bytes` to keep beside
+    the base, `seconds` of training, `peak_mb` at most, `latency_ms` of one answer alone; `steps, train_rows, seed, base,
     dtype, settings`.
 
     Raises:
         ConfigError, TrainingError: the method does not work on such a base, or could not be trained.
     """
     method = METHODS[name]
-    with Meter(base.device) as meter:
+    if method.needs_peft:
+        import peft  # noqa: F401
+        import transformers.trainer  # noqa: F401  (what is imported later would count as memory of the training)
+    with Meter(base) as meter:
         trained = method.train(task, base, progress)
         meter.lap()
         engine = OfflineEngine(trained.architecture, warn=progress.warn)

@@ -40,6 +40,9 @@ class Trained:
 class Method(Protocol):
     """A way to fit a base to a task. The task says the rows, and by its config how many steps and which seed."""
 
+    needs_peft: bool
+    """Whether it is done by PEFT, which must be there."""
+
     def settings(self, task: Task) -> Settings:
         """What it is told beside that. Equal settings, rows, steps and seeds on one base give equal results."""
 
@@ -47,6 +50,6 @@ class Method(Protocol):
         """Fit the base to the task's training rows. The base's own weights stay as they are.
 
         Raises:
-            ConfigError: the method does not work on such a base, or a package is missing that it needs.
+            ConfigError: the method does not work on such a base.
             DataError: a row is wrong.
         """

@@ -6,6 +6,7 @@ Shapes: P virtual tokens, D width.
 from __future__ import annotations
 
 import copy
+import tempfile
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.given_prefix import GivenPrefix
 from softprompt.compare.method import Settings, Trained
-from softprompt.compare.trainer import DEFAULTS, fit, require_peft
+from softprompt.compare.trainer import DEFAULTS, fit, without_future_warnings
 from softprompt.model.architecture import architecture_of
 from softprompt.model.prefix import Prefix
 from softprompt.progress import Progress
@@ -26,20 +27,24 @@ PREFIX_RATE = 5e-3
 class PeftPromptTuning:
     """Prompt tuning as it comes: a start by chance, and the Trainer's own rate, batch and schedule."""
 
+    needs_peft = True
+
     def settings(self, task: Task) -> Settings:
         return {"num_virtual_tokens": task.config.num_virtual_tokens, "prompt_tuning_init": "RANDOM", **DEFAULTS}
 
     def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
-        require_peft()
         import peft
         import transformers
 
         settings = self.settings(task)
         start = {key: settings.pop(key) for key in list(settings) if key not in _ARGUMENTS}
-        if "prompt_tuning_init_text" in start:
-            start["tokenizer_name_or_path"] = str(base.path)
         transformers.set_seed(task.config.seed)
-        model = peft.get_peft_model(copy.deepcopy(base.model), peft.PromptTuningConfig(task_type="CAUSAL_LM", **start))
+        with tempfile.TemporaryDirectory() as folder, without_future_warnings():
+            if "prompt_tuning_init_text" in start:  # PEFT reads a tokenizer of its own, for which a base may have no folder
+                base.tokenizer.save_pretrained(folder)
+                start["tokenizer_name_or_path"] = folder
+            config = peft.PromptTuningConfig(task_type="CAUSAL_LM", **start)
+            model = peft.get_peft_model(copy.deepcopy(base.model), config)
         steps = fit(model, task, base, settings, progress)
         vectors_PD = model.get_prompt_embedding_to_save("default").detach().to(base.device, base.dtype)
         test = task.encode(base, task.test, len(vectors_PD), split="test")
@@ -58,12 +63,13 @@ class PeftPromptTuningOurs(PeftPromptTuning):
 class PeftPrefixTuning:
     """Prefix tuning with our batch and schedule, started from the keys and values of the task's text prompt."""
 
+    needs_peft = True
+
     def settings(self, task: Task) -> Settings:
         start = {"num_virtual_tokens": task.config.num_virtual_tokens, "text": _text(task)}
         return start | our_arguments(task, PREFIX_RATE)
 
     def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
-        require_peft()
         import peft
         import transformers
 
@@ -72,9 +78,9 @@ class PeftPrefixTuning:
         while len(base.tokenizer(text)["input_ids"]) < length:
             text = f"{text} {text}"
         transformers.set_seed(task.config.seed)
-        model = peft.get_peft_model(
-            copy.deepcopy(base.model), peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)
-        )
+        config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)
+        with without_future_warnings():
+            model = peft.get_peft_model(copy.deepcopy(base.model), config)
         peft.initialize_kv_prefix_from_text(model, base.tokenizer, text=text, use_chat_template=False)
         steps = fit(model, task, base, settings, progress)
         test = task.encode(base, task.test, length, split="test")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import random
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.method import Settings, Trained
 from softprompt.errors import ContextError
 from softprompt.evaluation.baselines import zero_shot_examples
 from softprompt.model.architecture import architecture_of
-from softprompt.model.splice import no_prompt
+from softprompt.model.splice import common_head, no_prompt
 from softprompt.progress import Progress
 from softprompt.rows.sources import Row
 from softprompt.tasks.task import Examples, Task
@@ -22,6 +26,8 @@ SHOTS = 8
 
 class ZeroShot:
     """The task's text prompt before each input, as every training measures it."""
+
+    needs_peft = False
 
     def settings(self, task: Task) -> Settings:
         return {"text": task.form.zero_shot_text()}
@@ -35,8 +41,10 @@ class ZeroShot:
 
 
 class FewShot:
-    """The task's text prompt with examples from the training rows, in the task's own template; fewer where the context has no
-    room for them."""
+    """The task's text prompt with examples from the training rows, in the task's own template; fewer where the context has
+    no room for them."""
+
+    needs_peft = False
 
     def __init__(self, shots: int = SHOTS) -> None:
         self._shots = shots
@@ -54,10 +62,21 @@ class FewShot:
                 break
         if count < self._shots:
             progress.warn(
-                f"{task.name}: {count} examples of {self._shots} fit the context, or are there, for a few-shot text"
+                f"{task.name}: the few-shot text has {count} examples, not {self._shots}: no more fit, or are there"
             )
         assert asked is not None
-        return Trained(architecture_of(base), no_prompt(base), asked, bytes=len(text.encode()))
+        head_PD, rest = split_head(base, asked)
+        return Trained(architecture_of(base), head_PD, rest, bytes=len(text.encode()))
+
+
+def split_head(base: FrozenBase, asked: Examples) -> tuple[Tensor, Examples]:
+    """What all inputs begin with, as the vectors of a prompt (P x D), and the rest of each: a long text is run once
+    then, and not once a row."""
+    head = common_head(asked.inputs)
+    rest = [ids[len(head) :] for ids in asked.inputs]
+    with torch.no_grad():
+        head_PD = base.embed(torch.tensor([head], dtype=torch.long, device=base.device))[0]
+    return head_PD, replace(asked, inputs=rest)
 
 
 def _asked(base: FrozenBase, task: Task, text: str) -> Examples | None:

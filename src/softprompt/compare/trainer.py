@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from softprompt.bases.base import FrozenBase
-from softprompt.errors import ConfigError
 from softprompt.progress import Progress
 from softprompt.tasks.schedule import total_steps
 from softprompt.tasks.task import Task
@@ -20,15 +20,12 @@ DEFAULTS = {"learning_rate": 5e-5, "per_device_train_batch_size": 8, "lr_schedul
 """Of the Trainer, so that a row can say them."""
 
 
-def require_peft() -> None:
-    """
-    Raises:
-        ConfigError: PEFT is not here.
-    """
-    try:
-        import peft  # noqa: F401
-    except ImportError:
-        raise ConfigError("this method needs the package peft, which is not here; pip install 'softprompt[peft]'") from None
+@contextlib.contextmanager
+def without_future_warnings() -> Iterator[None]:
+    """PEFT calls names of transformers that will go; nothing that whoever compares could do about it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -70,7 +67,7 @@ def fit(model: Any, task: Task, base: FrozenBase, arguments: dict[str, Any], pro
             data_collator=collate,
             callbacks=[callback],
         )
-        with contextlib.redirect_stdout(sys.stderr):  # the Trainer prints its summary
+        with contextlib.redirect_stdout(sys.stderr), without_future_warnings():  # the Trainer prints its summary
             trainer.train()
     model.eval()
     return int(trainer.state.global_step)

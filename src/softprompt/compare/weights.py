@@ -1,7 +1,7 @@
 """Methods that train weights: LoRA, and full fine-tuning.
 
-Both train by language modelling of the answer, with AdamW, a short warm-up and a linear decay. Passes are in the base's dtype,
-what is trained in float32: updates as small as fine-tuning's would be lost in 16 bits.
+Both train by language modelling of the answer, with AdamW, a short warm-up and a linear decay. Passes are in the base's
+dtype, what is trained in float32: updates as small as fine-tuning's would be lost in 16 bits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.method import Settings, Trained
-from softprompt.compare.trainer import require_peft
+from softprompt.compare.trainer import without_future_warnings
 from softprompt.errors import ConfigError
 from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import chunk_by_length, no_prompt, stack_prompts
@@ -34,20 +34,21 @@ _TOKENS = 2048
 class Lora:
     """LoRA on the projections of queries and values, or where PEFT puts it by default on such a model."""
 
+    needs_peft = True
     rate, rank, alpha = 1e-3, 8, 16
 
     def settings(self, task: Task) -> Settings:
         return _settings(self.rate) | {"r": self.rank, "lora_alpha": self.alpha}
 
     def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
-        require_peft()
         _refuse_few_bits(base, "lora")
         import peft
 
         torch.manual_seed(task.config.seed)  # for the adapter's start
         config = peft.LoraConfig(task_type="CAUSAL_LM", r=self.rank, lora_alpha=self.alpha)
         try:
-            model = peft.get_peft_model(copy.deepcopy(base.model), config)
+            with without_future_warnings():
+                model = peft.get_peft_model(copy.deepcopy(base.model), config)
         except ValueError as error:
             raise ConfigError(f"PEFT knows no place for LoRA on {base.name} ({error})") from None
         kept = peft.get_peft_model_state_dict(model)
@@ -59,6 +60,8 @@ class Lora:
 
 class Full:
     """Full fine-tuning: every weight of a copy of the base."""
+
+    needs_peft = False
 
     def __init__(self, rate: float = 5e-5) -> None:
         self.rate = rate
@@ -78,18 +81,18 @@ class Full:
 def fit_weights(base: FrozenBase, trained: Sequence[Tensor], task: Task, rate: float, progress: Progress) -> int:
     """Train some weights of a model in place; how many steps it took. They are frozen again behind it."""
     examples = task.encode(base, task.train, 0, split="training")
-    steps, batches = total_steps(task.config, len(examples)), _Batches(len(examples), task.config.seed)
-    schedule = TaskConfig(learning_rate=rate, warmup_ratio=WARMUP, lr_scheduler_type="linear")
+    steps = total_steps(task.config, len(examples))
+    schedule = TaskConfig(learning_rate=1.0, warmup_ratio=WARMUP, lr_scheduler_type="linear")
     masters = [one if one.dtype == torch.float32 else one.detach().float() for one in trained]
     optimiser = torch.optim.AdamW(masters, lr=rate, weight_decay=0.0, fused=True)
     with progress.stage(task.name, steps) as advance:
         for step in range(steps):
-            loss = _backward(base, examples, batches.rows(step))
+            loss = _backward(base, examples, batch_of(step, len(examples), task.config.seed))
             for master, weight in zip(masters, trained, strict=True):
                 if master is not weight and weight.grad is not None:
                     master.grad, weight.grad = weight.grad.float(), None
             torch.nn.utils.clip_grad_norm_(masters, NORM)
-            optimiser.param_groups[0]["lr"] = rate_at(schedule, step, steps)
+            optimiser.param_groups[0]["lr"] = rate * rate_at(schedule, step, steps)
             optimiser.step()
             optimiser.zero_grad()
             with torch.no_grad():
@@ -117,23 +120,18 @@ def _backward(base: FrozenBase, examples: Examples, rows: Sequence[int]) -> floa
     return total
 
 
-class _Batches:
-    """Rows of each step: every row once before any comes again, in an order by the seed."""
+def batch_of(step: int, count: int, seed: int) -> list[int]:
+    """The rows of a step: every row once before any comes again, in an order by the seed."""
+    size = min(BATCH, count)
+    places = range(step * size, (step + 1) * size)
+    orders = {epoch: _order(epoch, count, seed) for epoch in {place // count for place in places}}
+    return [orders[place // count][place % count] for place in places]
 
-    def __init__(self, count: int, seed: int) -> None:
-        self._count, self._seed = count, seed
-        self._orders: dict[int, list[int]] = {}
 
-    def rows(self, step: int) -> list[int]:
-        size = min(BATCH, self._count)
-        return [self._order(place // self._count)[place % self._count] for place in range(step * size, (step + 1) * size)]
-
-    def _order(self, epoch: int) -> list[int]:
-        if epoch not in self._orders:
-            order = list(range(self._count))
-            random.Random(f"{self._seed} {epoch}").shuffle(order)
-            self._orders[epoch] = order
-        return self._orders[epoch]
+def _order(epoch: int, count: int, seed: int) -> list[int]:
+    order = list(range(count))
+    random.Random(f"{seed} {epoch}").shuffle(order)
+    return order
 
 
 def _settings(rate: float) -> Settings:
@@ -148,6 +146,5 @@ def _trained(base: FrozenBase, task: Task, trained: Sequence[Tensor], size: int,
 
 def _refuse_few_bits(base: FrozenBase, method: str) -> None:
     if base.quantization is not None:
-        raise ConfigError(
-            f"the method {method!r} trains weights, which {base.quantization} ones cannot be; load the base without"
-        )
+        kind = base.quantization
+        raise ConfigError(f"the method {method!r} trains weights, and those of {base.name} are {kind}; load it without")
