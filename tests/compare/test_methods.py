@@ -17,6 +17,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.compare.compare import METHODS, compare, run_method
 from softprompt.compare.given_prefix import GivenPrefix
 from softprompt.compare.method import Trained
+from softprompt.compare.names import NAMES
 from softprompt.compare.peft_prompts import prefix_of
 from softprompt.compare.text_prompts import FewShot, draw_examples, few_shot_text
 from softprompt.compare.trainer import without_future_warnings
@@ -61,6 +62,10 @@ def base() -> FrozenBase:
 
 
 # Every method
+
+
+def test_every_name_is_of_a_method() -> None:
+    assert tuple(METHODS) == NAMES
 
 
 @pytest.mark.parametrize("task", [a_task(), a_writing_task()], ids=["labels", "text"])
@@ -270,12 +275,14 @@ def test_weights_of_few_bits_are_not_trained(method: Lora | Full, base: FrozenBa
 def test_an_unknown_method_is_told_before_anything_is_loaded() -> None:
     with pytest.raises(ConfigError, match="there is no method 'lorra'; did you mean 'lora'"):
         compare("no such file.yaml", methods=["zero_shot", "lorra"])
+    with pytest.raises(ConfigError, match="the method 'full' is named twice"):
+        compare("no such file.yaml", methods=["full", "full"])
     with pytest.raises(ConfigError, match="no method is named; known: zero_shot, few_shot, ours"):
         compare("no such file.yaml", methods=[])
 
 
 def test_a_method_without_peft_is_told_by_name(monkeypatch: pytest.MonkeyPatch, base: FrozenBase) -> None:
-    monkeypatch.setattr("softprompt.compare.compare.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"the method lora needs the package peft.* pip install 'softprompt\[peft\]'"):
+    monkeypatch.setattr("softprompt.compare.names.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"the method 'lora' needs the package peft.* pip install 'softprompt\[peft\]'"):
         compare(a_task(), methods=["zero_shot", "lora"], base=base)
     assert len(compare(a_task(), methods=["zero_shot", "full"], base=base, progress=Mute())) == 2

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.compare.meter import Meter
 from softprompt.compare.method import Method, Trained
+from softprompt.compare.names import NAMES, WITH_PEFT, check_methods
 from softprompt.compare.peft_prompts import PeftPrefixTuning, PeftPromptTuning, PeftPromptTuningOurs
 from softprompt.compare.soft_prompt import Ours
 from softprompt.compare.text_prompts import FewShot, ZeroShot
 from softprompt.compare.weights import Full, Lora
 from softprompt.engines.offline import OfflineEngine
-from softprompt.errors import ConfigError, nearest
 from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.progress import Progress, Silent, loading
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Task
+from softprompt.text import plural
 
 METHODS: dict[str, Method] = {
     "zero_shot": ZeroShot(),
@@ -32,7 +32,7 @@ METHODS: dict[str, Method] = {
     "lora": Lora(),
     "full": Full(),
 }
-"""By their names in rows."""
+"""By their names."""
 
 _TIMED = 8
 """Rows that are answered one by one to see how long one takes."""
@@ -41,63 +41,61 @@ _TIMED = 8
 def compare(
     task: TaskLike,
     *,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] = NAMES,
     max_steps: int | None = None,
     base: BaseLike = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Fit a base to a task by several methods, each on the same training rows within the same steps, and judge each on the
-    test rows by the same evaluation. Nothing is published.
+    """Fit a base to a task by several methods, each on the same training rows and within the same steps, and judge each on
+    the test rows by the same evaluation. Nothing is published.
+
+    The methods: `zero_shot` (the task's text prompt), `few_shot` (with 8 training rows as examples), `ours` (a soft prompt
+    by the task's recipe), `peft_prompt_tuning` (as PEFT and the Trainer come), `peft_prompt_tuning_ours` (with our rate,
+    batch and schedule, and a start from text), `peft_prefix_tuning`, `lora` (of rank 8, on queries and values), and `full`
+    fine-tuning.
 
     Args:
         task: a task file, dictionary, config or :class:`Task`.
-        methods: some of :data:`METHODS`, in the order in which they are to be done.
+        methods: which, in the order in which they are to be done; by default all.
         max_steps: of each method that trains; by default as the task says.
         base: a base that is loaded already, or how to load one; by default as the task names it.
         progress: where to report to.
 
-    Returns:
-        A row for each method: see :func:`run_method`.
+    Returns a row for each method: on the test split `metric`, `value`, `stderr` and `rows`; `trainable` numbers, `bytes` to
+    keep beside the base, `seconds` of training, `peak_mb` at most, `latency_ms` of one answer alone; and which `method`,
+    `task`, `steps`, `train_rows`, `seed`, `base`, `fingerprint`, `dtype` and `settings` they are of.
 
     Raises:
         ConfigError: a method is unknown, lacks a package or does not work on such a base; or the task is wrong.
         BaseModelError: the base cannot be used.
         TrainingError: a method could not be trained.
     """
-    shown = progress or Silent()
     check_methods(methods)
     (loaded,) = load_tasks(task)
+    return list(compare_task(loaded, methods, max_steps, base, progress or Silent()))
+
+
+def compare_task(
+    task: Task, methods: Sequence[str], max_steps: int | None, base: BaseLike, progress: Progress
+) -> Iterator[dict[str, Any]]:
+    """The rows of :func:`compare`, each as soon as it is known."""
     if max_steps is not None:
-        loaded = loaded.variant(max_steps=max_steps)
-    with loading(shown, (options := one_base([loaded])).shown):
+        task = task.variant(max_steps=max_steps)
+    with loading(progress, (options := one_base([task])).shown):
         frozen = base_of(base, options)
-    return [run_method(name, loaded, frozen, shown) for name in methods]
-
-
-def check_methods(names: Sequence[str]) -> None:
-    """
-    Raises:
-        ConfigError: there is no such method, none is named, or a package is missing that one needs.
-    """
-    if not names:
-        raise ConfigError(f"no method is named; known: {', '.join(METHODS)}")
-    for name in names:
-        if name not in METHODS:
-            raise ConfigError(f"there is no method {name!r}{nearest(name, METHODS)}")
-        if METHODS[name].needs_peft and find_spec("peft") is None:
-            raise ConfigError(f"the method {name} needs the package peft, which is not here; pip install 'softprompt[peft]'")
+    for number, name in enumerate(methods, 1):
+        progress.note(f"{name}, {number} of {plural(len(methods), 'method')}")
+        yield run_method(name, task, frozen, progress)
 
 
 def run_method(name: str, task: Task, base: FrozenBase, progress: Progress) -> dict[str, Any]:
-    """One row: `method, task, metric, value, stderr, rows` on the test split; `trainable` numbers, `bytes` to keep beside
-    the base, `seconds` of training, `peak_mb` at most, `latency_ms` of one answer alone; `steps, train_rows, seed, base,
-    dtype, settings`.
+    """One row of :func:`compare`.
 
     Raises:
         ConfigError, TrainingError: the method does not work on such a base, or could not be trained.
     """
     method = METHODS[name]
-    if method.needs_peft:
+    if name in WITH_PEFT:
         import peft  # noqa: F401
         import transformers.trainer  # noqa: F401  (what is imported later would count as memory of the training)
     with Meter(base) as meter:

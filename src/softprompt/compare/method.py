@@ -40,9 +40,6 @@ class Trained:
 class Method(Protocol):
     """A way to fit a base to a task. The task says the rows, and by its config how many steps and which seed."""
 
-    needs_peft: bool
-    """Whether it is done by PEFT, which must be there."""
-
     def settings(self, task: Task) -> Settings:
         """What it is told beside that. Equal settings, rows, steps and seeds on one base give equal results."""
 

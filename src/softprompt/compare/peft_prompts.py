@@ -27,8 +27,6 @@ PREFIX_RATE = 5e-3
 class PeftPromptTuning:
     """Prompt tuning as it comes: a start by chance, and the Trainer's own rate, batch and schedule."""
 
-    needs_peft = True
-
     def settings(self, task: Task) -> Settings:
         return {"num_virtual_tokens": task.config.num_virtual_tokens, "prompt_tuning_init": "RANDOM", **DEFAULTS}
 
@@ -62,8 +60,6 @@ class PeftPromptTuningOurs(PeftPromptTuning):
 
 class PeftPrefixTuning:
     """Prefix tuning with our batch and schedule, started from the keys and values of the task's text prompt."""
-
-    needs_peft = True
 
     def settings(self, task: Task) -> Settings:
         start = {"num_virtual_tokens": task.config.num_virtual_tokens, "text": _text(task)}

@@ -16,8 +16,6 @@ from softprompt.training.session import Session
 class Ours:
     """A soft prompt, trained as `softprompt train` trains it, with nothing published."""
 
-    needs_peft = False
-
     def settings(self, task: Task) -> Settings:
         recipe = task.config.recipe() | {"num_virtual_tokens": task.config.num_virtual_tokens}
         return {key: value for key, value in recipe.items() if key not in ("seed", "max_steps")}

@@ -27,8 +27,6 @@ SHOTS = 8
 class ZeroShot:
     """The task's text prompt before each input, as every training measures it."""
 
-    needs_peft = False
-
     def settings(self, task: Task) -> Settings:
         return {"text": task.form.zero_shot_text()}
 
@@ -43,8 +41,6 @@ class ZeroShot:
 class FewShot:
     """The task's text prompt with examples from the training rows, in the task's own template; fewer where the context has
     no room for them."""
-
-    needs_peft = False
 
     def __init__(self, shots: int = SHOTS) -> None:
         self._shots = shots
@@ -61,9 +57,7 @@ class FewShot:
             if asked is not None and (asked.truncated <= uncut or count == 0):
                 break
         if count < self._shots:
-            progress.warn(
-                f"{task.name}: the few-shot text has {count} examples, not {self._shots}: no more fit, or are there"
-            )
+            progress.warn(f"{task.name}: the few-shot text has {count} examples, not {self._shots}: no more fit")
         assert asked is not None
         head_PD, rest = split_head(base, asked)
         return Trained(architecture_of(base), head_PD, rest, bytes=len(text.encode()))

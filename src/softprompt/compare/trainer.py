@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -42,6 +41,7 @@ def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 def fit(model: Any, task: Task, base: FrozenBase, arguments: dict[str, Any], progress: Progress) -> int:
     """Train a PEFT model on a task's training rows, by language modelling of the answer; how many steps it took."""
     import transformers
+    from transformers.trainer_callback import PrinterCallback
 
     examples = task.encode(base, task.train, task.config.num_virtual_tokens, split="training")
     rows = [
@@ -49,7 +49,7 @@ def fit(model: Any, task: Task, base: FrozenBase, arguments: dict[str, Any], pro
         for ids, target in zip(examples.inputs, examples.targets, strict=True)
     ]
     steps = total_steps(task.config, len(rows))
-    with _reported(progress, task.name, steps) as callback, tempfile.TemporaryDirectory() as folder:
+    with _reported(progress, steps) as callback, tempfile.TemporaryDirectory() as folder:
         trainer = transformers.Trainer(
             model=model,
             args=transformers.TrainingArguments(
@@ -67,17 +67,18 @@ def fit(model: Any, task: Task, base: FrozenBase, arguments: dict[str, Any], pro
             data_collator=collate,
             callbacks=[callback],
         )
-        with contextlib.redirect_stdout(sys.stderr), without_future_warnings():  # the Trainer prints its summary
+        trainer.remove_callback(PrinterCallback)
+        with without_future_warnings():
             trainer.train()
     model.eval()
     return int(trainer.state.global_step)
 
 
 @contextlib.contextmanager
-def _reported(progress: Progress, name: str, steps: int) -> Iterator[Any]:
+def _reported(progress: Progress, steps: int) -> Iterator[Any]:
     import transformers
 
-    with progress.stage(name, steps) as advance:
+    with progress.stage("train", steps) as advance:
 
         class Step(transformers.TrainerCallback):  # type: ignore[misc]
             def on_step_end(self, *_: Any, **__: Any) -> None:

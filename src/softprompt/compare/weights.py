@@ -34,7 +34,6 @@ _TOKENS = 2048
 class Lora:
     """LoRA on the projections of queries and values, or where PEFT puts it by default on such a model."""
 
-    needs_peft = True
     rate, rank, alpha = 1e-3, 8, 16
 
     def settings(self, task: Task) -> Settings:
@@ -61,8 +60,6 @@ class Lora:
 class Full:
     """Full fine-tuning: every weight of a copy of the base."""
 
-    needs_peft = False
-
     def __init__(self, rate: float = 5e-5) -> None:
         self.rate = rate
 
@@ -85,7 +82,7 @@ def fit_weights(base: FrozenBase, trained: Sequence[Tensor], task: Task, rate: f
     schedule = TaskConfig(learning_rate=1.0, warmup_ratio=WARMUP, lr_scheduler_type="linear")
     masters = [one if one.dtype == torch.float32 else one.detach().float() for one in trained]
     optimiser = torch.optim.AdamW(masters, lr=rate, weight_decay=0.0, fused=True)
-    with progress.stage(task.name, steps) as advance:
+    with progress.stage("train", steps) as advance:
         for step in range(steps):
             loss = _backward(base, examples, batch_of(step, len(examples), task.config.seed))
             for master, weight in zip(masters, trained, strict=True):
