@@ -48,7 +48,7 @@ def plan(args: argparse.Namespace) -> Iterator[tuple[str, Task, Row]]:
                 limited = first_rows(task, args.train_rows)
                 for method in args.methods or METHODS:
                     yield method, limited, asked | {"few": None}
-            for count in args.few:
+            for count in (some for some in args.few if some <= len(task.train)):
                 for method in args.methods or CURVE:
                     yield method, few_rows(task, count, validates=method == "ours"), asked | {"few": count}
 

@@ -47,8 +47,8 @@ def first_rows(task: Task, count: int) -> Task:
 
 
 def few_rows(task: Task, count: int, *, validates: bool) -> Task:
-    """The task with so many training rows in all, drawn by its seed. A method that validates must cut its validation rows
-    from those; for others the task's own stand there, which they do not look at."""
+    """The task with so many training rows in all, drawn by its seed. A method that validates must make do with those, as the
+    recipe does by itself; for others the task's own validation rows stand there, which they do not look at."""
     rows = random.Random(f"few {task.config.seed}").sample(list(task.train), count)
-    validation: Any = 0.1 if validates else list(task.validation)
-    return task.variant(data={"train": rows, "validation": validation, "test": list(task.test)})
+    own = {} if validates else {"validation": list(task.validation)}
+    return task.variant(data={"train": rows, "test": list(task.test), **own})
