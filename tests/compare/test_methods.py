@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.bases.base import FrozenBase
+from softprompt.compare import names
 from softprompt.compare.compare import METHODS, compare, run_method
 from softprompt.compare.given_prefix import GivenPrefix
 from softprompt.compare.method import Trained
@@ -282,7 +283,7 @@ def test_an_unknown_method_is_told_before_anything_is_loaded() -> None:
 
 
 def test_a_method_without_peft_is_told_by_name(monkeypatch: pytest.MonkeyPatch, base: FrozenBase) -> None:
-    monkeypatch.setattr("softprompt.compare.names.find_spec", lambda name: None)
+    monkeypatch.setattr(names, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"the method 'lora' needs the package peft.* pip install 'softprompt\[peft\]'"):
         compare(a_task(), methods=["zero_shot", "lora"], base=base)
     assert len(compare(a_task(), methods=["zero_shot", "full"], base=base, progress=Mute())) == 2
