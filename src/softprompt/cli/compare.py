@@ -19,10 +19,10 @@ COLUMNS = ("method", "value", "trainable", "seconds", "peak_mb", "latency_ms")
 @base_options
 def compare(
     file: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task, for its rows, templates and recipe.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[METHOD]...", hidden=True)] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="METHOD", hidden=True)] = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option(metavar="METHOD...", help=f"Which, in which order; by default {' '.join(NAMES)}."),
+        typer.Option(help=f"Which, in which order, with commas or spaces between; by default {' '.join(NAMES)}."),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Of each that trains; by default as the task says.")] = None,
     *,
