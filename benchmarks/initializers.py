@@ -23,8 +23,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
-from benchmarks.quality import make_tasks
 from benchmarks.row import Row, print_row
+from benchmarks.tasks import make_tasks
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.trials import Trial, judge, result_of

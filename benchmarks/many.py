@@ -24,8 +24,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
-from benchmarks.quality import make_tasks
 from benchmarks.row import print_row
+from benchmarks.tasks import make_tasks
 from benchmarks.train_vs_peft import SHORT, Rows, make_base, peft_steps, timed
 from softprompt.bases.base import FrozenBase
 from softprompt.model.architecture import architecture_of

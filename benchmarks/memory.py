@@ -54,7 +54,7 @@ def make_step(method: str, base: FrozenBase, length: int) -> Callable[[Rows], No
 
 def full_step(base: FrozenBase) -> Callable[[Rows], None]:
     """AdamW on all weights, all rows in one batch as the Trainer has them."""
-    from benchmarks.quality import collate
+    from softprompt.compare.trainer import collate
 
     base.model.set_attn_implementation("sdpa")
     base.model.requires_grad_(True)

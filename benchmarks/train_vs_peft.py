@@ -83,7 +83,7 @@ def peft_steps(base: FrozenBase, rows: Rows, length: int, attention: str) -> Cal
     import peft
     import transformers
 
-    from benchmarks.quality import collate
+    from softprompt.compare.trainer import collate
 
     base.model.set_attn_implementation(attention)
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)

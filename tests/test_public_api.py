@@ -24,6 +24,7 @@ NAMES = [
     "TaskConfig",
     "Tuned",
     "Version",
+    "compare",
     "evaluate",
     "predict",
     "sweep",

@@ -6,11 +6,14 @@ torch is loaded before it is needed.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.bases.options import BaseOptions
+    from softprompt.compare.compare import compare
     from softprompt.errors import SoftPromptError
     from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.library.library import Library
@@ -39,6 +42,7 @@ __all__ = [
     "TaskConfig",
     "Tuned",
     "Version",
+    "compare",
     "evaluate",
     "predict",
     "sweep",
@@ -58,8 +62,9 @@ _HOMES = {
     "Swept": "training.sweep",
     "Task": "tasks.task",
     "TaskConfig": "tasks.config",
-    "Tuned": "training.run",
+    "Tuned": "training.member",
     "Version": "registry.records",
+    "compare": "compare.compare",
     "evaluate": "evaluation.evaluate",
     "predict": "serving.offline",
     "sweep": "training.sweep",
@@ -75,6 +80,17 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"softprompt.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+class _Package(ModuleType):
+    """Keeps the public names: that a room called like one is imported does not put the room in its place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -69,7 +69,7 @@ class Bars:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, emoji=False)
         self._bars: RichProgress | None = None
         self._warned: set[str] = set()
 

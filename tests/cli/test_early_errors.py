@@ -60,6 +60,8 @@ def test_no_command_loads_torch_to_say_what_is_wrong(tmp_path: Path) -> None:
         ("train", "good.yaml", "good.yaml"): "is used twice",
         ("sweep", "good.yaml", "lr=0.1,0.2"): "here it is `learning_rate`",
         ("sweep", "good.yaml", "learning_rate=0.1,fast"): "'fast'",
+        ("compare", "unknown.yaml"): "here it is `learning_rate`",
+        ("compare", "good.yaml", "--methods", "ours,lorra"): "did you mean 'lora'?",
         ("evaluate", "nodata.yaml"): "no data file 'none.csv'",
         ("evaluate", "good.yaml"): "no task 'kind'",
         ("evaluate", "kind", "--data", "rows.csv"): "no task 'kind'",

@@ -11,9 +11,9 @@ from softprompt.cli.app import app
 from softprompt.cli.options import _VALUES
 
 NUMBERS = (
-    "--engine-queue --engine-rows --events --limit --max-body-kb --max-job-rows --max-rows --max-streams --max-tokens "
-    "--max-upload-mb --port --prefix-cache-mb --prompt-cache-mb --prompt-cache-size --requests-per-minute --samples "
-    "--tokens-per-minute"
+    "--engine-queue --engine-rows --events --limit --max-body-kb --max-job-rows --max-rows --max-steps --max-streams "
+    "--max-tokens --max-upload-mb --port --prefix-cache-mb --prompt-cache-mb --prompt-cache-size --requests-per-minute "
+    "--samples --tokens-per-minute"
 ).split()
 
 

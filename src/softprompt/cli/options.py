@@ -157,6 +157,7 @@ def adapter_options(command: Command) -> Command:
 
 
 _VALUES = {
+    "--methods": "METHOD...",
     **dict.fromkeys(("--home", "--to-home", "--base-adapter"), "DIR"),
     **dict.fromkeys(("--registry", "--store", "--to-registry", "--to-store"), "URL"),
     **dict.fromkeys(("--data", "--output", "--plot"), "FILE"),

@@ -19,7 +19,7 @@ def stderr() -> Console:
     """Console for progress and warnings; stdout is for rows alone."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 def warn(message: str) -> None:

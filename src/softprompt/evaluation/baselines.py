@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ContextError
 from softprompt.evaluation.metrics import score
 from softprompt.evaluation.trials import Report, Trial
+from softprompt.model.splice import no_prompt
 from softprompt.prompts.card import BASELINES, SOLVED
 from softprompt.tasks.task import Examples, Task
 
@@ -22,14 +22,23 @@ def baseline_trials(base: FrozenBase, task: Task, start_PD: Tensor, test: Exampl
     Raises:
         DataError: a row is wrong.
     """
-    text, warning = task.form.zero_shot_text(), None
+    asked, warning = zero_shot_examples(base, task)
+    return [Trial(task.form, no_prompt(base), asked), Trial(task.form, start_PD.to(base.dtype), test)], warning
+
+
+def zero_shot_examples(base: FrozenBase, task: Task) -> tuple[Examples, str | None]:
+    """The test rows behind the text prompt, and a warning where it and a row do not both fit the context: rows stand alone
+    then.
+
+    Raises:
+        DataError: a row is wrong.
+    """
+    text = task.form.zero_shot_text()
     try:
-        asked = task.encode(base, task.test, 0, split="test", prepend=text + "\n" if text else "")
+        return task.encode(base, task.test, 0, split="test", prepend=text + "\n" if text else ""), None
     except ContextError:
         warning = f"{task.name}: the text prompt of the zero-shot baseline does not fit the context, and is left out"
-        asked = task.encode(base, task.test, 0, split="test")
-    nothing_PD = torch.zeros(0, base.width, dtype=base.dtype)
-    return [Trial(task.form, nothing_PD, asked), Trial(task.form, start_PD.to(base.dtype), test)], warning
+        return task.encode(base, task.test, 0, split="test"), warning
 
 
 def baselines_of(task: Task, test: Examples, reports: Sequence[Report]) -> dict[str, float]:

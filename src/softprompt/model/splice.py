@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from softprompt.bases.base import FrozenBase
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -32,6 +34,11 @@ class Stack:
     def columns(self) -> int:
         """P, the padded length."""
         return int(self.mask_KP.shape[1])
+
+
+def no_prompt(base: FrozenBase) -> Tensor:
+    """The vectors of no prompt, 0 x D."""
+    return torch.zeros(0, base.width, dtype=base.dtype, device=base.device)
 
 
 def stack_prompts(prompts: Sequence[Tensor]) -> Stack:

@@ -1,0 +1,54 @@
+"""The tasks of the benchmarks, with the default recipe. Data from SOFTPROMPT_DATA (default ../shared/data)."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from softprompt.tasks import samples
+from softprompt.tasks.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.task import Task
+
+HERE = Path(__file__).resolve().parent
+os.environ.setdefault("SOFTPROMPT_DATA", str(HERE.parent.parent / "shared" / "data"))
+
+REAL = ("trec6", "subjectivity", "sentence_polarity")
+
+
+def make_tasks(names: Sequence[str], seed: int, overrides: dict[str, Any]) -> list[Task]:
+    """The tasks with the default recipe and a seed; headword is made by program."""
+    tasks = []
+    for name in names:
+        if name == "headword":
+            rows = samples.write_rows(samples.headwords(), HERE / "out" / "headwords.jsonl")
+            config = parse_config(
+                {
+                    "task": "headword",
+                    "data": {"train": str(rows)},
+                    "input": "Definition: {definition}\nWord:",
+                    "target": " {headword}",
+                    "max_new_tokens": 8,
+                }
+            )
+        else:
+            config = read_config(HERE.parent / "examples" / f"{name}.yaml")
+        tasks.append(Task(TaskConfig.model_validate(config.model_dump() | overrides | {"seed": seed})))
+    return tasks
+
+
+def first_rows(task: Task, count: int) -> Task:
+    """The task with so many training rows, drawn once and for all; its validation and test rows stay."""
+    rows = list(task.train)
+    random.Random(0).shuffle(rows)
+    return task.variant(data={"train": rows[:count], "validation": list(task.validation), "test": list(task.test)})
+
+
+def few_rows(task: Task, count: int, *, validates: bool) -> Task:
+    """The task with so many training rows in all, drawn by its seed. A method that validates must make do with those, as the
+    recipe does by itself; for others the task's own validation rows stand there, which they do not look at."""
+    rows = random.Random(f"few {task.config.seed}").sample(list(task.train), count)
+    own = {} if validates else {"validation": list(task.validation)}
+    return task.variant(data={"train": rows, "test": list(task.test), **own})

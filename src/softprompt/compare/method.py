@@ -1,0 +1,52 @@
+"""A method: a way to fit a base to a task, or to ask it as it is.
+
+Shapes: P virtual tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from softprompt.bases.base import FrozenBase
+from softprompt.model.architecture import Architecture
+from softprompt.progress import Progress
+from softprompt.tasks.task import Examples, Task
+
+Settings = dict[str, Any]
+"""What a method is told beside rows, steps and seed, in the types of JSON."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a method made of a task's training rows, ready to answer its test rows."""
+
+    architecture: Architecture
+    """What answers: the base as it was, or as the method left a copy of it."""
+    vectors_PD: Tensor
+    """What stands before each input, P x D; 0 x D for nothing."""
+    test: Examples
+    """The test rows as it is asked them."""
+    trainable: int = 0
+    """Numbers that were trained."""
+    bytes: int = 0
+    """Of what must be kept beside the base."""
+    steps: int = 0
+    """Steps taken."""
+
+
+class Method(Protocol):
+    """A way to fit a base to a task. The task says the rows, and by its config how many steps and which seed."""
+
+    def settings(self, task: Task, base: FrozenBase) -> Settings:
+        """What it is told beside that. Equal settings, rows, steps and seeds on one base give equal results."""
+
+    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+        """Fit the base to the task's training rows. The base's own weights stay as they are.
+
+        Raises:
+            ConfigError: the method does not work on such a base.
+            DataError: a row is wrong.
+        """

@@ -1,0 +1,122 @@
+"""PEFT's prompt tuning and prefix tuning. What they train is judged by our evaluation, whose logits are PEFT's.
+
+Shapes: P virtual tokens, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from typing import Any
+
+import torch
+
+from softprompt.bases.base import FrozenBase
+from softprompt.compare.given_prefix import GivenPrefix
+from softprompt.compare.method import Settings, Trained
+from softprompt.compare.trainer import DEFAULTS, fit, without_future_warnings
+from softprompt.model.architecture import architecture_of
+from softprompt.model.prefix import Prefix
+from softprompt.progress import Progress
+from softprompt.tasks.task import Task
+from softprompt.training.recipe import chosen
+
+PREFIX_RATE = 5e-3
+"""The best of PEFT's own comparison of methods, which starts from the keys and values of a text."""
+
+
+class PeftPromptTuning:
+    """Prompt tuning as it comes: a start by chance, and the Trainer's own rate, batch and schedule."""
+
+    def settings(self, task: Task, base: FrozenBase) -> Settings:
+        return {"num_virtual_tokens": task.config.num_virtual_tokens, "prompt_tuning_init": "RANDOM", **DEFAULTS}
+
+    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+        import peft
+        import transformers
+
+        settings = self.settings(task, base)
+        start = {key: settings.pop(key) for key in list(settings) if key not in _ARGUMENTS}
+        transformers.set_seed(task.config.seed)
+        with tempfile.TemporaryDirectory() as folder, without_future_warnings():
+            if "prompt_tuning_init_text" in start:  # PEFT reads a tokenizer of its own, for which a base may have no folder
+                base.tokenizer.save_pretrained(folder)
+                start["tokenizer_name_or_path"] = folder
+            config = peft.PromptTuningConfig(task_type="CAUSAL_LM", **start)
+            model = peft.get_peft_model(copy.deepcopy(base.model), config)
+        steps = fit(model, task, base, settings, progress)
+        vectors_PD = model.get_prompt_embedding_to_save("default").detach().to(base.device, base.dtype)
+        test = task.encode(base, task.test, len(vectors_PD), split="test")
+        trainable, size = _size(model)
+        return Trained(architecture_of(base), vectors_PD, test, trainable, size, steps)
+
+
+class PeftPromptTuningOurs(PeftPromptTuning):
+    """Prompt tuning with our rate, batch and schedule, started from the text prompt of the task."""
+
+    def settings(self, task: Task, base: FrozenBase) -> Settings:
+        start = {"num_virtual_tokens": task.config.num_virtual_tokens, "prompt_tuning_init": "TEXT"}
+        return (
+            start | {"prompt_tuning_init_text": _text(task)} | our_arguments(task, chosen(task.config, base).learning_rate)
+        )
+
+
+class PeftPrefixTuning:
+    """Prefix tuning with our batch and schedule, started from the keys and values of the task's text prompt."""
+
+    def settings(self, task: Task, base: FrozenBase) -> Settings:
+        start = {"num_virtual_tokens": task.config.num_virtual_tokens, "text": _text(task)}
+        return start | our_arguments(task, PREFIX_RATE)
+
+    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+        import peft
+        import transformers
+
+        settings = self.settings(task, base)
+        length, text = settings.pop("num_virtual_tokens"), settings.pop("text")
+        while len(base.tokenizer(text)["input_ids"]) < length:
+            text = f"{text} {text}"
+        transformers.set_seed(task.config.seed)
+        config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)
+        with without_future_warnings():
+            model = peft.get_peft_model(copy.deepcopy(base.model), config)
+        peft.initialize_kv_prefix_from_text(model, base.tokenizer, text=text, use_chat_template=False)
+        steps = fit(model, task, base, settings, progress)
+        test = task.encode(base, task.test, length, split="test")
+        trainable, size = _size(model)
+        nothing_PD = torch.zeros(length, base.width, device=base.device, dtype=base.dtype)
+        return Trained(GivenPrefix(base, prefix_of(model)), nothing_PD, test, trainable, size, steps)
+
+
+def prefix_of(model: Any) -> Prefix:
+    """The keys and values of a PEFT model's prefix."""
+    with torch.no_grad():
+        cache = model.get_prompt(batch_size=1)
+    return Prefix([(layer.keys, layer.values) for layer in cache.layers])
+
+
+def our_arguments(task: Task, rate: float | None) -> Settings:
+    """Our batch and schedule in the Trainer's words."""
+    config = task.config
+    return {
+        "learning_rate": rate,
+        "per_device_train_batch_size": config.per_device_train_batch_size,
+        "warmup_steps": config.warmup_ratio if config.warmup_steps is None else config.warmup_steps,
+        "weight_decay": config.weight_decay,
+        "lr_scheduler_type": config.lr_scheduler_type,
+    }
+
+
+_ARGUMENTS = {*DEFAULTS, "weight_decay"}
+
+
+def _text(task: Task) -> str:
+    return task.form.zero_shot_text() or " ".join(task.form.labels or ()) or task.name
+
+
+def _size(model: Any) -> tuple[int, int]:
+    """Numbers that are trained, and bytes of what PEFT would save."""
+    import peft
+
+    kept = peft.get_peft_model_state_dict(model)
+    return sum(one.numel() for one in model.parameters() if one.requires_grad), sum(one.nbytes for one in kept.values())

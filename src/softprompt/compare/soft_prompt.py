@@ -1,0 +1,37 @@
+"""Ours: a soft prompt by the task's own recipe."""
+
+from __future__ import annotations
+
+from softprompt.bases.base import FrozenBase
+from softprompt.compare.method import Settings, Trained
+from softprompt.errors import TrainingError
+from softprompt.model.architecture import architecture_of
+from softprompt.progress import Progress
+from softprompt.tasks.task import Task
+from softprompt.training.events import Failed, draw
+from softprompt.training.publish import make_prompt
+from softprompt.training.recipe import chosen
+from softprompt.training.session import Session
+
+
+class Ours:
+    """A soft prompt, trained as `softprompt train` trains it, with nothing published."""
+
+    def settings(self, task: Task, base: FrozenBase) -> Settings:
+        config = chosen(task.config, base)
+        recipe = config.recipe() | {"num_virtual_tokens": config.num_virtual_tokens}
+        return {key: value for key, value in recipe.items() if key not in ("seed", "max_steps")}
+
+    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+        session = Session(architecture_of(base))
+        member = session.add(task, publishes=False)
+        for event in draw(session.run(), progress):
+            if isinstance(event, Failed):
+                raise event.error
+        run = member.run
+        if run.best is None or run.best_PD is None:
+            raise TrainingError(f"task {task.name!r}: {run.failure or 'no validation was passed'}")
+        prompt = make_prompt(session.architecture, member, run.best)
+        vectors_PD = prompt.vectors_PD.to(base.device, base.dtype)
+        size = len(prompt.to_bytes())
+        return Trained(session.architecture, vectors_PD, member.test, vectors_PD.numel(), size, run.step)

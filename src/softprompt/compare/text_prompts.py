@@ -1,0 +1,111 @@
+"""Text prompts: the base is asked as it is, by words alone, with or without examples."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from softprompt.bases.base import FrozenBase
+from softprompt.compare.method import Settings, Trained
+from softprompt.errors import ContextError
+from softprompt.evaluation.baselines import zero_shot_examples
+from softprompt.model.architecture import architecture_of
+from softprompt.model.splice import common_head, no_prompt
+from softprompt.progress import Progress
+from softprompt.rows.sources import Row
+from softprompt.tasks.task import Examples, Task
+
+SHOTS = 8
+"""Examples of a few-shot text."""
+
+
+class ZeroShot:
+    """The task's text prompt before each input, as every training measures it."""
+
+    def settings(self, task: Task, base: FrozenBase) -> Settings:
+        return {"text": task.form.zero_shot_text()}
+
+    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+        text = task.form.zero_shot_text()
+        asked, warning = zero_shot_examples(base, task)
+        if warning is not None:
+            progress.warn(warning)
+        return Trained(architecture_of(base), no_prompt(base), asked, bytes=len(text.encode()))
+
+
+class FewShot:
+    """The task's text prompt with examples from the training rows, in the task's own template; fewer where the context has
+    no room for them."""
+
+    def __init__(self, shots: int = SHOTS) -> None:
+        self._shots = shots
+
+    def settings(self, task: Task, base: FrozenBase) -> Settings:
+        return {"text": task.form.zero_shot_text(), "shots": self._shots}
+
+    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+        examples = draw_examples(task, self._shots, task.config.seed)
+        uncut = task.encode(base, task.test, 0, split="test").truncated
+        for count in range(len(examples), -1, -1):
+            text = few_shot_text(task, examples[:count])
+            asked = _asked(base, task, text)
+            if asked is not None and (asked.truncated <= uncut or count == 0):
+                break
+        if count < self._shots:
+            progress.warn(f"{task.name}: the few-shot text has {count} examples, not {self._shots}: no more fit")
+        assert asked is not None
+        head_PD, rest = split_head(base, asked)
+        return Trained(architecture_of(base), head_PD, rest, bytes=len(text.encode()))
+
+
+def split_head(base: FrozenBase, asked: Examples) -> tuple[Tensor, Examples]:
+    """What all inputs begin with, as the vectors of a prompt (P x D), and the rest of each: a long text is run once
+    then, and not once a row."""
+    head = common_head(asked.inputs)
+    rest = [ids[len(head) :] for ids in asked.inputs]
+    with torch.no_grad():
+        head_PD = base.embed(torch.tensor([head], dtype=torch.long, device=base.device))[0]
+    return head_PD, replace(asked, inputs=rest)
+
+
+def _asked(base: FrozenBase, task: Task, text: str) -> Examples | None:
+    try:
+        return task.encode(base, task.test, 0, split="test", prepend=text)
+    except ContextError:
+        return None
+
+
+def draw_examples(task: Task, count: int, seed: int) -> list[Row]:
+    """Training rows for a few-shot text: of each label as many as of the others, as far as that goes, in an order by chance.
+    A function of the rows and the seed alone."""
+    draw = random.Random(f"few-shot {seed}")
+    rows = list(task.train)
+    draw.shuffle(rows)
+    if task.form.labels is None:
+        return rows[:count]
+    waiting: dict[str, deque[Row]] = defaultdict(deque)
+    for row in rows:
+        waiting[task.form.answer(row, "a training row")].append(row)
+    labels = list(waiting)
+    draw.shuffle(labels)
+    drawn: list[Row] = []
+    while len(drawn) < min(count, len(rows)):
+        drawn += [waiting[label].popleft() for label in labels if waiting[label]][: count - len(drawn)]
+    draw.shuffle(drawn)
+    return drawn
+
+
+def few_shot_text(task: Task, examples: Sequence[Row]) -> str:
+    """What stands before an input: the task's text, then examples as the task words them, a blank line behind each."""
+    form = task.form
+    shown = [
+        form.input.fill(row, "an example") + form.target.fill({form.target_field: form.answer(row, "an example")})
+        for row in examples
+    ]
+    text = form.zero_shot_text()
+    return "".join([text + "\n" if text else "", *(f"{one}\n\n" for one in shown)])

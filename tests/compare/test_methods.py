@@ -1,0 +1,289 @@
+"""Methods beside ours: the same rows, steps and evaluation for each, and the base as it was."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import peft
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softprompt.bases.base import FrozenBase
+from softprompt.compare import names
+from softprompt.compare.compare import METHODS, compare, run_method
+from softprompt.compare.given_prefix import GivenPrefix
+from softprompt.compare.method import Trained
+from softprompt.compare.names import NAMES
+from softprompt.compare.peft_prompts import prefix_of
+from softprompt.compare.text_prompts import FewShot, draw_examples, few_shot_text
+from softprompt.compare.trainer import without_future_warnings
+from softprompt.compare.weights import BATCH, Full, Lora, batch_of, fit_weights
+from softprompt.engines.offline import OfflineEngine
+from softprompt.errors import BaseModelError, ConfigError
+from softprompt.evaluation.trials import Report, Trial, judge, result_of
+from softprompt.model.architecture import architecture_of
+from softprompt.model.causal import Causal
+from softprompt.model.splice import no_prompt, stack_prompts
+from softprompt.progress import Mute
+from softprompt.tasks.task import Task
+from softprompt.training.train import train
+from tests.models import make_base, steerable_base, weights_digest
+
+WORDS = {"red": "yes", "green": "no", "blue": "yes", "apple": "no"}
+ROWS = [{"text": f"{word} {n}", "label": label} for n in range(12) for word, label in WORDS.items()]
+TRAINED = [name for name in METHODS if name not in ("zero_shot", "few_shot")]
+
+
+def a_task(**fields: Any) -> Task:
+    known: dict[str, Any] = {
+        "task": "t", "data": ROWS, "labels": ["yes", "no"], "num_virtual_tokens": 4, "input": "{text} =",
+        "per_device_train_batch_size": 8, "max_steps": 2, "learning_rate": 0.1, "instruction": "Say it.",
+    }  # fmt: skip
+    return Task(**{**known, **fields})
+
+
+def a_writing_task() -> Task:
+    return a_task(labels=None, max_new_tokens=3)
+
+
+def judged(trained: Trained, task: Task) -> Report:
+    engine = OfflineEngine(trained.architecture)
+    (report,) = result_of(judge(engine, [Trial(task.form, trained.vectors_PD, trained.test)]))
+    return report
+
+
+@pytest.fixture(scope="module")
+def base() -> FrozenBase:
+    return make_base("llama")
+
+
+# Every method
+
+
+def test_every_name_is_of_a_method() -> None:
+    assert tuple(METHODS) == NAMES
+
+
+@pytest.mark.parametrize("task", [a_task(), a_writing_task()], ids=["labels", "text"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_method_keeps_to_its_steps_and_leaves_the_base_alone(name: str, task: Task, base: FrozenBase) -> None:
+    before = weights_digest(base)
+    row = run_method(name, task, base, Mute())
+    assert weights_digest(base) == before
+    assert not any(weight.requires_grad for weight in base.model.parameters())
+    assert not base.model.training
+    assert row["steps"] == 2
+    assert row["train_rows"] == len(task.train)
+    assert row["rows"] == len(task.test)
+    assert row["metric"] == task.form.metric
+    assert 0 <= row["value"] <= 1
+    assert row["trainable"] > 0
+    assert row["bytes"] >= row["trainable"] * 2
+    assert row["seconds"] > 0
+    assert row["latency_ms"] > 0
+    assert row["peak_mb"] > 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_gives_the_same_again(name: str, base: FrozenBase) -> None:
+    task = a_task(max_steps=3)
+    one, other = (judged(METHODS[name].train(task, base, Mute()), task) for _ in range(2))
+    assert one.predictions == other.predictions
+    assert one.loss == other.loss
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "peft_prompt_tuning_ours", "peft_prefix_tuning"])
+def test_a_method_learns(name: str) -> None:
+    task = a_task(max_steps=40)
+    base = steerable_base()
+    start = judged(Trained(architecture_of(base), no_prompt(base), task.encode(base, task.test, 0, split="test")), task)
+    assert judged(METHODS[name].train(task, base, Mute()), task).loss < start.loss - 0.05
+
+
+# Ours and text prompts
+
+
+def test_ours_and_zero_shot_are_what_training_says(base: FrozenBase) -> None:
+    (tuned,) = train(a_task(max_steps=8), base=base, publish=False, progress=Mute())
+    zero_shot, ours = compare(a_task(), methods=["zero_shot", "ours"], max_steps=8, base=base, progress=Mute())
+    told = tuned.row()
+    assert (ours["value"], ours["stderr"], ours["steps"]) == (told["value"], told["stderr"], told["steps"])
+    assert (zero_shot["value"], zero_shot["stderr"]) == (told["zero_shot"], told["zero_shot_stderr"])
+    assert ours["trainable"] == told["trainable"]
+    assert abs(ours["bytes"] - told["prompt_bytes"]) < 1000  # whose card has more scores
+    assert (zero_shot["trainable"], zero_shot["bytes"], zero_shot["steps"]) == (0, len("Say it."), 0)
+
+
+def test_a_few_shot_text_is_the_text_and_the_examples_as_the_task_words_them() -> None:
+    words = {"1": "yes", "0": "no"}
+    rows = [{**row, "label": "01"[row["label"] == "yes"]} for row in ROWS]
+    task = a_task(target=" {label} !", id2label=words, data=rows)
+    assert few_shot_text(task, [{"text": "red 1", "label": "1"}, {"text": "apple", "label": "0"}]) == (
+        "Say it.\nred 1 = yes !\n\napple = no !\n\n"
+    )
+    assert few_shot_text(a_task(instruction=""), []) == ""
+
+
+def test_examples_are_training_rows_balanced_and_by_seed() -> None:
+    rows = [{"text": f"a {n}", "label": "yes"} for n in range(60)] + [{"text": f"b {n}", "label": "no"} for n in range(6)]
+    task = a_task(data={"train": rows, "validation": ROWS[:4], "test": ROWS[4:8]})
+    drawn = draw_examples(task, 8, seed=0)
+    assert Counter(row["label"] for row in drawn) == {"yes": 4, "no": 4}
+    assert len({row["text"] for row in drawn}) == 8
+    assert draw_examples(task, 8, seed=0) == drawn != draw_examples(task, 8, seed=1)
+    assert Counter(row["label"] for row in draw_examples(task, 20, seed=0)) == {"yes": 14, "no": 6}
+    assert len(draw_examples(task, 99, seed=0)) == 66
+    assert len(draw_examples(a_writing_task(), 8, seed=0)) == 8
+
+
+@pytest.mark.parametrize("task", [a_task(instruction=None), a_writing_task()], ids=["labels", "text"])
+def test_a_few_shot_text_is_asked_as_if_it_stood_before_each_row(task: Task, base: FrozenBase) -> None:
+    trained = FewShot(3).train(task, base, Mute())
+    text = few_shot_text(task, draw_examples(task, 3, seed=0))
+    whole = task.encode(base, task.test, 0, split="test", prepend=text)
+    assert len(trained.vectors_PD) > 10
+    slow = judged(Trained(trained.architecture, no_prompt(base), whole), task)
+    quick = judged(trained, task)
+    assert quick.predictions == slow.predictions
+    assert quick.loss == pytest.approx(slow.loss, rel=1e-4)
+    assert trained.bytes == len(text.encode())
+
+
+def test_a_few_shot_text_has_as_many_examples_as_fit(base: FrozenBase) -> None:
+    long = [{"text": f"{row['text']} " + "river " * 8, "label": row["label"]} for row in ROWS]
+    task = a_task(data=long)
+    with pytest.warns(UserWarning, match=r"t: the few-shot text has \d examples, not 8"):
+        (row,) = compare(task, methods=["few_shot"], base=base)
+    assert 0 < row["bytes"] < len(few_shot_text(task, draw_examples(task, 8, seed=0)))
+
+
+# Prefixes and PEFT
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("task", [a_task(), a_writing_task()], ids=["labels", "text"])
+def test_given_keys_and_values_of_a_prompt_are_the_prompt(task: Task, architecture: str) -> None:
+    base = make_base(architecture)
+    vectors_PD = base.embed(torch.tensor([5, 9, 40, 77])).detach()
+    test = task.encode(base, task.test, 4, split="test")
+    with torch.no_grad():
+        prefix = Causal(base).compute_prefix(stack_prompts([vectors_PD]))
+    given, plain = GivenPrefix(base, prefix), architecture_of(base)
+    nothing_PD = torch.zeros(4, base.width)
+    one, other = judged(Trained(given, nothing_PD, test), task), judged(Trained(plain, vectors_PD, test), task)
+    assert one.predictions == other.predictions
+    assert one.loss == pytest.approx(other.loss, rel=1e-5)
+
+
+def test_a_prefix_is_judged_as_peft_answers(base: FrozenBase) -> None:
+    torch.manual_seed(0)
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    with without_future_warnings():
+        model = peft.get_peft_model(copy.deepcopy(base.model), config)
+    model.eval()
+    ids, label = [5, 9, 40], [77, 78]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids + label])).logits[0].log_softmax(-1)
+    expected = float(logits[2, 77] + logits[3, 78])
+    engine = OfflineEngine(GivenPrefix(base, prefix_of(model)))
+    ((scored,),) = result_of(engine.score([torch.zeros(4, base.width)], [0], [ids], [(tuple(label),)]))
+    plain = result_of(OfflineEngine(architecture_of(base)).score([no_prompt(base)], [0], [ids], [(tuple(label),)]))
+    assert scored == pytest.approx(expected, abs=1e-4)
+    assert abs(plain[0][0] - expected) > 1e-2
+
+
+def test_a_base_that_takes_no_prefix_is_told(base: FrozenBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = Causal(base).compute_prefix(stack_prompts([base.embed(torch.tensor([5])).detach()]))
+    monkeypatch.setattr(Causal, "shares_prefix", False)
+    with pytest.raises(BaseModelError, match="random/llama takes no keys and values"):
+        GivenPrefix(base, prefix)
+
+
+# Weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_full_fine_tuning_at_rate_zero_is_the_base(dtype: torch.dtype) -> None:
+    base, task = make_base("llama", dtype=dtype), a_task()
+    trained = Full(rate=0.0).train(task, base, Mute())
+    assert weights_digest(dataclasses.replace(base, model=trained.architecture.base.model)) == weights_digest(base)
+    plain = judged(Trained(architecture_of(base), no_prompt(base), task.encode(base, task.test, 0, split="test")), task)
+    assert judged(trained, task) == plain
+
+
+def test_full_fine_tuning_is_the_obvious_loop() -> None:
+    """Against transformers' own loss on rows padded on the right, and AdamW as its paper has it."""
+    base, task = make_base("gpt2"), a_task(max_steps=3)
+    ours, theirs = (dataclasses.replace(base, model=copy.deepcopy(base.model)) for _ in range(2))
+    for one in (ours, theirs):
+        one.model.requires_grad_(True)
+    fit_weights(ours, list(ours.model.parameters()), task, 1e-3, Mute())
+    examples = task.encode(base, task.train, 0, split="training")
+    optimiser = torch.optim.AdamW(theirs.model.parameters(), lr=1e-3, weight_decay=0.0)
+    for step, rate in enumerate([1e-3, 1e-3, 5e-4]):
+        rows = batch_of(step, len(examples), 0)
+        losses = []
+        for row in rows:
+            ids, target = examples.inputs[row], examples.targets[row]
+            logits = theirs.model(input_ids=torch.tensor([ids + target])).logits[0, len(ids) - 1 : -1]
+            losses += [torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="none")]
+        optimiser.param_groups[0]["lr"] = rate
+        torch.cat(losses).mean().backward()
+        torch.nn.utils.clip_grad_norm_(theirs.model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+    moved = 0.0
+    for before, one, other in zip(base.model.parameters(), ours.model.parameters(), theirs.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=1e-3, atol=5e-4)
+        moved = max(moved, float((one - before).abs().max()))
+    assert moved > 1e-3
+
+
+def test_small_updates_are_not_lost_in_16_bits() -> None:
+    base, task = make_base("llama", dtype=torch.bfloat16), a_task(max_steps=60)
+    trained = Full(rate=1e-4).train(task, base, Mute()).architecture.base.model
+    before, after = (dict(model.named_parameters())["model.layers.0.mlp.up_proj.weight"] for model in (base.model, trained))
+    large = before.abs() > 0.25  # where a step of the rate is below half of the last bit
+    assert after.dtype == torch.bfloat16
+    assert float((before != after)[large].float().mean()) > 0.3
+
+
+@given(st.integers(1, 70), st.integers(0, 5))
+def test_every_row_is_taken_once_before_any_comes_again(count: int, seed: int) -> None:
+    size = min(BATCH, count)
+    batches = [batch_of(step, count, seed) for step in range(count)]
+    assert {len(rows) for rows in batches} == {size}
+    taken = [row for rows in batches for row in rows]
+    epochs = [sorted(taken[start : start + count]) for start in range(0, len(taken) - count + 1, count)]
+    assert epochs == [list(range(count))] * len(epochs)
+
+
+@pytest.mark.parametrize("method", [Lora(), Full()])
+def test_weights_of_few_bits_are_not_trained(method: Lora | Full, base: FrozenBase) -> None:
+    small = dataclasses.replace(base, quantization="int8")
+    with pytest.raises(ConfigError, match=r"method '\w+' trains weights, and those of random/llama are int8"):
+        method.train(a_task(), small, Mute())
+
+
+# What is refused
+
+
+def test_an_unknown_method_is_told_before_anything_is_loaded() -> None:
+    with pytest.raises(ConfigError, match="there is no method 'lorra'; did you mean 'lora'"):
+        compare("no such file.yaml", methods=["zero_shot", "lorra"])
+    with pytest.raises(ConfigError, match="the method 'full' is named twice"):
+        compare("no such file.yaml", methods=["full", "full"])
+    with pytest.raises(ConfigError, match="no method is named; known: zero_shot, few_shot, ours"):
+        compare("no such file.yaml", methods=[])
+
+
+def test_a_method_without_peft_is_told_by_name(monkeypatch: pytest.MonkeyPatch, base: FrozenBase) -> None:
+    monkeypatch.setattr(names, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"the method 'lora' needs the package peft.* pip install 'softprompt\[peft\]'"):
+        compare(a_task(), methods=["zero_shot", "lora"], base=base)
+    assert len(compare(a_task(), methods=["zero_shot", "full"], base=base, progress=Mute())) == 2
