@@ -1,4 +1,4 @@
-"""Where a base comes from: a built-in name, a folder, or a Hugging Face id, with a revision or without. No torch."""
+"""Where a base comes from: a built-in name, a folder, a GGUF file, or a Hugging Face id, with a revision or without. No torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from softprompt.bases.gguf.file import first_part, is_gguf
 from softprompt.errors import BaseModelError, reason_of
 
 BUILTIN = {"builtin/tiny": Path(__file__).parent / "builtin" / "tiny"}
@@ -42,7 +43,7 @@ def split_revision(source: str) -> tuple[str, str | None]:
 
 
 def locate(source: str, *, revision: str | None = None, code: bool = False) -> Path:
-    """The folder of a base: a built-in name, a folder, or a Hugging Face id (fetched, or found in the local cache).
+    """The folder of a base, or its GGUF file: a built-in name, a path, or a Hugging Face id (fetched, or in the local cache).
 
     Args:
         source: `id@revision` too.
@@ -65,27 +66,39 @@ def locate(source: str, *, revision: str | None = None, code: bool = False) -> P
     if folder.is_dir():
         return _without_revision(folder.resolve(), name, revision)
     if folder.is_file():
-        if folder.suffix == ".gguf":
-            what = (
-                "is a GGUF file, which is not read yet; give the folder of the model as transformers saves it (safetensors)"
+        if not is_gguf(folder):
+            raise BaseModelError(
+                f"{name!r} is a file and no folder, and no GGUF file; give the folder that it lies in, {str(folder.parent)!r}"
             )
-        else:
-            what = f"is a file and no folder; give the folder that it lies in, {str(folder.parent)!r}"
-        raise BaseModelError(f"{name!r} {what}")
+        # Where a name is a link to a blob, the name tells which part it is.
+        return _without_revision(first_part(folder.parent.resolve() / folder.name), name, revision)
     if is_local(name):
+        if name.lower().endswith(".gguf"):
+            raise BaseModelError(f"no file {name!r}; give a GGUF file, a folder with a saved model, a hub id, or builtin/tiny")
         raise BaseModelError(f"no folder {name!r}; give a folder with a saved model, a hub id, or builtin/tiny")
     return _fetch(name, revision, code)
 
 
 def is_local(source: str) -> bool:
-    """Whether a source can only be on this machine, there or not: a built-in, a folder, a path."""
+    """Whether a source can only be on this machine, there or not: a built-in, a folder, a GGUF file, a path."""
     name = split_revision(source)[0]
-    outside = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".gguf")
+    outside = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.lower().endswith(".gguf")
     return name.startswith("builtin/") or outside or Path(name).expanduser().exists()
 
 
+def is_saved(path: Path) -> bool:
+    """Whether a path that is named as a base, or as an adapter, is one by its kind: a folder, or a GGUF file."""
+    return path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file())
+
+
+def kind_of(path: str) -> str:
+    """What a path of a base is, there or not: a folder or a file."""
+    return "file" if path.lower().endswith(".gguf") else "folder"
+
+
 def commit_of(folder: Path) -> str | None:
-    """The commit of a folder in the hub's cache (`.../snapshots/<commit>`); None of any other."""
+    """The commit of a folder in the hub's cache (`.../snapshots/<commit>`), or of a file in it; None of any other."""
+    folder = folder.parent if folder.is_file() else folder
     found = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
     return folder.name if found else None
 
