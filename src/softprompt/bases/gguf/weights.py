@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -39,8 +40,12 @@ def write_weights(gguf: GgufFile, model: Any, file: Path, dtype: torch.dtype, so
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     processor = TENSOR_PROCESSORS.get(gguf.architecture, TensorProcessor)(config=model.config.to_dict())
-    names: dict[str, str] = get_gguf_hf_weights_map(model, processor)
     tensors = [tensor for tensor in gguf.tensors if tensor.name not in _NO_WEIGHTS]
+    # Of the whole model first: to ask each of its modules takes long, and few architectures need it.
+    whole = SimpleNamespace(config=model.config, state_dict=model.state_dict, named_children=dict)
+    names: dict[str, str] = get_gguf_hf_weights_map(whole, processor)
+    if any(tensor.name not in names for tensor in tensors):
+        names = get_gguf_hf_weights_map(model, processor)
     unknown = [tensor.name for tensor in tensors if tensor.name not in names]
     if unknown:
         raise BaseModelError(
@@ -62,13 +67,13 @@ def write_weights(gguf: GgufFile, model: Any, file: Path, dtype: torch.dtype, so
             )  # fmt: skip
             parts[name] -= 1
             if found.name is not None:
-                whole = torch.from_numpy(found.weights)
+                made = torch.from_numpy(found.weights)
             elif parts[name] == 0:
-                whole = joined.pop(name)
+                made = joined.pop(name)
             else:
                 continue
-            writer.write(name, tuple(whole.shape), [whole])
-            del whole, found
+            writer.write(name, tuple(made.shape), [made])
+            del made, found
 
 
 def _bare(names: dict[str, str]) -> dict[str, str]:
