@@ -34,7 +34,8 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
 
 
 def cache_folder(name: str) -> Path:
-    """Where something is kept that can be made again, by what it is: a folder in the user's cache, which need not be there."""
+    """Where something is kept that can be made again, by what it is: a folder in the user's cache, which need not be
+    there."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "softprompt" / name
 

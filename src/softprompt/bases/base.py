@@ -30,7 +30,7 @@ from softprompt.bases.gguf.cache import folder_of_gguf
 from softprompt.bases.locate import commit_of, locate, read_object, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
-from softprompt.bases.reading import check_causal, read_model
+from softprompt.bases.reading import check_causal, quiet, read_model
 from softprompt.bases.spelling import Spelling
 from softprompt.errors import BaseModelError, ContextError
 from softprompt.text import Parts, plural
@@ -107,7 +107,8 @@ class FrozenBase:
         before = stamp_of_folder(path, code=code)
         folder = path
         if path.is_file():
-            folder = folder_of_gguf(path, source, fingerprint_of_folder(path), dtype or stored_dtype(config))
+            with quiet():
+                folder = folder_of_gguf(path, source, fingerprint_of_folder(path), dtype or stored_dtype(config))
             config = read_object(folder / "config.json")
         model, tokenizer = read_model(folder, source, config, reading | {"trust_remote_code": code})
         if adapter is not None:
@@ -125,9 +126,7 @@ class FrozenBase:
         fingerprint = fingerprint_of_folder(path, adapter, code=code)
         if stamp_of_folder(path, code=code) != before:
             raise BaseModelError(f"files of {source!r} ({path}) were changed while they were read; load it again")
-        base = cls(
-            model, tokenizer, source, fingerprint, path, options.quantization, adapter, code, options.batch_invariant
-        )
+        base = cls(model, tokenizer, source, fingerprint, path, options.quantization, adapter, code, options.batch_invariant)
         base._tell()
         return base
 

@@ -9,8 +9,8 @@ There are two rules. By the first one, of versions before, tensors, vocabulary a
 first one's digest, of the files that are opened, and adds what else of the tokenizer and of generation changes answers. So
 prompts bound by the first rule can be told to be of the same base.
 
-Of a GGUF file every byte counts, and there is one rule: its digest, of all parts of a split one in their order. So a GGUF file
-and a folder of the same model are two bases.
+Of a GGUF file every byte counts, and there is one rule: its digest, of all parts of a split one in their order. So a GGUF
+file and a folder of the same model are two bases.
 """
 
 from __future__ import annotations

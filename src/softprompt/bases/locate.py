@@ -1,4 +1,5 @@
-"""Where a base comes from: a built-in name, a folder, a GGUF file, or a Hugging Face id, with a revision or without. No torch."""
+"""Where a base comes from: a built-in name, a folder, a GGUF file, or a Hugging Face id with a revision or without. No
+torch."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def split_revision(source: str) -> tuple[str, str | None]:
 
 
 def locate(source: str, *, revision: str | None = None, code: bool = False) -> Path:
-    """The folder of a base, or its GGUF file: a built-in name, a path, or a Hugging Face id (fetched, or in the local cache).
+    """The folder of a base, or its GGUF file: a built-in name, a path, or a Hugging Face id (fetched, or in the
+    local cache).
 
     Args:
         source: `id@revision` too.
@@ -68,13 +70,16 @@ def locate(source: str, *, revision: str | None = None, code: bool = False) -> P
     if folder.is_file():
         if not is_gguf(folder):
             raise BaseModelError(
-                f"{name!r} is a file and no folder, and no GGUF file; give the folder that it lies in, {str(folder.parent)!r}"
+                f"{name!r} is a file and no folder, and no GGUF file; give the folder that it lies in, "
+                f"{str(folder.parent)!r}"
             )
         # Where a name is a link to a blob, the name tells which part it is.
         return _without_revision(first_part(folder.parent.resolve() / folder.name), name, revision)
     if is_local(name):
         if name.lower().endswith(".gguf"):
-            raise BaseModelError(f"no file {name!r}; give a GGUF file, a folder with a saved model, a hub id, or builtin/tiny")
+            raise BaseModelError(
+                f"no file {name!r}; give a GGUF file, a folder with a saved model, a hub id, or builtin/tiny"
+            )
         raise BaseModelError(f"no folder {name!r}; give a folder with a saved model, a hub id, or builtin/tiny")
     return _fetch(name, revision, code)
 
@@ -94,6 +99,14 @@ def is_saved(path: Path) -> bool:
 def kind_of(path: str) -> str:
     """What a path of a base is, there or not: a folder or a file."""
     return "file" if path.lower().endswith(".gguf") else "folder"
+
+
+def two_forms(one: str, other: str) -> str:
+    """For messages about another base: a tail that says so where one name is a GGUF file's, and the other a folder's or an
+    id's; else nothing."""
+    if kind_of(one) == kind_of(other) or any(name.startswith("builtin/") for name in (one, other)):
+        return ""
+    return " (a GGUF file and a folder of the same model are two bases: the numbers in them differ, and so do the answers)"
 
 
 def commit_of(folder: Path) -> str | None:

@@ -94,20 +94,20 @@ def _return_memory() -> None:
 
 
 def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor in memory of its own, or the file that it was mapped from would stay in memory for its sake; in parts, so that
-    never both are there whole."""
+    """A tensor in memory of its own, or the file that it was mapped from would stay in memory for its sake; in parts, so
+    that never both are there whole."""
     if tensor.dim() < 2:
         return tensor.to(dtype, copy=True)
     copy = torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
-    for new, old in zip(copy.split(1 << 12), tensor.split(1 << 12), strict=True):
+    for new, old in zip(torch.split(copy, 1 << 12), torch.split(tensor, 1 << 12), strict=True):
         new.copy_(old)
         _forget_pages(old)
     return copy
 
 
 def _forget_pages(weight: Tensor) -> None:
-    """Give the system the pages of a frozen weight that lies in a file which is mapped to memory: the map lasts for as long as
-    any tensor of the file does, and with it all that was read of it. Whoever reads the weight again reads the file."""
+    """Give the system the pages of a frozen weight that lies in a file which is mapped to memory: the map lasts for as
+    long as any tensor of the file does, and with it all that was read of it. Whoever reads the weight again reads the file."""
     if sys.platform != "linux" or weight.device.type != "cpu":
         return
     page = mmap.PAGESIZE

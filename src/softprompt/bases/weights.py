@@ -19,8 +19,9 @@ _LFS = b"version https://git-lfs"
 
 
 def find_weights(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """The files that transformers opens for the weights of a saved model, which are not all that lie there; of a GGUF file all
-    its parts. Of a folder: the one that the config names, else `model.safetensors`, else those that its index names, else the same of `pytorch_model.bin`.
+    """The files that transformers opens for the weights of a saved model, which are not all that lie there: the one that
+    the config names, else `model.safetensors`, else those that its index names, else the same of `pytorch_model.bin`. Of a
+    GGUF file, all its parts.
 
     Raises:
         BaseModelError: there are none, or one that an index names is not there.

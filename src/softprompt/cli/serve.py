@@ -145,7 +145,9 @@ def _choose(library: Library) -> str:
 
     base, warning = choose_base(library)
     if is_local(base) and not base.startswith("builtin/") and not Path(base).exists():
-        raise BaseModelError(f"most tasks are made for the base {base!r}, and there is no such {kind_of(base)} any more; {MOVED}")
+        raise BaseModelError(
+            f"most tasks are made for the base {base!r}, and there is no such {kind_of(base)} any more; {MOVED}"
+        )
     if warning is not None:
         warn(warning)
     return base

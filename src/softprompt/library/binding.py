@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from softprompt.bases.adapter import find_adapter
 from softprompt.bases.fingerprint import fingerprint_of_folder, former_fingerprint
 from softprompt.bases.folder import check_folder, check_options
-from softprompt.bases.locate import is_local, kind_of, locate
+from softprompt.bases.locate import is_local, kind_of, locate, two_forms
 from softprompt.bases.options import BaseOptions
 from softprompt.bases.weights import find_weights
 from softprompt.errors import BaseModelError, FingerprintMismatch, LibraryError
@@ -65,7 +65,8 @@ def check_base(version: Version, options: BaseOptions) -> str | None:
     if version.fingerprint not in proof.names:
         raise FingerprintMismatch(
             f"{version.ref} was made for base {version.base} with fingerprint {version.fingerprint}, and {chosen.shown} has "
-            f"{proof.fingerprint}: it is another one; give the base that it was made for{version.card.adapter_hint}"
+            f"{proof.fingerprint}: it is another one"
+            f"{two_forms(version.base, chosen.address)}; give the base that it was made for{version.card.adapter_hint}"
         )
     if version.base == proof.address:
         return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from softprompt.bases.locate import two_forms
 from softprompt.errors import FingerprintMismatch, PromptFileError
 from softprompt.files import write_whole
 from softprompt.prompts.card import Card, Dtype
@@ -141,7 +142,8 @@ class SoftPrompt:
         width = "" if card.token_dim == base.width else f" (and its width is {card.token_dim}, not {base.width})"
         raise FingerprintMismatch(
             f"the prompt of task {card.task!r} was made for base {card.base} with fingerprint {card.fingerprint}, and this "
-            f"base is {base.name} with fingerprint {base.fingerprint}{width}; load {card.base} as it was"
+            f"base is {base.name} with fingerprint {base.fingerprint}{width}"
+            f"{two_forms(card.base, base.name)}; load {card.base} as it was"
             f"{card.adapter_hint}, or train the task again on this base"
         )
 

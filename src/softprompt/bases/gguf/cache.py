@@ -17,7 +17,6 @@ from softprompt.bases.gguf.config import config_of, end_ids
 from softprompt.bases.gguf.file import GgufFile, read_gguf
 from softprompt.bases.gguf.tokenizer import tokenizer_of
 from softprompt.bases.gguf.weights import write_weights
-from softprompt.bases.reading import quiet
 from softprompt.errors import BaseModelError, reason_of
 from softprompt.files import cache_folder
 from softprompt.locks import lock_file
@@ -29,8 +28,8 @@ _WHOLE = "whole.json"
 
 
 def folder_of_gguf(file: Path, source: str, digest: str, dtype: torch.dtype) -> Path:
-    """The folder of a GGUF file: made the first time, whole or not at all, and taken as it is from then on, unless a file in it
-    was changed.
+    """The folder of a GGUF file: made the first time, whole or not at all, and taken as it is from then on, unless a file in
+    it was changed.
 
     Args:
         file: the file, or the first part of a split one.
@@ -56,8 +55,8 @@ def folder_of_gguf(file: Path, source: str, digest: str, dtype: torch.dtype) -> 
                 _make(read_gguf(file), source, dtype, folder)
     except OSError as error:
         raise BaseModelError(
-            f"{source!r} cannot be unpacked to {str(root)!r} ({error.strerror or error}); make room there, or set XDG_CACHE_HOME "
-            "to a folder that has it"
+            f"{source!r} cannot be unpacked to {str(root)!r} ({error.strerror or error}); make room there, or set "
+            "XDG_CACHE_HOME to a folder that has it"
         ) from None
     return folder
 
@@ -83,14 +82,13 @@ def _make(gguf: GgufFile, source: str, dtype: torch.dtype, folder: Path) -> None
 def _write(gguf: GgufFile, source: str, dtype: torch.dtype, folder: Path) -> None:
     import transformers
 
-    with quiet():
-        config = config_of(gguf, source)
-        with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(config)
-        write_weights(gguf, model, folder / "model.safetensors", dtype, source)
-        config.architectures, config.dtype = [type(model).__name__], dtype
-        config.save_pretrained(folder)
-        tokenizer_of(gguf, source).save_pretrained(folder)
+    config = config_of(gguf, source)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    write_weights(gguf, model, folder / "model.safetensors", dtype, source)
+    config.architectures, config.dtype = [type(model).__name__], dtype
+    config.save_pretrained(folder)
+    tokenizer_of(gguf, source).save_pretrained(folder)
     ends = end_ids(gguf) or config.eos_token_id
     generation = {"bos_token_id": config.bos_token_id, "eos_token_id": ends, "pad_token_id": config.pad_token_id}
     (folder / "generation_config.json").write_text(json.dumps(generation))

@@ -12,8 +12,8 @@ from softprompt.errors import BaseModelError
 ARCHITECTURES = (
     "gemma2", "gemma3", "gpt2", "llama", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "stablelm", "starcoder2",
 )  # fmt: skip
-"""The architectures that are read, as llama.cpp calls them. Others that transformers would read lose something on the way, or
-nobody has looked whether they do."""
+"""The architectures that are read, as llama.cpp calls them. Others that transformers would read lose something on the way,
+or nobody has looked whether they do."""
 
 TOKENIZERS = ("gpt2", "llama")
 """The kinds of tokenizers that are read: byte-level BPE, and SentencePiece's BPE."""
@@ -58,8 +58,8 @@ def _check_model(gguf: GgufFile, source: str) -> None:
         raise BaseModelError(f"{source!r} does not say which architecture it holds (general.architecture); fetch it again")
     if any(word in architecture for word in _ENCODERS) or gguf.of_model("attention.causal") is False:
         raise BaseModelError(
-            f"{source!r} is an encoder ({architecture}), which sees what stands behind a token, and no causal language model. "
-            "This version tunes causal models only; use a decoder-only base (Llama, Qwen, Gemma, ..., or builtin/tiny)"
+            f"{source!r} is an encoder ({architecture}), which sees what stands behind a token, and no causal language "
+            "model. This version tunes causal models only; use a decoder-only base (Llama, Qwen, Gemma, ..., or builtin/tiny)"
         )
     if architecture.startswith("t5"):
         refuse_unless_causal("SEQ_2_SEQ_LM", source)
@@ -83,8 +83,8 @@ def _check_tokenizer(gguf: GgufFile, source: str) -> None:
         )
     if kind not in TOKENIZERS:
         raise BaseModelError(
-            f"{source!r} has a tokenizer of the kind {kind!r}, which is not read from GGUF files; {' and '.join(TOKENIZERS)} "
-            "are; give the model as transformers saves it"
+            f"{source!r} has a tokenizer of the kind {kind!r}, which is not read from GGUF files; "
+            f"{' and '.join(TOKENIZERS)} are; give the model as transformers saves it"
         )
     needed = "merges" if kind == "gpt2" else "scores"
     if not gguf.metadata.get(f"tokenizer.ggml.{needed}") and not gguf.metadata.get("tokenizer.ggml.merges"):

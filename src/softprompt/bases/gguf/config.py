@@ -20,6 +20,11 @@ _SLIDES = ("phi3", "starcoder2")
 _ROTATES_A_PART = ("phi3", "stablelm")
 # Layers of the models whose scores are scaled by another width than that of a head, as llama.cpp tells them.
 _OF_27B = {"gemma2": 46, "gemma3": 62}
+# How wide experts are: the tensor that shows it, by which of its dimensions, and the config's name for it.
+_EXPERTS = (
+    ("ffn_gate_exps", 1, "moe_intermediate_size"),
+    ("ffn_gate_shexp", 0, "shared_expert_intermediate_size"),
+)
 
 
 def config_of(gguf: GgufFile, source: str) -> Any:
@@ -55,7 +60,11 @@ def _as_transformers_reads(gguf: GgufFile) -> dict[str, Any]:
         file = Path(folder) / "head.gguf"
         writer = GGUFWriter(file, gguf.architecture)
         for key, value in gguf.metadata.items():
-            if key.startswith(("tokenizer.", "split.")) or key in ("general.architecture", "general.alignment") or value == []:
+            if (
+                key.startswith(("tokenizer.", "split."))
+                or key in ("general.architecture", "general.alignment")
+                or value == []
+            ):
                 continue
             kind, inner = gguf.kinds[key]
             writer.add_key_value(key, value, GGUFValueType(kind), None if inner is None else GGUFValueType(inner))
@@ -87,11 +96,14 @@ def _left_out(gguf: GgufFile, source: str) -> dict[str, Any]:
     if architecture in _OF_27B:
         large = of("block_count") == _OF_27B[architecture]
         values["query_pre_attn_scalar"] = of("embedding_length") // of("attention.head_count") if large else width
-        for ours, theirs in (("attn", "attn"), ("final", "final")):
-            if of(f"{theirs}_logit_softcapping") is not None:
-                values[f"{ours}_logit_softcapping"] = of(f"{theirs}_logit_softcapping")
+        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+            if of(name) is not None:
+                values[name] = of(name)
         if of("rope.freq_base_swa") is not None:
             values["rope_local_base_freq"] = of("rope.freq_base_swa")
+    for tensor, rows, name in _EXPERTS:
+        if (found := gguf.tensor(f"blk.0.{tensor}.weight")) is not None:
+            values[name] = found.shape[rows]
     if architecture.startswith("qwen") and of("attention.key_length"):
         values["head_dim"] = width
     return values

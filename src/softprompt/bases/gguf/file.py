@@ -127,7 +127,9 @@ def read_gguf(file: Path) -> GgufFile:
         )
     for number, part in enumerate(parts):
         if len(parts) > 1 and (part.metadata.get("split.no"), part.metadata.get("split.count")) != (number, len(parts)):
-            raise BaseModelError(f"{part.files[0]} is not part {number + 1} of {len(parts)}, as it is called; fetch it again")
+            raise BaseModelError(
+                f"{part.files[0]} is not part {number + 1} of {len(parts)}, as it is called; fetch it again"
+            )
     tensors = tuple(tensor for part in parts for tensor in part.tensors)
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise BaseModelError(f"{str(file)!r} is damaged: it has two tensors of one name; fetch it again")
@@ -148,7 +150,9 @@ class _Reader:
                 with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as self.data:
                     return self._read()
         except OSError as error:
-            raise BaseModelError(f"{str(self.file)!r} cannot be read ({error.strerror}); mend that, or fetch it again") from None
+            raise BaseModelError(
+                f"{str(self.file)!r} cannot be read ({error.strerror}); mend that, or fetch it again"
+            ) from None
         except UnicodeDecodeError:
             raise self._damaged("a text in its metadata is not UTF-8") from None
 
@@ -209,7 +213,9 @@ class _Reader:
             )
         label, numbers, size = TYPES[kind]
         if shape and shape[-1] % numbers:
-            raise self._damaged(f"the rows of the tensor {name!r} have {shape[-1]} numbers, no multiple of {label}'s {numbers}")
+            raise self._damaged(
+                f"the rows of the tensor {name!r} have {shape[-1]} numbers, no multiple of {label}'s {numbers}"
+            )
         count = prod(shape) // numbers * size
         if base + offset + count > len(self.data):
             raise self._cut(f"before the end of the tensor {name!r}")

@@ -1,8 +1,9 @@
-"""The tokenizer of a GGUF file: as transformers builds it from the metadata, mended where that spells texts otherwise than the
-tokenizer that the model was trained with."""
+"""The tokenizer of a GGUF file: as transformers builds it from the metadata, mended where that spells texts otherwise than
+the tokenizer that the model was trained with."""
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -10,13 +11,17 @@ from softprompt.bases.gguf.file import GgufFile
 
 _log = logging.getLogger(__name__)
 
+_NORMAL, _CONTROL = 1, 3
+"""Kinds of tokens, by llama.cpp's numbers."""
+
 _BY_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 """What splits texts as GPT-2 does, and each digit from what stands beside it."""
 _AS_GPT2 = ("gpt-2", "gpt2", "phi-2")
 _WHOLE_WORDS_FIRST = (
     "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken",
 )  # fmt: skip
-"""What takes a word that the vocabulary has whole, whatever the merges make of it; and begins texts unless the file says no."""
+"""What takes a word that the vocabulary has whole, whatever the merges make of it; and begins texts, unless the file says
+no."""
 _COMPOSES = ("qwen2", "qwen35", "deepseek-r1-qwen")
 """What makes one character of a letter and its accent (NFC)."""
 
@@ -36,6 +41,7 @@ def tokenizer_of(gguf: GgufFile, source: str) -> Any:
         if f"tokenizer.{key}" in gguf.metadata
     }
     backend, _ = convert_gguf_tokenizer(gguf.architecture, told)
+    backend = _without_strangers(backend, told)
     if told["tokenizer_type"] == "gpt2":
         _mend_byte_level(backend, str(told.get("pre_tokenizer_type") or ""), source)
     elif told.get("add_prefix_space") is False:
@@ -49,8 +55,20 @@ def tokenizer_of(gguf: GgufFile, source: str) -> Any:
     )
 
 
+def _without_strangers(backend: Any, told: dict[str, Any]) -> Any:
+    """The tokenizer without the special tokens of others that transformers gives it: those that the vocabulary has not, or
+    has as words like any other."""
+    from tokenizers import Tokenizer
+
+    kinds = told.get("token_type") or [_CONTROL] * len(told["tokens"])
+    state = json.loads(backend.to_str())
+    own = [token for token in state["added_tokens"] if token["id"] < len(kinds) and kinds[token["id"]] != _NORMAL]
+    return backend if own == state["added_tokens"] else Tokenizer.from_str(json.dumps(state | {"added_tokens": own}))
+
+
 def _adds(gguf: GgufFile, end: str) -> bool:
-    """Whether the tokenizer puts a token before (bos) or behind (eos) each text; by llama.cpp's rule where nothing is said."""
+    """Whether the tokenizer puts a token before (bos) or behind (eos) each text; by llama.cpp's rule where nothing is
+    said."""
     said = gguf.metadata.get(f"tokenizer.ggml.add_{end}_token")
     if said is not None:
         return bool(said)

@@ -43,14 +43,14 @@ def write_weights(gguf: GgufFile, model: Any, file: Path, dtype: torch.dtype, so
     tensors = [tensor for tensor in gguf.tensors if tensor.name not in _NO_WEIGHTS]
     # Of the whole model first: to ask each of its modules takes long, and few architectures need it.
     whole = SimpleNamespace(config=model.config, state_dict=model.state_dict, named_children=dict)
-    names: dict[str, str] = get_gguf_hf_weights_map(whole, processor)
+    names = _with_experts(get_gguf_hf_weights_map(whole, processor))
     if any(tensor.name not in names for tensor in tensors):
-        names = get_gguf_hf_weights_map(model, processor)
+        names = _with_experts(get_gguf_hf_weights_map(model, processor))
     unknown = [tensor.name for tensor in tensors if tensor.name not in names]
     if unknown:
         raise BaseModelError(
-            f"{source!r} has {len(unknown)} tensors that {type(model).__name__} has no place for, {unknown[0]!r} among them, "
-            "and would compute something else without; give the model as transformers saves it"
+            f"{source!r} has {len(unknown)} tensors that {type(model).__name__} has no place for, {unknown[0]!r} among "
+            "them, and would compute something else without; give the model as transformers saves it"
         )
     with _Writer(file, model, dtype, source) as writer:
         parts = Counter(names[tensor.name] for tensor in tensors)  # experts are joined, two tensors of the file in one
@@ -62,7 +62,7 @@ def write_weights(gguf: GgufFile, model: Any, file: Path, dtype: torch.dtype, so
                 writer.write(name, tensor.shape, rows, finite=False)
                 continue
             found = processor.process(
-                weights=read_numbers(tensor), name=tensor.name, tensor_key_mapping=names | _bare(names),
+                weights=read_numbers(tensor), name=tensor.name, tensor_key_mapping=names,
                 parsed_parameters={"tensors": joined},
             )  # fmt: skip
             parts[name] -= 1
@@ -76,9 +76,9 @@ def write_weights(gguf: GgufFile, model: Any, file: Path, dtype: torch.dtype, so
             del made, found
 
 
-def _bare(names: dict[str, str]) -> dict[str, str]:
-    """Names without `.weight`, by which transformers looks up experts."""
-    return {name.removesuffix(".weight"): target for name, target in names.items()}
+def _with_experts(names: dict[str, str]) -> dict[str, str]:
+    """Names of the file's tensors, those of experts among them, which transformers knows without their `.weight`."""
+    return names | {f"{name}.weight": target for name, target in names.items() if name.endswith("_exps")}
 
 
 class _Writer:
@@ -110,7 +110,9 @@ class _Writer:
         self.handle.close()
         if kind is None and self.places:
             name = next(iter(self.places))
-            raise BaseModelError(f"{self.source!r} lacks {len(self.places)} weights, {name!r} among them; fetch it again, whole")
+            raise BaseModelError(
+                f"{self.source!r} lacks {len(self.places)} weights, {name!r} among them; fetch it again, whole"
+            )
 
     def write(self, name: str, shape: tuple[int, ...], parts: Iterable[torch.Tensor], *, finite: bool = True) -> None:
         """Write one tensor, given in parts end to end."""
@@ -127,4 +129,4 @@ class _Writer:
                     "NaN or infinity; fetch it again, or convert the model again"
                 )  # fmt: skip
                 raise BaseModelError(f"the weight {name!r} of {self.source!r} holds {wrong}")
-            self.handle.write(stored.view(-1).view(torch.uint8).numpy())
+            self.handle.write(stored.view(-1).view(torch.uint8).numpy().data)
