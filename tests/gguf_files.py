@@ -154,7 +154,9 @@ def write(
     for key, value in metadata.items():
         if value is None or key == "general.architecture":
             continue
-        if isinstance(value, list):
+        if key == "general.alignment":
+            writer.add_custom_alignment(value)
+        elif isinstance(value, list):
             writer.add_array(key, value)
         elif isinstance(value, bool):
             writer.add_bool(key, value)
