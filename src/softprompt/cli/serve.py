@@ -39,7 +39,8 @@ def serve(
         str | None,
         typer.Option(
             "--base",
-            help="Base to serve: an id, an id@revision or a folder; by default the one most tasks are made for.",
+            help="Base to serve: an id, an id@revision, a folder or a GGUF file; "
+            "by default the one most tasks are made for.",
             show_default=False,
         ),
     ] = None,

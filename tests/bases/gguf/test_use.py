@@ -218,6 +218,20 @@ def test_a_folder_of_the_same_model_is_another_base_and_that_is_said(
     assert said in " ".join(refused.err.split())
 
 
+def test_what_is_exported_tells_how_transformers_opens_the_file(file: Path, tmp_path: Path, run: Run, home: Path) -> None:
+    base = FrozenBase.load(str(file), device="cpu", dtype="float32")
+    with Library.open(home) as library:
+        library.publish(some_prompt(base, "mine", metric="exact_match").to_bytes(), base=base.address)
+    assert run("export", "mine", tmp_path / "out", "--format", "peft").code == 0
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "The base is a GGUF file" in text
+    named: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], named)
+    assert named["ids"]("red stone") == tokenizer()("red stone")["input_ids"]
+    back = run("import", tmp_path / "out", "--task", "again", "--base", file, "--json")
+    assert (back.code, "nothing in it proves" in back.err) == (0, False)
+
+
 def test_it_is_said_of_two_forms_alone() -> None:
     assert two_forms("a.gguf", "org/a")
     assert two_forms("/models/a", "/models/a.gguf")

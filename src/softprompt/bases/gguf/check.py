@@ -58,8 +58,8 @@ def _check_model(gguf: GgufFile, source: str) -> None:
         raise BaseModelError(f"{source!r} does not say which architecture it holds (general.architecture); fetch it again")
     if any(word in architecture for word in _ENCODERS) or gguf.of_model("attention.causal") is False:
         raise BaseModelError(
-            f"{source!r} is an encoder ({architecture}), which sees what stands behind a token, and no causal language "
-            "model. This version tunes causal models only; use a decoder-only base (Llama, Qwen, Gemma, ..., or builtin/tiny)"
+            f"{source!r} is an encoder ({architecture}), which sees what stands behind a token, and no causal "
+            "language model. This version tunes causal models only; use a decoder-only base (Llama, Qwen, Gemma, ..., or builtin/tiny)"
         )
     if architecture.startswith("t5"):
         refuse_unless_causal("SEQ_2_SEQ_LM", source)
