@@ -97,7 +97,7 @@ def _what_is_there(folder: Path) -> str:
     if folder.parent.name == "snapshots":
         return (
             "it is a folder of the hub's cache from which config.json is gone or was never fetched; give the id to fetch "
-            "it; of a model that the hub has as GGUF files alone, download one (`hf download ID FILE.gguf`) and give that file"
+            "it. Of a model that the hub has as GGUF files alone, download one (`hf download ID FILE.gguf`), and give that"
         )
     if not any(folder.iterdir()):
         return "it is empty; save a model there with save_pretrained"

@@ -106,8 +106,8 @@ def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _forget_pages(weight: Tensor) -> None:
-    """Give the system the pages of a frozen weight that lies in a file which is mapped to memory: the map lasts for
-    as long as any tensor of the file does, and with it all that was read of it. Whoever reads the weight again reads the file."""
+    """Give the system the pages of a frozen weight that lies in a file which is mapped to memory: the map lasts for as long
+    as any tensor of the file does, and with it all that was read of it. Who reads the weight again reads the file."""
     if sys.platform != "linux" or weight.device.type != "cpu":
         return
     page = mmap.PAGESIZE

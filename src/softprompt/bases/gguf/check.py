@@ -20,10 +20,12 @@ TOKENIZERS = ("gpt2", "llama")
 
 _ENCODERS = ("bert", "t5encoder", "embedding")
 _OTHER_KINDS = {
-    "adapter": "a LoRA adapter in GGUF's form; give the base that it is for, and the adapter as PEFT saves it with "
-    "--base-adapter or `base_adapter`",
-    "mmproj": "the part of a model that sees images or hears; give the file of its language model",
-    "imatrix": "an importance matrix and no model; give the model",
+    "adapter": (
+        "a LoRA adapter in GGUF's form",
+        "give the base that it is for, and the adapter as PEFT saves it with --base-adapter or `base_adapter`",
+    ),
+    "mmproj": ("the part of a model that sees images or hears", "give the file of its language model"),
+    "imatrix": ("an importance matrix and no model", "give the model"),
 }
 
 
@@ -53,13 +55,14 @@ def check_gguf(file: Path, source: str) -> dict[str, Any]:
 def _check_model(gguf: GgufFile, source: str) -> None:
     kind, architecture = gguf.metadata.get("general.type"), gguf.architecture
     if kind in _OTHER_KINDS:
-        raise BaseModelError(f"{source!r} is {_OTHER_KINDS[kind]}")
+        what, instead = _OTHER_KINDS[kind]
+        raise BaseModelError(f"{source!r} is {what}; {instead}")
     if not architecture:
         raise BaseModelError(f"{source!r} does not say which architecture it holds (general.architecture); fetch it again")
     if any(word in architecture for word in _ENCODERS) or gguf.of_model("attention.causal") is False:
         raise BaseModelError(
-            f"{source!r} is an encoder ({architecture}), which sees what stands behind a token, and no causal "
-            "language model. This version tunes causal models only; use a decoder-only base (Llama, Qwen, Gemma, ..., or builtin/tiny)"
+            f"{source!r} is an encoder ({architecture}), which sees what stands behind a token, and no causal language "
+            "model. This version tunes causal models; use a decoder-only base (Llama, Qwen, Gemma, ..., or builtin/tiny)"
         )
     if architecture.startswith("t5"):
         refuse_unless_causal("SEQ_2_SEQ_LM", source)

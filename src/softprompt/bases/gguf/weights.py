@@ -124,9 +124,13 @@ class _Writer:
         self.handle.seek(self.base + self.places.pop(name))
         for part in parts:
             stored = part.to(self.dtype).contiguous()
+            if finite and not torch.isfinite(part).all():
+                raise BaseModelError(
+                    f"the weight {name!r} of {self.source!r} holds NaN or infinity; fetch it again, or convert the model again"
+                )
             if finite and not torch.isfinite(stored).all():
-                wrong = "numbers too large for float16; give --dtype bfloat16" if torch.isfinite(part).all() else (
-                    "NaN or infinity; fetch it again, or convert the model again"
-                )  # fmt: skip
-                raise BaseModelError(f"the weight {name!r} of {self.source!r} holds {wrong}")
+                raise BaseModelError(
+                    f"the weight {name!r} of {self.source!r} holds numbers too large for {str(self.dtype)[6:]}; give --dtype "
+                    "bfloat16"
+                )
             self.handle.write(stored.view(-1).view(torch.uint8).numpy().data)
