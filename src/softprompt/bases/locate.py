@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from softprompt.bases.gguf.file import first_part, is_gguf
+from softprompt.bases.gguf.file import is_gguf, parts_of
 from softprompt.errors import BaseModelError, reason_of
 
 BUILTIN = {"builtin/tiny": Path(__file__).parent / "builtin" / "tiny"}
@@ -74,7 +74,7 @@ def locate(source: str, *, revision: str | None = None, code: bool = False) -> P
                 f"{str(folder.parent)!r}"
             )
         # Where a name is a link to a blob, the name tells which part it is.
-        return _without_revision(first_part(folder.parent.resolve() / folder.name), name, revision)
+        return _without_revision(parts_of(folder.parent.resolve() / folder.name)[0], name, revision)
     if is_local(name):
         if name.lower().endswith(".gguf"):
             raise BaseModelError(

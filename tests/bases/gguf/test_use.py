@@ -99,6 +99,13 @@ def test_a_part_that_is_not_there_or_another_one_is_told_by_name(file: Path, tmp
     for part in (parts[0], parts[2]):
         with pytest.raises(BaseModelError, match=r"one part of 3 .* and part-00002-of-00003\.gguf is not beside it"):
             check_options(BaseOptions(source=str(part)))
+    parts[0].rename(tmp_path / "first")
+    with pytest.raises(BaseModelError, match=r"and part-00001-of-00003\.gguf, part-00002-of-00003\.gguf are not beside it"):
+        check_options(BaseOptions(source=str(parts[2])))
+    shutil.copy(parts[2], tmp_path / "m-00007-of-00003.gguf")
+    with pytest.raises(BaseModelError, match="is called a part of 3 that there is not"):
+        check_options(BaseOptions(source=str(tmp_path / "m-00007-of-00003.gguf")))
+    (tmp_path / "first").rename(parts[0])
     shutil.copy(parts[2], parts[1])
     with pytest.raises(BaseModelError, match=r"part-00002-of-00003\.gguf is not part 2 of 3, as it is called"):
         check_options(BaseOptions(source=str(parts[0])))

@@ -87,7 +87,9 @@ def parts_of(file: Path) -> list[Path]:
         return [file]
     parts = [file.with_name(f"{found[1]}-{number:05d}-of-{found[3]}.gguf") for number in range(1, int(found[3]) + 1)]
     lacking = [part.name for part in parts if not part.is_file()]
-    if lacking or not parts:
+    if file not in parts:
+        raise BaseModelError(f"{str(file)!r} is called a part of {len(parts)} that there is not; give it its name again")
+    if lacking:
         raise BaseModelError(
             f"{str(file)!r} is one part of {len(parts)} of a split GGUF file, and {', '.join(lacking[:3])}"
             f"{' and others are' if len(lacking) > 3 else ' is' if len(lacking) == 1 else ' are'} not beside it; "

@@ -126,11 +126,12 @@ class _Writer:
             stored = part.to(self.dtype).contiguous()
             if finite and not torch.isfinite(part).all():
                 raise BaseModelError(
-                    f"the weight {name!r} of {self.source!r} holds NaN or infinity; fetch it again, or convert the model again"
+                    f"the weight {name!r} of {self.source!r} holds NaN or infinity; fetch it again, or convert the model "
+                    "again"
                 )
             if finite and not torch.isfinite(stored).all():
                 raise BaseModelError(
-                    f"the weight {name!r} of {self.source!r} holds numbers too large for {str(self.dtype)[6:]}; give --dtype "
-                    "bfloat16"
+                    f"the weight {name!r} of {self.source!r} holds numbers too large for {str(self.dtype)[6:]}; give "
+                    "--dtype bfloat16"
                 )
             self.handle.write(stored.view(-1).view(torch.uint8).numpy().data)
