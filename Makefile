@@ -2,11 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-MARKS ?= not services
+MARKS ?= not services and not models
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
-.PHONY: setup demo test lint format docs bench soak test-services clean
+.PHONY: setup demo test lint format docs bench soak test-services models test-models clean
 
 setup: $(READY)
 
@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/softprompt demo
 
 test: setup
-	$(BIN)/python -m pytest -m "$(MARKS)" --ignore=tests/services
+	$(BIN)/python -m pytest -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models
 
 lint: setup
 	$(BIN)/ruff check .
@@ -54,6 +54,12 @@ soak: setup
 
 test-services: setup
 	$(BIN)/python -m pytest tests/services -m services
+
+models: setup
+	$(BIN)/python recipes/real_models.py
+
+test-models: setup
+	$(BIN)/python -m pytest tests/real_models -m models
 
 clean:
 	rm -rf .venv demo-home

@@ -33,6 +33,13 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
             partial.unlink(missing_ok=True)
 
 
+def cache_folder(name: str) -> Path:
+    """Where something is kept that can be made again, by what it is: a folder in the user's cache, which need not be
+    there."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "softprompt" / name
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and those above it so that they survive a power cut. Raises `OSError`."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -40,7 +40,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}'),
         "it is an adapter (PROMPT_TUNING); give that base; take it in with `softprompt import`",
     ),
-    "a GGUF file": (lambda f: (f / "model.gguf").touch(), "it holds GGUF files, which are not read yet"),
+    "a GGUF file": (lambda f: (f / "model.gguf").touch(), "it holds a GGUF file; give that file, "),
     "an empty cache": (
         lambda f: (f / "snapshots").mkdir(),
         "it is the hub's cache of own/llama, and no model is in it; give the id own/llama once with a network",
@@ -80,8 +80,8 @@ def test_a_snapshot_that_lost_its_config_and_files_in_the_place_of_folders_are_t
     (tmp_path / "snapshots" / "abc").mkdir(parents=True)
     assert "a folder of the hub's cache from which config.json is gone" in refused(tmp_path / "snapshots" / "abc")
     for name, expected in (
-        ("model.gguf", "is a GGUF file, which is not read yet"),
-        ("config.json", f"is a file and no folder; give the folder that it lies in, {str(tmp_path)!r}"),
+        ("model.gguf", "is no GGUF file: it is empty"),
+        ("config.json", f"is a file and no folder, and no GGUF file; give the folder that it lies in, {str(tmp_path)!r}"),
     ):
         (tmp_path / name).touch()
         assert expected in refused(tmp_path / name)
@@ -93,7 +93,7 @@ def test_a_snapshot_that_lost_its_config_and_files_in_the_place_of_folders_are_t
         (lambda f: (f / "model.safetensors").unlink(), "holds no weights: neither model.safetensors nor pytorch_model.bin"),
         (
             lambda f: ((f / "model.safetensors").unlink(), (f / "model-q4.gguf").touch()),
-            "holds no weights: there is a GGUF file, which is not read yet",
+            "holds no weights: there is a GGUF file; give that as the base, ",
         ),
         (
             lambda f: (f / "model.safetensors").rename(f / "consolidated.safetensors"),
@@ -190,6 +190,8 @@ def test_an_adapter_in_the_place_of_a_base_is_called_what_it_is_wherever_a_base_
     [
         ["base", "show", "{none}"],
         ["base", "show", "{gguf}"],
+        ["base", "show", "{cut}"],
+        ["serve", "--base", "{cut}", "--port", "0"],
         ["base", "show", "{encoder}"],
         ["base", "verify", "{none}"],
         ["serve", "--base", "{encoder}", "--port", "0"],
@@ -208,7 +210,9 @@ def test_a_wrong_base_is_told_before_torch_is_loaded(command: list[str], tmp_pat
     (tmp_path / "model.gguf").touch()
     (tmp_path / "encoder").mkdir()
     (tmp_path / "encoder" / "config.json").write_text(json.dumps({"architectures": ["BertForMaskedLM"]}))
-    places = {"none": tmp_path / "none", "gguf": tmp_path / "model.gguf", "encoder": tmp_path / "encoder"}
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF\3\0\0\0" + b"\1" + bytes(30))
+    places = {name: tmp_path / name for name in ("none", "encoder")}
+    places |= {"gguf": tmp_path / "model.gguf", "cut": tmp_path / "cut.gguf"}
     words = ["softprompt", "--home", str(tmp_path / "home"), *(word.format(**places) for word in command)]
     code = (
         f"import sys; sys.argv = {words!r}\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -284,3 +286,34 @@ def test_every_command_that_loads_a_base_takes_the_option(base_folder: Path, tmp
         done = run(*command, "--device", "cpu", "--json", "--quantization", "int8")
         assert done.code == 0, done.err
     assert Library.open(tmp_path / "home").registry.resolve("kind").card.recipe["quantization"] == "int8"
+
+
+def test_pages_of_a_file_are_given_back_and_read_again_and_no_others(tmp_path: Path) -> None:
+    numbers = torch.arange(1 << 20, dtype=torch.float32).view(1024, 1024)
+    save_file({"weight": numbers}, tmp_path / "weights.safetensors")
+    mapped = load_file(tmp_path / "weights.safetensors")["weight"]
+    for tensor in (mapped, numbers.clone(), mapped[3:5, 7:], mapped.t()):
+        before = tensor.clone()
+        quantization._forget_pages(tensor)
+        assert torch.equal(tensor, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux alone")
+def test_pages_that_are_given_back_take_no_memory(tmp_path: Path) -> None:
+    def resident() -> int:
+        return int(re.search(r"RssFile:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
+
+    save_file({"weight": torch.ones(4 << 20)}, tmp_path / "weights.safetensors")
+    weight = load_file(tmp_path / "weights.safetensors")["weight"]
+    weight.sum()
+    before = resident()
+    quantization._forget_pages(weight)
+    assert before - resident() > 12 << 10  # KiB, of 16
+
+
+def test_a_copy_in_parts_is_a_copy() -> None:
+    wide = torch.randn(9001, 3)
+    for tensor in (wide, wide.t(), wide[0], torch.tensor(3.0)):
+        copy = quantization._copy(tensor, torch.bfloat16)
+        assert torch.equal(copy, tensor.bfloat16())
+        assert copy.data_ptr() != tensor.data_ptr()

@@ -26,10 +26,10 @@ from softprompt.bases.fingerprint import (
     stamp_of_folder,
 )
 from softprompt.bases.folder import check_folder
-from softprompt.bases.locate import commit_of, locate, split_revision
+from softprompt.bases.locate import commit_of, locate, read_object, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
-from softprompt.bases.reading import check_causal, check_finite, read_model
+from softprompt.bases.reading import check_causal, check_finite, loadable, read_model
 from softprompt.bases.spelling import Spelling
 from softprompt.errors import BaseModelError, ContextError
 from softprompt.text import Parts, plural
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 class FrozenBase:
     """A causal language model in eval mode, whose weights never change.
 
-    Make one with :meth:`load` (an id or a folder) or :meth:`wrap` (a model already in memory).
+    Make one with :meth:`load` (an id, a folder or a GGUF file) or :meth:`wrap` (a model already in memory).
     """
 
     model: Any
@@ -49,11 +49,11 @@ class FrozenBase:
     tokenizer: Any
     """Its tokenizer."""
     source: str
-    """What the user gave: an id, an id@revision, a folder, or builtin/tiny."""
+    """What the user gave: an id, an id@revision, a folder, a GGUF file, or builtin/tiny."""
     fingerprint: str
     """32 hex digits that name the exact weights, adapter, tokenizer, computing config and end of a text."""
     path: Path | None = None
-    """The folder it was loaded from."""
+    """The folder it was loaded from, or the GGUF file; of a split one its first part."""
     quantization: str | None = None
     """`int8` or `4bit`: how the linear layers were made smaller. Not part of the fingerprint, as dtype is none."""
     adapter: Path | None = None
@@ -84,8 +84,8 @@ class FrozenBase:
         options = BaseOptions.of(options, **fields)
         source, code = options.address, options.trust_remote_code
         torch_dtype = dtype_of(options.dtype)
-        folder = locate(options.source or DEFAULT_BASE, revision=options.revision, code=code)
-        config = check_folder(folder, source, code=code)
+        path = locate(options.source or DEFAULT_BASE, revision=options.revision, code=code)
+        config = check_folder(path, source, code=code)
         target = device_of(options.device)
         dtype = torch_dtype or (torch.float32 if slow_at_16_bits(target) else None)
         reading: dict[str, Any] = {"dtype": dtype or "auto"}
@@ -103,7 +103,9 @@ class FrozenBase:
             )
         # On a CPU the fused kernel's backward pass is the slower one, in bf16 by far.
         reading["attn_implementation"] = attn_implementation or ("eager" if target.type == "cpu" else None)
-        before = stamp_of_folder(folder, code=code)
+        before = stamp_of_folder(path, code=code)
+        folder = loadable(path, source, dtype or stored_dtype(config))
+        config = read_object(folder / "config.json")
         model, tokenizer = read_model(folder, source, config, reading | {"trust_remote_code": code})
         if adapter is not None:
             model = merge_adapter(model, adapter, source)
@@ -118,12 +120,10 @@ class FrozenBase:
                 f"{source!r} does not fit the memory of {target}; use a smaller dtype, quantization, base or another device"
             ) from None
         check_causal(model, source)
-        fingerprint = fingerprint_of_folder(folder, adapter, code=code)
-        if stamp_of_folder(folder, code=code) != before:
-            raise BaseModelError(f"files of {source!r} ({folder}) were changed while they were read; load it again")
-        base = cls(
-            model, tokenizer, source, fingerprint, folder, options.quantization, adapter, code, options.batch_invariant
-        )
+        fingerprint = fingerprint_of_folder(path, adapter, code=code)
+        if stamp_of_folder(path, code=code) != before:
+            raise BaseModelError(f"files of {source!r} ({path}) were changed while they were read; load it again")
+        base = cls(model, tokenizer, source, fingerprint, path, options.quantization, adapter, code, options.batch_invariant)
         base._tell()
         return base
 
@@ -151,21 +151,21 @@ class FrozenBase:
         return frozenset({self.fingerprint, *former_fingerprint(self.path, self.adapter)})
 
     @property
-    def _from_folder(self) -> bool:
-        return self.path is not None and not self.source.startswith("builtin/") and Path(self.source).expanduser().is_dir()
+    def _from_here(self) -> bool:
+        return self.path is not None and not self.source.startswith("builtin/") and Path(self.source).expanduser().exists()
 
     @property
     def name(self) -> str:
-        """Public name: the id, or the last part of the folder; never a path of this machine."""
+        """Public name: the id, or the last part of the path; never a path of this machine."""
         if self.path is None:
             return self.source
-        return self.path.name if self._from_folder else split_revision(self.source)[0]
+        return self.path.name if self._from_here else split_revision(self.source)[0]
 
     @property
     def address(self) -> str:
         """What loads it again from anywhere on this machine, its adapter apart: the id or id@revision, or the absolute
-        folder."""
-        return str(self.path) if self._from_folder else self.source
+        path."""
+        return str(self.path) if self._from_here else self.source
 
     @property
     def revision(self) -> str | None:

@@ -8,27 +8,30 @@ files: neither the version of transformers nor the packages beside it are part o
 There are two rules. By the first one, of versions before, tensors, vocabulary and config counted; the second one takes the
 first one's digest, of the files that are opened, and adds what else of the tokenizer and of generation changes answers. So
 prompts bound by the first rule can be told to be of the same base.
+
+Of a GGUF file every byte counts, and there is one rule: its digest, of all parts of a split one in their order. So a GGUF
+file and a folder of the same model are two bases.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
 from softprompt.bases.adapter import CONFIG, WEIGHTS
+from softprompt.bases.gguf.file import parts_of
 from softprompt.bases.locate import read_object
 from softprompt.bases.vocabulary import CONFIG as TOKENIZER_CONFIG
 from softprompt.bases.vocabulary import NAMED, WHOLE, describe_built, describe_tokenizer, describing_files, tokenizer_files
 from softprompt.bases.weights import digest_tensors, find_weights
 from softprompt.errors import BaseModelError
-from softprompt.files import write_whole
+from softprompt.files import cache_folder, write_whole
 
 HEX = 32
 """Hex digits of a fingerprint: 128 bits."""
@@ -58,7 +61,7 @@ def fingerprint_of_folder(folder: Path, adapter: Path | None = None, *, code: bo
     path, size, times and inode of each file, so that the second call reads only what is small.
 
     Args:
-        folder: with its config, weights and tokenizer.
+        folder: with its config, weights and tokenizer; or a GGUF file.
         adapter: folder of an adapter.
         code: whether code that comes with the model runs; then it counts.
         again: read every byte, whatever is remembered.
@@ -66,6 +69,9 @@ def fingerprint_of_folder(folder: Path, adapter: Path | None = None, *, code: bo
     Raises:
         BaseModelError: no weights there, or they cannot be read.
     """
+    if folder.is_file():
+        value = _of_gguf(folder, again=again)
+        return value if adapter is None else _with_adapter(value, adapter)
     config = read_object(folder / "config.json")
     first = _first_rule(folder, config, find_weights(folder, config), again=again)
     more = {"tokenizer": describe_tokenizer(folder), "end": _end_ids(folder, config), "code": _code(folder) if code else {}}
@@ -86,7 +92,9 @@ def fingerprints_of_folder(folder: Path, adapter: Path | None = None, *, code: b
 
 def former_fingerprint(folder: Path, adapter: Path | None = None) -> tuple[str, ...]:
     """The fingerprint of a saved model by the first rule, which counted files of weights that nothing opens, too; none where
-    it did not count those that are opened, and so says nothing of them."""
+    it did not count those that are opened, and so says nothing of them; nor of a GGUF file, which that rule had not."""
+    if folder.is_file():
+        return ()
     config = read_object(folder / "config.json")
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     try:
@@ -117,6 +125,8 @@ def stamp_of_folder(folder: Path, *, code: bool = False) -> str:
     Raises:
         BaseModelError: no weights there.
     """
+    if folder.is_file():
+        return _stamp(parts_of(folder))
     config = read_object(folder / "config.json")
     generation = [file for file in [folder / "generation_config.json"] if file.is_file()]
     opened = [*tokenizer_files(folder), *describing_files(folder), *generation, *(_code_files(folder) if code else ())]
@@ -128,20 +138,39 @@ def _first_rule(folder: Path, config: dict[str, Any], weights: Sequence[Path], *
     vocabulary = [folder / WHOLE]
     if not vocabulary[0].is_file():
         vocabulary = [folder / name for name in NAMED if (folder / name).is_file()]
-    files, began = [folder / "config.json", *vocabulary, *weights], time.time()
-    key = _stamp(files)
+    files = [folder / "config.json", *vocabulary, *weights]
+    digest = blake3(b"softprompt fingerprint 1\n", max_threads=blake3.AUTO)
+
+    def read() -> None:
+        digest.update(config_bytes(config))
+        for file in vocabulary:
+            digest.update(_bytes_of_tokenizer(file) if file.suffix == ".json" else file.read_bytes())
+        if weights and weights[0].suffix == ".safetensors":
+            digest_tensors(digest, list(weights))
+        else:
+            for file in weights:
+                digest.update_mmap(file)
+
+    return _digest_once(files, digest, read, again=again)
+
+
+def _of_gguf(file: Path, *, again: bool) -> str:
+    """Digest of all bytes of a GGUF file, of its parts end to end."""
+    files = parts_of(file)
+    digest = blake3(b"softprompt gguf 1\n", max_threads=blake3.AUTO)
+    try:
+        return _digest_once(files, digest, lambda: [digest.update_mmap(part) for part in files], again=again)
+    except OSError as error:
+        raise BaseModelError(f"{str(file)!r} cannot be read ({error.strerror}); mend that, or fetch it again") from None
+
+
+def _digest_once(files: Sequence[Path], digest: Any, read: Callable[[], object], *, again: bool) -> str:
+    """The digest that `read` makes of files, remembered for as long as they are what they are."""
+    began, key = time.time(), _stamp(files)
     known = None if again else _remembered(key)
     if known:
         return known
-    digest = blake3(b"softprompt fingerprint 1\n", max_threads=blake3.AUTO)
-    digest.update(config_bytes(config))
-    for file in vocabulary:
-        digest.update(_bytes_of_tokenizer(file) if file.suffix == ".json" else file.read_bytes())
-    if weights and weights[0].suffix == ".safetensors":
-        digest_tensors(digest, list(weights))
-    else:
-        for file in weights:
-            digest.update_mmap(file)
+    read()
     value = str(digest.hexdigest(length=HEX // 2))
     if _stamp(files) == key and all(file.stat().st_ctime < began - SETTLED_S for file in files):
         _remember(key, value)
@@ -239,21 +268,16 @@ def _stamp(files: Sequence[Path]) -> str:
     return str(blake3(json.dumps(seen).encode()).hexdigest(length=16))
 
 
-def _cache_file() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "softprompt" / "fingerprints"
-
-
 def _remembered(key: str) -> str | None:
     try:
-        value = (_cache_file() / key).read_text(encoding="ascii").strip()
+        value = (cache_folder("fingerprints") / key).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return None
     return value if len(value) == HEX else None
 
 
 def _remember(key: str, value: str) -> None:
-    folder = _cache_file()
+    folder = cache_folder("fingerprints")
     with contextlib.suppress(OSError):  # a read-only home only costs the digest again
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / key, value.encode("ascii"))

@@ -1,4 +1,4 @@
-"""The folder of a base: what its files tell before anything is loaded. No torch, no network."""
+"""The folder of a base, or its GGUF file: what its files tell before anything is loaded. No torch, no network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from softprompt.bases.adapter import CONFIG as ADAPTER
 from softprompt.bases.adapter import find_adapter
 from softprompt.bases.architectures import refuse_unless_causal, task_type_of_config
+from softprompt.bases.gguf.check import check_gguf
+from softprompt.bases.gguf.file import gguf_files
 from softprompt.bases.locate import is_local, locate, read_object
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.vocabulary import CONFIG as TOKENIZER
@@ -30,16 +32,19 @@ def check_options(options: BaseOptions) -> None:
 
 
 def check_folder(folder: Path, source: str, *, code: bool = False) -> dict[str, Any]:
-    """The config of a saved model whose files are all there, and make a causal model that can be loaded.
+    """The config of a saved model whose files are all there, and make a causal model that can be loaded; of a GGUF file what
+    it tells of one.
 
     Args:
-        folder: where it lies.
+        folder: where it lies, or the GGUF file.
         source: what the user calls it.
         code: whether code that comes with it may run.
 
     Raises:
         BaseModelError: something else lies there, or a part of a model, or one of another kind.
     """
+    if folder.is_file():
+        return check_gguf(folder, source)
     if not (folder / "config.json").is_file():
         raise BaseModelError(f"{_shown(source)} is no base: {_what_is_there(folder, source)}")
     config = read_object(folder / "config.json")
@@ -79,8 +84,10 @@ def _what_is_there(folder: Path, source: str) -> str:
             return f"it is a LoRA adapter{of}; give that base, and {this} with --base-adapter or `base_adapter`"
         prompt = "; take it in with `softprompt import`" if config.get("peft_type") == "PROMPT_TUNING" else ""
         return f"it is an adapter ({config.get('peft_type')}){of}; give that base{prompt}"
-    if any(folder.glob("*.gguf")):
-        return "it holds GGUF files, which are not read yet; give the model as transformers saves it (safetensors)"
+    if models := gguf_files(folder):
+        if len(models) == 1:
+            return f"it holds a GGUF file; give that file, {str(models[0])!r}"
+        return f"it holds {len(models)} GGUF files ({', '.join(file.name for file in models[:5])}); give one of these files"
     snapshots = folder / "snapshots"
     if snapshots.is_dir():
         name = folder.name.removeprefix("models--").replace("--", "/")
@@ -90,7 +97,8 @@ def _what_is_there(folder: Path, source: str) -> str:
         return f"it is the hub's cache of {name}, and no model is in it; give the id {name} once with a network to fetch it"
     if folder.parent.name == "snapshots":
         return (
-            "it is a folder of the hub's cache from which config.json is gone or was never fetched; give the id to fetch it"
+            "it is a folder of the hub's cache from which config.json is gone or was never fetched; give the id to fetch "
+            "it. Of a model that the hub has as GGUF files alone, download one (`hf download ID FILE.gguf`), and give that"
         )
     if not any(folder.iterdir()):
         return "it is empty; save a model there with save_pretrained"

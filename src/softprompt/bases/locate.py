@@ -1,4 +1,5 @@
-"""Where a base comes from: a built-in name, a folder, or a Hugging Face id, with a revision or without. No torch."""
+"""Where a base comes from: a built-in name, a folder, a GGUF file, or a Hugging Face id with a revision or without. No
+torch."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.bases.architectures import refuse_unless_causal, task_type_of_config
+from softprompt.bases.gguf.file import is_gguf, parts_of
 from softprompt.errors import BaseModelError, reason_of
 
 BUILTIN = {"builtin/tiny": Path(__file__).parent / "builtin" / "tiny"}
@@ -35,7 +37,8 @@ def split_revision(source: str) -> tuple[str, str | None]:
 
 
 def locate(source: str, *, revision: str | None = None, code: bool = False) -> Path:
-    """The folder of a base: a built-in name, a folder, or a Hugging Face id (fetched, or found in the local cache).
+    """The folder of a base, or its GGUF file: a built-in name, a path, or a Hugging Face id (fetched, or in the
+    local cache).
 
     Args:
         source: `id@revision` too.
@@ -58,27 +61,50 @@ def locate(source: str, *, revision: str | None = None, code: bool = False) -> P
     if folder.is_dir():
         return _without_revision(folder.resolve(), name, revision)
     if folder.is_file():
-        if folder.suffix == ".gguf":
-            what = (
-                "is a GGUF file, which is not read yet; give the folder of the model as transformers saves it (safetensors)"
+        if not is_gguf(folder):
+            raise BaseModelError(
+                f"{name!r} is a file and no folder, and no GGUF file; give the folder that it lies in, "
+                f"{str(folder.parent)!r}"
             )
-        else:
-            what = f"is a file and no folder; give the folder that it lies in, {str(folder.parent)!r}"
-        raise BaseModelError(f"{name!r} {what}")
+        # Where a name is a link to a blob, the name tells which part it is.
+        return _without_revision(parts_of(folder.parent.resolve() / folder.name)[0], name, revision)
     if is_local(name):
+        if name.lower().endswith(".gguf"):
+            raise BaseModelError(
+                f"no file {name!r}; give a GGUF file, a folder with a saved model, a hub id, or builtin/tiny"
+            )
         raise BaseModelError(f"no folder {name!r}; give a folder with a saved model, a hub id, or builtin/tiny")
     return _fetch(name, revision, code)
 
 
 def is_local(source: str) -> bool:
-    """Whether a source can only be on this machine, there or not: a built-in, a folder, a path."""
+    """Whether a source can only be on this machine, there or not: a built-in, a folder, a GGUF file, a path."""
     name = split_revision(source)[0]
-    outside = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".gguf")
+    outside = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.lower().endswith(".gguf")
     return name.startswith("builtin/") or outside or Path(name).expanduser().exists()
 
 
+def is_saved(path: Path) -> bool:
+    """Whether a path that is named as a base, or as an adapter, is one by its kind: a folder, or a GGUF file."""
+    return path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file())
+
+
+def kind_of(path: str) -> str:
+    """What a path of a base is, there or not: a folder or a file."""
+    return "file" if path.lower().endswith(".gguf") else "folder"
+
+
+def two_forms(one: str, other: str) -> str:
+    """For messages about another base: a tail that says so where one name is a GGUF file's, and the other a folder's or an
+    id's; else nothing."""
+    if kind_of(one) == kind_of(other) or any(name.startswith("builtin/") for name in (one, other)):
+        return ""
+    return " (a GGUF file and a folder of the same model are two bases: the numbers in them differ, and so do the answers)"
+
+
 def commit_of(folder: Path) -> str | None:
-    """The commit of a folder in the hub's cache (`.../snapshots/<commit>`); None of any other."""
+    """The commit of a folder in the hub's cache (`.../snapshots/<commit>`), or of a file in it; None of any other."""
+    folder = folder.parent if folder.is_file() else folder
     found = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
     return folder.name if found else None
 

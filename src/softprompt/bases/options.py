@@ -27,7 +27,7 @@ class BaseOptions:
     """What to load, and how."""
 
     source: str | None = None
-    """A hub id, `id@revision`, a folder, or `builtin/tiny`; None where a task or a version names it."""
+    """A hub id, `id@revision`, a folder, a GGUF file, or `builtin/tiny`; None where a task or a version names it."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     dtype: str = _option(

@@ -10,8 +10,10 @@ import contextlib
 import ctypes
 import importlib.util
 import logging
+import mmap
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,12 +77,12 @@ def quantize_int8(model: Any, dtype: torch.dtype | None = None) -> None:
         layer = model.get_submodule(name)
         weight_NM = layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
         model.set_submodule(name, Int8Linear(weight_NM.detach().to(dtype), layer.bias))
+        _forget_pages(layer.weight)
         del layer, weight_NM
         _return_memory()
     for parameter in model.parameters():
         if parameter.is_floating_point():
-            # A copy, or the file that the weights were mapped from would stay in memory for their sake.
-            parameter.data = parameter.data.to(dtype, copy=True)
+            parameter.data = _copy(parameter.data, dtype or parameter.dtype)
     _return_memory()
 
 
@@ -89,6 +91,41 @@ def _return_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call, and no such habit
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in memory of its own, or the file that it was mapped from would stay in memory for its sake; in parts, so
+    that never both are there whole."""
+    if tensor.dim() < 2:
+        return tensor.to(dtype, copy=True)
+    copy = torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
+    for new, old in zip(torch.split(copy, 1 << 12), torch.split(tensor, 1 << 12), strict=True):
+        new.copy_(old)
+        _forget_pages(old)
+    return copy
+
+
+def _forget_pages(weight: Tensor) -> None:
+    """Give the system the pages of a frozen weight that lies in a file which is mapped to memory: the map lasts for as long
+    as any tensor of the file does, and with it all that was read of it. Who reads the weight again reads the file."""
+    if sys.platform != "linux" or weight.device.type != "cpu":
+        return
+    page = mmap.PAGESIZE
+    start = -(-weight.data_ptr() // page) * page
+    end = (weight.data_ptr() + weight.nbytes) // page * page
+    with contextlib.suppress(OSError, AttributeError):
+        if start < end and _is_file(start, end):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def _is_file(start: int, end: int) -> bool:
+    """Whether memory is a file's, mapped by itself; nothing else may be forgotten."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        ends, _, _, _, inode, *_ = line.split(maxsplit=5)
+        first, last = (int(number, 16) for number in ends.split("-"))
+        if first <= start < last:
+            return end <= last and inode != "0"
+    return False
 
 
 class Int8Linear(torch.nn.Module):

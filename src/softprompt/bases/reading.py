@@ -15,7 +15,10 @@ from typing import Any
 
 import torch
 
+from softprompt.bases.devices import stored_dtype
+from softprompt.bases.fingerprint import fingerprint_of_folder
 from softprompt.bases.folder import check_folder
+from softprompt.bases.gguf.cache import folder_of_gguf
 from softprompt.bases.locate import locate
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.vocabulary import WHOLE
@@ -240,6 +243,21 @@ def text_half(config: Any) -> TextHalf | None:
     return TextHalf(MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], text, config)
 
 
+def loadable(path: Path, source: str, dtype: torch.dtype) -> Path:
+    """The folder that transformers loads of a base: itself, or what a GGUF file is unpacked to.
+
+    Args:
+        dtype: in which a file's weights are unpacked.
+
+    Raises:
+        BaseModelError: the file cannot be read.
+    """
+    if path.is_dir():
+        return path
+    with quiet():
+        return folder_of_gguf(path, source, fingerprint_of_folder(path), dtype)
+
+
 def read_tokenizer(options: BaseOptions) -> Any:
     """The tokenizer of a base alone, which takes no weights into memory.
 
@@ -250,7 +268,7 @@ def read_tokenizer(options: BaseOptions) -> Any:
 
     source, code = options.address, options.trust_remote_code
     folder = locate(options.source or DEFAULT_BASE, revision=options.revision, code=code)
-    check_folder(folder, source, code=code)
+    folder = loadable(folder, source, stored_dtype(check_folder(folder, source, code=code)))
     try:
         with quiet():
             return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
@@ -261,12 +279,22 @@ def read_tokenizer(options: BaseOptions) -> Any:
 
 
 def check_causal(model: Any, source: str) -> None:
-    """Refuse a model that looks ahead: one whose states of a token change with the tokens behind it.
+    """Refuse a model that looks ahead, one whose states of a token change with the tokens behind it, and one that answers
+    nothing but NaN.
 
     Raises:
         BaseModelError: it does.
     """
-    if looks_ahead(model):
+    probed = _probe(model)
+    if probed is None:
+        return
+    embedded, logits_BTV = probed
+    if embedded.isfinite().all() and not logits_BTV.isfinite().any():
+        raise BaseModelError(
+            f"{source!r} cannot answer: it makes NaN or infinity of any tokens, so weights that are used hold such, or its "
+            f"dtype, {str(logits_BTV.dtype)[6:]}, is too small for it; fetch it again, or give another --dtype"
+        )
+    if _differs(model, logits_BTV):
         raise BaseModelError(
             f"{source!r} is no causal language model: loaded as {type(model).__name__}, what it makes of a token changes "
             "with the tokens behind it, as in an encoder (BERT and its kind). This version tunes causal models only; "
@@ -275,25 +303,38 @@ def check_causal(model: Any, source: str) -> None:
 
 
 @torch.no_grad()
-def looks_ahead(model: Any) -> bool:
-    """Whether the logits at a token change with the tokens behind it: three tokens twice as they are and once with another
-    last one. What two equal rows differ by is rounding."""
+def _probe(model: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Embeddings and logits of three rows of three tokens: twice the same, and once with another last one. None where the
+    model cannot be run so, which is told where it is used."""
     embedding = model.get_input_embeddings()
     vocabulary, device = embedding.weight.shape[0], embedding.weight.device
     first, second, last, other = (vocabulary * share // 9 for share in (2, 4, 6, 8))
     ids_BT = torch.tensor([[first, second, last], [first, second, last], [first, second, other]], device=device)
     try:
-        logits_BTV = model(inputs_embeds=embedding(ids_BT), attention_mask=torch.ones_like(ids_BT), use_cache=False).logits
-        one, same, changed = logits_BTV[:, :2].float().unbind(0)
-    except Exception:  # a forward that takes none of this is told where it is used
-        return False
+        embeds_BTD = embedding(ids_BT)
+        logits_BTV = model(inputs_embeds=embeds_BTD, attention_mask=torch.ones_like(ids_BT), use_cache=False).logits
+        return embeds_BTD, logits_BTV[: len(ids_BT), : ids_BT.shape[1]]
+    except Exception:
+        return None
+
+
+@torch.no_grad()
+def looks_ahead(model: Any) -> bool:
+    """Whether the logits at a token change with the tokens behind it: three tokens twice as they are and once with another
+    last one. What two equal rows differ by is rounding."""
+    probed = _probe(model)
+    return probed is not None and _differs(model, probed[1])
+
+
+def _differs(model: Any, logits_BTV: torch.Tensor) -> bool:
+    one, same, changed = logits_BTV[:, :2].float().unbind(0)
     scale = one.norm().clamp_min(1e-6)
     rounding, effect = (one - same).norm() / scale, (one - changed).norm() / scale
     if getattr(model.config, "is_decoder", None) is False:  # of a kind that can be either, and set to be an encoder
         least = 1e-5
     else:  # experts may be given other tiles of rows with the other token, which rounds otherwise
         least = 1e-4 if logits_BTV.dtype == torch.float32 else 1e-2
-    return bool(effect > torch.maximum(10 * rounding, torch.tensor(least, device=device)))
+    return bool(effect > torch.maximum(10 * rounding, torch.tensor(least, device=scale.device)))
 
 
 @contextlib.contextmanager

@@ -86,7 +86,8 @@ class Spelling:
         weight_VD = self._embedding.weight.detach()
         if not weight_VD.is_floating_point():
             return frozenset()
-        sums_V = weight_VD.sum(-1, dtype=torch.float32)
+        # In parts, since a sum in another dtype takes a copy of all that is summed.
+        sums_V = torch.cat([rows.sum(-1, dtype=torch.float32) for rows in weight_VD.split(1 << 14)])
         return frozenset((~sums_V.isfinite()).nonzero()[:, 0].tolist())
 
     @cached_property

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from softprompt.bases.gguf.file import gguf_files, parts_of
 from softprompt.bases.locate import BIN, INDEX, SAFE, names_in_index, names_of_weights
 from softprompt.errors import BaseModelError
 
@@ -17,11 +18,14 @@ _LFS = b"version https://git-lfs"
 
 
 def find_weights(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """The files that transformers opens for the weights of a saved model, which are not all that lie there.
+    """The files that transformers opens for the weights of a saved model, which are not all that lie there. Of a GGUF file,
+    all its parts.
 
     Raises:
         BaseModelError: there are none, or one that an index names is not there.
     """
+    if folder.is_file():
+        return parts_of(folder)
     first = names_of_weights(config)
     found = next((folder / name for name in first if (folder / name).is_file()), None)
     if found is None:
@@ -41,8 +45,8 @@ def _what_else(folder: Path, names: Iterable[str]) -> str:
     cut = [name for name in names if (folder / name).is_symlink()]
     if cut:
         return f"{cut[0]} is a link to a file that is gone; fetch the model again"
-    if any(folder.glob("*.gguf")):
-        return "there is a GGUF file, which is not read yet; give the model as transformers saves it (safetensors)"
+    if models := gguf_files(folder):
+        return f"there is a GGUF file; give that as the base, {str(models[0])!r}"
     other = sorted(file.name for kind in ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.h5") for file in folder.glob(kind))
     if other:
         return f"{other[0]} is none that transformers would open; call it {SAFE}, or save the model with save_pretrained"

@@ -13,7 +13,9 @@ from softprompt.cli.output import emit, stderr
 
 app = typer.Typer(help="Frozen base models.", no_args_is_help=True)
 
-Source = Annotated[str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id, an id@revision or a folder.")]
+Source = Annotated[
+    str, typer.Argument(metavar="ID", help="builtin/tiny, a hub id, an id@revision, a folder or a GGUF file.")
+]
 
 
 @app.command()

@@ -90,7 +90,7 @@ def copy(
 @adapter_options
 def rebind(
     source: Annotated[
-        str, typer.Argument(metavar="BASE", help="Where the base is now: a folder, a hub id or builtin/tiny.")
+        str, typer.Argument(metavar="BASE", help="Where the base is now: a folder, a GGUF file, a hub id or builtin/tiny.")
     ],
     known_as: Annotated[
         str | None, typer.Option("--from", help="Only versions whose base the library knows by this address.")

@@ -39,7 +39,8 @@ def serve(
         str | None,
         typer.Option(
             "--base",
-            help="Base to serve: an id, an id@revision or a folder; by default the one most tasks are made for.",
+            help="Base to serve: an id, an id@revision, a folder or a GGUF file; "
+            "by default the one most tasks are made for.",
             show_default=False,
         ),
     ] = None,
@@ -139,13 +140,15 @@ def serve(
 
 
 def _choose(library: Library) -> str:
-    from softprompt.bases.locate import is_local
+    from softprompt.bases.locate import is_local, kind_of
     from softprompt.library.binding import MOVED
     from softprompt.serving.which_base import choose_base
 
     base, warning = choose_base(library)
     if is_local(base) and not base.startswith("builtin/") and not Path(base).exists():
-        raise BaseModelError(f"most tasks are made for the base {base!r}, and there is no such folder any more; {MOVED}")
+        raise BaseModelError(
+            f"most tasks are made for the base {base!r}, and there is no such {kind_of(base)} any more; {MOVED}"
+        )
     if warning is not None:
         warn(warning)
     return base

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from softprompt.bases.locate import two_forms
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError, SoftPromptError
 from softprompt.names import check_new_task
@@ -243,6 +244,6 @@ def _from_file(path: Path, changes: Mapping[str, Any], base: BaseOptions) -> tup
     if card.fingerprint not in proof.names:
         raise FingerprintMismatch(
             f"{str(path)!r} was tuned on {card.exact_base} ({card.fingerprint}){card.adapter_hint}, and {base.shown!r} is "
-            f"{proof.fingerprint}; give the base it was tuned on"
+            f"{proof.fingerprint}{two_forms(card.base, base.address)}; give the base it was tuned on"
         )
     return data, proof.address

@@ -235,7 +235,7 @@ def _is_base(named: str, base: FrozenBase) -> bool:
     if named == split_revision(base.source)[0]:
         return True
     folder = Path(named).expanduser()
-    return base.path is not None and folder.is_dir() and folder.resolve() == base.path.resolve()
+    return base.path is not None and folder.exists() and folder.resolve() == base.path.resolve()
 
 
 def _read_matrix(file: Path) -> torch.Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 
+from softprompt.bases.locate import kind_of
 from softprompt.prompts.card import Card
 from softprompt.tasks.form import ANSWERS, BEHIND
 from softprompt.tasks.template import Template
@@ -19,6 +21,10 @@ the token ids that it is given and does no more, so softprompt's answers come fr
   (`split_special_tokens=True`); control tokens of the template itself are meant.
 - An answer is worded `{target}` and encoded apart from the input.
 """
+_OF_A_FILE = (
+    "- The base is a GGUF file, which transformers loads with `gguf_file`, the model like the tokenizer below. It spells\n"
+    "  some texts otherwise than softprompt does: on some models it does not split numbers into digits, as they learnt it.\n"
+)
 _GENERATED = "- The answer is generated greedily, {0} tokens at most, and stripped of white space.\n"
 _LABELLED = (
     "- A label's score is the sum of its tokens' log-probabilities behind the input; the answer is the likeliest label.\n"
@@ -31,7 +37,7 @@ _CODE = """
 import transformers
 
 base = {base}
-tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+tokenizer = transformers.AutoTokenizer.from_pretrained({opened})
 
 
 def ids(text):
@@ -68,7 +74,11 @@ def readme_of(card: Card, base: str) -> str:
     left_out = f": `{recipe['left_out']}`, which the tokenizer would put there, is left out" if "left_out" in recipe else ""
     quoted = {name: json.dumps(getattr(card, name), ensure_ascii=False) for name in ("input", "target")}
     text = _TOP.format(task=card.task, base=card.base, left_out=left_out, **quoted)
-    code = _CODE.format(base=json.dumps(base), body=_BEHIND if recipe.get(ANSWERS) == BEHIND else _APART)
+    opened = "base"
+    if kind_of(base) == "file":
+        folder, name = os.path.split(base)
+        text, base, opened = text + _OF_A_FILE, folder, f"base, gguf_file={json.dumps(name)}"
+    code = _CODE.format(base=json.dumps(base), opened=opened, body=_BEHIND if recipe.get(ANSWERS) == BEHIND else _APART)
     if card.labels is None:
         return f"{text}{_GENERATED.format(card.max_new_tokens)}{code}```\n"
     answers = {label: template.fill({template.fields[0]: label}) for label in card.labels}

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from softprompt.bases.adapter import find_adapter
 from softprompt.bases.fingerprint import fingerprint_of_folder, former_fingerprint
 from softprompt.bases.folder import check_folder, check_options
-from softprompt.bases.locate import is_local, locate
+from softprompt.bases.locate import is_local, kind_of, locate, two_forms
 from softprompt.bases.options import BaseOptions
 from softprompt.bases.weights import find_weights
 from softprompt.errors import BaseModelError, FingerprintMismatch, LibraryError
@@ -45,7 +45,7 @@ def options_for(version: Version, options: BaseOptions, named: BaseOptions | Non
         if options.source is not None or not moved:
             raise
         raise BaseModelError(
-            f"{version.ref} was tuned on {version.base!r}, and there is no such folder any more; {MOVED}"
+            f"{version.ref} was tuned on {version.base!r}, and there is no such {kind_of(version.base)} any more; {MOVED}"
         ) from None
     return chosen
 
@@ -65,7 +65,8 @@ def check_base(version: Version, options: BaseOptions) -> str | None:
     if version.fingerprint not in proof.names:
         raise FingerprintMismatch(
             f"{version.ref} was made for base {version.base} with fingerprint {version.fingerprint}, and {chosen.shown} has "
-            f"{proof.fingerprint}: it is another one; give the base that it was made for{version.card.adapter_hint}"
+            f"{proof.fingerprint}: it is another one"
+            f"{two_forms(version.base, chosen.address)}; give the base that it was made for{version.card.adapter_hint}"
         )
     if version.base == proof.address:
         return None
@@ -92,7 +93,7 @@ class Proof:
     """What the bytes of a base say of it."""
 
     address: str
-    """What loads it again: a built-in name, an id, or the absolute folder."""
+    """What loads it again: a built-in name, an id, or the absolute path."""
     folder: Path
     fingerprint: str
     names: frozenset[str]
@@ -170,7 +171,7 @@ def prove(options: BaseOptions, *, again: bool = False) -> Proof:
     config = check_folder(folder, source, code=options.trust_remote_code)
     adapter = find_adapter(options.adapter) if options.adapter is not None else None
     own = fingerprint_of_folder(folder, adapter, code=options.trust_remote_code, again=again)
-    local = not source.startswith("builtin/") and Path(source).expanduser().is_dir()
+    local = not source.startswith("builtin/") and Path(source).expanduser().exists()
     names = frozenset({own, *former_fingerprint(folder, adapter)})
     size = sum(file.stat().st_size for file in find_weights(folder, config))
     return Proof(str(folder) if local else source, folder, own, names, size)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from softprompt.bases.locate import two_forms
 from softprompt.errors import FingerprintMismatch, PromptFileError
 from softprompt.files import write_whole
 from softprompt.prompts.card import Card, Dtype
@@ -141,7 +142,8 @@ class SoftPrompt:
         width = "" if card.token_dim == base.width else f" (and its width is {card.token_dim}, not {base.width})"
         raise FingerprintMismatch(
             f"the prompt of task {card.task!r} was made for base {card.exact_base} with fingerprint {card.fingerprint}, and "
-            f"this base is {base.shown} with fingerprint {base.fingerprint}{width}; load {card.exact_base} as it was"
+            f"this base is {base.shown} with fingerprint {base.fingerprint}{width}{two_forms(card.base, base.name)}; load "
+            f"{card.exact_base} as it was"
             f"{card.adapter_hint}, or train the task again on this base"
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Container
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from softprompt.bases.locate import two_forms
 from softprompt.errors import FieldError, FingerprintMismatch
 from softprompt.names import AUTO, parse_ref
 from softprompt.registry.listing import Filters
@@ -108,8 +109,8 @@ def find_model(library: Library, base: FrozenBase, name: str) -> ModelRow:
     if version.fingerprint not in base.fingerprints:
         raise FingerprintMismatch(
             f"{version.ref} was made for base {version.card.exact_base} with fingerprint {version.fingerprint}, and "
-            f"{base.shown} with fingerprint {base.fingerprint} is served; ask for a version on this base, or serve the "
-            f"other one{version.card.adapter_hint}"
+            f"{base.shown} with fingerprint {base.fingerprint} is served{two_forms(version.card.base, base.name)}; ask for "
+            f"a version on this base, or serve the other one{version.card.adapter_hint}"
         )
     task = parse_ref(name).task
     numbers = [v.number for v in library.registry.versions(task, deleted=False) if v.fingerprint in base.fingerprints]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from softprompt.bases.locate import two_forms
 from softprompt.engines.protocol import Vectors
 from softprompt.errors import FingerprintMismatch
 from softprompt.prompts.prompt import SoftPrompt
@@ -82,8 +83,8 @@ def load_resident(library: Library, version: Version, base: FrozenBase) -> Resid
     if version.fingerprint not in base.fingerprints:  # before anything is read
         raise FingerprintMismatch(
             f"{version.ref} was made for base {version.card.exact_base} with fingerprint {version.fingerprint}, and "
-            f"{base.shown} with fingerprint {base.fingerprint} is served; ask for a version on this base, or serve the "
-            f"other one{version.card.adapter_hint}"
+            f"{base.shown} with fingerprint {base.fingerprint} is served{two_forms(version.card.base, base.name)}; ask for "
+            f"a version on this base, or serve the other one{version.card.adapter_hint}"
         )
     wishes = wishes_of(library, version)
     prompt = SoftPrompt.from_bytes(library.read(version), digest=version.digest)

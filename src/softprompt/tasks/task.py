@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.architectures import refuse_unless_causal, task_type_of_name
+from softprompt.bases.locate import is_saved
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.rows.memory import MEMORY, take_rows
@@ -130,12 +131,12 @@ class Task:
 
     @property
     def base_options(self) -> BaseOptions:
-        """The base to load, and how; a folder beside the task file is found too."""
+        """The base to load, and how; a path beside the task file is found too."""
         options = self.config.base_options
         return replace(options, source=self._beside(options.source), adapter=self._beside(options.adapter))
 
     def _beside(self, path: str | None) -> str | None:
-        if path is None or Path(path).is_dir() or not (self.folder / path).is_dir():
+        if path is None or is_saved(Path(path)) or not is_saved(self.folder / path):
             return path
         return str(self.folder / path)
 
@@ -147,7 +148,7 @@ class Task:
         """
         source = self.base_options.address
         known = task_type_of_name(source)
-        if known and not Path(source).is_dir():
+        if known and not is_saved(Path(source)):
             refuse_unless_causal(known, source)
         if self.config.task_type != "CAUSAL_LM":
             raise BaseModelError(
