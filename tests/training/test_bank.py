@@ -18,6 +18,7 @@ WIDTH = 6
 STEPS = 7
 RATES = (0.1, 0.02, 0.3, 0.005)
 DECAYS = (0.0, 0.1, 0.5, 0.01)
+BETAS = [0.98, 0.9, 0.999, 0.98]
 
 
 def some(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -40,7 +41,7 @@ def padded(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def rules(optim: str, bound: float = 1e9) -> list[Rule]:
-    return [Rule(optim, decay, bound) for decay in DECAYS]
+    return [Rule(optim, decay, bound, beta2=beta) for decay, beta in zip(DECAYS, BETAS, strict=True)]
 
 
 def rate(index: int, step: int) -> float:
@@ -48,7 +49,7 @@ def rate(index: int, step: int) -> float:
 
 
 def networked(optim: str = "adamw", bound: float = 1e9) -> list[Rule]:
-    return [Rule(optim, decay, bound, network) for decay, network in zip(DECAYS, NETWORKS, strict=True)]
+    return [Rule(optim, decay, bound, *rest) for decay, *rest in zip(DECAYS, NETWORKS, BETAS, strict=True)]
 
 
 def run_bank(bank: Bank, which: Sequence[int] = range(len(LENGTHS))) -> Bank:
@@ -61,7 +62,7 @@ def test_adamw_equals_the_optimiser_of_torch_for_each_prompt() -> None:
     bank = run_bank(Bank(starts(), rules("adamw")))
     for index, start in enumerate(starts()):
         vectors = torch.nn.Parameter(start.clone())
-        optimiser = torch.optim.AdamW([vectors], weight_decay=DECAYS[index])
+        optimiser = torch.optim.AdamW([vectors], weight_decay=DECAYS[index], betas=(0.9, BETAS[index]))
         for step in range(STEPS):
             optimiser.param_groups[0]["lr"] = rate(index, step)
             vectors.grad = gradient(index, step)
@@ -197,7 +198,7 @@ def test_a_reparameterised_prompt_equals_its_network_trained_by_torch() -> None:
         if network is None:
             continue
         encoder = Encoder(starts()[index], network)
-        optimiser = torch.optim.AdamW(encoder.parameters(), weight_decay=DECAYS[index])
+        optimiser = torch.optim.AdamW(encoder.parameters(), weight_decay=DECAYS[index], betas=(0.9, BETAS[index]))
         for step in range(STEPS):
             optimiser.param_groups[0]["lr"] = rate(index, step)
             optimiser.zero_grad()

@@ -152,6 +152,8 @@ class TaskConfig(_Strict):
     weight_decay: float = Field(default=0.0, ge=0)
     lr_scheduler_type: Scheduler = "linear"
     optim: Literal["adamw", "adafactor"] = "adamw"
+    adam_beta2: float = Field(default=0.98, ge=0, lt=1)
+    """How much AdamW keeps of its second moment at each step: a run of a few hundred steps has no time for 0.999."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Bound on the norm of the prompt's gradient."""
     gradient_checkpointing: bool = False
@@ -248,7 +250,7 @@ class TaskConfig(_Strict):
         kept: tuple[str, ...] = (
             "prompt_tuning_init_text", "learning_rate", "num_train_epochs", "max_steps",
             "per_device_train_batch_size", "warmup_ratio", "warmup_steps", "weight_decay", "lr_scheduler_type", "optim",
-            "max_grad_norm", "eval_per_epoch", "early_stopping_patience", "seed",
+            "adam_beta2", "max_grad_norm", "eval_per_epoch", "early_stopping_patience", "seed",
         )  # fmt: skip
         kept += tuple(key for key in ("fold_labels", "id2label") if getattr(self, key))
         if self.encoder_reparameterization_type:

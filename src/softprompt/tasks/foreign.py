@@ -82,7 +82,7 @@ _NONE = {
     "inference_mode do_train do_eval do_predict": "the command says what is done; leave it out",
     "lora_alpha lora_dropout target_modules r lora_rank": "this is a key of LoRA, which changes the base; a soft prompt has "
     "none of it",
-    "adam_beta1 adam_beta2 adam_epsilon betas eps momentum": "the optimiser's other settings are fixed; leave it out",
+    "adam_beta1 adam_epsilon betas eps momentum": "the optimiser's other settings are fixed; leave it out",
     "dropout label_smoothing_factor label_smoothing": "there is none; leave it out",
     "push_to_hub hub_model_id": "prompts are kept in the library; `softprompt export` writes a folder to upload",
 }

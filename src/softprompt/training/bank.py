@@ -30,6 +30,8 @@ class Rule:
     max_grad_norm: float
     network: Network | None = None
     """What stands before its vectors while it is trained."""
+    beta2: float = 0.98
+    """Of AdamW: how much of its second moment is kept at each step."""
 
 
 _OF_ROWS = ("trained_KRD", "_first_KRD", "_second_KRD", "_rows_KR1")
@@ -133,8 +135,9 @@ class Bank:
             trained = self.trained_KRD[rows]
             self.trained_KRD[rows] = trained - rate_N11 * (update + decay_N11 * trained)
 
-    def _adamw(self, rows: list[int], gradient: Tensor, beta1: float = 0.9, beta2: float = 0.999) -> Tensor:
+    def _adamw(self, rows: list[int], gradient: Tensor, beta1: float = 0.9) -> Tensor:
         """Loshchilov and Hutter (2019)."""
+        beta2 = self._vector([self.rules[row].beta2 for row in rows])[:, None, None]
         first = self._first_KRD[rows].lerp(gradient, 1 - beta1)
         second = self._second_KRD[rows].lerp(gradient.square(), 1 - beta2)
         self._first_KRD[rows], self._second_KRD[rows] = first, second

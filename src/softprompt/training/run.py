@@ -91,7 +91,7 @@ class Run:
         config = self.config
         kind = config.encoder_reparameterization_type
         network = Network(kind, config.encoder_hidden_size, config.seed) if kind else None
-        return Rule(config.optim, config.weight_decay, config.max_grad_norm, network)
+        return Rule(config.optim, config.weight_decay, config.max_grad_norm, network, config.adam_beta2)
 
     @property
     def total(self) -> int:
