@@ -27,7 +27,7 @@ TRAIN_FIELDS = [
     "task", "version", "digest", "metric", "value", "stderr", "rows", "majority", "majority_stderr", "zero_shot",
     "zero_shot_stderr", "untrained", "untrained_stderr", "validation", "validation_stderr", "learnt", "steps", "best_step",
     "seconds", "prompt_bytes", "trainable", "frozen", "total", "truncated", "answers_cut", "unfinished", "train_rows",
-    "validation_rows", "test_rows", "moved", "live", "production", "warnings",
+    "validation_rows", "test_rows", "folds", "moved", "live", "production", "warnings",
 ]  # fmt: skip
 
 

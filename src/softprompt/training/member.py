@@ -39,7 +39,7 @@ class Tuned:
     frozen: int
     """Weights of the base."""
     rows: tuple[int, int, int]
-    """Of training, validation and test."""
+    """Of training, validation and test; none of validation where those of training were held out in turn."""
     history: list[dict[str, float]]
     """A row for each validation: step, learning rate, training loss, value, validation loss."""
     live: Rival | None = None
@@ -60,7 +60,8 @@ class Tuned:
     ) -> Tuned:
         """What came of a member; `beside` are the versions that were live and in production."""
         run, number = member.run, version.number if version is not None else None
-        rows, cut = (len(run.train), len(run.validation), len(member.test)), (member.truncated, member.answers_cut)
+        own = 0 if run.folds else len(run.validation)  # each row counts in one split
+        rows, cut = (len(run.train), own, len(member.test)), (member.truncated, member.answers_cut)
         return cls(prompt, report, number, seconds, *cut, frozen, rows, run.history, *beside)
 
     @property
@@ -117,6 +118,7 @@ class Tuned:
             "train_rows": train,
             "validation_rows": validation,
             "test_rows": test,
+            "folds": card.recipe.get("folds", 0),
             "moved": self.moved,
             "live": self.live and vars(self.live),
             "production": self.production and vars(self.production),

@@ -52,6 +52,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         token_dim=base.width,
         recipe=run.config.recipe()
         | {"steps": run.step, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
+        | ({"folds": len(run.folds)} if run.folds else {})
         | {"test_digest": digest_rows(run.task.test)}
         | base.provenance()
         | run.task.form.rules(base)
@@ -141,7 +142,8 @@ def _sources(task: Task) -> list[dict[str, Any]]:
     data = task.config.data
     assert data is not None
     found = []
-    for split, rows in (("train", task.train), ("validation", task.validation), ("test", task.test)):
+    held = [] if task.folds else task.validation
+    for split, rows in (("train", task.train), ("validation", held), ("test", task.test)):
         name = getattr(data, split)
         address = task.address_of(name if isinstance(name, str) else data.train)
         source = {"split": split, "address": address, "digest": digest_rows(rows), "rows": len(rows)}
