@@ -36,11 +36,12 @@ from softprompt.tasks.task import Task
 from softprompt.training import loop
 from softprompt.training.events import Failed, Stepped
 from softprompt.training.prepare import Preparer, remarks_on
+from softprompt.training.recipe import RATE
 from softprompt.training.run import Run
 from softprompt.training.session import Session
 from softprompt.training.train import train
 from tests.models import ANSWERS, make_base, steerable_base, tokenizer, weights_digest
-from tests.sessions import Untrained
+from tests.sessions import Untrained, runs_of
 
 ROWS: list[Row] = [
     {"text": f"{word} {n}", "label": label, "sentence": f"{label} {word}"}
@@ -73,6 +74,28 @@ def contents(library: Library) -> tuple[list[Any], set[str]]:
     """Everything that a library holds: versions, and the names of its blobs."""
     versions = [v for entry in library.registry.tasks(Filters(every=True)) for v in library.registry.versions(entry.task)]
     return versions, {file.name for file in (library.home / "blobs").rglob("*") if file.is_file()}
+
+
+# What a file leaves open is chosen by the base and the rows, and told
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_the_default_rate_goes_by_the_spread_of_what_enters_the_layers(architecture: str, tmp_path: Path) -> None:
+    base = make_base(architecture)
+    with torch.no_grad():
+        entering = base.model.get_input_embeddings()(torch.arange(len(base.embedding.weight)))
+    assert base.spread == pytest.approx(float(entering.std()), rel=0.05)
+    (default,) = runs_of(base, [a_task(tmp_path, learning_rate=None)])
+    (halved,) = runs_of(base, [a_task(tmp_path, learning_rate=None, learning_rate_multiplier=0.5)])
+    (said,) = runs_of(base, [a_task(tmp_path)])
+    assert default.config.learning_rate == pytest.approx(RATE * base.spread, rel=0.01)
+    assert halved.config.learning_rate == pytest.approx(RATE * base.spread / 2, rel=0.01)
+    assert said.config.learning_rate == 0.1
+    (note,) = [message for message, _ in remarks_on(base, default) if "rate" in message]
+    for part in ("6 steps of 8 rows", "language_modelling", f"rate {default.config.learning_rate:g}", "start LABELS"):
+        assert part in note
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        a_task(tmp_path, learning_rate=0.1, learning_rate_multiplier=2.0)
 
 
 # Few rows judge by folds
