@@ -34,7 +34,7 @@ def test_a_pickle_of_weights_runs_nothing(plain: bool, base_folder: Path, tmp_pa
         weights.write_bytes(pickle.dumps({"model.embed_tokens.weight": Malicious(mark)}))
     else:
         torch.save({"model.embed_tokens.weight": Malicious(mark)}, weights)
-    with pytest.raises(BaseModelError, match=r"cannot be loaded|is damaged"):
+    with pytest.raises(BaseModelError, match=r"is a pickle of more than tensors|cannot be loaded|is damaged"):
         FrozenBase.load(str(folder), device="cpu")
     assert not mark.exists()
     pickle.loads(pickle.dumps(Malicious(mark)))
@@ -42,11 +42,10 @@ def test_a_pickle_of_weights_runs_nothing(plain: bool, base_folder: Path, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_base_that_answers_nothing_but_nan_is_refused(name: str, value: float, base_folder: Path, tmp_path: Path) -> None:
+def test_a_base_that_answers_nothing_but_nan_is_refused(name: str, base_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(base_folder, tmp_path / "model"))
     tensors = load_file(folder / "model.safetensors")
-    tensors[name].fill_(value)
+    tensors[name].fill_(3e38)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BaseModelError, match="cannot answer: it makes NaN or infinity of any tokens"):
         FrozenBase.load(str(folder), device="cpu")

@@ -208,7 +208,7 @@ def test_training(running: Running) -> None:
         f'"training_file":"file-#","validation_file":null,"result_files":[],{usual},'
         f'"method":{{"type":"supervised","supervised":{{{usual}}}}},"seed":3,"trained_tokens":null,"error":null,'
         '"integrations":[],"metadata":{"a":"b"},"user_provided_suffix":"c","softprompt":{"max_steps":2,'
-        '"num_virtual_tokens":2,"task":"c","learning_rate":5.000000000000001e-07,"seed":3,"input":"{text}\\nLabel:",'
+        '"num_virtual_tokens":2,"task":"c","learning_rate_multiplier":1e-05,"seed":3,"input":"{text}\\nLabel:",'
         '"target":" {label}","labels":["bad","good"],"step":0,"outcome":null}}'
     )
     assert shown(answer.text) == job
@@ -227,7 +227,7 @@ def test_training(running: Running) -> None:
         ("queued", "succeeded"),
         ('"fine_tuned_model":null', '"fine_tuned_model":"c@1"'),
         ('"result_files":[]', '"result_files":["file-#"]'),
-        ('"trained_tokens":null', '"trained_tokens":832'),
+        ('"trained_tokens":null', '"trained_tokens":896'),
         ('"step":0,"outcome":null', f'"step":2,"outcome":{outcome}'),
     ):
         job = job.replace(old, new)

@@ -50,7 +50,7 @@ READING = [
 """Every command that needs a library that is there; `test_every_command_is_of_one_kind` sees to it."""
 
 MAKING = ["train", "sweep", "import", "keys create", "demo", "serve"]
-APART = ["init", "base show", "base verify", "base list"]
+APART = ["init", "compare", "base show", "base verify", "base list"]
 
 
 def test_every_command_is_of_one_kind() -> None:

@@ -110,7 +110,7 @@ def some_task(folder: str, name: str, **fields: object) -> Task:
     ]
     with open(f"{folder}/rows.jsonl", "w") as file:
         file.write("\n".join(rows))
-    recipe = {"num_virtual_tokens": 5, "max_steps": 3, "per_device_train_batch_size": 4, "eval_per_epoch": 1}
+    recipe = {"num_virtual_tokens": 5, "max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 0.05}
     return Task(task=name, data=f"{folder}/rows.jsonl", input="{text} is", **{**recipe, **fields})
 
 
@@ -118,7 +118,7 @@ def by_plain_loop(t5: Architecture, run: Run) -> torch.Tensor:
     """The vectors that a run ends with, its rows taken one at a time."""
     bank = Bank([run.start_PD], [run.rule])
     while run.running:
-        leaf = bank.prompt(0).requires_grad_()
+        leaf = bank.vectors_KPD[0].clone().requires_grad_()
         loss = torch.stack([example.weight * plain_loss(t5, leaf, example) for example in run.batch(0)]).sum()
         bank.step([0], torch.autograd.grad(loss, leaf)[0][None], [run.rate])
         run.took_step(float(loss.detach()))

@@ -41,7 +41,8 @@ def counting(tensor):
 torch.distributed.all_reduce = counting
 folder, rank = Path(sys.argv[1]), os.environ["RANK"]
 other = {"num_virtual_tokens": 8, "max_steps": 9, "per_device_train_batch_size": 3}
-tasks = [make_task(folder, "one"), make_task(folder, "two", **other)]
+data = {"train": str(folder / "rows.jsonl"), "validation": 0.1}
+tasks = [make_task(folder, "one", data=data), make_task(folder, "two", data=data, **other)]
 base = make_base("gpt2", dtype=torch.float64)
 tuned = train.train(tasks, base=base, library=Library.open(folder / "home"))
 told = {"sent": sum(sent), "tuned": len(tuned)}

@@ -41,7 +41,7 @@ def make_task(folder: Path, name: str, **more: Any) -> Task:
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {"num_virtual_tokens": 6, "max_steps": 14, "per_device_train_batch_size": 4, "learning_rate": 0.1}
-    return Task(task=name, data=str(file), **({"labels": ["good", "bad"]} | recipe | more))
+    return Task(task=name, **({"data": str(file), "labels": ["good", "bad"]} | recipe | more))
 
 
 class Killed(BaseException):

@@ -113,7 +113,7 @@ def _frame(base: BaseOptions, folder: Path, *, chat: bool) -> tuple[ChatFrame | 
     try:
         return chat_frame(tokenizer, Spelling(tokenizer, source, None).controls), None
     except ConfigError as error:
-        raise ConfigError(f"the chat template of {source} cannot word an input: {error}; leave --chat out") from None
+        raise ConfigError(f"the chat template of {source} cannot word an input: {error}, and leave --chat out") from None
 
 
 def _explain(draft: Draft) -> None:

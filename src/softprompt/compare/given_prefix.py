@@ -26,7 +26,7 @@ class GivenPrefix(Causal):
         super().__init__(base)
         self._prefix, self._plain = prefix, Causal(base)
         if not self._plain.shares_prefix:
-            raise BaseModelError(f"{base.name} takes no keys and values of a prefix")
+            raise BaseModelError(f"{base.name} takes no keys and values of a prefix; leave out peft_prefix_tuning")
 
     shares_prefix = True
 

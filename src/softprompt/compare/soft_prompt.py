@@ -30,7 +30,7 @@ class Ours:
                 raise event.error
         run = member.run
         if run.best is None or run.best_PD is None:
-            raise TrainingError(f"task {task.name!r}: {run.failure or 'no validation was passed'}")
+            raise TrainingError(f"task {task.name!r}: {run.failure or 'no validation was passed'}; lower learning_rate")
         prompt = make_prompt(session.architecture, member, run.best)
         vectors_PD = prompt.vectors_PD.to(base.device, base.dtype)
         size = len(prompt.to_bytes())

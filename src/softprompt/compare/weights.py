@@ -49,7 +49,7 @@ class Lora:
             with without_future_warnings():
                 model = peft.get_peft_model(copy.deepcopy(base.model), config)
         except ValueError as error:
-            raise ConfigError(f"PEFT knows no place for LoRA on {base.name} ({error})") from None
+            raise ConfigError(f"PEFT knows no place for LoRA on {base.name} ({error}); leave out lora") from None
         kept = peft.get_peft_model_state_dict(model)
         trained = [one for one in model.parameters() if one.requires_grad]
         tuned = replace(base, model=model.get_base_model())  # the adapter's layers are in its place

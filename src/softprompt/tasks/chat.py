@@ -63,7 +63,7 @@ def chat_frame(tokenizer: Any, controls: Collection[str]) -> ChatFrame:
     before, behind = _around(_render(tokenizer, [asked], True), _ASKED[0])
     whole = _render(tokenizer, [asked | {"content": _ASKED[1]}], True)
     if _around(whole, _ASKED[1]) != (before, behind):
-        raise ConfigError("it words a message by what the message says")
+        raise ConfigError("it words a message by what the message says; write `input` without it")
     notes = []
     if date := _date_in(tokenizer, asked, before, behind):
         notes.append(
@@ -142,7 +142,7 @@ def _render(tokenizer: Any, turns: list[dict[str, str]], begin_answer: bool, tem
             turns, chat_template=template, tokenize=False, add_generation_prompt=begin_answer, enable_thinking=False
         )
     except Exception as error:  # templates come with models, and raise whatever they like
-        raise ConfigError(f"it refuses a single message of the user: {reason_of(error)}") from None
+        raise ConfigError(f"it refuses a single message of the user: {reason_of(error)}; write `input` without it") from None
     return text
 
 
@@ -150,9 +150,9 @@ def _around(text: str, message: str) -> tuple[str, str]:
     """What stands before a message and behind it."""
     count = text.count(message)
     if not count:
-        raise ConfigError("it changes what a message says, or leaves it out")
+        raise ConfigError("it changes what a message says, or leaves it out; write `input` without it")
     if count > 1:
-        raise ConfigError(f"it says a message {count} times")
+        raise ConfigError(f"it says a message {count} times; write `input` without it")
     before, _, behind = text.partition(message)
     return before, behind
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -167,24 +167,27 @@ class Task:
             told = " and ".join(f"{share:g} for {split}" for split, share in cuts.items())
             raise ConfigError(f"task {self.name!r}: shares of {told} leave no rows to train on; make them smaller")
         read = self._read(data.train)
-        few = data.validation is None and read.different <= FEW
-        if few:
-            del cuts["validation"]
-        by_label, ends = self.form.labels is not None, list(itertools.accumulate(cuts.values()))
-        train, *parts = cut(read, list(zip([0.0, *ends], ends, strict=False)), by_label=by_label)
+        by_label, folds = self.form.labels is not None, []
+        if data.validation is None and read.different <= FEW:
+            apart = {split: share for split, share in cuts.items() if split != "validation"}
+            train, *parts = cut(read, _spans(apart.values()), by_label=by_label)
+            folds = deal(train, FOLDS, by_label=by_label)
+        if few := len(folds) > 1:
+            cuts = apart
+        else:
+            train, *parts = cut(read, _spans(cuts.values()), by_label=by_label)
         own = {split: self._read(name) for split, name in shares.items() if isinstance(name, str)}
         found = {"training": train, **dict(zip(cuts, parts, strict=True)), **own}
-        folds = deal(train, FOLDS, by_label=by_label) if few else []
         if few:
-            found["validation"] = train if len(folds) > 1 else train.part([])
+            found["validation"] = train
         splits = {split: found[split] for split in ("training", "validation", "test")}
         for split, source in splits.items():
             if not source.rows:
                 raise DataError(f"task {self.name!r}: {_why_none(split, source if split in own else read)}")
-        apart = {split: source for split, source in splits.items() if split != "validation" or not few}
-        remarks = [*remarks_on_rows(self.form, [read, *own.values()], apart), *self._recomposed()]
+        others = {split: source for split, source in splits.items() if split != "validation" or not few}
+        remarks = [*remarks_on_rows(self.form, [read, *own.values()], others), *self._recomposed()]
         faults = {split: own.get(split, read).faults() for split in ("train", "validation", "test")}
-        return _Splits({split: source.rows for split, source in splits.items()}, tuple(remarks), faults, folds)
+        return _Splits({split: source.rows for split, source in splits.items()}, tuple(remarks), faults, folds * few)
 
     def _recomposed(self) -> Iterator[str]:
         if changed := [label for label in map(compose, self.config.labels or ()) if label not in (self.config.labels or ())]:
@@ -298,6 +301,12 @@ class Task:
         longest, first_long = max((len(whole[index]) for index in long), default=0), where(long[0]) if long else ""
         targets = [ids[:bound] for ids in whole]
         return Examples(inputs.ids, targets, [], answers, inputs.truncated, longest, len(long), first_cut, first_long)
+
+
+def _spans(shares: Iterable[float]) -> list[tuple[float, float]]:
+    """The shares' parts of [0, 1), one behind the other."""
+    ends = list(itertools.accumulate(shares))
+    return list(zip([0.0, *ends], ends, strict=False))
 
 
 def _why_none(split: str, source: Source) -> str:
