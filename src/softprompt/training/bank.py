@@ -32,8 +32,6 @@ class Rule:
     """What stands before its vectors while it is trained."""
     beta2: float = 0.98
     """Of AdamW: how much of its second moment is kept at each step."""
-    averaged: float = 0.0
-    """How much of the mean of its vectors is kept at each step (Polyak and Juditsky, 1992); 0 for the vectors themselves."""
 
 
 _OF_ROWS = ("trained_KRD", "_first_KRD", "_second_KRD", "_rows_KR1")
@@ -70,7 +68,6 @@ class Bank:
         self._first_KRD = torch.zeros_like(self.trained_KRD)
         self._second_KRD = torch.zeros_like(self.trained_KRD)
         self._rows_KR1 = torch.zeros_like(self.mask_KR1)
-        self._mean_KPD = torch.zeros_like(self.vectors_KPD)
         self._columns_K1D = torch.zeros_like(self.trained_KRD[:, :1])
         for index, state in enumerate(states):
             self.load_state(index, state)
@@ -81,11 +78,8 @@ class Bank:
         return fold(self.trained_KRD, self.mask_KR1, self._skip_K11, self._hidden)
 
     def prompt(self, index: int) -> Tensor:
-        """A copy of prompt `index` as plain vectors, P_k x D: the mean over its last steps, where its rule says so."""
-        one, kept, steps = slice(index, index + 1), self.rules[index].averaged, float(self.steps_K[index])
-        if kept and steps:
-            mean_PD: Tensor = self._mean_KPD[index, -self.lengths[index] :] / (1 - kept**steps)
-            return mean_PD
+        """A copy of prompt `index` as plain vectors, P_k x D."""
+        one = slice(index, index + 1)
         vectors_1PD = fold(self.trained_KRD[one], self.mask_KR1[one], self._skip_K11[one], self._hidden)
         return vectors_1PD[0, -self.lengths[index] :].clone()
 
@@ -100,9 +94,7 @@ class Bank:
         """Everything that the next step of prompt `index` depends on, without the padding that its neighbours bring."""
         rows = self._rows_of(index)
         state = {name: getattr(self, name)[index, rows] for name in _OF_ROWS}
-        mean_PD = self._mean_KPD[index, -self.lengths[index] :].clone()
-        columns_1D, steps = self._columns_K1D[index].clone(), self.steps_K[index].clone()
-        return state | {"_columns_K1D": columns_1D, "steps_K": steps, "_mean_KPD": mean_PD}
+        return state | {"_columns_K1D": self._columns_K1D[index].clone(), "steps_K": self.steps_K[index].clone()}
 
     def load_state(self, index: int, state: Mapping[str, Tensor]) -> None:
         """Let prompt `index` go on from a state of a prompt of the same length and network."""
@@ -110,7 +102,6 @@ class Bank:
         for name in _OF_ROWS:
             getattr(self, name)[index, rows] = state[name].to(self.trained_KRD.device)
         self._columns_K1D[index].copy_(state["_columns_K1D"])
-        self._mean_KPD[index, -self.lengths[index] :] = state["_mean_KPD"].to(self._mean_KPD.device)
         self.steps_K[index].copy_(state["steps_K"])
 
     def _rows_of(self, index: int) -> list[int]:
@@ -143,15 +134,6 @@ class Bank:
             decay_N11 = self._vector([self.rules[row].weight_decay for row in rows])[:, None, None]
             trained = self.trained_KRD[rows]
             self.trained_KRD[rows] = trained - rate_N11 * (update + decay_N11 * trained)
-            self._average(rows)
-
-    def _average(self, rows: list[int]) -> None:
-        """Let the vectors of prompts that have just taken a step into their means."""
-        rows = [row for row in rows if self.rules[row].averaged]
-        if rows:
-            kept_N11 = self._vector([self.rules[row].averaged for row in rows])[:, None, None]
-            vectors_NPD = fold(self.trained_KRD[rows], self.mask_KR1[rows], self._skip_K11[rows], self._hidden)
-            self._mean_KPD[rows] = self._mean_KPD[rows].lerp(vectors_NPD, 1 - kept_N11)
 
     def _adamw(self, rows: list[int], gradient: Tensor, beta1: float = 0.9) -> Tensor:
         """Loshchilov and Hutter (2019)."""
