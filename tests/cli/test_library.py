@@ -321,6 +321,21 @@ def test_an_interrupt_ends_quietly(run: Run, filled: Path, monkeypatch: pytest.M
     assert "Traceback" not in answer.err
 
 
+def test_show_and_promote_tell_of_versions_that_have_not_learnt(home: Path, run: Run) -> None:
+    with Library.open(home, create=True) as library:
+        for seed, (value, majority) in enumerate([(0.5, 0.5), (0.9, 0.5), (0.4, 0.5)]):
+            library.publish(make_prompt("words", seed=seed, metrics=scored(value, majority=majority)), base="builtin/tiny")
+    said = "not learnt, as a baseline is as good, or better: "
+    assert f"{said}words@1, words@3\n" in run("show", "words").out
+    assert f"{said}words@1\n" in run("show", "words@1").out
+    assert said not in run("show", "words@2").out
+    promoted = run("promote", "words@1")
+    assert "words@1 has not learnt: a baseline is as good, or better; see `softprompt show words@1`" in promoted.err
+    assert run("promote", "words@2").err == ""
+    run("delete", "words@3")
+    assert f"{said}words@1\n" in run("show", "words").out
+
+
 @pytest.mark.parametrize("args", [["lst"], ["list", "--nonsense"], ["show"], ["keys", "create"], ["audit", "--limit", "0"]])
 def test_wrong_usage_exits_2(run: Run, args: list[str]) -> None:
     assert run(*args).code == 2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softprompt.cli.options import Json, Location, library_options
-from softprompt.cli.output import emit, with_errors
+from softprompt.cli.output import emit, say, with_errors
 
 if TYPE_CHECKING:
     from softprompt.registry.records import Origin, Version
@@ -62,12 +62,20 @@ def show(
         return
     if one:
         emit([versions[0].card.model_dump(mode="json") | rows[0] | _origin_row(origin)], False, versions[0].ref)
+        _tell_unlearnt(versions)
         return
     bases = {version.base for version in versions}
     on = f", on {bases.pop()}" if len(bases) == 1 else ""
     emit(
         with_errors(rows), False, f"{name}: versions{on}", [column for column in SHOW_COLUMNS if not on or column != "base"]
     )
+    _tell_unlearnt(versions)
+
+
+def _tell_unlearnt(versions: list[Version]) -> None:
+    """Name those that are no better than a baseline, as the scores in a table do not tell it."""
+    if unlearnt := [version.ref for version in versions if version.card.learnt is False and not version.deleted]:
+        say(f"not learnt, as a baseline is as good, or better: {', '.join(unlearnt)}")
 
 
 def _origin_row(origin: Origin | None) -> dict[str, Any]:
