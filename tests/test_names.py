@@ -132,6 +132,11 @@ def test_a_new_task_has_no_name_that_requests_have_another_meaning_for(tmp_path:
     monkeypatch.chdir(tmp_path)
     for source in ("models/reviews", "./models/reviews/", str(tmp_path / "models" / "reviews"), "/gone/since/reviews"):
         assert base_name(source) == "reviews"
+    (tmp_path / "blob").write_bytes(b"")
+    (tmp_path / "models" / "m@2.gguf").symlink_to(tmp_path / "blob")  # as in the hub's cache
+    for source in ("models/m@2.gguf", "./models/m@2.gguf", str(tmp_path / "models" / "m@2.gguf"), "/gone/since/m@2.gguf"):
+        assert base_name(source) == "m@2.gguf"
+    assert base_name("~nobody-of-this-name/m") == "~nobody-of-this-name/m"
     assert [base_name(source) for source in ("gpt2", "gpt2@main", "a/b@v1", "builtin/tiny")] == [
         "gpt2", "gpt2", "a/b", "builtin/tiny",
     ]  # fmt: skip

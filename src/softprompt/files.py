@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -35,8 +36,10 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
 
 def cache_folder(name: str) -> Path:
     """Where something is kept that can be made again, by what it is: a folder in the user's cache, which need not be
-    there."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    there. Raises `OSError` where this user has none."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if root.startswith("~"):  # as some containers run it
+        raise FileNotFoundError(errno.ENOENT, "this user has no home")
     return Path(root) / "softprompt" / name
 
 

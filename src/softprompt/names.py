@@ -6,6 +6,7 @@ no space, no control character, and nothing that could climb out of a root.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,10 +79,11 @@ def check_new_task(name: str, bases: Iterable[str] = ()) -> str:
 
 
 def base_name(source: str) -> str:
-    """The public name of a base, never a path of this machine: the last part of a folder, or the id without a revision."""
-    folder = Path(source).expanduser()
-    if folder.is_absolute() or (not source.startswith("builtin/") and folder.is_dir()):
-        return folder.resolve().name
+    """The public name of a base, never a path of this machine: the last part of a folder or a GGUF file, or the id without a
+    revision."""
+    folder = Path(os.path.expanduser(source))
+    if folder.is_absolute() or (not source.startswith("builtin/") and folder.exists()):
+        return folder.name if folder.is_file() else folder.resolve().name  # a file that is a link keeps its name
     return source.partition("@")[0]
 
 

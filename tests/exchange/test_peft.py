@@ -445,3 +445,20 @@ def test_the_ids_that_the_folder_tells_give_our_scores(kind: str, labels: tuple[
     assert ours_.scores is not None
     expected = torch.tensor(list(found.values())).softmax(0).tolist()
     assert list(ours_.scores.values()) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama_2", "metaspace_first", "byte_level"])
+@pytest.mark.parametrize("input", ["<|user|>a {text}<|end|> {more} <s>b", "<|user|>{text}", " {text} <|end|>", "{text} a"])
+def test_the_ids_of_an_input_with_control_tokens_are_ours(kind: str, input: str, tmp_path: Path) -> None:
+    """Those of the template count, as in a chat template; those in a column are text."""
+    made = base_of_kind(kind)
+    made.tokenizer.save_pretrained(tmp_path / "base")
+    form = Form.of_config(parse_config({"task": "t", "input": input, "labels": ["yes", "no"]}))
+    fields = form_fields(form) | {"recipe": form.rules(made)}
+    folder = save_peft(some_prompt(made, fields.pop("task"), **fields), tmp_path / "adapter", str(tmp_path / "base"))
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    scope: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], scope)
+    for said in (("the river", "red"), ("the <|end|> river", "</s>red"), ("<|user|>", ""), (" <s> ", "<|end|>")):
+        row = dict(zip(("text", "more"), said, strict=True))
+        assert [scope["input_ids"](row)] == form.encode_inputs(made, [row], 4).ids

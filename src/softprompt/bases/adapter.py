@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from pathlib import Path
@@ -33,7 +34,7 @@ def find_adapter(folder: str) -> Path:
     Raises:
         BaseModelError: it is not there, lacks its config or its weights, or is another kind of adapter.
     """
-    found = Path(folder).expanduser()
+    found = Path(os.path.expanduser(folder))
     if not (found / CONFIG).is_file():
         raise BaseModelError(f"no LoRA adapter in {folder!r}: {CONFIG} is not there; give a folder that PEFT has saved")
     config = read_object(found / CONFIG)

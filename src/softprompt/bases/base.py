@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,7 +153,8 @@ class FrozenBase:
 
     @property
     def _from_here(self) -> bool:
-        return self.path is not None and not self.source.startswith("builtin/") and Path(self.source).expanduser().exists()
+        outside = self.path is not None and not self.source.startswith("builtin/")
+        return outside and os.path.exists(os.path.expanduser(self.source))
 
     @property
     def name(self) -> str:

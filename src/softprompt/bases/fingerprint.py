@@ -277,7 +277,7 @@ def _remembered(key: str) -> str | None:
 
 
 def _remember(key: str, value: str) -> None:
-    folder = cache_folder("fingerprints")
     with contextlib.suppress(OSError):  # a read-only home only costs the digest again
+        folder = cache_folder("fingerprints")
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / key, value.encode("ascii"))

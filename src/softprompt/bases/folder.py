@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def check_folder(folder: Path, source: str, *, code: bool = False) -> dict[str, 
 
 
 def _shown(source: str) -> str:
-    return f"the folder {source!r}" if Path(source).expanduser().is_dir() else repr(source)
+    return f"the folder {source!r}" if Path(os.path.expanduser(source)).is_dir() else repr(source)
 
 
 def _what_is_there(folder: Path, source: str) -> str:

@@ -4,6 +4,7 @@ torch."""
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -57,21 +58,23 @@ def locate(source: str, *, revision: str | None = None, code: bool = False) -> P
         if name not in BUILTIN:
             raise BaseModelError(f"no built-in base {name!r}; there is {', '.join(BUILTIN)}")
         return _without_revision(BUILTIN[name], name, revision)
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if folder.is_dir():
         return _without_revision(folder.resolve(), name, revision)
     if folder.is_file():
         if not is_gguf(folder):
-            raise BaseModelError(
-                f"{name!r} is a file and no folder, and no GGUF file; give the folder that it lies in, "
-                f"{str(folder.parent)!r}"
-            )
+            whole = (folder.parent / "config.json").is_file()
+            instead = f"the folder that it lies in, {str(folder.parent)!r}" if whole else "a folder with a saved model"
+            raise BaseModelError(f"{name!r} is a file and no folder, and no GGUF file; give {instead}")
         # Where a name is a link to a blob, the name tells which part it is.
         return _without_revision(parts_of(folder.parent.resolve() / folder.name)[0], name, revision)
     if is_local(name):
+        if "://" in name:
+            raise BaseModelError(f"{name!r} is a URL; give a hub id, or download the model and give its path")
         if name.lower().endswith(".gguf"):
             raise BaseModelError(
-                f"no file {name!r}; give a GGUF file, a folder with a saved model, a hub id, or builtin/tiny"
+                f"no file {name!r}; give a GGUF file that is here (`hf download ID FILE.gguf` fetches one from the hub), a "
+                "folder with a saved model, a hub id, or builtin/tiny"
             )
         raise BaseModelError(f"no folder {name!r}; give a folder with a saved model, a hub id, or builtin/tiny")
     return _fetch(name, revision, code)
@@ -81,7 +84,12 @@ def is_local(source: str) -> bool:
     """Whether a source can only be on this machine, there or not: a built-in, a folder, a GGUF file, a path."""
     name = split_revision(source)[0]
     outside = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.lower().endswith(".gguf")
-    return name.startswith("builtin/") or outside or Path(name).expanduser().exists()
+    return name.startswith("builtin/") or outside or Path(os.path.expanduser(name)).exists()
+
+
+def is_gone(source: str) -> bool:
+    """Whether a source can only be on this machine, and is not there."""
+    return is_local(source) and not source.startswith("builtin/") and not os.path.exists(os.path.expanduser(source))
 
 
 def is_saved(path: Path) -> bool:

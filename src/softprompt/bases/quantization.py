@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
-import logging
 import mmap
 import sys
 import threading
@@ -20,10 +19,6 @@ import torch
 from torch import Tensor
 
 from softprompt.errors import BaseModelError, nearest
-
-# transformers imports torchao where it is installed, which then tells of kernels that this machine has no use for.
-for _talker in ("torchao", "torch.utils._pytree"):
-    logging.getLogger(_talker).setLevel(logging.ERROR)
 
 PACKAGES = {"int8": "torchao", "4bit": "bitsandbytes"}
 """The ways to quantise, and the package that each needs."""

@@ -28,6 +28,10 @@ from softprompt.text import plural
 
 _log = logging.getLogger(__name__)
 
+# transformers imports torchao where it is installed, which then tells of kernels that this machine has no use for.
+for _talker in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_talker).setLevel(logging.ERROR)
+
 _OTHER = "use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
 
 

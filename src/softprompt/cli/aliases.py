@@ -36,7 +36,8 @@ def promote(
         card = None if number is None else library.registry.resolve(f"{move.task}@{number}", deleted=True).card
         metrics = card.metrics if card is not None else {}
         if name == "after" and card is not None and card.learnt is False:
-            warn(f"{move.task}@{number} has not learnt: a baseline is as good, or better; see `softprompt show {move.task}@{number}`")
+            ref = f"{move.task}@{number}"
+            warn(f"{ref} has not learnt: a baseline is as good, or better; see `softprompt show {ref}`")
         row |= {f"{name}_{key}": metrics.get(key) for key in ("value", "stderr", "rows")}
         if not as_json and (score := scored(row[f"{name}_value"], row[f"{name}_stderr"])):
             row[name] = f"{number}: {score} on {row[f'{name}_rows']} rows"

@@ -89,8 +89,13 @@ _LOCATION = (
     _option("tenant", str | None, "Whose prompts (env SOFTPROMPT_TENANT; default 'default')."),
 )
 _BASE = {name: _base_option(name) for name in COMMAND_OPTIONS}
-_NAMED = _option("source", str | None, "Base to tune on: builtin/tiny, a folder or a hub id.", flag="--base")
-_SOURCE = _option("source", str | None, "Where the base is, if it has moved: the fingerprint decides.", flag="--base")
+_NAMED = _option("source", str | None, "Base to tune on: builtin/tiny, a folder, a GGUF file or a hub id.", flag="--base")
+_SOURCE = _option(
+    "source",
+    str | None,
+    "Where the base is (a folder, a GGUF file, an id), if it has moved: the fingerprint decides.",
+    flag="--base",
+)
 
 
 def _instead_of(

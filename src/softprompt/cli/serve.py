@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -140,12 +139,12 @@ def serve(
 
 
 def _choose(library: Library) -> str:
-    from softprompt.bases.locate import is_local, kind_of
+    from softprompt.bases.locate import is_gone, kind_of
     from softprompt.library.binding import MOVED
     from softprompt.serving.which_base import choose_base
 
     base, warning = choose_base(library)
-    if is_local(base) and not base.startswith("builtin/") and not Path(base).exists():
+    if is_gone(base):
         raise BaseModelError(
             f"most tasks are made for the base {base!r}, and there is no such {kind_of(base)} any more; {MOVED}"
         )

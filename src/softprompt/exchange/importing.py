@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.locate import two_forms
+from softprompt.bases.locate import is_gone, two_forms
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError, SoftPromptError
 from softprompt.names import check_new_task
@@ -19,6 +20,7 @@ from softprompt.text import plural
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
+    from softprompt.prompts.card import Card
     from softprompt.registry.records import Version
 
 Warn = Callable[[str], object]
@@ -161,12 +163,25 @@ class _Importer:
         """Publish one; raises as `import_prompt` does."""
         changes = {**self._changes, **({"task": check_new_task(task)} if task is not None else {})}
         if not path.is_dir():
-            data, address = _from_file(path, changes, self._base)
+            data, address = _from_file(path, changes, self._base, self._known)
         elif task is None:
             raise ConfigError(f"{str(path)!r} is a PEFT folder, which names no task; give one")
         else:
             data, address = self._from_peft(path, task, changes)
         return self._library.publish(data, base=address, tags=self._tags)
+
+    def _known(self, path: Path, card: Card) -> str:
+        """Where the base of a file is, which names it by its public name alone: as the library has it, by its fingerprint,
+        else by that name."""
+        known = [count.base for count in self._library.registry.bases() if count.fingerprint == card.fingerprint]
+        here = [base for base in known if not is_gone(base)]
+        address = card.base if card.base in here or not here else here[0]
+        if is_gone(address) and self._warn is not None:
+            self._warn(
+                f"{str(path)!r} names {card.base!r} as its base, and nothing here tells where that is; give it with --base, "
+                "or later with `softprompt library rebind PLACE --yes`"
+            )
+        return address
 
     def _from_peft(self, folder: Path, task: str, changes: Mapping[str, Any]) -> tuple[bytes, str]:
         """The prompt file that a PEFT folder becomes, and its base as named."""
@@ -209,7 +224,7 @@ def _base_of_adapter(config: Mapping[str, Any], folder: Path, given: BaseOptions
         source == named
         and revision is None
         and config.get("revision") is not None
-        and not Path(source).expanduser().exists()
+        and not Path(os.path.expanduser(source)).exists()
     ):
         revision = str(config["revision"])
     for name, path in BUILTIN.items():
@@ -218,7 +233,9 @@ def _base_of_adapter(config: Mapping[str, Any], folder: Path, given: BaseOptions
     return BaseOptions.of(given, source=source, revision=revision)
 
 
-def _from_file(path: Path, changes: Mapping[str, Any], base: BaseOptions) -> tuple[bytes, str]:
+def _from_file(
+    path: Path, changes: Mapping[str, Any], base: BaseOptions, known: Callable[[Path, Card], str]
+) -> tuple[bytes, str]:
     """A prompt file, its card changed as asked, and its base as named."""
     try:
         data = path.read_bytes()
@@ -237,7 +254,7 @@ def _from_file(path: Path, changes: Mapping[str, Any], base: BaseOptions) -> tup
     if changed != card:
         data = write_file(changed, tensors)
     if base.source is None:
-        return data, card.base
+        return data, known(path, card)
     from softprompt.library.binding import prove
 
     proof = prove(base)

@@ -7,6 +7,7 @@ method) would be missing from what we answer.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -234,7 +235,7 @@ def _provenance(
 def _is_base(named: str, base: FrozenBase) -> bool:
     if named == split_revision(base.source)[0]:
         return True
-    folder = Path(named).expanduser()
+    folder = Path(os.path.expanduser(named))
     return base.path is not None and folder.exists() and folder.resolve() == base.path.resolve()
 
 

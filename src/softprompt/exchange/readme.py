@@ -17,8 +17,8 @@ Exported by softprompt. `peft.PeftModel.from_pretrained(model, FOLDER)` loads it
 the token ids that it is given and does no more, so softprompt's answers come from these ids:
 
 - No special token is put in front or behind{left_out}; the attention mask is all ones.
-- The input is the template `{input}`, its columns filled. What a column says is text, control tokens in it too
-  (`split_special_tokens=True`); control tokens of the template itself are meant.
+- The input is the template `{input}`, its columns filled: `input_ids` below. What a column says is text,
+  control tokens in it too (`split_special_tokens=True`); control tokens of the template itself are meant.
 - An answer is worded `{target}` and encoded apart from the input.
 """
 _OF_A_FILE = (
@@ -34,6 +34,8 @@ _ENDED = (
 )
 _CODE = """
 ```python
+import re
+
 import transformers
 
 base = {base}
@@ -45,7 +47,28 @@ def ids(text):
 
 
 def answer_ids(text):
-{body}"""
+{body}
+
+template = {template}  # a text, and the column behind it
+special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+controls = sorted({{*special, *tokenizer.all_special_tokens}}, key=len, reverse=True)
+marked = controls and tokenizer(controls[0] + "a", add_special_tokens=False)["input_ids"][1:] == ids("a")
+later = ids if marked else answer_ids  # how the tokenizer spells text behind a control token
+
+
+def input_ids(row):
+    parts = [(before, row[column] if column else "") for before, column in template]
+    if not any(control in told for control in controls for _, told in parts):
+        return tokenizer("".join(before + told for before, told in parts), add_special_tokens=False)["input_ids"]
+    found, text = [], ""
+    for before, told in parts:
+        *pieces, last = re.split(f"({{'|'.join(map(re.escape, controls))}})", before)
+        for piece, control in zip(pieces[::2], pieces[1::2], strict=True):
+            found += [*(later if found else ids)(text + piece), tokenizer.convert_tokens_to_ids(control)]
+            text = ""
+        text += last + told
+    return [*found, *(later if found else ids)(text)]
+"""
 _APART = "    return ids(text)\n"
 _BEHIND = """    # This tokenizer marks the beginning of every text; behind other text an answer has no such mark.
     for before in ("\\n", ":", ".", "=", "a", "1"):
@@ -72,13 +95,16 @@ def readme_of(card: Card, base: str) -> str:
     """
     recipe, template = card.recipe, Template(card.target)
     left_out = f": `{recipe['left_out']}`, which the tokenizer would put there, is left out" if "left_out" in recipe else ""
-    quoted = {name: json.dumps(getattr(card, name), ensure_ascii=False) for name in ("input", "target")}
+    quoted = {name: _quoted(getattr(card, name)) for name in ("input", "target")}
     text = _TOP.format(task=card.task, base=card.base, left_out=left_out, **quoted)
     opened = "base"
     if kind_of(base) == "file":
         folder, name = os.path.split(base)
         text, base, opened = text + _OF_A_FILE, folder, f"base, gguf_file={json.dumps(name)}"
-    code = _CODE.format(base=json.dumps(base), opened=opened, body=_BEHIND if recipe.get(ANSWERS) == BEHIND else _APART)
+    parts = Template(card.input).parts
+    pairs = ", ".join(f"({_quoted(before)}, {_quoted(name) if name else None})" for before, name in parts)
+    body = _BEHIND if recipe.get(ANSWERS) == BEHIND else _APART
+    code = _CODE.format(base=json.dumps(base), opened=opened, template=f"[{pairs}]", body=body)
     if card.labels is None:
         return f"{text}{_GENERATED.format(card.max_new_tokens)}{code}```\n"
     answers = {label: template.fill({template.fields[0]: label}) for label in card.labels}
@@ -89,3 +115,7 @@ def readme_of(card: Card, base: str) -> str:
         text += _ENDED
         code += _ENDS.format(end="tokenizer.eos_token_id" if end is None else f"tokenizer.convert_tokens_to_ids({end!r})")
     return f"{text}{code}```\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

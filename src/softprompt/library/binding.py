@@ -3,6 +3,8 @@ torch."""
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ import sqlalchemy as sa
 from softprompt.bases.adapter import find_adapter
 from softprompt.bases.fingerprint import fingerprint_of_folder, former_fingerprint
 from softprompt.bases.folder import check_folder, check_options
-from softprompt.bases.locate import is_local, kind_of, locate, two_forms
+from softprompt.bases.locate import is_gone, is_local, kind_of, locate, two_forms
 from softprompt.bases.options import BaseOptions
 from softprompt.bases.weights import find_weights
 from softprompt.errors import BaseModelError, FingerprintMismatch, LibraryError
@@ -41,8 +43,7 @@ def options_for(version: Version, options: BaseOptions, named: BaseOptions | Non
     try:
         check_options(chosen)
     except BaseModelError:
-        moved = is_local(version.base) and not version.base.startswith("builtin/") and not Path(version.base).exists()
-        if options.source is not None or not moved:
+        if options.source is not None or not is_gone(version.base):
             raise
         raise BaseModelError(
             f"{version.ref} was tuned on {version.base!r}, and there is no such {kind_of(version.base)} any more; {MOVED}"
@@ -72,7 +73,7 @@ def check_base(version: Version, options: BaseOptions) -> str | None:
         return None
     return (
         f"{proof.address} is the base of {version.ref}, which the library knows as {version.base}; "
-        f"`softprompt library rebind {proof.address} --yes` has the new place remembered"
+        f"`softprompt library rebind {shlex.quote(proof.address)} --yes` has the new place remembered"
     )
 
 
@@ -171,7 +172,7 @@ def prove(options: BaseOptions, *, again: bool = False) -> Proof:
     config = check_folder(folder, source, code=options.trust_remote_code)
     adapter = find_adapter(options.adapter) if options.adapter is not None else None
     own = fingerprint_of_folder(folder, adapter, code=options.trust_remote_code, again=again)
-    local = not source.startswith("builtin/") and Path(source).expanduser().exists()
+    local = not source.startswith("builtin/") and Path(os.path.expanduser(source)).exists()
     names = frozenset({own, *former_fingerprint(folder, adapter)})
     size = sum(file.stat().st_size for file in find_weights(folder, config))
     return Proof(str(folder) if local else source, folder, own, names, size)

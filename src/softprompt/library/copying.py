@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -108,7 +109,7 @@ def target_of(home: str | Path | None, registry: str | None, store: str | None) 
     url: str | URL | None = registry
     folder = None
     if home is not None:
-        folder = Path(home).expanduser().absolute()
+        folder = Path(os.path.expanduser(home)).absolute()
         try:
             make_home(folder)
         except OSError as error:

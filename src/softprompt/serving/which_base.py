@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from softprompt.bases.fingerprint import fingerprints_of_folder
-from softprompt.bases.locate import BUILTIN, is_local, locate
+from softprompt.bases.locate import BUILTIN, is_gone, is_local, locate
 from softprompt.errors import BaseModelError
 from softprompt.names import hide_password
 from softprompt.tasks.config import ServingConfig
@@ -40,7 +40,8 @@ def choose_base(library: Library) -> tuple[str, str | None]:
     for count in counts:  # one base may have several addresses
         tasks[same[count.fingerprint]] += count.tasks
     ((fingerprint, most), *others) = tasks.most_common()
-    chosen = next(count.base for count in counts if same[count.fingerprint] == fingerprint)
+    addresses = [count.base for count in counts if same[count.fingerprint] == fingerprint]
+    chosen = next((address for address in addresses if not is_gone(address)), addresses[0])
     if not others:
         return chosen, None
     rest = [

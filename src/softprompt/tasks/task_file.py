@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ def read_task_file(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path)
     if kind_of(file) in _TABLES and file.is_file():
-        raise ConfigError(f"{path} is a table of rows and no task file; `softprompt init {path}` writes one for it")
+        raise ConfigError(
+            f"{path} is a table of rows and no task file; `softprompt init {shlex.quote(str(path))}` writes one for it"
+        )
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:

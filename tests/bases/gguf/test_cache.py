@@ -17,7 +17,7 @@ from softprompt.bases.gguf import cache
 from softprompt.errors import BaseModelError
 from softprompt.files import cache_folder
 from tests.gguf_files import make_model, save_gguf
-from tests.models import weights_digest
+from tests.models import save_base, weights_digest
 
 
 @pytest.fixture
@@ -126,6 +126,18 @@ def test_a_cache_that_cannot_be_written_is_told(file: Path, monkeypatch: pytest.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a-file"))
     with pytest.raises(BaseModelError, match=r"cannot be unpacked to .*a-file.*set XDG_CACHE_HOME"):
         load(file)
+
+
+def test_a_user_without_a_home_is_told_or_needs_none(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does where a user has none
+    save_base(tmp_path / "folder")
+    assert FrozenBase.load(str(tmp_path / "folder"), device="cpu").name == "folder"
+    with pytest.raises(BaseModelError, match=r"cannot be unpacked: this user has no home; set XDG_CACHE_HOME"):
+        load(file)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert load(file).name == "m.gguf"
 
 
 def test_what_a_killed_process_left_does_no_harm(file: Path) -> None:

@@ -24,6 +24,7 @@ from softprompt.engines.continuous import ContinuousEngine
 from softprompt.errors import BaseModelError, FingerprintMismatch
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
+from softprompt.serving.which_base import choose_base
 from tests.bases.test_adapter import pytestmark  # noqa: F401
 from tests.commands import Run
 from tests.gguf_files import make_model, save_gguf, tensors_of
@@ -237,6 +238,77 @@ def test_what_is_exported_tells_how_transformers_opens_the_file(file: Path, tmp_
     assert named["ids"]("red stone") == tokenizer()("red stone")["input_ids"]
     back = run("import", tmp_path / "out", "--task", "again", "--base", file, "--json")
     assert (back.code, "nothing in it proves" in back.err) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "org/model.gguf",
+            "no file 'org/model.gguf'; give a GGUF file that is here (`hf download ID FILE.gguf` fetches one",
+        ),
+        (
+            "https://host.example/org/model/m.gguf",
+            "m.gguf' is a URL; give a hub id, or download the model and give its path",
+        ),
+        ("~nobody-of-this-name/m.gguf", "no file '~nobody-of-this-name/m.gguf'; give a GGUF file that is here"),
+        ("rows.csv", "'rows.csv' is a file and no folder, and no GGUF file; give a folder with a saved model"),
+        ("saved/tokenizer.json", "and no GGUF file; give the folder that it lies in, 'saved'"),
+    ],
+)
+def test_a_name_of_which_there_is_no_file_is_told_with_what_to_do(
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text,label\n")
+    Path("saved").mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (Path("saved") / name).write_text("{}")
+    with pytest.raises(BaseModelError, match=re.escape(said)):
+        check_options(BaseOptions(source=source))
+
+
+def test_a_base_is_found_beside_its_task_file_whatever_its_path_looks_like(
+    file: Path, tmp_path: Path, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative to the file with spaces and `..`, and from the user's home; what is to be typed again is quoted."""
+    there, tasks = tmp_path / "my models" / "a (1).gguf", tmp_path / "my tasks" / "in"
+    there.parent.mkdir()
+    tasks.mkdir(parents=True)
+    shutil.copy(file, there)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, base in (("up", "../../my models/a (1).gguf"), ("own", "~/my models/a (1).gguf")):
+        assert run("train", task_file(tasks, base, task=name), "--json").code == 0
+        with Library.open(home) as library:
+            assert library.registry.resolve(name).base == str(there)
+    moved = there.rename(there.with_name("b 2.gguf"))
+    told = run("predict", "up", "red", "--base", moved)
+    assert f"`softprompt library rebind '{moved}' --yes` has the new place remembered" in told.err
+
+
+def test_a_link_is_the_name_that_no_task_may_have(file: Path, tmp_path: Path, run: Run) -> None:
+    """The file of a link may be called anything, as in the hub's cache."""
+    link = tmp_path / "linked.gguf"
+    link.symlink_to(file)
+    assert run("train", task_file(tmp_path, str(link)), "--json").code == 0
+    refused = run("train", task_file(tmp_path, "builtin/tiny", task="linked.gguf"), "--json").refused()
+    assert "task 'linked.gguf' is refused: a base has that name" in refused
+
+
+def test_a_prompt_file_is_bound_where_the_library_knows_its_base(file: Path, tmp_path: Path, run: Run, home: Path) -> None:
+    base = FrozenBase.load(str(file), device="cpu", dtype="float32")
+    prompt = tmp_path / "mine.safetensors"
+    prompt.write_bytes(some_prompt(base, "mine", metric="exact_match").to_bytes())
+    alone = run("import", prompt, "--task", "first", "--json")
+    assert alone.rows[0]["base"] == "tiny.gguf"
+    assert "names 'tiny.gguf' as its base, and nothing here tells where that is; give it with --base" in alone.err
+    assert run("import", prompt, "--task", "named", "--base", file, "--json").rows[0]["base"] == str(file)
+    known = run("import", prompt, "--task", "again", "--json")
+    assert (known.rows[0]["base"], "nothing here tells" in known.err) == (str(file), False)
+    with Library.open(home) as library:  # of a base's addresses one is served at which it is
+        for task in ("more", "most", "much"):
+            library.publish(some_prompt(base, task, metric="exact_match").to_bytes(), base="tiny.gguf")
+        assert choose_base(library) == (str(file), None)
 
 
 def test_it_is_said_of_two_forms_alone() -> None:

@@ -42,7 +42,12 @@ def folder_of_gguf(file: Path, source: str, digest: str, dtype: torch.dtype) -> 
     """
     made_by = [_RULE, *(importlib.metadata.version(name) for name in ("gguf", "transformers", "tokenizers"))]
     stem = f"{digest}-{str(dtype).removeprefix('torch.')}"
-    root = cache_folder("gguf")
+    try:
+        root = cache_folder("gguf")
+    except OSError as error:
+        raise BaseModelError(
+            f"{source!r} cannot be unpacked: {error.strerror}; set XDG_CACHE_HOME to a folder that has room"
+        ) from None
     folder = root / f"{stem}-{hashlib.sha256(repr(made_by).encode()).hexdigest()[:8]}"
     if _is_whole(folder):
         return folder
