@@ -39,13 +39,13 @@ def chat(asked: str, answer: str, system: str | None = None) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
-def queue_job(library: Library, folder: Path, task: str = "one", **fields: Any) -> Job:
-    """A job on the base in a folder, which clients call `tiny-llama`."""
+def queue_job(library: Library, folder: Path, task: str = "one", *, fingerprint: str | None = None, **fields: Any) -> Job:
+    """A job on the base in a folder, which clients call `tiny-llama`; on no other than that of a fingerprint."""
     if "training_file" not in fields:
         fields["training_file"] = Uploads(library).add(lines(), "rows.jsonl").name
     settings = SHORT | fields.pop("softprompt", {})
     request = JobRequest(model="tiny-llama", suffix=task, softprompt=settings, **fields)
-    return Jobs(library, most_trained=1 << 62).create(request, {"tiny-llama": str(folder)})
+    return Jobs(library, most_trained=1 << 62).create(request, {"tiny-llama": str(folder)}, fingerprint=fingerprint)
 
 
 def do_all(library: Library) -> None:

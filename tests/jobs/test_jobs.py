@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from softprompt.bases.fingerprint import fingerprint_of_folder
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, TrainingError
 from softprompt.jobs import bank
@@ -29,6 +30,7 @@ from softprompt.registry.records import Version
 from softprompt.training.loop import Stepper
 from softprompt.training.prepare import Preparer
 from softprompt.training.train import train
+from tests.gguf_files import make_model, save_gguf
 from tests.jobs_data import ROWS, chat, do_all, lines, queue_job
 from tests.library_data import make_prompt
 
@@ -682,6 +684,32 @@ def test_a_full_disk_at_publishing_fails_the_job_in_the_end(
     assert failed.error["code"] == "library_failed"
     assert "No space left" in failed.error["message"]
     assert len(tries) == bank.PUBLISH_TRIES
+
+
+def test_a_job_trains_on_the_base_that_was_served_or_fails(library: Library, tmp_path: Path) -> None:
+    """Whatever lies in its place by then, and whatever a worker has in memory."""
+    file = save_gguf(tmp_path / "m.gguf")
+    first = fingerprint_of_folder(file)
+    before, silent = queue_job(library, file, "before", fingerprint=first), queue_job(library, file, "silent")
+    queue = Queue(library)
+    train_claims = trainer(BaseOptions(dtype="float32", device="cpu"), 30)
+    train_claims(queue, queue.claim())
+    save_gguf(file, model=make_model("llama", seed=1))
+    second = fingerprint_of_folder(file)
+    late, new = queue_job(library, file, "late", fingerprint=first), queue_job(library, file, "new", fingerprint=second)
+    train_claims(queue, queue.claim())
+    jobs = Jobs(library)
+    assert [jobs.get(job.name).status for job in (before, silent, late, new)] == [
+        "succeeded", "succeeded", "failed", "succeeded",
+    ]  # fmt: skip
+    assert library.registry.resolve("before").fingerprint == first
+    assert library.registry.resolve("new").fingerprint == second
+    error = jobs.get(late.name).error
+    assert error is not None
+    assert error["message"] == (
+        f"the job is for the base m.gguf with fingerprint {first}, and by now the base with fingerprint {second} lies in "
+        "its place; start the server again on the one that is meant"
+    )
 
 
 def test_a_registry_that_is_away_costs_events_and_not_the_job(library: Library, base_folder: Path) -> None:

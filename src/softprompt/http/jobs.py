@@ -133,6 +133,7 @@ def job_routes(
     starter: Starter | None = None,
     most_trained: int = MOST_TRAINED,
     context: int | None = None,
+    fingerprint: str | None = None,
 ) -> APIRouter:
     """The routes for the fine-tuning jobs of a library's tenants.
 
@@ -142,6 +143,7 @@ def job_routes(
         starter: starts workers for the jobs, while the server runs; without one somebody else must.
         most_trained: rows that a job may train on, each counted as often as it is seen.
         context: tokens that the base takes, where that has a bound.
+        fingerprint: of the base that is served, on which alone jobs train.
     """
 
     @asynccontextmanager
@@ -161,7 +163,7 @@ def job_routes(
     def create_job(caller: Trainer, body: JobRequest) -> Response:
         """Queue the tuning of a soft prompt; it becomes a version of the task that `suffix` names."""
         with refusals_of("training_file"):
-            job = jobs_of(caller).create(body, bases)
+            job = jobs_of(caller).create(body, bases, fingerprint=fingerprint)
         if starter is not None:
             try:
                 starter.ensure()

@@ -135,7 +135,14 @@ def _training(service: AsyncService, library: Library, settings: Settings) -> li
     bases = {service.base_name: service.base.address}
     return [
         file_routes(library, most_bytes=settings.limits.upload_bytes),
-        job_routes(library, bases, starter=starter, most_trained=settings.limits.trained_rows, context=service.base.context),
+        job_routes(
+            library,
+            bases,
+            starter=starter,
+            most_trained=settings.limits.trained_rows,
+            context=service.base.context,
+            fingerprint=service.fingerprint,
+        ),
     ]
 
 

@@ -57,12 +57,13 @@ class Jobs:
         self.files = Uploads(library)
         self._database = library.registry.database
 
-    def create(self, request: JobRequest, bases: Mapping[str, str]) -> Job:
+    def create(self, request: JobRequest, bases: Mapping[str, str], *, fingerprint: str | None = None) -> Job:
         """Check a request against its rows and queue it.
 
         Args:
             request: what the client asks for.
             bases: names of bases that may be asked for, and what to load for each.
+            fingerprint: of the base that is asked for: no other is trained on, if one lies there by then.
 
         Raises:
             FieldError: no such base or file, or a setting or row is wrong; nothing is queued.
@@ -92,6 +93,7 @@ class Jobs:
             "hyperparameters": shown_hyperparameters(request),
             "seed": plan.config.get("seed", 0),
             "softprompt": plan.config,
+            "fingerprint": fingerprint,
         }
         at = now()
         values = {

@@ -50,6 +50,7 @@ class Claim:
     actor: str
     base: str
     config: Mapping[str, Any]
+    request: Mapping[str, Any]
     training_file: str
     validation_file: str | None
     bank: str
@@ -100,7 +101,7 @@ class Queue:
                 add_event(connection, row.id, "a worker goes on with the job of one that died" if again else "started")
         if hopeless:
             return self.claim()
-        return [record_of(Claim, row, "config") for row in claimed]
+        return [record_of(Claim, row, "config", "request") for row in claimed]
 
     def beat(self, jobs: Collection[int]) -> set[int]:
         """Show that this worker lives; return those of the jobs that are still its own."""

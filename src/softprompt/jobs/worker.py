@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
-from softprompt.errors import RegistryError, StoreError
+from softprompt.errors import FingerprintMismatch, RegistryError, StoreError
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.queue import STALE_SECONDS, Claim, Queue, checkpoints_of
 from softprompt.jobs.records import unfinished
@@ -93,15 +93,24 @@ def trainer(options: BaseOptions, every: float) -> Train:
         from softprompt.model.architecture import architecture_of
 
         source = claims[0].base
+        asked = {claim.request.get("fingerprint") for claim in claims} - {None}
         try:
-            if source not in loaded:
+            if source not in loaded or not asked <= loaded[source].base.fingerprints:  # another may lie there by now
                 loaded.clear()
                 loaded[source] = architecture_of(FrozenBase.load(options, source=source))
         except Exception as error:
             for claim in claims:
                 fail(queue, claim, error)
             return
-        run_jobs(queue, claims, loaded[source], every=every)
+        base = loaded[source].base
+        others = [claim for claim in claims if claim.request.get("fingerprint") not in {None, *base.fingerprints}]
+        for claim in others:
+            fail(queue, claim, FingerprintMismatch(
+                f"the job is for the base {base.name} with fingerprint {claim.request['fingerprint']}, and by now the base "
+                f"with fingerprint {base.fingerprint} lies in its place; start the server again on the one that is meant"
+            ))  # fmt: skip
+        if mine := [claim for claim in claims if claim not in others]:
+            run_jobs(queue, mine, loaded[source], every=every)
 
     return train
 
