@@ -92,6 +92,15 @@ def is_gone(source: str) -> bool:
     return is_local(source) and not source.startswith("builtin/") and not os.path.exists(os.path.expanduser(source))
 
 
+def beside(path: str, folder: Path) -> str:
+    """A path of a base or an adapter that lies beside a file of this folder, as it is found from here; any other source as
+    it is."""
+    there = folder / path
+    if not is_saved(there) or (os.path.exists(path) and there.samefile(path)):
+        return path
+    return str(there)
+
+
 def is_saved(path: Path) -> bool:
     """Whether a path that is named as a base, or as an adapter, is one by its kind: a folder, or a GGUF file."""
     return path.is_dir() or (path.suffix.lower() == ".gguf" and path.is_file())

@@ -8,16 +8,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from softprompt.bases.devices import stored_dtype
 from softprompt.bases.fingerprint import fingerprint_of_folder
 from softprompt.bases.folder import check_folder
-from softprompt.bases.gguf.cache import folder_of_gguf
+from softprompt.bases.gguf.cache import folder_of_gguf, write_tokenizer
 from softprompt.bases.locate import locate
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.text_half import text_half
@@ -176,7 +176,7 @@ def loadable(path: Path, source: str, dtype: torch.dtype) -> Path:
 
 
 def read_tokenizer(options: BaseOptions) -> Any:
-    """The tokenizer of a base alone, which takes no weights into memory.
+    """The tokenizer of a base alone: weights are neither taken into memory nor unpacked.
 
     Raises:
         BaseModelError: the base cannot be found, is none, or its tokenizer cannot be read.
@@ -184,14 +184,19 @@ def read_tokenizer(options: BaseOptions) -> Any:
     import transformers
 
     source, code = options.address, options.trust_remote_code
-    folder = locate(options.source or DEFAULT_BASE, revision=options.revision, code=code)
-    folder = loadable(folder, source, stored_dtype(check_folder(folder, source, code=code)))
+    path = locate(options.source or DEFAULT_BASE, revision=options.revision, code=code)
+    check_folder(path, source, code=code)
     try:
-        with quiet():
+        with quiet(), tempfile.TemporaryDirectory() as made:
+            if path.is_file():
+                write_tokenizer(path, source, Path(made))
+            folder = made if path.is_file() else path
             return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
+    except BaseModelError:
+        raise
     except Exception as error:  # tokenizers raises classes of its own for damaged files
         raise BaseModelError(
-            f"the tokenizer of {source!r} ({folder}) cannot be loaded: {reason_of(error)}; fetch it again, or give another"
+            f"the tokenizer of {source!r} ({path}) cannot be loaded: {reason_of(error)}; fetch it again, or give another"
         ) from None
 
 

@@ -95,15 +95,14 @@ def _frame(base: BaseOptions, folder: Path, *, chat: bool) -> tuple[ChatFrame | 
         BaseModelError: there is no such base.
         ConfigError: it has no chat template, or one that does not word messages as they are.
     """
+    from softprompt.bases.locate import beside
     from softprompt.bases.reading import read_tokenizer
     from softprompt.bases.spelling import Spelling
     from softprompt.errors import ConfigError
     from softprompt.tasks.chat import chat_frame, has_chat_template
 
     source = base.address
-    if not Path(source).exists() and (folder / source).exists():
-        base = replace(base, source=str(folder / source))
-    tokenizer = read_tokenizer(base)
+    tokenizer = read_tokenizer(replace(base, source=beside(source, folder)))
     if not has_chat_template(tokenizer):
         if chat:
             raise ConfigError(f"{source} has no chat template; leave --chat out")

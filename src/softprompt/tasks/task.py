@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.architectures import refuse_unless_causal, task_type_of_name
-from softprompt.bases.locate import is_saved
+from softprompt.bases.locate import beside, is_saved
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.rows.memory import MEMORY, take_rows
@@ -131,14 +131,10 @@ class Task:
 
     @property
     def base_options(self) -> BaseOptions:
-        """The base to load, and how; a path beside the task file is found too."""
+        """The base to load, and how; a path is looked for beside the task file first, as data are."""
         options = self.config.base_options
-        return replace(options, source=self._beside(options.source), adapter=self._beside(options.adapter))
-
-    def _beside(self, path: str | None) -> str | None:
-        if path is None or is_saved(Path(path)) or not is_saved(self.folder / path):
-            return path
-        return str(self.folder / path)
+        source, adapter = (path and beside(path, self.folder) for path in (options.source, options.adapter))
+        return replace(options, source=source, adapter=adapter)
 
     def check_base_name(self) -> None:
         """Refuse a base that by its name or by `task_type` is no causal model, before anything is fetched.

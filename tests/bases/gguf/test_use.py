@@ -25,6 +25,7 @@ from softprompt.errors import BaseModelError, FingerprintMismatch
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.serving.which_base import choose_base
+from softprompt.tasks.task import Task
 from tests.bases.test_adapter import pytestmark  # noqa: F401
 from tests.commands import Run
 from tests.gguf_files import make_model, save_gguf, tensors_of
@@ -284,6 +285,44 @@ def test_a_base_is_found_beside_its_task_file_whatever_its_path_looks_like(
     moved = there.rename(there.with_name("b 2.gguf"))
     told = run("predict", "up", "red", "--base", moved)
     assert f"`softprompt library rebind '{moved}' --yes` has the new place remembered" in told.err
+
+
+def test_what_lies_beside_a_task_file_is_meant_before_what_lies_here(
+    file: Path, tmp_path: Path, run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with data, so that a task file means the same from everywhere."""
+    there, here = tmp_path / "tasks", tmp_path / "here"
+    for folder in (there, here):
+        folder.mkdir()
+        shutil.copy(file, folder / "m.gguf")
+    save_gguf(here / "m.gguf", model=make_model("llama", seed=1))
+    shutil.copy(file, here / "only-here.gguf")
+    monkeypatch.chdir(here)
+    for name, base in (("both", "m.gguf"), ("one", "only-here.gguf")):
+        assert run("train", task_file(there, base, task=name), "--json").code == 0
+    with Library.open(home) as library:
+        bases = [library.registry.resolve(name).base for name in ("both", "one")]
+    assert bases == [str(there / "m.gguf"), str(here / "only-here.gguf")]
+    assert Task(folder=here, task="t", base="m.gguf").base_options.source == "m.gguf"  # as it is called, where that is it
+
+
+def test_init_reads_the_tokenizer_of_a_file_and_unpacks_no_weights(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    template = (
+        "{% for m in messages %}<user>{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}<model>{% endif %}"
+    )
+    save_gguf(tmp_path / "m.gguf", metadata={"tokenizer.chat_template": template})
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"red {n},yes\nblue {n},no\n" for n in range(20)))
+    done = run("init", tmp_path / "rows.csv", "--base", "m.gguf", "--json")  # beside the table
+    assert done.rows[0]["notes"][0] == "m.gguf has a chat template; --chat words the input in it"
+    assert run("init", tmp_path / "rows.csv", "--base", "m.gguf", "--chat", "--force", "--json").code == 0
+    assert yaml.safe_load((tmp_path / "rows.yaml").read_text())["input"] == "<user>{text}<end><model>"
+    assert not (tmp_path / "cache" / "softprompt" / "gguf").exists()
+    save_gguf(tmp_path / "m.gguf", metadata={"tokenizer.ggml.merges": ["a b c d"]})
+    refused = run("init", tmp_path / "rows.csv", "--base", "m.gguf", "--force").refused()
+    assert "m.gguf' cannot be read: TypeError" in refused
 
 
 def test_a_link_is_the_name_that_no_task_may_have(file: Path, tmp_path: Path, run: Run) -> None:

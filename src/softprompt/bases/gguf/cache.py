@@ -70,18 +70,39 @@ def _make(gguf: GgufFile, source: str, dtype: torch.dtype, folder: Path) -> None
     partial = folder.with_name(f".{folder.name}")
     partial.mkdir()
     try:
-        _write(gguf, source, dtype, partial)
+        with _ours(source):
+            _write(gguf, source, dtype, partial)
         (partial / _WHOLE).write_text(json.dumps(_stamps(partial)))
         partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _ours(source: str) -> Iterator[None]:
+    """Errors of transformers, gguf and tokenizers, for metadata that they do not expect, as one of ours."""
+    try:
+        yield
     except (BaseModelError, OSError):
         raise
-    except Exception as error:  # of transformers, gguf and tokenizers, for metadata that they do not expect
+    except Exception as error:
         raise BaseModelError(
             f"{source!r} cannot be read: {type(error).__name__}: {reason_of(error)}; fetch it again, or give the model as "
             "transformers saves it"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_tokenizer(file: Path, source: str, folder: Path) -> None:
+    """Write what a folder of a GGUF file says of its tokenizer alone, which takes a second: its weights stay packed.
+
+    Raises:
+        BaseModelError: it cannot be made of what the file holds.
+        OSError: it cannot be written.
+    """
+    gguf = read_gguf(file)
+    with _ours(source):
+        config_of(gguf, source).save_pretrained(folder)
+        tokenizer_of(gguf, source).save_pretrained(folder)
 
 
 def _write(gguf: GgufFile, source: str, dtype: torch.dtype, folder: Path) -> None:
