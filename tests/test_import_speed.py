@@ -104,3 +104,9 @@ def test_the_command_is_installed_and_answers() -> None:
     for word in ("train", "predict", "evaluate", "promote", "base"):
         assert word in done.stdout
     assert done.stderr == ""
+
+
+def test_torchao_says_nothing_of_kernels_wherever_transformers_is_imported() -> None:
+    """As `init` does, which loads no model."""
+    code = "import logging, softprompt.bases.reading; print(logging.getLogger('torchao').level == logging.ERROR)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
