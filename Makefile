@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 MARKS ?= not services and not models
+# Tests of `make test` run in so many processes, of one thread each.
+WORKERS ?= 2
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
@@ -21,7 +23,7 @@ demo: setup
 	$(BIN)/softprompt demo
 
 test: setup
-	$(BIN)/python -m pytest -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models
 
 lint: setup
 	$(BIN)/ruff check .
