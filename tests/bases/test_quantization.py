@@ -294,7 +294,7 @@ def test_pages_of_a_file_are_given_back_and_read_again_and_no_others(tmp_path: P
     mapped = load_file(tmp_path / "weights.safetensors")["weight"]
     for tensor in (mapped, numbers.clone(), mapped[3:5, 7:], mapped.t()):
         before = tensor.clone()
-        quantization._forget_pages(tensor)
+        quantization.forget_pages(tensor)
         assert torch.equal(tensor, before)
 
 
@@ -307,7 +307,7 @@ def test_pages_that_are_given_back_take_no_memory(tmp_path: Path) -> None:
     weight = load_file(tmp_path / "weights.safetensors")["weight"]
     weight.sum()
     before = resident()
-    quantization._forget_pages(weight)
+    quantization.forget_pages(weight)
     assert before - resident() > 12 << 10  # KiB, of 16
 
 

@@ -110,7 +110,7 @@ class FrozenBase:
         model, tokenizer = read_model(folder, source, config, reading | {"trust_remote_code": code})
         if adapter is not None:
             model = merge_adapter(model, adapter, source)
-        check_finite(model, options.shown)
+        check_finite(model, options.shown, forget=options.quantization == "int8")
         if options.quantization == "int8":
             quantize_int8(model, dtype if reading["dtype"] == "auto" else None)
         model = _freeze(model)

@@ -72,7 +72,7 @@ def quantize_int8(model: Any, dtype: torch.dtype | None = None) -> None:
         layer = model.get_submodule(name)
         weight_NM = layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
         model.set_submodule(name, Int8Linear(weight_NM.detach().to(dtype), layer.bias))
-        _forget_pages(layer.weight)
+        forget_pages(layer.weight)
         del layer, weight_NM
         _return_memory()
     for parameter in model.parameters():
@@ -96,11 +96,11 @@ def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     copy = torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
     for new, old in zip(torch.split(copy, 1 << 12), torch.split(tensor, 1 << 12), strict=True):
         new.copy_(old)
-        _forget_pages(old)
+        forget_pages(old)
     return copy
 
 
-def _forget_pages(weight: Tensor) -> None:
+def forget_pages(weight: Tensor) -> None:
     """Give the system the pages of a frozen weight that lies in a file which is mapped to memory: the map lasts for as long
     as any tensor of the file does, and with it all that was read of it. Who reads the weight again reads the file."""
     if sys.platform != "linux" or weight.device.type != "cpu":

@@ -20,6 +20,7 @@ from softprompt.bases.folder import check_folder
 from softprompt.bases.gguf.cache import folder_of_gguf, write_tokenizer
 from softprompt.bases.locate import locate
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
+from softprompt.bases.quantization import forget_pages
 from softprompt.bases.text_half import text_half
 from softprompt.bases.vocabulary import WHOLE
 from softprompt.bases.weights import find_weights
@@ -117,9 +118,12 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
 
 
 @torch.no_grad()
-def check_finite(model: Any, source: str) -> None:
+def check_finite(model: Any, source: str, *, forget: bool = False) -> None:
     """Refuse a model that would answer with NaN: one with a weight that is no number. Rows of the embedding are apart, of
     which a text uses few.
+
+    Args:
+        forget: give the memory of what was read of a mapped file back, weight by weight.
 
     Raises:
         BaseModelError: there is such a weight.
@@ -134,6 +138,8 @@ def check_finite(model: Any, source: str) -> None:
                 f"{source!r} holds NaN or infinity in {name!r} (as {str(tensor.dtype)[6:]}); fetch or save it again"
                 + (", or give another dtype" if tensor.dtype == torch.float16 else "")
             )
+        if forget:
+            forget_pages(tensor)
 
 
 def _left_out(model: Any, unexpected: Iterable[str]) -> list[str]:
