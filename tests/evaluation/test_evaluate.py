@@ -243,16 +243,15 @@ def test_baselines_are_scored_as_the_target_words_them(base: FrozenBase, tmp_pat
         (
             (0.8, 0.3, 0.85, 0.9),
             [
-                "it has not learnt: worse than the zero-shot text (0.850) and the prompt before training (0.900): accuracy "
+                "it has not learnt: worse than the zero-shot text (0.850) and the prompt before training (0.900); accuracy "
                 "0.800 on the same rows"
             ],
         ),
         (
             (0.0, 0.0, 0.1, 0.0),
             [
-                "it has not learnt: worse than the zero-shot text (0.100): accuracy 0.000 on the same rows",
-                "it has not learnt: no better than the most frequent answer and the prompt before training: accuracy "
-                "0.000 on the same rows",
+                "it has not learnt: worse than the zero-shot text (0.100), no better than the most frequent answer and the "
+                "prompt before training; accuracy 0.000 on the same rows",
             ],
         ),
         (
@@ -264,7 +263,7 @@ def test_baselines_are_scored_as_the_target_words_them(base: FrozenBase, tmp_pat
         (
             (0.97, 0.99, 0.5, 0.5),
             [
-                "it has not learnt: worse than the most frequent answer (0.990): accuracy 0.970 on the same rows",
+                "it has not learnt: worse than the most frequent answer (0.990); accuracy 0.970 on the same rows",
                 "the most frequent answer already solves the task (accuracy 0.990): little is left to tune for",
             ],
         ),

@@ -59,8 +59,8 @@ def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
     better = [f"{words} ({baseline:.3f})" for words, baseline in known.items() if baseline > value]
     equal = [words for words, baseline in known.items() if baseline == value < SOLVED]
     scored = f"{metric} {value:.3f} on the same rows"
-    remarks = [f"it has not learnt: worse than {' and '.join(better)}: {scored}"] if better else []
-    remarks += [f"it has not learnt: no better than {' and '.join(equal)}: {scored}"] if equal else []
+    told = [f"worse than {' and '.join(better)}"] * bool(better) + [f"no better than {' and '.join(equal)}"] * bool(equal)
+    remarks = [f"it has not learnt: {', '.join(told)}; {scored}"] if told else []
     return remarks + remarks_on_baselines(metric, scores)
 
 
