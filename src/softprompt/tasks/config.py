@@ -138,7 +138,7 @@ class TaskConfig(_Strict):
     """Hidden units of that network."""
 
     learning_rate: float | None = Field(default=None, gt=0, lt=100)
-    """By default 0.45 of the spread of the base's embeddings, about 0.05 on most."""
+    """By default 0.45 of the spread of the base's embeddings: 0.048 on builtin/tiny."""
     learning_rate_multiplier: float = Field(default=1.0, gt=0, lt=100)
     """Of that default."""
     num_train_epochs: float | None = Field(default=None, gt=0)

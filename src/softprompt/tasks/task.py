@@ -163,15 +163,16 @@ class Task:
             told = " and ".join(f"{share:g} for {split}" for split, share in cuts.items())
             raise ConfigError(f"task {self.name!r}: shares of {told} leave no rows to train on; make them smaller")
         read = self._read(data.train)
-        by_label, folds = self.form.labels is not None, []
-        if data.validation is None and read.different <= FEW:
+        by_label, few, folds = self.form.labels is not None, data.validation is None and read.different <= FEW, []
+        if few:
             apart = {split: share for split, share in cuts.items() if split != "validation"}
             train, *parts = cut(read, _spans(apart.values()), by_label=by_label)
             folds = deal(train, FOLDS, by_label=by_label)
-        if few := len(folds) > 1:
-            cuts = apart
-        else:
+            few = len(folds) > 1  # one input cannot be held out and trained on
+            cuts = apart if few else cuts
+        if not few:
             train, *parts = cut(read, _spans(cuts.values()), by_label=by_label)
+            folds = []
         own = {split: self._read(name) for split, name in shares.items() if isinstance(name, str)}
         found = {"training": train, **dict(zip(cuts, parts, strict=True)), **own}
         if few:
@@ -183,7 +184,7 @@ class Task:
         others = {split: source for split, source in splits.items() if split != "validation" or not few}
         remarks = [*remarks_on_rows(self.form, [read, *own.values()], others), *self._recomposed()]
         faults = {split: own.get(split, read).faults() for split in ("train", "validation", "test")}
-        return _Splits({split: source.rows for split, source in splits.items()}, tuple(remarks), faults, folds * few)
+        return _Splits({split: source.rows for split, source in splits.items()}, tuple(remarks), faults, folds)
 
     def _recomposed(self) -> Iterator[str]:
         if changed := [label for label in map(compose, self.config.labels or ()) if label not in (self.config.labels or ())]:

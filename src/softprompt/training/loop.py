@@ -156,7 +156,11 @@ class Stepper:
             return
         judges = {place: [runs.index(fold) for fold in runs[place].folds] or [place] for place in due}
         places = [place for own in judges.values() for place in own]
-        trials = {place: self._trial(bank, runs, place) for place in {*due, *places}}
+        prompts = {place: self._prompt(bank, place) for place in {*due, *places}}
+        trials = {
+            place: Trial(runs[place].task.form, prompt_PD.to(self._base.dtype), runs[place].validation)
+            for place, prompt_PD in prompts.items()
+        }
         answered = self._group.from_first(lambda: result_of(answer(self._engine, [trials[place] for place in places])))
         answers = dict(zip(places, answered, strict=True))
         for place, own in judges.items():
@@ -170,11 +174,7 @@ class Stepper:
             if not finite or math.isnan(report.loss):  # beyond the numbers that the base's dtype can hold
                 run.fail(f"it gives no numbers after step {run.step} with learning rate {run.rate_before:.3g}")
             else:
-                run.took_validation(report, self._prompt(bank, place))
-
-    def _trial(self, bank: Bank, runs: Sequence[Run], place: int) -> Trial:
-        run = runs[place]
-        return Trial(run.task.form, self._prompt(bank, place).to(self._base.dtype), run.validation)
+                run.took_validation(report, prompts[place])
 
     def _prompt(self, bank: Bank, place: int) -> Tensor:
         return bank.alone(place).prompt(0) if self._base.batch_invariant else bank.prompt(place)
