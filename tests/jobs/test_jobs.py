@@ -111,6 +111,8 @@ def test_labels_are_inferred_by_the_rule_of_init(library: Library) -> None:
     job = planned(library, many)
     assert len(job.config["labels"]) == 77
     assert planned(library, many, softprompt={"objective": "label_scoring"}).config["objective"] == "label_scoring"
+    said = planned(library, many, softprompt={"objective": "language_modeling"}).config  # which is the default
+    assert said["labels"] == job.config["labels"]
     rows = [{"text": f"say {n}", "label": [True, False, 1, 1.0][n % 4]} for n in range(40)]
     assert planned(library, rows).config["labels"] == ["1", "1.0", "false", "true"]
     assert planned(library, rows, softprompt={"fold_labels": True}).config["labels"] == ["1", "false", "true"]

@@ -249,13 +249,13 @@ def _choose_form(config: dict[str, Any], train: UploadedRows) -> list[str]:
     except ConfigError as error:
         raise FieldError(str(error), "softprompt") from None
     labels, why = infer_labels(_try_rows(form, train, "training_file").answers, fold=config.get("fold_labels") is True)
-    generates = any(config.get(key) not in (None, *OF_LABELS) for key in ("metric", "objective"))
+    generates = config.get("metric") not in (None, *OF_LABELS)  # the objective teaches labels and texts alike
     if labels is not None and not generates:
         if config.get("labels") is None:
             config["labels"] = list(labels)
         notes.append(f"labels were inferred from the answers: {named(labels)}; give softprompt.labels to choose others")
     else:
-        notes.append(f"the answers are {why}" if labels is None else "the answers are generated: metric or objective ask so")
+        notes.append(f"the answers are {why}" if labels is None else "the answers are generated: the metric asks so")
     return notes
 
 
