@@ -21,6 +21,10 @@ from softprompt.progress import Progress
 from softprompt.tasks.task import Task
 from softprompt.training.recipe import chosen
 
+LENGTH = 20
+"""Virtual tokens where a task file names none: PEFT has no default, and its examples have 8 to 20."""
+PREFIX_ROWS = 32
+"""Rows of a step of prefix tuning where a task file names none."""
 PREFIX_RATE = 5e-3
 """The best of PEFT's own comparison of methods, which starts from the keys and values of a text."""
 
@@ -29,7 +33,7 @@ class PeftPromptTuning:
     """Prompt tuning as it comes: a start by chance, and the Trainer's own rate, batch and schedule."""
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
-        return {"num_virtual_tokens": task.config.num_virtual_tokens, "prompt_tuning_init": "RANDOM", **DEFAULTS}
+        return {"num_virtual_tokens": given(task, "num_virtual_tokens", LENGTH), "prompt_tuning_init": "RANDOM", **DEFAULTS}
 
     def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
         import peft
@@ -65,8 +69,9 @@ class PeftPrefixTuning:
     """Prefix tuning with our batch and schedule, started from the keys and values of the task's text prompt."""
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
-        start = {"num_virtual_tokens": task.config.num_virtual_tokens, "text": _text(task)}
-        return start | our_arguments(task, PREFIX_RATE)
+        start = {"num_virtual_tokens": given(task, "num_virtual_tokens", LENGTH), "text": _text(task)}
+        rows = given(task, "per_device_train_batch_size", PREFIX_ROWS)
+        return start | our_arguments(task, PREFIX_RATE) | {"per_device_train_batch_size": rows}
 
     def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
         import peft
@@ -86,6 +91,12 @@ class PeftPrefixTuning:
         trainable, size = _size(model)
         nothing_PD = torch.zeros(length, base.width, device=base.device, dtype=base.dtype)
         return Trained(GivenPrefix(base, prefix_of(model)), nothing_PD, test, trainable, size, steps)
+
+
+def given(task: Task, key: str, default: int) -> int:
+    """What the task file says, or else the peer's own; our default is none of its."""
+    value: int = getattr(task.config, key)
+    return value if key in task.config.model_fields_set else default
 
 
 def prefix_of(model: Any) -> Prefix:

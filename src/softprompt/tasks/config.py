@@ -123,7 +123,7 @@ class TaskConfig(_Strict):
     max_new_tokens: int = Field(default=32, ge=1)
     """Bound on a generated answer."""
 
-    num_virtual_tokens: int = Field(default=20, ge=1)
+    num_virtual_tokens: int = Field(default=50, ge=1)
     """P, the length of the prompt."""
     prompt_tuning_init: Initializer | None = None
     """Where the vectors start; by default LABELS with labels, else SAMPLE_VOCAB."""
@@ -142,10 +142,10 @@ class TaskConfig(_Strict):
     learning_rate_multiplier: float = Field(default=1.0, gt=0, lt=100)
     """Of that default."""
     num_train_epochs: float | None = Field(default=None, gt=0)
-    """By default three, and more where that makes fewer than 400 steps."""
+    """By default three, and more where that makes fewer than 200 steps."""
     max_steps: int | None = Field(default=None, ge=1)
     """Overrides num_train_epochs."""
-    per_device_train_batch_size: int = Field(default=32, ge=1)
+    per_device_train_batch_size: int = Field(default=64, ge=1)
     warmup_ratio: float = Field(default=0.06, ge=0, lt=1)
     warmup_steps: int | None = Field(default=None, ge=0)
     """Overrides warmup_ratio."""

@@ -117,7 +117,6 @@ def draft_task(
         raise DataError(f"{file}: the answers of {answer!r} are {told}; words and folding are for labels")
     else:
         config |= {"metric": "exact_match", "max_new_tokens": _bound(table[answer].texts)}
-    config["num_virtual_tokens"] = 20
     drafted = Task(parse_config(config), folder=file.parent)
     notes = [*(frame.notes if frame is not None else ()), *drafted.remarks]
     if alike(dict.fromkeys(labels or (), 0)) or any(label != label.strip() for label in labels or ()):

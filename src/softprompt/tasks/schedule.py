@@ -7,7 +7,7 @@ import math
 from softprompt.tasks.config import TaskConfig
 
 DEFAULT_EPOCHS = 3
-DEFAULT_STEPS = 400
+DEFAULT_STEPS = 200
 """A prompt starts far from where it must go: with a few hundred rows three epochs would be over before it has arrived."""
 
 
