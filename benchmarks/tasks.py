@@ -35,7 +35,7 @@ def make_tasks(names: Sequence[str], seed: int, overrides: dict[str, Any]) -> li
             )
         else:
             config = read_config(HERE.parent / "examples" / f"{name}.yaml")
-        tasks.append(Task(TaskConfig.model_validate(config.model_dump() | overrides | {"seed": seed})))
+        tasks.append(Task(TaskConfig.model_validate(config.model_dump(exclude_unset=True) | overrides | {"seed": seed})))
     return tasks
 
 

@@ -128,7 +128,8 @@ class Causal:
 
     def compute_prefix(self, stack: Stack) -> Prefix:
         cache = DynamicCache()
-        self._logits(stack.vectors_KPD, splice_prompts(stack), None, cache)
+        none_K0 = torch.zeros(len(stack.vectors_KPD), 0, dtype=torch.long, device=self.base.device)
+        self._logits(stack.vectors_KPD, splice_prompts(stack), none_K0, cache)
         if not cache.layers or any(layer.keys.shape[2] != stack.columns for layer in cache.layers):
             raise BaseModelError(
                 f"{self.base.name} kept no keys and values of its prompts; put the model in eval mode: model.eval()"
@@ -190,14 +191,18 @@ class Causal:
         return _pick(logits_BLV, [(row, slot) for row, kept in enumerate(unfolded.keep) for slot in range(len(kept))])
 
     def run_cached(self, ids_BT: Tensor, positions_BT: Tensor, cache: Any, mask_BS: Tensor) -> Tensor:
-        return self._logits(self.base.embed(ids_BT), Spliced(mask_BS, positions_BT), None, cache)[:, -1]
+        last_B1 = torch.full((len(ids_BT), 1), ids_BT.shape[1] - 1, device=self.base.device)
+        return self._logits(self.base.embed(ids_BT), Spliced(mask_BS, positions_BT), last_B1, cache)[:, 0]
 
-    def _logits(self, embeds_BTD: Tensor, spliced: Spliced, keep_BL: Tensor | None, cache: Any = None) -> Tensor:
-        """Logits B x L x V, in the base's dtype, at kept positions of a pass; at the last one where none are given."""
+    def _logits(self, embeds_BTD: Tensor, spliced: Spliced, keep_BL: Tensor, cache: Any = None) -> Tensor:
+        """Logits B x L x V, in the base's dtype, at the kept positions of a pass, of which there may be none.
+
+        Positions are always a tensor: a slice of hidden states, which transformers takes for a number, is not contiguous,
+        and torch multiplies it by a copy of the head for each row."""
         base = self.base
         more: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
         if base.slices_logits:
-            more["logits_to_keep"] = 1 if keep_BL is None else keep_BL
+            more["logits_to_keep"] = keep_BL
         logits: Tensor = base.model(
             inputs_embeds=embeds_BTD,
             attention_mask=spliced.mask_BS,
@@ -205,7 +210,7 @@ class Causal:
             use_cache=cache is not None,
             **more,
         ).logits
-        if base.slices_logits or keep_BL is None:
+        if base.slices_logits:
             return logits
         return logits.gather(1, keep_BL[:, :, None].expand(-1, -1, logits.shape[2]))
 
