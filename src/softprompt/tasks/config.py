@@ -35,7 +35,7 @@ class _Strict(BaseModel):
     @classmethod
     def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
         # Pydantic would take a truth value for the number 1 or 0.
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation not in (bool, bool | None):
             raise ValueError(
                 f"no truth value is meant here, and the file says {value!r} (YAML reads yes, no, on and off so); "
                 "put a word in quotes"
@@ -158,6 +158,9 @@ class TaskConfig(_Strict):
     """Bound on the norm of the prompt's gradient."""
     gradient_checkpointing: bool = False
     """Keep no activations inside the base's layers and make them again on the way back: less memory, more time."""
+    torch_compile: bool | None = None
+    """Compile norms and feed-forward blocks for the training steps; by default on a CPU where a run is long enough to pay for
+    it. The results differ by rounding."""
     objective: ObjectiveName | None = None
     """By default language_modelling. `language_modeling` is read too, and kept in cards as language_modelling, so that equal
     runs keep equal digests."""

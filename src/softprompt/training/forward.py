@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from softprompt.model.architecture import Architecture
+from softprompt.model.attention import packed_attention
 from softprompt.model.lines import Ids, Tails, row_size
 from softprompt.model.recompute import recomputing
 from softprompt.model.splice import Stack, chunk_by_length, chunk_by_prompt, common_head, extend_stack
@@ -73,13 +74,14 @@ def losses_and_gradient(
         nothing_KPD = torch.zeros_like(stack.vectors_KPD, dtype=torch.float32)
         return nothing_KPD.new_zeros(len(stack.lengths_K)), nothing_KPD
     step = functools.partial(_step, architecture, stack, examples, token_budget, shared, recompute)
-    if architecture.base.dtype != torch.float16:
-        return step(1.0)
-    losses_K, gradient_KPD = step(FLOAT16_SCALE)
-    broken = ~gradient_KPD.flatten(1).isfinite().all(1)
-    if broken.any():  # too much for some prompt, if it is not broken for good
-        gradient_KPD[broken] = step(1.0)[1][broken]
-    return losses_K, gradient_KPD
+    with packed_attention(architecture.base):
+        if architecture.base.dtype != torch.float16:
+            return step(1.0)
+        losses_K, gradient_KPD = step(FLOAT16_SCALE)
+        broken = ~gradient_KPD.flatten(1).isfinite().all(1)
+        if broken.any():  # too much for some prompt, if it is not broken for good
+            gradient_KPD[broken] = step(1.0)[1][broken]
+        return losses_K, gradient_KPD
 
 
 def _step(

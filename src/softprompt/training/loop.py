@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, TrainingError
 from softprompt.evaluation.trials import Trial, answer, report_of, result_of
 from softprompt.model.architecture import Architecture, within_one_owner
+from softprompt.model.fused import Fused, pays
 from softprompt.model.memory import TokenBudget
 from softprompt.model.splice import Stack, stack_padded
 from softprompt.progress import Silent
@@ -109,6 +111,7 @@ class Stepper:
                 f"{self._group.world} processes add up their shares of a step in an order that goes by the whole bank, and "
                 "the last bits go with it; leave out --batch-invariant, or train in one process"
             )
+        self._fused = Fused(self._base, self._warn)
         self._engine = OfflineEngine(architecture, warn=self._warn)
         self._budget = self._full_budget()
 
@@ -138,7 +141,10 @@ class Stepper:
         lengths = [bank.lengths[place] for place in active]
         stack = stack_padded(bank.vectors_KPD[active, -max(lengths) :], lengths)  # no wider for those that have ended
         recompute = any(runs[place].config.gradient_checkpointing for place in active)
-        losses_K, gradient_KPD = self._group.add(*self._within_memory(stack, self._group.share(examples), recompute))
+        compiles = any(self._compiles(runs[place]) for place in active) and self._fused.works
+        with self._fused.within() if compiles else nullcontext():
+            made = self._within_memory(stack, self._group.share(examples), recompute)
+        losses_K, gradient_KPD = self._group.add(*made)
 
         finite = (gradient_KPD.flatten(1).isfinite().all(1) & losses_K.isfinite()).tolist()
         good = [row for row, fine in enumerate(finite) if fine]
@@ -147,7 +153,11 @@ class Stepper:
             run.fail(f"the loss is no number at step {run.step + 1} with learning rate {run.rate:.3g}")
         bank.step([active[row] for row in good], gradient_KPD[good], [runs[active[row]].rate for row in good])
         for row in good:
-            runs[active[row]].took_step(float(losses_K[row]))
+            runs[active[row]].took_step(float(losses_K[row]), compiled=compiles)
+
+    def _compiles(self, run: Run) -> bool:
+        asked = run.config.torch_compile
+        return pays(self._base, run.tokens) if asked is None else asked
 
     def _validate(self, bank: Bank, runs: Sequence[Run], due: Sequence[int]) -> None:
         """Judge runs that are due on their validation rows; one with folds by its folds, each on the rows that it has not

@@ -53,6 +53,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         recipe=run.config.recipe()
         | {"steps": run.step, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
         | ({"folds": len(run.folds)} if run.folds else {})
+        | ({"torch_compile": True} if run.compiled else {})
         | {"test_digest": digest_rows(run.task.test)}
         | base.provenance()
         | run.task.form.rules(base)

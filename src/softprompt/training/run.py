@@ -59,6 +59,8 @@ class Run:
     """Whether a sweep has given it up."""
     stopped: bool = False
     """Whether something else than its steps has failed, so that no more are of use; not so when it is taken up again."""
+    compiled: bool = False
+    """Whether steps of it ran in a base with compiled parts."""
     history: list[dict[str, float]] = field(default_factory=list)
     """A row for each validation: step, learning rate, training loss, value, validation loss."""
     _losses: list[float] = field(default_factory=list)
@@ -129,9 +131,16 @@ class Run:
             self._shuffled = (epoch, order)
         return self._shuffled[1]
 
-    def took_step(self, loss: float) -> None:
+    @cached_property
+    def tokens(self) -> int:
+        """Of all its steps, about."""
+        row = len(self.start_PD) + sum(map(len, self.train.inputs)) / max(1, len(self.train))
+        return round(self.total * min(self.config.per_device_train_batch_size, len(self.train)) * row)
+
+    def took_step(self, loss: float, *, compiled: bool = False) -> None:
         """Count a step."""
         self.step += 1
+        self.compiled |= compiled
         self._losses.append(loss)
         self.loss = sum(self._losses) / len(self._losses)
 
