@@ -51,6 +51,7 @@ from benchmarks.train_vs_peft import ROWS_PER_STEP, make_base, make_rows, needed
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import reason_of
 from softprompt.model.memory import free_caches, out_of_memory
+from softprompt.training.forward import TOKEN_BUDGET
 from tests.models import make_base as random_base
 
 HALVES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -105,9 +106,10 @@ class Printer:
             else "\n" + row["section"] + "\n" + "  ".join(f"{c:>9}" for c in columns) + "\n"
         )
         self._section = row["section"]
-        words = next((f"{key}: {row[key]}" for key in ("failed", "unavailable", "skipped") if key in row), "")
-        shown = [c for c in columns if c in row or not words]
-        return head + "  ".join(f"{row.get(c, '-')!s:>{max(9, len(c))}}" for c in shown) + (f"  {words}" if words else "")
+        words = next((f"{key}: {row[key]}" for key in ("failed", "unavailable", "skipped") if key in row), None)
+        if words:
+            return head + "  ".join(str(row[c]) for c in columns[:-1] if c in row) + "  " + words
+        return head + "  ".join(f"{row.get(c, '-')!s:>{max(9, len(c))}}" for c in columns)
 
 
 def run_cases(
@@ -148,27 +150,38 @@ def _guarded(run: Callable[[], Row]) -> Row:
 
 
 class Bases:
-    """Bases by name, on the device; the last one alone is kept."""
+    """Bases by name, on the device, and what they are held against; the last one alone is kept."""
 
-    def __init__(self, device: torch.device, smollm2: Path) -> None:
+    def __init__(self, device: torch.device, smollm2: Path | None) -> None:
         self.device, self._smollm2 = device, smollm2
-        self._held: tuple[tuple[str, str], FrozenBase] | None = None
+        self._held: tuple[str, str] | None = None
+        self._base: FrozenBase | None = None
+        self._referee: Referee | None = None
 
     def get(self, name: str, dtype: str) -> FrozenBase:
         """`smollm2`, a name of :data:`train_vs_peft.SHAPES`, or one of the tests' random models."""
-        if self._held is None or self._held[0] != (name, dtype):
-            self._held = None
+        if self._base is None or self._held != (name, dtype):
+            self._base = self._referee = None
             free_caches(self.device)
-            self._held = (name, dtype), self._make(name, dtype)
-        return self._held[1]
+            self._base, self._held = self._make(name, dtype), (name, dtype)
+        return self._base
+
+    def referee(self, name: str, dtype: str) -> Referee:
+        """For that base."""
+        base = self.get(name, dtype)
+        if self._referee is None:
+            self._referee = Referee(base, HALVES[dtype])
+        return self._referee
 
     def _make(self, name: str, dtype: str) -> FrozenBase:
         if name in RANDOM:
             return moved(random_base(name), self.device, HALVES[dtype])
         if name != "smollm2":
-            return make_base(name, dtype, str(self.device))
+            return as_served(make_base(name, dtype, str(self.device)), "eager")  # which gives it a tokenizer
+        if self._smollm2 is None:
+            raise Unavailable("--quick takes random models alone")
         if not self._smollm2.exists():
-            raise Unavailable(f"{self._smollm2} is not there; make models")
+            raise Unavailable(f"{self._smollm2} is not there; `make models` fetches it")
         return make_base(str(self._smollm2), dtype, str(self.device))
 
 
@@ -193,7 +206,7 @@ def correctness(bases: Bases, name: str, dtype: str) -> Row:
     base = bases.get(name, dtype)
     attention = "sdpa" if bases.device.type == "cuda" and base.model._supports_sdpa else "eager"
     base.model.set_attn_implementation(attention)
-    return {"attention": attention, **Referee(base, HALVES[dtype]).judge(base)}
+    return {"attention": attention, **bases.referee(name, dtype).judge(base)}
 
 
 def training(bases: Bases, name: str, kind: str, length: int, prompts: int, steps: int, pairs: int, seconds: float) -> Row:
@@ -204,7 +217,8 @@ def training(bases: Bases, name: str, kind: str, length: int, prompts: int, step
     ours = our_steps(base, rows, length, prompts)
     other = _peft(base, rows, length) if _installed("peft") else None
     our_mb, other_mb = _held_mb(base, ours), _held_mb(base, other) if other else None  # the first runs; not timed
-    our_s, other_s = [], []
+    our_s: list[float] = []
+    other_s: list[float] = []
     began = time.perf_counter()
     while len(our_s) < pairs and (not our_s or time.perf_counter() - began < seconds):
         if other:
@@ -234,7 +248,7 @@ def training(bases: Bases, name: str, kind: str, length: int, prompts: int, step
         "layer_tflops": _tflops(rate),
         "roofline": round(needed_operations(base, rows, length, prompts) / mine / rate, 3),
     }
-    if tokens / steps > train_vs_peft.TOKEN_BUDGET:
+    if tokens / steps > TOKEN_BUDGET:
         wide = our_steps(base, rows, length, prompts, WIDE_CHUNK)
         row["ours_step_mb_16384"] = _held_mb(base, wide)
         row["ours_ms_16384"] = _ms(train_vs_peft.timed(base, wide)[1] / steps)
@@ -284,7 +298,7 @@ def layer_rate(base: FrozenBase, tokens: int) -> float:
     layer = base.model.get_decoder().layers[0]
     weights = [weight.detach() for weight in layer.parameters() if weight.ndim == 2]
     busy = 16384 if base.device.type == "cuda" else tokens
-    rates = []
+    rates: list[float] = []
     for count in {tokens, busy}:
         inputs = {w: torch.randn(count, w, device=base.device, dtype=base.dtype) for w in {w.shape[1] for w in weights}}
 
@@ -362,8 +376,9 @@ def widen(quantised: Any, wide: Any) -> None:
 
 def attention(bases: Bases, name: str, kind: str, dtype: str) -> Row:
     """A random Llama with one implementation."""
-    base = as_served(bases.get(name, dtype), "eager")  # which has a tokenizer
-    referee = Referee(base, HALVES[dtype])
+    if kind == "flex_attention" and bases.device.type == "cpu":
+        raise Unavailable("flex_attention has no backward pass on a CPU")
+    base, referee = bases.get(name, dtype), bases.referee(name, dtype)
     try:
         base.model.set_attn_implementation(kind)
         return referee.judge(base)
@@ -373,16 +388,22 @@ def attention(bases: Bases, name: str, kind: str, dtype: str) -> Row:
         raise Unavailable(f"{type(error).__name__}: {reason_of(error)}"[:300]) from None
 
 
-def all_cases(bases: Bases, smollm2: Path, quick: bool) -> Iterator[Case]:
+def smollm2(bases: Bases) -> Row:
+    """Why it is not there."""
+    bases.get("smollm2", "bf16")
+    return {}
+
+
+def all_cases(bases: Bases, has_smollm2: bool, quick: bool) -> Iterator[Case]:
     """Every row, the most telling first."""
     device = bases.device
     yield Case("machine", {}, lambda: machine(device, quick))
     stand_in = "llama-tiny" if quick else "llama-135m"
-    real = "smollm2" if smollm2.exists() else stand_in
+    real = "smollm2" if has_smollm2 else stand_in
     for name, dtype in itertools.product(RANDOM[:1] if quick else (*RANDOM, "smollm2"), HALVES):
         yield Case("correctness", {"model": name, "dtype": dtype}, lambda n=name, d=dtype: correctness(bases, n, d))  # type: ignore[misc]
     if real != "smollm2":
-        yield Case("training", {"model": "smollm2"}, lambda: bases.get("smollm2", "bf16") and {})
+        yield Case("training", {"model": "smollm2"}, lambda: smollm2(bases))
     timed = [real, "llama-tiny" if quick else "llama-1b"]
     kinds, lengths = (["short"], [20]) if quick else (["short", "200"], [20, 100])
     steps, pairs, requests = (1, 1, 24) if quick else (4, 3, 256)
@@ -401,7 +422,7 @@ def all_cases(bases: Bases, smollm2: Path, quick: bool) -> Iterator[Case]:
         yield Case("serving", names, lambda n=name, c=case, h=how: serving(bases, n, c, h, requests, pairs))  # type: ignore[misc]
     for dtype in HALVES:
         yield Case("4bit", {"model": stand_in, "dtype": dtype}, lambda d=dtype: four_bits(bases, stand_in, d))  # type: ignore[misc]
-    for kind, dtype in itertools.product(("eager", "sdpa", "flex_attention"), ["fp32", "bf16"]):
+    for dtype, kind in itertools.product(("fp32", "bf16"), ("eager", "sdpa", "flex_attention")):
         names = {"model": stand_in, "attention": kind, "dtype": dtype}
         yield Case("attention", names, lambda a=kind, d=dtype: attention(bases, stand_in, a, d))  # type: ignore[misc]
 
@@ -441,9 +462,9 @@ def main() -> None:
     if device.type == "cuda" and torch.cuda.device_count() > 1:
         parser.error("the Trainer would spread PEFT's batch over all GPUs; let one be visible: CUDA_VISIBLE_DEVICES=0")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    smollm2 = Path() / "none" if args.quick else args.smollm2
-    bases = Bases(device, smollm2)
-    well = run_cases(all_cases(bases, smollm2, args.quick), args.seconds, began, device, Printer(args.json, args.out))
+    bases = Bases(device, None if args.quick else args.smollm2)
+    cases = all_cases(bases, not args.quick and args.smollm2.exists(), args.quick)
+    well = run_cases(cases, args.seconds, began, device, Printer(args.json, args.out))
     sys.exit(0 if well else 1)
 
 
