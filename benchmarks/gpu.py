@@ -59,14 +59,14 @@ RANDOM = ("llama", "gpt2", "gemma2", "mistral")
 WIDE_CHUNK = 16384
 """Tokens of a larger chunk than training takes by itself."""
 COLUMNS = {
-    "machine": "gpu memory_gb torch transformers peft bitsandbytes bf16_tflops",
-    "correctness": "model dtype ok loss gradient cpu_gradient score greedy_gap same_texts",
-    "training": "model rows P K ratio ours_ms peft_ms tokens_per_s ours_step_mb roofline",
-    "serving": "model case prompts ratio tokens_per_s first_token_ms per_token_ms",
-    "4bit": "model dtype ok loss gradient cpu_gradient score greedy_gap same_texts",
-    "attention": "attention dtype ok loss gradient cpu_gradient score greedy_gap way",
+    "machine": "gpu:22 torch:12 transformers peft bf16_tflops",
+    "correctness": "model:10 dtype ok:5 loss:7 gradient score:7 greedy_gap same_texts",
+    "training": "model:10 rows:5 P:3 K:2 ratio ours_ms:7 peft_ms:7 tokens_per_s roofline",
+    "serving": "model:10 case:7 prompts ratio tokens_per_s first_token_ms per_token_ms",
+    "4bit": "model:10 dtype ok:5 loss:7 gradient score:7 greedy_gap same_texts",
+    "attention": "attention:14 dtype ok:5 loss:7 gradient score:7 greedy_gap way:8",
 }
-"""What the table shows of each section; JSON has all."""
+"""What the table shows of each section, and how wide; JSON has all."""
 
 
 class Unavailable(Exception):
@@ -99,17 +99,16 @@ class Printer:
         print(line, flush=True)
 
     def _table(self, row: Row) -> str:
-        columns = [*COLUMNS[row["section"]].split(), "seconds"]
-        head = (
-            ""
-            if row["section"] == self._section
-            else "\n" + row["section"] + "\n" + "  ".join(f"{c:>9}" for c in columns) + "\n"
-        )
-        self._section = row["section"]
-        words = next((f"{key}: {row[key]}" for key in ("failed", "unavailable", "skipped") if key in row), None)
-        if words:
-            return head + "  ".join(str(row[c]) for c in columns[:-1] if c in row) + "  " + words
-        return head + "  ".join(f"{row.get(c, '-')!s:>{max(9, len(c))}}" for c in columns)
+        named = [column.partition(":") for column in COLUMNS[row["section"]].split()]
+        widths = {name: int(width or max(5, len(name))) for name, _, width in named}
+        head = ""
+        if row["section"] != self._section:
+            self._section = row["section"]
+            head = f"\n{self._section}\n" + "  ".join(f"{name:>{width}}" for name, width in widths.items()) + "\n"
+        trouble = next((f"{key}: {row[key]}" for key in ("failed", "unavailable", "skipped") if key in row), None)
+        if trouble:
+            return head + "  ".join(str(row[name]) for name in widths if name in row) + f"  {trouble}"
+        return head + "  ".join(f"{row.get(name, '-')!s:>{width}}" for name, width in widths.items())
 
 
 def run_cases(
