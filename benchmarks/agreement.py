@@ -51,8 +51,12 @@ class Outcome:
 
 
 def moved(base: FrozenBase, device: torch.device | str, dtype: torch.dtype, *, batch_invariant: bool = False) -> FrozenBase:
-    """A copy of a base, on another device or in another dtype."""
-    return replace(base, model=copy.deepcopy(base.model).to(device, dtype), batch_invariant=batch_invariant)
+    """A copy of a base, on another device or in another dtype; its buffers keep theirs, as when a base is loaded in a dtype:
+    the frequencies of rotary positions must not be rounded."""
+    model = copy.deepcopy(base.model).to(device)
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    return replace(base, model=model, batch_invariant=batch_invariant)
 
 
 def reference_of(base: FrozenBase, dtype: torch.dtype) -> FrozenBase:
