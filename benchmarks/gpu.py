@@ -129,10 +129,11 @@ def run_cases(
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
         row |= _guarded(case.run)
-        if device.type == "cuda" and case.section != "training":  # which looks by itself, run by run
-            row["peak_mb"] = _mb(torch.cuda.max_memory_allocated(device))
-        gc.collect()  # here, where the error is gone and with it what its frames held
-        free_caches(device)
+        if device.type == "cuda":
+            if case.section != "training":  # which looks by itself, run by run
+                row["peak_mb"] = _mb(torch.cuda.max_memory_allocated(device))
+            gc.collect()  # out here an error is gone, and with it what its frames held
+            free_caches(device)
         well = well and "failed" not in row and row.get("ok", True)
         emit({**row, "seconds": round(time.perf_counter() - start, 1)})
     return well
