@@ -13,6 +13,8 @@ Rows come as each is known, the most telling first; a row that fails says why, a
   `*_step_mb`: the most that a step holds beside the base. `ours_ms_16384`: with chunks of so many tokens.
 - `serving`: 64 tasks against the same requests without a prompt, and the latency of single requests.
 - `4bit`: bitsandbytes, against the same rounded weights made wide on the CPU.
+- `shapes`: our steps on rows that were not met before, and again, with cuDNN's attention among torch's kernels and without:
+  it may make a plan for each shape.
 - `attention`: a random Llama with each implementation, held to the same bounds.
 
 SmolLM2 is a file of `make models`; where it is not there, random weights of its shapes take its place in what is timed. Ends
@@ -63,6 +65,7 @@ COLUMNS = {
     "correctness": "model:10 dtype ok:5 loss:7 gradient score:7 greedy_gap same_texts",
     "training": "model:10 rows:5 P:3 K:2 ratio ours_ms:7 peft_ms:7 tokens_per_s roofline",
     "serving": "model:10 case:7 prompts ratio tokens_per_s first_token_ms per_token_ms",
+    "shapes": "model:10 rows:5 dtype:5 P:3 K:2 cudnn new_ms:7 again_ms:8",
     "4bit": "model:10 dtype ok:5 loss:7 gradient score:7 greedy_gap same_texts",
     "attention": "attention:14 dtype ok:5 loss:7 gradient score:7 greedy_gap way:8",
 }
@@ -342,6 +345,18 @@ def serving(bases: Bases, name: str, case: str, prompts: str, requests: int, pai
     return {"ratio": row["ratio_wall"] if base.device.type == "cuda" else row["ratio_user"], **row}
 
 
+def shapes(bases: Bases, name: str, dtype: str, cudnn: bool, steps: int) -> Row:
+    """A step of 8 prompts of 20 vectors, the mean over steps of unlike rows: the first time that they are met, and again."""
+    base = bases.get(name, dtype)
+    run = our_steps(base, make_rows("short", steps * ROWS_PER_STEP, seed=0), 20, 8)
+    torch.backends.cuda.enable_cudnn_sdp(cudnn)
+    try:
+        new_s, again_s = (train_vs_peft.timed(base, run)[1] for _ in range(2))
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+    return {"new_ms": _ms(new_s / steps), "again_ms": _ms(again_s / steps), "steps": steps}
+
+
 def four_bits(bases: Bases, name: str, dtype: str) -> Row:
     """A random Llama through a folder, as users' bases come."""
     if bases.device.type != "cuda":
@@ -420,6 +435,9 @@ def all_cases(bases: Bases, has_smollm2: bool, quick: bool) -> Iterator[Case]:
     ):
         names = {"model": name, "case": case, "dtype": "bf16", "prompts": how}
         yield Case("serving", names, lambda n=name, c=case, h=how: serving(bases, n, c, h, requests, pairs))  # type: ignore[misc]
+    for dtype, cudnn in itertools.product(("bf16", "fp32"), (True, False)):
+        names = {"model": stand_in, "rows": "short", "dtype": dtype, "P": 20, "K": 8, "cudnn": cudnn}
+        yield Case("shapes", names, lambda d=dtype, c=cudnn: shapes(bases, stand_in, d, c, 1 if quick else 16))  # type: ignore[misc]
     for dtype in HALVES:
         yield Case("4bit", {"model": stand_in, "dtype": dtype}, lambda d=dtype: four_bits(bases, stand_in, d))  # type: ignore[misc]
     for dtype, kind in itertools.product(("fp32", "bf16"), ("eager", "sdpa", "flex_attention")):

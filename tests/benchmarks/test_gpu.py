@@ -62,6 +62,7 @@ def test_every_section_has_a_row(
     assert served["mixed", "warm"]["ratio"] > 0
     assert served["mixed", "cold"]["prefix_misses"] > served["mixed", "warm"]["prefix_misses"]
     assert served["latency", "warm"]["first_token_ms"] > 0
+    assert all(min(row["new_ms"], row["again_ms"]) > 0 for row in done if row["section"] == "shapes")
     assert {(row["attention"], row["ok"]) for row in done if row["section"] == "attention"} == {
         ("eager", True),
         ("sdpa", True),

@@ -146,8 +146,9 @@ class Stepper:
             run = runs[active[row]]
             run.fail(f"the loss is no number at step {run.step + 1} with learning rate {run.rate:.3g}")
         bank.step([active[row] for row in good], gradient_KPD[good], [runs[active[row]].rate for row in good])
+        losses = losses_K.tolist()
         for row in good:
-            runs[active[row]].took_step(float(losses_K[row]))
+            runs[active[row]].took_step(losses[row])
 
     def _validate(self, bank: Bank, runs: Sequence[Run], due: Sequence[int]) -> None:
         """Judge runs that are due on their validation rows; one with folds by its folds, each on the rows that it has not
