@@ -29,7 +29,11 @@ VIRTUAL, INPUT, OUTPUT, FLIGHT = 20, 30, 16, 64
 
 def served_base(model: str, dtype: str, attention: str) -> FrozenBase:
     """A base that never ends a text by itself, so that every request costs the same."""
-    base = make_base(model, dtype, "cpu")
+    return as_served(make_base(model, dtype, "cpu"), attention)
+
+
+def as_served(base: FrozenBase, attention: str) -> FrozenBase:
+    """The same of a base that is there."""
     base.model.set_attn_implementation(attention)
     base = replace(base, tokenizer=base.tokenizer or FrozenBase.load("builtin/tiny").tokenizer)
     base.__dict__["end_ids"] = frozenset()

@@ -19,7 +19,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,50 +36,64 @@ from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import common_head, stack_padded
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank, Rule
-from softprompt.training.forward import Example, losses_and_gradient
+from softprompt.training.forward import TOKEN_BUDGET, Example, losses_and_gradient
 from softprompt.training.objectives import LANGUAGE_MODELING
 
+
+def _shape(width: int, inner: int, layers: int, heads: tuple[int, int], vocabulary: int) -> dict[str, int]:
+    """As a config calls it; heads of queries, and of keys."""
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads[0],
+        "num_key_value_heads": heads[1],
+        "vocab_size": vocabulary,
+    }
+
+
 SHORT = {"fp32": "float32", "bf16": "bfloat16"}
+SHAPES = {
+    "llama-tiny": _shape(64, 128, 2, (4, 2), 8192),
+    "llama-135m": _shape(576, 1536, 30, (9, 3), 49152),
+    "llama-1b": _shape(2048, 8192, 16, (32, 8), 128256),
+}
+"""Random Llamas by name: a small one, one of the shapes of SmolLM2-135M, and one of those of Llama 3.2 1B."""
 ROWS_PER_STEP = 32
 Rows = list[tuple[list[int], list[int]]]
 
 
 def make_base(model: str, dtype: str, device: str) -> FrozenBase:
-    """The built-in base, or a random Llama of 135M weights."""
-    if model == "builtin/tiny":
-        return FrozenBase.load(model, dtype=SHORT[dtype], device=device)
+    """A random Llama of :data:`SHAPES`, or whatever else can be loaded, such as the built-in base."""
+    if model not in SHAPES:
+        return FrozenBase.load(model, dtype=SHORT.get(dtype, dtype), device=device)
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=49152,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    )
+    config = transformers.LlamaConfig(**SHAPES[model], max_position_embeddings=2048, tie_word_embeddings=True)
     config._attn_implementation = "eager" if device == "cpu" else "sdpa"
-    random_model = transformers.AutoModelForCausalLM.from_config(config).to(device, DTYPES[SHORT[dtype]])
+    with torch.device(device):  # where drawing a billion numbers is quick
+        random_model = transformers.AutoModelForCausalLM.from_config(config).to(DTYPES[SHORT[dtype]])
     random_model.eval().requires_grad_(False)
     return FrozenBase(model=random_model, tokenizer=None, source=model, fingerprint="0" * 32)
 
 
 def make_rows(kind: str, count: int, seed: int) -> Rows:
-    """Rows of trec6 as the built-in tokenizer sees them, or rows of 200 random tokens."""
+    """Rows of trec6 as the built-in tokenizer sees them; or of random tokens, 200 (`200`) or 10 to 40 (`short`)."""
     draw = random.Random(seed)
-    if kind == "200":
-        return [([draw.randrange(2, 8000) for _ in range(198)], [draw.randrange(2, 8000)]) for _ in range(count)]
+    if kind in ("short", "200"):
+        lengths = [198 if kind == "200" else draw.randrange(9, 40) for _ in range(count)]
+        return [([draw.randrange(2, 8000) for _ in range(length)], [draw.randrange(2, 8000)]) for length in lengths]
     tiny = FrozenBase.load("builtin/tiny", device="cpu")
     task = Task.load(HERE.parent / "examples" / "trec6.yaml")
     examples = task.encode(tiny, draw.sample(task.train, count), 20, split="training")
     return list(zip(examples.inputs, examples.targets, strict=True))
 
 
-def peft_steps(base: FrozenBase, rows: Rows, length: int, attention: str) -> Callable[[], None]:
-    """A function that does one pass over the rows, a step for each 32, with PEFT and the Trainer."""
+def peft_steps(
+    base: FrozenBase, rows: Rows, length: int, attention: str, callbacks: Sequence[Any] = ()
+) -> Callable[[], None]:
+    """A function that does one pass over the rows, a step for each 32, with PEFT and the Trainer, which calls callbacks."""
     import peft
     import transformers
 
@@ -103,14 +117,18 @@ def peft_steps(base: FrozenBase, rows: Rows, length: int, attention: str) -> Cal
 
     def run() -> None:
         model.base_model.set_attn_implementation(attention)
-        trainer = transformers.Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
+        trainer = transformers.Trainer(
+            model=model, args=arguments, train_dataset=data, data_collator=collate, callbacks=[*callbacks]
+        )
         with contextlib.redirect_stdout(sys.stderr):  # the Trainer prints its summary
             trainer.train()
 
     return run
 
 
-def our_steps(base: FrozenBase, rows: Rows, length: int, prompts: int) -> Callable[[], None]:
+def our_steps(
+    base: FrozenBase, rows: Rows, length: int, prompts: int, token_budget: int = TOKEN_BUDGET
+) -> Callable[[], None]:
     """A function that takes one pass over the rows for each of K prompts, all in one bank."""
     attention = "eager" if base.device.type == "cpu" else "sdpa"
     starts = [torch.randn(length, base.width) * 0.02 for _ in range(prompts)]
@@ -124,7 +142,7 @@ def our_steps(base: FrozenBase, rows: Rows, length: int, prompts: int) -> Callab
             total = sum(len(target) for _, target in part)
             batch = [Example(k, ids, LANGUAGE_MODELING, target, 1 / total) for k in every for ids, target in part]
             stack = stack_padded(bank.vectors_KPD, bank.lengths)
-            _, gradient_KPD = losses_and_gradient(architecture, stack, batch)
+            _, gradient_KPD = losses_and_gradient(architecture, stack, batch, token_budget=token_budget)
             bank.step(every, gradient_KPD, [0.03] * prompts)
 
     return run
@@ -151,26 +169,27 @@ def matrix_rate(base: FrozenBase) -> float:
     b = torch.randn(base.width, width, device=base.device, dtype=base.dtype)
     best = float("inf")
     for _ in range(20):
-        _wait(base)
+        wait(base)
         began = time.perf_counter()
         for _ in range(10):
             a @ b
-        _wait(base)
+        wait(base)
         best = min(best, (time.perf_counter() - began) / 10)
     return 2.0 * 1024 * base.width * width / best
 
 
-def _wait(base: FrozenBase) -> None:
+def wait(base: FrozenBase) -> None:
+    """Until the device has done what it was told; a CPU has."""
     if base.device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def timed(base: FrozenBase, run: Callable[[], None]) -> tuple[float, float]:
     """User CPU and wall-clock seconds."""
-    _wait(base)
+    wait(base)
     user, wall = os.times().user, time.perf_counter()
     run()
-    _wait(base)
+    wait(base)
     return os.times().user - user, time.perf_counter() - wall
 
 

@@ -177,7 +177,8 @@ def score_rows(
         return [score_rows(architecture, stack, prefix, [k], [ids], [own])[0] for k, ids, own in parts]
     tails = [label_contexts(candidates) for candidates in labels]
     logits_NV = architecture.logits_behind(stack, prefix, which, inputs, tails)
-    found = [scores.tolist() for scores in score_labels(logits_NV, labels)]
+    numbers = iter(torch.cat(score_labels(logits_NV, labels)).tolist())  # all at once, or a GPU is waited for row by row
+    found = [list(itertools.islice(numbers, len(own))) for own in labels]
     if ties is not None and ties.share:
         ends = itertools.accumulate(1 + sum(map(len, own)) for own in tails)
         bounds = ties.bounds(logits_NV).tolist()

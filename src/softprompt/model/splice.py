@@ -61,7 +61,7 @@ def extend_stack(stack: Stack, heads: Sequence[Tensor]) -> Stack:
     longest = max(len(head_HD) for head_HD in heads)
     if longest == 0:
         return stack
-    lengths = [int(length) for length in stack.lengths_K]
+    lengths = stack.lengths_K.tolist()
     return stack_prompts(
         [
             torch.cat([stack.vectors_KPD[k, stack.columns - length :], head_HD])

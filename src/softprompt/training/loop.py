@@ -152,8 +152,9 @@ class Stepper:
             run = runs[active[row]]
             run.fail(f"the loss is no number at step {run.step + 1} with learning rate {run.rate:.3g}")
         bank.step([active[row] for row in good], gradient_KPD[good], [runs[active[row]].rate for row in good])
+        losses = losses_K.tolist()
         for row in good:
-            runs[active[row]].took_step(float(losses_K[row]), compiled=compiles)
+            runs[active[row]].took_step(losses[row], compiled=compiles)
 
     def _compiles(self, run: Run) -> bool:
         asked = run.config.torch_compile
