@@ -159,8 +159,8 @@ class TaskConfig(_Strict):
     gradient_checkpointing: bool = False
     """Keep no activations inside the base's layers and make them again on the way back: less memory, more time."""
     torch_compile: bool | None = None
-    """Compile norms and feed-forward blocks for the training steps; by default on a CPU where a run is long enough to pay for
-    it. The results differ by rounding."""
+    """Compile norms and feed-forward blocks for the training steps; by default on a CPU where a run is long enough to pay
+    for it. The results differ by rounding."""
     objective: ObjectiveName | None = None
     """By default language_modelling. `language_modeling` is read too, and kept in cards as language_modelling, so that equal
     runs keep equal digests."""
