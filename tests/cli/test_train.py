@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,9 +26,10 @@ from tests.models import some_prompt
 
 TRAIN_FIELDS = [
     "task", "version", "digest", "metric", "value", "stderr", "rows", "majority", "majority_stderr", "zero_shot",
-    "zero_shot_stderr", "untrained", "untrained_stderr", "validation", "validation_stderr", "learnt", "steps", "best_step",
-    "seconds", "prompt_bytes", "trainable", "frozen", "total", "truncated", "answers_cut", "unfinished", "train_rows",
-    "validation_rows", "test_rows", "folds", "moved", "live", "production", "warnings",
+    "zero_shot_stderr", "untrained", "untrained_stderr", "validation", "validation_stderr", "baseline_rows",
+    "value_on_baseline_rows", "learnt", "steps", "best_step", "seconds", "prompt_bytes", "trainable", "frozen",
+    "total", "truncated", "answers_cut", "unfinished", "train_rows", "validation_rows", "test_rows", "folds",
+    "moved", "live", "production", "warnings",
 ]  # fmt: skip
 
 
@@ -97,6 +99,19 @@ def test_train_shows_people_a_table(run: Run, tmp_path: Path, base_folder: Path)
     assert done.code == 0
     for word in ("mine", "accuracy", "majority", "zero_shot", "untrained", "192 numbers", "frozen", " ±0.", "rows 4"):
         assert word in " ".join(done.out.split())
+
+
+def test_train_says_where_baselines_are_of_some_of_the_test_rows(run: Run, tmp_path: Path, base_folder: Path) -> None:
+    file = task_file(tmp_path, base_folder)
+    done = run("train", file, "--set", "max_baseline_samples=2")
+    assert done.code == 0
+    assert re.search(r"mine@1: baselines are of 2 of its 4 test rows, where it has accuracy \d\.\d{3}\n", done.out)
+    (row,) = run("train", file, "--set", "max_baseline_samples=2", "--json").rows
+    assert (row["rows"], row["baseline_rows"]) == (4, 2)
+    assert "baselines are of" not in run("train", file).out
+    assert "max_baseline_samples: input should be greater than or equal to 1; the file says 0" in (
+        run("train", file, "--set", "max_baseline_samples=0").err
+    )
 
 
 def publish_scored(library: Library, like: str, value: float, test: str | None = None) -> None:

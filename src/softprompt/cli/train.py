@@ -106,5 +106,8 @@ def emit_tuned(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str, col
                 score = scored(other["value"], other["stderr"]) or "no score"
                 on = f" on {plural(other['rows'], 'row')}" if other["rows"] else ""
                 say(f"{name}: {row['task']}@{other['version']}, {score}{on}; {named} is {other['comparison']}")
+        if row["baseline_rows"] < row["rows"]:
+            there = f"{row['metric']} {row['value_on_baseline_rows']:.3f}"
+            say(f"{named}: baselines are of {row['baseline_rows']} of its {row['rows']} test rows, where it has {there}")
         for remark in row["warnings"]:
             say(f"{named}: {remark}")

@@ -32,7 +32,7 @@ class ZeroShot:
 
     def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
         text = task.form.zero_shot_text()
-        asked, warning = zero_shot_examples(base, task)
+        asked, warning = zero_shot_examples(base, task, task.test)
         if warning is not None:
             progress.warn(warning)
         return Trained(architecture_of(base), no_prompt(base), asked, bytes=len(text.encode()))

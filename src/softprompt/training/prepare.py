@@ -48,7 +48,7 @@ class Preparer:
         base, length = self._base, task.config.num_virtual_tokens
         if library is not None:
             library.registry.check_names([task.name], base.name)
-        key = (id(task.train), task.form, length)
+        key = (id(task.train), task.form, length, task.config.max_eval_samples)
         if key not in self._encoded:
             self._kept.append(task.train)
             splits = {"training": task.train, "validation": task.validation, "test": task.test}

@@ -25,7 +25,11 @@ def chosen(config: TaskConfig, base: FrozenBase) -> TaskConfig:
 def told_recipe(run: Run) -> str:
     """The recipe of a run in words, what was chosen for it among them."""
     config, rows = run.config, min(run.config.per_device_train_batch_size, len(run.train))
-    judged = f"{len(run.folds)} folds" if run.folds else f"{plural(len(run.validation), 'validation row')}"
+    judged, held = plural(len(run.validation), "validation row"), run.task.held_out
+    if run.folds:
+        judged = f"{len(run.folds)} folds"
+    elif len(run.validation) < held:
+        judged = f"{len(run.validation)} of {held} validation rows (max_eval_samples)"
     return (
         f"{plural(run.total, 'step')} of {plural(rows, 'row')}, {config.objective_name}, rate {config.learning_rate:g}, "
         f"start {config.initializer}; the best prompt by {judged} is kept"
