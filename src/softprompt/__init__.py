@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from softprompt.tasks.config import TaskConfig
     from softprompt.tasks.task import Task
     from softprompt.training.member import Tuned
+    from softprompt.training.plan import plan
     from softprompt.training.sweep import Swept, sweep
     from softprompt.training.train import train
 
@@ -44,6 +45,7 @@ __all__ = [
     "Version",
     "compare",
     "evaluate",
+    "plan",
     "predict",
     "sweep",
     "train",
@@ -66,6 +68,7 @@ _HOMES = {
     "Version": "registry.records",
     "compare": "compare.compare",
     "evaluate": "evaluation.evaluate",
+    "plan": "training.plan",
     "predict": "serving.offline",
     "sweep": "training.sweep",
     "train": "training.train",

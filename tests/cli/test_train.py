@@ -18,6 +18,7 @@ import pytest
 
 from softprompt.bases.base import FrozenBase
 from softprompt.cli.options import read_pairs
+from softprompt.cli.train import duration
 from softprompt.library.library import Library
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.listing import Filters
@@ -114,6 +115,41 @@ def test_train_says_where_baselines_are_of_some_of_the_test_rows(run: Run, tmp_p
     )
 
 
+def test_a_plan_tells_what_a_training_takes_and_makes_nothing(
+    run: Run, tmp_path: Path, base_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    files = [task_file(tmp_path, base_folder, name) for name in ("one", "a-task-of-quite-a-long-name")]
+    there = set(tmp_path.rglob("*"))
+    done = run("train", *files, "--plan")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "2 prompts on tiny-llama (float32, cpu): about " in done.out
+    assert "nothing was trained" in " ".join(done.out.split())
+    for word in ("task", "steps", "rows", "tokens", "train", "checks", "baselines", "test", "total"):
+        assert sum(word in line.split() for line in lines) == 1, word
+    for note in ("3 steps of 32 rows", "measure: 100%"):
+        assert note in done.err
+    rows = run("train", *files, "--plan", "--json", "--set", "max_steps=70").rows
+    assert [(row["task"], row["steps"], row["rows_per_step"]) for row in rows] == [
+        ("one", 70, 32), ("a-task-of-quite-a-long-name", 70, 32),
+    ]  # fmt: skip
+    assert set(tmp_path.rglob("*")) == there
+    assert not home.exists()
+    refused = run("train", *files, "--plan", "--set", "prompt_tuning_init_prompt=other").refused()
+    assert "there is no library in" in refused
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (42.4, "42 s"), (119, "119 s"), (120, "2.0 min"), (5000, "83 min"), (7200, "2.0 h")],
+)
+def test_times_are_told_in_their_own_units(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
 def publish_scored(library: Library, like: str, value: float, test: str | None = None) -> None:
     """A version like another one, with another score, of its test rows or others."""
     prompt = SoftPrompt.from_bytes(library.read(like))
@@ -202,7 +238,9 @@ def test_a_wrong_task_is_one_line_of_error_and_nothing_is_published(
 ) -> None:
     good = task_file(tmp_path, base_folder, "good")
     wrong = task_file(tmp_path, base_folder, **fields)
-    reply = run("train", *([wrong] if "base" in fields else [good, wrong]), "--json").refused()
+    files = [wrong] if "base" in fields else [good, wrong]
+    reply = run("train", *files, "--json").refused()
+    assert run("train", *files, "--plan").refused() == reply
     assert expected in reply
     assert contents(home) == ([], set())
 

@@ -19,7 +19,7 @@ from softprompt.model.architecture import architecture_of
 from softprompt.model.prefix import Prefix
 from softprompt.progress import Progress
 from softprompt.tasks.task import Task
-from softprompt.training.recipe import chosen
+from softprompt.training.prepare import chosen
 
 PREFIX_RATE = 5e-3
 """The best of PEFT's own comparison of methods, which starts from the keys and values of a text."""

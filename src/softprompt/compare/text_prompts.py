@@ -25,7 +25,7 @@ SHOTS = 8
 
 
 class ZeroShot:
-    """The task's text prompt before each input, as every training measures it."""
+    """The task's text prompt before each input, as every training measures it, on all test rows."""
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         return {"text": task.form.zero_shot_text()}
