@@ -127,7 +127,7 @@ def test_a_plan_tells_what_a_training_takes_and_makes_nothing(
     assert max(map(len, lines)) <= 80
     assert "2 prompts on tiny-llama (float32, cpu): about " in done.out
     assert "nothing was trained" in " ".join(done.out.split())
-    for word in ("task", "steps", "rows", "tokens", "train", "checks", "baselines", "test", "total"):
+    for word in ("task", "steps", "rows", "tokens", "train", "validate", "baselines", "test", "total"):
         assert sum(word in line.split() for line in lines) == 1, word
     for note in ("3 steps of 32 rows", "measure: 100%"):
         assert note in done.err

@@ -156,6 +156,12 @@ def test_a_bounded_validation_says_which_rows_choose(base: FrozenBase) -> None:
     assert (tuned.history, tuned.report) == (twin.history, twin.report)
 
 
+def test_runs_of_the_same_rows_have_each_its_own_bound(base: FrozenBase) -> None:
+    task = a_task()
+    runs = runs_of(base, [task, task.variant(max_eval_samples=12), task.variant(seed=1)])
+    assert [len(run.validation) for run in runs] == [30, 12, 30]
+
+
 def test_a_version_remembers_that_all_rows_were_asked_for(base: FrozenBase, tmp_path: Path) -> None:
     library = Library.open(tmp_path / "home")
     task = a_task(max_eval_samples=None, max_baseline_samples=None)

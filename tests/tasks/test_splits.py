@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from softprompt.errors import DataError
@@ -281,6 +281,7 @@ def test_few_rows_are_validated_in_turn_unless_the_file_says_how(tmp_path: Path)
     st.booleans(),
     st.randoms(use_true_random=False),
 )
+@example([(n, "c" if n == 9 else "a") for n in range(10)], 3, True, random.Random(0))
 def test_drawn_rows_are_some_of_them_and_go_by_nothing_but_what_they_hold(
     pairs: list[tuple[int, str]], count: int, by_label: bool, chance: random.Random
 ) -> None:

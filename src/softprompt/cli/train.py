@@ -127,7 +127,7 @@ def emit_plan(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         f"{plural(len(rows), 'prompt')} on {first['base']} ({first['dtype']}, {first['device']}): about {total}, and "
         f"{first['peak_mb']:,.0f} MB for the base and a step; nothing was trained"
     )
-    parts = {"train": "train", "checks": "validation", "baselines": "baseline", "test": "test"}
+    parts = {"train": "train", "validate": "validation", "baselines": "baseline", "test": "test"}
     told = [
         {
             "task": row["task"],
