@@ -26,6 +26,7 @@ NAMES = [
     "Version",
     "compare",
     "evaluate",
+    "plan",
     "predict",
     "sweep",
     "train",

@@ -6,6 +6,7 @@ torch is loaded before it is needed.
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,14 @@ if TYPE_CHECKING:
     from softprompt.tasks.config import TaskConfig
     from softprompt.tasks.task import Task
     from softprompt.training.member import Tuned
+    from softprompt.training.plan import plan
     from softprompt.training.sweep import Swept, sweep
     from softprompt.training.train import train
+
+if "OMP_WAIT_POLICY" not in os.environ:  # before torch reads it
+    # Threads that wait for each other look a thousand times before they sleep. The 300,000 times of libgomp take a core from
+    # whatever else runs: on a machine with other work two threads then decode forty times slower than one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __all__ = [
     "BaseOptions",
@@ -44,6 +51,7 @@ __all__ = [
     "Version",
     "compare",
     "evaluate",
+    "plan",
     "predict",
     "sweep",
     "train",
@@ -66,6 +74,7 @@ _HOMES = {
     "Version": "registry.records",
     "compare": "compare.compare",
     "evaluate": "evaluation.evaluate",
+    "plan": "training.plan",
     "predict": "serving.offline",
     "sweep": "training.sweep",
     "train": "training.train",

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from softprompt.bases.base import FrozenBase
 from softprompt.cli.options import read_pairs
+from softprompt.cli.train import duration
 from softprompt.library.library import Library
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.listing import Filters
@@ -25,9 +27,10 @@ from tests.models import some_prompt
 
 TRAIN_FIELDS = [
     "task", "version", "digest", "metric", "value", "stderr", "rows", "majority", "majority_stderr", "zero_shot",
-    "zero_shot_stderr", "untrained", "untrained_stderr", "validation", "validation_stderr", "learnt", "steps", "best_step",
-    "seconds", "prompt_bytes", "trainable", "frozen", "total", "truncated", "answers_cut", "unfinished", "train_rows",
-    "validation_rows", "test_rows", "folds", "moved", "live", "production", "warnings",
+    "zero_shot_stderr", "untrained", "untrained_stderr", "validation", "validation_stderr", "baseline_rows",
+    "value_on_baseline_rows", "learnt", "steps", "best_step", "seconds", "prompt_bytes", "trainable", "frozen",
+    "total", "truncated", "answers_cut", "unfinished", "train_rows", "validation_rows", "test_rows", "folds",
+    "moved", "live", "production", "warnings",
 ]  # fmt: skip
 
 
@@ -97,6 +100,54 @@ def test_train_shows_people_a_table(run: Run, tmp_path: Path, base_folder: Path)
     assert done.code == 0
     for word in ("mine", "accuracy", "majority", "zero_shot", "untrained", "192 numbers", "frozen", " ±0.", "rows 4"):
         assert word in " ".join(done.out.split())
+
+
+def test_train_says_where_baselines_are_of_some_of_the_test_rows(run: Run, tmp_path: Path, base_folder: Path) -> None:
+    file = task_file(tmp_path, base_folder)
+    done = run("train", file, "--set", "max_baseline_samples=2")
+    assert done.code == 0
+    assert re.search(r"mine@1: baselines are of 2 of its 4 test rows, where it has accuracy \d\.\d{3}\n", done.out)
+    (row,) = run("train", file, "--set", "max_baseline_samples=2", "--json").rows
+    assert (row["rows"], row["baseline_rows"]) == (4, 2)
+    assert "baselines are of" not in run("train", file).out
+    assert "max_baseline_samples: input should be greater than or equal to 1; the file says 0" in (
+        run("train", file, "--set", "max_baseline_samples=0").err
+    )
+
+
+def test_a_plan_tells_what_a_training_takes_and_makes_nothing(
+    run: Run, tmp_path: Path, base_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    files = [task_file(tmp_path, base_folder, name) for name in ("one", "a-task-of-quite-a-long-name")]
+    there = set(tmp_path.rglob("*"))
+    done = run("train", *files, "--plan")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "2 prompts on tiny-llama (float32, cpu): about " in done.out
+    assert "nothing was trained" in " ".join(done.out.split())
+    for word in ("task", "steps", "rows", "tokens", "train", "validate", "baselines", "test", "total"):
+        assert sum(word in line.split() for line in lines) == 1, word
+    for note in ("3 steps of 32 rows", "measure: 100%"):
+        assert note in done.err
+    rows = run("train", *files, "--plan", "--json", "--set", "max_steps=70").rows
+    assert [(row["task"], row["steps"], row["rows_per_step"]) for row in rows] == [
+        ("one", 70, 32), ("a-task-of-quite-a-long-name", 70, 32),
+    ]  # fmt: skip
+    assert set(tmp_path.rglob("*")) == there
+    assert not home.exists()
+    refused = run("train", *files, "--plan", "--set", "prompt_tuning_init_prompt=other").refused()
+    assert "there is no library in" in refused
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (42.4, "42 s"), (119, "119 s"), (120, "2.0 min"), (5000, "83 min"), (7200, "2.0 h")],
+)
+def test_times_are_told_in_their_own_units(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
 
 
 def publish_scored(library: Library, like: str, value: float, test: str | None = None) -> None:
@@ -187,7 +238,9 @@ def test_a_wrong_task_is_one_line_of_error_and_nothing_is_published(
 ) -> None:
     good = task_file(tmp_path, base_folder, "good")
     wrong = task_file(tmp_path, base_folder, **fields)
-    reply = run("train", *([wrong] if "base" in fields else [good, wrong]), "--json").refused()
+    files = [wrong] if "base" in fields else [good, wrong]
+    reply = run("train", *files, "--json").refused()
+    assert run("train", *files, "--plan").refused() == reply
     assert expected in reply
     assert contents(home) == ([], set())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from softprompt.errors import DataError
@@ -17,7 +17,7 @@ from softprompt.rows.places import numbered as numbered_rows
 from softprompt.rows.sources import Row
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.form import Form
-from softprompt.tasks.splits import FEW, Source, cut, deal, position
+from softprompt.tasks.splits import FEW, Source, cut, deal, draw, position
 from softprompt.tasks.task import Task
 
 SPANS = [(0.0, 0.1), (0.1, 0.3)]
@@ -270,3 +270,65 @@ def test_few_rows_are_validated_in_turn_unless_the_file_says_how(tmp_path: Path)
     assert not {row["text"] for row in said.validation} & {row["text"] for row in said.train}
     for count in (FEW, FEW + 1):
         assert bool(task_of(tmp_path, numbered(count), data="train.jsonl").folds) == (count <= FEW)
+
+
+# Rows that are drawn
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.sampled_from("aabc")), min_size=1, max_size=60),
+    st.integers(1, 70),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+@example([(n, "c" if n == 9 else "a") for n in range(10)], 3, True, random.Random(0))
+def test_drawn_rows_are_some_of_them_and_go_by_nothing_but_what_they_hold(
+    pairs: list[tuple[int, str]], count: int, by_label: bool, chance: random.Random
+) -> None:
+    def drawn(pairs: list[tuple[int, str]], count: int) -> list[int]:
+        rows: list[Row] = [{"text": f"row {n}", "label": label} for n, label in pairs]
+        return draw(rows, [label for _, label in pairs] if by_label else None, count)
+
+    places = drawn(pairs, count)
+    assert places == sorted(set(places))
+    assert len(places) == min(count, len(pairs))
+    assert set(drawn(pairs, max(1, count // 2))) <= set(places)
+    other = pairs.copy()
+    chance.shuffle(other)
+    assert sorted(other[place] for place in drawn(other, count)) == sorted(pairs[place] for place in places)
+    if by_label and count >= len({label for _, label in pairs}):
+        assert {pairs[place][1] for place in places} == {label for _, label in pairs}
+
+
+def test_drawn_rows_have_the_shares_of_their_labels() -> None:
+    rows: list[Row] = [{"text": f"row {n}", "label": "b" if n % 10 == 0 else "a"} for n in range(1000)]
+    drawn = draw(rows, [row["label"] for row in rows], 100)
+    assert sum(rows[place]["label"] == "b" for place in drawn) == 10
+    first = sorted((row for row in rows if row["label"] == "a"), key=position)[:90]
+    assert [rows[place] for place in drawn if rows[place]["label"] == "a"] == [row for row in rows if row in first]
+
+
+def test_validation_takes_so_many_of_the_rows_held_out_whatever_the_seed(tmp_path: Path) -> None:
+    files = {"train": numbered(300), "validation": [{**row, "text": f"v {row['text']}"} for row in numbered(90)]}
+    whole = task_of(tmp_path, files, max_eval_samples=None)
+    assert (whole.validation, whole.held_out) == (files["validation"], 90)
+    assert task_of(tmp_path, files).validation == whole.validation
+    assert task_of(tmp_path, files, max_eval_samples=90).validation == whole.validation
+    bounded = whole.variant(max_eval_samples=20)
+    assert (len(bounded.validation), bounded.held_out) == (20, 90)
+    assert [row for row in whole.validation if row in bounded.validation] == bounded.validation
+    assert [bounded.validation.where(n) for n in range(20)] == [
+        whole.validation.where(whole.validation.index(row)) for row in bounded.validation
+    ]
+    assert sum(row["label"] == "a" for row in bounded.validation) == 10
+    for change in ({"seed": 7}, {"input": "Now: {text}"}, {"num_virtual_tokens": 9}):
+        assert bounded.variant(**change).validation == bounded.validation
+    assert (bounded.train, bounded.test) == (whole.train, whole.test)
+
+
+def test_folds_hold_out_every_row_whatever_the_bound(tmp_path: Path) -> None:
+    rows = [{"text": f"row {n % 40}", "label": "ab"[n % 2]} for n in range(400)]
+    task = task_of(tmp_path, rows, data="train.jsonl", max_eval_samples=16)
+    assert task.folds
+    assert task.validation == task.train
+    assert sorted(place for places in task.folds for place in places) == list(range(len(task.train)))

@@ -139,6 +139,8 @@ def test_candidates_that_cannot_be_compared_are_refused(base: FrozenBase, task: 
     files = [str(tmp_path / "rows.jsonl"), str(other)]
     with pytest.raises(ConfigError, match="on the same validation rows, and these have others; give `data"):
         sweep(task, {"data": files}, base=base, progress=Untrained())
+    with pytest.raises(ConfigError, match=r"on the same validation rows, and these have others; give .* one value"):
+        sweep(task, {"max_eval_samples": [4, None]}, base=base, progress=Untrained())
     fixed = [{"train": file, "validation": files[0], "test": files[0]} for file in files]
     with warnings.catch_warnings(action="ignore"):  # of what the files share
         assert len(sweep(task.variant(max_steps=2), {"data": fixed}, base=base).candidates) == 2

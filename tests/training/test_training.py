@@ -35,8 +35,7 @@ from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Task
 from softprompt.training import loop
 from softprompt.training.events import Failed, Stepped
-from softprompt.training.prepare import Preparer, remarks_on
-from softprompt.training.recipe import RATE
+from softprompt.training.prepare import RATE, Preparer, remarks_on
 from softprompt.training.run import Run
 from softprompt.training.session import Session
 from softprompt.training.train import train

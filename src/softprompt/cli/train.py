@@ -7,16 +7,20 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
 from softprompt.cli.output import emit, say, scored, with_errors
-from softprompt.errors import TrainingStopped
+from softprompt.errors import NotFound, TrainingStopped
 from softprompt.signals import handling
 from softprompt.text import plural
+
+if TYPE_CHECKING:
+    from softprompt.library.library import Library
+    from softprompt.tasks.task import Task
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained", "seconds")
 
@@ -57,6 +61,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the files; may be repeated."),
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only tell what it takes: steps, time and memory, from one measured step.")
+    ] = False,
     *,
     base: BaseOptions,
     where: Location,
@@ -64,15 +71,20 @@ def train(
 ) -> None:
     """Tune a soft prompt for each task and publish it as a new version."""
     from softprompt.progress import Bars
-    from softprompt.tasks.load import check_before_loading, load_tasks
 
     changed = read_pairs(changes or (), "sets nothing; write --set KEY=VALUE, such as --set max_steps=100")
     progress = Bars()
+    if plan:
+        with progress.loading("the rows"):
+            tasks = read_tasks(files, changed, base)
+            library = library_there(where, tasks)
+        with progress.loading("torch"):
+            from softprompt.training.plan import plan_tasks
+        emit_plan(plan_tasks(tasks, base, library, progress), as_json)
+        return
     with stopping() as stop:
         with progress.loading("the rows"):
-            tasks = [task.variant(**changed) for task in load_tasks(list(files))]
-            check_before_loading(tasks, base)
-            library = where.open(make=True)
+            tasks, library = read_tasks(files, changed, base), where.open(make=True)
             library.registry.database.check_writable()
         with progress.loading("torch"):
             from softprompt.training.train import train as tune
@@ -83,6 +95,59 @@ def train(
     emit_tuned(
         rows, as_json, f"{counted_prompts([row['trainable'] for row in rows])} on {tuned[0].frozen:,} frozen ones", COLUMNS
     )
+
+
+def read_tasks(files: Sequence[Path], changes: Mapping[str, Any], base: BaseOptions) -> list[Task]:
+    """The tasks of files with some keys changed, and all of them checked that can be without their base."""
+    from softprompt.tasks.load import check_before_loading, load_tasks
+
+    tasks = [task.variant(**changes) for task in load_tasks(list(files))]
+    check_before_loading(tasks, base)
+    return tasks
+
+
+def library_there(where: Location, tasks: Sequence[Task]) -> Library | None:
+    """The library, where there is one: a plan makes none.
+
+    Raises:
+        NotFound: there is none, and a task starts from a prompt of it.
+    """
+    try:
+        return where.open()
+    except NotFound:
+        if any(task.config.initializer == "PROMPT" for task in tasks):
+            raise
+        return None
+
+
+def emit_plan(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Print what trainings take; for people times in their own units, and what all of them take together."""
+    total, first = duration(sum(row["seconds"] for row in rows)), rows[0]
+    title = (
+        f"{plural(len(rows), 'prompt')} on {first['base']} ({first['dtype']}, {first['device']}): about {total}, and "
+        f"{first['peak_mb']:,.0f} MB for the base and a step; nothing was trained"
+    )
+    parts = {"train": "train", "validate": "validation", "baselines": "baseline", "test": "test"}
+    told = [
+        {
+            "task": row["task"],
+            "steps": row["steps"],
+            "rows": row["rows_per_step"],
+            "tokens": row["tokens_per_step"],
+            **{name: duration(row[f"{part}_seconds"]) for name, part in parts.items()},
+            "total": duration(row["seconds"]),
+        }
+        for row in rows
+    ]
+    emit(rows if as_json else told, as_json, title)
+
+
+def duration(seconds: float) -> str:
+    """A time, to two digits or so."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def counted_prompts(sizes: Sequence[int]) -> str:
@@ -106,5 +171,8 @@ def emit_tuned(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str, col
                 score = scored(other["value"], other["stderr"]) or "no score"
                 on = f" on {plural(other['rows'], 'row')}" if other["rows"] else ""
                 say(f"{name}: {row['task']}@{other['version']}, {score}{on}; {named} is {other['comparison']}")
+        if row["baseline_rows"] < row["rows"]:
+            there = f"{row['metric']} {row['value_on_baseline_rows']:.3f}"
+            say(f"{named}: baselines are of {row['baseline_rows']} of its {row['rows']} test rows, where it has {there}")
         for remark in row["warnings"]:
             say(f"{named}: {remark}")

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
-from softprompt.compare.meter import Meter
 from softprompt.compare.method import Method, Trained
 from softprompt.compare.names import NAMES, WITH_PEFT, check_methods
 from softprompt.compare.peft_prompts import PeftPrefixTuning, PeftPromptTuning, PeftPromptTuningOurs
@@ -17,6 +16,7 @@ from softprompt.compare.text_prompts import FewShot, ZeroShot
 from softprompt.compare.weights import Full, Lora
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.trials import Trial, judge, result_of
+from softprompt.model.meter import Meter
 from softprompt.progress import Progress, Silent, loading
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Task

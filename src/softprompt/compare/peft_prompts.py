@@ -19,7 +19,7 @@ from softprompt.model.architecture import architecture_of
 from softprompt.model.prefix import Prefix
 from softprompt.progress import Progress
 from softprompt.tasks.task import Task
-from softprompt.training.recipe import chosen
+from softprompt.training.prepare import chosen
 
 LENGTH = 20
 """Virtual tokens where a task file names none: PEFT has no default, and its examples have 8 to 20."""

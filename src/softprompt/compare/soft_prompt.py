@@ -9,8 +9,8 @@ from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress
 from softprompt.tasks.task import Task
 from softprompt.training.events import Failed, draw
+from softprompt.training.prepare import chosen
 from softprompt.training.publish import make_prompt
-from softprompt.training.recipe import chosen
 from softprompt.training.session import Session
 
 

@@ -25,14 +25,14 @@ SHOTS = 8
 
 
 class ZeroShot:
-    """The task's text prompt before each input, as every training measures it."""
+    """The task's text prompt before each input, as every training measures it, on all test rows."""
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         return {"text": task.form.zero_shot_text()}
 
     def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
         text = task.form.zero_shot_text()
-        asked, warning = zero_shot_examples(base, task)
+        asked, warning = zero_shot_examples(base, task, task.test)
         if warning is not None:
             progress.warn(warning)
         return Trained(architecture_of(base), no_prompt(base), asked, bytes=len(text.encode()))

@@ -9,25 +9,29 @@ from torch import Tensor
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ContextError
 from softprompt.evaluation.metrics import score
-from softprompt.evaluation.trials import Report, Trial
+from softprompt.evaluation.trials import Report, Trial, said_by
 from softprompt.model.splice import no_prompt
-from softprompt.prompts.card import BASELINES, SOLVED
+from softprompt.prompts.card import BASELINE_ROWS, BASELINES, SOLVED, VALUE_THERE, value_beside
+from softprompt.rows.places import PlacedRows
 from softprompt.tasks.task import Examples, Task
+from softprompt.text import plural
 
 
 def baseline_trials(base: FrozenBase, task: Task, start_PD: Tensor, test: Examples) -> tuple[list[Trial], str | None]:
-    """Trials of the text prompt and of the prompt before training, and a warning where the text prompt and a row do not
-    both fit the context: rows stand alone then.
+    """Trials of the text prompt and of the prompt before training, on `max_baseline_samples` of the test rows, and a warning
+    where the text prompt and a row do not both fit the context: rows stand alone then.
 
     Raises:
         DataError: a row is wrong.
     """
-    asked, warning = zero_shot_examples(base, task)
-    return [Trial(task.form, no_prompt(base), asked), Trial(task.form, start_PD.to(base.dtype), test)], warning
+    places = task.draw(task.test, task.config.max_baseline_samples)
+    asked, warning = zero_shot_examples(base, task, task.test.part(places))
+    untrained = Trial(task.form, start_PD.to(base.dtype), test.pick(places))
+    return [Trial(task.form, no_prompt(base), asked), untrained], warning
 
 
-def zero_shot_examples(base: FrozenBase, task: Task) -> tuple[Examples, str | None]:
-    """The test rows behind the text prompt, and a warning where it and a row do not both fit the context: rows stand alone
+def zero_shot_examples(base: FrozenBase, task: Task, rows: PlacedRows) -> tuple[Examples, str | None]:
+    """Test rows behind the text prompt, and a warning where it and a row do not both fit the context: rows stand alone
     then.
 
     Raises:
@@ -35,30 +39,50 @@ def zero_shot_examples(base: FrozenBase, task: Task) -> tuple[Examples, str | No
     """
     text = task.form.zero_shot_text()
     try:
-        return task.encode(base, task.test, 0, split="test", prepend=text + "\n" if text else ""), None
+        return task.encode(base, rows, 0, split="test", prepend=text + "\n" if text else ""), None
     except ContextError:
         warning = f"{task.name}: the text prompt of the zero-shot baseline does not fit the context, and is left out"
-        return task.encode(base, task.test, 0, split="test"), warning
+        return task.encode(base, rows, 0, split="test"), warning
 
 
 def baselines_of(task: Task, test: Examples, reports: Sequence[Report]) -> dict[str, float]:
-    """The scores of all three with their standard errors, from the reports of those trials."""
+    """The scores of all three with their standard errors, from the reports of those trials; and of how many rows they are,
+    where those are not all test rows."""
     zero_shot, untrained = ((report.value, report.stderr) for report in reports)
-    majority = score(task.form.metric, [task.majority()] * len(test), test.answers)
+    answers = test.pick(task.draw(task.test, reports[-1].rows)).answers
+    majority = score(task.form.metric, [task.majority()] * len(answers), answers)
     scores: dict[str, float] = {}
     for name, (value, stderr) in zip(BASELINES, (majority, zero_shot, untrained), strict=True):
         scores |= {name: value, f"{name}_stderr": stderr}
+    return scores | ({BASELINE_ROWS: len(answers)} if len(answers) < len(test) else {})
+
+
+def suffice(scores: Mapping[str, float], task: Task) -> bool:
+    """Whether baselines that were measured before are of as many rows as a task asks for, or of more."""
+    there, asked = len(task.test), task.config.max_baseline_samples
+    return scores.get(BASELINE_ROWS, there) >= min(there, asked or there)
+
+
+def beside_baselines(task: Task, test: Examples, report: Report, baselines: Mapping[str, float] | None) -> dict[str, float]:
+    """The value of a prompt on its test rows, and its baselines; where these are of some of the rows, its value on the same
+    ones, too."""
+    scores = {"value": report.value, **(baselines or {})}
+    if BASELINE_ROWS in scores:
+        places = task.draw(task.test, int(scores[BASELINE_ROWS]))
+        said = said_by(task.form, [report.predictions[place] for place in places])
+        scores[VALUE_THERE] = score(task.form.metric, said, test.pick(places).answers).value
     return scores
 
 
 def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
-    """What people should know of a prompt's `value` on its test rows, beside its baselines on the same rows, those that are
+    """What people should know of a prompt's score on its test rows, beside its baselines on the same rows, those that are
     known."""
-    value = scores["value"]
+    value = value_beside(scores)
+    assert value is not None
     known = {words: scores[name] for name, words in BASELINES.items() if name in scores}
     better = [f"{words} ({baseline:.3f})" for words, baseline in known.items() if baseline > value]
     equal = [words for words, baseline in known.items() if baseline == value < SOLVED]
-    scored = f"{metric} {value:.3f} on the same rows"
+    scored = f"{metric} {value:.3f} on the same {_rows_of(scores)}"
     told = [f"worse than {' and '.join(better)}"] * bool(better) + [f"no better than {' and '.join(equal)}"] * bool(equal)
     remarks = [f"it has not learnt: {', '.join(told)}; {scored}"] if told else []
     return remarks + remarks_on_baselines(metric, scores)
@@ -66,8 +90,14 @@ def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
 
 def remarks_on_baselines(metric: str, scores: Mapping[str, float]) -> list[str]:
     """The baselines that leave next to nothing to tune for."""
+    on = f" on {_rows_of(scores)}" if BASELINE_ROWS in scores else ""
     return [
-        f"{words} already solves the task ({metric} {scores[name]:.3f}): little is left to tune for"
+        f"{words} already solves the task ({metric} {scores[name]:.3f}{on}): little is left to tune for"
         for name, words in BASELINES.items()
         if scores.get(name, 0.0) >= SOLVED
     ]
+
+
+def _rows_of(scores: Mapping[str, float]) -> str:
+    """The rows of the baselines, counted where they are not all."""
+    return plural(int(scores[BASELINE_ROWS]), "row") if BASELINE_ROWS in scores else "rows"

@@ -141,13 +141,17 @@ def _uncounted(generator: Generator[int, None, R]) -> Generator[int, None, R]:
 def report_of(trial: Trial, given: Sequence[Answer]) -> Report:
     """The scores of a trial by its answers, row by row."""
     form, answers, predictions = trial.form, trial.examples.answers, [one.said for one in given]
-    # What a target says around the answer is no part of it.
-    said = predictions if form.labels else [form.unwrap(prediction) for prediction in predictions]
+    said = said_by(form, predictions)
     value, stderr = score(form.metric, said, answers)
     tokens = len(answers) if form.labels else sum(map(len, trial.examples.targets))
     loss, values = sum(one.loss for one in given) / tokens, tuple(row_values(form.metric, said, answers))
     unfinished = sum(one.unfinished for one in given)
     return Report(form.metric, value, len(answers), loss, predictions, stderr, unfinished, values)
+
+
+def said_by(form: Form, predictions: Sequence[str]) -> list[str]:
+    """Predictions as a metric sees them: what a target says around the answer is no part of it."""
+    return list(predictions) if form.labels else [form.unwrap(prediction) for prediction in predictions]
 
 
 def judge_apart(

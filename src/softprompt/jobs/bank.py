@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import FieldError, NotFound, RegistryError, TrainingError
-from softprompt.evaluation.baselines import remarks_on_scores
+from softprompt.evaluation.baselines import beside_baselines, remarks_on_scores
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
 from softprompt.jobs.records import add_event
 from softprompt.jobs.uploads import Uploads
@@ -166,9 +166,10 @@ class _Training:
                 if not member.run.dropped and (news := report.due()) is not None:
                     record(self._queue, self._claims[member], **news)
         elif isinstance(event, Judged):
-            scores = {"value": event.report.value} | (event.member.baselines or {})
+            member = event.member
+            scores = beside_baselines(member.task, member.test, event.report, member.baselines)
             for remark in remarks_on_scores(event.report.metric, scores):
-                record(self._queue, self._claims[event.member], remark, level="warn")
+                record(self._queue, self._claims[member], remark, level="warn")
         elif isinstance(event, Failed):
             self._fail(event)
         elif isinstance(event, Stopped):

@@ -92,8 +92,7 @@ def _by_token(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
     return run
 
 
-def pays(base: FrozenBase, tokens: int) -> bool:
+def pays(base: FrozenBase, tokens: float) -> bool:
     """Whether so many tokens of training are enough for the time that compiling takes. By the work alone, so that the same
     training does the same every time."""
     return base.device.type == "cpu" and base.params * tokens > WORTH
-

@@ -26,8 +26,17 @@ BASELINES = {
 }
 """What a tuned prompt must beat on its test rows: by their names among a card's metrics, what they are in words."""
 
+BASELINE_ROWS, VALUE_THERE = "baseline_rows", "value_on_baseline_rows"
+"""Where baselines are of some of the test rows: how many those are, and what the tuned prompt scores on the same ones."""
+
 SOLVED = 0.98
 """A baseline that scores as high leaves next to nothing to tune for."""
+
+
+def value_beside(metrics: Mapping[str, float]) -> float | None:
+    """The value of a prompt that its baselines compare with: that on their rows; None where it is unknown."""
+    return metrics.get(VALUE_THERE, metrics.get("value"))
+
 
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 
@@ -65,7 +74,8 @@ class Card(BaseModel):
     data_digest: str | None = None
     """Digest of the training rows, in order."""
     metrics: dict[str, float | int] = Field(default_factory=dict)
-    """Scores of the run: `value` on the test split, the baselines, `validation`, `rows`."""
+    """Scores of the run: `value` on the test split, the baselines, `validation`, `rows`; where baselines are of fewer rows,
+    `baseline_rows`, and `value_on_baseline_rows` to compare them with."""
     parents: tuple[str, ...] = ()
     """Digests of the prompts this one was made from."""
 
@@ -73,7 +83,7 @@ class Card(BaseModel):
     def learnt(self) -> bool | None:
         """Whether its score is better than each of its baselines on the same rows, or as good as one that solves the task;
         None where a score or all baselines are unknown."""
-        value, known = self.metrics.get("value"), [self.metrics[name] for name in BASELINES if name in self.metrics]
+        value, known = value_beside(self.metrics), [self.metrics[name] for name in BASELINES if name in self.metrics]
         if value is None or not known:
             return None
         return value > max(known) or value == max(known) >= SOLVED

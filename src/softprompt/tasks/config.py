@@ -166,6 +166,10 @@ class TaskConfig(_Strict):
     runs keep equal digests."""
     eval_per_epoch: int = Field(default=1, ge=1)
     """Validations in an epoch."""
+    max_eval_samples: int | None = Field(default=256, ge=1)
+    """Rows of a validation at most, drawn by what they hold; null for all."""
+    max_baseline_samples: int | None = Field(default=256, ge=1)
+    """Test rows of the baselines at most, drawn likewise; null for all. The prompt itself is judged on all test rows."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop after so many validations without a better one; by default never."""
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -46,6 +46,8 @@ _SAME = {
     "data.name": "dataset_config_name",
     "objective": "loss loss_type",
     "eval_per_epoch": "eval_frequency evals_per_epoch",
+    "max_eval_samples": "max_val_samples max_validation_samples eval_samples max_eval_rows",
+    "max_baseline_samples": "baseline_samples max_baseline_rows",
     "gradient_checkpointing": "activation_checkpointing use_gradient_checkpointing",
 }  # fmt: skip
 

@@ -11,10 +11,10 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from softprompt.rows.places import Place, PlacedRows
-from softprompt.rows.sources import canonical
+from softprompt.rows.sources import Row, canonical
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, named
 from softprompt.text import plural
 
@@ -118,8 +118,9 @@ class Source:
         return {name: count for name, count in counts.items() if count}
 
 
-def position(columns: Mapping[str, str]) -> float:
-    """Where a row falls in [0, 1) by the texts that a form reads of it: those of its input and of its answer."""
+def position(columns: Mapping[str, Any]) -> float:
+    """Where a row falls in [0, 1) by its columns; for a split those are the texts that a form reads of it, of its input and
+    of its answer."""
     return int.from_bytes(hashlib.blake2b(canonical(dict(columns)), digest_size=8).digest(), "big") / 2**64
 
 
@@ -161,6 +162,26 @@ def deal(source: Source, folds: int, *, by_label: bool) -> list[list[int]]:
     for place, text in enumerate(source.inputs):
         dealt[fold_of[text]].append(place)
     return [places for places in dealt if places]
+
+
+def draw(rows: Sequence[Row], labels: Sequence[str] | None, count: int) -> list[int]:
+    """Draw so many rows, or all where they are no more: a function of what the rows hold, of no seed and not of their order;
+    and those of a smaller number are among those of a larger one.
+
+    Args:
+        labels: of the rows, where they have any: each has its share of the drawn rows, and one at least where there is room.
+
+    Returns:
+        The places of the rows, in their order.
+    """
+    named = labels or [""] * len(rows)
+    sizes, met, turns = Counter(named), Counter[str](), list[tuple[bool, float, int]]()
+    for place in sorted(range(len(rows)), key=lambda place: position(rows[place])):
+        label = named[place]
+        turns.append((met[label] > 0, (met[label] + 0.5) / sizes[label], place))
+        met[label] += 1
+    turns.sort(key=lambda turn: turn[:2])  # of equal turns the one of the lower position stays first
+    return sorted(place for _, _, place in turns[:count])
 
 
 class _Inputs:

@@ -20,7 +20,7 @@ from softprompt.rows.sources import Row, digest_rows, find_file, read_hub_split,
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.labels import compose, named
-from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, remarks_on_rows
+from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, remarks_on_rows
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -228,10 +228,25 @@ class Task:
         """Training rows."""
         return self._splits.rows["training"]
 
-    @property
+    @cached_property
     def validation(self) -> PlacedRows:
-        """Rows that choose the best prompt; those of training where they are few, each held out in turn."""
-        return self._splits.rows["validation"]
+        """Rows that choose the best prompt: of those held out, `max_eval_samples` at most; those of training where they are
+        few, each held out in turn."""
+        held = self._splits.rows["validation"]
+        places = range(len(held)) if self.folds else self.draw(held, self.config.max_eval_samples)
+        return held if len(places) == len(held) else held.part(places)
+
+    @property
+    def held_out(self) -> int:
+        """How many rows are held out for validation."""
+        return len(self._splits.rows["validation"])
+
+    def draw(self, rows: Sequence[Row], count: int | None) -> Sequence[int]:
+        """Places of so many rows, drawn by what they hold, of each label its share; of all where they are no more."""
+        if count is None or len(rows) <= count:
+            return range(len(rows))
+        labelled = self.form.labels is not None
+        return draw(rows, [self.form.answer(row, "a row") for row in rows] if labelled else None, count)
 
     @property
     def folds(self) -> list[list[int]]:

@@ -88,13 +88,17 @@ class Checkpoint:
                 left.unlink(missing_ok=True)
 
 
+_OF_NO_STEP = {"serving", "max_eval_samples", "max_baseline_samples"}
+"""Keys that no step depends on; which rows it is validated on, a run's key says by themselves."""
+
+
 def key_of(base: FrozenBase, run: Run) -> str:
     """What a run is trained from, as 16 hex digits."""
     known = [
         base.fingerprint,
         str(base.dtype),
         base.quantization,
-        run.config.model_dump(mode="json", exclude={"serving"}),
+        run.config.model_dump(mode="json", exclude=_OF_NO_STEP),
         run.task.data_digest,
         digest_rows(run.task.validation),
         hashlib.sha256(run.start_PD.numpy().tobytes()).hexdigest(),

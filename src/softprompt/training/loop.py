@@ -123,20 +123,25 @@ class Stepper:
     def step(self, bank: Bank, runs: Sequence[Run]) -> list[int]:
         """Take a step of every run that wants another, validate those that are due; the places of those that took part, none
         when all have ended. A run whose loss or prompt is no number fails, and stops alone."""
+        active = self.take(bank, runs)
+        self._validate(bank, runs, [place for place in active if runs[place].failure is None and runs[place].validates])
+        return active
+
+    def take(self, bank: Bank, runs: Sequence[Run]) -> list[int]:
+        """The same without validations."""
         active = [place for place, run in enumerate(runs) if run.running]
         if self._base.batch_invariant:
             for place in active:
                 self._budget = self._full_budget()  # a neighbour that was too long has no say
                 one = bank.alone(place)
-                self._take(one, [runs[place]], [0])
+                self._take_together(one, [runs[place]], [0])
                 bank.load_state(place, one.state(0))
         elif active:
-            self._take(bank, runs, active)
-        self._validate(bank, runs, [place for place in active if runs[place].failure is None and runs[place].validates])
+            self._take_together(bank, runs, active)
         return active
 
-    def _take(self, bank: Bank, runs: Sequence[Run], active: Sequence[int]) -> None:
-        """A step of some runs together, without validation."""
+    def _take_together(self, bank: Bank, runs: Sequence[Run], active: Sequence[int]) -> None:
+        """A step of some runs in one batch."""
         examples = [example for row, place in enumerate(active) for example in runs[place].batch(row)]
         lengths = [bank.lengths[place] for place in active]
         stack = stack_padded(bank.vectors_KPD[active, -max(lengths) :], lengths)  # no wider for those that have ended
@@ -158,7 +163,7 @@ class Stepper:
 
     def _compiles(self, run: Run) -> bool:
         asked = run.config.torch_compile
-        return pays(self._base, run.tokens) if asked is None else asked
+        return pays(self._base, run.total * run.tokens) if asked is None else asked
 
     def _validate(self, bank: Bank, runs: Sequence[Run], due: Sequence[int]) -> None:
         """Judge runs that are due on their validation rows; one with folds by its folds, each on the rows that it has not

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from softprompt.evaluation.baselines import remarks_on_scores
+from softprompt.evaluation.baselines import remarks_on_scores, suffice
 from softprompt.evaluation.trials import Report
-from softprompt.prompts.card import BASELINES
+from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Bank
 from softprompt.training.run import Run
@@ -104,6 +104,8 @@ class Tuned:
             "metric": card.metric,
             **{name: card.metrics.get(name) for name in ("value", "stderr", "rows")},
             **{name: card.metrics.get(name) for one in (*BASELINES, "validation") for name in (one, f"{one}_stderr")},
+            BASELINE_ROWS: card.metrics.get(BASELINE_ROWS, card.metrics.get("rows")),
+            VALUE_THERE: value_beside(card.metrics),
             "learnt": card.learnt,
             "steps": card.recipe["steps"],
             "best_step": card.recipe["best_step"],
@@ -171,7 +173,8 @@ class Member:
 
     def load_state(self, state: Mapping[str, Any], bank: Bank) -> None:
         """Go on from a state."""
-        self.id, self.baselines, self.resumed = state["id"], state["baselines"], True
+        self.id, self.resumed, baselines = state["id"], True, state["baselines"]
+        self.baselines = baselines if baselines and suffice(baselines, self.task) else None
         for run, place, own in zip(self.runs, self.places, state["runs"], strict=True):
             run.load_state(own)
             bank.load_state(place, own["bank"])

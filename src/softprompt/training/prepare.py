@@ -1,4 +1,5 @@
-"""From a task to a run: its rows encoded, its vectors at their start, and what is to be said of both."""
+"""From a task to a run: its rows encoded, its vectors at their start, what its file leaves open chosen by the base; and what
+is to be said of all that. Whatever is chosen here is told, and kept in the card."""
 
 from __future__ import annotations
 
@@ -17,12 +18,16 @@ from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import excerpt_of
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
-from softprompt.training.recipe import chosen, told_recipe
 from softprompt.training.reparameterize import weight_rows
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
+
+RATE = 0.45
+"""The default learning rate in units of the spread of the base's embeddings: AdamW moves each number of a prompt by about
+the rate in a step, and how far that is depends on the numbers there are. Gemma multiplies its embeddings by the root of
+their width, so that a rate for Llama is a tenth of what it needs."""
 
 SHORT, LONG = 5, 150
 """Prompt lengths outside of which a warning is due: too little capacity, and an input that drowns."""
@@ -48,7 +53,7 @@ class Preparer:
         base, length = self._base, task.config.num_virtual_tokens
         if library is not None:
             library.registry.check_names([task.name], base.name)
-        key = (id(task.train), task.form, length)
+        key = (id(task.train), task.form, length, task.config.max_eval_samples)
         if key not in self._encoded:
             self._kept.append(task.train)
             splits = {"training": task.train, "validation": task.validation, "test": task.test}
@@ -62,6 +67,28 @@ class Preparer:
         )
         run.split(task.folds)
         return run, test
+
+
+def chosen(config: TaskConfig, base: FrozenBase) -> TaskConfig:
+    """A config with nothing left to choose."""
+    if config.learning_rate is not None:
+        return config
+    rate = float(f"{RATE * base.spread * config.learning_rate_multiplier:.3g}")
+    return config.model_copy(update={"learning_rate": rate})
+
+
+def told_recipe(run: Run) -> str:
+    """The recipe of a run in words, what was chosen for it among them."""
+    config, rows = run.config, min(run.config.per_device_train_batch_size, len(run.train))
+    judged, held = plural(len(run.validation), "validation row"), run.task.held_out
+    if run.folds:
+        judged = f"{len(run.folds)} folds"
+    elif len(run.validation) < held:
+        judged = f"{len(run.validation)} of {held} validation rows (max_eval_samples)"
+    return (
+        f"{plural(run.total, 'step')} of {plural(rows, 'row')}, {config.objective_name}, rate {config.learning_rate:g}, "
+        f"start {config.initializer}; the best prompt by {judged} is kept"
+    )
 
 
 def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import NotFound
+from softprompt.evaluation.baselines import beside_baselines
 from softprompt.evaluation.trials import Report
 from softprompt.files import write_whole
 from softprompt.model.architecture import Architecture
@@ -44,7 +45,8 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     vectors_PD = run.best_PD.cpu()
     moved = round(float((vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12)), 4)
     metrics = {"value": report.value, "stderr": report.stderr, "rows": report.rows, "moved": moved}
-    metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr} | (member.baselines or {})
+    metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr}
+    metrics |= beside_baselines(member.task, member.test, report, member.baselines)
     card = Card(
         base=base.name,
         fingerprint=base.fingerprint,
@@ -54,6 +56,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         | {"steps": run.step, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
         | ({"folds": len(run.folds)} if run.folds else {})
         | ({"torch_compile": True} if run.compiled else {})
+        | ({"validation_rows": len(run.validation)} if len(run.validation) < run.task.held_out else {})
         | {"test_digest": digest_rows(run.task.test)}
         | base.provenance()
         | run.task.form.rules(base)
@@ -128,6 +131,8 @@ def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:
         "objective": config.objective_name,
         "metric": config.metric_name,
         "prompt_tuning_init": config.initializer,
+        "max_eval_samples": config.max_eval_samples,  # in which nothing says something: all rows
+        "max_baseline_samples": config.max_baseline_samples,
     }
     resolved.pop("tokenizer_name_or_path", None)
     data = config.data

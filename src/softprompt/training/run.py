@@ -87,6 +87,13 @@ class Run:
             made.append(Run(self.task, self.config, self.start_PD, train, held, self.labels, whole=self, held=tuple(places)))
         self.folds = tuple(made)
 
+    @cached_property
+    def tokens(self) -> float:
+        """Of a step, its prompt and its rows with their targets, in the mean over an epoch."""
+        tails = (self.objective.tails(target) for target in self.targets)
+        rows = sum(len(ids) + max(map(len, ends)) for ids, ends in zip(self.train.inputs, tails, strict=True))
+        return len(self.start_PD) + rows / steps_per_epoch(self.config, len(self.train))
+
     @property
     def rule(self) -> Rule:
         """How it is updated."""
@@ -131,12 +138,6 @@ class Run:
             self._shuffled = (epoch, order)
         return self._shuffled[1]
 
-    @cached_property
-    def tokens(self) -> int:
-        """Of all its steps, about."""
-        row = len(self.start_PD) + sum(map(len, self.train.inputs)) / max(1, len(self.train))
-        return round(self.total * min(self.config.per_device_train_batch_size, len(self.train)) * row)
-
     def took_step(self, loss: float, *, compiled: bool = False) -> None:
         """Count a step."""
         self.step += 1
@@ -149,8 +150,17 @@ class Run:
         """Whether a validation is due after the step just done; a fold has none of its own."""
         if self.whole is not None:
             return False
-        every = max(1, steps_per_epoch(self.config, len(self.train)) // self.config.eval_per_epoch)
-        return self.step == self.total or self.step % every == 0
+        return self.step == self.total or self.step % self._every == 0
+
+    @property
+    def validations(self) -> int:
+        """How many there are from its first step to its last."""
+        return math.ceil(self.total / self._every)
+
+    @property
+    def _every(self) -> int:
+        """Steps between validations."""
+        return max(1, steps_per_epoch(self.config, len(self.train)) // self.config.eval_per_epoch)
 
     def took_validation(self, report: Report, vectors_PD: Tensor) -> None:
         """Keep the best vectors by validation. One of equal value but higher loss is not kept, and uses up no patience: the

@@ -162,10 +162,12 @@ def _check_comparable(tasks: Sequence[Task]) -> None:
         raise ConfigError(
             f"a sweep compares its candidates by one metric, and these have {', '.join(sorted(metrics))}; give `metric` one"
         )
-    if len({str(task.config.data) for task in tasks}) > 1 and len({digest_rows(task.validation) for task in tasks}) > 1:
+    if len({(str(task.config.data), task.config.max_eval_samples) for task in tasks}) > 1 and (
+        len({digest_rows(task.validation) for task in tasks}) > 1
+    ):
         raise ConfigError(
             "a sweep compares its candidates on the same validation rows, and these have others; "
-            "give `data.validation` a file"
+            "give `data.validation` a file, and `max_eval_samples` one value"
         )
 
 
