@@ -38,8 +38,16 @@ def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     return {"input_ids": padded("input_ids", 0), "labels": padded("labels", -100), "attention_mask": mask}
 
 
-def fit(model: Any, task: Task, base: FrozenBase, arguments: dict[str, Any], progress: Progress) -> int:
-    """Train a PEFT model on a task's training rows, by language modelling of the answer; how many steps it took."""
+def fit(
+    model: Any,
+    task: Task,
+    base: FrozenBase,
+    arguments: dict[str, Any],
+    progress: Progress,
+    callbacks: Sequence[Any] = (),
+) -> int:
+    """Train a PEFT model on a task's training rows, by language modelling of the answer; how many steps it took. More of the
+    Trainer's callbacks may listen."""
     import transformers
     from transformers.trainer_callback import PrinterCallback
 
@@ -65,7 +73,7 @@ def fit(model: Any, task: Task, base: FrozenBase, arguments: dict[str, Any], pro
             ),
             train_dataset=rows,
             data_collator=collate,
-            callbacks=[callback],
+            callbacks=[callback, *callbacks],
         )
         trainer.remove_callback(PrinterCallback)
         with without_future_warnings():
