@@ -1,4 +1,4 @@
-"""Time to equal accuracy against PEFT and the Trainer: the same base, rows, start, rate, schedule, optimiser and rows a step.
+"""Time to equal accuracy against PEFT and the Trainer: the same base, rows, start, rate, schedule and rows a step.
 
     python benchmarks/to_accuracy.py --model models/smollm2.gguf --dtype bf16 --P 20 100 --json
 
