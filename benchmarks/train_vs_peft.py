@@ -33,6 +33,7 @@ from benchmarks.row import print_row
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.devices import DTYPES
 from softprompt.model.architecture import architecture_of
+from softprompt.model.fused import Fused
 from softprompt.model.splice import common_head, stack_padded
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank, Rule
@@ -127,13 +128,15 @@ def peft_steps(
 
 
 def our_steps(
-    base: FrozenBase, rows: Rows, length: int, prompts: int, token_budget: int = TOKEN_BUDGET
+    base: FrozenBase, rows: Rows, length: int, prompts: int, token_budget: int = TOKEN_BUDGET, compiled: bool = False
 ) -> Callable[[], None]:
-    """A function that takes one pass over the rows for each of K prompts, all in one bank."""
+    """A function that takes one pass over the rows for each of K prompts, all in one bank; with compiled parts, as a run of
+    some minutes has them on a CPU, or without."""
     attention = "eager" if base.device.type == "cpu" else "sdpa"
     starts = [torch.randn(length, base.width) * 0.02 for _ in range(prompts)]
     bank = Bank(starts, [Rule("adamw", 0.0, 1.0)] * prompts, base.device)
     every, architecture = list(range(prompts)), architecture_of(base)
+    fused = Fused(base, lambda message: print(message, file=sys.stderr))
 
     def run() -> None:
         base.model.set_attn_implementation(attention)
@@ -142,7 +145,8 @@ def our_steps(
             total = sum(len(target) for _, target in part)
             batch = [Example(k, ids, LANGUAGE_MODELING, target, 1 / total) for k in every for ids, target in part]
             stack = stack_padded(bank.vectors_KPD, bank.lengths)
-            _, gradient_KPD = losses_and_gradient(architecture, stack, batch, token_budget=token_budget)
+            with fused.within() if compiled else contextlib.nullcontext():
+                _, gradient_KPD = losses_and_gradient(architecture, stack, batch, token_budget=token_budget)
             bank.step(every, gradient_KPD, [0.03] * prompts)
 
     return run
@@ -194,12 +198,21 @@ def timed(base: FrozenBase, run: Callable[[], None]) -> tuple[float, float]:
 
 
 def compare(
-    model: str, kind: str, dtype: str, length: int, prompts: int, pairs: int, steps: int, attention: str, device: str
+    model: str,
+    kind: str,
+    dtype: str,
+    length: int,
+    prompts: int,
+    pairs: int,
+    steps: int,
+    attention: str,
+    device: str,
+    compiled: bool,
 ) -> dict[str, Any]:
     """One row of the benchmark."""
     base = make_base(model, dtype, device)
     rows = make_rows(kind, steps * ROWS_PER_STEP, seed=0)
-    ours = our_steps(base, rows, length, prompts)
+    ours = our_steps(base, rows, length, prompts, compiled=compiled)
     peft = peft_steps(make_base(model, dtype, device), rows, length, attention)
     timed(base, ours)
     timed(base, peft)
@@ -218,6 +231,7 @@ def compare(
         "P": length,
         "K": prompts,
         "attention": attention,
+        "compiled": compiled,
         "device": device,
         "pairs": pairs,
         "ratio": round(statistics.median(ratios), 3),
@@ -246,11 +260,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="of 32 rows, in each turn")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="as long runs on a CPU are")
     parser.add_argument("--json", action="store_true", help="print JSON Lines only")
     args = parser.parse_args()
     combinations = itertools.product(args.model, args.rows, args.dtype, args.P, args.K, args.attention)
     for model, kind, dtype, length, prompts, attention in combinations:
-        row = compare(model, kind, dtype, length, prompts, args.pairs, args.steps, attention, args.device)
+        compiled = args.compile and model != "builtin/tiny"  # on which no run is long enough for it
+        row = compare(model, kind, dtype, length, prompts, args.pairs, args.steps, attention, args.device, compiled)
         print_row(row, args.json)
 
 
