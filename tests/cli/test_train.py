@@ -129,11 +129,11 @@ def test_a_plan_tells_what_a_training_takes_and_makes_nothing(
     assert "nothing was trained" in " ".join(done.out.split())
     for word in ("task", "steps", "rows", "tokens", "train", "validate", "baselines", "test", "total"):
         assert sum(word in line.split() for line in lines) == 1, word
-    for note in ("3 steps of 32 rows", "measure: 100%"):
+    for note in ("3 steps of 36 rows", "measure: 100%"):
         assert note in done.err
     rows = run("train", *files, "--plan", "--json", "--set", "max_steps=70").rows
     assert [(row["task"], row["steps"], row["rows_per_step"]) for row in rows] == [
-        ("one", 70, 32), ("a-task-of-quite-a-long-name", 70, 32),
+        ("one", 70, 36), ("a-task-of-quite-a-long-name", 70, 36),
     ]  # fmt: skip
     assert set(tmp_path.rglob("*")) == there
     assert not home.exists()
