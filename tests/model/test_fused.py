@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from softprompt.model.fused import Fused
 from softprompt.model.splice import stack_prompts
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LANGUAGE_MODELING
+from softprompt.training.prepare import Preparer
 from softprompt.training.run import Run
 from softprompt.training.train import train
 from tests.models import CONFIGS, make_base
@@ -94,3 +96,23 @@ def test_long_runs_alone_are_worth_it(tmp_path: Path, monkeypatch: pytest.Monkey
     assert train(make_task(tmp_path, "one"), base=base)[0].prompt.card.recipe["torch_compile"] is True
     (off,) = train(make_task(tmp_path, "one", torch_compile=False), base=base)
     assert "torch_compile" not in off.prompt.card.recipe
+
+
+def test_a_batch_invariant_base_is_not_compiled_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "WORTH", 1)
+    base = replace(make_base("llama"), batch_invariant=True)
+    assert not fused.pays(base, 10)
+    (plain,) = train(make_task(tmp_path, "one"), base=base)
+    with pytest.warns(UserWarning, match="torch_compile is left out"):
+        (asked,) = train(make_task(tmp_path, "one", torch_compile=True), base=base)
+    assert torch.equal(plain.prompt.vectors_PD, asked.prompt.vectors_PD)
+    assert "torch_compile" not in asked.prompt.card.recipe
+
+
+def test_that_it_was_compiled_is_known_where_it_goes_on(tmp_path: Path) -> None:
+    task, base = make_task(tmp_path, "one"), make_base("llama")
+    run, _ = Preparer(base).prepare(task, None)
+    run.took_step(1.0, compiled=True)
+    other, _ = Preparer(base).prepare(task, None)
+    other.load_state(run.state())
+    assert other.compiled

@@ -35,7 +35,12 @@ class Fused:
 
     @cached_property
     def _parts(self) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-        """What is compiled, and what takes its place; nothing where no compiler works."""
+        """What is compiled, and what takes its place; nothing where no compiler works, or bits must not go by the past."""
+        if self._base.batch_invariant:
+            self._warn(
+                "torch_compile is left out: what is compiled goes by shapes met before, and the base is batch invariant"
+            )
+            return []
         chosen = [part for part in self._base.model.modules() if _is_norm(part) or _is_block(part)]
         if not chosen or not self._compiles():
             return []
@@ -95,4 +100,4 @@ def _by_token(compiled: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 def pays(base: FrozenBase, tokens: float) -> bool:
     """Whether so many tokens of training are enough for the time that compiling takes. By the work alone, so that the same
     training does the same every time."""
-    return base.device.type == "cpu" and base.params * tokens > WORTH
+    return base.device.type == "cpu" and not base.batch_invariant and base.params * tokens > WORTH

@@ -22,7 +22,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.rows.sources import digest_rows
 from softprompt.training.run import Run
 
-FORMAT = 4
+FORMAT = 5
 EVERY_SECONDS = 30.0
 
 

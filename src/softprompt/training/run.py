@@ -204,4 +204,4 @@ class Run:
         self.best_PD = state["best_PD"]
 
 
-_STATE = ("step", "loss", "best_step", "failure", "dropped", "history", "_losses", "_worse")
+_STATE = ("step", "loss", "best_step", "failure", "dropped", "compiled", "history", "_losses", "_worse")
