@@ -15,6 +15,7 @@ from softprompt.engines.prefix_cache import PrefixCache
 from softprompt.engines.protocol import GenerateJob, Sampling, Vectors
 from softprompt.evaluation.trials import result_of
 from softprompt.model.causal import Causal
+from softprompt.model.prefix import fixed_cache
 from softprompt.model.splice import chunk_by_length, pad_rows, splice_rows, stack_prompts
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
@@ -210,3 +211,24 @@ def test_a_state_space_base_is_run_by_concatenation() -> None:
         for token in answers[index]:
             assert token == int(alone(base, prompts[index], grown)[-1].argmax())
             grown.append(token)
+
+
+@each_architecture
+def test_the_head_makes_the_logits_that_are_read_and_no_others(architecture: str) -> None:
+    """Behind a prompt alone nobody reads any; and what it is given is contiguous, or torch copies the head for each row."""
+    causal = make_causal(architecture)
+    base, seen = causal.base, []
+
+    def look(_: object, given: tuple[torch.Tensor]) -> None:
+        seen.append((tuple(given[0].shape[:2]), given[0].is_contiguous()))
+
+    stack = stack_prompts(some_prompts(base, (3, 2)))
+    hook = base.model.get_output_embeddings().register_forward_pre_hook(look)
+    try:
+        cache = fixed_cache(causal.compute_prefix(stack), torch.tensor([0, 1]))
+        ids_BT, positions_BT = torch.tensor([[4, 5], [6, 7]]), torch.tensor([[3, 4], [2, 3]])
+        mask_BS = torch.cat([stack.mask_KP, torch.ones(2, 2, dtype=torch.bool)], dim=1)
+        causal.run_cached(ids_BT, positions_BT, cache, mask_BS)
+    finally:
+        hook.remove()
+    assert seen == [((2, 0), True), ((2, 1), True)]
