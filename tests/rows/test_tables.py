@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import functools
 import csv
 import datetime
 import decimal
+import functools
 import gzip
 import io
 import json
