@@ -23,8 +23,8 @@ from softprompt.training.objectives import OBJECTIVES, Objective
 from softprompt.training.reparameterize import Network
 
 VALIDATIONS = 20
-"""Of a run at most, where a task file does not ask for more: with few rows an epoch is a step or two, and to judge after each
-would cost more than to train."""
+"""Of a run at most, where a task file does not ask for more: with few rows an epoch is a step or two, and to judge after
+each would cost more than to train."""
 
 
 @dataclass(eq=False)
