@@ -388,7 +388,7 @@ def test_short_epochs_are_not_each_validated(
 
 def test_a_loss_that_fails_late_is_told_with_its_step_and_rate(tmp_path: Path, base: FrozenBase, library: Library) -> None:
     session = Session(architecture_of(base), library=library)
-    member = session.add(a_task(tmp_path, max_steps=10, warmup_steps=0, eval_per_epoch=5))
+    member = session.add(a_task(tmp_path, max_steps=10, warmup_steps=0, lr_scheduler_type="linear", eval_per_epoch=5))
     steps = 0
     for event in session.run():
         steps += isinstance(event, Stepped)

@@ -150,7 +150,7 @@ class TaskConfig(_Strict):
     warmup_steps: int | None = Field(default=None, ge=0)
     """Overrides warmup_ratio."""
     weight_decay: float = Field(default=0.0, ge=0)
-    lr_scheduler_type: Scheduler = "linear"
+    lr_scheduler_type: Scheduler = "cosine"
     optim: Literal["adamw", "adafactor"] = "adamw"
     adam_beta2: float = Field(default=0.98, ge=0, lt=1)
     """How much AdamW keeps of its second moment at each step: a run of a few hundred steps has no time for 0.999."""
