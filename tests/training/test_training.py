@@ -626,7 +626,7 @@ def test_a_label_that_begins_another_is_told_from_it(tmp_path: Path) -> None:
         for n in range(60)
         for what, label in (("look at", "account limit"), ("raise the limit of", "account limit change"))
     ]
-    fields = {"labels": ["account limit", "account limit change"], "max_steps": 60, "num_virtual_tokens": 10}
+    fields = {"labels": ["account limit", "account limit change"], "max_steps": 90, "num_virtual_tokens": 10}
     (tuned,) = train(a_task(tmp_path, "limit", rows, base="builtin/tiny", learning_rate=0.1, **fields))
     assert tuned.report.value >= 0.9
     assert set(tuned.report.predictions) == {"account limit", "account limit change"}
