@@ -187,4 +187,5 @@ def _parents(base: FrozenBase, config: TaskConfig, library: Library | None) -> l
     prompts = [SoftPrompt.from_bytes(library.read(ref)) for ref in config.prompt_tuning_init_prompt]
     for prompt in prompts:
         prompt.check_base(base)
+        prompt.check_single("no prompt can start from")
     return prompts
