@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
@@ -67,6 +67,12 @@ class Combined(Record):
     rows: int | None
     parent_values: tuple[float, ...] = field(default=())
     """Of its parents on the same rows."""
+    report: Report | None = field(default=None, repr=False, compare=False)
+    """All that came of judging it."""
+
+    def row(self) -> dict[str, Any]:
+        """Its fields as a row, without the report."""
+        return {name: value for name, value in super().row().items() if name != "report"}
 
 
 def combine(
@@ -122,9 +128,8 @@ def combine(
         reports: list[Report] = []
         if data is not None:
             made, reports = _judged(opened, made, versions, first, parents, data, base, shown)
-        stored = made.to_bytes()
         origins = [_wishes_of(opened, first)]
-        (version,) = opened.publish_all([stored], base=versions[0].base, tags=checked, origins=origins)
+        (version,) = opened.publish_all([made.to_bytes()], base=versions[0].base, tags=checked, origins=origins)
     return Combined(
         task=name,
         version=version.number,
@@ -132,12 +137,13 @@ def combine(
         operation=operation,
         parents=tuple(one.ref for one in versions),
         num_virtual_tokens=made.card.num_virtual_tokens,
-        prompt_bytes=len(stored),
+        prompt_bytes=len(made.to_bytes()),
         metric=made.card.metric,
         value=made.card.metrics.get("value"),
         stderr=made.card.metrics.get("stderr"),
         rows=reports[0].rows if reports else None,
         parent_values=tuple(report.value for report in reports[1:]),
+        report=reports[0] if reports else None,
     )
 
 

@@ -60,6 +60,9 @@ class DataConfig(_Strict):
     """A data set of the Hugging Face hub; then train, validation and test name its splits."""
     name: str | None = None
     """Configuration of the hub data set."""
+    subsets: int | None = Field(default=None, ge=2, le=32)
+    """Train so many prompts, each on a part of the training rows of its own, and combine them into one version: an ensemble
+    where there are labels, else their mean."""
 
     @field_validator("validation", "test")
     @classmethod

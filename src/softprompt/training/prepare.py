@@ -50,6 +50,8 @@ class Preparer:
             NameRefused: the library would refuse the task's name, or the base's.
         """
         base, length = self._base, task.config.num_virtual_tokens
+        if task.config.data is not None and task.config.data.subsets:
+            raise ConfigError(f"task {task.name!r}: data.subsets is of `softprompt train` alone; leave it out here")
         if library is not None:
             library.registry.check_names([task.name], base.name)
         key = (id(task.train), task.form, length, task.config.max_eval_samples)
