@@ -6,8 +6,8 @@
 One prompt of each task, trained here or taken from a library, is stored as float32, bfloat16, float16 and int8 (a scale for
 each virtual token), read again and judged on the same test rows. A row for each task and dtype: the bytes of the file and
 what of them are vectors, the value and the loss, how much of the value float32 has over it (`lost`, with the standard error
-of the difference, row by row), and the share of rows that are answered otherwise. On a base in bfloat16 the vectors are rounded
-to that in any case: --dtype float32 tells what the file alone costs. Data from SOFTPROMPT_DATA (default
+of the difference, row by row), and the share of rows that are answered otherwise. On a base in bfloat16 the vectors are
+rounded to that in any case: --dtype float32 tells what the file alone costs. Data from SOFTPROMPT_DATA (default
 ../shared/data).
 """
 

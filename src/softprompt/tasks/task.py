@@ -131,7 +131,7 @@ class Task:
         parts = deal(source, count, by_label=self.form.labels is not None)
         if self.folds or len(parts) < count:
             raise ConfigError(
-                f"task {self.name!r}: {plural(len(self.train), 'training row')} are too few for {count} subsets; leave them out"
+                f"task {self.name!r}: {plural(len(self.train), 'training row')} are too few for {count} subsets; add rows"
             )
         data = self.config.data.model_dump(exclude_unset=True, exclude={"subsets"}) if self.config.data else {}
         tasks = [self.variant(data=data) for _ in parts]
