@@ -35,14 +35,15 @@ def combine(
 ) -> None:
     """Combine prompts of one base into a new version: their mean, one behind the other, or an ensemble."""
     from softprompt.progress import Bars
+    from softprompt.prompts.combine import check_operation
 
-    progress = Bars()
-    with progress.loading("torch"):
-        from softprompt.evaluation.combination import combine as make
-        from softprompt.prompts.combine import check_operation
     chosen: Any = operation
     check_operation(chosen, refs, weights)
-    library = where.open()
+    library, progress = where.open(), Bars()
+    for ref in refs if like is None else [*refs, like]:
+        library.registry.resolve(ref)  # told before torch is loaded
+    with progress.loading("torch"):
+        from softprompt.evaluation.combination import combine as make
     made = make(
         refs, chosen, weights=weights, task=task, like=like, data=data, library=library, base=base, tags=tags or (),
         progress=progress,

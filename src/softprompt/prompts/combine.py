@@ -1,4 +1,5 @@
 """Prompts made of prompts, without training: their mean, a weighted mean, one behind the other, or an ensemble of them.
+Torch is loaded where numbers are combined.
 
 Shapes: K prompts, P virtual tokens, D width.
 """
@@ -7,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, get_args
 
 from softprompt.errors import ConfigError
 from softprompt.text import plural
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Operation = Literal["average", "interpolate", "concatenate", "ensemble"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -63,6 +64,8 @@ def combine_vectors(
     Raises:
         ConfigError: they are of unequal width, or of unequal length for a mean; or as :func:`check_operation`.
     """
+    import torch
+
     check_operation(operation, names, weights)
     _check_equal([prompt_PD.shape[1] for prompt_PD in prompts], names, "numbers wide", "give prompts of one base")
     if operation in ("concatenate", "ensemble"):
