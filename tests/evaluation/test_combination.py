@@ -23,7 +23,8 @@ from softprompt.errors import ConfigError, FingerprintMismatch, NotFound
 from softprompt.evaluation.combination import Combined, combine
 from softprompt.evaluation.ensembles import mean_scores, score_members
 from softprompt.evaluation.evaluate import evaluate
-from softprompt.exchange.exporting import export_prompt
+from softprompt.exchange.exporting import Format, export_prompt
+from softprompt.exchange.importing import import_prompt
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.prompt import SoftPrompt
@@ -262,6 +263,17 @@ def test_an_ensemble_is_refused_where_one_matrix_is_meant(library: Library, base
     task = Task(task="next", labels=LABELS, data=ROWS, **start)
     with pytest.raises(ConfigError, match="an ensemble of 2, which no prompt can start from"):
         Preparer(base).prepare(task, library)
+
+
+def test_an_ensemble_goes_out_and_in_as_our_one_file(library: Library, base: FrozenBase, tmp_path: Path) -> None:
+    combine(["kind@1", "kind@3"], "ensemble", library=library)
+    file = export_prompt(library, "kind@4", tmp_path / "out", Format.SOFTPROMPT).path
+    import_prompt(library, file, task="again")
+    assert scores_of(library, base, "again") == scores_of(library, base, "kind@4")
+    with pytest.raises(
+        ConfigError, match="task 'kind' is an ensemble, which chooses a label; it cannot be one that generates"
+    ):
+        import_prompt(library, file, task="other", like="tell")
 
 
 def test_the_command_says_what_came_of_it(run: Run, home: Path, base_folder: Path, tmp_path: Path) -> None:

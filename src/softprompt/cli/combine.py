@@ -18,9 +18,7 @@ COLUMNS = ("task", "version", "operation", "num_virtual_tokens", "prompt_bytes",
 @moved_base_options
 def combine(
     refs: Annotated[list[str], typer.Argument(metavar="TASK...", help="Two prompts or more: TASK, TASK@N or TASK@ALIAS.")],
-    operation: Annotated[
-        str, typer.Option("--by", metavar="OPERATION", help="average, interpolate, concatenate or ensemble.")
-    ] = "average",
+    operation: Annotated[str, typer.Option("--by", help="average, interpolate, concatenate or ensemble.")] = "average",
     weights: Annotated[
         list[float] | None, typer.Option("--weight", help="Of a prompt, for interpolate; repeat for each, in order.")
     ] = None,
