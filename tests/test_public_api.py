@@ -12,6 +12,7 @@ from softprompt import errors
 NAMES = [
     "BaseOptions",
     "Card",
+    "Combined",
     "Evaluation",
     "FrozenBase",
     "Library",
@@ -24,6 +25,7 @@ NAMES = [
     "TaskConfig",
     "Tuned",
     "Version",
+    "combine",
     "compare",
     "evaluate",
     "plan",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from softprompt.bases.options import BaseOptions
     from softprompt.compare.compare import compare
     from softprompt.errors import SoftPromptError
+    from softprompt.evaluation.combination import Combined, combine
     from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.library.library import Library
     from softprompt.prompts.card import Card
@@ -37,6 +38,7 @@ if "OMP_WAIT_POLICY" not in os.environ:  # before torch reads it
 __all__ = [
     "BaseOptions",
     "Card",
+    "Combined",
     "Evaluation",
     "FrozenBase",
     "Library",
@@ -49,6 +51,7 @@ __all__ = [
     "TaskConfig",
     "Tuned",
     "Version",
+    "combine",
     "compare",
     "evaluate",
     "plan",
@@ -60,6 +63,7 @@ __all__ = [
 _HOMES = {
     "BaseOptions": "bases.options",
     "Card": "prompts.card",
+    "Combined": "evaluation.combination",
     "Evaluation": "evaluation.evaluate",
     "FrozenBase": "bases.base",
     "Library": "library.library",
@@ -72,6 +76,7 @@ _HOMES = {
     "TaskConfig": "tasks.config",
     "Tuned": "training.member",
     "Version": "registry.records",
+    "combine": "evaluation.combination",
     "compare": "compare.compare",
     "evaluate": "evaluation.evaluate",
     "plan": "training.plan",

@@ -162,6 +162,8 @@ MANY: dict[str, dict[str, Any]] = {
     "d": {"objective": "language_modelling", "lr_scheduler_type": "cosine", "max_steps": 2, "eval_per_epoch": 3},
     "e": {"encoder_reparameterization_type": "RESIDUAL", "encoder_hidden_size": 5, "num_virtual_tokens": 8},
     "f": {"encoder_reparameterization_type": "MLP", "prompt_tuning_init": "RANDOM", "seed": 7},
+    "i": {"encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 6, "num_virtual_tokens": 5},
+    "j": {"encoder_reparameterization_type": "LOW_RANK", "encoder_hidden_size": 3},
     "g": {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "yes or no", "warmup_steps": 0, "seed": 1},
     "h": {"prompt_tuning_init": "SAMPLE_VOCAB", "learning_rate": 0.02, "max_grad_norm": 0.1, "num_virtual_tokens": 5},
 }
@@ -513,6 +515,10 @@ def test_how_many_numbers_a_network_adds_while_it_is_trained_is_told(tmp_path: P
     remarks = [message for one in runs for message, _ in remarks_on(base, one)]
     trained = 6 * 32 + 2 * 7 * 32 + 2 * 32  # the vectors, two matrices, the gain and the bias of a norm
     assert [note for note in remarks if "trained" in note] == [f"a: {trained} numbers are trained, of which 192 are kept"]
+    low, _ = preparer.prepare(a_task(tmp_path, "c", encoder_reparameterization_type="LOW_RANK"), None)
+    assert low.config.encoder_hidden_size == 3  # half of six vectors
+    told = [message for message, _ in remarks_on(base, low) if "trained" in message]
+    assert told == [f"c: {3 * (6 + 32)} numbers are trained, of which 192 are kept"]
 
 
 def test_answers_that_the_base_cannot_write_are_told(tmp_path: Path, base: FrozenBase) -> None:
@@ -607,6 +613,8 @@ RECIPES: list[dict[str, Any]] = [
     {"optim": "adafactor"},
     {"encoder_reparameterization_type": "RESIDUAL"},
     {"encoder_reparameterization_type": "MLP"},
+    {"encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 16},
+    {"encoder_reparameterization_type": "LOW_RANK"},
 ]
 
 

@@ -17,7 +17,7 @@ from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
 Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT"]
-Reparameterization = Literal["RESIDUAL", "MLP"]
+Reparameterization = Literal["RESIDUAL", "MLP", "LSTM", "LOW_RANK"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 MetricName = Literal["accuracy", "f1", "exact_match", "token_f1"]
 ObjectiveName = Literal["label_scoring", "language_modelling"]
@@ -60,6 +60,9 @@ class DataConfig(_Strict):
     """A data set of the Hugging Face hub; then train, validation and test name its splits."""
     name: str | None = None
     """Configuration of the hub data set."""
+    subsets: int | None = Field(default=None, ge=2, le=32)
+    """Train so many prompts, each on a part of the training rows of its own, and combine them into one version: an ensemble
+    where there are labels, else their mean."""
 
     @field_validator("validation", "test")
     @classmethod
@@ -133,9 +136,10 @@ class TaskConfig(_Strict):
     """For PROMPT: references of prompts in the library (`task@3`), of which the mean is taken."""
     encoder_reparameterization_type: Reparameterization | None = None
     """What stands before the vectors while they are trained: RESIDUAL adds to each what a small network makes of it, MLP
-    puts that in its place. The prompt that comes out is plain vectors all the same."""
+    puts that in its place, LSTM what it reads from both ends of the prompt; LOW_RANK leaves them where they start and adds a
+    matrix of low rank. The prompt that comes out is plain vectors all the same."""
     encoder_hidden_size: int = Field(default=64, ge=1)
-    """Hidden units of that network."""
+    """Hidden units of that network. Of LOW_RANK the rank: by default 8, or half of the vectors where that is less."""
 
     learning_rate: float | None = Field(default=None, gt=0, lt=100)
     """By default 0.45 of the spread of the base's embeddings: 0.048 on builtin/tiny."""
@@ -216,6 +220,11 @@ class TaskConfig(_Strict):
             raise ValueError(f"metric: {self.metric} needs `labels`; list them, or use exact_match")
         if labels is None and self.objective in OF_LABELS:
             raise ValueError(f"objective: {self.objective} needs `labels`; list them, or use language_modelling")
+        if self.encoder_reparameterization_type == "LOW_RANK" and self.hidden_size >= self.num_virtual_tokens:
+            raise ValueError(
+                f"encoder_hidden_size: rank {self.hidden_size} of {self.num_virtual_tokens} vectors is no low rank; "
+                "give one below num_virtual_tokens"
+            )
         init = self.prompt_tuning_init
         if init == "LABELS" and labels is None:
             raise ValueError("prompt_tuning_init: LABELS needs `labels`; list them, or use SAMPLE_VOCAB")
@@ -235,6 +244,13 @@ class TaskConfig(_Strict):
     def metric_name(self) -> MetricName:
         """The metric, chosen where the file is silent."""
         return self.metric or ("accuracy" if self.labels else "exact_match")
+
+    @property
+    def hidden_size(self) -> int:
+        """Hidden units, or the rank, chosen where the file is silent."""
+        if self.encoder_reparameterization_type != "LOW_RANK" or "encoder_hidden_size" in self.model_fields_set:
+            return self.encoder_hidden_size
+        return max(1, min(8, self.num_virtual_tokens // 2))
 
     @property
     def initializer(self) -> Initializer:

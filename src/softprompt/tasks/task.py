@@ -121,6 +121,24 @@ class Task:
             other.__dict__["_splits"] = self._splits
         return other
 
+    def subsets(self, count: int) -> list[Task]:
+        """Tasks that share its training rows out: in equal parts, of each label its share, by what the rows hold.
+
+        Raises:
+            ConfigError: there are too few rows.
+        """
+        source = Source.read(self.form, self.train, "the training rows", f"task {self.name!r}, ")
+        parts = deal(source, count, by_label=self.form.labels is not None)
+        if self.folds or len(parts) < count:
+            raise ConfigError(
+                f"task {self.name!r}: {plural(len(self.train), 'training row')} are too few for {count} subsets; add rows"
+            )
+        data = self.config.data.model_dump(exclude_unset=True, exclude={"subsets"}) if self.config.data else {}
+        tasks = [self.variant(data=data) for _ in parts]
+        for one, places in zip(tasks, parts, strict=True):
+            one.__dict__["_splits"] = replace(self._splits, rows={**self._splits.rows, "training": self.train.part(places)})
+        return tasks
+
     def __repr__(self) -> str:
         return f"Task({self.name!r}, metric {self.form.metric}, on {self.base_options.shown})"
 
