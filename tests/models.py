@@ -26,6 +26,13 @@ _SMALL = {
 }  # fmt: skip
 _GQA = {**_SMALL, "num_key_value_heads": 2}
 
+_SEQ_2_SEQ = {
+    "vocab_size": VOCABULARY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 96,
+    "init_std": 0.3, "decoder_start_token_id": 1, "pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 0,
+    "forced_eos_token_id": None,
+}  # fmt: skip
+
 CONFIGS: dict[str, Any] = {
     "llama": lambda: transformers.LlamaConfig(**_GQA, tie_word_embeddings=True),
     "gpt2": lambda: transformers.GPT2Config(
@@ -46,6 +53,21 @@ CONFIGS: dict[str, Any] = {
 }  # fmt: skip
 UNEVEN = "gemma4"
 """Its layers differ in the width of a head; for tests of what holds keys and values."""
+START = 1
+"""The token that decoders of encoder-decoders begin with."""
+SEQ_2_SEQ: dict[str, Any] = {
+    "t5": lambda: transformers.T5Config(
+        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, initializer_factor=2.0,
+        decoder_start_token_id=START, pad_token_id=START, eos_token_id=0, tie_word_embeddings=False,
+    ),
+    "mt5": lambda: transformers.MT5Config(
+        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, initializer_factor=2.0,
+        decoder_start_token_id=START, pad_token_id=START, eos_token_id=0, tie_word_embeddings=False,
+    ),
+    "bart": lambda: transformers.BartConfig(**_SEQ_2_SEQ, scale_embedding=True),
+    "pegasus": lambda: transformers.PegasusConfig(**_SEQ_2_SEQ, scale_embedding=True),
+}  # fmt: skip
+"""Encoder-decoders: BART scales in its table of embeddings, Pegasus outside of it."""
 ARCHITECTURES = [name for name in CONFIGS if name != UNEVEN]
 WORDS = [
     "red",
@@ -106,6 +128,14 @@ def make_base(
     config._attn_implementation = attention
     model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
     return FrozenBase.wrap(model, tokenizer(), name=f"random/{architecture}")
+
+
+@functools.cache
+def make_seq2seq(architecture: str, *, dtype: torch.dtype = torch.float32, batch_invariant: bool = False) -> FrozenBase:
+    """A random encoder-decoder."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSeq2SeqLM.from_config(SEQ_2_SEQ[architecture]()).to(dtype)
+    return FrozenBase.wrap(model, tokenizer(), name=f"random/{architecture}", batch_invariant=batch_invariant)
 
 
 def make_causal(architecture: str, *, attention: str = "eager") -> Causal:

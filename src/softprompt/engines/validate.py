@@ -19,7 +19,7 @@ class Validator:
         self._architecture = architecture
         base = architecture.base
         self.name = base.name
-        self.context = base.context
+        self.context, self._room = base.context, base.room
         self.vocabulary, self.width = base.embedding.weight.shape
 
     def plan(self, job: Job, deliver: Deliver) -> Work:
@@ -51,7 +51,8 @@ class Validator:
         return Work(job, deliver, count, columns if self.context is None else min(columns, self.context))
 
     def _check_context(self, prompt: int, count: int, output: int, what: str) -> None:
-        if self.context is not None and prompt + count + output > self.context:
+        room = self._room(prompt + count)
+        if room is not None and output > room:
             raise ContextError(
                 f"{plural(prompt, 'virtual token')}, {plural(count, 'token')} of input and {output} of {what} do not "
                 f"fit the context of {self.name} ({self.context} tokens); shorten the input"

@@ -148,13 +148,16 @@ class Form:
         return empty[0] if 0 < len(empty) < len(self.input.fields) else None
 
     def encode_answers(self, base: FrozenBase, answers: Sequence[str], name: Name | None = None) -> list[list[int]]:
-        """Token ids of answers as the model must say them, behind an input.
+        """Token ids of answers as the model must say them: behind an input, or of an encoder-decoder as a text of its own,
+        without white space before it.
 
         Raises:
             DataError: one takes a token for which the base has no embedding.
         """
         parts = [self.target.fill_parts({self.target_field: answer}) for answer in answers]
-        return base.encode(parts, behind=not self.apart, name=name)
+        if base.task_type == "SEQ_2_SEQ_LM":
+            parts = [[(author.lstrip(), user), *rest] for (author, user), *rest in parts]
+        return base.encode(parts, behind=not self.apart and base.task_type != "SEQ_2_SEQ_LM", name=name)
 
     def unwrap(self, text: str) -> str:
         """What the model says without the words that the target puts around an answer, in whatever case and spacing they
@@ -303,8 +306,9 @@ def _numbered(index: int) -> str:
 def text_rules(base: FrozenBase) -> dict[str, str]:
     """What a card says of a base's own ways with text: that answers are encoded as they stand behind an input, where they
     would begin with a word mark alone; and what the tokenizer would begin texts with, which is left out."""
-    rules = {ANSWERS: BEHIND} if base.spelling.marks_words else {}
-    return rules | ({"left_out": base.spelling.begins_with} if base.spelling.begins_with is not None else {})
+    rules = {ANSWERS: BEHIND} if base.spelling.marks_words and base.task_type != "SEQ_2_SEQ_LM" else {}
+    left_out = base.spelling.begins_with if base.task_type == "CAUSAL_LM" else None
+    return rules | ({"left_out": left_out} if left_out is not None else {})
 
 
 def form_fields(form: Form) -> dict[str, Any]:
