@@ -238,8 +238,7 @@ class FrozenBase:
 
     @cached_property
     def context(self) -> int | None:
-        """Longest sequence in tokens, virtual ones among them, of an encoder-decoder's encoder; None where the architecture
-        sets no limit."""
+        """Longest sequence in tokens, virtual ones among them; None where the architecture sets no limit."""
         return architectures.context_of(self.model.config.get_text_config())
 
     @cached_property
@@ -298,13 +297,14 @@ class FrozenBase:
         return (start, *(() if begins == (start,) else begins))
 
     @cached_property
-    def _scale(self) -> float:
+    def embedding_scale(self) -> float:
+        """What input embeddings are multiplied by outside of their table."""
         return embedding_scale(self.model)
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """Input embeddings B x T x D of token ids B x T."""
         embeds_BTD: torch.Tensor = self.embedding(ids_BT)
-        return embeds_BTD if self._scale == 1.0 else embeds_BTD * self._scale
+        return embeds_BTD if self.embedding_scale == 1.0 else embeds_BTD * self.embedding_scale
 
     def room(self, held: int) -> int | None:
         """Tokens of an answer that fit beside a prompt and an input of `held` tokens in all, below 0 where these do not fit

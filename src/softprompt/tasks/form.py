@@ -224,7 +224,7 @@ class Form:
             )
         return tuple((*tokens, base.end_id) for tokens in seen)
 
-    def rules(self, base: FrozenBase) -> dict[str, str]:
+    def rules(self, base: FrozenBase) -> dict[str, Any]:
         """What a card says of how text becomes tokens, where there is something to say."""
         rules = text_rules(base)
         if self.labels is not None and all(ids[-1] == base.end_id for ids in self.encode_labels(base)):
@@ -303,12 +303,18 @@ def _numbered(index: int) -> str:
     return f"row {index + 1}"
 
 
-def text_rules(base: FrozenBase) -> dict[str, str]:
+def text_rules(base: FrozenBase) -> dict[str, Any]:
     """What a card says of a base's own ways with text: that answers are encoded as they stand behind an input, where they
-    would begin with a word mark alone; and what the tokenizer would begin texts with, which is left out."""
-    rules = {ANSWERS: BEHIND} if base.spelling.marks_words and base.task_type != "SEQ_2_SEQ_LM" else {}
-    left_out = base.spelling.begins_with if base.task_type == "CAUSAL_LM" else None
-    return rules | ({"left_out": left_out} if left_out is not None else {})
+    would begin with a word mark alone; what the tokenizer would begin texts with, which is left out, or what it puts around
+    inputs, which is not; and what embeddings are multiplied by outside of their table."""
+    rules: dict[str, Any] = {}
+    if base.spelling.marks_words and base.task_type != "SEQ_2_SEQ_LM":
+        rules[ANSWERS] = BEHIND
+    if base.task_type == "CAUSAL_LM" and base.spelling.begins_with is not None:
+        rules["left_out"] = base.spelling.begins_with
+    if any(base.frame):
+        rules["frame"] = [base.tokenizer.convert_ids_to_tokens(list(ids)) for ids in base.frame]
+    return rules | ({"embedding_scale": base.embedding_scale} if base.embedding_scale != 1.0 else {})
 
 
 def form_fields(form: Form) -> dict[str, Any]:
