@@ -130,6 +130,54 @@ def make_base(
     return FrozenBase.wrap(model, tokenizer(), name=f"random/{architecture}")
 
 
+def _encoder_tokenizer(kind: str) -> Any:
+    """BERT's, whole words of few letters and no others, or RoBERTa's, any text; each frames texts and has a mask."""
+    from tokenizers.processors import TemplateProcessing
+
+    if kind == "bert":
+        special = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+        pieces = [*special, *WORDS, *"abcdefghilnorst", *(f"##{letter}" for letter in "abcdefghilnorst"), "?", ".", "="]
+        backend = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+        names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    else:
+        backend = Tokenizer.from_str(tokenizer().backend_tokenizer.to_str())
+        backend.add_special_tokens(["<s>", "<mask>"])
+        special = {"<s>": backend.token_to_id("<s>"), "<end>": 0}
+        names = {"pad_token": "<pad>", "cls_token": "<s>", "sep_token": "<end>", "mask_token": "<mask>"}
+    first, last = names["cls_token"], names["sep_token"]
+    backend.post_processor = TemplateProcessing(
+        single=f"{first} $A {last}", special_tokens=[(first, special[first]), (last, special[last])]
+    )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+_ENCODER = {
+    "vocab_size": VOCABULARY + 2, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "initializer_range": 0.3,
+}  # fmt: skip
+MASKED: dict[str, Any] = {
+    "bert": lambda: transformers.BertConfig(**_ENCODER, max_position_embeddings=96, pad_token_id=0),
+    "roberta": lambda: transformers.RobertaConfig(**_ENCODER, max_position_embeddings=98, pad_token_id=1),
+    "distilbert": lambda: transformers.DistilBertConfig(
+        vocab_size=VOCABULARY, dim=32, hidden_dim=48, n_layers=2, n_heads=4, max_position_embeddings=96,
+        initializer_range=0.3,
+    ),
+    "electra": lambda: transformers.ElectraConfig(**_ENCODER, embedding_size=16, max_position_embeddings=96),
+}  # fmt: skip
+"""Masked language models: RoBERTa's positions begin behind that of padding, and ELECTRA's embeddings are narrower."""
+
+
+@functools.cache
+def make_masked(architecture: str, *, dtype: torch.dtype = torch.float32, batch_invariant: bool = False) -> FrozenBase:
+    """A random masked language model."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForMaskedLM.from_config(MASKED[architecture]()).to(dtype)
+    made = _encoder_tokenizer("roberta" if architecture == "roberta" else "bert")
+    return FrozenBase.wrap(model, made, name=f"random/{architecture}", batch_invariant=batch_invariant)
+
+
 @functools.cache
 def make_seq2seq(architecture: str, *, dtype: torch.dtype = torch.float32, batch_invariant: bool = False) -> FrozenBase:
     """A random encoder-decoder."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import openai
 import peft
 import pytest
 import torch
@@ -13,7 +14,7 @@ import transformers
 import softprompt
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
-from softprompt.errors import ConfigError, PromptFileError
+from softprompt.errors import BaseModelError, ConfigError, DataError, PromptFileError
 from softprompt.exchange.importing import import_prompt
 from softprompt.exchange.peft import load_peft, save_peft
 from softprompt.library.library import Library
@@ -23,7 +24,7 @@ from softprompt.serving.offline import Service
 from softprompt.tasks.form import text_rules
 from softprompt.tasks.task import Task
 from tests.http_server import serving
-from tests.models import START, make_seq2seq, some_prompt
+from tests.models import START, make_masked, make_seq2seq, some_prompt, tokenizer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -125,3 +126,73 @@ def test_other_methods_beside_ours_are_those_that_such_a_base_has(t5_folder: Pat
     assert [row["method"] for row in rows] == ["zero_shot", "few_shot", "ours", "lora", "full"]
     with pytest.raises(ConfigError, match="peft_prompt_tuning is compared on causal models alone, and tiny-t5 is SEQ_2_SEQ"):
         softprompt.compare(task, methods=["zero_shot", "peft_prompt_tuning"])
+
+
+# Masked language models
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta", "electra"])
+def masked_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base, folder = make_masked(request.param), tmp_path_factory.mktemp("bases") / f"tiny-{request.param}"
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_masked_language_model_goes_from_a_task_to_answers(masked_folder: Path, tmp_path: Path) -> None:
+    labels = {"labels": ["yes", "no", "is good"]}
+    tasks = [
+        some_task("behind", masked_folder, **labels),
+        some_task("inside", masked_folder, **labels, input="{mask} = {text} ?", task_type="MASKED_LM"),
+    ]
+    with Library.open(tmp_path / "home") as library:
+        softprompt.train(tasks, library=library)
+        base = FrozenBase.load(str(masked_folder), device="cpu")
+        assert (base.task_type, base.context) == ("MASKED_LM", 96)
+        offline, texts = Service(library, base=base), ["red stone", "river"]
+        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as server, server.client() as client:
+            for task in ("behind", "inside"):
+                assert prompt_of(library, task).card.task_type == "MASKED_LM"
+                found = server.http.post(f"{server.url}/v1/classify", json={"model": task, "input": texts}).json()["data"]
+                for row, answer in zip(found, offline.predict(texts, task), strict=True):
+                    assert row["label"] == answer.output
+                    assert row["scores"] == pytest.approx(answer.scores, abs=1e-4)
+            with pytest.raises(openai.BadRequestError, match="a masked language model, which writes no text"):
+                client.completions.create(model="behind", prompt="red", max_tokens=4)
+        (judged,) = softprompt.evaluate("inside", library=library, data=[*tasks[1].test])
+        assert judged.rows == len(tasks[1].test)
+        mask = base.tokenizer.mask_token_id
+        rows = tasks[1].form.encode_inputs(base, [{"text": "red"}], 5).ids
+        assert rows[0].count(mask) == 1
+        assert rows[0][-1] != mask
+        assert base.encode(["{mask} [MASK] <mask>"])[0].count(mask) == 0  # what a user writes is text
+
+
+def test_what_a_masked_language_model_cannot_say_is_refused_by_name(tmp_path: Path) -> None:
+    base = make_masked("bert")
+    with pytest.raises(DataError, match=r"the label 'zürich': 'zürich' is no sequence of tokens of random/bert, which reads"):
+        some_task("t", tmp_path, labels=["yes", "no", "zürich"]).form.encode_labels(base)
+    rows = [{"text": "red", "label": "yes"}]
+    for input in ("{mask} {text} {mask}", "[MASK] {text} {mask}"):
+        twice = some_task("t", tmp_path, labels=["yes", "no"], input=input, task_type="MASKED_LM")
+        with pytest.raises(ConfigError, match=r"has more than one mask \({mask} or \[MASK\]\)"):
+            twice.encode(base, rows, 4, split="test")
+    with pytest.raises(ConfigError, match="has no `labels`, and random/bert is a masked language model"):
+        some_task("t", tmp_path).encode(base, rows, 4, split="test")
+    with pytest.raises(BaseModelError, match="asks for task_type CAUSAL_LM, .* a masked language model: its task type is MASKED"):
+        some_task("t", tmp_path, labels=["yes", "no"], task_type="CAUSAL_LM").encode(base, rows, 4, split="test")
+    plain = FrozenBase.wrap(base.model, tokenizer())
+    with pytest.raises(BaseModelError, match="names no mask token"):
+        architecture_of(plain)
+
+
+def test_a_masked_language_model_that_takes_no_vectors_is_refused() -> None:
+    model = transformers.BertForMaskedLM(make_masked("bert").model.config)
+    forward = model.forward
+
+    def own(*args: Any, inputs_embeds: Any = None, **kwargs: Any) -> Any:
+        return forward(*args, inputs_embeds=None if inputs_embeds is None else 2 * inputs_embeds + 1, **kwargs)
+
+    model.forward = own
+    with pytest.raises(BaseModelError, match="it makes something else of tokens than of their embeddings"):
+        FrozenBase.wrap(model, make_masked("bert").tokenizer)

@@ -26,7 +26,7 @@ _SENSES = {"vision_config", "audio_config", "speech_config", "image_token_id", "
 OTHER = "use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
 """Advice where a model is none of these."""
 
-TUNED = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+TUNED = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM")
 """Task types of the bases that are tuned."""
 
 _KINDS = {
@@ -36,6 +36,19 @@ _KINDS = {
     "SEQ_CLS": "a sequence classifier",
     "TOKEN_CLS": "a token classifier, which needs a head of its own",
 }
+
+
+class MaskedLabels(tuple[tuple[int, ...], ...]):
+    """Token ids of labels that masked language models say: each token at a mask of its own. Equal to its like alone."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MaskedLabels) and super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((MaskedLabels, tuple(self)))
 
 
 def task_type_of_name(name: str) -> str | None:

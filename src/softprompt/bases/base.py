@@ -18,7 +18,7 @@ import torch
 from softprompt.bases import architectures
 from softprompt.bases.adapter import find_adapter, merge_adapter
 from softprompt.bases.architectures import refuse_unless_tuned, task_type_of_model
-from softprompt.bases.behaviour import check_behaviour, check_vocabulary, embedding_scale
+from softprompt.bases.behaviour import check_behaviour, check_vocabulary, embedding_scale, first_position
 from softprompt.bases.devices import device_of, dtype_of, slow_at_16_bits, stored_dtype
 from softprompt.bases.fingerprint import (
     fingerprint_of_folder,
@@ -34,12 +34,12 @@ from softprompt.bases.quantization import check_quantization, nf4_options, quant
 from softprompt.bases.reading import check_finite, loadable, read_model
 from softprompt.bases.spelling import Spelling
 from softprompt.errors import BaseModelError, ContextError
-from softprompt.text import Parts, plural
+from softprompt.text import Parts, plural, with_mask
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenBase:
-    """A language model in eval mode, whose weights never change: a causal one or an encoder-decoder.
+    """A language model in eval mode, whose weights never change.
 
     Make one with :meth:`load` (an id, a folder or a GGUF file) or :meth:`wrap` (a model already in memory).
     """
@@ -193,7 +193,7 @@ class FrozenBase:
 
     @cached_property
     def task_type(self) -> str:
-        """CAUSAL_LM, or SEQ_2_SEQ_LM of an encoder-decoder."""
+        """Of :data:`~softprompt.bases.architectures.TUNED`."""
         return task_type_of_model(self.model)
 
     @property
@@ -239,7 +239,8 @@ class FrozenBase:
     @cached_property
     def context(self) -> int | None:
         """Longest sequence in tokens, virtual ones among them; None where the architecture sets no limit."""
-        return architectures.context_of(self.model.config.get_text_config())
+        limit = architectures.context_of(self.model.config.get_text_config())
+        return limit - first_position(self.model) if limit is not None and self.task_type == "MASKED_LM" else limit
 
     @cached_property
     def window(self) -> int | None:
@@ -278,6 +279,8 @@ class FrozenBase:
         self, texts: Sequence[str | Parts], *, behind: bool = False, name: Callable[[int], str] | None = None
     ) -> list[list[int]]:
         """Token ids of each text, without special tokens but those of its author: see :meth:`Spelling.encode`."""
+        if self.task_type == "MASKED_LM":
+            texts = [text if isinstance(text, str) else with_mask(text, self.tokenizer.mask_token) for text in texts]
         return self.spelling.encode(texts, behind=behind, name=name)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -292,13 +295,12 @@ class FrozenBase:
     @cached_property
     def answer_start(self) -> tuple[int, ...]:
         """What an encoder-decoder's decoder begins with: its start token, and what its tokenizer begins texts with."""
-        start = int(self.model.config.decoder_start_token_id)
-        begins, _ = self.frame
-        return (start, *(() if begins == (start,) else begins))
+        start, begins = (int(self.model.config.decoder_start_token_id),), self.frame[0]
+        return start if begins == start else start + begins
 
     @cached_property
     def embedding_scale(self) -> float:
-        """What input embeddings are multiplied by outside of their table."""
+        """See :func:`~softprompt.bases.behaviour.embedding_scale`."""
         return embedding_scale(self.model)
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
@@ -315,7 +317,7 @@ class FrozenBase:
         if self.task_type != "SEQ_2_SEQ_LM" or left < 0:
             return left
         limit = architectures.answer_context_of(self.model.config)
-        return None if limit is None else limit - len(self.answer_start)
+        return limit and limit - len(self.answer_start)
 
     def budget(self, num_virtual_tokens: int, output: int) -> int | None:
         """Tokens left for the input beside a prompt and an output; None without a limit.
@@ -330,9 +332,8 @@ class FrozenBase:
         left = self.context - num_virtual_tokens - sum(map(len, self.frame)) - (0 if apart else output)
         if left < 1 or (most is not None and output > most):
             raise ContextError(
-                f"{plural(num_virtual_tokens, 'virtual token')} and {plural(output, 'output token')} leave "
-                f"no room for an input in the context of {self.name} ({self.context} tokens); use a shorter prompt"
-                + (" or answer" if apart else "")
+                f"{plural(num_virtual_tokens, 'virtual token')} and {plural(output, 'output token')} leave no room for an "
+                f"input in the context of {self.name} ({self.context} tokens); use a shorter prompt{' or answer' * apart}"
             )
         return left
 

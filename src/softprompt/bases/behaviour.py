@@ -25,6 +25,8 @@ def check_behaviour(model: Any, source: str, task_type: str) -> None:
     """
     if task_type == "SEQ_2_SEQ_LM":
         check_encoder_decoder(model, source)
+    elif task_type == "MASKED_LM":
+        check_encoder(model, source)
     else:
         check_causal(model, source)
 
@@ -77,6 +79,45 @@ def check_encoder_decoder(model: Any, source: str) -> None:
     ):
         if not _near(one, two):
             raise BaseModelError(f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {what}; {OTHER}")
+
+
+@torch.no_grad()
+def check_encoder(model: Any, source: str) -> None:
+    """Refuse a masked language model that makes something else of tokens than of their embeddings, or of a row beside a longer
+    one.
+
+    Raises:
+        BaseModelError: with which of them it is.
+    """
+    table = model.get_input_embeddings()
+    size, device = table.weight.shape[0], table.weight.device
+    first, second, last = (size * share // 9 for share in (2, 4, 6))
+    ids_BT = torch.tensor([[first, second, last], [first, second, last]], device=device)
+    mask_BT = torch.tensor([[1, 1, 1], [1, 1, 0]], device=device)
+    try:
+        embeds_BTD = table(ids_BT)
+        told_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits
+        given_BTV = model(inputs_embeds=embeds_BTD, attention_mask=mask_BT).logits
+        alone_BTV = model(inputs_embeds=embeds_BTD[1:, :2], attention_mask=mask_BT[1:, :2]).logits
+    except Exception as error:  # models say in a hundred ways that they take no vectors
+        raise BaseModelError(
+            f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {reason_of(error)}; {OTHER}"
+        ) from None
+    if embeds_BTD.isfinite().all() and not told_BTV.isfinite().any():
+        raise _no_numbers(source, told_BTV)
+    for one, two, what in (
+        (told_BTV[0], given_BTV[0], "it makes something else of tokens than of their embeddings"),
+        (given_BTV[1, :2], alone_BTV[0], "what it makes of a row changes with the padding behind it"),
+    ):
+        if not _near(one, two):
+            raise BaseModelError(f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {what}; {OTHER}")
+
+
+def first_position(model: Any) -> int:
+    """Where an encoder's table of positions begins to be used: RoBERTa leaves the rows up to that of padding out."""
+    tables = (part for name, part in model.named_modules() if name.endswith("position_embeddings"))
+    found = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), None)
+    return 0 if found is None else int(found) + 1
 
 
 def _near(one: torch.Tensor, two: torch.Tensor) -> bool:

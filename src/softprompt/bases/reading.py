@@ -40,6 +40,8 @@ def _loader(task_type: str) -> tuple[Any, Any, str]:
     if task_type == "SEQ_2_SEQ_LM":
         seq2seq = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
         return transformers.AutoModelForSeq2SeqLM, seq2seq, "encoder-decoder model that takes text alone"
+    if task_type == "MASKED_LM":
+        return transformers.AutoModelForMaskedLM, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "masked language model"
     return (
         transformers.AutoModelForCausalLM, auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         "causal language model that takes text alone",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from softprompt.bases.architectures import MaskedLabels
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
 from softprompt.rows.places import Name, Place
@@ -20,7 +21,7 @@ from softprompt.tasks.chat import text_place, with_text
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import Spellings, compose
 from softprompt.tasks.template import Template, around, excerpt, field_text
-from softprompt.text import Parts, plural
+from softprompt.text import MASK, Parts, plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -88,7 +89,7 @@ class Form:
 
     @classmethod
     def _of(cls, source: TaskConfig | Card, task: str, metric: str, recipe: Mapping[str, Any]) -> Form:
-        templates = Template(source.input), Template(source.target)
+        templates = Template(source.input, source.task_type == "MASKED_LM"), Template(source.target)
         words = tuple(sorted((recipe.get("id2label") or {}).items()))
         fold = bool(recipe.get("fold_labels"))
         return cls(task, *templates, source.labels, metric, source.max_new_tokens, source.instruction, fold, words)
@@ -155,9 +156,22 @@ class Form:
             DataError: one takes a token for which the base has no embedding.
         """
         parts = [self.target.fill_parts({self.target_field: answer}) for answer in answers]
+        if base.task_type == "MASKED_LM":
+            return self._spell_known(base, parts, name or _numbered)
         if base.task_type == "SEQ_2_SEQ_LM":
             parts = [[(author.lstrip(), user), *rest] for (author, user), *rest in parts]
         return base.encode(parts, behind=not self.apart and base.task_type != "SEQ_2_SEQ_LM", name=name)
+
+    def _spell_known(self, base: FrozenBase, parts: Sequence[Parts], name: Name) -> list[list[int]]:
+        rows = base.encode(parts, behind=not self.apart, name=name)
+        unknown = base.tokenizer.unk_token_id
+        if (wrong := next((number for number, ids in enumerate(rows) if unknown in ids), None)) is not None:
+            said = "".join(author + user for author, user in parts[wrong])
+            raise DataError(
+                f"{name(wrong)}: {said.strip()[:60]!r} is no sequence of tokens of {base.name}, which reads some of it as its "
+                "token for unknown text, and so cannot say it at masks; use another word, with id2label where rows have this one"
+            )
+        return rows
 
     def unwrap(self, text: str) -> str:
         """What the model says without the words that the target puts around an answer, in whatever case and spacing they
@@ -212,6 +226,8 @@ class Form:
                     f"task {self.task!r}: the labels {other!r} and {label!r} have the same tokens on {base.name}; "
                     "rename one of them"
                 )
+        if base.task_type == "MASKED_LM":
+            return MaskedLabels(seen)
         begun = next((pair for pair in itertools.pairwise(sorted(seen)) if pair[1][: len(pair[0])] == pair[0]), None)
         if begun is None:
             return tuple(seen)
@@ -261,6 +277,11 @@ class Form:
         ids = base.encode([word(row, Place(name, index)) for index, row in enumerate(rows)], name=name)
         cut = []
         for index, tokens in enumerate(ids):
+            if base.task_type == "MASKED_LM" and tokens.count(base.tokenizer.mask_token_id) > 1:
+                raise ConfigError(
+                    f"task {self.task!r}: `input` has more than one mask ({MASK} or {base.tokenizer.mask_token}); an answer of "
+                    "several tokens is given as many by itself: leave one"
+                )
             if not tokens:
                 raise DataError(f"{name(index)}: the input is empty; give some text: {excerpt(rows[index])}")
             if limit is not None and len(tokens) > limit:

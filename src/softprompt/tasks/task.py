@@ -294,6 +294,11 @@ class Task:
             ContextError: prompt, template and answer leave no room.
         """
         check_task_type(self.config.task_type, base.task_type, self.name, base.shown)
+        if base.task_type == "MASKED_LM" and self.form.labels is None:
+            raise ConfigError(
+                f"task {self.name!r} has no `labels`, and {base.shown} is a masked language model, which writes no text but "
+                "chooses among labels; list them, or take another base"
+            )
 
         def where(index: int) -> str:
             return rows.where(index) if isinstance(rows, PlacedRows) else f"{split} row {index + 1}"
