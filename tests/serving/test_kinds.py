@@ -37,7 +37,7 @@ WORDS = ["red", "green", "blue", "apple", "stone", "river"]
 def some_task(name: str, base: Path, **fields: Any) -> Task:
     rows = [{"text": f"{word} {other}", "label": "yes" if word < other else "no"} for word in WORDS for other in WORDS]
     recipe: dict[str, Any] = {"num_virtual_tokens": 5, "max_steps": 4, "per_device_train_batch_size": 4}
-    return Task(task=name, base=str(base), data=rows, input="{text} is", **{**recipe, **fields})
+    return Task(task=name, base=str(base), data=rows, **{"input": "{text} is", **recipe, **fields})
 
 
 def prompt_of(library: Library, ref: str) -> SoftPrompt:
@@ -140,7 +140,7 @@ def masked_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 def test_a_masked_language_model_goes_from_a_task_to_answers(masked_folder: Path, tmp_path: Path) -> None:
-    labels = {"labels": ["yes", "no", "is good"]}
+    labels = {"labels": ["yes", "is good"], "id2label": {"no": "is good"}}
     tasks = [
         some_task("behind", masked_folder, **labels),
         some_task("inside", masked_folder, **labels, input="{mask} = {text} ?", task_type="MASKED_LM"),
