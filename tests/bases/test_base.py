@@ -255,7 +255,6 @@ def test_weights_that_are_missing_or_of_another_shape_are_never_made_up(folder: 
 
 SMALL: dict[str, int] = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 FOREIGN: dict[str, Callable[[], Any]] = {
-    "MASKED_LM": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SMALL, intermediate_size=16)),
     "SEQ_CLS": lambda: transformers.LlamaForSequenceClassification(
         transformers.LlamaConfig(**SMALL, intermediate_size=16, pad_token_id=1)
     ),
@@ -269,7 +268,7 @@ def test_a_model_that_is_not_tuned_is_told_with_its_kind(kind: str, tmp_path: Pa
     model.save_pretrained(tmp_path / "model")
     tokenizer().save_pretrained(tmp_path / "model")
     message = refused(tmp_path / "model")
-    assert f"its task type is {kind}, and CAUSAL_LM and SEQ_2_SEQ_LM are tuned" in message
+    assert f"its task type is {kind}, and CAUSAL_LM, SEQ_2_SEQ_LM and MASKED_LM are tuned" in message
     assert "decoder-only" in message
     with pytest.raises(BaseModelError, match=kind):
         FrozenBase.wrap(model, tokenizer())
@@ -347,7 +346,7 @@ def test_a_base_that_is_known_by_name_to_be_of_another_kind_is_told_before_anyth
     asked = r"asks for task_type SEQ_2_SEQ_LM, .* 'builtin/tiny' is a causal .* is CAUSAL_LM, .* leave task_type out"
     with pytest.raises(BaseModelError, match=asked):
         train(Task(folder=tmp_path, **{**fields, "base": "builtin/tiny", "task_type": "SEQ_2_SEQ_LM"}))
-    with pytest.raises(BaseModelError, match="asks for task_type TOKEN_CLS, and CAUSAL_LM and SEQ_2_SEQ_LM are tuned"):
+    with pytest.raises(BaseModelError, match="asks for task_type TOKEN_CLS, and CAUSAL_LM, SEQ_2_SEQ_LM and MASKED_LM are"):
         train(Task(folder=tmp_path, **{**fields, "base": "builtin/tiny", "task_type": "TOKEN_CLS"}))
 
 

@@ -127,7 +127,7 @@ def test_an_embedding_is_the_mean_over_the_framed_input() -> None:
 
 def test_masked_labels_are_no_others() -> None:
     plain = tuple(LABELS)
-    assert LABELS != plain
+    assert plain != LABELS
     assert hash(LABELS) != hash(plain)
     assert label_contexts(LABELS) != label_contexts(plain)
-    assert LABELS == MaskedLabels(plain)
+    assert MaskedLabels(plain) == LABELS

@@ -170,7 +170,7 @@ def test_a_masked_language_model_goes_from_a_task_to_answers(masked_folder: Path
 
 def test_what_a_masked_language_model_cannot_say_is_refused_by_name(tmp_path: Path) -> None:
     base = make_masked("bert")
-    with pytest.raises(DataError, match=r"the label 'zürich': 'zürich' is no sequence of tokens of random/bert, which reads"):
+    with pytest.raises(DataError, match=r"the label 'zürich': 'zürich' is no sequence of tokens of random/bert,"):
         some_task("t", tmp_path, labels=["yes", "no", "zürich"]).form.encode_labels(base)
     rows = [{"text": "red", "label": "yes"}]
     for input in ("{mask} {text} {mask}", "[MASK] {text} {mask}"):
@@ -179,7 +179,7 @@ def test_what_a_masked_language_model_cannot_say_is_refused_by_name(tmp_path: Pa
             twice.encode(base, rows, 4, split="test")
     with pytest.raises(ConfigError, match="has no `labels`, and random/bert is a masked language model"):
         some_task("t", tmp_path).encode(base, rows, 4, split="test")
-    with pytest.raises(BaseModelError, match="asks for task_type CAUSAL_LM, .* a masked language model: its task type is MASKED"):
+    with pytest.raises(BaseModelError, match=r"asks for task_type CAUSAL_LM, .* a masked .*: its task type is MASKED_LM"):
         some_task("t", tmp_path, labels=["yes", "no"], task_type="CAUSAL_LM").encode(base, rows, 4, split="test")
     plain = FrozenBase.wrap(base.model, tokenizer())
     with pytest.raises(BaseModelError, match="names no mask token"):

@@ -119,7 +119,7 @@ class FrozenBase:
             raise BaseModelError(
                 f"{source!r} does not fit the memory of {target}; use a smaller dtype, quantization, base or another device"
             ) from None
-        check_behaviour(model, source, task_type_of_model(model))
+        check_behaviour(model, source)
         fingerprint = fingerprint_of_folder(path, adapter, code=code)
         if stamp_of_folder(path, code=code) != before:
             raise BaseModelError(f"files of {source!r} ({path}) were changed while they were read; load it again")
@@ -135,10 +135,9 @@ class FrozenBase:
         Raises:
             BaseModelError: the model is of a kind that is not tuned.
         """
-        task_type = task_type_of_model(model)
-        refuse_unless_tuned(task_type, name)
+        refuse_unless_tuned(task_type_of_model(model), name)
         check_finite(model, name)
-        check_behaviour(model.eval().requires_grad_(False), name, task_type)
+        check_behaviour(model.eval().requires_grad_(False), name)
         base = cls(model, tokenizer, name, fingerprint_of_model(model, tokenizer), batch_invariant=batch_invariant)
         check_vocabulary(base.model, base.spelling, base.name)
         return base
@@ -295,8 +294,8 @@ class FrozenBase:
     @cached_property
     def answer_start(self) -> tuple[int, ...]:
         """What an encoder-decoder's decoder begins with: its start token, and what its tokenizer begins texts with."""
-        start, begins = (int(self.model.config.decoder_start_token_id),), self.frame[0]
-        return start if begins == start else start + begins
+        start = (int(self.model.config.decoder_start_token_id),)
+        return start if self.frame[0] == start else start + self.frame[0]
 
     @cached_property
     def embedding_scale(self) -> float:

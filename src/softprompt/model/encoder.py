@@ -41,8 +41,8 @@ class MaskedEncoder:
         mask = base.tokenizer.mask_token_id
         if mask is None:
             raise BaseModelError(
-                f"the tokenizer of {base.name} names no mask token, which a masked language model answers at; set mask_token "
-                "in its tokenizer_config.json"
+                f"the tokenizer of {base.name} names no mask token, at which a masked language model answers; set "
+                "mask_token in its tokenizer_config.json"
             )
         self.base, self._mask = base, int(mask)
 
@@ -78,8 +78,8 @@ class MaskedEncoder:
     def logits_behind(
         self, stack: Stack, prefix: Prefix | None, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]
     ) -> Tensor:
-        """See :class:`~softprompt.model.architecture.Architecture`; what is kept are the logits at masks. The first tail of a
-        row has one more than it has tokens, which stands for the input itself; others have one for each of theirs."""
+        """See :class:`~softprompt.model.architecture.Architecture`; what is kept are the logits at masks. The first tail of
+        a row has one more than it has tokens, which stands for the input itself; others have one for each of theirs."""
         if self.base.batch_invariant and len(inputs) > 1:
             each = zip(which, inputs, tails, strict=True)
             return torch.cat([self.logits_behind(stack, prefix, [k], [ids], [ends]) for k, ids, ends in each])
@@ -109,8 +109,8 @@ class MaskedEncoder:
         return self._framed([*ids[:at], *[self._mask] * masks, *ids[at + 1 :]]), at + len(self.base.frame[0])
 
     def _spliced(self, stack: Stack, which: Sequence[int], rows: Sequence[Ids]) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings and mask of rows behind their prompts, and where each row's tokens start. Positions are the model's own:
-        it counts all columns from the first, and padding stands behind."""
+        """Embeddings and mask of rows behind their prompts, and where each row's tokens start. Positions are the model's
+        own: it counts all columns from the first, and padding stands behind."""
         device = self.base.device
         tokens, which_B = pad_rows(rows, device), torch.tensor(list(which), device=device)
         embeds_BSD, spliced, start_B = splice_rows(stack, which_B, self.base.embed(tokens.ids_BT), tokens.mask_BT)
@@ -140,7 +140,7 @@ class MaskedEncoder:
     def _slices(self) -> bool:
         """Whether the model's head makes of chosen states what it makes of them among all."""
         rows = [[self._mask] * 3, [self._mask] * 5]
-        embeds_BSD, mask_BS, start_B = self._spliced(stack_prompts([self.base.embedding.weight[:0]]), [0, 0], rows)
+        embeds_BSD, mask_BS, _ = self._spliced(stack_prompts([self.base.embedding.weight[:0]]), [0, 0], rows)
         keep_BL = torch.tensor([[0, 2], [4, 1]], device=self.base.device)
         whole = self._logits_at(embeds_BSD, mask_BS, keep_BL, sliced=False)
         try:

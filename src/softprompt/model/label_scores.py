@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
 from softprompt.bases.architectures import MaskedLabels
 
 Labels = tuple[tuple[int, ...], ...]
@@ -23,8 +24,8 @@ Labels = tuple[tuple[int, ...], ...]
 
 @functools.lru_cache(maxsize=1024)
 def label_contexts(labels: Labels) -> tuple[tuple[int, ...], ...]:
-    """Token sequences that must be run behind an input to score all labels, the fewest that do: the tails of its row. At masks
-    they stand for their number alone, one for each length of a label; the input's own logits come with the first."""
+    """Token sequences that must be run behind an input to score all labels, the fewest that do: the tails of its row. At
+    masks they stand for their number alone, one for each length of a label; the input's own logits come with the first."""
     if isinstance(labels, MaskedLabels):
         first, *others = sorted({len(label): label for label in labels}.items())
         return (first[1][:-1], *(label for _, label in others))

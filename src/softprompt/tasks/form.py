@@ -168,8 +168,8 @@ class Form:
         if (wrong := next((number for number, ids in enumerate(rows) if unknown in ids), None)) is not None:
             said = "".join(author + user for author, user in parts[wrong])
             raise DataError(
-                f"{name(wrong)}: {said.strip()[:60]!r} is no sequence of tokens of {base.name}, which reads some of it as its "
-                "token for unknown text, and so cannot say it at masks; use another word, with id2label where rows have this one"
+                f"{name(wrong)}: {said.strip()[:60]!r} is no sequence of tokens of {base.name}, which reads some of it as "
+                "its token for unknown text, and so cannot say it; use another word, with id2label where rows have this one"
             )
         return rows
 
@@ -279,8 +279,8 @@ class Form:
         for index, tokens in enumerate(ids):
             if base.task_type == "MASKED_LM" and tokens.count(base.tokenizer.mask_token_id) > 1:
                 raise ConfigError(
-                    f"task {self.task!r}: `input` has more than one mask ({MASK} or {base.tokenizer.mask_token}); an answer of "
-                    "several tokens is given as many by itself: leave one"
+                    f"task {self.task!r}: `input` has more than one mask ({MASK} or {base.tokenizer.mask_token}); an answer "
+                    "of several tokens is given as many by itself: leave one"
                 )
             if not tokens:
                 raise DataError(f"{name(index)}: the input is empty; give some text: {excerpt(rows[index])}")
