@@ -26,6 +26,13 @@ _SMALL = {
 }  # fmt: skip
 _GQA = {**_SMALL, "num_key_value_heads": 2}
 
+_SEQ_2_SEQ = {
+    "vocab_size": VOCABULARY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 96,
+    "init_std": 0.3, "decoder_start_token_id": 1, "pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 0,
+    "forced_eos_token_id": None,
+}  # fmt: skip
+
 CONFIGS: dict[str, Any] = {
     "llama": lambda: transformers.LlamaConfig(**_GQA, tie_word_embeddings=True),
     "gpt2": lambda: transformers.GPT2Config(
@@ -46,6 +53,21 @@ CONFIGS: dict[str, Any] = {
 }  # fmt: skip
 UNEVEN = "gemma4"
 """Its layers differ in the width of a head; for tests of what holds keys and values."""
+START = 1
+"""The token that decoders of encoder-decoders begin with."""
+SEQ_2_SEQ: dict[str, Any] = {
+    "t5": lambda: transformers.T5Config(
+        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, initializer_factor=2.0,
+        decoder_start_token_id=START, pad_token_id=START, eos_token_id=0, tie_word_embeddings=False,
+    ),
+    "mt5": lambda: transformers.MT5Config(
+        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, initializer_factor=2.0,
+        decoder_start_token_id=START, pad_token_id=START, eos_token_id=0, tie_word_embeddings=False,
+    ),
+    "bart": lambda: transformers.BartConfig(**_SEQ_2_SEQ, scale_embedding=True),
+    "pegasus": lambda: transformers.PegasusConfig(**_SEQ_2_SEQ, scale_embedding=True),
+}  # fmt: skip
+"""Encoder-decoders: BART scales in its table of embeddings, Pegasus outside of it."""
 ARCHITECTURES = [name for name in CONFIGS if name != UNEVEN]
 WORDS = [
     "red",
@@ -106,6 +128,68 @@ def make_base(
     config._attn_implementation = attention
     model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
     return FrozenBase.wrap(model, tokenizer(), name=f"random/{architecture}")
+
+
+def _encoder_tokenizer(kind: str) -> Any:
+    """BERT's, whole words of few letters and no others, or RoBERTa's, any text; each frames texts and has a mask."""
+    from tokenizers.processors import TemplateProcessing
+
+    if kind == "bert":
+        special = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+        pieces = [*special, *WORDS, *"abcdefghilnorst", *(f"##{letter}" for letter in "abcdefghilnorst"), "?", ".", "="]
+        backend = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+        names = {
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "mask_token": "[MASK]",
+        }
+    else:
+        backend = Tokenizer.from_str(tokenizer().backend_tokenizer.to_str())
+        backend.add_special_tokens(["<s>", "<mask>"])
+        special = {"<s>": backend.token_to_id("<s>"), "<end>": 0}
+        names = {"pad_token": "<pad>", "cls_token": "<s>", "sep_token": "<end>", "mask_token": "<mask>"}
+    first, last = names["cls_token"], names["sep_token"]
+    backend.post_processor = TemplateProcessing(
+        single=f"{first} $A {last}", special_tokens=[(first, special[first]), (last, special[last])]
+    )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+_ENCODER = {
+    "vocab_size": VOCABULARY + 2, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "initializer_range": 0.3,
+}  # fmt: skip
+MASKED: dict[str, Any] = {
+    "bert": lambda: transformers.BertConfig(**_ENCODER, max_position_embeddings=96, pad_token_id=0),
+    "roberta": lambda: transformers.RobertaConfig(**_ENCODER, max_position_embeddings=98, pad_token_id=1),
+    "distilbert": lambda: transformers.DistilBertConfig(
+        vocab_size=VOCABULARY, dim=32, hidden_dim=48, n_layers=2, n_heads=4, max_position_embeddings=96,
+        initializer_range=0.3,
+    ),
+    "electra": lambda: transformers.ElectraConfig(**_ENCODER, embedding_size=16, max_position_embeddings=96),
+}  # fmt: skip
+"""Masked language models: RoBERTa's positions begin behind that of padding, and ELECTRA's embeddings are narrower."""
+
+
+@functools.cache
+def make_masked(architecture: str, *, dtype: torch.dtype = torch.float32, batch_invariant: bool = False) -> FrozenBase:
+    """A random masked language model."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForMaskedLM.from_config(MASKED[architecture]()).to(dtype)
+    made = _encoder_tokenizer("roberta" if architecture == "roberta" else "bert")
+    return FrozenBase.wrap(model, made, name=f"random/{architecture}", batch_invariant=batch_invariant)
+
+
+@functools.cache
+def make_seq2seq(architecture: str, *, dtype: torch.dtype = torch.float32, batch_invariant: bool = False) -> FrozenBase:
+    """A random encoder-decoder."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSeq2SeqLM.from_config(SEQ_2_SEQ[architecture]()).to(dtype)
+    return FrozenBase.wrap(model, tokenizer(), name=f"random/{architecture}", batch_invariant=batch_invariant)
 
 
 def make_causal(architecture: str, *, attention: str = "eager") -> Causal:

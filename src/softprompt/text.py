@@ -15,6 +15,15 @@ def plain(text: str) -> Parts:
     return (("", text),)
 
 
+MASK = "{mask}"
+"""Where a masked language model says its answer, as templates say it."""
+
+
+def with_mask(parts: Parts, token: str | None) -> Parts:
+    """A text in which the author's masks are the tokenizer's."""
+    return [(author.replace(MASK, token or MASK), user) for author, user in parts]
+
+
 def plural(count: int, noun: str) -> str:
     """A number of things, for a message: `1 row`, `2 rows`."""
     return f"{count} {noun}{'s' * (count != 1)}"

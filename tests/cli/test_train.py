@@ -228,7 +228,7 @@ def test_warnings_go_to_stderr(run: Run, tmp_path: Path, base_folder: Path) -> N
         ({"labels": ["yes", "nein"]}, "the label 'no' is not among `labels` (yes, nein)"),
         ({"num_virtual_tokens": 96}, "96 virtual tokens and 1 output token leave no room for an input"),
         ({"base": "/no/such/folder"}, "no folder '/no/such/folder'"),
-        ({"base": "google/flan-t5-large"}, "SEQ_2_SEQ_LM, not CAUSAL_LM"),
+        ({"base": "google/flan-t5-large", "task_type": "CAUSAL_LM"}, "SEQ_2_SEQ_LM, not CAUSAL_LM"),
         ({"prompt_tuning_init_prompt": "other"}, "no task 'other'"),
         ({"task": "bad/name"}, "task 'bad/name' is refused"),
     ],

@@ -16,7 +16,7 @@ from softprompt.engines.offline import OfflineEngine
 from softprompt.engines.protocol import Embedding, EmbedJob, GenerateJob, Job, Sampling, ScoreJob, Scores, Vectors
 from softprompt.engines.scheduler import Limits
 from softprompt.evaluation.trials import Trial, judge, result_of
-from softprompt.model.architecture import Architecture
+from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.centroid import centroid_of
 from softprompt.model.embedding import single_tokens
 from softprompt.model.splice import stack_prompts
@@ -25,17 +25,16 @@ from softprompt.training.bank import Bank
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
 from softprompt.training.run import Run
-from tests.encoder_decoder import START, EncoderDecoder, make_t5
 from tests.engine_jobs import Inbox
-from tests.models import VOCABULARY
+from tests.models import START, VOCABULARY, make_seq2seq
 from tests.sessions import runs_of, train_bank
 
 LABELS = ((5,), (6, 7), (6, 8, 9))
 
 
-@pytest.fixture(scope="module")
-def t5() -> Architecture:
-    return EncoderDecoder(make_t5())
+@pytest.fixture(scope="module", params=["t5", "bart"])
+def t5(request: pytest.FixtureRequest) -> Architecture:
+    return architecture_of(make_seq2seq(request.param))
 
 
 def alone(t5: Architecture, prompt_PD: torch.Tensor, ids: Sequence[int], answer: Sequence[int]) -> torch.Tensor:
@@ -179,7 +178,7 @@ def test_both_engines_score_and_generate_as_each_row_does_alone(t5: Architecture
             assert [token for token in generated.tokens if token not in t5.base.end_ids] == answers[row]
             assert isinstance(embedded.last, Embedding)
             with torch.no_grad():
-                states = t5.base.model.encoder(torch.tensor([ids])).last_hidden_state[0]
+                states = t5.base.model.get_encoder()(torch.tensor([ids])).last_hidden_state[0]
             assert embedded.last.values == pytest.approx(states.mean(0).tolist(), abs=1e-4)
     finally:
         serving.stop()

@@ -16,18 +16,39 @@ _FAMILIES = {
 
 # Where a config keeps the longest sequence its positions allow, and how many tokens a layer attends to, by family.
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+_ENCODER_KEYS, _DECODER_KEYS = ("max_encoder_position_embeddings",), ("max_decoder_position_embeddings",)
 _WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "window_size")
 
 # Where the config of a model of several parts has that of its text, and what tells that it has others.
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "decoder")
 _SENSES = {"vision_config", "audio_config", "speech_config", "image_token_id", "image_token_index", "audio_token_id"}
 
+OTHER = "use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
+"""Advice where a model is none of these."""
+
+TUNED = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM")
+"""Task types of the bases that are tuned."""
+
 _KINDS = {
+    "CAUSAL_LM": "a causal language model",
     "SEQ_2_SEQ_LM": "an encoder-decoder model",
     "MASKED_LM": "a masked language model",
     "SEQ_CLS": "a sequence classifier",
     "TOKEN_CLS": "a token classifier, which needs a head of its own",
 }
+
+
+class MaskedLabels(tuple[tuple[int, ...], ...]):
+    """Token ids of labels that masked language models say: each token at a mask of its own. Equal to its like alone."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MaskedLabels) and super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((MaskedLabels, tuple(self)))
 
 
 def task_type_of_name(name: str) -> str | None:
@@ -58,22 +79,56 @@ def task_type_of_config(config: dict[str, Any]) -> str:
     return "CAUSAL_LM"
 
 
-def refuse_unless_causal(task_type: str, name: str) -> None:
-    """Refuse a model that is not a causal language model, naming what it is.
+def task_type_of_model(model: Any) -> str:
+    """The task type of a model that is loaded, by its class and config."""
+    config = model.config.to_dict()
+    return task_type_of_config(config | {"architectures": [type(model).__name__]})
+
+
+def refuse_unless_tuned(task_type: str, name: str) -> None:
+    """Refuse a model of a kind that is not tuned, naming what it is.
 
     Raises:
-        BaseModelError: always, unless `task_type` is CAUSAL_LM.
+        BaseModelError: always, unless `task_type` is one of :data:`TUNED`.
     """
-    if task_type != "CAUSAL_LM":
+    if task_type not in TUNED:
         raise BaseModelError(
-            f"{name!r} is {_KINDS.get(task_type, 'no causal language model')}: its task type is {task_type}, not CAUSAL_LM. "
-            f"This version tunes causal models only; use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
+            f"{name!r} is {_KINDS.get(task_type, 'no language model')}: its task type is {task_type}, and {listed_types()} "
+            "are tuned; use a base with a language-modelling head, such as a decoder-only one (Llama, Qwen, GPT-2, ..., or "
+            "builtin/tiny)"
+        )
+
+
+def listed_types() -> str:
+    """The task types that are tuned, for messages."""
+    return f"{', '.join(TUNED[:-1])} and {TUNED[-1]}"
+
+
+def check_task_type(asked: str | None, is_: str, task: str, source: str) -> None:
+    """Refuse a task file's task type that is not its base's; one that says none takes the base's.
+
+    Raises:
+        BaseModelError: with the right one.
+    """
+    if asked is not None and asked != is_:
+        raise BaseModelError(
+            f"task {task!r} asks for task_type {asked}, and its base {source!r} is {_KINDS[is_]}: its task type is {is_}, "
+            f"not {asked}; write that, or leave task_type out, which takes the base's"
         )
 
 
 def context_of(config: Any) -> int | None:
     """Longest sequence in tokens that a text config's positions allow; None where it sets no limit."""
-    found = (getattr(config, key, None) for key in _CONTEXT_KEYS)
+    return _first(config, (*_ENCODER_KEYS, *_CONTEXT_KEYS))
+
+
+def answer_context_of(config: Any) -> int | None:
+    """Longest answer in tokens that the positions of an encoder-decoder's decoder allow; None where they set no limit."""
+    return _first(config, (*_DECODER_KEYS, *_CONTEXT_KEYS))
+
+
+def _first(config: Any, keys: tuple[str, ...]) -> int | None:
+    found = (getattr(config, key, None) for key in keys)
     return next((value for value in found if isinstance(value, int) and value > 0), None)
 
 

@@ -1,4 +1,4 @@
-"""The base: a frozen causal language model with its tokenizer, named by a fingerprint.
+"""The base: a frozen language model with its tokenizer, named by a fingerprint.
 
 Shapes: B rows, T tokens, D width of the embeddings, V vocabulary.
 """
@@ -6,7 +6,6 @@ Shapes: B rows, T tokens, D width of the embeddings, V vocabulary.
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from typing import Any
 
 import torch
 
+from softprompt.bases import architectures
 from softprompt.bases.adapter import find_adapter, merge_adapter
-from softprompt.bases.architectures import context_of, refuse_unless_causal, task_type_of_config, window_of
+from softprompt.bases.architectures import refuse_unless_tuned, task_type_of_model
+from softprompt.bases.behaviour import check_behaviour, check_vocabulary, embedding_scale, first_position
 from softprompt.bases.devices import device_of, dtype_of, slow_at_16_bits, stored_dtype
 from softprompt.bases.fingerprint import (
     fingerprint_of_folder,
@@ -30,17 +31,15 @@ from softprompt.bases.folder import check_folder
 from softprompt.bases.locate import commit_of, locate, read_object, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
-from softprompt.bases.reading import check_causal, check_finite, loadable, read_model
+from softprompt.bases.reading import check_finite, loadable, read_model
 from softprompt.bases.spelling import Spelling
 from softprompt.errors import BaseModelError, ContextError
-from softprompt.text import Parts, plural
-
-_log = logging.getLogger(__name__)
+from softprompt.text import Parts, plural, with_mask
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenBase:
-    """A causal language model in eval mode, whose weights never change.
+    """A language model in eval mode, whose weights never change.
 
     Make one with :meth:`load` (an id, a folder or a GGUF file) or :meth:`wrap` (a model already in memory).
     """
@@ -80,7 +79,7 @@ class FrozenBase:
             fields: of :class:`BaseOptions`, in the place of those in `options`.
 
         Raises:
-            BaseModelError: it cannot be found, read, quantised so, or is no causal language model; or its adapter cannot.
+            BaseModelError: it cannot be found, read, quantised so, or is of a kind that is not tuned; or its adapter cannot.
         """
         options = BaseOptions.of(options, **fields)
         source, code = options.address, options.trust_remote_code
@@ -113,34 +112,34 @@ class FrozenBase:
         check_finite(model, options.shown, forget=options.quantization == "int8")
         if options.quantization == "int8":
             quantize_int8(model, dtype if reading["dtype"] == "auto" else None)
-        model = _freeze(model)
+        model = model.eval().requires_grad_(False)
         try:
             model = model if options.quantization == "4bit" else model.to(target)
         except torch.OutOfMemoryError:
             raise BaseModelError(
                 f"{source!r} does not fit the memory of {target}; use a smaller dtype, quantization, base or another device"
             ) from None
-        check_causal(model, source)
+        check_behaviour(model, source)
         fingerprint = fingerprint_of_folder(path, adapter, code=code)
         if stamp_of_folder(path, code=code) != before:
             raise BaseModelError(f"files of {source!r} ({path}) were changed while they were read; load it again")
         base = cls(model, tokenizer, source, fingerprint, path, options.quantization, adapter, code, options.batch_invariant)
-        base._tell()
+        check_vocabulary(base.model, base.spelling, base.name)
         return base
 
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any, *, name: str = "in-memory", batch_invariant: bool = False) -> FrozenBase:
-        """Freeze a causal model that is already in memory. Its fingerprint is taken from the tensors themselves, so it
+        """Freeze a model that is already in memory. Its fingerprint is taken from the tensors themselves, so it
         differs from that of the same model loaded from files.
 
         Raises:
-            BaseModelError: the model is no causal language model.
+            BaseModelError: the model is of a kind that is not tuned.
         """
-        refuse_unless_causal(task_type_of_config(model.config.to_dict()), name)
+        refuse_unless_tuned(task_type_of_model(model), name)
         check_finite(model, name)
-        check_causal(_freeze(model), name)
+        check_behaviour(model.eval().requires_grad_(False), name)
         base = cls(model, tokenizer, name, fingerprint_of_model(model, tokenizer), batch_invariant=batch_invariant)
-        base._tell()
+        check_vocabulary(base.model, base.spelling, base.name)
         return base
 
     @cached_property
@@ -191,6 +190,11 @@ class FrozenBase:
         }
         return {key: value for key, value in known.items() if value}
 
+    @cached_property
+    def task_type(self) -> str:
+        """Of :data:`~softprompt.bases.architectures.TUNED`."""
+        return task_type_of_model(self.model)
+
     @property
     def architecture(self) -> str:
         """The model's class, as its config names it."""
@@ -234,12 +238,13 @@ class FrozenBase:
     @cached_property
     def context(self) -> int | None:
         """Longest sequence in tokens, virtual ones among them; None where the architecture sets no limit."""
-        return context_of(self.model.config.get_text_config())
+        limit = architectures.context_of(self.model.config.get_text_config())
+        return limit - first_position(self.model) if limit is not None and self.task_type == "MASKED_LM" else limit
 
     @cached_property
     def window(self) -> int | None:
         """Fewest tokens that some layer attends to; None where every layer sees all."""
-        return window_of(self.model.config.get_text_config())
+        return architectures.window_of(self.model.config.get_text_config())
 
     @cached_property
     def slices_logits(self) -> bool:
@@ -273,46 +278,45 @@ class FrozenBase:
         self, texts: Sequence[str | Parts], *, behind: bool = False, name: Callable[[int], str] | None = None
     ) -> list[list[int]]:
         """Token ids of each text, without special tokens but those of its author: see :meth:`Spelling.encode`."""
+        if self.task_type == "MASKED_LM":
+            texts = [text if isinstance(text, str) else with_mask(text, self.tokenizer.mask_token) for text in texts]
         return self.spelling.encode(texts, behind=behind, name=name)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, control tokens left out."""
         return self.spelling.decode(ids)
 
-    def _tell(self) -> None:
-        """Say what texts this base cannot read.
+    @cached_property
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What is put in front of each input and behind it: what the tokenizer puts there, before encoders alone."""
+        return ((), ()) if self.task_type == "CAUSAL_LM" else self.spelling.frame
 
-        Raises:
-            BaseModelError: it could not answer any.
-        """
-        spelling, rows = self.spelling, len(self.embedding.weight)
-        if spelling.beyond > max(1000, rows // 10):  # more than tokens that were added
-            raise BaseModelError(
-                f"the tokenizer of {self.name} is of another model: it has {spelling.beyond:,} tokens more than the "
-                f"embedding has rows ({rows:,}); put the model's own tokenizer beside it"
-            )
-        if spelling.beyond:
-            _log.warning(
-                "the tokenizer of %s has %d token%s more than its embedding has rows (%d); a text that takes one is refused",
-                self.name, spelling.beyond, "s" * (spelling.beyond > 1), rows,
-            )  # fmt: skip
-        if not spelling.unusable:
-            return
-        head = self.model.get_output_embeddings()
-        if head is not None and head.weight is self.embedding.weight:
-            raise BaseModelError(
-                f"{self.name} cannot answer: row {min(spelling.unusable)} of its embedding, which is its head too, holds "
-                "NaN or infinity; fetch or save it again"
-            )
-        _log.warning(
-            "%d of %d rows of the embedding of %s hold NaN or infinity; a text that takes one is refused",
-            len(spelling.unusable), rows, self.name,
-        )  # fmt: skip
+    @cached_property
+    def answer_start(self) -> tuple[int, ...]:
+        """What an encoder-decoder's decoder begins with: its start token, and what its tokenizer begins texts with."""
+        start = (int(self.model.config.decoder_start_token_id),)
+        return start if self.frame[0] == start else start + self.frame[0]
+
+    @cached_property
+    def embedding_scale(self) -> float:
+        """See :func:`~softprompt.bases.behaviour.embedding_scale`."""
+        return embedding_scale(self.model)
 
     def embed(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """Input embeddings B x T x D of token ids B x T."""
         embeds_BTD: torch.Tensor = self.embedding(ids_BT)
-        return embeds_BTD
+        return embeds_BTD if self.embedding_scale == 1.0 else embeds_BTD * self.embedding_scale
+
+    def room(self, held: int) -> int | None:
+        """Tokens of an answer that fit beside a prompt and an input of `held` tokens in all, below 0 where these do not fit
+        themselves; None without a limit."""
+        if self.context is None:
+            return None
+        left = self.context - held - sum(map(len, self.frame))
+        if self.task_type != "SEQ_2_SEQ_LM" or left < 0:
+            return left
+        limit = architectures.answer_context_of(self.model.config)
+        return limit and limit - len(self.answer_start)
 
     def budget(self, num_virtual_tokens: int, output: int) -> int | None:
         """Tokens left for the input beside a prompt and an output; None without a limit.
@@ -322,11 +326,13 @@ class FrozenBase:
         """
         if self.context is None:
             return None
-        left = self.context - num_virtual_tokens - output
-        if left < 1:
+        apart = self.task_type == "SEQ_2_SEQ_LM"  # its answers stand in a sequence of their own
+        most = self.room(num_virtual_tokens) if apart else None
+        left = self.context - num_virtual_tokens - sum(map(len, self.frame)) - (0 if apart else output)
+        if left < 1 or (most is not None and output > most):
             raise ContextError(
-                f"{plural(num_virtual_tokens, 'virtual token')} and {plural(output, 'output token')} leave "
-                f"no room for an input in the context of {self.name} ({self.context} tokens); use a shorter prompt"
+                f"{plural(num_virtual_tokens, 'virtual token')} and {plural(output, 'output token')} leave no room for an "
+                f"input in the context of {self.name} ({self.context} tokens); use a shorter prompt{' or answer' * apart}"
             )
         return left
 
@@ -342,9 +348,3 @@ def base_of(base: BaseLike, named: BaseOptions) -> FrozenBase:
         BaseModelError: it cannot be loaded.
     """
     return base if isinstance(base, FrozenBase) else FrozenBase.load(BaseOptions.of(base).over(named))
-
-
-def _freeze(model: Any) -> Any:
-    model.eval()
-    model.requires_grad_(False)
-    return model

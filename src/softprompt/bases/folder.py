@@ -8,7 +8,7 @@ from typing import Any
 
 from softprompt.bases.adapter import CONFIG as ADAPTER
 from softprompt.bases.adapter import find_adapter
-from softprompt.bases.architectures import refuse_unless_causal, task_type_of_config
+from softprompt.bases.architectures import refuse_unless_tuned, task_type_of_config
 from softprompt.bases.gguf.check import check_gguf
 from softprompt.bases.gguf.file import gguf_files
 from softprompt.bases.locate import is_local, locate, read_object
@@ -55,7 +55,7 @@ def check_folder(folder: Path, source: str, *, code: bool = False) -> dict[str, 
             "peft is installed and leaves out where not; move the adapter's files to a folder of their own, and name that "
             "with --base-adapter FOLDER or `base_adapter` if it is to be added"
         )
-    refuse_unless_causal(task_type_of_config(config), source)
+    refuse_unless_tuned(task_type_of_config(config), source)
     if config.get("auto_map") and not code:
         raise BaseModelError(
             f"{source!r} comes with code of its own, which is not run unasked; if you trust it, add --trust-remote-code, "

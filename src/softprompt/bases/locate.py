@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from softprompt.bases.architectures import refuse_unless_causal, task_type_of_config
+from softprompt.bases.architectures import refuse_unless_tuned, task_type_of_config
 from softprompt.bases.gguf.file import is_gguf, parts_of
 from softprompt.errors import BaseModelError, reason_of
 
@@ -185,7 +185,7 @@ def _download(repo: str, revision: str | None, code: bool) -> Path:
 
     if (folder / "config.json").is_file():
         config = read_object(folder / "config.json")
-        refuse_unless_causal(task_type_of_config(config), repo)
+        refuse_unless_tuned(task_type_of_config(config), repo)
         for name in names_of_weights(config):
             if not name.endswith(INDEX):
                 fetch(name)

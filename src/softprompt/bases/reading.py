@@ -1,7 +1,4 @@
-"""Reading a saved model and its tokenizer through transformers: whole, and causal by what it does, or not at all.
-
-Shapes: B rows, T tokens, V vocabulary.
-"""
+"""Reading a saved model and its tokenizer through transformers: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from typing import Any
 
 import torch
 
+from softprompt.bases.architectures import OTHER, task_type_of_config
 from softprompt.bases.fingerprint import fingerprint_of_folder
 from softprompt.bases.folder import check_folder
 from softprompt.bases.gguf.cache import folder_of_gguf, write_tokenizer
@@ -33,11 +31,25 @@ _log = logging.getLogger(__name__)
 for _talker in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_talker).setLevel(logging.ERROR)
 
-_OTHER = "use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
+
+def _loader(task_type: str) -> tuple[Any, Any, str]:
+    """What transformers loads models of a task type by, the kinds that it has of them, and what they are called."""
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    if task_type == "SEQ_2_SEQ_LM":
+        seq2seq = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+        return transformers.AutoModelForSeq2SeqLM, seq2seq, "encoder-decoder model that takes text alone"
+    if task_type == "MASKED_LM":
+        return transformers.AutoModelForMaskedLM, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "masked language model"
+    return (
+        transformers.AutoModelForCausalLM, auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        "causal language model that takes text alone",
+    )  # fmt: skip
 
 
 def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[str, Any]) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder, whole.
+    """Model and tokenizer of a folder, whole: of the class that its config's task type asks for.
 
     Args:
         folder: where they lie.
@@ -50,26 +62,26 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
     """
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES as KNOWN
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-    kind = config.get("model_type")
+    kind, task_type = config.get("model_type"), task_type_of_config(config)
+    loader, kinds, called = _loader(task_type)
     try:
         with quiet():
             own = None if config.get("auto_map") or kind not in KNOWN else transformers.AutoConfig.from_pretrained(folder)
-            half = text_half(own) if own is not None else None
-            if half is None and own is not None and kind not in CAUSAL:
+            half = text_half(own) if own is not None and task_type == "CAUSAL_LM" else None
+            if half is None and own is not None and kind not in kinds:
                 raise BaseModelError(
-                    f"{source!r} is of the kind {kind!r}, of which transformers {transformers.__version__} has no causal "
-                    f"language model that takes text alone; {_OTHER}"
+                    f"{source!r} is of the kind {kind!r}, of which transformers {transformers.__version__} has no {called}; "
+                    f"{OTHER}"
                 )
             reading = {**reading, "output_loading_info": True, "ignore_mismatched_sizes": True}
             if half is not None:
                 model, found = half.model_class.from_pretrained(folder, **reading, **half.reading())
                 alike = half.is_like_the_whole(model)
-                if not alike and kind in CAUSAL:
+                if not alike and kind in kinds:
                     half = None
             if half is None:
-                model, found = transformers.AutoModelForCausalLM.from_pretrained(folder, **reading)
+                model, found = loader.from_pretrained(folder, **reading)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=reading["trust_remote_code"])
     except BaseModelError:
         raise
@@ -107,7 +119,7 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
     if half is not None and (left or not alike):
         raise BaseModelError(
             f"the text half of {source!r} ({kind}) is no {type(model).__name__} by itself: "
-            f"{left[0] if left else 'what stands around it'} would be left out; {_OTHER}"
+            f"{left[0] if left else 'what stands around it'} would be left out; {OTHER}"
         )
     if left:
         _log.warning(
@@ -204,65 +216,6 @@ def read_tokenizer(options: BaseOptions) -> Any:
         raise BaseModelError(
             f"the tokenizer of {source!r} ({path}) cannot be loaded: {reason_of(error)}; fetch it again, or give another"
         ) from None
-
-
-def check_causal(model: Any, source: str) -> None:
-    """Refuse a model that looks ahead, one whose states of a token change with the tokens behind it, and one that answers
-    nothing but NaN.
-
-    Raises:
-        BaseModelError: it does.
-    """
-    probed = _probe(model)
-    if probed is None:
-        return
-    embedded, logits_BTV = probed
-    if embedded.isfinite().all() and not logits_BTV.isfinite().any():
-        raise BaseModelError(
-            f"{source!r} cannot answer: it makes NaN or infinity of any tokens, so weights that are used hold such, or its "
-            f"dtype, {str(logits_BTV.dtype)[6:]}, is too small for it; fetch it again, or give another --dtype"
-        )
-    if _differs(model, logits_BTV):
-        raise BaseModelError(
-            f"{source!r} is no causal language model: loaded as {type(model).__name__}, what it makes of a token changes "
-            "with the tokens behind it, as in an encoder (BERT and its kind). This version tunes causal models only; "
-            f"{_OTHER}"
-        )
-
-
-@torch.no_grad()
-def _probe(model: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Embeddings and logits of three rows of three tokens: twice the same, and once with another last one. None where the
-    model cannot be run so, which is told where it is used."""
-    embedding = model.get_input_embeddings()
-    vocabulary, device = embedding.weight.shape[0], embedding.weight.device
-    first, second, last, other = (vocabulary * share // 9 for share in (2, 4, 6, 8))
-    ids_BT = torch.tensor([[first, second, last], [first, second, last], [first, second, other]], device=device)
-    try:
-        embeds_BTD = embedding(ids_BT)
-        logits_BTV = model(inputs_embeds=embeds_BTD, attention_mask=torch.ones_like(ids_BT), use_cache=False).logits
-        return embeds_BTD, logits_BTV[: len(ids_BT), : ids_BT.shape[1]]
-    except Exception:
-        return None
-
-
-@torch.no_grad()
-def looks_ahead(model: Any) -> bool:
-    """Whether the logits at a token change with the tokens behind it: three tokens twice as they are and once with another
-    last one. What two equal rows differ by is rounding."""
-    probed = _probe(model)
-    return probed is not None and _differs(model, probed[1])
-
-
-def _differs(model: Any, logits_BTV: torch.Tensor) -> bool:
-    one, same, changed = logits_BTV[:, :2].float().unbind(0)
-    scale = one.norm().clamp_min(1e-6)
-    rounding, effect = (one - same).norm() / scale, (one - changed).norm() / scale
-    if getattr(model.config, "is_decoder", None) is False:  # of a kind that can be either, and set to be an encoder
-        least = 1e-5
-    else:  # experts may be given other tiles of rows with the other token, which rounds otherwise
-        least = 1e-4 if logits_BTV.dtype == torch.float32 else 1e-2
-    return bool(effect > torch.maximum(10 * rounding, torch.tensor(least, device=scale.device)))
 
 
 @contextlib.contextmanager

@@ -59,17 +59,18 @@ class Spelling:
         return {number: text for text, number in self.controls.items()}
 
     @cached_property
-    def begins(self) -> tuple[int, ...]:
-        """What the tokenizer would put in front of each text by itself, and nobody here does."""
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What the tokenizer puts in front of each text by itself, and behind it."""
         with quiet():
-            alone, begun = (self._tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
-        places = (at for at in range(len(begun)) if begun[at : at + len(alone)] == alone)
-        return tuple(begun[: next(places, 0)])
+            alone, framed = (self._tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
+        places = (at for at in range(len(framed)) if framed[at : at + len(alone)] == alone)
+        start = next(places, 0)
+        return tuple(framed[:start]), tuple(framed[start + len(alone) :])
 
     @property
     def begins_with(self) -> str | None:
-        """The same as text, None for nothing."""
-        return "".join(self.names.get(token, str(token)) for token in self.begins) or None
+        """The former as text, None for nothing; nobody here puts it before the inputs of a causal model."""
+        return "".join(self.names.get(token, str(token)) for token in self.frame[0]) or None
 
     @cached_property
     def byte_ids(self) -> frozenset[int]:

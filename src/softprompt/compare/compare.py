@@ -15,6 +15,7 @@ from softprompt.compare.soft_prompt import Ours
 from softprompt.compare.text_prompts import FewShot, ZeroShot
 from softprompt.compare.weights import Full, Lora
 from softprompt.engines.offline import OfflineEngine
+from softprompt.errors import ConfigError
 from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.meter import Meter
 from softprompt.progress import Progress, Silent, loading
@@ -83,9 +84,25 @@ def compare_task(
         task = task.variant(max_steps=max_steps)
     with loading(progress, (options := one_base([task])).shown):
         frozen = base_of(base, options)
+    check_kind(methods, frozen)
     for number, name in enumerate(methods, 1):
         progress.note(f"{name}, {number} of {plural(len(methods), 'method')}")
         yield run_method(name, task, frozen, progress)
+
+
+def check_kind(methods: Sequence[str], base: FrozenBase) -> None:
+    """Refuse methods that a kind of base is not compared by.
+
+    Raises:
+        ConfigError: one is.
+    """
+    alone = [name for name in methods if name.startswith("peft_")]
+    if alone and base.task_type != "CAUSAL_LM":
+        left = ",".join(name for name in METHODS if not name.startswith("peft_"))
+        raise ConfigError(
+            f"{alone[0]} is compared on causal models alone, and {base.name} is {base.task_type}; name others: "
+            f"--methods {left}"
+        )
 
 
 def run_method(name: str, task: Task, base: FrozenBase, progress: Progress) -> dict[str, Any]:

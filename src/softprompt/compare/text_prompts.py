@@ -66,7 +66,7 @@ class FewShot:
 def split_head(base: FrozenBase, asked: Examples) -> tuple[Tensor, Examples]:
     """What all inputs begin with, as the vectors of a prompt (P x D), and the rest of each: a long text is run once
     then, and not once a row."""
-    head = common_head(asked.inputs)
+    head = [] if any(base.frame) else common_head(asked.inputs)  # behind which no frame may begin
     rest = [ids[len(head) :] for ids in asked.inputs]
     with torch.no_grad():
         head_PD = base.embed(torch.tensor([head], dtype=torch.long, device=base.device))[0]

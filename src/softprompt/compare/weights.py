@@ -44,7 +44,7 @@ class Lora:
         import peft
 
         torch.manual_seed(task.config.seed)  # for the adapter's start
-        config = peft.LoraConfig(task_type="CAUSAL_LM", r=self.rank, lora_alpha=self.alpha)
+        config = peft.LoraConfig(task_type=base.task_type, r=self.rank, lora_alpha=self.alpha)
         try:
             with without_future_warnings():
                 model = peft.get_peft_model(copy.deepcopy(base.model), config)

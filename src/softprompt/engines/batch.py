@@ -13,11 +13,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from softprompt.engines.decoded import DecodedRows
 from softprompt.engines.kv_buffer import KVBuffer
 from softprompt.engines.prefix_cache import PrefixCache, stack_prefixes
 from softprompt.engines.protocol import GenerateJob, ScoreJob
 from softprompt.engines.tiles import TiledRows
 from softprompt.model.architecture import Architecture
+from softprompt.model.encoder_decoder import EncoderDecoder
 from softprompt.model.invariant import Invariant
 from softprompt.model.label_scores import Labels, label_contexts, score_labels
 from softprompt.model.lines import Ids, row_size
@@ -43,11 +45,14 @@ class Rows(Protocol):
 
 
 def rows_of(architecture: Architecture, prefixes: PrefixCache | None, *, rows: int = 0, columns: int = 0) -> Rows:
-    """The way to generate: behind the keys and values of prompts, or by running everything again where there are none.
+    """The way to generate: behind the keys and values of prompts, or of answers where an encoder has read the prompts, or by
+    running everything again where there are none.
 
     Args:
         rows: how many there will be at most, where that is known, each of so many `columns`.
     """
+    if isinstance(architecture, EncoderDecoder) and architecture.keeps_answers:
+        return DecodedRows(architecture)
     if prefixes is None:
         return SplicedRows(architecture)
     if isinstance(architecture, Invariant):

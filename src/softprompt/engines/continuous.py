@@ -241,8 +241,7 @@ class ContinuousEngine(Engine):
         self._choose(logits_BV, first)
 
     def _begin(self, job: GenerateJob) -> Continuation:
-        base = self.base
-        room = None if base.context is None else base.context - len(job.prompt) - len(job.input)
+        base, room = self.base, self.base.room(len(job.prompt) + len(job.input))
         return Continuation(job.sampling, base.spelling, base.end_ids, room, job.input)
 
     def _choose(self, logits_BV: Tensor, first: int) -> None:

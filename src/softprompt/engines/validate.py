@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from softprompt.engines.batch import score_size, scores_in_lines
 from softprompt.engines.protocol import Deliver, EmbedJob, GenerateJob, Job, Sampling, ScoreJob
 from softprompt.engines.scheduler import Work
-from softprompt.errors import ContextError, EngineError
+from softprompt.errors import ConfigError, ContextError, EngineError
 from softprompt.model.architecture import Architecture
 from softprompt.text import plural
 
@@ -19,7 +19,7 @@ class Validator:
         self._architecture = architecture
         base = architecture.base
         self.name = base.name
-        self.context = base.context
+        self.context, self._room = base.context, base.room
         self.vocabulary, self.width = base.embedding.weight.shape
 
     def plan(self, job: Job, deliver: Deliver) -> Work:
@@ -28,6 +28,7 @@ class Validator:
         Raises:
             ContextError: prompt and input (and one token, or the longest label) do not fit the context.
             EngineError: it is no job for this base.
+            ConfigError: the base writes no text.
         """
         count = len(job.input)
         if not count:
@@ -45,13 +46,16 @@ class Validator:
             self._check_context(prompt, count, max(map(len, job.labels)), "the longest label")
             length, rows = score_size(job, scores_in_lines(self._architecture, job))
             return Work(job, deliver, length * rows)
+        if self._architecture.base.task_type == "MASKED_LM":
+            raise ConfigError(f"{self.name} is a masked language model, which writes no text; ask for labels (/v1/classify)")
         _check_sampling(job.sampling)
         self._check_context(prompt, count, 1, "a first token of output")
         columns = prompt + count + job.sampling.max_tokens
         return Work(job, deliver, count, columns if self.context is None else min(columns, self.context))
 
     def _check_context(self, prompt: int, count: int, output: int, what: str) -> None:
-        if self.context is not None and prompt + count + output > self.context:
+        room = self._room(prompt + count)
+        if room is not None and output > room:
             raise ContextError(
                 f"{plural(prompt, 'virtual token')}, {plural(count, 'token')} of input and {output} of {what} do not "
                 f"fit the context of {self.name} ({self.context} tokens); shorten the input"

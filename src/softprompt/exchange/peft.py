@@ -38,12 +38,14 @@ _OTHER_KINDS = {
     "MULTITASK_PROMPT_TUNING": "its tasks share one prompt, which is another one for each of them",
 }
 
+TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+"""Task types of PEFT whose prompts are ours."""
+
 _OTHER_TASKS = {
     "SEQ_CLS": "it answers through a head of its own",
     "TOKEN_CLS": "it answers through a head of its own",
     "QUESTION_ANS": "it answers through a head of its own",
     "FEATURE_EXTRACTION": "it was tuned for hidden states, and not for text",
-    "SEQ_2_SEQ_LM": "this version tunes causal models only",
 }
 
 _KNOWN = {
@@ -67,10 +69,16 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
 
     Raises:
         OSError: the folder cannot be written.
+        PromptFileError: PEFT would not run it as it was tuned.
     """
     from safetensors.torch import save
 
     prompt.check_single("PEFT has no file for")
+    kind = prompt.card.task_type
+    if kind not in TASKS:
+        raise PromptFileError(f"the prompt of {prompt.card.task!r} is for {kind}, which PEFT has no prompts for")
+    _check_scale(prompt.card.recipe, prompt.card.base)
+
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     config = {
@@ -107,7 +115,13 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
         FingerprintMismatch: exported by softprompt for another base, or tuned at another revision of it.
     """
     config = read_peft_config(folder)
+    kind = config.get("task_type")
+    if kind is not None and kind != base.task_type:
+        raise PromptFileError(f"the adapter in {str(folder)!r} is for {kind}, and {base.name} is {base.task_type}")
+    _check_scale(text_rules(base), base.name)
     vectors_PD = _read_matrix(Path(folder) / WEIGHTS)
+    if kind == "SEQ_2_SEQ_LM" and config.get("num_transformer_submodules") in (None, 2):
+        vectors_PD = _of_the_encoder(config, vectors_PD)
     _check_shape(config, vectors_PD, base, folder)
     length, width = vectors_PD.shape
     here = {
@@ -117,6 +131,7 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
         "num_virtual_tokens": length,
         "token_dim": width,
         "dtype": "float32",
+        "task_type": base.task_type,
     }
     exported = Path(folder) / CARD
     if exported.is_file():
@@ -162,21 +177,39 @@ def read_peft_config(folder: str | Path) -> dict[str, Any]:
         why = _OTHER_KINDS.get(kind, "only prompt tuning is imported") if isinstance(kind, str) else "only that is imported"
         raise PromptFileError(f"the adapter in {str(folder)!r} is {kind}, not PROMPT_TUNING; {why}")
     what = config.get("task_type")
-    if what not in (None, "CAUSAL_LM"):
+    if what is not None and what not in TASKS:
         why = _OTHER_TASKS.get(what, "that is none of PEFT's") if isinstance(what, str) else "that is none of PEFT's"
-        raise PromptFileError(f"the adapter in {str(folder)!r} is for {what}, not CAUSAL_LM: {why}; it cannot be imported")
+        raise PromptFileError(
+            f"the adapter in {str(folder)!r} is for {what}, not {' or '.join(TASKS)}: {why}; it cannot be imported"
+        )
     if modules := config.get("modules_to_save"):
         named = ", ".join(dict.fromkeys(map(str, modules))) if isinstance(modules, list) else str(modules)
         raise PromptFileError(
             f"the adapter in {str(folder)!r} brings modules of its own beside the prompt (modules_to_save: {named[:80]}), "
             "and without them would answer otherwise; tune the prompt alone"
         )
-    if config.get("num_transformer_submodules") not in (None, 1):
+    parts = config.get("num_transformer_submodules")
+    if parts not in (None, 1) and not (parts == 2 and what == "SEQ_2_SEQ_LM"):
         raise PromptFileError(
-            f"the adapter in {str(folder)!r} has prompts for {config['num_transformer_submodules']} submodules "
-            "(encoder and decoder); this version tunes causal models only"
+            f"the adapter in {str(folder)!r} has prompts for {parts!r} submodules (num_transformer_submodules), and a "
+            f"{what or 'CAUSAL_LM'} model is given one"
         )
     return config
+
+
+def _of_the_encoder(config: Mapping[str, Any], vectors_PD: torch.Tensor) -> torch.Tensor:
+    """The vectors that stand before an encoder's input: PEFT makes as many again for the decoder, and never uses them."""
+    length = config.get("num_virtual_tokens")
+    return vectors_PD[:length].clone() if isinstance(length, int) and len(vectors_PD) == 2 * length else vectors_PD
+
+
+def _check_scale(rules: Mapping[str, Any], base: str) -> None:
+    """Refuse a base on which PEFT runs inputs otherwise than without a prompt. Raises `PromptFileError`."""
+    if scale := rules.get("embedding_scale"):
+        raise PromptFileError(
+            f"{base} multiplies the embeddings of its inputs by {scale:g} outside of their table, which PEFT leaves out "
+            "behind a prompt, so that answers there are others; it goes neither to PEFT nor comes from there"
+        )
 
 
 def _check_shape(config: Mapping[str, Any], vectors_PD: torch.Tensor, base: FrozenBase, folder: str | Path) -> None:

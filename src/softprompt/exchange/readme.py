@@ -16,10 +16,10 @@ _TOP = """# {task}: a soft prompt for {base}
 Exported by softprompt. `peft.PeftModel.from_pretrained(model, FOLDER)` loads it. PEFT puts the virtual tokens in front of
 the token ids that it is given and does no more, so softprompt's answers come from these ids:
 
-- No special token is put in front or behind{left_out}; the attention mask is all ones.
+- {framed}; the attention mask is all ones.
 - The input is the template `{input}`, its columns filled: `input_ids` below. What a column says is text,
   control tokens in it too (`split_special_tokens=True`); control tokens of the template itself are meant.
-- An answer is worded `{target}` and encoded apart from the input.
+- An answer is worded `{target}` and encoded apart from the input{start}.
 """
 _OF_A_FILE = (
     "- The base is a GGUF file, which transformers loads with `gguf_file`, the model like the tokenizer below. It spells\n"
@@ -69,7 +69,13 @@ def input_ids(row):
         text += last + told
     return [*found, *(later if found else ids)(text)]
 """
+_FRAMED = """
+
+def framed_ids(row):
+    return [*{before}, *input_ids(row), *{behind}]  # to be fed to the encoder
+"""
 _APART = "    return ids(text)\n"
+_OWN = "    return ids(text.lstrip())  # a text of its own\n"
 _BEHIND = """    # This tokenizer marks the beginning of every text; behind other text an answer has no such mark.
     for before in ("\\n", ":", ".", "=", "a", "1"):
         head, both = ids(before), ids(before + text)
@@ -94,17 +100,26 @@ def readme_of(card: Card, base: str) -> str:
         base: what loads its base.
     """
     recipe, template = card.recipe, Template(card.target)
-    left_out = f": `{recipe['left_out']}`, which the tokenizer would put there, is left out" if "left_out" in recipe else ""
+    framed = "No special token is put in front or behind"
+    if "left_out" in recipe:
+        framed += f": `{recipe['left_out']}`, which the tokenizer would put there, is left out"
+    if frame := recipe.get("frame"):
+        framed = f"The tokenizer's special tokens are put around the input: {frame[0]} before, {frame[1]} behind"
+    decodes = card.task_type == "SEQ_2_SEQ_LM"
+    start = ", as a text of its own; the decoder begins with its start token" if decodes else ""
     quoted = {name: _quoted(getattr(card, name)) for name in ("input", "target")}
-    text = _TOP.format(task=card.task, base=card.base, left_out=left_out, **quoted)
+    text = _TOP.format(task=card.task, base=card.base, framed=framed, start=start, **quoted)
     opened = "base"
     if kind_of(base) == "file":
         folder, name = os.path.split(base)
         text, base, opened = text + _OF_A_FILE, folder, f"base, gguf_file={json.dumps(name)}"
     parts = Template(card.input).parts
     pairs = ", ".join(f"({_quoted(before)}, {_quoted(name) if name else None})" for before, name in parts)
-    body = _BEHIND if recipe.get(ANSWERS) == BEHIND else _APART
+    body = _OWN if decodes else _BEHIND if recipe.get(ANSWERS) == BEHIND else _APART
     code = _CODE.format(base=json.dumps(base), opened=opened, template=f"[{pairs}]", body=body)
+    if frame:
+        before, behind = (f"tokenizer.convert_tokens_to_ids({json.dumps(tokens)})" for tokens in frame)
+        code += _FRAMED.format(before=before, behind=behind)
     if card.labels is None:
         return f"{text}{_GENERATED.format(card.max_new_tokens)}{code}```\n"
     answers = {label: template.fill({template.fields[0]: label}) for label in card.labels}

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.model.causal import Causal
+from softprompt.model.encoder import MaskedEncoder
+from softprompt.model.encoder_decoder import EncoderDecoder
 from softprompt.model.invariant import Invariant
 from softprompt.model.lines import Ids, Tails
 from softprompt.model.prefix import Prefix
@@ -78,7 +80,11 @@ class Architecture(Protocol):
 
 
 def architecture_of(base: FrozenBase) -> Architecture:
-    """How a base is run."""
+    """How a base is run, by its task type."""
+    if base.task_type == "SEQ_2_SEQ_LM":
+        return EncoderDecoder(base)
+    if base.task_type == "MASKED_LM":
+        return MaskedEncoder(base)
     return Invariant(base) if base.batch_invariant else Causal(base)
 
 

@@ -13,7 +13,8 @@ _SINGLES = 256
 
 def shorten(base: FrozenBase, ids: Sequence[int]) -> list[int]:
     """The beginning of an input, which is looked at, and which fits the context with a token to spare."""
-    return list(ids[: min(LONGEST, (base.context or LONGEST + 1) - 1)])
+    framed = sum(map(len, base.frame))
+    return list(ids[: min(LONGEST, (base.context or LONGEST + 1 + framed) - framed - 1)])
 
 
 def single_tokens(base: FrozenBase) -> list[list[int]]:

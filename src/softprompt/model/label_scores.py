@@ -16,13 +16,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from softprompt.bases.architectures import MaskedLabels
+
 Labels = tuple[tuple[int, ...], ...]
 """Token ids of each label of a task."""
 
 
 @functools.lru_cache(maxsize=1024)
 def label_contexts(labels: Labels) -> tuple[tuple[int, ...], ...]:
-    """Token sequences that must be run behind an input to score all labels, the fewest that do: the tails of its row."""
+    """Token sequences that must be run behind an input to score all labels, the fewest that do: the tails of its row. At
+    masks they stand for their number alone, one for each length of a label; the input's own logits come with the first."""
+    if isinstance(labels, MaskedLabels):
+        first, *others = sorted({len(label): label for label in labels}.items())
+        return (first[1][:-1], *(label for _, label in others))
     contexts = {label[:-1] for label in labels}
     return tuple(sorted(c for c in contexts if not any(c != other and other[: len(c)] == c for other in contexts)))
 
@@ -32,6 +38,14 @@ def _picks(labels: Labels) -> tuple[tuple[int, int, int], ...]:
     """Where each label's log-probabilities are: place among the logits of its row, token, number of the label."""
     contexts = label_contexts(labels)
     begins = list(itertools.accumulate(map(len, contexts), initial=1))
+    if isinstance(labels, MaskedLabels):
+        firsts = [0, *begins[1:]]  # by length: the first one's begin with the input's own logits
+        lengths = [len(contexts[0]) + 1, *map(len, contexts[1:])]
+        return tuple(
+            (firsts[lengths.index(len(label))] + place, token, number)
+            for number, label in enumerate(labels)
+            for place, token in enumerate(label)
+        )
     picks = [(0, label[0], number) for number, label in enumerate(labels)]
     for number, label in enumerate(labels):
         if len(label) > 1:

@@ -54,7 +54,9 @@ class SoftPrompt:
             raise PromptFileError("the prompt holds values that are not finite (NaN or infinity); train it again")
         if self.centroid_D is None:
             return
-        if tuple(self.centroid_D.shape) != shape[1:]:
+        # An encoder's states may be wider than its embeddings, as ELECTRA's are.
+        wide = shape[1:] if self.card.task_type != "MASKED_LM" else tuple(self.centroid_D.shape[-1:])
+        if tuple(self.centroid_D.shape) != wide:
             raise PromptFileError(
                 f"the card says {shape[1]} wide and the centroid is {tuple(self.centroid_D.shape)}; {_AGAIN}"
             )

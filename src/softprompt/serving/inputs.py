@@ -57,7 +57,8 @@ def check_room(base: FrozenBase, prompt: int, length: int, max_tokens: int) -> N
     Raises:
         ContextError: with the three numbers and the limit.
     """
-    if base.context is not None and prompt + length + max_tokens > base.context:
+    room = base.room(prompt + length)
+    if room is not None and max_tokens > room:
         raise ContextError(
             f"{prompt} virtual tokens of the prompt, {length} of the input and {max_tokens} asked for make "
             f"{prompt + length + max_tokens}, and the context of {base.name} is {base.context} tokens; "

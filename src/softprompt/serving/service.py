@@ -167,8 +167,9 @@ class AsyncService:
                         )
                     return await self._best_label(target, resident, ids, watch)
             bound = sampling.max_tokens if resident is None or not own_bound else resident.form.max_new_tokens
-            if own_bound and self.base.context is not None:
-                bound = max(1, min(bound, self.base.context - len(target.vectors) - len(ids)))
+            room = self.base.room(len(target.vectors) + len(ids))
+            if own_bound and room is not None:
+                bound = max(1, min(bound, room))
             check_room(self.base, len(target.vectors), len(ids), bound)
             return self._generate(target, ids, replace(sampling, max_tokens=bound), watch, strip=resident is not None)
 

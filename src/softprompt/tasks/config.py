@@ -104,8 +104,8 @@ class TaskConfig(_Strict):
     """As in PEFT, the base's own tokenizer; names the base where `base` does not."""
     peft_type: Literal["PROMPT_TUNING"] = "PROMPT_TUNING"
     """Accepted because PEFT's files have it."""
-    task_type: TaskType = "CAUSAL_LM"
-    """What kind of model the base is."""
+    task_type: TaskType | None = None
+    """What kind of model the base is; by default what it is."""
     data: DataConfig | None = None
     """Where the rows are."""
 

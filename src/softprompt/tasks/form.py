@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from softprompt.bases.architectures import MaskedLabels
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
 from softprompt.rows.places import Name, Place
@@ -20,7 +21,7 @@ from softprompt.tasks.chat import text_place, with_text
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import Spellings, compose
 from softprompt.tasks.template import Template, around, excerpt, field_text
-from softprompt.text import Parts, plural
+from softprompt.text import MASK, Parts, plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -88,7 +89,7 @@ class Form:
 
     @classmethod
     def _of(cls, source: TaskConfig | Card, task: str, metric: str, recipe: Mapping[str, Any]) -> Form:
-        templates = Template(source.input), Template(source.target)
+        templates = Template(source.input, source.task_type == "MASKED_LM"), Template(source.target)
         words = tuple(sorted((recipe.get("id2label") or {}).items()))
         fold = bool(recipe.get("fold_labels"))
         return cls(task, *templates, source.labels, metric, source.max_new_tokens, source.instruction, fold, words)
@@ -148,13 +149,29 @@ class Form:
         return empty[0] if 0 < len(empty) < len(self.input.fields) else None
 
     def encode_answers(self, base: FrozenBase, answers: Sequence[str], name: Name | None = None) -> list[list[int]]:
-        """Token ids of answers as the model must say them, behind an input.
+        """Token ids of answers as the model must say them: behind an input, or of an encoder-decoder as a text of its own,
+        without white space before it.
 
         Raises:
             DataError: one takes a token for which the base has no embedding.
         """
         parts = [self.target.fill_parts({self.target_field: answer}) for answer in answers]
-        return base.encode(parts, behind=not self.apart, name=name)
+        if base.task_type == "MASKED_LM":
+            return self._spell_known(base, parts, name or _numbered)
+        if base.task_type == "SEQ_2_SEQ_LM":
+            parts = [[(author.lstrip(), user), *rest] for (author, user), *rest in parts]
+        return base.encode(parts, behind=not self.apart and base.task_type != "SEQ_2_SEQ_LM", name=name)
+
+    def _spell_known(self, base: FrozenBase, parts: Sequence[Parts], name: Name) -> list[list[int]]:
+        rows = base.encode(parts, behind=not self.apart, name=name)
+        unknown = base.tokenizer.unk_token_id
+        if (wrong := next((number for number, ids in enumerate(rows) if unknown in ids), None)) is not None:
+            said = "".join(author + user for author, user in parts[wrong])
+            raise DataError(
+                f"{name(wrong)}: {said.strip()[:60]!r} is no sequence of tokens of {base.name}, which reads some of it as "
+                "its token for unknown text, and so cannot say it; use another word, with id2label where rows have this one"
+            )
+        return rows
 
     def unwrap(self, text: str) -> str:
         """What the model says without the words that the target puts around an answer, in whatever case and spacing they
@@ -209,6 +226,8 @@ class Form:
                     f"task {self.task!r}: the labels {other!r} and {label!r} have the same tokens on {base.name}; "
                     "rename one of them"
                 )
+        if base.task_type == "MASKED_LM":
+            return MaskedLabels(seen)
         begun = next((pair for pair in itertools.pairwise(sorted(seen)) if pair[1][: len(pair[0])] == pair[0]), None)
         if begun is None:
             return tuple(seen)
@@ -221,7 +240,7 @@ class Form:
             )
         return tuple((*tokens, base.end_id) for tokens in seen)
 
-    def rules(self, base: FrozenBase) -> dict[str, str]:
+    def rules(self, base: FrozenBase) -> dict[str, Any]:
         """What a card says of how text becomes tokens, where there is something to say."""
         rules = text_rules(base)
         if self.labels is not None and all(ids[-1] == base.end_id for ids in self.encode_labels(base)):
@@ -258,6 +277,11 @@ class Form:
         ids = base.encode([word(row, Place(name, index)) for index, row in enumerate(rows)], name=name)
         cut = []
         for index, tokens in enumerate(ids):
+            if base.task_type == "MASKED_LM" and tokens.count(base.tokenizer.mask_token_id) > 1:
+                raise ConfigError(
+                    f"task {self.task!r}: `input` has more than one mask ({MASK} or {base.tokenizer.mask_token}); an answer "
+                    "of several tokens is given as many by itself: leave one"
+                )
             if not tokens:
                 raise DataError(f"{name(index)}: the input is empty; give some text: {excerpt(rows[index])}")
             if limit is not None and len(tokens) > limit:
@@ -300,11 +324,18 @@ def _numbered(index: int) -> str:
     return f"row {index + 1}"
 
 
-def text_rules(base: FrozenBase) -> dict[str, str]:
+def text_rules(base: FrozenBase) -> dict[str, Any]:
     """What a card says of a base's own ways with text: that answers are encoded as they stand behind an input, where they
-    would begin with a word mark alone; and what the tokenizer would begin texts with, which is left out."""
-    rules = {ANSWERS: BEHIND} if base.spelling.marks_words else {}
-    return rules | ({"left_out": base.spelling.begins_with} if base.spelling.begins_with is not None else {})
+    would begin with a word mark alone; what the tokenizer would begin texts with, which is left out, or what it puts around
+    inputs, which is not; and what embeddings are multiplied by outside of their table."""
+    rules: dict[str, Any] = {}
+    if base.spelling.marks_words and base.task_type != "SEQ_2_SEQ_LM":
+        rules[ANSWERS] = BEHIND
+    if base.task_type == "CAUSAL_LM" and base.spelling.begins_with is not None:
+        rules["left_out"] = base.spelling.begins_with
+    if any(base.frame):
+        rules["frame"] = [base.tokenizer.convert_ids_to_tokens(list(ids)) for ids in base.frame]
+    return rules | ({"embedding_scale": base.embedding_scale} if base.embedding_scale != 1.0 else {})
 
 
 def form_fields(form: Form) -> dict[str, Any]:

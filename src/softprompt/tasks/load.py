@@ -23,7 +23,7 @@ def load_tasks(tasks: TaskLike | Sequence[TaskLike]) -> list[Task]:
     Raises:
         ConfigError: none was given, one is wrong, or two have the same name.
         NameRefused: a task has a name that the library would refuse once it is trained.
-        BaseModelError: a base is by its name no causal model.
+        BaseModelError: a base is by its name of another kind than its task says, or of none that is tuned.
     """
     single = isinstance(tasks, Task | TaskConfig | Mapping | str | os.PathLike)
     many: Sequence[Any] = [tasks] if single else tasks  # type: ignore[assignment]

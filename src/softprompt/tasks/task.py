@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.architectures import refuse_unless_causal, task_type_of_name
+from softprompt.bases.architectures import TUNED, check_task_type, listed_types, refuse_unless_tuned, task_type_of_name
 from softprompt.bases.locate import beside, is_saved
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, DataError
@@ -155,19 +155,21 @@ class Task:
         return replace(options, source=source, adapter=adapter)
 
     def check_base_name(self) -> None:
-        """Refuse a base that by its name or by `task_type` is no causal model, before anything is fetched.
+        """Refuse a base that by its name is of a kind that is not tuned, or not of the task's `task_type`, before anything
+        is fetched.
 
         Raises:
-            BaseModelError: with the task type that it is, or that was asked for.
+            BaseModelError: with the task type that it is.
         """
-        source = self.base_options.address
+        source, asked = self.base_options.address, self.config.task_type
         known = task_type_of_name(source)
         if known and not is_saved(Path(source)):
-            refuse_unless_causal(known, source)
-        if self.config.task_type != "CAUSAL_LM":
+            check_task_type(asked, known, self.name, source)
+            refuse_unless_tuned(known, source)
+        if asked is not None and asked not in TUNED:
             raise BaseModelError(
-                f"task {self.name!r} asks for task_type {self.config.task_type}, and this version tunes causal models only; "
-                f"leave task_type out, or say CAUSAL_LM, where the base ({source}) is one"
+                f"task {self.name!r} asks for task_type {asked}, and {listed_types()} are tuned; leave task_type out, which "
+                f"takes what the base ({source}) is"
             )
 
     @cached_property
@@ -305,9 +307,16 @@ class Task:
             prepend: a text prompt, which goes in front of what the user says.
 
         Raises:
+            BaseModelError: the task's `task_type` is not that of the base.
             DataError: a row lacks a field, has an empty input, or a label that is not listed.
             ContextError: prompt, template and answer leave no room.
         """
+        check_task_type(self.config.task_type, base.task_type, self.name, base.shown)
+        if base.task_type == "MASKED_LM" and self.form.labels is None:
+            raise ConfigError(
+                f"task {self.name!r} has no `labels`, and {base.shown} is a masked language model, which writes no text but "
+                "chooses among labels; list them, or take another base"
+            )
 
         def where(index: int) -> str:
             return rows.where(index) if isinstance(rows, PlacedRows) else f"{split} row {index + 1}"

@@ -11,7 +11,7 @@ from functools import cached_property
 from softprompt.errors import ConfigError, DataError, nearest
 from softprompt.rows.sources import Row
 from softprompt.rows.values import listing, short, text_of
-from softprompt.text import Parts
+from softprompt.text import MASK, Parts
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -31,6 +31,8 @@ class Template:
     """Text with names of columns in braces, letter by letter as the table has them; `{{` and `}}` stand for braces."""
 
     text: str
+    masked: bool = False
+    """Whether `{mask}` is no column, but where a masked language model says its answer."""
 
     @cached_property
     def parts(self) -> list[tuple[str, str | None]]:
@@ -46,6 +48,8 @@ class Template:
             literal, end = literal + self.text[end : found.start()], found.end()
             if found[0] in ("{{", "}}"):
                 literal += found[0][0]
+            elif self.masked and found[0] == MASK:
+                literal += MASK
             elif found[1] is None:
                 raise ConfigError(
                     f"{wrong}: the brace {found[0]} at character {found.start() + 1} stands "

@@ -109,7 +109,7 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         False,
     )
     yield f"{task.name}: {told_recipe(run)}", False
-    begins = base.spelling.begins_with
+    begins = base.spelling.begins_with if base.task_type == "CAUSAL_LM" else None
     if begins is not None and not task.form.input.text.startswith(begins):
         yield (
             f"{task.name}: the tokenizer of {base.name} would begin texts with {begins}, and nothing is put before inputs; "

@@ -48,6 +48,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr}
     metrics |= beside_baselines(member.task, member.test, report, member.baselines)
     card = Card(
+        task_type=base.task_type,
         base=base.name,
         fingerprint=base.fingerprint,
         num_virtual_tokens=len(vectors_PD),
@@ -128,6 +129,7 @@ def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:
     resolved = config.model_dump(mode="json", exclude_none=True) | {
         "task": task.name,
         "base": base.address,
+        "task_type": base.task_type,
         "objective": config.objective_name,
         "metric": config.metric_name,
         "prompt_tuning_init": config.initializer,

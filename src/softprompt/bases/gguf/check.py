@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from softprompt.bases.architectures import refuse_unless_causal
 from softprompt.bases.gguf.file import TYPES, GgufFile, read_gguf
 from softprompt.errors import BaseModelError
 
@@ -67,7 +66,10 @@ def _check_model(gguf: GgufFile, source: str) -> None:
             "model. This version tunes causal models; use a decoder-only base (Llama, Qwen, Gemma, ..., or builtin/tiny)"
         )
     if architecture.startswith("t5"):
-        refuse_unless_causal("SEQ_2_SEQ_LM", source)
+        raise BaseModelError(
+            f"{source!r} is an encoder-decoder model in a GGUF file: its task type is SEQ_2_SEQ_LM, and those are not read "
+            "from GGUF files; give the model as transformers saves it (safetensors)"
+        )
     if architecture not in ARCHITECTURES:
         raise BaseModelError(
             f"{source!r} holds a model of the architecture {architecture!r}, which is not read from GGUF files; those of "

@@ -1,0 +1,226 @@
+"""What a loaded model does, as made-up tokens show it: whether it looks ahead, answers with numbers, and takes vectors.
+
+Shapes: B rows, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+from softprompt.bases.architectures import OTHER, task_type_of_model
+from softprompt.bases.spelling import Spelling
+from softprompt.errors import BaseModelError, reason_of
+
+_log = logging.getLogger(__name__)
+
+
+def check_behaviour(model: Any, source: str) -> None:
+    """Refuse a model that does not do what its kind is run by.
+
+    Raises:
+        BaseModelError: it does not, or answers nothing but NaN.
+    """
+    task_type = task_type_of_model(model)
+    if task_type == "SEQ_2_SEQ_LM":
+        check_encoder_decoder(model, source)
+    elif task_type == "MASKED_LM":
+        check_encoder(model, source)
+    else:
+        check_causal(model, source)
+
+
+def embedding_scale(model: Any) -> float:
+    """What a model multiplies its input embeddings by outside of their table, as some encoders do with token ids and not
+    with vectors that they are given."""
+    if not getattr(model.config, "is_encoder_decoder", False) or hasattr(model.get_input_embeddings(), "embed_scale"):
+        return 1.0
+    return float(getattr(model.get_encoder(), "embed_scale", None) or 1.0)
+
+
+@torch.no_grad()
+def check_encoder_decoder(model: Any, source: str) -> None:
+    """Refuse an encoder that makes something else of tokens than of their embeddings, or of a row beside a longer one; a
+    decoder that looks ahead; and a model without a token that its decoder begins with.
+
+    Raises:
+        BaseModelError: with which of them it is.
+    """
+    if getattr(model.config, "decoder_start_token_id", None) is None:
+        raise BaseModelError(
+            f"the config of {source!r} names no decoder_start_token_id, which the decoder begins its answers with; write it "
+            "into its config.json"
+        )
+    ids_BT, mask_BT, embeds_BTD, short = _rows(model)
+    try:
+        encoder, embeds_BTD = model.get_encoder(), embeds_BTD * embedding_scale(model)
+        told_BTD = encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+        given_BTD = encoder(inputs_embeds=embeds_BTD, attention_mask=mask_BT).last_hidden_state
+        alone_BTD = encoder(inputs_embeds=embeds_BTD[1:, :short], attention_mask=mask_BT[1:, :short]).last_hidden_state
+        decoded_BT = ids_BT.clone()
+        decoded_BT[1, -1] = ids_BT[0, 0]
+        behind = {"encoder_outputs": BaseModelOutput(given_BTD[:1].expand(2, -1, -1)), "use_cache": False}
+        logits_BTV = model(**behind, decoder_input_ids=decoded_BT).logits
+        short_BTV = model(**behind, decoder_input_ids=decoded_BT[:, :short]).logits
+    except Exception as error:  # models say in a hundred ways that they take no vectors
+        raise BaseModelError(
+            f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {reason_of(error)}; {OTHER}"
+        ) from None
+    if embeds_BTD.isfinite().all() and not logits_BTV.isfinite().any():
+        raise _no_numbers(source, logits_BTV)
+    for one, two, what in (
+        (told_BTD[0], given_BTD[0], "its encoder makes something else of tokens than of their embeddings"),
+        (given_BTD[1, :short], alone_BTD[0], "what its encoder makes of a row changes with the padding behind it"),
+        (logits_BTV[0, :-1], logits_BTV[1, :-1], "its decoder looks ahead"),
+        (logits_BTV[0, :short], short_BTV[0], "what its decoder makes of a token changes with how many follow"),
+    ):
+        if not _near(one, two):
+            raise BaseModelError(f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {what}; {OTHER}")
+
+
+def _rows(model: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """Two equal rows of a dozen tokens, of which the second one is padding from the eighth on: ids, mask, what the table of
+    embeddings has for them, and where the padding begins."""
+    table = model.get_input_embeddings()
+    size, short = table.weight.shape[0], 7
+    ids_BT = torch.tensor([[size * share // 14 for share in range(1, 13)]] * 2, device=table.weight.device)
+    mask_BT = torch.ones_like(ids_BT)
+    mask_BT[1, short:] = 0
+    return ids_BT, mask_BT, table(ids_BT), short
+
+
+@torch.no_grad()
+def check_encoder(model: Any, source: str) -> None:
+    """Refuse a masked language model that makes something else of tokens than of their embeddings, or of a row beside a
+    longer one.
+
+    Raises:
+        BaseModelError: with which of them it is.
+    """
+    ids_BT, mask_BT, embeds_BTD, short = _rows(model)
+    try:
+        told_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits
+        given_BTV = model(inputs_embeds=embeds_BTD, attention_mask=mask_BT).logits
+        alone_BTV = model(inputs_embeds=embeds_BTD[1:, :short], attention_mask=mask_BT[1:, :short]).logits
+    except Exception as error:  # models say in a hundred ways that they take no vectors
+        raise BaseModelError(
+            f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {reason_of(error)}; {OTHER}"
+        ) from None
+    if embeds_BTD.isfinite().all() and not told_BTV.isfinite().any():
+        raise _no_numbers(source, told_BTV)
+    for one, two, what in (
+        (told_BTV[0], given_BTV[0], "it makes something else of tokens than of their embeddings"),
+        (given_BTV[1, :short], alone_BTV[0], "what it makes of a row changes with the padding behind it"),
+    ):
+        if not _near(one, two):
+            raise BaseModelError(f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {what}; {OTHER}")
+
+
+def first_position(model: Any) -> int:
+    """Where an encoder's table of positions begins to be used: RoBERTa leaves the rows up to that of padding out."""
+    tables = (part for name, part in model.named_modules() if name.endswith("position_embeddings"))
+    found = next((table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None), None)
+    return 0 if found is None else int(found) + 1
+
+
+def _near(one: torch.Tensor, two: torch.Tensor) -> bool:
+    tolerance = 1e-4 if one.dtype == torch.float32 else 6e-2
+    return bool((one.float() - two.float()).norm() <= tolerance * one.float().norm().clamp_min(1e-6))
+
+
+def _no_numbers(source: str, logits_BTV: torch.Tensor) -> BaseModelError:
+    return BaseModelError(
+        f"{source!r} cannot answer: it makes NaN or infinity of any tokens, so weights that are used hold such, or its "
+        f"dtype, {str(logits_BTV.dtype)[6:]}, is too small for it; fetch it again, or give another --dtype"
+    )
+
+
+def check_causal(model: Any, source: str) -> None:
+    """Refuse a model that looks ahead, one whose states of a token change with the tokens behind it, and one that answers
+    nothing but NaN.
+
+    Raises:
+        BaseModelError: it does.
+    """
+    probed = _probe(model)
+    if probed is None:
+        return
+    embedded, logits_BTV = probed
+    if embedded.isfinite().all() and not logits_BTV.isfinite().any():
+        raise _no_numbers(source, logits_BTV)
+    if _differs(model, logits_BTV):
+        raise BaseModelError(
+            f"{source!r} is no causal language model: loaded as {type(model).__name__}, what it makes of a token changes "
+            "with the tokens behind it, as in an encoder (BERT and its kind); "
+            f"{OTHER}"
+        )
+
+
+@torch.no_grad()
+def _probe(model: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Embeddings and logits of three rows of three tokens: twice the same, and once with another last one. None where the
+    model cannot be run so, which is told where it is used."""
+    embedding = model.get_input_embeddings()
+    vocabulary, device = embedding.weight.shape[0], embedding.weight.device
+    first, second, last, other = (vocabulary * share // 9 for share in (2, 4, 6, 8))
+    ids_BT = torch.tensor([[first, second, last], [first, second, last], [first, second, other]], device=device)
+    try:
+        embeds_BTD = embedding(ids_BT)
+        logits_BTV = model(inputs_embeds=embeds_BTD, attention_mask=torch.ones_like(ids_BT), use_cache=False).logits
+        return embeds_BTD, logits_BTV[: len(ids_BT), : ids_BT.shape[1]]
+    except Exception:
+        return None
+
+
+@torch.no_grad()
+def looks_ahead(model: Any) -> bool:
+    """Whether the logits at a token change with the tokens behind it: three tokens twice as they are and once with another
+    last one. What two equal rows differ by is rounding."""
+    probed = _probe(model)
+    return probed is not None and _differs(model, probed[1])
+
+
+def _differs(model: Any, logits_BTV: torch.Tensor) -> bool:
+    one, same, changed = logits_BTV[:, :2].float().unbind(0)
+    scale = one.norm().clamp_min(1e-6)
+    rounding, effect = (one - same).norm() / scale, (one - changed).norm() / scale
+    if getattr(model.config, "is_decoder", None) is False:  # of a kind that can be either, and set to be an encoder
+        least = 1e-5
+    else:  # experts may be given other tiles of rows with the other token, which rounds otherwise
+        least = 1e-4 if logits_BTV.dtype == torch.float32 else 1e-2
+    return bool(effect > torch.maximum(10 * rounding, torch.tensor(least, device=scale.device)))
+
+
+def check_vocabulary(model: Any, spelling: Spelling, name: str) -> None:
+    """Say what texts a base cannot read.
+
+    Raises:
+        BaseModelError: it could not answer any.
+    """
+    table = model.get_input_embeddings()
+    rows = len(table.weight)
+    if spelling.beyond > max(1000, rows // 10):  # more than tokens that were added
+        raise BaseModelError(
+            f"the tokenizer of {name} is of another model: it has {spelling.beyond:,} tokens more than the embedding has "
+            f"rows ({rows:,}); put the model's own tokenizer beside it"
+        )
+    if spelling.beyond:
+        _log.warning(
+            "the tokenizer of %s has %d token%s more than its embedding has rows (%d); a text that takes one is refused",
+            name, spelling.beyond, "s" * (spelling.beyond > 1), rows,
+        )  # fmt: skip
+    if not spelling.unusable:
+        return
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is table.weight:
+        raise BaseModelError(
+            f"{name} cannot answer: row {min(spelling.unusable)} of its embedding, which is its head too, holds NaN or "
+            "infinity; fetch or save it again"
+        )
+    _log.warning(
+        "%d of %d rows of the embedding of %s hold NaN or infinity; a text that takes one is refused",
+        len(spelling.unusable), rows, name,
+    )  # fmt: skip
