@@ -22,11 +22,12 @@ from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFo
 from softprompt.evaluation.baselines import baselines_of, remarks_on_scores
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.evaluation.metrics import fold, measure, score
-from softprompt.evaluation.trials import Report, Trial, judge, log_softmax, result_of
+from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card
 from softprompt.rows.sources import Row
+from softprompt.tasks.answers import log_softmax
 from softprompt.tasks.task import Task
 from tests.models import make_base, some_prompt
 

@@ -18,6 +18,7 @@ from softprompt.rows.memory import is_table, rows_in_memory
 from softprompt.serving.answers import choose_label
 from softprompt.serving.inputs import encode_inputs, text_of_input
 from softprompt.serving.resident import Resident, load_resident
+from softprompt.tasks.answers import Said
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ class Prediction:
     """Probability of each label; None for a task that generates."""
     truncated: bool
     """Whether the input had to be cut to fit the context."""
+    labels: tuple[str, ...] | None = None
+    """The labels that hold, where an answer is a set of them."""
+    value: float | None = None
+    """Where an answer is a number, that, within its range; None where none was said."""
+    outside: bool = False
+    """Whether the number that was said lay outside of its range."""
 
 
 class Service:
@@ -120,7 +127,7 @@ class Service:
         prompts, places = list(distinct.values()), {digest: place for place, digest in enumerate(distinct)}
         which = [places[resident.digest] for resident in residents]
         inputs = [encode_inputs(base, resident, [text])[0] for resident, text in zip(residents, texts, strict=True)]
-        outputs = [""] * len(texts)
+        said = [Said("", "")] * len(texts)
         scores: list[dict[str, float] | None] = [None] * len(texts)
         labelled = [i for i, resident in enumerate(residents) if resident.labels is not None]
         if labelled:
@@ -128,18 +135,28 @@ class Service:
             scored = engine.score(prompts, [which[i] for i in labelled], [inputs[i].ids for i in labelled], labels)
             for i, row_scores in zip(labelled, result_of(scored), strict=True):
                 choice = choose_label(residents[i].form, row_scores, truncated=inputs[i].truncated)
-                outputs[i], scores[i] = choice.label, choice.scores
+                said[i], scores[i] = choice.said, choice.scores
         others = [i for i, resident in enumerate(residents) if resident.labels is None]
         if others:
             bounds = [residents[i].form.max_new_tokens for i in others]
             generated = engine.generate(prompts, [which[i] for i in others], [inputs[i].ids for i in others], bounds)
             for i, ids in zip(others, result_of(generated), strict=True):
-                outputs[i] = text_behind(base.spelling, inputs[i].ids, ids).strip()
+                said[i] = residents[i].form.of_text(text_behind(base.spelling, inputs[i].ids, ids).strip())
         if engine.ties.remark is not None:
             self.remarks.append(engine.ties.remark)
         return [
-            Prediction(resident.form.task, resident.version, text, output, score, encoded.truncated)
-            for resident, text, output, score, encoded in zip(residents, texts, outputs, scores, inputs, strict=True)
+            Prediction(
+                resident.form.task,
+                resident.version,
+                text,
+                one.output,
+                score,
+                encoded.truncated,
+                one.labels,
+                one.value,
+                one.outside,
+            )  # fmt: skip
+            for resident, text, one, score, encoded in zip(residents, texts, said, scores, inputs, strict=True)
         ]
 
 

@@ -22,10 +22,11 @@ from softprompt.engines.protocol import (
 )
 from softprompt.errors import ConfigError, DataError, EngineError
 from softprompt.names import AUTO
-from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
+from softprompt.serving.answers import Choice, Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import Hidden, base_row, find_model, list_models, system_fingerprint
 from softprompt.serving.inputs import (
+    EncodedInput,
     chat_input,
     chat_text,
     check_room,
@@ -180,7 +181,7 @@ class AsyncService:
             resident = target.resident
             if resident is None:
                 raise ConfigError(f"{model!r} is the base, which has no labels; name a task with labels as `model`")
-            if resident.labels is None:
+            if resident.labels is None and not resident.form.is_number:
                 raise ConfigError(
                     f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
                     "/v1/chat/completions, or name a task with labels"
@@ -188,13 +189,16 @@ class AsyncService:
             size = _INLINE // 8 * len(inputs)
             encoded = await self._off_loop(inputs, size, lambda: encode_inputs(self.base, resident, inputs))
             tokens = sum(len(one.ids) for one in encoded)
-            results = await self._results([ScoreJob(resident.vectors, one.ids, resident.labels) for one in encoded])
+            if resident.labels is None:
+                rows = await self._numbers(resident, encoded)
+            else:
+                results = await self._results([ScoreJob(resident.vectors, one.ids, resident.labels) for one in encoded])
+                pairs = zip(results, encoded, strict=True)
+                rows = [choose_label(resident.form, _values(result), truncated=one.truncated) for result, one in pairs]
             watch.accepted(tokens)
-            pairs = zip(results, encoded, strict=True)
-            rows = [choose_label(resident.form, _values(result), truncated=one.truncated) for result, one in pairs]
             watch.first_token()
             watch.done()
-            return Classified(self._head(target, tokens), tuple(rows))
+            return Classified(self._head(target, tokens), tuple(rows), resident.form.problem_type)
 
     def close(self) -> None:
         """Stop the threads. The engine and the library are the caller's."""
@@ -287,12 +291,24 @@ class AsyncService:
         check_room(self.base, len(target.vectors), len(ids), max(map(len, resident.labels)))
         (result,) = await self._results([ScoreJob(resident.vectors, ids, resident.labels)])
         watch.accepted(len(ids))
-        label = choose_label(resident.form, _values(result), truncated=False).label
+        said = choose_label(resident.form, _values(result), truncated=False).said
         stream = Stream(self._head(target, len(ids)), watch)
-        assert resident.form.labels is not None
-        tokens = len(resident.labels[resident.form.labels.index(label)])
-        stream.deliver(Piece(label, finish="stop", count=tokens))
+        asked = dict(zip(resident.form.asked, resident.labels, strict=True))
+        tokens = len(asked.get(said.label, max(resident.labels, key=len)))
+        stream.deliver(Piece(said.output, finish="stop", count=tokens))
         return stream
+
+    async def _numbers(self, resident: Resident, encoded: Sequence[EncodedInput]) -> list[Choice]:
+        """The number that each input is answered with, generated."""
+        sampling = Sampling(max_tokens=resident.form.max_new_tokens)
+        results = await self._results([GenerateJob(resident.vectors, one.ids, sampling) for one in encoded])
+        rows = []
+        for result, one in zip(results, encoded, strict=True):
+            if not isinstance(result, Piece):
+                raise unexpected(result, "a generation")
+            said = resident.form.of_text(result.text.strip())
+            rows.append(Choice(said.label, {}, one.truncated, said))
+        return rows
 
     async def _results(self, jobs: Sequence[Job]) -> list[Result]:
         """One result for each job, handed in together; when this is cancelled, or one fails, the others are given up.
@@ -314,11 +330,17 @@ class AsyncService:
 
 
 def _settle(future: asyncio.Future[Result]) -> Callable[[Result], None]:
+    said: list[str] = []
+
     def settle(result: Result) -> None:
         if future.done():
             return
         if isinstance(result, EngineError):
             future.set_exception(result)
+        elif isinstance(result, Piece):  # of a generation, which is done with its last
+            said.append(result.text)
+            if result.finish is not None:
+                future.set_result(replace(result, text="".join(said)))
         else:
             future.set_result(result)
 

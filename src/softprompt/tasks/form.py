@@ -7,7 +7,6 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, ContextError, DataError
@@ -16,10 +15,11 @@ from softprompt.rows.places import Name, Place
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import row_in
 from softprompt.rows.values import is_missing
+from softprompt.tasks.answering import Answering
 from softprompt.tasks.chat import text_place, with_text
 from softprompt.tasks.config import TaskConfig
-from softprompt.tasks.labels import Spellings, compose
-from softprompt.tasks.template import Template, around, excerpt, field_text
+from softprompt.tasks.labels import compose
+from softprompt.tasks.template import Template, excerpt, field_text
 from softprompt.text import Parts, plural
 
 if TYPE_CHECKING:
@@ -43,21 +43,11 @@ class Inputs:
         return len(self.cut)
 
 
-@dataclass(frozen=True)
-class Form:
+@dataclass(frozen=True, kw_only=True)
+class Form(Answering):
     """Templates, labels and bounds of a task."""
 
-    task: str
     input: Template
-    target: Template
-    labels: tuple[str, ...] | None
-    metric: str
-    max_new_tokens: int
-    instruction: str | None = None
-    fold_labels: bool = False
-    """Whether answers that differ from a label by case, spaces or the spelling of a number alone are that label."""
-    id2label: tuple[tuple[str, str], ...] = ()
-    """Labels for answers as rows have them, such as a word for a number."""
     apart: bool = field(default=False, compare=False)
     """Whether answers are encoded as if they stood alone, with a word mark where the tokenizer puts one before every text:
     as prompts of before were trained."""
@@ -88,47 +78,29 @@ class Form:
 
     @classmethod
     def _of(cls, source: TaskConfig | Card, task: str, metric: str, recipe: Mapping[str, Any]) -> Form:
-        templates = Template(source.input), Template(source.target)
         words = tuple(sorted((recipe.get("id2label") or {}).items()))
         fold = bool(recipe.get("fold_labels"))
-        return cls(task, *templates, source.labels, metric, source.max_new_tokens, source.instruction, fold, words)
-
-    @property
-    def target_field(self) -> str:
-        """The column that holds the answer."""
-        return self.target.fields[0]
-
-    def answer(self, row: Row, where: object) -> str:
-        """The answer in a row: a listed label, or free text.
-
-        Raises:
-            DataError: no answer there, or a label that is not listed.
-        """
-        text = field_text(row, self.target_field, where)
-        if self.labels is None:
-            if not text.strip():
-                raise DataError(f"{where}: the field {self.target_field!r} is empty; give an answer: {excerpt(row)}")
-            return text
-        label = self.spellings.label_of(text)
-        if label is None:
-            listed = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
-            like = self.spellings.like(text)
-            mend = "" if like is None else f"`fold_labels: true` takes it for {like!r}, or "
-            raise DataError(
-                f"{where}: the label {text[:60]!r} is not among `labels` ({listed}); {mend}list it or mend the row: "
-                f"{excerpt(row)}"
-            )
-        return label
-
-    @cached_property
-    def spellings(self) -> Spellings:
-        """Which label an answer is."""
-        return Spellings(self.labels or (), self.id2label, self.fold_labels)
+        made = cls(
+            task=task,
+            target=Template(source.target),
+            labels=source.labels,
+            metric=metric,
+            max_new_tokens=source.max_new_tokens,
+            instruction=source.instruction,
+            fold_labels=fold,
+            id2label=words,
+            input=Template(source.input),
+        )
+        kept = {key: recipe[key] for key in _OF_KIND if recipe.get(key) is not None}
+        if "answer_range" in kept:
+            kept["answer_range"] = tuple(kept["answer_range"])
+        return replace(made, **kept)
 
     @property
     def reads(self) -> tuple[object, ...]:
         """What it reads of rows: forms that agree in it split them alike."""
-        return (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label)
+        kind = (self.problem_type, self.label_separator) if self.problem_type else ()
+        return (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label, *kind)
 
     def columns(self, row: Row, where: object) -> dict[str, str]:
         """The texts of a row that the templates read, by column.
@@ -136,7 +108,8 @@ class Form:
         Raises:
             DataError: one is not there, or is no text or number.
         """
-        return {name: field_text(row, name, where) for name in (*self.input.fields, self.target_field)}
+        read = {name: field_text(row, name, where) for name in self.input.fields if name != self.target_field}
+        return read | {self.target_field: self._answer_text(row, where)}
 
     def is_blank(self, row: Row) -> bool:
         """Whether nothing stands in any column of a row's input."""
@@ -155,12 +128,6 @@ class Form:
         """
         parts = [self.target.fill_parts({self.target_field: answer}) for answer in answers]
         return base.encode(parts, behind=not self.apart, name=name)
-
-    def unwrap(self, text: str) -> str:
-        """What the model says without the words that the target puts around an answer, in whatever case and spacing they
-        come; all of it where they do not come."""
-        before, behind = around(self.target)
-        return behind.sub("", before.sub("", text.strip(), count=1), count=1).strip()
 
     def row_of(self, text: str) -> Row:
         """A request's text as a row: the text itself for a template with one column, else a JSON object with them all.
@@ -181,8 +148,10 @@ class Form:
         """The text prompt that a soft prompt is compared with."""
         if self.instruction is not None:
             return self.instruction
+        if self.is_set:
+            return f"Say yes or no for each of these, whether it holds for the text: {', '.join(self.labels or ())}."
         if self.labels is None:
-            return "Complete the answer."
+            return "Answer with a number." if self.is_number else "Complete the answer."
         return f"Classify the text as one of: {', '.join(self.labels)}."
 
     def encode_labels(self, base: FrozenBase) -> tuple[tuple[int, ...], ...]:
@@ -195,10 +164,10 @@ class Form:
             DataError: two labels have the same tokens, one has none, or one begins another on a base without an end token.
         """
         assert self.labels is not None
-        labels = self.labels
+        labels = self.asked
         ids = self.encode_answers(base, labels, lambda number: f"task {self.task!r}: the label {labels[number]!r}")
         seen: dict[tuple[int, ...], str] = {}
-        for label, tokens in zip(self.labels, ids, strict=True):
+        for label, tokens in zip(labels, ids, strict=True):
             if not tokens:
                 raise DataError(
                     f"task {self.task!r}: the label {label!r} has no tokens in the vocabulary of {base.name}; rename it"
@@ -220,6 +189,19 @@ class Form:
                 '`target: " {label}."`'
             )
         return tuple((*tokens, base.end_id) for tokens in seen)
+
+    def label_words(self, base: FrozenBase) -> list[list[int]]:
+        """Token ids of the labels themselves, whatever is scored for them."""
+        return self.encode_answers(base, self.labels or ()) if self.is_set else list(map(list, self.encode_labels(base)))
+
+    def kind(self) -> dict[str, Any]:
+        """What a task file says of its kind of answers, where it is not one label or free text."""
+        return {"problem_type": self.problem_type} if self.problem_type is not None else {}
+
+    def found(self) -> dict[str, Any]:
+        """What a training found for it, as a card's recipe keeps it."""
+        found = {"threshold": self.threshold} if self.is_set else {}
+        return found | ({"answer_range": list(self.answer_range)} if self.answer_range is not None else {})
 
     def rules(self, base: FrozenBase) -> dict[str, str]:
         """What a card says of how text becomes tokens, where there is something to say."""
@@ -313,5 +295,6 @@ def form_fields(form: Form) -> dict[str, Any]:
     return kept | {"input": form.input.text, "target": form.target.text}
 
 
-_OF_RECIPE = ("fold_labels", "id2label", "apart")
+_OF_KIND = ("problem_type", "label_separator", "threshold", "answer_range")
+_OF_RECIPE = ("fold_labels", "id2label", "apart", *_OF_KIND)
 """What a form takes from a card's recipe: prompts of before had none of it."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,7 @@ class Examples:
     targets: list[list[int]]
     """The answer's tokens; for a generated answer the end token is among them."""
     choices: list[int]
-    """Index of the right label; empty for a task that generates."""
+    """Index of the right label; empty for a task that generates, and for sets of labels."""
     answers: list[str]
     """The answers as text."""
     truncated: int
@@ -48,9 +47,15 @@ class Examples:
     """Where the first row stands whose input was cut."""
     first_answer_cut: str = ""
     """Where the first row stands whose answer was cut."""
+    sets: list[tuple[int, ...]] = field(default_factory=list)
+    """Indices of the labels that hold, of sets of labels; else empty."""
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def right(self, row: int) -> tuple[int, ...]:
+        """Indices of the labels that hold of a row, or of the one that does."""
+        return self.sets[row] if self.sets else (self.choices[row],)
 
     def part(self, start: int, end: int) -> Examples:
         """The rows from `start` to `end`, in lists of their own."""
@@ -64,6 +69,7 @@ class Examples:
             targets=[self.targets[place] for place in places],
             choices=[self.choices[place] for place in places if self.choices],
             answers=[self.answers[place] for place in places],
+            sets=[self.sets[place] for place in places if self.sets],
         )
 
 
@@ -163,7 +169,7 @@ class Task:
             told = " and ".join(f"{share:g} for {split}" for split, share in cuts.items())
             raise ConfigError(f"task {self.name!r}: shares of {told} leave no rows to train on; make them smaller")
         read = self._read(data.train)
-        by_label, few, folds = self.form.labels is not None, data.validation is None and read.different <= FEW, []
+        by_label, few, folds = self.form.chooses, data.validation is None and read.different <= FEW, []
         if few:
             apart = {split: share for split, share in cuts.items() if split != "validation"}
             train, *parts = cut(read, _spans(apart.values()), by_label=by_label)
@@ -245,7 +251,7 @@ class Task:
         """Places of so many rows, drawn by what they hold, of each label its share; of all where they are no more."""
         if count is None or len(rows) <= count:
             return range(len(rows))
-        labelled = self.form.labels is not None
+        labelled = self.form.chooses
         return draw(rows, [self.form.answer(row, "a row") for row in rows] if labelled else None, count)
 
     @property
@@ -274,8 +280,12 @@ class Task:
         return digest_rows(self.train)
 
     def majority(self) -> str:
-        """The most frequent answer of the training rows, the first among equals."""
-        return Counter(self.form.answer(row, "a training row") for row in self.train).most_common(1)[0][0]
+        """The most frequent answer of the training rows, the first among equals; of numbers the median."""
+        return self.form.usual([self.form.answer(row, "a training row") for row in self.train])
+
+    def find_range(self) -> None:
+        """Let the form know between which numbers the training rows' lie, where it has no range."""
+        self.form = self.form.within([self.form.answer(row, "a training row") for row in self.train])
 
     def encode(
         self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, split: str, prepend: str = ""
@@ -300,6 +310,11 @@ class Task:
         answers = [self.form.answer(row, Place(name, index)) for index, row in enumerate(rows)]
         inputs = self.form.encode_inputs(base, rows, num_virtual_tokens, prepend=prepend, name=name)
         first_cut = where(inputs.cut[0]) if inputs.cut else ""
+        if self.form.is_set:
+            places = {label: place for place, label in enumerate(self.form.labels or ())}
+            sets = [tuple(places[label] for label in self.form.each(answer)) for answer in answers]
+            none: list[list[int]] = [[] for _ in answers]
+            return Examples(inputs.ids, none, [], answers, inputs.truncated, first_cut=first_cut, sets=sets)
         if self.form.labels is not None:
             label_ids = self.form.encode_labels(base)
             choices = [self.form.labels.index(answer) for answer in answers]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, TrainingError
-from softprompt.evaluation.trials import Trial, answer, report_of, result_of
+from softprompt.evaluation.trials import Trial, answer, report_tuned, result_of
 from softprompt.model.architecture import Architecture, within_one_owner
 from softprompt.model.fused import Fused, pays
 from softprompt.model.memory import TokenBudget
@@ -185,7 +185,7 @@ class Stepper:
             if run.folds:
                 held = [row for judge in own for row in runs[judge].held]
                 given = [given[at] for at in sorted(range(len(held)), key=held.__getitem__)]
-            report = report_of(trial, given)
+            report = report_tuned(trial, given, fixed=run.config.threshold is not None)
             finite = all(trials[one].vectors_PD.isfinite().all() for one in (place, *own))
             if not finite or math.isnan(report.loss):  # beyond the numbers that the base's dtype can hold
                 run.fail(f"it gives no numbers after step {run.step} with learning rate {run.rate_before:.3g}")
