@@ -1,5 +1,5 @@
-"""Kinds of answers beside one label and free text, each from its rows through training, judging and predicting to HTTP: sets of
-labels, numbers over ordered labels, numbers that are generated; and class weights."""
+"""Kinds of answers beside one label and free text, each from its rows through training, judging and predicting to HTTP: sets
+of labels, numbers over ordered labels, numbers that are generated; and class weights."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ class Service:
                 one.labels,
                 one.value,
                 one.outside,
-            )  # fmt: skip
+            )
             for resident, text, one, score, encoded in zip(residents, texts, said, scores, inputs, strict=True)
         ]
 

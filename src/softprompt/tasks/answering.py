@@ -94,11 +94,9 @@ class Answering:
             listed = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
             like = self.spellings.like(text)
             mend = "" if like is None else f"`fold_labels: true` takes it for {like!r}, or "
-            marks = [mark for mark in ",|/;" if self.is_set and mark in text]
-            if mark := next(
-                (one for one in marks if all(map(self.spellings.label_of, map(str.strip, text.split(one))))), None
-            ):
-                mend = f"`label_separator: {mark!r}` divides it into labels, or "
+            for mark in ",|/" if self.is_set else "":
+                if mark in text and all(map(self.spellings.label_of, map(str.strip, text.split(mark)))):
+                    mend = f"`label_separator: {mark!r}` divides it into labels, or "
             raise DataError(
                 f"{where}: the label {text[:60]!r} is not among `labels` ({listed}); {mend}list it or mend the row: "
                 f"{excerpt(row)}"

@@ -76,8 +76,8 @@ class Tuned:
             )
         if self.report.unparsable:
             found.append(
-                f"{self.report.unparsable} of {self.report.rows} answers are no numbers, and count as the end of the range that "
-                "is farther from the right one"
+                f"{self.report.unparsable} of {self.report.rows} answers are no numbers, and count as that end of the range "
+                "which is farther from the right one"
             )
         if self.report.outside:
             found.append(
