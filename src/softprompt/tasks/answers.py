@@ -119,6 +119,12 @@ def number_of(text: str) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def has_fraction(text: str) -> bool:
+    """Whether a text is a number that is not whole."""
+    value = number_of(text)
+    return value is not None and value % 1 != 0
+
+
 def number_in(text: str) -> float | None:
     """The first number in a text: `4` of `4 of 5`. One with a comma, of which nobody knows what it divides, is none."""
     found = _WITHIN.search(text)
