@@ -4,6 +4,7 @@ of labels, numbers over ordered labels, numbers that are generated; and class we
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 from softprompt.engines.continuous import ContinuousEngine
+from softprompt.errors import ConfigError
 from softprompt.evaluation.trials import Answer, Report, Trial, report_tuned
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
@@ -258,3 +260,50 @@ def test_less_error_is_better_wherever_it_is_asked() -> None:
     assert card(0.5, majority=1.2, untrained=0.8).learnt is True
     assert card(1.0, majority=1.2, untrained=0.8).learnt is False
     assert card(0.0, majority=0.0).learnt is True
+
+
+def test_an_export_says_how_answers_of_each_kind_are_found(run: Run, tmp_path: Path, base_folder: Path) -> None:
+    told = {
+        "sets": "where 1 / (1 + exp(no - yes)) is",
+        "stars": "weighed by the softmax",
+        "prices": "between 0.5 and 6.5",
+    }
+    for kind, words in told.items():
+        assert run("train", task_file(tmp_path, base_folder, kind), "--json").code == 0
+        assert run("export", kind, tmp_path / f"peft-{kind}", "--format", "peft").code == 0
+        text = (tmp_path / f"peft-{kind}" / "README.md").read_text()
+        assert words in text
+        assert ('"red: yes"' in text) is (kind == "sets")
+        (row,) = run("import", tmp_path / f"peft-{kind}", "--task", f"again-{kind}", "--json").rows
+        assert row["task"] == f"again-{kind}"
+        said, again = (run("predict", task, "red 5", "--json").rows[0] for task in (kind, f"again-{kind}"))
+        assert {**said, "task": None} == {**again, "task": None}
+    error = run("import", tmp_path / "peft-prices", "--task", "other", "--like", "sets").refused()
+    assert "problem_type multi_label_classification, which an import cannot take over" in error
+    assert "has sets of labels as answers" in run("compare", tmp_path / "sets.yaml", "--methods", "ours").refused()
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({**SETS, "labels": None}, "needs `labels`"),
+        ({**SETS, "metric": "accuracy"}, "metric: accuracy is not of sets of labels"),
+        ({**STARS, "metric": "f1"}, "metric: f1 is not of numbers"),
+        ({"labels": ["a", "b"], "metric": "micro_f1"}, "metric: micro_f1 is of sets of labels"),
+        ({"labels": ["a", "b"], "metric": "mae"}, "metric: mae is of numbers"),
+        ({**SETS, "labels": ["a;b", "c"]}, "'a;b' has a ';' in it"),
+        ({"labels": ["a", "b"], "threshold": 0.5}, "threshold: only sets of labels have one"),
+        ({**SETS, "threshold": 1.5}, "threshold"),
+        ({**SETS, "label_separator": " "}, "label_separator: it is blank"),
+        ({**STARS, "answer_range": [1, 3]}, "answer_range: only generated numbers have one"),
+        ({**PRICES, "answer_range": [3, 1]}, "answer_range: [3.0, 1.0] is none"),
+        ({"labels": ["a", "b"], "class_weights": {"c": 2}}, "class_weights: 'c' is not among `labels` ('a', 'b')"),
+        ({"labels": ["a", "b"], "class_weights": {"a": 0}}, "class_weights: 'a' weighs 0"),
+        ({"labels": ["a", "b"], "class_weights": "equal"}, "class_weights"),
+        ({"class_weights": "balanced"}, "class_weights: there are no `labels` to weigh"),
+        ({"problem_type": "multi_label"}, "problem_type"),
+    ],
+)
+def test_keys_that_are_not_of_a_kind_of_answers_are_told(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        Task(task="t", data=[{"text": "a", "label": "a"}], **{key: value for key, value in fields.items() if value})

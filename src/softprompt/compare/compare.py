@@ -15,9 +15,11 @@ from softprompt.compare.soft_prompt import Ours
 from softprompt.compare.text_prompts import FewShot, ZeroShot
 from softprompt.compare.weights import Full, Lora
 from softprompt.engines.offline import OfflineEngine
+from softprompt.errors import ConfigError
 from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.meter import Meter
 from softprompt.progress import Progress, Silent, loading
+from softprompt.tasks.answers import SET
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Task
 from softprompt.text import plural
@@ -95,6 +97,11 @@ def run_method(name: str, task: Task, base: FrozenBase, progress: Progress) -> d
         ConfigError, TrainingError: the method does not work on such a base, or could not be trained.
     """
     method = METHODS[name]
+    if task.form.is_set:
+        raise ConfigError(
+            f"task {task.name!r} has sets of labels as answers (problem_type {SET}), and methods are compared on tasks with "
+            "one answer a row; take one such"
+        )
     if name in WITH_PEFT:
         import peft  # noqa: F401
         import transformers.trainer  # noqa: F401  (what is imported later would count as memory of the training)
