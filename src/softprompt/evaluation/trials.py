@@ -9,9 +9,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.metrics import measure, row_values, score
+from softprompt.model.splice import with_front
 from softprompt.progress import Advance
 from softprompt.prompts.card import goodness
 from softprompt.tasks.answers import OF_NUMBERS, OF_SETS, THRESHOLD, THRESHOLDS, join
@@ -103,13 +105,13 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
     predictions: list[list[str]] = [[""] * len(trial.examples) for trial in trials]
     chances: list[list[tuple[float, ...]]] = [[()] * len(trial.examples) for trial in trials]
     losses: list[list[float]] = [[] for _ in trials]
-    prompts = [trial.vectors_PD for trial in trials]
+    prompts, owner = placed_prompts(base, trials)
     labelled = [(t, row) for t, trial in enumerate(trials) if trial.form.labels for row in range(len(trial.examples))]
     texts = [(t, row) for t, trial in enumerate(trials) if not trial.form.labels for row in range(len(trial.examples))]
     label_ids = {t: trials[t].form.encode_labels(base) for t in {t for t, _ in labelled}}
     scores = yield from engine.score(
         prompts,
-        [t for t, _ in labelled],
+        [owner[t][row] for t, row in labelled],
         [trials[t].examples.inputs[row] for t, row in labelled],
         [label_ids[t] for t, _ in labelled],
     )
@@ -121,7 +123,7 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
     answered = yield from _uncounted(
         engine.score(
             prompts,
-            [t for t, _ in texts],
+            [owner[t][row] for t, row in texts],
             [trials[t].examples.inputs[row] for t, row in texts],
             [(tuple(trials[t].examples.targets[row]),) for t, row in texts],
         )
@@ -130,7 +132,7 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
         losses[t].append(-likelihood)
     generated = yield from engine.generate(
         prompts,
-        [t for t, _ in texts],
+        [owner[t][row] for t, row in texts],
         [trials[t].examples.inputs[row] for t, row in texts],
         [trials[t].form.max_new_tokens for t, _ in texts],
     )
@@ -140,6 +142,24 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
         unfinished[t][row] = len(ids) >= trials[t].form.max_new_tokens
     whole = zip(predictions, losses, unfinished, chances, strict=True)
     return [[Answer(*each) for each in zip(*own, strict=True)] for own in whole]
+
+
+def placed_prompts(base: FrozenBase, trials: Sequence[Trial]) -> tuple[list[Tensor], list[list[int]]]:
+    """The prompts of trials, each behind what stands before it, and which of them each row of each trial has: rows of a
+    trial share one where the same stands before theirs."""
+    prompts: list[Tensor] = []
+    owner: list[list[int]] = []
+    for trial in trials:
+        places: dict[tuple[int, ...], int] = {}
+        own = []
+        for row in range(len(trial.examples)):
+            front = tuple(trial.examples.front(row))
+            if front not in places:
+                places[front] = len(prompts)
+                prompts.append(with_front(base, front, trial.vectors_PD))
+            own.append(places[front])
+        owner.append(own)
+    return prompts, owner
 
 
 def _uncounted(generator: Generator[int, None, R]) -> Generator[int, None, R]:

@@ -123,10 +123,11 @@ class Service:
 
     def _answer(self, architecture: Architecture, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
         base, engine = architecture.base, OfflineEngine(architecture, token_budget=self._token_budget)
-        distinct = {resident.digest: resident.tensor for resident in residents}
-        prompts, places = list(distinct.values()), {digest: place for place, digest in enumerate(distinct)}
-        which = [places[resident.digest] for resident in residents]
         inputs = [encode_inputs(base, resident, [text])[0] for resident, text in zip(residents, texts, strict=True)]
+        behind = [resident.behind(base, encoded.front) for resident, encoded in zip(residents, inputs, strict=True)]
+        distinct = {vectors.digest: vectors.on(base) for vectors in behind}
+        prompts, places = list(distinct.values()), {digest: place for place, digest in enumerate(distinct)}
+        which = [places[vectors.digest] for vectors in behind]
         said = [Said("", "")] * len(texts)
         scores: list[dict[str, float] | None] = [None] * len(texts)
         labelled = [i for i, resident in enumerate(residents) if resident.labels is not None]

@@ -5,8 +5,9 @@ Shapes: P virtual tokens, D width.
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from softprompt.bases.locate import two_forms
 from softprompt.engines.protocol import Vectors
 from softprompt.errors import FingerprintMismatch
+from softprompt.model.splice import with_front
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.config import ServingConfig
 from softprompt.tasks.form import Form
@@ -42,11 +44,21 @@ class Resident:
     digest: str
     form: Form
     vectors: Vectors
-    """In the base's dtype, on its device."""
+    """In the base's dtype, on its device, behind what stands before them in every input."""
     labels: Labels | None
     """Token ids of the form's labels; None for a task that generates."""
     wishes: ServingConfig = field(default_factory=ServingConfig)
     """How its task file wishes it to be served."""
+    front: int = 0
+    """Tokens that stand before the vectors in every input."""
+
+    def behind(self, base: FrozenBase, front: Sequence[int]) -> Vectors:
+        """The vectors with what stands before them in an input: for most prompts the same for all. Where columns stand
+        there, each such text makes a prompt of its own, which shares nothing with others."""
+        if not self.form.front_varies or not front:
+            return self.vectors
+        name = hashlib.sha256(repr((self.digest, tuple(front))).encode()).hexdigest()
+        return Vectors(name, with_front(base, front, self.tensor))
 
     @property
     def ref(self) -> str:
@@ -90,9 +102,10 @@ def load_resident(library: Library, version: Version, base: FrozenBase) -> Resid
     prompt = SoftPrompt.from_bytes(library.read(version), digest=version.digest)
     prompt.check_base(base)
     form = Form.of_card(prompt.card)
-    vectors = Vectors(version.digest, prompt.vectors_PD.to(base.device, base.dtype))
+    front = form.encode_front(base, {}) if not form.front_varies else []
+    vectors = Vectors(version.digest, with_front(base, front, prompt.vectors_PD.to(base.device, base.dtype)))
     labels = form.encode_labels(base) if form.labels else None
-    return Resident(version.task, version.number, version.digest, form, vectors, labels, wishes)
+    return Resident(version.task, version.number, version.digest, form, vectors, labels, wishes, len(front))
 
 
 def wishes_of(library: Library, version: Version) -> ServingConfig:

@@ -59,10 +59,8 @@ class _Target:
     resident: Resident | None
     """None for the base alone."""
     routed: Route | None
-
-    @property
-    def vectors(self) -> Vectors:
-        return NO_PROMPT if self.resident is None else self.resident.vectors
+    vectors: Vectors = NO_PROMPT
+    """Of its prompt, with what stands before it in the input at hand."""
 
 
 class AsyncService:
@@ -158,7 +156,10 @@ class AsyncService:
             else:
                 given = chat_input(messages, conversation=resident.reads_conversations)
                 check_text(given, "the conversation")
-                ids = await self._ids_of(fill_template(resident.form, given))
+                front, text = fill_template(resident.form, given)
+                ids = await self._ids_of(text)
+                if resident.form.front_varies:
+                    target = replace(target, vectors=resident.behind(self.base, await self._ids_of(front)))
                 if resident.labels is not None:
                     if sampling.logprobs is not None:
                         raise ConfigError(
@@ -189,12 +190,14 @@ class AsyncService:
             size = _INLINE // 8 * len(inputs)
             encoded = await self._off_loop(inputs, size, lambda: encode_inputs(self.base, resident, inputs))
             tokens = sum(len(one.ids) for one in encoded)
+            behind = [resident.behind(self.base, one.front) for one in encoded]
             if resident.labels is None:
-                rows = await self._numbers(resident, encoded)
+                rows = await self._numbers(resident, behind, encoded)
             else:
-                results = await self._results([ScoreJob(resident.vectors, one.ids, resident.labels) for one in encoded])
-                pairs = zip(results, encoded, strict=True)
-                rows = [choose_label(resident.form, _values(result), truncated=one.truncated) for result, one in pairs]
+                pairs = zip(behind, encoded, strict=True)
+                results = await self._results([ScoreJob(vectors, one.ids, resident.labels) for vectors, one in pairs])
+                said = zip(results, encoded, strict=True)
+                rows = [choose_label(resident.form, _values(result), truncated=one.truncated) for result, one in said]
             watch.accepted(tokens)
             watch.first_token()
             watch.done()
@@ -263,7 +266,7 @@ class AsyncService:
             model = routed.task
         resident = await self.residents.aget(model, tenant)
         watch.found(resident.task)
-        return _Target(resident, routed)
+        return _Target(resident, routed, resident.vectors)
 
     def _head(self, target: _Target, input_tokens: int) -> Head:
         resident = target.resident
@@ -271,8 +274,8 @@ class AsyncService:
             model=self.base_name if resident is None else resident.ref,
             task=None if resident is None else resident.task,
             version=None if resident is None else resident.version,
-            system_fingerprint=system_fingerprint(self.fingerprint, target.vectors.digest),
-            virtual_tokens=len(target.vectors),
+            system_fingerprint=system_fingerprint(self.fingerprint, "" if resident is None else resident.digest),
+            virtual_tokens=0 if resident is None else len(resident.vectors) - resident.front,
             input_tokens=input_tokens,
             routed=target.routed,
         )
@@ -289,7 +292,7 @@ class AsyncService:
         """The likeliest label as an answer of one piece."""
         assert resident.labels is not None
         check_room(self.base, len(target.vectors), len(ids), max(map(len, resident.labels)))
-        (result,) = await self._results([ScoreJob(resident.vectors, ids, resident.labels)])
+        (result,) = await self._results([ScoreJob(target.vectors, ids, resident.labels)])
         watch.accepted(len(ids))
         said = choose_label(resident.form, _values(result), truncated=False).said
         stream = Stream(self._head(target, len(ids)), watch)
@@ -298,10 +301,10 @@ class AsyncService:
         stream.deliver(Piece(said.output, finish="stop", count=tokens))
         return stream
 
-    async def _numbers(self, resident: Resident, encoded: Sequence[EncodedInput]) -> list[Choice]:
+    async def _numbers(self, resident: Resident, behind: Sequence[Vectors], encoded: Sequence[EncodedInput]) -> list[Choice]:
         """The number that each input is answered with, generated."""
-        sampling = Sampling(max_tokens=resident.form.max_new_tokens)
-        results = await self._results([GenerateJob(resident.vectors, one.ids, sampling) for one in encoded])
+        sampling, pairs = Sampling(max_tokens=resident.form.max_new_tokens), zip(behind, encoded, strict=True)
+        results = await self._results([GenerateJob(vectors, one.ids, sampling) for vectors, one in pairs])
         rows = []
         for result, one in zip(results, encoded, strict=True):
             if not isinstance(result, Piece):

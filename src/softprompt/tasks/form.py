@@ -19,7 +19,7 @@ from softprompt.tasks.answering import Answering
 from softprompt.tasks.chat import text_place, with_text
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import compose
-from softprompt.tasks.template import Template, excerpt, field_text
+from softprompt.tasks.template import PLACE, Template, excerpt, field_text
 from softprompt.text import Parts, plural
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Inputs:
     ids: list[list[int]]
     cut: list[int]
     """The places of those that had to be cut to fit the context."""
+    fronts: list[list[int]]
+    """Of each, what stands before the prompt."""
 
     @property
     def truncated(self) -> int:
@@ -62,6 +64,9 @@ class Form(Answering):
         form = cls._of(config, config.task or "task", config.metric_name, config.model_dump(include=set(_OF_RECIPE)))
         if form.labels is not None:
             form = replace(form, labels=tuple(map(compose, form.labels)))
+        form.input.around_prompt  # noqa: B018  (which may be wrong)
+        if PLACE in [name for _, name in form.target.parts]:
+            raise ConfigError(f"target: {{{PLACE}}} is the place of the vectors in `input`; name the answer's column")
         if not form.input.fields:
             raise ConfigError(f"input: the template {config.input!r} names no column; write one in braces, such as {{text}}")
         if len(form.target.fields) != 1:
@@ -216,12 +221,30 @@ class Form(Answering):
             return self.max_new_tokens
         return max(len(ids) for ids in self.encode_labels(base))
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether the template says where the vectors stand; else they are before everything."""
+        return self.input.around_prompt is not None
+
+    @property
+    def front_varies(self) -> bool:
+        """Whether columns of the rows stand before the vectors, so that nothing of them can be shared."""
+        return self.input.around_prompt is not None and bool(self.input.around_prompt[0].fields)
+
+    def encode_front(self, base: FrozenBase, row: Row) -> list[int]:
+        """Token ids of what stands before the vectors, for a row; none where they are before everything."""
+        if self.input.around_prompt is None:
+            return []
+        (ids,) = base.encode([self.input.around_prompt[0].fill_parts(row)])
+        return ids
+
     def encode_inputs(
         self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, prepend: str = "", name: Name | None = None
     ) -> Inputs:
         """Token ids of the inputs of rows, each within the context beside the prompt and the longest answer.
 
-        An input that is too long loses the end of its longest column, so that the template stays whole; it is counted.
+        Without a prompt, and with a text prompt, it is all one text; else what stands before the prompt is apart from it. An
+        input that is too long loses the end of its longest column, so that the template stays whole; it is counted.
 
         Args:
             prepend: a text prompt, in front of what the user says: :func:`text_place` says where that is.
@@ -236,30 +259,42 @@ class Form(Answering):
         except ContextError as error:
             raise ContextError(f"task {self.task!r}: {error}") from None
         name = name or _numbered
-        word = self._wording(base, prepend)
-        ids = base.encode([word(row, Place(name, index)) for index, row in enumerate(rows)], name=name)
-        cut = []
+        words = self._wording(base, prepend) if prepend or not num_virtual_tokens else self._around()
+        fronts, ids = [
+            base.encode([word(row, Place(name, index)) for index, row in enumerate(rows)], name=name) if word else []
+            for word in words
+        ]
+        fronts, cut = fronts or [[]] * len(rows), []
         for index, tokens in enumerate(ids):
             if not tokens:
                 raise DataError(f"{name(index)}: the input is empty; give some text: {excerpt(rows[index])}")
-            if limit is not None and len(tokens) > limit:
-                ids[index] = self._shorten(base, rows[index], limit, word)
+            if limit is not None and len(fronts[index]) + len(tokens) > limit:
+                fronts[index], ids[index] = self._shorten(base, rows[index], limit, words)
                 cut.append(index)
-        return Inputs(ids, cut)
+        return Inputs(ids, cut, fronts)
 
-    def _wording(self, base: FrozenBase, prepend: str) -> Callable[[Row, object], Parts]:
-        """What words a row, a text prompt in its place."""
+    def _wording(self, base: FrozenBase, prepend: str) -> _Words:
+        """What words a row as one text, a text prompt in its place."""
+        whole = self.input if self.input.around_prompt is None else self.input.without_prompt
         if not prepend:
-            return self.input.fill_parts
-        at = text_place(self.input, base)
-        return lambda row, where: with_text(self.input.fill_parts(row, where), prepend, at)
+            return None, whole.fill_parts
+        at = text_place(whole, base)
+        return None, lambda row, where: with_text(whole.fill_parts(row, where), prepend, at)
 
-    def _shorten(self, base: FrozenBase, row: Row, limit: int, word: Callable[[Row, object], Parts]) -> list[int]:
+    def _around(self) -> _Words:
+        """What words what stands before the vectors of a row, and what behind them."""
+        if self.input.around_prompt is None:
+            return None, self.input.fill_parts
+        before, behind = self.input.around_prompt
+        return before.fill_parts, behind.fill_parts
+
+    def _shorten(self, base: FrozenBase, row: Row, limit: int, words: _Words) -> tuple[list[int], list[int]]:
         row = {name: field_text(row, name, "the row") for name in self.input.fields}
         while True:
-            (ids,) = base.encode([word(row, "the row")])
-            if len(ids) <= limit:
-                return ids
+            front, behind = [base.encode([word(row, "the row")])[0] if word else [] for word in words]
+            ids = [*front, *behind]
+            if len(ids) <= limit and behind:
+                return front, behind
             longest = max(row, key=lambda name: len(row[name]))
             if not row[longest]:
                 raise ContextError(
@@ -272,6 +307,10 @@ class Form(Answering):
             if not row[longest].startswith(cut) and row[longest].startswith(f" {cut}"):  # a decoder left a word mark out
                 cut = f" {cut}"
             row[longest] = cut if len(cut) < len(row[longest]) else row[longest][:-1]
+
+
+_Words = tuple[Callable[[Row, object], Parts] | None, Callable[[Row, object], Parts]]
+"""What words what stands before the vectors, where something does, and what behind them."""
 
 
 def _is_empty(value: object) -> bool:

@@ -47,11 +47,17 @@ class Examples:
     """Where the first row stands whose input was cut."""
     first_answer_cut: str = ""
     """Where the first row stands whose answer was cut."""
+    fronts: list[list[int]] = field(default_factory=list)
+    """Of each row the tokens before the prompt; empty where it stands before everything."""
     sets: list[tuple[int, ...]] = field(default_factory=list)
     """Indices of the labels that hold, of sets of labels; else empty."""
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def front(self, row: int) -> list[int]:
+        """The tokens before the prompt of a row."""
+        return self.fronts[row] if self.fronts else []
 
     def right(self, row: int) -> tuple[int, ...]:
         """Indices of the labels that hold of a row, or of the one that does."""
@@ -69,6 +75,7 @@ class Examples:
             targets=[self.targets[place] for place in places],
             choices=[self.choices[place] for place in places if self.choices],
             answers=[self.answers[place] for place in places],
+            fronts=[self.fronts[place] for place in places if self.fronts],
             sets=[self.sets[place] for place in places if self.sets],
         )
 
@@ -310,16 +317,17 @@ class Task:
         answers = [self.form.answer(row, Place(name, index)) for index, row in enumerate(rows)]
         inputs = self.form.encode_inputs(base, rows, num_virtual_tokens, prepend=prepend, name=name)
         first_cut = where(inputs.cut[0]) if inputs.cut else ""
+        fronts = inputs.fronts if any(inputs.fronts) else []
         if self.form.is_set:
             places = {label: place for place, label in enumerate(self.form.labels or ())}
             sets = [tuple(places[label] for label in self.form.each(answer)) for answer in answers]
             none: list[list[int]] = [[] for _ in answers]
-            return Examples(inputs.ids, none, [], answers, inputs.truncated, first_cut=first_cut, sets=sets)
+            return Examples(inputs.ids, none, [], answers, inputs.truncated, first_cut=first_cut, sets=sets, fronts=fronts)
         if self.form.labels is not None:
             label_ids = self.form.encode_labels(base)
             choices = [self.form.labels.index(answer) for answer in answers]
             targets = [list(label_ids[choice]) for choice in choices]
-            return Examples(inputs.ids, targets, choices, answers, inputs.truncated, first_cut=first_cut)
+            return Examples(inputs.ids, targets, choices, answers, inputs.truncated, first_cut=first_cut, fronts=fronts)
         end = [base.end_id] if base.end_id is not None else []
         targets = self.form.encode_answers(base, answers, lambda index: f"{name(index)}: the answer")
         ended = base.end_ids  # by a control token that the target spells out
@@ -327,7 +335,8 @@ class Task:
         long = [index for index, ids in enumerate(whole) if len(ids) > bound]
         longest, first_long = max((len(whole[index]) for index in long), default=0), where(long[0]) if long else ""
         targets = [ids[:bound] for ids in whole]
-        return Examples(inputs.ids, targets, [], answers, inputs.truncated, longest, len(long), first_cut, first_long)
+        cut = (longest, len(long), first_cut, first_long)
+        return Examples(inputs.ids, targets, [], answers, inputs.truncated, *cut, fronts)
 
 
 def _spans(shares: Iterable[float]) -> list[tuple[float, float]]:

@@ -126,6 +126,15 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
             f"begin `input` with {begins} to have it",
             False,
         )
+    if task.form.front_varies:
+        rows, length = run.batch(0), run.config.num_virtual_tokens
+        apart = run.tokens_of(rows)
+        together = length + sum(len(row.front) + row.length for row in rows)
+        yield (
+            f"{task.name}: columns stand before {{soft_prompt}}, so rows share nothing of the prompt: it is run again for "
+            f"each of them, {apart} tokens a step, and {together} if it stood before the columns; so it is in serving",
+            True,
+        )
     if task.form.target_field in task.form.input.fields:
         yield f"{task.name}: the input holds {task.form.target_field!r}, which is the answer; take it out of `input`", True
     for remark in task.remarks:

@@ -119,7 +119,18 @@ class Run:
         """Of a step, its prompt and its rows with their targets, in the mean over an epoch."""
         tails = (self.objective.tails(target) for target in self.targets)
         rows = sum(len(ids) + max(map(len, ends)) for ids, ends in zip(self.train.inputs, tails, strict=True))
-        return len(self.start_PD) + rows / steps_per_epoch(self.config, len(self.train))
+        fronts, length, steps = self.train.fronts, len(self.start_PD), steps_per_epoch(self.config, len(self.train))
+        if self.task.form.front_varies:
+            return (rows + sum(map(len, fronts)) + length * len(fronts)) / steps
+        return length + len(self.train.front(0)) + rows / steps
+
+    def tokens_of(self, batch: Sequence[Example]) -> int:
+        """Of one step over these rows, counted likewise: a prompt once, or once for each row that has text of its own before
+        it."""
+        rows = sum(row.length for row in batch)
+        if self.task.form.front_varies:
+            return rows + sum(len(row.front) + len(self.start_PD) for row in batch)
+        return rows + len(batch[0].front) + len(self.start_PD)
 
     @property
     def rule(self) -> Rule:
@@ -155,8 +166,12 @@ class Run:
         order = self._order(epoch)
         size = self.config.per_device_train_batch_size
         rows = order[place * size : (place + 1) * size]
-        own, total = self.weights, sum(self.objective.size(self.targets[row]) * self.weights[row] for row in rows)
-        return [Example(which, self.train.inputs[row], self.objective, self.targets[row], own[row] / total) for row in rows]
+        own, train = self.weights, self.train
+        total = sum(self.objective.size(self.targets[row]) * own[row] for row in rows)
+        return [
+            Example(which, train.inputs[row], self.objective, self.targets[row], own[row] / total, train.front(row))
+            for row in rows
+        ]
 
     def _order(self, epoch: int) -> list[int]:
         if self._shuffled is None or self._shuffled[0] != epoch:
