@@ -233,7 +233,7 @@ def test_a_prompt_in_the_system_turn_stands_between_its_control_tokens() -> None
 def test_what_stands_before_a_prompt_counts_in_the_context() -> None:
     base = make_base("llama")  # of 96 tokens
     form = Form.of_config(parse_config({"task": "t", "input": "{text}{soft_prompt}{other}.", "max_new_tokens": 6}))
-    rows = [{"text": "red " * 70, "other": "blue"}, {"text": "red", "other": "blue " * 90}]
+    rows = [{"text": "red " * 90, "other": "blue"}, {"text": "red", "other": "blue " * 90}]
     inputs = form.encode_inputs(base, rows, 10)
     assert inputs.cut == [0, 1]
     assert all(len(front) + len(ids) <= 96 - 10 - 6 for front, ids in zip(inputs.fronts, inputs.ids, strict=True))

@@ -20,7 +20,7 @@ from softprompt.engines.protocol import (
     Scores,
     Vectors,
 )
-from softprompt.errors import ConfigError, DataError, EngineError
+from softprompt.errors import ConfigError, DataError
 from softprompt.names import AUTO
 from softprompt.serving.answers import Choice, Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
@@ -39,7 +39,7 @@ from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.resident import Resident
 from softprompt.serving.residents import Residents
 from softprompt.serving.router import THRESHOLD, Route
-from softprompt.serving.stream import Stream, deliver_to, unexpected
+from softprompt.serving.stream import Stream, deliver_to, settle_in, unexpected
 from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ class AsyncService:
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in jobs]
         tickets = self.engine.submit_all(
-            [(job, deliver_to(loop, _settle(future))) for job, future in zip(jobs, futures, strict=True)]
+            [(job, deliver_to(loop, settle_in(future))) for job, future in zip(jobs, futures, strict=True)]
         )
         try:
             return list(await asyncio.gather(*futures))
@@ -330,24 +330,6 @@ class AsyncService:
             for ticket in tickets:
                 ticket.cancel()
             raise
-
-
-def _settle(future: asyncio.Future[Result]) -> Callable[[Result], None]:
-    said: list[str] = []
-
-    def settle(result: Result) -> None:
-        if future.done():
-            return
-        if isinstance(result, EngineError):
-            future.set_exception(result)
-        elif isinstance(result, Piece):  # of a generation, which is done with its last
-            said.append(result.text)
-            if result.finish is not None:
-                future.set_result(replace(result, text="".join(said)))
-        else:
-            future.set_result(result)
-
-    return settle
 
 
 def _values(result: Result) -> Sequence[float]:

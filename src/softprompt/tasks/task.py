@@ -290,10 +290,6 @@ class Task:
         """The most frequent answer of the training rows, the first among equals; of numbers the median."""
         return self.form.usual([self.form.answer(row, "a training row") for row in self.train])
 
-    def find_range(self) -> None:
-        """Let the form know between which numbers the training rows' lie, where it has no range."""
-        self.form = self.form.within([self.form.answer(row, "a training row") for row in self.train])
-
     def encode(
         self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, split: str, prepend: str = ""
     ) -> Examples:
@@ -319,8 +315,8 @@ class Task:
         first_cut = where(inputs.cut[0]) if inputs.cut else ""
         fronts = inputs.fronts if any(inputs.fronts) else []
         if self.form.is_set:
-            places = {label: place for place, label in enumerate(self.form.labels or ())}
-            sets = [tuple(places[label] for label in self.form.each(answer)) for answer in answers]
+            labels = self.form.labels or ()
+            sets = [tuple(map(labels.index, self.form.each(answer))) for answer in answers]
             none: list[list[int]] = [[] for _ in answers]
             return Examples(inputs.ids, none, [], answers, inputs.truncated, first_cut=first_cut, sets=sets, fronts=fronts)
         if self.form.labels is not None:

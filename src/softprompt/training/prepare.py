@@ -57,7 +57,7 @@ class Preparer:
         base, length = self._base, task.config.num_virtual_tokens
         if library is not None:
             library.registry.check_names([task.name], base.name)
-        task.find_range()
+        task.form = task.form.within([task.form.answer(row, "a training row") for row in task.train])
         key = (id(task.train), task.form, length, task.config.max_eval_samples)
         if key not in self._encoded:
             self._kept.append(task.train)
