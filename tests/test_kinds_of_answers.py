@@ -269,7 +269,7 @@ def test_an_export_says_how_answers_of_each_kind_are_found(run: Run, tmp_path: P
         "prices": "between 0.5 and 6.5",
     }
     for kind, words in told.items():
-        assert run("train", task_file(tmp_path, base_folder, kind), "--json").code == 0
+        assert run("train", task_file(tmp_path, base_folder, kind, max_steps=1), "--json").code == 0
         assert run("export", kind, tmp_path / f"peft-{kind}", "--format", "peft").code == 0
         text = (tmp_path / f"peft-{kind}" / "README.md").read_text()
         assert words in text
