@@ -38,12 +38,12 @@ import torch
 from benchmarks.row import print_row
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.ensembles import log_softmax
 from softprompt.evaluation.trials import result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.answers import log_softmax
 from softprompt.tasks.form import Form
 
 STALE_S = 15.0

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from softprompt.tasks.config import read_config
+from softprompt.tasks.task import Task
 from tests.commands import Run
 from tests.tasks.test_draft import write_table
 
@@ -177,3 +179,49 @@ def test_a_chat_template_that_cannot_be_used_is_refused_where_it_is_asked_for(
     (told,) = run("init", table, *adapter, "--force", "--json").rows
     keys = {"base": "builtin/tiny", "base_adapter": "lora", "trust_remote_code": True}
     assert yaml.safe_load(Path(told["file"]).read_text()).items() >= keys.items()
+
+
+@pytest.mark.parametrize(
+    ("column", "answers", "problem_type", "labels", "told"),
+    [
+        ("tags", [["a"], ["b", "a"], [], ["c"]], "multi_label_classification", ("a", "b", "c"), "as the rows have lists"),
+        ("label", ["a", "b; a", "c", "b"], "multi_label_classification", ("a", "b", "c"), "divided by ';'"),
+        ("label", ["a", "b|a", "c", "b"], "multi_label_classification", ("a", "b", "c"), "divided by '|'"),
+        ("rating", [1, 5, 3, 2], "regression", ("1", "2", "3", "5"), "by the name of 'rating'"),
+        ("label", [1.5, 10, 3, 2], "regression", ("1.5", "2", "3", "10"), "as some are no whole numbers"),
+        ("price", [n + 0.25 for n in range(60)], "regression", None, "numbers: 60 different ones"),
+        ("label", ["a, with b", "c, with d", "e", "f"], None, ("a, with b", "c, with d", "e", "f"), "labels: 4"),
+        ("label", ["01234", "00001", "09", "007"], None, ("007", "01234", "00001", "09"), "labels: 4"),
+        ("label", [0, 1, 2, 3], None, ("0", "1", "2", "3"), "--problem-type regression judges answers by their error"),
+        ("label", ["a"] * 40 + ["b"], None, ("a", "b"), "class_weights: balanced"),
+    ],
+)
+def test_init_proposes_the_kind_of_answers_that_the_rows_show(
+    run: Run, tmp_path: Path, column: str, answers: list[Any], problem_type: str | None, labels: Any, told: str
+) -> None:
+    texts = [f"a text of several words, number {n}" for n in range(len(answers) * -(-82 // len(answers)))]
+    rows = [{"text": text, column: answers[n % len(answers)]} for n, text in enumerate(texts)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--label", column] if column == "price" else []
+    done = run("init", tmp_path / "rows.jsonl", *options)
+    assert done.code == 0, done.err
+    config = read_config(tmp_path / "rows.yaml")
+    assert config.problem_type == problem_type
+    assert set(config.labels or ()) == set(labels or ())
+    if problem_type == "regression" and labels:
+        assert config.labels == labels  # in their order
+    assert told in " ".join(done.err.split())
+    task = Task.load(tmp_path / "rows.yaml")
+    assert len(task.train) > 40  # it reads its own rows
+
+
+def test_init_takes_the_kind_of_answers_that_is_asked_for_or_says_why_not(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": f"some text, number {n}", "label": n % 4}) + "\n" for n in range(60)))
+    assert run("init", file, "--problem-type", "regression").code == 0
+    assert read_config(tmp_path / "rows.yaml").problem_type == "regression"
+    assert "did you mean 'regression'?" in run("init", file, "--force", "--problem-type", "regresion").refused()
+    file.write_text("".join(json.dumps({"text": f"some text, number {n}", "label": f"{n}x"}) + "\n" for n in range(60)))
+    assert "row 1: the answer '0x' is no number" in run("init", file, "--force", "--problem-type", "regression").refused()
+    refused = run("init", file, "--force", "--problem-type", "multi_label_classification").refused()
+    assert "the answers are no sets of labels" in refused

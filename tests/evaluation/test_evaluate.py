@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.stats
 import sklearn.metrics
 import torch
 from hypothesis import example, given
@@ -20,7 +21,6 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound
 from softprompt.evaluation.baselines import baselines_of, remarks_on_scores
-from softprompt.evaluation.ensembles import log_softmax
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.evaluation.metrics import fold, measure, score
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
@@ -28,6 +28,7 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card
 from softprompt.rows.sources import Row
+from softprompt.tasks.answers import join, log_softmax
 from softprompt.tasks.task import Task
 from tests.models import make_base, some_prompt
 
@@ -424,3 +425,37 @@ def test_what_cannot_be_judged_is_told(tmp_path: Path, library: Library, other_f
     library.publish(library.read("a@1"), base=str(other_folder))
     with pytest.raises(FingerprintMismatch, match="tiny-llama"):
         evaluate(["a@3"], library=library, data=tmp_path / "test.jsonl")
+
+
+LABEL_SETS = st.lists(st.tuples(*[st.sets(st.sampled_from("abcd"))] * 2), min_size=1, max_size=20)
+
+
+@given(LABEL_SETS)
+def test_metrics_of_sets_are_scikit_learns_with_errors_of_the_jackknife(
+    pairs: list[tuple[set[str], set[str]]],
+) -> None:
+    said, right = ([join(sorted(own)) for own in side] for side in zip(*pairs, strict=True))
+    there = sorted(set().union(*(one | other for one, other in pairs)))
+    if len(there) > 1:  # of one label alone scikit-learn makes two classes
+        matrices = [[[label in own for label in there] for own in side] for side in zip(*pairs, strict=True)]
+        for name in ("micro", "macro"):
+            known = sklearn.metrics.f1_score(matrices[1], matrices[0], average=name, zero_division=0)
+            assert measure(f"{name}_f1", said, right) == pytest.approx(known)
+        assert measure("subset_accuracy", said, right) == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
+    for name in ("micro_f1", "macro_f1"):
+        n = len(pairs)
+        if n > 1:
+            left = [measure(name, said[:at] + said[at + 1 :], right[:at] + right[at + 1 :]) for at in range(n)]
+            error = math.sqrt((n - 1) / n * sum((one - statistics.fmean(left)) ** 2 for one in left))
+            assert score(name, said, right).stderr == pytest.approx(error, abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=3, max_size=30))
+def test_metrics_of_numbers_are_those_of_scikit_learn_and_scipy(pairs: list[tuple[int, int]]) -> None:
+    said, right = ([str(one) for one in side] for side in zip(*pairs, strict=True))
+    assert measure("mae", said, right) == pytest.approx(sum(abs(a - b) for a, b in pairs) / len(pairs))
+    if len(set(said)) > 1 and len(set(right)) > 1:
+        known = scipy.stats.spearmanr(*zip(*pairs, strict=True)).statistic
+        assert measure("spearmanr", said, right) == pytest.approx(known)
+    else:
+        assert measure("spearmanr", said, right) == 0

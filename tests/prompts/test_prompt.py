@@ -10,11 +10,11 @@ import safetensors.torch
 import torch
 
 from softprompt.errors import FingerprintMismatch, PromptFileError
-from softprompt.evaluation.ensembles import log_softmax
 from softprompt.prompts import file as card_module
 from softprompt.prompts.card import Card, Dtype
 from softprompt.prompts.file import CARD_KEY, Stored, digest_of, read_file, write_file
 from softprompt.prompts.prompt import TENSOR, SoftPrompt
+from softprompt.tasks.answers import log_softmax
 from tests.engine_jobs import score_offline
 from tests.models import make_base
 

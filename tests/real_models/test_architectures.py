@@ -118,9 +118,9 @@ def test_causal_models() -> None:
         except (RuntimeError, ValueError, AttributeError) as error:
             found[kind] = f"takes no vectors: {error}"  # what its forward says of them
     refused = {kind for kind, path in found.items() if isinstance(path, str)}
-    assert {kind for kind in refused if "what it makes of a token changes with the tokens behind it" in str(found[kind])} == (
-        LOOKS_AHEAD & found.keys()
-    )
+    assert {
+        kind for kind in refused if "what it makes of a token changes with the tokens behind it" in str(found[kind])
+    } == (LOOKS_AHEAD & found.keys())
     assert refused - LOOKS_AHEAD <= {"cpmant", "deepseek_v4", "prophetnet", "xmod"}
     assert len(found) - len(refused) > 90
     for kind in found.keys() - refused:
@@ -157,7 +157,8 @@ def test_masked_language_models() -> None:
     padding, ahead = "what it makes of a row changes with the padding behind it", "no causal language model"
     refusals = {
         "convbert": padding, "fnet": padding, "funnel": padding, "mobilebert": padding, "nystromformer": padding,
-        "yoso": padding, "esm": "it makes something else of tokens than of their embeddings", "flaubert": ahead, "xlm": ahead,
+        "yoso": padding, "esm": "it makes something else of tokens than of their embeddings",
+        "flaubert": ahead, "xlm": ahead,
         "ibert": "cannot be run behind vectors",
     }  # fmt: skip
     assert {kind for kind, path in found.items() if isinstance(path, str)} == refusals.keys()

@@ -205,7 +205,7 @@ def test_columns_that_only_later_rows_have_are_seen(tmp_path: Path) -> None:
         ({"label": "same"}, "the column 'same' is 'x' in all rows"),
         ({"words": {"maybe": "perhaps"}}, "no row has the answer 'maybe' that --word has a word for"),
         ({"words": {"yes": "no"}}, "a choice needs at least two labels, and there is one"),
-        ({"label": "id", "words": {"1": "one"}}, "the answers of 'id' are generated: .*words and folding are for labels"),
+        ({"label": "id", "words": {"1": "one"}}, "the answers of 'id' are numbers: .*words and folding are for labels"),
         ({"text": ["tags"]}, "the field 'tags' holds"),
     ],
 )
@@ -223,8 +223,8 @@ def test_a_table_without_an_answer_is_told_column_by_column(tmp_path: Path) -> N
         DataError, match=r"no column looks like the answer; name it with --label COLUMN \('id' is nearly another"
     ):
         draft_task(table(tmp_path, [{"id": n, "text": text} for n, text in enumerate(SENTENCES)]))
-    lists = [{"text": text, "label": [["x"], ["y"]][n % 2]} for n, text in enumerate(SENTENCES)]
-    with pytest.raises(DataError, match=r"the column 'label' holds \['x'\], .*; an answer is one text or number"):
+    lists = [{"text": text, "label": [[{"x": 1}], ["y"]][n % 2]} for n, text in enumerate(SENTENCES)]
+    with pytest.raises(DataError, match=r"the column 'label' holds \[{'x': 1}\], .*; an answer is one text or number"):
         draft_task(table(tmp_path, lists))
 
 

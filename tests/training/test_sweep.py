@@ -228,7 +228,7 @@ def test_a_sweep_in_several_processes_is_refused_for_each_would_publish(
 
 def test_a_candidate_that_stopped_early_does_not_keep_the_others_from_their_rungs() -> None:
     def run(value: float, **fields: Any) -> Any:
-        best = SimpleNamespace(value=value, loss=0.0)
+        best = SimpleNamespace(metric="accuracy", value=value, loss=0.0)
         known = {"step": 5, "total": 10, "running": True, "dropped": False, "failure": None, "best": best}
         return SimpleNamespace(run=SimpleNamespace(**{**known, **fields}))
 

@@ -255,13 +255,13 @@ class Scripted:
         self.losses = losses or {name: [1 - value for value in scores] for name, scores in values.items()}
         self.seen: dict[str, list[torch.Tensor]] = {name: [] for name in values}
         monkeypatch.setattr(loop, "answer", self._answer)
-        monkeypatch.setattr(loop, "report_of", self._report_of)
+        monkeypatch.setattr(loop, "report_tuned", self._report_of)
 
     def _answer(self, engine: Any, trials: Sequence[Any]) -> Generator[int, None, list[list[Any]]]:
         yield sum(len(trial.examples) for trial in trials)
         return [[] for _ in trials]
 
-    def _report_of(self, trial: Any, given: Sequence[Any]) -> Report:
+    def _report_of(self, trial: Any, given: Sequence[Any], *, fixed: bool) -> Report:
         name = trial.form.task
         at = len(self.seen[name])
         self.seen[name].append(trial.vectors_PD.clone())

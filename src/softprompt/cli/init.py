@@ -34,6 +34,10 @@ def init(
     fold_labels: Annotated[
         bool, typer.Option("--fold-labels", help="Take labels that differ by case, spaces or as 1 and 1.0 do for one.")
     ] = False,
+    problem_type: Annotated[
+        str | None,
+        typer.Option(help="Kind of answers: single_label_classification, multi_label_classification or regression."),
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Word the input in the chat template of the base.")] = False,
     name: Annotated[str | None, typer.Option("--task", help="Name of the task; by default the file's.")] = None,
     old_name: Annotated[str | None, typer.Option("--name", hidden=True)] = None,
@@ -42,9 +46,11 @@ def init(
 ) -> None:
     """Write a task file beside a table, to look at and to train."""
     import shlex
+    from typing import get_args
 
-    from softprompt.errors import ConfigError
+    from softprompt.errors import ConfigError, nearest
     from softprompt.files import write_whole
+    from softprompt.tasks.answers import ProblemType
     from softprompt.tasks.draft import draft_task, stem_of
 
     if file.is_dir():
@@ -52,6 +58,8 @@ def init(
     target = file.with_name(f"{stem_of(file)}.yaml")
     if target.exists() and not force:
         raise ConfigError(f"{target} is there already; change it, or write it anew with --force")
+    if problem_type is not None and problem_type not in get_args(ProblemType):
+        raise ConfigError(f"--problem-type {problem_type!r} is unknown{nearest(problem_type, get_args(ProblemType))}")
     words: dict[str, str] = {}
     for pair in word or ():
         given, equals, said = pair.rpartition("=")
@@ -66,6 +74,7 @@ def init(
         name=name or old_name,
         words=words,
         fold_labels=fold_labels,
+        problem_type=problem_type,
         base=base,
         frame=frame,
     )

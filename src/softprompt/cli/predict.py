@@ -92,14 +92,29 @@ def predict(
             warn(told_gaps(len(gaps), len(rows), f"{gaps[0][1]!r} in {rows.where(gaps[0][0])}"))
         for remark in service.remarks:
             warn(remark)
+        lost = [
+            sum(row["output"] is not None and row["value"] is None for row in answers),
+            sum(row["outside"] for row in answers),
+        ]
+        for count, told in zip(
+            lost,
+            ("are no numbers; their values are null", "lie outside of their range, whose nearer end they get"),
+            strict=True,
+        ):
+            if form.is_number and count:
+                warn(f"{count} of {len(rows)} answers {told}")
         for row in answers:
             row["score"] = max(row["scores"].values()) if row["scores"] else None
-        scored = ("output", "score") if form.labels is not None else ("output",)
+        scored: tuple[str, ...] = ("output", "score") if form.chooses and not form.is_number else ("output",)
+        more = ("labels",) if form.is_set else ("value",) if form.is_number else ()
+        scored += more if form.is_number and form.labels is None else ()
         if file is not None:
             for column, name in file.finish(scored).items():
                 warn(f"the rows have a column {column!r} already; the answers' is called {name!r}")
     if as_json:
-        emit([{key: row[key] for key in ("task", "version", "text", "output", "scores")} for row in answers], True, ref)
+        emit(
+            [{key: row[key] for key in ("task", "version", "text", "output", "scores", *more)} for row in answers], True, ref
+        )
     elif output is not None:
         emit([{"rows": len(rows), "blank": blank, "written to": str(output)}], False, f"{ref}: answered")
     else:
@@ -181,7 +196,14 @@ def _answer(
             for row in some:
                 if form.is_blank(row):
                     text = str(row.get(form.input.fields[0]) or "")
-                    empty = {"output": None, "scores": None, "truncated": False}
+                    empty = {
+                        "output": None,
+                        "scores": None,
+                        "truncated": False,
+                        "labels": None,
+                        "value": None,
+                        "outside": False,
+                    }
                     answers.append({"task": task, "version": int(number), "text": text, **empty})
                 else:
                     answers.append(vars(next(predictions)).copy())

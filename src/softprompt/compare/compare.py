@@ -18,7 +18,9 @@ from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError
 from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.meter import Meter
+from softprompt.model.splice import with_front
 from softprompt.progress import Progress, Silent, loading
+from softprompt.tasks.answers import SET
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Task
 from softprompt.text import plural
@@ -112,6 +114,16 @@ def run_method(name: str, task: Task, base: FrozenBase, progress: Progress) -> d
         ConfigError, TrainingError: the method does not work on such a base, or could not be trained.
     """
     method = METHODS[name]
+    if task.form.is_placed and name.startswith("peft_"):
+        raise ConfigError(
+            f"task {task.name!r} says where its prompt stands ({{soft_prompt}}), and PEFT puts prompts before everything; "
+            f"leave {name} out"
+        )
+    if task.form.is_set:
+        raise ConfigError(
+            f"task {task.name!r} has sets of labels as answers (problem_type {SET}), and methods are compared on tasks with "
+            "one answer a row; take one such"
+        )
     if name in WITH_PEFT:
         import peft  # noqa: F401
         import transformers.trainer  # noqa: F401  (what is imported later would count as memory of the training)
@@ -150,9 +162,10 @@ def latency_ms(engine: OfflineEngine, task: Task, trained: Trained) -> float:
     taken = []
     for row in range(min(1 + _TIMED, len(trained.test))):
         inputs, began = [trained.test.inputs[row]], time.perf_counter()
+        prompts = [with_front(base, trained.test.front(row), trained.vectors_PD)]
         if labels is not None:
-            result_of(engine.score([trained.vectors_PD], [0], inputs, [labels]))
+            result_of(engine.score(prompts, [0], inputs, [labels]))
         else:
-            result_of(engine.generate([trained.vectors_PD], [0], inputs, [task.form.max_new_tokens]))
+            result_of(engine.generate(prompts, [0], inputs, [task.form.max_new_tokens]))
         taken.append(1000 * (time.perf_counter() - began))
     return statistics.median(taken[1:] or taken)

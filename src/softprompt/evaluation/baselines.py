@@ -9,10 +9,11 @@ from torch import Tensor
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ContextError
 from softprompt.evaluation.metrics import score
-from softprompt.evaluation.trials import Report, Trial, said_by
+from softprompt.evaluation.trials import Report, Trial
 from softprompt.model.splice import no_prompt
-from softprompt.prompts.card import BASELINE_ROWS, BASELINES, SOLVED, VALUE_THERE, value_beside
+from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, goodness, solves, value_beside
 from softprompt.rows.places import PlacedRows
+from softprompt.tasks.answers import OF_NUMBERS
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
 
@@ -50,7 +51,7 @@ def baselines_of(task: Task, test: Examples, reports: Sequence[Report]) -> dict[
     where those are not all test rows."""
     zero_shot, untrained = ((report.value, report.stderr) for report in reports)
     answers = test.pick(task.draw(task.test, reports[-1].rows)).answers
-    majority = score(task.form.metric, [task.majority()] * len(answers), answers)
+    majority = score(task.form.metric, *task.form.judged([task.majority()] * len(answers), answers))
     scores: dict[str, float] = {}
     for name, (value, stderr) in zip(BASELINES, (majority, zero_shot, untrained), strict=True):
         scores |= {name: value, f"{name}_stderr": stderr}
@@ -69,8 +70,8 @@ def beside_baselines(task: Task, test: Examples, report: Report, baselines: Mapp
     scores = {"value": report.value, **(baselines or {})}
     if BASELINE_ROWS in scores:
         places = task.draw(task.test, int(scores[BASELINE_ROWS]))
-        said = said_by(task.form, [report.predictions[place] for place in places])
-        scores[VALUE_THERE] = score(task.form.metric, said, test.pick(places).answers).value
+        said = [report.predictions[place] for place in places]
+        scores[VALUE_THERE] = score(task.form.metric, *task.form.judged(said, test.pick(places).answers)).value
     return scores
 
 
@@ -79,9 +80,10 @@ def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
     known."""
     value = value_beside(scores)
     assert value is not None
-    known = {words: scores[name] for name, words in BASELINES.items() if name in scores}
-    better = [f"{words} ({baseline:.3f})" for words, baseline in known.items() if baseline > value]
-    equal = [words for words, baseline in known.items() if baseline == value < SOLVED]
+    known = {words: scores[name] for name, words in _in_words(metric).items() if name in scores}
+    ahead = {words: goodness(metric, baseline) - goodness(metric, value) for words, baseline in known.items()}
+    better = [f"{words} ({known[words]:.3f})" for words, lead in ahead.items() if lead > 0]
+    equal = [words for words, lead in ahead.items() if lead == 0 and not solves(metric, value)]
     scored = f"{metric} {value:.3f} on the same {_rows_of(scores)}"
     told = [f"worse than {' and '.join(better)}"] * bool(better) + [f"no better than {' and '.join(equal)}"] * bool(equal)
     remarks = [f"it has not learnt: {', '.join(told)}; {scored}"] if told else []
@@ -93,9 +95,14 @@ def remarks_on_baselines(metric: str, scores: Mapping[str, float]) -> list[str]:
     on = f" on {_rows_of(scores)}" if BASELINE_ROWS in scores else ""
     return [
         f"{words} already solves the task ({metric} {scores[name]:.3f}{on}): little is left to tune for"
-        for name, words in BASELINES.items()
-        if scores.get(name, 0.0) >= SOLVED
+        for name, words in _in_words(metric).items()
+        if name in scores and solves(metric, scores[name])
     ]
+
+
+def _in_words(metric: str) -> dict[str, str]:
+    """The baselines by their names, each in words."""
+    return BASELINES | {"majority": "the median answer"} if metric in OF_NUMBERS else BASELINES
 
 
 def _rows_of(scores: Mapping[str, float]) -> str:

@@ -94,7 +94,8 @@ def _on_rows(library: Library, ref: str, version: str | None, data: Rows) -> Cas
     if version and "@" in ref:
         raise ConfigError(f"{ref!r} names a version, and so does {version!r}; leave one of them out")
     found = library.registry.resolve(f"{ref}@{version}" if version else ref)
-    task = Task(parse_config(form_fields(Form.of_card(found.card)), where=f"the card of {found.ref}"))
+    form = Form.of_card(found.card)
+    task = Task(parse_config(form_fields(form) | form.kind(), where=f"the card of {found.ref}"))
     if isinstance(data, str | os.PathLike):
         name = os.fspath(data)
         return _case(found, task, read_rows(find_file(name, Path.cwd()), name), PurePath(name).name)

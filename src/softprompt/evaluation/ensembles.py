@@ -17,13 +17,7 @@ from torch import Tensor
 from softprompt.engines.offline import OfflineEngine
 from softprompt.model.label_scores import Labels
 from softprompt.model.lines import Ids
-
-
-def log_softmax(scores: Sequence[float]) -> list[float]:
-    """Log-softmax over a few scores, in double precision."""
-    top = max(scores)
-    total = top + math.log(sum(math.exp(score - top) for score in scores))
-    return [score - total for score in scores]
+from softprompt.tasks.answers import log_softmax
 
 
 def mean_scores(scores: Sequence[Sequence[float]]) -> Sequence[float]:

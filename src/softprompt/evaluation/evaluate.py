@@ -17,6 +17,7 @@ from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent, loading
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Record
+from softprompt.tasks.answers import OF_NUMBERS
 
 if TYPE_CHECKING:
     from softprompt.evaluation.answer_file import AnswerFile
@@ -52,10 +53,18 @@ class Evaluation(Record):
     values: tuple[float | None, ...] = field(default=(), repr=False)
     """What each row counts, of which the value is the mean; for `f1`, which is no mean over rows, whether it is right; None
     of a blank one."""
+    unparsable: int = 0
+    """Generated answers that are to be numbers and are none."""
+    out_of_range: int = 0
+    """Generated numbers outside of the range of the answers."""
+    others: dict[str, float] = field(default_factory=dict)
+    """The other metrics of sets of labels, or of numbers."""
 
     def row(self) -> dict[str, Any]:
-        """Its fields as a row, without those that have an entry for each row of data."""
-        return {name: value for name, value in super().row().items() if name not in ("outputs", "values")}
+        """Its fields as a row, without those that have an entry for each row of data, or are of no use to its metric."""
+        of_numbers = ("unparsable", "out_of_range") if self.metric not in OF_NUMBERS else ()
+        left = ("outputs", "values", "others", *of_numbers)
+        return {name: value for name, value in super().row().items() if name not in left} | self.others
 
 
 def evaluate(
@@ -118,10 +127,25 @@ def judge_cases(
         for case, trial, report in zip(group, trials, reports, strict=True):
             scores = (report.metric, report.value, report.stderr, report.rows, report.loss)
             cut, version = (trial.examples.truncated, report.unfinished, case.source.blank), case.version
+            for count, told in ((report.unparsable, "are no numbers"), (report.outside, "lie outside of their range")):
+                if count:
+                    progress.warn(f"{version.ref}: {count} of {report.rows} answers {told}")
             said = iter(zip(report.predictions, report.values, strict=True))
             answers = [(None, None) if case.task.form.is_blank(row) else next(said) for row in case.given]
             each = (tuple(output for output, _ in answers), tuple(value for _, value in answers))
-            evaluations.append(Evaluation(version.task, version.number, version.digest, *scores, *cut, *each))
+            evaluations.append(
+                Evaluation(
+                    version.task,
+                    version.number,
+                    version.digest,
+                    *scores,
+                    *cut,
+                    *each,
+                    unparsable=report.unparsable,
+                    out_of_range=report.outside,
+                    others=report.others,
+                )
+            )
     return evaluations
 
 

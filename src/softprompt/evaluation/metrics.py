@@ -1,17 +1,18 @@
-"""Metrics of predictions against answers, and their standard errors. All lie between 0 and 1; more is better. No torch."""
+"""Metrics of predictions against answers, and their standard errors. All but those of numbers lie between 0 and 1; more is
+better of all but `mae`. No torch."""
 
 from __future__ import annotations
 
+import bisect
 import math
+import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from softprompt.errors import ConfigError, nearest
-
-TOP = 1.0
-"""The best that any metric can be."""
+from softprompt.tasks.answers import split
 
 
 class Score(NamedTuple):
@@ -27,7 +28,9 @@ def measure(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> 
 
     Args:
         metric: `accuracy` (equal labels), `f1` (mean of the labels' F1), `exact_match` (equal texts once folded, see
-            :func:`fold`) or `token_f1` (overlap of words, as in SQuAD, articles counted).
+            :func:`fold`) or `token_f1` (overlap of words, as in SQuAD, articles counted); of sets of labels `micro_f1`,
+            `macro_f1` (mean over the labels that are predicted or right somewhere) or `subset_accuracy` (equal sets); of
+            numbers `mae` (mean absolute error) or `spearmanr` (rank correlation; 0 where one side has one value alone).
 
     Raises:
         ConfigError: another metric, as prompts made elsewhere may have.
@@ -47,6 +50,10 @@ def score(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> Sc
     """
     if metric == "f1":
         return _macro_f1(predictions, answers)
+    if metric in ("micro_f1", "macro_f1"):
+        return _f1_of_sets(predictions, answers, micro=metric == "micro_f1")
+    if metric == "spearmanr":
+        return _rank_correlation(predictions, answers)
     if metric not in _OF_ROWS:
         raise ConfigError(f"metric {metric!r} is unknown{nearest(metric, METRICS)}")
     values = row_values(metric, predictions, answers)
@@ -55,8 +62,9 @@ def score(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> Sc
 
 
 def row_values(metric: str, predictions: Sequence[str], answers: Sequence[str]) -> list[float]:
-    """What each row counts, of which a metric is the mean; for `f1`, which is no mean over rows, whether it is right."""
-    of_row = _OF_ROWS["accuracy" if metric == "f1" else metric]
+    """What each row counts, of which a metric is the mean. For an F1, which is no mean over rows, whether it is right; for
+    `spearmanr`, which is none either, its absolute error."""
+    of_row = _OF_ROWS[_INSTEAD.get(metric, metric)]
     return [of_row(prediction, answer) for prediction, answer in zip(predictions, answers, strict=True)]
 
 
@@ -89,6 +97,49 @@ def _f1_without(
         else:
             labels -= 1
     return summed / labels
+
+
+def _f1_of_sets(predictions: Sequence[str], answers: Sequence[str], *, micro: bool) -> Score:
+    rows = [(split(said), split(right)) for said, right in zip(predictions, answers, strict=True)]
+    hits, named = Counter[str](), Counter[str]()
+    for said, right in rows:
+        hits.update({*said} & {*right})
+        named.update((*said, *right))
+
+    def value(hits: Counter[str], named: Counter[str]) -> float:
+        if micro:
+            return 2 * hits.total() / named.total() if named.total() else 1.0
+        shares = [2 * hits[label] / count for label, count in named.items() if count]
+        return math.fsum(shares) / len(shares) if shares else 1.0
+
+    whole, n = value(hits, named), len(rows)
+    if n == 1:
+        return Score(whole, 0.0)
+    without = []
+    for (said, right), count in Counter(rows).items():
+        both, some = Counter({*said} & {*right}), Counter((*said, *right))
+        hits.subtract(both)
+        named.subtract(some)
+        without.append((value(hits, named), count))
+        hits.update(both)
+        named.update(some)
+    mean = math.fsum(left * count for left, count in without) / n
+    return Score(whole, math.sqrt(math.fsum(count * (left - mean) ** 2 for left, count in without) * (n - 1) / n))
+
+
+def _rank_correlation(predictions: Sequence[str], answers: Sequence[str]) -> Score:
+    """Spearman's, with the standard error of Bonett and Wright (2000)."""
+    said, right = _ranks([float(text) for text in predictions]), _ranks([float(text) for text in answers])
+    if len(set(said)) < 2 or len(set(right)) < 2:
+        return Score(0.0, 0.0)
+    value = min(1.0, max(-1.0, statistics.correlation(said, right)))
+    return Score(value, (1 - value**2) * math.sqrt((1 + value**2 / 2) / max(1, len(said) - 3)))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """The place of each value in their order, of equal ones the mean of theirs."""
+    order = sorted(values)
+    return [(bisect.bisect_left(order, value) + bisect.bisect_right(order, value)) / 2 for value in values]
 
 
 def fold(text: str) -> str:
@@ -147,7 +198,12 @@ _OF_ROWS: dict[str, Callable[[str, str], float]] = {
     "accuracy": lambda prediction, answer: float(prediction == answer),
     "exact_match": lambda prediction, answer: float(fold(prediction) == fold(answer)),
     "token_f1": _overlap,
+    "subset_accuracy": lambda prediction, answer: float(split(prediction) == split(answer)),
+    "mae": lambda prediction, answer: abs(float(prediction) - float(answer)),
 }
 """Metrics that are means over rows: what a row counts, by its prediction and its answer."""
 
-METRICS = (*_OF_ROWS, "f1")
+_INSTEAD = {"f1": "accuracy", "micro_f1": "subset_accuracy", "macro_f1": "subset_accuracy", "spearmanr": "mae"}
+"""Metrics that are no means over rows, and what a row counts of another."""
+
+METRICS = (*_OF_ROWS, *_INSTEAD)

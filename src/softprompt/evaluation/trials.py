@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.ensembles import log_softmax, score_members
-from softprompt.evaluation.metrics import row_values, score
+from softprompt.evaluation.ensembles import score_members
+from softprompt.evaluation.metrics import measure, row_values, score
+from softprompt.model.splice import with_front
 from softprompt.progress import Advance
+from softprompt.prompts.card import goodness
 from softprompt.prompts.prompt import members_of
+from softprompt.tasks.answers import OF_NUMBERS, OF_SETS, THRESHOLD, THRESHOLDS, join
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Examples
 
@@ -51,11 +55,19 @@ class Report:
     """Generated answers that ran into max_new_tokens."""
     values: tuple[float, ...] = ()
     """What each row counts, of which the value is the mean."""
+    others: dict[str, float] = field(default_factory=dict)
+    """The other metrics of its kind of answers."""
+    unparsable: int = 0
+    """Generated answers that are to be numbers and are none."""
+    outside: int = 0
+    """Generated numbers outside of the range, which count as the end of it."""
+    threshold: float | None = None
+    """The one that was found on these rows."""
 
     def better_than(self, other: Report | None) -> bool:
         """By the metric; of equal values by the lower loss; of equal losses this one is better: the later."""
         if other is None or self.value != other.value:
-            return other is None or self.value > other.value
+            return other is None or goodness(self.metric, self.value) > goodness(self.metric, other.value)
         return not self.loss > other.loss
 
 
@@ -67,6 +79,8 @@ class Answer(NamedTuple):
     """Negative log-probability of the right label among the labels, or of the right answer, its end among it."""
     unfinished: bool
     """Whether a generated answer ran into `max_new_tokens`."""
+    chances: tuple[float, ...] = ()
+    """Of a set, the probability of each label; not kept in a row."""
 
     def row(self) -> dict[str, Any]:
         """Its fields in the types of JSON, from which :meth:`of_row` makes it again to the last bit."""
@@ -93,27 +107,29 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
     """
     base = engine.architecture.base
     predictions: list[list[str]] = [[""] * len(trial.examples) for trial in trials]
+    chances: list[list[tuple[float, ...]]] = [[()] * len(trial.examples) for trial in trials]
     losses: list[list[float]] = [[] for _ in trials]
-    prompts = [trial.vectors_PD for trial in trials]
-    members = [members_of(trial.vectors_PD, trial.members) for trial in trials]
+    members, owner = placed_prompts(base, trials)
+    prompts = [own[0] for own in members]
     labelled = [(t, row) for t, trial in enumerate(trials) if trial.form.labels for row in range(len(trial.examples))]
     texts = [(t, row) for t, trial in enumerate(trials) if not trial.form.labels for row in range(len(trial.examples))]
     label_ids = {t: trials[t].form.encode_labels(base) for t in {t for t, _ in labelled}}
     scores = yield from score_members(
         engine,
         members,
-        [t for t, _ in labelled],
+        [owner[t][row] for t, row in labelled],
         [trials[t].examples.inputs[row] for t, row in labelled],
         [label_ids[t] for t, _ in labelled],
     )
     for (t, row), scored in zip(labelled, scores, strict=True):
-        labels = trials[t].form.labels or ()
-        predictions[t][row] = labels[max(range(len(scored)), key=scored.__getitem__)]
-        losses[t].append(-log_softmax(scored)[trials[t].examples.choices[row]])
+        form, said = trials[t].form, trials[t].form.of_scores(scored)
+        predictions[t][row] = said.output
+        losses[t].append(form.loss(scored, trials[t].examples.right(row)))
+        chances[t][row] = tuple((said.scores or {}).values()) if form.is_set else ()
     answered = yield from _uncounted(
         engine.score(
             prompts,
-            [t for t, _ in texts],
+            [owner[t][row] for t, row in texts],
             [trials[t].examples.inputs[row] for t, row in texts],
             [(tuple(trials[t].examples.targets[row]),) for t, row in texts],
         )
@@ -122,7 +138,7 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
         losses[t].append(-likelihood)
     generated = yield from engine.generate(
         prompts,
-        [t for t, _ in texts],
+        [owner[t][row] for t, row in texts],
         [trials[t].examples.inputs[row] for t, row in texts],
         [trials[t].form.max_new_tokens for t, _ in texts],
     )
@@ -130,7 +146,27 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
     for (t, row), ids in zip(texts, generated, strict=True):
         predictions[t][row] = text_behind(base.spelling, trials[t].examples.inputs[row], ids).strip()
         unfinished[t][row] = len(ids) >= trials[t].form.max_new_tokens
-    return [[Answer(*each) for each in zip(*own, strict=True)] for own in zip(predictions, losses, unfinished, strict=True)]
+    whole = zip(predictions, losses, unfinished, chances, strict=True)
+    return [[Answer(*each) for each in zip(*own, strict=True)] for own in whole]
+
+
+def placed_prompts(base: FrozenBase, trials: Sequence[Trial]) -> tuple[list[list[Tensor]], list[list[int]]]:
+    """The prompts of trials, the members of each (one where it is no ensemble) behind what stands before them, and which of
+    them each row of each trial has: rows of a trial share one where the same stands before theirs."""
+    prompts: list[list[Tensor]] = []
+    owner: list[list[int]] = []
+    for trial in trials:
+        places: dict[tuple[int, ...], int] = {}
+        own = []
+        for row in range(len(trial.examples)):
+            front = tuple(trial.examples.front(row))
+            if front not in places:
+                places[front] = len(prompts)
+                members = members_of(trial.vectors_PD, trial.members)
+                prompts.append([with_front(base, front, member_PD) for member_PD in members])
+            own.append(places[front])
+        owner.append(own)
+    return prompts, owner
 
 
 def _uncounted(generator: Generator[int, None, R]) -> Generator[int, None, R]:
@@ -146,18 +182,35 @@ def _uncounted(generator: Generator[int, None, R]) -> Generator[int, None, R]:
 
 def report_of(trial: Trial, given: Sequence[Answer]) -> Report:
     """The scores of a trial by its answers, row by row."""
-    form, answers, predictions = trial.form, trial.examples.answers, [one.said for one in given]
-    said = said_by(form, predictions)
+    form, predictions = trial.form, [one.said for one in given]
+    said, answers = form.judged(predictions, trial.examples.answers)
     value, stderr = score(form.metric, said, answers)
     tokens = len(answers) if form.labels else sum(map(len, trial.examples.targets))
     loss, values = sum(one.loss for one in given) / tokens, tuple(row_values(form.metric, said, answers))
     unfinished = sum(one.unfinished for one in given)
-    return Report(form.metric, value, len(answers), loss, predictions, stderr, unfinished, values)
+    kinds = OF_SETS if form.is_set else OF_NUMBERS if form.is_number else ()
+    others = {name: measure(name, said, answers) for name in kinds if name != form.metric}
+    texts = [form.of_text(text) for text in predictions] if form.is_number and not form.labels else []
+    counts = (sum(one.value is None for one in texts), sum(one.outside for one in texts))
+    return Report(form.metric, value, len(answers), loss, predictions, stderr, unfinished, values, others, *counts)
 
 
-def said_by(form: Form, predictions: Sequence[str]) -> list[str]:
-    """Predictions as a metric sees them: what a target says around the answer is no part of it."""
-    return list(predictions) if form.labels else [form.unwrap(prediction) for prediction in predictions]
+def report_tuned(trial: Trial, given: Sequence[Answer], *, fixed: bool) -> Report:
+    """The same of validation rows: where no threshold of sets is `fixed`, with the one that does best on these rows, of
+    equal ones the nearest to a half."""
+    form = trial.form
+    if fixed or not form.is_set:
+        return report_of(trial, given)
+    right, labels = trial.examples.answers, form.labels or ()
+
+    def told(threshold: float) -> list[str]:
+        return [
+            join([label for label, chance in zip(labels, one.chances, strict=True) if chance >= threshold]) for one in given
+        ]
+
+    best = max(THRESHOLDS, key=lambda one: (measure(form.metric, told(one), right), -abs(one - THRESHOLD)))
+    found = report_of(trial, [one._replace(said=said) for one, said in zip(given, told(best), strict=True)])
+    return replace(found, threshold=best)
 
 
 def judge_apart(

@@ -147,7 +147,14 @@ def _changes(library: Library, like: str | None, **given: Any) -> dict[str, Any]
     )
     if form:  # refused where a task file would be: a prompt with a broken template could never answer
         Form.of_config(parse_config(form, where="import"))
-    return (library.registry.resolve(like).card.form() if like is not None else {}) | form
+    if like is None:
+        return form
+    card = library.registry.resolve(like).card
+    if (kind := card.recipe.get("problem_type")) is not None:
+        raise ConfigError(
+            f"like: the answers of {like!r} are of problem_type {kind}, which an import cannot take over; leave it out"
+        )
+    return card.form() | form
 
 
 class _Importer:

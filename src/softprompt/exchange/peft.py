@@ -18,13 +18,14 @@ import torch
 from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.locate import split_revision
-from softprompt.errors import FingerprintMismatch, PromptFileError
+from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError
 from softprompt.exchange.card_file import CARD, read_card_file
 from softprompt.exchange.readme import readme_of
 from softprompt.files import write_whole
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.form import Form, text_rules
+from softprompt.tasks.template import Template
 
 TENSOR = "prompt_embeddings"
 README = "README.md"
@@ -68,6 +69,7 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
     the config last: a folder without it is no adapter.
 
     Raises:
+        ConfigError: the prompt is placed, which PEFT cannot say.
         OSError: the folder cannot be written.
         PromptFileError: PEFT would not run it as it was tuned.
     """
@@ -78,7 +80,11 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
     if kind not in TASKS:
         raise PromptFileError(f"the prompt of {prompt.card.task!r} is for {kind}, which PEFT has no prompts for")
     _check_scale(prompt.card.recipe, prompt.card.base)
-
+    if Template(prompt.card.input).around_prompt is not None:
+        raise ConfigError(
+            f"the prompt of task {prompt.card.task!r} stands at {{soft_prompt}} in {prompt.card.input[:60]!r}, and PEFT "
+            "puts prompts before everything; export it with --format softprompt, or train one without {soft_prompt}"
+        )
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     config = {

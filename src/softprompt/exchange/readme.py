@@ -8,7 +8,8 @@ import os
 
 from softprompt.bases.locate import kind_of
 from softprompt.prompts.card import Card
-from softprompt.tasks.form import ANSWERS, BEHIND
+from softprompt.tasks.answers import number_text
+from softprompt.tasks.form import ANSWERS, BEHIND, Form
 from softprompt.tasks.template import Template
 
 _TOP = """# {task}: a soft prompt for {base}
@@ -28,6 +29,17 @@ _OF_A_FILE = (
 _GENERATED = "- The answer is generated greedily, {0} tokens at most, and stripped of white space.\n"
 _LABELLED = (
     "- A label's score is the sum of its tokens' log-probabilities behind the input; the answer is the likeliest label.\n"
+)
+_OF_A_SET = (
+    "- Each label is asked apart: `LABEL: yes` and `LABEL: no` stand behind the input, a score is the sum of its tokens'\n"
+    "  log-probabilities, and the label holds where 1 / (1 + exp(no - yes)) is {0:g} or more.\n"
+)
+_ON_A_SCALE = (
+    "- A label's score is the sum of its tokens' log-probabilities behind the input; the answer is the mean of the labels'\n"
+    "  numbers, weighed by the softmax of the scores: {0}.\n"
+)
+_A_NUMBER = (
+    "- The answer is the first number in what is generated, and the nearest one between {0} and {1} where it is outside.\n"
 )
 _ENDED = (
     "- The tokens of one label can begin those of another, so each label ends with the end token, which is scored, too.\n"
@@ -99,7 +111,7 @@ def readme_of(card: Card, base: str) -> str:
     Args:
         base: what loads its base.
     """
-    recipe, template = card.recipe, Template(card.target)
+    recipe, template, form = card.recipe, Template(card.target), Form.of_card(card)
     framed = "No special token is put in front or behind"
     if "left_out" in recipe:
         framed += f": `{recipe['left_out']}`, which the tokenizer would put there, is left out"
@@ -121,9 +133,11 @@ def readme_of(card: Card, base: str) -> str:
         before, behind = (f"tokenizer.convert_tokens_to_ids({json.dumps(tokens)})" for tokens in frame)
         code += _FRAMED.format(before=before, behind=behind)
     if card.labels is None:
-        return f"{text}{_GENERATED.format(card.max_new_tokens)}{code}```\n"
-    answers = {label: template.fill({template.fields[0]: label}) for label in card.labels}
-    text += _LABELLED
+        number = "" if form.answer_range is None else _A_NUMBER.format(*map(number_text, form.answer_range))
+        return f"{text}{_GENERATED.format(card.max_new_tokens)}{number}{code}```\n"
+    answers = {label: template.fill({template.fields[0]: label}) for label in form.asked}
+    numbers = ", ".join(f"{_quoted(label)} {number_text(value)}" for label, value in form.values.items())
+    text += _OF_A_SET.format(form.threshold) if form.is_set else _ON_A_SCALE.format(numbers) if numbers else _LABELLED
     code += _LABELS.format(answers=json.dumps(answers, ensure_ascii=False))
     if any(other.startswith(one) for one, other in itertools.permutations(answers.values(), 2)):
         end = recipe.get("label_end")

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from softprompt.errors import ConfigError, FieldError, NameRefused, nearest
 from softprompt.jobs.rows import UploadedRows
 from softprompt.names import base_name, check_new_task
+from softprompt.tasks.answers import NUMBER
 from softprompt.tasks.config import OF_LABELS, TaskConfig, parse_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.labels import infer_labels, named
@@ -249,7 +250,7 @@ def _choose_form(config: dict[str, Any], train: UploadedRows) -> list[str]:
     except ConfigError as error:
         raise FieldError(str(error), "softprompt") from None
     labels, why = infer_labels(_try_rows(form, train, "training_file").answers, fold=config.get("fold_labels") is True)
-    generates = config.get("metric") not in (None, *OF_LABELS)  # the objective teaches labels and texts alike
+    generates = config.get("metric") not in (None, *OF_LABELS) or config.get("problem_type") == NUMBER
     if labels is not None and not generates:
         if config.get("labels") is None:
             config["labels"] = list(labels)

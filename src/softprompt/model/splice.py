@@ -41,6 +41,15 @@ def no_prompt(base: FrozenBase) -> Tensor:
     return torch.zeros(0, base.width, dtype=base.dtype, device=base.device)
 
 
+def with_front(base: FrozenBase, front: Sequence[int], vectors_PD: Tensor) -> Tensor:
+    """Vectors behind the embeddings of tokens, as one longer prompt: it is what a prompt is that does not stand before
+    everything."""
+    if not front:
+        return vectors_PD
+    front_FD = base.embed(torch.tensor(front, dtype=torch.long, device=base.device)).detach()
+    return torch.cat([front_FD.to(vectors_PD.device, vectors_PD.dtype), vectors_PD])
+
+
 def stack_prompts(prompts: Sequence[Tensor]) -> Stack:
     """Stack prompts, each P_k x D with P_k >= 0, of one dtype and device."""
     longest = max(1, *(len(prompt_PD) for prompt_PD in prompts))

@@ -34,6 +34,25 @@ SOLVED = 0.98
 """A baseline that scores as high leaves next to nothing to tune for."""
 
 
+LOWER_IS_BETTER = ("perplexity", "mae")
+"""Metrics of which less is better."""
+
+
+def goodness(metric: str, value: float) -> float:
+    """A value of a metric as a number of which more is better."""
+    return -value if metric in LOWER_IS_BETTER else value
+
+
+def is_best(metric: str, value: float) -> bool:
+    """Whether nothing can be better."""
+    return value <= 0 if metric in LOWER_IS_BETTER else value >= 1
+
+
+def solves(metric: str, value: float) -> bool:
+    """Whether a value leaves next to nothing to tune for: :data:`SOLVED` or more, or no error at all."""
+    return value <= 0 if metric in LOWER_IS_BETTER else value >= SOLVED
+
+
 def value_beside(metrics: Mapping[str, float]) -> float | None:
     """The value of a prompt that its baselines compare with: that on their rows; None where it is unknown."""
     return metrics.get(VALUE_THERE, metrics.get("value"))
@@ -103,7 +122,9 @@ class Card(BaseModel):
         value, known = value_beside(self.metrics), [self.metrics[name] for name in BASELINES if name in self.metrics]
         if value is None or not known:
             return None
-        return value > max(known) or value == max(known) >= SOLVED
+        best = max(known, key=lambda one: goodness(self.metric, one))
+        ahead = goodness(self.metric, value) - goodness(self.metric, best)
+        return ahead > 0 or (ahead == 0 and solves(self.metric, best))
 
     @property
     def exact_base(self) -> str:

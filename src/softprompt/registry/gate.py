@@ -6,10 +6,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from softprompt.prompts.card import Card
+from softprompt.prompts.card import LOWER_IS_BETTER, Card, goodness
 from softprompt.registry.records import Version
 
-LOWER_IS_BETTER = ("perplexity",)
 STANDARD_ERRORS = 2.0
 """How many standard errors of the difference count as clearly worse."""
 
@@ -65,7 +64,7 @@ def weigh(current: Card, candidate: Card) -> Comparison:
     if same is False:
         rows = f"{new.rows} rows here, {old.rows} other ones there"
         return Comparison(False, None, f"not comparable: {rows}; judge both with `softprompt evaluate TASK@N --data FILE`")
-    loss = new.value - old.value if current.metric in LOWER_IS_BETTER else old.value - new.value
+    loss = goodness(current.metric, old.value) - goodness(current.metric, new.value)
     error = STANDARD_ERRORS * math.hypot(old.stderr, new.stderr)
     on = f"on the same {new.rows} rows" if same else f"on {new.rows} rows each, if they are the same"
     if loss <= error:

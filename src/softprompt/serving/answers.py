@@ -12,6 +12,7 @@ from softprompt.errors import EngineError
 if TYPE_CHECKING:
     from softprompt.engines.protocol import TokenProbability
     from softprompt.serving.router import Route
+    from softprompt.tasks.answers import Said
     from softprompt.tasks.form import Form
 
 
@@ -63,6 +64,8 @@ class Choice:
     """Probability of each label."""
     truncated: bool
     """Whether the input was cut to fit the context."""
+    said: Said
+    """All of it, with what is of sets of labels and of numbers alone."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Classified:
     head: Head
     """Its `input_tokens` are those of all inputs, templates among them."""
     rows: tuple[Choice, ...]
+    problem_type: str | None = None
+    """What kind of answers they are, where not one label."""
 
     @property
     def truncated(self) -> int:
@@ -99,7 +104,8 @@ class ModelRow:
 
 
 def choose_label(form: Form, scores: Sequence[float], *, truncated: bool) -> Choice:
-    """The likeliest label, the first among equals, and the probability of each, from summed log-probabilities.
+    """The likeliest label, the first among equals, and the probability of each, from summed log-probabilities; of a set all
+    labels that hold, of a number over ordered labels the nearest one.
 
     Raises:
         EngineError: they are no numbers.
@@ -110,12 +116,5 @@ def choose_label(form: Form, scores: Sequence[float], *, truncated: bool) -> Cho
             f"the labels of task {form.task!r} got no numbers from the base; its prompt may be damaged, or the base needs a "
             "wider dtype (--dtype float32)"
         )
-    probabilities = dict(zip(form.labels, softmax(scores), strict=True))
-    return Choice(max(form.labels, key=lambda label: probabilities[label]), probabilities, truncated)
-
-
-def softmax(scores: Sequence[float]) -> list[float]:
-    """Softmax over a few scores, in double precision."""
-    top = max(scores)
-    weights = [math.exp(score - top) for score in scores]
-    return [weight / sum(weights) for weight in weights]
+    said = form.of_scores(scores)
+    return Choice(said.label, said.scores or {}, truncated, said)

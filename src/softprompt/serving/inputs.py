@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError, FieldError, reason_of
 from softprompt.rows.values import text_of
+from softprompt.tasks.template import Template
 from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ class EncodedInput:
     """An input as the base reads it."""
 
     ids: tuple[int, ...]
-    """Token ids of the text in its task's template."""
+    """Token ids of the text in its task's template; of a placed prompt, those behind it."""
     truncated: bool
     """Whether the input was cut to fit the context."""
+    front: tuple[int, ...] = ()
+    """What stands before a placed prompt."""
 
 
 def check_text(text: str, what: str, *, blank: bool = False) -> None:
@@ -66,14 +69,17 @@ def check_room(base: FrozenBase, prompt: int, length: int, max_tokens: int) -> N
         )
 
 
-def fill_template(form: Form, text: str) -> Parts:
-    """A text as the input of a task, in parts: for a template with several columns, a JSON object.
+def fill_template(form: Form, text: str) -> tuple[Parts, Parts]:
+    """A text as the input of a task, in parts: what stands before the prompt where it is placed, and what behind it. For a
+    template with several columns it is a JSON object.
 
     Raises:
         DataError: empty, no Unicode, or a column is missing.
     """
     check_text(text, f"an input for task {form.task!r}")
-    return form.input.fill_parts(form.row_of(text), "the input")
+    before, behind = form.input.around_prompt or (Template(""), form.input)
+    row = form.row_of(text)
+    return before.fill_parts(row, "the input"), behind.fill_parts(row, "the input")
 
 
 def text_of_input(form: Form, given: str | Mapping[str, Any], where: str = "the input") -> str:
@@ -101,15 +107,20 @@ def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) ->
     form = resident.form
 
     def encode(rows: Sequence[Row]) -> Inputs:
-        return form.encode_inputs(base, rows, resident.columns, name=lambda index: f"input {index + 1}")
+        length = resident.columns - resident.front
+        return form.encode_inputs(base, rows, length, name=lambda index: f"input {index + 1}")
 
     for text in texts:
         check_text(text, f"an input for task {form.task!r}")
     rows = [form.row_of(text) for text in texts]
     together = encode(rows)
     if not together.truncated:
-        return [EncodedInput(tuple(ids), False) for ids in together.ids]
-    return [EncodedInput(tuple(alone.ids[0]), alone.truncated > 0) for alone in (encode([row]) for row in rows)]
+        return [_encoded(together, place, False) for place in range(len(rows))]
+    return [_encoded(alone, 0, alone.truncated > 0) for alone in (encode([row]) for row in rows)]
+
+
+def _encoded(inputs: Inputs, place: int, truncated: bool) -> EncodedInput:
+    return EncodedInput(tuple(inputs.ids[place]), truncated, tuple(inputs.fronts[place]))
 
 
 def raw_input(text: str) -> str:

@@ -19,6 +19,7 @@ from softprompt.rows.memory import is_table, rows_in_memory
 from softprompt.serving.answers import choose_label
 from softprompt.serving.inputs import encode_inputs, text_of_input
 from softprompt.serving.resident import Resident, load_resident
+from softprompt.tasks.answers import Said
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ class Prediction:
     """Probability of each label; None for a task that generates."""
     truncated: bool
     """Whether the input had to be cut to fit the context."""
+    labels: tuple[str, ...] | None = None
+    """The labels that hold, where an answer is a set of them."""
+    value: float | None = None
+    """Where an answer is a number, that, within its range; None where none was said."""
+    outside: bool = False
+    """Whether the number that was said lay outside of its range."""
 
 
 class Service:
@@ -117,32 +124,43 @@ class Service:
 
     def _answer(self, architecture: Architecture, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
         base, engine = architecture.base, OfflineEngine(architecture, token_budget=self._token_budget)
-        distinct = {resident.digest: resident for resident in residents}
-        prompts, places = [one.tensor for one in distinct.values()], {digest: place for place, digest in enumerate(distinct)}
-        which = [places[resident.digest] for resident in residents]
         inputs = [encode_inputs(base, resident, [text])[0] for resident, text in zip(residents, texts, strict=True)]
-        outputs = [""] * len(texts)
+        behind = [resident.behind(base, encoded.front) for resident, encoded in zip(residents, inputs, strict=True)]
+        distinct = {members[0].digest: [member.on(base) for member in members] for members in behind}
+        prompts, places = list(distinct.values()), {digest: place for place, digest in enumerate(distinct)}
+        which = [places[members[0].digest] for members in behind]
+        said = [Said("", "")] * len(texts)
         scores: list[dict[str, float] | None] = [None] * len(texts)
         labelled = [i for i, resident in enumerate(residents) if resident.labels is not None]
         if labelled:
             labels = [residents[i].labels or () for i in labelled]
-            members = [[member.on(base) for member in resident.members] for resident in distinct.values()]
             some = [inputs[i].ids for i in labelled]
-            scored = score_members(engine, members, [which[i] for i in labelled], some, labels)
+            scored = score_members(engine, prompts, [which[i] for i in labelled], some, labels)
             for i, row_scores in zip(labelled, result_of(scored), strict=True):
                 choice = choose_label(residents[i].form, row_scores, truncated=inputs[i].truncated)
-                outputs[i], scores[i] = choice.label, choice.scores
+                said[i], scores[i] = choice.said, choice.scores
         others = [i for i, resident in enumerate(residents) if resident.labels is None]
         if others:
             bounds = [residents[i].form.max_new_tokens for i in others]
-            generated = engine.generate(prompts, [which[i] for i in others], [inputs[i].ids for i in others], bounds)
+            single, some = [members[0] for members in prompts], [inputs[i].ids for i in others]
+            generated = engine.generate(single, [which[i] for i in others], some, bounds)
             for i, ids in zip(others, result_of(generated), strict=True):
-                outputs[i] = text_behind(base.spelling, inputs[i].ids, ids).strip()
+                said[i] = residents[i].form.of_text(text_behind(base.spelling, inputs[i].ids, ids).strip())
         if engine.ties.remark is not None:
             self.remarks.append(engine.ties.remark)
         return [
-            Prediction(resident.form.task, resident.version, text, output, score, encoded.truncated)
-            for resident, text, output, score, encoded in zip(residents, texts, outputs, scores, inputs, strict=True)
+            Prediction(
+                resident.form.task,
+                resident.version,
+                text,
+                one.output,
+                score,
+                encoded.truncated,
+                one.labels,
+                one.value,
+                one.outside,
+            )
+            for resident, text, one, score, encoded in zip(residents, texts, said, scores, inputs, strict=True)
         ]
 
 

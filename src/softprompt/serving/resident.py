@@ -5,17 +5,20 @@ Shapes: P virtual tokens, D width.
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pydantic import ValidationError
 
 from softprompt.bases.locate import two_forms
 from softprompt.engines.protocol import Vectors
 from softprompt.errors import FingerprintMismatch
+from softprompt.model.splice import with_front
 from softprompt.prompts.prompt import SoftPrompt, members_of
 from softprompt.tasks.config import ServingConfig
 from softprompt.tasks.form import Form
@@ -43,13 +46,27 @@ class Resident:
     digest: str
     form: Form
     vectors: Vectors
-    """In the base's dtype, on its device. Of an ensemble all members' end to end, which no engine gets."""
+    """In the base's dtype, on its device, behind what stands before them in every input. Of an ensemble all members',
+    each so, end to end, which no engine gets."""
     labels: Labels | None
     """Token ids of the form's labels; None for a task that generates."""
     wishes: ServingConfig = field(default_factory=ServingConfig)
     """How its task file wishes it to be served."""
     lengths: tuple[int, ...] = ()
-    """Of an ensemble, the virtual tokens of each member."""
+    """Of an ensemble, the columns of each member."""
+    front: int = 0
+    """Tokens that stand before the vectors, each member's of an ensemble, in every input."""
+
+    def behind(self, base: FrozenBase, front: Sequence[int]) -> tuple[Vectors, ...]:
+        """The members with what stands before them in an input: for most prompts the same for all. Where columns stand
+        there, each such text makes a prompt of its own, which shares nothing with others."""
+        if not self.form.front_varies or not front:
+            return self.members
+        behind = []
+        for member in self.members:
+            name = hashlib.sha256(repr((member.digest, tuple(front))).encode()).hexdigest()
+            behind.append(Vectors(name, with_front(base, front, member.on(base))))
+        return tuple(behind)
 
     @property
     def ref(self) -> str:
@@ -73,8 +90,13 @@ class Resident:
 
     @property
     def columns(self) -> int:
-        """Virtual tokens that stand before an input at once."""
+        """Columns that stand before an input at once."""
         return max(self.lengths, default=len(self.vectors))
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Its own, all members' of an ensemble together."""
+        return len(self.vectors) - self.front * len(self.members)
 
     @property
     def tensor(self) -> Tensor:
@@ -106,9 +128,12 @@ def load_resident(library: Library, version: Version, base: FrozenBase) -> Resid
     prompt = SoftPrompt.from_bytes(library.read(version), digest=version.digest)
     prompt.check_base(base)
     form = Form.of_card(prompt.card)
-    vectors = Vectors(version.digest, prompt.vectors_PD.to(base.device, base.dtype))
+    front = form.encode_front(base, {}) if not form.front_varies else []
+    members = [with_front(base, front, member_PD.to(base.device, base.dtype)) for member_PD in prompt.members]
+    vectors = Vectors(version.digest, torch.cat(members) if len(members) > 1 else members[0])
     labels = form.encode_labels(base) if form.labels else None
-    return Resident(version.task, version.number, version.digest, form, vectors, labels, wishes, prompt.card.members)
+    lengths = tuple(map(len, members)) if prompt.card.members else ()
+    return Resident(version.task, version.number, version.digest, form, vectors, labels, wishes, lengths, len(front))
 
 
 def wishes_of(library: Library, version: Version) -> ServingConfig:

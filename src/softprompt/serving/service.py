@@ -20,13 +20,14 @@ from softprompt.engines.protocol import (
     Scores,
     Vectors,
 )
-from softprompt.errors import ConfigError, DataError, EngineError
+from softprompt.errors import ConfigError, DataError
 from softprompt.evaluation.ensembles import mean_scores
 from softprompt.names import AUTO
-from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
+from softprompt.serving.answers import Choice, Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import Hidden, base_row, find_model, list_models, system_fingerprint
 from softprompt.serving.inputs import (
+    EncodedInput,
     chat_input,
     chat_text,
     check_room,
@@ -39,12 +40,13 @@ from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.resident import Resident
 from softprompt.serving.residents import Residents
 from softprompt.serving.router import THRESHOLD, Route
-from softprompt.serving.stream import Stream, deliver_to, unexpected
+from softprompt.serving.stream import Stream, deliver_to, settle_in, unexpected
 from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
+    from softprompt.model.label_scores import Labels
 
 _INLINE = 2000
 """Characters that are tokenised on the event loop, in well under a millisecond; more go to a thread."""
@@ -59,10 +61,13 @@ class _Target:
     resident: Resident | None
     """None for the base alone."""
     routed: Route | None
+    members: tuple[Vectors, ...] = (NO_PROMPT,)
+    """Its prompt, or those of an ensemble, with what stands before them in the input at hand."""
 
     @property
     def vectors(self) -> Vectors:
-        return NO_PROMPT if self.resident is None else self.resident.vectors
+        """Of a prompt that is no ensemble."""
+        return self.members[0]
 
 
 class AsyncService:
@@ -158,7 +163,10 @@ class AsyncService:
             else:
                 given = chat_input(messages, conversation=resident.reads_conversations)
                 check_text(given, "the conversation")
-                ids = await self._ids_of(fill_template(resident.form, given))
+                front, text = fill_template(resident.form, given)
+                ids = await self._ids_of(text)
+                if resident.form.front_varies:
+                    target = replace(target, members=resident.behind(self.base, await self._ids_of(front)))
                 if resident.labels is not None:
                     if sampling.logprobs is not None:
                         raise ConfigError(
@@ -182,7 +190,7 @@ class AsyncService:
             resident = target.resident
             if resident is None:
                 raise ConfigError(f"{model!r} is the base, which has no labels; name a task with labels as `model`")
-            if resident.labels is None:
+            if resident.labels is None and not resident.form.is_number:
                 raise ConfigError(
                     f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
                     "/v1/chat/completions, or name a task with labels"
@@ -190,13 +198,17 @@ class AsyncService:
             size = _INLINE // 8 * len(inputs)
             encoded = await self._off_loop(inputs, size, lambda: encode_inputs(self.base, resident, inputs))
             tokens = sum(len(one.ids) for one in encoded)
-            scores = await self._scores(resident, [one.ids for one in encoded])
+            behind = [resident.behind(self.base, one.front) for one in encoded]
+            if resident.labels is None:
+                rows = await self._numbers(resident, [members[0] for members in behind], encoded)
+            else:
+                scores = await self._scores(resident.labels, behind, [one.ids for one in encoded])
+                said = zip(scores, encoded, strict=True)
+                rows = [choose_label(resident.form, own, truncated=one.truncated) for own, one in said]
             watch.accepted(tokens)
-            pairs = zip(scores, encoded, strict=True)
-            rows = [choose_label(resident.form, own, truncated=one.truncated) for own, one in pairs]
             watch.first_token()
             watch.done()
-            return Classified(self._head(target, tokens), tuple(rows))
+            return Classified(self._head(target, tokens), tuple(rows), resident.form.problem_type)
 
     def close(self) -> None:
         """Stop the threads. The engine and the library are the caller's."""
@@ -261,7 +273,7 @@ class AsyncService:
             model = routed.task
         resident = await self.residents.aget(model, tenant)
         watch.found(resident.task)
-        return _Target(resident, routed)
+        return _Target(resident, routed, resident.members)
 
     def _head(self, target: _Target, input_tokens: int) -> Head:
         resident = target.resident
@@ -269,8 +281,8 @@ class AsyncService:
             model=self.base_name if resident is None else resident.ref,
             task=None if resident is None else resident.task,
             version=None if resident is None else resident.version,
-            system_fingerprint=system_fingerprint(self.fingerprint, target.vectors.digest),
-            virtual_tokens=len(target.vectors),
+            system_fingerprint=system_fingerprint(self.fingerprint, "" if resident is None else resident.digest),
+            virtual_tokens=0 if resident is None else resident.virtual_tokens,
             input_tokens=input_tokens,
             routed=target.routed,
         )
@@ -291,25 +303,41 @@ class AsyncService:
     async def _best_label(self, target: _Target, resident: Resident, ids: tuple[int, ...], watch: Watch) -> Stream:
         """The likeliest label as an answer of one piece."""
         assert resident.labels is not None
-        check_room(self.base, resident.columns, len(ids), max(map(len, resident.labels)))
-        (scores,) = await self._scores(resident, [ids])
+        check_room(self.base, max(map(len, target.members)), len(ids), max(map(len, resident.labels)))
+        (scores,) = await self._scores(resident.labels, [target.members], [ids])
         watch.accepted(len(ids))
-        label = choose_label(resident.form, scores, truncated=False).label
+        said = choose_label(resident.form, scores, truncated=False).said
         stream = Stream(self._head(target, len(ids)), watch)
-        assert resident.form.labels is not None
-        tokens = len(resident.labels[resident.form.labels.index(label)])
-        stream.deliver(Piece(label, finish="stop", count=tokens))
+        asked = dict(zip(resident.form.asked, resident.labels, strict=True))
+        tokens = len(asked.get(said.label, max(resident.labels, key=len)))
+        stream.deliver(Piece(said.output, finish="stop", count=tokens))
         return stream
 
-    async def _scores(self, resident: Resident, inputs: Sequence[tuple[int, ...]]) -> list[Sequence[float]]:
-        """Scores of a task's labels behind each input. Members of an ensemble share a batch as far as all may wait."""
-        labels, members = resident.labels or (), resident.members
-        jobs = [ScoreJob(member, ids, labels) for ids in inputs for member in members]
-        at_once = len(jobs) if len(members) == 1 else max(1, self.engine.max_waiting)
+    async def _scores(
+        self, labels: Labels, behind: Sequence[Sequence[Vectors]], inputs: Sequence[tuple[int, ...]]
+    ) -> list[Sequence[float]]:
+        """Scores of a task's labels behind each input, by its prompts. Members of an ensemble share a batch as far
+        as all may wait."""
+        pairs = zip(behind, inputs, strict=True)
+        jobs = [ScoreJob(member, ids, labels) for members, ids in pairs for member in members]
+        count = len(behind[0])
+        at_once = len(jobs) if count == 1 else max(1, self.engine.max_waiting)
         found: list[Sequence[float]] = []
         for start in range(0, len(jobs), at_once):
             found += [_values(result) for result in await self._results(jobs[start : start + at_once])]
-        return [mean_scores(found[start : start + len(members)]) for start in range(0, len(jobs), len(members))]
+        return [mean_scores(found[start : start + count]) for start in range(0, len(jobs), count)]
+
+    async def _numbers(self, resident: Resident, behind: Sequence[Vectors], encoded: Sequence[EncodedInput]) -> list[Choice]:
+        """The number that each input is answered with, generated."""
+        sampling, pairs = Sampling(max_tokens=resident.form.max_new_tokens), zip(behind, encoded, strict=True)
+        results = await self._results([GenerateJob(vectors, one.ids, sampling) for vectors, one in pairs])
+        rows = []
+        for result, one in zip(results, encoded, strict=True):
+            if not isinstance(result, Piece):
+                raise unexpected(result, "a generation")
+            said = resident.form.of_text(result.text.strip())
+            rows.append(Choice(said.label, {}, one.truncated, said))
+        return rows
 
     async def _results(self, jobs: Sequence[Job]) -> list[Result]:
         """One result for each job, handed in together; when this is cancelled, or one fails, the others are given up.
@@ -320,7 +348,7 @@ class AsyncService:
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in jobs]
         tickets = self.engine.submit_all(
-            [(job, deliver_to(loop, _settle(future))) for job, future in zip(jobs, futures, strict=True)]
+            [(job, deliver_to(loop, settle_in(future))) for job, future in zip(jobs, futures, strict=True)]
         )
         try:
             return list(await asyncio.gather(*futures))
@@ -328,18 +356,6 @@ class AsyncService:
             for ticket in tickets:
                 ticket.cancel()
             raise
-
-
-def _settle(future: asyncio.Future[Result]) -> Callable[[Result], None]:
-    def settle(result: Result) -> None:
-        if future.done():
-            return
-        if isinstance(result, EngineError):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
-
-    return settle
 
 
 def _values(result: Result) -> Sequence[float]:

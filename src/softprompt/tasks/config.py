@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.rows.values import short
+from softprompt.tasks.answers import NUMBER, OF_SETS, SET, ProblemType, check_kind
 from softprompt.tasks.foreign import unknown_key
 from softprompt.tasks.labels import check_labels, with_label_texts
 from softprompt.tasks.task_file import read_task_file
@@ -19,10 +20,12 @@ TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_C
 Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT"]
 Reparameterization = Literal["RESIDUAL", "MLP", "LSTM", "LOW_RANK"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
-MetricName = Literal["accuracy", "f1", "exact_match", "token_f1"]
+MetricName = Literal[
+    "accuracy", "f1", "exact_match", "token_f1", "micro_f1", "macro_f1", "subset_accuracy", "mae", "spearmanr"
+]
 ObjectiveName = Literal["label_scoring", "language_modelling"]
 
-OF_LABELS = ("accuracy", "f1", "label_scoring")
+OF_LABELS = ("accuracy", "f1", "label_scoring", *OF_SETS)
 """Metrics and objectives that need labels; the others take any answer."""
 
 
@@ -119,8 +122,18 @@ class TaskConfig(_Strict):
     """Take answers for a label that differ from it by case, by spaces or as numbers are written (1, 1.0) alone."""
     id2label: dict[str, str] | None = None
     """Labels for answers as the rows have them: `{0: negative, 1: positive}`; they are `labels` where none are given."""
+    problem_type: ProblemType | None = None
+    """As a classifier's config says it: by default one label where there are `labels`, else free text."""
+    label_separator: str | None = None
+    """What stands between the labels of a set where a row has them as one text; by default a semicolon."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """From which probability on a label of a set holds; by default the best one on the validation rows."""
+    answer_range: tuple[float, float] | None = None
+    """The lowest and the highest number that may be generated; by default those of the training rows."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """What a row with a label counts in training: so that all labels count alike, or as the mapping says, else 1."""
     metric: MetricName | None = None
-    """By default accuracy with labels, else exact_match."""
+    """By default accuracy with labels, micro_f1 for sets of them, mae for numbers, else exact_match."""
     instruction: str | None = None
     """Text prompt of the zero-shot baseline; by default one that lists the labels."""
     max_new_tokens: int = Field(default=32, ge=1)
@@ -225,6 +238,7 @@ class TaskConfig(_Strict):
                 f"encoder_hidden_size: rank {self.hidden_size} of {self.num_virtual_tokens} vectors is no low rank; "
                 "give one below num_virtual_tokens"
             )
+        check_kind(self)
         init = self.prompt_tuning_init
         if init == "LABELS" and labels is None:
             raise ValueError("prompt_tuning_init: LABELS needs `labels`; list them, or use SAMPLE_VOCAB")
@@ -243,6 +257,9 @@ class TaskConfig(_Strict):
     @property
     def metric_name(self) -> MetricName:
         """The metric, chosen where the file is silent."""
+        of_kind: MetricName = "micro_f1" if self.problem_type == SET else "mae"
+        if self.problem_type in (SET, NUMBER):
+            return self.metric or of_kind
         return self.metric or ("accuracy" if self.labels else "exact_match")
 
     @property
@@ -275,12 +292,16 @@ class TaskConfig(_Strict):
             "per_device_train_batch_size", "warmup_ratio", "warmup_steps", "weight_decay", "lr_scheduler_type", "optim",
             "adam_beta2", "max_grad_norm", "eval_per_epoch", "early_stopping_patience", "seed",
         )  # fmt: skip
-        kept += tuple(key for key in ("fold_labels", "id2label") if getattr(self, key))
+        kept += tuple(key for key in _KEPT if getattr(self, key))
         if self.encoder_reparameterization_type:
             kept += ("encoder_reparameterization_type", "encoder_hidden_size")
         values = {key: getattr(self, key) for key in kept}
         values |= {"prompt_tuning_init": self.initializer, "objective": self.objective_name}
         return {key: value for key, value in values.items() if value is not None}
+
+
+_KEPT = ("fold_labels", "id2label", "problem_type", "label_separator", "threshold", "answer_range", "class_weights")
+"""Keys of a task file that a card's recipe has where they are given."""
 
 
 def keys_of_base(base: BaseOptions) -> dict[str, Any]:

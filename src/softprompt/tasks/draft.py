@@ -16,9 +16,11 @@ from softprompt.errors import ConfigError, DataError, nearest
 from softprompt.names import LONGEST_NAME, check_new_task
 from softprompt.rows.tables import read_table
 from softprompt.rows.values import Row, is_missing, short, text_of
+from softprompt.tasks.answers import NUMBER, SET, has_fraction
 from softprompt.tasks.chat import ChatFrame, words_of
 from softprompt.tasks.config import keys_of_base, parse_config
-from softprompt.tasks.labels import alike, compose, counted, excerpt_of, fold_label, infer_labels
+from softprompt.tasks.labels import alike, excerpt_of, fold_label, infer_labels
+from softprompt.tasks.proposal import is_list, propose
 from softprompt.tasks.task import Task
 from softprompt.tasks.template import nameable
 from softprompt.text import plural
@@ -70,6 +72,7 @@ def draft_task(
     name: str | None = None,
     words: Mapping[str, str] | None = None,
     fold_labels: bool = False,
+    problem_type: str | None = None,
     base: BaseOptions | None = None,
     frame: ChatFrame | None = None,
 ) -> Draft:
@@ -82,6 +85,7 @@ def draft_task(
         name: of the task; by default the file's, with a hyphen for what a name cannot have.
         words: words to say for labels, such as one for a number.
         fold_labels: take labels that differ by case, spaces or the spelling of a number alone for one.
+        problem_type: what kind of answers they are; by default as they look.
         base: what to tune on; by default the built-in one.
         frame: of its chat template, to word the input in; without one it is worded plainly.
 
@@ -95,11 +99,12 @@ def draft_task(
     _check_given(table, text, label)
     answer, why = (label, "as you say") if label is not None else table.find_answer(text)
     taken = dict.fromkeys(text, "as you say") or table.find_texts(answer)
-    table.check_answer(answer)
+    proposal = propose(answer, table[answer].values, table[answer].texts, fold=fold_labels, problem_type=problem_type)
+    labels, told = proposal.labels, proposal.told
+    table.check_answer(answer, is_set=proposal.kind == SET)
     for column in (*taken, answer):
         if not nameable(column):
             raise ConfigError(f"{file}: no template can name {column!r}; let the first row name each column, without braces")
-    labels, told = infer_labels(table[answer].texts, fold=fold_labels)
     config: dict[str, object] = {
         "task": task,
         **keys_of_base(base or BaseOptions()),
@@ -111,18 +116,20 @@ def draft_task(
         config["labels"] = list(dict.fromkeys(said.values()))
         config |= {"id2label": {given: word for given, word in said.items() if given != word}} if words else {}
         config |= {"fold_labels": True} if fold_labels else {}
-        config |= {"metric": "accuracy", "prompt_tuning_init": "LABELS"}
-        told += f": {counted(_counts(table[answer].texts, labels, fold=fold_labels))}"
+        metric = "micro_f1" if proposal.kind == SET else "mae" if proposal.kind == NUMBER else "accuracy"
+        config |= {**proposal.keys, "metric": metric, "prompt_tuning_init": "LABELS"}
     elif words or fold_labels:
         raise DataError(f"{file}: the answers of {answer!r} are {told}; words and folding are for labels")
     else:
-        config |= {"metric": "exact_match", "max_new_tokens": _bound(table[answer].texts)}
+        metric = "mae" if proposal.kind == NUMBER else "exact_match"
+        config |= {**proposal.keys, "metric": metric, "max_new_tokens": _bound(table[answer].texts)}
     drafted = Task(parse_config(config), folder=file.parent)
-    notes = [*(frame.notes if frame is not None else ()), *drafted.remarks]
+    notes = [*(frame.notes if frame is not None else ()), *drafted.remarks, *proposal.notes]
     if alike(dict.fromkeys(labels or (), 0)) or any(label != label.strip() for label in labels or ()):
         notes.append("--fold-labels takes one spelling of each label, without space around it")
-    if labels is not None and not words and not any(isinstance(fold_label(one), str) for one in labels):
-        example = " ".join(f"--word {one}=..." for one in labels[:2])
+    nominal = labels if not words and proposal.kind is None else None
+    if nominal is not None and not any(isinstance(fold_label(one), str) for one in nominal):
+        example = " ".join(f"--word {one}=..." for one in nominal[:2])
         notes.append(f"the labels are numbers, which tell a language model little; words say more: {example}")
     left = {column: reason for column, reason in table.reasons(answer).items() if column not in (*taken, answer)}
     if text:
@@ -178,6 +185,8 @@ class _Column:
         if all(_DATE.fullmatch(text.strip()) for text in texts):
             return _DATES
         numbers = all(not isinstance(fold_label(text), str) for text in texts)
+        if numbers and any(has_fraction(text) for text in texts):
+            return _NUMBERS  # an id has no fraction
         if unique and (numbers or _ID.fullmatch(self.name)):
             return _UNIQUE
         if numbers:
@@ -212,14 +221,17 @@ class _Table:
         columns = [column for name, column in self.columns.items() if name not in text]
         named = [column for column in columns if column.name.strip().lower() in _ANSWERS]
         for column in named:
-            if column.fault and column.fault.startswith("holds"):
+            if column.fault and column.fault.startswith("holds") and not is_list(column.values):
                 raise DataError(
-                    f"{self.file}: the column {column.name!r} {column.fault}; an answer is one text or number: write one in "
-                    "each row, or name another column with --label"
+                    f"{self.file}: the column {column.name!r} {column.fault}; an answer is one text or number, or a list of "
+                    "labels: write one in each row, or name another column with --label"
                 )
         usable = [column for column in columns if not column.fault and column.kind != _UNIQUE]
-        if sure := [column for column in usable if column in named]:
+        lists = [column for column in columns if is_list(column.values)]
+        if sure := [column for column in (*usable, *lists) if column in named]:
             return self._in_words(sure[0], "by its name")
+        if len(lists) == 1:
+            return lists[0].name, "it holds lists, as sets of labels do"
         choices = [c for c in usable if c.kind != _DATES and c.name.lower() not in _TEXTS and infer_labels(c.texts)[0]]
         if choices:
             fewest = min(choices, key=lambda column: (column.kind == _NUMBERS, len(set(column.texts))))
@@ -257,12 +269,13 @@ class _Table:
         most = max(columns, key=lambda column: (column.kind != _UNIQUE, len(set(column.texts)), sum(map(len, column.texts))))
         return {most.name: "the most different values"}
 
-    def check_answer(self, answer: str) -> None:
-        """Refuse an answer that training refuses."""
+    def check_answer(self, answer: str, *, is_set: bool) -> None:
+        """Refuse an answer that training refuses. A set may be empty."""
         column = self.columns[answer]
-        if column.fault and "empty" not in column.fault:
+        if column.fault and "empty" not in column.fault and not is_set:
             raise DataError(f"{self.file}: the column {answer!r} {column.fault}; name another with --label, or mend it")
-        empty = [number for number, value in enumerate(column.values, start=1) if _is_empty(value)]
+        lacks = is_missing if is_set else _is_empty
+        empty = [number for number, value in enumerate(column.values, start=1) if lacks(value)]
         if empty:
             raise DataError(
                 f"{self.file}: the column {answer!r} is empty in {len(empty)} of {len(self.rows)} rows, the first of them "
@@ -302,14 +315,6 @@ def _said(labels: Sequence[str], words: Mapping[str, str]) -> dict[str, str]:
         if given not in labels:
             raise DataError(f"no row has the answer {given!r} that --word has a word for{nearest(given, labels)}")
     return {label: words.get(label, label) for label in labels}
-
-
-def _counts(texts: Sequence[str], labels: Sequence[str], *, fold: bool) -> dict[str, int]:
-    """Rows of each label, the most frequent first."""
-    spelling = fold_label if fold else compose
-    usual: dict[object, str] = {spelling(label): label for label in labels}
-    counts = Counter(usual.get(spelling(text), text) for text in texts)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _bound(answers: Sequence[str]) -> int:

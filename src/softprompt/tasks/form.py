@@ -7,7 +7,6 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.architectures import MaskedLabels
@@ -17,10 +16,11 @@ from softprompt.rows.places import Name, Place
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import row_in
 from softprompt.rows.values import is_missing
+from softprompt.tasks.answering import Answering
 from softprompt.tasks.chat import text_place, with_text
 from softprompt.tasks.config import TaskConfig
-from softprompt.tasks.labels import Spellings, compose
-from softprompt.tasks.template import Template, around, excerpt, field_text
+from softprompt.tasks.labels import compose
+from softprompt.tasks.template import PLACE, Template, excerpt, field_text
 from softprompt.text import MASK, Parts, plural
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Inputs:
     ids: list[list[int]]
     cut: list[int]
     """The places of those that had to be cut to fit the context."""
+    fronts: list[list[int]]
+    """Of each, what stands before the prompt."""
 
     @property
     def truncated(self) -> int:
@@ -44,21 +46,11 @@ class Inputs:
         return len(self.cut)
 
 
-@dataclass(frozen=True)
-class Form:
+@dataclass(frozen=True, kw_only=True)
+class Form(Answering):
     """Templates, labels and bounds of a task."""
 
-    task: str
     input: Template
-    target: Template
-    labels: tuple[str, ...] | None
-    metric: str
-    max_new_tokens: int
-    instruction: str | None = None
-    fold_labels: bool = False
-    """Whether answers that differ from a label by case, spaces or the spelling of a number alone are that label."""
-    id2label: tuple[tuple[str, str], ...] = ()
-    """Labels for answers as rows have them, such as a word for a number."""
     apart: bool = field(default=False, compare=False)
     """Whether answers are encoded as if they stood alone, with a word mark where the tokenizer puts one before every text:
     as prompts of before were trained."""
@@ -73,6 +65,9 @@ class Form:
         form = cls._of(config, config.task or "task", config.metric_name, config.model_dump(include=set(_OF_RECIPE)))
         if form.labels is not None:
             form = replace(form, labels=tuple(map(compose, form.labels)))
+        form.input.around_prompt  # noqa: B018  (which may be wrong)
+        if PLACE in [name for _, name in form.target.parts]:
+            raise ConfigError(f"target: {{{PLACE}}} is the place of the vectors in `input`; name the answer's column")
         if not form.input.fields:
             raise ConfigError(f"input: the template {config.input!r} names no column; write one in braces, such as {{text}}")
         if len(form.target.fields) != 1:
@@ -89,47 +84,29 @@ class Form:
 
     @classmethod
     def _of(cls, source: TaskConfig | Card, task: str, metric: str, recipe: Mapping[str, Any]) -> Form:
-        templates = Template(source.input, source.task_type == "MASKED_LM"), Template(source.target)
         words = tuple(sorted((recipe.get("id2label") or {}).items()))
         fold = bool(recipe.get("fold_labels"))
-        return cls(task, *templates, source.labels, metric, source.max_new_tokens, source.instruction, fold, words)
-
-    @property
-    def target_field(self) -> str:
-        """The column that holds the answer."""
-        return self.target.fields[0]
-
-    def answer(self, row: Row, where: object) -> str:
-        """The answer in a row: a listed label, or free text.
-
-        Raises:
-            DataError: no answer there, or a label that is not listed.
-        """
-        text = field_text(row, self.target_field, where)
-        if self.labels is None:
-            if not text.strip():
-                raise DataError(f"{where}: the field {self.target_field!r} is empty; give an answer: {excerpt(row)}")
-            return text
-        label = self.spellings.label_of(text)
-        if label is None:
-            listed = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
-            like = self.spellings.like(text)
-            mend = "" if like is None else f"`fold_labels: true` takes it for {like!r}, or "
-            raise DataError(
-                f"{where}: the label {text[:60]!r} is not among `labels` ({listed}); {mend}list it or mend the row: "
-                f"{excerpt(row)}"
-            )
-        return label
-
-    @cached_property
-    def spellings(self) -> Spellings:
-        """Which label an answer is."""
-        return Spellings(self.labels or (), self.id2label, self.fold_labels)
+        made = cls(
+            task=task,
+            target=Template(source.target),
+            labels=source.labels,
+            metric=metric,
+            max_new_tokens=source.max_new_tokens,
+            instruction=source.instruction,
+            fold_labels=fold,
+            id2label=words,
+            input=Template(source.input, source.task_type == "MASKED_LM"),
+        )
+        kept = {key: recipe[key] for key in _OF_KIND if recipe.get(key) is not None}
+        if "answer_range" in kept:
+            kept["answer_range"] = tuple(kept["answer_range"])
+        return replace(made, **kept)
 
     @property
     def reads(self) -> tuple[object, ...]:
         """What it reads of rows: forms that agree in it split them alike."""
-        return (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label)
+        kind = (self.problem_type, self.label_separator) if self.problem_type else ()
+        return (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label, *kind)
 
     def columns(self, row: Row, where: object) -> dict[str, str]:
         """The texts of a row that the templates read, by column.
@@ -137,7 +114,8 @@ class Form:
         Raises:
             DataError: one is not there, or is no text or number.
         """
-        return {name: field_text(row, name, where) for name in (*self.input.fields, self.target_field)}
+        read = {name: field_text(row, name, where) for name in self.input.fields if name != self.target_field}
+        return read | {self.target_field: self._answer_text(row, where)}
 
     def is_blank(self, row: Row) -> bool:
         """Whether nothing stands in any column of a row's input."""
@@ -173,12 +151,6 @@ class Form:
             )
         return rows
 
-    def unwrap(self, text: str) -> str:
-        """What the model says without the words that the target puts around an answer, in whatever case and spacing they
-        come; all of it where they do not come."""
-        before, behind = around(self.target)
-        return behind.sub("", before.sub("", text.strip(), count=1), count=1).strip()
-
     def row_of(self, text: str) -> Row:
         """A request's text as a row: the text itself for a template with one column, else a JSON object with them all.
 
@@ -198,8 +170,10 @@ class Form:
         """The text prompt that a soft prompt is compared with."""
         if self.instruction is not None:
             return self.instruction
+        if self.is_set:
+            return f"Say yes or no for each of these, whether it holds for the text: {', '.join(self.labels or ())}."
         if self.labels is None:
-            return "Complete the answer."
+            return "Answer with a number." if self.is_number else "Complete the answer."
         return f"Classify the text as one of: {', '.join(self.labels)}."
 
     def encode_labels(self, base: FrozenBase) -> tuple[tuple[int, ...], ...]:
@@ -212,10 +186,10 @@ class Form:
             DataError: two labels have the same tokens, one has none, or one begins another on a base without an end token.
         """
         assert self.labels is not None
-        labels = self.labels
+        labels = self.asked
         ids = self.encode_answers(base, labels, lambda number: f"task {self.task!r}: the label {labels[number]!r}")
         seen: dict[tuple[int, ...], str] = {}
-        for label, tokens in zip(self.labels, ids, strict=True):
+        for label, tokens in zip(labels, ids, strict=True):
             if not tokens:
                 raise DataError(
                     f"task {self.task!r}: the label {label!r} has no tokens in the vocabulary of {base.name}; rename it"
@@ -240,6 +214,19 @@ class Form:
             )
         return tuple((*tokens, base.end_id) for tokens in seen)
 
+    def label_words(self, base: FrozenBase) -> list[list[int]]:
+        """Token ids of the labels themselves, whatever is scored for them."""
+        return self.encode_answers(base, self.labels or ()) if self.is_set else list(map(list, self.encode_labels(base)))
+
+    def kind(self) -> dict[str, Any]:
+        """What a task file says of its kind of answers, where it is not one label or free text."""
+        return {"problem_type": self.problem_type} if self.problem_type is not None else {}
+
+    def found(self) -> dict[str, Any]:
+        """What a training found for it, as a card's recipe keeps it."""
+        found = {"threshold": self.threshold} if self.is_set else {}
+        return found | ({"answer_range": list(self.answer_range)} if self.answer_range is not None else {})
+
     def rules(self, base: FrozenBase) -> dict[str, Any]:
         """What a card says of how text becomes tokens, where there is something to say."""
         rules = text_rules(base)
@@ -253,12 +240,30 @@ class Form:
             return self.max_new_tokens
         return max(len(ids) for ids in self.encode_labels(base))
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether the template says where the vectors stand; else they are before everything."""
+        return self.input.around_prompt is not None
+
+    @property
+    def front_varies(self) -> bool:
+        """Whether columns of the rows stand before the vectors, so that nothing of them can be shared."""
+        return self.input.around_prompt is not None and bool(self.input.around_prompt[0].fields)
+
+    def encode_front(self, base: FrozenBase, row: Row) -> list[int]:
+        """Token ids of what stands before the vectors, for a row; none where they are before everything."""
+        if self.input.around_prompt is None:
+            return []
+        (ids,) = base.encode([self.input.around_prompt[0].fill_parts(row)])
+        return ids
+
     def encode_inputs(
         self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, prepend: str = "", name: Name | None = None
     ) -> Inputs:
         """Token ids of the inputs of rows, each within the context beside the prompt and the longest answer.
 
-        An input that is too long loses the end of its longest column, so that the template stays whole; it is counted.
+        Without a prompt, and with a text prompt, it is all one text; else what stands before the prompt is apart from it. An
+        input that is too long loses the end of its longest column, so that the template stays whole; it is counted.
 
         Args:
             prepend: a text prompt, in front of what the user says: :func:`text_place` says where that is.
@@ -273,9 +278,12 @@ class Form:
         except ContextError as error:
             raise ContextError(f"task {self.task!r}: {error}") from None
         name = name or _numbered
-        word = self._wording(base, prepend)
-        ids = base.encode([word(row, Place(name, index)) for index, row in enumerate(rows)], name=name)
-        cut = []
+        words = self._wording(base, prepend) if prepend or not num_virtual_tokens else self._around()
+        fronts, ids = [
+            base.encode([word(row, Place(name, index)) for index, row in enumerate(rows)], name=name) if word else []
+            for word in words
+        ]
+        fronts, cut = fronts or [[]] * len(rows), []
         for index, tokens in enumerate(ids):
             if base.task_type == "MASKED_LM" and tokens.count(base.tokenizer.mask_token_id) > 1:
                 raise ConfigError(
@@ -284,24 +292,33 @@ class Form:
                 )
             if not tokens:
                 raise DataError(f"{name(index)}: the input is empty; give some text: {excerpt(rows[index])}")
-            if limit is not None and len(tokens) > limit:
-                ids[index] = self._shorten(base, rows[index], limit, word)
+            if limit is not None and len(fronts[index]) + len(tokens) > limit:
+                fronts[index], ids[index] = self._shorten(base, rows[index], limit, words)
                 cut.append(index)
-        return Inputs(ids, cut)
+        return Inputs(ids, cut, fronts)
 
-    def _wording(self, base: FrozenBase, prepend: str) -> Callable[[Row, object], Parts]:
-        """What words a row, a text prompt in its place."""
+    def _wording(self, base: FrozenBase, prepend: str) -> _Words:
+        """What words a row as one text, a text prompt in its place."""
+        whole = self.input if self.input.around_prompt is None else self.input.without_prompt
         if not prepend:
-            return self.input.fill_parts
-        at = text_place(self.input, base)
-        return lambda row, where: with_text(self.input.fill_parts(row, where), prepend, at)
+            return None, whole.fill_parts
+        at = text_place(whole, base)
+        return None, lambda row, where: with_text(whole.fill_parts(row, where), prepend, at)
 
-    def _shorten(self, base: FrozenBase, row: Row, limit: int, word: Callable[[Row, object], Parts]) -> list[int]:
+    def _around(self) -> _Words:
+        """What words what stands before the vectors of a row, and what behind them."""
+        if self.input.around_prompt is None:
+            return None, self.input.fill_parts
+        before, behind = self.input.around_prompt
+        return before.fill_parts, behind.fill_parts
+
+    def _shorten(self, base: FrozenBase, row: Row, limit: int, words: _Words) -> tuple[list[int], list[int]]:
         row = {name: field_text(row, name, "the row") for name in self.input.fields}
         while True:
-            (ids,) = base.encode([word(row, "the row")])
-            if len(ids) <= limit:
-                return ids
+            front, behind = [base.encode([word(row, "the row")])[0] if word else [] for word in words]
+            ids = [*front, *behind]
+            if len(ids) <= limit and behind:
+                return front, behind
             longest = max(row, key=lambda name: len(row[name]))
             if not row[longest]:
                 raise ContextError(
@@ -314,6 +331,10 @@ class Form:
             if not row[longest].startswith(cut) and row[longest].startswith(f" {cut}"):  # a decoder left a word mark out
                 cut = f" {cut}"
             row[longest] = cut if len(cut) < len(row[longest]) else row[longest][:-1]
+
+
+_Words = tuple[Callable[[Row, object], Parts] | None, Callable[[Row, object], Parts]]
+"""What words what stands before the vectors, where something does, and what behind them."""
 
 
 def _is_empty(value: object) -> bool:
@@ -344,5 +365,6 @@ def form_fields(form: Form) -> dict[str, Any]:
     return kept | {"input": form.input.text, "target": form.target.text}
 
 
-_OF_RECIPE = ("fold_labels", "id2label", "apart")
+_OF_KIND = ("problem_type", "label_separator", "threshold", "answer_range")
+_OF_RECIPE = ("fold_labels", "id2label", "apart", *_OF_KIND)
 """What a form takes from a card's recipe: prompts of before had none of it."""

@@ -127,10 +127,12 @@ def with_label_texts(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of a task file in which labels, and what stands for them, are texts, as values of rows become texts too. Where
     `id2label` alone says what the labels are, they are in `labels` too.
     """
-    labels, words = raw.get("labels"), raw.get("id2label")
+    labels, words, weights = raw.get("labels"), raw.get("id2label"), raw.get("class_weights")
     changed: dict[str, Any] = {}
     if isinstance(labels, list | tuple):
         changed["labels"] = [_plain(label) for label in labels]
+    if isinstance(weights, dict):
+        changed["class_weights"] = {_plain(label): weight for label, weight in weights.items()}
     if isinstance(words, dict):
         changed["id2label"] = {_plain(given): _plain(label) for given, label in words.items()}
         if labels is None:

@@ -272,8 +272,10 @@ def _on_shared(form: Form, splits: Mapping[str, Source]) -> Iterator[str]:
 
 
 def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) -> Iterator[str]:
-    written = Counter(text for split in splits.values() for text in split.written)
+    written = Counter(text for split in splits.values() for each in split.written for text in form.each(each))
     composed = {text: count for text, count in written.items() if compose(text) != text}
+    if form.is_set and (none := sum(not answer for split in splits.values() for answer in split.answers)):
+        yield f"{_rows(none)} of {sum(len(split.rows) for split in splits.values())} have no label, read as none of them"
     if composed:
         yield (
             f"{_rows(sum(composed.values()))} have labels in decomposed Unicode, which look like others and are not: "
@@ -284,7 +286,7 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
         if folded:
             shown = counted(dict(sorted(folded.items())))
             yield f"fold_labels: {_rows(sum(folded.values()))} have a label in another spelling: {shown}"
-    if groups := alike({label: count for label, count in _counts(splits.values()).items() if label in labels}):
+    if groups := alike({label: count for label, count in _counts(form, splits.values()).items() if label in labels}):
         yield (
             f"labels differ by case, spaces or the spelling of a number alone, and are rivals: "
             f"{'; '.join(map(counted, groups))}; `fold_labels: true`, with one of each in `labels`, makes them one"
@@ -300,7 +302,7 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
             f"the column {form.target_field!r} is named like one of its labels: a file without a row of names on top loses "
             "its first row to them, and needs one"
         )
-    by_split = {name: _counts([split]) for name, split in splits.items()}
+    by_split = {name: _counts(form, [split]) for name, split in splits.items()}
     missing = {name: [label for label in labels if label not in counts] for name, counts in by_split.items()}
     nowhere = [label for label in labels if all(label in lacking for lacking in missing.values())]
     if nowhere:
@@ -329,8 +331,8 @@ def told_gaps(count: int, total: int, first: str) -> str:
     return f"{rows} nothing in a column of the input ({first}), read as empty text"
 
 
-def _counts(sources: Iterable[Source]) -> Counter[str]:
-    return Counter(answer for source in sources for answer in source.answers)
+def _counts(form: Form, sources: Iterable[Source]) -> Counter[str]:
+    return Counter(label for source in sources for answer in source.answers for label in form.each(answer))
 
 
 def _label(labels: Sequence[str]) -> str:

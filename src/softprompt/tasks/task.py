@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,7 @@ class Examples:
     targets: list[list[int]]
     """The answer's tokens; for a generated answer the end token is among them."""
     choices: list[int]
-    """Index of the right label; empty for a task that generates."""
+    """Index of the right label; empty for a task that generates, and for sets of labels."""
     answers: list[str]
     """The answers as text."""
     truncated: int
@@ -48,9 +47,21 @@ class Examples:
     """Where the first row stands whose input was cut."""
     first_answer_cut: str = ""
     """Where the first row stands whose answer was cut."""
+    fronts: list[list[int]] = field(default_factory=list)
+    """Of each row the tokens before the prompt; empty where it stands before everything."""
+    sets: list[tuple[int, ...]] = field(default_factory=list)
+    """Indices of the labels that hold, of sets of labels; else empty."""
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def front(self, row: int) -> list[int]:
+        """The tokens before the prompt of a row."""
+        return self.fronts[row] if self.fronts else []
+
+    def right(self, row: int) -> tuple[int, ...]:
+        """Indices of the labels that hold of a row, or of the one that does."""
+        return self.sets[row] if self.sets else (self.choices[row],)
 
     def part(self, start: int, end: int) -> Examples:
         """The rows from `start` to `end`, in lists of their own."""
@@ -64,6 +75,8 @@ class Examples:
             targets=[self.targets[place] for place in places],
             choices=[self.choices[place] for place in places if self.choices],
             answers=[self.answers[place] for place in places],
+            fronts=[self.fronts[place] for place in places if self.fronts],
+            sets=[self.sets[place] for place in places if self.sets],
         )
 
 
@@ -183,7 +196,7 @@ class Task:
             told = " and ".join(f"{share:g} for {split}" for split, share in cuts.items())
             raise ConfigError(f"task {self.name!r}: shares of {told} leave no rows to train on; make them smaller")
         read = self._read(data.train)
-        by_label, few, folds = self.form.labels is not None, data.validation is None and read.different <= FEW, []
+        by_label, few, folds = self.form.chooses, data.validation is None and read.different <= FEW, []
         if few:
             apart = {split: share for split, share in cuts.items() if split != "validation"}
             train, *parts = cut(read, _spans(apart.values()), by_label=by_label)
@@ -265,7 +278,7 @@ class Task:
         """Places of so many rows, drawn by what they hold, of each label its share; of all where they are no more."""
         if count is None or len(rows) <= count:
             return range(len(rows))
-        labelled = self.form.labels is not None
+        labelled = self.form.chooses
         return draw(rows, [self.form.answer(row, "a row") for row in rows] if labelled else None, count)
 
     @property
@@ -294,8 +307,8 @@ class Task:
         return digest_rows(self.train)
 
     def majority(self) -> str:
-        """The most frequent answer of the training rows, the first among equals."""
-        return Counter(self.form.answer(row, "a training row") for row in self.train).most_common(1)[0][0]
+        """The most frequent answer of the training rows, the first among equals; of numbers the median."""
+        return self.form.usual([self.form.answer(row, "a training row") for row in self.train])
 
     def encode(
         self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, split: str, prepend: str = ""
@@ -327,11 +340,17 @@ class Task:
         answers = [self.form.answer(row, Place(name, index)) for index, row in enumerate(rows)]
         inputs = self.form.encode_inputs(base, rows, num_virtual_tokens, prepend=prepend, name=name)
         first_cut = where(inputs.cut[0]) if inputs.cut else ""
+        fronts = inputs.fronts if any(inputs.fronts) else []
+        if self.form.is_set:
+            labels = self.form.labels or ()
+            sets = [tuple(map(labels.index, self.form.each(answer))) for answer in answers]
+            none: list[list[int]] = [[] for _ in answers]
+            return Examples(inputs.ids, none, [], answers, inputs.truncated, first_cut=first_cut, sets=sets, fronts=fronts)
         if self.form.labels is not None:
             label_ids = self.form.encode_labels(base)
             choices = [self.form.labels.index(answer) for answer in answers]
             targets = [list(label_ids[choice]) for choice in choices]
-            return Examples(inputs.ids, targets, choices, answers, inputs.truncated, first_cut=first_cut)
+            return Examples(inputs.ids, targets, choices, answers, inputs.truncated, first_cut=first_cut, fronts=fronts)
         end = [base.end_id] if base.end_id is not None else []
         targets = self.form.encode_answers(base, answers, lambda index: f"{name(index)}: the answer")
         ended = base.end_ids  # by a control token that the target spells out
@@ -339,7 +358,8 @@ class Task:
         long = [index for index, ids in enumerate(whole) if len(ids) > bound]
         longest, first_long = max((len(whole[index]) for index in long), default=0), where(long[0]) if long else ""
         targets = [ids[:bound] for ids in whole]
-        return Examples(inputs.ids, targets, [], answers, inputs.truncated, longest, len(long), first_cut, first_long)
+        cut = (longest, len(long), first_cut, first_long)
+        return Examples(inputs.ids, targets, [], answers, inputs.truncated, *cut, fronts)
 
 
 def _spans(shares: Iterable[float]) -> list[tuple[float, float]]:

@@ -51,6 +51,9 @@ def _mapping(loader: TaskLoader, node: yaml.MappingNode) -> dict[Any, Any]:
             raise ConfigError(f"line {key_node.start_mark.line + 1}: the key {short(key)} is given twice; leave one out")
         if key in ("labels", "id2label"):
             _keep_words(value_node)
+        if key == "class_weights" and isinstance(value_node, yaml.MappingNode):
+            for label_node, _ in value_node.value:
+                _keep_words(label_node)
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 

@@ -13,12 +13,15 @@ from softprompt.rows.sources import Row
 from softprompt.rows.values import listing, short, text_of
 from softprompt.text import MASK, Parts
 
+PLACE = "soft_prompt"
+"""In braces, where the vectors stand in an input; no column."""
+
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 def nameable(column: str) -> bool:
-    """Whether a template can name a column: any but a blank one or one with braces."""
-    return bool(column.strip()) and not set("{}") & set(column)
+    """Whether a template can name a column: any but a blank one, one with braces, or one called as the vectors are."""
+    return bool(column.strip()) and not set("{}") & set(column) and column != PLACE
 
 
 def literal(text: str) -> str:
@@ -55,7 +58,7 @@ class Template:
                     f"{wrong}: the brace {found[0]} at character {found.start() + 1} stands "
                     f"alone; write {2 * found[0]} for a brace"
                 )
-            elif not nameable(found[1]):
+            elif found[1] != PLACE and not nameable(found[1]):
                 raise ConfigError(f"{wrong} at {found[0]}; name a column in the braces")
             else:
                 parts.append((literal, found[1]))
@@ -65,7 +68,35 @@ class Template:
     @property
     def fields(self) -> list[str]:
         """Names of columns it needs, each once, in order."""
-        return list(dict.fromkeys(name for _, name in self.parts if name is not None))
+        return list(dict.fromkeys(name for _, name in self.parts if name is not None and name != PLACE))
+
+    @cached_property
+    def around_prompt(self) -> tuple[Template, Template] | None:
+        """What stands before the vectors and what behind them; None where it does not say where they stand.
+
+        Raises:
+            ConfigError: it says so twice, or puts nothing behind them.
+        """
+        found = [one for one in _BRACES.finditer(self.text) if one[1] == PLACE]
+        if not found:
+            return None
+        if len(found) > 1:
+            raise ConfigError(
+                f"the template {short(self.text, 200)} has {{{PLACE}}} {len(found)} times; a prompt stands at one place"
+            )
+        before, behind = self.text[: found[0].start()], self.text[found[0].end() :]
+        if not behind:
+            raise ConfigError(
+                f"the template {short(self.text, 200)} ends with {{{PLACE}}}; put text behind it, such as a line break: an "
+                "answer follows a token"
+            )
+        return Template(before), Template(behind)
+
+    @property
+    def without_prompt(self) -> Template:
+        """The same without a place for vectors."""
+        before, behind = self.around_prompt or (Template(""), self)
+        return Template(before.text + behind.text)
 
     def fill(self, row: Row, where: object = "the row") -> str:
         """The text for a row.
@@ -81,7 +112,7 @@ class Template:
         Raises:
             DataError: the row lacks a field or it is no text or number.
         """
-        return [(literal, "" if name is None else field_text(row, name, where)) for literal, name in self.parts]
+        return [(text, "" if name in (None, PLACE) else field_text(row, name or "", where)) for text, name in self.parts]
 
 
 def field_text(row: Row, name: str, where: object) -> str:

@@ -43,6 +43,8 @@ class Example:
     """What it is trained for, as the objective has it."""
     weight: float
     """Of its loss: one over the sizes of all targets of its prompt in this batch."""
+    front: Ids = ()
+    """What stands before the prompt."""
 
     @property
     def tails(self) -> Tails:

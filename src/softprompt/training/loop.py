@@ -11,20 +11,22 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed
+import torch.nn.functional as F
 from torch import Tensor
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, TrainingError
-from softprompt.evaluation.trials import Trial, answer, report_of, result_of
+from softprompt.evaluation.trials import Trial, answer, report_tuned, result_of
 from softprompt.model.architecture import Architecture, within_one_owner
 from softprompt.model.fused import Fused, pays
 from softprompt.model.memory import TokenBudget
-from softprompt.model.splice import Stack, stack_padded
+from softprompt.model.splice import Stack, stack_padded, stack_prompts, with_front
 from softprompt.progress import Silent
 from softprompt.training.bank import Bank
 from softprompt.training.forward import TOKEN_BUDGET, Example, losses_and_gradient
@@ -144,11 +146,16 @@ class Stepper:
         """A step of some runs in one batch."""
         examples = [example for row, place in enumerate(active) for example in runs[place].batch(row)]
         lengths = [bank.lengths[place] for place in active]
-        stack = stack_padded(bank.vectors_KPD[active, -max(lengths) :], lengths)  # no wider for those that have ended
+        vectors_KPD = bank.vectors_KPD[active, -max(lengths) :]  # no wider for those that have ended
         recompute = any(runs[place].config.gradient_checkpointing for place in active)
         compiles = any(self._compiles(runs[place]) for place in active) and self._fused.works
         with self._fused.within() if compiles else nullcontext():
-            made = self._within_memory(stack, self._group.share(examples), recompute)
+            if any(example.front for example in examples):
+                varies = [runs[place].task.form.front_varies for place in active]
+                made = self._placed(vectors_KPD, lengths, examples, varies, recompute)
+            else:
+                stack = stack_padded(vectors_KPD, lengths)
+                made = self._within_memory(stack, self._group.share(examples), recompute)
         losses_K, gradient_KPD = self._group.add(*made)
 
         finite = (gradient_KPD.flatten(1).isfinite().all(1) & losses_K.isfinite()).tolist()
@@ -160,6 +167,33 @@ class Stepper:
         losses = losses_K.tolist()
         for row in good:
             runs[active[row]].took_step(losses[row], compiled=compiles)
+
+    def _placed(
+        self,
+        vectors_KPD: Tensor,
+        lengths: Sequence[int],
+        examples: Sequence[Example],
+        varies: Sequence[bool],
+        recompute: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Losses and gradients where text stands before prompts: what stands before all rows of one is run with it, once;
+        rows of `varies`, with text of their own, are run one by one behind prompts of their own, and share nothing."""
+        losses_K, gradient_KPD = vectors_KPD.new_zeros(len(lengths)), torch.zeros_like(vectors_KPD)
+        for apart in (False, True):
+            some = [example for example in examples if varies[example.which] is apart]
+            places = list(dict.fromkeys((example.which, tuple(example.front)) for example in some))
+            if not places:
+                continue
+            numbers = {place: number for number, place in enumerate(places)}
+            prompts = [with_front(self._base, front, vectors_KPD[k, -lengths[k] :]) for k, front in places]
+            some = [replace(one, which=numbers[one.which, tuple(one.front)]) for one in some]
+            shared = False if apart else None
+            losses_N, gradient_NPD = self._within_memory(stack_prompts(prompts), self._group.share(some), recompute, shared)
+            owner_N = torch.tensor([k for k, _ in places], device=losses_N.device)
+            losses_K.index_add_(0, owner_N, losses_N)
+            own_NPD = F.pad(gradient_NPD, (0, 0, max(0, max(lengths) - gradient_NPD.shape[1]), 0))[:, -max(lengths) :]
+            gradient_KPD.index_add_(0, owner_N, own_NPD)
+        return losses_K, gradient_KPD * stack_padded(vectors_KPD, lengths).mask_KP[:, :, None]
 
     def _compiles(self, run: Run) -> bool:
         asked = run.config.torch_compile
@@ -185,7 +219,7 @@ class Stepper:
             if run.folds:
                 held = [row for judge in own for row in runs[judge].held]
                 given = [given[at] for at in sorted(range(len(held)), key=held.__getitem__)]
-            report = report_of(trial, given)
+            report = report_tuned(trial, given, fixed=run.config.threshold is not None)
             finite = all(trials[one].vectors_PD.isfinite().all() for one in (place, *own))
             if not finite or math.isnan(report.loss):  # beyond the numbers that the base's dtype can hold
                 run.fail(f"it gives no numbers after step {run.step} with learning rate {run.rate_before:.3g}")
@@ -195,10 +229,14 @@ class Stepper:
     def _prompt(self, bank: Bank, place: int) -> Tensor:
         return bank.alone(place).prompt(0) if self._base.batch_invariant else bank.prompt(place)
 
-    def _within_memory(self, stack: Stack, examples: Sequence[Example], recompute: bool) -> tuple[Tensor, Tensor]:
+    def _within_memory(
+        self, stack: Stack, examples: Sequence[Example], recompute: bool, shared: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
         def run() -> tuple[Tensor, Tensor]:
             budget = self._budget.tokens
-            return losses_and_gradient(self._architecture, stack, examples, token_budget=budget, recompute=recompute)
+            return losses_and_gradient(
+                self._architecture, stack, examples, token_budget=budget, shared=shared, recompute=recompute
+            )
 
         while (made := self._budget.attempt(run)) is None:
             longest = max(example.length for example in examples)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.evaluation.baselines import remarks_on_scores, suffice
 from softprompt.evaluation.trials import Report
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
+from softprompt.tasks.answers import OF_NUMBERS, OF_SETS
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Bank
 from softprompt.training.run import Run
@@ -73,6 +74,15 @@ class Tuned:
                 f"{self.report.unfinished} of {self.report.rows} answers ran into max_new_tokens ({card.max_new_tokens}) "
                 "before their end; raise it, or train longer"
             )
+        if self.report.unparsable:
+            found.append(
+                f"{self.report.unparsable} of {self.report.rows} answers are no numbers, and count as that end of the range "
+                "which is farther from the right one"
+            )
+        if self.report.outside:
+            found.append(
+                f"{self.report.outside} of {self.report.rows} answers lie outside of the range, and count as its nearer end"
+            )
         if self.live is not None and (self.live.worse or self.live.same_rows is False):
             words = f"{self.live.comparison} (version {self.live.version}, which was live)"
             if self.production is None:
@@ -117,6 +127,13 @@ class Tuned:
             "truncated": self.truncated,
             "answers_cut": self.answers_cut,
             "unfinished": self.report.unfinished,
+            **(
+                {"unparsable": self.report.unparsable, "out_of_range": self.report.outside}
+                if card.metric in OF_NUMBERS
+                else {}
+            ),
+            **self.report.others,
+            **({"threshold": card.recipe["threshold"]} if card.metric in OF_SETS else {}),
             "train_rows": train,
             "validation_rows": validation,
             "test_rows": test,

@@ -94,7 +94,7 @@ def _measure_step(architecture: Architecture, planned: Sequence[Run], progress: 
     runs = [one for run in planned for one in (run, *run.folds)]
     bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], architecture.base.device)
     stepper = Stepper(architecture, warn=progress.warn)
-    tokens = sum(len(run.start_PD) + sum(row.length for row in run.batch(0)) for run in runs)
+    tokens = sum(run.tokens_of(run.batch(0)) for run in runs)
     stepper.take(bank, runs)  # the first one takes longer than those behind it
     for run in runs:
         run.step, run.failure = 0, None  # the same rows again, also where there is no second step

@@ -13,11 +13,15 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
 from softprompt.prompts import initialize
+from softprompt.prompts.card import is_best
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.answers import number_text
 from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.form import Form
 from softprompt.tasks.labels import excerpt_of
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
+from softprompt.training.label_sets import told_weights
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
@@ -54,6 +58,7 @@ class Preparer:
             raise ConfigError(f"task {task.name!r}: data.subsets is of `softprompt train` alone; leave it out here")
         if library is not None:
             library.registry.check_names([task.name], base.name)
+        task.form = task.form.within([task.form.answer(row, "a training row") for row in task.train])
         key = (id(task.train), task.form, length, task.config.max_eval_samples)
         if key not in self._encoded:
             self._kept.append(task.train)
@@ -109,12 +114,29 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         False,
     )
     yield f"{task.name}: {told_recipe(run)}", False
+    if run.class_weights:
+        yield f"{task.name}: class weights: {told_weights(task.form.labels or (), run.class_weights)}", False
+    if task.form.answer_range is not None:
+        low, high = map(number_text, task.form.answer_range)
+        yield (
+            f"{task.name}: answers lie between {low} and {high}; a generated number outside counts as the nearer of them",
+            False,
+        )
     begins = base.spelling.begins_with if base.task_type == "CAUSAL_LM" else None
     if begins is not None and not task.form.input.text.startswith(begins):
         yield (
             f"{task.name}: the tokenizer of {base.name} would begin texts with {begins}, and nothing is put before inputs; "
             f"begin `input` with {begins} to have it",
             False,
+        )
+    if task.form.front_varies:
+        rows, length = run.batch(0), run.config.num_virtual_tokens
+        apart = run.tokens_of(rows)
+        together = length + sum(len(row.front) + row.length for row in rows)
+        yield (
+            f"{task.name}: columns stand before {{soft_prompt}}, so rows share nothing of the prompt: it is run again for "
+            f"each of them, {apart} tokens a step, and {together} if it stood before the columns; so it is in serving",
+            True,
         )
     if task.form.target_field in task.form.input.fields:
         yield f"{task.name}: the input holds {task.form.target_field!r}, which is the answer; take it out of `input`", True
@@ -150,7 +172,7 @@ def _unreachable(base: FrozenBase, run: Run) -> str | None:
     wrong = [
         (place, answer, text)
         for place, (answer, text) in enumerate(zip(rows.answers, written, strict=True))
-        if measure(form.metric, [form.unwrap(text)], [answer]) < 1
+        if not _equal(form, text, answer)
     ]
     if not wrong:
         return None
@@ -159,6 +181,12 @@ def _unreachable(base: FrozenBase, run: Run) -> str | None:
         f"{base.name} cannot write {len(wrong)} of {len(rows)} validation answers, which no prediction can equal: "
         f"{excerpt_of(answer)} ({run.task.validation.where(place)}) would come as {excerpt_of(text)}; word them otherwise"
     )
+
+
+def _equal(form: Form, text: str, answer: str) -> bool:
+    """Whether a generated text is as good as the right answer."""
+    metric = "mae" if form.is_number else form.metric
+    return is_best(metric, measure(metric, *form.judged([text], [answer])))
 
 
 def _until_end(base: FrozenBase, ids: Sequence[int]) -> list[int]:
@@ -176,7 +204,7 @@ def _start(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tenso
         case "TEXT":
             return initialize.from_text(base, length, config.prompt_tuning_init_text or "")
         case "LABELS":
-            return initialize.from_labels(base, length, task.form.encode_labels(base), config.seed)
+            return initialize.from_labels(base, length, task.form.label_words(base), config.seed)
         case "PROMPT":
             return initialize.from_prompts([parent.vectors_PD for parent in parents], length)
 

@@ -45,6 +45,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     vectors_PD = run.best_PD.cpu()
     moved = round(float((vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12)), 4)
     metrics = {"value": report.value, "stderr": report.stderr, "rows": report.rows, "moved": moved}
+    metrics |= report.others
     metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr}
     metrics |= beside_baselines(member.task, member.test, report, member.baselines)
     card = Card(
@@ -60,6 +61,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         | ({"validation_rows": len(run.validation)} if len(run.validation) < run.task.held_out else {})
         | {"test_digest": digest_rows(run.task.test)}
         | base.provenance()
+        | run.form.found()
         | run.task.form.rules(base)
         | member.recipe,
         data_digest=run.task.data_digest,

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from softprompt.evaluation.metrics import TOP
 from softprompt.evaluation.trials import Report
 from softprompt.model.label_scores import Labels
+from softprompt.prompts.card import goodness, is_best
 from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.form import Form
 from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Rule
 from softprompt.training.forward import Example
+from softprompt.training.label_sets import OF_SETS, class_weights
 from softprompt.training.objectives import OBJECTIVES, Objective
 from softprompt.training.reparameterize import Network
 
@@ -75,12 +77,37 @@ class Run:
     @cached_property
     def objective(self) -> Objective[Any]:
         """What it is trained for."""
-        return OBJECTIVES[self.config.objective_name]
+        return (OF_SETS if self.task.form.is_set else OBJECTIVES)[self.config.objective_name]
+
+    @property
+    def form(self) -> Form:
+        """Its task's form, with what its validations found best."""
+        threshold = self.best.threshold if self.best is not None else None
+        return self.task.form if threshold is None else replace(self.task.form, threshold=threshold)
+
+    @cached_property
+    def class_weights(self) -> list[tuple[float, float]]:
+        """Of each label, by its own training rows; see :func:`class_weights`."""
+        return class_weights(self.config, self.task.form, self.train)
 
     @cached_property
     def targets(self) -> list[Any]:
         """Of each training row, as the objective has them."""
-        return self.objective.targets(self.train, self.labels)
+        targets = self.objective.targets(self.train, self.labels)
+        if not (self.task.form.is_set and self.class_weights):
+            return targets
+        pairs = self.class_weights
+        return [
+            replace(one, weights=tuple(own[not holds] for own, holds in zip(pairs, one.right, strict=True)))
+            for one in targets
+        ]
+
+    @cached_property
+    def weights(self) -> list[float]:
+        """What each training row counts in a step's mean beside its size; those of sets weigh label by label."""
+        if self.task.form.is_set or not self.class_weights:
+            return [1.0] * len(self.train)
+        return [self.class_weights[choice][0] for choice in self.train.choices]
 
     def split(self, folds: Sequence[Sequence[int]]) -> None:
         """Be judged by folds, each of which holds out the rows at these places."""
@@ -96,7 +123,18 @@ class Run:
         """Of a step, its prompt and its rows with their targets, in the mean over an epoch."""
         tails = (self.objective.tails(target) for target in self.targets)
         rows = sum(len(ids) + max(map(len, ends)) for ids, ends in zip(self.train.inputs, tails, strict=True))
-        return len(self.start_PD) + rows / steps_per_epoch(self.config, len(self.train))
+        fronts, length, steps = self.train.fronts, len(self.start_PD), steps_per_epoch(self.config, len(self.train))
+        if self.task.form.front_varies:
+            return (rows + sum(map(len, fronts)) + length * len(fronts)) / steps
+        return length + len(self.train.front(0)) + rows / steps
+
+    def tokens_of(self, batch: Sequence[Example]) -> int:
+        """Of one step over these rows, counted likewise: a prompt once, or once for each row that has text of its own before
+        it."""
+        rows = sum(row.length for row in batch)
+        if self.task.form.front_varies:
+            return rows + sum(len(row.front) + len(self.start_PD) for row in batch)
+        return rows + len(batch[0].front) + len(self.start_PD)
 
     @property
     def rule(self) -> Rule:
@@ -132,8 +170,12 @@ class Run:
         order = self._order(epoch)
         size = self.config.per_device_train_batch_size
         rows = order[place * size : (place + 1) * size]
-        total = sum(self.objective.size(self.targets[row]) for row in rows)
-        return [Example(which, self.train.inputs[row], self.objective, self.targets[row], 1 / total) for row in rows]
+        own, train = self.weights, self.train
+        total = sum(self.objective.size(self.targets[row]) * own[row] for row in rows)
+        return [
+            Example(which, train.inputs[row], self.objective, self.targets[row], own[row] / total, train.front(row))
+            for row in rows
+        ]
 
     def _order(self, epoch: int) -> list[int]:
         if self._shuffled is None or self._shuffled[0] != epoch:
@@ -182,7 +224,9 @@ class Run:
         self._losses.clear()
         if self.best is None or report.better_than(self.best):
             self.best, self.best_PD, self.best_step, self._worse = report, vectors_PD, self.step, 0
-        elif report.value < self.best.value or report.value >= TOP:
+        elif goodness(report.metric, report.value) < goodness(report.metric, self.best.value) or is_best(
+            report.metric, report.value
+        ):
             self._worse += 1
 
     @property

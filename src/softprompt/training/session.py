@@ -254,7 +254,7 @@ class Session:
             return
         yield from self._measure(over)
         trials = {
-            member: [Trial(member.task.form, member.run.best_PD.cpu().to(self.base.dtype), member.test)]
+            member: [Trial(member.run.form, member.run.best_PD.cpu().to(self.base.dtype), member.test)]
             for member in over
             if member.error is None and member.run.best_PD is not None
         }

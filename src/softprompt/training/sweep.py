@@ -19,6 +19,7 @@ from softprompt.errors import ConfigError, TrainingError, TrainingStopped
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent, loading
+from softprompt.prompts.card import goodness
 from softprompt.rows.sources import digest_rows
 from softprompt.rows.values import short
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
@@ -186,7 +187,8 @@ def _with_candidates(events: Iterator[Event], candidates: Sequence[Member]) -> I
         if isinstance(event, Advanced) and event.stage == "train":
             alive = [member.run for member in _alive(candidates)]
             values = [run.best.value for run in alive if run.best is not None]
-            best = f", best {max(values):.3f}" if values else ""
+            metric = candidates[0].task.form.metric
+            best = f", best {max(values, key=lambda value: goodness(metric, value)):.3f}" if values else ""
             event = replace(event, stage="sweep", text=f"{len(alive)} candidate{'s'[: len(alive) > 1]}{best}")
         yield event
 
@@ -221,7 +223,7 @@ def _rank(run: Run) -> tuple[bool, bool, float, float]:
     if run.best is None:
         return (False, False, 0.0, 0.0)
     loss = run.best.loss if run.best.loss == run.best.loss else 0.0
-    return (run.failure is None, not run.dropped, run.best.value, -loss)
+    return (run.failure is None, not run.dropped, goodness(run.best.metric, run.best.value), -loss)
 
 
 OUTCOME = ("steps", "validation", "validation_stderr", "rows", "dropped")
