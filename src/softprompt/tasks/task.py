@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ class Examples:
     """Where the first row stands whose input was cut."""
     first_answer_cut: str = ""
     """Where the first row stands whose answer was cut."""
+    beside: list[Any] = field(default_factory=list)
+    """What an objective needs of each row beside its answer; none where it needs nothing."""
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -64,6 +66,7 @@ class Examples:
             targets=[self.targets[place] for place in places],
             choices=[self.choices[place] for place in places if self.choices],
             answers=[self.answers[place] for place in places],
+            beside=[self.beside[place] for place in places if self.beside],
         )
 
 

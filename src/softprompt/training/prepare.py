@@ -4,7 +4,7 @@ is to be said of all that. Whatever is chosen here is told, and kept in the card
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -12,12 +12,16 @@ from torch import Tensor
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
+from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.prompts import initialize
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import excerpt_of
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
+from softprompt.training.events import Advanced, Event
+from softprompt.training.objectives import OBJECTIVES
+from softprompt.training.objectives.objective import Splits, Surroundings
 from softprompt.training.reparameterize import weight_rows
 from softprompt.training.run import Run
 
@@ -36,13 +40,28 @@ SHORT, LONG = 5, 150
 class Preparer:
     """Makes runs on one base. Tasks that share their rows and form, as candidates of a sweep do, share their encoding."""
 
-    def __init__(self, base: FrozenBase) -> None:
+    def __init__(self, base: FrozenBase, architecture: Architecture | None = None) -> None:
+        """`architecture` is how the base is run, where that is known already."""
         self._base = base
-        self._encoded: dict[tuple[Any, ...], list[Examples]] = {}
+        self._architecture = architecture or architecture_of(base)
+        self._encoded: dict[tuple[Any, ...], Splits] = {}
         self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
 
     def prepare(self, task: Task, library: Library | None) -> tuple[Run, Examples]:
-        """A run ready to train, its rows encoded and its vectors at their start, and the rows that will judge it.
+        """What :meth:`preparing` returns."""
+        preparing = self.preparing(task, library)
+        while True:
+            try:
+                next(preparing)
+            except StopIteration as end:
+                made: tuple[Run, Examples] = end.value
+                return made
+
+    def preparing(
+        self, task: Task, library: Library | None, heed: Callable[[], None] = lambda: None
+    ) -> Generator[Event, None, tuple[Run, Examples]]:
+        """A run ready to train, its rows encoded and its vectors at their start, and the rows that will judge it. Yields how
+        far the base has been asked for what the objective needs; `heed` is called in between, and may raise.
 
         Raises:
             ConfigError, DataError: the task, or a row of any split, is wrong.
@@ -53,12 +72,21 @@ class Preparer:
         base, length = self._base, task.config.num_virtual_tokens
         if library is not None:
             library.registry.check_names([task.name], base.name)
-        key = (id(task.train), task.form, length, task.config.max_eval_samples)
+        objective = OBJECTIVES[task.config.objective_name]
+        key = (id(task.train), task.form, length, task.config.max_eval_samples, objective)
         if key not in self._encoded:
             self._kept.append(task.train)
             splits = {"training": task.train, "validation": task.validation, "test": task.test}
-            self._encoded[key] = [task.encode(base, rows, length, split=split) for split, rows in splits.items()]
-        train, validation, test = self._encoded[key]
+            encoded = {split: task.encode(base, rows, length, split=split) for split, rows in splits.items()}
+            kept = library.runs if library is not None else None
+            completing = objective.complete(encoded, Surroundings(task, self._architecture, kept))
+            try:
+                while True:
+                    yield Advanced("ask", *next(completing), task.name)
+                    heed()
+            except StopIteration as end:
+                self._encoded[key] = end.value
+        train, validation, test = (self._encoded[key][split] for split in ("training", "validation", "test"))
         labels = task.form.encode_labels(base) if task.form.labels else None
         parents = _parents(base, task.config, library)
         start_PD = _start(base, task, parents)

@@ -91,7 +91,7 @@ class Session:
         self._states: dict[str, Any] = {}
         self._notes: list[Noted] = []
         self._done, self._started = 0, time.perf_counter()
-        self._preparer = Preparer(self.base)
+        self._preparer = Preparer(self.base, architecture)
         self._engine = OfflineEngine(architecture, warn=self._warn)
         self._stepper = Stepper(architecture, group=self._group, warn=self._warn)
         self._bank = Bank([], [], self.base.device)
@@ -168,7 +168,7 @@ class Session:
         ready: list[Member] = []
         for number, member in enumerate(new, 1):
             try:
-                member.run, member.test = self._preparer.prepare(member.task, member.library)
+                member.run, member.test = yield from self._preparer.preparing(member.task, member.library, self._heed)
             except Exception as error:
                 yield self._failed(member, error)
                 continue
