@@ -12,6 +12,7 @@ from softprompt import errors
 NAMES = [
     "BaseOptions",
     "Card",
+    "Distilled",
     "Evaluation",
     "FrozenBase",
     "Library",
@@ -25,6 +26,7 @@ NAMES = [
     "Tuned",
     "Version",
     "compare",
+    "distill",
     "evaluate",
     "plan",
     "predict",

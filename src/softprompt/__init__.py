@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from softprompt.serving.offline import Prediction, Service, predict
     from softprompt.tasks.config import TaskConfig
     from softprompt.tasks.task import Task
+    from softprompt.training.distill import Distilled, distill
     from softprompt.training.member import Tuned
     from softprompt.training.plan import plan
     from softprompt.training.sweep import Swept, sweep
@@ -37,6 +38,7 @@ if "OMP_WAIT_POLICY" not in os.environ:  # before torch reads it
 __all__ = [
     "BaseOptions",
     "Card",
+    "Distilled",
     "Evaluation",
     "FrozenBase",
     "Library",
@@ -50,6 +52,7 @@ __all__ = [
     "Tuned",
     "Version",
     "compare",
+    "distill",
     "evaluate",
     "plan",
     "predict",
@@ -60,6 +63,7 @@ __all__ = [
 _HOMES = {
     "BaseOptions": "bases.options",
     "Card": "prompts.card",
+    "Distilled": "training.distill",
     "Evaluation": "evaluation.evaluate",
     "FrozenBase": "bases.base",
     "Library": "library.library",
@@ -73,6 +77,7 @@ _HOMES = {
     "Tuned": "training.member",
     "Version": "registry.records",
     "compare": "compare.compare",
+    "distill": "training.distill",
     "evaluate": "evaluation.evaluate",
     "plan": "training.plan",
     "predict": "serving.offline",

@@ -10,6 +10,7 @@ from softprompt.cli import base, jobs, keys, library
 from softprompt.cli.aliases import audit, promote, rollback
 from softprompt.cli.compare import compare
 from softprompt.cli.demo import demo
+from softprompt.cli.distill import distill
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.init import init
@@ -31,8 +32,8 @@ app = typer.Typer(
 
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
-        "init": init, "train": train, "sweep": sweep, "evaluate": evaluate, "compare": compare, "predict": predict,
-        "serve": serve, "demo": demo, "base": base.app,
+        "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
+        "predict": predict, "serve": serve, "demo": demo, "base": base.app,
     },
     "The library": {
         "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,

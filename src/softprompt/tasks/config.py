@@ -9,18 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
+from softprompt.rows.sources import find_file
 from softprompt.rows.values import short
 from softprompt.tasks.foreign import unknown_key
 from softprompt.tasks.labels import check_labels, with_label_texts
-from softprompt.tasks.task_file import read_task_file
+from softprompt.tasks.task_file import read_instruction, read_task_file
 from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
-Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT"]
+Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT", "INSTRUCTION"]
 Reparameterization = Literal["RESIDUAL", "MLP"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 MetricName = Literal["accuracy", "f1", "exact_match", "token_f1"]
-ObjectiveName = Literal["label_scoring", "language_modelling"]
+ObjectiveName = Literal["label_scoring", "language_modelling", "distillation"]
 
 OF_LABELS = ("accuracy", "f1", "label_scoring")
 """Metrics and objectives that need labels; the others take any answer."""
@@ -119,14 +120,17 @@ class TaskConfig(_Strict):
     metric: MetricName | None = None
     """By default accuracy with labels, else exact_match."""
     instruction: str | None = None
-    """Text prompt of the zero-shot baseline; by default one that lists the labels."""
+    """Text prompt of the zero-shot baseline, and what distillation puts into a prompt; by default one that lists the
+    labels."""
+    instruction_file: str | None = None
+    """A file of text that holds it, beside the task file."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Bound on a generated answer."""
 
     num_virtual_tokens: int = Field(default=50, ge=1)
     """P, the length of the prompt."""
     prompt_tuning_init: Initializer | None = None
-    """Where the vectors start; by default LABELS with labels, else SAMPLE_VOCAB."""
+    """Where the vectors start; by default LABELS with labels, else SAMPLE_VOCAB; for distillation INSTRUCTION."""
     prompt_tuning_init_text: str | None = None
     """Text for TEXT."""
     prompt_tuning_init_prompt: tuple[str, ...] = ()
@@ -162,7 +166,8 @@ class TaskConfig(_Strict):
     """Compile norms and feed-forward blocks for the training steps; by default on a CPU where a run is long enough to pay
     for it. The results differ by rounding."""
     objective: ObjectiveName | None = None
-    """By default language_modelling. `language_modeling` is read too, and kept in cards as language_modelling, so that equal
+    """By default language_modelling; distillation trains the prompt to answer as the base does behind `instruction`.
+    `language_modeling` is read too, and kept in cards as language_modelling, so that equal
     runs keep equal digests."""
     eval_per_epoch: int = Field(default=1, ge=1)
     """Validations in an epoch."""
@@ -216,6 +221,10 @@ class TaskConfig(_Strict):
             raise ValueError(f"metric: {self.metric} needs `labels`; list them, or use exact_match")
         if labels is None and self.objective in OF_LABELS:
             raise ValueError(f"objective: {self.objective} needs `labels`; list them, or use language_modelling")
+        if self.instruction is not None and self.instruction_file is not None:
+            raise ValueError("instruction_file: `instruction` is given too; leave one of them out")
+        if self.objective == "distillation" and not (self.instruction or "").strip() and self.instruction_file is None:
+            raise ValueError("objective: distillation needs the text to distill; give `instruction` or `instruction_file`")
         init = self.prompt_tuning_init
         if init == "LABELS" and labels is None:
             raise ValueError("prompt_tuning_init: LABELS needs `labels`; list them, or use SAMPLE_VOCAB")
@@ -223,6 +232,8 @@ class TaskConfig(_Strict):
             raise ValueError("prompt_tuning_init: TEXT needs prompt_tuning_init_text; give it")
         if init == "PROMPT" and not self.prompt_tuning_init_prompt:
             raise ValueError("prompt_tuning_init: PROMPT needs prompt_tuning_init_prompt; give one such as `trec6@3`")
+        if init == "INSTRUCTION" and not (self.instruction or self.instruction_file):
+            raise ValueError("prompt_tuning_init: INSTRUCTION needs `instruction`; give it")
         return self
 
     @property
@@ -245,6 +256,8 @@ class TaskConfig(_Strict):
             return "PROMPT"
         if self.prompt_tuning_init_text:
             return "TEXT"
+        if self.objective == "distillation":
+            return "INSTRUCTION"
         return "LABELS" if self.labels else "SAMPLE_VOCAB"
 
     @property
@@ -272,6 +285,18 @@ def keys_of_base(base: BaseOptions) -> dict[str, Any]:
     named: dict[str, Any] = {"base": base.address}
     named |= {} if base.adapter is None else {"base_adapter": base.adapter}
     return named | ({"trust_remote_code": True} if base.trust_remote_code else {})
+
+
+def with_instruction(config: TaskConfig, folder: Path) -> TaskConfig:
+    """A config with the text of its instruction file, which is looked for as data are, in the place of the file's name.
+
+    Raises:
+        ConfigError: it is not there, or is no text.
+    """
+    if (file := config.instruction_file) is None:
+        return config
+    text = read_instruction(find_file(file, folder), file)
+    return config.model_copy(update={"instruction": text, "instruction_file": None})
 
 
 def read_config(path: str | Path) -> TaskConfig:

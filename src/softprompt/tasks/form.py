@@ -58,6 +58,8 @@ class Form:
     """Whether answers that differ from a label by case, spaces or the spelling of a number alone are that label."""
     id2label: tuple[tuple[str, str], ...] = ()
     """Labels for answers as rows have them, such as a word for a number."""
+    may_lack_answers: bool = False
+    """Whether rows without an answer are read, as training by a teacher needs none."""
     apart: bool = field(default=False, compare=False)
     """Whether answers are encoded as if they stood alone, with a word mark where the tokenizer puts one before every text:
     as prompts of before were trained."""
@@ -72,6 +74,7 @@ class Form:
         form = cls._of(config, config.task or "task", config.metric_name, config.model_dump(include=set(_OF_RECIPE)))
         if form.labels is not None:
             form = replace(form, labels=tuple(map(compose, form.labels)))
+        form = replace(form, may_lack_answers=config.objective_name == "distillation")
         if not form.input.fields:
             raise ConfigError(f"input: the template {config.input!r} names no column; write one in braces, such as {{text}}")
         if len(form.target.fields) != 1:
@@ -99,11 +102,13 @@ class Form:
         return self.target.fields[0]
 
     def answer(self, row: Row, where: object) -> str:
-        """The answer in a row: a listed label, or free text.
+        """The answer in a row: a listed label, or free text; an empty text where it has none and may lack it.
 
         Raises:
             DataError: no answer there, or a label that is not listed.
         """
+        if self.lacks_answer(row):
+            return ""
         text = field_text(row, self.target_field, where)
         if self.labels is None:
             if not text.strip():
@@ -120,6 +125,15 @@ class Form:
             )
         return label
 
+    def lacks_answer(self, row: Row) -> bool:
+        """Whether a row has no answer, and need not have one."""
+        return self.may_lack_answers and _is_empty(row.get(self.target_field))
+
+    @property
+    def answered(self) -> Form:
+        """The same form for what needs an answer in every row."""
+        return replace(self, may_lack_answers=False) if self.may_lack_answers else self
+
     @cached_property
     def spellings(self) -> Spellings:
         """Which label an answer is."""
@@ -128,7 +142,8 @@ class Form:
     @property
     def reads(self) -> tuple[object, ...]:
         """What it reads of rows: forms that agree in it split them alike."""
-        return (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label)
+        read = (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label)
+        return (*read, self.may_lack_answers)
 
     def columns(self, row: Row, where: object) -> dict[str, str]:
         """The texts of a row that the templates read, by column.
@@ -136,7 +151,8 @@ class Form:
         Raises:
             DataError: one is not there, or is no text or number.
         """
-        return {name: field_text(row, name, where) for name in (*self.input.fields, self.target_field)}
+        names = self.input.fields if self.lacks_answer(row) else (*self.input.fields, self.target_field)
+        return {self.target_field: ""} | {name: field_text(row, name, where) for name in names}
 
     def is_blank(self, row: Row) -> bool:
         """Whether nothing stands in any column of a row's input."""
@@ -313,5 +329,5 @@ def form_fields(form: Form) -> dict[str, Any]:
     return kept | {"input": form.input.text, "target": form.target.text}
 
 
-_OF_RECIPE = ("fold_labels", "id2label", "apart")
-"""What a form takes from a card's recipe: prompts of before had none of it."""
+_OF_RECIPE = ("fold_labels", "id2label", "apart", "may_lack_answers")
+"""What a form takes from a card's recipe, where prompts of before had none of it, or what is of no prompt."""

@@ -108,7 +108,8 @@ class Source:
         """Inputs that have several answers, with the number of rows of each."""
         answers: dict[str, Counter[str]] = defaultdict(Counter)
         for text, answer in zip(self.inputs, self.answers, strict=True):
-            answers[text][answer] += 1
+            if answer:
+                answers[text][answer] += 1
         return {text: dict(counts.most_common()) for text, counts in answers.items() if len(counts) > 1}
 
     def faults(self) -> dict[str, int]:
@@ -272,7 +273,7 @@ def _on_shared(form: Form, splits: Mapping[str, Source]) -> Iterator[str]:
 
 
 def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) -> Iterator[str]:
-    written = Counter(text for split in splits.values() for text in split.written)
+    written = Counter(text for split in splits.values() for text in split.written if text or not form.may_lack_answers)
     composed = {text: count for text, count in written.items() if compose(text) != text}
     if composed:
         yield (
@@ -301,6 +302,8 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
             "its first row to them, and needs one"
         )
     by_split = {name: _counts([split]) for name, split in splits.items()}
+    if form.may_lack_answers:  # a teacher tells what is a label's
+        return
     missing = {name: [label for label in labels if label not in counts] for name, counts in by_split.items()}
     nowhere = [label for label in labels if all(label in lacking for lacking in missing.values())]
     if nowhere:

@@ -17,7 +17,7 @@ from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.rows.memory import MEMORY, take_rows
 from softprompt.rows.places import Place, PlacedRows
 from softprompt.rows.sources import Row, digest_rows, find_file, read_hub_split, read_rows
-from softprompt.tasks.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.config import TaskConfig, parse_config, read_config, with_instruction
 from softprompt.tasks.form import Form
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, remarks_on_rows
@@ -96,6 +96,7 @@ class Task:
         fields, self._given = take_rows(fields)
         self.config = config if config is not None else parse_config(fields)
         self.folder = Path(folder)
+        self.config = with_instruction(self.config, self.folder)
         self.form = Form.of_config(self.config)
         if not self.config.task:
             raise ConfigError("task is missing; give the task a name")
@@ -116,7 +117,8 @@ class Task:
         Raises:
             ConfigError: a key is unknown or a value wrong.
         """
-        kept = self.config.model_dump(exclude_unset=True)
+        dropped = {"instruction"} if changes.get("instruction_file") is not None else set()
+        kept = self.config.model_dump(exclude_unset=True, exclude=dropped)
         changes, given = take_rows(changes)
         other = Task(parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder)
         other._given = self._given | given
@@ -262,6 +264,11 @@ class Task:
         return self._splits.rows["test"]
 
     @property
+    def splits(self) -> dict[str, PlacedRows]:
+        """Rows by what messages call them."""
+        return {"training": self.train, "validation": self.validation, "test": self.test}
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What people should know of the rows before they train on them: a warning each."""
         return self._splits.remarks
@@ -278,16 +285,24 @@ class Task:
 
     def majority(self) -> str:
         """The most frequent answer of the training rows, the first among equals."""
-        return Counter(self.form.answer(row, "a training row") for row in self.train).most_common(1)[0][0]
+        return Counter(self.form.answered.answer(row, "a training row") for row in self.train).most_common(1)[0][0]
 
     def encode(
-        self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, split: str, prepend: str = ""
+        self,
+        base: FrozenBase,
+        rows: Sequence[Row],
+        num_virtual_tokens: int,
+        *,
+        split: str,
+        prepend: str = "",
+        unanswered: bool = False,
     ) -> Examples:
         """Rows as token ids that fit the context.
 
         Args:
             split: what messages call rows that do not know their places.
             prepend: a text prompt, which goes in front of what the user says.
+            unanswered: take rows without an answer where the task may have such: as if it were the first label, or no text.
 
         Raises:
             DataError: a row lacks a field, has an empty input, or a label that is not listed.
@@ -300,12 +315,13 @@ class Task:
         def name(index: int) -> str:
             return f"task {self.name!r}, {where(index)}"
 
-        answers = [self.form.answer(row, Place(name, index)) for index, row in enumerate(rows)]
+        form = self.form if unanswered else self.form.answered
+        answers = [form.answer(row, Place(name, index)) for index, row in enumerate(rows)]
         inputs = self.form.encode_inputs(base, rows, num_virtual_tokens, prepend=prepend, name=name)
         first_cut = where(inputs.cut[0]) if inputs.cut else ""
         if self.form.labels is not None:
             label_ids = self.form.encode_labels(base)
-            choices = [self.form.labels.index(answer) for answer in answers]
+            choices = [self.form.labels.index(answer) if answer else 0 for answer in answers]
             targets = [list(label_ids[choice]) for choice in choices]
             return Examples(inputs.ids, targets, choices, answers, inputs.truncated, first_cut=first_cut)
         end = [base.end_id] if base.end_id is not None else []

@@ -58,6 +58,25 @@ def _mapping(loader: TaskLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 TaskLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+def read_instruction(file: Path, name: str) -> str:
+    """The text of an instruction file, which messages call `name`, without the newline at its end.
+
+    Raises:
+        ConfigError: it cannot be read, is not UTF-8, or holds no text.
+    """
+    try:
+        text = file.read_text(encoding="utf-8").removesuffix("\n")
+    except OSError as error:
+        raise ConfigError(f"the instruction file {name!r} cannot be read: {error.strerror}; mend the path") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"the instruction file {name!r} is not UTF-8 text ({error.reason} at byte {error.start}); save it so"
+        ) from None
+    if not text.strip():
+        raise ConfigError(f"the instruction file {name!r} is empty; write the instruction into it")
+    return text
+
+
 def read_task_file(path: str | Path) -> dict[str, Any]:
     """The keys of a task file and their values; nothing of them is checked.
 

@@ -13,6 +13,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
 from softprompt.model.architecture import Architecture, architecture_of
+from softprompt.progress import Silent
 from softprompt.prompts import initialize
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.config import TaskConfig
@@ -40,9 +41,20 @@ SHORT, LONG = 5, 150
 class Preparer:
     """Makes runs on one base. Tasks that share their rows and form, as candidates of a sweep do, share their encoding."""
 
-    def __init__(self, base: FrozenBase, architecture: Architecture | None = None) -> None:
-        """`architecture` is how the base is run, where that is known already."""
-        self._base = base
+    def __init__(
+        self,
+        base: FrozenBase,
+        architecture: Architecture | None = None,
+        warn: Callable[[str], None] | None = None,
+        heed: Callable[[], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            architecture: how the base is run, where that is known already.
+            warn: hears of what people should know; by default Python's `warnings`.
+            heed: called while the base is asked for what an objective needs; it may raise.
+        """
+        self._base, self._warn, self._heed = base, warn or Silent().warn, heed
         self._architecture = architecture or architecture_of(base)
         self._encoded: dict[tuple[Any, ...], Splits] = {}
         self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
@@ -57,11 +69,9 @@ class Preparer:
                 made: tuple[Run, Examples] = end.value
                 return made
 
-    def preparing(
-        self, task: Task, library: Library | None, heed: Callable[[], None] = lambda: None
-    ) -> Generator[Event, None, tuple[Run, Examples]]:
+    def preparing(self, task: Task, library: Library | None) -> Generator[Event, None, tuple[Run, Examples]]:
         """A run ready to train, its rows encoded and its vectors at their start, and the rows that will judge it. Yields how
-        far the base has been asked for what the objective needs; `heed` is called in between, and may raise.
+        far the base has been asked for what the objective needs.
 
         Raises:
             ConfigError, DataError: the task, or a row of any split, is wrong.
@@ -76,14 +86,16 @@ class Preparer:
         key = (id(task.train), task.form, length, task.config.max_eval_samples, objective)
         if key not in self._encoded:
             self._kept.append(task.train)
-            splits = {"training": task.train, "validation": task.validation, "test": task.test}
-            encoded = {split: task.encode(base, rows, length, split=split) for split, rows in splits.items()}
+            encoded = {
+                split: task.encode(base, rows, length, split=split, unanswered=True) for split, rows in task.splits.items()
+            }
             kept = library.runs if library is not None else None
-            completing = objective.complete(encoded, Surroundings(task, self._architecture, kept))
+            completing = objective.complete(encoded, Surroundings(task, self._architecture, kept, self._warn))
             try:
                 while True:
                     yield Advanced("ask", *next(completing), task.name)
-                    heed()
+                    if self._heed is not None:
+                        self._heed()
             except StopIteration as end:
                 self._encoded[key] = end.value
         train, validation, test = (self._encoded[key][split] for split in ("training", "validation", "test"))
@@ -143,6 +155,12 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         )
     if task.form.target_field in task.form.input.fields:
         yield f"{task.name}: the input holds {task.form.target_field!r}, which is the answer; take it out of `input`", True
+    if unanswered := sum(map(task.form.lacks_answer, task.test)):
+        yield (
+            f"{task.name}: {unanswered} of {plural(len(task.test), 'test row')} have no answer: there what the instructed "
+            "base says counts as right",
+            True,
+        )
     for remark in task.remarks:
         yield f"{task.name}: {remark}", True
     splits = (run.train, run.validation)[: 1 if run.folds else 2]
@@ -202,6 +220,8 @@ def _start(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tenso
             return initialize.from_text(base, length, config.prompt_tuning_init_text or "")
         case "LABELS":
             return initialize.from_labels(base, length, task.form.encode_labels(base), config.seed)
+        case "INSTRUCTION":
+            return initialize.from_spread(base, length, config.instruction or "")
         case "PROMPT":
             return initialize.from_prompts([parent.vectors_PD for parent in parents], length)
 

@@ -47,7 +47,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     metrics = {"value": report.value, "stderr": report.stderr, "rows": report.rows, "moved": moved}
     metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr}
     metrics |= beside_baselines(member.task, member.test, report, member.baselines)
-    metrics |= run.objective.scores(member.test, report)
+    metrics |= run.objective.scores(member.task, member.test, report)
     card = Card(
         base=base.name,
         fingerprint=base.fingerprint,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from softprompt.training.objectives.distillation import Distillation
 from softprompt.training.objectives.label_scoring import LabelScoring, LabelTarget
 from softprompt.training.objectives.language_modeling import LanguageModeling
 from softprompt.training.objectives.objective import Objective
@@ -16,6 +17,7 @@ __all__ = [
     "LABEL_SCORING",
     "LANGUAGE_MODELING",
     "OBJECTIVES",
+    "Distillation",
     "LabelScoring",
     "LabelTarget",
     "LanguageModeling",
@@ -24,5 +26,9 @@ __all__ = [
 
 LABEL_SCORING = LabelScoring()
 LANGUAGE_MODELING = LanguageModeling()
-OBJECTIVES: dict[str, Objective[Any]] = {"label_scoring": LABEL_SCORING, "language_modelling": LANGUAGE_MODELING}
+OBJECTIVES: dict[str, Objective[Any]] = {
+    "label_scoring": LABEL_SCORING,
+    "language_modelling": LANGUAGE_MODELING,
+    "distillation": Distillation(),
+}
 """By the names that a checked task file has for them."""

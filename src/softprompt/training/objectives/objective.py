@@ -5,7 +5,7 @@ Shapes: B rows, N logits of all rows end to end, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -33,6 +33,8 @@ class Surroundings:
     """The base."""
     kept: Path | None
     """Folder for what is worth keeping from training to training; None to keep nothing."""
+    warn: Callable[[str], None]
+    """Hears of what people should know."""
 
 
 class Objective(Protocol[T]):
@@ -64,6 +66,6 @@ class Objective(Protocol[T]):
         """The loss of each row (B, float32) by its logits: those behind its input and behind each token of its tails."""
         ...
 
-    def scores(self, test: Examples, report: Report) -> dict[str, float]:
+    def scores(self, task: Task, test: Examples, report: Report) -> dict[str, float]:
         """What its card says of a prompt beside its metric, by its answers to the test rows."""
         return {}
