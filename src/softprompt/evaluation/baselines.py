@@ -13,7 +13,7 @@ from softprompt.errors import ContextError
 from softprompt.evaluation.metrics import score
 from softprompt.evaluation.trials import Report, Trial, said_by
 from softprompt.model.splice import no_prompt, split_head
-from softprompt.prompts.card import BASELINE_ROWS, BASELINES, SOLVED, VALUE_THERE, value_beside
+from softprompt.prompts.card import BASELINE_ROWS, BASELINES, SOLVED, VALUE_THERE, to_beat, value_beside
 from softprompt.rows.places import PlacedRows
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
@@ -90,7 +90,7 @@ def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
     known."""
     value = value_beside(scores)
     assert value is not None
-    known = {words: scores[name] for name, words in BASELINES.items() if name in scores}
+    known = {BASELINES[name]: scores[name] for name in to_beat(scores)}
     better = [f"{words} ({baseline:.3f})" for words, baseline in known.items() if baseline > value]
     equal = [words for words, baseline in known.items() if baseline == value < SOLVED]
     scored = f"{metric} {value:.3f} on the same {_rows_of(scores)}"

@@ -9,11 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
-from softprompt.rows.sources import find_file
 from softprompt.rows.values import short
 from softprompt.tasks.foreign import unknown_key
 from softprompt.tasks.labels import check_labels, with_label_texts
-from softprompt.tasks.task_file import read_instruction, read_task_file
+from softprompt.tasks.task_file import read_task_file
 from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
@@ -21,7 +20,7 @@ Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT", "INS
 Reparameterization = Literal["RESIDUAL", "MLP"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 MetricName = Literal["accuracy", "f1", "exact_match", "token_f1"]
-ObjectiveName = Literal["label_scoring", "language_modelling", "distillation"]
+ObjectiveName = Literal["label_scoring", "language_modelling", "distillation", "unlikelihood", "preference"]
 
 OF_LABELS = ("accuracy", "f1", "label_scoring")
 """Metrics and objectives that need labels; the others take any answer."""
@@ -166,9 +165,18 @@ class TaskConfig(_Strict):
     """Compile norms and feed-forward blocks for the training steps; by default on a CPU where a run is long enough to pay
     for it. The results differ by rounding."""
     objective: ObjectiveName | None = None
-    """By default language_modelling; distillation trains the prompt to answer as the base does behind `instruction`.
+    """By default language_modelling; distillation trains the prompt to answer as the base does behind `instruction`,
+    unlikelihood keeps it from `unwanted` answers, preference has it prefer one answer to another.
     `language_modeling` is read too, and kept in cards as language_modelling, so that equal
     runs keep equal digests."""
+    unwanted: str | None = None
+    """For unlikelihood: the column of answers that must not come, empty where a row has none."""
+    unwanted_weight: float = Field(default=1.0, gt=0)
+    """Of the unwanted answers beside the right ones."""
+    rejected: str = "rejected"
+    """For preference: the column of the answers that the target's column, by default `chosen`, is preferred to."""
+    preference_beta: float = Field(default=0.1, gt=0)
+    """How steeply preference counts a margin."""
     eval_per_epoch: int = Field(default=1, ge=1)
     """Validations in an epoch."""
     max_eval_samples: int | None = Field(default=256, ge=1)
@@ -184,7 +192,10 @@ class TaskConfig(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _label_texts(cls, raw: Any) -> Any:
-        return with_label_texts(raw) if isinstance(raw, dict) else raw
+        if not isinstance(raw, dict):
+            return raw
+        chosen = {"target": " {chosen}"} if raw.get("objective") == "preference" else {}
+        return chosen | with_label_texts(raw)
 
     @field_validator("prompt_tuning_init_prompt", mode="before")
     @classmethod
@@ -225,6 +236,8 @@ class TaskConfig(_Strict):
             raise ValueError("instruction_file: `instruction` is given too; leave one of them out")
         if self.objective == "distillation" and not (self.instruction or "").strip() and self.instruction_file is None:
             raise ValueError("objective: distillation needs the text to distill; give `instruction` or `instruction_file`")
+        if self.objective == "unlikelihood" and not self.unwanted:
+            raise ValueError("objective: unlikelihood needs unwanted answers; name their column with `unwanted`")
         init = self.prompt_tuning_init
         if init == "LABELS" and labels is None:
             raise ValueError("prompt_tuning_init: LABELS needs `labels`; list them, or use SAMPLE_VOCAB")
@@ -276,6 +289,8 @@ class TaskConfig(_Strict):
         if self.encoder_reparameterization_type:
             kept += ("encoder_reparameterization_type", "encoder_hidden_size")
         values = {key: getattr(self, key) for key in kept}
+        kept_of = {"unlikelihood": ("unwanted", "unwanted_weight"), "preference": ("rejected", "preference_beta")}
+        values |= {key: getattr(self, key) for key in kept_of.get(self.objective_name, ())}
         values |= {"prompt_tuning_init": self.initializer, "objective": self.objective_name}
         return {key: value for key, value in values.items() if value is not None}
 
@@ -285,18 +300,6 @@ def keys_of_base(base: BaseOptions) -> dict[str, Any]:
     named: dict[str, Any] = {"base": base.address}
     named |= {} if base.adapter is None else {"base_adapter": base.adapter}
     return named | ({"trust_remote_code": True} if base.trust_remote_code else {})
-
-
-def with_instruction(config: TaskConfig, folder: Path) -> TaskConfig:
-    """A config with the text of its instruction file, which is looked for as data are, in the place of the file's name.
-
-    Raises:
-        ConfigError: it is not there, or is no text.
-    """
-    if (file := config.instruction_file) is None:
-        return config
-    text = read_instruction(find_file(file, folder), file)
-    return config.model_copy(update={"instruction": text, "instruction_file": None})
 
 
 def read_config(path: str | Path) -> TaskConfig:

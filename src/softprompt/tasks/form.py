@@ -8,17 +8,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
 from softprompt.rows.places import Name, Place
-from softprompt.rows.sources import Row
+from softprompt.rows.sources import Row, find_file
 from softprompt.rows.tables import row_in
 from softprompt.rows.values import is_missing
 from softprompt.tasks.chat import text_place, with_text
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import Spellings, compose
+from softprompt.tasks.task_file import read_instruction
 from softprompt.tasks.template import Template, around, excerpt, field_text
 from softprompt.text import Parts, plural
 
@@ -314,6 +316,18 @@ def _is_empty(value: object) -> bool:
 
 def _numbered(index: int) -> str:
     return f"row {index + 1}"
+
+
+def with_instruction(config: TaskConfig, folder: Path) -> TaskConfig:
+    """A config with the text of its instruction file, which is looked for as data are, in the place of the file's name.
+
+    Raises:
+        ConfigError: it is not there, or is no text.
+    """
+    if (file := config.instruction_file) is None:
+        return config
+    text = read_instruction(find_file(file, folder), file)
+    return config.model_copy(update={"instruction": text, "instruction_file": None})
 
 
 def text_rules(base: FrozenBase) -> dict[str, str]:

@@ -17,8 +17,8 @@ from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.rows.memory import MEMORY, take_rows
 from softprompt.rows.places import Place, PlacedRows
 from softprompt.rows.sources import Row, digest_rows, find_file, read_hub_split, read_rows
-from softprompt.tasks.config import TaskConfig, parse_config, read_config, with_instruction
-from softprompt.tasks.form import Form
+from softprompt.tasks.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.form import Form, with_instruction
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, remarks_on_rows
 from softprompt.text import plural

@@ -12,6 +12,9 @@ from softprompt.training.objectives.distillation import Distillation
 from softprompt.training.objectives.label_scoring import LabelScoring, LabelTarget
 from softprompt.training.objectives.language_modeling import LanguageModeling
 from softprompt.training.objectives.objective import Objective
+from softprompt.training.objectives.preference import Pair, Preference
+from softprompt.training.objectives.teacher import Taught
+from softprompt.training.objectives.unlikelihood import Unlikelihood, Unwanted
 
 __all__ = [
     "LABEL_SCORING",
@@ -22,6 +25,11 @@ __all__ = [
     "LabelTarget",
     "LanguageModeling",
     "Objective",
+    "Pair",
+    "Preference",
+    "Taught",
+    "Unlikelihood",
+    "Unwanted",
 ]
 
 LABEL_SCORING = LabelScoring()
@@ -30,5 +38,7 @@ OBJECTIVES: dict[str, Objective[Any]] = {
     "label_scoring": LABEL_SCORING,
     "language_modelling": LANGUAGE_MODELING,
     "distillation": Distillation(),
+    "unlikelihood": Unlikelihood(),
+    "preference": Preference(),
 }
 """By the names that a checked task file has for them."""
