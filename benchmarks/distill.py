@@ -4,7 +4,7 @@
     python benchmarks/distill.py --model builtin/tiny --tokens 300 --max-steps 50
 
 The instruction is made by program: the task's zero-shot text and as many of its training rows, in its own template, as make
---tokens tokens. A row for each length of the prompt (--P), on the task's test rows: `value` of the prompt and `teacher` of the
+--tokens tokens. A row for each length of the prompt (--P), on the task's test rows: `value` of the prompt, `teacher` of the
 instruction, `agreement` of the two, milliseconds of a request alone with either, run anew or behind keys and values that a
 server keeps, and the bytes of these. --judge-rows bounds the test rows. Data from SOFTPROMPT_DATA (default ../shared/data).
 """

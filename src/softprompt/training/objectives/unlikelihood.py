@@ -41,8 +41,8 @@ class Unwanted:
 
 
 class Unlikelihood(Objective[Unwanted]):
-    """The negative log-probability of the answer's tokens, and, weighted, minus the logarithm of one minus the probability of
-    each token of the unwanted answer from where the two part. Each token of the answer counts alike."""
+    """The negative log-probability of the answer's tokens, and, weighted, minus the logarithm of one minus the probability
+    of each token of the unwanted answer from where the two part. Each token of the answer counts alike."""
 
     def complete(self, splits: Splits, around: Surroundings) -> Generator[tuple[int, int], None, Splits]:
         yield from ()
@@ -54,7 +54,7 @@ class Unlikelihood(Objective[Unwanted]):
                 one = Unwanted(tuple(examples.targets[place]), tuple(ids or ()), weight)
                 if one.answer == one.unwanted:
                     raise DataError(
-                        f"task {task.name!r}, {rows.where(place)}: the unwanted answer in {column!r} is the answer; mend the row"
+                        f"task {task.name!r}, {rows.where(place)}: {column!r} is the right answer itself; mend it"
                     )
                 beside.append(one)
             found[split] = replace(examples, beside=beside)
