@@ -21,7 +21,7 @@ from softprompt.model.splice import stack_prompts
 from softprompt.registry.gate import weigh
 from softprompt.tasks.task import Task
 from softprompt.training.forward import losses_and_gradient
-from softprompt.training.label_sets import SET_MODELING, SET_SCORING
+from softprompt.training.objectives.label_sets import SET_MODELING, SET_SCORING
 from softprompt.training.sweep import _rank
 from tests.commands import Run
 from tests.http_server import serving

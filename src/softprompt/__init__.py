@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from softprompt.serving.offline import Prediction, Service, predict
     from softprompt.tasks.config import TaskConfig
     from softprompt.tasks.task import Task
+    from softprompt.training.distill import Distilled, distill
     from softprompt.training.member import Tuned
     from softprompt.training.plan import plan
     from softprompt.training.sweep import Swept, sweep
@@ -39,6 +40,7 @@ __all__ = [
     "BaseOptions",
     "Card",
     "Combined",
+    "Distilled",
     "Evaluation",
     "FrozenBase",
     "Library",
@@ -53,6 +55,7 @@ __all__ = [
     "Version",
     "combine",
     "compare",
+    "distill",
     "evaluate",
     "plan",
     "predict",
@@ -64,6 +67,7 @@ _HOMES = {
     "BaseOptions": "bases.options",
     "Card": "prompts.card",
     "Combined": "evaluation.combination",
+    "Distilled": "training.distill",
     "Evaluation": "evaluation.evaluate",
     "FrozenBase": "bases.base",
     "Library": "library.library",
@@ -78,6 +82,7 @@ _HOMES = {
     "Version": "registry.records",
     "combine": "evaluation.combination",
     "compare": "compare.compare",
+    "distill": "training.distill",
     "evaluate": "evaluation.evaluate",
     "plan": "training.plan",
     "predict": "serving.offline",

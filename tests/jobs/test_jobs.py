@@ -593,14 +593,14 @@ def test_where_training_at_once_fails_each_is_trained_alone(
 def test_a_job_on_which_the_preparation_stumbles_fails_alone(
     library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = Preparer.prepare
+    honest = Preparer.preparing
 
-    def stumbling(self: Preparer, task: Any, library: Any) -> Any:
+    def stumbling(self: Preparer, task: Any, *others: Any) -> Any:
         if task.name == "bad":
             raise ZeroDivisionError
-        return honest(self, task, library)
+        return honest(self, task, *others)
 
-    monkeypatch.setattr(Preparer, "prepare", stumbling)
+    monkeypatch.setattr(Preparer, "preparing", stumbling)
     bad = queue_job(library, base_folder, "bad")
     good = queue_job(library, base_folder, "good")
     do_all(library)

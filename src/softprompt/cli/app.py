@@ -11,6 +11,7 @@ from softprompt.cli.aliases import audit, promote, rollback
 from softprompt.cli.combine import combine
 from softprompt.cli.compare import compare
 from softprompt.cli.demo import demo
+from softprompt.cli.distill import distill
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.init import init
@@ -32,7 +33,8 @@ app = typer.Typer(
 
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
-        "init": init, "train": train, "sweep": sweep, "evaluate": evaluate, "compare": compare, "combine": combine,
+        "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
+        "combine": combine,
         "predict": predict, "serve": serve, "demo": demo, "base": base.app,
     },
     "The library": {

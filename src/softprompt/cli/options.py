@@ -165,7 +165,7 @@ _VALUES = {
     "--methods": "METHOD...",
     **dict.fromkeys(("--home", "--to-home", "--base-adapter"), "DIR"),
     **dict.fromkeys(("--registry", "--store", "--to-registry", "--to-store"), "URL"),
-    **dict.fromkeys(("--data", "--output", "--plot"), "FILE"),
+    **dict.fromkeys(("--data", "--output", "--plot", "--instruction"), "FILE"),
     **dict.fromkeys(("--task", "--tenant", "--alias", "--like"), "NAME"),
     **dict.fromkeys(("--text", "--label"), "COLUMN"),
     **dict.fromkeys(("--base", "--from"), "BASE"),

@@ -7,15 +7,12 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.method import Settings, Trained
 from softprompt.errors import ContextError
 from softprompt.evaluation.baselines import zero_shot_examples
 from softprompt.model.architecture import architecture_of
-from softprompt.model.splice import common_head, no_prompt
+from softprompt.model.splice import no_prompt, split_head
 from softprompt.progress import Progress
 from softprompt.rows.sources import Row
 from softprompt.tasks.task import Examples, Task
@@ -59,18 +56,8 @@ class FewShot:
         if count < self._shots:
             progress.warn(f"{task.name}: the few-shot text has {count} examples, not {self._shots}: no more fit")
         assert asked is not None
-        head_PD, rest = split_head(base, asked)
-        return Trained(architecture_of(base), head_PD, rest, bytes=len(text.encode()))
-
-
-def split_head(base: FrozenBase, asked: Examples) -> tuple[Tensor, Examples]:
-    """What all inputs begin with, as the vectors of a prompt (P x D), and the rest of each: a long text is run once
-    then, and not once a row."""
-    head = [] if any(base.frame) else common_head(asked.inputs)  # behind which no frame may begin
-    rest = [ids[len(head) :] for ids in asked.inputs]
-    with torch.no_grad():
-        head_PD = base.embed(torch.tensor([head], dtype=torch.long, device=base.device))[0]
-    return head_PD, replace(asked, inputs=rest)
+        head_PD, rest = split_head(base, asked.inputs)
+        return Trained(architecture_of(base), head_PD, replace(asked, inputs=rest), bytes=len(text.encode()))
 
 
 def _asked(base: FrozenBase, task: Task, text: str) -> Examples | None:
@@ -90,7 +77,7 @@ def draw_examples(task: Task, count: int, seed: int) -> list[Row]:
         return rows[:count]
     waiting: dict[str, deque[Row]] = defaultdict(deque)
     for row in rows:
-        waiting[task.form.answer(row, "a training row")].append(row)
+        waiting[task.form.answered.answer(row, "a training row")].append(row)
     labels = list(waiting)
     draw.shuffle(labels)
     drawn: list[Row] = []
@@ -102,7 +89,7 @@ def draw_examples(task: Task, count: int, seed: int) -> list[Row]:
 
 def few_shot_text(task: Task, examples: Sequence[Row]) -> str:
     """What stands before an input: the task's text, then examples as the task words them, a blank line behind each."""
-    form = task.form
+    form = task.form.answered
     shown = [
         form.input.fill(row, "an example") + form.target.fill({form.target_field: form.answer(row, "an example")})
         for row in examples

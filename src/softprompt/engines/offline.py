@@ -109,15 +109,15 @@ class OfflineEngine:
                     GenerateJob(vectors[which[row]], tuple(inputs[row]), sampling)
                     for row, sampling in zip(rows, samplings, strict=True)
                 ]
-                return self._continue(jobs, prefixes)
+                return self.run_jobs(jobs, prefixes)
 
             return run
 
         sizes = [(len(ids) + bound, 1) for ids, bound in zip(inputs, max_new_tokens, strict=True)]
         return self._run_lots(open_lot, [len(prompt_PD) for prompt_PD in prompts], which, sizes)
 
-    def _continue(self, jobs: Sequence[GenerateJob], prefixes: PrefixCache | None) -> list[list[int]]:
-        """Greedy continuations of a chunk of rows."""
+    def run_jobs(self, jobs: Sequence[GenerateJob], prefixes: PrefixCache | None) -> list[list[int]]:
+        """Greedy continuations of a chunk of rows, which must fit the memory; `prefixes` where the base shares them."""
         columns = max(len(job.prompt) + len(job.input) for job in jobs) + max(job.sampling.max_tokens for job in jobs)
         rows = rows_of(self.architecture, prefixes, rows=len(jobs), columns=columns)
         answers: list[list[int]] = [[] for _ in jobs]

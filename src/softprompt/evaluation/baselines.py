@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -10,8 +12,8 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import ContextError
 from softprompt.evaluation.metrics import score
 from softprompt.evaluation.trials import Report, Trial
-from softprompt.model.splice import no_prompt
-from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, goodness, solves, value_beside
+from softprompt.model.splice import no_prompt, split_head
+from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, goodness, solves, to_beat, value_beside
 from softprompt.rows.places import PlacedRows
 from softprompt.tasks.answers import OF_NUMBERS
 from softprompt.tasks.task import Examples, Task
@@ -26,32 +28,41 @@ def baseline_trials(base: FrozenBase, task: Task, start_PD: Tensor, test: Exampl
         DataError: a row is wrong.
     """
     places = task.draw(task.test, task.config.max_baseline_samples)
-    asked, warning = zero_shot_examples(base, task, task.test.part(places))
-    untrained = Trial(task.form, start_PD.to(base.dtype), test.pick(places))
-    return [Trial(task.form, no_prompt(base), asked), untrained], warning
+    distils, answered = task.config.objective_name == "distillation", test.pick(places)
+    asked, warning = zero_shot_examples(base, task, task.test.part(places), unanswered=distils)
+    head_PD = no_prompt(base)
+    if distils:  # a text worth distilling is long
+        head_PD, rest = split_head(base, asked.inputs)
+        asked = replace(answered, inputs=rest)
+    untrained = Trial(task.form, start_PD.to(base.dtype), answered)
+    return [Trial(task.form, head_PD, asked), untrained], warning
 
 
-def zero_shot_examples(base: FrozenBase, task: Task, rows: PlacedRows) -> tuple[Examples, str | None]:
+def zero_shot_examples(
+    base: FrozenBase, task: Task, rows: PlacedRows, *, unanswered: bool = False
+) -> tuple[Examples, str | None]:
     """Test rows behind the text prompt, and a warning where it and a row do not both fit the context: rows stand alone
-    then.
+    then. `unanswered` takes those without an answer, as :meth:`Task.encode` does.
 
     Raises:
         DataError: a row is wrong.
     """
     text = task.form.zero_shot_text()
     try:
-        return task.encode(base, rows, 0, split="test", prepend=text + "\n" if text else ""), None
+        before = text + "\n" if text else ""
+        return task.encode(base, rows, 0, split="test", prepend=before, unanswered=unanswered), None
     except ContextError:
         warning = f"{task.name}: the text prompt of the zero-shot baseline does not fit the context, and is left out"
-        return task.encode(base, rows, 0, split="test"), warning
+        return task.encode(base, rows, 0, split="test", unanswered=unanswered), warning
 
 
-def baselines_of(task: Task, test: Examples, reports: Sequence[Report]) -> dict[str, float]:
+def baselines_of(task: Task, test: Examples, reports: Sequence[Report], train: Examples | None = None) -> dict[str, float]:
     """The scores of all three with their standard errors, from the reports of those trials; and of how many rows they are,
-    where those are not all test rows."""
+    where those are not all test rows. `train` are the training rows where some answers are not their own."""
     zero_shot, untrained = ((report.value, report.stderr) for report in reports)
     answers = test.pick(task.draw(task.test, reports[-1].rows)).answers
-    majority = score(task.form.metric, *task.form.judged([task.majority()] * len(answers), answers))
+    most_frequent = task.majority() if train is None else Counter(train.answers).most_common(1)[0][0]
+    majority = score(task.form.metric, *task.form.judged([most_frequent] * len(answers), answers))
     scores: dict[str, float] = {}
     for name, (value, stderr) in zip(BASELINES, (majority, zero_shot, untrained), strict=True):
         scores |= {name: value, f"{name}_stderr": stderr}
@@ -80,7 +91,8 @@ def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
     known."""
     value = value_beside(scores)
     assert value is not None
-    known = {words: scores[name] for name, words in _in_words(metric).items() if name in scores}
+    in_words = _in_words(metric)
+    known = {in_words[name]: scores[name] for name in to_beat(scores)}
     ahead = {words: goodness(metric, baseline) - goodness(metric, value) for words, baseline in known.items()}
     better = [f"{words} ({known[words]:.3f})" for words, lead in ahead.items() if lead > 0]
     equal = [words for words, lead in ahead.items() if lead == 0 and not solves(metric, value)]

@@ -28,6 +28,7 @@ _FORBIDDEN = {
     "base": "name the base by model",
     "tokenizer_name_or_path": "name the base by model",
     "base_adapter": "name the base by model",
+    "instruction_file": "give the text as instruction",
     "trust_remote_code": "leave it out, as the server loads the base",
 }
 _TEMPLATES = {"chat": ("{prompt}\nAnswer:", " {completion}"), "completion": ("{prompt}", " {completion}")}

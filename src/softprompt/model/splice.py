@@ -88,6 +88,15 @@ def common_head(rows: Sequence[list[int]]) -> list[int]:
     return first[:same]
 
 
+def split_head(base: FrozenBase, inputs: Sequence[list[int]]) -> tuple[Tensor, list[list[int]]]:
+    """What all inputs begin with, as the vectors of a prompt (P x D), and the rest of each, a token at least: a long text is
+    run once then, and not once a row."""
+    head = [] if any(base.frame) else common_head([ids[:-1] for ids in inputs])  # behind which no frame may begin
+    with torch.no_grad():
+        head_PD = base.embed(torch.tensor(head, dtype=torch.long, device=base.device))
+    return head_PD, [ids[len(head) :] for ids in inputs]
+
+
 @dataclass(frozen=True)
 class Tokens:
     """B rows of token ids, padded on the right."""

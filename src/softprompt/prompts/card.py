@@ -53,6 +53,11 @@ def solves(metric: str, value: float) -> bool:
     return value <= 0 if metric in LOWER_IS_BETTER else value >= SOLVED
 
 
+def to_beat(metrics: Mapping[str, float]) -> list[str]:
+    """The baselines among a prompt's metrics that it should be better than: not the text that it was distilled from."""
+    return [name for name in BASELINES if name in metrics and not (name == "zero_shot" and "agreement" in metrics)]
+
+
 def value_beside(metrics: Mapping[str, float]) -> float | None:
     """The value of a prompt that its baselines compare with: that on their rows; None where it is unknown."""
     return metrics.get(VALUE_THERE, metrics.get("value"))
@@ -119,7 +124,7 @@ class Card(BaseModel):
     def learnt(self) -> bool | None:
         """Whether its score is better than each of its baselines on the same rows, or as good as one that solves the task;
         None where a score or all baselines are unknown."""
-        value, known = value_beside(self.metrics), [self.metrics[name] for name in BASELINES if name in self.metrics]
+        value, known = value_beside(self.metrics), [self.metrics[name] for name in to_beat(self.metrics)]
         if value is None or not known:
             return None
         best = max(known, key=lambda one: goodness(self.metric, one))

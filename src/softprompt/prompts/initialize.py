@@ -48,6 +48,18 @@ def from_text(base: FrozenBase, length: int, text: str) -> Tensor:
     return _embed(base, (ids * (length // len(ids) + 1))[:length])
 
 
+def from_spread(base: FrozenBase, length: int, text: str) -> Tensor:
+    """Embeddings of tokens of a text, at even distances from its beginning to its end; some are repeated where it has fewer.
+
+    Raises:
+        ConfigError: the text has no tokens, or one that the base has no embedding for.
+    """
+    (ids,) = base.encode([text], name=lambda _: f"instruction {text[:60]!r}")
+    if not ids:
+        raise ConfigError(f"instruction {text[:60]!r} has no tokens on {base.name}; give some text")
+    return _embed(base, [ids[(2 * place + 1) * len(ids) // (2 * length)] for place in range(length)])
+
+
 def from_labels(base: FrozenBase, length: int, labels: Sequence[Sequence[int]], seed: int) -> Tensor:
     """The mean embedding of each label's tokens; what remains is sampled from the vocabulary."""
     named = torch.stack([_embed(base, ids).mean(0) for ids in labels])[:length]

@@ -22,6 +22,11 @@ def is_missing(value: object) -> bool:
         return False
 
 
+def is_empty(value: object) -> bool:
+    """Whether a value is missing, or a text of nothing but spaces."""
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
+
+
 def text_of(value: object) -> str:
     """The text of a value, in templates, as a label and as an answer alike.
 

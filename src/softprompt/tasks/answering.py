@@ -13,7 +13,7 @@ from typing import Self
 
 from softprompt.errors import DataError
 from softprompt.rows.sources import Row
-from softprompt.rows.values import short
+from softprompt.rows.values import is_empty, short
 from softprompt.tasks import answers
 from softprompt.tasks.answers import NUMBER, SET, Said
 from softprompt.tasks.labels import Spellings
@@ -42,6 +42,8 @@ class Answering:
     """From which probability on a label of a set holds."""
     answer_range: tuple[float, float] | None = None
     """Between which numbers a generated one lies."""
+    may_lack_answers: bool = False
+    """Whether rows without an answer are read, as training by a teacher needs none."""
 
     @property
     def target_field(self) -> str:
@@ -49,11 +51,13 @@ class Answering:
         return self.target.fields[0]
 
     def answer(self, row: Row, where: object) -> str:
-        """The answer in a row: a listed label, or free text.
+        """The answer in a row: a listed label, or free text; an empty text where it has none and may lack it.
 
         Raises:
             DataError: no answer there, or a label that is not listed.
         """
+        if self.lacks_answer(row):
+            return ""
         text = self._answer_text(row, where)
         if self.is_set:
             held = {self._label(one, row, where) for one in answers.split(text)}
@@ -68,6 +72,15 @@ class Answering:
                 f"-2e3); mend the row: {excerpt(row)}"
             )
         return text
+
+    def lacks_answer(self, row: Row) -> bool:
+        """Whether a row has no answer, and need not have one."""
+        return self.may_lack_answers and is_empty(row.get(self.target_field))
+
+    @property
+    def answered(self) -> Self:
+        """The same form for what needs an answer in every row."""
+        return replace(self, may_lack_answers=False) if self.may_lack_answers else self
 
     def _answer_text(self, row: Row, where: object) -> str:
         """A row's answer as one text, as it is written."""

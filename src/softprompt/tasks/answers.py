@@ -26,6 +26,8 @@ NUMBER: ProblemType = "regression"
 OF_SETS = ("micro_f1", "macro_f1", "subset_accuracy")
 OF_NUMBERS = ("mae", "spearmanr")
 """Metrics of one kind of answer alone."""
+OF_ONE = ("distillation", "unlikelihood", "preference")
+"""Objectives that compare whole answers, which a set is not."""
 
 SEPARATOR = ";"
 """Stands between the labels of a set wherever a set is one text."""
@@ -189,6 +191,9 @@ def check_kind(config: Any) -> None:
             raise ValueError(f"answer_range: only generated numbers have one; say `problem_type: {NUMBER}` without `labels`")
         if not config.answer_range[0] < config.answer_range[1]:
             raise ValueError(f"answer_range: {list(config.answer_range)} is none; give the lowest number, then the highest")
+    objective = config.objective
+    if (kind == SET and objective in OF_ONE) or (kind == NUMBER and objective == "distillation"):
+        raise ValueError(f"objective: {objective} is of one label or free text, not of {kind}; use language_modelling")
     check_weights(config.class_weights, labels)
 
 

@@ -17,13 +17,13 @@ from softprompt.tasks.task_file import read_task_file
 from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
-Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT"]
+Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT", "INSTRUCTION"]
 Reparameterization = Literal["RESIDUAL", "MLP", "LSTM", "LOW_RANK"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 MetricName = Literal[
     "accuracy", "f1", "exact_match", "token_f1", "micro_f1", "macro_f1", "subset_accuracy", "mae", "spearmanr"
 ]
-ObjectiveName = Literal["label_scoring", "language_modelling"]
+ObjectiveName = Literal["label_scoring", "language_modelling", "distillation", "unlikelihood", "preference"]
 
 OF_LABELS = ("accuracy", "f1", "label_scoring", *OF_SETS)
 """Metrics and objectives that need labels; the others take any answer."""
@@ -135,14 +135,17 @@ class TaskConfig(_Strict):
     metric: MetricName | None = None
     """By default accuracy with labels, micro_f1 for sets of them, mae for numbers, else exact_match."""
     instruction: str | None = None
-    """Text prompt of the zero-shot baseline; by default one that lists the labels."""
+    """Text prompt of the zero-shot baseline, and what distillation puts into a prompt; by default one that lists the
+    labels."""
+    instruction_file: str | None = None
+    """A file of text that holds it, beside the task file."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Bound on a generated answer."""
 
     num_virtual_tokens: int = Field(default=50, ge=1)
     """P, the length of the prompt."""
     prompt_tuning_init: Initializer | None = None
-    """Where the vectors start; by default LABELS with labels, else SAMPLE_VOCAB."""
+    """Where the vectors start; by default LABELS with labels, else SAMPLE_VOCAB; for distillation INSTRUCTION."""
     prompt_tuning_init_text: str | None = None
     """Text for TEXT."""
     prompt_tuning_init_prompt: tuple[str, ...] = ()
@@ -179,8 +182,18 @@ class TaskConfig(_Strict):
     """Compile norms and feed-forward blocks for the training steps; by default on a CPU where a run is long enough to pay
     for it. The results differ by rounding."""
     objective: ObjectiveName | None = None
-    """By default language_modelling. `language_modeling` is read too, and kept in cards as language_modelling, so that equal
+    """By default language_modelling; distillation trains the prompt to answer as the base does behind `instruction`,
+    unlikelihood keeps it from `unwanted` answers, preference has it prefer one answer to another.
+    `language_modeling` is read too, and kept in cards as language_modelling, so that equal
     runs keep equal digests."""
+    unwanted: str | None = None
+    """For unlikelihood: the column of answers that must not come, empty where a row has none."""
+    unwanted_weight: float = Field(default=1.0, gt=0)
+    """Of the unwanted answers beside the right ones."""
+    rejected: str = "rejected"
+    """For preference: the column of the answers that the target's column, by default `chosen`, is preferred to."""
+    preference_beta: float = Field(default=0.1, gt=0)
+    """How steeply preference counts a margin."""
     eval_per_epoch: int | None = Field(default=None, ge=1)
     """Validations in an epoch; by default one, and fewer where that makes more than 20 of a run."""
     max_eval_samples: int | None = Field(default=256, ge=1)
@@ -196,7 +209,10 @@ class TaskConfig(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _label_texts(cls, raw: Any) -> Any:
-        return with_label_texts(raw) if isinstance(raw, dict) else raw
+        if not isinstance(raw, dict):
+            return raw
+        chosen = {"target": " {chosen}"} if raw.get("objective") == "preference" else {}
+        return chosen | with_label_texts(raw)
 
     @field_validator("prompt_tuning_init_prompt", mode="before")
     @classmethod
@@ -239,6 +255,12 @@ class TaskConfig(_Strict):
                 "give one below num_virtual_tokens"
             )
         check_kind(self)
+        if self.instruction is not None and self.instruction_file is not None:
+            raise ValueError("instruction_file: `instruction` is given too; leave one of them out")
+        if self.objective == "distillation" and not (self.instruction or "").strip() and self.instruction_file is None:
+            raise ValueError("objective: distillation needs the text to distill; give `instruction` or `instruction_file`")
+        if self.objective == "unlikelihood" and not self.unwanted:
+            raise ValueError("objective: unlikelihood needs unwanted answers; name their column with `unwanted`")
         init = self.prompt_tuning_init
         if init == "LABELS" and labels is None:
             raise ValueError("prompt_tuning_init: LABELS needs `labels`; list them, or use SAMPLE_VOCAB")
@@ -246,6 +268,8 @@ class TaskConfig(_Strict):
             raise ValueError("prompt_tuning_init: TEXT needs prompt_tuning_init_text; give it")
         if init == "PROMPT" and not self.prompt_tuning_init_prompt:
             raise ValueError("prompt_tuning_init: PROMPT needs prompt_tuning_init_prompt; give one such as `trec6@3`")
+        if init == "INSTRUCTION" and not (self.instruction or self.instruction_file):
+            raise ValueError("prompt_tuning_init: INSTRUCTION needs `instruction`; give it")
         return self
 
     @property
@@ -278,6 +302,8 @@ class TaskConfig(_Strict):
             return "PROMPT"
         if self.prompt_tuning_init_text:
             return "TEXT"
+        if self.objective == "distillation":
+            return "INSTRUCTION"
         return "LABELS" if self.labels else "SAMPLE_VOCAB"
 
     @property
@@ -296,6 +322,8 @@ class TaskConfig(_Strict):
         if self.encoder_reparameterization_type:
             kept += ("encoder_reparameterization_type", "encoder_hidden_size")
         values = {key: getattr(self, key) for key in kept}
+        kept_of = {"unlikelihood": ("unwanted", "unwanted_weight"), "preference": ("rejected", "preference_beta")}
+        values |= {key: getattr(self, key) for key in kept_of.get(self.objective_name, ())}
         values |= {"prompt_tuning_init": self.initializer, "objective": self.objective_name}
         return {key: value for key, value in values.items() if value is not None}
 

@@ -15,7 +15,7 @@ from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, DataError, nearest
 from softprompt.names import LONGEST_NAME, check_new_task
 from softprompt.rows.tables import read_table
-from softprompt.rows.values import Row, is_missing, short, text_of
+from softprompt.rows.values import Row, is_empty, is_missing, short, text_of
 from softprompt.tasks.answers import NUMBER, SET, has_fraction
 from softprompt.tasks.chat import ChatFrame, words_of
 from softprompt.tasks.config import keys_of_base, parse_config
@@ -165,7 +165,7 @@ class _Column:
     @cached_property
     def fault(self) -> str | None:
         """Why it can be no input, whatever it is called."""
-        present = [value for value in self.values if not _is_empty(value)]
+        present = [value for value in self.values if not is_empty(value)]
         for value in present:
             try:
                 text_of(value)
@@ -274,7 +274,7 @@ class _Table:
         column = self.columns[answer]
         if column.fault and "empty" not in column.fault and not is_set:
             raise DataError(f"{self.file}: the column {answer!r} {column.fault}; name another with --label, or mend it")
-        lacks = is_missing if is_set else _is_empty
+        lacks = is_missing if is_set else is_empty
         empty = [number for number, value in enumerate(column.values, start=1) if lacks(value)]
         if empty:
             raise DataError(
@@ -328,10 +328,6 @@ def _text(value: object) -> str:
         return text_of(value)
     except ValueError:
         return ""
-
-
-def _is_empty(value: object) -> bool:
-    return is_missing(value) or not str(value).strip()
 
 
 class _Dumper(yaml.SafeDumper):

@@ -15,7 +15,7 @@ from softprompt.prompts.card import Card
 from softprompt.rows.places import Name, Place
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import row_in
-from softprompt.rows.values import is_missing
+from softprompt.rows.values import is_empty
 from softprompt.tasks.answering import Answering
 from softprompt.tasks.chat import text_place, with_text
 from softprompt.tasks.config import TaskConfig
@@ -68,6 +68,7 @@ class Form(Answering):
         form.input.around_prompt  # noqa: B018  (which may be wrong)
         if PLACE in [name for _, name in form.target.parts]:
             raise ConfigError(f"target: {{{PLACE}}} is the place of the vectors in `input`; name the answer's column")
+        form = replace(form, may_lack_answers=config.objective_name == "distillation")
         if not form.input.fields:
             raise ConfigError(f"input: the template {config.input!r} names no column; write one in braces, such as {{text}}")
         if len(form.target.fields) != 1:
@@ -106,7 +107,8 @@ class Form(Answering):
     def reads(self) -> tuple[object, ...]:
         """What it reads of rows: forms that agree in it split them alike."""
         kind = (self.problem_type, self.label_separator) if self.problem_type else ()
-        return (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label, *kind)
+        read = (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label, *kind)
+        return (*read, self.may_lack_answers)
 
     def columns(self, row: Row, where: object) -> dict[str, str]:
         """The texts of a row that the templates read, by column.
@@ -115,15 +117,15 @@ class Form(Answering):
             DataError: one is not there, or is no text or number.
         """
         read = {name: field_text(row, name, where) for name in self.input.fields if name != self.target_field}
-        return read | {self.target_field: self._answer_text(row, where)}
+        return read | {self.target_field: "" if self.lacks_answer(row) else self._answer_text(row, where)}
 
     def is_blank(self, row: Row) -> bool:
         """Whether nothing stands in any column of a row's input."""
-        return all(_is_empty(row.get(name)) for name in self.input.fields)
+        return all(is_empty(row.get(name)) for name in self.input.fields)
 
     def gap(self, row: Row) -> str | None:
         """The first column of a row's input in which nothing stands, where something stands in another."""
-        empty = [name for name in self.input.fields if _is_empty(row.get(name))]
+        empty = [name for name in self.input.fields if is_empty(row.get(name))]
         return empty[0] if 0 < len(empty) < len(self.input.fields) else None
 
     def encode_answers(self, base: FrozenBase, answers: Sequence[str], name: Name | None = None) -> list[list[int]]:
@@ -337,10 +339,6 @@ _Words = tuple[Callable[[Row, object], Parts] | None, Callable[[Row, object], Pa
 """What words what stands before the vectors, where something does, and what behind them."""
 
 
-def _is_empty(value: object) -> bool:
-    return is_missing(value) or (isinstance(value, str) and not value.strip())
-
-
 def _numbered(index: int) -> str:
     return f"row {index + 1}"
 
@@ -366,5 +364,5 @@ def form_fields(form: Form) -> dict[str, Any]:
 
 
 _OF_KIND = ("problem_type", "label_separator", "threshold", "answer_range")
-_OF_RECIPE = ("fold_labels", "id2label", "apart", *_OF_KIND)
-"""What a form takes from a card's recipe: prompts of before had none of it."""
+_OF_RECIPE = ("fold_labels", "id2label", "apart", "may_lack_answers", *_OF_KIND)
+"""What a form takes from a card's recipe, where prompts of before had none of it, or what is of no prompt."""

@@ -108,7 +108,8 @@ class Source:
         """Inputs that have several answers, with the number of rows of each."""
         answers: dict[str, Counter[str]] = defaultdict(Counter)
         for text, answer in zip(self.inputs, self.answers, strict=True):
-            answers[text][answer] += 1
+            if answer:
+                answers[text][answer] += 1
         return {text: dict(counts.most_common()) for text, counts in answers.items() if len(counts) > 1}
 
     def faults(self) -> dict[str, int]:
@@ -272,7 +273,13 @@ def _on_shared(form: Form, splits: Mapping[str, Source]) -> Iterator[str]:
 
 
 def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) -> Iterator[str]:
-    written = Counter(text for split in splits.values() for each in split.written for text in form.each(each))
+    written = Counter(
+        text
+        for split in splits.values()
+        for each in split.written
+        if each or not form.may_lack_answers
+        for text in form.each(each)
+    )
     composed = {text: count for text, count in written.items() if compose(text) != text}
     if form.is_set and (none := sum(not answer for split in splits.values() for answer in split.answers)):
         yield f"{_rows(none)} of {sum(len(split.rows) for split in splits.values())} have no label, read as none of them"
@@ -303,6 +310,8 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
             "its first row to them, and needs one"
         )
     by_split = {name: _counts(form, [split]) for name, split in splits.items()}
+    if form.may_lack_answers:  # a teacher tells what is a label's
+        return
     missing = {name: [label for label in labels if label not in counts] for name, counts in by_split.items()}
     nowhere = [label for label in labels if all(label in lacking for lacking in missing.values())]
     if nowhere:

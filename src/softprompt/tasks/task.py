@@ -18,6 +18,7 @@ from softprompt.rows.places import Place, PlacedRows
 from softprompt.rows.sources import Row, digest_rows, find_file, read_hub_split, read_rows
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.form import Form
+from softprompt.tasks.instruction import with_instruction
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, remarks_on_rows
 from softprompt.text import plural
@@ -51,6 +52,8 @@ class Examples:
     """Of each row the tokens before the prompt; empty where it stands before everything."""
     sets: list[tuple[int, ...]] = field(default_factory=list)
     """Indices of the labels that hold, of sets of labels; else empty."""
+    beside: list[Any] = field(default_factory=list)
+    """What an objective needs of each row beside its answer; none where it needs nothing."""
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -77,6 +80,7 @@ class Examples:
             answers=[self.answers[place] for place in places],
             fronts=[self.fronts[place] for place in places if self.fronts],
             sets=[self.sets[place] for place in places if self.sets],
+            beside=[self.beside[place] for place in places if self.beside],
         )
 
 
@@ -106,6 +110,7 @@ class Task:
         fields, self._given = take_rows(fields)
         self.config = config if config is not None else parse_config(fields)
         self.folder = Path(folder)
+        self.config = with_instruction(self.config, self.folder)
         self.form = Form.of_config(self.config)
         if not self.config.task:
             raise ConfigError("task is missing; give the task a name")
@@ -126,7 +131,8 @@ class Task:
         Raises:
             ConfigError: a key is unknown or a value wrong.
         """
-        kept = self.config.model_dump(exclude_unset=True)
+        dropped = {"instruction"} if changes.get("instruction_file") is not None else set()
+        kept = self.config.model_dump(exclude_unset=True, exclude=dropped)
         changes, given = take_rows(changes)
         other = Task(parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder)
         other._given = self._given | given
@@ -292,6 +298,11 @@ class Task:
         return self._splits.rows["test"]
 
     @property
+    def splits(self) -> dict[str, PlacedRows]:
+        """Rows by what messages call them."""
+        return {"training": self.train, "validation": self.validation, "test": self.test}
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What people should know of the rows before they train on them: a warning each."""
         return self._splits.remarks
@@ -308,16 +319,25 @@ class Task:
 
     def majority(self) -> str:
         """The most frequent answer of the training rows, the first among equals; of numbers the median."""
-        return self.form.usual([self.form.answer(row, "a training row") for row in self.train])
+        form = self.form.answered
+        return form.usual([form.answer(row, "a training row") for row in self.train])
 
     def encode(
-        self, base: FrozenBase, rows: Sequence[Row], num_virtual_tokens: int, *, split: str, prepend: str = ""
+        self,
+        base: FrozenBase,
+        rows: Sequence[Row],
+        num_virtual_tokens: int,
+        *,
+        split: str,
+        prepend: str = "",
+        unanswered: bool = False,
     ) -> Examples:
         """Rows as token ids that fit the context.
 
         Args:
             split: what messages call rows that do not know their places.
             prepend: a text prompt, which goes in front of what the user says.
+            unanswered: take rows without an answer where the task may have such: as if it were the first label, or no text.
 
         Raises:
             BaseModelError: the task's `task_type` is not that of the base.
@@ -337,7 +357,8 @@ class Task:
         def name(index: int) -> str:
             return f"task {self.name!r}, {where(index)}"
 
-        answers = [self.form.answer(row, Place(name, index)) for index, row in enumerate(rows)]
+        form = self.form if unanswered else self.form.answered
+        answers = [form.answer(row, Place(name, index)) for index, row in enumerate(rows)]
         inputs = self.form.encode_inputs(base, rows, num_virtual_tokens, prepend=prepend, name=name)
         first_cut = where(inputs.cut[0]) if inputs.cut else ""
         fronts = inputs.fronts if any(inputs.fronts) else []
@@ -348,7 +369,7 @@ class Task:
             return Examples(inputs.ids, none, [], answers, inputs.truncated, first_cut=first_cut, sets=sets, fronts=fronts)
         if self.form.labels is not None:
             label_ids = self.form.encode_labels(base)
-            choices = [self.form.labels.index(answer) for answer in answers]
+            choices = [self.form.labels.index(answer) if answer else 0 for answer in answers]
             targets = [list(label_ids[choice]) for choice in choices]
             return Examples(inputs.ids, targets, choices, answers, inputs.truncated, first_cut=first_cut, fronts=fronts)
         end = [base.end_id] if base.end_id is not None else []

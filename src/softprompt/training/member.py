@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from softprompt.registry.gate import Rival
     from softprompt.registry.records import Version
 
+OF_OBJECTIVES = ("agreement", "teacher")
+"""What objectives say of a prompt beside its metric, by their names among a card's metrics."""
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -116,6 +119,7 @@ class Tuned:
             **{name: card.metrics.get(name) for one in (*BASELINES, "validation") for name in (one, f"{one}_stderr")},
             BASELINE_ROWS: card.metrics.get(BASELINE_ROWS, card.metrics.get("rows")),
             VALUE_THERE: value_beside(card.metrics),
+            **{name: value for name, value in card.metrics.items() if name.removesuffix("_stderr") in OF_OBJECTIVES},
             "learnt": card.learnt,
             "steps": card.recipe.get("steps"),
             "best_step": card.recipe.get("best_step"),

@@ -72,7 +72,7 @@ def plan_tasks(tasks: Sequence[Task], base: BaseLike, library: Library | None, p
         raise ConfigError(f"a plan is made in one process, and {processes} were started; start it without the launcher")
     with loading(progress, (options := one_base(tasks)).shown):
         architecture = architecture_of(base_of(base, options))
-    prepared, preparer = list[tuple[Run, Examples]](), Preparer(architecture.base)
+    prepared, preparer = list[tuple[Run, Examples]](), Preparer(architecture.base, architecture, progress.warn)
     for task in tasks:
         run, test = preparer.prepare(task, library)
         for message, warning in remarks_on(architecture.base, run):

@@ -4,7 +4,7 @@ is to be said of all that. Whatever is chosen here is told, and kept in the card
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
+from softprompt.model.architecture import Architecture, architecture_of
+from softprompt.progress import Silent
 from softprompt.prompts import initialize
 from softprompt.prompts.card import is_best
 from softprompt.prompts.prompt import SoftPrompt
@@ -21,7 +23,10 @@ from softprompt.tasks.form import Form
 from softprompt.tasks.labels import excerpt_of
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
-from softprompt.training.label_sets import told_weights
+from softprompt.training.events import Advanced, Event
+from softprompt.training.objectives import OBJECTIVES
+from softprompt.training.objectives.label_sets import told_weights
+from softprompt.training.objectives.objective import Splits, Surroundings
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
@@ -39,13 +44,37 @@ SHORT, LONG = 5, 150
 class Preparer:
     """Makes runs on one base. Tasks that share their rows and form, as candidates of a sweep do, share their encoding."""
 
-    def __init__(self, base: FrozenBase) -> None:
-        self._base = base
-        self._encoded: dict[tuple[Any, ...], list[Examples]] = {}
+    def __init__(
+        self,
+        base: FrozenBase,
+        architecture: Architecture | None = None,
+        warn: Callable[[str], None] | None = None,
+        heed: Callable[[], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            architecture: how the base is run, where that is known already.
+            warn: hears of what people should know; by default Python's `warnings`.
+            heed: called while the base is asked for what an objective needs; it may raise.
+        """
+        self._base, self._warn, self._heed = base, warn or Silent().warn, heed
+        self._architecture = architecture or architecture_of(base)
+        self._encoded: dict[tuple[Any, ...], Splits] = {}
         self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
 
     def prepare(self, task: Task, library: Library | None) -> tuple[Run, Examples]:
-        """A run ready to train, its rows encoded and its vectors at their start, and the rows that will judge it.
+        """What :meth:`preparing` returns."""
+        preparing = self.preparing(task, library)
+        while True:
+            try:
+                next(preparing)
+            except StopIteration as end:
+                made: tuple[Run, Examples] = end.value
+                return made
+
+    def preparing(self, task: Task, library: Library | None) -> Generator[Event, None, tuple[Run, Examples]]:
+        """A run ready to train, its rows encoded and its vectors at their start, and the rows that will judge it. Yields how
+        far the base has been asked for what the objective needs.
 
         Raises:
             ConfigError, DataError: the task, or a row of any split, is wrong.
@@ -59,12 +88,23 @@ class Preparer:
         if library is not None:
             library.registry.check_names([task.name], base.name)
         task.form = task.form.within([task.form.answer(row, "a training row") for row in task.train])
-        key = (id(task.train), task.form, length, task.config.max_eval_samples)
+        objective = OBJECTIVES[task.config.objective_name]
+        key = (id(task.train), task.form, length, task.config.max_eval_samples, objective)
         if key not in self._encoded:
             self._kept.append(task.train)
-            splits = {"training": task.train, "validation": task.validation, "test": task.test}
-            self._encoded[key] = [task.encode(base, rows, length, split=split) for split, rows in splits.items()]
-        train, validation, test = self._encoded[key]
+            encoded = {
+                split: task.encode(base, rows, length, split=split, unanswered=True) for split, rows in task.splits.items()
+            }
+            kept = library.runs if library is not None else None
+            completing = objective.complete(encoded, Surroundings(task, self._architecture, kept, self._warn))
+            try:
+                while True:
+                    yield Advanced("ask", *next(completing), task.name)
+                    if self._heed is not None:
+                        self._heed()
+            except StopIteration as end:
+                self._encoded[key] = end.value
+        train, validation, test = (self._encoded[key][split] for split in ("training", "validation", "test"))
         labels = task.form.encode_labels(base) if task.form.labels else None
         parents = _parents(base, task.config, library)
         start_PD = _start(base, task, parents)
@@ -140,6 +180,12 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         )
     if task.form.target_field in task.form.input.fields:
         yield f"{task.name}: the input holds {task.form.target_field!r}, which is the answer; take it out of `input`", True
+    if unanswered := sum(map(task.form.lacks_answer, task.test)):
+        yield (
+            f"{task.name}: {unanswered} of {plural(len(task.test), 'test row')} have no answer: there what the instructed "
+            "base says counts as right",
+            True,
+        )
     for remark in task.remarks:
         yield f"{task.name}: {remark}", True
     splits = (run.train, run.validation)[: 1 if run.folds else 2]
@@ -205,6 +251,8 @@ def _start(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tenso
             return initialize.from_text(base, length, config.prompt_tuning_init_text or "")
         case "LABELS":
             return initialize.from_labels(base, length, task.form.label_words(base), config.seed)
+        case "INSTRUCTION":
+            return initialize.from_spread(base, length, config.instruction or "")
         case "PROMPT":
             return initialize.from_prompts([parent.vectors_PD for parent in parents], length)
 

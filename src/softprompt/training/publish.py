@@ -48,6 +48,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     metrics |= report.others
     metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr}
     metrics |= beside_baselines(member.task, member.test, report, member.baselines)
+    metrics |= run.objective.scores(member.task, member.test, report)
     card = Card(
         task_type=base.task_type,
         base=base.name,

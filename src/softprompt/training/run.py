@@ -20,8 +20,8 @@ from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Rule
 from softprompt.training.forward import Example
-from softprompt.training.label_sets import OF_SETS, class_weights
 from softprompt.training.objectives import OBJECTIVES, Objective
+from softprompt.training.objectives.label_sets import OF_SETS, class_weights
 from softprompt.training.reparameterize import Network
 
 VALIDATIONS = 20

@@ -91,7 +91,7 @@ class Session:
         self._states: dict[str, Any] = {}
         self._notes: list[Noted] = []
         self._done, self._started = 0, time.perf_counter()
-        self._preparer = Preparer(self.base)
+        self._preparer = Preparer(self.base, architecture, self._warn, self._heed if self._group.world == 1 else None)
         self._engine = OfflineEngine(architecture, warn=self._warn)
         self._stepper = Stepper(architecture, group=self._group, warn=self._warn)
         self._bank = Bank([], [], self.base.device)
@@ -168,7 +168,7 @@ class Session:
         ready: list[Member] = []
         for number, member in enumerate(new, 1):
             try:
-                member.run, member.test = self._preparer.prepare(member.task, member.library)
+                member.run, member.test = yield from self._preparer.preparing(member.task, member.library)
             except Exception as error:
                 yield self._failed(member, error)
                 continue
@@ -232,7 +232,7 @@ class Session:
         reports = yield from self._judged("baselines", trials)
         for member, own in reports.items():
             try:
-                member.baselines = baselines_of(member.task, member.test, own)
+                member.baselines = baselines_of(member.task, member.test, own, member.run.train)
             except Exception as error:
                 yield self._failed(member, error)
                 continue

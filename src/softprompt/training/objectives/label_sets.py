@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from softprompt.tasks.answers import balanced
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Examples
+from softprompt.training.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class SetTarget:
     """Of each label's loss; none for 1 each."""
 
 
-class SetScoring:
+class SetScoring(Objective[SetTarget]):
     """Binary cross-entropy of each label, by its log-odds alone; the mean over the labels. Each row counts alike."""
 
     def targets(self, examples: Examples, labels: Labels | None) -> list[SetTarget]:
@@ -99,7 +101,7 @@ def _mean(losses_C: Tensor, target: SetTarget) -> Tensor:
 
 
 SET_SCORING, SET_MODELING = SetScoring(), SetModeling()
-OF_SETS = {"label_scoring": SET_SCORING, "language_modelling": SET_MODELING}
+OF_SETS: dict[str, Objective[Any]] = {"label_scoring": SET_SCORING, "language_modelling": SET_MODELING}
 """By the names of the objectives whose place they take."""
 
 

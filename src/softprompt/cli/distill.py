@@ -1,0 +1,63 @@
+"""`softprompt distill`: a written instruction into a soft prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from softprompt.bases.options import BaseOptions
+from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
+from softprompt.cli.output import say
+from softprompt.cli.train import emit_tuned, stopping
+
+COLUMNS = ("task", "version", "metric", "value", "rows", "teacher", "agreement", "untrained", "seconds")
+
+
+@library_options
+@base_options
+def distill(
+    file: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task; its rows need no answers.")],
+    instruction: Annotated[
+        Path | None,
+        typer.Option(help="Text that the base answers behind, with examples in it or not; by default the task's own."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the file; may be repeated."),
+    ] = None,
+    *,
+    base: BaseOptions,
+    where: Location,
+    as_json: Json = False,
+) -> None:
+    """Tune a prompt to answer as the base does behind a written instruction, and tell what that saves."""
+    from softprompt.progress import Bars
+    from softprompt.tasks.instruction import read_instruction
+    from softprompt.tasks.load import check_before_loading, load_tasks
+
+    changed = read_pairs(changes or (), "sets nothing; write --set KEY=VALUE, such as --set max_steps=100")
+    progress = Bars()
+    with stopping() as stop:
+        with progress.loading("the rows"):
+            (task,) = load_tasks(file)
+            if instruction is not None:
+                changed["instruction"] = read_instruction(instruction, str(instruction))
+            task = task.variant(**changed, objective="distillation")
+            check_before_loading([task], base)
+            library = where.open(make=True)
+            library.registry.database.check_writable()
+        with progress.loading("torch"):
+            from softprompt.training.distill import distill as tune
+        distilled = tune(task, base=base, library=library, progress=progress, stop=stop)
+    row = distilled.row()
+    emit_tuned([row], as_json, f"{row['instruction_tokens']} tokens in {row['columns']} vectors, on test rows", COLUMNS)
+    if not as_json:
+        say(
+            f"a request alone takes {row['latency_ms']:.0f} ms, with the instruction {row['teacher_latency_ms']:.0f} ms: "
+            f"{row['cheaper']:.1f} times as long. Behind keys and values that a server keeps {row['cached_latency_ms']:.0f} "
+            f"and {row['teacher_cached_latency_ms']:.0f} ms, {row['kept_bytes'] / 1e6:.1f} and "
+            f"{row['teacher_kept_bytes'] / 1e6:.1f} MB for the task, and each token attends to {row['columns']} and "
+            f"{row['teacher_columns']} columns before its input"
+        )
