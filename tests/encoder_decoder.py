@@ -39,6 +39,7 @@ class EncoderDecoder:
     """An :class:`~softprompt.model.architecture.Architecture` without anything that is shared between rows."""
 
     shares_prefix = False
+    layout = None
 
     def __init__(self, base: FrozenBase) -> None:
         self.base = base

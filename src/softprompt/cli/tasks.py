@@ -95,6 +95,7 @@ def _version_rows(versions: list[Version], aliases: dict[str, int]) -> Iterator[
         yield {
             "version": version.number,
             "digest": version.digest,
+            "prompt_type": card.prompt_type,
             "base": version.base,
             "fingerprint": version.fingerprint,
             "metric": card.metric,

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
+from softprompt.model.architecture import Architecture, architecture_of
+from softprompt.model.prefix import layout_for
+from softprompt.model.splice import stack_prompts
 from softprompt.prompts import initialize
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.config import TaskConfig
@@ -29,6 +34,10 @@ RATE = 0.45
 the rate in a step, and how far that is depends on the numbers there are. Gemma multiplies its embeddings by the root of
 their width, so that a rate for Llama is a tenth of what it needs."""
 
+PREFIX_RATE = 0.005
+"""That of a prefix, in units of the spread of the keys and values that it starts from, for the same reason. It is PEFT's
+choice for prefixes that start from a text, and was not searched for on a real base."""
+
 SHORT, LONG = 5, 150
 """Prompt lengths outside of which a warning is due: too little capacity, and an input that drowns."""
 
@@ -36,8 +45,9 @@ SHORT, LONG = 5, 150
 class Preparer:
     """Makes runs on one base. Tasks that share their rows and form, as candidates of a sweep do, share their encoding."""
 
-    def __init__(self, base: FrozenBase) -> None:
-        self._base = base
+    def __init__(self, base: FrozenBase, architecture: Architecture | None = None) -> None:
+        """`architecture` is how the base is run, where that is known already."""
+        self._base, self._given = base, architecture
         self._encoded: dict[tuple[Any, ...], list[Examples]] = {}
         self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
 
@@ -50,9 +60,11 @@ class Preparer:
             NotFound, FingerprintMismatch: a prompt to start from is not there, or of another base.
             NameRefused: the library would refuse the task's name, or the base's.
         """
-        base, length = self._base, task.config.num_virtual_tokens
+        base = self._base
         if library is not None:
             library.registry.check_names([task.name], base.name)
+        parents = _parents(base, task.config, library)
+        length = _length(task.config, parents)
         key = (id(task.train), task.form, length, task.config.max_eval_samples)
         if key not in self._encoded:
             self._kept.append(task.train)
@@ -60,20 +72,50 @@ class Preparer:
             self._encoded[key] = [task.encode(base, rows, length, split=split) for split, rows in splits.items()]
         train, validation, test = self._encoded[key]
         labels = task.form.encode_labels(base) if task.form.labels else None
-        parents = _parents(base, task.config, library)
-        start_PD = _start(base, task, parents)
-        run = Run(
-            task, chosen(task.config, base), start_PD, train, validation, labels, tuple(parent.digest for parent in parents)
-        )
+        start_PD = self._start(task, length, parents)
+        config = chosen(task.config, base, start_PD).model_copy(update={"num_virtual_tokens": length})
+        run = Run(task, config, start_PD, train, validation, labels, tuple(parent.digest for parent in parents))
         run.split(task.folds)
         return run, test
 
+    @cached_property
+    def _architecture(self) -> Architecture:
+        return self._given or architecture_of(self._base)
 
-def chosen(config: TaskConfig, base: FrozenBase) -> TaskConfig:
-    """A config with nothing left to choose."""
+    def _start(self, task: Task, length: int, parents: Sequence[SoftPrompt]) -> Tensor:
+        """Where a task's prompt starts. A prefix starts as the keys and values of what a soft prompt would start from, or as
+        another prefix is."""
+        prefixes = [parent.vectors_PD for parent in parents if parent.card.prompt_type == "prefix"]
+        if task.config.prompt_type == "soft":
+            if prefixes:
+                raise ConfigError(
+                    f"prompt_tuning_init_prompt names a prefix ({_named(parents)}), of whose keys and values no soft "
+                    "prompt can be made; say prompt_type: prefix, or start from a soft prompt"
+                )
+            return _start(self._base, task, length, parents)
+        layout = layout_for(self._base, self._architecture.layout)
+        if prefixes and len(prefixes) < len(parents):
+            raise ConfigError(
+                f"prompt_tuning_init_prompt names prefixes and soft prompts ({_named(parents)}), which have no "
+                "mean; give one kind"
+            )
+        if prefixes:
+            return initialize.from_prefixes(prefixes, length)
+        start_PD = _start(self._base, task, length, parents).to(self._base.device, self._base.dtype)
+        with torch.no_grad():
+            return layout.fold(self._architecture.compute_prefix(stack_prompts([start_PD])))[0].float().cpu()
+
+
+def chosen(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None = None) -> TaskConfig:
+    """A config with nothing left to choose; but for the rate of a prefix where its start is not known."""
     if config.learning_rate is not None:
         return config
-    rate = float(f"{RATE * base.spread * config.learning_rate_multiplier:.3g}")
+    usual = RATE * base.spread
+    if config.prompt_type == "prefix":
+        if start_PD is None:
+            return config
+        usual = PREFIX_RATE * float(start_PD.std())
+    rate = float(f"{usual * config.learning_rate_multiplier:.3g}")
     return config.model_copy(update={"learning_rate": rate})
 
 
@@ -134,7 +176,7 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield f"{task.name}: {told}", True
     if run.rule.network is not None:  # trained with the vectors and not kept, so no row or card counts it
         kept = run.start_PD.numel()
-        trained = kept + weight_rows(run.rule.network.hidden) * base.width
+        trained = kept + weight_rows(run.rule.network.hidden) * run.start_PD.shape[1]
         yield f"{task.name}: {trained} numbers are trained, of which {kept} are kept", False
 
 
@@ -162,9 +204,21 @@ def _until_end(base: FrozenBase, ids: Sequence[int]) -> list[int]:
     return list(itertools.takewhile(lambda token: token not in base.end_ids, ids))
 
 
-def _start(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tensor:
+def _length(config: TaskConfig, parents: Sequence[SoftPrompt]) -> int:
+    """Virtual tokens: where the file names none, a prefix has those of the prompts that it starts from."""
+    lengths = {len(parent.vectors_PD) for parent in parents}
+    if config.prompt_type == "prefix" and "num_virtual_tokens" not in config.model_fields_set and len(lengths) == 1:
+        return lengths.pop()
+    return config.num_virtual_tokens
+
+
+def _named(parents: Sequence[SoftPrompt]) -> str:
+    return ", ".join(f"{parent.card.task}, {parent.card.prompt_type}" for parent in parents)[:200]
+
+
+def _start(base: FrozenBase, task: Task, length: int, parents: Sequence[SoftPrompt]) -> Tensor:
     """The vectors that a task's prompt starts from, P x D; for PROMPT, from its parents."""
-    config, length = task.config, task.config.num_virtual_tokens
+    config = task.config
     match config.initializer:
         case "RANDOM":
             return initialize.random_vectors(base, length, config.seed)

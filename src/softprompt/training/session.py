@@ -21,7 +21,7 @@ from softprompt.evaluation.baselines import baseline_trials, baselines_of, remar
 from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
 from softprompt.tasks.task import Task
-from softprompt.training.bank import Bank
+from softprompt.training.bank import Banks
 from softprompt.training.checkpoint import EVERY_SECONDS, Checkpoint, key_of, name_of
 from softprompt.training.events import (
     Advanced,
@@ -91,10 +91,10 @@ class Session:
         self._states: dict[str, Any] = {}
         self._notes: list[Noted] = []
         self._done, self._started = 0, time.perf_counter()
-        self._preparer = Preparer(self.base)
+        self._preparer = Preparer(self.base, architecture)
         self._engine = OfflineEngine(architecture, warn=self._warn)
         self._stepper = Stepper(architecture, group=self._group, warn=self._warn)
-        self._bank = Bank([], [], self.base.device)
+        self._bank = Banks([], [], self.base.device)
 
     def add(
         self, task: Task, *, library: Library | None = None, publishes: bool = True, also: Also | None = None, salt: str = ""
