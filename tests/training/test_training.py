@@ -586,6 +586,7 @@ RECIPES: list[dict[str, Any]] = [
     {"optim": "adafactor"},
     {"encoder_reparameterization_type": "RESIDUAL"},
     {"encoder_reparameterization_type": "MLP"},
+    {"prompt_type": "prefix", "learning_rate": 0.05},
 ]
 
 

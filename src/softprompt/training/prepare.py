@@ -136,7 +136,7 @@ def told_recipe(run: Run) -> str:
 def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     """What people should know of a run before it trains, and whether it is a warning."""
     task, length = run.task, run.config.num_virtual_tokens
-    if length < SHORT:
+    if length < SHORT and run.config.prompt_type == "soft":  # a token of a prefix has many times the numbers
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} has little capacity; 20 to 100 is usual", True
     if length > LONG:
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} can drown the input; 20 to 100 is usual", True

@@ -75,9 +75,10 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
 
 def barely_moved(member: Member, prompt: SoftPrompt) -> str:
     """The warning that is due where a prompt has barely moved."""
+    usual = "0.03 to 0.3" if prompt.card.prompt_type == "soft" else "0.002 to 0.03"
     return (
         f"{member.task.name}: the prompt has barely moved (L2 distance {prompt.card.metrics['moved']:.2%} of its start's "
-        f"length); raise learning_rate from {member.run.config.learning_rate:g} (0.03 to 0.3 is usual) or train longer"
+        f"length); raise learning_rate from {member.run.config.learning_rate:g} ({usual} is usual) or train longer"
     )
 
 
