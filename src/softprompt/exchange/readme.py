@@ -11,9 +11,9 @@ from softprompt.prompts.card import Card
 from softprompt.tasks.form import ANSWERS, BEHIND
 from softprompt.tasks.template import Template
 
-_TOP = """# {task}: a soft prompt for {base}
+_TOP = """# {task}: a {kind} for {base}
 
-Exported by softprompt. `peft.PeftModel.from_pretrained(model, FOLDER)` loads it. PEFT puts the virtual tokens in front of
+Exported by softprompt. `peft.PeftModel.from_pretrained(model, FOLDER)` loads it. PEFT puts the {put} in front of
 the token ids that it is given and does no more, so softprompt's answers come from these ids:
 
 - No special token is put in front or behind{left_out}; the attention mask is all ones.
@@ -96,7 +96,8 @@ def readme_of(card: Card, base: str) -> str:
     recipe, template = card.recipe, Template(card.target)
     left_out = f": `{recipe['left_out']}`, which the tokenizer would put there, is left out" if "left_out" in recipe else ""
     quoted = {name: _quoted(getattr(card, name)) for name in ("input", "target")}
-    text = _TOP.format(task=card.task, base=card.base, left_out=left_out, **quoted)
+    kind = ("soft prompt", "virtual tokens") if card.prompt_type == "soft" else ("prefix", "keys and values of each layer")
+    text = _TOP.format(task=card.task, base=card.base, kind=kind[0], put=kind[1], left_out=left_out, **quoted)
     opened = "base"
     if kind_of(base) == "file":
         folder, name = os.path.split(base)

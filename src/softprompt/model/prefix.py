@@ -5,7 +5,6 @@ Shapes: K prompts, P virtual tokens, N tensors of one shape, H heads of keys, d 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import BaseModelError
-from softprompt.text import plural
+from softprompt.text import told_layers
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,7 @@ class Layout:
         return cls(tuple((k.shape[1], k.shape[3], v.shape[3]) for k, v in prefix.layers))
 
     def __str__(self) -> str:
-        runs = [(shape, len(list(same))) for shape, same in itertools.groupby(self.layers)]
-        told = [
-            f"{plural(count, 'layer')} of {heads} x {key if key == value else f'{key} and {value}'}"
-            for (heads, key, value), count in runs
-        ]
-        return ", ".join(told[:4]) + (" ..." if len(told) > 4 else "")
+        return told_layers(self.layers)
 
     @cached_property
     def width(self) -> int:
