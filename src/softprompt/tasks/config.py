@@ -157,7 +157,7 @@ class TaskConfig(_Strict):
     warmup_steps: int | None = Field(default=None, ge=0)
     """Overrides warmup_ratio."""
     weight_decay: float = Field(default=0.0, ge=0)
-    lr_scheduler_type: Scheduler = "linear"
+    lr_scheduler_type: Scheduler = "cosine"
     optim: Literal["adamw", "adafactor"] = "adamw"
     adam_beta2: float = Field(default=0.98, ge=0, lt=1)
     """How much AdamW keeps of its second moment at each step: a run of a few hundred steps has no time for 0.999."""
@@ -171,8 +171,8 @@ class TaskConfig(_Strict):
     objective: ObjectiveName | None = None
     """By default language_modelling. `language_modeling` is read too, and kept in cards as language_modelling, so that equal
     runs keep equal digests."""
-    eval_per_epoch: int = Field(default=1, ge=1)
-    """Validations in an epoch."""
+    eval_per_epoch: int | None = Field(default=None, ge=1)
+    """Validations in an epoch; by default one, and fewer where that makes more than 20 of a run."""
     max_eval_samples: int | None = Field(default=256, ge=1)
     """Rows of a validation at most, drawn by what they hold; null for all."""
     max_baseline_samples: int | None = Field(default=256, ge=1)
