@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from softprompt.bases.base import FrozenBase
 from softprompt.model.causal import Causal
-from softprompt.model.prefix import Prefix
+from softprompt.model.prefix import Prefix, layout_for
 from softprompt.model.splice import Stack
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
@@ -251,3 +251,14 @@ def some_prompt(base: FrozenBase, task: str, *, rows: int = 5, seed: int = 0, **
         task=task, base=base.name, fingerprint=base.fingerprint, num_virtual_tokens=rows, token_dim=base.width, **fields
     )
     return SoftPrompt(base.embed(ids).detach().float(), card)
+
+
+def some_prefix(base: FrozenBase, task: str, *, rows: int = 5, seed: int = 0, **fields: Any) -> SoftPrompt:
+    """Keys and values that no soft prompt has, in a form of choice."""
+    layout = layout_for(base, Causal(base).layout)
+    numbers = torch.randn(rows, layout.width, generator=torch.Generator().manual_seed(seed)) * 0.5
+    card = Card(
+        task=task, base=base.name, fingerprint=base.fingerprint, num_virtual_tokens=rows, token_dim=layout.width,
+        prompt_type="prefix", layers=layout.layers, **fields,
+    )  # fmt: skip
+    return SoftPrompt(numbers, card)

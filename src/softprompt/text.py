@@ -3,6 +3,7 @@ carry."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -27,6 +28,15 @@ def with_mask(parts: Parts, token: str | None) -> Parts:
 def plural(count: int, noun: str) -> str:
     """A number of things, for a message: `1 row`, `2 rows`."""
     return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def told_layers(layers: Sequence[tuple[int, int, int]]) -> str:
+    """What layers keep of a token, each its heads of keys, the width of a key and that of a value: `30 layers of 3 x 64`."""
+    told = [
+        f"{plural(len(list(same)), 'layer')} of {heads} x {key if key == value else f'{key} and {value}'}"
+        for (heads, key, value), same in itertools.groupby(layers)
+    ]
+    return ", ".join(told[:4]) + (" ..." if len(told) > 4 else "")
 
 
 def lone_surrogate(value: object) -> str | None:

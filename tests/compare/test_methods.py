@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from softprompt.bases.base import FrozenBase
 from softprompt.compare import names
 from softprompt.compare.compare import METHODS, compare, run_method
-from softprompt.compare.given_prefix import GivenPrefix
 from softprompt.compare.method import Trained
 from softprompt.compare.names import NAMES
 from softprompt.compare.peft_prompts import prefix_of
+from softprompt.compare.soft_prompt import of_kind
 from softprompt.compare.text_prompts import FewShot, draw_examples, few_shot_text
 from softprompt.compare.trainer import without_future_warnings
 from softprompt.compare.weights import BATCH, Full, Lora, batch_of, fit_weights
@@ -28,9 +28,11 @@ from softprompt.errors import BaseModelError, ConfigError
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.model.architecture import architecture_of
 from softprompt.model.causal import Causal
+from softprompt.model.prefix import layout_for
 from softprompt.model.splice import no_prompt, stack_prompts
 from softprompt.progress import Mute
 from softprompt.tasks.task import Task
+from softprompt.training.prepare import RATE
 from softprompt.training.train import train
 from tests.models import make_base, steerable_base, weights_digest
 
@@ -97,7 +99,7 @@ def test_a_method_gives_the_same_again(name: str, base: FrozenBase) -> None:
     assert one.loss == other.loss
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "peft_prompt_tuning_ours", "peft_prefix_tuning"])
+@pytest.mark.parametrize("name", ["full", "lora", "peft_prompt_tuning_ours", "prefix", "peft_prefix_tuning"])
 def test_a_method_learns(name: str) -> None:
     task = a_task(max_steps=40)
     base = steerable_base()
@@ -167,15 +169,15 @@ def test_a_few_shot_text_has_as_many_examples_as_fit(base: FrozenBase) -> None:
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
 @pytest.mark.parametrize("task", [a_task(), a_writing_task()], ids=["labels", "text"])
-def test_given_keys_and_values_of_a_prompt_are_the_prompt(task: Task, architecture: str) -> None:
+def test_keys_and_values_of_a_prompt_are_judged_as_the_prompt(task: Task, architecture: str) -> None:
     base = make_base(architecture)
     vectors_PD = base.embed(torch.tensor([5, 9, 40, 77])).detach()
     test = task.encode(base, task.test, 4, split="test")
+    causal = Causal(base)
     with torch.no_grad():
-        prefix = Causal(base).compute_prefix(stack_prompts([vectors_PD]))
-    given, plain = GivenPrefix(base, prefix), architecture_of(base)
-    nothing_PD = torch.zeros(4, base.width)
-    one, other = judged(Trained(given, nothing_PD, test), task), judged(Trained(plain, vectors_PD, test), task)
+        prefix = causal.compute_prefix(stack_prompts([vectors_PD]))
+    matrix_PW = layout_for(base, causal.layout).fold(prefix)[0]
+    one, other = (judged(Trained(causal, prompt, test), task) for prompt in (matrix_PW, vectors_PD))
     assert one.predictions == other.predictions
     assert one.loss == pytest.approx(other.loss, rel=1e-5)
 
@@ -190,18 +192,31 @@ def test_a_prefix_is_judged_as_peft_answers(base: FrozenBase) -> None:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([ids + label])).logits[0].log_softmax(-1)
     expected = float(logits[2, 77] + logits[3, 78])
-    engine = OfflineEngine(GivenPrefix(base, prefix_of(model)))
-    ((scored,),) = result_of(engine.score([torch.zeros(4, base.width)], [0], [ids], [(tuple(label),)]))
-    plain = result_of(OfflineEngine(architecture_of(base)).score([no_prompt(base)], [0], [ids], [(tuple(label),)]))
+    causal = Causal(base)
+    matrix_PW = layout_for(base, causal.layout).fold(prefix_of(model))[0]
+    ((scored,),) = result_of(OfflineEngine(causal).score([matrix_PW], [0], [ids], [(tuple(label),)]))
+    plain = result_of(OfflineEngine(causal).score([no_prompt(base)], [0], [ids], [(tuple(label),)]))
     assert scored == pytest.approx(expected, abs=1e-4)
     assert abs(plain[0][0] - expected) > 1e-2
 
 
-def test_a_base_that_takes_no_prefix_is_told(base: FrozenBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    prefix = Causal(base).compute_prefix(stack_prompts([base.embed(torch.tensor([5])).detach()]))
+@pytest.mark.parametrize("name", ["prefix", "peft_prefix_tuning"])
+def test_a_base_that_takes_no_prefix_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Causal, "shares_prefix", False)
-    with pytest.raises(BaseModelError, match="random/llama takes no keys and values"):
-        GivenPrefix(base, prefix)
+    with pytest.raises(BaseModelError, match=r"random/llama .* takes no prefix"):
+        METHODS[name].train(a_task(), make_base("llama"), Mute())
+
+
+def test_each_kind_of_prompt_has_the_rate_and_length_that_are_its_own(base: FrozenBase) -> None:
+    """What a file says of a rate is for the kind that it names."""
+    for kind, other in (("soft", "prefix"), ("prefix", "soft")):
+        task = a_task(prompt_type=kind, learning_rate=0.07)
+        assert of_kind(task, kind) is task  # type: ignore[arg-type]
+        changed = of_kind(task, other).config  # type: ignore[arg-type]
+        assert (changed.prompt_type, changed.learning_rate, changed.num_virtual_tokens) == (other, None, 4)
+        soft = METHODS["peft_prompt_tuning_ours"].settings(task, base)["learning_rate"]
+        assert soft == (0.07 if kind == "soft" else pytest.approx(RATE * base.spread, rel=0.01))
+    assert of_kind(a_task(peft_type="PREFIX_TUNING"), "soft").config.prompt_type == "soft"
 
 
 # Weights

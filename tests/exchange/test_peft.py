@@ -284,7 +284,6 @@ def test_other_methods_are_refused_with_what_they_are(place: Path) -> None:
     common: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
     config: Any
     for config, expected in (
-        (peft.PrefixTuningConfig(**common), "is PREFIX_TUNING, not PROMPT_TUNING; its numbers are keys and values of each"),
         (
             peft.MultitaskPromptTuningConfig(**common, num_tasks=2),
             "is MULTITASK_PROMPT_TUNING, not PROMPT_TUNING; its tasks",

@@ -192,3 +192,39 @@ def test_a_card_takes_no_unknown_field_and_cannot_be_changed() -> None:
         Card(**FIELDS, host="here")
     with pytest.raises(ValidationError, match="frozen"):
         Card(**FIELDS).task = "other"  # type: ignore[misc]
+
+
+def test_cards_of_soft_prompts_are_written_as_before_there_were_prefixes() -> None:
+    written = json.loads(Card(**FIELDS).canonical())
+    assert written["format"] == 1
+    assert not {"prompt_type", "layers"} & written.keys()
+    assert written.keys() == Card(**FIELDS).model_dump().keys()
+
+
+PREFIX: dict[str, Any] = {**FIELDS, "prompt_type": "prefix", "layers": ((1, 4, 2), (2, 3, 3)), "token_dim": 18}
+
+
+def test_a_prefix_says_its_layers_in_a_format_that_versions_before_refuse_by_its_number() -> None:
+    card = Card(**PREFIX)
+    assert card.format == 2
+    again = Card.parse(card.canonical())
+    assert again == card
+    assert again.layers == ((1, 4, 2), (2, 3, 3))
+    assert again.canonical() == card.canonical()
+    assert card.changed({"task": "u"}) == card.model_copy(update={"task": "u"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": None}, "a prefix, and nothing else, has layers"),
+        ({"prompt_type": "soft"}, "a prefix, and nothing else, has layers"),
+        ({"token_dim": 17}, "other numbers of keys and values than token_dim says"),
+        ({"layers": ((1, 4),)}, "layers"),
+        ({"prompt_type": "prefixes"}, "prompt_type"),
+    ],
+)
+def test_a_prefix_whose_card_contradicts_itself_is_refused(change: dict[str, Any], message: str) -> None:
+    raw = json.loads(Card(**PREFIX).canonical())
+    with pytest.raises(PromptFileError, match=message):
+        Card.parse(json.dumps(raw | change))

@@ -14,6 +14,7 @@ from softprompt.prompts import file as card_module
 from softprompt.prompts.card import Card, Dtype
 from softprompt.prompts.file import CARD_KEY, Stored, digest_of, read_file, write_file
 from softprompt.prompts.prompt import TENSOR, SoftPrompt
+from softprompt.serving.router import read_centroid
 from softprompt.tasks.answers import log_softmax
 from tests.engine_jobs import score_offline
 from tests.models import make_base
@@ -197,3 +198,51 @@ def test_the_checksum_covers_card_and_tensors_alike() -> None:
     assert header == card_module.write_file(card, tensors)[: len(header)]
     with pytest.raises(PromptFileError, match="checksum"):
         SoftPrompt.from_bytes(header + other.to_bytes()[len(header) :])
+
+
+# Prefixes
+
+
+def a_prefix(**fields: Any) -> SoftPrompt:
+    """Of layers whose keys are fifty times as large as their values."""
+    numbers = torch.randn(3, 6, 24, generator=torch.Generator().manual_seed(0))
+    numbers[:, ::2] *= 50
+    known = {"task": "t", "base": "b", "fingerprint": "f", "prompt_type": "prefix", "layers": ((2, 12, 12),) * 3}
+    return SoftPrompt(numbers.flatten(1), Card(**{**known, **fields}, num_virtual_tokens=3, token_dim=144))
+
+
+def test_a_prefix_comes_back_from_its_bytes_with_a_centroid_of_the_bases_width() -> None:
+    prefix = SoftPrompt(a_prefix().vectors_PD, a_prefix().card, torch.arange(32.0))
+    again = SoftPrompt.from_bytes(prefix.to_bytes())
+    assert torch.equal(again.vectors_PD, prefix.vectors_PD)
+    assert again.card == prefix.card
+    assert again.digest == prefix.digest
+    assert repr(again).startswith("SoftPrompt('t', a prefix, 3 x 144 for b")
+    centroid = read_centroid(prefix.to_bytes())
+    assert centroid is not None
+    assert centroid.tolist() == list(range(32))
+    with pytest.raises(PromptFileError, match="centroid"):
+        SoftPrompt(prefix.vectors_PD, prefix.card, torch.zeros(2, 32))
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.005), ("float16", 0.001), ("int8", 0.02)])
+def test_in_a_smaller_form_keys_do_not_drown_values(dtype: Dtype, most: float) -> None:
+    prefix, small = a_prefix(), a_prefix().as_dtype(dtype)
+    again = SoftPrompt.from_bytes(small.to_bytes())
+    assert torch.equal(again.vectors_PD, small.vectors_PD)
+    assert small.as_dtype(dtype).to_bytes() == small.to_bytes()
+    assert (small.card.format, small.card.dtype) == (2, dtype)
+    # a block of 64 numbers: of 24 keys and 24 values each, so mixed here; of real layers, whose heads have 64, either
+    wide = torch.cat([prefix.vectors_PD.view(3, 6, 24)[:, part::2].flatten(1) for part in (0, 1)], dim=1)
+    card = prefix.card.changed({"layers": ((1, 64, 64),), "token_dim": 128})
+    keys_values = SoftPrompt(torch.cat([wide[:, :64], wide[:, 72:136]], dim=1), card)
+    found = keys_values.as_dtype(dtype).vectors_PD
+    for part in (slice(0, 64), slice(64, 128)):
+        expected = keys_values.vectors_PD[:, part]
+        assert float((found[:, part] - expected).norm() / expected.norm()) <= most
+
+
+def test_a_prefix_on_a_base_of_other_layers_is_refused_with_both_numbers() -> None:
+    base = make_base("llama")
+    with pytest.raises(FingerprintMismatch, match=r"it has keys and values of 3 layers, not 2"):
+        a_prefix().check_base(base)

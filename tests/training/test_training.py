@@ -615,6 +615,7 @@ RECIPES: list[dict[str, Any]] = [
     {"encoder_reparameterization_type": "MLP"},
     {"encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 16},
     {"encoder_reparameterization_type": "LOW_RANK"},
+    {"prompt_type": "prefix", "learning_rate": 0.05},
 ]
 
 

@@ -9,12 +9,25 @@ import typer
 
 from softprompt.cli.options import Json, Location, library_options
 from softprompt.cli.output import emit, say, with_errors
+from softprompt.text import told_layers
 
 if TYPE_CHECKING:
     from softprompt.registry.records import Origin, Version
 
 LIST_COLUMNS = ("task", "version", "versions", "base", "metric", "value", "aliases", "tags")
-SHOW_COLUMNS = ("version", "digest", "base", "metric", "value", "rows", "created_at", "aliases", "tags", "deleted")
+SHOW_COLUMNS = (
+    "version",
+    "digest",
+    "prompt_type",
+    "base",
+    "metric",
+    "value",
+    "rows",
+    "created_at",
+    "aliases",
+    "tags",
+    "deleted",
+)
 
 
 @library_options
@@ -61,14 +74,16 @@ def show(
         emit([{"task": name, "tenant": library.tenant, "aliases": aliases, "versions": rows}], True, name)
         return
     if one:
-        emit([versions[0].card.model_dump(mode="json") | rows[0] | _origin_row(origin)], False, versions[0].ref)
+        card = versions[0].card
+        layers = {} if card.layers is None else {"layers": told_layers(card.layers)}
+        emit([card.model_dump(mode="json") | layers | rows[0] | _origin_row(origin)], False, versions[0].ref)
         _tell_unlearnt(versions)
         return
     bases = {version.base for version in versions}
     on = f", on {bases.pop()}" if len(bases) == 1 else ""
-    emit(
-        with_errors(rows), False, f"{name}: versions{on}", [column for column in SHOW_COLUMNS if not on or column != "base"]
-    )
+    said = ["base"] * bool(on) + ["prompt_type"] * all(row["prompt_type"] == "soft" for row in rows)
+    columns = [column for column in SHOW_COLUMNS if column not in said]
+    emit(with_errors(rows), False, f"{name}: versions{on}", columns)
     _tell_unlearnt(versions)
 
 
@@ -95,6 +110,7 @@ def _version_rows(versions: list[Version], aliases: dict[str, int]) -> Iterator[
         yield {
             "version": version.number,
             "digest": version.digest,
+            "prompt_type": card.prompt_type,
             "base": version.base,
             "fingerprint": version.fingerprint,
             "metric": card.metric,

@@ -31,6 +31,7 @@ METHODS: dict[str, Method] = {
     "ours": Ours(),
     "peft_prompt_tuning": PeftPromptTuning(),
     "peft_prompt_tuning_ours": PeftPromptTuningOurs(),
+    "prefix": Ours(prompt_type="prefix"),
     "peft_prefix_tuning": PeftPrefixTuning(),
     "lora": Lora(),
     "full": Full(),
@@ -54,7 +55,8 @@ def compare(
 
     The methods: `zero_shot` (the task's text prompt), `few_shot` (with 8 training rows as examples), `ours` (a soft prompt
     by the task's recipe), `peft_prompt_tuning` (as PEFT and the Trainer come), `peft_prompt_tuning_ours` (with our rate,
-    batch and schedule, and a start from text), `peft_prefix_tuning`, `lora` (of rank 8, on queries and values), and `full`
+    batch and schedule, and a start from text), `prefix` (a prefix by the task's recipe), `peft_prefix_tuning`, `lora` (of
+    rank 8, on queries and values), and `full`
     fine-tuning.
 
     Args:

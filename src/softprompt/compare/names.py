@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from softprompt.errors import ConfigError, nearest
 
 NAMES = (
-    "zero_shot", "few_shot", "ours", "peft_prompt_tuning", "peft_prompt_tuning_ours", "peft_prefix_tuning", "lora", "full",
+    "zero_shot", "few_shot", "ours", "peft_prompt_tuning", "peft_prompt_tuning_ours", "prefix", "peft_prefix_tuning", "lora",
+    "full",
 )  # fmt: skip
 """In the order of their numbers that are trained, about."""
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from softprompt.bases.base import FrozenBase
-from softprompt.compare.given_prefix import GivenPrefix
 from softprompt.compare.method import Settings, Trained
+from softprompt.compare.soft_prompt import of_kind
 from softprompt.compare.trainer import DEFAULTS, fit, without_future_warnings
 from softprompt.model.architecture import architecture_of
-from softprompt.model.prefix import Prefix
+from softprompt.model.prefix import Prefix, layout_for
 from softprompt.progress import Progress
 from softprompt.tasks.task import Task
 from softprompt.training.prepare import chosen
@@ -61,7 +61,9 @@ class PeftPromptTuningOurs(PeftPromptTuning):
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         start = {"num_virtual_tokens": task.config.num_virtual_tokens, "prompt_tuning_init": "TEXT"}
         return (
-            start | {"prompt_tuning_init_text": _text(task)} | our_arguments(task, chosen(task.config, base).learning_rate)
+            start
+            | {"prompt_tuning_init_text": _text(task)}
+            | our_arguments(task, chosen(of_kind(task, "soft").config, base).learning_rate)
         )
 
 
@@ -77,6 +79,8 @@ class PeftPrefixTuning:
         import peft
         import transformers
 
+        architecture = architecture_of(base)
+        layout = layout_for(base, architecture.layout)
         settings = self.settings(task, base)
         length, text = settings.pop("num_virtual_tokens"), settings.pop("text")
         while len(base.tokenizer(text)["input_ids"]) < length:
@@ -89,8 +93,8 @@ class PeftPrefixTuning:
         steps = fit(model, task, base, settings, progress)
         test = task.encode(base, task.test, length, split="test")
         trainable, size = _size(model)
-        nothing_PD = torch.zeros(length, base.width, device=base.device, dtype=base.dtype)
-        return Trained(GivenPrefix(base, prefix_of(model)), nothing_PD, test, trainable, size, steps)
+        matrix_PW = layout.fold(prefix_of(model))[0].to(base.device, base.dtype)
+        return Trained(architecture, matrix_PW, test, trainable, size, steps)
 
 
 def given(task: Task, key: str, default: int) -> int:

@@ -1,4 +1,4 @@
-"""Ours: a soft prompt by the task's own recipe."""
+"""Ours: a soft prompt, or a prefix, by the task's own recipe."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from softprompt.compare.method import Settings, Trained
 from softprompt.errors import TrainingError
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress
+from softprompt.tasks.config import PromptType
 from softprompt.tasks.task import Task
 from softprompt.training.events import Failed, draw
 from softprompt.training.prepare import chosen
@@ -15,16 +16,19 @@ from softprompt.training.session import Session
 
 
 class Ours:
-    """A soft prompt, trained as `softprompt train` trains it, with nothing published."""
+    """A prompt of one kind, trained as `softprompt train` trains it, with nothing published."""
+
+    def __init__(self, prompt_type: PromptType = "soft") -> None:
+        self._prompt_type = prompt_type
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
-        config = chosen(task.config, base)
+        config = chosen(of_kind(task, self._prompt_type).config, base)
         recipe = config.recipe() | {"num_virtual_tokens": config.num_virtual_tokens}
         return {key: value for key, value in recipe.items() if key not in ("seed", "max_steps")}
 
     def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
         session = Session(architecture_of(base))
-        member = session.add(task, publishes=False)
+        member = session.add(of_kind(task, self._prompt_type), publishes=False)
         for event in draw(session.run(), progress):
             if isinstance(event, Failed):
                 raise event.error
@@ -35,3 +39,11 @@ class Ours:
         vectors_PD = prompt.vectors_PD.to(base.device, base.dtype)
         size = len(prompt.to_bytes())
         return Trained(session.architecture, vectors_PD, member.test, vectors_PD.numel(), size, run.step)
+
+
+def of_kind(task: Task, prompt_type: PromptType) -> Task:
+    """A task for prompts of a kind. A learning rate that it names for the other kind is none of this one's."""
+    if task.config.prompt_type == prompt_type:
+        return task
+    without = {} if task.config.learning_rate is None else {"learning_rate": None}
+    return task.variant(peft_type="PROMPT_TUNING", prompt_type=prompt_type, **without)

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from softprompt.model.prefix import Place, arrange
+
 IDLE_BYTES = 1 << 28
 """What the buffer may keep while no row is in it."""
 
@@ -30,21 +32,18 @@ class KeysValues:
 
     stacks: tuple[Tensor, ...]
     """N x H x T x d each."""
-    places: tuple[tuple[int, int], ...]
-    """Where each layer's keys, then its values, are: stack, and number in it."""
+    places: tuple[Place, ...]
+    """Where each layer's keys, then its values, are."""
 
     @classmethod
     def pack(cls, layers: Sequence[tuple[Tensor, Tensor]]) -> KeysValues:
         """Copy the keys and values of each layer, H x T x d; at least one layer."""
-        stacks: dict[tuple[int, int], list[Tensor]] = {}
-        placed = []
-        for states_HTd in chain.from_iterable(layers):
-            shape = (states_HTd.shape[0], states_HTd.shape[2])
-            stack = stacks.setdefault(shape, [])
-            placed.append((shape, len(stack)))
-            stack.append(states_HTd)
-        numbers = {shape: number for number, shape in enumerate(stacks)}
-        return cls(tuple(map(torch.stack, stacks.values())), tuple((numbers[shape], at) for shape, at in placed))
+        tensors = list(chain.from_iterable(layers))
+        counts, places = arrange([(states_HTd.shape[0], states_HTd.shape[2]) for states_HTd in tensors])
+        stacks: list[list[Tensor]] = [[] for _ in counts]
+        for states_HTd, (stack, _) in zip(tensors, places, strict=True):
+            stacks[stack].append(states_HTd)
+        return cls(tuple(map(torch.stack, stacks)), places)
 
     def cut(self, length: int) -> KeysValues:
         """A copy of the first columns."""
@@ -64,7 +63,7 @@ class KeysValues:
         return sum(stack.nbytes for stack in self.stacks)
 
 
-def layers_of(stacks: Sequence[Tensor], places: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+def layers_of(stacks: Sequence[Tensor], places: Sequence[Place]) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer, as views of stacks."""
     tensors = [stacks[stack][number] for stack, number in places]
     return list(zip(tensors[::2], tensors[1::2], strict=True))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from softprompt.engines.batch import rows_of, score_rows
-from softprompt.engines.prefix_cache import PrefixCache
+from softprompt.engines.prefix_cache import PrefixCache, ready
 from softprompt.engines.protocol import GenerateJob, Sampling, Vectors
 from softprompt.engines.sampling import choose_tokens
 from softprompt.errors import BaseModelError
@@ -23,8 +23,9 @@ from softprompt.model.architecture import Architecture
 from softprompt.model.label_scores import Labels, label_contexts
 from softprompt.model.lines import Ids, row_size
 from softprompt.model.memory import TokenBudget
+from softprompt.model.prefix import layout_for
 from softprompt.model.rounding import NearTies
-from softprompt.model.splice import chunk_by_length, stack_prompts
+from softprompt.model.splice import chunk_by_length
 from softprompt.progress import Silent
 
 TOKEN_BUDGET = 4096
@@ -59,7 +60,7 @@ class OfflineEngine:
         """Summed log-probability of each label behind each input, in one pass over rows of mixed prompts.
 
         Args:
-            prompts: P_k x D each; an empty one (0 x D) stands for no prompt.
+            prompts: P_k x D each, prefixes P_k x W; an empty one (0 x D) stands for no prompt.
             which: the prompt of each row.
             inputs: token ids of each row, at least one.
             labels: token ids of each label, row by row.
@@ -73,8 +74,9 @@ class OfflineEngine:
         in_lines = architecture.lays_lines(max(map(len, prompts), default=0) + longest)
 
         def open_lot(lot: list[int]) -> Run[list[list[float]]]:
-            stack = stack_prompts([prompts[prompt].to(base.device, base.dtype) for prompt in lot])
-            prefix = architecture.compute_prefix(stack) if architecture.shares_prefix else None
+            stack, prefix = ready(
+                architecture, [prompts[prompt].to(base.device, base.dtype) for prompt in lot], self._budget.tokens
+            )
             places = {prompt: place for place, prompt in enumerate(lot)}
 
             def run(rows: list[int]) -> list[list[float]]:
@@ -99,6 +101,8 @@ class OfflineEngine:
 
         def open_lot(lot: list[int]) -> Run[list[list[int]]]:
             prefixes = None
+            if any(vectors[prompt].is_prefix(self.architecture.base) for prompt in lot):
+                layout_for(self.architecture.base, self.architecture.layout)
             if self.architecture.shares_prefix:
                 prefixes = PrefixCache(self.architecture, sys.maxsize, token_budget=self._budget.tokens)
                 prefixes.fetch([vectors[prompt] for prompt in lot])

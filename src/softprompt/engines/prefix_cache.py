@@ -1,4 +1,5 @@
-"""Keys and values of prompts, computed once for each digest and kept within a bound of bytes.
+"""Keys and values of prompts, computed once for each digest and kept within a bound of bytes. Prefixes are keys and values
+already: what is given of them are views of their own numbers, so nothing is computed, or held a second time.
 
 Shapes: K prompts, H heads of keys, P virtual tokens, D width, d width of a head.
 """
@@ -14,8 +15,8 @@ from torch import Tensor
 from softprompt.engines.kv_buffer import KeysValues
 from softprompt.engines.protocol import Vectors
 from softprompt.model.architecture import Architecture
-from softprompt.model.prefix import Prefix
-from softprompt.model.splice import Stack, chunk_by_length, stack_prompts
+from softprompt.model.prefix import Prefix, layout_for
+from softprompt.model.splice import Stack, chunk_by_length, stack_padded, stack_prompts
 
 
 class PrefixCache:
@@ -56,9 +57,13 @@ class PrefixCache:
     @torch.no_grad()
     def fetch(self, prompts: Sequence[Vectors]) -> list[KeysValues]:
         """Keys and values of each prompt; those missing are computed together."""
+        base = self.architecture.base
         found: dict[str, KeysValues] = {}
         missing: dict[str, Vectors] = {}
         for prompt in filter(len, prompts):
+            if prompt.is_prefix(base):
+                found[prompt.digest] = self._view(prompt.on(base))
+                continue
             entry = self._entries.get(prompt.digest)
             if entry is None and prompt.digest not in missing:
                 missing[prompt.digest] = prompt
@@ -67,12 +72,16 @@ class PrefixCache:
             self.hits += 1
             if entry is not None:
                 found[prompt.digest] = entry
-        computed = self._compute([prompt.on(self.architecture.base) for prompt in missing.values()])
+        computed = self._compute([prompt.on(base) for prompt in missing.values()])
         for digest, entry in zip(missing, computed, strict=True):
             found[digest] = entry
             if entry.bytes <= self._entries.maxsize:
                 self._entries[digest] = entry
         return [found[prompt.digest] if len(prompt) else self.nothing for prompt in prompts]
+
+    def _view(self, matrix_PW: Tensor) -> KeysValues:
+        layout = layout_for(self.architecture.base, self.architecture.layout, matrix_PW.shape[1])
+        return KeysValues(tuple(stack[0] for stack in layout.stacks(matrix_PW[None])), layout.places)
 
     def _compute(self, prompts: Sequence[Tensor]) -> list[KeysValues]:
         computed: dict[int, KeysValues] = {}
@@ -90,8 +99,11 @@ class PrefixCache:
 def stack_prefixes(
     prompts: Sequence[Vectors], entries: Sequence[KeysValues], architecture: Architecture
 ) -> tuple[Stack, Prefix]:
-    """Prompts and their keys and values as the shared prefix takes them: padded on the left to the longest."""
-    stack = stack_prompts([prompt.on(architecture.base) for prompt in prompts])
+    """Prompts of either kind and their keys and values as the shared prefix takes them: padded on the left to the longest.
+    The stack has no vectors, as nothing needs them where the keys and values are known."""
+    base, lengths = architecture.base, [len(prompt) for prompt in prompts]
+    nothing_KP0 = torch.zeros(len(prompts), max(1, *lengths), 0, dtype=base.dtype, device=base.device)
+    stack = stack_padded(nothing_KP0, lengths)
     layers = [
         (
             torch.stack([_padded(keys, stack.columns) for keys, _ in layer]),
@@ -100,6 +112,21 @@ def stack_prefixes(
         for layer in zip(*(entry.layers for entry in entries), strict=True)
     ]
     return stack, Prefix(layers)
+
+
+def ready(architecture: Architecture, prompts: Sequence[Tensor], token_budget: int) -> tuple[Stack, Prefix | None]:
+    """Prompts of either kind, in the base's dtype and on its device, as rows behind them take them; without keys and values
+    where the base shares none.
+
+    Raises:
+        BaseModelError: a prefix is among them, which the base does not take, or of another layout.
+    """
+    if all(prompt_PD.shape[1] == architecture.base.width for prompt_PD in prompts):
+        stack = stack_prompts(prompts)
+        return stack, architecture.compute_prefix(stack) if architecture.shares_prefix else None
+    layout_for(architecture.base, architecture.layout)
+    vectors = [Vectors(str(number), prompt) for number, prompt in enumerate(prompts)]
+    return stack_prefixes(vectors, PrefixCache(architecture, 0, token_budget=token_budget).fetch(vectors), architecture)
 
 
 def _padded(states_HPd: Tensor, columns: int) -> Tensor:

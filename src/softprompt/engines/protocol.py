@@ -26,7 +26,7 @@ class Vectors:
     digest: str
     """Hex digest of the prompt file; empty for no prompt."""
     vectors_PD: Tensor | None
-    """None for no prompt."""
+    """Of a prefix P x W, which is not D; None for no prompt."""
 
     def __len__(self) -> int:
         return 0 if self.vectors_PD is None else len(self.vectors_PD)
@@ -35,6 +35,10 @@ class Vectors:
         """The vectors in a base's dtype, on its device; 0 x D for no prompt."""
         vectors_PD = base.embedding.weight[:0].detach() if self.vectors_PD is None else self.vectors_PD
         return vectors_PD.to(base.device, base.dtype)
+
+    def is_prefix(self, base: FrozenBase) -> bool:
+        """Whether it is made of keys and values."""
+        return self.vectors_PD is not None and self.vectors_PD.shape[1] != base.width
 
 
 NO_PROMPT = Vectors("", None)

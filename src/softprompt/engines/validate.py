@@ -21,6 +21,7 @@ class Validator:
         self.name = base.name
         self.context, self._room = base.context, base.room
         self.vocabulary, self.width = base.embedding.weight.shape
+        self._layout = architecture.layout
 
     def plan(self, job: Job, deliver: Deliver) -> Work:
         """A job with what it takes: tokens of its first pass, columns of its row.
@@ -69,9 +70,12 @@ class Validator:
         if job.prompt.vectors_PD is None:
             return 0
         shape = job.prompt.vectors_PD.shape
-        if len(shape) != 2 or shape[1] != self.width:
-            found = " x ".join(map(str, shape))
-            raise EngineError(f"prompt {job.prompt.digest[:12]} is {found}; {self.name} takes vectors of width {self.width}")
+        if len(shape) != 2 or shape[1] not in (self.width, self._layout and self._layout.width):
+            found, layout = " x ".join(map(str, shape)), self._layout
+            prefix = "no prefix" if layout is None else f"prefixes of {layout.width} numbers a token ({layout})"
+            raise EngineError(
+                f"prompt {job.prompt.digest[:12]} is {found}; {self.name} takes vectors of width {self.width}, and {prefix}"
+            )
         return shape[0]
 
 

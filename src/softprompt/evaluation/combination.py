@@ -169,6 +169,8 @@ def _check_alike(
                 "library rebind` gives equal bases one fingerprint)"
             )
         prompt.check_single("cannot be combined again")
+        if prompt.card.prompt_type == "prefix":
+            raise ConfigError(f"{version.ref} is a prefix, and only soft prompts are combined; name such")
     if operation == "ensemble" and first.card.labels is None:
         raise ConfigError(
             f"{first.ref} generates text, and an ensemble answers with the mean over labels; average or concatenate instead"

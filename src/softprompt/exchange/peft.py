@@ -22,6 +22,8 @@ from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError
 from softprompt.exchange.card_file import CARD, read_card_file
 from softprompt.exchange.readme import readme_of
 from softprompt.files import write_whole
+from softprompt.model.architecture import architecture_of
+from softprompt.model.prefix import Layout, layout_for
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.form import Form, text_rules
@@ -30,17 +32,18 @@ from softprompt.tasks.template import Template
 TENSOR = "prompt_embeddings"
 README = "README.md"
 
-KINDS = ("PROMPT_TUNING", "P_TUNING")
-"""Methods whose saved matrix is the prompt: PEFT saves what P-tuning's encoder makes of its inputs, and not the encoder."""
+KINDS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+"""Methods whose saved matrix is the prompt or the prefix: PEFT saves what an encoder or a projection makes of its inputs,
+and neither of those."""
 
 _OTHER_KINDS = {
     "LORA": "LoRA changes the base's weights; give it with --base-adapter",
-    "PREFIX_TUNING": "its numbers are keys and values of each layer, and not vectors before an input",
     "MULTITASK_PROMPT_TUNING": "its tasks share one prompt, which is another one for each of them",
 }
 
 TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 """Task types of PEFT whose prompts are ours."""
+_ONLY = "only prompts and prefixes are imported"
 
 _OTHER_TASKS = {
     "SEQ_CLS": "it answers through a head of its own",
@@ -55,7 +58,7 @@ _KNOWN = {
     # How it was begun, trained and saved; it says nothing of what it is now.
     *("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs", "peft_version"),
     *("inference_mode", "auto_mapping", "encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers"),
-    *("encoder_dropout",),
+    *("encoder_dropout", "prefix_projection", "init_weights"),
 }
 
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -70,6 +73,7 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
 
     Raises:
         ConfigError: the prompt is placed, which PEFT cannot say.
+        PromptFileError: it is a prefix for layers of several shapes, of which PEFT keeps one alone.
         OSError: the folder cannot be written.
         PromptFileError: PEFT would not run it as it was tuned.
     """
@@ -85,19 +89,16 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
             f"the prompt of task {prompt.card.task!r} stands at {{soft_prompt}} in {prompt.card.input[:60]!r}, and PEFT "
             "puts prompts before everything; export it with --format softprompt, or train one without {soft_prompt}"
         )
+    shape = _shape_of(prompt.card)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     config = {
-        "peft_type": "PROMPT_TUNING",
         "task_type": prompt.card.task_type,
         "base_model_name_or_path": base_source,
         "num_virtual_tokens": prompt.card.num_virtual_tokens,
-        "token_dim": prompt.card.token_dim,
         "num_transformer_submodules": 1,
-        "prompt_tuning_init": "RANDOM",
-        "prompt_tuning_init_text": None,
-        "tokenizer_name_or_path": None,
         "inference_mode": True,
+        **shape,
     } | ({"revision": revision} if revision else {})
     write_whole(target / WEIGHTS, save({TENSOR: prompt.vectors_PD.contiguous()}, metadata={"format": "pt"}))
     write_whole(target / CARD, f"{prompt.card.canonical()}\n".encode())
@@ -106,9 +107,29 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
     return target
 
 
+def _shape_of(card: Card) -> dict[str, Any]:
+    """The keys of a config that say what the matrix is."""
+    if card.layers is None:
+        unset = {"prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": None, "tokenizer_name_or_path": None}
+        return {"peft_type": "PROMPT_TUNING", "token_dim": card.token_dim, **unset}
+    heads, width, value = card.layers[0]
+    if width != value or len(set(card.layers)) > 1:
+        raise PromptFileError(
+            f"the prefix of task {card.task!r} is for layers of several shapes, and PEFT keeps prefixes of one; "
+            "export it with --format softprompt"
+        )
+    return {
+        "peft_type": "PREFIX_TUNING",
+        "token_dim": heads * width,
+        "num_layers": len(card.layers),
+        "num_attention_heads": heads,
+        "prefix_projection": False,
+    }
+
+
 def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable[[str], object] | None = None) -> SoftPrompt:
-    """Read an adapter of PEFT's prompt tuning or P-tuning as a prompt of `task` on `base`. Its template, labels and metric
-    are those exported with it, else defaults.
+    """Read an adapter of PEFT's prompt tuning, P-tuning or prefix tuning as a prompt of `task` on `base`. Its template,
+    labels and metric are those exported with it, else defaults.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
@@ -118,6 +139,7 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
 
     Raises:
         PromptFileError: not there, of another method or task, not of this base's shape, or more than a prompt.
+        BaseModelError: a prefix, which the base does not take.
         FingerprintMismatch: exported by softprompt for another base, or tuned at another revision of it.
     """
     config = read_peft_config(folder)
@@ -128,9 +150,13 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
     vectors_PD = _read_matrix(Path(folder) / WEIGHTS)
     if kind == "SEQ_2_SEQ_LM" and config.get("num_transformer_submodules") in (None, 2):
         vectors_PD = _of_the_encoder(config, vectors_PD)
-    _check_shape(config, vectors_PD, base, folder)
+    prefix = config["peft_type"].upper() == "PREFIX_TUNING"
+    layout = layout_for(base, architecture_of(base).layout) if prefix else None
+    _check_shape(config, vectors_PD, base, layout, folder)
     length, width = vectors_PD.shape
     here = {
+        "prompt_type": "soft" if layout is None else "prefix",
+        "layers": layout and layout.layers,
         "task": task,
         "base": base.name,
         "fingerprint": base.fingerprint,
@@ -180,7 +206,7 @@ def read_peft_config(folder: str | Path) -> dict[str, Any]:
     kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
     kind = kind.upper() if isinstance(kind, str) and isinstance(config, dict) else kind
     if not isinstance(config, dict) or kind not in KINDS:
-        why = _OTHER_KINDS.get(kind, "only prompt tuning is imported") if isinstance(kind, str) else "only that is imported"
+        why = _OTHER_KINDS.get(kind, _ONLY) if isinstance(kind, str) else _ONLY
         raise PromptFileError(f"the adapter in {str(folder)!r} is {kind}, not PROMPT_TUNING; {why}")
     what = config.get("task_type")
     if what is not None and what not in TASKS:
@@ -218,16 +244,27 @@ def _check_scale(rules: Mapping[str, Any], base: str) -> None:
         )
 
 
-def _check_shape(config: Mapping[str, Any], vectors_PD: torch.Tensor, base: FrozenBase, folder: str | Path) -> None:
-    """Refuse numbers of a config that its tensor, or the base, contradicts. Raises `PromptFileError`."""
+def _check_shape(
+    config: Mapping[str, Any], vectors_PD: torch.Tensor, base: FrozenBase, layout: Layout | None, folder: str | Path
+) -> None:
+    """Refuse numbers of a config that its tensor, or the base, contradicts. Raises `PromptFileError`.
+
+    Args:
+        layout: of prefixes on the base, where it is one.
+    """
     length, width = vectors_PD.shape
-    for name, is_, found in (("num_virtual_tokens", "vectors", length), ("token_dim", "numbers in each vector", width)):
+    stated = [("num_virtual_tokens", "vectors", length)]
+    stated += [("token_dim", "numbers in each vector", width)] if layout is None else []
+    for name, is_, found in stated:
         if config.get(name) not in (None, found):
             raise PromptFileError(
                 f"the adapter in {str(folder)!r} is damaged: its config says {name} {config[name]!r}, and {WEIGHTS} holds "
                 f"{found} {is_}; save it again"
             )
     tuned_on = f"it was tuned on {config.get('base_model_name_or_path')!r}: give that base"
+    if layout is not None:
+        _check_layers(config, width, base, layout, f"the adapter in {str(folder)!r}", tuned_on)
+        return
     if width != base.width:
         raise PromptFileError(f"the adapter in {str(folder)!r} is {width} wide and {base.name} is {base.width}; {tuned_on}")
     shape = base.model.config.get_text_config()
@@ -237,6 +274,29 @@ def _check_shape(config: Mapping[str, Any], vectors_PD: torch.Tensor, base: Froz
             raise PromptFileError(
                 f"the adapter in {str(folder)!r} is of a base with {name} {said!r}, and {base.name} has {real}; {tuned_on}"
             )
+
+
+def _check_layers(
+    config: Mapping[str, Any], width: int, base: FrozenBase, layout: Layout, shown: str, tuned_on: str
+) -> None:
+    """Refuse a prefix for other layers than the base's. Raises `PromptFileError`."""
+    heads, key, value = layout.layers[0]
+    if key != value or len(set(layout.layers)) > 1:
+        raise PromptFileError(
+            f"{shown} is a prefix for layers of one shape, and {base.name} has {layout}, of which PEFT fills some; "
+            "it cannot be imported"
+        )
+    here = {"num_layers": len(layout.layers), "num_attention_heads": heads, "token_dim": heads * key}
+    for name, real in here.items():
+        if config.get(name) not in (None, real):
+            raise PromptFileError(
+                f"{shown} is a prefix for other layers, with {name} {config[name]!r}, and {base.name} has {layout} "
+                f"({name} {real}); {tuned_on}"
+            )
+    if width != layout.width:
+        raise PromptFileError(
+            f"{shown} is a prefix of {width} numbers a token, and {base.name} takes {layout.width} ({layout}); {tuned_on}"
+        )
 
 
 def _provenance(
@@ -249,7 +309,7 @@ def _provenance(
     """
     shown = f"the adapter in {str(folder)!r}"
     known: dict[str, Any] = base.provenance()
-    if (kind := config["peft_type"].upper()) != "PROMPT_TUNING":
+    if (kind := config["peft_type"].upper()) == "P_TUNING":
         known["peft_type"] = kind
     named, asked = config.get("base_model_name_or_path"), config.get("revision")
     source, given = split_revision(base.source)

@@ -12,9 +12,9 @@ from softprompt.tasks.answers import number_text
 from softprompt.tasks.form import ANSWERS, BEHIND, Form
 from softprompt.tasks.template import Template
 
-_TOP = """# {task}: a soft prompt for {base}
+_TOP = """# {task}: a {kind} for {base}
 
-Exported by softprompt. `peft.PeftModel.from_pretrained(model, FOLDER)` loads it. PEFT puts the virtual tokens in front of
+Exported by softprompt. `peft.PeftModel.from_pretrained(model, FOLDER)` loads it. PEFT puts the {put} in front of
 the token ids that it is given and does no more, so softprompt's answers come from these ids:
 
 - {framed}; the attention mask is all ones.
@@ -120,7 +120,8 @@ def readme_of(card: Card, base: str) -> str:
     decodes = card.task_type == "SEQ_2_SEQ_LM"
     start = ", as a text of its own; the decoder begins with its start token" if decodes else ""
     quoted = {name: _quoted(getattr(card, name)) for name in ("input", "target")}
-    text = _TOP.format(task=card.task, base=card.base, framed=framed, start=start, **quoted)
+    kind = ("soft prompt", "virtual tokens") if card.prompt_type == "soft" else ("prefix", "keys and values of each layer")
+    text = _TOP.format(task=card.task, base=card.base, kind=kind[0], put=kind[1], framed=framed, start=start, **quoted)
     opened = "base"
     if kind_of(base) == "file":
         folder, name = os.path.split(base)

@@ -16,7 +16,7 @@ from softprompt.model.encoder import MaskedEncoder
 from softprompt.model.encoder_decoder import EncoderDecoder
 from softprompt.model.invariant import Invariant
 from softprompt.model.lines import Ids, Tails
-from softprompt.model.prefix import Prefix
+from softprompt.model.prefix import Layout, Prefix
 from softprompt.model.splice import Stack
 
 
@@ -45,16 +45,22 @@ class Architecture(Protocol):
         """Whether prompts can be run once for all rows behind them. Where they cannot, :meth:`compute_prefix` and
         :meth:`run_cached` are never asked."""
 
+    @property
+    def layout(self) -> Layout | None:
+        """How the keys and values of a prefix lie in the row of a virtual token; None where none are taken."""
+
     def lays_lines(self, longest: int) -> bool:
         """Whether rows of up to `longest` tokens, virtual ones among them, are run without padding, each input once for all
         its tails; where not, they are run in rows of similar length, one for each tail."""
 
     def compute_prefix(self, stack: Stack) -> Prefix:
-        """Run K prompts alone and keep what rows behind them need.
+        """Run K prompts alone and keep what rows behind them need; of prefixes, which are that already, give views.
+
+        All are of one kind, which the width of the stack tells: soft prompts are as wide as an embedding.
 
         Raises:
             BaseModelError: nothing was kept, as in train mode with the library's gradient checkpointing; rows behind the
-                prompts would run without them.
+                prompts would run without them. Or prefixes are of another layout than the base's.
         """
 
     def logits_behind(

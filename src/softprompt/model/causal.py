@@ -23,7 +23,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import BaseModelError
 from softprompt.model.embedding import single_tokens
 from softprompt.model.lines import Ids, Tails, lay_lines, splice_lines, unfold_rows
-from softprompt.model.prefix import Prefix, fixed_cache
+from softprompt.model.prefix import Layout, Prefix, fixed_cache, layout_for
 from softprompt.model.splice import (
     Spliced,
     Stack,
@@ -64,6 +64,16 @@ class Causal:
     def lines_agree(self) -> bool:
         """Whether rows in lines equal concatenation on this base; found likewise."""
         return self.shares_prefix and self._agrees(self.run_lines)
+
+    @cached_property
+    @torch.no_grad()
+    def layout(self) -> Layout | None:
+        """How prefixes lie in a matrix on this base, found by running a token. None where prompts cannot be shared, and
+        where a row of it could be taken for an embedding."""
+        if not self.shares_prefix:
+            return None
+        layout = Layout.of(self.compute_prefix(stack_prompts([self.base.embedding.weight[:1].detach()])))
+        return None if layout.width == self.base.width else layout
 
     @torch.enable_grad()  # also when the first to ask is an engine, which runs without gradients
     def _agrees(self, run: Callable[[Stack, Prefix, Sequence[int], Sequence[Ids], Sequence[Tails]], Tensor]) -> bool:
@@ -127,6 +137,8 @@ class Causal:
     # Rows behind prompts
 
     def compute_prefix(self, stack: Stack) -> Prefix:
+        if (width := stack.vectors_KPD.shape[2]) != self.base.width:
+            return layout_for(self.base, self.layout, width).unfold(stack.vectors_KPD)
         cache = DynamicCache()
         none_K0 = torch.zeros(len(stack.vectors_KPD), 0, dtype=torch.long, device=self.base.device)
         self._logits(stack.vectors_KPD, splice_prompts(stack), none_K0, cache)

@@ -32,6 +32,7 @@ class MaskedEncoder:
     """An :class:`~softprompt.model.architecture.Architecture` that shares nothing between rows."""
 
     shares_prefix = False
+    layout = None
 
     def __init__(self, base: FrozenBase) -> None:
         """

@@ -67,6 +67,7 @@ class EncoderDecoder:
     """An :class:`~softprompt.model.architecture.Architecture` that shares nothing between rows."""
 
     shares_prefix = False
+    layout = None
 
     def __init__(self, base: FrozenBase) -> None:
         self.base = base

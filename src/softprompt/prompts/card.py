@@ -1,4 +1,4 @@
-"""The card: what is known of a soft prompt. Plain data, no torch.
+"""The card: what is known of a prompt. Plain data, no torch.
 
 A card holds nothing that differs between two equal training runs: no times, hosts or paths. Those live in the registry.
 So equal runs give equal files and equal digests.
@@ -10,12 +10,20 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from softprompt.errors import ConfigError, PromptFileError
 
 FORMAT = 2
-"""The newest format that is read. A card says the oldest that knows all it says: 1, and 2 for an ensemble."""
+"""The newest format that is read. A card says the oldest that knows all it says: 1, and 2 for a prefix or an ensemble."""
 
 SCORED = ("input", "target", "labels", "metric")
 """Fields that scores depend on: with another value, the scores are those of another task."""
@@ -64,10 +72,14 @@ def value_beside(metrics: Mapping[str, float]) -> float | None:
 
 
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+PromptType = Literal["soft", "prefix"]
+
+_OF_PREFIXES = ("prompt_type", "layers")
+"""Fields that cards of soft prompts do not have: they were there first, and equal runs keep equal digests."""
 
 
 class Card(BaseModel):
-    """What is known of a soft prompt, stored inside its file."""
+    """What is known of a prompt, stored inside its file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,8 +91,13 @@ class Card(BaseModel):
     """Public name of the base: `builtin/tiny`, a hub id, or the last part of a folder."""
     fingerprint: str
     """Fingerprint of the exact base (weights, tokenizer, computing config)."""
+    prompt_type: PromptType = "soft"
+    """`soft` for vectors before an input, `prefix` for keys and values on every layer."""
+    layers: tuple[tuple[int, int, int], ...] | None = None
+    """Of a prefix, what each layer of its base has: heads of keys, the width of a key, the width of a value."""
     num_virtual_tokens: int = Field(ge=1)
     token_dim: int = Field(ge=1)
+    """Numbers of a virtual token: the width of an embedding, or of a prefix all layers' keys and values."""
     dtype: Dtype = "float32"
     """How the file stores the vectors."""
     input: str = "{text}"
@@ -119,6 +136,27 @@ class Card(BaseModel):
         if self.members and self.format < 2:
             raise ValueError(f"an ensemble has format 2 at least, and this says {self.format}")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _format_of_prefixes(cls, raw: Any) -> Any:
+        prefix = isinstance(raw, dict) and raw.get("prompt_type") == "prefix"
+        return {"format": 2, **raw} if prefix else raw
+
+    @model_validator(mode="after")
+    def _layers_of_prefixes(self) -> Card:
+        if (self.prompt_type == "prefix") != (self.layers is not None):
+            raise ValueError("a prefix, and nothing else, has layers")
+        if self.layers is not None and sum(heads * (key + value) for heads, key, value in self.layers) != self.token_dim:
+            raise ValueError(f"its layers have other numbers of keys and values than token_dim says ({self.token_dim})")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_it_is_kept(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        if self.prompt_type == "soft":
+            fields = {name: value for name, value in fields.items() if name not in _OF_PREFIXES}
+        return fields
 
     @property
     def learnt(self) -> bool | None:

@@ -76,11 +76,33 @@ def from_prompts(prompts: Sequence[Tensor], length: int) -> Tensor:
     Raises:
         ConfigError: they are of unequal width.
     """
-    widths = {prompt_PD.shape[1] for prompt_PD in prompts}
-    if len(widths) != 1:
-        raise ConfigError(f"prompts of unequal width cannot be averaged ({sorted(widths)}); give prompts of one base")
+    _check_widths(prompts)
     fitted = [prompt_PD.float().repeat(length // len(prompt_PD) + 1, 1)[-length:] for prompt_PD in prompts]
     return torch.stack(fitted).mean(0)
+
+
+def from_prefixes(prefixes: Sequence[Tensor], length: int) -> Tensor:
+    """The mean of other prefixes, as they are: keys know their positions, so they are neither cut nor repeated.
+
+    Raises:
+        ConfigError: they are of unequal width, or of another length.
+    """
+    _check_widths(prefixes)
+    for prefix_PW in prefixes:
+        if len(prefix_PW) != length:
+            raise ConfigError(
+                f"num_virtual_tokens is {length}, and the prefix to start from has {len(prefix_PW)}, which can be neither "
+                f"cut nor repeated, as its keys know their positions; say num_virtual_tokens: {len(prefix_PW)}"
+            )
+    return torch.stack([prefix_PW.float() for prefix_PW in prefixes]).mean(0)
+
+
+def _check_widths(prompts: Sequence[Tensor]) -> None:
+    widths = {prompt_PD.shape[1] for prompt_PD in prompts}
+    if len(widths) != 1:
+        raise ConfigError(
+            f"prompts of unequal width cannot be averaged ({sorted(widths)}); give prompts of one base and one kind"
+        )
 
 
 def _embed(base: FrozenBase, ids: Sequence[int]) -> Tensor:

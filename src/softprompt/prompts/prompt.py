@@ -1,4 +1,5 @@
-"""The soft prompt: a P x D matrix with its card, in one safetensors file."""
+"""The prompt: a matrix with its card, in one safetensors file. Of a soft prompt P x D, vectors before an input; of a prefix
+P x W, the keys and values of each virtual token on all layers."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError
 from softprompt.files import write_whole
 from softprompt.prompts.card import Card, Dtype
 from softprompt.prompts.file import Stored, digest_of, read_file, write_file
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 TENSOR = "prompt_embeddings"
 SCALE = "scale"
 CENTROID = "centroid"
+
+_BLOCK = 64
+"""Numbers of a prefix that share a scale in int8: keys are many times as large as values, and layers differ. The vectors of
+a soft prompt have one each."""
 
 _AGAIN = "fetch the file again"
 
@@ -35,10 +41,11 @@ _NAMES: dict[str, tuple[str, torch.dtype]] = {
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompt:
-    """P virtual tokens of width D and the card that says what they are for. Immutable: change makes a new one."""
+    """P virtual tokens, vectors or keys and values as the card says, and the card that says what they are for. Immutable:
+    change makes a new one."""
 
     vectors_PD: torch.Tensor
-    """P x D, float32."""
+    """P x D, float32; of a prefix P x W."""
     card: Card
     centroid_D: torch.Tensor | None = None
     """Where the task's inputs lie among the base's embeddings, D float32, for `auto`; see :func:`centroid.centroid_of`."""
@@ -54,8 +61,9 @@ class SoftPrompt:
             raise PromptFileError("the prompt holds values that are not finite (NaN or infinity); train it again")
         if self.centroid_D is None:
             return
-        # An encoder's states may be wider than its embeddings, as ELECTRA's are.
-        wide = shape[1:] if self.card.task_type != "MASKED_LM" else tuple(self.centroid_D.shape[-1:])
+        # Neither a prefix's rows nor an encoder's embeddings are as wide as its states, see ELECTRA.
+        same = self.card.prompt_type == "soft" and self.card.task_type != "MASKED_LM"
+        wide = shape[1:] if same else tuple(self.centroid_D.shape)[:1]
         if tuple(self.centroid_D.shape) != wide:
             raise PromptFileError(
                 f"the card says {shape[1]} wide and the centroid is {tuple(self.centroid_D.shape)}; {_AGAIN}"
@@ -65,11 +73,12 @@ class SoftPrompt:
 
     def __repr__(self) -> str:
         length, width = self.vectors_PD.shape
-        return f"SoftPrompt({self.card.task!r}, {length} x {width} for {self.card.base}, digest {self.digest[:12]})"
+        kind = ", a prefix" if self.card.prompt_type == "prefix" else ""
+        return f"SoftPrompt({self.card.task!r}{kind}, {length} x {width} for {self.card.base}, digest {self.digest[:12]})"
 
     def to_bytes(self) -> bytes:
         """The file: equal prompts give equal bytes. Stored as `card.dtype` says."""
-        tensors = _store(self.vectors_PD.detach().float().cpu(), self.card.dtype)
+        tensors = _store(self.vectors_PD.detach().float().cpu(), self.card.dtype, _block_of(self.card))
         if self.centroid_D is not None:
             tensors[CENTROID] = _stored(self.centroid_D.detach().float().cpu())
         return write_file(self.card, tensors)
@@ -92,7 +101,9 @@ class SoftPrompt:
             )
         card, stored = read_file(data)
         centroid = stored.pop(CENTROID, None)
-        return cls(_restore(stored, card.dtype), card, None if centroid is None else _tensor(centroid).float())
+        return cls(
+            _restore(stored, card.dtype, _block_of(card)), card, None if centroid is None else _tensor(centroid).float()
+        )
 
     @property
     def members(self) -> tuple[torch.Tensor, ...]:
@@ -142,12 +153,14 @@ class SoftPrompt:
         return cls.from_bytes(data)
 
     def as_dtype(self, dtype: Dtype) -> SoftPrompt:
-        """The same prompt stored as `float32`, `bfloat16`, `float16` or `int8` (one scale per virtual token).
+        """The same prompt stored as `float32`, `bfloat16`, `float16` or `int8` (one scale per virtual token; of a prefix one
+        for each 64 of its numbers).
 
         Raises:
             PromptFileError: it holds larger numbers than the dtype can.
         """
-        vectors_PD = _restore(_store(self.vectors_PD.float().cpu(), dtype), dtype)
+        block = _block_of(self.card)
+        vectors_PD = _restore(_store(self.vectors_PD.float().cpu(), dtype, block), dtype, block)
         if not torch.isfinite(vectors_PD).all():
             largest = float(self.vectors_PD.abs().max())
             raise PromptFileError(
@@ -165,6 +178,9 @@ class SoftPrompt:
         if card.fingerprint in base.fingerprints:
             return
         width = "" if card.token_dim == base.width else f" (and its width is {card.token_dim}, not {base.width})"
+        if card.layers is not None:
+            here, layers = base.model.config.get_text_config().num_hidden_layers, len(card.layers)
+            width = "" if here == layers else f" (and it has keys and values of {plural(layers, 'layer')}, not {here})"
         raise FingerprintMismatch(
             f"the prompt of task {card.task!r} was made for base {card.exact_base} with fingerprint {card.fingerprint}, and "
             f"this base is {base.shown} with fingerprint {base.fingerprint}{width}{two_forms(card.base, base.name)}; load "
@@ -178,12 +194,23 @@ def members_of(vectors_PD: torch.Tensor, lengths: Sequence[int]) -> tuple[torch.
     return torch.split(vectors_PD, list(lengths)) if lengths else (vectors_PD,)
 
 
-def _store(vectors_PD: torch.Tensor, dtype: Dtype) -> dict[str, Stored]:
+def _block_of(card: Card) -> int:
+    """Numbers of a row that share a scale in int8."""
+    return card.token_dim if card.prompt_type == "soft" else _BLOCK
+
+
+def _store(vectors_PD: torch.Tensor, dtype: Dtype, block: int) -> dict[str, Stored]:
+    """`block` numbers of a row share a scale; the last ones of a row may be fewer."""
     if dtype != "int8":
         return {TENSOR: _stored(vectors_PD.to(_NAMES[dtype][1]))}
-    scale_P1 = (vectors_PD.abs().amax(dim=1, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-    levels_PD = (vectors_PD / scale_P1).round().clamp(-127, 127).to(torch.int8)
-    return {TENSOR: _stored(levels_PD), SCALE: _stored(scale_P1)}
+    padded = torch.nn.functional.pad(vectors_PD, (0, -vectors_PD.shape[1] % block))
+    scale_PB = (padded.reshape(len(padded), -1, block).abs().amax(dim=2) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    levels_PD = (vectors_PD / _spread_out(scale_PB, block, vectors_PD.shape[1])).round().clamp(-127, 127).to(torch.int8)
+    return {TENSOR: _stored(levels_PD), SCALE: _stored(scale_PB)}
+
+
+def _spread_out(scale_PB: torch.Tensor, block: int, width: int) -> torch.Tensor:
+    return scale_PB.repeat_interleave(block, dim=1)[:, :width]
 
 
 def _stored(tensor: torch.Tensor) -> Stored:
@@ -191,7 +218,7 @@ def _stored(tensor: torch.Tensor) -> Stored:
     return Stored(name, tuple(tensor.shape), tensor.contiguous().view(torch.uint8).numpy().tobytes())
 
 
-def _restore(stored: dict[str, Stored], dtype: Dtype) -> torch.Tensor:
+def _restore(stored: dict[str, Stored], dtype: Dtype, block: int) -> torch.Tensor:
     expected = {TENSOR, SCALE} if dtype == "int8" else {TENSOR}
     if set(stored) != expected or stored[TENSOR].dtype != _NAMES[dtype][0]:
         raise PromptFileError(
@@ -200,12 +227,12 @@ def _restore(stored: dict[str, Stored], dtype: Dtype) -> torch.Tensor:
     vectors_PD = _tensor(stored[TENSOR]).float()
     if dtype != "int8":
         return vectors_PD
-    scale_P1 = _tensor(stored[SCALE])
-    if scale_P1.shape != (len(vectors_PD), 1):
+    scale_PB = _tensor(stored[SCALE])
+    if vectors_PD.ndim != 2 or scale_PB.shape != (len(vectors_PD), -(-vectors_PD.shape[1] // block)):
         raise PromptFileError(
-            f"the file holds {len(vectors_PD)} virtual tokens and scales of shape {tuple(scale_P1.shape)}; {_AGAIN}"
+            f"the file holds {len(vectors_PD)} virtual tokens and scales of shape {tuple(scale_PB.shape)}; {_AGAIN}"
         )
-    return vectors_PD * scale_P1
+    return vectors_PD * _spread_out(scale_PB, block, vectors_PD.shape[1])
 
 
 def _tensor(stored: Stored) -> torch.Tensor:

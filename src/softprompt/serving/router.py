@@ -157,9 +157,10 @@ def read_centroid(data: bytes) -> Floats | None:
     stored = tensors.get("centroid")
     if stored is None:
         return None
-    if stored.dtype != "F32" or stored.shape != (card.token_dim,) or len(stored.data) != 4 * card.token_dim:
+    width = card.token_dim if card.prompt_type == "soft" else len(stored.data) // 4  # a prefix has no vector of that width
+    if stored.dtype != "F32" or stored.shape != (width,) or len(stored.data) != 4 * width:
         raise PromptFileError(
-            f"the centroid of task {card.task!r} is {stored.dtype} {stored.shape}, not {card.token_dim} F32; train it again"
+            f"the centroid of task {card.task!r} is {stored.dtype} {stored.shape}, not {width} F32; train it again"
         )
     centroid_D = np.frombuffer(stored.data, np.dtype("<f4"))
     if not np.isfinite(centroid_D).all():

@@ -23,7 +23,11 @@ Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 MetricName = Literal[
     "accuracy", "f1", "exact_match", "token_f1", "micro_f1", "macro_f1", "subset_accuracy", "mae", "spearmanr"
 ]
+PromptType = Literal["soft", "prefix"]
 ObjectiveName = Literal["label_scoring", "language_modelling", "distillation", "unlikelihood", "preference"]
+
+PREFIX_LENGTH = 20
+"""Virtual tokens of a prefix by default: each holds many times the numbers of a soft prompt's."""
 
 OF_LABELS = ("accuracy", "f1", "label_scoring", *OF_SETS)
 """Metrics and objectives that need labels; the others take any answer."""
@@ -105,8 +109,8 @@ class TaskConfig(_Strict):
     """Whether to run code that comes with the base."""
     tokenizer_name_or_path: str | None = None
     """As in PEFT, the base's own tokenizer; names the base where `base` does not."""
-    peft_type: Literal["PROMPT_TUNING"] = "PROMPT_TUNING"
-    """Accepted because PEFT's files have it."""
+    peft_type: Literal["PROMPT_TUNING", "PREFIX_TUNING"] = "PROMPT_TUNING"
+    """Accepted because PEFT's files have it; PREFIX_TUNING means `prompt_type: prefix`."""
     task_type: TaskType | None = None
     """What kind of model the base is; by default what it is."""
     data: DataConfig | None = None
@@ -142,8 +146,10 @@ class TaskConfig(_Strict):
     max_new_tokens: int = Field(default=32, ge=1)
     """Bound on a generated answer."""
 
+    prompt_type: PromptType = "soft"
+    """`soft` for vectors before the input, `prefix` for keys and values on every layer."""
     num_virtual_tokens: int = Field(default=50, ge=1)
-    """P, the length of the prompt."""
+    """P, the length of the prompt; of a prefix 20 by default, or as many as the prompt that it starts from."""
     prompt_tuning_init: Initializer | None = None
     """Where the vectors start; by default LABELS with labels, else SAMPLE_VOCAB; for distillation INSTRUCTION."""
     prompt_tuning_init_text: str | None = None
@@ -158,7 +164,8 @@ class TaskConfig(_Strict):
     """Hidden units of that network. Of LOW_RANK the rank: by default 8, or half of the vectors where that is less."""
 
     learning_rate: float | None = Field(default=None, gt=0, lt=100)
-    """By default 0.45 of the spread of the base's embeddings: 0.048 on builtin/tiny."""
+    """By default 0.45 of the spread of the base's embeddings: 0.048 on builtin/tiny. Of a prefix 0.005 of the spread of the
+    keys and values that it starts from."""
     learning_rate_multiplier: float = Field(default=1.0, gt=0, lt=100)
     """Of that default."""
     num_train_epochs: float | None = Field(default=None, gt=0)
@@ -249,6 +256,14 @@ class TaskConfig(_Strict):
             raise ValueError(f"metric: {self.metric} needs `labels`; list them, or use exact_match")
         if labels is None and self.objective in OF_LABELS:
             raise ValueError(f"objective: {self.objective} needs `labels`; list them, or use language_modelling")
+        if self.peft_type == "PREFIX_TUNING" and self.prompt_type == "soft":
+            if "prompt_type" in self.model_fields_set:
+                raise ValueError(
+                    "peft_type: PREFIX_TUNING is no soft prompt, and prompt_type says soft; leave one of them out"
+                )
+            self.__dict__["prompt_type"] = "prefix"
+        if self.prompt_type == "prefix" and "num_virtual_tokens" not in self.model_fields_set:
+            self.__dict__["num_virtual_tokens"] = PREFIX_LENGTH  # a default still, which another prompt_type has not
         if self.encoder_reparameterization_type == "LOW_RANK" and self.hidden_size >= self.num_virtual_tokens:
             raise ValueError(
                 f"encoder_hidden_size: rank {self.hidden_size} of {self.num_virtual_tokens} vectors is no low rank; "

@@ -68,6 +68,8 @@ class Form(Answering):
         form.input.around_prompt  # noqa: B018  (which may be wrong)
         if PLACE in [name for _, name in form.target.parts]:
             raise ConfigError(f"target: {{{PLACE}}} is the place of the vectors in `input`; name the answer's column")
+        if config.prompt_type == "prefix" and form.is_placed:
+            raise ConfigError(f"input: a prefix stands before everything on each layer; take {{{PLACE}}} out of it")
         form = replace(form, may_lack_answers=config.objective_name == "distillation")
         if not form.input.fields:
             raise ConfigError(f"input: the template {config.input!r} names no column; write one in braces, such as {{text}}")

@@ -10,7 +10,7 @@ D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +83,11 @@ class Bank:
         one = slice(index, index + 1)
         vectors_1PD = fold(self.trained_KRD[one], self._networks[one], self.lengths[one], max(self.lengths))
         return vectors_1PD[0, -self.lengths[index] :].clone()
+
+    def parts(self, places: Sequence[int]) -> Iterator[tuple[Bank, list[int], list[int]]]:
+        """The banks that prompts are in, all in this one: the places of each bank's own, and where they are in it."""
+        if places:
+            yield self, [*places], [*places]
 
     def alone(self, index: int) -> Bank:
         """A bank of prompt `index` alone, in the same state: nothing of it has the shape that its neighbours bring."""
@@ -165,3 +170,50 @@ class Bank:
 
     def _vector(self, values: list[float]) -> Tensor:
         return torch.tensor(values, device=self.trained_KRD.device)
+
+
+class Banks:
+    """Prompts of any width: a bank for each, as soft prompts and prefixes share no operation. Those of one width are trained
+    together, and places count through all of them."""
+
+    def __init__(self, prompts: Sequence[Tensor], rules: Sequence[Rule], device: torch.device | None = None) -> None:
+        """Start from matrices, none or more."""
+        self._device = device
+        self._banks: dict[int, Bank] = {}
+        self._places: list[tuple[Bank, int]] = []
+        self.extend(prompts, rules)
+
+    def extend(self, prompts: Sequence[Tensor], rules: Sequence[Rule]) -> None:
+        """Let more prompts in, at their starts, behind those there are."""
+        joining: dict[int, list[int]] = {}
+        for place, prompt_PD in enumerate(prompts):
+            joining.setdefault(prompt_PD.shape[1], []).append(place)
+        placed: dict[int, tuple[Bank, int]] = {}
+        for width, own in joining.items():
+            bank = self._banks.setdefault(width, Bank([], [], self._device))
+            placed |= {place: (bank, index) for index, place in enumerate(own, len(bank.rules))}
+            bank.extend([prompts[place] for place in own], [rules[place] for place in own])
+        self._places += [placed[place] for place in range(len(prompts))]
+
+    def parts(self, places: Sequence[int]) -> Iterator[tuple[Bank, list[int], list[int]]]:
+        """The banks that prompts are in: the places of each bank's own, and where they are in it."""
+        for bank in self._banks.values():
+            if own := [place for place in places if self._places[place][0] is bank]:
+                yield bank, own, [self._places[place][1] for place in own]
+
+    def prompt(self, place: int) -> Tensor:
+        """See :meth:`Bank.prompt`, as for those below."""
+        bank, index = self._places[place]
+        return bank.prompt(index)
+
+    def alone(self, place: int) -> Bank:
+        bank, index = self._places[place]
+        return bank.alone(index)
+
+    def state(self, place: int) -> dict[str, Tensor]:
+        bank, index = self._places[place]
+        return bank.state(index)
+
+    def load_state(self, place: int, state: Mapping[str, Tensor]) -> None:
+        bank, index = self._places[place]
+        bank.load_state(index, state)

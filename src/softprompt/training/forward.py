@@ -101,11 +101,12 @@ def _step(
     use_shared = architecture.shares_prefix if shared is None else shared
     stacked, made = leaf, None
     if use_shared:
-        heads = _common_heads(examples, len(stack.lengths_K))
-        stacked = extend_stack(
-            leaf, [base.embed(torch.tensor(head, dtype=torch.long, device=base.device)) for head in heads]
-        )
-        examples = [replace(e, input=e.input[len(heads[e.which]) :]) for e in examples]
+        if stack.vectors_KPD.shape[2] == base.width:  # behind a prefix there are no vectors to put a head behind
+            heads = _common_heads(examples, len(stack.lengths_K))
+            stacked = extend_stack(
+                leaf, [base.embed(torch.tensor(head, dtype=torch.long, device=base.device)) for head in heads]
+            )
+            examples = [replace(e, input=e.input[len(heads[e.which]) :]) for e in examples]
         made = architecture.compute_prefix(stacked)
     prefix = made.detached() if made is not None else None
     longest = int(stacked.lengths_K.max()) + max(e.length for e in examples)

@@ -28,7 +28,7 @@ from softprompt.model.fused import Fused, pays
 from softprompt.model.memory import TokenBudget
 from softprompt.model.splice import Stack, stack_padded, stack_prompts, with_front
 from softprompt.progress import Silent
-from softprompt.training.bank import Bank
+from softprompt.training.bank import Bank, Banks
 from softprompt.training.forward import TOKEN_BUDGET, Example, losses_and_gradient
 from softprompt.training.run import Run
 
@@ -122,14 +122,14 @@ class Stepper:
         device = self._base.device
         return TokenBudget(TOKEN_BUDGET, device, self._warn, refusal=TrainingError, advice=advice, runs="steps")
 
-    def step(self, bank: Bank, runs: Sequence[Run]) -> list[int]:
+    def step(self, bank: Bank | Banks, runs: Sequence[Run]) -> list[int]:
         """Take a step of every run that wants another, validate those that are due; the places of those that took part, none
         when all have ended. A run whose loss or prompt is no number fails, and stops alone."""
         active = self.take(bank, runs)
         self._validate(bank, runs, [place for place in active if runs[place].failure is None and runs[place].validates])
         return active
 
-    def take(self, bank: Bank, runs: Sequence[Run]) -> list[int]:
+    def take(self, bank: Bank | Banks, runs: Sequence[Run]) -> list[int]:
         """The same without validations."""
         active = [place for place, run in enumerate(runs) if run.running]
         if self._base.batch_invariant:
@@ -138,20 +138,21 @@ class Stepper:
                 one = bank.alone(place)
                 self._take_together(one, [runs[place]], [0])
                 bank.load_state(place, one.state(0))
-        elif active:
-            self._take_together(bank, runs, active)
+            return active
+        for part, places, rows in bank.parts(active):
+            self._take_together(part, [runs[place] for place in places], rows)
         return active
 
     def _take_together(self, bank: Bank, runs: Sequence[Run], active: Sequence[int]) -> None:
-        """A step of some runs in one batch."""
-        examples = [example for row, place in enumerate(active) for example in runs[place].batch(row)]
+        """A step of runs in one batch; `active` are their places in the bank."""
+        examples = [example for row, run in enumerate(runs) for example in run.batch(row)]
         lengths = [bank.lengths[place] for place in active]
         vectors_KPD = bank.vectors_KPD[active, -max(lengths) :]  # no wider for those that have ended
-        recompute = any(runs[place].config.gradient_checkpointing for place in active)
-        compiles = any(self._compiles(runs[place]) for place in active) and self._fused.works
+        recompute = any(run.config.gradient_checkpointing for run in runs)
+        compiles = any(map(self._compiles, runs)) and self._fused.works
         with self._fused.within() if compiles else nullcontext():
             if any(example.front for example in examples):
-                varies = [runs[place].task.form.front_varies for place in active]
+                varies = [run.task.form.front_varies for run in runs]
                 made = self._placed(vectors_KPD, lengths, examples, varies, recompute)
             else:
                 stack = stack_padded(vectors_KPD, lengths)
@@ -161,12 +162,12 @@ class Stepper:
         finite = (gradient_KPD.flatten(1).isfinite().all(1) & losses_K.isfinite()).tolist()
         good = [row for row, fine in enumerate(finite) if fine]
         for row in set(range(len(active))) - set(good):
-            run = runs[active[row]]
+            run = runs[row]
             run.fail(f"the loss is no number at step {run.step + 1} with learning rate {run.rate:.3g}")
-        bank.step([active[row] for row in good], gradient_KPD[good], [runs[active[row]].rate for row in good])
+        bank.step([active[row] for row in good], gradient_KPD[good], [runs[row].rate for row in good])
         losses = losses_K.tolist()
         for row in good:
-            runs[active[row]].took_step(losses[row], compiled=compiles)
+            runs[row].took_step(losses[row], compiled=compiles)
 
     def _placed(
         self,
@@ -199,7 +200,7 @@ class Stepper:
         asked = run.config.torch_compile
         return pays(self._base, run.total * run.tokens) if asked is None else asked
 
-    def _validate(self, bank: Bank, runs: Sequence[Run], due: Sequence[int]) -> None:
+    def _validate(self, bank: Bank | Banks, runs: Sequence[Run], due: Sequence[int]) -> None:
         """Judge runs that are due on their validation rows; one with folds by its folds, each on the rows that it has not
         seen."""
         if not due:
@@ -226,7 +227,7 @@ class Stepper:
             else:
                 run.took_validation(report, prompts[place])
 
-    def _prompt(self, bank: Bank, place: int) -> Tensor:
+    def _prompt(self, bank: Bank | Banks, place: int) -> Tensor:
         return bank.alone(place).prompt(0) if self._base.batch_invariant else bank.prompt(place)
 
     def _within_memory(

@@ -11,7 +11,7 @@ from softprompt.evaluation.trials import Report
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
 from softprompt.tasks.answers import OF_NUMBERS, OF_SETS
 from softprompt.tasks.task import Examples, Task
-from softprompt.training.bank import Bank
+from softprompt.training.bank import Banks
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
@@ -187,12 +187,12 @@ class Member:
     error: Exception | None = field(init=False, default=None)
     """Why nothing did."""
 
-    def state(self, bank: Bank) -> dict[str, Any]:
+    def state(self, bank: Banks) -> dict[str, Any]:
         """What a checkpoint keeps of it and of its places in the bank."""
         runs = [run.state() | {"bank": bank.state(place)} for run, place in zip(self.runs, self.places, strict=True)]
         return {"id": self.id, "baselines": self.baselines, "runs": runs}
 
-    def load_state(self, state: Mapping[str, Any], bank: Bank) -> None:
+    def load_state(self, state: Mapping[str, Any], bank: Banks) -> None:
         """Go on from a state."""
         self.id, self.resumed, baselines = state["id"], True, state["baselines"]
         self.baselines = baselines if baselines and suffice(baselines, self.task) else None

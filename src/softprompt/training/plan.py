@@ -19,7 +19,7 @@ from softprompt.model.meter import Meter
 from softprompt.progress import Progress, Silent, loading
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Examples, Task
-from softprompt.training.bank import Bank
+from softprompt.training.bank import Banks
 from softprompt.training.loop import Stepper, processes_started
 from softprompt.training.prepare import Preparer, remarks_on
 from softprompt.training.run import Run
@@ -92,7 +92,7 @@ def plan_tasks(tasks: Sequence[Task], base: BaseLike, library: Library | None, p
 def _measure_step(architecture: Architecture, planned: Sequence[Run], progress: Progress) -> tuple[float, float]:
     """Seconds for each token of a step of all runs, and the MiB that it takes at most."""
     runs = [one for run in planned for one in (run, *run.folds)]
-    bank = Bank([run.start_PD for run in runs], [run.rule for run in runs], architecture.base.device)
+    bank = Banks([run.start_PD for run in runs], [run.rule for run in runs], architecture.base.device)
     stepper = Stepper(architecture, warn=progress.warn)
     tokens = sum(run.tokens_of(run.batch(0)) for run in runs)
     stepper.take(bank, runs)  # the first one takes longer than those behind it

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
 from softprompt.model.architecture import Architecture, architecture_of
+from softprompt.model.prefix import layout_for
+from softprompt.model.splice import stack_prompts
 from softprompt.progress import Silent
 from softprompt.prompts import initialize
 from softprompt.prompts.card import is_best
@@ -37,6 +41,10 @@ RATE = 0.45
 the rate in a step, and how far that is depends on the numbers there are. Gemma multiplies its embeddings by the root of
 their width, so that a rate for Llama is a tenth of what it needs."""
 
+PREFIX_RATE = 0.005
+"""That of a prefix, in units of the spread of the keys and values that it starts from, for the same reason. It is PEFT's
+choice for prefixes that start from a text, and was not searched for on a real base."""
+
 SHORT, LONG = 5, 150
 """Prompt lengths outside of which a warning is due: too little capacity, and an input that drowns."""
 
@@ -57,8 +65,7 @@ class Preparer:
             warn: hears of what people should know; by default Python's `warnings`.
             heed: called while the base is asked for what an objective needs; it may raise.
         """
-        self._base, self._warn, self._heed = base, warn or Silent().warn, heed
-        self._architecture = architecture or architecture_of(base)
+        self._base, self._given, self._warn, self._heed = base, architecture, warn or Silent().warn, heed
         self._encoded: dict[tuple[Any, ...], Splits] = {}
         self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
 
@@ -82,13 +89,15 @@ class Preparer:
             NotFound, FingerprintMismatch: a prompt to start from is not there, or of another base.
             NameRefused: the library would refuse the task's name, or the base's.
         """
-        base, length = self._base, task.config.num_virtual_tokens
+        base = self._base
         if task.config.data is not None and task.config.data.subsets:
             raise ConfigError(f"task {task.name!r}: data.subsets is of `softprompt train` alone; leave it out here")
         if library is not None:
             library.registry.check_names([task.name], base.name)
         task.form = task.form.within([task.form.answer(row, "a training row") for row in task.train])
         objective = OBJECTIVES[task.config.objective_name]
+        parents = _parents(base, task.config, library)
+        length = _length(task.config, parents)
         key = (id(task.train), task.form, length, task.config.max_eval_samples, objective)
         if key not in self._encoded:
             self._kept.append(task.train)
@@ -106,22 +115,52 @@ class Preparer:
                 self._encoded[key] = end.value
         train, validation, test = (self._encoded[key][split] for split in ("training", "validation", "test"))
         labels = task.form.encode_labels(base) if task.form.labels else None
-        parents = _parents(base, task.config, library)
-        start_PD = _start(base, task, parents)
-        run = Run(
-            task, chosen(task.config, base), start_PD, train, validation, labels, tuple(parent.digest for parent in parents)
-        )
+        start_PD = self._start(task, length, parents)
+        config = chosen(task.config, base, start_PD).model_copy(update={"num_virtual_tokens": length})
+        run = Run(task, config, start_PD, train, validation, labels, tuple(parent.digest for parent in parents))
         run.split(task.folds)
         return run, test
 
+    @cached_property
+    def _architecture(self) -> Architecture:
+        return self._given or architecture_of(self._base)
 
-def chosen(config: TaskConfig, base: FrozenBase) -> TaskConfig:
-    """A config with nothing left to choose."""
+    def _start(self, task: Task, length: int, parents: Sequence[SoftPrompt]) -> Tensor:
+        """Where a task's prompt starts. A prefix starts as the keys and values of what a soft prompt would start from, or as
+        another prefix is."""
+        prefixes = [parent.vectors_PD for parent in parents if parent.card.prompt_type == "prefix"]
+        if task.config.prompt_type == "soft":
+            if prefixes:
+                raise ConfigError(
+                    f"prompt_tuning_init_prompt names a prefix ({_named(parents)}), of whose keys and values no soft "
+                    "prompt can be made; say prompt_type: prefix, or start from a soft prompt"
+                )
+            return _start(self._base, task, length, parents)
+        layout = layout_for(self._base, self._architecture.layout)
+        if prefixes and len(prefixes) < len(parents):
+            raise ConfigError(
+                f"prompt_tuning_init_prompt names prefixes and soft prompts ({_named(parents)}), which have no "
+                "mean; give one kind"
+            )
+        if prefixes:
+            return initialize.from_prefixes(prefixes, length)
+        start_PD = _start(self._base, task, length, parents).to(self._base.device, self._base.dtype)
+        with torch.no_grad():
+            return layout.fold(self._architecture.compute_prefix(stack_prompts([start_PD])))[0].float().cpu()
+
+
+def chosen(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None = None) -> TaskConfig:
+    """A config with nothing left to choose; but for the rate of a prefix where its start is not known."""
     if config.hidden_size != config.encoder_hidden_size:
         config = config.model_copy(update={"encoder_hidden_size": config.hidden_size})
     if config.learning_rate is not None:
         return config
-    rate = float(f"{RATE * base.spread * config.learning_rate_multiplier:.3g}")
+    usual = RATE * base.spread
+    if config.prompt_type == "prefix":
+        if start_PD is None:
+            return config
+        usual = PREFIX_RATE * float(start_PD.std())
+    rate = float(f"{usual * config.learning_rate_multiplier:.3g}")
     return config.model_copy(update={"learning_rate": rate})
 
 
@@ -142,7 +181,7 @@ def told_recipe(run: Run) -> str:
 def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     """What people should know of a run before it trains, and whether it is a warning."""
     task, length = run.task, run.config.num_virtual_tokens
-    if length < SHORT:
+    if length < SHORT and run.config.prompt_type == "soft":  # a token of a prefix has many times the numbers
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} has little capacity; 20 to 100 is usual", True
     if length > LONG:
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} can drown the input; 20 to 100 is usual", True
@@ -239,9 +278,21 @@ def _until_end(base: FrozenBase, ids: Sequence[int]) -> list[int]:
     return list(itertools.takewhile(lambda token: token not in base.end_ids, ids))
 
 
-def _start(base: FrozenBase, task: Task, parents: Sequence[SoftPrompt]) -> Tensor:
+def _length(config: TaskConfig, parents: Sequence[SoftPrompt]) -> int:
+    """Virtual tokens: where the file names none, a prefix has those of the prompts that it starts from."""
+    lengths = {len(parent.vectors_PD) for parent in parents}
+    if config.prompt_type == "prefix" and "num_virtual_tokens" not in config.model_fields_set and len(lengths) == 1:
+        return lengths.pop()
+    return config.num_virtual_tokens
+
+
+def _named(parents: Sequence[SoftPrompt]) -> str:
+    return ", ".join(f"{parent.card.task}, {parent.card.prompt_type}" for parent in parents)[:200]
+
+
+def _start(base: FrozenBase, task: Task, length: int, parents: Sequence[SoftPrompt]) -> Tensor:
     """The vectors that a task's prompt starts from, P x D; for PROMPT, from its parents."""
-    config, length = task.config, task.config.num_virtual_tokens
+    config = task.config
     match config.initializer:
         case "RANDOM":
             return initialize.random_vectors(base, length, config.seed)

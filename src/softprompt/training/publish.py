@@ -15,6 +15,7 @@ from softprompt.evaluation.trials import Report
 from softprompt.files import write_whole
 from softprompt.model.architecture import Architecture
 from softprompt.model.centroid import centroid_of, raw_text
+from softprompt.model.prefix import layout_for
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.gate import Rival, rival
@@ -54,7 +55,9 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         base=base.name,
         fingerprint=base.fingerprint,
         num_virtual_tokens=len(vectors_PD),
-        token_dim=base.width,
+        token_dim=vectors_PD.shape[1],
+        prompt_type=run.config.prompt_type,
+        layers=layout_for(base, architecture.layout).layers if run.config.prompt_type == "prefix" else None,
         recipe=run.config.recipe()
         | {"steps": run.step, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
         | ({"folds": len(run.folds)} if run.folds else {})
@@ -76,9 +79,10 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
 
 def barely_moved(member: Member, prompt: SoftPrompt) -> str:
     """The warning that is due where a prompt has barely moved."""
+    usual = "0.03 to 0.3" if prompt.card.prompt_type == "soft" else "0.002 to 0.03"
     return (
         f"{member.task.name}: the prompt has barely moved (L2 distance {prompt.card.metrics['moved']:.2%} of its start's "
-        f"length); raise learning_rate from {member.run.config.learning_rate:g} (0.03 to 0.3 is usual) or train longer"
+        f"length); raise learning_rate from {member.run.config.learning_rate:g} ({usual} is usual) or train longer"
     )
 
 

@@ -21,7 +21,7 @@ from softprompt.evaluation.baselines import baseline_trials, baselines_of, remar
 from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
 from softprompt.tasks.task import Task
-from softprompt.training.bank import Bank
+from softprompt.training.bank import Banks
 from softprompt.training.checkpoint import EVERY_SECONDS, Checkpoint, key_of, name_of
 from softprompt.training.events import (
     Advanced,
@@ -94,7 +94,7 @@ class Session:
         self._preparer = Preparer(self.base, architecture, self._warn, self._heed if self._group.world == 1 else None)
         self._engine = OfflineEngine(architecture, warn=self._warn)
         self._stepper = Stepper(architecture, group=self._group, warn=self._warn)
-        self._bank = Bank([], [], self.base.device)
+        self._bank = Banks([], [], self.base.device)
 
     def add(
         self, task: Task, *, library: Library | None = None, publishes: bool = True, also: Also | None = None, salt: str = ""
