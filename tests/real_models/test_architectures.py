@@ -102,10 +102,10 @@ LOOKS_AHEAD = {
 }  # fmt: skip
 """Kinds of encoders that transformers can make a decoder of, whose config says nothing of it."""
 UNSHARED = {
-    "bailing_hybrid", "bart", "blenderbot", "blenderbot-small", "ctrl", "falcon_h1", "falcon_mamba", "hy_v4",
-    "inkling2_text", "inkling_text", "jamba", "lfm3", "mamba", "mbart", "minimax", "mvp", "nemotron_h", "olmo_hybrid", "openai-gpt",
-    "pegasus", "plbart", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "qwen4_exp_text", "recurrent_gemma", "rwkv",
-    "xlstm",
+    "bailing_hybrid", "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "ctrl", "falcon_h1", "falcon_mamba",
+    "hy_v4", "inkling2_text", "inkling_text", "jamba", "lfm3", "mamba", "marian", "mbart", "minimax", "mvp", "nemotron_h",
+    "olmo_hybrid", "openai-gpt", "pegasus", "plbart", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "qwen4_exp_text",
+    "recurrent_gemma", "rwkv", "trocr", "xlstm",
 }  # fmt: skip
 """State-space models, hybrids, and decoders that count positions themselves: rows are run with their whole prompts."""
 
