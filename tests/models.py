@@ -135,7 +135,7 @@ def _encoder_tokenizer(kind: str) -> Any:
     from tokenizers.processors import TemplateProcessing
 
     if kind == "bert":
-        special: dict[str, int | None] = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+        special: dict[str, Any] = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
         pieces = [*special, *WORDS, *"abcdefghilnorst", *(f"##{letter}" for letter in "abcdefghilnorst"), "?", ".", "="]
         backend = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -16,9 +16,9 @@ from softprompt.model.causal import Causal
 from softprompt.model.invariant import Invariant
 from softprompt.model.prefix import Layout, Prefix, layout_for
 from softprompt.model.splice import stack_prompts
-from tests.encoder_decoder import EncoderDecoder, make_t5
+from softprompt.model.encoder_decoder import EncoderDecoder
 from tests.engine_jobs import Inbox
-from tests.models import ARCHITECTURES, UNEVEN, make_base, make_causal
+from tests.models import make_seq2seq, ARCHITECTURES, UNEVEN, make_base, make_causal
 
 LABELS = ((5,), (6, 7), (6, 8, 9))
 INPUTS = [[4, 9, 17], [30], [11, 12, 13, 14, 15, 16, 17, 18, 19], [50, 51, 52, 53], [7, 8]]
@@ -188,7 +188,7 @@ def test_a_prefix_for_other_layers_is_refused() -> None:
 
 
 def test_a_base_that_takes_no_keys_and_values_refuses_every_prefix_by_name() -> None:
-    t5 = EncoderDecoder(make_t5())
+    t5 = EncoderDecoder(make_seq2seq("t5"))
     engine = OfflineEngine(t5)
     some = torch.zeros(3, 64)
     with pytest.raises(BaseModelError, match=r"T5ForConditionalGeneration\) takes no prefix"):
