@@ -1,13 +1,16 @@
-"""Where a prompt starts: class labels against random vectors, at several lengths.
+"""Where a prompt starts, and what stands before it while it is trained: class labels against random vectors, and each
+reparameterisation against plain vectors, at several lengths and numbers of training rows.
 
     python benchmarks/initializers.py --json
     python benchmarks/initializers.py --tasks reworded --P 20 --seeds 3 --steps 100 --json
+    python benchmarks/initializers.py --base models/smollm2.gguf --inits LABELS --P 20 --rows 64 1000 \\
+        --networks none RESIDUAL MLP LSTM LOW_RANK --steps 100 --judge-rows 200 --json
 
 Two tasks: trec6, and subjectivity in words that the built-in base was not pretrained on. For each task all initialisers,
-lengths and seeds train in one bank, with the default recipe but for the number of steps. A row for each prompt with its
-value on the test split, after training (the best by validation) and before; then the means over the seeds, and what LABELS
-has over RANDOM. --judge-rows bounds the rows of validation and test, for a quick look. Data from SOFTPROMPT_DATA (default
-../shared/data).
+lengths, networks, rates and seeds of so many rows train in one bank, with the default recipe but for the number of steps. A
+row for each prompt with its value on the test split, after training (the best by validation) and before; then the means over
+the seeds, what LABELS has over RANDOM, and what each network, at the best of the rates by validation, has over none.
+--judge-rows bounds the rows of validation and test, for a quick look. Data from SOFTPROMPT_DATA (default ../shared/data).
 """
 
 from __future__ import annotations
@@ -18,18 +21,19 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
 from benchmarks.row import Row, print_row
-from benchmarks.tasks import make_tasks
+from benchmarks.tasks import first_rows, make_tasks
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Bars
+from softprompt.tasks.config import Reparameterization
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank
 from softprompt.training.loop import Stepper
@@ -54,11 +58,25 @@ def measure(
     seeds: int,
     judge_rows: int | None,
     overrides: dict[str, Any],
+    networks: Sequence[str] = ("none",),
+    rates: Sequence[float] = (1.0,),
+    train_rows: int | None = None,
 ) -> list[Row]:
-    """A row for each initialiser, length and seed of one task, all trained in one bank."""
+    """A row for each initialiser, length, network, rate and seed of one task, all trained in one bank."""
     task = make_task(name, overrides)
-    grid = list(itertools.product(inits, lengths, range(seeds)))
-    tasks = [task.variant(prompt_tuning_init=init, num_virtual_tokens=length, seed=seed) for init, length, seed in grid]
+    if train_rows is not None:
+        task = first_rows(task, train_rows)
+    grid = list(itertools.product(inits, lengths, networks, rates, range(seeds)))
+    tasks = [
+        task.variant(
+            prompt_tuning_init=init,
+            num_virtual_tokens=length,
+            encoder_reparameterization_type=None if network == "none" else network,
+            learning_rate_multiplier=rate,
+            seed=seed,
+        )
+        for init, length, network, rate, seed in grid
+    ]
     progress = Bars()
     preparer = Preparer(base)
     runs = [preparer.prepare(one, None)[0] for one in tasks]
@@ -86,6 +104,9 @@ def measure(
             "task": name,
             "init": init,
             "P": length,
+            "network": network,
+            "rate": rate,
+            "train_rows": len(task.train),
             "seed": seed,
             "value": report.value,
             "validation": run.best.value if run.best else None,
@@ -93,32 +114,43 @@ def measure(
             "steps": run.total,
             "rows": report.rows,
         }
-        for (init, length, seed), run, start, report in zip(grid, runs, before, after, strict=True)
+        for (init, length, network, rate, seed), run, start, report in zip(grid, runs, before, after, strict=True)
     ]
 
 
 def summarise(rows: Sequence[Row]) -> list[Row]:
-    """Means and standard deviations over the seeds, and LABELS over RANDOM at each length."""
-    found: dict[tuple[str, str, int], list[Row]] = {}
+    """Means and standard deviations over the seeds, LABELS over RANDOM, and each network over none at its best rate."""
+    named = ("task", "init", "P", "network", "rate", "train_rows")
+    found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault((row["task"], row["init"], row["P"]), []).append(row)
-    means: dict[tuple[str, str, int], Row] = {}
-    for (task, init, length), same in found.items():
-        values = [row["value"] for row in same]
-        means[task, init, length] = {
-            "task": task,
-            "init": init,
-            "P": length,
-            "mean": round(statistics.fmean(values), 4),
-            "spread": round(statistics.stdev(values), 4) if len(values) > 1 else 0.0,
+        found.setdefault(tuple(row[name] for name in named), []).append(row)
+    means = {
+        key: {
+            **dict(zip(named, key, strict=True)),
+            "mean": round(statistics.fmean(row["value"] for row in same), 4),
+            "spread": round(statistics.stdev(row["value"] for row in same), 4) if len(same) > 1 else 0.0,
+            "validation": round(statistics.fmean(row["validation"] or 0.0 for row in same), 4),
             "untrained": round(statistics.fmean(row["untrained"] for row in same), 4),
-            "seeds": len(values),
+            "seeds": len(same),
         }
-    over = [
-        {"task": task, "P": length, "labels_over_random": round(mean["mean"] - means[task, "RANDOM", length]["mean"], 4)}
-        for (task, init, length), mean in means.items()
-        if init == "LABELS" and (task, "RANDOM", length) in means
-    ]
+        for key, same in found.items()
+    }
+    over: list[Row] = []
+    for (task, init, *rest), mean in means.items():
+        random = means.get((task, "RANDOM", *rest))
+        if init == "LABELS" and random is not None:
+            shown = dict(zip(named[2:], rest, strict=True))
+            over.append({"task": task, **shown, "labels_over_random": round(mean["mean"] - random["mean"], 4)})
+    best: dict[tuple[Any, ...], Row] = {}
+    for (task, init, length, network, _, count), mean in means.items():
+        key = (task, init, length, count, network)
+        if key not in best or mean["validation"] > best[key]["validation"]:
+            best[key] = mean
+    for (*rest, network), mean in best.items():
+        plain = best.get((*rest, "none"))
+        if network != "none" and plain is not None:
+            own = {name: mean[name] for name in (*named, "mean", "spread", "seeds")}
+            over.append({**own, "over_none": round(mean["mean"] - plain["mean"], 4), "none_spread": plain["spread"]})
     return [*means.values(), *over]
 
 
@@ -128,6 +160,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=["trec6", "reworded"], default=["trec6", "reworded"])
     parser.add_argument("--inits", nargs="+", choices=["LABELS", "RANDOM", "SAMPLE_VOCAB"], default=list(INITS))
     parser.add_argument("--P", nargs="+", type=int, default=[1, 5, 20, 100])
+    parser.add_argument("--networks", nargs="+", choices=["none", *get_args(Reparameterization)], default=["none"])
+    parser.add_argument("--rates", nargs="+", type=float, default=[1.0], help="multiples of the default learning rate")
+    parser.add_argument("--rows", nargs="+", type=int, help="training rows; by default all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--judge-rows", type=int, help="validate and test on the first so many; by default on all")
@@ -139,8 +174,9 @@ def main() -> None:
     base = FrozenBase.load(args.base, dtype=args.dtype)
     overrides = {"max_steps": args.steps, "per_device_train_batch_size": args.batch}
     rows: list[Row] = []
-    for name in args.tasks:
-        found = measure(name, base, args.inits, args.P, args.seeds, args.judge_rows, overrides)
+    for name, count in itertools.product(args.tasks, args.rows or [None]):
+        grid = (args.inits, args.P, args.seeds, args.judge_rows, overrides, args.networks, args.rates, count)
+        found = measure(name, base, *grid)
         for row in found:
             print_row(row, args.json)
         rows += found

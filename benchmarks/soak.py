@@ -38,7 +38,8 @@ import torch
 from benchmarks.row import print_row
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.trials import log_softmax, result_of
+from softprompt.evaluation.ensembles import log_softmax
+from softprompt.evaluation.trials import result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card

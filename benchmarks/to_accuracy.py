@@ -101,20 +101,31 @@ def ours(base: FrozenBase, task: Task, make: Callable[[Examples], Watch]) -> tup
     return watch, run.start_PD
 
 
-def peft(base: FrozenBase, task: Task, rate: float, start_PD: Tensor, watch: Watch) -> Watch:
-    """By PEFT's prompt tuning in the Trainer, from the same vectors, with the attention that trains faster on the device."""
+def peft_model(base: FrozenBase, start_PD: Tensor) -> Any:
+    """A copy of the base in PEFT's prompt tuning, its vectors as given."""
     import peft as library
-    import transformers
 
     config = library.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(start_PD))
     with without_future_warnings():
         model: Any = library.get_peft_model(copy.deepcopy(base.model), config)
     weight = model.prompt_encoder["default"].embedding.weight
     weight.data.copy_(start_PD.to(weight))
-    arguments = our_arguments(task, rate) | {
+    return model
+
+
+def arguments_for_peft(task: Task, rate: float) -> dict[str, Any]:
+    """A task's recipe in the Trainer's words."""
+    return our_arguments(task, rate) | {
         "adam_beta2": task.config.adam_beta2,
         "max_grad_norm": task.config.max_grad_norm,
     }
+
+
+def peft(base: FrozenBase, task: Task, rate: float, start_PD: Tensor, watch: Watch) -> Watch:
+    """By PEFT's prompt tuning in the Trainer, from the same vectors, with the attention that trains faster on the device."""
+    import transformers
+
+    model = peft_model(base, start_PD)
 
     class Step(transformers.TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -124,7 +135,7 @@ def peft(base: FrozenBase, task: Task, rate: float, start_PD: Tensor, watch: Wat
             watch.took_step(lambda: model.get_prompt_embedding_to_save("default"))
 
     with contextlib.suppress(_Reached):
-        fit(model, task, base, arguments, Silent(), callbacks=[Step()])
+        fit(model, task, base, arguments_for_peft(task, rate), Silent(), callbacks=[Step()])
     return watch
 
 

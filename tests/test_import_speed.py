@@ -86,9 +86,10 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert heavy_after(code) == []
 
 
-def test_a_wrong_task_name_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [["predict", "none", "text"], ["combine", "none@1", "none@2"]])
+def test_a_wrong_task_name_is_told_before_torch_is_loaded(tmp_path: Path, command: list[str]) -> None:
     code = (
-        f"import sys; sys.argv = ['softprompt', '--home', {str(tmp_path / 'home')!r}, 'predict', 'none', 'text']\n"
+        f"import sys; sys.argv = {['softprompt', '--home', str(tmp_path / 'home'), *command]!r}\n"
         "from softprompt.cli import main\n"
         "try: main()\n"
         "except SystemExit as done: assert done.code == 1"

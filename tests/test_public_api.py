@@ -12,6 +12,7 @@ from softprompt import errors
 NAMES = [
     "BaseOptions",
     "Card",
+    "Combined",
     "Distilled",
     "Evaluation",
     "FrozenBase",
@@ -25,6 +26,7 @@ NAMES = [
     "TaskConfig",
     "Tuned",
     "Version",
+    "combine",
     "compare",
     "distill",
     "evaluate",

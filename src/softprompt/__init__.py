@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from softprompt.bases.options import BaseOptions
     from softprompt.compare.compare import compare
     from softprompt.errors import SoftPromptError
+    from softprompt.evaluation.combination import Combined, combine
     from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.library.library import Library
     from softprompt.prompts.card import Card
@@ -38,6 +39,7 @@ if "OMP_WAIT_POLICY" not in os.environ:  # before torch reads it
 __all__ = [
     "BaseOptions",
     "Card",
+    "Combined",
     "Distilled",
     "Evaluation",
     "FrozenBase",
@@ -51,6 +53,7 @@ __all__ = [
     "TaskConfig",
     "Tuned",
     "Version",
+    "combine",
     "compare",
     "distill",
     "evaluate",
@@ -63,6 +66,7 @@ __all__ = [
 _HOMES = {
     "BaseOptions": "bases.options",
     "Card": "prompts.card",
+    "Combined": "evaluation.combination",
     "Distilled": "training.distill",
     "Evaluation": "evaluation.evaluate",
     "FrozenBase": "bases.base",
@@ -76,6 +80,7 @@ _HOMES = {
     "TaskConfig": "tasks.config",
     "Tuned": "training.member",
     "Version": "registry.records",
+    "combine": "evaluation.combination",
     "compare": "compare.compare",
     "distill": "training.distill",
     "evaluate": "evaluation.evaluate",

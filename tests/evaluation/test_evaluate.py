@@ -20,9 +20,10 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound
 from softprompt.evaluation.baselines import baselines_of, remarks_on_scores
+from softprompt.evaluation.ensembles import log_softmax
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.evaluation.metrics import fold, measure, score
-from softprompt.evaluation.trials import Report, Trial, judge, log_softmax, result_of
+from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card

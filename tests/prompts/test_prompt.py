@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from softprompt.errors import FingerprintMismatch, PromptFileError
-from softprompt.evaluation.trials import log_softmax
+from softprompt.evaluation.ensembles import log_softmax
 from softprompt.prompts import file as card_module
 from softprompt.prompts.card import Card, Dtype
 from softprompt.prompts.file import CARD_KEY, Stored, digest_of, read_file, write_file

@@ -295,6 +295,11 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         ({"objective": "label_scoring"}, "needs `labels`"),
         ({"prompt_tuning_init": "LABELS"}, "needs `labels`"),
         ({"prompt_tuning_init": "TEXT"}, "needs prompt_tuning_init_text"),
+        (
+            {"encoder_reparameterization_type": "LOW_RANK", "encoder_hidden_size": 20, "num_virtual_tokens": 20},
+            "encoder_hidden_size: rank 20 of 20 vectors is no low rank; give one below num_virtual_tokens",
+        ),
+        ({"encoder_reparameterization_type": "LOW_RANK", "num_virtual_tokens": 1}, "rank 1 of 1 vectors is no low rank"),
         ({"prompt_tuning_init": "PROMPT"}, "needs prompt_tuning_init_prompt"),
     ],
 )
@@ -362,3 +367,17 @@ def test_a_message_repeats_no_more_than_the_beginning_of_a_wrong_value() -> None
 def test_a_text_with_braces_that_yaml_reads_as_a_mapping_is_called_so(key: str) -> None:
     with pytest.raises(ConfigError, match=r"double quotes of its own, .* the file says \{'text': None\}"):
         parse_config({"data": "rows.csv", key: {"text": None}})
+
+
+@pytest.mark.parametrize(
+    ("fields", "rank"),
+    [
+        ({}, 8),
+        ({"num_virtual_tokens": 6}, 3),
+        ({"encoder_hidden_size": 64, "num_virtual_tokens": 100}, 64),
+        ({"encoder_hidden_size": 2}, 2),
+    ],
+)
+def test_a_low_rank_has_a_default_of_its_own(fields: dict[str, Any], rank: int) -> None:
+    assert parse_config({"task": "t", "encoder_reparameterization_type": "LOW_RANK", **fields}).hidden_size == rank
+    assert parse_config({"task": "t", "encoder_reparameterization_type": "LSTM"}).hidden_size == 64

@@ -236,6 +236,118 @@ def test_what_is_not_in_use_stays_zero() -> None:
     assert [int(mask.sum()) for mask in bank.mask_KR1] == [5 + 2 + 2 * 3, 2, 7 + 2 + 2 * 4, 1 + 2 + 2 * 2]
 
 
+OTHERS = (Network("LSTM", 3, 0), Network("LOW_RANK", 1, 1), Network("LSTM", 2, 2), None)
+"""Beside which the prompts have the lengths 5, 2, 7 and 1."""
+
+
+class Reader(torch.nn.Module):
+    """An LSTM before a prompt, out of the modules of torch: the slow twin."""
+
+    def __init__(self, start_PD: Tensor, network: Network) -> None:
+        super().__init__()
+        size = network.hidden
+        gain, bias, up, into, back, offset, mix = network.parts(network.start(start_PD)[None], len(start_PD))
+        self.lstm = torch.nn.LSTM(WIDTH, size, bidirectional=True)
+        self.vectors = torch.nn.Parameter(start_PD.clone())
+        self.up, self.gain, self.bias = (torch.nn.Parameter(part[0].clone()) for part in (up, gain, bias))
+        self.mix = torch.nn.Parameter(mix[0].clone())
+        self.back = torch.nn.Parameter(back[0].clone())
+        self.into = torch.nn.Parameter(into[0].reshape(2, 4 * size, WIDTH).clone())
+        self.offset = torch.nn.Parameter(offset[0, :, 0].clone())
+        self.size = size
+
+    def forward(self) -> Tensor:
+        weights = {}
+        for place, end in enumerate(("l0", "l0_reverse")):
+            weights[f"weight_ih_{end}"], weights[f"bias_ih_{end}"] = self.into[place], self.offset[place]
+            weights[f"weight_hh_{end}"] = self.back[place] / self.size**0.5
+            weights[f"bias_hh_{end}"] = torch.zeros(4 * self.size)
+        read, _ = torch.func.functional_call(self.lstm, weights, (self.vectors,))
+        hidden = torch.relu(torch.nn.functional.linear(read, self.mix) / (2 * self.size) ** 0.5)
+        return self.gain * torch.nn.functional.layer_norm(hidden @ self.up, (WIDTH,)) + self.bias
+
+    def trained(self) -> list[torch.nn.Parameter]:
+        return [self.vectors, self.up, self.gain, self.bias, self.mix, self.back, self.into, self.offset]
+
+
+class Ranked(torch.nn.Module):
+    """A matrix of low rank beside a prompt that stays where it starts."""
+
+    def __init__(self, start_PD: Tensor, network: Network) -> None:
+        super().__init__()
+        up, down = network.parts(network.start(start_PD)[None], len(start_PD))
+        self.vectors, self.rank = start_PD, network.hidden
+        self.up, self.down = torch.nn.Parameter(up[0].clone()), torch.nn.Parameter(down[0].clone())
+
+    def forward(self) -> Tensor:
+        return self.vectors + self.down @ self.up / self.rank**0.5
+
+    def trained(self) -> list[torch.nn.Parameter]:
+        return [self.up, self.down]
+
+
+def others(optim: str = "adamw", bound: float = 1e9) -> list[Rule]:
+    return [Rule(optim, decay, bound, *rest) for decay, *rest in zip(DECAYS, OTHERS, BETAS, strict=True)]
+
+
+def test_an_lstm_and_a_low_rank_equal_the_modules_of_torch_trained_by_autograd() -> None:
+    bank = run_bank(Bank(starts(), others()))
+    for index, network in enumerate(OTHERS[:3]):
+        assert network is not None
+        twin: Reader | Ranked = (Reader if network.kind == "LSTM" else Ranked)(starts()[index], network)
+        torch.testing.assert_close(
+            Bank([starts()[index]], [others()[index]]).prompt(0), twin().detach(), rtol=1e-5, atol=1e-5
+        )
+        optimiser = torch.optim.AdamW(twin.trained(), weight_decay=DECAYS[index], betas=(0.9, BETAS[index]))
+        for step in range(STEPS):
+            optimiser.param_groups[0]["lr"] = rate(index, step)
+            optimiser.zero_grad()
+            twin().backward(gradient(index, step))
+            optimiser.step()
+        torch.testing.assert_close(bank.prompt(index), twin().detach(), rtol=1e-3, atol=1e-3)
+        assert sum(part.numel() for part in twin.trained()) == network.numbers(LENGTHS[index], WIDTH) + (
+            LENGTHS[index] * WIDTH if network.trains_vectors else 0
+        )
+
+
+def test_a_low_rank_starts_from_the_very_vectors_given_and_adds_no_more_than_its_rank() -> None:
+    prompts = [some((9, WIDTH), 3), some((5, WIDTH), 4)]
+    bank = Bank(prompts, [Rule("adamw", 0.3, 1e9, Network("LOW_RANK", rank, 0)) for rank in (2, 1)])
+    assert torch.equal(bank.prompt(0), prompts[0])
+    for step in range(STEPS):
+        bank.step([0, 1], torch.stack([some((9, WIDTH), 50 + step), some((9, WIDTH), 70 + step)]), [0.1, 0.1])
+    for index, rank in enumerate((2, 1)):
+        assert torch.linalg.matrix_rank(bank.prompt(index) - prompts[index], atol=1e-4) == rank
+        assert torch.equal(bank.trained_KRD[index, -len(prompts[index]) :], prompts[index]), "decay leaves them, too"
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adafactor"])
+@pytest.mark.parametrize("index", range(4))
+def test_an_lstm_or_a_low_rank_does_not_depend_on_what_else_is_in_the_bank(optim: str, index: int) -> None:
+    together = run_bank(Bank(starts(), others(optim, 1.5)))
+    alone = Bank([starts()[index]], [others(optim, 1.5)[index]])
+    for step in range(STEPS):
+        alone.step([0], gradient(index, step)[None], [rate(index, step)])
+    torch.testing.assert_close(together.prompt(index), alone.prompt(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together.vectors_KPD[index, -LENGTHS[index] :], together.prompt(index))
+    assert not together.vectors_KPD[index, : max(LENGTHS) - LENGTHS[index]].any()
+
+
+def test_their_states_go_on_to_the_bit_also_beside_other_networks() -> None:
+    whole, first = run_bank(run_bank(Bank(starts(), others()))), run_bank(Bank(starts(), others()))
+    second = Bank([torch.zeros_like(start) for start in starts()], others())
+    for index in range(len(LENGTHS)):
+        second.load_state(index, first.state(index))
+    run_bank(second)
+    assert torch.equal(second.vectors_KPD, whole.vectors_KPD)
+    joined = Bank(starts()[:1], others()[:1])
+    joined.extend(starts()[1:], networked()[1:])
+    assert torch.equal(joined.prompt(0), Bank(starts()[:1], others()[:1]).prompt(0))
+    joined.load_state(0, first.state(0))
+    torch.testing.assert_close(joined.prompt(0), first.prompt(0))
+    torch.testing.assert_close(joined.alone(0).prompt(0), first.prompt(0))
+
+
 def test_the_gradient_of_the_plain_vectors_is_what_is_clipped() -> None:
     bound = 0.5
     clipped, plain = Bank(starts(), networked("adamw", bound)), Bank(starts(), networked("adamw"))

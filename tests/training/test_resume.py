@@ -49,7 +49,14 @@ class Killed(BaseException):
 
 
 @pytest.mark.filterwarnings("ignore:never. the input holds 'text', which is the answer")
-@pytest.mark.parametrize("recipe", [{}, {"optim": "adafactor"}, {"encoder_reparameterization_type": "RESIDUAL"}])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"optim": "adafactor"},
+        *({"encoder_reparameterization_type": kind, "encoder_hidden_size": 3} for kind in ("RESIDUAL", "LSTM", "LOW_RANK")),
+    ],
+)
 def test_a_resumed_bank_publishes_the_digests_of_an_uninterrupted_one(
     base: FrozenBase, tmp_path: Path, recipe: dict[str, Any]
 ) -> None:

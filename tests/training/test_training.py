@@ -162,6 +162,8 @@ MANY: dict[str, dict[str, Any]] = {
     "d": {"objective": "language_modelling", "lr_scheduler_type": "cosine", "max_steps": 2, "eval_per_epoch": 3},
     "e": {"encoder_reparameterization_type": "RESIDUAL", "encoder_hidden_size": 5, "num_virtual_tokens": 8},
     "f": {"encoder_reparameterization_type": "MLP", "prompt_tuning_init": "RANDOM", "seed": 7},
+    "i": {"encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 6, "num_virtual_tokens": 5},
+    "j": {"encoder_reparameterization_type": "LOW_RANK", "encoder_hidden_size": 3},
     "g": {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "yes or no", "warmup_steps": 0, "seed": 1},
     "h": {"prompt_tuning_init": "SAMPLE_VOCAB", "learning_rate": 0.02, "max_grad_norm": 0.1, "num_virtual_tokens": 5},
 }
@@ -365,9 +367,30 @@ def test_a_loss_that_is_no_number_stops_its_prompt_alone(tmp_path: Path, library
     assert not [file for file in library.home.rglob("*") if "bad" in file.name]
 
 
+@pytest.mark.parametrize(
+    ("fields", "validated"),
+    [
+        ({}, list(range(15, 301, 15))),  # an epoch is one step
+        ({"per_device_train_batch_size": 2}, [*range(18, 300, 18), 300]),  # and here 18
+        ({"eval_per_epoch": 1}, list(range(1, 301))),
+        ({"max_steps": 6}, [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_short_epochs_are_not_each_validated(
+    fields: dict[str, Any], validated: list[int], base: FrozenBase, tmp_path: Path
+) -> None:
+    (run,) = runs_of(base, [a_task(tmp_path, **{"max_steps": 300, "per_device_train_batch_size": 64} | fields)])
+    found = []
+    for step in range(1, run.total + 1):
+        run.step = step
+        found += [step] if run.validates else []
+    assert found == validated
+    assert run.validations == len(validated)
+
+
 def test_a_loss_that_fails_late_is_told_with_its_step_and_rate(tmp_path: Path, base: FrozenBase, library: Library) -> None:
     session = Session(architecture_of(base), library=library)
-    member = session.add(a_task(tmp_path, max_steps=10, warmup_steps=0, eval_per_epoch=5))
+    member = session.add(a_task(tmp_path, max_steps=10, warmup_steps=0, lr_scheduler_type="linear", eval_per_epoch=5))
     steps = 0
     for event in session.run():
         steps += isinstance(event, Stepped)
@@ -492,6 +515,10 @@ def test_how_many_numbers_a_network_adds_while_it_is_trained_is_told(tmp_path: P
     remarks = [message for one in runs for message, _ in remarks_on(base, one)]
     trained = 6 * 32 + 2 * 7 * 32 + 2 * 32  # the vectors, two matrices, the gain and the bias of a norm
     assert [note for note in remarks if "trained" in note] == [f"a: {trained} numbers are trained, of which 192 are kept"]
+    low, _ = preparer.prepare(a_task(tmp_path, "c", encoder_reparameterization_type="LOW_RANK"), None)
+    assert low.config.encoder_hidden_size == 3  # half of six vectors
+    told = [message for message, _ in remarks_on(base, low) if "trained" in message]
+    assert told == [f"c: {3 * (6 + 32)} numbers are trained, of which 192 are kept"]
 
 
 def test_answers_that_the_base_cannot_write_are_told(tmp_path: Path, base: FrozenBase) -> None:
@@ -586,6 +613,8 @@ RECIPES: list[dict[str, Any]] = [
     {"optim": "adafactor"},
     {"encoder_reparameterization_type": "RESIDUAL"},
     {"encoder_reparameterization_type": "MLP"},
+    {"encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 16},
+    {"encoder_reparameterization_type": "LOW_RANK"},
 ]
 
 
@@ -605,7 +634,7 @@ def test_a_label_that_begins_another_is_told_from_it(tmp_path: Path) -> None:
         for n in range(60)
         for what, label in (("look at", "account limit"), ("raise the limit of", "account limit change"))
     ]
-    fields = {"labels": ["account limit", "account limit change"], "max_steps": 60, "num_virtual_tokens": 10}
+    fields = {"labels": ["account limit", "account limit change"], "max_steps": 90, "num_virtual_tokens": 10}
     (tuned,) = train(a_task(tmp_path, "limit", rows, base="builtin/tiny", learning_rate=0.1, **fields))
     assert tuned.report.value >= 0.9
     assert set(tuned.report.predictions) == {"account limit", "account limit change"}

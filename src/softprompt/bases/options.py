@@ -33,8 +33,8 @@ class BaseOptions:
     dtype: str = _option(
         "auto", "--dtype", "Of the base: auto (as stored where that is quick), float32, bfloat16 or float16."
     )
-    """`float32`, `bfloat16`, `float16`, or `auto`: as stored where the device is quick at that, which a CPU without AMX is
-    not at 16 bits; it gets float32."""
+    """`float32`, `bfloat16`, `float16`, or `auto`: as stored (of few bits in a GGUF file: `bfloat16`) where the device is
+    quick at that, which a CPU without AMX is not at 16 bits; it gets float32."""
     device: str | None = _option(None, "--device", "cpu, cuda:0, ...; by default the first GPU, else the CPU.")
     """`cpu`, `cuda:0`, ...; by default the first GPU, else the CPU."""
     quantization: str | None = _option(None, "--quantization", "Of the base's linear layers: int8, or on a GPU 4bit.")

@@ -8,6 +8,7 @@ import typer
 
 from softprompt.cli import base, jobs, keys, library
 from softprompt.cli.aliases import audit, promote, rollback
+from softprompt.cli.combine import combine
 from softprompt.cli.compare import compare
 from softprompt.cli.demo import demo
 from softprompt.cli.distill import distill
@@ -33,7 +34,7 @@ app = typer.Typer(
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
         "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
-        "predict": predict, "serve": serve, "demo": demo, "base": base.app,
+        "combine": combine, "predict": predict, "serve": serve, "demo": demo, "base": base.app,
     },
     "The library": {
         "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,

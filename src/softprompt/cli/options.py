@@ -170,6 +170,7 @@ _VALUES = {
     **dict.fromkeys(("--text", "--label"), "COLUMN"),
     **dict.fromkeys(("--base", "--from"), "BASE"),
     **dict.fromkeys(("--input", "--target"), "TEMPLATE"),
+    "--by": "OPERATION",
     "--dtype": "DTYPE",
     "--device": "DEVICE",
     "--quantization": "KIND",

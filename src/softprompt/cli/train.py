@@ -61,6 +61,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the files; may be repeated."),
     ] = None,
+    subsets: Annotated[
+        int | None, typer.Option(help="Train so many prompts of each task on parts of its rows, and combine them.")
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only tell what it takes: steps, time and memory, from one measured step.")
     ] = False,
@@ -74,6 +77,8 @@ def train(
 
     changed = read_pairs(changes or (), "sets nothing; write --set KEY=VALUE, such as --set max_steps=100")
     progress = Bars()
+    if plan and subsets is not None:
+        raise typer.BadParameter("--plan tells of one prompt for each task; leave --subsets out")
     if plan:
         with progress.loading("the rows"):
             tasks = read_tasks(files, changed, base)
@@ -88,7 +93,7 @@ def train(
             library.registry.database.check_writable()
         with progress.loading("torch"):
             from softprompt.training.train import train as tune
-        tuned = tune(tasks, base=base, library=library, progress=progress, stop=stop)
+        tuned = tune(tasks, base=base, library=library, progress=progress, stop=stop, subsets=subsets)
     if not tuned:  # the first process of several speaks for all
         return
     rows = [one.row() for one in tuned]

@@ -109,8 +109,8 @@ def judge_cases(
         for case in group:
             prompt = SoftPrompt.from_bytes(library.read(case.version), digest=case.version.digest)
             prompt.check_base(loaded)
-            examples = case.task.encode(loaded, case.rows, len(prompt.vectors_PD), split="test")
-            trials.append(Trial(case.task.form, prompt.vectors_PD.to(loaded.dtype), examples))
+            examples = case.task.encode(loaded, case.rows, prompt.columns, split="test")
+            trials.append(Trial(case.task.form, prompt.vectors_PD.to(loaded.dtype), examples, prompt.card.members))
         engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
         reports = _judge(engine, trials, progress, file)
         if engine.ties.remark is not None:

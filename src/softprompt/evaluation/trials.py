@@ -11,8 +11,10 @@ from torch import Tensor
 
 from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import OfflineEngine
+from softprompt.evaluation.ensembles import log_softmax, score_members
 from softprompt.evaluation.metrics import row_values, score
 from softprompt.progress import Advance
+from softprompt.prompts.prompt import members_of
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Examples
 
@@ -26,8 +28,10 @@ class Trial:
 
     form: Form
     vectors_PD: Tensor
-    """P x D; 0 x D for no prompt."""
+    """P x D; 0 x D for no prompt; of an ensemble all members' end to end."""
     examples: Examples
+    members: tuple[int, ...] = ()
+    """Of an ensemble, the length of each member."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,13 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
     predictions: list[list[str]] = [[""] * len(trial.examples) for trial in trials]
     losses: list[list[float]] = [[] for _ in trials]
     prompts = [trial.vectors_PD for trial in trials]
+    members = [members_of(trial.vectors_PD, trial.members) for trial in trials]
     labelled = [(t, row) for t, trial in enumerate(trials) if trial.form.labels for row in range(len(trial.examples))]
     texts = [(t, row) for t, trial in enumerate(trials) if not trial.form.labels for row in range(len(trial.examples))]
     label_ids = {t: trials[t].form.encode_labels(base) for t in {t for t, _ in labelled}}
-    scores = yield from engine.score(
-        prompts,
+    scores = yield from score_members(
+        engine,
+        members,
         [t for t, _ in labelled],
         [trials[t].examples.inputs[row] for t, row in labelled],
         [label_ids[t] for t, _ in labelled],
@@ -179,10 +185,3 @@ def result_of(generator: Generator[int, None, R], advance: Advance = lambda done
         except StopIteration as end:
             result: R = end.value
             return result
-
-
-def log_softmax(scores: Sequence[float]) -> list[float]:
-    """Log-softmax over a few scores, in double precision."""
-    top = max(scores)
-    total = top + math.log(sum(math.exp(score - top) for score in scores))
-    return [score - total for score in scores]

@@ -70,6 +70,7 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
     """
     from safetensors.torch import save
 
+    prompt.check_single("PEFT has no file for")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     config = {

@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from softprompt.errors import PromptFileError
+from softprompt.errors import ConfigError, PromptFileError
 
-FORMAT = 1
+FORMAT = 2
+"""The newest format that is read. A card says the oldest that knows all it says: 1, and 2 for an ensemble."""
 
 SCORED = ("input", "target", "labels", "metric")
 """Fields that scores depend on: with another value, the scores are those of another task."""
@@ -51,7 +52,7 @@ class Card(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = FORMAT
+    format: int = 1
     task: str
     """Name of the task the prompt was tuned for."""
     task_type: str = "CAUSAL_LM"
@@ -83,6 +84,22 @@ class Card(BaseModel):
     `baseline_rows`, and `value_on_baseline_rows` to compare them with."""
     parents: tuple[str, ...] = ()
     """Digests of the prompts this one was made from."""
+    members: tuple[int, ...] = ()
+    """Of an ensemble, the virtual tokens of each of its prompts, whose vectors lie in the file end to end: each stands alone
+    before the input, and the answer is the mean of theirs. Empty for a prompt that is one."""
+
+    @model_validator(mode="after")
+    def _ensemble(self) -> Card:
+        if self.members and (min(self.members) < 1 or sum(self.members) != self.num_virtual_tokens or len(self.members) < 2):
+            raise ValueError(
+                f"the members of an ensemble are two or more, of {self.num_virtual_tokens} virtual tokens together, and "
+                f"this has {list(self.members)}"
+            )
+        if self.members and self.labels is None:
+            raise ValueError("an ensemble answers with the mean over labels, and this one has none")
+        if self.members and self.format < 2:
+            raise ValueError(f"an ensemble has format 2 at least, and this says {self.format}")
+        return self
 
     @property
     def learnt(self) -> bool | None:
@@ -110,7 +127,12 @@ class Card(BaseModel):
 
         Raises:
             ValueError: a field is unknown or of the wrong type.
+            ConfigError: it is an ensemble, and would have no labels.
         """
+        if self.members and changes.get("labels", self.labels) is None:
+            raise ConfigError(
+                f"a prompt of task {self.task!r} is an ensemble, which chooses a label; it cannot be one that generates"
+            )
         new = Card.model_validate({**self.model_dump(), **changes})
         if any(getattr(self, name) != getattr(new, name) for name in SCORED):
             recipe = {name: value for name, value in new.recipe.items() if name != "label_end"}  # of other labels, too
@@ -123,9 +145,10 @@ class Card(BaseModel):
 
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces, UTF-8 as it is. Equal cards give equal text."""
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
+        said = self.model_dump(mode="json")
+        if not self.members:  # which cards of before do not say
+            del said["members"]
+        return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def parse(cls, text: str) -> Card:

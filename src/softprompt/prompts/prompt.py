@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from softprompt.bases.locate import two_forms
-from softprompt.errors import FingerprintMismatch, PromptFileError
+from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError
 from softprompt.files import write_whole
 from softprompt.prompts.card import Card, Dtype
 from softprompt.prompts.file import Stored, digest_of, read_file, write_file
@@ -91,6 +92,28 @@ class SoftPrompt:
         centroid = stored.pop(CENTROID, None)
         return cls(_restore(stored, card.dtype), card, None if centroid is None else _tensor(centroid).float())
 
+    @property
+    def members(self) -> tuple[torch.Tensor, ...]:
+        """What stands before an input: each prompt of an ensemble, else the prompt; P_k x D each."""
+        return members_of(self.vectors_PD, self.card.members)
+
+    @property
+    def columns(self) -> int:
+        """Virtual tokens that stand before an input at once: those of the longest member of an ensemble."""
+        return max(self.card.members, default=len(self.vectors_PD))
+
+    def check_single(self, what: str) -> None:
+        """Refuse an ensemble for what takes one matrix.
+
+        Raises:
+            ConfigError: it is one.
+        """
+        if self.card.members:
+            raise ConfigError(
+                f"a prompt of task {self.card.task!r} is an ensemble of {len(self.card.members)}, which {what}; name one of "
+                "those that it was made from"
+            )
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the file, 64 hex digits: the name of the prompt's blob."""
@@ -146,6 +169,11 @@ class SoftPrompt:
             f"{card.exact_base} as it was"
             f"{card.adapter_hint}, or train the task again on this base"
         )
+
+
+def members_of(vectors_PD: torch.Tensor, lengths: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """The members of an ensemble, of these lengths, whose vectors lie end to end; all of it where there are no lengths."""
+    return torch.split(vectors_PD, list(lengths)) if lengths else (vectors_PD,)
 
 
 def _store(vectors_PD: torch.Tensor, dtype: Dtype) -> dict[str, Stored]:

@@ -100,7 +100,7 @@ def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) ->
     form = resident.form
 
     def encode(rows: Sequence[Row]) -> Inputs:
-        return form.encode_inputs(base, rows, len(resident.vectors), name=lambda index: f"input {index + 1}")
+        return form.encode_inputs(base, rows, resident.columns, name=lambda index: f"input {index + 1}")
 
     for text in texts:
         check_text(text, f"an input for task {form.task!r}")

@@ -11,6 +11,7 @@ from softprompt.bases.options import BaseOptions
 from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import TOKEN_BUDGET, OfflineEngine
 from softprompt.errors import ConfigError
+from softprompt.evaluation.ensembles import score_members
 from softprompt.evaluation.trials import result_of
 from softprompt.library.binding import options_for
 from softprompt.model.architecture import Architecture, architecture_of
@@ -116,8 +117,8 @@ class Service:
 
     def _answer(self, architecture: Architecture, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
         base, engine = architecture.base, OfflineEngine(architecture, token_budget=self._token_budget)
-        distinct = {resident.digest: resident.tensor for resident in residents}
-        prompts, places = list(distinct.values()), {digest: place for place, digest in enumerate(distinct)}
+        distinct = {resident.digest: resident for resident in residents}
+        prompts, places = [one.tensor for one in distinct.values()], {digest: place for place, digest in enumerate(distinct)}
         which = [places[resident.digest] for resident in residents]
         inputs = [encode_inputs(base, resident, [text])[0] for resident, text in zip(residents, texts, strict=True)]
         outputs = [""] * len(texts)
@@ -125,7 +126,9 @@ class Service:
         labelled = [i for i, resident in enumerate(residents) if resident.labels is not None]
         if labelled:
             labels = [residents[i].labels or () for i in labelled]
-            scored = engine.score(prompts, [which[i] for i in labelled], [inputs[i].ids for i in labelled], labels)
+            members = [[member.on(base) for member in resident.members] for resident in distinct.values()]
+            some = [inputs[i].ids for i in labelled]
+            scored = score_members(engine, members, [which[i] for i in labelled], some, labels)
             for i, row_scores in zip(labelled, result_of(scored), strict=True):
                 choice = choose_label(residents[i].form, row_scores, truncated=inputs[i].truncated)
                 outputs[i], scores[i] = choice.label, choice.scores

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from softprompt.bases.locate import two_forms
 from softprompt.engines.protocol import Vectors
 from softprompt.errors import FingerprintMismatch
-from softprompt.prompts.prompt import SoftPrompt
+from softprompt.prompts.prompt import SoftPrompt, members_of
 from softprompt.tasks.config import ServingConfig
 from softprompt.tasks.form import Form
 
@@ -42,11 +43,13 @@ class Resident:
     digest: str
     form: Form
     vectors: Vectors
-    """In the base's dtype, on its device."""
+    """In the base's dtype, on its device. Of an ensemble all members' end to end, which no engine gets."""
     labels: Labels | None
     """Token ids of the form's labels; None for a task that generates."""
     wishes: ServingConfig = field(default_factory=ServingConfig)
     """How its task file wishes it to be served."""
+    lengths: tuple[int, ...] = ()
+    """Of an ensemble, the virtual tokens of each member."""
 
     @property
     def ref(self) -> str:
@@ -59,6 +62,19 @@ class Resident:
         if self.wishes.chat_input is None:
             return self.form.input.text == CHATS  # tuned before that was kept
         return self.wishes.chat_input == "conversation"
+
+    @cached_property
+    def members(self) -> tuple[Vectors, ...]:
+        """What engines get: the prompt, or each of an ensemble, whose answer is the mean of theirs."""
+        if not self.lengths:
+            return (self.vectors,)
+        parts = members_of(self.tensor, self.lengths)
+        return tuple(Vectors(f"{self.digest}/{place}", part) for place, part in enumerate(parts))
+
+    @property
+    def columns(self) -> int:
+        """Virtual tokens that stand before an input at once."""
+        return max(self.lengths, default=len(self.vectors))
 
     @property
     def tensor(self) -> Tensor:
@@ -92,7 +108,7 @@ def load_resident(library: Library, version: Version, base: FrozenBase) -> Resid
     form = Form.of_card(prompt.card)
     vectors = Vectors(version.digest, prompt.vectors_PD.to(base.device, base.dtype))
     labels = form.encode_labels(base) if form.labels else None
-    return Resident(version.task, version.number, version.digest, form, vectors, labels, wishes)
+    return Resident(version.task, version.number, version.digest, form, vectors, labels, wishes, prompt.card.members)
 
 
 def wishes_of(library: Library, version: Version) -> ServingConfig:

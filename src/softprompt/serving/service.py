@@ -21,6 +21,7 @@ from softprompt.engines.protocol import (
     Vectors,
 )
 from softprompt.errors import ConfigError, DataError, EngineError
+from softprompt.evaluation.ensembles import mean_scores
 from softprompt.names import AUTO
 from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
@@ -188,10 +189,10 @@ class AsyncService:
             size = _INLINE // 8 * len(inputs)
             encoded = await self._off_loop(inputs, size, lambda: encode_inputs(self.base, resident, inputs))
             tokens = sum(len(one.ids) for one in encoded)
-            results = await self._results([ScoreJob(resident.vectors, one.ids, resident.labels) for one in encoded])
+            scores = await self._scores(resident, [one.ids for one in encoded])
             watch.accepted(tokens)
-            pairs = zip(results, encoded, strict=True)
-            rows = [choose_label(resident.form, _values(result), truncated=one.truncated) for result, one in pairs]
+            pairs = zip(scores, encoded, strict=True)
+            rows = [choose_label(resident.form, own, truncated=one.truncated) for own, one in pairs]
             watch.first_token()
             watch.done()
             return Classified(self._head(target, tokens), tuple(rows))
@@ -276,6 +277,11 @@ class AsyncService:
     def _generate(
         self, target: _Target, ids: Sequence[int], sampling: Sampling, watch: Watch, *, strip: bool = False
     ) -> Stream:
+        if target.resident is not None and target.resident.lengths:
+            raise ConfigError(
+                f"{target.resident.ref} is an ensemble of {len(target.resident.lengths)} prompts, which chooses a label and "
+                "continues no text; ask /v1/classify or /v1/chat/completions"
+            )
         stream = Stream(self._head(target, len(ids)), watch, strip=strip)
         ticket = self.engine.submit(GenerateJob(target.vectors, tuple(ids), sampling), stream.deliver)
         watch.accepted(len(ids))
@@ -284,15 +290,25 @@ class AsyncService:
     async def _best_label(self, target: _Target, resident: Resident, ids: tuple[int, ...], watch: Watch) -> Stream:
         """The likeliest label as an answer of one piece."""
         assert resident.labels is not None
-        check_room(self.base, len(target.vectors), len(ids), max(map(len, resident.labels)))
-        (result,) = await self._results([ScoreJob(resident.vectors, ids, resident.labels)])
+        check_room(self.base, resident.columns, len(ids), max(map(len, resident.labels)))
+        (scores,) = await self._scores(resident, [ids])
         watch.accepted(len(ids))
-        label = choose_label(resident.form, _values(result), truncated=False).label
+        label = choose_label(resident.form, scores, truncated=False).label
         stream = Stream(self._head(target, len(ids)), watch)
         assert resident.form.labels is not None
         tokens = len(resident.labels[resident.form.labels.index(label)])
         stream.deliver(Piece(label, finish="stop", count=tokens))
         return stream
+
+    async def _scores(self, resident: Resident, inputs: Sequence[tuple[int, ...]]) -> list[Sequence[float]]:
+        """Scores of a task's labels behind each input. Members of an ensemble share a batch as far as all may wait."""
+        labels, members = resident.labels or (), resident.members
+        jobs = [ScoreJob(member, ids, labels) for ids in inputs for member in members]
+        at_once = len(jobs) if len(members) == 1 else max(1, self.engine.max_waiting)
+        found: list[Sequence[float]] = []
+        for start in range(0, len(jobs), at_once):
+            found += [_values(result) for result in await self._results(jobs[start : start + at_once])]
+        return [mean_scores(found[start : start + len(members)]) for start in range(0, len(jobs), len(members))]
 
     async def _results(self, jobs: Sequence[Job]) -> list[Result]:
         """One result for each job, handed in together; when this is cancelled, or one fails, the others are given up.

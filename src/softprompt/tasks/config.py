@@ -9,15 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
-from softprompt.rows.values import short
-from softprompt.tasks.foreign import unknown_key
+from softprompt.tasks.foreign import told_fault
 from softprompt.tasks.labels import check_labels, with_label_texts
 from softprompt.tasks.task_file import read_task_file
 from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
 Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT", "INSTRUCTION"]
-Reparameterization = Literal["RESIDUAL", "MLP"]
+Reparameterization = Literal["RESIDUAL", "MLP", "LSTM", "LOW_RANK"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 MetricName = Literal["accuracy", "f1", "exact_match", "token_f1"]
 ObjectiveName = Literal["label_scoring", "language_modelling", "distillation", "unlikelihood", "preference"]
@@ -60,6 +59,9 @@ class DataConfig(_Strict):
     """A data set of the Hugging Face hub; then train, validation and test name its splits."""
     name: str | None = None
     """Configuration of the hub data set."""
+    subsets: int | None = Field(default=None, ge=2, le=32)
+    """Train so many prompts, each on a part of the training rows of its own, and combine them into one version: an ensemble
+    where there are labels, else their mean."""
 
     @field_validator("validation", "test")
     @classmethod
@@ -136,9 +138,10 @@ class TaskConfig(_Strict):
     """For PROMPT: references of prompts in the library (`task@3`), of which the mean is taken."""
     encoder_reparameterization_type: Reparameterization | None = None
     """What stands before the vectors while they are trained: RESIDUAL adds to each what a small network makes of it, MLP
-    puts that in its place. The prompt that comes out is plain vectors all the same."""
+    puts that in its place, LSTM what it reads from both ends of the prompt; LOW_RANK leaves them where they start and adds a
+    matrix of low rank. The prompt that comes out is plain vectors all the same."""
     encoder_hidden_size: int = Field(default=64, ge=1)
-    """Hidden units of that network."""
+    """Hidden units of that network. Of LOW_RANK the rank: by default 8, or half of the vectors where that is less."""
 
     learning_rate: float | None = Field(default=None, gt=0, lt=100)
     """By default 0.45 of the spread of the base's embeddings: 0.048 on builtin/tiny."""
@@ -153,7 +156,7 @@ class TaskConfig(_Strict):
     warmup_steps: int | None = Field(default=None, ge=0)
     """Overrides warmup_ratio."""
     weight_decay: float = Field(default=0.0, ge=0)
-    lr_scheduler_type: Scheduler = "linear"
+    lr_scheduler_type: Scheduler = "cosine"
     optim: Literal["adamw", "adafactor"] = "adamw"
     adam_beta2: float = Field(default=0.98, ge=0, lt=1)
     """How much AdamW keeps of its second moment at each step: a run of a few hundred steps has no time for 0.999."""
@@ -177,8 +180,8 @@ class TaskConfig(_Strict):
     """For preference: the column of the answers that the target's column, by default `chosen`, is preferred to."""
     preference_beta: float = Field(default=0.1, gt=0)
     """How steeply preference counts a margin."""
-    eval_per_epoch: int = Field(default=1, ge=1)
-    """Validations in an epoch."""
+    eval_per_epoch: int | None = Field(default=None, ge=1)
+    """Validations in an epoch; by default one, and fewer where that makes more than 20 of a run."""
     max_eval_samples: int | None = Field(default=256, ge=1)
     """Rows of a validation at most, drawn by what they hold; null for all."""
     max_baseline_samples: int | None = Field(default=256, ge=1)
@@ -238,6 +241,11 @@ class TaskConfig(_Strict):
             raise ValueError("objective: distillation needs the text to distill; give `instruction` or `instruction_file`")
         if self.objective == "unlikelihood" and not self.unwanted:
             raise ValueError("objective: unlikelihood needs unwanted answers; name their column with `unwanted`")
+        if self.encoder_reparameterization_type == "LOW_RANK" and self.hidden_size >= self.num_virtual_tokens:
+            raise ValueError(
+                f"encoder_hidden_size: rank {self.hidden_size} of {self.num_virtual_tokens} vectors is no low rank; "
+                "give one below num_virtual_tokens"
+            )
         init = self.prompt_tuning_init
         if init == "LABELS" and labels is None:
             raise ValueError("prompt_tuning_init: LABELS needs `labels`; list them, or use SAMPLE_VOCAB")
@@ -259,6 +267,13 @@ class TaskConfig(_Strict):
     def metric_name(self) -> MetricName:
         """The metric, chosen where the file is silent."""
         return self.metric or ("accuracy" if self.labels else "exact_match")
+
+    @property
+    def hidden_size(self) -> int:
+        """Hidden units, or the rank, chosen where the file is silent."""
+        if self.encoder_reparameterization_type != "LOW_RANK" or "encoder_hidden_size" in self.model_fields_set:
+            return self.encoder_hidden_size
+        return max(1, min(8, self.num_virtual_tokens // 2))
 
     @property
     def initializer(self) -> Initializer:
@@ -295,6 +310,10 @@ class TaskConfig(_Strict):
         return {key: value for key, value in values.items() if value is not None}
 
 
+_KEYS = {None: [*TaskConfig.model_fields], "data": [*DataConfig.model_fields], "serving": [*ServingConfig.model_fields]}
+"""Of a task file, and of its blocks."""
+
+
 def keys_of_base(base: BaseOptions) -> dict[str, Any]:
     """What a task file says to name a base."""
     named: dict[str, Any] = {"base": base.address}
@@ -320,28 +339,8 @@ def parse_config(raw: dict[str, Any], *, where: str = "task") -> TaskConfig:
     try:
         return TaskConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [_fault(fault) for fault in error.errors(include_url=False)]
+        lines = [told_fault(fault, _KEYS) for fault in error.errors(include_url=False)]
         if len(lines) == 1:
             raise ConfigError(f"{where}: {lines[0]}") from None
         told = " ".join(f"({number}) {line}" for number, line in enumerate(lines, start=1))
         raise ConfigError(f"{where} has {len(lines)} faults: {told}") from None
-
-
-def _fault(fault: Any) -> str:
-    path = [str(part) for part in fault["loc"]]
-    name = ".".join(part for part in path if part not in ("str", "float", "int"))
-    if fault["type"] == "extra_forbidden":
-        nested = {"data": DataConfig.model_fields, "serving": ServingConfig.model_fields}
-        known = nested.get(path[0], TaskConfig.model_fields) if len(path) > 1 else TaskConfig.model_fields
-        return f"unknown key {name!r}{unknown_key(path[-1], known, inside=path[0] if len(path) > 1 else None)}"
-    if fault["type"] == "missing":
-        return f"{name} is missing; give it"
-    message = fault["msg"].removeprefix("Value error, ")
-    if not name:
-        return str(message)
-    if fault["type"] == "value_error":
-        return f"{name}: {message}"
-    given = fault["input"]
-    if isinstance(given, dict) and given and not any(given.values()):
-        message += '; a text with braces is put in double quotes of its own, "{text}"'
-    return f"{name}: {message[0].lower()}{message[1:]}; the file says {short(given, 200)}"

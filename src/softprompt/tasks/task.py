@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from softprompt.rows.memory import MEMORY, take_rows
 from softprompt.rows.places import Place, PlacedRows
 from softprompt.rows.sources import Row, digest_rows, find_file, read_hub_split, read_rows
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.examples import Examples as Examples
 from softprompt.tasks.form import Form, with_instruction
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, remarks_on_rows
@@ -25,49 +26,6 @@ from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Rows of a split as token ids."""
-
-    inputs: list[list[int]]
-    targets: list[list[int]]
-    """The answer's tokens; for a generated answer the end token is among them."""
-    choices: list[int]
-    """Index of the right label; empty for a task that generates."""
-    answers: list[str]
-    """The answers as text."""
-    truncated: int
-    """Inputs that were cut to fit the context."""
-    longest_answer: int = 0
-    """Tokens of the longest answer before it was cut to `max_new_tokens`, its end among them; 0 where none was cut."""
-    answers_cut: int = 0
-    """Answers that were cut to `max_new_tokens`."""
-    first_cut: str = ""
-    """Where the first row stands whose input was cut."""
-    first_answer_cut: str = ""
-    """Where the first row stands whose answer was cut."""
-    beside: list[Any] = field(default_factory=list)
-    """What an objective needs of each row beside its answer; none where it needs nothing."""
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def part(self, start: int, end: int) -> Examples:
-        """The rows from `start` to `end`, in lists of their own."""
-        return self.pick(range(len(self))[start:end])
-
-    def pick(self, places: Sequence[int]) -> Examples:
-        """The rows at these places, in lists of their own."""
-        return replace(
-            self,
-            inputs=[self.inputs[place] for place in places],
-            targets=[self.targets[place] for place in places],
-            choices=[self.choices[place] for place in places if self.choices],
-            answers=[self.answers[place] for place in places],
-            beside=[self.beside[place] for place in places if self.beside],
-        )
 
 
 @dataclass(frozen=True)
@@ -125,6 +83,24 @@ class Task:
         if other.config.data == self.config.data and not given and other.form.reads == self.form.reads:
             other.__dict__["_splits"] = self._splits
         return other
+
+    def subsets(self, count: int) -> list[Task]:
+        """Tasks that share its training rows out: in equal parts, of each label its share, by what the rows hold.
+
+        Raises:
+            ConfigError: there are too few rows.
+        """
+        source = Source.read(self.form, self.train, "the training rows", f"task {self.name!r}, ")
+        parts = deal(source, count, by_label=self.form.labels is not None)
+        if self.folds or len(parts) < count:
+            raise ConfigError(
+                f"task {self.name!r}: {plural(len(self.train), 'training row')} are too few for {count} subsets; add rows"
+            )
+        data = self.config.data.model_dump(exclude_unset=True, exclude={"subsets"}) if self.config.data else {}
+        tasks = [self.variant(data=data) for _ in parts]
+        for one, places in zip(tasks, parts, strict=True):
+            one.__dict__["_splits"] = replace(self._splits, rows={**self._splits.rows, "training": self.train.part(places)})
+        return tasks
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, metric {self.form.metric}, on {self.base_options.shown})"

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softprompt.training.reparameterize import Network, fold, lay_out, pull_back, rows_in_use
+from softprompt.training.reparameterize import Network, fold, lay_out, pull_back
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,16 @@ class Bank:
         starts = [*(state["trained_KRD"][-length:] for state, length in zip(states, self.lengths, strict=True)), *prompts]
         self.rules += rules
         self.lengths += [len(prompt_PD) for prompt_PD in prompts]
-        self._hidden = max(rule.network.hidden if rule.network else 0 for rule in self.rules)
-        laid = [
-            lay_out(start_PD.float().cpu(), rule.network, self._hidden, max(self.lengths))
-            for start_PD, rule in zip(starts, self.rules, strict=True)
+        self._networks = [rule.network for rule in self.rules]
+        self._weights = [
+            network.rows(*start_PD.shape) if network else 0 for network, start_PD in zip(self._networks, starts, strict=True)
         ]
-        self.trained_KRD = torch.stack([trained_RD for trained_RD, _ in laid]).to(self._device)
-        self.mask_KR1 = torch.stack([mask_R1 for _, mask_R1 in laid]).to(self._device)
-        skips = [rule.network is None or rule.network.kind == "RESIDUAL" for rule in self.rules]
-        self._skip_K11 = torch.tensor(skips, dtype=torch.float, device=self._device)[:, None, None]
+        laid = [
+            lay_out(start_PD.float().cpu(), network, max(self._weights), max(self.lengths))
+            for start_PD, network in zip(starts, self._networks, strict=True)
+        ]
+        stacked = (torch.stack(each).to(self._device) for each in zip(*laid, strict=True))
+        self.trained_KRD, self.mask_KR1, self._trains_KR1 = stacked
         self.steps_K = torch.zeros(len(self.rules), device=self._device)
         self._first_KRD = torch.zeros_like(self.trained_KRD)
         self._second_KRD = torch.zeros_like(self.trained_KRD)
@@ -75,12 +76,12 @@ class Bank:
     @property
     def vectors_KPD(self) -> Tensor:  # noqa: N802
         """All prompts as plain vectors, padded on the left."""
-        return fold(self.trained_KRD, self.mask_KR1, self._skip_K11, self._hidden)
+        return fold(self.trained_KRD, self._networks, self.lengths, max(self.lengths))
 
     def prompt(self, index: int) -> Tensor:
         """A copy of prompt `index` as plain vectors, P_k x D."""
         one = slice(index, index + 1)
-        vectors_1PD = fold(self.trained_KRD[one], self.mask_KR1[one], self._skip_K11[one], self._hidden)
+        vectors_1PD = fold(self.trained_KRD[one], self._networks[one], self.lengths[one], max(self.lengths))
         return vectors_1PD[0, -self.lengths[index] :].clone()
 
     def alone(self, index: int) -> Bank:
@@ -105,7 +106,8 @@ class Bank:
         self.steps_K[index].copy_(state["steps_K"])
 
     def _rows_of(self, index: int) -> list[int]:
-        return rows_in_use(self.rules[index].network, self._hidden, self.lengths[index], max(self.lengths))
+        total = self.trained_KRD.shape[1]
+        return [*range(self._weights[index]), *range(total - self.lengths[index], total)]
 
     def step(self, which: Sequence[int], gradient_NPD: Tensor, rates: Sequence[float]) -> None:
         """Update some prompts.
@@ -120,20 +122,21 @@ class Bank:
             if not chosen:
                 continue
             rows = [which[place] for place in chosen]
-            mask, skip = self.mask_KR1[rows], self._skip_K11[rows]
+            trains = self._trains_KR1[rows]
             columns = gradient_NPD.shape[1]
-            gradient = gradient_NPD[chosen].float() * mask[:, -columns:]
+            gradient = gradient_NPD[chosen].float() * self.mask_KR1[rows, -columns:]
             bound_N = self._vector([self.rules[row].max_grad_norm for row in rows])
             norm_N = gradient.flatten(1).norm(dim=1)
             gradient *= (bound_N / norm_N.clamp_min(1e-12)).clamp_max(1.0)[:, None, None]
             gradient = F.pad(gradient, (0, 0, max(self.lengths) - columns, 0))
-            gradient = pull_back(self.trained_KRD[rows], mask, skip, self._hidden, gradient)
+            networks, lengths = [self._networks[row] for row in rows], [self.lengths[row] for row in rows]
+            gradient = pull_back(self.trained_KRD[rows], networks, lengths, gradient) * trains
             self.steps_K[rows] += 1
             update = self._adamw(rows, gradient) if optim == "adamw" else self._adafactor(rows, gradient)
             rate_N11 = self._vector([rates[place] for place in chosen])[:, None, None]
             decay_N11 = self._vector([self.rules[row].weight_decay for row in rows])[:, None, None]
             trained = self.trained_KRD[rows]
-            self.trained_KRD[rows] = trained - rate_N11 * (update + decay_N11 * trained)
+            self.trained_KRD[rows] = trained - rate_N11 * (update + decay_N11 * trained) * trains
 
     def _adamw(self, rows: list[int], gradient: Tensor, beta1: float = 0.9) -> Tensor:
         """Loshchilov and Hutter (2019)."""
@@ -147,7 +150,7 @@ class Bank:
     def _adafactor(self, rows: list[int], gradient: Tensor) -> Tensor:
         """Shazeer and Stern (2018) as Lester et al. (2021) use it: second moments factored, decay 1 - t^-0.8, the update
         clipped at a root mean square of 1, no momentum, no scaling by the size of the parameter."""
-        mask = self.mask_KR1[rows]
+        mask = self._trains_KR1[rows]
         count_N11 = mask.sum(1, keepdim=True)
         squares = gradient.square() + 1e-30 * mask
         decay_N11 = 1 - self.steps_K[rows][:, None, None] ** -0.8

@@ -91,9 +91,9 @@ class Tuned:
         return f"Tuned({self.prompt.card.task}{number}, {score}, digest {self.prompt.digest[:12]})"
 
     @property
-    def moved(self) -> float:
-        """Distance from the start relative to the start's length (L2)."""
-        return self.prompt.card.metrics["moved"]
+    def moved(self) -> float | None:
+        """Distance from the start relative to the start's length (L2); None for what was combined of several."""
+        return self.prompt.card.metrics.get("moved")
 
     def row(self) -> dict[str, Any]:
         """One flat row, as the command prints it."""
@@ -111,8 +111,8 @@ class Tuned:
             VALUE_THERE: value_beside(card.metrics),
             **{name: value for name, value in card.metrics.items() if name.removesuffix("_stderr") in OF_OBJECTIVES},
             "learnt": card.learnt,
-            "steps": card.recipe["steps"],
-            "best_step": card.recipe["best_step"],
+            "steps": card.recipe.get("steps"),
+            "best_step": card.recipe.get("best_step"),
             "seconds": round(self.seconds, 2),
             "prompt_bytes": len(self.prompt.to_bytes()),
             "trainable": trainable,

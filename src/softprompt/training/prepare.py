@@ -23,7 +23,6 @@ from softprompt.text import plural
 from softprompt.training.events import Advanced, Event
 from softprompt.training.objectives import OBJECTIVES
 from softprompt.training.objectives.objective import Splits, Surroundings
-from softprompt.training.reparameterize import weight_rows
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
@@ -80,6 +79,8 @@ class Preparer:
             NameRefused: the library would refuse the task's name, or the base's.
         """
         base, length = self._base, task.config.num_virtual_tokens
+        if task.config.data is not None and task.config.data.subsets:
+            raise ConfigError(f"task {task.name!r}: data.subsets is of `softprompt train` alone; leave it out here")
         if library is not None:
             library.registry.check_names([task.name], base.name)
         objective = OBJECTIVES[task.config.objective_name]
@@ -111,6 +112,8 @@ class Preparer:
 
 def chosen(config: TaskConfig, base: FrozenBase) -> TaskConfig:
     """A config with nothing left to choose."""
+    if config.hidden_size != config.encoder_hidden_size:
+        config = config.model_copy(update={"encoder_hidden_size": config.hidden_size})
     if config.learning_rate is not None:
         return config
     rate = float(f"{RATE * base.spread * config.learning_rate_multiplier:.3g}")
@@ -178,9 +181,9 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         )
     elif told := _unreachable(base, run):
         yield f"{task.name}: {told}", True
-    if run.rule.network is not None:  # trained with the vectors and not kept, so no row or card counts it
+    if (network := run.rule.network) is not None:  # not kept, so no row or card counts it
         kept = run.start_PD.numel()
-        trained = kept + weight_rows(run.rule.network.hidden) * base.width
+        trained = network.numbers(*run.start_PD.shape) + kept * network.trains_vectors
         yield f"{task.name}: {trained} numbers are trained, of which {kept} are kept", False
 
 
@@ -235,4 +238,5 @@ def _parents(base: FrozenBase, config: TaskConfig, library: Library | None) -> l
     prompts = [SoftPrompt.from_bytes(library.read(ref)) for ref in config.prompt_tuning_init_prompt]
     for prompt in prompts:
         prompt.check_base(base)
+        prompt.check_single("no prompt can start from")
     return prompts

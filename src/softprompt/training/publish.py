@@ -132,6 +132,7 @@ def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:
         "objective": config.objective_name,
         "metric": config.metric_name,
         "prompt_tuning_init": config.initializer,
+        "encoder_hidden_size": config.hidden_size,
         "max_eval_samples": config.max_eval_samples,  # in which nothing says something: all rows
         "max_baseline_samples": config.max_baseline_samples,
     }

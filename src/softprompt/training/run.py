@@ -22,6 +22,10 @@ from softprompt.training.forward import Example
 from softprompt.training.objectives import OBJECTIVES, Objective
 from softprompt.training.reparameterize import Network
 
+VALIDATIONS = 20
+"""Of a run at most, where a task file does not ask for more: with few rows an epoch is a step or two, and to judge after
+each would cost more than to train."""
+
 
 @dataclass(eq=False)
 class Run:
@@ -160,7 +164,8 @@ class Run:
     @property
     def _every(self) -> int:
         """Steps between validations."""
-        return max(1, steps_per_epoch(self.config, len(self.train)) // self.config.eval_per_epoch)
+        epoch, asked = steps_per_epoch(self.config, len(self.train)), self.config.eval_per_epoch
+        return max(epoch, math.ceil(self.total / VALIDATIONS)) if asked is None else max(1, epoch // asked)
 
     def took_validation(self, report: Report, vectors_PD: Tensor) -> None:
         """Keep the best vectors by validation. One of equal value but higher loss is not kept, and uses up no patience: the

@@ -126,7 +126,8 @@ def test_a_file_is_known_by_its_bytes_whatever_it_is_called(file: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("kind", "stored"), [("Q8_0", "float32"), ("Q4_0", "float32"), ("F16", "float16"), ("BF16", "bfloat16")]
+    ("kind", "stored"),
+    [("Q8_0", "bfloat16"), ("Q4_0", "bfloat16"), ("F16", "float16"), ("BF16", "bfloat16"), ("F32", "float32")],
 )
 @torch.no_grad()
 def test_quantised_weights_are_what_their_blocks_say(kind: str, stored: str, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ _OTHER_KINDS = {
 
 def check_gguf(file: Path, source: str) -> dict[str, Any]:
     """What a GGUF file of a causal model tells of its config: `model_type` in llama.cpp's words, and the dtype of its
-    numbers, float32 where they are quantised.
+    numbers; bfloat16 where they are quantised, which rounds them by less than that did.
 
     Args:
         file: the file, or the first part of a split one.
@@ -44,8 +44,10 @@ def check_gguf(file: Path, source: str) -> dict[str, Any]:
     _check_model(gguf, source)
     _check_tokenizer(gguf, source)
     names = {TYPES[tensor.kind][0] for tensor in gguf.tensors}
-    stored = "float32"
-    if names <= {"F32", "F16"} and "F16" in names:
+    stored = "bfloat16"
+    if names <= {"F32"}:
+        stored = "float32"
+    elif names <= {"F32", "F16"} and "F16" in names:
         stored = "float16"
     elif names <= {"F32", "BF16"} and "BF16" in names:
         stored = "bfloat16"

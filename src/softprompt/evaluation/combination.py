@@ -1,0 +1,271 @@
+"""Versions of the library combined into a new one, without training, and judged on rows where there are any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from softprompt.bases.base import BaseLike, FrozenBase, base_of
+from softprompt.bases.options import BaseOptions
+from softprompt.engines.offline import OfflineEngine
+from softprompt.errors import ConfigError, FingerprintMismatch
+from softprompt.evaluation.cases import Case, Rows, find_cases
+from softprompt.evaluation.trials import Report, Trial, judge, result_of
+from softprompt.library.library import library_or_current
+from softprompt.model.architecture import architecture_of
+from softprompt.names import check_new_task, check_tags
+from softprompt.progress import Progress, Silent, loading
+from softprompt.prompts.card import Card
+from softprompt.prompts.combine import Operation, check_operation, combine_vectors, shares
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.records import Origin, Record, Version
+from softprompt.rows.sources import digest_rows
+from softprompt.rows.values import short
+from softprompt.tasks.form import Form
+from softprompt.tasks.task import Task
+
+if TYPE_CHECKING:
+    from softprompt.library.library import Library
+
+_OF_ONE = (
+    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "warmup_ratio", "warmup_steps",
+    "weight_decay", "lr_scheduler_type", "optim", "adam_beta2", "max_grad_norm", "eval_per_epoch",
+    "early_stopping_patience", "seed", "prompt_tuning_init", "prompt_tuning_init_text", "objective", "steps", "best_step",
+    "folds", "torch_compile", "validation_rows", "test_digest", "encoder_reparameterization_type", "encoder_hidden_size",
+    "imported", "combined", "weights",
+)  # fmt: skip
+"""What a recipe says of the training of one prompt, and so not of one that is combined from it. The rest is of its base and
+of how text becomes tokens."""
+
+_ASKED = ("input", "target", "labels")
+"""Fields of cards that say what a prompt is asked."""
+
+_FORM = ("fold_labels", "id2label")
+"""Keys of recipes that do."""
+
+
+@dataclass(frozen=True)
+class Combined(Record):
+    """A version that was combined from others."""
+
+    task: str
+    version: int
+    digest: str
+    operation: str
+    """`average`, `interpolate`, `concatenate` or `ensemble`."""
+    parents: tuple[str, ...]
+    """The versions it was made from."""
+    num_virtual_tokens: int
+    """Of all members, for an ensemble."""
+    prompt_bytes: int
+    metric: str
+    value: float | None
+    """On the rows that were given; None where none were, for nothing is known of it then."""
+    stderr: float | None
+    rows: int | None
+    parent_values: tuple[float, ...] = field(default=())
+    """Of its parents on the same rows."""
+    report: Report | None = field(default=None, repr=False, compare=False)
+    """All that came of judging it."""
+
+    def row(self) -> dict[str, Any]:
+        """Its fields as a row, without the report."""
+        return {name: value for name, value in super().row().items() if name != "report"}
+
+
+def combine(
+    prompts: Sequence[str],
+    operation: Operation = "average",
+    *,
+    weights: Sequence[float] | None = None,
+    task: str | None = None,
+    like: str | None = None,
+    data: Rows | None = None,
+    library: Library | None = None,
+    base: BaseLike = None,
+    tags: Iterable[str] = (),
+    progress: Progress | None = None,
+) -> Combined:
+    """Combine prompts of one base into a new version of a task.
+
+    Nothing is trained. Scores of the prompts are not the new one's, so without `data` it has none.
+
+    Args:
+        prompts: two or more of the library: TASK, TASK@N or TASK@ALIAS.
+        operation: `average`: the mean of their vectors; `interpolate`: their mean by `weights`; `concatenate`: one behind
+            the other; `ensemble`: each stands alone before the input, and the answer is the mean of their distributions over
+            the labels.
+        weights: for `interpolate`, one for each, 0 or more; they count as shares of their sum.
+        task: the task it becomes a version of; by default theirs, where they have one.
+        like: a version of the library whose template, labels and metric it takes over; by default theirs, which must be one.
+        data: what it and its parents are judged on: a task file (.yaml), for its test rows; or rows with answers.
+        library: by default the one in the current home.
+        base: to judge on: a base that is loaded already, or how to load one; by default as the versions name it.
+        tags: of the new version.
+
+    Raises:
+        ConfigError: the operation cannot be done with these prompts, or it is not said what the new one is for.
+        NotFound: there is no such version.
+        FingerprintMismatch: they are of different bases.
+        DataError, BaseModelError: the rows are wrong, or the base to judge on cannot be had.
+        LibraryError: a name is refused, or the library fails.
+    """
+    if isinstance(prompts, str):
+        raise ConfigError(f"prompts is one string, {prompts!r}; give a list of two or more")
+    check_operation(operation, prompts, weights)
+    shown = progress or Silent()
+    with library_or_current(library) as opened:
+        versions = [opened.registry.resolve(ref) for ref in prompts]
+        name = _task_of(versions, task)
+        opened.registry.check_names([name], versions[0].card.base)
+        checked = check_tags(tags)
+        parents = [SoftPrompt.from_bytes(opened.read(one), digest=one.digest) for one in versions]
+        first = opened.registry.resolve(like) if like is not None else versions[0]
+        _check_alike(versions, parents, first, operation, given=like is not None)
+        made = _make(versions, parents, first, name, operation, weights)
+        reports: list[Report] = []
+        if data is not None:
+            made, reports = _judged(opened, made, versions, first, parents, data, base, shown)
+        origins = [_wishes_of(opened, first)]
+        (version,) = opened.publish_all([made.to_bytes()], base=versions[0].base, tags=checked, origins=origins)
+    return Combined(
+        task=name,
+        version=version.number,
+        digest=version.digest,
+        operation=operation,
+        parents=tuple(one.ref for one in versions),
+        num_virtual_tokens=made.card.num_virtual_tokens,
+        prompt_bytes=len(made.to_bytes()),
+        metric=made.card.metric,
+        value=made.card.metrics.get("value"),
+        stderr=made.card.metrics.get("stderr"),
+        rows=reports[0].rows if reports else None,
+        parent_values=tuple(report.value for report in reports[1:]),
+        report=reports[0] if reports else None,
+    )
+
+
+def _task_of(versions: Sequence[Version], task: str | None) -> str:
+    if task is not None:
+        return check_new_task(task)
+    names = sorted({version.task for version in versions})
+    if len(names) > 1:
+        raise ConfigError(f"the prompts are of the tasks {', '.join(names)}; name the task of what they make")
+    return names[0]
+
+
+def _check_alike(
+    versions: Sequence[Version], parents: Sequence[SoftPrompt], first: Version, operation: Operation, *, given: bool
+) -> None:
+    """Refuse prompts that cannot be one: of other bases, ensembles, or asked otherwise than what they become."""
+    one = versions[0]
+    for version, prompt in zip(versions, parents, strict=True):
+        if version.fingerprint != one.fingerprint:
+            raise FingerprintMismatch(
+                f"{one.ref} was made for base {one.card.exact_base} with fingerprint {one.fingerprint}, and {version.ref} "
+                f"for {version.card.exact_base} with {version.fingerprint}; combine prompts of one base (`softprompt "
+                "library rebind` gives equal bases one fingerprint)"
+            )
+        prompt.check_single("cannot be combined again")
+    if operation == "ensemble" and first.card.labels is None:
+        raise ConfigError(
+            f"{first.ref} generates text, and an ensemble answers with the mean over labels; average or concatenate instead"
+        )
+    for version in versions:
+        if Form.of_card(version.card).apart != Form.of_card(one.card).apart:
+            raise ConfigError(
+                f"{one.ref} and {version.ref} are of versions of softprompt that put answers behind inputs in other ways; "
+                "train the older one again"
+            )
+        other = next((field for field in _ASKED if getattr(version.card, field) != getattr(one.card, field)), None)
+        if other is not None and not given:
+            raise ConfigError(
+                f"{one.ref} and {version.ref} are asked otherwise: {other} {short(getattr(one.card, other), 80)} and "
+                f"{short(getattr(version.card, other), 80)}; say with `like` whose template, labels and metric it gets"
+            )
+
+
+def _make(
+    versions: Sequence[Version],
+    parents: Sequence[SoftPrompt],
+    first: Version,
+    task: str,
+    operation: Operation,
+    weights: Sequence[float] | None,
+) -> SoftPrompt:
+    vectors_PD = combine_vectors(
+        [prompt.vectors_PD for prompt in parents], [version.ref for version in versions], operation, weights
+    )
+    own, form = parents[0].card.recipe, first.card.recipe
+    recipe = {key: value for key, value in own.items() if key not in (*_OF_ONE, *_FORM)} | {"combined": operation}
+    recipe |= {key: form[key] for key in _FORM if key in form}
+    if any(getattr(first.card, name) != getattr(parents[0].card, name) for name in _ASKED):
+        recipe.pop("label_end", None)  # of other labels
+    if operation == "interpolate":
+        recipe["weights"] = shares(len(parents), weights)
+    digests = {prompt.card.data_digest for prompt in parents}
+    ensemble = operation == "ensemble"
+    card = Card(
+        format=2 if ensemble else 1,
+        task=task,
+        task_type=parents[0].card.task_type,
+        base=parents[0].card.base,
+        fingerprint=versions[0].fingerprint,
+        num_virtual_tokens=len(vectors_PD),
+        token_dim=vectors_PD.shape[1],
+        recipe=recipe,
+        data_digest=digests.pop() if len(digests) == 1 else None,
+        parents=tuple(version.digest for version in versions),
+        members=tuple(len(prompt.vectors_PD) for prompt in parents) if ensemble else (),
+        **first.card.form(),
+    )
+    # Where inputs lie is the task's own, whatever the prompt: those of its versions tell, and no others.
+    centroids = [prompt.centroid_D for version, prompt in zip(versions, parents, strict=True) if version.task == task]
+    centroid = next((one for one in centroids if one is not None), None)
+    return SoftPrompt(vectors_PD, card, centroid)
+
+
+def _judged(
+    library: Library,
+    made: SoftPrompt,
+    versions: Sequence[Version],
+    first: Version,
+    parents: Sequence[SoftPrompt],
+    data: Rows,
+    base: BaseLike,
+    progress: Progress,
+) -> tuple[SoftPrompt, list[Report]]:
+    """The prompt with its score in its card, its report, and those of its parents, all on the same rows."""
+    file = os.fspath(data) if isinstance(data, str | os.PathLike) else ""
+    task = Task.load(file) if file.endswith((".yaml", ".yml")) else None
+    (read,) = find_cases([first.ref], library, data if task is None else task.test)
+    for remark in read.source.remarks_on_inputs(read.task.form):
+        progress.warn(remark)
+    case = Case(versions[0], task or read.task, read.source, read.given)
+    options = case.named if isinstance(base, FrozenBase) else case.options(BaseOptions.of(base))
+    with loading(progress, options.shown):
+        loaded = base_of(base, options)
+    form = Form.of_card(made.card)
+    case.task.form = form
+    trials = []
+    for prompt in (made, *parents):
+        prompt.check_base(loaded)
+        examples = case.task.encode(loaded, case.rows, prompt.columns, split="test")
+        trials.append(Trial(form, prompt.vectors_PD.to(loaded.dtype), examples, prompt.card.members))
+    engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
+    with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
+        reports = result_of(judge(engine, trials), advance)
+    report = reports[0]
+    metrics = {"value": report.value, "stderr": report.stderr, "rows": report.rows}
+    recipe = made.card.recipe | {"dtype": str(loaded.dtype)[6:], "test_digest": digest_rows(case.rows)}
+    card = made.card.model_copy(update={"metrics": metrics, "recipe": recipe})
+    return SoftPrompt(made.vectors_PD, card, made.centroid_D), reports
+
+
+def _wishes_of(library: Library, version: Version) -> Origin | None:
+    """How a version wishes to be served, for one that is asked as it is; None where it says nothing."""
+    origin = library.registry.origin(version.ref)
+    serving = origin.task_file.get("serving") if origin is not None else None
+    return Origin(None, {"serving": serving}, []) if serving else None
