@@ -13,12 +13,12 @@ from softprompt.errors import BaseModelError, EngineError
 from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.causal import Causal
+from softprompt.model.encoder_decoder import EncoderDecoder
 from softprompt.model.invariant import Invariant
 from softprompt.model.prefix import Layout, Prefix, layout_for
 from softprompt.model.splice import stack_prompts
-from softprompt.model.encoder_decoder import EncoderDecoder
 from tests.engine_jobs import Inbox
-from tests.models import make_seq2seq, ARCHITECTURES, UNEVEN, make_base, make_causal
+from tests.models import ARCHITECTURES, UNEVEN, make_base, make_causal, make_seq2seq
 
 LABELS = ((5,), (6, 7), (6, 8, 9))
 INPUTS = [[4, 9, 17], [30], [11, 12, 13, 14, 15, 16, 17, 18, 19], [50, 51, 52, 53], [7, 8]]

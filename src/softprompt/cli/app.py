@@ -34,8 +34,7 @@ app = typer.Typer(
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
         "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
-        "combine": combine,
-        "predict": predict, "serve": serve, "demo": demo, "base": base.app,
+        "combine": combine, "predict": predict, "serve": serve, "demo": demo, "base": base.app,
     },
     "The library": {
         "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,

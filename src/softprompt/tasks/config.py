@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
-from softprompt.rows.values import short
 from softprompt.tasks.answers import NUMBER, OF_SETS, SET, ProblemType, check_kind
-from softprompt.tasks.foreign import unknown_key
+from softprompt.tasks.foreign import told_fault
 from softprompt.tasks.labels import check_labels, with_label_texts
 from softprompt.tasks.task_file import read_task_file
 from softprompt.text import lone_surrogate
@@ -346,6 +345,9 @@ class TaskConfig(_Strict):
 _KEPT = ("fold_labels", "id2label", "problem_type", "label_separator", "threshold", "answer_range", "class_weights")
 """Keys of a task file that a card's recipe has where they are given."""
 
+_KEYS = {None: [*TaskConfig.model_fields], "data": [*DataConfig.model_fields], "serving": [*ServingConfig.model_fields]}
+"""Of a task file, and of its blocks."""
+
 
 def keys_of_base(base: BaseOptions) -> dict[str, Any]:
     """What a task file says to name a base."""
@@ -372,28 +374,8 @@ def parse_config(raw: dict[str, Any], *, where: str = "task") -> TaskConfig:
     try:
         return TaskConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [_fault(fault) for fault in error.errors(include_url=False)]
+        lines = [told_fault(fault, _KEYS) for fault in error.errors(include_url=False)]
         if len(lines) == 1:
             raise ConfigError(f"{where}: {lines[0]}") from None
         told = " ".join(f"({number}) {line}" for number, line in enumerate(lines, start=1))
         raise ConfigError(f"{where} has {len(lines)} faults: {told}") from None
-
-
-def _fault(fault: Any) -> str:
-    path = [str(part) for part in fault["loc"]]
-    name = ".".join(part for part in path if part not in ("str", "float", "int"))
-    if fault["type"] == "extra_forbidden":
-        nested = {"data": DataConfig.model_fields, "serving": ServingConfig.model_fields}
-        known = nested.get(path[0], TaskConfig.model_fields) if len(path) > 1 else TaskConfig.model_fields
-        return f"unknown key {name!r}{unknown_key(path[-1], known, inside=path[0] if len(path) > 1 else None)}"
-    if fault["type"] == "missing":
-        return f"{name} is missing; give it"
-    message = fault["msg"].removeprefix("Value error, ")
-    if not name:
-        return str(message)
-    if fault["type"] == "value_error":
-        return f"{name}: {message}"
-    given = fault["input"]
-    if isinstance(given, dict) and given and not any(given.values()):
-        message += '; a text with braces is put in double quotes of its own, "{text}"'
-    return f"{name}: {message[0].lower()}{message[1:]}; the file says {short(given, 200)}"

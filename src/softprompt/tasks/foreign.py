@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from softprompt.errors import nearest
+from softprompt.rows.values import short
 
 _SAME = {
     "learning_rate": "lr base_learning_rate",
@@ -112,3 +114,23 @@ def unknown_key(name: str, known: Iterable[str], *, inside: str | None = None) -
     if low in _WHY_NONE:
         return f"; {_WHY_NONE[low]}"
     return nearest(name, known)
+
+
+def told_fault(fault: Any, keys: Mapping[str | None, Sequence[str]]) -> str:
+    """A fault that pydantic found in a task file, in words; `keys` are those of the file and of each of its blocks."""
+    path = [str(part) for part in fault["loc"]]
+    name = ".".join(part for part in path if part not in ("str", "float", "int"))
+    if fault["type"] == "extra_forbidden":
+        known = keys.get(path[0] if len(path) > 1 else None, keys[None])
+        return f"unknown key {name!r}{unknown_key(path[-1], known, inside=path[0] if len(path) > 1 else None)}"
+    if fault["type"] == "missing":
+        return f"{name} is missing; give it"
+    message = fault["msg"].removeprefix("Value error, ")
+    if not name:
+        return str(message)
+    if fault["type"] == "value_error":
+        return f"{name}: {message}"
+    given = fault["input"]
+    if isinstance(given, dict) and given and not any(given.values()):
+        message += '; a text with braces is put in double quotes of its own, "{text}"'
+    return f"{name}: {message[0].lower()}{message[1:]}; the file says {short(given, 200)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from softprompt.rows.memory import MEMORY, take_rows
 from softprompt.rows.places import Place, PlacedRows
 from softprompt.rows.sources import Row, digest_rows, find_file, read_hub_split, read_rows
 from softprompt.tasks.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.examples import Examples as Examples
 from softprompt.tasks.form import Form
 from softprompt.tasks.instruction import with_instruction
 from softprompt.tasks.labels import compose, named
@@ -25,63 +26,6 @@ from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Rows of a split as token ids."""
-
-    inputs: list[list[int]]
-    targets: list[list[int]]
-    """The answer's tokens; for a generated answer the end token is among them."""
-    choices: list[int]
-    """Index of the right label; empty for a task that generates, and for sets of labels."""
-    answers: list[str]
-    """The answers as text."""
-    truncated: int
-    """Inputs that were cut to fit the context."""
-    longest_answer: int = 0
-    """Tokens of the longest answer before it was cut to `max_new_tokens`, its end among them; 0 where none was cut."""
-    answers_cut: int = 0
-    """Answers that were cut to `max_new_tokens`."""
-    first_cut: str = ""
-    """Where the first row stands whose input was cut."""
-    first_answer_cut: str = ""
-    """Where the first row stands whose answer was cut."""
-    fronts: list[list[int]] = field(default_factory=list)
-    """Of each row the tokens before the prompt; empty where it stands before everything."""
-    sets: list[tuple[int, ...]] = field(default_factory=list)
-    """Indices of the labels that hold, of sets of labels; else empty."""
-    beside: list[Any] = field(default_factory=list)
-    """What an objective needs of each row beside its answer; none where it needs nothing."""
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def front(self, row: int) -> list[int]:
-        """The tokens before the prompt of a row."""
-        return self.fronts[row] if self.fronts else []
-
-    def right(self, row: int) -> tuple[int, ...]:
-        """Indices of the labels that hold of a row, or of the one that does."""
-        return self.sets[row] if self.sets else (self.choices[row],)
-
-    def part(self, start: int, end: int) -> Examples:
-        """The rows from `start` to `end`, in lists of their own."""
-        return self.pick(range(len(self))[start:end])
-
-    def pick(self, places: Sequence[int]) -> Examples:
-        """The rows at these places, in lists of their own."""
-        return replace(
-            self,
-            inputs=[self.inputs[place] for place in places],
-            targets=[self.targets[place] for place in places],
-            choices=[self.choices[place] for place in places if self.choices],
-            answers=[self.answers[place] for place in places],
-            fronts=[self.fronts[place] for place in places if self.fronts],
-            sets=[self.sets[place] for place in places if self.sets],
-            beside=[self.beside[place] for place in places if self.beside],
-        )
 
 
 @dataclass(frozen=True)
