@@ -486,6 +486,7 @@ def test_a_bank_of_several_tenants_jobs_ends_as_each_alone_would(library: Librar
             (library, "same", {}),
             (library, "two", {"seed": 3}),
             (acme, "same", {"softprompt": {"num_virtual_tokens": 8}}),
+            (library, "keys", {"softprompt": {"num_virtual_tokens": 4, "prompt_type": "prefix"}}),
         ]
         for owner, task, fields in expected:
             job = queue_job(owner, base_folder, task, **fields)
@@ -499,7 +500,8 @@ def test_a_bank_of_several_tenants_jobs_ends_as_each_alone_would(library: Librar
         assert together.card.model_copy(update={"metrics": {}}) == alone.card.model_copy(update={"metrics": {}})
         torch.testing.assert_close(together.vectors_PD, alone.vectors_PD, rtol=1e-3, atol=1e-3)
     assert [entry.task for entry in acme.registry.tasks()] == ["same"]
-    assert sorted(entry.task for entry in library.registry.tasks()) == ["same", "two"]
+    assert sorted(entry.task for entry in library.registry.tasks()) == ["keys", "same", "two"]
+    assert library.registry.resolve("keys").card.prompt_type == "prefix"
 
 
 def test_validation_rows_of_ones_own_choose_the_best(library: Library, base_folder: Path) -> None:
