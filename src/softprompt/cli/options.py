@@ -181,6 +181,7 @@ _VALUES = {
     "--scope": "SCOPE",
     "--labels": "LABEL",
     "--metric": "METRIC",
+    "--problem-type": "TYPE",
     "--set": "KEY=VALUE",
     "--word": "LABEL=WORD",
     "--older-than": "DAYS",
