@@ -188,8 +188,8 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} can drown the input; 20 to 100 is usual", True
     if len(run.train) < FEW_ROWS:
         yield (
-            f"{task.name}: {plural(len(run.train), 'training row')}; with fewer than {FEW_ROWS} a text prompt may be as good: "
-            "compare with the zero-shot score",
+            f"{task.name}: {plural(len(run.train), 'training row')}; with fewer than {FEW_ROWS} a text prompt may be as "
+            "good: compare with the zero-shot score",
             False,
         )
     longest, output = max(len(ids) for ids in run.train.inputs), task.form.output_length(base)
