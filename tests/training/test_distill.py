@@ -17,15 +17,16 @@ from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.library.library import Library
 from softprompt.model.causal import Causal
-from softprompt.progress import Silent
+from softprompt.progress import Mute, Silent
 from softprompt.tasks.task import Task
+from softprompt.training import distill as measured
 from softprompt.training.distill import distill
 from softprompt.training.events import Advanced, Prepared, Stopped
 from softprompt.training.objectives import Taught, teacher
 from softprompt.training.session import Session
 from softprompt.training.train import train
 from tests.commands import Run
-from tests.models import make_base, save_base, steerable_base
+from tests.models import make_base, make_seq2seq, save_base, steerable_base
 from tests.sessions import Untrained, runs_of
 
 INSTRUCTION = "say yes to what is red\nthe red river: yes\nthe blue stone: no"
@@ -209,6 +210,26 @@ def test_what_a_request_costs_is_told(base: FrozenBase, library: Library) -> Non
         assert row["cheaper"] == pytest.approx(row["teacher_latency_ms"] / row["latency_ms"], rel=0.05)
 
 
+@pytest.mark.parametrize(("input", "kept"), [("so: {soft_prompt}{text}", True), ("{text}{soft_prompt} so", False)])
+def test_a_request_with_a_placed_prompt_is_measured_with_what_stands_before_it(
+    input: str, kept: bool, base: FrozenBase, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = set[int]()
+    anew = measured._Requests.anew
+
+    def noted(self: Any, vectors_PD: torch.Tensor, ids: Sequence[int]) -> object:
+        lengths.add(len(vectors_PD))
+        return anew(self, vectors_PD, ids)
+
+    monkeypatch.setattr(measured._Requests, "anew", noted)
+    row = distill(a_task(ROWS, labels=LABELS, input=input), base=base, library=library, progress=Mute()).row()
+    assert 0 in lengths  # the instruction's
+    assert min(lengths - {0}) > 6
+    a_column = 2 * 2 * 2 * 8 * 4
+    assert row["kept_bytes"] == (len(base.encode(["so: "])[0]) + 6) * a_column * kept
+    assert row["teacher_kept_bytes"] > 0
+
+
 def test_rows_without_an_answer_are_refused_everywhere_else(base: FrozenBase, library: Library, tmp_path: Path) -> None:
     for fields in ({"labels": LABELS}, {}):
         bare = a_task(**fields, objective=None, instruction=None)
@@ -317,3 +338,19 @@ def test_the_command(run: Run, home: Path, tmp_path: Path) -> None:
     assert shown.code == 0
     assert "agreement" in shown.out
     assert "times as long" in shown.out
+    assert "behind keys and values" in " ".join(shown.out.split())
+
+
+def test_of_an_encoder_nothing_is_said_to_be_kept(run: Run, tmp_path: Path) -> None:
+    base, folder, task = make_seq2seq("t5"), tmp_path / "t5", tmp_path / "task.json"
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+    task.write_text(json.dumps({
+        "task": "taught", "data": "rows.jsonl", "labels": LABELS, "base": str(folder), "instruction": INSTRUCTION,
+        "max_steps": 1, "num_virtual_tokens": 6,
+    }))  # fmt: skip
+    shown = run("distill", task)
+    assert shown.code == 0
+    assert "times as long" in shown.out
+    assert "keys and values" not in " ".join(shown.out.split())

@@ -56,8 +56,12 @@ def distill(
     if not as_json:
         say(
             f"a request alone takes {row['latency_ms']:.0f} ms, with the instruction {row['teacher_latency_ms']:.0f} ms: "
-            f"{row['cheaper']:.1f} times as long. Behind keys and values that a server keeps {row['cached_latency_ms']:.0f} "
-            f"and {row['teacher_cached_latency_ms']:.0f} ms, {row['kept_bytes'] / 1e6:.1f} and "
-            f"{row['teacher_kept_bytes'] / 1e6:.1f} MB for the task, and each token attends to {row['columns']} and "
-            f"{row['teacher_columns']} columns before its input"
+            f"{row['cheaper']:.1f} times as long"
+        )
+    if not as_json and row["teacher_kept_bytes"]:  # of an encoder there are none
+        say(
+            f"behind keys and values that a server keeps it takes {row['cached_latency_ms']:.0f} and "
+            f"{row['teacher_cached_latency_ms']:.0f} ms, {row['kept_bytes'] / 1e6:.1f} and "
+            f"{row['teacher_kept_bytes'] / 1e6:.1f} MB are kept for the task, and each token attends to {row['columns']} "
+            f"and {row['teacher_columns']} columns before its input"
         )
