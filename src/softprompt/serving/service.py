@@ -21,7 +21,6 @@ from softprompt.engines.protocol import (
     Vectors,
 )
 from softprompt.errors import ConfigError, DataError
-from softprompt.evaluation.ensembles import mean_scores
 from softprompt.names import AUTO
 from softprompt.serving.answers import Choice, Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
@@ -46,7 +45,6 @@ from softprompt.text import Parts, plain
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
-    from softprompt.model.label_scores import Labels
 
 _INLINE = 2000
 """Characters that are tokenised on the event loop, in well under a millisecond; more go to a thread."""
@@ -202,7 +200,7 @@ class AsyncService:
             if resident.labels is None:
                 rows = await self._numbers(resident, [members[0] for members in behind], encoded)
             else:
-                scores = await self._scores(resident.labels, behind, [one.ids for one in encoded])
+                scores = await self._scores(resident, behind, [one.ids for one in encoded])
                 said = zip(scores, encoded, strict=True)
                 rows = [choose_label(resident.form, own, truncated=one.truncated) for own, one in said]
             watch.accepted(tokens)
@@ -304,7 +302,7 @@ class AsyncService:
         """The likeliest label as an answer of one piece."""
         assert resident.labels is not None
         check_room(self.base, max(map(len, target.members)), len(ids), max(map(len, resident.labels)))
-        (scores,) = await self._scores(resident.labels, [target.members], [ids])
+        (scores,) = await self._scores(resident, [target.members], [ids])
         watch.accepted(len(ids))
         said = choose_label(resident.form, scores, truncated=False).said
         stream = Stream(self._head(target, len(ids)), watch)
@@ -314,18 +312,19 @@ class AsyncService:
         return stream
 
     async def _scores(
-        self, labels: Labels, behind: Sequence[Sequence[Vectors]], inputs: Sequence[tuple[int, ...]]
+        self, resident: Resident, behind: Sequence[Sequence[Vectors]], inputs: Sequence[tuple[int, ...]]
     ) -> list[Sequence[float]]:
         """Scores of a task's labels behind each input, by its prompts. Members of an ensemble share a batch as far
         as all may wait."""
         pairs = zip(behind, inputs, strict=True)
-        jobs = [ScoreJob(member, ids, labels) for members, ids in pairs for member in members]
+        assert resident.labels is not None
+        jobs = [ScoreJob(member, ids, resident.labels) for members, ids in pairs for member in members]
         count = len(behind[0])
         at_once = len(jobs) if count == 1 else max(1, self.engine.max_waiting)
         found: list[Sequence[float]] = []
         for start in range(0, len(jobs), at_once):
             found += [_values(result) for result in await self._results(jobs[start : start + at_once])]
-        return [mean_scores(found[start : start + count]) for start in range(0, len(jobs), count)]
+        return [resident.form.mean(found[start : start + count]) for start in range(0, len(jobs), count)]
 
     async def _numbers(self, resident: Resident, behind: Sequence[Vectors], encoded: Sequence[EncodedInput]) -> list[Choice]:
         """The number that each input is answered with, generated."""
