@@ -122,6 +122,20 @@ def test_labels_are_inferred_by_the_rule_of_init(library: Library) -> None:
         planned(library, rows, softprompt={"id2label": {"1": "one", "false": "no"}})
 
 
+def test_kinds_of_answers_are_planned_as_they_are_asked(library: Library) -> None:
+    sets = [{"text": f"say {n}", "label": ["red"] * (n % 2) + ["blue"] * (n % 3)} for n in range(40)]
+    several = {"problem_type": "multi_label_classification"}
+    with pytest.raises(FieldError, match=r"softprompt\.labels is missing: multi_label_classification chooses among labels"):
+        planned(library, sets, softprompt=several)
+    assert planned(library, sets, softprompt={**several, "labels": ["red", "blue"]}).config["labels"] == ["red", "blue"]
+    stars = [{"text": f"say {n}", "label": n % 3} for n in range(40)]
+    job = planned(library, stars, softprompt={"problem_type": "regression"})
+    assert "labels" not in job.config
+    assert any("the answers are generated: problem_type asks so" in message for message in messages(library, job))
+    ordered = planned(library, stars, softprompt={"problem_type": "regression", "labels": [0, 1, 2]})
+    assert ordered.config["labels"] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("blank", [" ", None])
 def test_blank_rows_are_left_out_of_a_job_and_told(library: Library, base_folder: Path, blank: str | None) -> None:
     rows = [*ROWS, {"text": blank, "label": "good"}]

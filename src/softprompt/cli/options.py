@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines for machines.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the file; may be repeated."),
+]
 
 Command = Callable[..., None]
 
@@ -216,6 +220,15 @@ def _name_values(command: Command) -> None:
             info.metavar = chosen or _VALUES.get(flag, "N")
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+
+
+def read_changes(changes: Sequence[str] | None) -> dict[str, Any]:
+    """Keys of a task file and their other values, of :data:`Changes`.
+
+    Raises:
+        ConfigError: as :func:`read_pairs`.
+    """
+    return read_pairs(changes or (), "sets nothing; write --set KEY=VALUE, such as --set max_steps=100")
 
 
 def read_pairs(pairs: Sequence[str], advice: str, *, many: bool = False) -> dict[str, Any]:

@@ -92,7 +92,12 @@ class Task:
         """
         source = Source.read(self.form, self.train, "the training rows", f"task {self.name!r}, ")
         parts = deal(source, count, by_label=self.form.labels is not None)
-        if self.folds or len(parts) < count:
+        if self.folds:
+            raise ConfigError(
+                f"task {self.name!r}: {plural(len(self.train), 'training row')} are so few that each is held out in turn, "
+                "which subsets are not; say what to hold out (data: {validation: 0.1}), or add rows"
+            )
+        if len(parts) < count:
             raise ConfigError(
                 f"task {self.name!r}: {plural(len(self.train), 'training row')} are too few for {count} subsets; add rows"
             )
