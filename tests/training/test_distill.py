@@ -55,6 +55,17 @@ def a_task(rows: Any = BARE, **fields: Any) -> Task:
     return Task(**({"task": "taught", "data": rows} | known | fields))
 
 
+class Noting(Silent):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 def whole_rows(base: FrozenBase, task: Task) -> list[list[int]]:
     """The training rows with the instruction in front, token by token."""
     inputs = [task.form.input.fill(row) for row in task.train]
@@ -188,9 +199,12 @@ def test_the_prompt_comes_to_answer_as_the_instructed_base_does(library: Library
     rows = [{"text": f" {word}"} for word in ("red", "green", "blue", "apple")] * 3
     task = a_task(rows, input="{text} =", labels=LABELS, instruction=" bad", max_steps=40, learning_rate=0.05)
     data = {"train": rows, "validation": rows[:4], "test": rows[:4]}
+    told = Noting()
     with warnings.catch_warnings(action="ignore"):
-        distilled = distill(task.variant(data=data), base=base, library=library, progress=Silent())
+        distilled = distill(task.variant(data=data), base=base, library=library, progress=told)
     row = distilled.row()
+    assert told.notes  # none of which, nor a warning of the row, takes the text for one to be better than
+    assert [said for said in told.notes + row["warnings"] if "zero-shot" in said] == []
     assert distilled.agreement == row["agreement"] == 1.0
     assert row["value"] == row["teacher"] == 1.0  # nothing else counts as right
     assert row["untrained"] < 1.0

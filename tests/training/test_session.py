@@ -76,6 +76,7 @@ def test_a_session_goes_through_its_stages_in_order(base: FrozenBase, library: L
         of_stage = [event for event in events if isinstance(event, Advanced) and event.stage == stage]
         assert [event.done for event in of_stage] == sorted(event.done for event in of_stage)
         assert of_stage[-1].done == of_stage[-1].total
+        assert of_stage[0].done == 0 or stage == "read"  # shown before its first piece, which may take long
     (published,) = [event for event in events if isinstance(event, Published)]
     assert published.tuned.version == 1
     assert versions(library, "one") == [published.tuned.prompt.digest]

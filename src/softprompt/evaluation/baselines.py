@@ -85,6 +85,13 @@ def beside_baselines(task: Task, test: Examples, report: Report, baselines: Mapp
     return scores
 
 
+def untaught(task: Task, scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores without that of the text prompt where this is what the prompt is taught: it is none to be better than."""
+    return {
+        name: score for name, score in scores.items() if name != "zero_shot" or task.config.objective_name != "distillation"
+    }
+
+
 def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
     """What people should know of a prompt's score on its test rows, beside its baselines on the same rows, those that are
     known."""
@@ -107,7 +114,7 @@ def remarks_on_baselines(metric: str, scores: Mapping[str, float]) -> list[str]:
     return [
         f"{words} already solves the task ({metric} {scores[name]:.3f}{on}): little is left to tune for"
         for name, words in _in_words(metric).items()
-        if name in scores and solves(metric, scores[name])
+        if name in to_beat(scores) and solves(metric, scores[name])
     ]
 
 

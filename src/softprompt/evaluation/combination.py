@@ -150,7 +150,7 @@ def _task_of(versions: Sequence[Version], task: str | None) -> str:
         return check_new_task(task)
     names = sorted({version.task for version in versions})
     if len(names) > 1:
-        raise ConfigError(f"the prompts are of the tasks {', '.join(names)}; name the task of what they make")
+        raise ConfigError(f"the prompts are of the tasks {', '.join(names)}; name the task of what they make, with `task`")
     return names[0]
 
 
@@ -168,7 +168,7 @@ def _check_alike(
             )
         prompt.check_single("cannot be combined again")
         if prompt.card.prompt_type == "prefix":
-            raise ConfigError(f"{version.ref} is a prefix, and only soft prompts are combined; name such")
+            raise ConfigError(f"{version.ref} is a prefix, and only soft prompts are combined; name soft prompts alone")
     if operation == "ensemble" and first.card.labels is None:
         raise ConfigError(
             f"{first.ref} generates text, and an ensemble answers with the mean over labels; average or concatenate instead"

@@ -211,7 +211,10 @@ class _Table:
         }
         if len(self.columns) < 2:
             only = next(iter(self.columns), None)
-            raise DataError(f"{file} has only the column {only!r}; an input and an answer are needed")
+            raise DataError(
+                f"{file} has only the column {only!r}; an input and an answer are needed (`softprompt distill` alone needs "
+                "no answers; its task file is written by hand)"
+            )
 
     def __getitem__(self, name: str) -> _Column:
         return self.columns[name]

@@ -186,7 +186,7 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} has little capacity; 20 to 100 is usual", True
     if length > LONG:
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} can drown the input; 20 to 100 is usual", True
-    if len(run.train) < FEW_ROWS:
+    if len(run.train) < FEW_ROWS and run.config.objective_name != "distillation":  # which is taught by a text prompt
         yield (
             f"{task.name}: {plural(len(run.train), 'training row')}; with fewer than {FEW_ROWS} a text prompt may be as "
             "good: compare with the zero-shot score",
