@@ -123,10 +123,3 @@ def test_the_command_prints_one_row_for_each_task(run: Run, home: Path, tmp_path
     (row,) = run("train", tmp_path / "t.yaml", "--subsets", "2", "--json").rows
     assert (row["task"], row["version"]) == ("t", 3)
     assert "leave --subsets out" in run("train", tmp_path / "t.yaml", "--subsets", "2", "--plan").err
-
-
-def test_subsets_of_prefixes_are_refused_before_anything_is_trained(tmp_path: Path, base: FrozenBase) -> None:
-    with Library.open(tmp_path / "home") as library:
-        with pytest.raises(ConfigError, match="task 't': prefixes are not combined"):
-            train(a_task(prompt_type="prefix"), base=base, library=library, subsets=2)
-        assert not library.registry.tasks()

@@ -112,11 +112,6 @@ def _subsets_of(task: Task, given: int | None, *, publish: bool) -> int | None:
         raise ConfigError(
             f"task {task.name!r}: subsets are combined in a library, and publish is False; leave one of them out"
         )
-    if task.config.prompt_type == "prefix":
-        raise ConfigError(
-            f"task {task.name!r}: prefixes are not combined, and prompts of subsets are; leave subsets out, or take "
-            "prompt_type: soft"
-        )
     return count
 
 
