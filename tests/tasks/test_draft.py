@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -129,6 +130,16 @@ def test_headwords_are_right_where_english_is_regular() -> None:
     assert words["a person who can drum"] == "drummer"
     assert words["the number after sixty-nine"] == "seventy"
     assert words["the most rough of all"] == "roughest"
+
+
+def test_a_table_of_few_rows_is_told_to_be_few(tmp_path: Path) -> None:
+    def notes(count: int) -> tuple[str, ...]:
+        rows = [[f"the {'red' if n % 2 else 'blue'} ship number {n}", "ab"[n % 2]] for n in range(count)]
+        return draft_task(write_csv(tmp_path / "mine.csv", ["text", "label"], rows)).notes
+
+    (few,) = (note for note in notes(40) if "text prompt" in note)
+    assert re.match(r"3\d training rows; with 64 or fewer a text prompt may be as good", few)  # the others are test rows
+    assert not [note for note in notes(200) if "text prompt" in note]
 
 
 # Which columns are taken, which are left, and why

@@ -25,7 +25,7 @@ from softprompt.tasks.answers import number_text
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.form import Form
 from softprompt.tasks.labels import excerpt_of
-from softprompt.tasks.schedule import FEW_ROWS
+from softprompt.tasks.schedule import told_few
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
 from softprompt.training.events import Advanced, Event
@@ -186,12 +186,8 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} has little capacity; 20 to 100 is usual", True
     if length > LONG:
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} can drown the input; 20 to 100 is usual", True
-    if len(run.train) < FEW_ROWS:
-        yield (
-            f"{task.name}: {plural(len(run.train), 'training row')}; with fewer than {FEW_ROWS} a text prompt may be as "
-            "good: compare with the zero-shot score",
-            False,
-        )
+    if (told := told_few(len(run.train))) is not None:
+        yield f"{task.name}: {told}", False
     longest, output = max(len(ids) for ids in run.train.inputs), task.form.output_length(base)
     limit = ", without limit" if base.context is None else f" of {base.context}"
     yield (
@@ -247,7 +243,7 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
             f"prediction can equal them, the first of them {first}; the longest takes {longest}: raise max_new_tokens",
             True,
         )
-    elif told := _unreachable(base, run):
+    elif (told := _unreachable(base, run)) is not None:
         yield f"{task.name}: {told}", True
     if (network := run.rule.network) is not None:  # not kept, so no row or card counts it
         kept = run.start_PD.numel()
