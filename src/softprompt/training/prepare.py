@@ -59,14 +59,17 @@ class Preparer:
         architecture: Architecture | None = None,
         warn: Callable[[str], None] | None = None,
         heed: Callable[[], None] | None = None,
+        most: int | None = None,
     ) -> None:
         """
         Args:
             architecture: how the base is run, where that is known already.
             warn: hears of what people should know; by default Python's `warnings`.
             heed: called while the base is asked for what an objective needs; it may raise.
+            most: rows that it is asked for at most, which stand for the others: of a run that is not trained.
         """
         self._base, self._given, self._warn, self._heed = base, architecture, warn or Silent().warn, heed
+        self._most = most
         self._encoded: dict[tuple[Any, ...], Splits] = {}
         self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
 
@@ -106,7 +109,7 @@ class Preparer:
                 split: task.encode(base, rows, length, split=split, unanswered=True) for split, rows in task.splits.items()
             }
             kept = library.runs if library is not None else None
-            completing = objective.complete(encoded, Surroundings(task, self._architecture, kept, self._warn))
+            completing = objective.complete(encoded, Surroundings(task, self._architecture, kept, self._warn, self._most))
             try:
                 while True:
                     yield Advanced("ask", *next(completing), task.name)
