@@ -529,11 +529,13 @@ def test_how_many_numbers_a_network_adds_while_it_is_trained_is_told(tmp_path: P
     runs = [preparer.prepare(one, None)[0] for one in (a_task(tmp_path, "a", **recipe), a_task(tmp_path, "b"))]
     remarks = [message for one in runs for message, _ in remarks_on(base, one)]
     trained = 6 * 32 + 2 * 7 * 32 + 2 * 32  # the vectors, two matrices, the gain and the bias of a norm
-    assert [note for note in remarks if "trained" in note] == [f"a: {trained} numbers are trained, of which 192 are kept"]
+    assert [note for note in remarks if "trained" in note] == [
+        f"a: {trained} numbers are trained, and the 192 of the vectors that they make are kept"
+    ]
     low, _ = preparer.prepare(a_task(tmp_path, "c", encoder_reparameterization_type="LOW_RANK"), None)
     assert low.config.encoder_hidden_size == 3  # half of six vectors
     told = [message for message, _ in remarks_on(base, low) if "trained" in message]
-    assert told == [f"c: {3 * (6 + 32)} numbers are trained, of which 192 are kept"]
+    assert told == [f"c: {3 * (6 + 32)} numbers are trained, and the 192 of the vectors that they make are kept"]
 
 
 def test_answers_that_the_base_cannot_write_are_told(tmp_path: Path, base: FrozenBase) -> None:

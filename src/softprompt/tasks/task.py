@@ -93,12 +93,14 @@ class Task:
         source = Source.read(self.form, self.train, "the training rows", f"task {self.name!r}, ")
         parts = deal(source, count, by_label=self.form.labels is not None)
         if self.folds or len(parts) < count:
-            raise ConfigError(
-                f"task {self.name!r}: {plural(len(self.train), 'training row')} are too few for {count} subsets; add rows"
-            )
+            few = f"task {self.name!r}: {plural(len(self.train), 'training row')} are too few for {count} subsets; add rows"
+            mend = ", or say how to validate (`data.validation: 0.1`): so few are held out in turn" if self.folds else ""
+            raise ConfigError(few + mend)
         data = self.config.data.model_dump(exclude_unset=True, exclude={"subsets"}) if self.config.data else {}
         tasks = [self.variant(data=data) for _ in parts]
+        form = self.form.within(source.answers)  # the range of numbers is that of all rows
         for one, places in zip(tasks, parts, strict=True):
+            one.form = form
             one.__dict__["_splits"] = replace(self._splits, rows={**self._splits.rows, "training": self.train.part(places)})
         return tasks
 

@@ -251,7 +251,7 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     if (network := run.rule.network) is not None:  # not kept, so no row or card counts it
         kept = run.start_PD.numel()
         trained = network.numbers(*run.start_PD.shape) + kept * network.trains_vectors
-        yield f"{task.name}: {trained} numbers are trained, of which {kept} are kept", False
+        yield f"{task.name}: {trained} numbers are trained, and the {kept} of the vectors that they make are kept", False
 
 
 def _unreachable(base: FrozenBase, run: Run) -> str | None:

@@ -92,7 +92,7 @@ def _subsets_of(task: Task, given: int | None, *, publish: bool) -> int | None:
     """How many prompts a task is trained as; None for one.
 
     Raises:
-        ConfigError: nothing is published, or it is no number of subsets.
+        ConfigError: nothing is published, it is no number of subsets, or what is trained are prefixes.
     """
     count = given if given is not None else task.config.data.subsets if task.config.data is not None else None
     if count is None:
@@ -102,6 +102,10 @@ def _subsets_of(task: Task, given: int | None, *, publish: bool) -> int | None:
     if not publish:
         raise ConfigError(
             f"task {task.name!r}: subsets are combined in a library, and publish is False; leave one of them out"
+        )
+    if task.config.prompt_type == "prefix":
+        raise ConfigError(
+            f"task {task.name!r}: prompts of subsets are combined, which prefixes cannot be; leave one of them out"
         )
     return count
 
