@@ -21,7 +21,8 @@ from softprompt.tasks.examples import Examples as Examples
 from softprompt.tasks.form import Form
 from softprompt.tasks.instruction import with_instruction
 from softprompt.tasks.labels import compose, named
-from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, remarks_on_rows
+from softprompt.tasks.remarks import remarks_on_rows
+from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw
 from softprompt.text import plural
 
 if TYPE_CHECKING:
