@@ -278,6 +278,11 @@ class Form(Answering):
                     f"task {self.task!r}: `input` has more than one mask ({MASK} or {base.tokenizer.mask_token}); an answer "
                     "of several tokens is given as many by itself: leave one"
                 )
+            if base.task_type == "MASKED_LM" and base.tokenizer.mask_token_id in fronts[index]:
+                raise ConfigError(
+                    f"task {self.task!r}: in `input` the mask ({MASK} or {base.tokenizer.mask_token}) stands before "
+                    f"{{{PLACE}}}, and an answer is said behind the vectors; put it there"
+                )
             if not tokens:
                 raise DataError(f"{name(index)}: the input is empty; give some text: {excerpt(rows[index])}")
             if limit is not None and len(fronts[index]) + len(tokens) > limit:

@@ -50,7 +50,7 @@ class Wording:
     @classmethod
     def as_one(cls, template: Template, base: FrozenBase, prepend: str) -> Wording:
         """As one text, with a text prompt in its place, if there is one."""
-        whole = template if template.around_prompt is None else template.without_prompt
+        whole = template.without_prompt
         if not prepend:
             return cls(whole.fields, None, whole.fill_parts)
         at = text_place(whole, base)
