@@ -286,9 +286,11 @@ def test_an_instruction_comes_from_a_file_beside_the_task_or_a_text(base: Frozen
     assert task.variant(instruction="mine").config.instruction == "mine"
     assert task.variant(seed=3).config.instruction == INSTRUCTION
     (tmp_path / "i.txt").write_bytes(b"\xff")
-    for name, message in (("none.txt", "no data file 'none.txt'"), ("i.txt", "is not UTF-8 text")):
+    for name, message in (("none.txt", "there is no instruction file 'none.txt'"), ("i.txt", "is not UTF-8 text")):
         with pytest.raises(ConfigError, match=message):
             task.variant(instruction_file=name)
+    with pytest.raises(ConfigError, match=r"data\.subsets is of `softprompt train` alone"):
+        distill(a_task(data={"train": BARE, "subsets": 2}), base=base)
     with pytest.raises(ConfigError, match="there is no instruction to distill"):
         distill({"task": "t", "data": BARE}, base=base)
 

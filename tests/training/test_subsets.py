@@ -90,6 +90,13 @@ def test_prompts_that_write_become_their_mean_as_the_task_file_says(tmp_path: Pa
         torch.testing.assert_close(tuned.prompt.vectors_PD, (parts[0] + parts[1]) / 2)
 
 
+def test_numbers_of_subsets_lie_in_the_range_of_all_rows() -> None:
+    rows = [{"text": f"red {n}", "label": n} for n in range(100)]
+    task = a_task(labels=None, data={"train": rows, "validation": 0.1}, problem_type="regression")
+    numbers = [float(row["label"]) for row in task.train]
+    assert {part.form.answer_range for part in task.subsets(4)} == {(min(numbers), max(numbers))}
+
+
 def test_subsets_that_cannot_be_are_refused(tmp_path: Path, base: FrozenBase) -> None:
     with pytest.raises(
         ConfigError, match="40 training rows are so few that each is held out in turn, which subsets are not; say"

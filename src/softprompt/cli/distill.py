@@ -51,14 +51,14 @@ def distill(
     row = distilled.row()
     emit_tuned([row], as_json, f"{row['instruction_tokens']} tokens in {row['columns']} vectors, on test rows", COLUMNS)
     if not as_json:
-        say(
+        told = (
             f"a request alone takes {row['latency_ms']:.0f} ms, with the instruction {row['teacher_latency_ms']:.0f} ms: "
-            f"{row['cheaper']:.1f} times as long"
+            f"{row['cheaper']:.1f} times as long. "
         )
-    if not as_json and row["teacher_kept_bytes"]:  # of an encoder there are none
-        say(
-            f"behind keys and values that a server keeps it takes {row['cached_latency_ms']:.0f} and "
-            f"{row['teacher_cached_latency_ms']:.0f} ms, {row['kept_bytes'] / 1e6:.1f} and "
-            f"{row['teacher_kept_bytes'] / 1e6:.1f} MB are kept for the task, and each token attends to {row['columns']} "
-            f"and {row['teacher_columns']} columns before its input"
-        )
+        if row["teacher_kept_bytes"]:  # of an encoder nothing can be kept
+            told += (
+                f"Behind keys and values that a server keeps {row['cached_latency_ms']:.0f} "
+                f"and {row['teacher_cached_latency_ms']:.0f} ms, {row['kept_bytes'] / 1e6:.1f} and "
+                f"{row['teacher_kept_bytes'] / 1e6:.1f} MB for the task. "
+            )
+        say(f"{told}Each token attends to {row['columns']} and {row['teacher_columns']} columns before its input")

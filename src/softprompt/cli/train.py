@@ -130,6 +130,8 @@ def emit_plan(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         f"{first['peak_mb']:,.0f} MB for the base and a step; nothing was trained"
     )
     parts = {"train": "train", "validate": "validation", "baselines": "baseline", "test": "test"}
+    if any(row["ask_seconds"] for row in rows):
+        parts = {"ask": "ask"} | parts
     told = [
         {
             "task": row["task"],

@@ -56,7 +56,7 @@ class Hyperparameters(_Strict):
     """The hyperparameters that OpenAI's clients send."""
 
     n_epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
-    """By default three, and more where that makes fewer than 200 steps."""
+    """By default three, and more where that makes fewer than 200 steps, or 100 with 64 rows or fewer."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Rows in a step; by default 64."""
     learning_rate_multiplier: Annotated[float, Field(gt=0)] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from softprompt.tasks.config import TaskConfig
+from softprompt.text import plural
 
 DEFAULT_EPOCHS = 3
 DEFAULT_STEPS = 200
@@ -20,6 +21,16 @@ def total_steps(config: TaskConfig, rows: int) -> int:
     if config.num_train_epochs is None:
         return max(FEW_STEPS if rows <= FEW_ROWS else DEFAULT_STEPS, DEFAULT_EPOCHS * steps_per_epoch(config, rows))
     return max(1, math.ceil(config.num_train_epochs * steps_per_epoch(config, rows)))
+
+
+def told_few(rows: int) -> str | None:
+    """What is to be said of a training on so many rows, where they are few."""
+    if rows > FEW_ROWS:
+        return None
+    return (
+        f"{plural(rows, 'training row')}; with {FEW_ROWS} or fewer a text prompt may be as good: compare with the zero-shot "
+        "score"
+    )
 
 
 def steps_per_epoch(config: TaskConfig, rows: int) -> int:

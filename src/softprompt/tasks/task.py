@@ -21,7 +21,8 @@ from softprompt.tasks.examples import Examples as Examples
 from softprompt.tasks.form import Form
 from softprompt.tasks.instruction import with_instruction
 from softprompt.tasks.labels import compose, named
-from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, remarks_on_rows
+from softprompt.tasks.remarks import remarks_on_rows
+from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ class Task:
             )
         data = self.config.data.model_dump(exclude_unset=True, exclude={"subsets"}) if self.config.data else {}
         tasks = [self.variant(data=data) for _ in parts]
+        form = self.form.within(source.answers)  # the range of numbers is that of all rows
         for one, places in zip(tasks, parts, strict=True):
+            one.form = form
             one.__dict__["_splits"] = replace(self._splits, rows={**self._splits.rows, "training": self.train.part(places)})
         return tasks
 

@@ -123,7 +123,7 @@ def instructed(task: Task, instruction: str | os.PathLike[str] | None) -> Task:
     """A task whose objective is to answer as behind an instruction.
 
     Raises:
-        ConfigError: there is none, or its file cannot be read.
+        ConfigError: there is none, its file cannot be read, or the task is trained in subsets.
     """
     if isinstance(instruction, os.PathLike):
         instruction = read_instruction(Path(instruction), os.fspath(instruction))
@@ -132,6 +132,8 @@ def instructed(task: Task, instruction: str | os.PathLike[str] | None) -> Task:
         raise ConfigError(
             f"task {task.name!r}: there is no instruction to distill; give its text, or a file of it (--instruction FILE)"
         )
+    if task.config.data is not None and task.config.data.subsets:
+        raise ConfigError(f"task {task.name!r}: data.subsets is of `softprompt train` alone; leave it out here")
     return task.variant(objective="distillation", instruction=text)
 
 
