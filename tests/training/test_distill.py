@@ -354,7 +354,7 @@ def test_the_command(run: Run, home: Path, tmp_path: Path) -> None:
     assert shown.code == 0
     assert "agreement" in shown.out
     assert "times as long" in shown.out
-    assert "behind keys and values" in " ".join(shown.out.split())
+    assert "Behind keys and values" in " ".join(shown.out.split())
 
 
 def test_of_an_encoder_nothing_is_said_to_be_kept(run: Run, tmp_path: Path) -> None:

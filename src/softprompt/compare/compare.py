@@ -114,7 +114,7 @@ def refusal(name: str, task: Task, base: FrozenBase) -> SoftPromptError | None:
         if task.form.is_set:
             raise ConfigError(
                 f"task {task.name!r} has sets of labels as answers (problem_type {SET}), and methods are compared on tasks "
-                "with one answer a row"
+                "with one answer a row; take one label"
             )
         METHODS[name].check(task, base)
     except SoftPromptError as error:

@@ -107,10 +107,13 @@ class PeftPrefixTuning:
 
 def _check(task: Task, base: FrozenBase) -> None:
     if base.task_type != "CAUSAL_LM":
-        raise ConfigError(f"PEFT's prompts are compared on causal models alone, and {base.name} is {base.task_type}")
+        raise ConfigError(
+            f"PEFT's prompts are compared on causal models alone, and {base.name} is {base.task_type}; take a causal base"
+        )
     if task.form.is_placed:
         raise ConfigError(
-            f"task {task.name!r} says where its prompt stands ({{soft_prompt}}), and PEFT puts prompts before everything"
+            f"task {task.name!r} says where its prompt stands ({{soft_prompt}}), and PEFT puts prompts before "
+            "everything; take it out"
         )
 
 
