@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from softprompt.errors import ConfigError, EngineError, LibraryError, NotFound, PromptFileError, StoreError
-from softprompt.names import parse_ref
+from softprompt.names import parse_ref, personal_ref, split_personal
 from softprompt.serving.changes import AWAY_S, PATIENCE_S, Changes
 from softprompt.serving.resident import Resident, load_resident, wishes_of
 
@@ -36,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 _LOADERS = 8
 
 Key = tuple[str, str]
-"""Tenant and reference."""
+"""Tenant and reference; of a user's own prompt :func:`personal_ref`, which is no reference."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,17 @@ class Residents:
                 raise
             return await asyncio.to_thread(self._stay, key, entry, self._late)
 
+    async def aget_personal(self, task: str, user: str, tenant: str) -> Resident:
+        """A user's own prompt of a task. Raises as :meth:`get` does."""
+        return await self.aget(personal_ref(task, user), tenant)
+
+    def forget(self, task: str, user: str, tenant: str) -> None:
+        """Have a user's own prompt no more in memory."""
+        key = (tenant, personal_ref(task, user))
+        with self._lock:
+            if (entry := self._entries.get(key)) is not None:
+                self._drop(key, entry)
+
     def status(self) -> ResidentsStatus:
         """How things stand now."""
         with self._lock:
@@ -188,7 +199,7 @@ class Residents:
             return None, entry
 
     def _load(self, key: Key) -> Future[Resident]:
-        parse_ref(key[1])  # what cannot be a name is neither looked for nor remembered
+        _check(key[1])  # what cannot be a name is neither looked for nor remembered
         with self._lock:
             there = key in self._entries
             self._hits += there
@@ -229,7 +240,7 @@ class Residents:
         """Resolve a reference and put in place what it means; `there` is what stands there."""
         library = self.tenant_library(key[0])
         try:
-            version = library.registry.resolve(key[1])
+            version = _resolve(library, key[1])
         except NotFound as error:
             with self._lock:
                 self._unknown[key] = str(error)
@@ -251,13 +262,14 @@ class Residents:
         if shared is None or version.fingerprint not in self.fingerprints:
             return load_resident(library, version, self.base)
         wishes = wishes_of(library, version)
-        return replace(shared, task=version.task, version=version.number, wishes=wishes)
+        return replace(shared, task=version.task, version=version.number, wishes=wishes, user=version.user)
 
     def _stay(self, key: Key, entry: _Entry, error: Exception) -> Resident:
         """The prompt that is there, in the place of one that cannot be had. Raises the error where it was deleted since."""
         ref = entry.resident.ref
+        name = ref if entry.resident.user is None else key[1]
         try:
-            self.changes.ask(lambda: self.tenant_library(key[0]).registry.resolve(ref))
+            self.changes.ask(lambda: _resolve(self.tenant_library(key[0]), name))
         except NotFound:
             with self._lock:
                 self._drop(key, entry)
@@ -301,3 +313,14 @@ class Residents:
         if not holders:
             del self._holders[entry.resident.digest]
             self._bytes -= entry.resident.bytes
+
+
+def _check(name: str) -> None:
+    if split_personal(name) is None:
+        parse_ref(name)
+
+
+def _resolve(library: Library, name: str) -> Version:
+    """What a reference means, or the inner name of a user's own prompt."""
+    personal = split_personal(name)
+    return library.registry.resolve(name) if personal is None else library.registry.personal.resolve(*personal)
