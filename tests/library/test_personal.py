@@ -102,7 +102,9 @@ def test_every_user_that_is_taken_comes_back_from_its_inner_name_which_is_no_ref
         parse_ref(personal_ref("trec6", user))
 
 
-@pytest.mark.parametrize("user", ["", " ", "ann b", "ann~b", "ann/b", "../b", "ann\n", "\u00e4nn", "-ann", "a" * 129, "\ud800"])
+@pytest.mark.parametrize(
+    "user", ["", " ", "ann b", "ann~b", "ann/b", "../b", "ann\n", "\u00e4nn", "-ann", "a" * 129, "\ud800"]
+)
 def test_a_strange_user_is_refused_by_name(library: Library, user: str) -> None:
     with pytest.raises(NameRefused, match=r"^user '.* is refused"):
         give(library, user, 1)

@@ -60,7 +60,7 @@ def test_equal_histories_make_equal_bytes_which_stay_until_the_last_is_erased(li
 
 
 def test_what_is_wrong_is_told(library: Library) -> None:
-    base, other = steerable_base(), make_base()
+    base, other = steerable_base(), make_base("llama")
     library.publish(some_prompt(other, "else", input=" {text} =", labels=("yes", "no")).to_bytes(), base="x/other")
     for rows in (history(YES)[:1], history(YES)[:1] * 3):
         with pytest.raises(DataError, match="the history of user 'ann' has 1 different input, and one is held out"):

@@ -68,4 +68,6 @@ def _give_up(library: Library, digests: Iterable[str], what: str) -> None:
             try:
                 library.store.delete(digest)
             except StoreError as error:
-                raise StoreError(f"{what} cannot be deleted: {error}; `softprompt library gc --yes` does it later") from error
+                raise StoreError(
+                    f"{what} cannot be deleted: {error}; `softprompt library gc --yes` does it later"
+                ) from error

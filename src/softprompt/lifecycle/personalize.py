@@ -181,7 +181,7 @@ def _config(form: Form, prompt: SoftPrompt, steps: int) -> TaskConfig:
 def _run(base: FrozenBase, task: Task, config: TaskConfig, prompt: SoftPrompt, source: Source) -> Run:
     """A user's run, one row in HELD_OUT held out by what the inputs hold; equal inputs stay together."""
     order = sorted(set(source.inputs), key=lambda text: source.positions[source.inputs.index(text)])
-    held = set(order[:: HELD_OUT]) if len(order) > HELD_OUT else {order[0]}
+    held = set(order[::HELD_OUT]) if len(order) > HELD_OUT else {order[0]}
     places = {kept: [at for at, text in enumerate(source.inputs) if (text in held) is not kept] for kept in (True, False)}
     length = prompt.columns
     encoded = [task.encode(base, source.rows.part(places[kept]), length, split="history") for kept in (True, False)]
@@ -222,8 +222,10 @@ def _personalize(
             for run, own, report in zip(runs, vectors, _judged(engine, runs, vectors), strict=True):
                 run.took_validation(report, own)
         advance(len(runs), f"{len(runs)} users" if len(runs) > 1 else users[0].name)
-    files = [(user.name, _prompt_of(user, shared, prompt, source).to_bytes())
-             for user, source in zip(users, sources.values(), strict=True)]
+    files = [
+        (user.name, _prompt_of(user, shared, prompt, source).to_bytes())
+        for user, source in zip(users, sources.values(), strict=True)
+    ]
     versions = personal.publish(library, shared.task, files, base=shared.base)
     seconds = round((time.perf_counter() - began) / len(users), 4)
     return list(_rows(users, versions, files, start, seconds))

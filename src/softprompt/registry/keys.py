@@ -133,7 +133,12 @@ class Keys:
             if connection.execute(same).first():
                 raise NameRefused(f"tenant {tenant!r} has a live key {name!r}; revoke it first or take another name")
             key = _key(connection.execute(sa.insert(table).values(values).returning(*table.c)).mappings().one())
-            self._scope.record(connection, "key-create", None, after={"key": name, "scopes": key.row()["scopes"]} | ({} if own is None else {"users": own}))
+            self._scope.record(
+                connection,
+                "key-create",
+                None,
+                after={"key": name, "scopes": key.row()["scopes"]} | ({} if own is None else {"users": own}),
+            )
             return NewKey(secret, key)
 
     def list(self) -> Sequence[Key]:

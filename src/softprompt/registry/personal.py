@@ -107,7 +107,9 @@ class Personal:
                 number = 1 if old is None else old.number + 1
                 new = Version(task, number, digest, base, card.fingerprint, card.canonical(), at, actor, user=user)
                 queries.add_missing(connection, tables.cards, digest=digest, card=new.card_text)
-                same = {name: getattr(new, name) for name in ("number", "digest", "base", "fingerprint", "actor", "created_at")}
+                same = {
+                    name: getattr(new, name) for name in ("number", "digest", "base", "fingerprint", "actor", "created_at")
+                }
                 if old is None:
                     values = {"task_id": task_id, "person": user, **same}
                     connection.execute(sa.insert(tables.personal).values(values))
