@@ -94,7 +94,7 @@ def test_no_reference_can_spell_it(library: Library, name: str) -> None:
 @given(st.text(max_size=40))
 def test_every_user_that_is_taken_comes_back_from_its_inner_name_which_is_no_reference(user: str) -> None:
     if not is_user(user):
-        with pytest.raises(NameRefused, match="^user "):
+        with pytest.raises(NameRefused, match=r"^user "):
             check_user(user)
         return
     assert split_personal(personal_ref("trec6", user)) == ("trec6", check_user(user))

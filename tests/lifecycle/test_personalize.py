@@ -66,7 +66,7 @@ def test_what_is_wrong_is_told(library: Library) -> None:
         with pytest.raises(DataError, match="the history of user 'ann' has 1 different input, and one is held out"):
             personalize("kind", rows, user="ann", library=library, base=base)
     for user in ("", "a b"):
-        with pytest.raises(NameRefused, match="user '.*' is refused"):
+        with pytest.raises(NameRefused, match=r"user '.*' is refused"):
             personalize("kind", history(YES), user=user, library=library, base=base)
     with pytest.raises(FingerprintMismatch, match=r"else@1 was made for base .* start from a prompt of the task's own base"):
         personalize("kind", history(YES), user="ann", like="else", library=library, base=base)

@@ -1,2 +1,4 @@
-"""What becomes of a task's prompts once they serve: personal versions of them. May import training, serving's neighbours
-below it and the library; not HTTP, which never trains. Open `personalize.py` first."""
+"""What becomes of a task's prompts once they serve: prompts of users' own.
+
+May import: `training` and what is below it; never `serving`. Open `personalize.py` first.
+"""

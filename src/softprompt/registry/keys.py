@@ -69,7 +69,7 @@ class Key:
             Denied: it may not.
         """
         if self.users is not None and user not in self.users:
-            shown = ascii(user) if len(user) <= 60 else f"{ascii(user[:57])}..."
+            shown = ascii(user) if len(user) <= 60 else f"{user[:57]!a}..."
             raise Denied(
                 f"key {self.name!r} may not ask for user {shown} (it may for {_listed(self.users)}); use one that may, or "
                 "leave `user` out for the shared prompt"
