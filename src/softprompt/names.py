@@ -129,21 +129,6 @@ def is_user(text: str) -> bool:
     return len(text) <= LONGEST_NAME and bool(_USER.fullmatch(text))
 
 
-def personal_ref(task: str, user: str) -> str:
-    """What a user's prompt of a task is called inside: no reference, as no task has a `~` in its name."""
-    return f"{task}~{user}"
-
-
-def split_personal(text: str) -> tuple[str, str] | None:
-    """Task and user of :func:`personal_ref`; None for a reference.
-
-    Raises:
-        NameRefused: the task or the user is no name.
-    """
-    task, mark, user = text.partition("~")
-    return (check_task(task), check_user(user)) if mark else None
-
-
 def check_tag(name: str) -> str:
     """Return a tag as it is.
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from softprompt.errors import NameRefused, NotFound, StoreError
 from softprompt.library import personal
 from softprompt.library.library import Library
-from softprompt.names import check_user, is_user, parse_ref, personal_ref, split_personal
+from softprompt.names import check_user, is_user, parse_ref
 from softprompt.registry.listing import Filters
 from tests.library_data import make_prompt, scored
 
@@ -92,14 +92,14 @@ def test_no_reference_can_spell_it(library: Library, name: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_every_user_that_is_taken_comes_back_from_its_inner_name_which_is_no_reference(user: str) -> None:
+def test_what_a_users_prompt_is_called_is_no_reference(user: str) -> None:
     if not is_user(user):
         with pytest.raises(NameRefused, match=r"^user "):
             check_user(user)
         return
-    assert split_personal(personal_ref("trec6", user)) == ("trec6", check_user(user))
+    assert check_user(user) == user
     with pytest.raises(NameRefused):
-        parse_ref(personal_ref("trec6", user))
+        parse_ref(f"trec6~{user}@1")
 
 
 @pytest.mark.parametrize(

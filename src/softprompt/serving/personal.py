@@ -34,7 +34,7 @@ class Personal:
         if (tenant, model, user) not in self._known:
             return None
         try:
-            return await self._residents.aget_personal(model, user, tenant)
+            return await self._residents.aget(model, tenant, user)
         except NotFound:  # erased a moment ago
             return None
 

@@ -19,7 +19,6 @@ from softprompt.bases.locate import two_forms
 from softprompt.engines.protocol import Vectors
 from softprompt.errors import FingerprintMismatch
 from softprompt.model.splice import with_front
-from softprompt.names import personal_ref
 from softprompt.prompts.prompt import SoftPrompt, members_of
 from softprompt.tasks.config import ServingConfig
 from softprompt.tasks.form import Form
@@ -74,7 +73,7 @@ class Resident:
     @property
     def ref(self) -> str:
         """What names this version for good: `task@3`; a user's own `task~user@1`, which is no reference."""
-        task = self.task if self.user is None else personal_ref(self.task, self.user)
+        task = self.task if self.user is None else f"{self.task}~{self.user}"
         return f"{task}@{self.version}"
 
     @property

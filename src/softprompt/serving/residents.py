@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from softprompt.errors import ConfigError, EngineError, LibraryError, NotFound, PromptFileError, StoreError
-from softprompt.names import parse_ref, personal_ref, split_personal
+from softprompt.names import parse_ref
 from softprompt.serving.changes import AWAY_S, PATIENCE_S, Changes
 from softprompt.serving.resident import Resident, load_resident, wishes_of
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _LOADERS = 8
 
-Key = tuple[str, str]
-"""Tenant and reference; of a user's own prompt :func:`personal_ref`, which is no reference."""
+Key = tuple[str, str, str | None]
+"""Tenant and reference; and of a user's own prompt the user, whom so no reference can name."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Residents:
             NotFound, NameRefused: the tenant has no such version.
             FingerprintMismatch, StoreError, PromptFileError, RegistryError: as :func:`load_resident`.
         """
-        key = (tenant or self.library.tenant, ref)
+        key = (tenant or self.library.tenant, ref, None)
         there, entry = self._find(key)
         if there is not None:
             return there
@@ -135,9 +135,9 @@ class Residents:
                 raise
             return self._stay(key, entry, self._late)
 
-    async def aget(self, ref: str, tenant: str | None = None) -> Resident:
-        """The same without holding up the event loop."""
-        key = (tenant or self.library.tenant, ref)
+    async def aget(self, ref: str, tenant: str | None = None, user: str | None = None) -> Resident:
+        """The same without holding up the event loop; with `user` that user's own prompt of the task `ref`."""
+        key = (tenant or self.library.tenant, ref, user)
         began = time.perf_counter()
         there, entry = self._find(key)
         if there is None:
@@ -156,13 +156,9 @@ class Residents:
                 raise
             return await asyncio.to_thread(self._stay, key, entry, self._late)
 
-    async def aget_personal(self, task: str, user: str, tenant: str) -> Resident:
-        """A user's own prompt of a task. Raises as :meth:`get` does."""
-        return await self.aget(personal_ref(task, user), tenant)
-
     def forget(self, task: str, user: str, tenant: str) -> None:
         """Have a user's own prompt no more in memory."""
-        key = (tenant, personal_ref(task, user))
+        key = (tenant, task, user)
         with self._lock:
             if (entry := self._entries.get(key)) is not None:
                 self._drop(key, entry)
@@ -199,7 +195,7 @@ class Residents:
             return None, entry
 
     def _load(self, key: Key) -> Future[Resident]:
-        _check(key[1])  # what cannot be a name is neither looked for nor remembered
+        parse_ref(key[1])  # what cannot be a name is neither looked for nor remembered
         with self._lock:
             there = key in self._entries
             self._hits += there
@@ -240,7 +236,7 @@ class Residents:
         """Resolve a reference and put in place what it means; `there` is what stands there."""
         library = self.tenant_library(key[0])
         try:
-            version = _resolve(library, key[1])
+            version = _resolve(library, key[1], key[2])
         except NotFound as error:
             with self._lock:
                 self._unknown[key] = str(error)
@@ -267,9 +263,9 @@ class Residents:
     def _stay(self, key: Key, entry: _Entry, error: Exception) -> Resident:
         """The prompt that is there, in the place of one that cannot be had. Raises the error where it was deleted since."""
         ref = entry.resident.ref
-        name = ref if entry.resident.user is None else key[1]
+        name = ref if key[2] is None else key[1]
         try:
-            self.changes.ask(lambda: _resolve(self.tenant_library(key[0]), name))
+            self.changes.ask(lambda: _resolve(self.tenant_library(key[0]), name, key[2]))
         except NotFound:
             with self._lock:
                 self._drop(key, entry)
@@ -315,12 +311,6 @@ class Residents:
             self._bytes -= entry.resident.bytes
 
 
-def _check(name: str) -> None:
-    if split_personal(name) is None:
-        parse_ref(name)
-
-
-def _resolve(library: Library, name: str) -> Version:
-    """What a reference means, or the inner name of a user's own prompt."""
-    personal = split_personal(name)
-    return library.registry.resolve(name) if personal is None else library.registry.personal.resolve(*personal)
+def _resolve(library: Library, ref: str, user: str | None) -> Version:
+    """What a reference means, or a user's own prompt of a task."""
+    return library.registry.resolve(ref) if user is None else library.registry.personal.resolve(ref, user)
