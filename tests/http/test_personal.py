@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def test_two_users_get_their_own_and_a_stranger_the_shared_one(server: Running) 
     for stranger in (None, "eve", "", "Frau M\u00fcller~/"):
         assert prints(server, stranger) == {("kind@2", shared.digest[:12])}
     assert prints(server, "ann", "kind@2") == {("kind@2", shared.digest[:12])}
-    assert answer(server, "/v1/classify", bodies(None, "kind~ann")["/v1/classify"])["error"]["code"] == "model_not_found"
+    for name in ("kind~ann", "kind~ann@1"):
+        for path, body in bodies(None, name).items():
+            assert answer(server, path, body)["error"]["code"] == "model_not_found"
     models = server.http.get(f"{server.url}/v1/models").json()["data"]
     assert not [one for one in models if "~" in one["id"]]
 
@@ -63,8 +66,6 @@ def test_once_erased_the_shared_one_answers_and_nothing_stays_in_memory(server: 
     assert prints(server, "ann") != prints(server, "eve")
     before = server.service.residents.status().prompts
     personal.erase(server.library, "kind", "ann")
-    import time
-
     time.sleep(0.1)  # as long as the registry's last word holds, and more
     assert prints(server, "ann") == prints(server, "eve")
     assert server.service.residents.status().prompts == before - 1

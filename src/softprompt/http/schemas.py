@@ -144,8 +144,8 @@ class ModelBody(Body):
     model: Model
     user: StrictStr | None = Field(
         None,
-        description="Whose request it is: one who has a personal version of the task gets that for its bare name, all others "
-        "the shared prompt.",
+        description="Whose request it is: one who has a personal version of the task gets that for its bare name, all "
+        "others the shared prompt.",
     )
 
 

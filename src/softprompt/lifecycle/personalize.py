@@ -29,6 +29,7 @@ from softprompt.tasks.config import TaskConfig, parse_config
 from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.splits import Source
 from softprompt.tasks.task import Task
+from softprompt.text import plural
 from softprompt.training.bank import Banks
 from softprompt.training.loop import Stepper
 from softprompt.training.prepare import chosen
@@ -159,7 +160,7 @@ def _source(form: Form, user: str, rows: PlacedRows) -> Source:
     source = Source.read(form, rows, f"the history of {user!r}", f"user {user!r}, ")
     if source.different < 2:
         raise DataError(
-            f"the history of user {user!r} has {source.different} different input{'' if source.different == 1 else 's'}, and "
+            f"the history of user {user!r} has {plural(source.different, 'different input')}, and "
             "one is held out to choose by; give two or more"
         )
     return source

@@ -74,8 +74,8 @@ class _Target:
 class AsyncService:
     """Answers by name with the prompts of a library on one base, whoever the tenant. For use on one event loop.
 
-    `model` is `task`, `task@3`, `task@production`, the base's own name for no prompt, or `auto`; a `user` who has a prompt of
-    their own gets that for `task`, also where `auto` chose it. Whether the caller may ask for the user is the caller's to
+    `model` is `task`, `task@3`, `task@production`, the base's own name for no prompt, or `auto`; a `user` who has a prompt
+    of their own gets that for `task`, also where `auto` chose it. Whether the caller may ask for the user is the caller's to
     know. All methods raise the
     package's errors: `NotFound` and `NameRefused` (no such model), `FingerprintMismatch` (of another base), `DataError` and
     `ConfigError` (what is requested cannot be), `ContextError`, `EngineBusy`, `EngineError`, `RegistryError`, `StoreError`.
