@@ -29,9 +29,10 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.rows.sources import Row
-from softprompt.serving.answers import Message, softmax
+from softprompt.serving.answers import Message
 from softprompt.serving.offline import Service
 from softprompt.serving.service import AsyncService
+from softprompt.tasks.answers import softmax
 from softprompt.tasks.task import Task
 from softprompt.training.prepare import Preparer
 from tests.commands import Run

@@ -653,7 +653,7 @@ def test_a_worker_that_is_told_to_end_leaves_the_step_it_was_at(
 
 
 def test_a_running_job_is_cancelled_and_its_neighbour_goes_on(library: Library, base_folder: Path) -> None:
-    gone = queue_job(library, base_folder, "gone", softprompt={"max_steps": 10**15})
+    gone = queue_job(library, base_folder, "gone", softprompt={"max_steps": 10**15, "eval_per_epoch": 1})
     kept = queue_job(library, base_folder, "kept")
     jobs = Jobs(library)
     worker = threading.Thread(target=do_all, args=(library,))

@@ -182,6 +182,7 @@ _VALUES = {
     "--user": "ID",
     "--labels": "LABEL",
     "--metric": "METRIC",
+    "--problem-type": "TYPE",
     "--set": "KEY=VALUE",
     "--word": "LABEL=WORD",
     "--older-than": "DAYS",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -61,7 +60,7 @@ def baselines_of(task: Task, test: Examples, reports: Sequence[Report], train: E
     where those are not all test rows. `train` are the training rows where some answers are not their own."""
     zero_shot, untrained = ((report.value, report.stderr) for report in reports)
     answers = test.pick(task.draw(task.test, reports[-1].rows)).answers
-    most_frequent = task.majority() if train is None else Counter(train.answers).most_common(1)[0][0]
+    most_frequent = task.majority() if train is None else task.form.usual(train.answers)
     majority = score(task.form.metric, *task.form.judged([most_frequent] * len(answers), answers))
     scores: dict[str, float] = {}
     for name, (value, stderr) in zip(BASELINES, (majority, zero_shot, untrained), strict=True):

@@ -82,7 +82,9 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
     prompt.check_single("PEFT has no file for")
     kind = prompt.card.task_type
     if kind not in TASKS:
-        raise PromptFileError(f"the prompt of {prompt.card.task!r} is for {kind}, which PEFT has no prompts for")
+        raise PromptFileError(
+            f"the prompt of {prompt.card.task!r} is for {kind}, which PEFT has no prompts for; use --format softprompt"
+        )
     _check_scale(prompt.card.recipe, prompt.card.base)
     if Template(prompt.card.input).around_prompt is not None:
         raise ConfigError(
@@ -145,7 +147,10 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
     config = read_peft_config(folder)
     kind = config.get("task_type")
     if kind is not None and kind != base.task_type:
-        raise PromptFileError(f"the adapter in {str(folder)!r} is for {kind}, and {base.name} is {base.task_type}")
+        raise PromptFileError(
+            f"the adapter in {str(folder)!r} is for {kind}, and {base.name} is {base.task_type}; "
+            "give the base that it is for"
+        )
     _check_scale(text_rules(base), base.name)
     vectors_PD = _read_matrix(Path(folder) / WEIGHTS)
     if kind == "SEQ_2_SEQ_LM" and config.get("num_transformer_submodules") in (None, 2):
@@ -224,7 +229,7 @@ def read_peft_config(folder: str | Path) -> dict[str, Any]:
     if parts not in (None, 1) and not (parts == 2 and what == "SEQ_2_SEQ_LM"):
         raise PromptFileError(
             f"the adapter in {str(folder)!r} has prompts for {parts!r} submodules (num_transformer_submodules), and a "
-            f"{what or 'CAUSAL_LM'} model is given one"
+            f"{what or 'CAUSAL_LM'} model is given one; save it for one"
         )
     return config
 

@@ -53,11 +53,11 @@ class MaskedEncoder:
 
     def compute_prefix(self, stack: Stack) -> Prefix:
         """Never asked."""
-        raise BaseModelError(f"{self.base.name} is an encoder, whose prompts are run with each input")
+        raise BaseModelError(f"{self.base.name} is an encoder, whose prompts are run with each input; ask logits_behind")
 
     def run_cached(self, ids_BT: Tensor, positions_BT: Tensor, cache: Any, mask_BS: Tensor) -> Tensor:
         """Never asked."""
-        raise BaseModelError(f"{self.base.name} is a masked language model, which writes no text")
+        raise BaseModelError(f"{self.base.name} is a masked language model, which writes no text; ask for labels")
 
     @torch.no_grad()
     def embed(self, inputs: Sequence[Ids]) -> Tensor:

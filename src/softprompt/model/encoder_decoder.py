@@ -78,11 +78,11 @@ class EncoderDecoder:
 
     def compute_prefix(self, stack: Stack) -> Prefix:
         """Never asked."""
-        raise BaseModelError(f"{self.base.name} is an encoder-decoder, whose prompts are run with each input")
+        raise BaseModelError(f"{self.base.name} runs prompts with each input; ask logits_behind")
 
     def run_cached(self, ids_BT: Tensor, positions_BT: Tensor, cache: Any, mask_BS: Tensor) -> Tensor:
         """Never asked."""
-        raise BaseModelError(f"{self.base.name} is an encoder-decoder, whose prompts are run with each input")
+        raise BaseModelError(f"{self.base.name} runs prompts with each input; ask logits_behind")
 
     @torch.no_grad()
     def embed(self, inputs: Sequence[Ids]) -> Tensor:

@@ -168,7 +168,7 @@ class TaskConfig(_Strict):
     learning_rate_multiplier: float = Field(default=1.0, gt=0, lt=100)
     """Of that default."""
     num_train_epochs: float | None = Field(default=None, gt=0)
-    """By default three, and more where that makes fewer than 200 steps."""
+    """By default three, and more where that makes fewer than 200 steps, or 100 with 64 rows or fewer."""
     max_steps: int | None = Field(default=None, ge=1)
     """Overrides num_train_epochs."""
     per_device_train_batch_size: int = Field(default=64, ge=1)

@@ -9,6 +9,8 @@ from softprompt.tasks.config import TaskConfig
 DEFAULT_EPOCHS = 3
 DEFAULT_STEPS = 200
 """A prompt starts far from where it must go: with a few hundred rows three epochs would be over before it has arrived."""
+FEW_ROWS, FEW_STEPS = 64, 100
+"""With so many rows or fewer these steps are enough: on 16 rows twice as many were worse (benchmarks/LOG.md)."""
 
 
 def total_steps(config: TaskConfig, rows: int) -> int:
@@ -16,7 +18,7 @@ def total_steps(config: TaskConfig, rows: int) -> int:
     if config.max_steps is not None:
         return config.max_steps
     if config.num_train_epochs is None:
-        return max(DEFAULT_STEPS, DEFAULT_EPOCHS * steps_per_epoch(config, rows))
+        return max(FEW_STEPS if rows <= FEW_ROWS else DEFAULT_STEPS, DEFAULT_EPOCHS * steps_per_epoch(config, rows))
     return max(1, math.ceil(config.num_train_epochs * steps_per_epoch(config, rows)))
 
 

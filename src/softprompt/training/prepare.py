@@ -25,6 +25,7 @@ from softprompt.tasks.answers import number_text
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.form import Form
 from softprompt.tasks.labels import excerpt_of
+from softprompt.tasks.schedule import FEW_ROWS
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
 from softprompt.training.events import Advanced, Event
@@ -185,6 +186,12 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} has little capacity; 20 to 100 is usual", True
     if length > LONG:
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} can drown the input; 20 to 100 is usual", True
+    if len(run.train) < FEW_ROWS:
+        yield (
+            f"{task.name}: {plural(len(run.train), 'training row')}; with fewer than {FEW_ROWS} a text prompt may be as "
+            "good: compare with the zero-shot score",
+            False,
+        )
     longest, output = max(len(ids) for ids in run.train.inputs), task.form.output_length(base)
     limit = ", without limit" if base.context is None else f" of {base.context}"
     yield (
