@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from softprompt.evaluation.combination import Combined, combine
     from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.library.library import Library
+    from softprompt.lifecycle.personalize import Personalized, personalize
     from softprompt.prompts.card import Card
     from softprompt.prompts.prompt import SoftPrompt
     from softprompt.registry.records import Version
@@ -44,6 +45,7 @@ __all__ = [
     "Evaluation",
     "FrozenBase",
     "Library",
+    "Personalized",
     "Prediction",
     "Service",
     "SoftPrompt",
@@ -57,6 +59,7 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "personalize",
     "plan",
     "predict",
     "sweep",
@@ -71,6 +74,7 @@ _HOMES = {
     "Evaluation": "evaluation.evaluate",
     "FrozenBase": "bases.base",
     "Library": "library.library",
+    "Personalized": "lifecycle.personalize",
     "Prediction": "serving.offline",
     "Service": "serving.offline",
     "SoftPrompt": "prompts.prompt",
@@ -84,6 +88,7 @@ _HOMES = {
     "compare": "compare.compare",
     "distill": "training.distill",
     "evaluate": "evaluation.evaluate",
+    "personalize": "lifecycle.personalize",
     "plan": "training.plan",
     "predict": "serving.offline",
     "sweep": "training.sweep",

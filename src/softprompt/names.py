@@ -17,6 +17,7 @@ from softprompt.errors import NameRefused
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=+-]*", re.ASCII)
+_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@=+-]*", re.ASCII)
 _SIGNS = ", '.', '_' and '-'"
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -112,6 +113,20 @@ def check_key_name(name: str) -> str:
         NameRefused: not a name, or digits alone, which would be taken for a key's id.
     """
     return _check("key", name, digits="are the id of a key; take a name like 'ci'")
+
+
+def check_user(name: str) -> str:
+    """Return the id of a user as it is.
+
+    Raises:
+        NameRefused: it is empty, too long, or has other characters than letters, digits and `._:@=+-`.
+    """
+    return _check("user", name, _USER, " and '._:@=+-'")
+
+
+def is_user(text: str) -> bool:
+    """Whether the text could be the id of a user."""
+    return len(text) <= LONGEST_NAME and bool(_USER.fullmatch(text))
 
 
 def check_tag(name: str) -> str:

@@ -14,7 +14,7 @@ from softprompt.exchange.exporting import Format
 NUMBERS = (
     "--engine-queue --engine-rows --events --limit --max-body-kb --max-job-rows --max-rows --max-steps --max-streams "
     "--max-tokens --max-upload-mb --port --prefix-cache-mb --prompt-cache-mb --prompt-cache-size --requests-per-minute "
-    "--samples --subsets --tokens-per-minute --weight"
+    "--samples --steps --subsets --tokens-per-minute --weight"
 ).split()
 
 

@@ -43,6 +43,7 @@ READING = [
     ["library", "copy", "--to-home", "copy"],
     ["keys", "list"],
     ["keys", "revoke", "x"],
+    ["personalize", "t", "--list"],
     ["jobs", "list"],
     ["jobs", "show", "x"],
     ["jobs", "cancel", "x"],

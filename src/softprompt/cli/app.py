@@ -16,6 +16,7 @@ from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.init import init
 from softprompt.cli.options import Command, Location, front_options, name_values, stand_before
+from softprompt.cli.personalize import personalize
 from softprompt.cli.predict import predict
 from softprompt.cli.serve import serve
 from softprompt.cli.sweep import sweep
@@ -34,7 +35,7 @@ app = typer.Typer(
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
         "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
-        "combine": combine, "predict": predict, "serve": serve, "demo": demo, "base": base.app,
+        "combine": combine, "personalize": personalize, "predict": predict, "serve": serve, "demo": demo, "base": base.app,
     },
     "The library": {
         "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,

@@ -11,7 +11,7 @@ from softprompt.cli.output import emit, stderr
 
 app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
 
-KEY_COLUMNS = ("id", "name", "scopes", "hint", "created_at", "actor", "revoked")
+KEY_COLUMNS = ("id", "name", "scopes", "users", "hint", "created_at", "actor", "revoked")
 
 
 @app.command()
@@ -21,13 +21,17 @@ def create(
     scope: Annotated[
         list[str] | None, typer.Option("--scope", help="read, predict, train or admin; may be repeated.")
     ] = None,
+    user: Annotated[
+        list[str] | None,
+        typer.Option(help="A user whose personal versions it may ask for; may be repeated. By default any."),
+    ] = None,
     *,
     where: Location,
     as_json: Json = False,
 ) -> None:
     """Create a key (default scopes: read, predict). Its secret is shown now and never again."""
     library = where.open(make=True)
-    made = library.registry.keys.create(name, scope or ("read", "predict"))
+    made = library.registry.keys.create(name, scope or ("read", "predict"), user or None)
     emit([{**made.key.row(), "secret": made.secret}], as_json, "Key", ("id", "name", "scopes", "secret"))
     if not as_json:
         stderr().print("Keep the secret now: only its hash is stored.")

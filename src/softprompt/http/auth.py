@@ -57,6 +57,16 @@ class Caller:
         except Denied as error:
             raise ApiError(403, str(error), code="insufficient_permissions") from None
 
+    def require_user(self, user: str | None) -> str | None:
+        """The user whose own prompt is asked for, as it is. Raises `ApiError` 403 where the caller may not ask for that
+        one; without keys everybody may ask for any."""
+        try:
+            if self.key is not None and user is not None:
+                self.key.require_user(user)
+        except Denied as error:
+            raise ApiError(403, str(error), code="insufficient_permissions", param="user") from None
+        return user
+
 
 @dataclass
 class _Answer:

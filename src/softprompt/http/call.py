@@ -58,11 +58,16 @@ class Call:
     """One request for an answer."""
 
     def __init__(self, request: Request, body: ModelBody, field: str) -> None:
-        """`field` is that of the body which holds the input."""
+        """`field` is that of the body which holds the input.
+
+        Raises:
+            ApiError: the caller may not ask for the user that the body names.
+        """
         self.state = state_of(request)
         self.service, self.limits = self.state.service, self.state.limits
         self.caller = caller_of(request)
         self.tenant = self.caller.tenant
+        self.user = self.caller.require_user(body.user)
         self.body = body
         self._request, self._field = request, field
         self._notes: dict[str, Any] = request.state.notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, Field, StrictStr
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from softprompt.http.auth import need
@@ -24,7 +24,6 @@ class ClassifyRequest(ModelBody):
     input: Annotated[
         Input | Annotated[list[Input], Field(min_length=1)], or_hint("give a text, or a list of texts, none of them empty")
     ] = Field(description="A text, or a list of texts.", examples=["Who wrote Faust?"])
-    user: StrictStr | None = Field(None, description="For the client's own book-keeping; not looked at.")
 
     @property
     def inputs(self) -> list[str]:
@@ -85,7 +84,7 @@ async def classify(request: Request, body: ClassifyRequest) -> Response:
     call.limits.check_rows(len(body.inputs), "input")
     with call.asking(0):
         async with call.connected():
-            answer = await call.service.classify(call.tenant, body.model, body.inputs)
+            answer = await call.service.classify(call.tenant, body.model, body.inputs, user=call.user)
         usage = call.settle([answer.head], 0)
     return respond(
         ClassifyAnswer(

@@ -142,6 +142,11 @@ class ModelBody(Body):
     """What asks a model for an answer."""
 
     model: Model
+    user: StrictStr | None = Field(
+        None,
+        description="Whose request it is: one who has a personal version of the task gets that for its bare name, all "
+        "others the shared prompt.",
+    )
 
 
 class Generation(ModelBody):
@@ -163,7 +168,6 @@ class Generation(ModelBody):
     seed: Seed | None = None
     stream: StrictBool | None = Field(None, description="Send the answer in pieces, as server-sent events.")
     stream_options: StreamOptions | None = None
-    user: StrictStr | None = Field(None, description="For the client's own book-keeping; not looked at.")
     metadata: dict[str, Any] | None = Field(None, description="For the client's own book-keeping; not kept.")
 
     @model_validator(mode="after")

@@ -174,7 +174,7 @@ class Library:
         if not isinstance(ref, str) and not self.registry.owns(version.digest):
             raise NotFound(f"no version of tenant {self.tenant!r} has the digest {version.digest}; ask for one by its name")
         try:
-            if self.cache is not None:
+            if self.cache is not None and version.user is None:  # of a user's nothing must stay behind elsewhere
                 return self.cache.read(self.store, version.digest)
             return read_verified(self.store, version.digest)
         except (NotFound, StoreError) as error:

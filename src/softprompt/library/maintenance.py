@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from softprompt.errors import LibraryError, NotFound, PromptFileError, StoreError
 from softprompt.progress import Advance, Progress
 from softprompt.prompts.file import digest_of, read_card
-from softprompt.registry import tables
+from softprompt.registry import personal, tables
 from softprompt.registry.database import Database
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import Record
@@ -94,7 +94,11 @@ def verify(database: Database, store: Store, progress: Progress | None = None) -
     with database.read() as connection, bar(progress, "verify", len(stored)) as advance:
         report.problems += _wrong_rows(connection)
         with_card = _version_rows(tables.cards.c.card).join(tables.cards, tables.cards.c.digest == _v.digest)
-        by_digest = with_card.where(~_v.purged).order_by(_v.digest, _v.id)
+        of_users = personal.rows_for_upkeep(tables.cards.c.card).join(
+            tables.cards, tables.cards.c.digest == tables.personal.c.digest
+        )
+        every = sa.union_all(with_card.where(~_v.purged), of_users).subquery()
+        by_digest = sa.select(every).order_by(every.c.digest)
         streamed = connection.execution_options(yield_per=1000).execute(by_digest)
         for digest, group in groupby(streamed, key=lambda row: row.digest):
             rows = list(group)
@@ -176,7 +180,7 @@ def stats(database: Database, store: Store) -> dict[str, Any]:
     """
     counts: dict[str, Any] = {"registry": database.shown, "store": store.shown}
     with database.read() as connection:
-        for table in (tables.tenants, tables.tasks, tables.versions, tables.keys):
+        for table in (tables.tenants, tables.tasks, tables.versions, tables.personal, tables.keys):
             counts[table.name] = connection.scalar(sa.select(sa.func.count()).select_from(table))
         counts["deleted"] = connection.scalar(sa.select(sa.func.count(_v.id)).where(_v.deleted))
     sizes = [size for _, size in store.list()]
@@ -210,10 +214,11 @@ def bar(progress: Progress | None, name: str, total: int) -> AbstractContextMana
 
 
 def named_blobs(connection: Connection) -> dict[str, list[AnyRow]]:
-    """The versions that name each blob, purged ones too, by digest."""
+    """The versions that name each blob, purged ones and users' own too, by digest."""
     found: dict[str, list[AnyRow]] = defaultdict(list)
-    for row in connection.execute(_version_rows().order_by(_v.id)):
-        found[row.digest].append(row)
+    for statement in (_version_rows().order_by(_v.id), personal.rows_for_upkeep()):
+        for row in connection.execute(statement):
+            found[row.digest].append(row)
     return found
 
 
@@ -223,7 +228,8 @@ def _version_rows(*more: sa.ColumnElement[Any]) -> sa.Select[Any]:
 
 
 def _holders(connection: Connection, digest: str, which: sa.ColumnElement[bool]) -> bool:
-    return connection.execute(sa.select(_v.id).where(_v.digest == digest, which).limit(1)).first() is not None
+    named = connection.execute(sa.select(_v.id).where(_v.digest == digest, which).limit(1)).first() is not None
+    return named or personal.holds(connection, digest)
 
 
 def _not_ours(store: Store, blobs: int) -> LibraryError:

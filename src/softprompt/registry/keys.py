@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from softprompt.errors import Denied, NameRefused, NotFound, nearest
-from softprompt.names import LONGEST_NUMBER, check_key_name
+from softprompt.names import LONGEST_NUMBER, check_key_name, check_user
 from softprompt.registry import queries
 from softprompt.registry.records import now
 from softprompt.registry.scope import Scope
@@ -43,6 +44,8 @@ class Key:
     created_at: str
     actor: str
     revoked: bool
+    users: tuple[str, ...] | None = None
+    """Those whose personal versions it may ask for; None for any."""
 
     def allows(self, scope: str) -> bool:
         """Whether the key has the scope; `admin` has them all."""
@@ -59,9 +62,23 @@ class Key:
                 f"key {self.name!r} lacks the scope {scope!r} (it has {', '.join(sorted(self.scopes))}); use one that has it"
             )
 
+    def require_user(self, user: str) -> None:
+        """Do nothing if the key may ask for a user.
+
+        Raises:
+            Denied: it may not.
+        """
+        if self.users is not None and user not in self.users:
+            shown = ascii(user) if len(user) <= 60 else f"{user[:57]!a}..."
+            raise Denied(
+                f"key {self.name!r} may not ask for user {shown} (it may for {_listed(self.users)}); use one that may, or "
+                "leave `user` out for the shared prompt"
+            )
+
     def row(self) -> dict[str, Any]:
         """The key as a row for people and machines."""
-        return {**self.__dict__, "scopes": sorted(self.scopes, key=SCOPES.index)}
+        users = None if self.users is None else list(self.users)
+        return {**self.__dict__, "scopes": sorted(self.scopes, key=SCOPES.index), "users": users}
 
 
 @dataclass(frozen=True)
@@ -79,14 +96,16 @@ class Keys:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    def create(self, name: str, scopes: Iterable[str]) -> NewKey:
-        """Add a key of this tenant, and close the library to other users of the system.
+    def create(self, name: str, scopes: Iterable[str], users: Iterable[str] | None = None) -> NewKey:
+        """Add a key of this tenant, and close the library to other users of the system. `users` are those whose personal
+        versions it may ask for; by default any.
 
         Raises:
             RegistryError: the library cannot be closed, or the database fails; no key is made.
             NameRefused: not a name, an unknown scope, or a live key has this name.
         """
         check_key_name(name)
+        own = None if users is None else sorted({check_user(user) for user in users})
         requested = set(scopes)
         for scope in sorted(requested - set(SCOPES)):
             raise NameRefused(f"scope {scope!r} is refused{nearest(scope, SCOPES)}")
@@ -100,6 +119,7 @@ class Keys:
             "hash": _hash(secret),
             "hint": secret[: len(PREFIX) + 4],
             "scopes": ",".join(scope for scope in SCOPES if scope in requested),
+            "users": None if own is None else json.dumps(own),
             "actor": self._scope.actor,
             "created_at": at,
         }
@@ -113,7 +133,12 @@ class Keys:
             if connection.execute(same).first():
                 raise NameRefused(f"tenant {tenant!r} has a live key {name!r}; revoke it first or take another name")
             key = _key(connection.execute(sa.insert(table).values(values).returning(*table.c)).mappings().one())
-            self._scope.record(connection, "key-create", None, after={"key": name, "scopes": key.row()["scopes"]})
+            self._scope.record(
+                connection,
+                "key-create",
+                None,
+                after={"key": name, "scopes": key.row()["scopes"]} | ({} if own is None else {"users": own}),
+            )
             return NewKey(secret, key)
 
     def list(self) -> Sequence[Key]:
@@ -173,4 +198,10 @@ def _hash(secret: str) -> str:
 
 def _key(row: RowMapping) -> Key:
     values = {field.name: row[field.name] for field in fields(Key)}
-    return Key(**{**values, "scopes": frozenset(row["scopes"].split(","))})
+    users = None if row["users"] is None else tuple(json.loads(row["users"]))
+    return Key(**{**values, "scopes": frozenset(row["scopes"].split(",")), "users": users})
+
+
+def _listed(users: Sequence[str]) -> str:
+    more = f" and {len(users) - 5} more" if len(users) > 5 else ""
+    return f"{', '.join(users[:5])}{more}" if users else "none"

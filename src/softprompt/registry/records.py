@@ -36,14 +36,16 @@ class Version:
     deleted: bool = False
     purged: bool = False
     """Deleted, and its bytes given up by a garbage collection."""
+    user: str | None = None
+    """Whose it is, where it is a personal one, which no reference means."""
 
     def __repr__(self) -> str:
         return f"Version({self.ref}, base {self.base!r}, digest {self.digest[:12]}{', deleted' if self.deleted else ''})"
 
     @property
     def ref(self) -> str:
-        """How to name this version: `task@3`."""
-        return f"{self.task}@{self.number}"
+        """How to name this version: `task@3`; of a user's `task~user@1`, which is no reference."""
+        return f"{self.task}@{self.number}" if self.user is None else f"{self.task}~{self.user}@{self.number}"
 
     @cached_property
     def card(self) -> Card:

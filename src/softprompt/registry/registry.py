@@ -24,6 +24,7 @@ from softprompt.registry.aliases import Aliases
 from softprompt.registry.database import Database
 from softprompt.registry.keys import Key, Keys
 from softprompt.registry.listing import Filters, search
+from softprompt.registry.personal import Personal
 from softprompt.registry.records import AuditEntry, BaseCount, Entry, Origin, Version, now
 from softprompt.registry.scope import Scope
 
@@ -47,6 +48,7 @@ class Registry:
         self._scope = Scope(database, self.tenant, self.actor)
         self.aliases = Aliases(self._scope)
         self.keys = Keys(self._scope)
+        self.personal = Personal(self._scope)
 
     @classmethod
     def open(
@@ -138,11 +140,13 @@ class Registry:
             return queries.serving_wishes(connection, base)
 
     def owns(self, digest: str) -> bool:
-        """Whether a version of this tenant, deleted or not, has this digest."""
+        """Whether a version of this tenant, deleted or not, or a user's prompt has this digest."""
         statement = sa.select(_v.id).join(tables.tasks, _v.task_id == _t.id)
         statement = statement.where(_v.digest == check_digest(digest), _t.tenant == self.tenant).limit(1)
         with self.database.read() as connection:
-            return connection.execute(statement).first() is not None
+            if connection.execute(statement).first() is not None:
+                return True
+        return self.personal.owns(digest)
 
     def state(self) -> tuple[int, int]:
         """A value that is another one after any change, whatever the tenant: while it stays, nothing has changed.

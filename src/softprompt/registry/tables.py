@@ -22,7 +22,7 @@ from sqlalchemy import (
     false,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Every revision, oldest first. One file each under `migrations/versions`."""
 
 HEAD = REVISIONS[-1]
@@ -132,6 +132,24 @@ origins = Table(  # what versions were trained from; those that came otherwise, 
     Index(None, "run", unique=True),
 )
 
+personal = Table(  # apart from `versions`: no name of a task, alias or number can mean one of these
+    "personal",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("task_id", Sequence, ForeignKey("tasks.id"), nullable=False),
+    Column("person", String(128), nullable=False),
+    Column("number", Integer, nullable=False),  # how often it was made since there is one
+    Column("digest", String(64), ForeignKey("cards.digest"), nullable=False),
+    Column("base", Text, nullable=False),
+    Column("fingerprint", String(128), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    UniqueConstraint("task_id", "person"),
+    Index(None, "digest"),
+    Index(None, "fingerprint"),
+    sqlite_autoincrement=True,
+)
+
 audit = Table(
     "audit",
     metadata,
@@ -157,6 +175,7 @@ keys = Table(
     Column("hash", String(64), nullable=False),
     Column("hint", String(16), nullable=False),  # the first characters of the secret, to tell keys apart
     Column("scopes", String(128), nullable=False),
+    Column("users", Text),  # JSON: those whose personal versions it may ask for; null for any
     Column("actor", String(128), nullable=False),
     Column("created_at", String(32), nullable=False),
     Column("revoked", Boolean, nullable=False, server_default=false()),

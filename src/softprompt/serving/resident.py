@@ -54,6 +54,8 @@ class Resident:
     """How its task file wishes it to be served."""
     lengths: tuple[int, ...] = ()
     """Of an ensemble, the columns of each member."""
+    user: str | None = None
+    """Whose it is, where it is a user's own."""
     front: int = 0
     """Tokens that stand before the vectors, each member's of an ensemble, in every input."""
 
@@ -70,8 +72,9 @@ class Resident:
 
     @property
     def ref(self) -> str:
-        """What names this version for good: `task@3`."""
-        return f"{self.task}@{self.version}"
+        """What names this version for good: `task@3`; a user's own `task~user@1`, which is no reference."""
+        task = self.task if self.user is None else f"{self.task}~{self.user}"
+        return f"{task}@{self.version}"
 
     @property
     def reads_conversations(self) -> bool:
@@ -133,16 +136,17 @@ def load_resident(library: Library, version: Version, base: FrozenBase) -> Resid
     vectors = Vectors(version.digest, torch.cat(members) if len(members) > 1 else members[0])
     labels = form.encode_labels(base) if form.labels else None
     lengths = tuple(map(len, members)) if prompt.card.members else ()
-    return Resident(version.task, version.number, version.digest, form, vectors, labels, wishes, lengths, len(front))
+    named = (version.task, version.number, version.digest)
+    return Resident(*named, form, vectors, labels, wishes, lengths, version.user, len(front))
 
 
 def wishes_of(library: Library, version: Version) -> ServingConfig:
-    """The `serving:` block of the task file that a version was trained from.
+    """The `serving:` block of the task file that a version was trained from; for a user's own what its task means now.
 
     Raises:
         RegistryError: the registry fails.
     """
-    origin = library.registry.origin(version.ref)
+    origin = library.registry.origin(version.ref if version.user is None else version.task)
     return ServingConfig() if origin is None else read_wishes(version.ref, origin.task_file)
 
 

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _LOADERS = 8
 
-Key = tuple[str, str]
-"""Tenant and reference."""
+Key = tuple[str, str, str | None]
+"""Tenant and reference; and of a user's own prompt the user, whom so no reference can name."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Residents:
             NotFound, NameRefused: the tenant has no such version.
             FingerprintMismatch, StoreError, PromptFileError, RegistryError: as :func:`load_resident`.
         """
-        key = (tenant or self.library.tenant, ref)
+        key = (tenant or self.library.tenant, ref, None)
         there, entry = self._find(key)
         if there is not None:
             return there
@@ -135,9 +135,9 @@ class Residents:
                 raise
             return self._stay(key, entry, self._late)
 
-    async def aget(self, ref: str, tenant: str | None = None) -> Resident:
-        """The same without holding up the event loop."""
-        key = (tenant or self.library.tenant, ref)
+    async def aget(self, ref: str, tenant: str | None = None, user: str | None = None) -> Resident:
+        """The same without holding up the event loop; with `user` that user's own prompt of the task `ref`."""
+        key = (tenant or self.library.tenant, ref, user)
         began = time.perf_counter()
         there, entry = self._find(key)
         if there is None:
@@ -155,6 +155,13 @@ class Residents:
             if entry is None or loaded.done():
                 raise
             return await asyncio.to_thread(self._stay, key, entry, self._late)
+
+    def forget(self, task: str, user: str, tenant: str) -> None:
+        """Have a user's own prompt no more in memory."""
+        key = (tenant, task, user)
+        with self._lock:
+            if (entry := self._entries.get(key)) is not None:
+                self._drop(key, entry)
 
     def status(self) -> ResidentsStatus:
         """How things stand now."""
@@ -229,7 +236,7 @@ class Residents:
         """Resolve a reference and put in place what it means; `there` is what stands there."""
         library = self.tenant_library(key[0])
         try:
-            version = library.registry.resolve(key[1])
+            version = _resolve(library, key[1], key[2])
         except NotFound as error:
             with self._lock:
                 self._unknown[key] = str(error)
@@ -251,13 +258,14 @@ class Residents:
         if shared is None or version.fingerprint not in self.fingerprints:
             return load_resident(library, version, self.base)
         wishes = wishes_of(library, version)
-        return replace(shared, task=version.task, version=version.number, wishes=wishes)
+        return replace(shared, task=version.task, version=version.number, wishes=wishes, user=version.user)
 
     def _stay(self, key: Key, entry: _Entry, error: Exception) -> Resident:
         """The prompt that is there, in the place of one that cannot be had. Raises the error where it was deleted since."""
         ref = entry.resident.ref
+        name = ref if key[2] is None else key[1]
         try:
-            self.changes.ask(lambda: self.tenant_library(key[0]).registry.resolve(ref))
+            self.changes.ask(lambda: _resolve(self.tenant_library(key[0]), name, key[2]))
         except NotFound:
             with self._lock:
                 self._drop(key, entry)
@@ -301,3 +309,8 @@ class Residents:
         if not holders:
             del self._holders[entry.resident.digest]
             self._bytes -= entry.resident.bytes
+
+
+def _resolve(library: Library, ref: str, user: str | None) -> Version:
+    """What a reference means, or a user's own prompt of a task."""
+    return library.registry.resolve(ref) if user is None else library.registry.personal.resolve(ref, user)

@@ -31,6 +31,7 @@ from softprompt.serving.inputs import (
     raw_input,
 )
 from softprompt.serving.monitor import Kind, Monitor, Watch
+from softprompt.serving.personal import Personal
 from softprompt.serving.resident import Resident
 from softprompt.serving.residents import Residents
 from softprompt.serving.results import Results
@@ -67,7 +68,9 @@ class _Target:
 class AsyncService:
     """Answers by name with the prompts of a library on one base, whoever the tenant. For use on one event loop.
 
-    `model` is `task`, `task@3`, `task@production`, the base's own name for no prompt, or `auto`. All methods raise the
+    `model` is `task`, `task@3`, `task@production`, the base's own name for no prompt, or `auto`; a `user` who has a prompt
+    of their own gets that for `task`, also where `auto` chose it. Whether the caller may ask for the user is the caller's to
+    know. All methods raise the
     package's errors: `NotFound` and `NameRefused` (no such model), `FingerprintMismatch` (of another base), `DataError` and
     `ConfigError` (what is requested cannot be), `ContextError`, `EngineBusy`, `EngineError`, `RegistryError`, `StoreError`.
     A method that is cancelled gives up its jobs.
@@ -104,6 +107,7 @@ class AsyncService:
         self._auto = AutoRouter(
             self.residents, self._results.of, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s
         )
+        self.personal = Personal(self.residents)
         self.hidden = Hidden(library, base.name, self.residents.changes)
         self.monitor.watch(engine.status, self.residents.status)
 
@@ -121,20 +125,31 @@ class AsyncService:
             return base_row(self.base)
         return await asyncio.to_thread(find_model, self.residents.tenant_library(tenant), self.base, name)
 
-    async def complete(self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling) -> Completion:
+    async def complete(
+        self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling, *, user: str | None = None
+    ) -> Completion:
         """Continue raw text or token ids, without a template. Text is text: control tokens come as ids alone."""
-        return await (await self.stream(tenant, model, given, sampling)).whole()
+        return await (await self.stream(tenant, model, given, sampling, user=user)).whole()
 
-    async def stream(self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling) -> Stream:
+    async def stream(
+        self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling, *, user: str | None = None
+    ) -> Stream:
         """The same piece by piece. What can be refused is refused here, before the first piece."""
         async with self._watched(tenant, "completion") as watch:
             ids = await self._raw_ids(given)
-            target = await self._choose(tenant, model, [ids], watch)
+            target = await self._choose(tenant, model, [ids], watch, user)
             check_room(self.base, len(target.vectors), len(ids), sampling.max_tokens)
             return self._generate(target, ids, sampling, watch)
 
     async def chat(
-        self, tenant: str, model: str, messages: Sequence[Message], sampling: Sampling, *, own_bound: bool = False
+        self,
+        tenant: str,
+        model: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        own_bound: bool = False,
+        user: str | None = None,
     ) -> Completion:
         """Answer a conversation: its last message through the task's template, or for the base all of it through its
         tokenizer's chat template.
@@ -142,15 +157,22 @@ class AsyncService:
         A task with labels answers with the likeliest. With `own_bound` a task that generates keeps to its own bound, and
         `sampling.max_tokens` counts for the base alone, as far as there is room.
         """
-        return await (await self.stream_chat(tenant, model, messages, sampling, own_bound=own_bound)).whole()
+        return await (await self.stream_chat(tenant, model, messages, sampling, own_bound=own_bound, user=user)).whole()
 
     async def stream_chat(
-        self, tenant: str, model: str, messages: Sequence[Message], sampling: Sampling, *, own_bound: bool = False
+        self,
+        tenant: str,
+        model: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        own_bound: bool = False,
+        user: str | None = None,
     ) -> Stream:
         """The same piece by piece."""
         async with self._watched(tenant, "chat") as watch:
             raw = await self._raw_inputs([chat_input(messages)]) if model == AUTO else []
-            target = await self._choose(tenant, model, raw, watch)
+            target = await self._choose(tenant, model, raw, watch, user)
             resident = target.resident
             if resident is None:
                 check_text("\n".join(message.content for message in messages), "the conversation")
@@ -176,12 +198,13 @@ class AsyncService:
             check_room(self.base, len(target.vectors), len(ids), bound)
             return self._generate(target, ids, replace(sampling, max_tokens=bound), watch, strip=resident is not None)
 
-    async def classify(self, tenant: str, model: str, inputs: Sequence[str]) -> Classified:
+    async def classify(self, tenant: str, model: str, inputs: Sequence[str], *, user: str | None = None) -> Classified:
         """The likeliest label of each input, through the task's template; inputs too long are cut and counted."""
         async with self._watched(tenant, "classify") as watch:
             if not inputs:
                 raise DataError("there is no input; give one text or more")
-            target = await self._choose(tenant, model, await self._raw_inputs(inputs) if model == AUTO else [], watch)
+            raw = await self._raw_inputs(inputs) if model == AUTO else []
+            target = await self._choose(tenant, model, raw, watch, user)
             resident = target.resident
             if resident is None:
                 raise ConfigError(f"{model!r} is the base, which has no labels; name a task with labels as `model`")
@@ -255,8 +278,10 @@ class AsyncService:
         """Inputs of a classification as they are without a template."""
         return [await self._raw_ids(raw_input(text)) for text in inputs]
 
-    async def _choose(self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch) -> _Target:
-        """What `model` means; for `auto`, by the raw inputs."""
+    async def _choose(
+        self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch, user: str | None
+    ) -> _Target:
+        """What `model` means to a user; for `auto`, by the raw inputs."""
         routed = None
         if model in self.hidden.names:
             await self.hidden.refuse(tenant, model)
@@ -266,7 +291,8 @@ class AsyncService:
         if model == AUTO:
             routed = await self._auto.choose(tenant, raw)
             model = routed.task
-        resident = await self.residents.aget(model, tenant)
+        own = await self.personal.find(tenant, model, user) if user is not None else None
+        resident = own or await self.residents.aget(model, tenant)
         watch.found(resident.task)
         return _Target(resident, routed, resident.members)
 
