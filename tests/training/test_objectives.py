@@ -46,6 +46,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "preference": {"target": " {label}"},
 }
 
+OF_PATTERNS: dict[str, Any] = {
+    "objective": "unlikelihood", "unwanted_patterns": ["/[bcdfgjklmpquwxz0-9]/"], "unwanted_every": 2, "unwanted_rows": 4, "max_steps": 6,
+    "target": " {rejected}",
+}  # fmt: skip
+
 
 def logits_alone(causal: Causal, prompt_PD: Tensor, ids: Sequence[int], answer: Sequence[int]) -> Tensor:
     """Log-probabilities behind an input and behind each token of an answer but the last, one row by the plain model."""
@@ -87,14 +92,13 @@ def plain_taught(causal: Causal, prompt_PD: Tensor, ids: Sequence[int], target: 
 
 def plain_unwanted(causal: Causal, prompt_PD: Tensor, ids: Sequence[int], target: Unwanted) -> Tensor:
     loss = -of_answer(causal, prompt_PD, ids, target.answer)
-    if not target.unwanted:
-        return loss
-    logs = logits_alone(causal, prompt_PD, ids, target.unwanted)
-    parted = False
-    for place, token in enumerate(target.unwanted):
-        parted = parted or place >= len(target.answer) or target.answer[place] != token
-        if parted:
-            loss = loss - target.weight * (1 - logs[place, token].exp()).log()
+    for unwanted in filter(None, (target.unwanted, target.found)):
+        logs = logits_alone(causal, prompt_PD, ids, unwanted)
+        parted = False
+        for place, token in enumerate(unwanted):
+            parted = parted or place >= len(target.answer) or target.answer[place] != token
+            if parted:
+                loss = loss - target.weight * (1 - logs[place, token].exp()).log()
     return loss
 
 
@@ -120,6 +124,8 @@ TARGETS: list[tuple[str, Any, Callable[..., Tensor]]] = [
     ("unlikelihood", Unwanted((5,), (9, 7), 2.0), plain_unwanted),
     ("unlikelihood", Unwanted((5, 6, 7), (9,), 1.0), plain_unwanted),
     ("unlikelihood", Unwanted((5, 6), (), 1.0), plain_unwanted),
+    ("unlikelihood", Unwanted((5, 6), (9, 4), 1.0, "", (5, 8, 3)), plain_unwanted),
+    ("unlikelihood", Unwanted((5, 6, 7), (), 0.5, "", (8,)), plain_unwanted),
     ("preference", Pair(((5, 6), (5, 7, 8)), -0.4, 0.5), plain_pair),
     ("preference", Pair(((4,), (9,)), 1.3, 0.1), plain_pair),
 ]
@@ -162,6 +168,7 @@ def test_a_bank_of_all_objectives_equals_each_alone(causal: Causal) -> None:
     tasks = [a_task(f"{name}-{n}", objective=name, **KINDS[name]) for name in KINDS for n in (0, 1)]
     tasks += [
         a_task("plain"),
+        a_task("patterns", **OF_PATTERNS),
         a_task("labels", labels=["yes", "no", "yes a stone"], objective="distillation", instruction="yes"),
     ]
     together = runs_of(causal.base, tasks)
@@ -259,3 +266,16 @@ def test_a_prompt_of_an_objective_says_so_in_its_card(causal: Causal) -> None:
     recipe = tuned.prompt.card.recipe
     assert (recipe["objective"], recipe["unwanted"], recipe["unwanted_weight"]) == ("unlikelihood", "unwanted", 1.0)
     assert math.isfinite(tuned.report.loss)
+
+
+def test_words_that_must_not_come_become_unwanted_answers_where_the_prompt_writes_them(causal: Causal) -> None:
+    task = a_task("away", **OF_PATTERNS)
+    (run,) = runs_of(causal.base, [task])
+    train_bank(causal, [run])
+    own = run.own_answers
+    assert own.asked == 3 * 4
+    assert 0 < own.matched <= own.asked
+    assert own.found
+    for row, ids in own.found.items():
+        assert run.targets[row].found == tuple(ids)
+        assert own.patterns.check(causal.base.decode(ids))

@@ -12,6 +12,8 @@ from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value
 from softprompt.tasks.answers import OF_NUMBERS, OF_SETS
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Banks
+from softprompt.training.objectives.preference import PREFERRED
+from softprompt.training.objectives.unlikelihood import RATE
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from softprompt.registry.gate import Rival
     from softprompt.registry.records import Version
 
-OF_OBJECTIVES = ("agreement", "teacher")
+OF_OBJECTIVES = ("agreement", "teacher", RATE, *(f"{name}_{RATE}" for name in ("zero_shot", "untrained")), *PREFERRED)
 """What objectives say of a prompt beside its metric, by their names among a card's metrics."""
 
 
@@ -85,6 +87,11 @@ class Tuned:
         if self.report.outside:
             found.append(
                 f"{self.report.outside} of {self.report.rows} answers lie outside of the range, and count as its nearer end"
+            )
+        if card.recipe.get("unwanted_matched") == 0:
+            found.append(
+                f"none of the {card.recipe['unwanted_asked']} answers that it wrote in training matched `unwanted_patterns`, "
+                "so they changed nothing; sample more (unwanted_every, unwanted_rows), or mend the patterns"
             )
         if self.live is not None and (self.live.worse or self.live.same_rows is False):
             words = f"{self.live.comparison} (version {self.live.version}, which was live)"

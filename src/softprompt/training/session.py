@@ -233,6 +233,10 @@ class Session:
         for member, own in reports.items():
             try:
                 member.baselines = baselines_of(member.task, member.test, own, member.run.train)
+                for name, report in zip(("zero_shot", "untrained"), own, strict=True):
+                    there = member.test.pick(member.task.draw(member.task.test, report.rows))
+                    beside = member.run.objective.baseline_scores(member.task, there, report)
+                    member.baselines |= {f"{name}_{one}": value for one, value in beside.items()}
             except Exception as error:
                 yield self._failed(member, error)
                 continue
