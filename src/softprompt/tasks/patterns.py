@@ -131,13 +131,13 @@ def check_unwanted(config: Any) -> None:
     if config.unwanted_patterns:
         if config.objective != "unlikelihood":
             raise ValueError(
-                f"unwanted_patterns: only `objective: unlikelihood` has them, and this is {config.objective_name}; say so, or "
-                "leave them out"
+                f"unwanted_patterns: only `objective: unlikelihood` has them, and this is {config.objective_name}; say so, "
+                "or leave them out"
             )
         if config.labels is not None:
             raise ValueError(
-                "unwanted_patterns: patterns are for tasks that write, and this one chooses among `labels`; name a column of "
-                "unwanted labels with `unwanted`"
+                "unwanted_patterns: patterns are for tasks that write, and this one chooses among `labels`; name a column "
+                "of unwanted labels with `unwanted`"
             )
         try:
             Patterns(must_not=config.unwanted_patterns)

@@ -90,8 +90,8 @@ class Tuned:
             )
         if card.recipe.get("unwanted_matched") == 0:
             found.append(
-                f"none of the {card.recipe['unwanted_asked']} answers that it wrote in training matched `unwanted_patterns`, "
-                "so they changed nothing; sample more (unwanted_every, unwanted_rows), or mend the patterns"
+                f"none of the {card.recipe['unwanted_asked']} answers that it wrote in training matched `unwanted_patterns`"
+                ", so they changed nothing; sample more (unwanted_every, unwanted_rows), or mend the patterns"
             )
         if self.live is not None and (self.live.worse or self.live.same_rows is False):
             words = f"{self.live.comparison} (version {self.live.version}, which was live)"

@@ -49,8 +49,9 @@ def plan(
     Returns a row for each task: its `steps`, the rows and tokens of one (`rows_per_step`, `tokens_per_step`), what was
     chosen (`objective`, `learning_rate`, `prompt_tuning_init`), the rows of each split, `validations` and `baseline_rows`;
     its share of a step's time (`step_seconds`); the seconds of all its steps, of baselines, validations and the final test,
-    and their sum, `seconds`; where the prompt's own answers are looked at, `unwanted_tokens` and `unwanted_seconds` at most; and `peak_mb`, the base and what a step of all tasks takes beside it. A task that stops early
-    takes less.
+    and their sum, `seconds`; where the prompt's own answers are
+    looked at, `unwanted_tokens` and `unwanted_seconds` at most; and `peak_mb`, the base and what a step of all tasks takes
+    beside it. A task that stops early takes less.
 
     Raises:
         ConfigError, DataError: a task is wrong, as for :func:`softprompt.train`; or a launcher started several processes.

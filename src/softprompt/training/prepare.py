@@ -197,7 +197,8 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         config, own = run.config, f" and as many for each of {len(run.folds)} folds" if run.folds else ""
         yield (
             f"{task.name}: the prompt writes answers to {plural(config.unwanted_rows, 'training row')} every "
-            f"{plural(config.unwanted_every, 'step')}, to look for unwanted ones: up to {tokens} tokens generated in all{own}",
+            f"{plural(config.unwanted_every, 'step')}, to look for unwanted ones: up to {tokens} tokens generated "
+            f"in all{own}",
             False,
         )
     if run.class_weights:

@@ -76,7 +76,7 @@ class Objective(Protocol[T]):
         return {}
 
     def ask(self, engine: OfflineEngine, trial: Trial) -> Generator[int, None, dict[str, float]]:
-        """What its card says of a prompt beside its metric that the prompt itself must be asked, on the test rows of a trial.
-        Yields numbers of rows."""
+        """What its card says of a prompt beside its metric, where the prompt must be asked anew, on the test rows of a
+        trial. Yields numbers of rows."""
         yield from ()
         return {}

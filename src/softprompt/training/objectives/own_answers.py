@@ -1,4 +1,4 @@
-"""The prompt's own answers to training inputs, sampled while it is trained: what must not be written is looked for in them."""
+"""The prompt's own answers to training inputs, sampled in training, in which what must not be written is looked for."""
 
 from __future__ import annotations
 

@@ -140,4 +140,5 @@ def _check_right_answers(task: Task, examples: Examples, split: str, around: Sur
         raise DataError(
             f"task {task.name!r}: all right answers of training rows match `unwanted_patterns`, {where}; mend them"
         )
-    around.warn(f"{task.name}: {told}, {where}; what the prompt writes there is not looked at in training")
+    so = "what the prompt writes there is not looked at" if split == "training" else "no answer there is right and wanted"
+    around.warn(f"{task.name}: {told}, {where}; {so}")
