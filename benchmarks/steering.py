@@ -4,8 +4,8 @@
     python benchmarks/steering.py --base models/smollm2.gguf --dtype bf16 --max-steps 60
 
 Rows are made by program: which colour a thing has, where a share (--rude) of the training answers ends in an insult, and no
-test answer does. Two prompts with the same rows and steps: one for the answers alone (`plain`), one by unlikelihood against a
-pattern in its own answers (`steered`). A row for each: `value`, the exact matches on held-out inputs; `unwanted_rate`, the
+test answer does. Two prompts with the same rows and steps: one for the answers alone (`plain`), one by unlikelihood against
+a pattern in its own answers (`steered`). A row for each: `value`, the exact matches on held-out inputs; `unwanted_rate`, the
 share of their answers that match the pattern; `unwanted_tokens`, what was generated to look for them; `seconds`.
 """
 

@@ -350,9 +350,11 @@ class TaskConfig(_Strict):
         if self.encoder_reparameterization_type:
             kept += ("encoder_reparameterization_type", "encoder_hidden_size")
         values = {key: getattr(self, key) for key in kept}
-        kept_of = {"unlikelihood": ("unwanted", "unwanted_weight"), "preference": ("rejected", "preference_beta")}
-        if self.unwanted_patterns:
-            kept_of["unlikelihood"] += _OF_PATTERNS
+        patterns = _OF_PATTERNS if self.unwanted_patterns else ()
+        kept_of: dict[str, tuple[str, ...]] = {
+            "unlikelihood": ("unwanted", "unwanted_weight", *patterns),
+            "preference": ("rejected", "preference_beta"),
+        }
         values |= {key: getattr(self, key) for key in kept_of.get(self.objective_name, ())}
         values |= {"prompt_tuning_init": self.initializer, "objective": self.objective_name}
         return {key: value for key, value in values.items() if value is not None}

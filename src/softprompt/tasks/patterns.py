@@ -105,10 +105,10 @@ def _ways_of(code: Any, given: Any) -> int:
         return sum(map(_ways, given[1]))
     if code in (ops.MAX_REPEAT, ops.MIN_REPEAT, ops.POSSESSIVE_REPEAT):
         least, most, inside = given
-        once = _ways(inside)
+        least, most, once = int(least), int(most), _ways(inside)
         if once == 1:
-            return int(min(most, least + REPEATS - 1)) - least + 1
-        bounded = min(int(most), REPEATS)
+            return min(most, least + REPEATS - 1) - least + 1
+        bounded = min(most, REPEATS)
         return sum(min(once**count, WAYS + 1) for count in range(min(least, bounded), bounded + 1))
     if code is ops.GROUPREF_EXISTS:
         return _ways(given[1]) + _ways(given[2] or ())

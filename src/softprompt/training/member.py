@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from softprompt.evaluation.baselines import remarks_on_scores, suffice
+from softprompt.evaluation.baselines import baselines_of, remarks_on_scores, suffice
 from softprompt.evaluation.trials import Report
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
 from softprompt.tasks.answers import OF_NUMBERS, OF_SETS
@@ -206,6 +206,14 @@ class Member:
         for run, place, own in zip(self.runs, self.places, state["runs"], strict=True):
             run.load_state(own)
             bank.load_state(place, own["bank"])
+
+    def took_baselines(self, reports: Sequence[Report]) -> None:
+        """Keep the scores of the zero-shot text and of the prompt before training, and what its objective says of both."""
+        self.baselines = baselines_of(self.task, self.test, reports, self.run.train)
+        for name, report in zip(("zero_shot", "untrained"), reports, strict=True):
+            there = self.test.pick(self.task.draw(self.task.test, report.rows))
+            beside = self.run.objective.baseline_scores(self.task, there, report)
+            self.baselines |= {f"{name}_{one}": value for one, value in beside.items()}
 
     @property
     def runs(self) -> tuple[Run, ...]:

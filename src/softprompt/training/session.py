@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import RegistryError, StoreError, TrainingError
-from softprompt.evaluation.baselines import baseline_trials, baselines_of, remarks_on_baselines
+from softprompt.evaluation.baselines import baseline_trials, remarks_on_baselines
 from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
 from softprompt.tasks.task import Task
@@ -232,15 +232,11 @@ class Session:
         reports = yield from self._judged("baselines", trials)
         for member, own in reports.items():
             try:
-                member.baselines = baselines_of(member.task, member.test, own, member.run.train)
-                for name, report in zip(("zero_shot", "untrained"), own, strict=True):
-                    there = member.test.pick(member.task.draw(member.task.test, report.rows))
-                    beside = member.run.objective.baseline_scores(member.task, there, report)
-                    member.baselines |= {f"{name}_{one}": value for one, value in beside.items()}
+                member.took_baselines(own)
             except Exception as error:
                 yield self._failed(member, error)
                 continue
-            for remark in remarks_on_baselines(member.task.form.metric, member.baselines):
+            for remark in remarks_on_baselines(member.task.form.metric, member.baselines or {}):
                 yield Noted(f"{member.task.name}: {remark}", member)
 
     # Judge and publish
