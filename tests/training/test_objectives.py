@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,15 +12,19 @@ import torch
 from torch import Tensor
 
 from softprompt.errors import ConfigError, DataError
+from softprompt.evaluation.trials import Report
+from softprompt.library.library import Library
 from softprompt.model.causal import Causal
 from softprompt.model.splice import no_prompt, stack_prompts
 from softprompt.tasks.config import parse_config
 from softprompt.tasks.task import Task
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import OBJECTIVES, Pair, Taught, Unwanted
+from softprompt.training.plan import plan
+from softprompt.training.prepare import Preparer, remarks_on
 from softprompt.training.train import train
 from tests.models import make_base
-from tests.sessions import Untrained, runs_of, train_bank
+from tests.sessions import Untrained, cut, runs_of, train_bank
 
 LABELS = ((5,), (6, 7), (6, 8, 9))
 ROWS = [
@@ -45,6 +50,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "unlikelihood": {"unwanted": "unwanted"},
     "preference": {"target": " {label}"},
 }
+
+OF_PATTERNS: dict[str, Any] = {
+    "objective": "unlikelihood", "unwanted_patterns": ["/[bcdfgjklmpquwxz0-9]/"], "unwanted_every": 2, "unwanted_rows": 4,
+    "max_steps": 6,
+    "target": " {rejected}",
+}  # fmt: skip
 
 
 def logits_alone(causal: Causal, prompt_PD: Tensor, ids: Sequence[int], answer: Sequence[int]) -> Tensor:
@@ -87,14 +98,13 @@ def plain_taught(causal: Causal, prompt_PD: Tensor, ids: Sequence[int], target: 
 
 def plain_unwanted(causal: Causal, prompt_PD: Tensor, ids: Sequence[int], target: Unwanted) -> Tensor:
     loss = -of_answer(causal, prompt_PD, ids, target.answer)
-    if not target.unwanted:
-        return loss
-    logs = logits_alone(causal, prompt_PD, ids, target.unwanted)
-    parted = False
-    for place, token in enumerate(target.unwanted):
-        parted = parted or place >= len(target.answer) or target.answer[place] != token
-        if parted:
-            loss = loss - target.weight * (1 - logs[place, token].exp()).log()
+    for unwanted in filter(None, (target.unwanted, target.found)):
+        logs = logits_alone(causal, prompt_PD, ids, unwanted)
+        parted = False
+        for place, token in enumerate(unwanted):
+            parted = parted or place >= len(target.answer) or target.answer[place] != token
+            if parted:
+                loss = loss - target.weight * (1 - logs[place, token].exp()).log()
     return loss
 
 
@@ -120,6 +130,8 @@ TARGETS: list[tuple[str, Any, Callable[..., Tensor]]] = [
     ("unlikelihood", Unwanted((5,), (9, 7), 2.0), plain_unwanted),
     ("unlikelihood", Unwanted((5, 6, 7), (9,), 1.0), plain_unwanted),
     ("unlikelihood", Unwanted((5, 6), (), 1.0), plain_unwanted),
+    ("unlikelihood", Unwanted((5, 6), (9, 4), 1.0, "", (5, 8, 3)), plain_unwanted),
+    ("unlikelihood", Unwanted((5, 6, 7), (), 0.5, "", (8,)), plain_unwanted),
     ("preference", Pair(((5, 6), (5, 7, 8)), -0.4, 0.5), plain_pair),
     ("preference", Pair(((4,), (9,)), 1.3, 0.1), plain_pair),
 ]
@@ -162,6 +174,7 @@ def test_a_bank_of_all_objectives_equals_each_alone(causal: Causal) -> None:
     tasks = [a_task(f"{name}-{n}", objective=name, **KINDS[name]) for name in KINDS for n in (0, 1)]
     tasks += [
         a_task("plain"),
+        a_task("patterns", **OF_PATTERNS),
         a_task("labels", labels=["yes", "no", "yes a stone"], objective="distillation", instruction="yes"),
     ]
     together = runs_of(causal.base, tasks)
@@ -259,3 +272,76 @@ def test_a_prompt_of_an_objective_says_so_in_its_card(causal: Causal) -> None:
     recipe = tuned.prompt.card.recipe
     assert (recipe["objective"], recipe["unwanted"], recipe["unwanted_weight"]) == ("unlikelihood", "unwanted", 1.0)
     assert math.isfinite(tuned.report.loss)
+
+
+def test_words_that_must_not_come_become_unwanted_answers_where_the_prompt_writes_them(causal: Causal) -> None:
+    task = a_task("away", **OF_PATTERNS)
+    (run,) = runs_of(causal.base, [task])
+    train_bank(causal, [run])
+    own = run.own_answers
+    assert own.asked == 3 * 4
+    assert 0 < own.matched <= own.asked
+    assert own.found
+    for row, ids in own.found.items():
+        assert run.targets[row].found == tuple(ids)
+        assert own.patterns.check(causal.base.decode(ids))
+
+
+def test_a_resumed_training_against_patterns_gives_the_same_digest(causal: Causal, tmp_path: Path) -> None:
+    task = a_task("away", **OF_PATTERNS)
+    with Library.open(tmp_path / "whole") as library:
+        (whole,) = train(task, base=causal.base, library=library)
+    with Library.open(tmp_path / "cut") as library:
+        cut([task], causal.base, library, 3)
+        (resumed,) = train(task, base=causal.base, library=library)
+    assert resumed.prompt.digest == whole.prompt.digest
+    recipe = whole.prompt.card.recipe
+    assert 0 < recipe["unwanted_matched"] <= recipe["unwanted_asked"] == 12
+    row = whole.row()
+    assert 0 <= row["unwanted_rate"] <= 1
+    assert {"zero_shot_unwanted_rate", "untrained_unwanted_rate"} <= row.keys()
+
+
+def test_what_looking_at_own_answers_costs_is_told_before(causal: Causal) -> None:
+    task = a_task("away", **OF_PATTERNS)
+    (run,) = runs_of(causal.base, [task])
+    told = [message for message, _ in remarks_on(causal.base, run)]
+    assert any("4 training rows every 2 steps" in one and "up to 96 tokens" in one for one in told)
+    (row,) = plan(task, base=causal.base)
+    assert row["unwanted_tokens"] == 96
+    assert row["unwanted_seconds"] > 0
+
+
+def test_right_answers_that_match_are_counted_and_refused_where_they_are_all(causal: Causal) -> None:
+    told: list[str] = []
+    run, _ = Preparer(causal.base, warn=told.append).prepare(
+        a_task("t", **OF_PATTERNS | {"unwanted_patterns": ["yes"]}), None
+    )
+    matching = sum("yes" in answer for answer in run.train.answers)
+    assert f"{matching} of {len(run.train)} right answers of training rows match `unwanted_patterns`" in told[0]
+    assert 0 < matching < len(run.train)
+    assert run.own_answers.most_tokens(2) <= (len(run.train) - matching) * 8
+    with pytest.raises(DataError, match="all right answers of training rows match"):
+        runs_of(causal.base, [a_task("t", **OF_PATTERNS | {"unwanted_patterns": ["/[a-z]/"]})])
+
+
+def test_the_share_of_pairs_whose_chosen_answer_is_likelier_is_that_of_each_asked_alone(causal: Causal) -> None:
+    (tuned,) = train(a_task("pairs", objective="preference", target=" {label}"), base=causal.base, publish=False)
+    run, test = Preparer(causal.base).prepare(a_task("pairs", objective="preference", target=" {label}"), None)
+    with torch.no_grad():
+        for name, prompt_PD in (("preferred", tuned.prompt.vectors_PD), ("base_preferred", no_prompt(causal.base))):
+            likelier = [
+                bool(of_answer(causal, prompt_PD, ids, chosen) > of_answer(causal, prompt_PD, ids, rejected))
+                for ids, (chosen, rejected) in zip(test.inputs, (pair.answers for pair in test.beside), strict=True)
+            ]
+            assert tuned.row()[name] == pytest.approx(sum(likelier) / len(likelier))
+    assert run.task.name == "pairs"
+
+
+def test_the_unwanted_rate_counts_patterns_and_the_unwanted_answers_of_rows(causal: Causal) -> None:
+    task = a_task("away", **OF_PATTERNS | {"unwanted": "unwanted", "unwanted_patterns": ["bad"], "target": " {label}"})
+    _, test = Preparer(causal.base).prepare(task, None)
+    said = ["a BAD day", *(one.said or "fine" for one in test.beside[1:])]
+    report = Report("exact_match", 0.0, len(test), 0.0, said)
+    expected = (1 + sum(bool(one.said) for one in test.beside[1:])) / len(test)
+    assert OBJECTIVES["unlikelihood"].scores(task, test, report)["unwanted_rate"] == pytest.approx(expected)

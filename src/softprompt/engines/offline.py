@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from random import Random
 from typing import TypeVar
 
 import torch
@@ -30,6 +31,9 @@ from softprompt.progress import Silent
 
 TOKEN_BUDGET = 4096
 """Padded tokens of a chunk of rows, and virtual ones of the prompts whose keys and values are there at once."""
+
+NO_DRAWS = Random(0)
+"""Of rows that are greedy: nothing is drawn from it."""
 
 R = TypeVar("R")
 
@@ -89,10 +93,17 @@ class OfflineEngine:
         return self._run_lots(open_lot, [len(prompt_PD) for prompt_PD in prompts], which, sizes)
 
     def generate(
-        self, prompts: Sequence[Tensor], which: Sequence[int], inputs: Sequence[Ids], max_new_tokens: Sequence[int]
+        self,
+        prompts: Sequence[Tensor],
+        which: Sequence[int],
+        inputs: Sequence[Ids],
+        max_new_tokens: Sequence[int],
+        *,
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
     ) -> Generator[int, None, list[list[int]]]:
-        """Greedy continuation of each input, up to a bound of its own, without the end token. One whose logits are no
-        numbers ends there.
+        """Continuation of each input, up to a bound of its own, without the end token: greedy, or drawn with the row's own
+        of `seeds` where there is a temperature. One whose logits are no numbers ends there.
 
         Raises:
             BaseModelError: there is no memory for a single row.
@@ -108,7 +119,10 @@ class OfflineEngine:
                 prefixes.fetch([vectors[prompt] for prompt in lot])
 
             def run(rows: list[int]) -> list[list[int]]:
-                samplings = [Sampling(max_tokens=max_new_tokens[row]) for row in rows]
+                samplings = [
+                    Sampling(max_tokens=max_new_tokens[row], temperature=temperature, seed=seeds[row] if seeds else None)
+                    for row in rows
+                ]
                 jobs = [
                     GenerateJob(vectors[which[row]], tuple(inputs[row]), sampling)
                     for row, sampling in zip(rows, samplings, strict=True)
@@ -121,14 +135,16 @@ class OfflineEngine:
         return self._run_lots(open_lot, [len(prompt_PD) for prompt_PD in prompts], which, sizes)
 
     def run_jobs(self, jobs: Sequence[GenerateJob], prefixes: PrefixCache | None) -> list[list[int]]:
-        """Greedy continuations of a chunk of rows, which must fit the memory; `prefixes` where the base shares them."""
+        """Continuations of a chunk of rows, which must fit the memory; `prefixes` where the base shares them."""
         columns = max(len(job.prompt) + len(job.input) for job in jobs) + max(job.sampling.max_tokens for job in jobs)
         rows = rows_of(self.architecture, prefixes, rows=len(jobs), columns=columns)
         answers: list[list[int]] = [[] for _ in jobs]
         alive = list(range(len(jobs)))
+        draws = {row: Random(job.sampling.seed) for row, job in enumerate(jobs) if job.sampling.temperature}
         logits_BV = rows.enter(jobs)
         while True:
-            chosen = choose_tokens(logits_BV, [jobs[row].sampling for row in alive], (), self.ties)
+            own = [draws.get(row, NO_DRAWS) for row in alive] if draws else ()
+            chosen = choose_tokens(logits_BV, [jobs[row].sampling for row in alive], own, self.ties)
             over: list[int] = []
             for place, (row, token) in enumerate(zip(alive, chosen, strict=True)):
                 if token is not None and token not in self.architecture.base.end_ids:

@@ -13,6 +13,7 @@ from softprompt.tasks.answers import NUMBER, OF_SETS, SET, ProblemType, check_ki
 from softprompt.tasks.blocks import DataConfig, ServingConfig, Strict
 from softprompt.tasks.foreign import told_fault
 from softprompt.tasks.labels import check_labels, with_label_texts
+from softprompt.tasks.patterns import check_unwanted
 from softprompt.tasks.task_file import read_task_file
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
@@ -133,6 +134,15 @@ class TaskConfig(Strict):
     """For unlikelihood: the column of answers that must not come, empty where a row has none."""
     unwanted_weight: float = Field(default=1.0, gt=0)
     """Of the unwanted answers beside the right ones."""
+    unwanted_patterns: tuple[str, ...] = ()
+    """For unlikelihood: what the prompt must not write, words or `/regular expressions/`. It writes answers to training
+    inputs, and those that match become unwanted ones."""
+    unwanted_every: int = Field(default=20, ge=1)
+    """Steps from one such sample to the next."""
+    unwanted_rows: int = Field(default=16, ge=1)
+    """Training rows of a sample, of those that the steps until the next one train."""
+    unwanted_temperature: float = Field(default=1.0, ge=0, le=10)
+    """Of a sample; 0 writes what is likeliest."""
     rejected: str = "rejected"
     """For preference: the column of the answers that the target's column, by default `chosen`, is preferred to."""
     preference_beta: float = Field(default=0.1, gt=0)
@@ -160,6 +170,11 @@ class TaskConfig(Strict):
     @field_validator("prompt_tuning_init_prompt", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("unwanted_patterns", mode="before")
+    @classmethod
+    def _one_pattern(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
     @field_validator("optim", mode="before")
@@ -210,8 +225,7 @@ class TaskConfig(Strict):
             raise ValueError("instruction_file: `instruction` is given too; leave one of them out")
         if self.objective == "distillation" and not (self.instruction or "").strip() and self.instruction_file is None:
             raise ValueError("objective: distillation needs the text to distill; give `instruction` or `instruction_file`")
-        if self.objective == "unlikelihood" and not self.unwanted:
-            raise ValueError("objective: unlikelihood needs unwanted answers; name their column with `unwanted`")
+        check_unwanted(self)
         init = self.prompt_tuning_init
         if init == "LABELS" and labels is None:
             raise ValueError("prompt_tuning_init: LABELS needs `labels`; list them, or use SAMPLE_VOCAB")
@@ -273,7 +287,11 @@ class TaskConfig(Strict):
         if self.encoder_reparameterization_type:
             kept += ("encoder_reparameterization_type", "encoder_hidden_size")
         values = {key: getattr(self, key) for key in kept}
-        kept_of = {"unlikelihood": ("unwanted", "unwanted_weight"), "preference": ("rejected", "preference_beta")}
+        patterns = _OF_PATTERNS if self.unwanted_patterns else ()
+        kept_of: dict[str, tuple[str, ...]] = {
+            "unlikelihood": ("unwanted", "unwanted_weight", *patterns),
+            "preference": ("rejected", "preference_beta"),
+        }
         values |= {key: getattr(self, key) for key in kept_of.get(self.objective_name, ())}
         values |= {"prompt_tuning_init": self.initializer, "objective": self.objective_name}
         return {key: value for key, value in values.items() if value is not None}
@@ -281,6 +299,8 @@ class TaskConfig(Strict):
 
 _KEPT = ("fold_labels", "id2label", "problem_type", "label_separator", "threshold", "answer_range", "class_weights")
 """Keys of a task file that a card's recipe has where they are given."""
+
+_OF_PATTERNS = ("unwanted_patterns", "unwanted_every", "unwanted_rows", "unwanted_temperature")
 
 _KEYS = {None: [*TaskConfig.model_fields], "data": [*DataConfig.model_fields], "serving": [*ServingConfig.model_fields]}
 """Of a task file, and of its blocks."""

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -125,9 +126,22 @@ class Stepper:
     def step(self, bank: Bank | Banks, runs: Sequence[Run]) -> list[int]:
         """Take a step of every run that wants another, validate those that are due; the places of those that took part, none
         when all have ended. A run whose loss or prompt is no number fails, and stops alone."""
+        self._sample(bank, runs)
         active = self.take(bank, runs)
         self._validate(bank, runs, [place for place in active if runs[place].failure is None and runs[place].validates])
         return active
+
+    def _sample(self, bank: Bank | Banks, runs: Sequence[Run]) -> None:
+        """Let the prompts of runs that look for unwanted answers write some, each alone, before a step where that is due."""
+        for place, run in enumerate(runs):
+            if run.config.unwanted_patterns and run.running and run.own_answers.due(run.step):
+                run.own_answers.took(
+                    self._group.from_first(partial(self._written, run, self._prompt(bank, place))), run.targets
+                )
+
+    def _written(self, run: Run, prompt_PD: Tensor) -> dict[str, Any]:
+        """What a run's prompt writes to rows that are coming."""
+        return result_of(run.own_answers.sample(self._engine, prompt_PD, run.coming, run.step))
 
     def take(self, bank: Bank | Banks, runs: Sequence[Run]) -> list[int]:
         """The same without validations."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from softprompt.evaluation.baselines import remarks_on_scores, suffice
+from softprompt.evaluation.baselines import baselines_of, remarks_on_scores, suffice
 from softprompt.evaluation.trials import Report
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
 from softprompt.tasks.answers import OF_NUMBERS, OF_SETS
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Banks
+from softprompt.training.objectives.preference import PREFERRED
+from softprompt.training.objectives.unlikelihood import RATE
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from softprompt.registry.gate import Rival
     from softprompt.registry.records import Version
 
-OF_OBJECTIVES = ("agreement", "teacher")
+OF_OBJECTIVES = ("agreement", "teacher", RATE, *(f"{name}_{RATE}" for name in ("zero_shot", "untrained")), *PREFERRED)
 """What objectives say of a prompt beside its metric, by their names among a card's metrics."""
 
 
@@ -85,6 +87,11 @@ class Tuned:
         if self.report.outside:
             found.append(
                 f"{self.report.outside} of {self.report.rows} answers lie outside of the range, and count as its nearer end"
+            )
+        if card.recipe.get("unwanted_matched") == 0:
+            found.append(
+                f"none of the {card.recipe['unwanted_asked']} answers that it wrote in training matched `unwanted_patterns`"
+                ", so they changed nothing; sample more (unwanted_every, unwanted_rows), or mend the patterns"
             )
         if self.live is not None and (self.live.worse or self.live.same_rows is False):
             words = f"{self.live.comparison} (version {self.live.version}, which was live)"
@@ -199,6 +206,14 @@ class Member:
         for run, place, own in zip(self.runs, self.places, state["runs"], strict=True):
             run.load_state(own)
             bank.load_state(place, own["bank"])
+
+    def took_baselines(self, reports: Sequence[Report]) -> None:
+        """Keep the scores of the zero-shot text and of the prompt before training, and what its objective says of both."""
+        self.baselines = baselines_of(self.task, self.test, reports, self.run.train)
+        for name, report in zip(("zero_shot", "untrained"), reports, strict=True):
+            there = self.test.pick(self.task.draw(self.task.test, report.rows))
+            beside = self.run.objective.baseline_scores(self.task, there, report)
+            self.baselines |= {f"{name}_{one}": value for one, value in beside.items()}
 
     @property
     def runs(self) -> tuple[Run, ...]:

@@ -22,7 +22,7 @@ from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Banks
 from softprompt.training.events import Advanced
 from softprompt.training.loop import Stepper, processes_started
-from softprompt.training.prepare import Preparer, remarks_on
+from softprompt.training.prepare import Preparer, remarks_on, unwanted_tokens
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def plan(
     Returns a row for each task: its `steps`, the rows and tokens of one (`rows_per_step`, `tokens_per_step`), what was
     chosen (`objective`, `learning_rate`, `prompt_tuning_init`), the rows of each split, `validations` and `baseline_rows`;
     its share of a step's time (`step_seconds`); the seconds of all its steps, of baselines, validations and the final test,
-    and of asking the base before the first step (`ask_seconds`), and their sum, `seconds`; and `peak_mb`, the base and what
-    a step of all tasks takes beside it. A task that stops early takes less.
+    and of asking the base before the first step (`ask_seconds`), and their sum, `seconds`; where the prompt's own answers
+    are looked at, `unwanted_tokens` and `unwanted_seconds` at most; and `peak_mb`, the base and what a step of all tasks
+    takes beside it. A task that stops early takes less.
 
     Raises:
         ConfigError, DataError: a task is wrong, as for :func:`softprompt.train`; or a launcher started several processes.
@@ -161,6 +162,11 @@ def _row(
         "validation_seconds": judging * tokens(run.validation) * run.validations,
         "test_seconds": judging * tokens(test),
     }
+    sampled = unwanted_tokens(run) * (1 + len(run.folds))
+    if sampled:
+        began = time.perf_counter()
+        found = result_of(run.own_answers.sample(engine, run.start_PD, run.coming, 0))
+        parts["unwanted_seconds"] = sampled * (time.perf_counter() - began) / max(1, found["tokens"])
     return {
         "task": task.name,
         "base": base.name,
@@ -181,5 +187,6 @@ def _row(
         "test_rows": len(test),
         "step_seconds": round(step, 4),
         **{name: round(part, 2) for name, part in parts.items()},
+        **({"unwanted_tokens": sampled} if sampled else {}),
         "seconds": round(sum(parts.values()), 2),
     }

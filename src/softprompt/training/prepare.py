@@ -200,6 +200,14 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         False,
     )
     yield f"{task.name}: {told_recipe(run)}", False
+    if tokens := unwanted_tokens(run):
+        config, own = run.config, f" and as many for each of {len(run.folds)} folds" if run.folds else ""
+        yield (
+            f"{task.name}: the prompt writes answers to {plural(config.unwanted_rows, 'training row')} every "
+            f"{plural(config.unwanted_every, 'step')}, to look for unwanted ones: up to {tokens} tokens generated "
+            f"in all{own}",
+            False,
+        )
     if run.class_weights:
         yield f"{task.name}: class weights: {told_weights(task.form.labels or (), run.class_weights)}", False
     if task.form.answer_range is not None:
@@ -253,6 +261,11 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         kept = run.start_PD.numel()
         trained = network.numbers(*run.start_PD.shape) + kept * network.trains_vectors
         yield f"{task.name}: {trained} numbers are trained, and the {kept} of the vectors that they make are kept", False
+
+
+def unwanted_tokens(run: Run) -> int:
+    """What a run generates at most to look for unwanted answers."""
+    return run.own_answers.most_tokens(run.total) if run.config.unwanted_patterns else 0
 
 
 def _unreachable(base: FrozenBase, run: Run) -> str | None:

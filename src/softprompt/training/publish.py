@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import FrozenBase
+from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import NotFound
 from softprompt.evaluation.baselines import beside_baselines
-from softprompt.evaluation.trials import Report
+from softprompt.evaluation.trials import Report, Trial, result_of
 from softprompt.files import write_whole
 from softprompt.model.architecture import Architecture
 from softprompt.model.centroid import centroid_of, raw_text
@@ -50,6 +51,8 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr}
     metrics |= beside_baselines(member.task, member.test, report, member.baselines)
     metrics |= run.objective.scores(member.task, member.test, report)
+    trial = Trial(run.form, vectors_PD.to(base.dtype), member.test)
+    metrics |= result_of(run.objective.ask(OfflineEngine(architecture), trial))
     card = Card(
         task_type=base.task_type,
         base=base.name,
@@ -61,6 +64,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         recipe=run.config.recipe()
         | {"steps": run.step, "best_step": run.best_step, "dtype": str(base.dtype)[6:]}
         | ({"folds": len(run.folds)} if run.folds else {})
+        | (run.own_answers.told() if run.config.unwanted_patterns else {})
         | ({"torch_compile": True} if run.compiled else {})
         | ({"validation_rows": len(run.validation)} if len(run.validation) < run.task.held_out else {})
         | {"test_digest": digest_rows(run.task.test)}

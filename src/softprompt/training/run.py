@@ -22,6 +22,7 @@ from softprompt.training.bank import Rule
 from softprompt.training.forward import Example
 from softprompt.training.objectives import OBJECTIVES, Objective
 from softprompt.training.objectives.label_sets import OF_SETS, class_weights
+from softprompt.training.objectives.own_answers import OwnAnswers
 from softprompt.training.reparameterize import Network
 
 VALIDATIONS = 20
@@ -103,6 +104,18 @@ class Run:
         ]
 
     @cached_property
+    def own_answers(self) -> OwnAnswers:
+        """What its prompt writes while it is trained."""
+        return OwnAnswers(self.config, self.task.form, self.train)
+
+    @property
+    def coming(self) -> list[int]:
+        """The rows of the steps until its own answers are looked at again."""
+        per_epoch = steps_per_epoch(self.config, len(self.train))
+        steps = range(self.step, min(self.total, self.step + min(self.config.unwanted_every, per_epoch)))
+        return [row for step in steps for row in self._rows_of(step)]
+
+    @cached_property
     def weights(self) -> list[float]:
         """What each training row counts in a step's mean beside its size; those of sets weigh label by label."""
         if self.task.form.is_set or not self.class_weights:
@@ -165,17 +178,18 @@ class Run:
 
     def batch(self, which: int) -> list[Example]:
         """The rows of the next step, weighted so that the run's loss is a mean. A function of seed and step alone."""
-        per_epoch = steps_per_epoch(self.config, len(self.train))
-        epoch, place = divmod(self.step, per_epoch)
-        order = self._order(epoch)
-        size = self.config.per_device_train_batch_size
-        rows = order[place * size : (place + 1) * size]
+        rows = self._rows_of(self.step)
         own, train = self.weights, self.train
         total = sum(self.objective.size(self.targets[row]) * own[row] for row in rows)
         return [
             Example(which, train.inputs[row], self.objective, self.targets[row], own[row] / total, train.front(row))
             for row in rows
         ]
+
+    def _rows_of(self, step: int) -> list[int]:
+        epoch, place = divmod(step, steps_per_epoch(self.config, len(self.train)))
+        size = self.config.per_device_train_batch_size
+        return self._order(epoch)[place * size : (place + 1) * size]
 
     def _order(self, epoch: int) -> list[int]:
         if self._shuffled is None or self._shuffled[0] != epoch:
@@ -243,7 +257,8 @@ class Run:
         best = None
         if self.best is not None:
             best = {name: value for name, value in vars(self.best).items() if name != "predictions"}
-        return {name: getattr(self, name) for name in _STATE} | {"best": best, "best_PD": self.best_PD}
+        own = {"own_answers": self.own_answers.state()} if self.config.unwanted_patterns else {}
+        return {name: getattr(self, name) for name in _STATE} | {"best": best, "best_PD": self.best_PD} | own
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
@@ -251,6 +266,8 @@ class Run:
             setattr(self, name, state[name])
         self.best = Report(**state["best"], predictions=[]) if state["best"] is not None else None
         self.best_PD = state["best_PD"]
+        if self.config.unwanted_patterns:
+            self.own_answers.load_state(state["own_answers"], self.targets)
 
 
 _STATE = ("step", "loss", "best_step", "failure", "dropped", "compiled", "history", "_losses", "_worse")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import RegistryError, StoreError, TrainingError
-from softprompt.evaluation.baselines import baseline_trials, baselines_of, remarks_on_baselines, untaught
+from softprompt.evaluation.baselines import baseline_trials, remarks_on_baselines, untaught
 from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
 from softprompt.tasks.task import Task
@@ -233,11 +233,11 @@ class Session:
         reports = yield from self._judged("baselines", trials)
         for member, own in reports.items():
             try:
-                member.baselines = baselines_of(member.task, member.test, own, member.run.train)
+                member.took_baselines(own)
             except Exception as error:
                 yield self._failed(member, error)
                 continue
-            for remark in remarks_on_baselines(member.task.form.metric, untaught(member.task, member.baselines)):
+            for remark in remarks_on_baselines(member.task.form.metric, untaught(member.task, member.baselines or {})):
                 yield Noted(f"{member.task.name}: {remark}", member)
 
     # Judge and publish

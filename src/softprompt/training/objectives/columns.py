@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import DataError
@@ -12,14 +13,22 @@ from softprompt.tasks.task import Task
 from softprompt.tasks.template import field_text
 
 
-def answers_in(base: FrozenBase, task: Task, rows: PlacedRows, column: str) -> list[list[int] | None]:
-    """Token ids of the answer in a column of each row, in the words of the target, its end among them as in training; None
-    where nothing stands there.
+class Said(NamedTuple):
+    """An answer in a column."""
+
+    text: str
+    """As the column has it; the label that it is."""
+    ids: list[int]
+    """Its tokens in the words of the target, its end among them as in training."""
+
+
+def answers_in(base: FrozenBase, task: Task, rows: PlacedRows, column: str) -> list[Said | None]:
+    """The answer in a column of each row; None where nothing stands there.
 
     Raises:
         DataError: one is no text, or no label where the task has labels.
     """
-    form, found = task.form, list[list[int] | None]()
+    form, found = task.form, list[Said | None]()
     texts: list[str] = []
     for place, row in enumerate(rows):
         where = f"task {task.name!r}, {rows.where(place)}"
@@ -36,7 +45,7 @@ def answers_in(base: FrozenBase, task: Task, rows: PlacedRows, column: str) -> l
     said = _said(base, task, [text for text in texts if text], column)
     of_row = iter(said)
     for text in texts:
-        found.append(next(of_row) if text else None)
+        found.append(Said(text, next(of_row)) if text else None)
     return found
 
 

@@ -12,7 +12,8 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from softprompt.evaluation.trials import Report
+from softprompt.engines.offline import OfflineEngine
+from softprompt.evaluation.trials import Report, Trial
 from softprompt.model.architecture import Architecture
 from softprompt.model.label_scores import Labels
 from softprompt.model.lines import Tails
@@ -70,4 +71,14 @@ class Objective(Protocol[T]):
 
     def scores(self, task: Task, test: Examples, report: Report) -> dict[str, float]:
         """What its card says of a prompt beside its metric, by its answers to the test rows."""
+        return {}
+
+    def baseline_scores(self, task: Task, test: Examples, report: Report) -> dict[str, float]:
+        """The same of a baseline, by its answers to its test rows."""
+        return {}
+
+    def ask(self, engine: OfflineEngine, trial: Trial) -> Generator[int, None, dict[str, float]]:
+        """What its card says of a prompt beside its metric, where the prompt must be asked anew, on the test rows of a
+        trial. Yields numbers of rows."""
+        yield from ()
         return {}

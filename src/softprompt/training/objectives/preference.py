@@ -15,12 +15,16 @@ from torch import Tensor
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import DataError
+from softprompt.evaluation.trials import Trial, placed_prompts
 from softprompt.model.label_scores import Labels, label_contexts, score_labels
 from softprompt.model.lines import Tails
 from softprompt.model.splice import no_prompt
 from softprompt.tasks.task import Examples
 from softprompt.training.objectives.columns import answers_in
 from softprompt.training.objectives.objective import Objective, Splits, Surroundings
+
+PREFERRED = ("preferred", "base_preferred")
+"""Among the metrics of a card: the share of test pairs whose chosen answer is likelier, behind the prompt and without it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Preference(Objective[Pair]):
         task, base = around.task, around.architecture.base
         column, pairs = task.config.rejected, list[Labels]()
         for split, rows in task.splits.items():
-            for place, ids in enumerate(answers_in(base, task, rows, column)):
+            for place, said in enumerate(answers_in(base, task, rows, column)):
+                ids = said and said.ids
                 chosen = splits[split].targets[place]
                 if ids is None or ids == chosen:
                     what = "there is nothing" if ids is None else "the answer itself stands"
@@ -82,3 +87,11 @@ class Preference(Objective[Pair]):
         margin_B = scores_B2.new_tensor([target.margin for target in targets])
         beta_B = scores_B2.new_tensor([target.beta for target in targets])
         return -F.logsigmoid(beta_B * (scores_B2[:, 0] - scores_B2[:, 1] - margin_B))
+
+    def ask(self, engine: OfflineEngine, trial: Trial) -> Generator[int, None, dict[str, float]]:
+        members, (which,) = placed_prompts(engine.architecture.base, [trial])
+        pairs: list[Pair] = trial.examples.beside
+        prompts = [own[0] for own in members]
+        scores = yield from engine.score(prompts, which, trial.examples.inputs, [pair.answers for pair in pairs])
+        shares = (sum(own[0] > own[1] for own in scores), sum(pair.margin > 0 for pair in pairs))
+        return dict(zip(PREFERRED, (share / len(pairs) for share in shares), strict=True))
