@@ -34,9 +34,12 @@ def personalize(
 ) -> None:
     """Tune a task's prompt to a user in a few steps; the user's requests get it, and all others the shared one."""
     if erase + listed + (history is not None) != 1:
-        raise typer.BadParameter("give one of --history FILE, --erase and --list")
+        given = sum((erase, listed, history is not None))
+        raise typer.BadParameter(
+            f"{given or 'none'} of --history, --erase and --list {'is' if given < 2 else 'are'} given; give one of them"
+        )
     if erase and user is None:
-        raise typer.BadParameter("--erase needs the user: --user ID")
+        raise typer.BadParameter("--erase does not say whose version; add --user ID")
     library = where.open()
     if listed:
         found = library.registry.personal.of(task)

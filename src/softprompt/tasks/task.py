@@ -53,9 +53,8 @@ class Task:
             ConfigError: the config is wrong or has no task name.
         """
         fields, self._given = take_rows(fields)
-        self.config = config if config is not None else parse_config(fields)
         self.folder = Path(folder)
-        self.config = with_instruction(self.config, self.folder)
+        self.config = with_instruction(config if config is not None else parse_config(fields), self.folder)
         self.form = Form.of_config(self.config)
         if not self.config.task:
             raise ConfigError("task is missing; give the task a name")
@@ -347,5 +346,5 @@ def _why_none(split: str, source: Source) -> str:
     why = [f"{source.blank} of them blank"] if source.blank else []
     if source.different < len(source.rows):
         why.append(f"{source.different} of them different: equal inputs stay in one split")
-    told = f" ({', '.join(why)})" if why else ""
-    return f"no rows are left for the {split} split of {plural(count, 'row')}{told}; give more rows, or a file for it"
+    told = plural(count, "row") + (f" ({', '.join(why)})" if why else "")
+    return f"no rows are left for the {split} split of {told}; give more rows, or a file for it"
