@@ -35,6 +35,14 @@ def loading(progress: Progress, what: str) -> Iterator[None]:
         advance(1, what)
 
 
+def _levels_to_the_caller() -> int:
+    """How far up the first frame is that is none of this package: where the user's own code called it."""
+    frame, levels = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, levels = frame.f_back, levels + 1
+    return levels
+
+
 class Silent:
     """Says nothing but warnings, through Python's `warnings`."""
 
@@ -53,7 +61,7 @@ class Silent:
 
         if message not in self._warned:
             self._warned.add(message)
-            warnings.warn(message, UserWarning, stacklevel=3)
+            warnings.warn(message, UserWarning, stacklevel=_levels_to_the_caller())
 
 
 class Mute(Silent):

@@ -253,7 +253,7 @@ def test_tables_fit_80_columns(run: Run, filled: Path, args: list[str]) -> None:
 def test_errors_are_one_line_on_stderr(run: Run, filled: Path) -> None:
     answer = run("show", "trec5")
     assert (answer.code, answer.out) == (1, "")
-    assert answer.err == "error: no task 'trec5' for tenant 'default'; did you mean 'trec6'?; `softprompt list` shows all\n"
+    assert answer.err == "error: no task 'trec5' for tenant 'default'; `softprompt list` shows all; did you mean 'trec6'?\n"
 
 
 def test_a_bug_is_told_as_such(run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

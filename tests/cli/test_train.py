@@ -310,6 +310,9 @@ def test_keys_of_task_files_are_set_for_once(run: Run, tmp_path: Path, base_fold
     assert origin is not None
     assert origin.task_file["max_steps"] == 2
     assert "sets nothing; write --set KEY=VALUE" in run("train", file, "--set", "max_steps").refused()
+    as_option = run("train", file, "--max-steps", "2")
+    assert as_option.code == 2
+    assert "a key of task files: --set max_steps=VALUE" in " ".join(as_option.err.replace("\u2502", "").split())
     assert "unknown key 'max_step'; did you mean 'max_steps'?" in run("train", file, "--set", "max_step=1").refused()
     assert "'seed' is given twice; leave one out" in run("train", file, "--set", "seed=1", "--set", "seed=2").refused()
     assert "cannot be read" in run("train", file, "--set", "input={a: b: c").refused()
@@ -470,7 +473,7 @@ def test_predict_shows_people_a_table_and_warns_of_cut_inputs(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["kinds", "red"], "no task 'kinds' for tenant 'default'; did you mean 'kind'?"),
+        (["kinds", "red"], "no task 'kinds' for tenant 'default'; `softprompt list` shows all; did you mean 'kind'?"),
         (["kind@7", "red"], "no version 7"),
         (["kind@canary", "red"], "canary"),
         (["kind", "half \udcff"], "an input for task 'kind' is not valid Unicode text"),

@@ -15,7 +15,7 @@ from softprompt.cli.distill import distill
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.init import init
-from softprompt.cli.options import Command, Location, front_options, name_values, stand_before
+from softprompt.cli.options import Command, KnowsKeys, Location, front_options, name_values, stand_before
 from softprompt.cli.personalize import personalize
 from softprompt.cli.predict import predict
 from softprompt.cli.serve import serve
@@ -48,7 +48,7 @@ for panel, commands in _PANELS.items():
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, rich_help_panel=panel)
         else:
-            app.command(name, rich_help_panel=panel)(command)
+            app.command(name, cls=KnowsKeys, rich_help_panel=panel)(command)
 
 
 def _print_version(requested: bool) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand
 from typer.models import OptionInfo
 
 from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
@@ -197,6 +198,26 @@ _VALUES = {
 }
 """What stands for the value of an option in help: the same on every command. A number is N, and a choice its
 words."""
+
+
+class KnowsKeys(TyperCommand):
+    """A command that, asked for a task file's key as an option, says where keys go."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As every command, but for the advice."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # of typer's own copy of click, whose class has no public name
+            option, known = getattr(error, "option_name", ""), {name for param in self.params for name in param.opts}
+            if option not in known and "--set" in known:
+                from softprompt.tasks.config import TaskConfig
+
+                key = option.lstrip("-").replace("-", "_")
+                if key in TaskConfig.model_fields:
+                    raise typer.BadParameter(
+                        f"there is no {option} here; it is a key of task files: --set {key}=VALUE", ctx=ctx
+                    ) from error
+            raise
 
 
 def name_values(app: typer.Typer) -> None:

@@ -32,6 +32,7 @@ from softprompt.training.events import Advanced, Event
 from softprompt.training.objectives import OBJECTIVES
 from softprompt.training.objectives.label_sets import told_weights
 from softprompt.training.objectives.objective import Splits, Surroundings
+from softprompt.training.objectives.teacher import instruction_before
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
@@ -192,6 +193,11 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     taught = run.config.objective_name == "distillation"  # by a text prompt, which is no rival
     if not taught and (told := told_few(len(run.train))) is not None:
         yield f"{task.name}: {told}", False
+    if taught and (instructed := len(base.encode([instruction_before(task.form)])[0])) <= length:
+        yield (
+            f"{task.name}: the instruction has {plural(instructed, 'token')}, the prompt {length}: no request gets shorter",
+            False,
+        )
     longest, output = max(len(ids) for ids in run.train.inputs), task.form.output_length(base)
     limit = ", without limit" if base.context is None else f" of {base.context}"
     yield (
