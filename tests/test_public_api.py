@@ -26,6 +26,7 @@ NAMES = [
     "Task",
     "TaskConfig",
     "Tuned",
+    "Upgraded",
     "Version",
     "combine",
     "compare",
@@ -36,6 +37,7 @@ NAMES = [
     "predict",
     "sweep",
     "train",
+    "upgrade",
 ]
 
 

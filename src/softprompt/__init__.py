@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.library.library import Library
     from softprompt.lifecycle.personalize import Personalized, personalize
+    from softprompt.lifecycle.upgrade import Upgraded, upgrade
     from softprompt.prompts.card import Card
     from softprompt.prompts.prompt import SoftPrompt
     from softprompt.registry.records import Version
@@ -54,6 +55,7 @@ __all__ = [
     "Task",
     "TaskConfig",
     "Tuned",
+    "Upgraded",
     "Version",
     "combine",
     "compare",
@@ -64,6 +66,7 @@ __all__ = [
     "predict",
     "sweep",
     "train",
+    "upgrade",
 ]
 
 _HOMES = {
@@ -83,6 +86,7 @@ _HOMES = {
     "Task": "tasks.task",
     "TaskConfig": "tasks.config",
     "Tuned": "training.member",
+    "Upgraded": "lifecycle.upgrade",
     "Version": "registry.records",
     "combine": "evaluation.combination",
     "compare": "compare.compare",
@@ -93,6 +97,7 @@ _HOMES = {
     "predict": "serving.offline",
     "sweep": "training.sweep",
     "train": "training.train",
+    "upgrade": "lifecycle.upgrade",
 }
 
 

@@ -22,6 +22,7 @@ from softprompt.cli.serve import serve
 from softprompt.cli.sweep import sweep
 from softprompt.cli.tasks import list_tasks, show
 from softprompt.cli.train import train
+from softprompt.cli.upgrade import upgrade
 from softprompt.cli.versions import delete, restore, tag
 
 app = typer.Typer(
@@ -35,7 +36,8 @@ app = typer.Typer(
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
         "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
-        "combine": combine, "personalize": personalize, "predict": predict, "serve": serve, "demo": demo, "base": base.app,
+        "combine": combine, "personalize": personalize, "upgrade": upgrade, "predict": predict, "serve": serve, "demo": demo,
+        "base": base.app,
     },
     "The library": {
         "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,

@@ -102,6 +102,11 @@ _SOURCE = _option(
     "Where the base is (a folder, a GGUF file, an id), if it has moved: the fingerprint decides.",
     flag="--base",
 )
+_TARGET = inspect.Parameter(
+    "source",
+    inspect.Parameter.KEYWORD_ONLY,
+    annotation=Annotated[str, typer.Option("--to", help="The new base: builtin/tiny, a folder, a GGUF file or a hub id.")],
+)
 
 
 def _instead_of(
@@ -157,6 +162,11 @@ def moved_base_options(command: Command) -> Command:
     return _instead_of("base", [_SOURCE, *_BASE.values()], BaseOptions, command)
 
 
+def target_base_options(command: Command) -> Command:
+    """The same with `--to`, for commands that take versions to another base."""
+    return _instead_of("base", [_TARGET, *_BASE.values()], BaseOptions, command)
+
+
 def named_base_options(command: Command) -> Command:
     """Give a command the options that a task file has keys for; it takes `base: BaseOptions`."""
     return _instead_of("base", [_NAMED, _BASE["adapter"], _BASE["trust_remote_code"]], BaseOptions, command)
@@ -171,10 +181,10 @@ _VALUES = {
     "--methods": "METHOD...",
     **dict.fromkeys(("--home", "--to-home", "--base-adapter"), "DIR"),
     **dict.fromkeys(("--registry", "--store", "--to-registry", "--to-store"), "URL"),
-    **dict.fromkeys(("--data", "--output", "--plot", "--instruction", "--history"), "FILE"),
+    **dict.fromkeys(("--data", "--output", "--plot", "--instruction", "--history", "--task-file"), "FILE"),
     **dict.fromkeys(("--task", "--tenant", "--alias", "--like"), "NAME"),
     **dict.fromkeys(("--text", "--label"), "COLUMN"),
-    **dict.fromkeys(("--base", "--from"), "BASE"),
+    **dict.fromkeys(("--base", "--from", "--to"), "BASE"),
     **dict.fromkeys(("--input", "--target"), "TEMPLATE"),
     "--by": "OPERATION",
     "--dtype": "DTYPE",

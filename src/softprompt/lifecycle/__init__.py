@@ -1,4 +1,4 @@
-"""What becomes of a task's prompts once they serve: prompts of users' own.
+"""What becomes of a task's prompts once they serve: prompts of users' own, and on the next base.
 
-May import: `training` and what is below it; never `serving`. Open `personalize.py` first.
+May import: `training` and what is below it; never `serving`. Open `upgrade.py` first.
 """

@@ -287,7 +287,7 @@ class TaskConfig(Strict):
         if self.encoder_reparameterization_type:
             kept += ("encoder_reparameterization_type", "encoder_hidden_size")
         values = {key: getattr(self, key) for key in kept}
-        patterns = _OF_PATTERNS if self.unwanted_patterns else ()
+        patterns = OF_PATTERNS if self.unwanted_patterns else ()
         kept_of: dict[str, tuple[str, ...]] = {
             "unlikelihood": ("unwanted", "unwanted_weight", *patterns),
             "preference": ("rejected", "preference_beta"),
@@ -300,7 +300,8 @@ class TaskConfig(Strict):
 _KEPT = ("fold_labels", "id2label", "problem_type", "label_separator", "threshold", "answer_range", "class_weights")
 """Keys of a task file that a card's recipe has where they are given."""
 
-_OF_PATTERNS = ("unwanted_patterns", "unwanted_every", "unwanted_rows", "unwanted_temperature")
+OF_PATTERNS = ("unwanted_patterns", "unwanted_every", "unwanted_rows", "unwanted_temperature")
+"""Keys that need `unwanted_patterns`."""
 
 _KEYS = {None: [*TaskConfig.model_fields], "data": [*DataConfig.model_fields], "serving": [*ServingConfig.model_fields]}
 """Of a task file, and of its blocks."""

@@ -14,7 +14,7 @@ from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Banks
 from softprompt.training.objectives.preference import PREFERRED
 from softprompt.training.objectives.unlikelihood import RATE
-from softprompt.training.run import Run
+from softprompt.training.run import Begins, Run
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -174,6 +174,8 @@ class Member:
     """Tells it apart from equal tasks in a checkpoint."""
     recipe: dict[str, Any] = field(default_factory=dict)
     """What joins the recipe in its prompt's card."""
+    begins: Begins | None = None
+    """Where it starts, if not as its task says."""
     run: Run = field(init=False, repr=False)
     """Known once it is prepared, as are the two below."""
     test: Examples = field(init=False, repr=False)

@@ -33,7 +33,7 @@ from softprompt.training.objectives import OBJECTIVES
 from softprompt.training.objectives.label_sets import told_weights
 from softprompt.training.objectives.objective import Splits, Surroundings
 from softprompt.training.objectives.teacher import instruction_before
-from softprompt.training.run import Run
+from softprompt.training.run import Begins, Run
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -84,9 +84,11 @@ class Preparer:
                 made: tuple[Run, Examples] = end.value
                 return made
 
-    def preparing(self, task: Task, library: Library | None) -> Generator[Event, None, tuple[Run, Examples]]:
+    def preparing(
+        self, task: Task, library: Library | None, begins: Begins | None = None
+    ) -> Generator[Event, None, tuple[Run, Examples]]:
         """A run ready to train, its rows encoded and its vectors at their start, and the rows that will judge it. Yields how
-        far the base has been asked for what the objective needs.
+        far the base has been asked for what the objective needs. With `begins` it starts there, and not as its task says.
 
         Raises:
             ConfigError, DataError: the task, or a row of any split, is wrong.
@@ -101,7 +103,7 @@ class Preparer:
             library.registry.check_names([task.name], base.name)
         task.form = task.form.within([task.form.answer(row, "a training row") for row in task.train])
         objective = OBJECTIVES[task.config.objective_name]
-        parents = _parents(base, task.config, library)
+        parents = _parents(base, task.config, library) if begins is None else []
         length = _length(task.config, parents)
         key = (id(task.train), task.form, length, task.config.max_eval_samples, objective)
         if key not in self._encoded:
@@ -120,9 +122,10 @@ class Preparer:
                 self._encoded[key] = end.value
         train, validation, test = (self._encoded[key][split] for split in ("training", "validation", "test"))
         labels = task.form.encode_labels(base) if task.form.labels else None
-        start_PD = self._start(task, length, parents)
-        config = chosen(task.config, base, start_PD).model_copy(update={"num_virtual_tokens": length})
-        run = Run(task, config, start_PD, train, validation, labels, tuple(parent.digest for parent in parents))
+        if begins is None:
+            begins = Begins(self._start(task, length, parents), tuple(parent.digest for parent in parents))
+        config = chosen(task.config, base, begins.vectors_PD).model_copy(update={"num_virtual_tokens": length})
+        run = Run(task, config, begins.vectors_PD, train, validation, labels, begins.parents)
         run.split(task.folds)
         return run, test
 
@@ -140,7 +143,7 @@ class Preparer:
                     f"prompt_tuning_init_prompt names a prefix ({_named(parents)}), of whose keys and values no soft "
                     "prompt can be made; say prompt_type: prefix, or start from a soft prompt"
                 )
-            return _start(self._base, task, length, parents)
+            return start_of(self._base, task, length, parents)
         layout = layout_for(self._base, self._architecture.layout)
         if prefixes and len(prefixes) < len(parents):
             raise ConfigError(
@@ -149,7 +152,7 @@ class Preparer:
             )
         if prefixes:
             return initialize.from_prefixes(prefixes, length)
-        start_PD = _start(self._base, task, length, parents).to(self._base.device, self._base.dtype)
+        start_PD = start_of(self._base, task, length, parents).to(self._base.device, self._base.dtype)
         with torch.no_grad():
             return layout.fold(self._architecture.compute_prefix(stack_prompts([start_PD])))[0].float().cpu()
 
@@ -194,10 +197,7 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     if not taught and (told := told_few(len(run.train))) is not None:
         yield f"{task.name}: {told}", False
     if taught and (instructed := len(base.encode([instruction_before(task.form)])[0])) <= length:
-        yield (
-            f"{task.name}: the instruction has {plural(instructed, 'token')}, the prompt {length}: no request gets shorter",
-            False,
-        )
+        yield f"{task.name}: {plural(instructed, 'token')} of instruction, {length} of the prompt: nothing is saved", False
     longest, output = max(len(ids) for ids in run.train.inputs), task.form.output_length(base)
     limit = ", without limit" if base.context is None else f" of {base.context}"
     yield (
@@ -316,7 +316,7 @@ def _named(parents: Sequence[SoftPrompt]) -> str:
     return ", ".join(f"{parent.card.task}, {parent.card.prompt_type}" for parent in parents)[:200]
 
 
-def _start(base: FrozenBase, task: Task, length: int, parents: Sequence[SoftPrompt]) -> Tensor:
+def start_of(base: FrozenBase, task: Task, length: int, parents: Sequence[SoftPrompt]) -> Tensor:
     """The vectors that a task's prompt starts from, P x D; for PROMPT, from its parents."""
     config = task.config
     match config.initializer:

@@ -22,6 +22,7 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.gate import Rival, rival
 from softprompt.registry.records import Origin, Version
 from softprompt.rows.sources import Row, digest_rows
+from softprompt.tasks.config import OF_PATTERNS
 from softprompt.tasks.form import form_fields
 from softprompt.tasks.task import Task
 from softprompt.training.member import Member
@@ -120,7 +121,7 @@ def publish(
         except OSError as error:
             warnings.append(f"the history of {version.ref} cannot be written ({error}); the version is published without it")
 
-    origin = Origin(member.id or None, _resolved(member.task, base), _sources(member.task))
+    origin = Origin(member.id or None, resolved_file(member.task, base), _sources(member.task))
     (version,) = library.publish_all([prompt.to_bytes()], base=base.address, origins=[origin], also=also)
     live, production = (rival(other, prompt.card) if other and other.number != version.number else None for other in others)
     return version, (live, production), warnings
@@ -134,7 +135,7 @@ def found(library: Library, ref: str) -> Version | None:
         return None
 
 
-def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:
+def resolved_file(task: Task, base: FrozenBase) -> dict[str, Any]:
     """The task file with everything that it leaves to its surroundings, or to this version's defaults, filled in."""
     config = task.config
     resolved = config.model_dump(mode="json", exclude_none=True) | {
@@ -149,6 +150,8 @@ def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:
         "max_baseline_samples": config.max_baseline_samples,
     }
     resolved.pop("tokenizer_name_or_path", None)
+    if not config.unwanted_patterns:  # keys of theirs are refused without them
+        resolved = {name: value for name, value in resolved.items() if name not in OF_PATTERNS}
     data = config.data
     if data is not None and not data.dataset:
         for split in ("train", "validation", "test"):

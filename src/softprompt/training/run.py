@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -28,6 +28,14 @@ from softprompt.training.reparameterize import Network
 VALIDATIONS = 20
 """Of a run at most, where a task file does not ask for more: with few rows an epoch is a step or two, and to judge after
 each would cost more than to train."""
+
+
+class Begins(NamedTuple):
+    """Where a prompt starts."""
+
+    vectors_PD: Tensor
+    parents: tuple[str, ...]
+    """Digests of the prompts that they come from."""
 
 
 @dataclass(eq=False)

@@ -168,7 +168,7 @@ class Session:
         ready: list[Member] = []
         for number, member in enumerate(new, 1):
             try:
-                member.run, member.test = yield from self._preparer.preparing(member.task, member.library)
+                member.run, member.test = yield from self._preparer.preparing(member.task, member.library, member.begins)
             except Exception as error:
                 yield self._failed(member, error)
                 continue

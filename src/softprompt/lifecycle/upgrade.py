@@ -1,0 +1,381 @@
+"""From one base to the next: tasks carried over, trained anew together, and promoted where they are as good as they were."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from softprompt.bases.base import BaseLike, FrozenBase, base_of
+from softprompt.bases.options import BaseOptions
+from softprompt.engines.offline import OfflineEngine
+from softprompt.errors import ConfigError, SoftPromptError, TrainingStopped
+from softprompt.evaluation.trials import Report, Trial, judge, result_of
+from softprompt.library.binding import options_for
+from softprompt.library.library import library_or_current
+from softprompt.lifecycle.carry import carried
+from softprompt.lifecycle.remake import OF_THE_BASE, remake
+from softprompt.model.architecture import Architecture, architecture_of
+from softprompt.progress import Progress, Silent, loading
+from softprompt.prompts.card import Card
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.gate import figures_of, weigh
+from softprompt.registry.records import Record, Version
+from softprompt.rows.sources import digest_rows
+from softprompt.tasks.form import Form
+from softprompt.tasks.load import TaskLike, load_tasks
+from softprompt.tasks.task import Task
+from softprompt.training.events import Failed, Published, Stopped, draw
+from softprompt.training.prepare import start_of
+from softprompt.training.run import Begins
+from softprompt.training.session import Session
+
+if TYPE_CHECKING:
+    from softprompt.library.library import Library
+
+PRODUCTION = "production"
+CHOOSING = 64
+"""Validation rows that choose among the starts."""
+
+
+@dataclass(frozen=True)
+class Upgraded(Record):
+    """What became of a task on its way to another base."""
+
+    task: str
+    old_version: int
+    new_version: int | None
+    """None where nothing was trained."""
+    metric: str
+    old: float | None
+    """Of the old version on its base."""
+    recycled: float | None
+    """Of the vectors that were carried over, before they are trained, on the same rows; None where none could be."""
+    value: float | None
+    """Of the new version on the new base, on the same rows."""
+    promoted: bool
+    reason: str
+    start: str | None
+    """What the new version was trained from: `map` or `nearest`, the vectors carried over that way, or the initialiser of
+    the task, where that did better on validation rows."""
+    rows: int | None
+    """Test rows that all three values stand on."""
+    steps: int | None
+    base: str
+    """The new one."""
+
+
+@dataclass(eq=False)
+class _Move:
+    """A task on its way."""
+
+    old: Version
+    remarks: list[str] = field(default_factory=list)
+    task: Task | None = None
+    card: Card | None = None
+    """The old version's, judged anew where its test rows have changed."""
+    carried: dict[str, Tensor] = field(default_factory=dict)
+    begins: Tensor | None = None
+    start: str | None = None
+    recycled: float | None = None
+    new: Version | None = None
+    promoted: bool = False
+    failed: bool = False
+
+    def fail(self, reason: object) -> None:
+        """It goes no further."""
+        self.remarks.append(str(reason))
+        self.failed = True
+
+    def row(self, base: str) -> Upgraded:
+        old, new = figures_of(self.card or self.old.card), figures_of(self.new.card) if self.new is not None else None
+        return Upgraded(
+            task=self.old.task,
+            old_version=self.old.number,
+            new_version=None if self.new is None else self.new.number,
+            metric=self.old.card.metric,
+            old=None if old is None else old.value,
+            recycled=self.recycled,
+            value=None if new is None else new.value,
+            promoted=self.promoted,
+            reason="; ".join(self.remarks),
+            start=self.start,
+            rows=None if new is None else new.rows,
+            steps=None if self.new is None else self.new.card.recipe.get("steps"),
+            base=base,
+        )
+
+
+def upgrade(
+    tasks: str | Sequence[str] | None = None,
+    *,
+    to: BaseLike,
+    task_files: Sequence[TaskLike] = (),
+    library: Library | None = None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> list[Upgraded]:
+    """Carry tasks over to another base. Each one's vectors are mapped through the tokens that both bases know, or start anew
+    where that does better; all are trained together by the task files and data of then; and each is promoted to `production`
+    where it is not clearly worse than the version that it comes from, on the same test rows. Until then that version stays
+    what the task's name means. What is done already is not done again: a call that was cut short goes on.
+
+    Args:
+        tasks: of the library, as TASK, TASK@N or TASK@ALIAS; by default all that mean a version of another base.
+        to: the new base: where it is, how to load it, or loaded already.
+        task_files: tasks in the place of those that the library keeps; needed for versions that came without, or whose rows
+            were in memory.
+        library: by default the one in the current home.
+        progress: where to report to.
+        stop: it stops once this is set; the same call goes on from there.
+
+    Raises:
+        NotFound: there is no such task or version.
+        ConfigError: a task file is of a task that is not upgraded.
+        BaseModelError: the new base cannot be used.
+        TrainingStopped: it was stopped.
+    """
+    shown = progress or Silent()
+    with library_or_current(library) as opened:
+        opened.registry.database.check_writable()
+        files = {task.name: task for task in load_tasks(task_files)} if task_files else {}
+        named = [tasks] if isinstance(tasks, str) else tasks
+        olds = [opened.registry.resolve(ref) for ref in (named or [entry.task for entry in opened.registry.tasks()])]
+        if others := sorted(set(files) - {old.task for old in olds}):
+            raise ConfigError(
+                f"there is a task file of {others[0]!r}, which is not upgraded; name it too, or leave the file out"
+            )
+        options = BaseOptions()
+        with loading(shown, BaseOptions.of(to).shown if not isinstance(to, FrozenBase) else to.shown):
+            architecture = architecture_of(base_of(to, options))
+        base = architecture.base
+        moves = [move for old in olds if (move := _move(opened, old, base, named is not None)) is not None]
+        open_moves = [move for move in moves if move.new is None and not move.failed]
+        for move in open_moves:
+            _remake(opened, move, files.get(move.old.task))
+        _carry(opened, [move for move in open_moves if not move.failed], base, shown)
+        _choose_starts(architecture, [move for move in open_moves if not move.failed], shown)
+        _train(opened, architecture, [move for move in open_moves if not move.failed], shown, stop)
+        for move in moves:
+            if move not in open_moves and move.new is not None and not move.promoted:  # cut short between the two
+                _gate(opened, move)
+        return [move.row(base.address) for move in moves]
+
+
+def _move(library: Library, old: Version, base: FrozenBase, named: bool) -> _Move | None:
+    """How far a task is; None for one that needs none of it and was not asked for."""
+    versions = library.registry.versions(old.task, deleted=False)
+    if old.fingerprint in base.fingerprints:
+        told = old.card.recipe.get("upgrade")
+        before = next((one for one in versions if told and one.digest == told["digest"]), None)
+        if not named:
+            return None
+        if before is None:
+            move = _Move(old)
+            move.fail("it is of this base already")
+            return move
+        return _done(before, old, promoted=True, remark="was upgraded before")
+    for version in reversed(versions):
+        if version.fingerprint in base.fingerprints and version.card.recipe.get("upgrade", {}).get("digest") == old.digest:
+            return _done(old, version, promoted=False, remark="was trained before")
+    return _Move(old)
+
+
+def _done(old: Version, new: Version, *, promoted: bool, remark: str) -> _Move:
+    told = new.card.recipe["upgrade"]
+    card = old.card.model_copy(
+        update={"metrics": old.card.metrics | told["old"], "recipe": old.card.recipe | {"test_digest": told["test_digest"]}}
+    )
+    return _Move(
+        old, [remark], card=card, start=told["start"], recycled=told["recycled"], new=new, promoted=promoted
+    )  # fmt: skip
+
+
+def _remake(library: Library, move: _Move, given: Task | None) -> None:
+    try:
+        move.task, told = remake(library, move.old, given, OF_THE_BASE)
+        move.remarks += told
+    except SoftPromptError as error:
+        move.fail(error)
+
+
+def _carry(library: Library, moves: Sequence[_Move], base: FrozenBase, progress: Progress) -> None:
+    """What needs the old bases, each loaded once and given up again: vectors mapped, and old versions judged anew whose test
+    rows are no longer those of then."""
+    groups: dict[BaseOptions, list[_Move]] = {}
+    for move in moves:
+        try:
+            groups.setdefault(options_for(move.old, BaseOptions(), _named(library, move.old)), []).append(move)
+        except SoftPromptError as error:
+            move.remarks.append(f"nothing is carried over: {error}")
+    for options, own in groups.items():
+        try:
+            with loading(progress, options.shown):
+                old_base = FrozenBase.load(options)
+        except SoftPromptError as error:
+            for move in own:
+                move.remarks.append(f"nothing is carried over: {error}")
+            continue
+        engine = OfflineEngine(architecture_of(old_base), warn=progress.warn)
+        with progress.stage("carry", len(own)) as advance:
+            for move in own:
+                try:
+                    _carry_one(library, move, engine, base)
+                except SoftPromptError as error:
+                    move.remarks.append(f"nothing is carried over: {error}")
+                advance(1, move.old.task)
+
+
+def _named(library: Library, version: Version) -> BaseOptions | None:
+    """How its task file loads its base, where that is the one that the library names."""
+    origin = library.registry.origin(version.ref)
+    if origin is None or origin.task_file.get("base") != version.base:
+        return None
+    return BaseOptions(
+        source=version.base,
+        adapter=origin.task_file.get("base_adapter") if "adapter" in version.card.recipe else None,
+        trust_remote_code=origin.task_file.get("trust_remote_code", False),
+    )
+
+
+def _carry_one(library: Library, move: _Move, engine: OfflineEngine, base: FrozenBase) -> None:
+    old_base, task = engine.architecture.base, move.task
+    assert task is not None
+    prompt = SoftPrompt.from_bytes(library.read(move.old), digest=move.old.digest)
+    prompt.check_base(old_base)
+    if prompt.card.prompt_type == "soft":
+        move.carried = carried(prompt.vectors_PD, old_base, base)
+        if not move.carried:
+            move.remarks.append("nothing is carried over: the two bases share too few tokens")
+    else:
+        move.remarks.append(f"a {prompt.card.prompt_type} has no vectors that another base knows")
+    digest = digest_rows(task.test)
+    if prompt.card.recipe.get("test_digest") not in (None, digest):
+        judged = task.variant()
+        judged.form = Form.of_card(prompt.card)
+        examples = judged.encode(old_base, judged.test, prompt.columns, split="test")
+        (report,) = result_of(judge(engine, [Trial(judged.form, prompt.vectors_PD.to(old_base.dtype), examples)]))
+        metrics = prompt.card.metrics | _metrics(report)
+        move.card = prompt.card.model_copy(
+            update={"metrics": metrics, "recipe": prompt.card.recipe | {"test_digest": digest}}
+        )
+
+
+def _metrics(report: Report) -> dict[str, float]:
+    return {"value": report.value, "stderr": report.stderr, "rows": float(report.rows)}
+
+
+def _choose_starts(architecture: Architecture, moves: Sequence[_Move], progress: Progress) -> None:
+    """The start that does best on validation rows, and what was carried over judged on the test rows."""
+    base, engine = architecture.base, OfflineEngine(architecture, warn=progress.warn)
+    trials: list[tuple[_Move, str, Trial]] = []
+    for move in moves:
+        task = move.task
+        assert task is not None
+        if not move.carried:
+            continue
+        try:
+            task.form = task.form.within([task.form.answer(row, "a training row") for row in task.train])
+            length = len(next(iter(move.carried.values())))
+            own = start_of(base, task, length, ())
+            rows = task.validation.part(task.draw(task.validation, CHOOSING))
+            some = task.encode(base, rows, length, split="validation", unanswered=True)
+            move.carried[task.config.initializer] = own
+            trials += [(move, name, Trial(task.form, one.to(base.dtype), some)) for name, one in move.carried.items()]
+        except SoftPromptError as error:
+            move.fail(error)
+    trials = [one for one in trials if not one[0].failed]
+    losses: dict[_Move, dict[str, float]] = {}
+    for move, name, report in _judged(engine, trials, "starts", progress):
+        losses.setdefault(move, {})[name] = report.loss
+    again = []
+    for move, own_losses in losses.items():
+        task = move.task
+        assert task is not None
+        move.start = min(own_losses, key=own_losses.__getitem__)
+        move.begins = move.carried[move.start]
+        best = min((name for name in own_losses if name != task.config.initializer), key=own_losses.__getitem__)
+        test = task.encode(base, task.test, len(move.begins), split="test", unanswered=True)
+        again.append((move, best, Trial(task.form, move.carried[best].to(base.dtype), test)))
+    for move, _, report in _judged(engine, again, "recycled", progress):
+        move.recycled = report.value
+
+
+def _judged(
+    engine: OfflineEngine, trials: Sequence[tuple[_Move, str, Trial]], stage: str, progress: Progress
+) -> Iterator[tuple[_Move, str, Report]]:
+    if trials:
+        with progress.stage(stage, sum(len(trial.examples) for _, _, trial in trials)) as advance:
+            reports = result_of(judge(engine, [trial for _, _, trial in trials]), advance)
+        for (move, name, _), report in zip(trials, reports, strict=True):
+            yield move, name, report
+
+
+def _train(
+    library: Library,
+    architecture: Architecture,
+    moves: Sequence[_Move],
+    progress: Progress,
+    stop: threading.Event | None,
+) -> None:
+    """All in one session, whose checkpoint is named by the base: each is gated as soon as it is published."""
+    if not moves:
+        return
+    session = Session(architecture, library=library, name=f"upgrade-{architecture.base.fingerprint[:16]}", stop=stop)
+    by_name = {move.old.task: move for move in moves}
+    for move in moves:
+        task, card = move.task, move.card or move.old.card
+        assert task is not None
+        member = session.add(task)
+        told = {name: card.metrics[name] for name in ("value", "stderr", "rows") if name in card.metrics}
+        move.start = move.start or task.config.initializer
+        member.recipe["upgrade"] = {
+            "from": move.old.ref,
+            "digest": move.old.digest,
+            "old": told,
+            "test_digest": digest_rows(task.test),
+            "recycled": move.recycled,
+            "start": move.start,
+        }
+        if move.begins is not None:
+            member.begins = Begins(move.begins, (move.old.digest,))
+        _keep_in_place(library, move.old)
+    for event in draw(session.run(), progress):
+        if isinstance(event, Failed):
+            by_name[event.member.task.name].fail(event.error)
+        elif isinstance(event, Published):
+            move = by_name[event.member.task.name]
+            move.new = library.registry.resolve(f"{move.old.task}@{event.tuned.version}")
+            _gate(library, move)
+        elif isinstance(event, Stopped):
+            raise TrainingStopped("stopped; call the same command again to go on")
+
+
+def _keep_in_place(library: Library, old: Version) -> None:
+    """A new version would be what the name means as soon as it is there, where no alias holds the old one."""
+    if PRODUCTION not in library.registry.aliases.of(old.task):
+        library.promote(old.ref, PRODUCTION, reason="kept in place while the task is carried to another base")
+
+
+def _gate(library: Library, move: _Move) -> None:
+    """Promote the new version, unless it is clearly worse on the same rows, or nobody knows."""
+    assert move.new is not None
+    found = weigh(move.card or move.old.card, move.new.card)
+    if found.loss is None or found.refusal is not None:
+        move.remarks.append(f"not promoted: {found.refusal or found.words}")
+        return
+    try:
+        library.promote(move.new.ref, PRODUCTION, reason=f"carried over from {move.old.ref}: {found.words}")
+    except SoftPromptError as error:
+        move.remarks.append(str(error))
+        return
+    move.promoted = True
+    move.remarks.append(found.words)
+
+
+def failures(rows: Iterable[Upgraded]) -> int:
+    """How many tasks have no new version, though they need one."""
+    return sum(row.new_version is None and row.reason != "it is of this base already" for row in rows)

@@ -1,0 +1,178 @@
+"""Tasks carried to another base: what the vectors become, what is promoted, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softprompt import upgrade
+from softprompt.bases.base import FrozenBase
+from softprompt.errors import ConfigError, TrainingStopped
+from softprompt.library.library import Library
+from softprompt.lifecycle import carry
+from softprompt.lifecycle import upgrade as module
+from softprompt.progress import Mute
+from softprompt.tasks.task import Task
+from softprompt.training.train import train
+from tests.models import make_base, some_prefix, some_prompt, steerable_base, tokenizer
+
+WORDS = ("red", "green", "blue", "apple")
+ROWS = [{"text": word, "label": "yes" if number % 2 else "no"} for number, word in enumerate(WORDS)]
+
+
+def data_file(folder: Path, rows: list[dict[str, str]] = ROWS) -> Path:
+    import json
+
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def a_task(folder: Path, **fields: Any) -> Task:
+    file = str(data_file(folder))
+    known: dict[str, Any] = {
+        "task": "kind", "data": {"train": file, "validation": file, "test": file}, "input": " {text} =",
+        "labels": ["yes", "no"], "num_virtual_tokens": 5, "max_steps": 30, "learning_rate": 0.05,
+    }  # fmt: skip
+    return Task(**(known | fields))
+
+
+@pytest.fixture(scope="module")
+def old_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base that a prompt can steer, as a folder."""
+    folder = tmp_path_factory.mktemp("bases") / "steerable"
+    steerable_base().model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def library(tmp_path: Path, old_folder: Path) -> Library:
+    library = Library.open(tmp_path / "home")
+    (tuned,) = train(a_task(tmp_path, base=str(old_folder)), library=library, progress=Mute())
+    assert tuned.report.value == 1.0
+    return library
+
+
+def rotated(base: FrozenBase) -> tuple[FrozenBase, torch.Tensor]:
+    """The same base with its embeddings turned, and how."""
+    model = copy.deepcopy(base.model)
+    turn_DD = torch.linalg.qr(torch.randn(base.width, base.width, generator=torch.Generator().manual_seed(3))).Q
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(base.embedding.weight @ turn_DD)
+    return FrozenBase.wrap(model, tokenizer(), name="turned"), turn_DD
+
+
+def test_vectors_follow_the_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carry, "FEWEST", 20)
+    monkeypatch.setattr(carry, "RIDGE", 1e-9)
+    old = make_base("llama")
+    new, turn_DD = rotated(old)
+    drawn_PD = torch.randn(4, old.width, generator=torch.Generator().manual_seed(5)) * 7
+    torch.testing.assert_close(carry.carried(drawn_PD, old, new)["map"], drawn_PD @ turn_DD, rtol=1e-3, atol=1e-3)
+    ids = [*carry.texts_of(old).values()][3:7]
+    tokens_PD = old.embed(torch.tensor(ids)).detach() * 1.5
+    near_PD = carry.carried(tokens_PD, old, new)["nearest"]
+    torch.testing.assert_close(near_PD, new.embed(torch.tensor(ids)).detach())
+
+
+def test_bases_that_share_no_tokens_carry_nothing() -> None:
+    old = make_base("llama")
+    assert carry.carried(torch.randn(2, old.width), old, make_base("gpt2")) == {}  # fewer than it takes
+
+
+def test_a_task_that_is_worse_is_trained_and_not_promoted(
+    library: Library, other_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carry, "FEWEST", 20)
+    monkeypatch.setattr("softprompt.registry.gate.STANDARD_ERRORS", 0.0)
+    (row,) = upgrade(to=str(other_folder), library=library, progress=Mute())
+    assert (row.old_version, row.new_version, row.old, row.rows) == (1, 2, 1.0, 4)
+    assert row.recycled is not None
+    assert row.value is not None
+    new = library.registry.resolve("kind@2")
+    assert new.fingerprint == FrozenBase.load(str(other_folder)).fingerprint
+    assert new.card.recipe["upgrade"]["start"] == row.start
+    assert library.registry.aliases.of("kind") == {"production": 1 if row.value < 1 else 2}
+    assert row.promoted is (row.value == 1.0)
+    assert library.registry.resolve("kind").number == (1 if row.value < 1 else 2)
+
+
+def test_a_task_that_is_as_good_is_promoted_and_not_done_again(
+    library: Library, old_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carry, "FEWEST", 20)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(TrainingStopped, match="stopped; call the same command again"):
+        upgrade("kind", to=steerable_twin(), library=library, progress=Mute(), stop=stop)
+    assert library.registry.resolve("kind").number == 1
+    gate = module._gate
+    monkeypatch.setattr(module, "_gate", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        upgrade("kind", to=steerable_twin(), library=library, progress=Mute())
+    monkeypatch.setattr(module, "_gate", gate)
+    assert [one.number for one in library.registry.versions("kind")] == [1, 2]
+    assert library.registry.resolve("kind").number == 1
+    (row,) = upgrade("kind", to=steerable_twin(), library=library, progress=Mute())
+    assert (row.new_version, row.value, row.promoted) == (2, 1.0, True)
+    (again,) = upgrade("kind", to=steerable_twin(), library=library, progress=Mute())
+    assert (again.old_version, again.new_version, again.old, again.value, again.promoted) == (1, 2, 1.0, 1.0, True)
+    assert again.reason == "was upgraded before"
+    assert upgrade(to=steerable_twin(), library=library, progress=Mute()) == []
+    assert len(library.registry.versions("kind")) == 2
+    assert library.registry.resolve("kind@2").card.parents in ((), (library.registry.resolve("kind@1").digest,))
+
+
+def steerable_twin() -> FrozenBase:
+    """The steerable base with other weights where nothing reads them: as good, and another base."""
+    model = copy.deepcopy(steerable_base().model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer().pad_token_id] += 1.0
+    return FrozenBase.wrap(model, tokenizer(), name="trained/twin")
+
+
+def test_rows_that_changed_are_named_and_the_old_version_is_judged_on_them(
+    library: Library, tmp_path: Path, old_folder: Path
+) -> None:
+    data_file(tmp_path, [row | {"label": "yes"} for row in ROWS])
+    (row,) = upgrade("kind", to=steerable_twin(), library=library, progress=Mute())
+    assert "data changed since: train, test" in row.reason.replace("validation, ", "")
+    assert row.old == 0.5
+
+
+def test_what_cannot_be_carried_is_told_in_its_row(library: Library, tmp_path: Path, other_folder: Path) -> None:
+    base = steerable_base()
+    library.publish(some_prompt(base, "bare", labels=("yes", "no")).to_bytes(), base="x/y")
+    library.publish(some_prompt(steerable_twin(), "there", labels=("yes", "no")).to_bytes(), base="x/twin")
+    rows = {row.task: row for row in upgrade(["bare", "there"], to=steerable_twin(), library=library, progress=Mute())}
+    assert "bare@1 came without the task file" in rows["bare"].reason
+    assert "--task-file FILE" in rows["bare"].reason
+    assert rows["there"].reason == "it is of this base already"
+    assert module.failures(rows.values()) == 1
+    with pytest.raises(ConfigError, match="there is a task file of 'kind', which is not upgraded"):
+        upgrade("bare", to=steerable_twin(), task_files=[a_task(tmp_path)], library=library, progress=Mute())
+    (given,) = upgrade(
+        "bare", to=steerable_twin(), task_files=[a_task(tmp_path, task="bare")], library=library, progress=Mute()
+    )
+    assert given.new_version == 2
+    assert "nothing is carried over" in given.reason  # nobody knows where its base is
+
+
+def test_a_prefix_starts_anew(library: Library, tmp_path: Path, old_folder: Path) -> None:
+    prefix = some_prefix(FrozenBase.load(str(old_folder)), "deep", labels=("yes", "no"), input=" {text} =")
+    library.publish(prefix.to_bytes(), base=str(old_folder))
+    (row,) = upgrade(
+        "deep",
+        to=steerable_twin(),
+        task_files=[a_task(tmp_path, task="deep", prompt_type="prefix", max_steps=2)],
+        library=library,
+        progress=Mute(),
+    )
+    assert (row.new_version, row.recycled) == (2, None)
+    assert "a prefix has no vectors that another base knows" in row.reason
