@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError, FieldError, reason_of
 from softprompt.rows.values import text_of
-from softprompt.tasks.template import Template
+from softprompt.tasks.template import PASSAGES, Template
 from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
@@ -90,8 +90,10 @@ def text_of_input(form: Form, given: str | Mapping[str, Any], where: str = "the 
     """
     if not isinstance(given, Mapping):
         return given  # what is no text is refused with the others
-    row, fields = dict(given), form.input.fields
-    form.input.fill(row, where)
+    row, fields = dict(given), form.asked_columns
+    if form.retriever is not None and PASSAGES in row:
+        row, fields = form.retriever.fill(row, where), [*fields, PASSAGES]
+    form.check(row, where)
     if len(fields) == 1:
         return text_of(row[fields[0]])
     return json.dumps({name: row[name] for name in fields}, ensure_ascii=False)

@@ -20,7 +20,8 @@ from softprompt.tasks.answering import Answering
 from softprompt.tasks.chat import text_place, with_text
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.labels import compose
-from softprompt.tasks.template import PLACE, Template, excerpt, field_text
+from softprompt.tasks.retrieve import Retriever
+from softprompt.tasks.template import PASSAGES, PLACE, Template, excerpt, field_text
 from softprompt.text import MASK, Parts, plural
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Form(Answering):
     apart: bool = field(default=False, compare=False)
     """Whether answers are encoded as if they stood alone, with a word mark where the tokenizer puts one before every text:
     as prompts of before were trained."""
+    retriever: Retriever | None = field(default=None, compare=False)
+    """What fills `{passages}` where rows have none."""
 
     @classmethod
     def of_config(cls, config: TaskConfig) -> Form:
@@ -83,7 +86,10 @@ class Form(Answering):
     @classmethod
     def of_card(cls, card: Card) -> Form:
         """The form that a prompt was tuned with."""
-        return replace(cls._of(card, card.task, card.metric, card.recipe), apart=card.recipe.get(ANSWERS) != BEHIND)
+        settings = card.recipe.get("retrieve")
+        retriever = Retriever.of_settings(settings) if settings is not None else None
+        made = cls._of(card, card.task, card.metric, card.recipe)
+        return replace(made, apart=card.recipe.get(ANSWERS) != BEHIND, retriever=retriever)
 
     @classmethod
     def _of(cls, source: TaskConfig | Card, task: str, metric: str, recipe: Mapping[str, Any]) -> Form:
@@ -110,7 +116,32 @@ class Form(Answering):
         """What it reads of rows: forms that agree in it split them alike."""
         kind = (self.problem_type, self.label_separator) if self.problem_type else ()
         read = (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label, *kind)
-        return (*read, self.may_lack_answers)
+        retrieved = () if self.retriever is None else (tuple(self.retriever.settings.items()), self.retriever.find)
+        return (*read, self.may_lack_answers, self.no_answer, *retrieved)
+
+    @property
+    def asked_columns(self) -> list[str]:
+        """Columns that a row must have: those of the input, but for passages that are found for it, and of the question."""
+        if self.retriever is None:
+            return self.input.fields
+        own = [name for name in self.input.fields if name != PASSAGES]
+        return list(dict.fromkeys([*own, *self.retriever.columns]))
+
+    def with_passages(self, rows: PlacedRows) -> PlacedRows:
+        """Rows with their passages, where a retriever finds them.
+
+        Raises:
+            DataError: none is at hand for a row that has no passages of its own.
+        """
+        if self.retriever is None:
+            return rows
+        filled = [self.retriever.fill(row, Place(rows.where, place)) for place, row in enumerate(rows)]
+        return PlacedRows(filled, rows.where)
+
+    def check(self, row: Row, where: object) -> None:
+        """Refuse a row that lacks a column, or has one that is no text. Raises DataError."""
+        for name in self.asked_columns:
+            field_text(row, name, where)
 
     def columns(self, row: Row, where: object) -> dict[str, str]:
         """The texts of a row that the templates read, by column.
@@ -118,12 +149,14 @@ class Form(Answering):
         Raises:
             DataError: one is not there, or is no text or number.
         """
-        read = {name: field_text(row, name, where) for name in self.input.fields if name != self.target_field}
+        found = () if self.retriever is None else (PASSAGES,)  # passages that come or go move no row to another split
+        read = {name: field_text(row, name, where) for name in self.input.fields if name not in (self.target_field, *found)}
         return read | {self.target_field: "" if self.lacks_answer(row) else self._answer_text(row, where)}
 
     def is_blank(self, row: Row) -> bool:
         """Whether nothing stands in any column of a row's input."""
-        return all(is_empty(row.get(name)) for name in self.input.fields)
+        own = [name for name in self.input.fields if self.retriever is None or name != PASSAGES]
+        return all(is_empty(row.get(name)) for name in own)
 
     def gap(self, row: Row) -> str | None:
         """The first column of a row's input in which nothing stands, where something stands in another."""
@@ -155,20 +188,26 @@ class Form(Answering):
             )
         return rows
 
-    def row_of(self, text: str) -> Row:
+    def row_of(self, text: str, *, found: bool = True) -> Row:
         """A request's text as a row: the text itself for a template with one column, else a JSON object with them all.
+        Where passages are found for it they may be left out, or be there as the request's own.
+
+        Args:
+            found: whether to find passages.
 
         Raises:
-            DataError: several columns are needed and the text is no such object, has a key twice, or half of a character.
+            DataError: passages are to be found and cannot be; several columns are needed and the text is no such object, has a key twice, or half of a character.
         """
-        fields = self.input.fields
+        fields = self.asked_columns
         if len(fields) == 1:
-            return {fields[0]: text}
+            one = None if self.retriever is None else row_in(text, f"an input for task {self.task!r}")
+            row = one if one is not None and fields[0] in one else {fields[0]: text}
+            return self.retriever.fill(row) if self.retriever is not None and found else row
         example = json.dumps(dict.fromkeys(fields, "..."), ensure_ascii=False)
         row = row_in(text, f"an input for task {self.task!r}")
         if row is None:
             raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {example}")
-        return row
+        return self.retriever.fill(row) if self.retriever is not None and found else row
 
     def zero_shot_text(self) -> str:
         """The text prompt that a soft prompt is compared with."""
@@ -229,6 +268,7 @@ class Form(Answering):
     def found(self) -> dict[str, Any]:
         """What a training found for it, as a card's recipe keeps it."""
         found = {"threshold": self.threshold} if self.is_set else {}
+        found |= {"retrieve": dict(self.retriever.settings)} if self.retriever is not None else {}
         return found | ({"answer_range": list(self.answer_range)} if self.answer_range is not None else {})
 
     def rules(self, base: FrozenBase) -> dict[str, Any]:
@@ -323,7 +363,8 @@ class Form(Answering):
             ids = [*front, *behind]
             if len(ids) <= limit and behind:
                 return front, behind
-            longest = max(row, key=lambda name: len(row[name]))
+            found = self.retriever is not None and row.get(PASSAGES)  # the least of them go first, and not the question
+            longest = PASSAGES if found else max(row, key=lambda name: len(row[name]))
             if not row[longest]:
                 raise ContextError(
                     f"the template of task {self.task!r} alone takes {plural(len(ids), 'token')}, and {limit} are left "
@@ -365,6 +406,6 @@ def form_fields(form: Form) -> dict[str, Any]:
     return kept | {"input": form.input.text, "target": form.target.text}
 
 
-_OF_KIND = ("problem_type", "label_separator", "threshold", "answer_range")
-_OF_RECIPE = ("fold_labels", "id2label", "apart", "may_lack_answers", *_OF_KIND)
+_OF_KIND = ("problem_type", "label_separator", "threshold", "answer_range", "no_answer")
+_OF_RECIPE = ("fold_labels", "id2label", "apart", "may_lack_answers", "retriever", *_OF_KIND)
 """What a form takes from a card's recipe, where prompts of before had none of it, or what is of no prompt."""

@@ -21,6 +21,7 @@ from softprompt.tasks.examples import Examples as Examples
 from softprompt.tasks.form import Form
 from softprompt.tasks.instruction import with_instruction
 from softprompt.tasks.labels import compose, named
+from softprompt.tasks.retrieve import Find, RetrieveConfig, Retriever
 from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, remarks_on_rows
 from softprompt.text import plural
 
@@ -45,8 +46,18 @@ class Task:
     place of a file's name stand rows in memory, too: a list of dictionaries, or a table.
     """
 
-    def __init__(self, config: TaskConfig | None = None, *, folder: str | Path = ".", **fields: Any) -> None:
+    def __init__(
+        self,
+        config: TaskConfig | None = None,
+        *,
+        folder: str | Path = ".",
+        retriever: Find | None = None,
+        **fields: Any,
+    ) -> None:
         """Check the config and find the data; rows are read when they are first needed.
+
+        Args:
+            retriever: finds passages for `{passages}` in `input`: from a question and k to a list of texts.
 
         Raises:
             ConfigError: the config is wrong or has no task name.
@@ -56,6 +67,9 @@ class Task:
         self.folder = Path(folder)
         self.config = with_instruction(self.config, self.folder)
         self.form = Form.of_config(self.config)
+        self._retriever = retriever
+        if retriever is not None or self.config.retrieve is not None:
+            self.form = replace(self.form, retriever=self._make_retriever(self.config.retrieve or RetrieveConfig()))
         if not self.config.task:
             raise ConfigError("task is missing; give the task a name")
 
@@ -68,6 +82,16 @@ class Task:
         """
         return cls(read_config(path), folder=Path(path).resolve().parent)
 
+    def _make_retriever(self, config: RetrieveConfig) -> Retriever:
+        return Retriever.make(config, self._retriever, self.passages_folder, self.form.input)
+
+    @property
+    def passages_folder(self) -> Path | None:
+        """The folder that passages are looked up in, beside the task file where it is there."""
+        if self.config.retrieve is None or self.config.retrieve.folder is None:
+            return None
+        return Path(beside(self.config.retrieve.folder, self.folder)).expanduser().resolve()
+
     def variant(self, **changes: Any) -> Task:
         """The same task with some keys of its config changed; rows are shared where the data are the same,
         and are read alike.
@@ -78,8 +102,10 @@ class Task:
         dropped = {"instruction"} if changes.get("instruction_file") is not None else set()
         kept = self.config.model_dump(exclude_unset=True, exclude=dropped)
         changes, given = take_rows(changes)
-        other = Task(parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder)
+        other = Task(parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder, retriever=self._retriever)
         other._given = self._given | given
+        if other.config.retrieve == self.config.retrieve and self.form.retriever is not None:
+            other.form = replace(other.form, retriever=self.form.retriever)  # one index, and no file read twice
         if other.config.data == self.config.data and not given and other.form.reads == self.form.reads:
             other.__dict__["_splits"] = self._splits
         return other

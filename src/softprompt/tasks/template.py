@@ -16,6 +16,9 @@ from softprompt.text import MASK, Parts
 PLACE = "soft_prompt"
 """In braces, where the vectors stand in an input; no column."""
 
+PASSAGES = "passages"
+"""The column that a retriever fills."""
+
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
@@ -124,7 +127,8 @@ def field_text(row: Row, name: str, where: object) -> str:
     try:
         return text_of(row[name])
     except KeyError:
-        raise DataError(f"{where} has no field {name!r}, which the template needs{_known(name, list(row))}") from None
+        tail = "; `retrieve` would fill it from a folder of texts" if name == PASSAGES else ""
+        raise DataError(f"{where} has no field {name!r}, which the template needs{_known(name, list(row))}{tail}") from None
     except ValueError as error:
         raise DataError(
             f"{where}: the field {name!r} holds {short(row[name])}: {error}; text, a number or a truth value is needed: "

@@ -145,6 +145,8 @@ def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:
         "max_baseline_samples": config.max_baseline_samples,
     }
     resolved.pop("tokenizer_name_or_path", None)
+    if (folder := task.passages_folder) is not None:
+        resolved["retrieve"]["folder"] = str(folder)
     data = config.data
     if data is not None and not data.dataset:
         for split in ("train", "validation", "test"):
