@@ -349,7 +349,16 @@ class TaskConfig(_Strict):
         return {key: value for key, value in values.items() if value is not None}
 
 
-_KEPT = ("fold_labels", "id2label", "problem_type", "label_separator", "threshold", "answer_range", "class_weights", "no_answer")
+_KEPT = (
+    "fold_labels",
+    "id2label",
+    "problem_type",
+    "label_separator",
+    "threshold",
+    "answer_range",
+    "class_weights",
+    "no_answer",
+)
 """Keys of a task file that a card's recipe has where they are given."""
 
 _BLOCKS: dict[str, type[BaseModel]] = {"data": DataConfig, "serving": ServingConfig, "retrieve": RetrieveConfig}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.bases.architectures import MaskedLabels
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
-from softprompt.rows.places import Name, Place
+from softprompt.rows.places import Name, Place, PlacedRows
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import row_in
 from softprompt.rows.values import is_empty
@@ -196,18 +196,23 @@ class Form(Answering):
             found: whether to find passages.
 
         Raises:
-            DataError: passages are to be found and cannot be; several columns are needed and the text is no such object, has a key twice, or half of a character.
+            raise DataError(
+                f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {example}"
+            )
         """
         fields = self.asked_columns
         if len(fields) == 1:
-            one = None if self.retriever is None else row_in(text, f"an input for task {self.task!r}")
-            row = one if one is not None and fields[0] in one else {fields[0]: text}
-            return self.retriever.fill(row) if self.retriever is not None and found else row
+            one: Row | None = None if self.retriever is None else row_in(text, f"an input for task {self.task!r}")
+            only: Row = one if one is not None and fields[0] in one else {fields[0]: text}
+            return self._found(only) if found else only
         example = json.dumps(dict.fromkeys(fields, "..."), ensure_ascii=False)
         row = row_in(text, f"an input for task {self.task!r}")
         if row is None:
             raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {example}")
-        return self.retriever.fill(row) if self.retriever is not None and found else row
+        return self._found(row) if found else row
+
+    def _found(self, row: Row) -> Row:
+        return row if self.retriever is None else self.retriever.fill(row)
 
     def zero_shot_text(self) -> str:
         """The text prompt that a soft prompt is compared with."""
@@ -267,7 +272,7 @@ class Form(Answering):
 
     def found(self) -> dict[str, Any]:
         """What a training found for it, as a card's recipe keeps it."""
-        found = {"threshold": self.threshold} if self.is_set else {}
+        found: dict[str, Any] = {"threshold": self.threshold} if self.is_set else {}
         found |= {"retrieve": dict(self.retriever.settings)} if self.retriever is not None else {}
         return found | ({"answer_range": list(self.answer_range)} if self.answer_range is not None else {})
 

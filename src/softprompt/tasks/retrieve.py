@@ -96,7 +96,7 @@ class Index:
             raise ConfigError("retrieve: an index needs scikit-learn; pip install 'softprompt[retrieve]'") from None
         self.passages = [passage for text in texts.values() for passage in passages_of(text, words, overlap)]
         self.digest = hashlib.sha256(json.dumps([[*texts.items()], words, overlap]).encode()).hexdigest()
-        self._weigh = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")  # noqa: S106  (a pattern of words)
+        self._weigh = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")
         try:
             self._weights = self._weigh.fit_transform(self.passages)
         except ValueError:
@@ -135,7 +135,9 @@ class Retriever:
             both = "both are given" if find is not None else "neither is given"
             raise ConfigError(f"retrieve: a folder or a Python function `retriever` finds passages, and {both}; give one")
         if config.query is None and len(others) != 1:
-            raise ConfigError(f"retrieve: `query` is missing; write what is looked for, such as {{{(others or ['text'])[0]}}}")
+            raise ConfigError(
+                f"retrieve: `query` is missing; write what is looked for, such as {{{(others or ['text'])[0]}}}"
+            )
         query = config.query or f"{{{others[0]}}}"
         if not Template(query).fields or PASSAGES in Template(query).fields:
             raise ConfigError(f"retrieve: the query {short(query)} must name a column in braces, and not {{{PASSAGES}}}")
@@ -187,8 +189,8 @@ class Retriever:
                 return ""
             if self.find is None:
                 raise DataError(
-                    f"{where} has no {PASSAGES!r}, and the texts that this task looks them up in are not at hand; name their "
-                    f"folder (SOFTPROMPT_PASSAGES, or `retriever` in Python), or send {PASSAGES!r} as a column of its own"
+                    f"{where} has no {PASSAGES!r}, and the texts that this task looks them up in are not at hand; send "
+                    f"{PASSAGES!r} as a column of its own"
                 )
             found = self.find(query, self.k)
         if isinstance(found, str) or not isinstance(found, Sequence) or not all(isinstance(one, str) for one in found):

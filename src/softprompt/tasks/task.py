@@ -102,7 +102,9 @@ class Task:
         dropped = {"instruction"} if changes.get("instruction_file") is not None else set()
         kept = self.config.model_dump(exclude_unset=True, exclude=dropped)
         changes, given = take_rows(changes)
-        other = Task(parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder, retriever=self._retriever)
+        other = Task(
+            parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder, retriever=self._retriever
+        )
         other._given = self._given | given
         if other.config.retrieve == self.config.retrieve and self.form.retriever is not None:
             other.form = replace(other.form, retriever=self.form.retriever)  # one index, and no file read twice
