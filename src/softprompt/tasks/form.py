@@ -196,9 +196,8 @@ class Form(Answering):
             found: whether to find passages.
 
         Raises:
-            raise DataError(
-                f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {example}"
-            )
+            DataError: passages are to be found and cannot be; or several columns are needed and the text is no such object,
+                has a key twice, or half of a character.
         """
         fields = self.asked_columns
         if len(fields) == 1:
