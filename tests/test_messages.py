@@ -35,6 +35,10 @@ NEVER_RAISED = {"SoftPromptError"}
 ROWS = "text,label\n" + "".join(f"red {n},yes\nblue {n},no\n" for n in range(40))
 
 
+WORDED = ("tasks/config.py", "tasks/blocks.py", "tasks/labels.py")
+"""Whose ValueErrors are shown as they are."""
+
+
 @dataclass
 class Place:
     """Where a case happens: the current folder, with rows, and a base."""
@@ -289,7 +293,7 @@ def messages(tree: ast.AST, file: str, handed_on: bool = False) -> Iterator[Mess
             name = ast.unparse(node.func).rpartition(".")[2]
             at = FIRST_WORDS.get(name, 0)
             known = name in {*CLASSES, "ApiError", "refused", "BadParameter"}
-            worded = name == "ValueError" and file in ("tasks/config.py", "tasks/labels.py")  # shown as they are
+            worded = name == "ValueError" and file in WORDED
             if (known or worded) and len(node.args) > at:
                 yield Message(file, node.lineno, name, text_of(node.args[at]), inside)
         yield from messages(node, file, inside)

@@ -29,7 +29,7 @@ from softprompt.training.loop import Stepper
 from softprompt.training.run import Run
 from tests.commands import Run as Command
 from tests.http_server import serving
-from tests.models import CONFIGS, make_base
+from tests.models import CONFIGS, make_base, make_masked
 from tests.sessions import runs_of
 
 PLACES = {
@@ -215,6 +215,18 @@ def test_a_place_that_is_none_is_told(fields: dict[str, Any], told: str) -> None
     with pytest.raises(ConfigError, match=r".*") as caught:
         Form.of_config(parse_config({"task": "t", **fields}))
     assert told in str(caught.value)
+
+
+def test_a_mask_is_no_column_beside_a_placed_prompt_and_stands_behind_it() -> None:
+    base, fields = make_masked("roberta"), {"task_type": "MASKED_LM"}
+    (run,) = runs_of(base, [placed("the thing:{soft_prompt}{text} is {mask} now", **fields)])
+    assert run.train.front(0) == base.encode(["the thing:"])[0]
+    task = run.task
+    assert [ids.count(base.tokenizer.mask_token_id) for ids in run.train.inputs] == [1] * len(run.train)
+    whole = task.encode(base, task.train, 0, split="training").inputs
+    assert [ids.count(base.tokenizer.mask_token_id) for ids in whole] == [1] * len(whole)
+    with pytest.raises(ConfigError, match=r"the mask .* stands before \{soft_prompt\}.*; put it there"):
+        runs_of(base, [placed("it is {mask}:{soft_prompt}{text}", **fields)])
 
 
 def test_a_prompt_in_the_system_turn_stands_between_its_control_tokens() -> None:

@@ -116,7 +116,7 @@ class Bars:
             yield
 
     def _lines(self, name: str, total: int) -> Advance:
-        done = shown = 0
+        done, shown = 0, -1 if name == "train" else 0
         if name != "train":  # its first line says where a run goes on that was stopped
             sys.stderr.write(f"{name}: 0%\n")
             sys.stderr.flush()

@@ -14,7 +14,7 @@ import transformers
 
 from softprompt.bases.architectures import task_type_of_config
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.behaviour import looks_ahead
+from softprompt.bases.behaviour import check_causal
 from softprompt.errors import BaseModelError
 from softprompt.model.causal import Causal
 from softprompt.model.splice import stack_prompts
@@ -39,6 +39,14 @@ def save(model: Any, folder: Path) -> Path:
     return folder
 
 
+def looks_ahead(model: Any) -> bool:
+    try:
+        check_causal(model, "it")
+    except BaseModelError as error:
+        return "changes with the tokens behind it" in str(error)
+    return False
+
+
 def refused(folder: Path) -> str:
     with pytest.raises(BaseModelError) as caught:
         FrozenBase.load(str(folder), device="cpu")
@@ -54,6 +62,30 @@ def test_a_model_that_looks_ahead_is_no_base(name: str, seed: int, tmp_path: Pat
     assert "changes with the tokens behind it, as in an encoder" in message
     assert "decoder-only" in message
     with pytest.raises(BaseModelError, match="decoder-only"):
+        FrozenBase.wrap(model, tokenizer())
+
+
+def no_vectors() -> Any:
+    config = transformers.CpmAntConfig(
+        vocab_size=320, hidden_size=16, num_attention_heads=2, dim_head=8, dim_ff=16, num_hidden_layers=1
+    )
+    return transformers.CpmAntForCausalLM(config)
+
+
+def no_masks_of_bools() -> Any:
+    config = transformers.XLNetConfig(vocab_size=320, d_model=16, n_layer=1, n_head=2, d_inner=16)
+    return transformers.XLNetLMHeadModel(config)
+
+
+@pytest.mark.parametrize("make", [no_vectors, no_masks_of_bools])
+def test_a_causal_model_that_fails_behind_vectors_is_refused_when_it_is_loaded(
+    make: Callable[[], Any], tmp_path: Path
+) -> None:
+    model = make().eval()
+    message = refused(save(model, tmp_path / "model"))
+    assert f"({type(model).__name__}) cannot be run behind vectors: " in message
+    assert "decoder-only" in message
+    with pytest.raises(BaseModelError, match="cannot be run behind vectors"):
         FrozenBase.wrap(model, tokenizer())
 
 

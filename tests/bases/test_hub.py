@@ -149,9 +149,9 @@ def test_pickled_weights_are_fetched_where_there_are_no_others(hub: Hub, base_fo
 def test_a_model_of_another_kind_is_told_before_its_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
     folder = put(hub, tmp_path / "encoder")
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"architectures": ["T5ForConditionalGeneration"]}))
+    (folder / "config.json").write_text(json.dumps({"architectures": ["BertForTokenClassification"]}))
     (folder / "model.safetensors").write_bytes(b"x")
-    assert "'own/other' is an encoder-decoder model" in refused("own/other")
+    assert "'own/other' is a token classifier" in refused("own/other")
     assert hub.fetched == {"config.json"}
 
 

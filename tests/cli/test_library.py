@@ -505,7 +505,7 @@ def test_the_commands_of_the_page_run(run: Run, tmp_path: Path, monkeypatch: pyt
     tiny = fingerprint_of_folder(BUILTIN["builtin/tiny"])
     with Library.open() as library:
         for seed, value in enumerate((0.70, 0.72, 0.60)):
-            library.publish(make_prompt(seed=seed, metrics=scored(value), fingerprint=tiny), base=BASE)
+            library.publish(make_prompt(seed=seed, metrics=scored(value), fingerprint=tiny, labels=("yes", "no")), base=BASE)
     commands = [line[2:] for block in re.findall(r"```console\n(.*?)```", page, re.S) for line in block.splitlines()]
     assert len(commands) > 20
     for command in commands:

@@ -9,6 +9,7 @@ import typer.main
 
 from softprompt.cli.app import app
 from softprompt.cli.options import _VALUES
+from softprompt.exchange.exporting import Format
 
 NUMBERS = (
     "--engine-queue --engine-rows --events --limit --max-body-kb --max-job-rows --max-rows --max-steps --max-streams "
@@ -40,3 +41,8 @@ def test_old_names_are_taken_and_not_shown() -> None:
         (path, name) for path, option in options_of(typer.main.get_command(app)) if option.hidden for name in option.opts
     }
     assert hidden == {("init", "--name"), ("import", "--label")}
+
+
+def test_a_choice_shows_its_words() -> None:
+    shown = {path: option.metavar for path, option in options_of(typer.main.get_command(app)) if "--format" in option.opts}
+    assert shown == {"export": "|".join(Format)}

@@ -163,6 +163,11 @@ def test_a_call_that_was_cut_short_goes_on_and_ends_as_the_uncut_one(
     assert not out.exists()
     asked.clear()
     asked.extend([0] * 3)
+    partial = tmp_path / "out.jsonl.partial"
+    head, *kept = partial.read_text().splitlines()
+    known = ("task", "version", "text", "output", "scores", "truncated")  # all that there was of old
+    older = [json.dumps({key: json.loads(row)[key] for key in known}) for row in kept]
+    partial.write_text("".join(f"{line}\n" for line in (head, *older)))
     done = run("predict", "kind", "--data", file, "--output", out)
     assert done.code == 0
     assert "4 of 7 rows are answered already" in done.err

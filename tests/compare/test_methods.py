@@ -20,7 +20,7 @@ from softprompt.compare.method import Trained
 from softprompt.compare.names import NAMES
 from softprompt.compare.peft_prompts import prefix_of
 from softprompt.compare.soft_prompt import of_kind
-from softprompt.compare.text_prompts import FewShot, draw_examples, few_shot_text
+from softprompt.compare.text_prompts import FewShot, ZeroShot, draw_examples, few_shot_text
 from softprompt.compare.trainer import without_future_warnings
 from softprompt.compare.weights import BATCH, Full, Lora, batch_of, fit_weights
 from softprompt.engines.offline import OfflineEngine
@@ -34,7 +34,7 @@ from softprompt.progress import Mute
 from softprompt.tasks.task import Task
 from softprompt.training.prepare import RATE
 from softprompt.training.train import train
-from tests.models import make_base, steerable_base, weights_digest
+from tests.models import make_base, make_seq2seq, steerable_base, weights_digest
 
 WORDS = {"red": "yes", "green": "no", "blue": "yes", "apple": "no"}
 ROWS = [{"text": f"{word} {n}", "label": label} for n in range(12) for word, label in WORDS.items()]
@@ -204,7 +204,7 @@ def test_a_prefix_is_judged_as_peft_answers(base: FrozenBase) -> None:
 def test_a_base_that_takes_no_prefix_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Causal, "shares_prefix", False)
     with pytest.raises(BaseModelError, match=r"random/llama .* takes no prefix"):
-        METHODS[name].train(a_task(), make_base("llama"), Mute())
+        METHODS[name].check(a_task(), make_base("llama"))
 
 
 def test_each_kind_of_prompt_has_the_rate_and_length_that_are_its_own(base: FrozenBase) -> None:
@@ -282,10 +282,46 @@ def test_every_row_is_taken_once_before_any_comes_again(count: int, seed: int) -
 def test_weights_of_few_bits_are_not_trained(method: Lora | Full, base: FrozenBase) -> None:
     small = dataclasses.replace(base, quantization="int8")
     with pytest.raises(ConfigError, match=r"method '\w+' trains weights, and those of random/llama are int8"):
-        method.train(a_task(), small, Mute())
+        method.check(a_task(), small)
 
 
 # What is refused
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "method", "words", "left"),
+    [
+        ({"input": "{text}{soft_prompt} so"}, None, "peft_prompt_tuning", "says where its prompt stands", "ours,lora,full"),
+        ({"input": "{text}{soft_prompt} so"}, None, "prefix", "stands", "ours,lora,full"),
+        ({}, "t5", "prefix", "takes no prefix", "ours,lora,full"),
+        ({}, "t5", "peft_prefix_tuning", "on causal models alone, and random/t5 is SEQ_2_SEQ_LM", "ours,lora,full"),
+        ({}, "int8", "full", "trains weights", "prefix,peft_prefix_tuning"),
+    ],
+)
+def test_what_does_not_work_is_told_before_anything_is_trained(
+    fields: dict[str, str],
+    kind: str | None,
+    method: str,
+    words: str,
+    left: str,
+    base: FrozenBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained = list[str]()
+    monkeypatch.setattr(ZeroShot, "train", lambda *_: trained.append("zero_shot"))
+    asked = make_seq2seq("t5") if kind == "t5" else dataclasses.replace(base, quantization=kind)
+    with pytest.raises(ConfigError, match=words) as caught:
+        compare(a_task(**fields), methods=["zero_shot", "ours", method], base=asked, progress=Mute())
+    assert str(caught.value).startswith(f"{method} cannot be compared here: ")
+    assert "--methods zero_shot,few_shot,ours" in str(caught.value)
+    assert str(caught.value).endswith(left)
+    assert not trained
+
+
+def test_sets_of_labels_are_told_to_be_compared_by_no_method(base: FrozenBase) -> None:
+    task = a_task(problem_type="multi_label_classification", data=[{"text": "a", "label": "yes"}] * 20)
+    with pytest.raises(ConfigError, match=r"zero_shot cannot be compared here: .*sets of labels.*; no method works there"):
+        compare(task, base=base, progress=Mute())
 
 
 def test_an_unknown_method_is_told_before_anything_is_loaded() -> None:

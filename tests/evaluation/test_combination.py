@@ -21,7 +21,7 @@ from softprompt.engines.protocol import Sampling
 from softprompt.engines.scheduler import Limits
 from softprompt.errors import ConfigError, FingerprintMismatch, NotFound
 from softprompt.evaluation.combination import Combined, combine
-from softprompt.evaluation.ensembles import mean_scores, score_members
+from softprompt.evaluation.ensembles import score_members
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.exchange.exporting import Format, export_prompt
 from softprompt.exchange.importing import import_prompt
@@ -29,9 +29,10 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.rows.sources import Row
-from softprompt.serving.answers import Message, softmax
+from softprompt.serving.answers import Message
 from softprompt.serving.offline import Service
 from softprompt.serving.service import AsyncService
+from softprompt.tasks.answers import mean_scores, softmax
 from softprompt.tasks.task import Task
 from softprompt.training.prepare import Preparer
 from tests.commands import Run
@@ -211,8 +212,8 @@ def test_a_member_without_numbers_leaves_the_ensemble_without() -> None:
 def test_rows_are_counted_once_however_many_members_they_are_asked(base: FrozenBase) -> None:
     prompts = [[some_prompt(base, "a", seed=n).vectors_PD for n in range(3)], [some_prompt(base, "b", seed=9).vectors_PD]]
     engine = OfflineEngine(architecture_of(base), token_budget=24)
-    labels = Task(task="a", labels=LABELS).form.encode_labels(base)
-    scoring = score_members(engine, prompts, [0, 1, 0, 1, 0], [[2, 3]] * 5, [labels] * 5)
+    form = Task(task="a", labels=LABELS).form
+    scoring = score_members(engine, prompts, [0, 1, 0, 1, 0], [[2, 3]] * 5, [form.encode_labels(base)] * 5, [form] * 5)
     seen = list(scoring)
     assert sum(seen) == 5
     assert len(seen) > 1

@@ -122,6 +122,20 @@ def test_labels_are_inferred_by_the_rule_of_init(library: Library) -> None:
         planned(library, rows, softprompt={"id2label": {"1": "one", "false": "no"}})
 
 
+def test_kinds_of_answers_are_planned_as_they_are_asked(library: Library) -> None:
+    sets = [{"text": f"say {n}", "label": ["red"] * (n % 2) + ["blue"] * (n % 3)} for n in range(40)]
+    several = {"problem_type": "multi_label_classification"}
+    with pytest.raises(FieldError, match=r"softprompt\.labels is missing: multi_label_classification chooses among labels"):
+        planned(library, sets, softprompt=several)
+    assert planned(library, sets, softprompt={**several, "labels": ["red", "blue"]}).config["labels"] == ["red", "blue"]
+    stars = [{"text": f"say {n}", "label": n % 3} for n in range(40)]
+    job = planned(library, stars, softprompt={"problem_type": "regression"})
+    assert "labels" not in job.config
+    assert any("the answers are generated: problem_type asks so" in message for message in messages(library, job))
+    ordered = planned(library, stars, softprompt={"problem_type": "regression", "labels": [0, 1, 2]})
+    assert ordered.config["labels"] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("blank", [" ", None])
 def test_blank_rows_are_left_out_of_a_job_and_told(library: Library, base_folder: Path, blank: str | None) -> None:
     rows = [*ROWS, {"text": blank, "label": "good"}]
@@ -653,7 +667,7 @@ def test_a_worker_that_is_told_to_end_leaves_the_step_it_was_at(
 
 
 def test_a_running_job_is_cancelled_and_its_neighbour_goes_on(library: Library, base_folder: Path) -> None:
-    gone = queue_job(library, base_folder, "gone", softprompt={"max_steps": 10**15})
+    gone = queue_job(library, base_folder, "gone", softprompt={"max_steps": 10**15, "eval_per_epoch": 1})
     kept = queue_job(library, base_folder, "kept")
     jobs = Jobs(library)
     worker = threading.Thread(target=do_all, args=(library,))

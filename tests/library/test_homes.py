@@ -46,10 +46,11 @@ READING = [
     ["jobs", "list"],
     ["jobs", "show", "x"],
     ["jobs", "cancel", "x"],
+    ["combine", "x@1", "x@2"],
 ]
 """Every command that needs a library that is there; `test_every_command_is_of_one_kind` sees to it."""
 
-MAKING = ["train", "sweep", "import", "keys create", "demo", "serve"]
+MAKING = ["train", "distill", "sweep", "import", "keys create", "demo", "serve"]
 APART = ["init", "compare", "base show", "base verify", "base list"]
 
 

@@ -19,15 +19,14 @@ from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.centroid import centroid_of
 from softprompt.model.embedding import single_tokens
-from softprompt.model.splice import stack_prompts
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank
-from softprompt.training.forward import Example, losses_and_gradient
-from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
+from softprompt.training.forward import Example
+from softprompt.training.objectives import LabelTarget
 from softprompt.training.run import Run
 from tests.engine_jobs import Inbox
 from tests.models import START, VOCABULARY, make_seq2seq
-from tests.sessions import runs_of, train_bank
+from tests.sessions import check_step, runs_of, some_examples, train_bank
 
 LABELS = ((5,), (6, 7), (6, 8, 9))
 
@@ -84,22 +83,8 @@ WHICH = [0, 1, 2, 1, 0, 0]
 
 def test_losses_and_gradients_are_those_of_each_row_alone(t5: Architecture) -> None:
     prompts, rows = some_prompts(t5)[:2], some_rows()
-    examples = [
-        Example(row % 2, ids, LABEL_SCORING, LabelTarget(LABELS, row % 3), 0.5)
-        if row < 3
-        else Example(row % 2, ids, LANGUAGE_MODELING, [4, 9, 2][: 1 + row % 3], 0.25)
-        for row, ids in enumerate(rows)
-    ]
-    losses_K, gradient_KPD = losses_and_gradient(t5, stack_prompts(prompts), examples, token_budget=30)
-    for number, prompt_PD in enumerate(prompts):
-        leaf = prompt_PD.clone().requires_grad_()
-        loss = sum(e.weight * plain_loss(t5, leaf, e) for e in examples if e.which == number)
-        assert isinstance(loss, torch.Tensor)
-        (expected,) = torch.autograd.grad(loss, leaf)
-        torch.testing.assert_close(losses_K[number], loss.detach(), rtol=1e-4, atol=1e-4)
-        assert (gradient_KPD[number, -len(leaf) :] - expected).norm() <= 1e-4 * expected.norm()
-    recomputed = losses_and_gradient(t5, stack_prompts(prompts), examples, recompute=True)[1]
-    torch.testing.assert_close(recomputed, gradient_KPD, rtol=1e-4, atol=1e-5)
+    examples = some_examples(rows, LABELS, labelled=3)
+    check_step(t5, prompts, examples, plain_loss, within=1e-4)
 
 
 def some_task(folder: str, name: str, **fields: object) -> Task:

@@ -18,7 +18,8 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.protocol import EmbedJob, Sampling
 from softprompt.errors import ConfigError, NotFound, PromptFileError, RegistryError, StoreError
-from softprompt.exchange.peft import TENSOR, WEIGHTS, load_peft, save_peft
+from softprompt.exchange.peft import WEIGHTS, load_peft, save_peft
+from softprompt.exchange.peft_matrix import TENSOR
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.model.centroid import centroid_of, raw_text

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -131,6 +132,16 @@ def test_headwords_are_right_where_english_is_regular() -> None:
     assert words["the most rough of all"] == "roughest"
 
 
+def test_a_table_of_few_rows_is_told_to_be_few(tmp_path: Path) -> None:
+    def notes(count: int) -> tuple[str, ...]:
+        rows = [[f"the {'red' if n % 2 else 'blue'} ship number {n}", "ab"[n % 2]] for n in range(count)]
+        return draft_task(write_csv(tmp_path / "mine.csv", ["text", "label"], rows)).notes
+
+    (few,) = (note for note in notes(40) if "text prompt" in note)
+    assert re.match(r"3\d training rows; with 64 or fewer a text prompt may be as good", few)  # the others are test rows
+    assert not [note for note in notes(200) if "text prompt" in note]
+
+
 # Which columns are taken, which are left, and why
 
 
@@ -188,7 +199,7 @@ def test_columns_that_only_later_rows_have_are_seen(tmp_path: Path) -> None:
     rows = [{"id": 1, "label": "x"}] + [{"text": text, "label": "xy"[n % 2]} for n, text in enumerate(SENTENCES)]
     draft = draft_task(table(tmp_path, rows))
     assert draft.text == ("text",)
-    assert draft.notes == ("mine.jsonl: 1 row of 61 left out: nothing in 'text'",)
+    assert draft.notes[:-1] == ("mine.jsonl: 1 row of 61 left out: nothing in 'text'",)
     rows[0] = {"text": "a ship"}
     with pytest.raises(DataError, match="the column 'label' is empty in 1 of 61 rows, the first of them row 1"):
         draft_task(table(tmp_path, rows))
@@ -378,7 +389,7 @@ def test_space_around_all_labels_is_told_and_folded(tmp_path: Path) -> None:
 
 def test_a_table_without_names_on_top_is_told(tmp_path: Path) -> None:
     rows = [[f"a text of several words {i}", "ab"[i % 2]] for i in range(30)]
-    (note,) = draft_task(write_csv(tmp_path / "rows.csv", rows[0], rows[1:])).notes
+    (note, _) = draft_task(write_csv(tmp_path / "rows.csv", rows[0], rows[1:])).notes
     assert note.startswith(
         "the column 'a' is named like one of its labels: a file without a row of names on top loses its first"
     )

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from softprompt.errors import ConfigError
 from softprompt.tasks import foreign
-from softprompt.tasks.config import DataConfig, TaskConfig, parse_config
+from softprompt.tasks.blocks import DataConfig
+from softprompt.tasks.config import TaskConfig, parse_config
 
 
 @pytest.mark.parametrize(

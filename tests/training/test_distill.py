@@ -17,15 +17,16 @@ from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.library.library import Library
 from softprompt.model.causal import Causal
-from softprompt.progress import Silent
+from softprompt.progress import Mute, Silent
 from softprompt.tasks.task import Task
+from softprompt.training import distill as measured
 from softprompt.training.distill import distill
 from softprompt.training.events import Advanced, Prepared, Stopped
 from softprompt.training.objectives import Taught, teacher
 from softprompt.training.session import Session
 from softprompt.training.train import train
 from tests.commands import Run
-from tests.models import make_base, save_base, steerable_base
+from tests.models import make_base, make_seq2seq, save_base, steerable_base
 from tests.sessions import Untrained, runs_of
 
 INSTRUCTION = "say yes to what is red\nthe red river: yes\nthe blue stone: no"
@@ -52,6 +53,17 @@ def a_task(rows: Any = BARE, **fields: Any) -> Task:
         "objective": "distillation", "instruction": INSTRUCTION, "max_baseline_samples": 4,
     }  # fmt: skip
     return Task(**({"task": "taught", "data": rows} | known | fields))
+
+
+class Noting(Silent):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 def whole_rows(base: FrozenBase, task: Task) -> list[list[int]]:
@@ -187,9 +199,12 @@ def test_the_prompt_comes_to_answer_as_the_instructed_base_does(library: Library
     rows = [{"text": f" {word}"} for word in ("red", "green", "blue", "apple")] * 3
     task = a_task(rows, input="{text} =", labels=LABELS, instruction=" bad", max_steps=40, learning_rate=0.05)
     data = {"train": rows, "validation": rows[:4], "test": rows[:4]}
+    told = Noting()
     with warnings.catch_warnings(action="ignore"):
-        distilled = distill(task.variant(data=data), base=base, library=library, progress=Silent())
+        distilled = distill(task.variant(data=data), base=base, library=library, progress=told)
     row = distilled.row()
+    assert told.notes  # none of which, nor a warning of the row, takes the text for one to be better than
+    assert [said for said in told.notes + row["warnings"] if "zero-shot" in said] == []
     assert distilled.agreement == row["agreement"] == 1.0
     assert row["value"] == row["teacher"] == 1.0  # nothing else counts as right
     assert row["untrained"] < 1.0
@@ -207,6 +222,26 @@ def test_what_a_request_costs_is_told(base: FrozenBase, library: Library) -> Non
         assert row["teacher_kept_bytes"] >= length * a_column
         assert min(row["latency_ms"], row["cached_latency_ms"], row["teacher_cached_latency_ms"]) > 0
         assert row["cheaper"] == pytest.approx(row["teacher_latency_ms"] / row["latency_ms"], rel=0.05)
+
+
+@pytest.mark.parametrize(("input", "kept"), [("so: {soft_prompt}{text}", True), ("{text}{soft_prompt} so", False)])
+def test_a_request_with_a_placed_prompt_is_measured_with_what_stands_before_it(
+    input: str, kept: bool, base: FrozenBase, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = set[int]()
+    anew = measured._Requests.anew
+
+    def noted(self: Any, vectors_PD: torch.Tensor, ids: Sequence[int]) -> object:
+        lengths.add(len(vectors_PD))
+        return anew(self, vectors_PD, ids)
+
+    monkeypatch.setattr(measured._Requests, "anew", noted)
+    row = distill(a_task(ROWS, labels=LABELS, input=input), base=base, library=library, progress=Mute()).row()
+    assert 0 in lengths  # the instruction's
+    assert min(lengths - {0}) > 6
+    a_column = 2 * 2 * 2 * 8 * 4
+    assert row["kept_bytes"] == (len(base.encode(["so: "])[0]) + 6) * a_column * kept
+    assert row["teacher_kept_bytes"] > 0
 
 
 def test_rows_without_an_answer_are_refused_everywhere_else(base: FrozenBase, library: Library, tmp_path: Path) -> None:
@@ -251,9 +286,11 @@ def test_an_instruction_comes_from_a_file_beside_the_task_or_a_text(base: Frozen
     assert task.variant(instruction="mine").config.instruction == "mine"
     assert task.variant(seed=3).config.instruction == INSTRUCTION
     (tmp_path / "i.txt").write_bytes(b"\xff")
-    for name, message in (("none.txt", "no data file 'none.txt'"), ("i.txt", "is not UTF-8 text")):
+    for name, message in (("none.txt", "there is no instruction file 'none.txt'"), ("i.txt", "is not UTF-8 text")):
         with pytest.raises(ConfigError, match=message):
             task.variant(instruction_file=name)
+    with pytest.raises(ConfigError, match=r"data\.subsets is of `softprompt train` alone"):
+        distill(a_task(data={"train": BARE, "subsets": 2}), base=base)
     with pytest.raises(ConfigError, match="there is no instruction to distill"):
         distill({"task": "t", "data": BARE}, base=base)
 
@@ -317,3 +354,19 @@ def test_the_command(run: Run, home: Path, tmp_path: Path) -> None:
     assert shown.code == 0
     assert "agreement" in shown.out
     assert "times as long" in shown.out
+    assert "Behind keys and values" in " ".join(shown.out.split())
+
+
+def test_of_an_encoder_nothing_is_said_to_be_kept(run: Run, tmp_path: Path) -> None:
+    base, folder, task = make_seq2seq("t5"), tmp_path / "t5", tmp_path / "task.json"
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+    task.write_text(json.dumps({
+        "task": "taught", "data": "rows.jsonl", "labels": LABELS, "base": str(folder), "instruction": INSTRUCTION,
+        "max_steps": 1, "num_virtual_tokens": 6,
+    }))  # fmt: skip
+    shown = run("distill", task)
+    assert shown.code == 0
+    assert "times as long" in shown.out
+    assert "keys and values" not in " ".join(shown.out.split())

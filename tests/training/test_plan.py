@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from softprompt.bases.base import FrozenBase
+from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, DataError
 from softprompt.library.library import Library
 from softprompt.rows.sources import Row
 from softprompt.tasks.task import Task
 from softprompt.training import plan as planning
 from softprompt.training.loop import Stepper
+from softprompt.training.objectives.teacher import Teacher
 from softprompt.training.plan import JUDGED, plan
 from softprompt.training.train import train
 from tests.models import make_base, weights_digest
@@ -66,7 +68,7 @@ def test_a_plan_says_what_the_training_then_does(base: FrozenBase, fields: dict[
     for name in ("learning_rate", "objective", "prompt_tuning_init"):
         assert row[name] == card.recipe[name]
     assert row["rows_per_step"] == min(task.config.per_device_train_batch_size, len(task.train))
-    parts = [row[f"{part}_seconds"] for part in ("train", "baseline", "validation", "test")]
+    parts = [row[f"{part}_seconds"] for part in ("ask", "train", "baseline", "validation", "test")]
     assert min(parts) >= 0 < row["seconds"] == pytest.approx(sum(parts), abs=0.03)
     assert row["peak_mb"] > 0
     json.dumps(row, allow_nan=False)
@@ -154,6 +156,35 @@ def test_times_are_those_of_the_measured_step_and_rows(base: FrozenBase, monkeyp
     assert one["validation_seconds"] == pytest.approx(256 / JUDGED, rel=1e-2)
     assert half["validation_seconds"] == pytest.approx(3 * 256 / JUDGED, rel=1e-2)
     assert half["baseline_seconds"] >= 2 * 256 / JUDGED - 0.01
+
+
+@pytest.mark.parametrize(
+    ("fields", "asks"),
+    [
+        ({"objective": "distillation", "instruction": "say yes to red"}, (Teacher, "_scores")),
+        ({"objective": "distillation", "instruction": "say", "labels": None, "max_new_tokens": 4}, (Teacher, "_writes")),
+        ({"objective": "preference", "rejected": "other", "target": " {label}"}, (OfflineEngine, "score")),
+    ],
+)
+def test_the_base_is_asked_for_a_few_rows_alone(
+    base: FrozenBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], asks: tuple[type, str]
+) -> None:
+    honest, asked = getattr(*asks), list[int]()
+
+    def counted(self: Any, prompts: Any, which: Any, inputs: Any, *labels: Any) -> Any:
+        asked.append(len(inputs))
+        return honest(self, prompts, which, inputs, *labels)
+
+    monkeypatch.setattr(*asks, counted)
+    clock = iter(range(1000))
+    monkeypatch.setattr(planning, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    library = Library.open(tmp_path / "home")
+    some = [row | {"other": "no" if row["label"] == "yes" else "yes"} for row in rows(200)]
+    (row,) = plan(a_task(data={"train": some, "validation": 0.1}, **fields), base=base, library=library)
+    assert asked[0] == JUDGED
+    assert asks[0] is OfflineEngine or len(asked) == 1, "which judges, too"
+    assert row["ask_seconds"] == pytest.approx(200 / JUDGED, rel=1e-2), "one chunk of so many rows takes a second"
+    assert not (library.runs / "teachers").exists()
 
 
 def test_a_step_that_fails_is_told_with_its_plan(base: FrozenBase, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,19 +18,18 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.model.causal import Causal
 from softprompt.model.prefix import layout_for
-from softprompt.model.splice import stack_prompts
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.offline import Service
 from softprompt.tasks.config import PREFIX_LENGTH, parse_config
 from softprompt.tasks.task import Task
-from softprompt.training.forward import Example, losses_and_gradient
-from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
+from softprompt.training.forward import Example
+from softprompt.training.objectives import LabelTarget
 from softprompt.training.plan import plan
 from softprompt.training.prepare import PREFIX_RATE, RATE, Preparer
 from softprompt.training.sweep import sweep
 from softprompt.training.train import train
 from tests.models import ARCHITECTURES, UNEVEN, make_base, make_causal, weights_digest
-from tests.sessions import cut, runs_of
+from tests.sessions import check_step, cut, runs_of, some_examples
 from tests.training.test_resume import make_task
 
 LABELS = ((5,), (6, 7), (6, 8, 9))
@@ -77,23 +76,8 @@ def test_losses_and_gradients_are_those_of_each_row_alone(architecture: str) -> 
     prompts = [torch.randn(rows, width, generator=generator) * 0.5 for rows in (4, 2)]
     head = [20, 21, 22]  # of all inputs, as a template has it
     inputs = [[*head, 4, 9], [*head, 30], [*head, 11, 12, 13, 14, 15], [*head, 50, 51]]
-    examples = [
-        Example(row % 2, ids, LABEL_SCORING, LabelTarget(LABELS, row % 3), 0.5)
-        if row < 2
-        else Example(row % 2, ids, LANGUAGE_MODELING, [4, 9, 2][: 1 + row % 3], 0.25)
-        for row, ids in enumerate(inputs)
-    ]
-    losses_K, gradient_KPW = losses_and_gradient(causal, stack_prompts(prompts), examples, token_budget=30)
-    for number, matrix_PW in enumerate(prompts):
-        leaf = matrix_PW.clone().requires_grad_()
-        own = [e.weight * plain_loss(causal, leaf, e) for e in examples if e.which == number]
-        loss = torch.stack(own).sum()
-        (expected,) = torch.autograd.grad(loss, leaf)
-        torch.testing.assert_close(losses_K[number], loss.detach(), rtol=1e-4, atol=1e-4)
-        assert (gradient_KPW[number, -len(leaf) :] - expected).norm() <= 1e-3 * expected.norm()
-        assert not gradient_KPW[number, : -len(leaf)].any()
-    recomputed = losses_and_gradient(causal, stack_prompts(prompts), examples, recompute=True)[1]
-    torch.testing.assert_close(recomputed, gradient_KPW, rtol=1e-3, atol=1e-4)
+    examples = some_examples(inputs, LABELS, labelled=2)
+    check_step(causal, prompts, examples, plain_loss, within=1e-3)
 
 
 # Where they start

@@ -90,13 +90,30 @@ def test_prompts_that_write_become_their_mean_as_the_task_file_says(tmp_path: Pa
         torch.testing.assert_close(tuned.prompt.vectors_PD, (parts[0] + parts[1]) / 2)
 
 
+def test_numbers_of_subsets_lie_in_the_range_of_all_rows() -> None:
+    rows = [{"text": f"red {n}", "label": n} for n in range(100)]
+    task = a_task(labels=None, data={"train": rows, "validation": 0.1}, problem_type="regression")
+    numbers = [float(row["label"]) for row in task.train]
+    assert {part.form.answer_range for part in task.subsets(4)} == {(min(numbers), max(numbers))}
+
+
 def test_subsets_that_cannot_be_are_refused(tmp_path: Path, base: FrozenBase) -> None:
-    with pytest.raises(ConfigError, match="40 training rows are too few for 2 subsets"):
+    with pytest.raises(
+        ConfigError, match="40 training rows are so few that each is held out in turn, which subsets are not; say"
+    ):
         a_task(data={"train": ROWS[:40], "test": ROWS[40:]}).subsets(2)
     with pytest.raises(ConfigError, match="6 training rows are too few for 9 subsets"):
         a_task(data={"train": ROWS[:6], "validation": ROWS[6:12], "test": ROWS[12:]}).subsets(9)
     with pytest.raises(ConfigError, match="subsets are combined in a library, and publish is False"):
         train(a_task(), base=base, publish=False, subsets=2)
+    with Library.open(tmp_path / "home") as library:  # before anything is trained
+        with pytest.raises(ConfigError, match="subsets are combined, and prefixes cannot be; leave subsets out"):
+            train(a_task(prompt_type="prefix"), base=base, library=library, subsets=2)
+        unanswered = [{"text": row["text"]} for row in ROWS]
+        distilled = {"objective": "distillation", "instruction": "Say yes or no."}
+        with pytest.raises(ConfigError, match="judged on test rows, and some of them have no answer"):
+            train(a_task(data={"train": ROWS, "test": unanswered}, **distilled), base=base, library=library, subsets=2)
+        assert library.registry.tasks() == []
     with pytest.raises(ConfigError, match="1 is no number of subsets; give 2 or more"):
         train(a_task(), base=base, library=Library.open(tmp_path / "home"), subsets=1)
     with pytest.raises(ConfigError, match=r"data\.subsets is of `softprompt train` alone"):

@@ -31,7 +31,7 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.listing import Filters
 from softprompt.rows.sources import Row, digest_rows
 from softprompt.tasks.config import parse_config
-from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
+from softprompt.tasks.schedule import FEW_ROWS, rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Task
 from softprompt.training import loop
 from softprompt.training.events import Failed, Stepped
@@ -237,6 +237,8 @@ def test_the_length_of_a_run_follows_from_epochs_or_steps() -> None:
     assert total_steps(config, 33) == 13
     assert total_steps(parse_config({"max_steps": 4, "num_train_epochs": 9}), 33) == 4
     assert total_steps(parse_config({"num_train_epochs": 0.001}), 3) == 1
+    silent = parse_config({"per_device_train_batch_size": 8})
+    assert [total_steps(silent, rows) for rows in (1, FEW_ROWS, FEW_ROWS + 1, 8 * 70)] == [100, 100, 200, 210]
     ratio = parse_config({"warmup_ratio": 0.1, "learning_rate": 1.0})
     steps = parse_config({"warmup_steps": 3, "warmup_ratio": 0.9, "learning_rate": 1.0})
     assert [rate_at(ratio, step, 25) for step in range(25)] == [rate_at(steps, step, 25) for step in range(25)]
@@ -468,6 +470,19 @@ def test_a_prompt_that_drowns_the_input_gets_a_warning(tmp_path: Path) -> None:
         train(a_task(tmp_path, num_virtual_tokens=151, max_steps=1), base=base)
 
 
+def test_few_rows_are_told_to_be_few(base: FrozenBase) -> None:
+    def told(count: int) -> list[str]:
+        rows = [{"text": f"{('red', 'blue')[n % 2]} {n}", "label": ("yes", "no")[n % 2]} for n in range(count + 2)]
+        data = {"train": rows[:count], "validation": rows[-2:], "test": rows[-2:]}
+        (run,) = runs_of(base, [Task(task="t", data=data, labels=["yes", "no"], num_virtual_tokens=6)])
+        return [message for message, _ in remarks_on(base, run) if "a text prompt may be as good" in message]
+
+    assert told(FEW_ROWS)[0].startswith(
+        f"t: {FEW_ROWS} training rows; with {FEW_ROWS} or fewer a text prompt may be as good"
+    )
+    assert told(FEW_ROWS + 1) == []
+
+
 # What is kept
 
 
@@ -514,11 +529,13 @@ def test_how_many_numbers_a_network_adds_while_it_is_trained_is_told(tmp_path: P
     runs = [preparer.prepare(one, None)[0] for one in (a_task(tmp_path, "a", **recipe), a_task(tmp_path, "b"))]
     remarks = [message for one in runs for message, _ in remarks_on(base, one)]
     trained = 6 * 32 + 2 * 7 * 32 + 2 * 32  # the vectors, two matrices, the gain and the bias of a norm
-    assert [note for note in remarks if "trained" in note] == [f"a: {trained} numbers are trained, of which 192 are kept"]
+    assert [note for note in remarks if "trained" in note] == [
+        f"a: {trained} numbers are trained, and the 192 of the vectors that they make are kept"
+    ]
     low, _ = preparer.prepare(a_task(tmp_path, "c", encoder_reparameterization_type="LOW_RANK"), None)
     assert low.config.encoder_hidden_size == 3  # half of six vectors
     told = [message for message, _ in remarks_on(base, low) if "trained" in message]
-    assert told == [f"c: {3 * (6 + 32)} numbers are trained, of which 192 are kept"]
+    assert told == [f"c: {3 * (6 + 32)} numbers are trained, and the 192 of the vectors that they make are kept"]
 
 
 def test_answers_that_the_base_cannot_write_are_told(tmp_path: Path, base: FrozenBase) -> None:

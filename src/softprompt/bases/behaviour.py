@@ -5,7 +5,9 @@ Shapes: B rows, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -55,7 +57,7 @@ def check_encoder_decoder(model: Any, source: str) -> None:
             "into its config.json"
         )
     ids_BT, mask_BT, embeds_BTD, short = _rows(model)
-    try:
+    with _run(model, source):
         encoder, embeds_BTD = model.get_encoder(), embeds_BTD * embedding_scale(model)
         told_BTD = encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
         given_BTD = encoder(inputs_embeds=embeds_BTD, attention_mask=mask_BT).last_hidden_state
@@ -65,12 +67,7 @@ def check_encoder_decoder(model: Any, source: str) -> None:
         behind = {"encoder_outputs": BaseModelOutput(given_BTD[:1].expand(2, -1, -1)), "use_cache": False}
         logits_BTV = model(**behind, decoder_input_ids=decoded_BT).logits
         short_BTV = model(**behind, decoder_input_ids=decoded_BT[:, :short]).logits
-    except Exception as error:  # models say in a hundred ways that they take no vectors
-        raise BaseModelError(
-            f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {reason_of(error)}; {OTHER}"
-        ) from None
-    if embeds_BTD.isfinite().all() and not logits_BTV.isfinite().any():
-        raise _no_numbers(source, logits_BTV)
+    _check_numbers(embeds_BTD, logits_BTV, source)
     for one, two, what in (
         (told_BTD[0], given_BTD[0], "its encoder makes something else of tokens than of their embeddings"),
         (given_BTD[1, :short], alone_BTD[0], "what its encoder makes of a row changes with the padding behind it"),
@@ -78,7 +75,7 @@ def check_encoder_decoder(model: Any, source: str) -> None:
         (logits_BTV[0, :short], short_BTV[0], "what its decoder makes of a token changes with how many follow"),
     ):
         if not _near(one, two):
-            raise BaseModelError(f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {what}; {OTHER}")
+            raise _no_base(model, source, what)
 
 
 def _rows(model: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
@@ -101,22 +98,17 @@ def check_encoder(model: Any, source: str) -> None:
         BaseModelError: with which of them it is.
     """
     ids_BT, mask_BT, embeds_BTD, short = _rows(model)
-    try:
+    with _run(model, source):
         told_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits
         given_BTV = model(inputs_embeds=embeds_BTD, attention_mask=mask_BT).logits
         alone_BTV = model(inputs_embeds=embeds_BTD[1:, :short], attention_mask=mask_BT[1:, :short]).logits
-    except Exception as error:  # models say in a hundred ways that they take no vectors
-        raise BaseModelError(
-            f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {reason_of(error)}; {OTHER}"
-        ) from None
-    if embeds_BTD.isfinite().all() and not told_BTV.isfinite().any():
-        raise _no_numbers(source, told_BTV)
+    _check_numbers(embeds_BTD, told_BTV, source)
     for one, two, what in (
         (told_BTV[0], given_BTV[0], "it makes something else of tokens than of their embeddings"),
         (given_BTV[1, :short], alone_BTV[0], "what it makes of a row changes with the padding behind it"),
     ):
         if not _near(one, two):
-            raise BaseModelError(f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {what}; {OTHER}")
+            raise _no_base(model, source, what)
 
 
 def first_position(model: Any) -> int:
@@ -131,59 +123,55 @@ def _near(one: torch.Tensor, two: torch.Tensor) -> bool:
     return bool((one.float() - two.float()).norm() <= tolerance * one.float().norm().clamp_min(1e-6))
 
 
-def _no_numbers(source: str, logits_BTV: torch.Tensor) -> BaseModelError:
-    return BaseModelError(
-        f"{source!r} cannot answer: it makes NaN or infinity of any tokens, so weights that are used hold such, or its "
-        f"dtype, {str(logits_BTV.dtype)[6:]}, is too small for it; fetch it again, or give another --dtype"
-    )
+@contextlib.contextmanager
+def _run(model: Any, source: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # models say in a hundred ways that they take no vectors
+        raise _no_base(model, source, reason_of(error)) from None
 
 
-def check_causal(model: Any, source: str) -> None:
-    """Refuse a model that looks ahead, one whose states of a token change with the tokens behind it, and one that answers
-    nothing but NaN.
+def _no_base(model: Any, source: str, why: str) -> BaseModelError:
+    return BaseModelError(f"{source!r} ({type(model).__name__}) cannot be run behind vectors: {why}; {OTHER}")
 
-    Raises:
-        BaseModelError: it does.
-    """
-    probed = _probe(model)
-    if probed is None:
-        return
-    embedded, logits_BTV = probed
-    if embedded.isfinite().all() and not logits_BTV.isfinite().any():
-        raise _no_numbers(source, logits_BTV)
-    if _differs(model, logits_BTV):
+
+def _check_numbers(embeds_BTD: torch.Tensor, logits_BTV: torch.Tensor, source: str) -> None:
+    if embeds_BTD.isfinite().all() and not logits_BTV.isfinite().any():
         raise BaseModelError(
-            f"{source!r} is no causal language model: loaded as {type(model).__name__}, what it makes of a token changes "
-            "with the tokens behind it, as in an encoder (BERT and its kind); "
-            f"{OTHER}"
+            f"{source!r} cannot answer: it makes NaN or infinity of any tokens, so weights that are used hold such, or its "
+            f"dtype, {str(logits_BTV.dtype)[6:]}, is too small for it; fetch it again, or give another --dtype"
         )
 
 
 @torch.no_grad()
-def _probe(model: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Embeddings and logits of three rows of three tokens: twice the same, and once with another last one. None where the
-    model cannot be run so, which is told where it is used."""
-    embedding = model.get_input_embeddings()
-    vocabulary, device = embedding.weight.shape[0], embedding.weight.device
-    first, second, last, other = (vocabulary * share // 9 for share in (2, 4, 6, 8))
+def check_causal(model: Any, source: str) -> None:
+    """Refuse a model that takes no vectors, one whose states of a token change with the tokens behind it, and one that
+    answers nothing but NaN.
+
+    Raises:
+        BaseModelError: it does.
+    """
+    table = model.get_input_embeddings()
+    size, device = table.weight.shape[0], table.weight.device
+    first, second, last, other = (size * share // 9 for share in (2, 4, 6, 8))
     ids_BT = torch.tensor([[first, second, last], [first, second, last], [first, second, other]], device=device)
-    try:
-        embeds_BTD = embedding(ids_BT)
-        logits_BTV = model(inputs_embeds=embeds_BTD, attention_mask=torch.ones_like(ids_BT), use_cache=False).logits
-        return embeds_BTD, logits_BTV[: len(ids_BT), : ids_BT.shape[1]]
-    except Exception:
-        return None
-
-
-@torch.no_grad()
-def looks_ahead(model: Any) -> bool:
-    """Whether the logits at a token change with the tokens behind it: three tokens twice as they are and once with another
-    last one. What two equal rows differ by is rounding."""
-    probed = _probe(model)
-    return probed is not None and _differs(model, probed[1])
+    positions_BT = torch.arange(ids_BT.shape[1], device=device).expand_as(ids_BT)
+    with _run(model, source):
+        embeds_BTD, mask_BT = table(ids_BT), torch.ones_like(ids_BT, dtype=torch.bool)
+        logits_BTV = model(
+            inputs_embeds=embeds_BTD, attention_mask=mask_BT, position_ids=positions_BT, use_cache=False
+        ).logits[: len(ids_BT), : ids_BT.shape[1]]
+    _check_numbers(embeds_BTD, logits_BTV, source)
+    if _differs(model, logits_BTV):
+        raise BaseModelError(
+            f"{source!r} is no causal language model: loaded as {type(model).__name__}, what it makes of a token changes "
+            f"with the tokens behind it, as in an encoder (BERT and its kind); {OTHER}"
+        )
 
 
 def _differs(model: Any, logits_BTV: torch.Tensor) -> bool:
+    """Whether logits at the first tokens change with the last one: of three rows, two the same, whose difference is
+    rounding, and one with another last token."""
     one, same, changed = logits_BTV[:, :2].float().unbind(0)
     scale = one.norm().clamp_min(1e-6)
     rounding, effect = (one - same).norm() / scale, (one - changed).norm() / scale

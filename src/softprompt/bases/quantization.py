@@ -64,7 +64,8 @@ def quantize_int8(model: Any, dtype: torch.dtype | None = None) -> None:
     from transformers.pytorch_utils import Conv1D  # what GPT-2 has for linear layers
 
     head = model.get_output_embeddings()
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
+    plain = (torch.nn.Linear.forward, Conv1D.forward)  # a router's own, say, gives more than a product
+    names = [name for name, module in model.named_modules() if type(module).forward in plain]
     names = [name for name in names if model.get_submodule(name) is not head]
     if not names:
         raise BaseModelError(f"{type(model).__name__} has no linear layers to make int8; leave out quantization")

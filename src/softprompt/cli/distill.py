@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from softprompt.bases.options import BaseOptions
-from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
+from softprompt.cli.options import Changes, Json, Location, base_options, library_options, read_changes
 from softprompt.cli.output import say
 from softprompt.cli.train import emit_tuned, stopping
 
@@ -23,10 +23,7 @@ def distill(
         Path | None,
         typer.Option(help="Text that the base answers behind, with examples in it or not; by default the task's own."),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the file; may be repeated."),
-    ] = None,
+    changes: Changes = None,
     *,
     base: BaseOptions,
     where: Location,
@@ -37,7 +34,7 @@ def distill(
     from softprompt.tasks.instruction import read_instruction
     from softprompt.tasks.load import check_before_loading, load_tasks
 
-    changed = read_pairs(changes or (), "sets nothing; write --set KEY=VALUE, such as --set max_steps=100")
+    changed = read_changes(changes)
     progress = Bars()
     with stopping() as stop:
         with progress.loading("the rows"):
@@ -54,10 +51,14 @@ def distill(
     row = distilled.row()
     emit_tuned([row], as_json, f"{row['instruction_tokens']} tokens in {row['columns']} vectors, on test rows", COLUMNS)
     if not as_json:
-        say(
+        told = (
             f"a request alone takes {row['latency_ms']:.0f} ms, with the instruction {row['teacher_latency_ms']:.0f} ms: "
-            f"{row['cheaper']:.1f} times as long. Behind keys and values that a server keeps {row['cached_latency_ms']:.0f} "
-            f"and {row['teacher_cached_latency_ms']:.0f} ms, {row['kept_bytes'] / 1e6:.1f} and "
-            f"{row['teacher_kept_bytes'] / 1e6:.1f} MB for the task, and each token attends to {row['columns']} and "
-            f"{row['teacher_columns']} columns before its input"
+            f"{row['cheaper']:.1f} times as long. "
         )
+        if row["teacher_kept_bytes"]:  # of an encoder nothing can be kept
+            told += (
+                f"Behind keys and values that a server keeps {row['cached_latency_ms']:.0f} "
+                f"and {row['teacher_cached_latency_ms']:.0f} ms, {row['kept_bytes'] / 1e6:.1f} and "
+                f"{row['teacher_kept_bytes'] / 1e6:.1f} MB for the task. "
+            )
+        say(f"{told}Each token attends to {row['columns']} and {row['teacher_columns']} columns before its input")

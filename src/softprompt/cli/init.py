@@ -50,6 +50,7 @@ def init(
 
     from softprompt.errors import ConfigError, nearest
     from softprompt.files import write_whole
+    from softprompt.progress import Bars
     from softprompt.tasks.answers import ProblemType
     from softprompt.tasks.draft import draft_task, stem_of
 
@@ -66,7 +67,10 @@ def init(
         if not equals or not said.strip() or given in words:
             raise ConfigError(f"--word {pair!r} has no word for a label, or is the second for it; write --word 1=positive")
         words[given] = said
-    frame, told = (None, None) if base.source is None and not chat else _frame(base, file.parent, chat=chat)
+    frame, told = None, None
+    if base.source is not None or chat:
+        with Bars().loading("the tokenizer"):
+            frame, told = _frame(base, file.parent, chat=chat)
     draft = draft_task(
         file,
         text=text or (),

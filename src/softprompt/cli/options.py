@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines for machines.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the file; may be repeated."),
+]
 
 Command = Callable[..., None]
 
@@ -181,15 +186,16 @@ _VALUES = {
     "--scope": "SCOPE",
     "--labels": "LABEL",
     "--metric": "METRIC",
+    "--problem-type": "TYPE",
     "--set": "KEY=VALUE",
     "--word": "LABEL=WORD",
     "--older-than": "DAYS",
-    "--format": "peft|tokens",
     "--host": "ADDRESS",
     "--grace": "SECONDS",
     "--log-level": "LEVEL",
 }
-"""What stands for the value of an option in help: the same on every command. A number is N."""
+"""What stands for the value of an option in help: the same on every command. A number is N, and a choice its
+words."""
 
 
 def name_values(app: typer.Typer) -> None:
@@ -209,9 +215,20 @@ def _name_values(command: Command) -> None:
         if info is not None and get_args(parameter.annotation)[0] is not bool:
             named = [each for each in map(str, (info.default, *(info.param_decls or ()))) if each.startswith("--")]
             flag = named[0] if named else f"--{name.replace('_', '-')}"
-            info.metavar = _VALUES.get(flag, "N")
+            kind = get_args(parameter.annotation)[0]
+            chosen = "|".join(kind) if isinstance(kind, type) and issubclass(kind, StrEnum) else None
+            info.metavar = chosen or _VALUES.get(flag, "N")
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+
+
+def read_changes(changes: Sequence[str] | None) -> dict[str, Any]:
+    """Keys of a task file and their other values, of :data:`Changes`.
+
+    Raises:
+        ConfigError: as :func:`read_pairs`.
+    """
+    return read_pairs(changes or (), "sets nothing; write --set KEY=VALUE, such as --set max_steps=100")
 
 
 def read_pairs(pairs: Sequence[str], advice: str, *, many: bool = False) -> dict[str, Any]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 AT_ONCE = 256
 """Rows that are answered, shown and kept at a time."""
 
+_UNANSWERED = {"output": None, "scores": None, "truncated": False, "labels": None, "value": None, "outside": False}
+"""What there is to say of a blank row."""
+
 
 @library_options
 @moved_base_options
@@ -92,22 +95,18 @@ def predict(
             warn(told_gaps(len(gaps), len(rows), f"{gaps[0][1]!r} in {rows.where(gaps[0][0])}"))
         for remark in service.remarks:
             warn(remark)
-        lost = [
-            sum(row["output"] is not None and row["value"] is None for row in answers),
-            sum(row["outside"] for row in answers),
-        ]
-        for count, told in zip(
-            lost,
-            ("are no numbers; their values are null", "lie outside of their range, whose nearer end they get"),
-            strict=True,
-        ):
-            if form.is_number and count:
-                warn(f"{count} of {len(rows)} answers {told}")
+        if form.is_number:
+            if unread := sum(row["output"] is not None and row["value"] is None for row in answers):
+                warn(f"{unread} of {len(rows)} answers are no numbers; their values are null")
+            if outside := sum(row["outside"] for row in answers):
+                warn(f"{outside} of {len(rows)} answers lie outside of their range, whose nearer end they get")
         for row in answers:
             row["score"] = max(row["scores"].values()) if row["scores"] else None
-        scored: tuple[str, ...] = ("output", "score") if form.chooses and not form.is_number else ("output",)
         more = ("labels",) if form.is_set else ("value",) if form.is_number else ()
-        scored += more if form.is_number and form.labels is None else ()
+        beside = (
+            more if form.is_number and form.labels is None else ("score",) if form.chooses and not form.is_number else ()
+        )
+        scored = ("output", *beside)
         if file is not None:
             for column, name in file.finish(scored).items():
                 warn(f"the rows have a column {column!r} already; the answers' is called {name!r}")
@@ -196,15 +195,7 @@ def _answer(
             for row in some:
                 if form.is_blank(row):
                     text = str(row.get(form.input.fields[0]) or "")
-                    empty = {
-                        "output": None,
-                        "scores": None,
-                        "truncated": False,
-                        "labels": None,
-                        "value": None,
-                        "outside": False,
-                    }
-                    answers.append({"task": task, "version": int(number), "text": text, **empty})
+                    answers.append({"task": task, "version": int(number), "text": text, **_UNANSWERED})
                 else:
                     answers.append(vars(next(predictions)).copy())
             yield answers

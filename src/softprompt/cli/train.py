@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softprompt.bases.options import BaseOptions
-from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
+from softprompt.cli.options import Changes, Json, Location, base_options, library_options, read_changes
 from softprompt.cli.output import emit, say, scored, with_errors
 from softprompt.errors import NotFound, TrainingStopped
 from softprompt.signals import handling
@@ -57,10 +57,7 @@ def stopping() -> Iterator[threading.Event]:
 @base_options
 def train(
     files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")],
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the files; may be repeated."),
-    ] = None,
+    changes: Changes = None,
     subsets: Annotated[
         int | None, typer.Option(help="Train so many prompts of each task on parts of its rows, and combine them.")
     ] = None,
@@ -75,7 +72,7 @@ def train(
     """Tune a soft prompt for each task and publish it as a new version."""
     from softprompt.progress import Bars
 
-    changed = read_pairs(changes or (), "sets nothing; write --set KEY=VALUE, such as --set max_steps=100")
+    changed = read_changes(changes)
     progress = Bars()
     if plan and subsets is not None:
         raise typer.BadParameter("--plan tells of one prompt for each task; leave --subsets out")
@@ -133,6 +130,8 @@ def emit_plan(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         f"{first['peak_mb']:,.0f} MB for the base and a step; nothing was trained"
     )
     parts = {"train": "train", "validate": "validation", "baselines": "baseline", "test": "test"}
+    if any(row["ask_seconds"] for row in rows):
+        parts = {"ask": "ask"} | parts
     told = [
         {
             "task": row["task"],

@@ -15,7 +15,7 @@ from softprompt.compare.soft_prompt import Ours
 from softprompt.compare.text_prompts import FewShot, ZeroShot
 from softprompt.compare.weights import Full, Lora
 from softprompt.engines.offline import OfflineEngine
-from softprompt.errors import ConfigError
+from softprompt.errors import ConfigError, SoftPromptError
 from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.meter import Meter
 from softprompt.model.splice import with_front
@@ -88,25 +88,38 @@ def compare_task(
         task = task.variant(max_steps=max_steps)
     with loading(progress, (options := one_base([task])).shown):
         frozen = base_of(base, options)
-    check_kind(methods, frozen)
+    check_all(methods, task, frozen)
     for number, name in enumerate(methods, 1):
         progress.note(f"{name}, {number} of {plural(len(methods), 'method')}")
         yield run_method(name, task, frozen, progress)
 
 
-def check_kind(methods: Sequence[str], base: FrozenBase) -> None:
-    """Refuse methods that a kind of base is not compared by.
+def check_all(methods: Sequence[str], task: Task, base: FrozenBase) -> None:
+    """Refuse methods that do not work with a task on a base, with those that do.
 
     Raises:
-        ConfigError: one is.
+        ConfigError: there is one.
     """
-    alone = [name for name in methods if name.startswith("peft_")]
-    if alone and base.task_type != "CAUSAL_LM":
-        left = ",".join(name for name in METHODS if not name.startswith("peft_"))
-        raise ConfigError(
-            f"{alone[0]} is compared on causal models alone, and {base.name} is {base.task_type}; name others: "
-            f"--methods {left}"
-        )
+    refused = {name: error for name in methods if (error := refusal(name, task, base)) is not None}
+    if refused:
+        name, error = next(iter(refused.items()))
+        works = [other for other in METHODS if other not in refused and refusal(other, task, base) is None]
+        mend = f"name others: --methods {','.join(works)}" if works else "no method works there"
+        raise ConfigError(f"{name} cannot be compared here: {error}; {mend}")
+
+
+def refusal(name: str, task: Task, base: FrozenBase) -> SoftPromptError | None:
+    """Why a method does not work with a task on a base; None where it does."""
+    try:
+        if task.form.is_set:
+            raise ConfigError(
+                f"task {task.name!r} has sets of labels as answers (problem_type {SET}), and methods are compared on tasks "
+                "with one answer a row; take one label"
+            )
+        METHODS[name].check(task, base)
+    except SoftPromptError as error:
+        return error
+    return None
 
 
 def run_method(name: str, task: Task, base: FrozenBase, progress: Progress) -> dict[str, Any]:
@@ -116,16 +129,8 @@ def run_method(name: str, task: Task, base: FrozenBase, progress: Progress) -> d
         ConfigError, TrainingError: the method does not work on such a base, or could not be trained.
     """
     method = METHODS[name]
-    if task.form.is_placed and name.startswith("peft_"):
-        raise ConfigError(
-            f"task {task.name!r} says where its prompt stands ({{soft_prompt}}), and PEFT puts prompts before everything; "
-            f"leave {name} out"
-        )
-    if task.form.is_set:
-        raise ConfigError(
-            f"task {task.name!r} has sets of labels as answers (problem_type {SET}), and methods are compared on tasks with "
-            "one answer a row; take one such"
-        )
+    if (error := refusal(name, task, base)) is not None:
+        raise error
     if name in WITH_PEFT:
         import peft  # noqa: F401
         import transformers.trainer  # noqa: F401  (what is imported later would count as memory of the training)

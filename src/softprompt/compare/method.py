@@ -40,6 +40,13 @@ class Trained:
 class Method(Protocol):
     """A way to fit a base to a task. The task says the rows, and by its config how many steps and which seed."""
 
+    def check(self, task: Task, base: FrozenBase) -> None:
+        """Do nothing where it works: asked before anything is trained.
+
+        Raises:
+            ConfigError, BaseModelError: it does not work on such a base, or with such a task.
+        """
+
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         """What it is told beside that. Equal settings, rows, steps and seeds on one base give equal results."""
 
@@ -47,6 +54,6 @@ class Method(Protocol):
         """Fit the base to the task's training rows. The base's own weights stay as they are.
 
         Raises:
-            ConfigError: the method does not work on such a base.
+            ConfigError: the method turns out not to work on such a base.
             DataError: a row is wrong.
         """

@@ -15,6 +15,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.compare.method import Settings, Trained
 from softprompt.compare.soft_prompt import of_kind
 from softprompt.compare.trainer import DEFAULTS, fit, without_future_warnings
+from softprompt.errors import ConfigError
 from softprompt.model.architecture import architecture_of
 from softprompt.model.prefix import Prefix, layout_for
 from softprompt.progress import Progress
@@ -31,6 +32,9 @@ PREFIX_RATE = 5e-3
 
 class PeftPromptTuning:
     """Prompt tuning as it comes: a start by chance, and the Trainer's own rate, batch and schedule."""
+
+    def check(self, task: Task, base: FrozenBase) -> None:
+        _check(task, base)
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         return {"num_virtual_tokens": given(task, "num_virtual_tokens", LENGTH), "prompt_tuning_init": "RANDOM", **DEFAULTS}
@@ -70,6 +74,10 @@ class PeftPromptTuningOurs(PeftPromptTuning):
 class PeftPrefixTuning:
     """Prefix tuning with our batch and schedule, started from the keys and values of the task's text prompt."""
 
+    def check(self, task: Task, base: FrozenBase) -> None:
+        _check(task, base)
+        layout_for(base, architecture_of(base).layout)
+
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         start = {"num_virtual_tokens": given(task, "num_virtual_tokens", LENGTH), "text": _text(task)}
         rows = given(task, "per_device_train_batch_size", PREFIX_ROWS)
@@ -95,6 +103,18 @@ class PeftPrefixTuning:
         trainable, size = _size(model)
         matrix_PW = layout.fold(prefix_of(model))[0].to(base.device, base.dtype)
         return Trained(architecture, matrix_PW, test, trainable, size, steps)
+
+
+def _check(task: Task, base: FrozenBase) -> None:
+    if base.task_type != "CAUSAL_LM":
+        raise ConfigError(
+            f"PEFT's prompts are compared on causal models alone, and {base.name} is {base.task_type}; take a causal base"
+        )
+    if task.form.is_placed:
+        raise ConfigError(
+            f"task {task.name!r} says where its prompt stands ({{soft_prompt}}), and PEFT puts prompts before "
+            "everything; take it out"
+        )
 
 
 def given(task: Task, key: str, default: int) -> int:

@@ -6,6 +6,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.compare.method import Settings, Trained
 from softprompt.errors import TrainingError
 from softprompt.model.architecture import architecture_of
+from softprompt.model.prefix import layout_for
 from softprompt.progress import Progress
 from softprompt.tasks.config import PromptType
 from softprompt.tasks.task import Task
@@ -20,6 +21,11 @@ class Ours:
 
     def __init__(self, prompt_type: PromptType = "soft") -> None:
         self._prompt_type = prompt_type
+
+    def check(self, task: Task, base: FrozenBase) -> None:
+        of_kind(task, self._prompt_type)
+        if self._prompt_type == "prefix":
+            layout_for(base, architecture_of(base).layout)
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         config = chosen(of_kind(task, self._prompt_type).config, base)

@@ -24,6 +24,9 @@ SHOTS = 8
 class ZeroShot:
     """The task's text prompt before each input, as every training measures it, on all test rows."""
 
+    def check(self, task: Task, base: FrozenBase) -> None:
+        """It works everywhere."""
+
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         return {"text": task.form.zero_shot_text()}
 
@@ -41,6 +44,9 @@ class FewShot:
 
     def __init__(self, shots: int = SHOTS) -> None:
         self._shots = shots
+
+    def check(self, task: Task, base: FrozenBase) -> None:
+        """It works everywhere."""
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         return {"text": task.form.zero_shot_text(), "shots": self._shots}

@@ -36,11 +36,13 @@ class Lora:
 
     rate, rank, alpha = 1e-3, 8, 16
 
+    def check(self, task: Task, base: FrozenBase) -> None:
+        _refuse_few_bits(base, "lora")
+
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         return _settings(self.rate) | {"r": self.rank, "lora_alpha": self.alpha}
 
     def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
-        _refuse_few_bits(base, "lora")
         import peft
 
         torch.manual_seed(task.config.seed)  # for the adapter's start
@@ -63,11 +65,13 @@ class Full:
     def __init__(self, rate: float = 5e-5) -> None:
         self.rate = rate
 
+    def check(self, task: Task, base: FrozenBase) -> None:
+        _refuse_few_bits(base, "full")
+
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         return _settings(self.rate)
 
     def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
-        _refuse_few_bits(base, "full")
         tuned = replace(base, model=copy.deepcopy(base.model))
         tuned.model.requires_grad_(True)
         trained = list(tuned.model.parameters())

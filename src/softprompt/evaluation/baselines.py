@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -61,7 +60,7 @@ def baselines_of(task: Task, test: Examples, reports: Sequence[Report], train: E
     where those are not all test rows. `train` are the training rows where some answers are not their own."""
     zero_shot, untrained = ((report.value, report.stderr) for report in reports)
     answers = test.pick(task.draw(task.test, reports[-1].rows)).answers
-    most_frequent = task.majority() if train is None else Counter(train.answers).most_common(1)[0][0]
+    most_frequent = task.majority() if train is None else task.form.usual(train.answers)
     majority = score(task.form.metric, *task.form.judged([most_frequent] * len(answers), answers))
     scores: dict[str, float] = {}
     for name, (value, stderr) in zip(BASELINES, (majority, zero_shot, untrained), strict=True):
@@ -86,6 +85,13 @@ def beside_baselines(task: Task, test: Examples, report: Report, baselines: Mapp
     return scores
 
 
+def untaught(task: Task, scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores without that of the text prompt where this is what the prompt is taught: it is none to be better than."""
+    return {
+        name: score for name, score in scores.items() if name != "zero_shot" or task.config.objective_name != "distillation"
+    }
+
+
 def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
     """What people should know of a prompt's score on its test rows, beside its baselines on the same rows, those that are
     known."""
@@ -108,7 +114,7 @@ def remarks_on_baselines(metric: str, scores: Mapping[str, float]) -> list[str]:
     return [
         f"{words} already solves the task ({metric} {scores[name]:.3f}{on}): little is left to tune for"
         for name, words in _in_words(metric).items()
-        if name in scores and solves(metric, scores[name])
+        if name in to_beat(scores) and solves(metric, scores[name])
     ]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
@@ -23,27 +24,24 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Origin, Record, Version
 from softprompt.rows.sources import digest_rows
 from softprompt.rows.values import short
-from softprompt.tasks.form import Form
+from softprompt.tasks.form import ANSWERS, Form, form_fields
 from softprompt.tasks.task import Task
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
 
-_OF_ONE = (
-    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "warmup_ratio", "warmup_steps",
-    "weight_decay", "lr_scheduler_type", "optim", "adam_beta2", "max_grad_norm", "eval_per_epoch",
-    "early_stopping_patience", "seed", "prompt_tuning_init", "prompt_tuning_init_text", "objective", "steps", "best_step",
-    "folds", "torch_compile", "validation_rows", "test_digest", "encoder_reparameterization_type", "encoder_hidden_size",
-    "imported", "combined", "weights",
+_OF_BASE = (
+    "revision", "adapter", "trust_remote_code", "quantization", "batch_invariant", "dtype",
+    ANSWERS, "left_out", "frame", "embedding_scale",
 )  # fmt: skip
-"""What a recipe says of the training of one prompt, and so not of one that is combined from it. The rest is of its base and
-of how text becomes tokens."""
+"""What a recipe says of the base and of how text becomes tokens. The rest is of the training of one prompt, and so not of
+one that is combined from it."""
 
-_ASKED = ("input", "target", "labels")
-"""Fields of cards that say what a prompt is asked."""
+_OF_FORM = ("fold_labels", "id2label", "problem_type", "label_separator")
+"""What it says of how a prompt is asked."""
 
-_FORM = ("fold_labels", "id2label")
-"""Keys of recipes that do."""
+_ASKED = ("input", "target", "labels", "metric", "problem_type", "values")
+"""Fields of forms that prompts share which are combined without saying how the new one is asked."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def combine(
         prompts: two or more of the library: TASK, TASK@N or TASK@ALIAS.
         operation: `average`: the mean of their vectors; `interpolate`: their mean by `weights`; `concatenate`: one behind
             the other; `ensemble`: each stands alone before the input, and the answer is the mean of their distributions over
-            the labels.
+            the labels. Thresholds of sets of labels become their mean, as the vectors do.
         weights: for `interpolate`, one for each, 0 or more; they count as shares of their sum.
         task: the task it becomes a version of; by default theirs, where they have one.
         like: a version of the library whose template, labels and metric it takes over; by default theirs, which must be one.
@@ -152,7 +150,7 @@ def _task_of(versions: Sequence[Version], task: str | None) -> str:
         return check_new_task(task)
     names = sorted({version.task for version in versions})
     if len(names) > 1:
-        raise ConfigError(f"the prompts are of the tasks {', '.join(names)}; name the task of what they make")
+        raise ConfigError(f"the prompts are of the tasks {', '.join(names)}; name the task of what they make, with `task`")
     return names[0]
 
 
@@ -170,22 +168,29 @@ def _check_alike(
             )
         prompt.check_single("cannot be combined again")
         if prompt.card.prompt_type == "prefix":
-            raise ConfigError(f"{version.ref} is a prefix, and only soft prompts are combined; name such")
+            raise ConfigError(f"{version.ref} is a prefix, and only soft prompts are combined; name soft prompts alone")
     if operation == "ensemble" and first.card.labels is None:
         raise ConfigError(
             f"{first.ref} generates text, and an ensemble answers with the mean over labels; average or concatenate instead"
         )
+    if first.card.task_type != one.card.task_type:
+        raise ConfigError(
+            f"{first.ref} is of task type {first.card.task_type}, and {one.ref} of {one.card.task_type}; give as `like` a "
+            "version on a base of one kind"
+        )
     for version in versions:
-        if Form.of_card(version.card).apart != Form.of_card(one.card).apart:
+        form, other = Form.of_card(one.card), Form.of_card(version.card)
+        if other.apart != form.apart:
             raise ConfigError(
                 f"{one.ref} and {version.ref} are of versions of softprompt that put answers behind inputs in other ways; "
                 "train the older one again"
             )
-        other = next((field for field in _ASKED if getattr(version.card, field) != getattr(one.card, field)), None)
-        if other is not None and not given:
+        unlike = next((name for name in _ASKED if getattr(other, name) != getattr(form, name)), None)
+        if unlike is not None and not given:
+            here, there = (short(form_fields(it).get(unlike, getattr(it, unlike)), 80) for it in (form, other))
             raise ConfigError(
-                f"{one.ref} and {version.ref} are asked otherwise: {other} {short(getattr(one.card, other), 80)} and "
-                f"{short(getattr(version.card, other), 80)}; say with `like` whose template, labels and metric it gets"
+                f"{one.ref} and {version.ref} are asked otherwise: {unlike} {here} and {there}; say with `like` whose "
+                "template, labels and metric it gets"
             )
 
 
@@ -201,12 +206,13 @@ def _make(
         [prompt.vectors_PD for prompt in parents], [version.ref for version in versions], operation, weights
     )
     own, form = parents[0].card.recipe, first.card.recipe
-    recipe = {key: value for key, value in own.items() if key not in (*_OF_ONE, *_FORM)} | {"combined": operation}
-    recipe |= {key: form[key] for key in _FORM if key in form}
-    if any(getattr(first.card, name) != getattr(parents[0].card, name) for name in _ASKED):
-        recipe.pop("label_end", None)  # of other labels
+    recipe = {key: own[key] for key in _OF_BASE if key in own} | {"combined": operation}
+    recipe |= {key: form[key] for key in _OF_FORM if key in form}
+    if "label_end" in form and first.fingerprint == versions[0].fingerprint:
+        recipe["label_end"] = form["label_end"]
     if operation == "interpolate":
         recipe["weights"] = shares(len(parents), weights)
+    recipe |= _found(Form.of_card(first.card), [Form.of_card(version.card) for version in versions], weights)
     digests = {prompt.card.data_digest for prompt in parents}
     ensemble = operation == "ensemble"
     card = Card(
@@ -227,6 +233,19 @@ def _make(
     centroids = [prompt.centroid_D for version, prompt in zip(versions, parents, strict=True) if version.task == task]
     centroid = next((one for one in centroids if one is not None), None)
     return SoftPrompt(vectors_PD, card, centroid)
+
+
+def _found(form: Form, parents: Sequence[Form], weights: Sequence[float] | None) -> dict[str, Any]:
+    """What trainings found for the answers of prompts, as one that is combined has it: the mean of their thresholds, and a
+    range that holds all of theirs; that of `form` where it asks for other answers than they do."""
+    if any((one.problem_type, one.labels) != (form.problem_type, form.labels) for one in parents):
+        return form.found()
+    parts = zip(shares(len(parents), weights), parents, strict=True)
+    form = replace(form, threshold=round(math.fsum(part * one.threshold for part, one in parts), 9))
+    ranges = [one.answer_range for one in parents if one.answer_range is not None]
+    if len(ranges) == len(parents):
+        form = replace(form, answer_range=(min(low for low, _ in ranges), max(high for _, high in ranges)))
+    return form.found()
 
 
 def _judged(

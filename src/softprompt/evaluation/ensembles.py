@@ -9,7 +9,6 @@ Shapes: P virtual tokens, D width.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Generator, Sequence
 
 from torch import Tensor
@@ -17,18 +16,7 @@ from torch import Tensor
 from softprompt.engines.offline import OfflineEngine
 from softprompt.model.label_scores import Labels
 from softprompt.model.lines import Ids
-from softprompt.tasks.answers import log_softmax
-
-
-def mean_scores(scores: Sequence[Sequence[float]]) -> Sequence[float]:
-    """Scores of labels by each member as those of the ensemble: the logarithm of the mean of their distributions. Those of
-    a prompt that is no ensemble come as they are; where a member has no numbers, neither has the mean."""
-    if len(scores) == 1:
-        return scores[0]
-    if any(math.isnan(score) for own in scores for score in own) or any(max(own) == -math.inf for own in scores):
-        return [math.nan] * len(scores[0])
-    each = [log_softmax(own) for own in scores]
-    return [_log_mean(column) for column in zip(*each, strict=True)]
+from softprompt.tasks.answering import Answering
 
 
 def score_members(
@@ -37,9 +25,11 @@ def score_members(
     which: Sequence[int],
     inputs: Sequence[Ids],
     labels: Sequence[Labels],
+    forms: Sequence[Answering],
 ) -> Generator[int, None, list[Sequence[float]]]:
     """Scores of each row's labels, as :meth:`OfflineEngine.score` gives them, where prompts may be ensembles: P x D matrices
-    of the members, one for a prompt that is none. Yields numbers of rows of which all is done."""
+    of the members, one for a prompt that is none. `forms` are of each row, as `labels` are. Yields numbers of rows of which
+    all is done."""
     firsts = [0, *itertools.accumulate(len(members) for members in prompts)]
     counts = [len(prompts[prompt]) for prompt in which]
     places = [firsts[prompt] + member for prompt, count in zip(which, counts, strict=True) for member in range(count)]
@@ -56,14 +46,7 @@ def score_members(
             done += next(scoring)
         except StopIteration as end:
             found = iter(end.value)
-            return [mean_scores(list(itertools.islice(found, count))) for count in counts]
+            return [form.mean(list(itertools.islice(found, count))) for form, count in zip(forms, counts, strict=True)]
         now = len(which) * done // len(rows)  # which rows they were of is not told
         yield now - told
         told = now
-
-
-def _log_mean(logs: Sequence[float]) -> float:
-    top = max(logs)
-    if top == -math.inf:
-        return top
-    return top + math.log(sum(math.exp(log - top) for log in logs) / len(logs))

@@ -120,6 +120,7 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
         [owner[t][row] for t, row in labelled],
         [trials[t].examples.inputs[row] for t, row in labelled],
         [label_ids[t] for t, _ in labelled],
+        [trials[t].form for t, _ in labelled],
     )
     for (t, row), scored in zip(labelled, scores, strict=True):
         form, said = trials[t].form, trials[t].form.of_scores(scored)

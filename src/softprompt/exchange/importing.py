@@ -192,7 +192,8 @@ class _Importer:
 
     def _from_peft(self, folder: Path, task: str, changes: Mapping[str, Any]) -> tuple[bytes, str]:
         """The prompt file that a PEFT folder becomes, and its base as named."""
-        from softprompt.exchange.peft import check_fits, load_peft, read_peft_config
+        from softprompt.exchange.peft import check_fits, load_peft
+        from softprompt.exchange.peft_config import read_peft_config
         from softprompt.prompts.prompt import SoftPrompt
 
         config = read_peft_config(folder)

@@ -126,7 +126,7 @@ def readme_of(card: Card, base: str) -> str:
     if kind_of(base) == "file":
         folder, name = os.path.split(base)
         text, base, opened = text + _OF_A_FILE, folder, f"base, gguf_file={json.dumps(name)}"
-    parts = Template(card.input).parts
+    parts = form.input.parts
     pairs = ", ".join(f"({_quoted(before)}, {_quoted(name) if name else None})" for before, name in parts)
     body = _OWN if decodes else _BEHIND if recipe.get(ANSWERS) == BEHIND else _APART
     code = _CODE.format(base=json.dumps(base), opened=opened, template=f"[{pairs}]", body=body)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import FieldError, NotFound, RegistryError, TrainingError
-from softprompt.evaluation.baselines import beside_baselines, remarks_on_scores
+from softprompt.evaluation.baselines import beside_baselines, remarks_on_scores, untaught
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
 from softprompt.jobs.records import add_event
 from softprompt.jobs.uploads import Uploads
@@ -168,7 +168,7 @@ class _Training:
         elif isinstance(event, Judged):
             member = event.member
             scores = beside_baselines(member.task, member.test, event.report, member.baselines)
-            for remark in remarks_on_scores(event.report.metric, scores):
+            for remark in remarks_on_scores(event.report.metric, untaught(member.task, scores)):
                 record(self._queue, self._claims[member], remark, level="warn")
         elif isinstance(event, Failed):
             self._fail(event)

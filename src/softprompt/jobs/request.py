@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from softprompt.errors import ConfigError, FieldError, NameRefused, nearest
 from softprompt.jobs.rows import UploadedRows
 from softprompt.names import base_name, check_new_task
-from softprompt.tasks.answers import NUMBER
+from softprompt.tasks.answers import NUMBER, SET
 from softprompt.tasks.config import OF_LABELS, TaskConfig, parse_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.labels import infer_labels, named
@@ -56,7 +56,7 @@ class Hyperparameters(_Strict):
     """The hyperparameters that OpenAI's clients send."""
 
     n_epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
-    """By default three, and more where that makes fewer than 200 steps."""
+    """By default three, and more where that makes fewer than 200 steps, or 100 with 64 rows or fewer."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Rows in a step; by default 64."""
     learning_rate_multiplier: Annotated[float, Field(gt=0)] | None = None
@@ -245,19 +245,23 @@ def _choose_form(config: dict[str, Any], train: UploadedRows) -> list[str]:
             notes.append(f"{key} is {default[place]!r}")
     if "labels" in config or "id2label" in config:
         return notes
+    kind = config.get("problem_type")
+    if kind == SET:
+        raise FieldError(f"softprompt.labels is missing: {SET} chooses among labels; list them", "softprompt.labels")
     templates = {"task": "x", "input": config["input"], "target": config["target"]}
     try:
         form = Form.of_config(parse_config(templates))
     except ConfigError as error:
         raise FieldError(str(error), "softprompt") from None
     labels, why = infer_labels(_try_rows(form, train, "training_file").answers, fold=config.get("fold_labels") is True)
-    generates = config.get("metric") not in (None, *OF_LABELS) or config.get("problem_type") == NUMBER
+    generates = config.get("metric") not in (None, *OF_LABELS) or kind == NUMBER
     if labels is not None and not generates:
         if config.get("labels") is None:
             config["labels"] = list(labels)
         notes.append(f"labels were inferred from the answers: {named(labels)}; give softprompt.labels to choose others")
     else:
-        notes.append(f"the answers are {why}" if labels is None else "the answers are generated: the metric asks so")
+        asks = "problem_type" if kind == NUMBER else "the metric"
+        notes.append(f"the answers are {why}" if labels is None else f"the answers are generated: {asks} asks so")
     return notes
 
 

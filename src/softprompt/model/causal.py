@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicCache
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import BaseModelError
 from softprompt.model.embedding import single_tokens
-from softprompt.model.lines import Ids, Tails, lay_lines, splice_lines, unfold_rows
+from softprompt.model.lines import Ids, Tails, even_out, lay_lines, pick_logits, splice_lines, unfold_rows
 from softprompt.model.prefix import Layout, Prefix, fixed_cache, layout_for
 from softprompt.model.splice import (
     Spliced,
@@ -179,10 +179,10 @@ class Causal:
         logits_BLV = self._logits(
             base.embed(lines.ids_NW),
             Spliced(mask_N1WS, spliced.positions_BS),
-            _even(keep, base.device),
+            even_out(keep, base.device),
             fixed_cache(prefix, lines.which_N),
         )
-        return _pick(logits_BLV, found)
+        return pick_logits(logits_BLV, found)
 
     def run_padded(
         self, stack: Stack, prefix: Prefix | None, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]
@@ -192,7 +192,7 @@ class Causal:
         base = self.base
         unfolded = unfold_rows(inputs, tails)
         which_B = torch.tensor([which[owner] for owner in unfolded.owner], device=base.device)
-        tokens, keep_BL = pad_rows(unfolded.rows, base.device), _even(unfolded.keep, base.device)
+        tokens, keep_BL = pad_rows(unfolded.rows, base.device), even_out(unfolded.keep, base.device)
         embeds_BTD = base.embed(tokens.ids_BT)
         if prefix is None:
             embeds_BSD, spliced, start_B = splice_rows(stack, which_B, embeds_BTD, tokens.mask_BT)
@@ -200,7 +200,7 @@ class Causal:
         else:
             spliced = splice_tokens(stack, which_B, tokens.mask_BT)
             logits_BLV = self._logits(embeds_BTD, spliced, keep_BL, fixed_cache(prefix, which_B))
-        return _pick(logits_BLV, [(row, slot) for row, kept in enumerate(unfolded.keep) for slot in range(len(kept))])
+        return pick_logits(logits_BLV, [(row, slot) for row, kept in enumerate(unfolded.keep) for slot in range(len(kept))])
 
     def run_cached(self, ids_BT: Tensor, positions_BT: Tensor, cache: Any, mask_BS: Tensor) -> Tensor:
         last_B1 = torch.full((len(ids_BT), 1), ids_BT.shape[1] - 1, device=self.base.device)
@@ -225,14 +225,3 @@ class Causal:
         if base.slices_logits:
             return logits
         return logits.gather(1, keep_BL[:, :, None].expand(-1, -1, logits.shape[2]))
-
-
-def _even(keep: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Rows with fewer positions than the longest repeat their last one."""
-    longest = max(len(places) for places in keep)
-    return torch.tensor([[*places, *[places[-1]] * (longest - len(places))] for places in keep], device=device)
-
-
-def _pick(logits_BLV: Tensor, found: Sequence[tuple[int, int]]) -> Tensor:
-    row_N, slot_N = torch.tensor(found, device=logits_BLV.device).unbind(1)
-    return logits_BLV[row_N, slot_N]

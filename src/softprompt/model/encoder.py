@@ -19,20 +19,13 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import BaseModelError
-from softprompt.model.embedding import single_tokens
-from softprompt.model.lines import Ids, Tails
-from softprompt.model.prefix import Prefix
-from softprompt.model.splice import Stack, chunk_by_length, pad_rows, splice_rows, stack_prompts
-
-_EMBED_BUDGET = 4096
-"""Padded tokens of a chunk of inputs that are embedded."""
+from softprompt.model.lines import Ids, Tails, even_out, pick_logits
+from softprompt.model.splice import Stack, no_prompt, stack_prompts
+from softprompt.model.unshared import Unshared
 
 
-class MaskedEncoder:
-    """An :class:`~softprompt.model.architecture.Architecture` that shares nothing between rows."""
-
-    shares_prefix = False
-    layout = None
+class MaskedEncoder(Unshared):
+    """Masked language models."""
 
     def __init__(self, base: FrozenBase) -> None:
         """
@@ -45,45 +38,17 @@ class MaskedEncoder:
                 f"the tokenizer of {base.name} names no mask token, at which a masked language model answers; set "
                 "mask_token in its tokenizer_config.json"
             )
-        self.base, self._mask = base, int(mask)
+        super().__init__(base)
+        self._mask = int(mask)
 
-    def lays_lines(self, longest: int) -> bool:
-        """Never: a row's virtual tokens see its input."""
-        return False
+    def run_encoder(self, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        """See :class:`Unshared`."""
+        states_BSD: Tensor = self.base.model.base_model(inputs_embeds=embeds_BSD, attention_mask=mask_BS).last_hidden_state
+        return states_BSD
 
-    def compute_prefix(self, stack: Stack) -> Prefix:
-        """Never asked."""
-        raise BaseModelError(f"{self.base.name} is an encoder, whose prompts are run with each input")
-
-    def run_cached(self, ids_BT: Tensor, positions_BT: Tensor, cache: Any, mask_BS: Tensor) -> Tensor:
-        """Never asked."""
-        raise BaseModelError(f"{self.base.name} is a masked language model, which writes no text")
-
-    @torch.no_grad()
-    def embed(self, inputs: Sequence[Ids]) -> Tensor:
-        """See :class:`~softprompt.model.architecture.Architecture`; with an input's frame among its tokens."""
-        base, found = self.base, dict[int, Tensor]()
-        nothing = stack_prompts([base.embedding.weight[:0]])
-        for group in chunk_by_length([len(ids) for ids in inputs], 1 if base.batch_invariant else _EMBED_BUDGET):
-            embeds_BSD, mask_BS, _ = self._spliced(nothing, [0] * len(group), [self._framed(inputs[i]) for i in group])
-            states_BSD = base.model.base_model(inputs_embeds=embeds_BSD, attention_mask=mask_BS).last_hidden_state
-            mask_BS1 = mask_BS[..., None]
-            found |= zip(group, ((states_BSD.float() * mask_BS1).sum(1) / mask_BS1.sum(1)).cpu(), strict=True)
-        return torch.stack([found[place] for place in range(len(inputs))])
-
-    @cached_property
-    def origin_D(self) -> Tensor:  # noqa: N802
-        """See :class:`~softprompt.model.architecture.Architecture`."""
-        return self.embed(single_tokens(self.base)).mean(0)
-
-    def logits_behind(
-        self, stack: Stack, prefix: Prefix | None, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]
-    ) -> Tensor:
-        """See :class:`~softprompt.model.architecture.Architecture`; what is kept are the logits at masks. The first tail of
-        a row has one more than it has tokens, which stands for the input itself; others have one for each of theirs."""
-        if self.base.batch_invariant and len(inputs) > 1:
-            each = zip(which, inputs, tails, strict=True)
-            return torch.cat([self.logits_behind(stack, prefix, [k], [ids], [ends]) for k, ids, ends in each])
+    def run_rows(self, stack: Stack, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]) -> Tensor:
+        """See :class:`Unshared`; what is kept are the logits at masks. The first tail of a row has one more than it has
+        tokens, which stands for the input itself; others have one for each of theirs."""
         owners, rows, keep = list[int](), list[list[int]](), list[range]()
         for owner, (ids, ends) in enumerate(zip(inputs, tails, strict=True)):
             for number, tail in enumerate(ends or ((),)):
@@ -92,30 +57,14 @@ class MaskedEncoder:
                     owners.append(which[owner])
                     rows.append(row)
                     keep.append(range(first, first + masks))
-        embeds_BSD, mask_BS, start_B = self._spliced(stack, owners, rows)
-        longest = max(map(len, keep))
-        keep_BL = torch.tensor([[*kept, *[kept[-1]] * (longest - len(kept))] for kept in keep], device=self.base.device)
-        logits_BLV = self._logits_at(embeds_BSD, mask_BS, keep_BL + start_B[:, None])
-        places = [(row, place) for row, kept in enumerate(keep) for place in range(len(kept))]
-        row_N, place_N = torch.tensor(places, device=self.base.device).unbind(1)
-        return logits_BLV[row_N, place_N]
-
-    def _framed(self, ids: Ids) -> list[int]:
-        before, behind = self.base.frame
-        return [*before, *ids, *behind]
+        embeds_BSD, mask_BS, start_B = self.splice(stack, owners, rows)
+        logits_BLV = self._logits_at(embeds_BSD, mask_BS, even_out(keep, self.base.device) + start_B[:, None])
+        return pick_logits(logits_BLV, [(row, slot) for row, kept in enumerate(keep) for slot in range(len(kept))])
 
     def _masked(self, ids: Ids, masks: int) -> tuple[list[int], int]:
         """A framed input with so many masks where its mask is, else behind it; and the place of the first."""
         at = ids.index(self._mask) if self._mask in ids else len(ids)
-        return self._framed([*ids[:at], *[self._mask] * masks, *ids[at + 1 :]]), at + len(self.base.frame[0])
-
-    def _spliced(self, stack: Stack, which: Sequence[int], rows: Sequence[Ids]) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings and mask of rows behind their prompts, and where each row's tokens start. Positions are the model's
-        own: it counts all columns from the first, and padding stands behind."""
-        device = self.base.device
-        tokens, which_B = pad_rows(rows, device), torch.tensor(list(which), device=device)
-        embeds_BSD, spliced, start_B = splice_rows(stack, which_B, self.base.embed(tokens.ids_BT), tokens.mask_BT)
-        return embeds_BSD, spliced.mask_BS.long(), start_B
+        return self.framed([*ids[:at], *[self._mask] * masks, *ids[at + 1 :]]), at + len(self.base.frame[0])
 
     def _logits_at(self, embeds_BSD: Tensor, mask_BS: Tensor, keep_BL: Tensor, *, sliced: bool | None = None) -> Tensor:
         """Logits B x L x V at chosen positions: the head sees their states alone, where that is found to be the same."""
@@ -141,7 +90,7 @@ class MaskedEncoder:
     def _slices(self) -> bool:
         """Whether the model's head makes of chosen states what it makes of them among all."""
         rows = [[self._mask] * 3, [self._mask] * 5]
-        embeds_BSD, mask_BS, _ = self._spliced(stack_prompts([self.base.embedding.weight[:0]]), [0, 0], rows)
+        embeds_BSD, mask_BS, _ = self.splice(stack_prompts([no_prompt(self.base)]), [0, 0], rows)
         keep_BL = torch.tensor([[0, 2], [4, 1]], device=self.base.device)
         whole = self._logits_at(embeds_BSD, mask_BS, keep_BL, sliced=False)
         try:

@@ -1,10 +1,7 @@
 """Encoder-decoders behind soft prompts: the prompt stands in front of the encoder's input, answers go through the decoder.
 
-An encoder sees all of its input at every token, so what it makes of a prompt is another thing for each row and nothing is
-shared: each row is run with its whole prompt, once for all of its tails. What it makes of a row is kept while the row's
-answer is generated, with the decoder's own keys and values.
-
-Inputs are framed by what the tokenizer puts around a text, such as T5's `</s>` behind it; the prompt stands before all that.
+The encoder is run once for all tails of a row. What it makes of a row is kept while the row's answer is generated, with the
+decoder's own keys and values.
 
 Shapes: B rows, T tokens, S = spliced tokens, N results of all rows, D width, V vocabulary.
 """
@@ -22,14 +19,9 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from softprompt.bases.base import FrozenBase
-from softprompt.errors import BaseModelError
-from softprompt.model.embedding import single_tokens
-from softprompt.model.lines import Ids, Tails, unfold_rows
-from softprompt.model.prefix import Prefix
-from softprompt.model.splice import Stack, chunk_by_length, pad_rows, splice_rows, stack_prompts
-
-_EMBED_BUDGET = 4096
-"""Padded tokens of a chunk of inputs that are embedded."""
+from softprompt.model.lines import Ids, Tails, pick_logits, unfold_rows
+from softprompt.model.splice import Stack, no_prompt, pad_rows, stack_prompts
+from softprompt.model.unshared import Unshared
 
 
 class Decoding:
@@ -63,69 +55,27 @@ class Encoded:
         return Encoded(self.states_BSD[rows_B], self.mask_BS[rows_B])
 
 
-class EncoderDecoder:
-    """An :class:`~softprompt.model.architecture.Architecture` that shares nothing between rows."""
+class EncoderDecoder(Unshared):
+    """Encoder-decoders."""
 
-    shares_prefix = False
-    layout = None
+    def run_encoder(self, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        """See :class:`Unshared`."""
+        encoder = self.base.model.get_encoder()
+        states_BSD: Tensor = encoder(inputs_embeds=embeds_BSD, attention_mask=mask_BS).last_hidden_state
+        return states_BSD
 
-    def __init__(self, base: FrozenBase) -> None:
-        self.base = base
-
-    def lays_lines(self, longest: int) -> bool:
-        """Never: a row's virtual tokens see its input."""
-        return False
-
-    def compute_prefix(self, stack: Stack) -> Prefix:
-        """Never asked."""
-        raise BaseModelError(f"{self.base.name} is an encoder-decoder, whose prompts are run with each input")
-
-    def run_cached(self, ids_BT: Tensor, positions_BT: Tensor, cache: Any, mask_BS: Tensor) -> Tensor:
-        """Never asked."""
-        raise BaseModelError(f"{self.base.name} is an encoder-decoder, whose prompts are run with each input")
-
-    @torch.no_grad()
-    def embed(self, inputs: Sequence[Ids]) -> Tensor:
-        """See :class:`~softprompt.model.architecture.Architecture`; by the encoder, an input's frame among its tokens."""
-        base = self.base
-        nothing = stack_prompts([torch.zeros(0, base.width, dtype=base.dtype, device=base.device)])
-        means_ND = torch.zeros(len(inputs), base.width)
-        for group in chunk_by_length([len(ids) for ids in inputs], 1 if base.batch_invariant else _EMBED_BUDGET):
-            encoded = self.encode(nothing, [0] * len(group), [inputs[i] for i in group])
-            mask_BS1 = encoded.mask_BS[..., None]
-            means_ND[group] = ((encoded.states_BSD.float() * mask_BS1).sum(1) / mask_BS1.sum(1)).cpu()
-        return means_ND
-
-    @cached_property
-    def origin_D(self) -> Tensor:  # noqa: N802
-        """See :class:`~softprompt.model.architecture.Architecture`."""
-        return self.embed(single_tokens(self.base)).mean(0)
-
-    def logits_behind(
-        self, stack: Stack, prefix: Prefix | None, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]
-    ) -> Tensor:
-        """See :class:`~softprompt.model.architecture.Architecture`; what is behind an input is the decoder's beginning."""
-        if self.base.batch_invariant and len(inputs) > 1:
-            rows = zip(which, inputs, tails, strict=True)
-            return torch.cat([self.logits_behind(stack, prefix, [k], [ids], [ends]) for k, ids, ends in rows])
+    def run_rows(self, stack: Stack, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]) -> Tensor:
+        """See :class:`Unshared`; what is behind an input is the decoder's beginning."""
         device, start = self.base.device, list(self.base.answer_start)
         answers = unfold_rows([start] * len(inputs), tails)
         encoded = self.encode(stack, which, inputs).pick(torch.tensor(answers.owner, device=device))
         logits_BTV = _decode(self.base, encoded, pad_rows(answers.rows, device).ids_BT)
-        places = [(row, place) for row, kept in enumerate(answers.keep) for place in kept]
-        row_N, place_N = torch.tensor(places, device=device).unbind(1)
-        return logits_BTV[row_N, place_N]
+        return pick_logits(logits_BTV, [(row, place) for row, kept in enumerate(answers.keep) for place in kept])
 
     def encode(self, stack: Stack, which: Sequence[int], inputs: Sequence[Ids]) -> Encoded:
         """Run the encoder over inputs behind their prompts."""
-        base = self.base
-        before, behind = base.frame
-        tokens = pad_rows([[*before, *ids, *behind] for ids in inputs], base.device)
-        which_B = torch.tensor(list(which), device=base.device)
-        embeds_BSD, spliced, _ = splice_rows(stack, which_B, base.embed(tokens.ids_BT), tokens.mask_BT)
-        mask_BS = spliced.mask_BS.long()
-        states_BSD = base.model.get_encoder()(inputs_embeds=embeds_BSD, attention_mask=mask_BS).last_hidden_state
-        return Encoded(states_BSD, mask_BS)
+        embeds_BSD, mask_BS, _ = self.splice(stack, which, [self.framed(ids) for ids in inputs])
+        return Encoded(self.run_encoder(embeds_BSD, mask_BS), mask_BS)
 
     def begin(self, stack: Stack, which: Sequence[int], inputs: Sequence[Ids]) -> tuple[Decoding, Tensor]:
         """Rows that generate, and the logits (B x V) of their first tokens."""
@@ -138,7 +88,7 @@ class EncoderDecoder:
         """Whether the decoder goes on behind its own keys and values as if it ran the answer anew; found on made-up rows."""
         base, size = self.base, len(self.base.embedding.weight)
         some = [token for token in range(3, size, max(1, size // 16)) if token not in base.spelling.unusable][:8]
-        stack, rows = stack_prompts([base.embedding.weight[:0]]), [some[:3], some[3:4]]
+        stack, rows = stack_prompts([no_prompt(base)]), [some[:3], some[3:4]]
         answers = [some[4:7], some[5:8]]
         with torch.no_grad():
             anew = self.logits_behind(stack, None, [0, 0], rows, [[answer] for answer in answers])[[3, 7]]

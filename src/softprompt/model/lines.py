@@ -149,3 +149,15 @@ def row_size(stem: int, tails: Tails, in_lines: bool) -> tuple[int, int]:
     with all tails where rows are laid in lines, else one for each."""
     lengths = [len(tail) for tail in tails]
     return (stem + sum(lengths), 1) if in_lines else (stem + max(lengths), len(lengths))
+
+
+def even_out(keep: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Kept positions of rows as a tensor, B x L: rows with fewer than the longest repeat their last one."""
+    longest = max(len(places) for places in keep)
+    return torch.tensor([[*places, *[places[-1]] * (longest - len(places))] for places in keep], device=device)
+
+
+def pick_logits(logits_BLV: Tensor, found: Sequence[tuple[int, int]]) -> Tensor:
+    """Logits N x V at pairs of a row and a place in it."""
+    row_N, place_N = torch.tensor(found, device=logits_BLV.device).unbind(1)
+    return logits_BLV[row_N, place_N]

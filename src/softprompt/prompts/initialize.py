@@ -42,9 +42,7 @@ def from_text(base: FrozenBase, length: int, text: str) -> Tensor:
     Raises:
         ConfigError: the text has no tokens, or one that the base has no embedding for.
     """
-    (ids,) = base.encode([text], name=lambda _: f"prompt_tuning_init_text {text[:60]!r}")
-    if not ids:
-        raise ConfigError(f"prompt_tuning_init_text {text!r} has no tokens on {base.name}; give some text")
+    ids = _tokens_of(base, "prompt_tuning_init_text", text)
     return _embed(base, (ids * (length // len(ids) + 1))[:length])
 
 
@@ -54,10 +52,15 @@ def from_spread(base: FrozenBase, length: int, text: str) -> Tensor:
     Raises:
         ConfigError: the text has no tokens, or one that the base has no embedding for.
     """
-    (ids,) = base.encode([text], name=lambda _: f"instruction {text[:60]!r}")
-    if not ids:
-        raise ConfigError(f"instruction {text[:60]!r} has no tokens on {base.name}; give some text")
+    ids = _tokens_of(base, "instruction", text)
     return _embed(base, [ids[(2 * place + 1) * len(ids) // (2 * length)] for place in range(length)])
+
+
+def _tokens_of(base: FrozenBase, key: str, text: str) -> list[int]:
+    (ids,) = base.encode([text], name=lambda _: f"{key} {text[:60]!r}")
+    if not ids:
+        raise ConfigError(f"{key} {text[:60]!r} has no tokens on {base.name}; give some text")
+    return ids
 
 
 def from_labels(base: FrozenBase, length: int, labels: Sequence[Sequence[int]], seed: int) -> Tensor:

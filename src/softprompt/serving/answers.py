@@ -111,10 +111,10 @@ def choose_label(form: Form, scores: Sequence[float], *, truncated: bool) -> Cho
         EngineError: they are no numbers.
     """
     assert form.labels is not None
-    if any(map(math.isnan, scores)) or max(scores) == -math.inf:
+    said = form.of_scores(scores)
+    if any(map(math.isnan, (said.scores or {}).values())):
         raise EngineError(
             f"the labels of task {form.task!r} got no numbers from the base; its prompt may be damaged, or the base needs a "
             "wider dtype (--dtype float32)"
         )
-    said = form.of_scores(scores)
     return Choice(said.label, said.scores or {}, truncated, said)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from softprompt.rows.sources import Row
     from softprompt.serving.answers import Message
     from softprompt.serving.resident import Resident
-    from softprompt.tasks.form import Form, Inputs
+    from softprompt.tasks.form import Form
+    from softprompt.tasks.inputs import Inputs
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,8 @@ class Service:
         if labelled:
             labels = [residents[i].labels or () for i in labelled]
             some = [inputs[i].ids for i in labelled]
-            scored = score_members(engine, prompts, [which[i] for i in labelled], some, labels)
+            forms = [residents[i].form for i in labelled]
+            scored = score_members(engine, prompts, [which[i] for i in labelled], some, labels, forms)
             for i, row_scores in zip(labelled, result_of(scored), strict=True):
                 choice = choose_label(residents[i].form, row_scores, truncated=inputs[i].truncated)
                 said[i], scores[i] = choice.said, choice.scores

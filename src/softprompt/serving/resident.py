@@ -20,7 +20,7 @@ from softprompt.engines.protocol import Vectors
 from softprompt.errors import FingerprintMismatch
 from softprompt.model.splice import with_front
 from softprompt.prompts.prompt import SoftPrompt, members_of
-from softprompt.tasks.config import ServingConfig
+from softprompt.tasks.blocks import ServingConfig
 from softprompt.tasks.form import Form
 
 if TYPE_CHECKING:

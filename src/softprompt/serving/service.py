@@ -12,22 +12,16 @@ from softprompt.engines.protocol import (
     NO_PROMPT,
     Engine,
     GenerateJob,
-    Job,
     Piece,
-    Result,
     Sampling,
-    ScoreJob,
-    Scores,
     Vectors,
 )
 from softprompt.errors import ConfigError, DataError
-from softprompt.evaluation.ensembles import mean_scores
 from softprompt.names import AUTO
-from softprompt.serving.answers import Choice, Classified, Completion, Head, Message, ModelRow, choose_label
+from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import Hidden, base_row, find_model, list_models, system_fingerprint
 from softprompt.serving.inputs import (
-    EncodedInput,
     chat_input,
     chat_text,
     check_room,
@@ -39,14 +33,14 @@ from softprompt.serving.inputs import (
 from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.resident import Resident
 from softprompt.serving.residents import Residents
+from softprompt.serving.results import Results
 from softprompt.serving.router import THRESHOLD, Route
-from softprompt.serving.stream import Stream, deliver_to, settle_in, unexpected
+from softprompt.serving.stream import Stream
 from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
-    from softprompt.model.label_scores import Labels
 
 _INLINE = 2000
 """Characters that are tokenised on the event loop, in well under a millisecond; more go to a thread."""
@@ -106,8 +100,9 @@ class AsyncService:
         self.residents = Residents(
             library, base, max_bytes=max_bytes, max_prompts=max_prompts, fresh_s=fresh_s, swapped=self.monitor.swapped
         )
+        self._results = Results(engine)
         self._auto = AutoRouter(
-            self.residents, self._results, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s
+            self.residents, self._results.of, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s
         )
         self.hidden = Hidden(library, base.name, self.residents.changes)
         self.monitor.watch(engine.status, self.residents.status)
@@ -200,9 +195,9 @@ class AsyncService:
             tokens = sum(len(one.ids) for one in encoded)
             behind = [resident.behind(self.base, one.front) for one in encoded]
             if resident.labels is None:
-                rows = await self._numbers(resident, [members[0] for members in behind], encoded)
+                rows = await self._results.numbers(resident, [members[0] for members in behind], encoded)
             else:
-                scores = await self._scores(resident.labels, behind, [one.ids for one in encoded])
+                scores = await self._results.scores(resident, behind, [one.ids for one in encoded])
                 said = zip(scores, encoded, strict=True)
                 rows = [choose_label(resident.form, own, truncated=one.truncated) for own, one in said]
             watch.accepted(tokens)
@@ -304,7 +299,7 @@ class AsyncService:
         """The likeliest label as an answer of one piece."""
         assert resident.labels is not None
         check_room(self.base, max(map(len, target.members)), len(ids), max(map(len, resident.labels)))
-        (scores,) = await self._scores(resident.labels, [target.members], [ids])
+        (scores,) = await self._results.scores(resident, [target.members], [ids])
         watch.accepted(len(ids))
         said = choose_label(resident.form, scores, truncated=False).said
         stream = Stream(self._head(target, len(ids)), watch)
@@ -312,53 +307,3 @@ class AsyncService:
         tokens = len(asked.get(said.label, max(resident.labels, key=len)))
         stream.deliver(Piece(said.output, finish="stop", count=tokens))
         return stream
-
-    async def _scores(
-        self, labels: Labels, behind: Sequence[Sequence[Vectors]], inputs: Sequence[tuple[int, ...]]
-    ) -> list[Sequence[float]]:
-        """Scores of a task's labels behind each input, by its prompts. Members of an ensemble share a batch as far
-        as all may wait."""
-        pairs = zip(behind, inputs, strict=True)
-        jobs = [ScoreJob(member, ids, labels) for members, ids in pairs for member in members]
-        count = len(behind[0])
-        at_once = len(jobs) if count == 1 else max(1, self.engine.max_waiting)
-        found: list[Sequence[float]] = []
-        for start in range(0, len(jobs), at_once):
-            found += [_values(result) for result in await self._results(jobs[start : start + at_once])]
-        return [mean_scores(found[start : start + count]) for start in range(0, len(jobs), count)]
-
-    async def _numbers(self, resident: Resident, behind: Sequence[Vectors], encoded: Sequence[EncodedInput]) -> list[Choice]:
-        """The number that each input is answered with, generated."""
-        sampling, pairs = Sampling(max_tokens=resident.form.max_new_tokens), zip(behind, encoded, strict=True)
-        results = await self._results([GenerateJob(vectors, one.ids, sampling) for vectors, one in pairs])
-        rows = []
-        for result, one in zip(results, encoded, strict=True):
-            if not isinstance(result, Piece):
-                raise unexpected(result, "a generation")
-            said = resident.form.of_text(result.text.strip())
-            rows.append(Choice(said.label, {}, one.truncated, said))
-        return rows
-
-    async def _results(self, jobs: Sequence[Job]) -> list[Result]:
-        """One result for each job, handed in together; when this is cancelled, or one fails, the others are given up.
-
-        Raises:
-            EngineBusy, EngineError, ContextError, ConfigError: as the engine's.
-        """
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Result]] = [loop.create_future() for _ in jobs]
-        tickets = self.engine.submit_all(
-            [(job, deliver_to(loop, settle_in(future))) for job, future in zip(jobs, futures, strict=True)]
-        )
-        try:
-            return list(await asyncio.gather(*futures))
-        except BaseException:
-            for ticket in tickets:
-                ticket.cancel()
-            raise
-
-
-def _values(result: Result) -> Sequence[float]:
-    if not isinstance(result, Scores):
-        raise unexpected(result, "a scoring")
-    return result.values

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 from softprompt.engines.protocol import Deliver, Piece, Result, Ticket, TokenProbability
 from softprompt.errors import EngineError
@@ -112,25 +111,6 @@ def deliver_to(loop: asyncio.AbstractEventLoop, take: Deliver) -> Deliver:
             loop.call_soon_threadsafe(take, result)
 
     return deliver
-
-
-def settle_in(future: asyncio.Future[Result]) -> Deliver:
-    """What hands a job's result to a future, an error as one; of a generation its last piece, with the whole text."""
-    said: list[str] = []
-
-    def settle(result: Result) -> None:
-        if future.done():
-            return
-        if isinstance(result, EngineError):
-            future.set_exception(result)
-        elif isinstance(result, Piece):  # of a generation, which is done with its last
-            said.append(result.text)
-            if result.finish is not None:
-                future.set_result(replace(result, text="".join(said)))
-        else:
-            future.set_result(result)
-
-    return settle
 
 
 def unexpected(result: Result, job: str) -> EngineError:

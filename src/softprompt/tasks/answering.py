@@ -165,6 +165,16 @@ class Answering:
         label = labels[max(range(len(scores)), key=scores.__getitem__)]
         return Said(label, label, chances)
 
+    def mean(self, scores: Sequence[Sequence[float]]) -> Sequence[float]:
+        """Scores of all that is :attr:`asked` by each member of an ensemble as its own: of sets label by label. Those of a
+        prompt that is none come as they are."""
+        if len(scores) == 1:
+            return scores[0]
+        if not self.is_set:
+            return answers.mean_scores(scores)
+        starts = range(0, len(scores[0]), len(answers.SAID))
+        return [one for at in starts for one in answers.mean_scores([own[at : at + len(answers.SAID)] for own in scores])]
+
     def loss(self, scores: Sequence[float], right: Sequence[int]) -> float:
         """Negative log-probability of the right label among all; of a set that of each label's right statement, in the mean
         over the labels.

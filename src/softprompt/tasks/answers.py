@@ -247,3 +247,18 @@ def log_softmax(scores: Sequence[float]) -> list[float]:
     top = max(scores)
     total = top + math.log(sum(math.exp(score - top) for score in scores))
     return [score - total for score in scores]
+
+
+def mean_scores(scores: Sequence[Sequence[float]]) -> list[float]:
+    """Scores of the same labels by several prompts as one: the logarithm of the mean of their distributions. Where one of
+    them has no numbers, neither has the mean."""
+    if any(math.isnan(score) for own in scores for score in own) or any(max(own) == -math.inf for own in scores):
+        return [math.nan] * len(scores[0])
+    return [_log_mean(column) for column in zip(*map(log_softmax, scores), strict=True)]
+
+
+def _log_mean(logs: Sequence[float]) -> float:
+    top = max(logs)
+    if top == -math.inf:
+        return top
+    return top + math.log(sum(math.exp(log - top) for log in logs) / len(logs))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.tasks.answers import NUMBER, OF_SETS, SET, ProblemType, check_kind, check_no_answer
+from softprompt.tasks.blocks import DataConfig, ServingConfig, Strict
 from softprompt.tasks.foreign import told_fault
 from softprompt.tasks.labels import check_labels, with_label_texts
 from softprompt.tasks.retrieve import RetrieveConfig
 from softprompt.tasks.task_file import read_task_file
-from softprompt.text import lone_surrogate
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
 Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT", "INSTRUCTION"]
@@ -33,70 +33,7 @@ OF_LABELS = ("accuracy", "f1", "label_scoring", *OF_SETS)
 """Metrics and objectives that need labels; the others take any answer."""
 
 
-class _Strict(BaseModel):
-    """Frozen, and no key, truth value, infinite number or half of a character that is not meant."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
-        # Pydantic would take a truth value for the number 1 or 0.
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation not in (bool, bool | None):
-            raise ValueError(
-                f"no truth value is meant here, and the file says {value!r} (YAML reads yes, no, on and off so); "
-                "put a word in quotes"
-            )
-        for text in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(text, str) and lone_surrogate(text):
-                raise ValueError(f"{text!r} holds half of a surrogate pair, which is no character; mend it")
-        return value
-
-
-class DataConfig(_Strict):
-    """Where the rows of a task come from."""
-
-    train: str
-    """A file, of a kind that `rows/tables.py` reads, or the name of a split of `dataset`."""
-    validation: str | float | None = None
-    """A file or split, or the share of the training rows to hold out; by default a tenth of them. Where they are few, each
-    is held out in turn instead (:data:`softprompt.tasks.splits.FEW`)."""
-    test: str | float | None = None
-    """A file or split, or a share of the training rows; by default a tenth of them."""
-    dataset: str | None = None
-    """A data set of the Hugging Face hub; then train, validation and test name its splits."""
-    name: str | None = None
-    """Configuration of the hub data set."""
-    subsets: int | None = Field(default=None, ge=2, le=32)
-    """Train so many prompts, each on a part of the training rows of its own, and combine them into one version: an ensemble
-    where there are labels, else their mean."""
-
-    @field_validator("validation", "test")
-    @classmethod
-    def _share(cls, value: str | float | None) -> str | float | None:
-        if isinstance(value, float | int) and not 0 < value < 1:
-            raise ValueError(f"a share lies between 0 and 1, and this is {value}; write one such as 0.1")
-        return value
-
-
-class ServingConfig(_Strict):
-    """How a prompt wishes to be served. One server has the prompts of many files: `softprompt serve` goes by what they say
-    where its own options are silent, and warns where it cannot."""
-
-    base_model_device: str | None = None
-    """Device of the base, such as `cuda:0`."""
-    prompt_cache_size: int | None = Field(default=None, ge=1)
-    """How many prompts stay in memory."""
-    prompt_storage: str | None = None
-    """URL of the store."""
-    swap_latency_budget_ms: float | None = Field(default=None, gt=0)
-    """Time that a swap to this prompt, from its name to its vectors in memory, may take."""
-    chat_input: Literal["last_user_message", "conversation"] | None = None
-    """What of a chat is the input: the last message of the user, which is the default, or for prompts that were tuned on
-    whole conversations all messages, joined by newlines."""
-
-
-class TaskConfig(_Strict):
+class TaskConfig(Strict):
     """Everything that says what a prompt is tuned for and how. The names are those of Hugging Face and PEFT."""
 
     task: str | None = None
@@ -173,7 +110,7 @@ class TaskConfig(_Strict):
     learning_rate_multiplier: float = Field(default=1.0, gt=0, lt=100)
     """Of that default."""
     num_train_epochs: float | None = Field(default=None, gt=0)
-    """By default three, and more where that makes fewer than 200 steps."""
+    """By default three, and more where that makes fewer than 200 steps, or 100 with 64 rows or fewer."""
     max_steps: int | None = Field(default=None, ge=1)
     """Overrides num_train_epochs."""
     per_device_train_batch_size: int = Field(default=64, ge=1)

@@ -21,6 +21,7 @@ from softprompt.tasks.chat import ChatFrame, words_of
 from softprompt.tasks.config import keys_of_base, parse_config
 from softprompt.tasks.labels import alike, excerpt_of, fold_label, infer_labels
 from softprompt.tasks.proposal import is_list, propose
+from softprompt.tasks.schedule import told_few
 from softprompt.tasks.task import Task
 from softprompt.tasks.template import nameable
 from softprompt.text import plural
@@ -131,6 +132,8 @@ def draft_task(
     if nominal is not None and not any(isinstance(fold_label(one), str) for one in nominal):
         example = " ".join(f"--word {one}=..." for one in nominal[:2])
         notes.append(f"the labels are numbers, which tell a language model little; words say more: {example}")
+    if (told_of_rows := told_few(len(drafted.train))) is not None:
+        notes.append(told_of_rows)
     left = {column: reason for column, reason in table.reasons(answer).items() if column not in (*taken, answer)}
     if text:
         left = {column: reason.replace("is free text", "is not among those given") for column, reason in left.items()}
@@ -211,7 +214,10 @@ class _Table:
         }
         if len(self.columns) < 2:
             only = next(iter(self.columns), None)
-            raise DataError(f"{file} has only the column {only!r}; an input and an answer are needed")
+            raise DataError(
+                f"{file} has only the column {only!r}; an input and an answer are needed (`softprompt distill` alone needs "
+                "no answers; its task file is written by hand)"
+            )
 
     def __getitem__(self, name: str) -> _Column:
         return self.columns[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,8 @@ from softprompt.rows.sources import Row
 from softprompt.rows.tables import row_in
 from softprompt.rows.values import is_empty
 from softprompt.tasks.answering import Answering
-from softprompt.tasks.chat import text_place, with_text
 from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.inputs import Inputs, Wording
 from softprompt.tasks.labels import compose
 from softprompt.tasks.retrieve import Retriever
 from softprompt.tasks.template import PASSAGES, PLACE, Template, excerpt, field_text
@@ -29,22 +29,6 @@ if TYPE_CHECKING:
 
 ANSWERS, BEHIND = "answers", "as they stand behind an input"
 """What a card's recipe says where answers encoded alone would have begun with a word mark, and do not."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Token ids of inputs."""
-
-    ids: list[list[int]]
-    cut: list[int]
-    """The places of those that had to be cut to fit the context."""
-    fronts: list[list[int]]
-    """Of each, what stands before the prompt."""
-
-    @property
-    def truncated(self) -> int:
-        """How many were cut."""
-        return len(self.cut)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,64 +310,29 @@ class Form(Answering):
         except ContextError as error:
             raise ContextError(f"task {self.task!r}: {error}") from None
         name = name or _numbered
-        words = self._wording(base, prepend) if prepend or not num_virtual_tokens else self._around()
-        fronts, ids = [
-            base.encode([word(row, Place(name, index)) for index, row in enumerate(rows)], name=name) if word else []
-            for word in words
-        ]
-        fronts, cut = fronts or [[]] * len(rows), []
+        if prepend or not num_virtual_tokens:
+            wording = Wording.as_one(self.input, base, prepend)
+        else:
+            wording = Wording.around_prompt(self.input)
+        fronts, ids = wording.encode(base, rows, name)
+        cut = []
         for index, tokens in enumerate(ids):
             if base.task_type == "MASKED_LM" and tokens.count(base.tokenizer.mask_token_id) > 1:
                 raise ConfigError(
                     f"task {self.task!r}: `input` has more than one mask ({MASK} or {base.tokenizer.mask_token}); an answer "
                     "of several tokens is given as many by itself: leave one"
                 )
+            if base.task_type == "MASKED_LM" and base.tokenizer.mask_token_id in fronts[index]:
+                raise ConfigError(
+                    f"task {self.task!r}: in `input` the mask ({MASK} or {base.tokenizer.mask_token}) stands before "
+                    f"{{{PLACE}}}, and an answer is said behind the vectors; put it there"
+                )
             if not tokens:
                 raise DataError(f"{name(index)}: the input is empty; give some text: {excerpt(rows[index])}")
             if limit is not None and len(fronts[index]) + len(tokens) > limit:
-                fronts[index], ids[index] = self._shorten(base, rows[index], limit, words)
+                fronts[index], ids[index] = wording.shorten(base, rows[index], limit, self.task)
                 cut.append(index)
         return Inputs(ids, cut, fronts)
-
-    def _wording(self, base: FrozenBase, prepend: str) -> _Words:
-        """What words a row as one text, a text prompt in its place."""
-        whole = self.input if self.input.around_prompt is None else self.input.without_prompt
-        if not prepend:
-            return None, whole.fill_parts
-        at = text_place(whole, base)
-        return None, lambda row, where: with_text(whole.fill_parts(row, where), prepend, at)
-
-    def _around(self) -> _Words:
-        """What words what stands before the vectors of a row, and what behind them."""
-        if self.input.around_prompt is None:
-            return None, self.input.fill_parts
-        before, behind = self.input.around_prompt
-        return before.fill_parts, behind.fill_parts
-
-    def _shorten(self, base: FrozenBase, row: Row, limit: int, words: _Words) -> tuple[list[int], list[int]]:
-        row = {name: field_text(row, name, "the row") for name in self.input.fields}
-        while True:
-            front, behind = [base.encode([word(row, "the row")])[0] if word else [] for word in words]
-            ids = [*front, *behind]
-            if len(ids) <= limit and behind:
-                return front, behind
-            found = self.retriever is not None and row.get(PASSAGES)  # the least of them go first, and not the question
-            longest = PASSAGES if found else max(row, key=lambda name: len(row[name]))
-            if not row[longest]:
-                raise ContextError(
-                    f"the template of task {self.task!r} alone takes {plural(len(ids), 'token')}, and {limit} are left "
-                    "beside prompt and output; use a shorter template or prompt"
-                )
-            (kept,) = base.encode([row[longest]])
-            # A cut inside a character leaves U+FFFD, which may take as many tokens again; so a character goes at least.
-            cut = base.decode(kept[: max(0, len(kept) - (len(ids) - limit))]).rstrip("\ufffd")
-            if not row[longest].startswith(cut) and row[longest].startswith(f" {cut}"):  # a decoder left a word mark out
-                cut = f" {cut}"
-            row[longest] = cut if len(cut) < len(row[longest]) else row[longest][:-1]
-
-
-_Words = tuple[Callable[[Row, object], Parts] | None, Callable[[Row, object], Parts]]
-"""What words what stands before the vectors, where something does, and what behind them."""
 
 
 def _numbered(index: int) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from softprompt.errors import ConfigError
+from softprompt.errors import ConfigError, DataError
 from softprompt.rows.sources import find_file
 from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.task_file import read_text
 
 
 def read_instruction(file: Path, name: str) -> str:
@@ -15,14 +16,7 @@ def read_instruction(file: Path, name: str) -> str:
     Raises:
         ConfigError: it cannot be read, is not UTF-8, or holds no text.
     """
-    try:
-        text = file.read_text(encoding="utf-8").removesuffix("\n")
-    except OSError as error:
-        raise ConfigError(f"the instruction file {name!r} cannot be read: {error.strerror}; mend the path") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"the instruction file {name!r} is not UTF-8 text ({error.reason} at byte {error.start}); save it so"
-        ) from None
+    text = read_text(file, f"the instruction file {name!r}").removesuffix("\n")
     if not text.strip():
         raise ConfigError(f"the instruction file {name!r} is empty; write the instruction into it")
     return text
@@ -36,5 +30,9 @@ def with_instruction(config: TaskConfig, folder: Path) -> TaskConfig:
     """
     if (file := config.instruction_file) is None:
         return config
-    text = read_instruction(find_file(file, folder), file)
+    try:
+        found = find_file(file, folder)
+    except DataError:
+        raise ConfigError(f"there is no instruction file {file!r} beside the task file; mend the path") from None
+    text = read_instruction(found, file)
     return config.model_copy(update={"instruction": text, "instruction_file": None})

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 from softprompt.tasks.config import TaskConfig
+from softprompt.text import plural
 
 DEFAULT_EPOCHS = 3
 DEFAULT_STEPS = 200
 """A prompt starts far from where it must go: with a few hundred rows three epochs would be over before it has arrived."""
+FEW_ROWS, FEW_STEPS = 64, 100
+"""With so many rows or fewer these steps are enough: on 16 rows twice as many were worse (benchmarks/LOG.md)."""
 
 
 def total_steps(config: TaskConfig, rows: int) -> int:
@@ -16,8 +19,18 @@ def total_steps(config: TaskConfig, rows: int) -> int:
     if config.max_steps is not None:
         return config.max_steps
     if config.num_train_epochs is None:
-        return max(DEFAULT_STEPS, DEFAULT_EPOCHS * steps_per_epoch(config, rows))
+        return max(FEW_STEPS if rows <= FEW_ROWS else DEFAULT_STEPS, DEFAULT_EPOCHS * steps_per_epoch(config, rows))
     return max(1, math.ceil(config.num_train_epochs * steps_per_epoch(config, rows)))
+
+
+def told_few(rows: int) -> str | None:
+    """What is to be said of a training on so many rows, where they are few."""
+    if rows > FEW_ROWS:
+        return None
+    return (
+        f"{plural(rows, 'training row')}; with {FEW_ROWS} or fewer a text prompt may be as good: compare with the zero-shot "
+        "score"
+    )
 
 
 def steps_per_epoch(config: TaskConfig, rows: int) -> int:

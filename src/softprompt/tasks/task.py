@@ -21,8 +21,9 @@ from softprompt.tasks.examples import Examples as Examples
 from softprompt.tasks.form import Form
 from softprompt.tasks.instruction import with_instruction
 from softprompt.tasks.labels import compose, named
+from softprompt.tasks.remarks import remarks_on_rows
 from softprompt.tasks.retrieve import Find, RetrieveConfig, Retriever
-from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, remarks_on_rows
+from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -120,13 +121,20 @@ class Task:
         """
         source = Source.read(self.form, self.train, "the training rows", f"task {self.name!r}, ")
         parts = deal(source, count, by_label=self.form.labels is not None)
-        if self.folds or len(parts) < count:
+        if self.folds:
+            raise ConfigError(
+                f"task {self.name!r}: {plural(len(self.train), 'training row')} are so few that each is held out in turn, "
+                "which subsets are not; say what to hold out (data: {validation: 0.1}), or add rows"
+            )
+        if len(parts) < count:
             raise ConfigError(
                 f"task {self.name!r}: {plural(len(self.train), 'training row')} are too few for {count} subsets; add rows"
             )
         data = self.config.data.model_dump(exclude_unset=True, exclude={"subsets"}) if self.config.data else {}
         tasks = [self.variant(data=data) for _ in parts]
+        form = self.form.within(source.answers)  # the range of numbers is that of all rows
         for one, places in zip(tasks, parts, strict=True):
+            one.form = form
             one.__dict__["_splits"] = replace(self._splits, rows={**self._splits.rows, "training": self.train.part(places)})
         return tasks
 

@@ -61,6 +61,20 @@ def _mapping(loader: TaskLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 TaskLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+def read_text(file: Path, name: str) -> str:
+    """The text of a file, which messages call `name`.
+
+    Raises:
+        ConfigError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}; mend the path") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not UTF-8 text ({error.reason} at byte {error.start}); save it so") from None
+
+
 def read_task_file(path: str | Path) -> dict[str, Any]:
     """The keys of a task file and their values; nothing of them is checked.
 
@@ -72,14 +86,7 @@ def read_task_file(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path} is a table of rows and no task file; `softprompt init {shlex.quote(str(path))}` writes one for it"
         )
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"the task file {str(path)!r} cannot be read: {error.strerror}; mend the path") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"the task file {str(path)!r} is not UTF-8 text ({error.reason} at byte {error.start}); save it so"
-        ) from None
+    text = read_text(file, f"the task file {str(path)!r}")
     try:
         raw = yaml.load(text, Loader=TaskLoader)
     except yaml.YAMLError as error:

@@ -93,13 +93,15 @@ class Template:
                 f"the template {short(self.text, 200)} ends with {{{PLACE}}}; put text behind it, such as a line break: an "
                 "answer follows a token"
             )
-        return Template(before), Template(behind)
+        return Template(before, self.masked), Template(behind, self.masked)
 
     @property
     def without_prompt(self) -> Template:
         """The same without a place for vectors."""
-        before, behind = self.around_prompt or (Template(""), self)
-        return Template(before.text + behind.text)
+        if self.around_prompt is None:
+            return self
+        before, behind = self.around_prompt
+        return Template(before.text + behind.text, self.masked)
 
     def fill(self, row: Row, where: object = "the row") -> str:
         """The text for a row.

@@ -21,7 +21,7 @@ from softprompt.errors import ConfigError
 from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.lines import Ids
-from softprompt.model.splice import no_prompt, split_head
+from softprompt.model.splice import no_prompt, split_head, with_front
 from softprompt.progress import Progress, Silent, loading
 from softprompt.tasks.instruction import read_instruction
 from softprompt.tasks.load import TaskLike, load_tasks
@@ -53,7 +53,8 @@ class Distilled:
     teacher_cached_latency_ms: float
     """A request alone behind the instruction's, as a server may keep them too."""
     kept_bytes: int
-    """Keys and values of the prompt, which such a server keeps for the task."""
+    """Keys and values of the prompt, which such a server keeps for the task; 0 where it can keep none, as of an encoder or
+    behind columns of a row."""
     teacher_kept_bytes: int
     """Keys and values of the instruction."""
 
@@ -122,7 +123,7 @@ def instructed(task: Task, instruction: str | os.PathLike[str] | None) -> Task:
     """A task whose objective is to answer as behind an instruction.
 
     Raises:
-        ConfigError: there is none, or its file cannot be read.
+        ConfigError: there is none, its file cannot be read, or the task is trained in subsets.
     """
     if isinstance(instruction, os.PathLike):
         instruction = read_instruction(Path(instruction), os.fspath(instruction))
@@ -131,6 +132,8 @@ def instructed(task: Task, instruction: str | os.PathLike[str] | None) -> Task:
         raise ConfigError(
             f"task {task.name!r}: there is no instruction to distill; give its text, or a file of it (--instruction FILE)"
         )
+    if task.config.data is not None and task.config.data.subsets:
+        raise ConfigError(f"task {task.name!r}: data.subsets is of `softprompt train` alone; leave it out here")
     return task.variant(objective="distillation", instruction=text)
 
 
@@ -138,18 +141,20 @@ def measure(architecture: Architecture, task: Task, tuned: Tuned) -> Distilled:
     """What a request costs with a tuned prompt and with the instruction that it stands for."""
     base, prompt = architecture.base, tuned.prompt
     rows = task.test.part(range(min(1 + _TIMED, len(task.test))))
-    own = task.encode(base, rows, len(prompt.vectors_PD), split="test", unanswered=True).inputs
+    own = task.encode(base, rows, len(prompt.vectors_PD), split="test", unanswered=True)
     behind = asked(base, task, rows, "test").inputs
     count = len(base.encode([instruction_before(task.form)])[0])
     vectors_PD = prompt.vectors_PD.to(base.dtype)
     whole_PD, rest = split_head(base, behind)
     requests = _Requests(architecture, task)
     prefixes = PrefixCache(architecture, sys.maxsize) if architecture.shares_prefix else None
-    kept, taught = Vectors("prompt", vectors_PD), Vectors("instruction", whole_PD)
+    shared = None if task.form.front_varies else prefixes
+    prompts = [with_front(base, own.front(row), vectors_PD) for row in range(len(rows))]
+    kept, taught = [Vectors("prompt", prompt_PD) for prompt_PD in prompts], Vectors("instruction", whole_PD)
     calls: list[Callable[[int], object]] = [
-        lambda row: requests.anew(vectors_PD, own[row]),
+        lambda row: requests.anew(prompts[row], own.inputs[row]),
         lambda row: requests.anew(no_prompt(base), behind[row]),
-        lambda row: requests.behind(kept, prefixes, own[row]),
+        lambda row: requests.behind(kept[row], shared, own.inputs[row]),
         lambda row: requests.behind(taught, prefixes, rest[row]),
     ]
     taken: list[list[float]] = [[] for _ in calls]
@@ -159,10 +164,8 @@ def measure(architecture: Architecture, task: Task, tuned: Tuned) -> Distilled:
             call(row)
             times.append(1000 * (time.perf_counter() - began))
     medians = [statistics.median(times[1:] or times) for times in taken]
-    ours, theirs = 0, 0
-    if prefixes is not None:
-        (one,), (other,) = prefixes.fetch([kept]), prefixes.fetch([taught])
-        ours, theirs = one.bytes, other.bytes
+    ours = 0 if shared is None else shared.fetch(kept[:1])[0].bytes
+    theirs = 0 if prefixes is None else prefixes.fetch([taught])[0].bytes
     anew, taught_anew, behind_own, behind_taught = medians
     return Distilled(tuned, count, anew, taught_anew, behind_own, behind_taught, ours, theirs)
 

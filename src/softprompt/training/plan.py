@@ -20,6 +20,7 @@ from softprompt.progress import Progress, Silent, loading
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Banks
+from softprompt.training.events import Advanced
 from softprompt.training.loop import Stepper, processes_started
 from softprompt.training.prepare import Preparer, remarks_on
 from softprompt.training.run import Run
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
 
 JUDGED = 32
-"""Test rows of each task that are judged to see how long one takes."""
+"""Test rows of each task that are judged to see how long one takes; and rows for which the base is asked, where the
+objective needs that."""
 
 
 def plan(
@@ -39,7 +41,8 @@ def plan(
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """What :func:`softprompt.train` would do with these tasks, and how long that takes here: by one step of all of them,
-    measured behind one that is not, and by a few test rows of each. Nothing is trained, published or written.
+    measured behind one that is not, and by a few test rows of each; and by a few rows for which the base is asked, where the
+    objective needs what it says. Nothing is trained, published or written.
 
     Args:
         tasks, base: as for :func:`softprompt.train`.
@@ -49,8 +52,8 @@ def plan(
     Returns a row for each task: its `steps`, the rows and tokens of one (`rows_per_step`, `tokens_per_step`), what was
     chosen (`objective`, `learning_rate`, `prompt_tuning_init`), the rows of each split, `validations` and `baseline_rows`;
     its share of a step's time (`step_seconds`); the seconds of all its steps, of baselines, validations and the final test,
-    and their sum, `seconds`; and `peak_mb`, the base and what a step of all tasks takes beside it. A task that stops early
-    takes less.
+    and of asking the base before the first step (`ask_seconds`), and their sum, `seconds`; and `peak_mb`, the base and what
+    a step of all tasks takes beside it. A task that stops early takes less.
 
     Raises:
         ConfigError, DataError: a task is wrong, as for :func:`softprompt.train`; or a launcher started several processes.
@@ -72,21 +75,41 @@ def plan_tasks(tasks: Sequence[Task], base: BaseLike, library: Library | None, p
         raise ConfigError(f"a plan is made in one process, and {processes} were started; start it without the launcher")
     with loading(progress, (options := one_base(tasks)).shown):
         architecture = architecture_of(base_of(base, options))
-    prepared, preparer = list[tuple[Run, Examples]](), Preparer(architecture.base, architecture, progress.warn)
+    prepared = list[tuple[Run, Examples, float]]()
+    preparer = Preparer(architecture.base, architecture, progress.warn, most=JUDGED)
     for task in tasks:
-        run, test = preparer.prepare(task, library)
+        run, test, asking = _prepare(preparer, task, library)
         for message, warning in remarks_on(architecture.base, run):
             (progress.warn if warning else progress.note)(message)
-        prepared.append((run, test))
+        prepared.append((run, test, asking))
     engine = OfflineEngine(architecture, warn=progress.warn)
     with progress.stage("measure", 1 + len(tasks)) as advance:
-        seconds, peak_mb = _measure_step(architecture, [run for run, _ in prepared], progress)
+        seconds, peak_mb = _measure_step(architecture, [run for run, _, _ in prepared], progress)
         advance(1, "a step")
         rows = []
-        for run, test in prepared:
-            rows.append(_row(engine, run, test, seconds, progress) | {"peak_mb": round(peak_mb, 1)})
+        for run, test, asking in prepared:
+            rows.append(_row(engine, run, test, seconds, asking, progress) | {"peak_mb": round(peak_mb, 1)})
             advance(1, run.task.name)
     return rows
+
+
+def _prepare(preparer: Preparer, task: Task, library: Library | None) -> tuple[Run, Examples, float]:
+    """A run, the rows that will judge it, and the seconds in which its training asks the base for what its objective needs:
+    by the chunks of rows behind the first one, which has the instruction to run too, where there are such."""
+    preparing, reached, total = preparer.preparing(task, library), list[tuple[int, float]](), 0
+    try:
+        while True:
+            event = next(preparing)
+            if isinstance(event, Advanced):
+                reached.append((event.done, time.perf_counter()))
+                total = event.total
+    except StopIteration as end:
+        run, test = end.value
+    if not reached:
+        return run, test, 0.0
+    (_, began), (first, behind), (done, ended) = reached[0], reached[1], reached[-1]
+    seconds = (ended - behind) / (done - first) if done > first else (behind - began) / first
+    return run, test, behind - began + seconds * (total - first)
 
 
 def _measure_step(architecture: Architecture, planned: Sequence[Run], progress: Progress) -> tuple[float, float]:
@@ -107,11 +130,14 @@ def _measure_step(architecture: Architecture, planned: Sequence[Run], progress: 
     return meter.seconds / tokens, meter.peak_mb
 
 
-def _row(engine: OfflineEngine, run: Run, test: Examples, seconds: float, progress: Progress) -> dict[str, Any]:
+def _row(
+    engine: OfflineEngine, run: Run, test: Examples, seconds: float, asking: float, progress: Progress
+) -> dict[str, Any]:
     """The plan of a run.
 
     Args:
         seconds: of each token of a step.
+        asking: seconds in which the base is asked before the first one.
     """
     task, config, base = run.task, run.config, engine.architecture.base
     trials, warning = baseline_trials(base, task, run.start_PD, test)
@@ -129,6 +155,7 @@ def _row(engine: OfflineEngine, run: Run, test: Examples, seconds: float, progre
     judging = (time.perf_counter() - began) / tokens(some.examples)
     step = seconds * sum(one.tokens for one in (run, *run.folds))
     parts = {
+        "ask_seconds": asking,
         "train_seconds": run.total * step,
         "baseline_seconds": judging * tokens(*(trial.examples for trial in trials)),
         "validation_seconds": judging * tokens(run.validation) * run.validations,

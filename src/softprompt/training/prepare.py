@@ -25,6 +25,7 @@ from softprompt.tasks.answers import number_text
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.form import Form
 from softprompt.tasks.labels import excerpt_of
+from softprompt.tasks.schedule import told_few
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
 from softprompt.training.events import Advanced, Event
@@ -58,14 +59,17 @@ class Preparer:
         architecture: Architecture | None = None,
         warn: Callable[[str], None] | None = None,
         heed: Callable[[], None] | None = None,
+        most: int | None = None,
     ) -> None:
         """
         Args:
             architecture: how the base is run, where that is known already.
             warn: hears of what people should know; by default Python's `warnings`.
             heed: called while the base is asked for what an objective needs; it may raise.
+            most: rows that it is asked for at most, which stand for the others: of a run that is not trained.
         """
         self._base, self._given, self._warn, self._heed = base, architecture, warn or Silent().warn, heed
+        self._most = most
         self._encoded: dict[tuple[Any, ...], Splits] = {}
         self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
 
@@ -105,7 +109,7 @@ class Preparer:
                 split: task.encode(base, rows, length, split=split, unanswered=True) for split, rows in task.splits.items()
             }
             kept = library.runs if library is not None else None
-            completing = objective.complete(encoded, Surroundings(task, self._architecture, kept, self._warn))
+            completing = objective.complete(encoded, Surroundings(task, self._architecture, kept, self._warn, self._most))
             try:
                 while True:
                     yield Advanced("ask", *next(completing), task.name)
@@ -185,6 +189,9 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} has little capacity; 20 to 100 is usual", True
     if length > LONG:
         yield f"{task.name}: a prompt of {plural(length, 'virtual token')} can drown the input; 20 to 100 is usual", True
+    taught = run.config.objective_name == "distillation"  # by a text prompt, which is no rival
+    if not taught and (told := told_few(len(run.train))) is not None:
+        yield f"{task.name}: {told}", False
     longest, output = max(len(ids) for ids in run.train.inputs), task.form.output_length(base)
     limit = ", without limit" if base.context is None else f" of {base.context}"
     yield (
@@ -240,12 +247,12 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
             f"prediction can equal them, the first of them {first}; the longest takes {longest}: raise max_new_tokens",
             True,
         )
-    elif told := _unreachable(base, run):
+    elif (told := _unreachable(base, run)) is not None:
         yield f"{task.name}: {told}", True
     if (network := run.rule.network) is not None:  # not kept, so no row or card counts it
         kept = run.start_PD.numel()
         trained = network.numbers(*run.start_PD.shape) + kept * network.trains_vectors
-        yield f"{task.name}: {trained} numbers are trained, of which {kept} are kept", False
+        yield f"{task.name}: {trained} numbers are trained, and the {kept} of the vectors that they make are kept", False
 
 
 def _unreachable(base: FrozenBase, run: Run) -> str | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import RegistryError, StoreError, TrainingError
-from softprompt.evaluation.baselines import baseline_trials, baselines_of, remarks_on_baselines
+from softprompt.evaluation.baselines import baseline_trials, baselines_of, remarks_on_baselines, untaught
 from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
 from softprompt.tasks.task import Task
@@ -90,7 +90,7 @@ class Session:
         self._checkpoint: Checkpoint | None = None
         self._states: dict[str, Any] = {}
         self._notes: list[Noted] = []
-        self._done, self._started = 0, time.perf_counter()
+        self._done, self._started = -1, time.perf_counter()
         self._preparer = Preparer(self.base, architecture, self._warn, self._heed if self._group.world == 1 else None)
         self._engine = OfflineEngine(architecture, warn=self._warn)
         self._stepper = Stepper(architecture, group=self._group, warn=self._warn)
@@ -192,6 +192,7 @@ class Session:
         if not all(member.resumed for member in ready):
             self._save()  # the names of the runs, by which each is published once
         yield from self._flush()
+        yield from self._advance()
 
     def _restore(self, ready: Sequence[Member]) -> Iterator[Event]:
         """Let members go on from the checkpoint that has them."""
@@ -236,7 +237,7 @@ class Session:
             except Exception as error:
                 yield self._failed(member, error)
                 continue
-            for remark in remarks_on_baselines(member.task.form.metric, member.baselines):
+            for remark in remarks_on_baselines(member.task.form.metric, untaught(member.task, member.baselines)):
                 yield Noted(f"{member.task.name}: {remark}", member)
 
     # Judge and publish
@@ -291,15 +292,14 @@ class Session:
         """Reports of all members' trials; those whose trials fail have failed."""
         if not trials:
             return {}
-        total = sum(len(trial.examples) for own in trials.values() for trial in own)
+        done, total = 0, sum(len(trial.examples) for own in trials.values() for trial in own)
         judging = judge_apart(self._engine, trials)
-        done = 0
         try:
             while True:
-                done = min(done + next(judging), total)
                 yield Advanced(stage, done, total)
-                if self._group.world == 1:  # the others could not follow
+                if done and self._group.world == 1:  # the others could not follow
                     self._heed()
+                done = min(done + next(judging), total)
         except StopIteration as end:
             found: dict[Member, list[Report] | Exception] = end.value
         for member, own in found.items():

@@ -92,13 +92,22 @@ def _subsets_of(task: Task, given: int | None, *, publish: bool) -> int | None:
     """How many prompts a task is trained as; None for one.
 
     Raises:
-        ConfigError: nothing is published, or it is no number of subsets.
+        ConfigError: nothing is published, it is no number of subsets, or prompts of this kind are not combined.
     """
     count = given if given is not None else task.config.data.subsets if task.config.data is not None else None
     if count is None:
         return None
     if count < 2:
         raise ConfigError(f"{count} is no number of subsets; give 2 or more, or leave it out")
+    if task.config.prompt_type == "prefix":
+        raise ConfigError(
+            f"task {task.name!r}: subsets are combined, and prefixes cannot be; leave subsets out, or take prompt_type: soft"
+        )
+    if any(map(task.form.lacks_answer, task.test)):
+        raise ConfigError(
+            f"task {task.name!r}: what is combined of subsets is judged on test rows, and some of them have no answer; "
+            "answer them, or leave subsets out"
+        )
     if not publish:
         raise ConfigError(
             f"task {task.name!r}: subsets are combined in a library, and publish is False; leave one of them out"

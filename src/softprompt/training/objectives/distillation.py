@@ -42,7 +42,7 @@ class Distillation(Objective[Taught]):
                     f"context, the first of them {own.first_cut}: the instructed base did not see all of them"
                 )
         teacher = Teacher(task, around.architecture, around.kept, around.warn)
-        said = yield from teacher.answer([ids for own in inputs.values() for ids in own.inputs])
+        said = yield from teacher.answer([ids for own in inputs.values() for ids in own.inputs], around.most)
         of_row = iter(said)
         taught = {split: [next(of_row) for _ in own.inputs] for split, own in inputs.items()}
         return {

@@ -35,6 +35,8 @@ class Surroundings:
     """Folder for what is worth keeping from training to training; None to keep nothing."""
     warn: Callable[[str], None]
     """Hears of what people should know."""
+    most: int | None = None
+    """Ask for so many rows at most, let what is said stand in for the others, and keep nothing, as a plan does."""
 
 
 class Objective(Protocol[T]):
@@ -42,7 +44,7 @@ class Objective(Protocol[T]):
 
     def complete(self, splits: Splits, around: Surroundings) -> Generator[tuple[int, int], None, Splits]:
         """The splits with what the objective needs of each row beside its answer (:attr:`Examples.beside`). Yields how many
-        rows are done, of how many.
+        rows are done, of how many, where the base is asked for it: first of none.
 
         Raises:
             DataError, ContextError: a row lacks it, or it cannot be had.

@@ -5,6 +5,7 @@ Shapes: B rows, N logits of all rows end to end, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
@@ -51,16 +52,17 @@ class Preference(Objective[Pair]):
                     )
                 pairs.append((tuple(chosen), tuple(ids)))
         inputs = [splits[split].front(row) + ids for split in task.splits for row, ids in enumerate(splits[split].inputs)]
+        inputs = inputs[: around.most]
         asking = OfflineEngine(around.architecture, warn=around.warn).score(
-            [no_prompt(base)], [0] * len(pairs), inputs, pairs
+            [no_prompt(base)], [0] * len(inputs), inputs, pairs[: around.most]
         )
         done = 0
         while True:
+            yield done, len(pairs)
             try:
                 done += next(asking)
-                yield done, len(pairs)
             except StopIteration as end:
-                scores = end.value
+                scores = itertools.islice(itertools.cycle(end.value), len(pairs))
                 break
         beta = task.config.preference_beta
         known = iter([Pair(pair, own[0] - own[1], beta) for pair, own in zip(pairs, scores, strict=True)])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import sys
 import time
@@ -119,25 +120,36 @@ class Teacher:
         ]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
-    def answer(self, inputs: Sequence[list[int]]) -> Generator[tuple[int, int], None, list[Taught]]:
-        """What it says to each input, given with the instruction before it. Yields how many are done, of how many."""
+    def answer(self, inputs: Sequence[list[int]], most: int | None = None) -> Generator[tuple[int, int], None, list[Taught]]:
+        """What it says to each input, given with the instruction before it. Yields how many are done, of how many: first of
+        none.
+
+        Args:
+            most: ask so many of those that it does not know yet, let what it says to them stand in for the others, and keep
+                nothing.
+        """
         keys = [hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest() for ids in inputs]
         head_PD, rest = no_prompt(self._base), list(inputs)
         if self._architecture.shares_prefix:
             head_PD, rest = split_head(self._base, inputs)
         waiting = {key: ids for key, ids in zip(keys, rest, strict=True) if key not in self._known}
+        if not waiting:
+            return [self._taught(self._known[key], ids) for key, ids in zip(keys, rest, strict=True)]
         total, saved = len(waiting), time.monotonic()
+        asking = dict(itertools.islice(waiting.items(), most))
+        yield 0, total
         try:
-            for found in self._ask(head_PD, waiting) if waiting else ():
+            for found in self._ask(head_PD, asking):
                 self._known |= found
-                if time.monotonic() - saved > EVERY_SECONDS:
+                if most is None and time.monotonic() - saved > EVERY_SECONDS:
                     self._save()
                     saved = time.monotonic()
-                yield len(waiting.keys() & self._known.keys()), total
+                yield len(asking.keys() & self._known.keys()), total
         finally:  # also where nobody asks any further
-            if waiting:
+            if most is None:
                 self._save()
-        return [self._taught(self._known[key], ids) for key, ids in zip(keys, rest, strict=True)]
+        records = itertools.cycle([self._known[key] for key in asking])
+        return [self._taught(self._known.get(key) or next(records), ids) for key, ids in zip(keys, rest, strict=True)]
 
     def _ask(self, head_PD: Tensor, inputs: dict[str, list[int]]) -> Generator[dict[str, dict[str, Any]], None, None]:
         """The records of inputs behind the head, chunk by chunk, the head run once."""

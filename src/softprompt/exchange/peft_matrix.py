@@ -1,0 +1,50 @@
+"""The matrix of a PEFT adapter: the one tensor of its safetensors file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from softprompt.errors import PromptFileError
+
+TENSOR = "prompt_embeddings"
+
+
+def read_matrix(file: Path) -> torch.Tensor:
+    """The one tensor of an adapter that is a prompt and nothing else, as float32."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(file.read_bytes())
+    except OSError as error:
+        old = file.with_suffix(".bin")
+        there = f"{old.name} is there, which may hold code and is not opened; " if old.is_file() else ""
+        raise PromptFileError(
+            f"{str(file)!r} cannot be read ({error.strerror}); {there}save the adapter with safetensors"
+        ) from None
+    except SafetensorError as error:
+        raise PromptFileError(f"{str(file)!r} is no safetensors file ({error}); save the adapter again") from None
+    if TENSOR not in tensors or tensors[TENSOR].ndim != 2 or not tensors[TENSOR].numel():
+        raise PromptFileError(
+            f"{str(file)!r} holds no matrix {TENSOR!r} but {_shown(tensors) or 'nothing at all'}; save the adapter again"
+        )
+    vectors_PD = tensors.pop(TENSOR)
+    if tensors:
+        raise PromptFileError(
+            f"{str(file)!r} holds more than a prompt: {_shown(tensors)}; a head, or embeddings of a vocabulary that was "
+            "resized, is part of how it answers, and cannot be imported: tune the prompt alone"
+        )
+    if not vectors_PD.is_floating_point():
+        dtype = str(vectors_PD.dtype).removeprefix("torch.")
+        raise PromptFileError(
+            f"{str(file)!r} holds {dtype} numbers, and a prompt is made of floats; save it in its own dtype"
+        )
+    return vectors_PD.float()
+
+
+def _shown(tensors: Mapping[str, torch.Tensor]) -> str:
+    listed = [f"{name} ({' x '.join(map(str, tensors[name].shape))})" for name in sorted(tensors)]
+    return ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
