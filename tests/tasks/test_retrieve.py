@@ -90,10 +90,24 @@ def test_rows_get_passages_from_a_folder_and_its_digest_is_kept(folder):
 
 def test_a_function_finds_and_a_row_may_bring_its_own():
     task = Task(**FORM, no_answer="unknown", retriever=lambda query, k: [query.upper(), "two\nlines", "3", "4"][: k + 1])
-    assert task.form.row_of("hi") == {"question": "hi", "passages": "HI\ntwo lines\n3"}
-    assert task.form.row_of('{"question": "hi", "passages": ["p", "q"]}')["passages"] == "p\nq"
+    form = task.form
+    assert form.with_passages(form.row_of("hi")) == {"question": "hi", "passages": "HI\ntwo lines\n3"}
+    assert form.with_passages(form.row_of('{"question": "hi", "passages": ["p", "q"]}'))["passages"] == "p\nq"
+    assert form.row_of('{"question": "hi"}') == {"question": '{"question": "hi"}'}  # a text as any other
+    wrong = Task(**FORM, no_answer="unknown", retriever=lambda query, k: "one text").form
     with pytest.raises(DataError, match="a list of texts is needed"):
-        Task(**FORM, no_answer="unknown", retriever=lambda query, k: "one text").form.row_of("hi")
+        wrong.with_passages({"question": "hi"})
+    broken = Task(**FORM, no_answer="unknown", retriever=lambda query, k: [][0]).form
+    with pytest.raises(DataError, match="fails at 'hi': IndexError"):
+        broken.with_passages({"question": "hi"})
+
+
+def test_a_function_in_a_file_finds(tmp_path):
+    (tmp_path / "find.py").write_text("def find(query, k):\n    return [query.upper()]\n")
+    task = Task(**FORM, no_answer="unknown", retrieve={"function": "find.py:find"}, folder=tmp_path)
+    assert task.train[0]["passages"] == task.train[0]["question"].upper()
+    assert task.form.found()["retrieve"] == {"query": "{question}", "k": 3, "function": "find.py:find"}
+    assert task.variant(seed=3).form.retriever is task.form.retriever
 
 
 def test_a_column_of_passages_is_one_as_any_other():
@@ -108,10 +122,12 @@ def test_a_column_of_passages_is_one_as_any_other():
     [
         ({"input": "{question}", "retrieve": {"folder": "texts"}}, "has no {passages}"),
         ({}, "`retrieve` would fill it"),
-        ({"retrieve": {}}, "neither is given"),
+        ({"retrieve": {}}, "none of them is given"),
         ({"retrieve": {"folder": "nowhere"}}, "there is no folder"),
         ({"retrieve": {"folder": "texts", "query": "all"}}, "must name a column"),
         ({"retrieve": {"folder": "texts", "words": 5, "overlap": 5}}, "longer passages"),
+        ({"retrieve": {"function": "nowhere.py:find"}}, "there is no file"),
+        ({"retrieve": {"function": "texts"}}, "write FILE.py:NAME"),
         ({"no_answer": " "}, "no_answer: this is blank"),
         ({"labels": ["red house", "blue house"], "no_answer": "unknown"}, "not among `labels`"),
     ],

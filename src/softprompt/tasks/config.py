@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.tasks.answers import NUMBER, OF_SETS, SET, ProblemType, check_kind, check_no_answer
-from softprompt.tasks.blocks import DataConfig, ServingConfig, Strict
+from softprompt.tasks.blocks import DataConfig, RetrieveConfig, ServingConfig, Strict
 from softprompt.tasks.foreign import told_fault
 from softprompt.tasks.labels import check_labels, with_label_texts
-from softprompt.tasks.retrieve import RetrieveConfig
 from softprompt.tasks.task_file import read_task_file
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]

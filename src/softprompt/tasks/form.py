@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from softprompt.bases.architectures import MaskedLabels
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
-from softprompt.rows.places import Name, Place, PlacedRows
+from softprompt.rows.places import Name
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import row_in
-from softprompt.rows.values import is_empty
+from softprompt.rows.values import is_empty, is_missing
 from softprompt.tasks.answering import Answering
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.inputs import Inputs, Wording
@@ -70,10 +70,8 @@ class Form(Answering):
     @classmethod
     def of_card(cls, card: Card) -> Form:
         """The form that a prompt was tuned with."""
-        settings = card.recipe.get("retrieve")
-        retriever = Retriever.of_settings(settings) if settings is not None else None
-        made = cls._of(card, card.task, card.metric, card.recipe)
-        return replace(made, apart=card.recipe.get(ANSWERS) != BEHIND, retriever=retriever)
+        made, settings = cls._of(card, card.task, card.metric, card.recipe), card.recipe.get("retrieve")
+        return replace(made, apart=card.recipe.get(ANSWERS) != BEHIND, retriever=Retriever(settings) if settings else None)
 
     @classmethod
     def _of(cls, source: TaskConfig | Card, task: str, metric: str, recipe: Mapping[str, Any]) -> Form:
@@ -100,32 +98,26 @@ class Form(Answering):
         """What it reads of rows: forms that agree in it split them alike."""
         kind = (self.problem_type, self.label_separator) if self.problem_type else ()
         read = (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label, *kind)
-        retrieved = () if self.retriever is None else (tuple(self.retriever.settings.items()), self.retriever.find)
-        return (*read, self.may_lack_answers, self.no_answer, *retrieved)
+        found = (self.retriever.find, *self.retriever.settings.items()) if self.retriever is not None else ()
+        return (*read, self.may_lack_answers, self.no_answer, *found)
 
     @property
     def asked_columns(self) -> list[str]:
         """Columns that a row must have: those of the input, but for passages that are found for it, and of the question."""
-        if self.retriever is None:
-            return self.input.fields
-        own = [name for name in self.input.fields if name != PASSAGES]
-        return list(dict.fromkeys([*own, *self.retriever.columns]))
+        return list(dict.fromkeys([*self._own_columns, *(self.retriever.query.fields if self.retriever else ())]))
 
-    def with_passages(self, rows: PlacedRows) -> PlacedRows:
-        """Rows with their passages, where a retriever finds them.
+    @property
+    def _own_columns(self) -> list[str]:
+        return [name for name in self.input.fields if name != PASSAGES or self.retriever is None]
+
+    def texts(self, row: Row, where: object) -> dict[str, str]:
+        """The texts of a row that its input is made of, by column, and its own passages where it has some.
 
         Raises:
-            DataError: none is at hand for a row that has no passages of its own.
+            DataError: one is not there, or is no text or number.
         """
-        if self.retriever is None:
-            return rows
-        filled = [self.retriever.fill(row, Place(rows.where, place)) for place, row in enumerate(rows)]
-        return PlacedRows(filled, rows.where)
-
-    def check(self, row: Row, where: object) -> None:
-        """Refuse a row that lacks a column, or has one that is no text. Raises DataError."""
-        for name in self.asked_columns:
-            field_text(row, name, where)
+        brought = (PASSAGES,) if self.retriever is not None and not is_missing(row.get(PASSAGES)) else ()
+        return {name: field_text(row, name, where) for name in (*self.asked_columns, *brought)}
 
     def columns(self, row: Row, where: object) -> dict[str, str]:
         """The texts of a row that the templates read, by column.
@@ -133,19 +125,19 @@ class Form(Answering):
         Raises:
             DataError: one is not there, or is no text or number.
         """
-        found = () if self.retriever is None else (PASSAGES,)  # passages that come or go move no row to another split
-        read = {name: field_text(row, name, where) for name in self.input.fields if name not in (self.target_field, *found)}
+        own = self._own_columns  # passages that come or go move no row to another split
+        read = {name: field_text(row, name, where) for name in own if name != self.target_field}
         return read | {self.target_field: "" if self.lacks_answer(row) else self._answer_text(row, where)}
 
     def is_blank(self, row: Row) -> bool:
         """Whether nothing stands in any column of a row's input."""
-        own = [name for name in self.input.fields if self.retriever is None or name != PASSAGES]
-        return all(is_empty(row.get(name)) for name in own)
+        return all(is_empty(row.get(name)) for name in self._own_columns)
 
     def gap(self, row: Row) -> str | None:
         """The first column of a row's input in which nothing stands, where something stands in another."""
-        empty = [name for name in self.input.fields if is_empty(row.get(name))]
-        return empty[0] if 0 < len(empty) < len(self.input.fields) else None
+        names = self.input.fields if PASSAGES in row else self._own_columns
+        empty = [name for name in names if is_empty(row.get(name))]
+        return empty[0] if 0 < len(empty) < len(names) else None
 
     def encode_answers(self, base: FrozenBase, answers: Sequence[str], name: Name | None = None) -> list[list[int]]:
         """Token ids of answers as the model must say them: behind an input, or of an encoder-decoder as a text of its own,
@@ -172,29 +164,24 @@ class Form(Answering):
             )
         return rows
 
-    def row_of(self, text: str, *, found: bool = True) -> Row:
+    def row_of(self, text: str) -> Row:
         """A request's text as a row: the text itself for a template with one column, else a JSON object with them all.
-        Where passages are found for it they may be left out, or be there as the request's own.
-
-        Args:
-            found: whether to find passages.
+        Where passages are found for it they may stand in the object too, beside one column as beside several.
 
         Raises:
-            DataError: passages are to be found and cannot be; or several columns are needed and the text is no such object,
-                has a key twice, or half of a character.
+            DataError: several columns are needed and the text is no such object, has a key twice, or half of a character.
         """
         fields = self.asked_columns
+        row = row_in(text, f"an input for task {self.task!r}") if len(fields) > 1 or self.retriever is not None else None
         if len(fields) == 1:
-            one: Row | None = None if self.retriever is None else row_in(text, f"an input for task {self.task!r}")
-            only: Row = one if one is not None and fields[0] in one else {fields[0]: text}
-            return self._found(only) if found else only
+            return row if row is not None and {fields[0], PASSAGES} <= {*row} else {fields[0]: text}
         example = json.dumps(dict.fromkeys(fields, "..."), ensure_ascii=False)
-        row = row_in(text, f"an input for task {self.task!r}")
         if row is None:
             raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {example}")
-        return self._found(row) if found else row
+        return row
 
-    def _found(self, row: Row) -> Row:
+    def with_passages(self, row: Row) -> Row:
+        """A row with its passages, found where it has none. Raises as :meth:`Retriever.fill` does."""
         return row if self.retriever is None else self.retriever.fill(row)
 
     def zero_shot_text(self) -> str:

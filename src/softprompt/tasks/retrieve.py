@@ -3,42 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from softprompt.errors import ConfigError, DataError
+from softprompt.errors import ConfigError, DataError, reason_of
+from softprompt.rows.places import Place, PlacedRows
 from softprompt.rows.sources import Row
-from softprompt.rows.values import is_empty, short, text_of
-from softprompt.tasks.template import PASSAGES, Template
+from softprompt.rows.values import is_missing, short
+from softprompt.tasks.blocks import RetrieveConfig
+from softprompt.tasks.template import PASSAGES, Template, field_text, joined
 
 KINDS = (".md", ".txt")
 """Files of a folder that are read as texts; others are refused, hidden ones left out."""
 
 Find = Callable[[str, int], Sequence[str]]
-"""A retriever: from a question and k to k passages at most, the best one first."""
-
-
-class RetrieveConfig(BaseModel):
-    """How a task's passages are found."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    folder: str | None = None
-    """A folder of texts (.txt, .md), beside the task file; without one a Python function is the retriever."""
-    query: str | None = None
-    """Template of the question, with the names of columns in braces; by default the input's one other column."""
-    k: int = Field(default=3, ge=1, le=1000)
-    """Passages at most."""
-    words: int = Field(default=100, ge=1)
-    """Words of a passage at most."""
-    overlap: int = Field(default=0, ge=0)
-    """Words that a passage repeats of the one before it in its file."""
+"""From a question and k to k passages at most, the best one first."""
 
 
 def passages_of(text: str, words: int, overlap: int = 0) -> list[str]:
@@ -58,8 +42,7 @@ def read_folder(folder: Path) -> dict[str, str]:
     Raises:
         ConfigError: there is no such folder, it holds no text, or a file in it is none.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"retrieve: there is no folder {str(folder)!r}; name a folder of texts ({', '.join(KINDS)})")
+    check_folder(folder)
     texts = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
@@ -77,6 +60,37 @@ def read_folder(folder: Path) -> dict[str, str]:
     if not any(text.strip() for text in texts.values()):
         raise ConfigError(f"retrieve: the folder {str(folder)!r} holds no text; put files ({', '.join(KINDS)}) into it")
     return texts
+
+
+def check_folder(folder: Path) -> None:
+    """Raises ConfigError where there is no such folder."""
+    if not folder.is_dir():
+        raise ConfigError(f"retrieve: there is no folder {str(folder)!r}; name a folder of texts ({', '.join(KINDS)})")
+
+
+def load_function(address: str) -> Find:
+    """The function at FILE.py:NAME; the file is run.
+
+    Raises:
+        ConfigError: there is none, or the file fails.
+    """
+    file, _, name = address.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise ConfigError(f"retrieve: {address!r} is no function; write FILE.py:NAME, such as find.py:find")
+    if not Path(file).is_file():
+        raise ConfigError(f"retrieve: there is no file {file!r} with the function {name!r}; mend the path")
+    spec = importlib.util.spec_from_file_location(f"softprompt_retriever_{Path(file).stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # it is the user's own code
+        raise ConfigError(f"retrieve: {file!r} cannot be run: {type(error).__name__}: {reason_of(error)}") from error
+    found: Find | None = getattr(module, name, None)
+    if not callable(found):
+        raise ConfigError(f"retrieve: {file!r} has no function {name!r}; define it there")
+    return found
 
 
 class Index:
@@ -105,7 +119,7 @@ class Index:
     def __call__(self, query: str, k: int) -> list[str]:
         """The k passages nearest to a question, the best first."""
         scores = (self._weights @ self._weigh.transform([query]).T).toarray()[:, 0].round(9)
-        best = sorted(range(len(scores)), key=lambda place: -scores[place])[:k]
+        best = (-scores).argsort(kind="stable")[:k]
         return [self.passages[place] for place in best if scores[place] > 0]
 
 
@@ -113,90 +127,127 @@ class Index:
 class Retriever:
     """What gives rows their passages."""
 
-    query: str
-    """Template of the question."""
-    k: int
     settings: Mapping[str, Any]
-    """What a card keeps of it: those, and the index's own and its digest, or the function's name."""
+    """What a card keeps of it: the template of the question and k; of a folder how its texts are cut and their digest; of a
+    function its name."""
     find: Find | None = None
-    """None where neither the folder nor the function is at hand."""
+    """None where nothing is at hand."""
+    address: str | None = None
+    """The folder, or FILE.py:NAME, that it comes from."""
+    missing: str = "the texts that this task looks them up in are not at hand"
+    """Why there is nothing, where there is nothing."""
 
     @classmethod
-    def make(cls, config: RetrieveConfig, find: Find | None, folder: Path | None, input_: Template) -> Retriever:
+    def make(cls, config: RetrieveConfig | None, find: Find | None, folder: Path, input_: Template) -> Retriever:
         """The retriever of a task file.
 
+        Args:
+            find: a Python function, in the place of what the file names.
+            folder: where the file lies.
+
         Raises:
-            ConfigError: the template has no place for passages, or there is no or more than one way to find them.
+            ConfigError: the template has no place for passages, there is no or more than one way to find them, or what
+                finds them is not there.
         """
+        config = config or RetrieveConfig()
         others = [name for name in input_.fields if name != PASSAGES]
         if PASSAGES not in input_.fields:
             raise ConfigError(f"input: {short(input_.text, 200)} has no {{{PASSAGES}}}, which `retrieve` fills; add it")
-        if (find is None) == (folder is None):
-            both = "both are given" if find is not None else "neither is given"
-            raise ConfigError(f"retrieve: a folder or a Python function `retriever` finds passages, and {both}; give one")
+        given = [one for one in (config.folder, config.function, find) if one is not None]
+        if len(given) != 1:
+            both = "none of them is given" if not given else "more than one is given"
+            raise ConfigError(
+                f"retrieve: a `folder`, a `function` or `retriever` in Python finds passages, and {both}; give one"
+            )
         if config.query is None and len(others) != 1:
             raise ConfigError(
                 f"retrieve: `query` is missing; write what is looked for, such as {{{(others or ['text'])[0]}}}"
             )
+        if config.overlap >= config.words:
+            raise ConfigError(
+                f"retrieve: an overlap of {config.overlap} words needs longer passages than {config.words}; make it smaller"
+            )
         query = config.query or f"{{{others[0]}}}"
         if not Template(query).fields or PASSAGES in Template(query).fields:
             raise ConfigError(f"retrieve: the query {short(query)} must name a column in braces, and not {{{PASSAGES}}}")
-        settings: dict[str, Any] = {"query": query, "k": config.k}
+        asked = cls({"query": query, "k": config.k})
         if find is not None:
-            name = getattr(find, "__qualname__", type(find).__qualname__)
-            return cls(query, config.k, settings | {"function": name}, find)
-        return cls.of_settings(settings | {"words": config.words, "overlap": config.overlap}).over(folder)
+            return asked.over(find)
+        if config.function is not None:
+            return asked.over(_beside(config.function, folder))
+        return cls({**asked.settings, "words": config.words, "overlap": config.overlap}).over(
+            _beside(str(config.folder), folder)
+        )
 
-    @classmethod
-    def of_settings(cls, settings: Mapping[str, Any]) -> Retriever:
-        """That of a card, which finds nothing yet."""
-        return cls(str(settings["query"]), int(settings["k"]), settings)
-
-    def over(self, source: Path | Find | None) -> Retriever:
-        """The same over a folder of texts, or with a function.
+    def over(self, source: Path | Find) -> Retriever:
+        """The same over a folder of texts, or with a function, or the one at FILE.py:NAME.
 
         Raises:
-            ConfigError: the folder is no folder of texts.
+            ConfigError: the folder is no folder of texts, or the file has no such function.
         """
-        if source is None or not isinstance(source, Path):
-            return Retriever(self.query, self.k, self.settings, source)
-        words, overlap = int(self.settings.get("words", 100)), int(self.settings.get("overlap", 0))
-        if overlap >= words:
-            raise ConfigError(f"retrieve: an overlap of {overlap} words needs longer passages than {words}; make it smaller")
-        index = Index(read_folder(source), words, overlap)
-        return Retriever(self.query, self.k, {**self.settings, "digest": index.digest}, index)
+        if not isinstance(source, Path):
+            return replace(self, find=source, settings={**self._asked, "function": name_of(source)})
+        if is_function(source):
+            settings = {**self._asked, "function": source.name}
+            return replace(self, find=load_function(str(source)), settings=settings, address=str(source.resolve()))
+        cut = {key: int(self.settings.get(key, default)) for key, default in (("words", 100), ("overlap", 0))}
+        index = Index(read_folder(source), **cut)
+        settings = {**self._asked, **cut, "digest": index.digest}
+        return replace(self, find=index, settings=settings, address=str(source.resolve()))
+
+    @property
+    def given(self) -> Find | None:
+        """The function that came from Python, if one did; any other way to find passages is the task file's."""
+        return self.find if self.address is None else None
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        return {key: self.settings[key] for key in ("query", "k")}
 
     @cached_property
-    def columns(self) -> list[str]:
-        """Those that the question is made of."""
-        return Template(self.query).fields
-
-    def passages(self, row: Row, where: object = "the input") -> str:
-        """What the template says for `{passages}`: a row's own, a text or a list of them; else those that are found, each on
-        a line of its own, the best first. Nothing for a blank question.
-
-        Raises:
-            DataError: no retriever is at hand, or it gives something else than texts.
-        """
-        if PASSAGES in row:
-            own = row[PASSAGES]
-            if not isinstance(own, list | tuple):
-                return "" if is_empty(own) else text_of(own)
-            found: Sequence[str] = own
-        else:
-            query = Template(self.query).fill(row, where)
-            if not query.strip():
-                return ""
-            if self.find is None:
-                raise DataError(
-                    f"{where} has no {PASSAGES!r}, and the texts that this task looks them up in are not at hand; send "
-                    f"{PASSAGES!r} as a column of its own"
-                )
-            found = self.find(query, self.k)
-        if isinstance(found, str) or not isinstance(found, Sequence) or not all(isinstance(one, str) for one in found):
-            raise DataError(f"{where}: its passages are {short(found)}; a list of texts is needed")
-        return "\n".join(" ".join(one.split()) for one in found[: None if PASSAGES in row else self.k])
+    def query(self) -> Template:
+        """Of the question."""
+        return Template(str(self.settings["query"]))
 
     def fill(self, row: Row, where: object = "the input") -> Row:
-        """A row with its passages as one text. Raises as :meth:`passages` does."""
-        return {**row, PASSAGES: self.passages(row, where)}
+        """A row with its passages as one text, each on a line of its own, the best first: its own, a text or a list of them,
+        else those that are found; none are found for a blank question.
+
+        Raises:
+            DataError: nothing that finds them is at hand, or it fails or gives something else than texts.
+        """
+        if not is_missing(row.get(PASSAGES)):
+            return {**row, PASSAGES: field_text(row, PASSAGES, where)}
+        query, k = self.query.fill(row, where), int(self.settings["k"])
+        if not query.strip():
+            return {**row, PASSAGES: ""}
+        if self.find is None:
+            raise DataError(f"{where} has no {PASSAGES!r}, and {self.missing}; give {PASSAGES!r} as a column of its own")
+        try:
+            found = self.find(query, k)
+        except Exception as error:  # it is the user's own code
+            raise DataError(
+                f"{where}: {self.settings.get('function', 'the index')} fails at {short(query)}: {type(error).__name__}: "
+                f"{reason_of(error)}; mend it, or give {PASSAGES!r} as a column"
+            ) from error
+        if isinstance(found, str) or not isinstance(found, Sequence) or not all(isinstance(one, str) for one in found):
+            raise DataError(f"{where}: what is found as its passages is {short(found)}; a list of texts is needed")
+        return {**row, PASSAGES: joined(found[:k])}
+
+    def fill_all(self, rows: PlacedRows) -> PlacedRows:
+        """Rows with their passages. Raises as :meth:`fill` does."""
+        return PlacedRows([self.fill(row, Place(rows.where, place)) for place, row in enumerate(rows)], rows.where)
+
+
+def _beside(path: str, folder: Path) -> Path:
+    return folder / Path(path).expanduser()
+
+
+def is_function(source: Path) -> bool:
+    """Whether a path is FILE.py:NAME."""
+    return ".py:" in source.name
+
+
+def name_of(find: Find) -> str:
+    """What a function is called."""
+    return str(getattr(find, "__qualname__", type(find).__qualname__))

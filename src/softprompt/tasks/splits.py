@@ -54,7 +54,7 @@ class Source:
         """
         kept: list[int] = []
         there = {column for row in rows for column in row}
-        rows = form.with_passages(rows)
+        rows = rows if form.retriever is None else form.retriever.fill_all(rows)
         source = cls(name, rows, [], [], [], [])
 
         def called(place: int) -> str:

@@ -22,8 +22,9 @@ from softprompt.tasks.form import Form
 from softprompt.tasks.instruction import with_instruction
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.remarks import remarks_on_rows
-from softprompt.tasks.retrieve import Find, RetrieveConfig, Retriever
+from softprompt.tasks.retrieve import Find, Retriever
 from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw
+from softprompt.tasks.template import PASSAGES, field_text
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Task:
         config: TaskConfig | None = None,
         *,
         folder: str | Path = ".",
-        retriever: Find | None = None,
+        retriever: Find | Retriever | None = None,
         **fields: Any,
     ) -> None:
         """Check the config and find the data; rows are read when they are first needed.
@@ -68,9 +69,10 @@ class Task:
         self.folder = Path(folder)
         self.config = with_instruction(self.config, self.folder)
         self.form = Form.of_config(self.config)
-        self._retriever = retriever
         if retriever is not None or self.config.retrieve is not None:
-            self.form = replace(self.form, retriever=self._make_retriever(self.config.retrieve or RetrieveConfig()))
+            if not isinstance(retriever, Retriever):
+                retriever = Retriever.make(self.config.retrieve, retriever, self.folder, self.form.input)
+            self.form = replace(self.form, retriever=retriever)
         if not self.config.task:
             raise ConfigError("task is missing; give the task a name")
 
@@ -83,16 +85,6 @@ class Task:
         """
         return cls(read_config(path), folder=Path(path).resolve().parent)
 
-    def _make_retriever(self, config: RetrieveConfig) -> Retriever:
-        return Retriever.make(config, self._retriever, self.passages_folder, self.form.input)
-
-    @property
-    def passages_folder(self) -> Path | None:
-        """The folder that passages are looked up in, beside the task file where it is there."""
-        if self.config.retrieve is None or self.config.retrieve.folder is None:
-            return None
-        return Path(beside(self.config.retrieve.folder, self.folder)).expanduser().resolve()
-
     def variant(self, **changes: Any) -> Task:
         """The same task with some keys of its config changed; rows are shared where the data are the same,
         and are read alike.
@@ -103,12 +95,10 @@ class Task:
         dropped = {"instruction"} if changes.get("instruction_file") is not None else set()
         kept = self.config.model_dump(exclude_unset=True, exclude=dropped)
         changes, given = take_rows(changes)
-        other = Task(
-            parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder, retriever=self._retriever
-        )
+        config = parse_config(kept | changes, where=f"task {self.name!r}")
+        found, alike = self.form.retriever, (config.retrieve, config.input) == (self.config.retrieve, self.config.input)
+        other = Task(config, folder=self.folder, retriever=found if alike or found is None else found.given)
         other._given = self._given | given
-        if other.config.retrieve == self.config.retrieve and self.form.retriever is not None:
-            other.form = replace(other.form, retriever=self.form.retriever)  # one index, and no file read twice
         if other.config.data == self.config.data and not given and other.form.reads == self.form.reads:
             other.__dict__["_splits"] = self._splits
         return other
@@ -360,7 +350,9 @@ class Task:
         longest, first_long = max((len(whole[index]) for index in long), default=0), where(long[0]) if long else ""
         targets = [ids[:bound] for ids in whole]
         cut = (longest, len(long), first_cut, first_long)
-        return Examples(inputs.ids, targets, [], answers, inputs.truncated, *cut, fronts)
+        read = [] if self.form.is_number or PASSAGES not in self.form.input.fields else rows
+        passages = [field_text(row, PASSAGES, Place(name, index)) for index, row in enumerate(read)]
+        return Examples(inputs.ids, targets, [], answers, inputs.truncated, *cut, fronts, passages=passages)
 
 
 def _spans(shares: Iterable[float]) -> list[tuple[float, float]]:

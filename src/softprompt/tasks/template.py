@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +18,7 @@ PLACE = "soft_prompt"
 """In braces, where the vectors stand in an input; no column."""
 
 PASSAGES = "passages"
-"""The column that a retriever fills."""
+"""The column of passages: a text, or a list of them, that rows bring or a retriever finds."""
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -127,7 +128,10 @@ def field_text(row: Row, name: str, where: object) -> str:
         DataError: it is not there, or has no text.
     """
     try:
-        return text_of(row[name])
+        value = row[name]
+        if name == PASSAGES and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+            return joined(value)
+        return text_of(value)
     except KeyError:
         tail = "; `retrieve` would fill it from a folder of texts" if name == PASSAGES else ""
         raise DataError(f"{where} has no field {name!r}, which the template needs{_known(name, list(row))}{tail}") from None
@@ -136,6 +140,11 @@ def field_text(row: Row, name: str, where: object) -> str:
             f"{where}: the field {name!r} holds {short(row[name])}: {error}; text, a number or a truth value is needed: "
             f"{excerpt(row)}"
         ) from None
+
+
+def joined(passages: Iterable[str]) -> str:
+    """Passages as one text, each on a line of its own."""
+    return "\n".join(" ".join(one.split()) for one in passages)
 
 
 def _known(name: str, columns: list[str]) -> str:

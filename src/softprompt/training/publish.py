@@ -145,8 +145,8 @@ def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:
         "max_baseline_samples": config.max_baseline_samples,
     }
     resolved.pop("tokenizer_name_or_path", None)
-    if (folder := task.passages_folder) is not None:
-        resolved["retrieve"]["folder"] = str(folder)
+    if config.retrieve is not None and (found := task.form.retriever) is not None and found.address is not None:
+        resolved["retrieve"]["folder" if config.retrieve.folder is not None else "function"] = found.address
     data = config.data
     if data is not None and not data.dataset:
         for split in ("train", "validation", "test"):
