@@ -55,7 +55,7 @@ def evaluate(
         cases = find_cases(refs, library, data, version, Passages(read_sources(passages or []), warn))
         for case in cases:
             if passages and case.task.form.retriever is None:
-                warn(f"--passages: {case.version.ref} looks no passages up, and goes without")
+                warn(f"--passages: {case.version.ref} looks no passages up, and is judged without")
             options = case.options(base)
             if base.source is not None and (note := check_base(case.version, options)) is not None:
                 warn(note)

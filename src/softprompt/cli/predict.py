@@ -56,6 +56,7 @@ def predict(
     from softprompt.library.binding import check_base
     from softprompt.library.passages import Passages, read_sources
     from softprompt.progress import Bars, loading
+    from softprompt.rows.places import Place
     from softprompt.rows.sources import digest_rows
     from softprompt.tasks.splits import told_gaps
 
@@ -63,11 +64,15 @@ def predict(
     version = library.registry.resolve(task)
     found = Passages(read_sources(passages or []), warn)
     form, ref, progress = found.form_of(library, version), version.ref, Bars()
-    if passages and form.retriever is None:
-        raise ConfigError(f"--passages: {ref} looks no passages up; leave it out")
+    if passages and (form.retriever is None or found.source_of(version.task) is None):
+        why = "looks no passages up" if form.retriever is None else "is none of the tasks that it names"
+        raise ConfigError(f"--passages: {ref} {why}; leave it out")
     if (note := check_base(version, base)) is not None:
         warn(note)
     rows = _rows(form, texts or [], data, output, literal=literal)
+    if form.retriever is not None and form.retriever.find is None:
+        for index, row in enumerate(rows):  # those without passages are refused before torch is loaded
+            form.with_passages(row, Place(rows.where, index))
     identity = {"version": version.digest, "number": version.number, "data": digest_rows(rows), "base": repr(base)}
     identity |= {"retrieve": dict(form.retriever.settings)} if form.retriever is not None else {}
     with AnswerFile(output, rows, identity, force=force) if output is not None else nullcontext() as file:

@@ -39,6 +39,10 @@ class Passages:
         self._over: dict[tuple[str, str], Retriever] = {}
         self._told: set[str] = set()
 
+    def source_of(self, task: str) -> Source | None:
+        """What is named for a task."""
+        return self._given.get(task) if isinstance(self._given, Mapping) else self._given
+
     def form_of(self, library: Library, version: Version, of_file: Retriever | None = None) -> Form:
         """The form of a version, with what finds its passages where it looks some up.
 
@@ -52,7 +56,7 @@ class Passages:
         form = Form.of_card(version.card)
         if form.retriever is None:
             return form
-        source = self._given.get(version.task) if isinstance(self._given, Mapping) else self._given
+        source = self.source_of(version.task)
         if source is None and of_file is not None:
             source = of_file.address or of_file.given
         if source is not None:

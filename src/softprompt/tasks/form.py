@@ -180,9 +180,9 @@ class Form(Answering):
             raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {example}")
         return row
 
-    def with_passages(self, row: Row) -> Row:
+    def with_passages(self, row: Row, where: object = "the input") -> Row:
         """A row with its passages, found where it has none. Raises as :meth:`Retriever.fill` does."""
-        return row if self.retriever is None else self.retriever.fill(row)
+        return row if self.retriever is None else self.retriever.fill(row, where)
 
     def zero_shot_text(self) -> str:
         """The text prompt that a soft prompt is compared with."""

@@ -174,10 +174,9 @@ class Retriever:
         if find is not None:
             return asked.over(find)
         if config.function is not None:
-            return asked.over(_beside(config.function, folder))
-        return cls({**asked.settings, "words": config.words, "overlap": config.overlap}).over(
-            _beside(str(config.folder), folder)
-        )
+            return asked._over_function(_beside(config.function, folder))
+        cut = {"words": config.words, "overlap": config.overlap}
+        return cls({**asked.settings, **cut})._over_folder(_beside(str(config.folder), folder))
 
     def over(self, source: Path | Find) -> Retriever:
         """The same over a folder of texts, or with a function, or the one at FILE.py:NAME.
@@ -187,13 +186,17 @@ class Retriever:
         """
         if not isinstance(source, Path):
             return replace(self, find=source, settings={**self._asked, "function": name_of(source)})
-        if is_function(source):
-            settings = {**self._asked, "function": source.name}
-            return replace(self, find=load_function(str(source)), settings=settings, address=str(source.resolve()))
+        return self._over_function(source) if is_function(source) else self._over_folder(source)
+
+    def _over_function(self, address: Path) -> Retriever:
+        settings = {**self._asked, "function": address.name}
+        return replace(self, find=load_function(str(address)), settings=settings, address=str(address.resolve()))
+
+    def _over_folder(self, folder: Path) -> Retriever:
         cut = {key: int(self.settings.get(key, default)) for key, default in (("words", 100), ("overlap", 0))}
-        index = Index(read_folder(source), **cut)
+        index = Index(read_folder(folder), **cut)
         settings = {**self._asked, **cut, "digest": index.digest}
-        return replace(self, find=index, settings=settings, address=str(source.resolve()))
+        return replace(self, find=index, settings=settings, address=str(folder.resolve()))
 
     @property
     def given(self) -> Find | None:
