@@ -85,6 +85,7 @@ def make_tasks(folder: Path, args: argparse.Namespace, seed: int) -> dict[str, T
         max_steps=args.steps,
         per_device_train_batch_size=args.batch,
         eval_per_epoch=1,
+        max_baseline_samples=1,  # what no prompt says is a row of its own
         seed=seed,
     )
     return {"passages": whole, "question": whole.variant(task=f"question-{seed}", input=BARE, retrieve=None)}

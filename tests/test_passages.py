@@ -260,3 +260,25 @@ def test_what_passages_names_is_one_source_or_one_for_each_task(tmp_path: Path) 
 )
 def test_what_it_cannot_name_is_told(run: Run, given: list[str], told: str) -> None:
     assert told in run("serve", *(word for one in given for word in ("--passages", one)), "--port", "0").refused()
+
+
+def test_answers_that_passages_lack_are_counted_before_training(tmp_path: Path, base_folder: Path) -> None:
+    task = Task.load(make_task(tmp_path, base_folder))
+    assert not [remark for remark in task.remarks if "passages lack" in remark]  # that of Zed is empty
+    (tmp_path / "texts" / "Rex.txt").write_text("Rex lives in some house.")
+    changed = Task.load(tmp_path / "where.yaml")
+    lacking = sum("Rex" in row["question"] for row in changed.train)
+    answered = sum(bool(row["answer"]) for row in changed.train)
+    (told,) = [remark for remark in changed.remarks if "passages lack" in remark]
+    assert told.startswith(f"{lacking} of {answered} rows")
+
+
+def test_a_combination_looks_passages_up_as_its_parents_do(run: Run, tmp_path: Path, base_folder: Path) -> None:
+    file = make_task(tmp_path, base_folder, **CHOOSES)
+    for seed in (1, 2):
+        run("train", file, "--set", f"seed={seed}", "--json")
+    run("combine", "where@1", "where@2", "--json")
+    (said,) = run("predict", "where@3", ASKED, "--json").rows
+    own = json.dumps({"question": ASKED, "passages": "Rex lives in the red house."})
+    assert run("predict", "where@3", own, "--json").rows[0]["scores"] == said["scores"]
+    assert "no_answer_recall" in run("evaluate", "where@3", "--data", tmp_path / "rows.jsonl", "--json").rows[0]

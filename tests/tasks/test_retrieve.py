@@ -124,7 +124,7 @@ def test_a_column_of_passages_is_one_as_any_other():
         ({}, "`retrieve` would fill it"),
         ({"retrieve": {}}, "none of them is given"),
         ({"retrieve": {"folder": "nowhere"}}, "there is no folder"),
-        ({"retrieve": {"folder": "texts", "query": "all"}}, "must name a column"),
+        ({"retrieve": {"folder": "texts", "query": "all"}}, "names no column"),
         ({"retrieve": {"folder": "texts", "words": 5, "overlap": 5}}, "longer passages"),
         ({"retrieve": {"function": "nowhere.py:find"}}, "there is no file"),
         ({"retrieve": {"function": "texts"}}, "write FILE.py:NAME"),

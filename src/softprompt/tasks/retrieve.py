@@ -86,7 +86,9 @@ def load_function(address: str) -> Find:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # it is the user's own code
-        raise ConfigError(f"retrieve: {file!r} cannot be run: {type(error).__name__}: {reason_of(error)}") from error
+        raise ConfigError(
+            f"retrieve: {file!r} cannot be run: {type(error).__name__}: {reason_of(error)}; mend it"
+        ) from error
     found: Find | None = getattr(module, name, None)
     if not callable(found):
         raise ConfigError(f"retrieve: {file!r} has no function {name!r}; define it there")
@@ -169,7 +171,9 @@ class Retriever:
             )
         query = config.query or f"{{{others[0]}}}"
         if not Template(query).fields or PASSAGES in Template(query).fields:
-            raise ConfigError(f"retrieve: the query {short(query)} must name a column in braces, and not {{{PASSAGES}}}")
+            raise ConfigError(
+                f"retrieve: the query {short(query)} names no column, or {{{PASSAGES}}}; write one such as {{question}}"
+            )
         asked = cls({"query": query, "k": config.k})
         if find is not None:
             return asked.over(find)

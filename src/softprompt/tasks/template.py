@@ -128,10 +128,7 @@ def field_text(row: Row, name: str, where: object) -> str:
         DataError: it is not there, or has no text.
     """
     try:
-        value = row[name]
-        if name == PASSAGES and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
-            return joined(value)
-        return text_of(value)
+        return text_of(as_column(name, row[name]))
     except KeyError:
         tail = "; `retrieve` would fill it from a folder of texts" if name == PASSAGES else ""
         raise DataError(f"{where} has no field {name!r}, which the template needs{_known(name, list(row))}{tail}") from None
@@ -140,6 +137,12 @@ def field_text(row: Row, name: str, where: object) -> str:
             f"{where}: the field {name!r} holds {short(row[name])}: {error}; text, a number or a truth value is needed: "
             f"{excerpt(row)}"
         ) from None
+
+
+def as_column(name: str, value: object) -> object:
+    """A value as its column has it: passages that are a list of texts are one text."""
+    listed = name == PASSAGES and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    return joined(value) if listed else value  # type: ignore[arg-type]
 
 
 def joined(passages: Iterable[str]) -> str:
