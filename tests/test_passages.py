@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
-from softprompt.errors import DataError
+from softprompt.errors import ConfigError, DataError
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.evaluation.metrics import abstaining, groundedness
 from softprompt.library.library import Library
@@ -22,11 +22,12 @@ from softprompt.library.passages import read_sources
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Mute
 from softprompt.serving.offline import Service, predict
+from softprompt.tasks.form import Form
 from softprompt.tasks.task import Task
 from softprompt.training.train import train
 from tests.commands import Run
 from tests.http_server import serving
-from tests.models import make_base
+from tests.models import make_base, some_prompt
 
 HOMES = {"Rex": "red", "Mia": "blue", "Bob": "red", "Eve": "blue"}
 ROWS = [
@@ -271,6 +272,13 @@ def test_answers_that_passages_lack_are_counted_before_training(tmp_path: Path, 
     answered = sum(bool(row["answer"]) for row in changed.train)
     (told,) = [remark for remark in changed.remarks if "passages lack" in remark]
     assert told.startswith(f"{lacking} of {answered} rows")
+
+
+@pytest.mark.parametrize("retrieve", ["x", 3, {"k": 2}, {"query": "{question}", "k": "x"}, {"query": "{", "k": 2}])
+def test_a_card_from_elsewhere_that_finds_nothing_is_told(tmp_path: Path, retrieve: Any) -> None:
+    card = some_prompt(make_base("llama"), "t").card
+    with pytest.raises(ConfigError, match="finds no passages"):
+        Form.of_card(card.model_copy(update={"recipe": card.recipe | {"retrieve": retrieve}}))
 
 
 def test_a_combination_looks_passages_up_as_its_parents_do(run: Run, tmp_path: Path, base_folder: Path) -> None:

@@ -88,6 +88,9 @@ def serve(
     with where.open(make=True) as library, bind(host, port) as bound:
         refuse_open_doors(library, bound)
         chosen = source or _choose(library)
+        named = set(sources) if isinstance(sources, dict) else set()
+        for task in sorted(named - {name for _, name in library.registry.tasks_named(named)}):
+            warn(f"--passages names {task!r}, and there is no such task yet")
         if not library.registry.bases():
             at = where.registry and library.registry.database.shown
             warn(

@@ -71,7 +71,9 @@ class Form(Answering):
     def of_card(cls, card: Card) -> Form:
         """The form that a prompt was tuned with."""
         made, settings = cls._of(card, card.task, card.metric, card.recipe), card.recipe.get("retrieve")
-        return replace(made, apart=card.recipe.get(ANSWERS) != BEHIND, retriever=Retriever(settings) if settings else None)
+        return replace(
+            made, apart=card.recipe.get(ANSWERS) != BEHIND, retriever=Retriever.of_card(settings) if settings else None
+        )
 
     @classmethod
     def _of(cls, source: TaskConfig | Card, task: str, metric: str, recipe: Mapping[str, Any]) -> Form:

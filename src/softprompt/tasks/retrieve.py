@@ -18,6 +18,9 @@ from softprompt.rows.values import is_missing, short
 from softprompt.tasks.blocks import RetrieveConfig
 from softprompt.tasks.template import PASSAGES, Template, field_text, joined
 
+_CARD = ("query", "k", "words", "overlap")
+"""Keys of the block that a card keeps."""
+
 KINDS = (".md", ".txt")
 """Files of a folder that are read as texts; others are refused, hidden ones left out."""
 
@@ -181,6 +184,24 @@ class Retriever:
             return asked._over_function(_beside(config.function, folder))
         cut = {"words": config.words, "overlap": config.overlap}
         return cls({**asked.settings, **cut})._over_folder(_beside(str(config.folder), folder))
+
+    @classmethod
+    def of_card(cls, settings: object) -> Retriever:
+        """What a card keeps of one; nothing is at hand yet.
+
+        Raises:
+            ConfigError: it is nothing that finds passages, as a card made elsewhere may have it.
+        """
+        try:
+            kept = dict(settings)  # type: ignore[call-overload]
+            config = RetrieveConfig.model_validate({key: kept[key] for key in _CARD if key in kept})
+            made = cls({**kept, "k": config.k})
+            made.query.fields  # noqa: B018  (which may be wrong)
+        except (TypeError, ValueError, KeyError, ConfigError):
+            raise ConfigError(
+                f"the card's recipe has `retrieve` as {short(settings)}, which finds no passages; train the prompt anew"
+            ) from None
+        return made
 
     def over(self, source: Path | Find) -> Retriever:
         """The same over a folder of texts, or with a function, or the one at FILE.py:NAME.
