@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 Source = str | os.PathLike[str] | Find
 """A folder of texts; a Python function, or FILE.py:NAME of one: from a question and k to a list of texts."""
 
-
 Sources = Source | Mapping[str, Source] | None
 """One for all tasks, or for each by its name."""
 

@@ -117,15 +117,15 @@ class Index:
         self.digest = hashlib.sha256(json.dumps([[*texts.items()], words, overlap]).encode()).hexdigest()
         self._weigh = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")
         try:
-            self._weights = self._weigh.fit_transform(self.passages)
+            self._by_word = self._weigh.fit_transform(self.passages).T.tocsr()  # so that only a question's words are read
         except ValueError:
             raise ConfigError("retrieve: the folder's texts have no word; put others into it") from None
 
     def __call__(self, query: str, k: int) -> list[str]:
         """The k passages nearest to a question, the best first."""
-        scores = (self._weights @ self._weigh.transform([query]).T).toarray()[:, 0].round(9)
-        best = (-scores).argsort(kind="stable")[:k]
-        return [self.passages[place] for place in best if scores[place] > 0]
+        found = self._weigh.transform([query]) @ self._by_word
+        best = sorted(zip((-found.data).round(9), found.indices, strict=True))[:k]
+        return [self.passages[place] for score, place in best if score < 0]
 
 
 @dataclass(frozen=True)
