@@ -90,11 +90,14 @@ def _of_file(library: Library, file: str, version: str | None, passages: Passage
     if not file.endswith((".yaml", ".yml")):
         raise ConfigError(f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE")
     task = Task.load(file)
+    own = task.form.retriever
+    rows = task.test if own is None else None
     found = library.registry.resolve(f"{task.name}@{version}" if version else task.name)
-    form = passages.form_of(library, found, task.form.retriever)
-    if form.retriever is not None:
-        task.form = replace(task.form, retriever=form.retriever)  # before the rows are read, and get their passages
-    return _case(found, task, task.test, f"the test rows of {PurePath(file).name}", form)
+    form = passages.form_of(library, found, own)
+    if rows is None:
+        task.form = replace(task.form, retriever=form.retriever or own)  # before the rows are read, and get their passages
+        rows = task.test
+    return _case(found, task, rows, f"the test rows of {PurePath(file).name}", form)
 
 
 def _on_rows(library: Library, ref: str, version: str | None, data: Rows, passages: Passages) -> Case:
