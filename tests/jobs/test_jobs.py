@@ -178,6 +178,7 @@ def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
         ({"softprompt": {"data": "/etc/passwd"}}, "give rows by training_file", "softprompt.data"),
         ({"softprompt": {"base": "/"}}, "name the base by model", "softprompt.base"),
         ({"softprompt": {"base_adapter": "/"}}, "name the base by model", "softprompt.base_adapter"),
+        ({"softprompt": {"retrieve": {"folder": "/"}}}, "give each row its passages", "softprompt.retrieve"),
         ({"softprompt": {"trust_remote_code": True}}, "the server loads the base", "softprompt.trust_remote_code"),
         ({"softprompt": {"tokenizer_name_or_path": "/"}}, "name the base by model", "softprompt.tokenizer_name_or_path"),
         ({"softprompt": {"labels": ["good", "fine"]}}, "line 3: the label 'bad' is not among", "training_file"),

@@ -403,3 +403,8 @@ def test_what_keeps_columns_out_of_the_input_is_told(tmp_path: Path) -> None:
     titled = write_csv(tmp_path / "titled.csv", ["My report", ""], [[f"some text {i}", "ab"[i % 2]] for i in range(9)])
     with pytest.raises(ConfigError, match=r"titled\.csv: no template can name ''; let the first row name each"):
         draft_task(titled)
+
+
+def test_passages_that_are_a_list_of_texts_are_drafted_as_an_input(tmp_path: Path) -> None:
+    rows = [{"question": f"who is {n}", "passages": [f"{n} is", f"red {n}"], "answer": f"it is {n}"} for n in range(20)]
+    assert "{passages}" in drafted(table(tmp_path, rows)).input

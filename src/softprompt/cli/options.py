@@ -30,6 +30,15 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the file; may be repeated."),
 ]
+PassagesFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--passages",
+        help="Where passages for inputs are looked up: a folder of texts, or a Python function FILE.py:NAME; TASK=SOURCE "
+        "for one task; may be repeated. By default the folder that the prompt was tuned with.",
+        show_default=False,
+    ),
+]
 
 Command = Callable[..., None]
 
@@ -186,6 +195,7 @@ _VALUES = {
     **dict.fromkeys(("--text", "--label"), "COLUMN"),
     **dict.fromkeys(("--base", "--from", "--to"), "BASE"),
     **dict.fromkeys(("--input", "--target"), "TEMPLATE"),
+    "--passages": "SOURCE",
     "--by": "OPERATION",
     "--dtype": "DTYPE",
     "--device": "DEVICE",

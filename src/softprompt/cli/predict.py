@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softprompt.bases.options import BaseOptions
-from softprompt.cli.options import Json, Location, library_options, moved_base_options
+from softprompt.cli.options import Json, Location, PassagesFrom, library_options, moved_base_options
 from softprompt.cli.output import emit, warn
 from softprompt.errors import ConfigError, DataError
 
@@ -45,6 +45,7 @@ def predict(
     ] = None,
     literal: Annotated[bool, typer.Option("--literal", help="Take JSON objects and files' names as texts.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --output names.")] = False,
+    passages: PassagesFrom = None,
     *,
     base: BaseOptions,
     where: Location,
@@ -53,22 +54,31 @@ def predict(
     """Answer texts, or the rows of a file, with a tuned prompt."""
     from softprompt.evaluation.answer_file import AnswerFile
     from softprompt.library.binding import check_base
+    from softprompt.library.passages import Passages, read_sources
     from softprompt.progress import Bars, loading
+    from softprompt.rows.places import Place
     from softprompt.rows.sources import digest_rows
-    from softprompt.tasks.form import Form
     from softprompt.tasks.splits import told_gaps
 
     library = where.open()
     version = library.registry.resolve(task)
-    form, ref, progress = Form.of_card(version.card), f"{version.task}@{version.number}", Bars()
+    found = Passages(read_sources(passages or []), warn)
+    form, ref, progress = found.form_of(library, version), version.ref, Bars()
+    if passages and (form.retriever is None or found.source_of(version.task) is None):
+        why = "looks no passages up" if form.retriever is None else "is none of the tasks that it names"
+        raise ConfigError(f"--passages: {ref} {why}; leave it out")
     if (note := check_base(version, base)) is not None:
         warn(note)
     rows = _rows(form, texts or [], data, output, literal=literal)
+    if form.retriever is not None and form.retriever.find is None:
+        for index, row in enumerate(rows):  # those without passages are refused before torch is loaded
+            form.with_passages(row, Place(rows.where, index))
     identity = {"version": version.digest, "number": version.number, "data": digest_rows(rows), "base": repr(base)}
+    identity |= {"retrieve": dict(form.retriever.settings)} if form.retriever is not None else {}
     with AnswerFile(output, rows, identity, force=force) if output is not None else nullcontext() as file:
         with progress.loading("torch"):
             from softprompt.serving.offline import Service
-        service = Service(library, base=base)
+        service = Service(library, base=base, passages=found)
         with loading(progress, version.base):
             service.load(ref)
         answers: list[Row] = list(file.answers) if file is not None else []
@@ -126,7 +136,7 @@ def _rows(form: Form, texts: Sequence[str], data: Path | None, output: Path | No
     from softprompt.rows.sources import find_file
     from softprompt.rows.tables import read_table
 
-    columns = form.input.fields
+    columns = form.asked_columns
     if data is not None:
         if texts:
             raise ConfigError(f"{texts[0][:60]!r} is a text, and --data names rows; give one of them")
@@ -137,7 +147,7 @@ def _rows(form: Form, texts: Sequence[str], data: Path | None, output: Path | No
         rows = table.placed(str(data))
         for index, row in enumerate(rows):
             if not (form.is_blank(row) and set(columns) <= set(table.columns)):
-                form.input.fill(row, Place(rows.where, index))
+                form.texts(row, Place(rows.where, index))
         return rows
     if not texts:
         if sys.stdin.isatty():
@@ -159,7 +169,7 @@ def _meant(form: Form, text: str, *, literal: bool) -> Row:
     from softprompt.rows.tables import is_table, row_in
     from softprompt.serving.inputs import check_text
 
-    columns = form.input.fields
+    columns = form.asked_columns
     if text.strip():
         check_text(text, f"an input for task {form.task!r}")
     if literal and len(columns) == 1:
@@ -177,7 +187,7 @@ def _meant(form: Form, text: str, *, literal: bool) -> Row:
             f"a JSON object with {keys or 'no keys'} is no input of task {form.task!r}, whose column is "
             f"{columns[0]!r}; give that, or --literal if the object is the text"
         )
-    form.input.fill(row, "the input")
+    form.texts(row, "the input")
     return row
 
 
@@ -194,7 +204,7 @@ def _answer(
             answers = []
             for row in some:
                 if form.is_blank(row):
-                    text = str(row.get(form.input.fields[0]) or "")
+                    text = str(row.get(form.asked_columns[0]) or "")
                     answers.append({"task": task, "version": int(number), "text": text, **_UNANSWERED})
                 else:
                     answers.append(vars(next(predictions)).copy())

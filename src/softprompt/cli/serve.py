@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from softprompt.bases.options import BaseOptions
-from softprompt.cli.options import Json, Location, base_options, library_options
+from softprompt.cli.options import Json, Location, PassagesFrom, base_options, library_options
 from softprompt.cli.output import emit, warn
 from softprompt.errors import BaseModelError
 
@@ -44,6 +44,7 @@ def serve(
         ),
     ] = None,
     base: BaseOptions,
+    passages: PassagesFrom = None,
     require_keys: Annotated[
         bool, typer.Option("--require-keys", help="Ask for an API key also while the registry has none.")
     ] = False,
@@ -77,14 +78,19 @@ def serve(
     from softprompt.http.auth import is_loopback
     from softprompt.http.limits import Limits
     from softprompt.http.server import Settings, bind, load, log_to_stderr, refuse_open_doors, run, url_of
+    from softprompt.library.passages import read_sources
     from softprompt.progress import Bars
     from softprompt.serving.which_base import read_wishes
 
     log_to_stderr(log_level)
+    sources = read_sources(passages or [])
     where.check_home()
     with where.open(make=True) as library, bind(host, port) as bound:
         refuse_open_doors(library, bound)
         chosen = source or _choose(library)
+        named = set(sources) if isinstance(sources, dict) else set()
+        for task in sorted(named - {name for _, name in library.registry.tasks_named(named)}):
+            warn(f"--passages names {task!r}, and there is no such task yet")
         if not library.registry.bases():
             at = where.registry and library.registry.database.shown
             warn(
@@ -102,6 +108,7 @@ def serve(
             max_prompts=prompt_cache_size or wishes.prompts or MOST_PROMPTS,
             max_prompt_bytes=prompt_cache_mb << 20,
             prefix_bytes=prefix_cache_mb << 20,
+            passages=sources,
             engine_rows=engine_rows,
             engine_queue=engine_queue,
             grace_s=grace,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, DataError
 from softprompt.library.binding import options_for
+from softprompt.library.passages import Passages
 from softprompt.registry.records import Version
 from softprompt.rows.memory import rows_in_memory
 from softprompt.rows.places import PlacedRows
@@ -67,6 +68,7 @@ def find_cases(
     library: Library,
     data: Rows | None = None,
     version: str | None = None,
+    passages: Passages | None = None,
 ) -> list[Case]:
     """The versions of task files with their test rows, or of tasks of the library with rows of one's own.
 
@@ -78,32 +80,40 @@ def find_cases(
     if isinstance(tasks, Mapping):
         raise ConfigError("a dictionary is no task file; name the task as the library has it, and give its rows as `data`")
     names = [os.fspath(tasks)] if isinstance(tasks, str | os.PathLike) else [os.fspath(name) for name in tasks]
-    return [_of_file(library, name, version) if data is None else _on_rows(library, name, version, data) for name in names]
+    found = passages or Passages()
+    if data is None:
+        return [_of_file(library, name, version, found) for name in names]
+    return [_on_rows(library, name, version, data, found) for name in names]
 
 
-def _of_file(library: Library, file: str, version: str | None) -> Case:
+def _of_file(library: Library, file: str, version: str | None, passages: Passages) -> Case:
     if not file.endswith((".yaml", ".yml")):
         raise ConfigError(f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE")
     task = Task.load(file)
-    rows = task.test
+    own = task.form.retriever
+    rows = task.test if own is None else None
     found = library.registry.resolve(f"{task.name}@{version}" if version else task.name)
-    return _case(found, task, rows, f"the test rows of {PurePath(file).name}")
+    form = passages.form_of(library, found, own)
+    if rows is None:
+        task.form = replace(task.form, retriever=form.retriever or own)  # before the rows are read, and get their passages
+        rows = task.test
+    return _case(found, task, rows, f"the test rows of {PurePath(file).name}", form)
 
 
-def _on_rows(library: Library, ref: str, version: str | None, data: Rows) -> Case:
+def _on_rows(library: Library, ref: str, version: str | None, data: Rows, passages: Passages) -> Case:
     if version and "@" in ref:
         raise ConfigError(f"{ref!r} names a version, and so does {version!r}; leave one of them out")
     found = library.registry.resolve(f"{ref}@{version}" if version else ref)
-    form = Form.of_card(found.card)
+    form = passages.form_of(library, found)
     task = Task(parse_config(form_fields(form) | form.kind(), where=f"the card of {found.ref}"))
     if isinstance(data, str | os.PathLike):
         name = os.fspath(data)
-        return _case(found, task, read_rows(find_file(name, Path.cwd()), name), PurePath(name).name)
-    return _case(found, task, rows_in_memory(data), "the rows in memory")
+        return _case(found, task, read_rows(find_file(name, Path.cwd()), name), PurePath(name).name, form)
+    return _case(found, task, rows_in_memory(data), "the rows in memory", form)
 
 
-def _case(version: Version, task: Task, rows: PlacedRows, shown: str) -> Case:
-    task.form = Form.of_card(version.card)  # judged in the form it was tuned with, whatever the task file says by now
+def _case(version: Version, task: Task, rows: PlacedRows, shown: str, form: Form) -> Case:
+    task.form = form  # judged in the form it was tuned with, whatever the task file says by now
     source = Source.read(task.form, rows, shown, f"task {task.name!r}, ")
     if not source.rows:
         raise DataError(f"task {task.name!r}: {next(source.remarks_on_inputs(task.form))}; give rows with an input")

@@ -37,7 +37,7 @@ _OF_BASE = (
 """What a recipe says of the base and of how text becomes tokens. The rest is of the training of one prompt, and so not of
 one that is combined from it."""
 
-_OF_FORM = ("fold_labels", "id2label", "problem_type", "label_separator")
+_OF_FORM = ("fold_labels", "id2label", "problem_type", "label_separator", "no_answer", "retrieve")
 """What it says of how a prompt is asked."""
 
 _ASKED = ("input", "target", "labels", "metric", "problem_type", "values")
@@ -286,7 +286,9 @@ def _judged(
 
 
 def _wishes_of(library: Library, version: Version) -> Origin | None:
-    """How a version wishes to be served, for one that is asked as it is; None where it says nothing."""
+    """How a version wishes to be served, and where its passages are, for one that is asked as it is; None where it says
+    nothing."""
     origin = library.registry.origin(version.ref)
-    serving = origin.task_file.get("serving") if origin is not None else None
-    return Origin(None, {"serving": serving}, []) if serving else None
+    said = {key: origin.task_file.get(key) for key in ("serving", "retrieve")} if origin is not None else {}
+    kept = {key: block for key, block in said.items() if block}
+    return Origin(None, kept, []) if kept else None

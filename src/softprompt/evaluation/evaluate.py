@@ -13,6 +13,7 @@ from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.cases import Case, Rows, find_cases
 from softprompt.evaluation.trials import Answer, Report, Trial, answer, report_of, result_of
 from softprompt.library.library import library_or_current
+from softprompt.library.passages import Passages, Sources
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent, loading
 from softprompt.prompts.prompt import SoftPrompt
@@ -58,7 +59,7 @@ class Evaluation(Record):
     out_of_range: int = 0
     """Generated numbers outside of the range of the answers."""
     others: dict[str, float] = field(default_factory=dict)
-    """The other metrics of sets of labels, or of numbers."""
+    """The other metrics of sets of labels, of numbers, or of answers from passages."""
 
     def row(self) -> dict[str, Any]:
         """Its fields as a row, without those that have an entry for each row of data, or are of no use to its metric."""
@@ -74,6 +75,7 @@ def evaluate(
     data: Rows | None = None,
     version: str | None = None,
     base: BaseLike = None,
+    passages: Sources = None,
     progress: Progress | None = None,
 ) -> list[Evaluation]:
     """Judge tuned prompts on the test rows of their task files, or on the rows of one file of your own.
@@ -84,6 +86,8 @@ def evaluate(
         data: rows with answers: a file (.jsonl, .csv, .parquet ...), or the rows themselves.
         version: number or alias to judge where `tasks` name none; by default production, else the newest.
         base: a base that is loaded already, or how to load one; where nothing is said, as versions and task files name it.
+        passages: what finds passages for inputs: a folder of texts or a Python function, for all tasks that look them up or
+            for each by its name; by default as task files say, else the folder that a prompt was tuned with.
 
     Raises:
         ConfigError: a task file is wrong; or a version, made elsewhere, has a form that is not known here.
@@ -93,7 +97,9 @@ def evaluate(
         DataError: the rows are wrong.
     """
     with library_or_current(library) as opened:
-        return judge_cases(opened, find_cases(tasks, opened, data, version), base, progress or Silent())
+        shown = progress or Silent()
+        cases = find_cases(tasks, opened, data, version, Passages(passages, shown.warn))
+        return judge_cases(opened, cases, base, shown)
 
 
 def judge_cases(

@@ -68,6 +68,31 @@ def row_values(metric: str, predictions: Sequence[str], answers: Sequence[str]) 
     return [of_row(prediction, answer) for prediction, answer in zip(predictions, answers, strict=True)]
 
 
+OF_PASSAGES = ("no_answer_precision", "no_answer_recall", "no_answer_f1", "groundedness")
+"""What :func:`abstaining` and :func:`groundedness` find."""
+
+
+def abstaining(predictions: Sequence[str], answers: Sequence[str], no_answer: str) -> dict[str, float]:
+    """How well rows without an answer are told: precision, recall and F1 of saying `no_answer`, texts compared once folded.
+    What has nothing to count is left out: the precision where it is never said, the recall where every row has an answer."""
+    said, right = ([fold(text) == fold(no_answer) for text in texts] for texts in (predictions, answers))
+    both = sum(one and other for one, other in zip(said, right, strict=True))
+    counts = {"precision": (both, sum(said)), "recall": (both, sum(right)), "f1": (2 * both, sum(said) + sum(right))}
+    return {f"no_answer_{name}": part / whole for name, (part, whole) in counts.items() if whole}
+
+
+def groundedness(predictions: Sequence[str], passages: Sequence[str], no_answer: str | None = None) -> dict[str, float]:
+    """The share of the answers whose words all stand in the passages of their row, of those that say something else than
+    `no_answer`; nothing where there are none."""
+    none = fold(no_answer) if no_answer is not None else ""
+    said = [
+        (words, text)
+        for one, text in zip(predictions, passages, strict=True)
+        if (words := _words(one)) and fold(one) != none
+    ]
+    return {"groundedness": sum({*words} <= {*_words(text)} for words, text in said) / len(said)} if said else {}
+
+
 def _macro_f1(predictions: Sequence[str], answers: Sequence[str]) -> Score:
     pairs = Counter(zip(predictions, answers, strict=True))
     right, named = Counter[str](), Counter[str]()  # how often a label is right; predicted, and an answer

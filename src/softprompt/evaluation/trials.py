@@ -13,7 +13,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.ensembles import score_members
-from softprompt.evaluation.metrics import measure, row_values, score
+from softprompt.evaluation.metrics import abstaining, groundedness, measure, row_values, score
 from softprompt.model.splice import with_front
 from softprompt.progress import Advance
 from softprompt.prompts.card import goodness
@@ -191,6 +191,10 @@ def report_of(trial: Trial, given: Sequence[Answer]) -> Report:
     unfinished = sum(one.unfinished for one in given)
     kinds = OF_SETS if form.is_set else OF_NUMBERS if form.is_number else ()
     others = {name: measure(name, said, answers) for name in kinds if name != form.metric}
+    if form.no_answer is not None:
+        others |= abstaining(said, answers, form.no_answer)
+    if trial.examples.passages:
+        others |= groundedness(said, trial.examples.passages, form.no_answer)
     texts = [form.of_text(text) for text in predictions] if form.is_number and not form.labels else []
     counts = (sum(one.value is None for one in texts), sum(one.outside for one in texts))
     return Report(form.metric, value, len(answers), loss, predictions, stderr, unfinished, values, others, *counts)

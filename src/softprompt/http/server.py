@@ -22,6 +22,7 @@ from softprompt.http.app import create_app
 from softprompt.http.auth import Keyring, is_loopback
 from softprompt.http.limits import Limits
 from softprompt.http.state import ServerState
+from softprompt.library.passages import Passages, Sources
 from softprompt.signals import handling
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Settings:
     engine_queue: int = 1024
     """Jobs that may wait for the engine; a request has one for each of its rows."""
     limits: Limits = field(default_factory=Limits)
+    passages: Sources = None
+    """What finds passages for inputs."""
 
 
 def load(library: Library, settings: Settings) -> AsyncService:
@@ -82,7 +85,8 @@ def load(library: Library, settings: Settings) -> AsyncService:
             base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
     engine_limits = EngineLimits(max_rows=settings.engine_rows, max_waiting=settings.engine_queue)
     engine = ContinuousEngine(architecture_of(base), engine_limits, prefix_bytes=settings.prefix_bytes)
-    return AsyncService(library, base, engine, max_bytes=settings.max_prompt_bytes, max_prompts=settings.max_prompts)
+    bounds = {"max_bytes": settings.max_prompt_bytes, "max_prompts": settings.max_prompts}
+    return AsyncService(library, base, engine, **bounds, passages=Passages(settings.passages, log.warning))
 
 
 def run(

@@ -29,6 +29,7 @@ _FORBIDDEN = {
     "tokenizer_name_or_path": "name the base by model",
     "base_adapter": "name the base by model",
     "instruction_file": "give the text as instruction",
+    "retrieve": "give each row its passages, as the column passages",
     "trust_remote_code": "leave it out, as the server loads the base",
 }
 _TEMPLATES = {"chat": ("{prompt}\nAnswer:", " {completion}"), "completion": ("{prompt}", " {completion}")}

@@ -1,4 +1,4 @@
 """The library: a registry and a store, kept true to each other. No torch.
 
-May import: `registry`, `stores` and what is below them. Open `library.py` first.
+May import: `registry`, `stores`, `tasks` and what is below them. Open `library.py` first.
 """

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError, FieldError, reason_of
-from softprompt.rows.values import text_of
 from softprompt.tasks.template import Template
 from softprompt.text import Parts, plain
 
@@ -79,7 +78,7 @@ def fill_template(form: Form, text: str) -> tuple[Parts, Parts]:
     """
     check_text(text, f"an input for task {form.task!r}")
     before, behind = form.input.around_prompt or (Template(""), form.input)
-    row = form.row_of(text)
+    row = form.with_passages(form.row_of(text))
     return before.fill_parts(row, "the input"), behind.fill_parts(row, "the input")
 
 
@@ -91,11 +90,10 @@ def text_of_input(form: Form, given: str | Mapping[str, Any], where: str = "the 
     """
     if not isinstance(given, Mapping):
         return given  # what is no text is refused with the others
-    row, fields = dict(given), form.input.fields
-    form.input.fill(row, where)
-    if len(fields) == 1:
-        return text_of(row[fields[0]])
-    return json.dumps({name: row[name] for name in fields}, ensure_ascii=False)
+    texts = form.texts(dict(given), where)
+    if len(texts) == 1:
+        return next(iter(texts.values()))
+    return json.dumps({name: given[name] for name in texts}, ensure_ascii=False)
 
 
 def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) -> list[EncodedInput]:
@@ -113,7 +111,7 @@ def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) ->
 
     for text in texts:
         check_text(text, f"an input for task {form.task!r}")
-    rows = [form.row_of(text) for text in texts]
+    rows = [form.with_passages(form.row_of(text)) for text in texts]
     together = encode(rows)
     if not together.truncated:
         return [_encoded(together, place, False) for place in range(len(rows))]

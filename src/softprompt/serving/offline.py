@@ -14,6 +14,7 @@ from softprompt.errors import ConfigError
 from softprompt.evaluation.ensembles import score_members
 from softprompt.evaluation.trials import result_of
 from softprompt.library.binding import options_for
+from softprompt.library.passages import Passages, Sources
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.rows.memory import is_table, rows_in_memory
 from softprompt.serving.answers import choose_label
@@ -51,15 +52,29 @@ class Prediction:
 class Service:
     """Answers with the prompts of one library. Bases are loaded once, prompts once per version."""
 
-    def __init__(self, library: Library, *, base: BaseLike = None, token_budget: int = TOKEN_BUDGET) -> None:
-        """Serve a library on a base that is loaded already, or tell how to load those that its versions name; rows run
-        together up to so many tokens."""
+    def __init__(
+        self,
+        library: Library,
+        *,
+        base: BaseLike = None,
+        token_budget: int = TOKEN_BUDGET,
+        passages: Sources | Passages = None,
+    ) -> None:
+        """Serve a library on a base that is loaded already, or tell how to load those that its versions name.
+
+        Args:
+            token_budget: rows run together up to so many tokens.
+            passages: what finds passages for inputs: a folder of texts or a Python function, for all tasks that look them
+                up or for each by its name; by default the folder that a prompt was tuned with.
+        """
         self.library = library
         self._token_budget = token_budget
         self._base = base
         self._architectures: dict[BaseOptions, Architecture] = {}
         self.remarks: list[str] = []
-        """What people should know of the answers so far: how many hung on a near tie."""
+        """What people should know of the answers so far: how many hung on a near tie, and where passages are others than
+        in training."""
+        self._passages = passages if isinstance(passages, Passages) else Passages(passages, self.remarks.append)
         self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
 
     def __repr__(self) -> str:
@@ -119,7 +134,7 @@ class Service:
     def _resident(self, version: Version, base: FrozenBase) -> Resident:
         key = (version.digest, base.fingerprint)
         if key not in self._residents:
-            self._residents[key] = load_resident(self.library, version, base)
+            self._residents[key] = load_resident(self.library, version, base, self._passages)
         return replace(self._residents[key], task=version.task, version=version.number)
 
     def _answer(self, architecture: Architecture, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
@@ -177,12 +192,14 @@ def predict(
     *,
     library: Library | None = None,
     base: BaseLike = None,
+    passages: Sources = None,
 ) -> list[Prediction]:
-    """Answer texts with prompts of a library (by default the one in the current home). See :meth:`Service.predict`.
+    """Answer texts with prompts of a library (by default the one in the current home). See :class:`Service` and its
+    :meth:`~Service.predict`.
 
     To answer more than once, keep a :class:`Service`: it loads the base once.
     """
     from softprompt.library.library import library_or_current
 
     with library_or_current(library) as opened:
-        return Service(opened, base=base).predict(texts, tasks)
+        return Service(opened, base=base, passages=passages).predict(texts, tasks)

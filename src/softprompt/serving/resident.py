@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from softprompt.bases.locate import two_forms
 from softprompt.engines.protocol import Vectors
 from softprompt.errors import FingerprintMismatch
+from softprompt.library.passages import Passages
 from softprompt.model.splice import with_front
 from softprompt.prompts.prompt import SoftPrompt, members_of
 from softprompt.tasks.blocks import ServingConfig
-from softprompt.tasks.form import Form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
     from softprompt.model.label_scores import Labels
     from softprompt.registry.records import Version
+    from softprompt.tasks.form import Form
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,6 +84,11 @@ class Resident:
             return self.form.input.text == CHATS  # tuned before that was kept
         return self.wishes.chat_input == "conversation"
 
+    @property
+    def looks_up(self) -> bool:
+        """Whether passages are looked up for its inputs, which takes time."""
+        return self.form.retriever is not None
+
     @cached_property
     def members(self) -> tuple[Vectors, ...]:
         """What engines get: the prompt, or each of an ensemble, whose answer is the mean of theirs."""
@@ -113,13 +119,14 @@ class Resident:
         return self.tensor.numel() * self.tensor.element_size()
 
 
-def load_resident(library: Library, version: Version, base: FrozenBase) -> Resident:
+def load_resident(library: Library, version: Version, base: FrozenBase, passages: Passages | None = None) -> Resident:
     """Read a version's prompt, check it, and make it ready for a base.
 
     Raises:
         FingerprintMismatch: made for another base.
         NotFound, StoreError, PromptFileError: its blob is gone, unreachable or damaged.
         DataError: its labels cannot be told apart on this base.
+        ConfigError: what is named to find its passages cannot be read.
     """
     if version.fingerprint not in base.fingerprints:  # before anything is read
         raise FingerprintMismatch(
@@ -130,7 +137,7 @@ def load_resident(library: Library, version: Version, base: FrozenBase) -> Resid
     wishes = wishes_of(library, version)
     prompt = SoftPrompt.from_bytes(library.read(version), digest=version.digest)
     prompt.check_base(base)
-    form = Form.of_card(prompt.card)
+    form = (passages or Passages()).form_of(library, version)
     front = form.encode_front(base, {}) if not form.front_varies else []
     members = [with_front(base, front, member_PD.to(base.device, base.dtype)) for member_PD in prompt.members]
     vectors = Vectors(version.digest, torch.cat(members) if len(members) > 1 else members[0])

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from cachetools import TTLCache
 
 from softprompt.errors import ConfigError, EngineError, LibraryError, NotFound, PromptFileError, StoreError
+from softprompt.library.passages import Passages
 from softprompt.names import parse_ref
 from softprompt.serving.changes import AWAY_S, PATIENCE_S, Changes
 from softprompt.serving.resident import Resident, load_resident, wishes_of
@@ -80,6 +81,7 @@ class Residents:
         away_s: float = AWAY_S,
         clock: Callable[[], float] = time.monotonic,
         swapped: Callable[[str, Resident, float], None] | None = None,
+        passages: Passages | None = None,
     ) -> None:
         """Keep prompts of a library and of its other tenants.
 
@@ -91,9 +93,10 @@ class Residents:
             patience_s: seconds that a request whose prompt is there waits for a check.
             away_s: seconds after a failed check in which none is waited for.
             clock: seconds that never go back.
+            passages: what finds passages for inputs.
             swapped: told the tenant, the prompt and the seconds of each `aget` of one that is there.
         """
-        self._swapped = swapped
+        self._swapped, self._passages = swapped, passages or Passages()
         self.library, self.base = library, base
         self.fingerprints = base.fingerprints  # may read files, which must not hold up an event loop later
         self.max_bytes, self.max_prompts, self.fresh_s = max_bytes, max_prompts, fresh_s
@@ -256,7 +259,7 @@ class Residents:
             holder = next(iter(self._holders.get(version.digest, ())), None)
             shared = self._entries[holder].resident if holder else None
         if shared is None or version.fingerprint not in self.fingerprints:
-            return load_resident(library, version, self.base)
+            return load_resident(library, version, self.base, self._passages)
         wishes = wishes_of(library, version)
         return replace(shared, task=version.task, version=version.number, wishes=wishes, user=version.user)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from softprompt.engines.protocol import (
@@ -42,6 +43,7 @@ from softprompt.text import Parts, plain
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
+    from softprompt.library.passages import Passages
 
 _INLINE = 2000
 """Characters that are tokenised on the event loop, in well under a millisecond; more go to a thread."""
@@ -86,6 +88,7 @@ class AsyncService:
         max_prompts: int = 10_000,
         fresh_s: float = 1.0,
         threshold: float = THRESHOLD,
+        passages: Passages | None = None,
     ) -> None:
         """Serve a library's prompts of one base.
 
@@ -97,11 +100,18 @@ class AsyncService:
             max_prompts: bound on the prompts held.
             fresh_s: seconds after which the registry is asked again.
             threshold: nearness below which `auto` abstains; by default one that was measured.
+            passages: what finds passages for inputs; by default the folders that prompts were tuned with.
         """
         self.base, self.base_name, self.fingerprint = base, base.name, base.fingerprint
         self.engine, self.monitor = engine, Monitor()
         self.residents = Residents(
-            library, base, max_bytes=max_bytes, max_prompts=max_prompts, fresh_s=fresh_s, swapped=self.monitor.swapped
+            library,
+            base,
+            max_bytes=max_bytes,
+            max_prompts=max_prompts,
+            fresh_s=fresh_s,
+            swapped=self.monitor.swapped,
+            passages=passages,
         )
         self._results = Results(engine)
         self._auto = AutoRouter(
@@ -180,7 +190,8 @@ class AsyncService:
             else:
                 given = chat_input(messages, conversation=resident.reads_conversations)
                 check_text(given, "the conversation")
-                front, text = fill_template(resident.form, given)
+                fill = partial(fill_template, resident.form, given)
+                front, text = await asyncio.to_thread(fill) if resident.looks_up else fill()
                 ids = await self._ids_of(text)
                 if resident.form.front_varies:
                     target = replace(target, members=resident.behind(self.base, await self._ids_of(front)))
@@ -213,7 +224,7 @@ class AsyncService:
                     f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
                     "/v1/chat/completions, or name a task with labels"
                 )
-            size = _INLINE // 8 * len(inputs)
+            size = _INLINE if resident.looks_up else _INLINE // 8 * len(inputs)
             encoded = await self._off_loop(inputs, size, lambda: encode_inputs(self.base, resident, inputs))
             tokens = sum(len(one.ids) for one in encoded)
             behind = [resident.behind(self.base, one.front) for one in encoded]

@@ -42,6 +42,8 @@ class Answering:
     """From which probability on a label of a set holds."""
     answer_range: tuple[float, float] | None = None
     """Between which numbers a generated one lies."""
+    no_answer: str | None = None
+    """The answer of rows whose own is empty."""
     may_lack_answers: bool = False
     """Whether rows without an answer are read, as training by a teacher needs none."""
 
@@ -75,7 +77,7 @@ class Answering:
 
     def lacks_answer(self, row: Row) -> bool:
         """Whether a row has no answer, and need not have one."""
-        return self.may_lack_answers and is_empty(row.get(self.target_field))
+        return self.no_answer is None and self.may_lack_answers and is_empty(row.get(self.target_field))
 
     @property
     def answered(self) -> Self:
@@ -84,6 +86,8 @@ class Answering:
 
     def _answer_text(self, row: Row, where: object) -> str:
         """A row's answer as one text, as it is written."""
+        if self.no_answer is not None and self.target_field in row and is_empty(row[self.target_field]):
+            return self.no_answer
         if not self.is_set or self.target_field not in row:
             return field_text(row, self.target_field, where)
         value = row[self.target_field]

@@ -215,6 +215,20 @@ def check_weights(weights: object, labels: Sequence[str] | None) -> None:
             raise ValueError(f"class_weights: {label!r} weighs {weight:g}; give a number above 0, or take its rows out")
 
 
+def check_no_answer(text: str, labels: Sequence[str] | None, kind: ProblemType | None) -> None:
+    """Refuse a text for rows without an answer that no row could have.
+
+    Raises:
+        ValueError: it is blank or not among the labels, or answers are sets or numbers.
+    """
+    if kind in (SET, NUMBER):
+        raise ValueError(f"no_answer: {kind} has no text for rows without an answer; leave it out")
+    if not text.strip():
+        raise ValueError("no_answer: this is blank; give a text such as unknown")
+    if labels is not None and text not in labels:
+        raise ValueError(f"no_answer: {text[:60]!r} is not among `labels`; list it there")
+
+
 def balanced(counts: Sequence[int]) -> list[float]:
     """Weights with which classes of so many rows count alike, 1 in the mean over rows; 1 for one without rows."""
     total, classes = sum(counts), sum(count > 0 for count in counts)

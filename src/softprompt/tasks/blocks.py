@@ -55,6 +55,23 @@ class DataConfig(Strict):
         return value
 
 
+class RetrieveConfig(Strict):
+    """How the passages of inputs are found, which `{passages}` stands for."""
+
+    folder: str | None = None
+    """A folder of texts (.txt, .md), beside the task file."""
+    function: str | None = None
+    """Instead, FILE.py:NAME: a Python function in a file beside the task file, from a question and k to a list of texts."""
+    query: str | None = None
+    """Template of the question, with the names of columns in braces; by default the input's one other column."""
+    k: int = Field(default=3, ge=1, le=1000)
+    """Passages at most."""
+    words: int = Field(default=100, ge=1)
+    """Words of a passage of the folder at most."""
+    overlap: int = Field(default=0, ge=0)
+    """Words that such a passage repeats of the one before it in its file."""
+
+
 class ServingConfig(Strict):
     """How a prompt wishes to be served. One server has the prompts of many files: `softprompt serve` goes by what they say
     where its own options are silent, and warns where it cannot."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
-from softprompt.tasks.answers import NUMBER, OF_SETS, SET, ProblemType, check_kind
-from softprompt.tasks.blocks import DataConfig, ServingConfig, Strict
+from softprompt.tasks.answers import NUMBER, OF_SETS, SET, ProblemType, check_kind, check_no_answer
+from softprompt.tasks.blocks import DataConfig, RetrieveConfig, ServingConfig, Strict
 from softprompt.tasks.foreign import told_fault
 from softprompt.tasks.labels import check_labels, with_label_texts
 from softprompt.tasks.patterns import check_unwanted
@@ -53,6 +53,10 @@ class TaskConfig(Strict):
     data: DataConfig | None = None
     """Where the rows are."""
 
+    retrieve: RetrieveConfig | None = None
+    """How `{passages}` in `input` are found; without it they are a column of the rows."""
+    no_answer: str | None = Field(default=None, min_length=1)
+    """The answer of rows whose own is empty, such as unknown: that it does not stand in the passages."""
     input: str = "{text}"
     """Template of the input, with the names of columns in braces."""
     target: str = " {label}"
@@ -221,6 +225,8 @@ class TaskConfig(Strict):
                 "give one below num_virtual_tokens"
             )
         check_kind(self)
+        if self.no_answer is not None:
+            check_no_answer(self.no_answer, labels, self.problem_type)
         if self.instruction is not None and self.instruction_file is not None:
             raise ValueError("instruction_file: `instruction` is given too; leave one of them out")
         if self.objective == "distillation" and not (self.instruction or "").strip() and self.instruction_file is None:
@@ -297,13 +303,23 @@ class TaskConfig(Strict):
         return {key: value for key, value in values.items() if value is not None}
 
 
-_KEPT = ("fold_labels", "id2label", "problem_type", "label_separator", "threshold", "answer_range", "class_weights")
+_KEPT = (
+    "fold_labels",
+    "id2label",
+    "problem_type",
+    "label_separator",
+    "threshold",
+    "answer_range",
+    "class_weights",
+    "no_answer",
+)
 """Keys of a task file that a card's recipe has where they are given."""
 
 OF_PATTERNS = ("unwanted_patterns", "unwanted_every", "unwanted_rows", "unwanted_temperature")
 """Keys that need `unwanted_patterns`."""
 
-_KEYS = {None: [*TaskConfig.model_fields], "data": [*DataConfig.model_fields], "serving": [*ServingConfig.model_fields]}
+_BLOCKS: dict[str, type[BaseModel]] = {"data": DataConfig, "serving": ServingConfig, "retrieve": RetrieveConfig}
+_KEYS = {None: [*TaskConfig.model_fields]} | {name: [*block.model_fields] for name, block in _BLOCKS.items()}
 """Of a task file, and of its blocks."""
 
 

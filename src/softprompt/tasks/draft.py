@@ -23,13 +23,13 @@ from softprompt.tasks.labels import alike, excerpt_of, fold_label, infer_labels
 from softprompt.tasks.proposal import is_list, propose
 from softprompt.tasks.schedule import told_few
 from softprompt.tasks.task import Task
-from softprompt.tasks.template import nameable
+from softprompt.tasks.template import as_column, nameable
 from softprompt.text import plural
 
 _ANSWERS = tuple("label labels category class intent sentiment target answer output y completion response summary".split())
 _TEXTS = tuple(
-    """text sentence question input review message body content title prompt premise hypothesis context passage document
-    sentence1 sentence2 question1 question2 text1 text2 text_a text_b query headline subject article""".split()
+    """text sentence question input review message body content title prompt premise hypothesis context passage passages
+    document sentence1 sentence2 question1 question2 text1 text2 text_a text_b query headline subject article""".split()
 )
 """Columns of these names are answers and texts wherever their values allow it."""
 
@@ -209,7 +209,11 @@ class _Table:
         self.file, self.rows = file, rows
         names = dict.fromkeys(name for row in rows for name in row)  # the first row may lack some
         self.columns = {
-            name: _Column(name, [row.get(name) for row in rows], [at for at, row in enumerate(rows, 1) if name not in row])
+            name: _Column(
+                name,
+                [as_column(name, row.get(name)) for row in rows],
+                [at for at, row in enumerate(rows, 1) if name not in row],
+            )
             for name in names
         }
         if len(self.columns) < 2:

@@ -32,6 +32,8 @@ class Examples:
     """Of each row the tokens before the prompt; empty where it stands before everything."""
     sets: list[tuple[int, ...]] = field(default_factory=list)
     """Indices of the labels that hold, of sets of labels; else empty."""
+    passages: list[str] = field(default_factory=list)
+    """Those of each row, where an answer is written from some; else empty."""
     beside: list[Any] = field(default_factory=list)
     """What an objective needs of each row beside its answer; none where it needs nothing."""
 
@@ -60,5 +62,6 @@ class Examples:
             answers=[self.answers[place] for place in places],
             fronts=[self.fronts[place] for place in places if self.fronts],
             sets=[self.sets[place] for place in places if self.sets],
+            passages=[self.passages[place] for place in places if self.passages],
             beside=[self.beside[place] for place in places if self.beside],
         )

@@ -15,12 +15,13 @@ from softprompt.prompts.card import Card
 from softprompt.rows.places import Name
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import row_in
-from softprompt.rows.values import is_empty
+from softprompt.rows.values import is_empty, is_missing
 from softprompt.tasks.answering import Answering
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.inputs import Inputs, Wording
 from softprompt.tasks.labels import compose
-from softprompt.tasks.template import PLACE, Template, excerpt, field_text
+from softprompt.tasks.retrieve import Retriever
+from softprompt.tasks.template import PASSAGES, PLACE, Template, excerpt, field_text
 from softprompt.text import MASK, Parts, plural
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Form(Answering):
     apart: bool = field(default=False, compare=False)
     """Whether answers are encoded as if they stood alone, with a word mark where the tokenizer puts one before every text:
     as prompts of before were trained."""
+    retriever: Retriever | None = field(default=None, compare=False)
+    """What fills `{passages}` where rows have none."""
 
     @classmethod
     def of_config(cls, config: TaskConfig) -> Form:
@@ -67,7 +70,10 @@ class Form(Answering):
     @classmethod
     def of_card(cls, card: Card) -> Form:
         """The form that a prompt was tuned with."""
-        return replace(cls._of(card, card.task, card.metric, card.recipe), apart=card.recipe.get(ANSWERS) != BEHIND)
+        made, settings = cls._of(card, card.task, card.metric, card.recipe), card.recipe.get("retrieve")
+        return replace(
+            made, apart=card.recipe.get(ANSWERS) != BEHIND, retriever=Retriever.of_card(settings) if settings else None
+        )
 
     @classmethod
     def _of(cls, source: TaskConfig | Card, task: str, metric: str, recipe: Mapping[str, Any]) -> Form:
@@ -94,7 +100,26 @@ class Form(Answering):
         """What it reads of rows: forms that agree in it split them alike."""
         kind = (self.problem_type, self.label_separator) if self.problem_type else ()
         read = (*sorted(self.input.fields), self.target_field, self.labels, self.fold_labels, self.id2label, *kind)
-        return (*read, self.may_lack_answers)
+        found = (self.retriever.find, *self.retriever.settings.items()) if self.retriever is not None else ()
+        return (*read, self.may_lack_answers, self.no_answer, *found)
+
+    @property
+    def asked_columns(self) -> list[str]:
+        """Columns that a row must have: those of the input, but for passages that are found for it, and of the question."""
+        return list(dict.fromkeys([*self._own_columns, *(self.retriever.query.fields if self.retriever else ())]))
+
+    @property
+    def _own_columns(self) -> list[str]:
+        return [name for name in self.input.fields if name != PASSAGES or self.retriever is None]
+
+    def texts(self, row: Row, where: object) -> dict[str, str]:
+        """The texts of a row that its input is made of, by column, and its own passages where it has some.
+
+        Raises:
+            DataError: one is not there, or is no text or number.
+        """
+        brought = (PASSAGES,) if self.retriever is not None and not is_missing(row.get(PASSAGES)) else ()
+        return {name: field_text(row, name, where) for name in (*self.asked_columns, *brought)}
 
     def columns(self, row: Row, where: object) -> dict[str, str]:
         """The texts of a row that the templates read, by column.
@@ -102,17 +127,19 @@ class Form(Answering):
         Raises:
             DataError: one is not there, or is no text or number.
         """
-        read = {name: field_text(row, name, where) for name in self.input.fields if name != self.target_field}
+        own = self._own_columns  # passages that come or go move no row to another split
+        read = {name: field_text(row, name, where) for name in own if name != self.target_field}
         return read | {self.target_field: "" if self.lacks_answer(row) else self._answer_text(row, where)}
 
     def is_blank(self, row: Row) -> bool:
         """Whether nothing stands in any column of a row's input."""
-        return all(is_empty(row.get(name)) for name in self.input.fields)
+        return all(is_empty(row.get(name)) for name in self._own_columns)
 
     def gap(self, row: Row) -> str | None:
         """The first column of a row's input in which nothing stands, where something stands in another."""
-        empty = [name for name in self.input.fields if is_empty(row.get(name))]
-        return empty[0] if 0 < len(empty) < len(self.input.fields) else None
+        names = self.input.fields if PASSAGES in row else self._own_columns
+        empty = [name for name in names if is_empty(row.get(name))]
+        return empty[0] if 0 < len(empty) < len(names) else None
 
     def encode_answers(self, base: FrozenBase, answers: Sequence[str], name: Name | None = None) -> list[list[int]]:
         """Token ids of answers as the model must say them: behind an input, or of an encoder-decoder as a text of its own,
@@ -141,18 +168,23 @@ class Form(Answering):
 
     def row_of(self, text: str) -> Row:
         """A request's text as a row: the text itself for a template with one column, else a JSON object with them all.
+        Where passages are found for it they may stand in the object too, beside one column as beside several.
 
         Raises:
             DataError: several columns are needed and the text is no such object, has a key twice, or half of a character.
         """
-        fields = self.input.fields
+        fields = self.asked_columns
+        row = row_in(text, f"an input for task {self.task!r}") if len(fields) > 1 or self.retriever is not None else None
         if len(fields) == 1:
-            return {fields[0]: text}
+            return row if row is not None and {fields[0], PASSAGES} <= {*row} else {fields[0]: text}
         example = json.dumps(dict.fromkeys(fields, "..."), ensure_ascii=False)
-        row = row_in(text, f"an input for task {self.task!r}")
         if row is None:
             raise DataError(f"task {self.task!r} has inputs of {len(fields)} columns; give a JSON object such as {example}")
         return row
+
+    def with_passages(self, row: Row, where: object = "the input") -> Row:
+        """A row with its passages, found where it has none. Raises as :meth:`Retriever.fill` does."""
+        return row if self.retriever is None else self.retriever.fill(row, where)
 
     def zero_shot_text(self) -> str:
         """The text prompt that a soft prompt is compared with."""
@@ -212,7 +244,8 @@ class Form(Answering):
 
     def found(self) -> dict[str, Any]:
         """What a training found for it, as a card's recipe keeps it."""
-        found = {"threshold": self.threshold} if self.is_set else {}
+        found: dict[str, Any] = {"threshold": self.threshold} if self.is_set else {}
+        found |= {"retrieve": dict(self.retriever.settings)} if self.retriever is not None else {}
         return found | ({"answer_range": list(self.answer_range)} if self.answer_range is not None else {})
 
     def rules(self, base: FrozenBase) -> dict[str, Any]:
@@ -315,6 +348,6 @@ def form_fields(form: Form) -> dict[str, Any]:
     return kept | {"input": form.input.text, "target": form.target.text}
 
 
-_OF_KIND = ("problem_type", "label_separator", "threshold", "answer_range")
-_OF_RECIPE = ("fold_labels", "id2label", "apart", "may_lack_answers", *_OF_KIND)
+_OF_KIND = ("problem_type", "label_separator", "threshold", "answer_range", "no_answer")
+_OF_RECIPE = ("fold_labels", "id2label", "apart", "may_lack_answers", "retriever", *_OF_KIND)
 """What a form takes from a card's recipe, where prompts of before had none of it, or what is of no prompt."""

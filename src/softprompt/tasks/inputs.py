@@ -10,7 +10,7 @@ from softprompt.errors import ContextError
 from softprompt.rows.places import Name, Place
 from softprompt.rows.sources import Row
 from softprompt.tasks.chat import text_place, with_text
-from softprompt.tasks.template import Template, field_text
+from softprompt.tasks.template import PASSAGES, Template, field_text
 from softprompt.text import Parts, plural
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Wording:
         return fronts or [[]] * len(rows), behind
 
     def shorten(self, base: FrozenBase, row: Row, limit: int, task: str) -> tuple[list[int], list[int]]:
-        """The same of one row, within so many tokens: its longest column loses its end.
+        """The same of one row, within so many tokens: passages lose their end, the least of them, else the longest column.
 
         Raises:
             ContextError: the template of the task alone takes more.
@@ -84,7 +84,7 @@ class Wording:
             ids = [*front, *behind]
             if len(ids) <= limit and behind:
                 return front, behind
-            longest = max(row, key=lambda name: len(row[name]))
+            longest = PASSAGES if row.get(PASSAGES) else max(row, key=lambda name: len(row[name]))
             if not row[longest]:
                 raise ContextError(
                     f"the template of task {task!r} alone takes {plural(len(ids), 'token')}, and {limit} are left "

@@ -3,12 +3,14 @@ alike. No torch."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from softprompt.tasks.labels import alike, compose, counted, excerpt_of, named
 from softprompt.tasks.splits import Source
+from softprompt.tasks.template import PASSAGES, field_text
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ def remarks_on_rows(form: Form, sources: Sequence[Source], splits: Mapping[str, 
     for source in sources:
         yield from _on_source(form, source)
     yield from _on_shared(form, splits)
+    yield from _on_passages(form, splits["training"])
     if form.labels is not None:
         yield from _on_labels(form, form.labels, splits)
 
@@ -57,6 +60,26 @@ def _on_shared(form: Form, splits: Mapping[str, Source]) -> Iterator[str]:
                     f"{len(both)} of {len(inputs[other])} {other} inputs are {one} inputs too, such as "
                     f"{_shown(form, min(both))}; scores on them say little, so leave them out of one"
                 )
+
+
+def _on_passages(form: Form, training: Source) -> Iterator[str]:
+    """That answers which are to be taken from passages do not stand in them."""
+    if PASSAGES not in form.input.fields or form.labels is not None or form.is_number:
+        return
+    pairs = list(zip(training.answers, training.rows, strict=True))
+    asked = [(set(_WORDS.findall(said.casefold())), row) for said, row in pairs if said and said != form.no_answer]
+    unfound = sum(not words <= {*_WORDS.findall(field_text(row, PASSAGES, "a row").casefold())} for words, row in asked)
+    if unfound:
+        none = (
+            "leave their answers empty, with no_answer: unknown" if form.no_answer is None else "leave their answers empty"
+        )
+        yield (
+            f"{unfound} of {_rows(len(asked))} have answers with words that their passages lack, from which a prompt learns "
+            f"to guess; look more passages up, or {none}"
+        )
+
+
+_WORDS = re.compile(r"\w+")
 
 
 def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) -> Iterator[str]:

@@ -53,15 +53,16 @@ class Source:
             DataError: a row lacks a column or has a value that is no text, or its answer is no label.
         """
         kept: list[int] = []
-        source = cls(name, rows, [], [], [], [])
         there = {column for row in rows for column in row}
+        rows = rows if form.retriever is None else form.retriever.fill_all(rows)
+        source = cls(name, rows, [], [], [], [])
 
         def called(place: int) -> str:
             return f"{owner}{rows.where(place)}"
 
         gaps, first_gap = 0, ""
         for place, row in enumerate(rows):
-            if form.is_blank(row) and there.issuperset(form.input.fields):
+            if form.is_blank(row) and there.issuperset(form.asked_columns):
                 continue
             at = Place(called, place)
             columns = form.columns(row, at)

@@ -22,7 +22,9 @@ from softprompt.tasks.form import Form
 from softprompt.tasks.instruction import with_instruction
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.remarks import remarks_on_rows
+from softprompt.tasks.retrieve import Find, Retriever
 from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw
+from softprompt.tasks.template import PASSAGES, field_text
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -46,8 +48,18 @@ class Task:
     place of a file's name stand rows in memory, too: a list of dictionaries, or a table.
     """
 
-    def __init__(self, config: TaskConfig | None = None, *, folder: str | Path = ".", **fields: Any) -> None:
+    def __init__(
+        self,
+        config: TaskConfig | None = None,
+        *,
+        folder: str | Path = ".",
+        retriever: Find | Retriever | None = None,
+        **fields: Any,
+    ) -> None:
         """Check the config and find the data; rows are read when they are first needed.
+
+        Args:
+            retriever: finds passages for `{passages}` in `input`: from a question and k to a list of texts.
 
         Raises:
             ConfigError: the config is wrong or has no task name.
@@ -56,6 +68,10 @@ class Task:
         self.folder = Path(folder)
         self.config = with_instruction(config if config is not None else parse_config(fields), self.folder)
         self.form = Form.of_config(self.config)
+        if retriever is not None or self.config.retrieve is not None:
+            if not isinstance(retriever, Retriever):
+                retriever = Retriever.make(self.config.retrieve, retriever, self.folder, self.form.input)
+            self.form = replace(self.form, retriever=retriever)
         if not self.config.task:
             raise ConfigError("task is missing; give the task a name")
 
@@ -78,7 +94,9 @@ class Task:
         dropped = {"instruction"} if changes.get("instruction_file") is not None else set()
         kept = self.config.model_dump(exclude_unset=True, exclude=dropped)
         changes, given = take_rows(changes)
-        other = Task(parse_config(kept | changes, where=f"task {self.name!r}"), folder=self.folder)
+        config = parse_config(kept | changes, where=f"task {self.name!r}")
+        found, alike = self.form.retriever, (config.retrieve, config.input) == (self.config.retrieve, self.config.input)
+        other = Task(config, folder=self.folder, retriever=found if alike or found is None else found.given)
         other._given = self._given | given
         if other.config.data == self.config.data and not given and other.form.reads == self.form.reads:
             other.__dict__["_splits"] = self._splits
@@ -331,7 +349,9 @@ class Task:
         longest, first_long = max((len(whole[index]) for index in long), default=0), where(long[0]) if long else ""
         targets = [ids[:bound] for ids in whole]
         cut = (longest, len(long), first_cut, first_long)
-        return Examples(inputs.ids, targets, [], answers, inputs.truncated, *cut, fronts)
+        read = [] if self.form.is_number or PASSAGES not in self.form.input.fields else rows
+        passages = [field_text(row, PASSAGES, Place(name, index)) for index, row in enumerate(read)]
+        return Examples(inputs.ids, targets, [], answers, inputs.truncated, *cut, fronts, passages=passages)
 
 
 def _spans(shares: Iterable[float]) -> list[tuple[float, float]]:

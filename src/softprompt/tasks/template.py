@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +16,9 @@ from softprompt.text import MASK, Parts
 
 PLACE = "soft_prompt"
 """In braces, where the vectors stand in an input; no column."""
+
+PASSAGES = "passages"
+"""The column of passages: a text, or a list of them, that rows bring or a retriever finds."""
 
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -124,14 +128,26 @@ def field_text(row: Row, name: str, where: object) -> str:
         DataError: it is not there, or has no text.
     """
     try:
-        return text_of(row[name])
+        return text_of(as_column(name, row[name]))
     except KeyError:
-        raise DataError(f"{where} has no field {name!r}, which the template needs{_known(name, list(row))}") from None
+        tail = "; `retrieve` would fill it from a folder of texts" if name == PASSAGES else ""
+        raise DataError(f"{where} has no field {name!r}, which the template needs{_known(name, list(row))}{tail}") from None
     except ValueError as error:
         raise DataError(
             f"{where}: the field {name!r} holds {short(row[name])}: {error}; text, a number or a truth value is needed: "
             f"{excerpt(row)}"
         ) from None
+
+
+def as_column(name: str, value: object) -> object:
+    """A value as its column has it: passages that are a list of texts are one text."""
+    listed = name == PASSAGES and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    return joined(value) if listed else value  # type: ignore[arg-type]
+
+
+def joined(passages: Iterable[str]) -> str:
+    """Passages as one text, each on a line of its own."""
+    return "\n".join(" ".join(one.split()) for one in passages)
 
 
 def _known(name: str, columns: list[str]) -> str:

@@ -152,6 +152,8 @@ def resolved_file(task: Task, base: FrozenBase) -> dict[str, Any]:
     resolved.pop("tokenizer_name_or_path", None)
     if not config.unwanted_patterns:  # keys of theirs are refused without them
         resolved = {name: value for name, value in resolved.items() if name not in OF_PATTERNS}
+    if config.retrieve is not None and (found := task.form.retriever) is not None and found.address is not None:
+        resolved["retrieve"]["folder" if config.retrieve.folder is not None else "function"] = found.address
     data = config.data
     if data is not None and not data.dataset:
         for split in ("train", "validation", "test"):
