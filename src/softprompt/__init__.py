@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from softprompt.evaluation.combination import Combined, combine
     from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.library.library import Library
+    from softprompt.lifecycle.move import Upgraded
     from softprompt.lifecycle.personalize import Personalized, personalize
-    from softprompt.lifecycle.upgrade import Upgraded, upgrade
+    from softprompt.lifecycle.upgrade import upgrade
     from softprompt.prompts.card import Card
     from softprompt.prompts.prompt import SoftPrompt
     from softprompt.registry.records import Version
@@ -86,7 +87,7 @@ _HOMES = {
     "Task": "tasks.task",
     "TaskConfig": "tasks.config",
     "Tuned": "training.member",
-    "Upgraded": "lifecycle.upgrade",
+    "Upgraded": "lifecycle.move",
     "Version": "registry.records",
     "combine": "evaluation.combination",
     "compare": "compare.compare",

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-from torch import Tensor
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
@@ -17,13 +14,13 @@ from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
 from softprompt.lifecycle.carry import carried
+from softprompt.lifecycle.move import Move, Upgraded
 from softprompt.lifecycle.remake import OF_THE_BASE, remake
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.progress import Progress, Silent, loading
-from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.registry.gate import figures_of, weigh
-from softprompt.registry.records import Record, Version
+from softprompt.registry.gate import weigh
+from softprompt.registry.records import Version
 from softprompt.rows.sources import digest_rows
 from softprompt.tasks.form import Form
 from softprompt.tasks.load import TaskLike, load_tasks
@@ -39,74 +36,6 @@ if TYPE_CHECKING:
 PRODUCTION = "production"
 CHOOSING = 64
 """Validation rows that choose among the starts."""
-
-
-@dataclass(frozen=True)
-class Upgraded(Record):
-    """What became of a task on its way to another base."""
-
-    task: str
-    old_version: int
-    new_version: int | None
-    """None where nothing was trained."""
-    metric: str
-    old: float | None
-    """Of the old version on its base."""
-    recycled: float | None
-    """Of the vectors that were carried over, before they are trained, on the same rows; None where none could be."""
-    value: float | None
-    """Of the new version on the new base, on the same rows."""
-    promoted: bool
-    reason: str
-    start: str | None
-    """What the new version was trained from: `map` or `nearest`, the vectors carried over that way, or the initialiser of
-    the task, where that did better on validation rows."""
-    rows: int | None
-    """Test rows that all three values stand on."""
-    steps: int | None
-    base: str
-    """The new one."""
-
-
-@dataclass(eq=False)
-class _Move:
-    """A task on its way."""
-
-    old: Version
-    remarks: list[str] = field(default_factory=list)
-    task: Task | None = None
-    card: Card | None = None
-    """The old version's, judged anew where its test rows have changed."""
-    carried: dict[str, Tensor] = field(default_factory=dict)
-    begins: Tensor | None = None
-    start: str | None = None
-    recycled: float | None = None
-    new: Version | None = None
-    promoted: bool = False
-    failed: bool = False
-
-    def fail(self, reason: object) -> None:
-        """It goes no further."""
-        self.remarks.append(str(reason))
-        self.failed = True
-
-    def row(self, base: str) -> Upgraded:
-        old, new = figures_of(self.card or self.old.card), figures_of(self.new.card) if self.new is not None else None
-        return Upgraded(
-            task=self.old.task,
-            old_version=self.old.number,
-            new_version=None if self.new is None else self.new.number,
-            metric=self.old.card.metric,
-            old=None if old is None else old.value,
-            recycled=self.recycled,
-            value=None if new is None else new.value,
-            promoted=self.promoted,
-            reason="; ".join(self.remarks),
-            start=self.start,
-            rows=None if new is None else new.rows,
-            steps=None if self.new is None else self.new.card.recipe.get("steps"),
-            base=base,
-        )
 
 
 def upgrade(
@@ -165,7 +94,7 @@ def upgrade(
         return [move.row(base.address) for move in moves]
 
 
-def _move(library: Library, old: Version, base: FrozenBase, named: bool) -> _Move | None:
+def _move(library: Library, old: Version, base: FrozenBase, named: bool) -> Move | None:
     """How far a task is; None for one that needs none of it and was not asked for."""
     versions = library.registry.versions(old.task, deleted=False)
     if old.fingerprint in base.fingerprints:
@@ -174,27 +103,27 @@ def _move(library: Library, old: Version, base: FrozenBase, named: bool) -> _Mov
         if not named:
             return None
         if before is None:
-            move = _Move(old)
+            move = Move(old)
             move.fail("it is of this base already")
             return move
         return _done(before, old, promoted=True, remark="was upgraded before")
     for version in reversed(versions):
         if version.fingerprint in base.fingerprints and version.card.recipe.get("upgrade", {}).get("digest") == old.digest:
             return _done(old, version, promoted=False, remark="was trained before")
-    return _Move(old)
+    return Move(old)
 
 
-def _done(old: Version, new: Version, *, promoted: bool, remark: str) -> _Move:
+def _done(old: Version, new: Version, *, promoted: bool, remark: str) -> Move:
     told = new.card.recipe["upgrade"]
     card = old.card.model_copy(
         update={"metrics": old.card.metrics | told["old"], "recipe": old.card.recipe | {"test_digest": told["test_digest"]}}
     )
-    return _Move(
+    return Move(
         old, [remark], card=card, start=told["start"], recycled=told["recycled"], new=new, promoted=promoted
     )  # fmt: skip
 
 
-def _remake(library: Library, move: _Move, given: Task | None) -> None:
+def _remake(library: Library, move: Move, given: Task | None) -> None:
     try:
         move.task, told = remake(library, move.old, given, OF_THE_BASE)
         move.remarks += told
@@ -202,10 +131,10 @@ def _remake(library: Library, move: _Move, given: Task | None) -> None:
         move.fail(error)
 
 
-def _carry(library: Library, moves: Sequence[_Move], base: FrozenBase, progress: Progress) -> None:
+def _carry(library: Library, moves: Sequence[Move], base: FrozenBase, progress: Progress) -> None:
     """What needs the old bases, each loaded once and given up again: vectors mapped, and old versions judged anew whose test
     rows are no longer those of then."""
-    groups: dict[BaseOptions, list[_Move]] = {}
+    groups: dict[BaseOptions, list[Move]] = {}
     for move in moves:
         try:
             groups.setdefault(options_for(move.old, BaseOptions(), _named(library, move.old)), []).append(move)
@@ -241,7 +170,7 @@ def _named(library: Library, version: Version) -> BaseOptions | None:
     )
 
 
-def _carry_one(library: Library, move: _Move, engine: OfflineEngine, base: FrozenBase) -> None:
+def _carry_one(library: Library, move: Move, engine: OfflineEngine, base: FrozenBase) -> None:
     old_base, task = engine.architecture.base, move.task
     assert task is not None
     prompt = SoftPrompt.from_bytes(library.read(move.old), digest=move.old.digest)
@@ -268,10 +197,10 @@ def _metrics(report: Report) -> dict[str, float]:
     return {"value": report.value, "stderr": report.stderr, "rows": float(report.rows)}
 
 
-def _choose_starts(architecture: Architecture, moves: Sequence[_Move], progress: Progress) -> None:
+def _choose_starts(architecture: Architecture, moves: Sequence[Move], progress: Progress) -> None:
     """The start that does best on validation rows, and what was carried over judged on the test rows."""
     base, engine = architecture.base, OfflineEngine(architecture, warn=progress.warn)
-    trials: list[tuple[_Move, str, Trial]] = []
+    trials: list[tuple[Move, str, Trial]] = []
     for move in moves:
         task = move.task
         assert task is not None
@@ -288,7 +217,7 @@ def _choose_starts(architecture: Architecture, moves: Sequence[_Move], progress:
         except SoftPromptError as error:
             move.fail(error)
     trials = [one for one in trials if not one[0].failed]
-    losses: dict[_Move, dict[str, float]] = {}
+    losses: dict[Move, dict[str, float]] = {}
     for move, name, report in _judged(engine, trials, "starts", progress):
         losses.setdefault(move, {})[name] = report.loss
     again = []
@@ -305,8 +234,8 @@ def _choose_starts(architecture: Architecture, moves: Sequence[_Move], progress:
 
 
 def _judged(
-    engine: OfflineEngine, trials: Sequence[tuple[_Move, str, Trial]], stage: str, progress: Progress
-) -> Iterator[tuple[_Move, str, Report]]:
+    engine: OfflineEngine, trials: Sequence[tuple[Move, str, Trial]], stage: str, progress: Progress
+) -> Iterator[tuple[Move, str, Report]]:
     if trials:
         with progress.stage(stage, sum(len(trial.examples) for _, _, trial in trials)) as advance:
             reports = result_of(judge(engine, [trial for _, _, trial in trials]), advance)
@@ -317,7 +246,7 @@ def _judged(
 def _train(
     library: Library,
     architecture: Architecture,
-    moves: Sequence[_Move],
+    moves: Sequence[Move],
     progress: Progress,
     stop: threading.Event | None,
 ) -> None:
@@ -360,7 +289,7 @@ def _keep_in_place(library: Library, old: Version) -> None:
         library.promote(old.ref, PRODUCTION, reason="kept in place while the task is carried to another base")
 
 
-def _gate(library: Library, move: _Move) -> None:
+def _gate(library: Library, move: Move) -> None:
     """Promote the new version, unless it is clearly worse on the same rows, or nobody knows."""
     assert move.new is not None
     found = weigh(move.card or move.old.card, move.new.card)

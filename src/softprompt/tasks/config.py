@@ -304,15 +304,8 @@ class TaskConfig(Strict):
 
 
 _KEPT = (
-    "fold_labels",
-    "id2label",
-    "problem_type",
-    "label_separator",
-    "threshold",
-    "answer_range",
-    "class_weights",
-    "no_answer",
-)
+    "fold_labels", "id2label", "problem_type", "label_separator", "threshold", "answer_range", "class_weights", "no_answer",
+)  # fmt: skip
 """Keys of a task file that a card's recipe has where they are given."""
 
 OF_PATTERNS = ("unwanted_patterns", "unwanted_every", "unwanted_rows", "unwanted_temperature")

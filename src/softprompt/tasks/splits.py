@@ -7,6 +7,7 @@ names count for nothing. Rows of one input go together. Only a label or a part t
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -231,3 +232,19 @@ def told_gaps(count: int, total: int, first: str) -> str:
     """That inputs have nothing in some of their columns; `first` says which and where in the first of them."""
     rows = f"1 row of {total} has" if count == 1 else f"{count} rows of {total} have"
     return f"{rows} nothing in a column of the input ({first}), read as empty text"
+
+
+def spans(shares: Iterable[float]) -> list[tuple[float, float]]:
+    """The shares' parts of [0, 1), one behind the other."""
+    ends = list(itertools.accumulate(shares))
+    return list(zip([0.0, *ends], ends, strict=False))
+
+
+def why_none(split: str, source: Source) -> str:
+    """That a split has no rows, and why: what there is of them repeats, or is blank."""
+    count = len(source.rows) + source.blank
+    why = [f"{source.blank} of them blank"] if source.blank else []
+    if source.different < len(source.rows):
+        why.append(f"{source.different} of them different: equal inputs stay in one split")
+    told = plural(count, "row") + (f" ({', '.join(why)})" if why else "")
+    return f"no rows are left for the {split} split of {told}; give more rows, or a file for it"

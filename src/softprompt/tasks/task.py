@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -23,7 +22,7 @@ from softprompt.tasks.instruction import with_instruction
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.remarks import remarks_on_rows
 from softprompt.tasks.retrieve import Find, Retriever
-from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw
+from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, spans, why_none
 from softprompt.tasks.template import PASSAGES, field_text
 from softprompt.text import plural
 
@@ -174,12 +173,12 @@ class Task:
         by_label, few, folds = self.form.chooses, data.validation is None and read.different <= FEW, []
         if few:
             apart = {split: share for split, share in cuts.items() if split != "validation"}
-            train, *parts = cut(read, _spans(apart.values()), by_label=by_label)
+            train, *parts = cut(read, spans(apart.values()), by_label=by_label)
             folds = deal(train, FOLDS, by_label=by_label)
             few = len(folds) > 1  # one input cannot be held out and trained on
             cuts = apart if few else cuts
         if not few:
-            train, *parts = cut(read, _spans(cuts.values()), by_label=by_label)
+            train, *parts = cut(read, spans(cuts.values()), by_label=by_label)
             folds = []
         own = {split: self._read(name) for split, name in shares.items() if isinstance(name, str)}
         found = {"training": train, **dict(zip(cuts, parts, strict=True)), **own}
@@ -188,7 +187,7 @@ class Task:
         splits = {split: found[split] for split in ("training", "validation", "test")}
         for split, source in splits.items():
             if not source.rows:
-                raise DataError(f"task {self.name!r}: {_why_none(split, source if split in own else read)}")
+                raise DataError(f"task {self.name!r}: {why_none(split, source if split in own else read)}")
         others = {split: source for split, source in splits.items() if split != "validation" or not few}
         remarks = [*remarks_on_rows(self.form, [read, *own.values()], others), *self._recomposed()]
         faults = {split: own.get(split, read).faults() for split in ("train", "validation", "test")}
@@ -352,19 +351,3 @@ class Task:
         read = [] if self.form.is_number or PASSAGES not in self.form.input.fields else rows
         passages = [field_text(row, PASSAGES, Place(name, index)) for index, row in enumerate(read)]
         return Examples(inputs.ids, targets, [], answers, inputs.truncated, *cut, fronts, passages=passages)
-
-
-def _spans(shares: Iterable[float]) -> list[tuple[float, float]]:
-    """The shares' parts of [0, 1), one behind the other."""
-    ends = list(itertools.accumulate(shares))
-    return list(zip([0.0, *ends], ends, strict=False))
-
-
-def _why_none(split: str, source: Source) -> str:
-    """That a split has no rows, and why: what there is of them repeats, or is blank."""
-    count = len(source.rows) + source.blank
-    why = [f"{source.blank} of them blank"] if source.blank else []
-    if source.different < len(source.rows):
-        why.append(f"{source.different} of them different: equal inputs stay in one split")
-    told = plural(count, "row") + (f" ({', '.join(why)})" if why else "")
-    return f"no rows are left for the {split} split of {told}; give more rows, or a file for it"
