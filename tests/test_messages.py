@@ -225,7 +225,7 @@ FIRST_WORDS = {"ApiError": 1, "refused": 1}
 """Which argument is the message, where it is not the first."""
 
 ADVISES = re.compile(
-    r";|\{(nearest|_known|_explain|_what_is_there|_what_else|_not_utf8|_why_none|self\._too_long)\("
+    r";|\{(nearest|_known|_explain|_what_is_there|_what_else|_not_utf8|why_none|self\._too_long)\("
     r"|\{(mend|hint|advice|what|fault|fault\[.*|problem\.detail|_READ_ONLY|_DAMAGED|_PAUSES|reason|digits)\}"
 )
 """What to do stands behind a semicolon, or in a part that another function or constant words, each of them with one."""
