@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
     from softprompt.lifecycle.move import Upgraded
     from softprompt.lifecycle.personalize import Personalized, personalize
+    from softprompt.lifecycle.retrain import Retrained, retrain
     from softprompt.lifecycle.upgrade import upgrade
     from softprompt.prompts.card import Card
     from softprompt.prompts.prompt import SoftPrompt
@@ -49,6 +50,7 @@ __all__ = [
     "Library",
     "Personalized",
     "Prediction",
+    "Retrained",
     "Service",
     "SoftPrompt",
     "SoftPromptError",
@@ -65,6 +67,7 @@ __all__ = [
     "personalize",
     "plan",
     "predict",
+    "retrain",
     "sweep",
     "train",
     "upgrade",
@@ -80,6 +83,7 @@ _HOMES = {
     "Library": "library.library",
     "Personalized": "lifecycle.personalize",
     "Prediction": "serving.offline",
+    "Retrained": "lifecycle.retrain",
     "Service": "serving.offline",
     "SoftPrompt": "prompts.prompt",
     "SoftPromptError": "errors",
@@ -96,6 +100,7 @@ _HOMES = {
     "personalize": "lifecycle.personalize",
     "plan": "training.plan",
     "predict": "serving.offline",
+    "retrain": "lifecycle.retrain",
     "sweep": "training.sweep",
     "train": "training.train",
     "upgrade": "lifecycle.upgrade",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,46 +16,8 @@ from softprompt.library.library import Library
 from softprompt.lifecycle import carry
 from softprompt.lifecycle import upgrade as module
 from softprompt.progress import Mute
-from softprompt.tasks.task import Task
-from softprompt.training.train import train
+from tests.lifecycle.rows import ROWS, a_task, data_file
 from tests.models import make_base, some_prefix, some_prompt, steerable_base, tokenizer
-
-WORDS = ("red", "green", "blue", "apple")
-ROWS = [{"text": word, "label": "yes" if number % 2 else "no"} for number, word in enumerate(WORDS)]
-
-
-def data_file(folder: Path, rows: list[dict[str, str]] = ROWS) -> Path:
-    import json
-
-    file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
-def a_task(folder: Path, **fields: Any) -> Task:
-    file = str(data_file(folder))
-    known: dict[str, Any] = {
-        "task": "kind", "data": {"train": file, "validation": file, "test": file}, "input": " {text} =",
-        "labels": ["yes", "no"], "num_virtual_tokens": 5, "max_steps": 30, "learning_rate": 0.05,
-    }  # fmt: skip
-    return Task(**(known | fields))
-
-
-@pytest.fixture(scope="module")
-def old_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base that a prompt can steer, as a folder."""
-    folder = tmp_path_factory.mktemp("bases") / "steerable"
-    steerable_base().model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def library(tmp_path: Path, old_folder: Path) -> Library:
-    library = Library.open(tmp_path / "home")
-    (tuned,) = train(a_task(tmp_path, base=str(old_folder)), library=library, progress=Mute())
-    assert tuned.report.value == 1.0
-    return library
 
 
 def rotated(base: FrozenBase) -> tuple[FrozenBase, torch.Tensor]:
@@ -112,11 +73,11 @@ def test_a_task_that_is_as_good_is_promoted_and_not_done_again(
     with pytest.raises(TrainingStopped, match="stopped; call the same command again"):
         upgrade("kind", to=steerable_twin(), library=library, progress=Mute(), stop=stop)
     assert library.registry.resolve("kind").number == 1
-    gate = module._gate
-    monkeypatch.setattr(module, "_gate", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    gate = module.promote_if_as_good
+    monkeypatch.setattr(module, "promote_if_as_good", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         upgrade("kind", to=steerable_twin(), library=library, progress=Mute())
-    monkeypatch.setattr(module, "_gate", gate)
+    monkeypatch.setattr(module, "promote_if_as_good", gate)
     assert [one.number for one in library.registry.versions("kind")] == [1, 2]
     assert library.registry.resolve("kind").number == 1
     (row,) = upgrade("kind", to=steerable_twin(), library=library, progress=Mute())

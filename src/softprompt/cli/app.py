@@ -18,6 +18,7 @@ from softprompt.cli.init import init
 from softprompt.cli.options import Command, KnowsKeys, Location, front_options, name_values, stand_before
 from softprompt.cli.personalize import personalize
 from softprompt.cli.predict import predict
+from softprompt.cli.retrain import retrain
 from softprompt.cli.serve import serve
 from softprompt.cli.sweep import sweep
 from softprompt.cli.tasks import list_tasks, show
@@ -36,8 +37,8 @@ app = typer.Typer(
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
         "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
-        "combine": combine, "personalize": personalize, "upgrade": upgrade, "predict": predict, "serve": serve, "demo": demo,
-        "base": base.app,
+        "combine": combine, "personalize": personalize, "retrain": retrain, "upgrade": upgrade, "predict": predict,
+        "serve": serve, "demo": demo, "base": base.app,
     },
     "The library": {
         "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,

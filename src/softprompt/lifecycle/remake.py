@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.rows.sources import digest_rows
 from softprompt.tasks.config import TaskConfig, parse_config
@@ -19,7 +21,12 @@ OF_THE_BASE = ("base", "base_adapter", "trust_remote_code", "task_type")
 
 
 def remake(
-    library: Library, version: Version, given: Task | None = None, left_out: Sequence[str] = ()
+    library: Library,
+    version: Version,
+    given: Task | None = None,
+    left_out: Sequence[str] = (),
+    *,
+    data: Path | None = None,
 ) -> tuple[Task, list[str]]:
     """The task that a version was trained for, and what is to be said of it: which rows have changed since. A prompt that it
     was started from is left out.
@@ -27,6 +34,7 @@ def remake(
     Args:
         given: the task, for a version whose task file the library does not keep, or in the place of that.
         left_out: keys that are to be as if nobody had given them.
+        data: a file of training rows in the place of those that it names.
 
     Raises:
         ConfigError: the version is an ensemble; or the library does not keep its task file, and none is given; or that is
@@ -49,6 +57,10 @@ def remake(
         raise ConfigError(
             f"{version.ref} came without the task file that it was trained from; give one of this task with --task-file FILE"
         )
+    if data is not None:
+        own = task.config.data.model_dump(exclude_unset=True) if task.config.data is not None else {}
+        own = {name: value for name, value in own.items() if name not in ("dataset", "name")}
+        task = task.variant(data=own | {"train": str(data)})
     return task, _told(origin, task)
 
 
@@ -64,3 +76,15 @@ def _told(origin: Origin | None, task: Task) -> list[str]:
     then = {one["split"]: one["digest"] for one in (origin.data if origin is not None else ())}
     changed = [split for split, now in rows.items() if split in then and then[split] != digest_rows(now)]
     return [f"data changed since: {', '.join(changed)}"] if changed else []
+
+
+def named_base(library: Library, version: Version) -> BaseOptions | None:
+    """How its task file loads its base, where that is the one that the library names."""
+    origin = library.registry.origin(version.ref)
+    if origin is None or origin.task_file.get("base") != version.base:
+        return None
+    return BaseOptions(
+        source=version.base,
+        adapter=origin.task_file.get("base_adapter") if "adapter" in version.card.recipe else None,
+        trust_remote_code=origin.task_file.get("trust_remote_code", False),
+    )

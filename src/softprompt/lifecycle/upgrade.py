@@ -14,15 +14,14 @@ from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
 from softprompt.lifecycle.carry import carried
+from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good
 from softprompt.lifecycle.move import Move, Upgraded
-from softprompt.lifecycle.remake import OF_THE_BASE, remake
+from softprompt.lifecycle.remake import OF_THE_BASE, named_base, remake
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.progress import Progress, Silent, loading
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.registry.gate import weigh
 from softprompt.registry.records import Version
 from softprompt.rows.sources import digest_rows
-from softprompt.tasks.form import Form
 from softprompt.tasks.load import TaskLike, load_tasks
 from softprompt.tasks.task import Task
 from softprompt.training.events import Failed, Published, Stopped, draw
@@ -90,7 +89,7 @@ def upgrade(
         _train(opened, architecture, [move for move in open_moves if not move.failed], shown, stop)
         for move in moves:
             if move not in open_moves and move.new is not None and not move.promoted:  # cut short between the two
-                _gate(opened, move)
+                promote_if_as_good(opened, move)
         return [move.row(base.address) for move in moves]
 
 
@@ -137,7 +136,7 @@ def _carry(library: Library, moves: Sequence[Move], base: FrozenBase, progress: 
     groups: dict[BaseOptions, list[Move]] = {}
     for move in moves:
         try:
-            groups.setdefault(options_for(move.old, BaseOptions(), _named(library, move.old)), []).append(move)
+            groups.setdefault(options_for(move.old, BaseOptions(), named_base(library, move.old)), []).append(move)
         except SoftPromptError as error:
             move.remarks.append(f"nothing is carried over: {error}")
     for options, own in groups.items():
@@ -158,18 +157,6 @@ def _carry(library: Library, moves: Sequence[Move], base: FrozenBase, progress: 
                 advance(1, move.old.task)
 
 
-def _named(library: Library, version: Version) -> BaseOptions | None:
-    """How its task file loads its base, where that is the one that the library names."""
-    origin = library.registry.origin(version.ref)
-    if origin is None or origin.task_file.get("base") != version.base:
-        return None
-    return BaseOptions(
-        source=version.base,
-        adapter=origin.task_file.get("base_adapter") if "adapter" in version.card.recipe else None,
-        trust_remote_code=origin.task_file.get("trust_remote_code", False),
-    )
-
-
 def _carry_one(library: Library, move: Move, engine: OfflineEngine, base: FrozenBase) -> None:
     old_base, task = engine.architecture.base, move.task
     assert task is not None
@@ -181,20 +168,7 @@ def _carry_one(library: Library, move: Move, engine: OfflineEngine, base: Frozen
             move.remarks.append("nothing is carried over: the two bases share too few tokens")
     else:
         move.remarks.append(f"a {prompt.card.prompt_type} has no vectors that another base knows")
-    digest = digest_rows(task.test)
-    if prompt.card.recipe.get("test_digest") not in (None, digest):
-        judged = task.variant()
-        judged.form = Form.of_card(prompt.card)
-        examples = judged.encode(old_base, judged.test, prompt.columns, split="test")
-        (report,) = result_of(judge(engine, [Trial(judged.form, prompt.vectors_PD.to(old_base.dtype), examples)]))
-        metrics = prompt.card.metrics | _metrics(report)
-        move.card = prompt.card.model_copy(
-            update={"metrics": metrics, "recipe": prompt.card.recipe | {"test_digest": digest}}
-        )
-
-
-def _metrics(report: Report) -> dict[str, float]:
-    return {"value": report.value, "stderr": report.stderr, "rows": float(report.rows)}
+    move.card = card_on(task, prompt, engine)
 
 
 def _choose_starts(architecture: Architecture, moves: Sequence[Move], progress: Progress) -> None:
@@ -271,38 +245,16 @@ def _train(
         }
         if move.begins is not None:
             member.begins = Begins(move.begins, (move.old.digest,))
-        _keep_in_place(library, move.old)
+        keep_in_place(library, move.old, "kept in place while the task is carried to another base")
     for event in draw(session.run(), progress):
         if isinstance(event, Failed):
             by_name[event.member.task.name].fail(event.error)
         elif isinstance(event, Published):
             move = by_name[event.member.task.name]
             move.new = library.registry.resolve(f"{move.old.task}@{event.tuned.version}")
-            _gate(library, move)
+            promote_if_as_good(library, move)
         elif isinstance(event, Stopped):
             raise TrainingStopped("stopped; call the same command again to go on")
-
-
-def _keep_in_place(library: Library, old: Version) -> None:
-    """A new version would be what the name means as soon as it is there, where no alias holds the old one."""
-    if PRODUCTION not in library.registry.aliases.of(old.task):
-        library.promote(old.ref, PRODUCTION, reason="kept in place while the task is carried to another base")
-
-
-def _gate(library: Library, move: Move) -> None:
-    """Promote the new version, unless it is clearly worse on the same rows, or nobody knows."""
-    assert move.new is not None
-    found = weigh(move.card or move.old.card, move.new.card)
-    if found.loss is None or found.refusal is not None:
-        move.remarks.append(f"not promoted: {found.refusal or found.words}")
-        return
-    try:
-        library.promote(move.new.ref, PRODUCTION, reason=f"carried over from {move.old.ref}: {found.words}")
-    except SoftPromptError as error:
-        move.remarks.append(str(error))
-        return
-    move.promoted = True
-    move.remarks.append(found.words)
 
 
 def failures(rows: Iterable[Upgraded]) -> int:
