@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from softprompt.errors import SoftPromptError
     from softprompt.evaluation.combination import Combined, combine
     from softprompt.evaluation.evaluate import Evaluation, evaluate
+    from softprompt.evaluation.look_inside import Inspected, inspect
     from softprompt.library.library import Library
     from softprompt.lifecycle.move import Upgraded
     from softprompt.lifecycle.personalize import Personalized, personalize
@@ -47,6 +48,7 @@ __all__ = [
     "Distilled",
     "Evaluation",
     "FrozenBase",
+    "Inspected",
     "Library",
     "Personalized",
     "Prediction",
@@ -64,6 +66,7 @@ __all__ = [
     "compare",
     "distill",
     "evaluate",
+    "inspect",
     "personalize",
     "plan",
     "predict",
@@ -80,6 +83,7 @@ _HOMES = {
     "Distilled": "training.distill",
     "Evaluation": "evaluation.evaluate",
     "FrozenBase": "bases.base",
+    "Inspected": "evaluation.look_inside",
     "Library": "library.library",
     "Personalized": "lifecycle.personalize",
     "Prediction": "serving.offline",
@@ -97,6 +101,7 @@ _HOMES = {
     "compare": "compare.compare",
     "distill": "training.distill",
     "evaluate": "evaluation.evaluate",
+    "inspect": "evaluation.look_inside",
     "personalize": "lifecycle.personalize",
     "plan": "training.plan",
     "predict": "serving.offline",

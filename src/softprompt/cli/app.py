@@ -15,6 +15,7 @@ from softprompt.cli.distill import distill
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.init import init
+from softprompt.cli.inspect import inspect
 from softprompt.cli.options import Command, KnowsKeys, Location, front_options, name_values, stand_before
 from softprompt.cli.personalize import personalize
 from softprompt.cli.predict import predict
@@ -38,7 +39,7 @@ _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
         "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
         "combine": combine, "personalize": personalize, "retrain": retrain, "upgrade": upgrade, "predict": predict,
-        "serve": serve, "demo": demo, "base": base.app,
+        "serve": serve, "inspect": inspect, "demo": demo, "base": base.app,
     },
     "The library": {
         "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,

@@ -1,0 +1,149 @@
+"""Looking inside a soft prompt: which tokens its vectors lie near, how long they are, and which of them matter.
+
+That a vector lies near a token does not mean that it says that word: prompts that do the same task can lie near quite
+different texts (Khashabi et al. 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from softprompt.bases.base import BaseLike, FrozenBase, base_of
+from softprompt.bases.options import BaseOptions
+from softprompt.engines.offline import OfflineEngine
+from softprompt.errors import ConfigError
+from softprompt.evaluation.cases import Rows, find_cases
+from softprompt.evaluation.trials import Trial, judge, result_of
+from softprompt.library.binding import options_for
+from softprompt.library.library import library_or_current
+from softprompt.model.architecture import architecture_of
+from softprompt.progress import Progress, Silent, loading
+from softprompt.prompts.card import goodness
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.records import Record
+
+if TYPE_CHECKING:
+    from softprompt.library.library import Library
+
+JUDGED = 100
+"""Rows, of those that are given, that say what is lost without a vector."""
+
+
+@dataclass(frozen=True)
+class Inspected(Record):
+    """A vector of a soft prompt."""
+
+    task: str
+    version: int
+    position: int
+    """From 0, in the order in which they stand before the input."""
+    nearest: str
+    """The token whose embedding is nearest (L2)."""
+    distance: float
+    """To that embedding (L2); 0 where the vector is the token's own."""
+    similar: str
+    """The token whose embedding points most nearly the same way."""
+    cosine: float
+    """To that embedding."""
+    norm: float
+    """Its length (L2)."""
+    relative_norm: float
+    """Over the median length of the base's embeddings."""
+    lost: float | None = None
+    """By how much the task's metric is worse on the rows that were given once this vector is left out; negative where it is
+    better; None without rows."""
+
+
+def inspect(
+    ref: str,
+    *,
+    data: Rows | None = None,
+    library: Library | None = None,
+    base: BaseLike = None,
+    progress: Progress | None = None,
+) -> list[Inspected]:
+    """What each vector of a version's soft prompt lies near.
+
+    Args:
+        ref: TASK, TASK@N or TASK@ALIAS.
+        data: rows with answers, of which the first 100 say what is lost without each vector: a pass over them for each.
+        library: by default the one in the current home.
+        base: a base that is loaded already, or how to load one; by default as the version names it.
+        progress: where to report to.
+
+    Raises:
+        NotFound: there is no such version.
+        ConfigError: it is a prefix, which has keys and values and no place among the embeddings; or an ensemble.
+        FingerprintMismatch: the base is another one.
+        DataError: the rows are wrong.
+    """
+    shown = progress or Silent()
+    with library_or_current(library) as opened:
+        version = opened.registry.resolve(ref)
+        prompt = SoftPrompt.from_bytes(opened.read(version), digest=version.digest)
+        prompt.check_single("cannot be looked into")
+        if prompt.card.prompt_type != "soft":
+            raise ConfigError(
+                f"{version.ref} is a {prompt.card.prompt_type}: keys and values at every layer, which lie near no token; "
+                "look into a soft prompt"
+            )
+        cases = find_cases([version.ref], opened, data) if data is not None else []
+        options = options_for(version, BaseOptions.of(base) if not isinstance(base, FrozenBase) else BaseOptions())
+        with loading(shown, options.shown):
+            loaded = base_of(base if isinstance(base, FrozenBase) else options, options)
+        prompt.check_base(loaded)
+        lost: Sequence[float | None] = [None] * len(prompt.vectors_PD)
+        if cases:
+            (case,) = cases
+            rows = case.rows.part(range(min(JUDGED, len(case.rows))))
+            examples = case.task.encode(loaded, rows, prompt.columns, split="test")
+            lost = _lost(loaded, Trial(case.task.form, prompt.vectors_PD, examples), shown)
+        found = zip(_near(loaded, prompt.vectors_PD), lost, strict=True)
+        return [
+            Inspected(version.task, version.number, position, *near, lost=one) for position, (near, one) in enumerate(found)
+        ]
+
+
+def _near(base: FrozenBase, vectors_PD: Tensor) -> Iterator[tuple[str, float, str, float, float, float]]:
+    """Of each vector: the nearest token and its distance, the most similar one and its cosine, its length, and that over the
+    embeddings' own."""
+    ids = [token for token in range(len(base.embedding.weight)) if token not in base.spelling.unusable]
+    with torch.no_grad():
+        tokens_VD = base.embed(torch.tensor(ids, device=base.device)).float().cpu()
+    vectors_PD = vectors_PD.float()
+    lengths_V, norms_P = tokens_VD.norm(dim=1), vectors_PD.norm(dim=1)
+    products_PV = vectors_PD @ tokens_VD.T
+    near_P = (lengths_V**2 - 2 * products_PV).argmin(1)
+    cosines_PV = products_PV / (norms_P[:, None] * lengths_V).clamp_min(1e-12)
+    usual = float(lengths_V.median())
+    for place, near in enumerate(near_P.tolist()):
+        like = int(cosines_PV[place].argmax())
+        distance, norm = float((vectors_PD[place] - tokens_VD[near]).norm()), float(norms_P[place])
+        yield (
+            *(_text(base, ids[near]), round(distance, 4)),
+            *(_text(base, ids[like]), round(float(cosines_PV[place, like]), 4)),
+            *(round(norm, 4), round(norm / usual, 4)),
+        )
+
+
+def _text(base: FrozenBase, token: int) -> str:
+    """A token as people read it: control tokens by name, pieces of characters as the tokenizer has them."""
+    text = base.spelling.names.get(token) or base.decode([token])
+    return text if text and "\ufffd" not in text else str(base.tokenizer.convert_ids_to_tokens(token))
+
+
+def _lost(base: FrozenBase, whole: Trial, progress: Progress) -> list[float]:
+    """What is lost without each vector in turn."""
+    engine = OfflineEngine(architecture_of(base), warn=progress.warn)
+    vectors_PD = whole.vectors_PD.to(base.dtype)
+    kept = [torch.cat([vectors_PD[:place], vectors_PD[place + 1 :]]) for place in range(len(vectors_PD))]
+    trials = [Trial(whole.form, one, whole.examples) for one in (vectors_PD, *kept)]
+    with progress.stage("inspect", len(trials) * len(whole.examples)) as advance:
+        first, *others = result_of(judge(engine, trials), advance)
+    best = goodness(first.metric, first.value)
+    return [round(best - goodness(one.metric, one.value), 4) for one in others]
