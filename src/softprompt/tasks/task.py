@@ -9,7 +9,15 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.architectures import TUNED, check_task_type, listed_types, refuse_unless_tuned, task_type_of_name
+from softprompt.bases.architectures import (
+    ENCODERS,
+    KINDS,
+    TUNED,
+    check_task_type,
+    listed_types,
+    refuse_unless_tuned,
+    task_type_of_name,
+)
 from softprompt.bases.locate import beside, is_saved
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, DataError
@@ -297,9 +305,9 @@ class Task:
             ContextError: prompt, template and answer leave no room.
         """
         check_task_type(self.config.task_type, base.task_type, self.name, base.shown)
-        if base.task_type == "MASKED_LM" and self.form.labels is None:
+        if base.task_type in ENCODERS and self.form.labels is None:
             raise ConfigError(
-                f"task {self.name!r} has no `labels`, and {base.shown} is a masked language model, which writes no text but "
+                f"task {self.name!r} has no `labels`, and {base.shown} is {KINDS[base.task_type]}, which writes no text but "
                 "chooses among labels; list them, or take another base"
             )
 

@@ -15,6 +15,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
 from softprompt.model.architecture import Architecture, architecture_of
+from softprompt.model.headed_encoder import HeadedEncoder
 from softprompt.model.prefix import layout_for
 from softprompt.model.splice import stack_prompts
 from softprompt.progress import Silent
@@ -33,6 +34,7 @@ from softprompt.training.objectives import OBJECTIVES
 from softprompt.training.objectives.label_sets import told_weights
 from softprompt.training.objectives.objective import Splits, Surroundings
 from softprompt.training.run import Run
+from softprompt.training.start_head import check_headed, objective_of, start_head
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -99,7 +101,9 @@ class Preparer:
         if library is not None:
             library.registry.check_names([task.name], base.name)
         task.form = task.form.within([task.form.answer(row, "a training row") for row in task.train])
-        objective = OBJECTIVES[task.config.objective_name]
+        if base.task_type == "SEQ_CLS":
+            check_headed(task, base)
+        objective = OBJECTIVES[objective_of(task.config, base)]
         parents = _parents(base, task.config, library)
         length = _length(task.config, parents)
         key = (id(task.train), task.form, length, task.config.max_eval_samples, objective)
@@ -121,7 +125,12 @@ class Preparer:
         labels = task.form.encode_labels(base) if task.form.labels else None
         start_PD = self._start(task, length, parents)
         config = chosen(task.config, base, start_PD).model_copy(update={"num_virtual_tokens": length})
-        run = Run(task, config, start_PD, train, validation, labels, tuple(parent.digest for parent in parents))
+        head_rate = 1.0
+        if isinstance(self._architecture, HeadedEncoder) and labels is not None:
+            made = start_head(self._architecture, task, labels, train, parents)
+            start_PD, head_rate = torch.cat([start_PD, made[0]]), made[1]
+        digests = tuple(parent.digest for parent in parents)
+        run = Run(task, config, start_PD, train, validation, labels, digests, head_rate)
         run.split(task.folds)
         return run, test
 
@@ -157,6 +166,8 @@ def chosen(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None = None)
     """A config with nothing left to choose; but for the rate of a prefix where its start is not known."""
     if config.hidden_size != config.encoder_hidden_size:
         config = config.model_copy(update={"encoder_hidden_size": config.hidden_size})
+    if config.objective is None and objective_of(config, base) != config.objective_name:
+        config = config.model_copy(update={"objective": objective_of(config, base)})
     if config.learning_rate is not None:
         return config
     usual = RATE * base.spread
@@ -250,8 +261,9 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     elif (told := _unreachable(base, run)) is not None:
         yield f"{task.name}: {told}", True
     if (network := run.rule.network) is not None:  # not kept, so no row or card counts it
-        kept = run.start_PD.numel()
-        trained = network.numbers(*run.start_PD.shape) + kept * network.trains_vectors
+        shape = (run.config.num_virtual_tokens, run.start_PD.shape[1])
+        kept = shape[0] * shape[1]
+        trained = network.numbers(*shape) + kept * network.trains_vectors
         yield f"{task.name}: {trained} numbers are trained, and the {kept} of the vectors that they make are kept", False
 
 

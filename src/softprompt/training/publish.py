@@ -17,7 +17,7 @@ from softprompt.model.architecture import Architecture
 from softprompt.model.centroid import centroid_of, raw_text
 from softprompt.model.prefix import layout_for
 from softprompt.prompts.card import Card
-from softprompt.prompts.prompt import SoftPrompt
+from softprompt.prompts.prompt import Classifier, SoftPrompt
 from softprompt.registry.gate import Rival, rival
 from softprompt.registry.records import Origin, Version
 from softprompt.rows.sources import Row, digest_rows
@@ -43,8 +43,10 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     base, run = architecture.base, member.run
     assert run.best is not None
     assert run.best_PD is not None
-    vectors_PD = run.best_PD.cpu()
-    moved = round(float((vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12)), 4)
+    length = run.config.num_virtual_tokens
+    rows_PD, start_PD = run.best_PD.cpu(), run.start_PD[:length]
+    vectors_PD = rows_PD[:length]
+    moved = round(float((vectors_PD - start_PD).norm() / start_PD.norm().clamp_min(1e-12)), 4)
     metrics = {"value": report.value, "stderr": report.stderr, "rows": report.rows, "moved": moved}
     metrics |= report.others
     metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr}
@@ -67,6 +69,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         | base.provenance()
         | run.form.found()
         | run.task.form.rules(base)
+        | ({"pooling": architecture.head.pooling} if architecture.head is not None else {})
         | member.recipe,
         data_digest=run.task.data_digest,
         metrics={name: value for name, value in metrics.items() if not math.isnan(value)},  # of a checkpoint from before
@@ -74,7 +77,11 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         **form_fields(run.task.form),
     )
     fields = run.task.form.input.fields
-    return SoftPrompt(vectors_PD, card, centroid_of(architecture, [raw_text(fields, row) for row in spread(run.task.train)]))
+    centroid_D = centroid_of(architecture, [raw_text(fields, row) for row in spread(run.task.train)])
+    classifier = None
+    if architecture.head is not None and run.labels is not None:
+        classifier = Classifier(*(part.clone() for part in architecture.head.unpack(rows_PD, len(run.labels))))
+    return SoftPrompt(vectors_PD.clone(), card, centroid_D, classifier)
 
 
 def barely_moved(member: Member, prompt: SoftPrompt) -> str:
@@ -116,7 +123,7 @@ def publish(
         except OSError as error:
             warnings.append(f"the history of {version.ref} cannot be written ({error}); the version is published without it")
 
-    origin = Origin(member.id or None, _resolved(member.task, base), _sources(member.task))
+    origin = Origin(member.id or None, _resolved(member.run, base), _sources(member.task))
     (version,) = library.publish_all([prompt.to_bytes()], base=base.address, origins=[origin], also=also)
     live, production = (rival(other, prompt.card) if other and other.number != version.number else None for other in others)
     return version, (live, production), warnings
@@ -130,14 +137,14 @@ def found(library: Library, ref: str) -> Version | None:
         return None
 
 
-def _resolved(task: Task, base: FrozenBase) -> dict[str, Any]:
+def _resolved(run: Run, base: FrozenBase) -> dict[str, Any]:
     """The task file with everything that it leaves to its surroundings, or to this version's defaults, filled in."""
-    config = task.config
+    task, config = run.task, run.task.config
     resolved = config.model_dump(mode="json", exclude_none=True) | {
         "task": task.name,
         "base": base.address,
         "task_type": base.task_type,
-        "objective": config.objective_name,
+        "objective": run.config.objective_name,
         "metric": config.metric_name,
         "prompt_tuning_init": config.initializer,
         "encoder_hidden_size": config.hidden_size,
