@@ -110,7 +110,9 @@ class SoftPrompt:
         if self.centroid_D is not None:
             tensors[CENTROID] = _stored(self.centroid_D.detach().float().cpu())
         if self.classifier is not None:
-            tensors |= {name: _stored(one.detach().float().cpu()) for name, one in zip((WEIGHT, BIAS), self.classifier)}
+            tensors |= {
+                name: _stored(one.detach().float().cpu()) for name, one in zip((WEIGHT, BIAS), self.classifier, strict=True)
+            }
         return write_file(self.card, tensors)
 
     @classmethod

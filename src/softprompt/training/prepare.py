@@ -30,11 +30,11 @@ from softprompt.tasks.schedule import told_few
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
 from softprompt.training.events import Advanced, Event
+from softprompt.training.heads import objective_on, start_head
 from softprompt.training.objectives import OBJECTIVES
 from softprompt.training.objectives.label_sets import told_weights
 from softprompt.training.objectives.objective import Splits, Surroundings
 from softprompt.training.run import Run
-from softprompt.training.start_head import check_headed, objective_of, start_head
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -101,9 +101,7 @@ class Preparer:
         if library is not None:
             library.registry.check_names([task.name], base.name)
         task.form = task.form.within([task.form.answer(row, "a training row") for row in task.train])
-        if base.task_type == "SEQ_CLS":
-            check_headed(task, base)
-        objective = OBJECTIVES[objective_of(task.config, base)]
+        objective = OBJECTIVES[objective_on(task, base)]
         parents = _parents(base, task.config, library)
         length = _length(task.config, parents)
         key = (id(task.train), task.form, length, task.config.max_eval_samples, objective)
@@ -166,8 +164,8 @@ def chosen(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None = None)
     """A config with nothing left to choose; but for the rate of a prefix where its start is not known."""
     if config.hidden_size != config.encoder_hidden_size:
         config = config.model_copy(update={"encoder_hidden_size": config.hidden_size})
-    if config.objective is None and objective_of(config, base) != config.objective_name:
-        config = config.model_copy(update={"objective": objective_of(config, base)})
+    if base.task_type == "SEQ_CLS":
+        config = config.model_copy(update={"objective": "label_scoring"})
     if config.learning_rate is not None:
         return config
     usual = RATE * base.spread
