@@ -130,12 +130,13 @@ def test_a_bank_trains_each_as_it_would_alone(folder: Path) -> None:
 
 def test_what_can_be_learnt_is_learnt_by_any_kind(folder: Path, classifier: Path, tmp_path: Path) -> None:
     sets = [{"text": f"{a} {b}", "label": sorted({a, b})} for a in WORDS[:3] for b in WORDS[:3]] * 4
+    numbers = [{"text": word, "label": str(at % 3 + 1)} for at, word in enumerate(WORDS)] * 4
     tasks = [
         some_task("first", folder, max_steps=40),
         some_task("set", folder, problem_type="multi_label_classification", labels=WORDS[:3],
                   data={"train": sets, "validation": sets[:9], "test": sets[:9]}, max_steps=40),
         some_task("number", folder, problem_type="regression", labels=["1", "2", "3"], max_steps=30,
-                  data={"train": [{"text": word, "label": str(at % 3 + 1)} for at, word in enumerate(WORDS)] * 4}),
+                  data=dict.fromkeys(("train", "validation", "test"), numbers)),
     ]  # fmt: skip
     by_mean = softprompt.train(tasks, publish=False)
     (pooled,) = softprompt.train(some_task("pooled", classifier, max_steps=40), publish=False)

@@ -144,9 +144,14 @@ def check_finite(model: Any, source: str, *, forget: bool = False) -> None:
         forget: give the memory of what was read of a mapped file back, weight by weight.
 
     Raises:
-        BaseModelError: there is such a weight.
+        BaseModelError: there is such a weight, or the model has no table of embeddings.
     """
-    embedding = model.get_input_embeddings().weight
+    try:
+        embedding = model.get_input_embeddings().weight
+    except (NotImplementedError, AttributeError):
+        raise BaseModelError(
+            f"{source!r} ({type(model).__name__}) has no table of input embeddings, of whose kind vectors are; {OTHER}"
+        ) from None
     for name, tensor in model.named_parameters():
         if tensor is embedding or not tensor.is_floating_point() or tensor.element_size() < 2:
             continue
