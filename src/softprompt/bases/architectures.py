@@ -15,10 +15,8 @@ _FAMILIES = {
 }
 
 # Kinds of encoders, by `model_type`: saved as `...Model`, without a head, they are no causal models that lost theirs.
-_ENCODERS = (
-    _FAMILIES["MASKED_LM"]
-    + "|(euro|megatron|nomic|rem|squeeze)[-_]?bert|big_bird|data2vec-text|ernie|gte|jina_embeddings_v3|longformer|mra|roformer"
-)
+_OTHERS = r"(euro|megatron|nomic|rem|squeeze)[-_]?bert|big_bird|data2vec-text|ernie|gte|jina_embeddings_v\d|longformer"
+_ENCODERS = f"{_FAMILIES['MASKED_LM']}|{_OTHERS}|mra|roformer"
 
 # Where a config keeps the longest sequence its positions allow, and how many tokens a layer attends to, by family.
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
