@@ -41,7 +41,7 @@ def fit(features_BF: Tensor, right_B: Tensor, labels: int, decay: float) -> torc
         found.backward()  # type: ignore[no-untyped-call]
         return found
 
-    optimiser.step(loss)  # type: ignore[arg-type]
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
     return layer.requires_grad_(False)
 
 
