@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -240,30 +241,32 @@ class LibraryContract:
 
     def test_gc_racing_publish_loses_nothing(self, opened: Opener) -> None:
         """The same few blobs are published, deleted and collected at once, over and over."""
-        done = threading.Event()
+        done, met = threading.Event(), threading.Event()
         with opened() as library:  # where nothing at all was published, nothing is collected
             library.publish(make_prompt("first"), base=BASE)
 
         def publish(place: int) -> int:
             with opened() as library:
-                for step in range(12):
+                for step in itertools.takewhile(lambda step: step < 12 or not met.is_set(), range(500)):
                     version = library.publish(make_prompt(f"task{place}", seed=step % 2), base=BASE)
                     assert library.read(version) == make_prompt(f"task{place}", seed=step % 2)
                     library.registry.delete(version.ref)
-            return 12
+            return step
 
         def collect() -> int:
             with opened() as library:
                 collected = 0
                 while not done.is_set():
-                    collected += len(library.gc(purge_deleted=True))
+                    if found := len(library.gc(purge_deleted=True)):
+                        collected += found
+                        met.set()
                 return collected
 
         with ThreadPoolExecutor(5) as pool:
             collectors = [pool.submit(collect) for _ in range(2)]
             publishers = [pool.submit(publish, place) for place in range(3)]
             try:
-                assert sum(publisher.result() for publisher in publishers) == 36
+                assert all(publisher.result() >= 11 for publisher in publishers)
             finally:
                 done.set()
             assert sum(collector.result() for collector in collectors) > 0

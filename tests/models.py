@@ -262,3 +262,27 @@ def some_prefix(base: FrozenBase, task: str, *, rows: int = 5, seed: int = 0, **
         prompt_type="prefix", layers=layout.layers, **fields,
     )  # fmt: skip
     return SoftPrompt(numbers, card)
+
+
+HEADED: dict[str, Any] = {
+    **{name: (config, "AutoModel") for name, config in MASKED.items()},
+    "mpnet": (lambda: transformers.MPNetConfig(**_ENCODER, max_position_embeddings=98, pad_token_id=1), "AutoModel"),
+    "bert classifier": (MASKED["bert"], "AutoModelForSequenceClassification"),
+    "roberta classifier": (MASKED["roberta"], "AutoModelForSequenceClassification"),
+    "distilbert classifier": (MASKED["distilbert"], "AutoModelForSequenceClassification"),
+    "electra classifier": (MASKED["electra"], "AutoModelForSequenceClassification"),
+}
+"""Encoders whose answers come from a head: without one of their own, and sequence classifiers, whose last layer it takes the
+place of."""
+
+
+@functools.cache
+def make_headed(kind: str, *, dtype: torch.dtype = torch.float32, batch_invariant: bool = False) -> FrozenBase:
+    """A random encoder that answers through a head."""
+    torch.manual_seed(0)
+    config, loader = HEADED[kind]
+    made = config()
+    made.num_labels = 3
+    model = getattr(transformers, loader).from_config(made).to(dtype)
+    words = _encoder_tokenizer("roberta" if kind.startswith(("roberta", "mpnet")) else "bert")
+    return FrozenBase.wrap(model, words, name=f"random/{kind.replace(' ', '-')}", batch_invariant=batch_invariant)

@@ -254,30 +254,42 @@ def test_weights_that_are_missing_or_of_another_shape_are_never_made_up(folder: 
 
 
 SMALL: dict[str, int] = {"vocab_size": 320, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-FOREIGN: dict[str, Callable[[], Any]] = {
-    "SEQ_CLS": lambda: transformers.LlamaForSequenceClassification(
-        transformers.LlamaConfig(**SMALL, intermediate_size=16, pad_token_id=1)
-    ),
-    "TOKEN_CLS": lambda: transformers.BertForTokenClassification(transformers.BertConfig(**SMALL, intermediate_size=16)),
-}
 
 
-@pytest.mark.parametrize("kind", list(FOREIGN))
-def test_a_model_that_is_not_tuned_is_told_with_its_kind(kind: str, tmp_path: Path) -> None:
-    model = FOREIGN[kind]()
+def test_a_model_that_is_not_tuned_is_told_with_its_kind(tmp_path: Path) -> None:
+    model = transformers.BertForTokenClassification(transformers.BertConfig(**SMALL, intermediate_size=16))
     model.save_pretrained(tmp_path / "model")
     tokenizer().save_pretrained(tmp_path / "model")
     message = refused(tmp_path / "model")
-    assert f"its task type is {kind}, and CAUSAL_LM, SEQ_2_SEQ_LM and MASKED_LM are tuned" in message
+    assert "its task type is TOKEN_CLS, and CAUSAL_LM, SEQ_2_SEQ_LM, MASKED_LM and SEQ_CLS are tuned" in message
     assert "decoder-only" in message
-    with pytest.raises(BaseModelError, match=kind):
+    with pytest.raises(BaseModelError, match="TOKEN_CLS"):
         FrozenBase.wrap(model, tokenizer())
 
 
-def test_an_encoder_without_a_head_is_refused_and_not_given_a_random_one(tmp_path: Path) -> None:
-    transformers.BertModel(transformers.BertConfig(**SMALL, intermediate_size=16)).save_pretrained(tmp_path / "model")
+def test_a_classifier_that_reads_its_last_token_is_refused_by_what_it_does(tmp_path: Path) -> None:
+    config = transformers.LlamaConfig(**SMALL, intermediate_size=16, pad_token_id=1)
+    model = transformers.LlamaForSequenceClassification(config)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    expected = "(LlamaForSequenceClassification) cannot be run behind vectors: no linear layer makes its answers"
+    assert expected in refused(tmp_path / "model")
+    with pytest.raises(BaseModelError, match="no linear layer makes its answers"):
+        FrozenBase.wrap(model, tokenizer())
+
+
+def test_a_decoder_without_its_head_is_refused_and_not_given_a_random_one(tmp_path: Path) -> None:
+    transformers.LlamaModel(transformers.LlamaConfig(**SMALL, intermediate_size=16)).save_pretrained(tmp_path / "model")
     tokenizer().save_pretrained(tmp_path / "model")
     assert "a base with a language-modelling head" in refused(tmp_path / "model")
+
+
+def test_an_encoder_without_a_head_answers_through_one_and_needs_no_pooler(tmp_path: Path) -> None:
+    config = transformers.BertConfig(**SMALL, intermediate_size=16)
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    base = FrozenBase.load(str(tmp_path / "model"), device="cpu")
+    assert (base.task_type, base.architecture, base.context) == ("SEQ_CLS", "BertModel", 512)
 
 
 def test_code_that_comes_with_a_model_is_not_run_unasked(folder: Path, tmp_path: Path) -> None:
@@ -346,7 +358,7 @@ def test_a_base_that_is_known_by_name_to_be_of_another_kind_is_told_before_anyth
     asked = r"asks for task_type SEQ_2_SEQ_LM, .* 'builtin/tiny' is a causal .* is CAUSAL_LM, .* leave task_type out"
     with pytest.raises(BaseModelError, match=asked):
         train(Task(folder=tmp_path, **{**fields, "base": "builtin/tiny", "task_type": "SEQ_2_SEQ_LM"}))
-    with pytest.raises(BaseModelError, match="asks for task_type TOKEN_CLS, and CAUSAL_LM, SEQ_2_SEQ_LM and MASKED_LM are"):
+    with pytest.raises(BaseModelError, match="asks for task_type TOKEN_CLS, and CAUSAL_LM, SEQ_2_SEQ_LM, MASKED_LM and"):
         train(Task(folder=tmp_path, **{**fields, "base": "builtin/tiny", "task_type": "TOKEN_CLS"}))
 
 

@@ -251,13 +251,20 @@ def vectors(**more: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("head", "kind"),
-    [("AutoModelForSequenceClassification", "SEQ_CLS"), ("AutoModelForTokenClassification", "TOKEN_CLS")],
+    ("head", "kind", "why"),
+    [
+        ("AutoModelForSequenceClassification", "SEQ_CLS", "and random/llama is CAUSAL_LM; give the base that it is for"),
+        (
+            "AutoModelForTokenClassification",
+            "TOKEN_CLS",
+            "not CAUSAL_LM, SEQ_2_SEQ_LM or SEQ_CLS: it answers through a head",
+        ),
+    ],
 )
-def test_an_adapter_with_a_head_is_refused_with_and_without_it(head: str, kind: str, place: Path) -> None:
+def test_an_adapter_with_a_head_is_refused_with_and_without_it(head: str, kind: str, why: str, place: Path) -> None:
     model = getattr(transformers, head).from_pretrained(place / "base", num_labels=3)
     saved(vectors(task_type=kind), place / "a", model)
-    assert f"is for {kind}, not CAUSAL_LM or SEQ_2_SEQ_LM: it answers through a head of its own" in refused(place / "a")
+    assert f"is for {kind}, {why}" in refused(place / "a")
     edit_config(place / "a", task_type="CAUSAL_LM")
     assert "brings modules of its own beside the prompt (modules_to_save: classifier, score)" in refused(place / "a")
     edit_config(place / "a", modules_to_save=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 import pytest
 import torch
@@ -31,8 +32,9 @@ def test_a_mean_is_that_of_a_plain_loop(weights: list[float]) -> None:
     made = combine_vectors(given_, names, "interpolate", weights)
     for row in range(3):
         for column in range(4):
-            numbers = [float(matrix[row, column]) for matrix in given_]
-            expected = sum(w * n for w, n in zip(weights, numbers, strict=True)) / sum(weights)
+            numbers = [Fraction(float(matrix[row, column])) for matrix in given_]
+            parts = [Fraction(weight) for weight in weights]
+            expected = float(sum(w * n for w, n in zip(parts, numbers, strict=True)) / sum(parts))
             assert float(made[row, column]) == pytest.approx(expected, abs=1e-6)
     even = combine_vectors(given_, names, "average")
     assert torch.equal(even, combine_vectors(given_, names, "interpolate", [7.0] * len(weights)))

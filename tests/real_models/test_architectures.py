@@ -18,6 +18,7 @@ from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.causal import Causal
 from softprompt.model.encoder import MaskedEncoder
 from softprompt.model.encoder_decoder import EncoderDecoder
+from softprompt.model.headed_encoder import HeadedEncoder
 from softprompt.model.splice import stack_prompts
 from tests.models import make_masked, tokenizer
 
@@ -79,10 +80,18 @@ def assert_exact(each: Architecture, kind: str) -> None:
     base, generator = each.base, torch.Generator().manual_seed(1)
     prompts = [torch.randn(count, base.width, generator=generator) * base.spread for count in (9, 0, 4)]
     rows, tails = [[5, 9, 31, 77, 80, 90, 44], [200], [7, 8, 120, 44, 60]], [[[3, 4]], [[]], [[10, 11, 12]]]
+    if each.head is not None:  # whose numbers stand behind the vectors, and which answers for 3 labels and for 2
+        rows, tails = rows[:2], [[()] * 3, [()] * 2]
+        more = [torch.randn(each.head.rows(len(own)), base.width, generator=generator) for own in tails]
+        prompts = [torch.cat(pair) for pair in zip(prompts, more, strict=False)]
     stack = stack_prompts(prompts)
     prefix = each.compute_prefix(stack) if each.shares_prefix else None
-    mixed = each.logits_behind(stack, prefix, [0, 1, 2], rows, tails)
-    alone = [each.logits_behind(stack_prompts([prompts[k]]), None, [0], [rows[k]], [tails[k]]) for k in range(3)]
+    which = range(len(rows))
+    mixed = each.logits_behind(stack, prefix, which, rows, tails)
+    alone = [each.logits_behind(stack_prompts([prompts[k]]), None, [0], [rows[k]], [tails[k]]) for k in which]
+    if each.head is not None:
+        mixed = mixed.nan_to_num(neginf=0)
+        alone = [torch.nn.functional.pad(one, (0, mixed.shape[1] - one.shape[1])) for one in alone]
     assert (mixed - torch.cat(alone)).norm() <= 1e-4 * mixed.norm(), kind
 
 
@@ -167,3 +176,43 @@ def test_masked_language_models() -> None:
         "mra", "nomic_bert", "rembert", "roberta", "roberta-prelayernorm", "roformer", "squeezebert", "tapas", "ultrabert",
         "xlm-roberta", "xlm-roberta-xl",
     }  # fmt: skip
+
+
+HEADED = {
+    "albert", "bert", "big_bird", "camembert", "data2vec-text", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
+    "megatron-bert", "modernbert", "mpnet", "nomic_bert", "rembert", "roberta", "roberta-prelayernorm", "roformer",
+    "squeezebert", "xlm-roberta", "xlm-roberta-xl",
+}  # fmt: skip
+"""Encoders that answer through a head whether one was left out or is there."""
+
+
+def test_encoders_without_a_head() -> None:
+    kinds = {kind: name for kind, name in auto.MODEL_MAPPING_NAMES.items() if kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES}
+    words = make_masked("roberta").tokenizer
+    found = {kind: path_of(model, words, kind) for kind, model in made(transformers.AutoModel, kinds)}
+    headed = {kind: path for kind, path in found.items() if isinstance(path, HeadedEncoder)}
+    assert headed.keys() == HEADED | {"eurobert", "gte", "jina_embeddings_v3", "longformer", "mra"}
+    assert {path.head.pooling for path in headed.values()} == {"mean"}
+    assert all(isinstance(path, str) for kind, path in found.items() if kind not in headed)
+
+
+def test_sequence_classifiers() -> None:
+    kinds, words = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, make_masked("roberta").tokenizer
+    models = made(transformers.AutoModelForSequenceClassification, kinds)
+    found = {kind: path_of(model, words, kind) for kind, model in models}
+    headed = {kind: path for kind, path in found.items() if isinstance(path, HeadedEncoder)}
+    assert headed.keys() == HEADED | {
+        "convbert", "flaubert", "gte", "jina_embeddings_v3", "layoutlm", "markuplm", "mobilebert", "mra", "tapas",
+        "ultrabert", "xlm",
+    }  # fmt: skip
+    padding, last = "what it makes of a row changes with the padding behind it", "no linear layer makes its answers"
+    refusals = {
+        "canine": "has no table of input embeddings", "esm": "it makes something else of tokens than of their embeddings",
+        "fnet": padding, "funnel": padding, "ibert": "cannot be run behind vectors", "nystromformer": padding,
+        "longformer": "cannot be run behind vectors", "xlnet": padding, "yoso": padding,
+    }  # fmt: skip
+    refused = {kind: str(path) for kind, path in found.items() if isinstance(path, str)}
+    assert all(
+        refusals.get(kind, last) in why for kind, why in refused.items()
+    )  # decoders, which answer at their last token
+    assert {"eurobert", "gpt2", "llama", "qwen3"} <= refused.keys() - refusals.keys()

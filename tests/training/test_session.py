@@ -17,7 +17,7 @@ from softprompt.progress import Silent
 from softprompt.registry.records import Origin
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.task import Task
-from softprompt.training import session as session_module
+from softprompt.training import member as member_module
 from softprompt.training.events import (
     Advanced,
     Event,
@@ -240,14 +240,14 @@ def test_what_cannot_be_prepared_is_told_and_its_neighbours_train(
 def test_a_task_whose_baselines_fail_takes_no_step(
     base: FrozenBase, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = session_module.baselines_of
+    measured = member_module.baselines_of
 
     def refuse(task: Task, *given: Any) -> dict[str, float]:
         if task.name == "wrong":
             raise DataError("no answer is there")
         return measured(task, *given)
 
-    monkeypatch.setattr(session_module, "baselines_of", refuse)
+    monkeypatch.setattr(member_module, "baselines_of", refuse)
     session = open_session(base, library, make_task(tmp_path, "wrong"), make_task(tmp_path, "right", max_steps=2))
     events = list(session.run())
     assert [str(event.error) for event in events if isinstance(event, Failed)] == ["no answer is there"]

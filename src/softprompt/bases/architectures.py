@@ -14,6 +14,10 @@ _FAMILIES = {
     "MASKED_LM": r"(distil|al|m|mobile|modern|bio|sci|fin|legal|tiny|camem)?bert|(distil|xlm)?(ro|de)berta|electra|mpnet",
 }
 
+# Kinds of encoders, by `model_type`: saved as `...Model`, without a head, they are no causal models that lost theirs.
+_OTHERS = r"(euro|megatron|nomic|rem|squeeze)[-_]?bert|big_bird|data2vec-text|ernie|gte|jina_embeddings_v\d|longformer"
+_ENCODERS = f"{_FAMILIES['MASKED_LM']}|{_OTHERS}|mra|roformer"
+
 # Where a config keeps the longest sequence its positions allow, and how many tokens a layer attends to, by family.
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 _ENCODER_KEYS, _DECODER_KEYS = ("max_encoder_position_embeddings",), ("max_decoder_position_embeddings",)
@@ -26,29 +30,45 @@ _SENSES = {"vision_config", "audio_config", "speech_config", "image_token_id", "
 OTHER = "use a decoder-only base (Llama, Qwen, GPT-2, ..., or builtin/tiny)"
 """Advice where a model is none of these."""
 
-TUNED = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM")
+TUNED = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS")
 """Task types of the bases that are tuned."""
+ENCODERS = ("MASKED_LM", "SEQ_CLS")
+"""Those that have an encoder alone: they choose among labels, and write no text."""
 
-_KINDS = {
+KINDS = {
     "CAUSAL_LM": "a causal language model",
     "SEQ_2_SEQ_LM": "an encoder-decoder model",
     "MASKED_LM": "a masked language model",
-    "SEQ_CLS": "a sequence classifier",
+    "SEQ_CLS": "an encoder that answers through a head",
     "TOKEN_CLS": "a token classifier, which needs a head of its own",
 }
+"""Of models, in words."""
 
 
-class MaskedLabels(tuple[tuple[int, ...], ...]):
-    """Token ids of labels that masked language models say: each token at a mask of its own. Equal to its like alone."""
+class _OneKind(tuple[tuple[int, ...], ...]):
+    """Token ids of labels that are of one kind, and equal to their like alone."""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MaskedLabels) and super().__eq__(other)
+        return type(other) is type(self) and super().__eq__(other)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((MaskedLabels, tuple(self)))
+        return hash((type(self), tuple(self)))
+
+
+class MaskedLabels(_OneKind):
+    """Labels that masked language models say: each token at a mask of its own."""
+
+
+class HeadLabels(_OneKind):
+    """Labels that a head chooses among: the one token of each is its number."""
+
+    @classmethod
+    def of(cls, count: int) -> HeadLabels:
+        """So many labels."""
+        return cls((number,) for number in range(count))
 
 
 def task_type_of_name(name: str) -> str | None:
@@ -72,11 +92,18 @@ def task_type_of_config(config: dict[str, Any]) -> str:
         return "SEQ_2_SEQ_LM"
     if architecture.endswith(("ForMaskedLM", "ForPreTraining")) and not config.get("is_decoder"):
         return "MASKED_LM"
-    if architecture.endswith("ForSequenceClassification"):
+    if architecture.endswith("ForSequenceClassification") or is_headless(config):
         return "SEQ_CLS"
     if architecture.endswith("ForTokenClassification"):
         return "TOKEN_CLS"
     return "CAUSAL_LM"
+
+
+def is_headless(config: dict[str, Any]) -> bool:
+    """Whether a config is that of an encoder without any head, such as a sentence encoder."""
+    architecture, kind = (config.get("architectures") or [""])[0], str(config.get("model_type") or "")
+    bare = architecture.endswith("Model") and not architecture.endswith("LMHeadModel") and not config.get("is_decoder")
+    return bare and re.search(rf"(?<![a-z0-9])({_ENCODERS})(?![a-z0-9])", kind) is not None
 
 
 def task_type_of_model(model: Any) -> str:
@@ -93,7 +120,7 @@ def refuse_unless_tuned(task_type: str, name: str) -> None:
     """
     if task_type not in TUNED:
         raise BaseModelError(
-            f"{name!r} is {_KINDS.get(task_type, 'no language model')}: its task type is {task_type}, and {listed_types()} "
+            f"{name!r} is {KINDS.get(task_type, 'no language model')}: its task type is {task_type}, and {listed_types()} "
             "are tuned; use a base with a language-modelling head, such as a decoder-only one (Llama, Qwen, GPT-2, ..., or "
             "builtin/tiny)"
         )
@@ -112,7 +139,7 @@ def check_task_type(asked: str | None, is_: str, task: str, source: str) -> None
     """
     if asked is not None and asked != is_:
         raise BaseModelError(
-            f"task {task!r} asks for task_type {asked}, and its base {source!r} is {_KINDS[is_]}: its task type is {is_}, "
+            f"task {task!r} asks for task_type {asked}, and its base {source!r} is {KINDS[is_]}: its task type is {is_}, "
             f"not {asked}; write that, or leave task_type out, which takes the base's"
         )
 

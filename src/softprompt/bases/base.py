@@ -17,7 +17,7 @@ import torch
 
 from softprompt.bases import architectures
 from softprompt.bases.adapter import find_adapter, merge_adapter
-from softprompt.bases.architectures import refuse_unless_tuned, task_type_of_model
+from softprompt.bases.architectures import ENCODERS, refuse_unless_tuned, task_type_of_model
 from softprompt.bases.behaviour import check_behaviour, check_vocabulary, embedding_scale, first_position
 from softprompt.bases.devices import device_of, dtype_of, slow_at_16_bits, stored_dtype
 from softprompt.bases.fingerprint import (
@@ -239,7 +239,7 @@ class FrozenBase:
     def context(self) -> int | None:
         """Longest sequence in tokens, virtual ones among them; None where the architecture sets no limit."""
         limit = architectures.context_of(self.model.config.get_text_config())
-        return limit - first_position(self.model) if limit is not None and self.task_type == "MASKED_LM" else limit
+        return limit - first_position(self.model) if limit is not None and self.task_type in ENCODERS else limit
 
     @cached_property
     def window(self) -> int | None:

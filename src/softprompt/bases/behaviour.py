@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from softprompt.bases.architectures import OTHER, task_type_of_model
+from softprompt.bases.architectures import ENCODERS, OTHER, is_headless, task_type_of_model
 from softprompt.bases.spelling import Spelling
 from softprompt.errors import BaseModelError, reason_of
 
@@ -29,7 +29,7 @@ def check_behaviour(model: Any, source: str) -> None:
     task_type = task_type_of_model(model)
     if task_type == "SEQ_2_SEQ_LM":
         check_encoder_decoder(model, source)
-    elif task_type == "MASKED_LM":
+    elif task_type in ENCODERS:
         check_encoder(model, source)
     else:
         check_causal(model, source)
@@ -91,24 +91,81 @@ def _rows(model: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
 
 @torch.no_grad()
 def check_encoder(model: Any, source: str) -> None:
-    """Refuse a masked language model that makes something else of tokens than of their embeddings, or of a row beside a
-    longer one.
+    """Refuse an encoder that makes something else of tokens than of their embeddings, or of a row beside a longer one; and a
+    sequence classifier in whose place for a head no other can stand.
 
     Raises:
         BaseModelError: with which of them it is.
     """
     ids_BT, mask_BT, embeds_BTD, short = _rows(model)
+    classifies = task_type_of_model(model) == "SEQ_CLS"
+    layer = answering_layer(model) if classifies else None
+    if classifies and layer is None and not is_headless_model(model):
+        raise _no_base(model, source, "no linear layer makes its answers, in whose place a head could stand")
+
+    def run(**given: torch.Tensor) -> torch.Tensor:
+        if layer is not None:
+            return features_before(model, layer[1], **given)
+        made = model(**given)
+        states: torch.Tensor = made.last_hidden_state if classifies else made.logits
+        return states
+
     with _run(model, source):
-        told_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits
-        given_BTV = model(inputs_embeds=embeds_BTD, attention_mask=mask_BT).logits
-        alone_BTV = model(inputs_embeds=embeds_BTD[1:, :short], attention_mask=mask_BT[1:, :short]).logits
+        told_BTV = run(input_ids=ids_BT, attention_mask=mask_BT)
+        given_BTV = run(inputs_embeds=embeds_BTD, attention_mask=mask_BT)
+        alone_BTV = run(inputs_embeds=embeds_BTD[1:, :short], attention_mask=mask_BT[1:, :short])
     _check_numbers(embeds_BTD, told_BTV, source)
     for one, two, what in (
         (told_BTV[0], given_BTV[0], "it makes something else of tokens than of their embeddings"),
-        (given_BTV[1, :short], alone_BTV[0], "what it makes of a row changes with the padding behind it"),
+        (given_BTV[1][: len(alone_BTV[0])], alone_BTV[0], "what it makes of a row changes with the padding behind it"),
     ):
         if not _near(one, two):
             raise _no_base(model, source, what)
+
+
+def is_headless_model(model: Any) -> bool:
+    """See :func:`~softprompt.bases.architectures.is_headless`."""
+    return is_headless({**model.config.to_dict(), "architectures": [type(model).__name__]})
+
+
+@torch.no_grad()
+def answering_layer(model: Any) -> tuple[str, Any] | None:
+    """The last layer of a sequence classifier, whose outputs are its answers, and its name: in its place stands a head that
+    is trained. None where there is no such layer, or it is given more than one row of numbers for an input."""
+    ids_BT, mask_BT, _, _ = _rows(model)
+    answers: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Callable[[Any, Any, Any], None]:
+        return lambda module, given, output: answers.update({name: output} if isinstance(output, torch.Tensor) else {})
+
+    inner = f"{model.base_model_prefix}."
+    outer = {name: part for name, part in model.named_modules() if name and not name.startswith(inner)}
+    hooks = [
+        part.register_forward_hook(keep(name)) for name, part in outer.items() if getattr(part, "weight", None) is not None
+    ]
+    try:
+        logits_BC = getattr(model(input_ids=ids_BT, attention_mask=mask_BT), "logits", None)
+    except Exception:  # which is told when it is run behind vectors
+        return None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if logits_BC is None:
+        return None
+    alike = [name for name, output in answers.items() if output.shape == logits_BC.shape]
+    found = [name for name in alike if torch.allclose(answers[name], logits_BC, equal_nan=True)]
+    return (found[-1], outer[found[-1]]) if found else None
+
+
+def features_before(model: Any, layer: Any, **given: torch.Tensor) -> torch.Tensor:
+    """What a layer of a model is given, B x F."""
+    kept: list[torch.Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda module, args: kept.append(args[0]))
+    try:
+        model(**given)
+    finally:
+        hook.remove()
+    return kept[-1]
 
 
 def first_position(model: Any) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from softprompt.bases.architectures import OTHER, task_type_of_config
+from softprompt.bases.architectures import OTHER, is_headless, task_type_of_config
 from softprompt.bases.fingerprint import fingerprint_of_folder
 from softprompt.bases.folder import check_folder
 from softprompt.bases.gguf.cache import folder_of_gguf, write_tokenizer
@@ -32,7 +32,7 @@ for _talker in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_talker).setLevel(logging.ERROR)
 
 
-def _loader(task_type: str) -> tuple[Any, Any, str]:
+def _loader(task_type: str, config: dict[str, Any]) -> tuple[Any, Any, str]:
     """What transformers loads models of a task type by, the kinds that it has of them, and what they are called."""
     import transformers
     from transformers.models.auto import modeling_auto as auto
@@ -42,6 +42,11 @@ def _loader(task_type: str) -> tuple[Any, Any, str]:
         return transformers.AutoModelForSeq2SeqLM, seq2seq, "encoder-decoder model that takes text alone"
     if task_type == "MASKED_LM":
         return transformers.AutoModelForMaskedLM, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "masked language model"
+    if task_type == "SEQ_CLS" and is_headless(config):
+        return transformers.AutoModel, auto.MODEL_MAPPING_NAMES, "encoder"
+    if task_type == "SEQ_CLS":
+        classifiers = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+        return transformers.AutoModelForSequenceClassification, classifiers, "sequence classifier"
     return (
         transformers.AutoModelForCausalLM, auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         "causal language model that takes text alone",
@@ -64,7 +69,7 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES as KNOWN
 
     kind, task_type = config.get("model_type"), task_type_of_config(config)
-    loader, kinds, called = _loader(task_type)
+    loader, kinds, called = _loader(task_type, config)
     try:
         with quiet():
             own = None if config.get("auto_map") or kind not in KNOWN else transformers.AutoConfig.from_pretrained(folder)
@@ -104,7 +109,8 @@ def read_model(folder: Path, source: str, config: dict[str, Any], reading: dict[
             f"built from the vocabulary beside it; move {WHOLE} out of the folder"
         )
     # Weights that are not there, or of another shape, transformers would fill with random numbers.
-    if lacking := sorted(found["missing_keys"]):
+    unused = "pooler." if is_headless(config) else "\0"  # what stands behind an encoder's states, and no head of ours asks
+    if lacking := sorted(key for key in found["missing_keys"] if not key.startswith(unused)):
         raise BaseModelError(
             f"{source!r} ({folder}) lacks {plural(len(lacking), 'weight')} of {type(model).__name__}, {lacking[0]!r} among "
             "them; fetch or save it again, or give a base with a language-modelling head"
@@ -138,9 +144,14 @@ def check_finite(model: Any, source: str, *, forget: bool = False) -> None:
         forget: give the memory of what was read of a mapped file back, weight by weight.
 
     Raises:
-        BaseModelError: there is such a weight.
+        BaseModelError: there is such a weight, or the model has no table of embeddings.
     """
-    embedding = model.get_input_embeddings().weight
+    try:
+        embedding = model.get_input_embeddings().weight
+    except (NotImplementedError, AttributeError):
+        raise BaseModelError(
+            f"{source!r} ({type(model).__name__}) has no table of input embeddings, of whose kind vectors are; {OTHER}"
+        ) from None
     for name, tensor in model.named_parameters():
         if tensor is embedding or not tensor.is_floating_point() or tensor.element_size() < 2:
             continue

@@ -67,8 +67,10 @@ def list_bases(as_json: Json = False) -> None:
 
 def _describe(options: BaseOptions) -> dict[str, Any]:
     from softprompt.bases.base import FrozenBase
+    from softprompt.model.architecture import architecture_of
 
     base = FrozenBase.load(options, device="cpu")
+    head = architecture_of(base).head if base.task_type == "SEQ_CLS" else None
     return {
         "base": base.name,
         "path": str(base.path),
@@ -81,6 +83,8 @@ def _describe(options: BaseOptions) -> dict[str, Any]:
         "width": base.width,
         "architecture": base.architecture,
         "model_type": base.model.config.model_type,
+        "task_type": base.task_type,
+        **({"pooling": head.pooling} if head is not None else {}),
         "end_token": None if base.end_id is None else base.tokenizer.convert_ids_to_tokens(base.end_id),
         "begin_token": base.spelling.begins_with,
     }

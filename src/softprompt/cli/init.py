@@ -67,10 +67,11 @@ def init(
         if not equals or not said.strip() or given in words:
             raise ConfigError(f"--word {pair!r} has no word for a label, or is the second for it; write --word 1=positive")
         words[given] = said
-    frame, told = None, None
+    frame, told, headed = None, None, False
     if base.source is not None or chat:
         with Bars().loading("the tokenizer"):
             frame, told = _frame(base, file.parent, chat=chat)
+            headed = _is_headed(base, file.parent)
     draft = draft_task(
         file,
         text=text or (),
@@ -81,6 +82,7 @@ def init(
         problem_type=problem_type,
         base=base,
         frame=frame,
+        headed=headed,
     )
     draft = replace(draft, notes=(told, *draft.notes)) if told else draft
     try:
@@ -126,6 +128,16 @@ def _frame(base: BaseOptions, folder: Path, *, chat: bool) -> tuple[ChatFrame | 
         return chat_frame(tokenizer, Spelling(tokenizer, source, None).controls), None
     except ConfigError as error:
         raise ConfigError(f"the chat template of {source} cannot word an input: {error}, and leave --chat out") from None
+
+
+def _is_headed(base: BaseOptions, folder: Path) -> bool:
+    """Whether a base, which may lie beside the table, answers through a head."""
+    from softprompt.bases.architectures import task_type_of_config
+    from softprompt.bases.folder import check_folder
+    from softprompt.bases.locate import beside, locate
+
+    found = locate(beside(base.address, folder), revision=base.revision, code=base.trust_remote_code)
+    return task_type_of_config(check_folder(found, base.address, code=base.trust_remote_code)) == "SEQ_CLS"
 
 
 def _explain(draft: Draft) -> None:

@@ -116,6 +116,8 @@ def refusal(name: str, task: Task, base: FrozenBase) -> SoftPromptError | None:
                 f"task {task.name!r} has sets of labels as answers (problem_type {SET}), and methods are compared on tasks "
                 "with one answer a row; take one label"
             )
+        if base.task_type == "SEQ_CLS" and name != "ours":
+            raise ConfigError(f"{base.name} answers through a head, which ours alone trains here; take a base with words")
         METHODS[name].check(task, base)
     except SoftPromptError as error:
         return error

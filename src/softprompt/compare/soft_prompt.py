@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.method import Settings, Trained
 from softprompt.errors import TrainingError
@@ -42,9 +44,9 @@ class Ours:
         if run.best is None or run.best_PD is None:
             raise TrainingError(f"task {task.name!r}: {run.failure or 'no validation was passed'}; lower learning_rate")
         prompt = make_prompt(session.architecture, member, run.best)
-        vectors_PD = prompt.vectors_PD.to(base.device, base.dtype)
-        size = len(prompt.to_bytes())
-        return Trained(session.architecture, vectors_PD, member.test, vectors_PD.numel(), size, run.step)
+        rows_PD = prompt.rows_PD.to(base.device, base.dtype)
+        size, trained = len(prompt.to_bytes()), sum(map(Tensor.numel, (prompt.vectors_PD, *(prompt.classifier or ()))))
+        return Trained(session.architecture, rows_PD, member.test, trained, size, run.step)
 
 
 def of_kind(task: Task, prompt_type: PromptType) -> Task:

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from softprompt.bases.architectures import HeadLabels
 from softprompt.engines.decoded import DecodedRows
 from softprompt.engines.kv_buffer import KVBuffer
 from softprompt.engines.prefix_cache import PrefixCache, stack_prefixes
@@ -186,7 +187,8 @@ def score_rows(
     found = [list(itertools.islice(numbers, len(own))) for own in labels]
     if ties is not None and ties.share:
         ends = itertools.accumulate(1 + sum(map(len, own)) for own in tails)
-        bounds = ties.bounds(logits_NV).tolist()
+        headed = isinstance(labels[0], HeadLabels)  # minus infinity stands where others have more labels
+        bounds = ties.bounds(logits_NV.nan_to_num(neginf=0.0) if headed else logits_NV).tolist()
         first = 0
         for scores, end, own in zip(found, ends, labels, strict=True):
             ties.count += ties.labels(scores, max(bounds[first:end]), max(map(len, own)))

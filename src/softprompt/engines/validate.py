@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from softprompt.bases.architectures import ENCODERS, KINDS
 from softprompt.engines.batch import score_size, scores_in_lines
 from softprompt.engines.protocol import Deliver, EmbedJob, GenerateJob, Job, Sampling, ScoreJob
 from softprompt.engines.scheduler import Work
@@ -42,13 +43,22 @@ class Validator:
         if isinstance(job, ScoreJob):
             if not job.labels or not all(job.labels):
                 raise EngineError("the job scores no labels, or one without tokens; give each at least one")
-            for label in job.labels:
-                self._check_ids(label)
-            self._check_context(prompt, count, max(map(len, job.labels)), "the longest label")
+            head = self._architecture.head
+            if head is None:
+                for label in job.labels:
+                    self._check_ids(label)
+                self._check_context(prompt, count, max(map(len, job.labels)), "the longest label")
+            elif prompt < (rows := head.rows(len(job.labels))):
+                raise EngineError(
+                    f"prompt {job.prompt.digest[:12]} has {plural(prompt, 'row')}, and a head for "
+                    f"{plural(len(job.labels), 'label')} on {self.name} takes {rows}; it is of another task or base"
+                )
+            else:
+                self._check_context(prompt - rows, count, 0, "an answer")
             length, rows = score_size(job, scores_in_lines(self._architecture, job))
             return Work(job, deliver, length * rows)
-        if self._architecture.base.task_type == "MASKED_LM":
-            raise ConfigError(f"{self.name} is a masked language model, which writes no text; ask for labels (/v1/classify)")
+        if (kind := self._architecture.base.task_type) in ENCODERS:
+            raise ConfigError(f"{self.name} is {KINDS[kind]}, which writes no text; ask for labels (/v1/classify)")
         _check_sampling(job.sampling)
         self._check_context(prompt, count, 1, "a first token of output")
         columns = prompt + count + job.sampling.max_tokens

@@ -27,6 +27,10 @@ def baseline_trials(base: FrozenBase, task: Task, start_PD: Tensor, test: Exampl
         DataError: a row is wrong.
     """
     places = task.draw(task.test, task.config.max_baseline_samples)
+    if base.task_type == "SEQ_CLS":  # no text tells it what is asked: its head as it starts, without vectors
+        answered = test.pick(task.draw(task.test, task.config.max_baseline_samples))
+        heads = (start_PD[task.config.num_virtual_tokens :], start_PD)
+        return [Trial(task.form, rows_PD.to(base.dtype), answered) for rows_PD in heads], None
     distils, answered = task.config.objective_name == "distillation", test.pick(places)
     asked, warning = zero_shot_examples(base, task, task.test.part(places), unanswered=distils)
     head_PD = no_prompt(base)

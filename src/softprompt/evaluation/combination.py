@@ -19,8 +19,8 @@ from softprompt.model.architecture import architecture_of
 from softprompt.names import check_new_task, check_tags
 from softprompt.progress import Progress, Silent, loading
 from softprompt.prompts.card import Card
-from softprompt.prompts.combine import Operation, check_operation, combine_vectors, shares
-from softprompt.prompts.prompt import SoftPrompt
+from softprompt.prompts.combine import Operation, check_operation, combine_vectors, mean_of, shares
+from softprompt.prompts.prompt import Classifier, SoftPrompt
 from softprompt.registry.records import Origin, Record, Version
 from softprompt.rows.sources import digest_rows
 from softprompt.rows.values import short
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _OF_BASE = (
     "revision", "adapter", "trust_remote_code", "quantization", "batch_invariant", "dtype",
-    ANSWERS, "left_out", "frame", "embedding_scale",
+    ANSWERS, "left_out", "frame", "embedding_scale", "pooling",
 )  # fmt: skip
 """What a recipe says of the base and of how text becomes tokens. The rest is of the training of one prompt, and so not of
 one that is combined from it."""
@@ -169,6 +169,14 @@ def _check_alike(
         prompt.check_single("cannot be combined again")
         if prompt.card.prompt_type == "prefix":
             raise ConfigError(f"{version.ref} is a prefix, and only soft prompts are combined; name soft prompts alone")
+        if prompt.classifier is not None and operation in ("concatenate", "ensemble"):
+            raise ConfigError(
+                f"{version.ref} has a head, and {operation} takes prompts without; average or interpolate them"
+            )
+        if prompt.classifier is not None and prompt.card.labels != one.card.labels:
+            raise ConfigError(
+                f"the heads of {one.ref} and {version.ref} are for other labels; combine prompts of one task's"
+            )
     if operation == "ensemble" and first.card.labels is None:
         raise ConfigError(
             f"{first.ref} generates text, and an ensemble answers with the mean over labels; average or concatenate instead"
@@ -205,6 +213,9 @@ def _make(
     vectors_PD = combine_vectors(
         [prompt.vectors_PD for prompt in parents], [version.ref for version in versions], operation, weights
     )
+    heads = [prompt.classifier for prompt in parents if prompt.classifier is not None]
+    parts = list(zip(*heads, strict=True))
+    classifier = Classifier(*(mean_of(each, weights) for each in parts)) if parts else None
     own, form = parents[0].card.recipe, first.card.recipe
     recipe = {key: own[key] for key in _OF_BASE if key in own} | {"combined": operation}
     recipe |= {key: form[key] for key in _OF_FORM if key in form}
@@ -216,7 +227,7 @@ def _make(
     digests = {prompt.card.data_digest for prompt in parents}
     ensemble = operation == "ensemble"
     card = Card(
-        format=2 if ensemble else 1,
+        format=2 if ensemble or heads else 1,
         task=task,
         task_type=parents[0].card.task_type,
         base=parents[0].card.base,
@@ -232,7 +243,7 @@ def _make(
     # Where inputs lie is the task's own, whatever the prompt: those of its versions tell, and no others.
     centroids = [prompt.centroid_D for version, prompt in zip(versions, parents, strict=True) if version.task == task]
     centroid = next((one for one in centroids if one is not None), None)
-    return SoftPrompt(vectors_PD, card, centroid)
+    return SoftPrompt(vectors_PD, card, centroid, classifier)
 
 
 def _found(form: Form, parents: Sequence[Form], weights: Sequence[float] | None) -> dict[str, Any]:
@@ -274,7 +285,7 @@ def _judged(
     for prompt in (made, *parents):
         prompt.check_base(loaded)
         examples = case.task.encode(loaded, case.rows, prompt.columns, split="test")
-        trials.append(Trial(form, prompt.vectors_PD.to(loaded.dtype), examples, prompt.card.members))
+        trials.append(Trial(form, prompt.rows_PD.to(loaded.dtype), examples, prompt.card.members))
     engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
     with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
         reports = result_of(judge(engine, trials), advance)
@@ -282,7 +293,7 @@ def _judged(
     metrics = {"value": report.value, "stderr": report.stderr, "rows": report.rows}
     recipe = made.card.recipe | {"dtype": str(loaded.dtype)[6:], "test_digest": digest_rows(case.rows)}
     card = made.card.model_copy(update={"metrics": metrics, "recipe": recipe})
-    return SoftPrompt(made.vectors_PD, card, made.centroid_D), reports
+    return replace(made, card=card), reports
 
 
 def _wishes_of(library: Library, version: Version) -> Origin | None:

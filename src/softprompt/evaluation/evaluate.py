@@ -125,7 +125,7 @@ def judge_cases(
             prompt = SoftPrompt.from_bytes(library.read(case.version), digest=case.version.digest)
             prompt.check_base(loaded)
             examples = case.task.encode(loaded, case.rows, prompt.columns, split="test")
-            trials.append(Trial(case.task.form, prompt.vectors_PD.to(loaded.dtype), examples, prompt.card.members))
+            trials.append(Trial(case.task.form, prompt.rows_PD.to(loaded.dtype), examples, prompt.card.members))
         engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
         reports = _judge(engine, trials, progress, file)
         if engine.ties.remark is not None:

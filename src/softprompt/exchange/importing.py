@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +194,6 @@ class _Importer:
         """The prompt file that a PEFT folder becomes, and its base as named."""
         from softprompt.exchange.peft import check_fits, load_peft
         from softprompt.exchange.peft_config import read_peft_config
-        from softprompt.prompts.prompt import SoftPrompt
 
         config = read_peft_config(folder)
         base = self._load(_base_of_adapter(config, folder, self._base))
@@ -202,7 +201,7 @@ class _Importer:
         card = prompt.card.changed(changes)
         if "imported" in card.recipe and card.labels is None and card.metric in OF_LABELS:
             card = card.changed({"metric": "exact_match"})  # one of elsewhere has no metric; this one generates
-        prompt = SoftPrompt(prompt.vectors_PD, card)
+        prompt = replace(prompt, card=card)
         check_fits(prompt, base)
         return prompt.to_bytes(), base.address
 

@@ -18,6 +18,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError, PromptFileError
 from softprompt.exchange.card_file import CARD, read_card_file
 from softprompt.exchange.peft_config import TASKS, check_shape, config_of, provenance_of, read_peft_config
+from softprompt.exchange.peft_head import head_in, head_out, names_of_labels
 from softprompt.exchange.peft_matrix import TENSOR, read_matrix
 from softprompt.exchange.readme import readme_of
 from softprompt.files import write_whole
@@ -39,8 +40,8 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
 
     Raises:
         ConfigError: the prompt is placed, or an ensemble, which PEFT cannot say.
-        PromptFileError: PEFT has no prompts for its task type, would not run it as it was tuned, or it is a prefix for
-            layers of several shapes, of which PEFT keeps one alone.
+        PromptFileError: PEFT has no prompts for its task type, would not run it, or its head, as it was tuned, or it is a
+            prefix for layers of several shapes, of which PEFT keeps one alone.
         OSError: the folder cannot be written.
     """
     from safetensors.torch import save
@@ -57,10 +58,11 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
             f"the prompt of task {prompt.card.task!r} stands at {{soft_prompt}} in {prompt.card.input[:60]!r}, and PEFT "
             "puts prompts before everything; export it with --format softprompt, or train one without {soft_prompt}"
         )
-    config = config_of(prompt.card, base_source, revision)
+    tensors, modules = head_out(prompt)
+    config = config_of(prompt.card, base_source, revision) | modules
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    write_whole(target / WEIGHTS, save({TENSOR: prompt.vectors_PD.contiguous()}, metadata={"format": "pt"}))
+    write_whole(target / WEIGHTS, save({TENSOR: prompt.vectors_PD.contiguous(), **tensors}, metadata={"format": "pt"}))
     write_whole(target / CARD, f"{prompt.card.canonical()}\n".encode())
     write_whole(target / README, readme_of(prompt.card, base_source).encode())
     write_whole(target / CONFIG, f"{json.dumps(config, indent=2)}\n".encode())
@@ -90,14 +92,16 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
             "give the base that it is for"
         )
     _check_scale(text_rules(base), base.name)
-    vectors_PD = read_matrix(Path(folder) / WEIGHTS)
+    file, head = Path(folder) / WEIGHTS, architecture_of(base).head
+    vectors_PD, beside = read_matrix(file, beside=head is not None)
+    classifier = head_in(beside, base, head, file) if head is not None else None
     if kind == "SEQ_2_SEQ_LM" and config.get("num_transformer_submodules") in (None, 2):
         vectors_PD = _of_the_encoder(config, vectors_PD)
     prefix = config["peft_type"].upper() == "PREFIX_TUNING"
     layout = layout_for(base, architecture_of(base).layout) if prefix else None
     check_shape(config, vectors_PD, base, layout, folder)
     length, width = vectors_PD.shape
-    here = {
+    here: dict[str, Any] = {
         "prompt_type": "soft" if layout is None else "prefix",
         "layers": layout and layout.layers,
         "task": task,
@@ -112,11 +116,14 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
     if exported.is_file():
         own = read_card_file(exported)
         if own.fingerprint not in base.fingerprints:
-            SoftPrompt(vectors_PD, own).check_base(base)
-        return SoftPrompt(vectors_PD, own.changed(here))
+            SoftPrompt(vectors_PD, own, classifier=classifier).check_base(base)
+        return SoftPrompt(vectors_PD, own.changed(here), classifier=classifier)
     told = provenance_of(config, base, folder, warn or (lambda message: None))
     recipe = {"imported": "peft", **told, **text_rules(base)}
-    return SoftPrompt(vectors_PD, Card.model_validate({**here, "recipe": recipe}))
+    if head is not None and classifier is not None:
+        here |= {"labels": names_of_labels(base, len(classifier.bias_C))}
+        recipe |= {"pooling": head.pooling}
+    return SoftPrompt(vectors_PD, Card.model_validate({**here, "recipe": recipe}), classifier=classifier)
 
 
 def check_fits(prompt: SoftPrompt, base: FrozenBase) -> None:

@@ -15,6 +15,7 @@ from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.locate import split_revision
 from softprompt.errors import FingerprintMismatch, PromptFileError
+from softprompt.exchange.peft_head import MODULES
 from softprompt.model.prefix import Layout
 from softprompt.prompts.card import Card
 
@@ -27,12 +28,11 @@ _OTHER_KINDS = {
     "MULTITASK_PROMPT_TUNING": "its tasks share one prompt, which is another one for each of them",
 }
 
-TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS")
 """Task types of PEFT whose prompts are ours."""
 _ONLY = "only prompts and prefixes are imported"
 
 _OTHER_TASKS = {
-    "SEQ_CLS": "it answers through a head of its own",
     "TOKEN_CLS": "it answers through a head of its own",
     "QUESTION_ANS": "it answers through a head of its own",
     "FEATURE_EXTRACTION": "it was tuned for hidden states, and not for text",
@@ -111,9 +111,11 @@ def read_peft_config(folder: str | Path) -> dict[str, Any]:
     if what is not None and what not in TASKS:
         why = _OTHER_TASKS.get(what, "that is none of PEFT's") if isinstance(what, str) else "that is none of PEFT's"
         raise PromptFileError(
-            f"the adapter in {str(folder)!r} is for {what}, not {' or '.join(TASKS)}: {why}; it cannot be imported"
+            f"the adapter in {str(folder)!r} is for {what}, not {', '.join(TASKS[:-1])} or {TASKS[-1]}: {why}; it "
+            "cannot be imported"
         )
-    if modules := config.get("modules_to_save"):
+    modules = config.get("modules_to_save")
+    if modules and not (what == "SEQ_CLS" and isinstance(modules, list) and {*map(str, modules)} <= {*MODULES}):
         named = ", ".join(dict.fromkeys(map(str, modules))) if isinstance(modules, list) else str(modules)
         raise PromptFileError(
             f"the adapter in {str(folder)!r} brings modules of its own beside the prompt (modules_to_save: {named[:80]}), "

@@ -1,4 +1,4 @@
-"""The matrix of a PEFT adapter: the one tensor of its safetensors file."""
+"""The matrix of a PEFT adapter: the one tensor of its safetensors file, but for that of a head."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from softprompt.errors import PromptFileError
 TENSOR = "prompt_embeddings"
 
 
-def read_matrix(file: Path) -> torch.Tensor:
-    """The one tensor of an adapter that is a prompt and nothing else, as float32."""
+def read_matrix(file: Path, *, beside: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The matrix of an adapter, as float32, and the tensors beside it: none, but where they are asked for."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -32,7 +32,7 @@ def read_matrix(file: Path) -> torch.Tensor:
             f"{str(file)!r} holds no matrix {TENSOR!r} but {_shown(tensors) or 'nothing at all'}; save the adapter again"
         )
     vectors_PD = tensors.pop(TENSOR)
-    if tensors:
+    if tensors and not beside:
         raise PromptFileError(
             f"{str(file)!r} holds more than a prompt: {_shown(tensors)}; a head, or embeddings of a vocabulary that was "
             "resized, is part of how it answers, and cannot be imported: tune the prompt alone"
@@ -42,7 +42,7 @@ def read_matrix(file: Path) -> torch.Tensor:
         raise PromptFileError(
             f"{str(file)!r} holds {dtype} numbers, and a prompt is made of floats; save it in its own dtype"
         )
-    return vectors_PD.float()
+    return vectors_PD.float(), tensors
 
 
 def _shown(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -20,8 +20,12 @@ the token ids that it is given and does no more, so softprompt's answers come fr
 - {framed}; the attention mask is all ones.
 - The input is the template `{input}`, its columns filled: `input_ids` below. What a column says is text,
   control tokens in it too (`split_special_tokens=True`); control tokens of the template itself are meant.
-- An answer is worded `{target}` and encoded apart from the input{start}.
 """
+_WORDED = "- An answer is worded `{target}` and encoded apart from the input{start}.\n"
+_OF_A_HEAD = (
+    "- The base is loaded with as many outputs as there are labels (`num_labels={0}, ignore_mismatched_sizes=True`): the\n"
+    "  head of the adapter takes the place of its last layer, and its logits are of the labels in this order: {1}.\n"
+)
 _OF_A_FILE = (
     "- The base is a GGUF file, which transformers loads with `gguf_file`, the model like the tokenizer below. It spells\n"
     "  some texts otherwise than softprompt does: on some models it does not split numbers into digits, as they learnt it.\n"
@@ -121,7 +125,11 @@ def readme_of(card: Card, base: str) -> str:
     start = ", as a text of its own; the decoder begins with its start token" if decodes else ""
     quoted = {name: _quoted(getattr(card, name)) for name in ("input", "target")}
     kind = ("soft prompt", "virtual tokens") if card.prompt_type == "soft" else ("prefix", "keys and values of each layer")
-    text = _TOP.format(task=card.task, base=card.base, kind=kind[0], put=kind[1], framed=framed, start=start, **quoted)
+    text = _TOP.format(task=card.task, base=card.base, kind=kind[0], put=kind[1], framed=framed, input=quoted["input"])
+    if card.task_type == "SEQ_CLS":
+        text += _OF_A_HEAD.format(len(card.labels or ()), ", ".join(map(_quoted, card.labels or ())))
+    else:
+        text += _WORDED.format(start=start, target=quoted["target"])
     opened = "base"
     if kind_of(base) == "file":
         folder, name = os.path.split(base)
@@ -133,6 +141,8 @@ def readme_of(card: Card, base: str) -> str:
     if frame:
         before, behind = (f"tokenizer.convert_tokens_to_ids({json.dumps(tokens)})" for tokens in frame)
         code += _FRAMED.format(before=before, behind=behind)
+    if card.task_type == "SEQ_CLS":
+        return f"{text}{code}```\n"
     if card.labels is None:
         number = "" if form.answer_range is None else _A_NUMBER.format(*map(number_text, form.answer_range))
         return f"{text}{_GENERATED.format(card.max_new_tokens)}{number}{code}```\n"

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.head import Head
 from softprompt.model.causal import Causal
 from softprompt.model.encoder import MaskedEncoder
 from softprompt.model.encoder_decoder import EncoderDecoder
+from softprompt.model.headed_encoder import HeadedEncoder
 from softprompt.model.invariant import Invariant
 from softprompt.model.lines import Ids, Tails
 from softprompt.model.prefix import Layout, Prefix
@@ -48,6 +50,10 @@ class Architecture(Protocol):
     @property
     def layout(self) -> Layout | None:
         """How the keys and values of a prefix lie in the row of a virtual token; None where none are taken."""
+
+    @property
+    def head(self) -> Head | None:
+        """How a head lies behind the vectors of each prompt; None where answers are words."""
 
     def lays_lines(self, longest: int) -> bool:
         """Whether rows of up to `longest` tokens, virtual ones among them, are run without padding, each input once for all
@@ -91,6 +97,8 @@ def architecture_of(base: FrozenBase) -> Architecture:
         return EncoderDecoder(base)
     if base.task_type == "MASKED_LM":
         return MaskedEncoder(base)
+    if base.task_type == "SEQ_CLS":
+        return HeadedEncoder(base)
     return Invariant(base) if base.batch_invariant else Causal(base)
 
 

@@ -44,6 +44,8 @@ _EMBED_BUDGET = 4096
 class Causal:
     """An :class:`~softprompt.model.architecture.Architecture`."""
 
+    head = None
+
     def __init__(self, base: FrozenBase) -> None:
         self.base = base
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from softprompt.bases.architectures import MaskedLabels
+from softprompt.bases.architectures import HeadLabels, MaskedLabels
 
 Labels = tuple[tuple[int, ...], ...]
 """Token ids of each label of a task."""
@@ -25,7 +25,10 @@ Labels = tuple[tuple[int, ...], ...]
 @functools.lru_cache(maxsize=1024)
 def label_contexts(labels: Labels) -> tuple[tuple[int, ...], ...]:
     """Token sequences that must be run behind an input to score all labels, the fewest that do: the tails of its row. At
-    masks they stand for their number alone, one for each length of a label; the input's own logits come with the first."""
+    masks they stand for their number alone, one for each length of a label; the input's own logits come with the first. A
+    head has nothing to run: each label is an empty tail, and their number is that of the head's labels."""
+    if isinstance(labels, HeadLabels):
+        return ((),) * len(labels)
     if isinstance(labels, MaskedLabels):
         first, *others = sorted({len(label): label for label in labels}.items())
         return (first[1][:-1], *(label for _, label in others))

@@ -146,9 +146,9 @@ def splice_lines(stack: Stack, lines: Lines) -> Spliced:
 
 def row_size(stem: int, tails: Tails, in_lines: bool) -> tuple[int, int]:
     """Tokens of the longest row, and the number of rows, that are run for an input of so many tokens with tails: one row
-    with all tails where rows are laid in lines, else one for each."""
+    with all tails where rows are laid in lines, else one for each that is not empty, or the first."""
     lengths = [len(tail) for tail in tails]
-    return (stem + sum(lengths), 1) if in_lines else (stem + max(lengths), len(lengths))
+    return (stem + sum(lengths), 1) if in_lines else (stem + max(lengths), 1 + sum(map(bool, lengths[1:])))
 
 
 def even_out(keep: Sequence[Sequence[int]], device: torch.device) -> Tensor:

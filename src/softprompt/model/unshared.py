@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.head import Head
 from softprompt.errors import BaseModelError
 from softprompt.model.embedding import single_tokens
 from softprompt.model.lines import Ids, Tails
 from softprompt.model.prefix import Prefix
 from softprompt.model.splice import Stack, chunk_by_length, no_prompt, pad_rows, splice_rows, stack_prompts
 
-_EMBED_BUDGET = 4096
+EMBED_BUDGET = 4096
 """Padded tokens of a chunk of inputs that are embedded."""
 
 
@@ -35,6 +36,11 @@ class Unshared(ABC):
 
     def __init__(self, base: FrozenBase) -> None:
         self.base = base
+
+    @property
+    def head(self) -> Head | None:
+        """None, but for those that answer through one."""
+        return None
 
     @abstractmethod
     def run_encoder(self, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
@@ -71,7 +77,7 @@ class Unshared(ABC):
         """See :class:`~softprompt.model.architecture.Architecture`; by the encoder, an input's frame among its tokens."""
         base, found = self.base, dict[int, Tensor]()
         nothing = stack_prompts([no_prompt(base)])
-        for group in chunk_by_length([len(ids) for ids in inputs], 1 if base.batch_invariant else _EMBED_BUDGET):
+        for group in chunk_by_length([len(ids) for ids in inputs], 1 if base.batch_invariant else EMBED_BUDGET):
             embeds_BSD, mask_BS, _ = self.splice(nothing, [0] * len(group), [self.framed(inputs[i]) for i in group])
             states_BSD, mask_BS1 = self.run_encoder(embeds_BSD, mask_BS), mask_BS[..., None]
             found |= zip(group, ((states_BSD.float() * mask_BS1).sum(1) / mask_BS1.sum(1)).cpu(), strict=True)

@@ -23,7 +23,8 @@ from pydantic import (
 from softprompt.errors import ConfigError, PromptFileError
 
 FORMAT = 2
-"""The newest format that is read. A card says the oldest that knows all it says: 1, and 2 for a prefix or an ensemble."""
+"""The newest format that is read. A card says the oldest that knows all it says: 1, and 2 for a prefix, an ensemble or
+a prompt with a head."""
 
 SCORED = ("input", "target", "labels", "metric")
 """Fields that scores depend on: with another value, the scores are those of another task."""
@@ -73,6 +74,9 @@ def value_beside(metrics: Mapping[str, float]) -> float | None:
 
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 PromptType = Literal["soft", "prefix"]
+
+_SET = "multi_label_classification"
+"""The problem type of sets of labels."""
 
 _OF_PREFIXES = ("prompt_type", "layers")
 """Fields that cards of soft prompts do not have: they were there first, and equal runs keep equal digests."""
@@ -139,9 +143,19 @@ class Card(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _format_of_prefixes(cls, raw: Any) -> Any:
-        prefix = isinstance(raw, dict) and raw.get("prompt_type") == "prefix"
-        return {"format": 2, **raw} if prefix else raw
+    def _format_of_newer(cls, raw: Any) -> Any:
+        newer = isinstance(raw, dict) and (raw.get("prompt_type") == "prefix" or raw.get("task_type") == "SEQ_CLS")
+        return {"format": 2, **raw} if newer else raw
+
+    @model_validator(mode="after")
+    def _labels_of_heads(self) -> Card:
+        if self.task_type == "SEQ_CLS" and (
+            not self.labels or self.format < 2 or self.prompt_type != "soft" or self.members
+        ):
+            raise ValueError(
+                "a prompt with a head has labels, is of format 2 at least, and neither a prefix nor an ensemble"
+            )
+        return self
 
     @model_validator(mode="after")
     def _layers_of_prefixes(self) -> Card:
@@ -157,6 +171,11 @@ class Card(BaseModel):
         if self.prompt_type == "soft":
             fields = {name: value for name, value in fields.items() if name not in _OF_PREFIXES}
         return fields
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of its head: one for each label, and two for each of a set, that it holds and that it does not."""
+        return len(self.labels or ()) * (2 if self.recipe.get("problem_type") == _SET else 1)
 
     @property
     def learnt(self) -> bool | None:
@@ -191,6 +210,12 @@ class Card(BaseModel):
         if self.members and changes.get("labels", self.labels) is None:
             raise ConfigError(
                 f"a prompt of task {self.task!r} is an ensemble, which chooses a label; it cannot be one that generates"
+            )
+        labels = changes.get("labels", self.labels) or ()
+        if self.task_type == "SEQ_CLS" and len(labels) != len(self.labels or ()):
+            raise ConfigError(
+                f"a prompt of task {self.task!r} has a head for {len(self.labels or ())} labels, in their order, and "
+                f"{len(labels)} were given; give as many"
             )
         new = Card.model_validate({**self.model_dump(), **changes})
         if any(getattr(self, name) != getattr(new, name) for name in SCORED):

@@ -72,9 +72,15 @@ def combine_vectors(
         return torch.cat([prompt_PD.float() for prompt_PD in prompts])
     mend = f"{operation} takes one length; concatenate and ensemble take any"
     _check_equal([len(prompt_PD) for prompt_PD in prompts], names, "virtual tokens long", mend)
-    parts_K = torch.tensor(shares(len(prompts), weights), dtype=torch.float64)
-    stacked_KPD = torch.stack([prompt_PD.double() for prompt_PD in prompts])
-    return torch.einsum("k,kpd->pd", parts_K, stacked_KPD).float()
+    return mean_of(prompts, weights)
+
+
+def mean_of(tensors: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
+    """The mean of tensors of one shape, by their shares."""
+    import torch
+
+    parts_K = torch.tensor(shares(len(tensors), weights), dtype=torch.float64)
+    return torch.einsum("k,k...->...", parts_K, torch.stack([tensor.double() for tensor in tensors])).float()
 
 
 def _check_equal(sizes: Sequence[int], names: Sequence[str], what: str, mend: str) -> None:

@@ -4,13 +4,15 @@ P x W, the keys and values of each virtual token on all layers."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from softprompt.bases.architectures import ENCODERS
+from softprompt.bases.head import pack
 from softprompt.bases.locate import two_forms
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError
 from softprompt.files import write_whole
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
 
 TENSOR = "prompt_embeddings"
+WEIGHT, BIAS = "classifier_weight", "classifier_bias"
 SCALE = "scale"
 CENTROID = "centroid"
 
@@ -39,6 +42,13 @@ _NAMES: dict[str, tuple[str, torch.dtype]] = {
 }
 
 
+class Classifier(NamedTuple):
+    """A head: a linear layer from what an input becomes to a logit for each label. Float32 in every file."""
+
+    weight_CF: torch.Tensor
+    bias_C: torch.Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class SoftPrompt:
     """P virtual tokens, vectors or keys and values as the card says, and the card that says what they are for. Immutable:
@@ -49,6 +59,8 @@ class SoftPrompt:
     card: Card
     centroid_D: torch.Tensor | None = None
     """Where the task's inputs lie among the base's embeddings, D float32, for `auto`; see :func:`centroid.centroid_of`."""
+    classifier: Classifier | None = None
+    """The head that it was trained with, on a base that answers through one."""
 
     def __post_init__(self) -> None:
         shape = (self.card.num_virtual_tokens, self.card.token_dim)
@@ -57,12 +69,13 @@ class SoftPrompt:
                 f"the card says {shape[0]} x {shape[1]} and the tensor is {' x '.join(map(str, self.vectors_PD.shape))}; "
                 f"{_AGAIN}"
             )
-        if not torch.isfinite(self.vectors_PD).all():
+        if not torch.isfinite(self.rows_PD).all():
             raise PromptFileError("the prompt holds values that are not finite (NaN or infinity); train it again")
+        self._check_classifier()
         if self.centroid_D is None:
             return
         # Neither a prefix's rows nor an encoder's embeddings are as wide as its states, see ELECTRA.
-        same = self.card.prompt_type == "soft" and self.card.task_type != "MASKED_LM"
+        same = self.card.prompt_type == "soft" and self.card.task_type not in ENCODERS
         wide = shape[1:] if same else tuple(self.centroid_D.shape)[:1]
         if tuple(self.centroid_D.shape) != wide:
             raise PromptFileError(
@@ -71,9 +84,24 @@ class SoftPrompt:
         if not torch.isfinite(self.centroid_D).all():
             raise PromptFileError("the centroid holds values that are not finite (NaN or infinity); train the prompt again")
 
+    def _check_classifier(self) -> None:
+        if (self.card.task_type == "SEQ_CLS") != (self.classifier is not None):
+            there = "holds no" if self.classifier is None else "holds a"
+            raise PromptFileError(f"the card says {self.card.task_type} and the file {there} head; {_AGAIN}")
+        if self.classifier is None:
+            return
+        weight, bias = self.classifier
+        labels = self.card.num_labels
+        if weight.ndim != 2 or len(weight) != labels or tuple(bias.shape) != (labels,):
+            raise PromptFileError(
+                f"the card has labels for a head of {labels}, and the tensors are {tuple(weight.shape)} and "
+                f"{tuple(bias.shape)}; {_AGAIN}"
+            )
+
     def __repr__(self) -> str:
         length, width = self.vectors_PD.shape
         kind = ", a prefix" if self.card.prompt_type == "prefix" else ""
+        kind += f", with a head of {self.card.num_labels}" if self.classifier is not None else ""
         return f"SoftPrompt({self.card.task!r}{kind}, {length} x {width} for {self.card.base}, digest {self.digest[:12]})"
 
     def to_bytes(self) -> bytes:
@@ -81,6 +109,10 @@ class SoftPrompt:
         tensors = _store(self.vectors_PD.detach().float().cpu(), self.card.dtype, _block_of(self.card))
         if self.centroid_D is not None:
             tensors[CENTROID] = _stored(self.centroid_D.detach().float().cpu())
+        if self.classifier is not None:
+            tensors |= {
+                name: _stored(one.detach().float().cpu()) for name, one in zip((WEIGHT, BIAS), self.classifier, strict=True)
+            }
         return write_file(self.card, tensors)
 
     @classmethod
@@ -100,15 +132,22 @@ class SoftPrompt:
                 "restore it from a copy"
             )
         card, stored = read_file(data)
-        centroid = stored.pop(CENTROID, None)
-        return cls(
-            _restore(stored, card.dtype, _block_of(card)), card, None if centroid is None else _tensor(centroid).float()
-        )
+        centroid, head = stored.pop(CENTROID, None), [stored.pop(name, None) for name in (WEIGHT, BIAS)]
+        classifier = Classifier(*(_tensor(one).float() for one in head if one)) if all(head) else None
+        vectors_PD = _restore(stored, card.dtype, _block_of(card))
+        return cls(vectors_PD, card, None if centroid is None else _tensor(centroid).float(), classifier)
+
+    @property
+    def rows_PD(self) -> torch.Tensor:  # noqa: N802
+        """All that is run of it, as one matrix: the vectors, and the numbers of its head behind them."""
+        if self.classifier is None:
+            return self.vectors_PD
+        return torch.cat([self.vectors_PD, pack(*self.classifier, self.card.token_dim).to(self.vectors_PD)])
 
     @property
     def members(self) -> tuple[torch.Tensor, ...]:
-        """What stands before an input: each prompt of an ensemble, else the prompt; P_k x D each."""
-        return members_of(self.vectors_PD, self.card.members)
+        """What an engine gets: each prompt of an ensemble, else the prompt, with its head; P_k x D each."""
+        return members_of(self.rows_PD, self.card.members)
 
     @property
     def columns(self) -> int:
@@ -166,7 +205,7 @@ class SoftPrompt:
             raise PromptFileError(
                 f"the prompt holds numbers up to {largest:.3g}, too large for {dtype}; use bfloat16 or int8"
             )
-        return SoftPrompt(vectors_PD, self.card.model_copy(update={"dtype": dtype}), self.centroid_D)
+        return replace(self, vectors_PD=vectors_PD, card=self.card.model_copy(update={"dtype": dtype}))
 
     def check_base(self, base: FrozenBase) -> None:
         """Refuse a base that this prompt was not made for.

@@ -59,6 +59,8 @@ class Resident:
     """Whose it is, where it is a user's own."""
     front: int = 0
     """Tokens that stand before the vectors, each member's of an ensemble, in every input."""
+    head: int = 0
+    """Last rows of the vectors that are the numbers of a head, and no columns."""
 
     def behind(self, base: FrozenBase, front: Sequence[int]) -> tuple[Vectors, ...]:
         """The members with what stands before them in an input: for most prompts the same for all. Where columns stand
@@ -100,12 +102,12 @@ class Resident:
     @property
     def columns(self) -> int:
         """Columns that stand before an input at once."""
-        return max(self.lengths, default=len(self.vectors))
+        return max(self.lengths, default=len(self.vectors)) - self.head
 
     @property
     def virtual_tokens(self) -> int:
         """Its own, all members' of an ensemble together."""
-        return len(self.vectors) - self.front * len(self.members)
+        return len(self.vectors) - self.front * len(self.members) - self.head
 
     @property
     def tensor(self) -> Tensor:
@@ -143,8 +145,8 @@ def load_resident(library: Library, version: Version, base: FrozenBase, passages
     vectors = Vectors(version.digest, torch.cat(members) if len(members) > 1 else members[0])
     labels = form.encode_labels(base) if form.labels else None
     lengths = tuple(map(len, members)) if prompt.card.members else ()
-    named = (version.task, version.number, version.digest)
-    return Resident(*named, form, vectors, labels, wishes, lengths, version.user, len(front))
+    named, head = (version.task, version.number, version.digest), len(prompt.rows_PD) - len(prompt.vectors_PD)
+    return Resident(*named, form, vectors, labels, wishes, lengths, version.user, len(front), head)
 
 
 def wishes_of(library: Library, version: Version) -> ServingConfig:

@@ -122,11 +122,25 @@ def with_text(parts: Parts, text: str, at: int) -> Parts:
     return [(first[:at], text), (first[at:], value), *rest]
 
 
-def words_of(columns: Sequence[str], answer: str, frame: ChatFrame | None, *, generates: bool) -> dict[str, str]:
-    """The templates of a first task file, in a frame or plainly: the columns as the user's message, the answer behind it."""
+def words_of(
+    columns: Sequence[str], answer: str, frame: ChatFrame | None, *, generates: bool, headed: bool
+) -> dict[str, str]:
+    """The templates of a first task file, in a frame or plainly: the columns as the user's message, the answer behind it.
+    Before a head stands the message alone.
+
+    Raises:
+        ConfigError: a head chooses among labels, and answers are none.
+    """
     said = f"{{{columns[0]}}}"
     if len(columns) > 1:
         said = "\n".join(f"{literal(name.strip().capitalize())}: {{{name}}}" for name in columns)
+    if headed and generates:
+        raise ConfigError(
+            f"the answers of {answer!r} are no labels, and this base answers through a head, which writes no text; take "
+            "another base, or another column (--label)"
+        )
+    if headed:
+        return {"task_type": "SEQ_CLS", "input": said, "target": f"{{{answer}}}"}
     if frame is None:
         return {"input": f"{said}\n{literal(answer.strip().capitalize())}:", "target": f" {{{answer}}}"}
     end = literal(frame.end) if generates else ""

@@ -76,6 +76,7 @@ def draft_task(
     problem_type: str | None = None,
     base: BaseOptions | None = None,
     frame: ChatFrame | None = None,
+    headed: bool = False,
 ) -> Draft:
     """A task file for a table of rows, all of which are read. What is drafted is what training takes as it stands.
 
@@ -89,6 +90,7 @@ def draft_task(
         problem_type: what kind of answers they are; by default as they look.
         base: what to tune on; by default the built-in one.
         frame: of its chat template, to word the input in; without one it is worded plainly.
+        headed: whether it answers through a head, and not in words.
 
     Raises:
         DataError: no column for an input or an answer, no such column, or what training refuses.
@@ -110,7 +112,7 @@ def draft_task(
         "task": task,
         **keys_of_base(base or BaseOptions()),
         "data": {"train": file.name},
-        **words_of(list(taken), answer, frame, generates=labels is None),
+        **words_of(list(taken), answer, frame, generates=labels is None, headed=headed),
     }
     if labels is not None:
         said = _said(labels, words or {})

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.architectures import MaskedLabels
+from softprompt.bases.architectures import HeadLabels, MaskedLabels
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
 from softprompt.rows.places import Name
@@ -197,7 +197,7 @@ class Form(Answering):
         return f"Classify the text as one of: {', '.join(self.labels)}."
 
     def encode_labels(self, base: FrozenBase) -> tuple[tuple[int, ...], ...]:
-        """Token ids of each label as the model must say it.
+        """Token ids of each label as the model must say it; of one that answers through a head, their numbers.
 
         Where one label's tokens begin another's, all end with the base's end token: the longer one's score would be the
         shorter one's and more, so that it could never win.
@@ -207,6 +207,8 @@ class Form(Answering):
         """
         assert self.labels is not None
         labels = self.asked
+        if base.task_type == "SEQ_CLS":
+            return HeadLabels.of(len(labels))
         ids = self.encode_answers(base, labels, lambda number: f"task {self.task!r}: the label {labels[number]!r}")
         seen: dict[tuple[int, ...], str] = {}
         for label, tokens in zip(labels, ids, strict=True):
@@ -236,7 +238,8 @@ class Form(Answering):
 
     def label_words(self, base: FrozenBase) -> list[list[int]]:
         """Token ids of the labels themselves, whatever is scored for them."""
-        return self.encode_answers(base, self.labels or ()) if self.is_set else list(map(list, self.encode_labels(base)))
+        told = self.is_set or base.task_type == "SEQ_CLS"
+        return self.encode_answers(base, self.labels or ()) if told else list(map(list, self.encode_labels(base)))
 
     def kind(self) -> dict[str, Any]:
         """What a task file says of its kind of answers, where it is not one label or free text."""
@@ -251,12 +254,18 @@ class Form(Answering):
     def rules(self, base: FrozenBase) -> dict[str, Any]:
         """What a card says of how text becomes tokens, where there is something to say."""
         rules = text_rules(base)
-        if self.labels is not None and all(ids[-1] == base.end_id for ids in self.encode_labels(base)):
+        if (
+            self.labels is not None
+            and base.task_type != "SEQ_CLS"
+            and all(ids[-1] == base.end_id for ids in self.encode_labels(base))
+        ):
             rules["label_end"] = base.tokenizer.convert_ids_to_tokens(base.end_id)
         return rules
 
     def output_length(self, base: FrozenBase) -> int:
-        """Tokens that the longest answer takes."""
+        """Tokens that the longest answer takes; that of a head takes none."""
+        if base.task_type == "SEQ_CLS":
+            return 0
         if self.labels is None:
             return self.max_new_tokens
         return max(len(ids) for ids in self.encode_labels(base))

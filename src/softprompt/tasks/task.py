@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.architectures import TUNED, check_task_type, listed_types, refuse_unless_tuned, task_type_of_name
+from softprompt.bases import architectures
 from softprompt.bases.locate import beside, is_saved
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, DataError
@@ -149,14 +149,15 @@ class Task:
             BaseModelError: with the task type that it is.
         """
         source, asked = self.base_options.address, self.config.task_type
-        known = task_type_of_name(source)
-        if known and not is_saved(Path(source)):
-            check_task_type(asked, known, self.name, source)
-            refuse_unless_tuned(known, source)
-        if asked is not None and asked not in TUNED:
+        known = architectures.task_type_of_name(source)
+        headless = asked == "SEQ_CLS" and known == "MASKED_LM"  # an encoder of that name may have no head for masks
+        if known and not headless and not is_saved(Path(source)):
+            architectures.check_task_type(asked, known, self.name, source)
+            architectures.refuse_unless_tuned(known, source)
+        if asked is not None and asked not in architectures.TUNED:
             raise BaseModelError(
-                f"task {self.name!r} asks for task_type {asked}, and {listed_types()} are tuned; leave task_type out, which "
-                f"takes what the base ({source}) is"
+                f"task {self.name!r} asks for task_type {asked}, and {architectures.listed_types()} are tuned; leave "
+                f"task_type out, which takes what the base ({source}) is"
             )
 
     @cached_property
@@ -312,11 +313,11 @@ class Task:
             DataError: a row lacks a field, has an empty input, or a label that is not listed.
             ContextError: prompt, template and answer leave no room.
         """
-        check_task_type(self.config.task_type, base.task_type, self.name, base.shown)
-        if base.task_type == "MASKED_LM" and self.form.labels is None:
+        architectures.check_task_type(self.config.task_type, base.task_type, self.name, base.shown)
+        if base.task_type in architectures.ENCODERS and self.form.labels is None:
             raise ConfigError(
-                f"task {self.name!r} has no `labels`, and {base.shown} is a masked language model, which writes no text but "
-                "chooses among labels; list them, or take another base"
+                f"task {self.name!r} has no `labels`, and {base.shown} is {architectures.KINDS[base.task_type]}, which "
+                "writes no text but chooses among labels; list them, or take another base"
             )
 
         def where(index: int) -> str:

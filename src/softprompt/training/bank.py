@@ -32,6 +32,10 @@ class Rule:
     """What stands before its vectors while it is trained."""
     beta2: float = 0.98
     """Of AdamW: how much of its second moment is kept at each step."""
+    head: int = 0
+    """Last rows that are the head's, whose numbers are of another size than the vectors'."""
+    head_rate: float = 1.0
+    """Their learning rate in units of the vectors'."""
 
 
 _OF_ROWS = ("trained_KRD", "_first_KRD", "_second_KRD", "_rows_KR1")
@@ -57,7 +61,8 @@ class Bank:
         self.lengths += [len(prompt_PD) for prompt_PD in prompts]
         self._networks = [rule.network for rule in self.rules]
         self._weights = [
-            network.rows(*start_PD.shape) if network else 0 for network, start_PD in zip(self._networks, starts, strict=True)
+            network.rows(len(start_PD) - network.apart, start_PD.shape[1]) if network else 0
+            for network, start_PD in zip(self._networks, starts, strict=True)
         ]
         laid = [
             lay_out(start_PD.float().cpu(), network, max(self._weights), max(self.lengths))
@@ -65,6 +70,9 @@ class Bank:
         ]
         stacked = (torch.stack(each).to(self._device) for each in zip(*laid, strict=True))
         self.trained_KRD, self.mask_KR1, self._trains_KR1 = stacked
+        self._pace_KR1 = torch.ones_like(self.mask_KR1)
+        for index, rule in enumerate(self.rules):
+            self._pace_KR1[index, len(self._pace_KR1[index]) - rule.head :] = rule.head_rate
         self.steps_K = torch.zeros(len(self.rules), device=self._device)
         self._first_KRD = torch.zeros_like(self.trained_KRD)
         self._second_KRD = torch.zeros_like(self.trained_KRD)
@@ -141,7 +149,8 @@ class Bank:
             rate_N11 = self._vector([rates[place] for place in chosen])[:, None, None]
             decay_N11 = self._vector([self.rules[row].weight_decay for row in rows])[:, None, None]
             trained = self.trained_KRD[rows]
-            self.trained_KRD[rows] = trained - rate_N11 * (update + decay_N11 * trained) * trains
+            paces = self._pace_KR1[rows] * trains
+            self.trained_KRD[rows] = trained - rate_N11 * (update + decay_N11 * trained) * paces
 
     def _adamw(self, rows: list[int], gradient: Tensor, beta1: float = 0.9) -> Tensor:
         """Loshchilov and Hutter (2019)."""

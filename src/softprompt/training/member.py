@@ -115,7 +115,7 @@ class Tuned:
     def row(self) -> dict[str, Any]:
         """One flat row, as the command prints it."""
         card = self.prompt.card
-        trainable = card.num_virtual_tokens * card.token_dim
+        trainable = sum(part.numel() for part in (self.prompt.vectors_PD, *(self.prompt.classifier or ())))
         train, validation, test = self.rows
         return {
             "task": card.task,

@@ -15,6 +15,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
 from softprompt.model.architecture import Architecture, architecture_of
+from softprompt.model.headed_encoder import HeadedEncoder
 from softprompt.model.prefix import layout_for
 from softprompt.model.splice import stack_prompts
 from softprompt.progress import Silent
@@ -29,6 +30,7 @@ from softprompt.tasks.schedule import told_few
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
 from softprompt.training.events import Advanced, Event
+from softprompt.training.heads import objective_on, start_head
 from softprompt.training.objectives import OBJECTIVES
 from softprompt.training.objectives.label_sets import told_weights
 from softprompt.training.objectives.objective import Splits, Surroundings
@@ -102,7 +104,7 @@ class Preparer:
         if library is not None:
             library.registry.check_names([task.name], base.name)
         task.form = task.form.within([task.form.answer(row, "a training row") for row in task.train])
-        objective = OBJECTIVES[task.config.objective_name]
+        objective = OBJECTIVES[objective_on(task, base)]
         parents = _parents(base, task.config, library) if begins is None else []
         length = _length(task.config, parents)
         key = (id(task.train), task.form, length, task.config.max_eval_samples, objective)
@@ -125,7 +127,11 @@ class Preparer:
         if begins is None:
             begins = Begins(self._start(task, length, parents), tuple(parent.digest for parent in parents))
         config = chosen(task.config, base, begins.vectors_PD).model_copy(update={"num_virtual_tokens": length})
-        run = Run(task, config, begins.vectors_PD, train, validation, labels, begins.parents)
+        start_PD, head_rate = begins.vectors_PD, 1.0
+        if isinstance(self._architecture, HeadedEncoder) and labels is not None:
+            head, head_rate = start_head(self._architecture, task, labels, train, parents)
+            start_PD = torch.cat([start_PD, head])
+        run = Run(task, config, start_PD, train, validation, labels, begins.parents, head_rate)
         run.split(task.folds)
         return run, test
 
@@ -161,6 +167,8 @@ def chosen(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None = None)
     """A config with nothing left to choose; but for the rate of a prefix where its start is not known."""
     if config.hidden_size != config.encoder_hidden_size:
         config = config.model_copy(update={"encoder_hidden_size": config.hidden_size})
+    if base.task_type == "SEQ_CLS":
+        config = config.model_copy(update={"objective": "label_scoring"})
     if config.learning_rate is not None:
         return config
     usual = RATE * base.spread
@@ -264,8 +272,9 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
     elif (told := _unreachable(base, run)) is not None:
         yield f"{task.name}: {told}", True
     if (network := run.rule.network) is not None:  # not kept, so no row or card counts it
-        kept = run.start_PD.numel()
-        trained = network.numbers(*run.start_PD.shape) + kept * network.trains_vectors
+        shape = (run.config.num_virtual_tokens, run.start_PD.shape[1])
+        kept = shape[0] * shape[1]
+        trained = network.numbers(*shape) + kept * network.trains_vectors
         yield f"{task.name}: {trained} numbers are trained, and the {kept} of the vectors that they make are kept", False
 
 

@@ -18,13 +18,14 @@ from softprompt.model.architecture import Architecture
 from softprompt.model.centroid import centroid_of, raw_text
 from softprompt.model.prefix import layout_for
 from softprompt.prompts.card import Card
-from softprompt.prompts.prompt import SoftPrompt
+from softprompt.prompts.prompt import Classifier, SoftPrompt
 from softprompt.registry.gate import Rival, rival
 from softprompt.registry.records import Origin, Version
 from softprompt.rows.sources import Row, digest_rows
 from softprompt.tasks.config import OF_PATTERNS
 from softprompt.tasks.form import form_fields
 from softprompt.tasks.task import Task
+from softprompt.training.heads import objective_on
 from softprompt.training.member import Member
 from softprompt.training.run import Run
 
@@ -45,8 +46,10 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     base, run = architecture.base, member.run
     assert run.best is not None
     assert run.best_PD is not None
-    vectors_PD = run.best_PD.cpu()
-    moved = round(float((vectors_PD - run.start_PD).norm() / run.start_PD.norm().clamp_min(1e-12)), 4)
+    length = run.config.num_virtual_tokens
+    rows_PD, start_PD = run.best_PD.cpu(), run.start_PD[:length]
+    vectors_PD = rows_PD[:length]
+    moved = round(float((vectors_PD - start_PD).norm() / start_PD.norm().clamp_min(1e-12)), 4)
     metrics = {"value": report.value, "stderr": report.stderr, "rows": report.rows, "moved": moved}
     metrics |= report.others
     metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr}
@@ -72,6 +75,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         | base.provenance()
         | run.form.found()
         | run.task.form.rules(base)
+        | ({"pooling": architecture.head.pooling} if architecture.head is not None else {})
         | member.recipe,
         data_digest=run.task.data_digest,
         metrics={name: value for name, value in metrics.items() if not math.isnan(value)},  # of a checkpoint from before
@@ -79,7 +83,11 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         **form_fields(run.task.form),
     )
     fields = run.task.form.input.fields
-    return SoftPrompt(vectors_PD, card, centroid_of(architecture, [raw_text(fields, row) for row in spread(run.task.train)]))
+    centroid_D = centroid_of(architecture, [raw_text(fields, row) for row in spread(run.task.train)])
+    classifier = None
+    if architecture.head is not None and run.labels is not None:
+        classifier = Classifier(*(part.clone() for part in architecture.head.unpack(rows_PD, len(run.labels))))
+    return SoftPrompt(vectors_PD.clone(), card, centroid_D, classifier)
 
 
 def barely_moved(member: Member, prompt: SoftPrompt) -> str:
@@ -142,7 +150,7 @@ def resolved_file(task: Task, base: FrozenBase) -> dict[str, Any]:
         "task": task.name,
         "base": base.address,
         "task_type": base.task_type,
-        "objective": config.objective_name,
+        "objective": objective_on(task, base),
         "metric": config.metric_name,
         "prompt_tuning_init": config.initializer,
         "encoder_hidden_size": config.hidden_size,

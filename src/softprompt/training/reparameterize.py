@@ -36,13 +36,15 @@ class Network:
     """M, its hidden units, or its rank."""
     seed: int
     """Of its weights at the start."""
+    apart: int = 0
+    """Last rows of the prompt, such as a head's, that are none of its vectors, and are trained as they are."""
 
     def numbers(self, length: int, width: int) -> int:
-        """How many are trained of it, for a prompt of P x D."""
+        """How many are trained of it, for P vectors of D numbers."""
         return sum(math.prod(shape) for shape in (*self._wide(width), *self._narrow(length)))
 
     def rows(self, length: int, width: int) -> int:
-        """Rows that its weights take, W."""
+        """Rows that its weights take, W, for P vectors."""
         packed = sum(math.prod(shape) for shape in self._narrow(length))
         return sum(rows for rows, _ in self._wide(width)) + -(-packed // width)
 
@@ -84,7 +86,7 @@ class Network:
         return parts
 
     def start(self, prompt_PD: Tensor) -> Tensor:
-        """Its weights at the start, W x D.
+        """Its weights at the start, W x D, for P vectors.
 
         A residual network and a low rank start from the very vectors given: the gain of the one and B of the other are zero.
         Weights are as large as a norm, or a fixed factor behind them, lets them be, for one learning rate must suit them and
@@ -131,11 +133,11 @@ def lay_out(prompt_PD: Tensor, network: Network | None, room: int, longest: int)
     used_R[room + longest - length :] = 1
     trained_R = used_R.clone()
     if network is not None:
-        own_WD = network.start(prompt_PD)
+        own_WD = network.start(prompt_PD[: length - network.apart])
         weights_WD[: len(own_WD)] = own_WD
         used_R[: len(own_WD)] = trained_R[: len(own_WD)] = 1
         if not network.trains_vectors:
-            trained_R[room:] = 0
+            trained_R[room : room + longest - network.apart] = 0
     matrix_RD = torch.cat([weights_WD, F.pad(prompt_PD, (0, 0, longest - length, 0))])
     return matrix_RD, used_R[:, None], trained_R[:, None]
 
@@ -152,17 +154,17 @@ def fold(trained_KRD: Tensor, networks: Sequence[Network | None], lengths: Seque
     vectors_KPD = trained_KRD[:, -longest:]
     if not any(networks):
         return vectors_KPD
-    alike: dict[tuple[str, int, int], list[int]] = defaultdict(list)
+    alike: dict[tuple[str, int, int, int], list[int]] = defaultdict(list)
     for place, (network, length) in enumerate(zip(networks, lengths, strict=True)):
         if network is not None:
-            alike[network.kind, network.hidden, length].append(place)
+            alike[network.kind, network.hidden, length, network.apart].append(place)
     folded_KPD = vectors_KPD.clone()
-    for (kind, _, length), places in alike.items():
-        network = networks[places[0]]
+    for (kind, _, length, apart), places in alike.items():
+        network, count = networks[places[0]], length - apart
         assert network is not None
-        weights_NWD = trained_KRD[places, : network.rows(length, trained_KRD.shape[2])]
-        parts = network.parts(weights_NWD, length)
-        folded_KPD[places, -length:] = _FOLDS[kind](vectors_KPD[places, -length:], parts)
+        weights_NWD = trained_KRD[places, : network.rows(count, trained_KRD.shape[2])]
+        parts, own = network.parts(weights_NWD, count), slice(longest - length, longest - apart)
+        folded_KPD[places, own] = _FOLDS[kind](vectors_KPD[places, own], parts)
     return folded_KPD
 
 

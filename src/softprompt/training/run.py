@@ -46,13 +46,15 @@ class Run:
     config: TaskConfig
     """Its hyperparameters, with nothing left to choose."""
     start_PD: Tensor
-    """Where the vectors start, P x D."""
+    """Where the vectors start, P x D; behind them a head, where its base answers through one."""
     train: Examples
     validation: Examples
     labels: Labels | None
     """Tokens of the labels."""
     parents: tuple[str, ...] = ()
     """Digests of the prompts that it started from."""
+    head_rate: float = 1.0
+    """The learning rate of its head, where it has one, in units of the vectors'."""
     whole: Run | None = None
     """The run that this one is a fold of: trained beside it without some of its rows, to be judged on those for it."""
     folds: tuple[Run, ...] = field(default=(), repr=False)
@@ -87,6 +89,11 @@ class Run:
     def objective(self) -> Objective[Any]:
         """What it is trained for."""
         return (OF_SETS if self.task.form.is_set else OBJECTIVES)[self.config.objective_name]
+
+    @property
+    def head(self) -> int:
+        """Rows of its head."""
+        return len(self.start_PD) - self.config.num_virtual_tokens
 
     @property
     def form(self) -> Form:
@@ -136,7 +143,19 @@ class Run:
         for places in folds:
             rest = [place for place in range(len(self.train)) if place not in set(places)]
             train, held = self.train.pick(rest), self.validation.pick(places)
-            made.append(Run(self.task, self.config, self.start_PD, train, held, self.labels, whole=self, held=tuple(places)))
+            made.append(
+                Run(
+                    self.task,
+                    self.config,
+                    self.start_PD,
+                    train,
+                    held,
+                    self.labels,
+                    head_rate=self.head_rate,
+                    whole=self,
+                    held=tuple(places),
+                )
+            )
         self.folds = tuple(made)
 
     @cached_property
@@ -144,7 +163,11 @@ class Run:
         """Of a step, its prompt and its rows with their targets, in the mean over an epoch."""
         tails = (self.objective.tails(target) for target in self.targets)
         rows = sum(len(ids) + max(map(len, ends)) for ids, ends in zip(self.train.inputs, tails, strict=True))
-        fronts, length, steps = self.train.fronts, len(self.start_PD), steps_per_epoch(self.config, len(self.train))
+        fronts, length, steps = (
+            self.train.fronts,
+            self.config.num_virtual_tokens,
+            steps_per_epoch(self.config, len(self.train)),
+        )
         if self.task.form.front_varies:
             return (rows + sum(map(len, fronts)) + length * len(fronts)) / steps
         return length + len(self.train.front(0)) + rows / steps
@@ -153,17 +176,19 @@ class Run:
         """Of one step over these rows, counted likewise: a prompt once, or once for each row that has text of its own before
         it."""
         rows = sum(row.length for row in batch)
+        length = self.config.num_virtual_tokens
         if self.task.form.front_varies:
-            return rows + sum(len(row.front) + len(self.start_PD) for row in batch)
-        return rows + len(batch[0].front) + len(self.start_PD)
+            return rows + sum(len(row.front) + length for row in batch)
+        return rows + len(batch[0].front) + length
 
     @property
     def rule(self) -> Rule:
         """How it is updated."""
         config = self.config
         kind = config.encoder_reparameterization_type
-        network = Network(kind, config.encoder_hidden_size, config.seed) if kind else None
-        return Rule(config.optim, config.weight_decay, config.max_grad_norm, network, config.adam_beta2)
+        network = Network(kind, config.encoder_hidden_size, config.seed, self.head) if kind else None
+        clip, head = config.max_grad_norm, (self.head, self.head_rate)
+        return Rule(config.optim, config.weight_decay, clip, network, config.adam_beta2, *head)
 
     @property
     def total(self) -> int:

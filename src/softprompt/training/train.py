@@ -71,7 +71,7 @@ def train(
         session = Session(architecture, library=kept, group=group, stop=stop)
         members: list[tuple[Task, list[Member]]] = []
         for task in loaded:
-            count = _subsets_of(task, subsets, publish=publish)
+            count = _subsets_of(task, subsets, session.base, publish=publish)
             members.append((task, [session.add(one) for one in (task.subsets(count) if count else [task])]))
         for event in draw(session.run(), shown):
             if isinstance(event, Failed) and not event.trained:
@@ -88,7 +88,7 @@ def train(
         return found
 
 
-def _subsets_of(task: Task, given: int | None, *, publish: bool) -> int | None:
+def _subsets_of(task: Task, given: int | None, base: FrozenBase, *, publish: bool) -> int | None:
     """How many prompts a task is trained as; None for one.
 
     Raises:
@@ -102,6 +102,11 @@ def _subsets_of(task: Task, given: int | None, *, publish: bool) -> int | None:
     if task.config.prompt_type == "prefix":
         raise ConfigError(
             f"task {task.name!r}: subsets are combined, and prefixes cannot be; leave subsets out, or take prompt_type: soft"
+        )
+    if base.task_type == "SEQ_CLS":
+        raise ConfigError(
+            f"task {task.name!r}: subsets are combined as an ensemble, which prompts with heads (those on {base.name}) are "
+            "not; leave subsets out"
         )
     if any(map(task.form.lacks_answer, task.test)):
         raise ConfigError(
