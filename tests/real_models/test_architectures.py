@@ -208,7 +208,8 @@ def test_sequence_classifiers() -> None:
     padding, last = "what it makes of a row changes with the padding behind it", "no linear layer makes its answers"
     refusals = {
         "canine": "has no table of input embeddings", "esm": "it makes something else of tokens than of their embeddings",
-        "convbert": padding, "mobilebert": padding, "fnet": padding, "funnel": padding, "ibert": "cannot be run behind vectors", "nystromformer": padding,
+        "convbert": padding, "mobilebert": padding,
+        "fnet": padding, "funnel": padding, "ibert": "cannot be run behind vectors", "nystromformer": padding,
         "longformer": "cannot be run behind vectors", "xlnet": padding, "yoso": padding,
     }  # fmt: skip
     refused = {kind: str(path) for kind, path in found.items() if isinstance(path, str)}
