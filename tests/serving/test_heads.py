@@ -371,3 +371,22 @@ def test_a_file_of_another_head_is_told_apart() -> None:
     assert prompt.digest != SoftPrompt(torch.ones(1, 4), card, classifier=Classifier(2 * head.weight_CF, head.bias_C)).digest
     with pytest.raises(PromptFileError, match="not finite"):
         SoftPrompt(torch.ones(1, 4), card, classifier=Classifier(head.weight_CF, torch.tensor([torch.nan, 0])))
+
+
+def test_what_becomes_of_a_prompt_with_a_head(folder: Path, classifier: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    split = {"train": str(file), "validation": str(file), "test": str(file)}
+    with Library.open(tmp_path / "home") as library:
+        (tuned,) = softprompt.train(some_task("words", folder, data=split), library=library)
+        found = softprompt.inspect("words", data=ROWS, library=library)
+        assert [one.position for one in found] == list(range(5))
+        assert all(one.lost is not None for one in found)
+        again = softprompt.retrain("words", library=library)
+        assert (again.old, again.value) == (tuned.report.value, tuned.report.value)
+        assert library.registry.resolve("words@2").digest == tuned.prompt.digest
+        (moved,) = softprompt.upgrade("words", to=str(classifier), library=library)
+        assert (moved.old_version, moved.new_version, moved.recycled) == (2, 3, None)
+        assert "a base that answers through a head, which starts anew" in moved.reason
+        with pytest.raises(ConfigError, match="answers through a head, and no personal version has one"):
+            softprompt.personalize("words", ROWS, user="ann", library=library)

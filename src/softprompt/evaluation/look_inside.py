@@ -102,7 +102,7 @@ def inspect(
             (case,) = cases
             rows = case.rows.part(range(min(JUDGED, len(case.rows))))
             examples = case.task.encode(loaded, rows, prompt.columns, split="test")
-            lost = _lost(loaded, Trial(case.task.form, prompt.vectors_PD, examples), shown)
+            lost = _lost(loaded, Trial(case.task.form, prompt.rows_PD, examples), len(prompt.vectors_PD), shown)
         found = zip(_near(loaded, prompt.vectors_PD), lost, strict=True)
         return [
             Inspected(version.task, version.number, position, *near, lost=one) for position, (near, one) in enumerate(found)
@@ -137,12 +137,12 @@ def _text(base: FrozenBase, token: int) -> str:
     return text if text and "\ufffd" not in text else str(base.tokenizer.convert_ids_to_tokens(token))
 
 
-def _lost(base: FrozenBase, whole: Trial, progress: Progress) -> list[float]:
-    """What is lost without each vector in turn."""
+def _lost(base: FrozenBase, whole: Trial, count: int, progress: Progress) -> list[float]:
+    """What is lost without each of the vectors in turn; behind them the rows of a head, if there is one, stay."""
     engine = OfflineEngine(architecture_of(base), warn=progress.warn)
-    vectors_PD = whole.vectors_PD.to(base.dtype)
-    kept = [torch.cat([vectors_PD[:place], vectors_PD[place + 1 :]]) for place in range(len(vectors_PD))]
-    trials = [Trial(whole.form, one, whole.examples) for one in (vectors_PD, *kept)]
+    rows_PD = whole.vectors_PD.to(base.dtype)
+    kept = [torch.cat([rows_PD[:place], rows_PD[place + 1 :]]) for place in range(count)]
+    trials = [Trial(whole.form, one, whole.examples) for one in (rows_PD, *kept)]
     with progress.stage("inspect", len(trials) * len(whole.examples)) as advance:
         first, *others = result_of(judge(engine, trials), advance)
     best = goodness(first.metric, first.value)

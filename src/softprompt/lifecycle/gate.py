@@ -37,7 +37,7 @@ def card_on(task: Task, prompt: SoftPrompt, engine: OfflineEngine) -> Card:
     base, judged = engine.architecture.base, task.variant()
     judged.form = Form.of_card(prompt.card)
     examples = judged.encode(base, judged.test, prompt.columns, split="test")
-    (report,) = result_of(judge(engine, [Trial(judged.form, prompt.vectors_PD.to(base.dtype), examples)]))
+    (report,) = result_of(judge(engine, [Trial(judged.form, prompt.rows_PD.to(base.dtype), examples)]))
     scores = {"value": report.value, "stderr": report.stderr, "rows": float(report.rows)}
     recipe = prompt.card.recipe | {"test_digest": digest}
     return prompt.card.model_copy(update={"metrics": prompt.card.metrics | scores, "recipe": recipe})

@@ -151,6 +151,8 @@ def check_alike(shared: Version, start: Version) -> None:
             f"{start.ref} was made for base {start.card.exact_base} with fingerprint {start.fingerprint}, and {shared.ref} "
             f"for {shared.card.exact_base} with {shared.fingerprint}; start from a prompt of the task's own base"
         )
+    if shared.card.task_type == "SEQ_CLS":
+        raise ConfigError(f"{shared.ref} answers through a head, and no personal version has one; take a base that writes")
     if start.card.members or shared.card.members:
         ref = (start if start.card.members else shared).ref
         raise ConfigError(f"{ref} is an ensemble, and no personal version can start from it; name one prompt with like")

@@ -162,7 +162,9 @@ def _carry_one(library: Library, move: Move, engine: OfflineEngine, base: Frozen
     assert task is not None
     prompt = SoftPrompt.from_bytes(library.read(move.old), digest=move.old.digest)
     prompt.check_base(old_base)
-    if prompt.card.prompt_type == "soft":
+    if base.task_type == "SEQ_CLS":
+        move.remarks.append("nothing is carried over to a base that answers through a head, which starts anew")
+    elif prompt.card.prompt_type == "soft":
         move.carried = carried(prompt.vectors_PD, old_base, base)
         if not move.carried:
             move.remarks.append("nothing is carried over: the two bases share too few tokens")
