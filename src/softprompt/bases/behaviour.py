@@ -116,9 +116,12 @@ def check_encoder(model: Any, source: str) -> None:
         alone_BTV = run(inputs_embeds=embeds_BTD[1:, :short], attention_mask=mask_BT[1:, :short])
     _check_numbers(embeds_BTD, told_BTV, source)
     if layer is not None:  # whose one column may hide what padding does to the others
-        states_BSD = model.base_model(inputs_embeds=embeds_BTD, attention_mask=mask_BT).last_hidden_state[1:, :short]
-        short_BSD = model.base_model(inputs_embeds=embeds_BTD[1:, :short], attention_mask=mask_BT[1:, :short])
-        if not _near(states_BSD, short_BSD.last_hidden_state):
+        with _run(model, source):
+            whole_BSD = model.base_model(inputs_embeds=embeds_BTD, attention_mask=mask_BT).last_hidden_state[1:, :short]
+            short_BSD = model.base_model(
+                inputs_embeds=embeds_BTD[1:, :short], attention_mask=mask_BT[1:, :short]
+            ).last_hidden_state
+        if whole_BSD.shape != short_BSD.shape or not _near(whole_BSD, short_BSD):
             raise _no_base(model, source, "what it makes of a row changes with the padding behind it")
     for one, two, what in (
         (told_BTV[0], given_BTV[0], "it makes something else of tokens than of their embeddings"),
