@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.evaluation.look_inside import Inspected, inspect
     from softprompt.library.library import Library
+    from softprompt.lifecycle.diagnose import Finding, diagnose
     from softprompt.lifecycle.move import Upgraded
     from softprompt.lifecycle.personalize import Personalized, personalize
     from softprompt.lifecycle.retrain import Retrained, retrain
@@ -47,6 +48,7 @@ __all__ = [
     "Combined",
     "Distilled",
     "Evaluation",
+    "Finding",
     "FrozenBase",
     "Inspected",
     "Library",
@@ -64,6 +66,7 @@ __all__ = [
     "Version",
     "combine",
     "compare",
+    "diagnose",
     "distill",
     "evaluate",
     "inspect",
@@ -82,6 +85,7 @@ _HOMES = {
     "Combined": "evaluation.combination",
     "Distilled": "training.distill",
     "Evaluation": "evaluation.evaluate",
+    "Finding": "lifecycle.diagnose",
     "FrozenBase": "bases.base",
     "Inspected": "evaluation.look_inside",
     "Library": "library.library",
@@ -99,6 +103,7 @@ _HOMES = {
     "Version": "registry.records",
     "combine": "evaluation.combination",
     "compare": "compare.compare",
+    "diagnose": "lifecycle.diagnose",
     "distill": "training.distill",
     "evaluate": "evaluation.evaluate",
     "inspect": "evaluation.look_inside",

@@ -47,6 +47,7 @@ READING = [
     ["upgrade", "--to", "builtin/tiny"],
     ["retrain", "t"],
     ["inspect", "t"],
+    ["diagnose", "t"],
     ["jobs", "list"],
     ["jobs", "show", "x"],
     ["jobs", "cancel", "x"],

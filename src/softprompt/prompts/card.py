@@ -43,6 +43,12 @@ SOLVED = 0.98
 """A baseline that scores as high leaves next to nothing to tune for."""
 
 
+BARELY = 0.02
+"""A prompt that has moved by less than this share of its start's length has barely moved."""
+
+SHORT, LONG = 5, 150
+"""Virtual tokens outside of which a warning is due: too little capacity, and an input that drowns."""
+
 LOWER_IS_BETTER = ("perplexity", "mae")
 """Metrics of which less is better."""
 

@@ -20,7 +20,7 @@ from softprompt.model.prefix import layout_for
 from softprompt.model.splice import stack_prompts
 from softprompt.progress import Silent
 from softprompt.prompts import initialize
-from softprompt.prompts.card import is_best
+from softprompt.prompts.card import LONG, SHORT, is_best
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.answers import number_text
 from softprompt.tasks.config import TaskConfig
@@ -48,9 +48,6 @@ their width, so that a rate for Llama is a tenth of what it needs."""
 PREFIX_RATE = 0.005
 """That of a prefix, in units of the spread of the keys and values that it starts from, for the same reason. It is PEFT's
 choice for prefixes that start from a text, and was not searched for on a real base."""
-
-SHORT, LONG = 5, 150
-"""Prompt lengths outside of which a warning is due: too little capacity, and an input that drowns."""
 
 
 class Preparer:

@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
     from softprompt.library.library import Library
 
-BARELY = 0.02
-"""A prompt that has moved by less than this share of its start's length has barely moved."""
-
 CENTROID_ROWS = 200
 """Training rows that say where a task's inputs lie."""
 

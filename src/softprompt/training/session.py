@@ -20,6 +20,7 @@ from softprompt.errors import RegistryError, StoreError, TrainingError
 from softprompt.evaluation.baselines import baseline_trials, remarks_on_baselines, untaught
 from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
+from softprompt.prompts.card import BARELY
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Banks
 from softprompt.training.checkpoint import EVERY_SECONDS, Checkpoint, key_of, name_of
@@ -40,7 +41,7 @@ from softprompt.training.events import (
 from softprompt.training.loop import Group, Stepper
 from softprompt.training.member import Also, Member, Tuned
 from softprompt.training.prepare import Preparer, remarks_on
-from softprompt.training.publish import BARELY, barely_moved, make_prompt, publish
+from softprompt.training.publish import barely_moved, make_prompt, publish
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
