@@ -1,6 +1,6 @@
 """A small masked language model of English: arrays, training, and a folder that transformers reads, in one command.
 
-    python recipes/masked.py                 # 50 minutes; resumable: a killed run goes on from its last checkpoint
+    python recipes/masked.py                 # 55 minutes; resumable: a killed run goes on from its last checkpoint
 
 It has RoBERTa's shape and nothing else of it: a few million weights, trained for minutes on running text alone, without
 instructions or labels. It is there to judge soft prompts of masked language models by, where no larger one can be had.
@@ -24,6 +24,8 @@ from tokenizer import END_OF_TEXT, check_tokenizer, save_tokenizer, train_tokeni
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForMaskedLM, AutoTokenizer, RobertaConfig, RobertaForMaskedLM
+
+from softprompt.bases.devices import slow_at_16_bits
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parent / "models" / "masked-small"
@@ -203,18 +205,8 @@ def check(model: RobertaForMaskedLM, target: Path) -> None:
             raise ValueError(f"{target} does not answer as the model that was written there")
 
 
-def main() -> None:
-    """All of it."""
-    parser = arguments(__doc__ or "", minutes=50, rows=32, accumulate=1, muon_rate=4e-3, adam_rate=3e-3)
-    parser.add_argument("--target", type=Path, default=TARGET)
-    parser.add_argument("--work", type=Path, default=HERE / "work" / "masked", help="for arrays, checkpoint and log")
-    args = parser.parse_args()
-    if made(args):
-        print(json.dumps(export(args.work, CONFIG, args.target)))
-
-
-def made(args: argparse.Namespace, config: dict[str, Any] = CONFIG) -> bool:
-    """Prepares and trains; whether it is done."""
+def train(args: argparse.Namespace, config: dict[str, Any]) -> bool:
+    """Makes what is missing of the arrays, and trains; whether it was not stopped before its end."""
     prepare(args.work, config)
     stream = Stream(args.work / "train.npz")
     recipe = Recipe(
@@ -228,6 +220,17 @@ def made(args: argparse.Namespace, config: dict[str, Any] = CONFIG) -> bool:
         held_out=partial(held_out_figures, work=args.work),
     )
     return pretrain(recipe, args) is not None
+
+
+def main() -> None:
+    """All of it."""
+    quick = not slow_at_16_bits(torch.device("cpu"))
+    parser = arguments(__doc__, minutes=55, rows=32, accumulate=1, muon_rate=4e-3, adam_rate=3e-3, bf16=quick)
+    parser.add_argument("--target", type=Path, default=TARGET)
+    parser.add_argument("--work", type=Path, default=HERE / "work" / "masked", help="for arrays, checkpoint and log")
+    args = parser.parse_args()
+    if train(args, CONFIG) and not args.fresh:
+        print(json.dumps(export(args.work, CONFIG, args.target)))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def held_out_losses(model: LlamaForCausalLM, rows: int = 12, length: int = 256) 
 
 def main() -> None:
     """The whole run."""
-    parser = arguments(__doc__ or "", minutes=78, rows=16, accumulate=2, muon_rate=4e-3, adam_rate=3e-3)
+    parser = arguments(__doc__, minutes=78, rows=16, accumulate=2, muon_rate=4e-3, adam_rate=3e-3, bf16=False)
     parser.add_argument("--share", type=float, default=0.625, help="share of the tokens that logits are made for")
     args = parser.parse_args()
     recipe = Recipe(

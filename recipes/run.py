@@ -134,32 +134,33 @@ def save(path: Path, state: dict[str, Any]) -> None:
     os.replace(path.with_suffix(".tmp"), path)
 
 
-def arguments(
-    description: str, *, minutes: float, rows: int, accumulate: int, muon_rate: float, adam_rate: float
-) -> argparse.ArgumentParser:
+def arguments(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """What may be asked of a run, with the defaults of a recipe."""
-    parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=minutes)
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float)
     parser.add_argument(
         "--until",
         type=float,
         default=0.0,
         help="end by this time (seconds since the epoch), whatever --minutes says",
     )
-    parser.add_argument("--rows", type=int, default=rows, help="rows in a forward pass")
-    parser.add_argument("--accumulate", type=int, default=accumulate, help="forward passes in a step")
+    parser.add_argument("--rows", type=int, help="rows in a forward pass")
+    parser.add_argument("--accumulate", type=int, help="forward passes in a step")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--bf16", action="store_true", help="matrix products in bf16: quicker on CPUs with AMX, slower on others"
+        "--bf16",
+        action=argparse.BooleanOptionalAction,
+        help="matrix products in bf16: quicker on CPUs with AMX, slower on others",
     )
     parser.add_argument("--no-compile", action="store_true", help="for a short look, since compiling takes a minute")
-    parser.add_argument("--muon-rate", type=float, default=muon_rate)
-    parser.add_argument("--adam-rate", type=float, default=adam_rate)
+    parser.add_argument("--muon-rate", type=float)
+    parser.add_argument("--adam-rate", type=float)
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
     parser.add_argument(
         "--long-from", type=float, default=0.8, help="share of the budget after which rows are twice as long"
     )
     parser.add_argument("--fresh", action="store_true", help="ignore an existing checkpoint, write none")
+    parser.set_defaults(**defaults)
     return parser
 
 
@@ -172,7 +173,7 @@ def pretrain(recipe: Recipe, args: argparse.Namespace) -> dict[str, Any] | None:
     if recipe.checkpoint.exists() and not args.fresh:
         state = torch.load(recipe.checkpoint, weights_only=True)
         optimisers.load(state["optimisers"])
-        step, elapsed, tokens, mean, cpu = (state[name] for name in ("step", "elapsed", "tokens", "loss", "cpu"))
+        step, elapsed, tokens, mean, cpu = (state.get(name, 0) for name in ("step", "elapsed", "tokens", "loss", "cpu"))
         for stream, at in zip(recipe.streams, state["at"], strict=True):
             stream.at = at
     loss_of = recipe.loss if args.no_compile else torch.compile(recipe.loss, dynamic=False)
@@ -199,7 +200,7 @@ def pretrain(recipe: Recipe, args: argparse.Namespace) -> dict[str, Any] | None:
             )
 
     stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     mark, mark_tokens, shown = time.time(), tokens, 0
     with Bars().stage("train", 1000) as advance, log:
         while not stopped and (progress := (time.time() - started) / budget) < 1:
@@ -239,6 +240,7 @@ def pretrain(recipe: Recipe, args: argparse.Namespace) -> dict[str, Any] | None:
             if time.time() - saved > args.checkpoint_minutes * 60:
                 checkpoint()
                 saved = time.time()
+        signal.signal(signal.SIGTERM, before)
         checkpoint()
         if stopped:
             return None
