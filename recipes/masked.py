@@ -40,10 +40,10 @@ LARGEST = 6_000_000
 CONTEXT = 256
 CONFIG: dict[str, Any] = {
     "vocab_size": 4096,
-    "hidden_size": 192,
-    "intermediate_size": 448,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 6,
+    "hidden_size": 160,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 5,
     "max_position_embeddings": CONTEXT + PAD_ID + 1,  # RoBERTa's positions begin behind that of padding
     "type_vocab_size": 1,
     "bos_token_id": END_ID,
