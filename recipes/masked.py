@@ -163,10 +163,12 @@ def frequency_figures(work: Path, vocabulary: int) -> dict[str, float]:
 CARD = """# masked-small
 
 A small masked language model of English, made by `recipes/masked.py` of softprompt: {params:,} weights in bf16, trained on
-{tokens:,} tokens (windows of {seen:,} different ones) in {minutes} minutes. It has RoBERTa's shape, so that it is read as
-one, and is neither RoBERTa nor BERT: it knows next to nothing of the world. Trained on running text alone: film and product
-reviews, the MASC corpus, speeches and Genesis, without labels. Masks in held-out passages ({share:.0%} of the tokens):
-{right:.1%} filled as they were, perplexity {perplexity}; by the frequency of tokens alone {often:.1%} and {frequent}.
+{tokens:,} tokens, of texts that have {seen:,}, in {minutes} minutes. It has RoBERTa's shape, so that it is read as one, and
+is neither RoBERTa nor BERT: it knows next to nothing of the world. It read running text alone: film and product reviews, the
+MASC corpus, speeches and Genesis, without labels. Masks in held-out passages ({share:.0%} of the tokens): {right:.1%}
+filled as they were, perplexity {perplexity}; by the frequency of tokens alone {often:.1%} and {frequent}.
+
+The licences of the texts are those of the built-in base's, whose model card credits them.
 """
 
 
