@@ -1,6 +1,6 @@
 """A small masked language model of English: arrays, training, and a folder that transformers reads, in one command.
 
-    python recipes/masked.py                 # 38 minutes; resumable: a killed run goes on from its last checkpoint
+    python recipes/masked.py                 # 55 minutes; resumable: a killed run goes on from its last checkpoint
 
 It has RoBERTa's shape and nothing else of it: a few million weights, trained for minutes on running text alone, without
 instructions or labels. It is there to judge soft prompts of masked language models by, where no larger one can be had.
@@ -250,7 +250,7 @@ def train(args: argparse.Namespace, config: dict[str, Any]) -> bool:
 def main() -> None:
     """All of it."""
     quick = not slow_at_16_bits(torch.device("cpu"))
-    parser = arguments(__doc__, minutes=38, rows=32, accumulate=1, muon_rate=4e-3, adam_rate=2e-3, bf16=quick)
+    parser = arguments(__doc__, minutes=55, rows=32, accumulate=1, muon_rate=4e-3, adam_rate=2e-3, bf16=quick)
     parser.add_argument("--target", type=Path, default=TARGET)
     parser.add_argument("--work", type=Path, default=HERE / "work" / "masked", help="for arrays, checkpoint and log")
     args = parser.parse_args()
