@@ -8,7 +8,7 @@ WORKERS ?= 2
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
-.PHONY: setup demo test lint format docs bench soak test-services models test-models clean
+.PHONY: setup demo test lint format docs bench soak test-services models test-models masked-small clean
 
 setup: $(READY)
 
@@ -59,6 +59,9 @@ test-services: setup
 
 models: setup
 	$(BIN)/python recipes/real_models.py
+
+masked-small: setup
+	$(BIN)/python recipes/masked.py
 
 test-models: setup
 	$(BIN)/python -m pytest tests/real_models -m models

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 from pretrain import CHECKPOINT, CONFIG, WORK, new_model
-from tokenizer import END_OF_TEXT, PAD
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from tokenizer import check_tokenizer, save_tokenizer
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 TARGET = Path(__file__).resolve().parent.parent / "src" / "softprompt" / "bases" / "builtin" / "tiny"
 LARGEST = 15_900_000
@@ -25,19 +26,7 @@ def export(target: Path) -> dict[str, float]:
     model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=1)
     target.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(target)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(WORK / "tokenizer.json"),
-        bos_token=END_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        pad_token=PAD,
-        model_max_length=CONFIG["max_position_embeddings"],
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
-    tokenizer.save_pretrained(target)
-    settings = json.loads((target / "tokenizer_config.json").read_text())
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # older releases know no other name for it
-    (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    save_tokenizer(Tokenizer.from_file(str(WORK / "tokenizer.json")), target, CONFIG["max_position_embeddings"])
     (target / "model.safetensors").chmod(0o644)
     size = (target / "model.safetensors").stat().st_size
     if size > LARGEST:
@@ -55,15 +44,7 @@ def export(target: Path) -> dict[str, float]:
 def check(target: Path) -> None:
     """Loads the files in both precisions and lets the tokenizer bring odd text back."""
     tokenizer = AutoTokenizer.from_pretrained(target)
-    for text in (
-        "Question: What is an atom ?\nType: entity",
-        " two  spaces\tand\n\nlines ",
-        "naïve 日本語 🙂 1984",
-        "\x00\x7f <|x|>",
-    ):
-        ids = tokenizer(text)["input_ids"]
-        if tokenizer.decode(ids) != text:
-            raise ValueError(f"the tokenizer does not bring {text!r} back but {tokenizer.decode(ids)!r}")
+    check_tokenizer(tokenizer)
     ids = torch.tensor([tokenizer("The opposite of good is")["input_ids"]])
     for dtype in (torch.float32, torch.bfloat16):
         model = AutoModelForCausalLM.from_pretrained(target, dtype=dtype).eval()

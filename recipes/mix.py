@@ -63,8 +63,8 @@ LABELLED: dict[str, Callable[..., Task]] = {  # data set -> maker of its tasks
 }
 
 
-def running_text() -> Iterator[tuple[str, str]]:
-    """(kind, passage) of all plain text, once."""
+def passages() -> Iterator[tuple[str, str]]:
+    """(kind, passage) of all plain text but WordNet's, once."""
     for lines, _ in texts.movie_reviews():
         for at in range(0, len(lines), 40):
             yield "film", "\n".join(lines[at : at + 40])
@@ -78,6 +78,11 @@ def running_text() -> Iterator[tuple[str, str]]:
     for text in (*(text for text, _ in texts.masc()), *texts.speeches(), *texts.scripture()):
         for piece in sentences.pieces_of(text, 2500):
             yield "other", piece
+
+
+def running_text() -> Iterator[tuple[str, str]]:
+    """(kind, passage) of all plain text, once."""
+    yield from passages()
     entries = []
     for s in wordnet().synsets.values():
         example = f' "{s.examples[0]}"' if s.examples else ""
