@@ -123,7 +123,7 @@ def with_text(parts: Parts, text: str, at: int) -> Parts:
 
 
 def words_of(
-    columns: Sequence[str], answer: str, frame: ChatFrame | None, *, generates: bool, headed: bool
+    columns: Sequence[str], answer: str, frame: ChatFrame | None, *, generates: bool, headed: bool = False
 ) -> dict[str, str]:
     """The templates of a first task file, in a frame or plainly: the columns as the user's message, the answer behind it.
     Before a head stands the message alone.
