@@ -117,7 +117,7 @@ def test_keys_their_scopes_and_their_end(running: Running, library: Library) -> 
         assert caught.value.code == "invalid_api_key"
     assert running.http.get(f"{running.url}/v1/models").status_code == 401
     assert running.http.get(f"{running.url}/v1/nothing").status_code == 401
-    for path in ("healthz", "readyz", "openapi.json"):
+    for path in ("health", "healthz", "readyz", "openapi.json"):
         assert running.http.get(f"{running.url}/{path}").status_code == 200
     with running.client(secret) as reader:
         assert len(list(reader.models.list())) == 3

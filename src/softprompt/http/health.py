@@ -34,6 +34,7 @@ class Ready(Status):
     fingerprint: str
 
 
+@router.get("/health", response_model=Status)
 @router.get("/healthz", response_model=Status)
 async def alive() -> Response:
     """Whether the server runs."""

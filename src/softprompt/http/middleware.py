@@ -114,7 +114,7 @@ class _Exchange:
     async def _admit(self) -> None:
         """Raises `ApiError` for what is refused unread."""
         path: str = self.scope["path"]
-        if path in ("/healthz", "/readyz"):
+        if path in ("/health", "/healthz", "/readyz"):
             return
         if self.state.draining:
             raise stopping()
