@@ -16,6 +16,7 @@ from softprompt.library.library import Library
 from softprompt.lifecycle import carry
 from softprompt.lifecycle import upgrade as module
 from softprompt.progress import Mute
+from softprompt.training.train import train
 from tests.lifecycle.rows import ROWS, a_task, data_file
 from tests.models import make_base, some_prefix, some_prompt, steerable_base, tokenizer
 
@@ -137,3 +138,18 @@ def test_a_prefix_starts_anew(library: Library, tmp_path: Path, old_folder: Path
     )
     assert (row.new_version, row.recycled) == (2, None)
     assert "a prefix has no vectors that another base knows" in row.reason
+
+
+def test_control_tokens_that_the_new_base_does_not_know_are_told(tmp_path: Path, old_folder: Path) -> None:
+    old, new = FrozenBase.load(str(old_folder)), make_base("gpt2")
+    told = next(iter(old.spelling.controls))
+    other = copy.copy(new)
+    other.__dict__["spelling"] = copy.copy(new.spelling)
+    other.spelling.__dict__["controls"] = {}
+    with Library.open(tmp_path / "home") as library:
+        task = a_task(tmp_path, base=str(old_folder), input=f"{told} {{text}} =", max_steps=1)
+        train(task, library=library, progress=Mute())
+        (row,) = upgrade("kind", to=other, library=library, progress=Mute())
+        assert f"`input` holds {told!r}, a control token of the old base" in row.reason
+        (row,) = upgrade("kind@1", to=steerable_twin(), library=library, progress=Mute())
+        assert "control token" not in row.reason

@@ -170,6 +170,12 @@ def _carry_one(library: Library, move: Move, engine: OfflineEngine, base: Frozen
             move.remarks.append("nothing is carried over: the two bases share too few tokens")
     else:
         move.remarks.append(f"a {prompt.card.prompt_type} has no vectors that another base knows")
+    known, template = base.spelling.controls, task.form.input.text
+    if lost := [text for text in old_base.spelling.controls if text in template and text not in known]:
+        move.remarks.append(
+            f"`input` holds {lost[0]!r}, a control token of the old base, which is plain text to the new one; give a task "
+            "file with a template for it (--task-file)"
+        )
     move.card = card_on(task, prompt, engine)
 
 
