@@ -63,3 +63,4 @@ def test_the_commands(run: Run, library: Library, other_folder: Path) -> None:
     names = ("task", "old_version", "new_version", "old", "recycled", "value", "promoted", "reason")
     assert set(names) <= moved.keys()
     assert (moved["old_version"], moved["new_version"], moved["old"]) == (2, 3, 1.0)
+    assert "nothing to carry over" in run("upgrade", "--to", other_folder, "--home", library.home).out

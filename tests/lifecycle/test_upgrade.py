@@ -117,6 +117,8 @@ def test_what_cannot_be_carried_is_told_in_its_row(library: Library, tmp_path: P
     assert "--task-file FILE" in rows["bare"].reason
     assert rows["there"].reason == "it is of this base already"
     assert module.failures(rows.values()) == 1
+    with pytest.raises(ConfigError, match="task 'kind' is named twice"):
+        upgrade(["kind", "kind@1"], to=steerable_twin(), library=library, progress=Mute())
     with pytest.raises(ConfigError, match="there is a task file of 'kind', which is not upgraded"):
         upgrade("bare", to=steerable_twin(), task_files=[a_task(tmp_path)], library=library, progress=Mute())
     (given,) = upgrade(

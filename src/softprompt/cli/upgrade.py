@@ -9,7 +9,7 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, target_base_options
-from softprompt.cli.output import emit
+from softprompt.cli.output import emit, say
 from softprompt.cli.train import stopping
 
 COLUMNS = ("task", "old_version", "new_version", "old", "recycled", "value", "promoted", "reason")
@@ -41,6 +41,9 @@ def upgrade(
         from softprompt.lifecycle.upgrade import upgrade as carry
     with stopping() as stop:
         rows = carry(tasks, to=base, task_files=task_files or (), library=library, progress=progress, stop=stop)
-    emit([row.row() for row in rows], as_json, f"Carried to {base.shown}", COLUMNS)
+    if rows or as_json:
+        emit([row.row() for row in rows], as_json, f"Carried to {base.shown}", COLUMNS)
+    else:
+        say(f"nothing to carry over: all tasks are of {base.shown} already, or there are none")
     if failures(rows):
         raise typer.Exit(1)

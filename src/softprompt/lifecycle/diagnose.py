@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.locate import is_local
+from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, SoftPromptError
 from softprompt.evaluation.baselines import remarks_on_scores
 from softprompt.library.binding import prove
@@ -89,7 +90,7 @@ def _of_base(library: Library, version: Version) -> Iterator[Finding]:
     if not is_local(version.base):
         return
     try:
-        proof = prove(named_base(library, version) or _source(version))
+        proof = prove(named_base(library, version) or BaseOptions(source=version.base))
     except BaseModelError as error:
         what, _, advice = str(error).partition("; ")
         yield Finding("base_gone", what, advice or "name where it is with --base")
@@ -100,12 +101,6 @@ def _of_base(library: Library, version: Version) -> Iterator[Finding]:
             f"it was made for a base with fingerprint {version.fingerprint}, and {version.base} has {proof.fingerprint} now",
             f"put the old base back, or carry the task over: softprompt upgrade {version.task} --to {version.base}",
         )
-
-
-def _source(version: Version) -> Any:
-    from softprompt.bases.options import BaseOptions
-
-    return BaseOptions(source=version.base)
 
 
 def _of_scores(card: Card) -> Iterator[Finding]:

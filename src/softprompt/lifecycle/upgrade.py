@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,9 @@ def upgrade(
         files = {task.name: task for task in load_tasks(task_files)} if task_files else {}
         named = [tasks] if isinstance(tasks, str) else tasks
         olds = [opened.registry.resolve(ref) for ref in (named or [entry.task for entry in opened.registry.tasks()])]
+        counts = Counter(old.task for old in olds)
+        if twice := sorted(name for name, count in counts.items() if count > 1):
+            raise ConfigError(f"task {twice[0]!r} is named twice, and one version of it is carried over; leave one out")
         if others := sorted(set(files) - {old.task for old in olds}):
             raise ConfigError(
                 f"there is a task file of {others[0]!r}, which is not upgraded; name it too, or leave the file out"
