@@ -12,6 +12,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.model.encoder import MaskedEncoder
 from softprompt.model.label_scores import label_contexts, score_labels
 from softprompt.model.splice import stack_prompts
+from softprompt.model.unshared import Laid
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
 from tests.models import MASKED, make_masked
@@ -76,8 +77,9 @@ def test_the_head_sees_chosen_states_alone(architecture: str) -> None:
     assert each._slices
     whole, mask_BS = torch.randn(2, 5, each.base.width, dtype=torch.float64), torch.ones(2, 5, dtype=torch.long)
     keep_BL = torch.tensor([[0, 4], [3, 3]])
-    sliced = each._logits_at(whole, mask_BS, keep_BL)
-    torch.testing.assert_close(sliced, each._logits_at(whole, mask_BS, keep_BL, sliced=False))
+    laid = Laid({"inputs_embeds": whole, "attention_mask": mask_BS}, mask_BS, torch.zeros(2, dtype=torch.long))
+    sliced = each._logits_at(laid, keep_BL)
+    torch.testing.assert_close(sliced, each._logits_at(laid, keep_BL, sliced=False))
     assert not each.base.model.base_model._forward_hooks
 
 

@@ -16,6 +16,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.errors import BaseModelError
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.causal import Causal
+from softprompt.model.deep import DeepEncoder
 from softprompt.model.encoder import MaskedEncoder
 from softprompt.model.encoder_decoder import EncoderDecoder
 from softprompt.model.headed_encoder import HeadedEncoder
@@ -77,12 +78,19 @@ def made(loader: Any, kinds: dict[str, Any], **more: Any) -> Iterator[tuple[str,
 
 @torch.no_grad()
 def assert_exact(each: Architecture, kind: str) -> None:
+    assert_rows_alone(each, kind, each.base.width)
+    if isinstance(each, DeepEncoder) and each.layout is not None:
+        assert_rows_alone(each, kind, each.layout.width)
+
+
+def assert_rows_alone(each: Architecture, kind: str, width: int) -> None:
+    """A mixed batch behind prompts of such a width is each row alone."""
     base, generator = each.base, torch.Generator().manual_seed(1)
-    prompts = [torch.randn(count, base.width, generator=generator) * base.spread for count in (9, 0, 4)]
+    prompts = [torch.randn(count, width, generator=generator) * base.spread for count in (9, 0, 4)]
     rows, tails = [[5, 9, 31, 77, 80, 90, 44], [200], [7, 8, 120, 44, 60]], [[[3, 4]], [[]], [[10, 11, 12]]]
     if each.head is not None:  # whose numbers stand behind the vectors, and which answers for 3 labels and for 2
         rows, tails = rows[:2], [[()] * 3, [()] * 2]
-        more = [torch.randn(each.head.rows(len(own)), base.width, generator=generator) for own in tails]
+        more = [torch.randn(each.head.on(width).rows(len(own)), width, generator=generator) for own in tails]
         prompts = [torch.cat(pair) for pair in zip(prompts, more, strict=False)]
     stack = stack_prompts(prompts)
     prefix = each.compute_prefix(stack) if each.shares_prefix else None
@@ -157,6 +165,13 @@ def test_encoder_decoders() -> None:
     assert anew == {"m2m_100", "seamless_m4t", "seamless_m4t_v2"}  # whose decoders count positions by ids
 
 
+DEEP = {
+    "bert", "camembert", "data2vec-text", "electra", "ernie", "roberta", "roberta-prelayernorm", "roformer", "xlm-roberta",
+    "xlm-roberta-xl",
+}  # fmt: skip
+"""Encoders that take prefixes whatever answers."""
+
+
 def test_masked_language_models() -> None:
     models = made(transformers.AutoModelForMaskedLM, auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, decoder_start_token_id=1)
     words = make_masked("roberta").tokenizer
@@ -176,6 +191,8 @@ def test_masked_language_models() -> None:
         "mra", "nomic_bert", "rembert", "roberta", "roberta-prelayernorm", "roformer", "squeezebert", "tapas", "ultrabert",
         "xlm-roberta", "xlm-roberta-xl",
     }  # fmt: skip
+    deep = {kind for kind, path in found.items() if isinstance(path, MaskedEncoder) and path.layout is not None}
+    assert deep == DEEP | {"eurobert"}
 
 
 HEADED = {
@@ -193,6 +210,11 @@ def test_encoders_without_a_head() -> None:
     headed = {kind: path for kind, path in found.items() if isinstance(path, HeadedEncoder)}
     assert headed.keys() == HEADED | {"eurobert", "gte", "jina_embeddings_v3", "longformer", "mra"}
     assert {path.head.pooling for path in headed.values()} == {"mean"}
+    assert {kind for kind, path in headed.items() if path.layout is not None} == DEEP | {
+        "eurobert",
+        "megatron-bert",
+        "rembert",
+    }
     assert all(isinstance(path, str) for kind, path in found.items() if kind not in headed)
 
 
@@ -205,6 +227,7 @@ def test_sequence_classifiers() -> None:
         "flaubert", "gte", "jina_embeddings_v3", "layoutlm", "markuplm", "mra", "tapas",
         "ultrabert", "xlm",
     }  # fmt: skip
+    assert {kind for kind, path in headed.items() if path.layout is not None} == DEEP
     padding, last = "what it makes of a row changes with the padding behind it", "no linear layer makes its answers"
     refusals = {
         "canine": "has no table of input embeddings", "esm": "it makes something else of tokens than of their embeddings",

@@ -128,6 +128,39 @@ def test_a_bank_trains_each_as_it_would_alone(folder: Path) -> None:
         assert beside.prompt.classifier is not None
 
 
+def test_prefixes_and_soft_prompts_go_through_one_session_and_one_server(folder: Path, tmp_path: Path) -> None:
+    tasks = [some_task("soft", folder), some_task("deep", folder, prompt_type="prefix", num_virtual_tokens=4, max_steps=40)]
+    with Library.open(tmp_path / "home") as library:
+        _, deep = softprompt.train(tasks, library=library)
+        assert deep.report.value > 0.6
+        card = deep.prompt.card
+        assert (card.prompt_type, card.token_dim, card.format, deep.row()["trainable"]) == (
+            "prefix",
+            128,
+            2,
+            4 * 128 + 6 * 33,
+        )
+        (alone,) = softprompt.train(tasks[1], publish=False)
+        torch.testing.assert_close(deep.prompt.rows_PD, alone.prompt.rows_PD, rtol=1e-3, atol=1e-4)
+        again = some_task("more", folder, prompt_type="prefix", prompt_tuning_init_prompt="deep", max_steps=1,
+                          num_virtual_tokens=4)  # fmt: skip
+        (more,) = softprompt.train(again, library=library)
+        assert more.report.value >= deep.report.value - 0.2  # it begins where that ended, its head too
+        from_soft = some_task("of-soft", folder, prompt_type="prefix", prompt_tuning_init_prompt="soft", max_steps=1)
+        assert softprompt.train(from_soft, library=library)[0].prompt.card.num_virtual_tokens == 5
+        base = FrozenBase.load(str(folder), device="cpu")
+        texts, refs = ["red stone", "river", "blue apple"], ["deep", "soft", "more"]
+        offline = Service(library, base=base)
+        mixed = offline.predict(texts, refs)
+        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as server:
+            for text, ref, answer in zip(texts, refs, mixed, strict=True):
+                (single,) = offline.predict([text], ref)
+                body = {"model": ref, "input": text}
+                (live,) = server.http.post(f"{server.url}/v1/classify", json=body).json()["data"]
+                assert answer.scores == pytest.approx(single.scores, abs=1e-5)
+                assert live["scores"] == pytest.approx(single.scores, abs=1e-5)
+
+
 def test_what_can_be_learnt_is_learnt_by_any_kind(folder: Path, classifier: Path, tmp_path: Path) -> None:
     sets = [{"text": f"{a} {b}", "label": sorted({a, b})} for a in WORDS[:3] for b in WORDS[:3]] * 4
     numbers = [{"text": word, "label": str(at % 3 + 1)} for at, word in enumerate(WORDS)] * 4
@@ -207,7 +240,6 @@ def test_a_prompt_starts_from_another_with_its_head_where_the_labels_are_its_own
         ({"objective": "language_modelling"}, "objective: language_modelling is of bases that answer in words"),
         ({"objective": "distillation", "instruction": "Say."}, "objective: distillation is of bases"),
         ({"objective": "unlikelihood", "unwanted": "kind"}, "objective: unlikelihood is of bases"),
-        ({"prompt_type": "prefix"}, "takes no prefix"),
         (
             {"labels": None, "metric": "exact_match"},
             "has no `labels`, and tiny-bert is an encoder that answers through a head",
@@ -246,11 +278,11 @@ def test_an_engine_refuses_a_job_whose_prompt_has_no_head(folder: Path) -> None:
         engine.stop()
 
 
-def test_ours_alone_is_compared(folder: Path) -> None:
+def test_prompts_of_both_kinds_are_compared_and_nothing_else(folder: Path) -> None:
     task = some_task("t", folder, max_steps=2)
-    (row,) = softprompt.compare(task, methods=["ours"])
-    assert row["trainable"] == 5 * 32 + 6 * 33
-    with pytest.raises(ConfigError, match=r"answers through a head, which ours alone trains here; .*--methods ours$"):
+    soft, prefix = softprompt.compare(task, methods=["ours", "prefix"])
+    assert (soft["trainable"], prefix["trainable"]) == (5 * 32 + 6 * 33, 5 * 128 + 6 * 33)
+    with pytest.raises(ConfigError, match=r"a head, which ours and prefix alone train here; .*--methods ours,prefix$"):
         softprompt.compare(task, methods=["zero_shot", "ours"])
 
 
@@ -263,9 +295,12 @@ def logits_of(model: Any, ids: list[int]) -> torch.Tensor:
     return logits
 
 
-def test_a_head_goes_out_to_peft_and_comes_back_with_the_same_logits(classifier: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prompt_type", ["soft", "prefix"])
+def test_a_head_goes_out_to_peft_and_comes_back_with_the_same_logits(
+    prompt_type: str, classifier: Path, tmp_path: Path
+) -> None:
     with Library.open(tmp_path / "home") as library:
-        softprompt.train(some_task("t", classifier), library=library)
+        softprompt.train(some_task("t", classifier, prompt_type=prompt_type), library=library)
         prompt, base = prompt_of(library, "t"), FrozenBase.load(str(classifier), device="cpu")
         save_peft(prompt, tmp_path / "out", str(classifier))
         plain = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -286,11 +321,12 @@ def test_a_head_goes_out_to_peft_and_comes_back_with_the_same_logits(classifier:
         assert back.scores == ours.scores
 
 
-def test_what_peft_makes_itself_comes_in_with_its_logits(classifier: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [peft.PromptTuningConfig, peft.PrefixTuningConfig])
+def test_what_peft_makes_itself_comes_in_with_its_logits(kind: Any, classifier: Path, tmp_path: Path) -> None:
     base = FrozenBase.load(str(classifier), device="cpu")
     torch.manual_seed(2)
     plain = transformers.AutoModelForSequenceClassification.from_pretrained(classifier)
-    made = peft.get_peft_model(plain, peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=5)).eval()
+    made = peft.get_peft_model(plain, kind(task_type="SEQ_CLS", num_virtual_tokens=5)).eval()
     with torch.no_grad():
         next(p for n, p in made.named_parameters() if "modules_to_save" in n and n.endswith("weight")).normal_()
     made.save_pretrained(str(tmp_path / "made"))

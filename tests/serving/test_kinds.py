@@ -147,6 +147,7 @@ def test_a_masked_language_model_goes_from_a_task_to_answers(masked_folder: Path
     tasks = [
         some_task("behind", masked_folder, **labels),
         some_task("inside", masked_folder, **labels, input="{mask} = {text} ?", task_type="MASKED_LM"),
+        some_task("deep", masked_folder, **labels, prompt_type="prefix"),
     ]
     with Library.open(tmp_path / "home") as library:
         softprompt.train(tasks, library=library)
@@ -154,7 +155,7 @@ def test_a_masked_language_model_goes_from_a_task_to_answers(masked_folder: Path
         assert (base.task_type, base.context) == ("MASKED_LM", 96)
         offline, texts = Service(library, base=base), ["red stone", "river"]
         with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as server, server.client() as client:
-            for task in ("behind", "inside"):
+            for task in ("behind", "inside", "deep"):
                 assert prompt_of(library, task).card.task_type == "MASKED_LM"
                 found = server.http.post(f"{server.url}/v1/classify", json={"model": task, "input": texts}).json()["data"]
                 for row, answer in zip(found, offline.predict(texts, task), strict=True):
@@ -162,6 +163,7 @@ def test_a_masked_language_model_goes_from_a_task_to_answers(masked_folder: Path
                     assert row["scores"] == pytest.approx(answer.scores, abs=1e-4)
             with pytest.raises(openai.BadRequestError, match="a masked language model, which writes no text"):
                 client.completions.create(model="behind", prompt="red", max_tokens=4)
+        assert (prompt_of(library, "deep").card.prompt_type, offline.remarks) == ("prefix", [])
         (judged,) = softprompt.evaluate("inside", library=library, data=[*tasks[1].test])
         assert judged.rows == len(tasks[1].test)
         mask = base.tokenizer.mask_token_id

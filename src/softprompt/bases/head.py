@@ -1,14 +1,14 @@
 """The head: a linear layer over labels, trained and kept beside a soft prompt; and how its numbers lie behind the vectors.
 
 A prompt with a head is one matrix wherever numbers of many prompts are kept or trained together (banks, checkpoints,
-engines): the vectors, and behind them rows of the base's width that hold the weight, row by row, and then the bias.
+engines): the vectors, and behind them rows as wide as those that hold the weight, row by row, and then the bias.
 
 Shapes: P virtual tokens, H rows of the head, C labels, F features, D width, B rows of a batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,13 @@ class Head:
     features: int
     """F, how many numbers it is given of an input."""
     width: int
-    """D, of the base's embeddings."""
+    """D, of the base's embeddings; of a prefix W, the numbers of its virtual tokens."""
     pooling: str
     """Where the features come from: `mean`, or the name of the layer of a sequence classifier in whose place it stands."""
+
+    def on(self, width: int) -> Head:
+        """That behind prompts of such a width."""
+        return replace(self, width=width)
 
     def rows(self, labels: int) -> int:
         """H, the rows that it takes for so many labels."""

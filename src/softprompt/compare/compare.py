@@ -9,7 +9,7 @@ from typing import Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.compare.method import Method, Trained
-from softprompt.compare.names import NAMES, WITH_PEFT, check_methods
+from softprompt.compare.names import NAMES, WITH_HEADS, WITH_PEFT, check_methods
 from softprompt.compare.peft_prompts import PeftPrefixTuning, PeftPromptTuning, PeftPromptTuningOurs
 from softprompt.compare.soft_prompt import Ours
 from softprompt.compare.text_prompts import FewShot, ZeroShot
@@ -116,8 +116,11 @@ def refusal(name: str, task: Task, base: FrozenBase) -> SoftPromptError | None:
                 f"task {task.name!r} has sets of labels as answers (problem_type {SET}), and methods are compared on tasks "
                 "with one answer a row; take one label"
             )
-        if base.task_type == "SEQ_CLS" and name != "ours":
-            raise ConfigError(f"{base.name} answers through a head, which ours alone trains here; take a base with words")
+        if base.task_type == "SEQ_CLS" and name not in WITH_HEADS:
+            raise ConfigError(
+                f"{base.name} answers through a head, which {' and '.join(WITH_HEADS)} alone train here; "
+                "take a base with words"
+            )
         METHODS[name].check(task, base)
     except SoftPromptError as error:
         return error

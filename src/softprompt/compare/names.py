@@ -16,6 +16,9 @@ NAMES = (
 WITH_PEFT = {name for name in NAMES if name.startswith("peft_")} | {"lora"}
 """Those that PEFT does."""
 
+WITH_HEADS = ("ours", "prefix")
+"""Those that train a head on bases that answer through one."""
+
 
 def check_methods(names: Sequence[str]) -> None:
     """Refuse methods that cannot be done, before anything is loaded.

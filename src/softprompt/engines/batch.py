@@ -196,10 +196,25 @@ def score_rows(
     return found
 
 
+def stacked_apart(architecture: Architecture, widths: Sequence[int]) -> list[list[int]]:
+    """Prompts that one stack holds, by the numbers of their virtual tokens: all, but for those of two kinds on a base that
+    shares none of their keys and values."""
+    if architecture.shares_prefix:
+        return [list(range(len(widths)))]
+    return [[place for place, own in enumerate(widths) if own == width] for width in dict.fromkeys(widths)]
+
+
 def score_jobs(
     architecture: Architecture, prefixes: PrefixCache | None, jobs: Sequence[ScoreJob], ties: NearTies | None = None
 ) -> list[list[float]]:
     """The same for jobs."""
+    widths = [job.prompt.width(architecture.base) for job in jobs]
+    if len(groups := stacked_apart(architecture, widths)) > 1:
+        found: dict[int, list[float]] = {}
+        for group in groups:
+            scores = score_jobs(architecture, prefixes, [jobs[place] for place in group], ties)
+            found |= zip(group, scores, strict=True)
+        return [found[place] for place in range(len(jobs))]
     distinct = {job.prompt.digest: job.prompt for job in jobs}
     places = {digest: place for place, digest in enumerate(distinct)}
     prompts = list(distinct.values())

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from softprompt.engines.batch import rows_of, score_rows
+from softprompt.engines.batch import rows_of, score_rows, stacked_apart
 from softprompt.engines.prefix_cache import PrefixCache, ready
 from softprompt.engines.protocol import GenerateJob, Sampling, Vectors
 from softprompt.engines.sampling import choose_tokens
@@ -78,14 +78,26 @@ class OfflineEngine:
         in_lines = architecture.lays_lines(max(map(len, prompts), default=0) + longest)
 
         def open_lot(lot: list[int]) -> Run[list[list[float]]]:
-            stack, prefix = ready(
-                architecture, [prompts[prompt].to(base.device, base.dtype) for prompt in lot], self._budget.tokens
-            )
-            places = {prompt: place for place, prompt in enumerate(lot)}
+            groups = [
+                [lot[place] for place in group]
+                for group in stacked_apart(architecture, [prompts[prompt].shape[1] for prompt in lot])
+            ]
+            made = [
+                ready(architecture, [prompts[prompt].to(base.device, base.dtype) for prompt in group], self._budget.tokens)
+                for group in groups
+            ]
+            places = {prompt: (number, place) for number, group in enumerate(groups) for place, prompt in enumerate(group)}
 
             def run(rows: list[int]) -> list[list[float]]:
-                owners, some = [places[which[row]] for row in rows], [labels[row] for row in rows]
-                return score_rows(architecture, stack, prefix, owners, [inputs[row] for row in rows], some, self.ties)
+                found: dict[int, list[float]] = {}
+                for number, (stack, prefix) in enumerate(made):
+                    own = [row for row in rows if places[which[row]][0] == number]
+                    owners, some = [places[which[row]][1] for row in own], [labels[row] for row in own]
+                    if own:
+                        these = [inputs[row] for row in own]
+                        scores = score_rows(architecture, stack, prefix, owners, these, some, self.ties)
+                        found |= zip(own, scores, strict=True)
+                return [found[row] for row in rows]
 
             return run
 

@@ -115,16 +115,18 @@ def stack_prefixes(
 
 
 def ready(architecture: Architecture, prompts: Sequence[Tensor], token_budget: int) -> tuple[Stack, Prefix | None]:
-    """Prompts of either kind, in the base's dtype and on its device, as rows behind them take them; without keys and values
-    where the base shares none.
+    """Prompts of either kind, in the base's dtype and on its device, as rows behind them take them; where the base shares no
+    keys and values without those, and of one kind.
 
     Raises:
         BaseModelError: a prefix is among them, which the base does not take, or of another layout.
     """
-    if all(prompt_PD.shape[1] == architecture.base.width for prompt_PD in prompts):
+    soft = all(prompt_PD.shape[1] == architecture.base.width for prompt_PD in prompts)
+    if not soft:
+        layout_for(architecture.base, architecture.layout)
+    if soft or not architecture.shares_prefix:
         stack = stack_prompts(prompts)
         return stack, architecture.compute_prefix(stack) if architecture.shares_prefix else None
-    layout_for(architecture.base, architecture.layout)
     vectors = [Vectors(str(number), prompt) for number, prompt in enumerate(prompts)]
     return stack_prefixes(vectors, PrefixCache(architecture, 0, token_budget=token_budget).fetch(vectors), architecture)
 

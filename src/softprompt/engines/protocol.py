@@ -36,9 +36,13 @@ class Vectors:
         vectors_PD = base.embedding.weight[:0].detach() if self.vectors_PD is None else self.vectors_PD
         return vectors_PD.to(base.device, base.dtype)
 
+    def width(self, base: FrozenBase) -> int:
+        """Numbers of a virtual token: D, or W of a prefix."""
+        return base.width if self.vectors_PD is None else int(self.vectors_PD.shape[1])
+
     def is_prefix(self, base: FrozenBase) -> bool:
         """Whether it is made of keys and values."""
-        return self.vectors_PD is not None and self.vectors_PD.shape[1] != base.width
+        return self.width(base) != base.width
 
 
 NO_PROMPT = Vectors("", None)

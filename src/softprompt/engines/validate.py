@@ -48,7 +48,7 @@ class Validator:
                 for label in job.labels:
                     self._check_ids(label)
                 self._check_context(prompt, count, max(map(len, job.labels)), "the longest label")
-            elif prompt < (rows := head.rows(len(job.labels))):
+            elif prompt < (rows := head.on(job.prompt.width(self._architecture.base)).rows(len(job.labels))):
                 raise EngineError(
                     f"prompt {job.prompt.digest[:12]} has {plural(prompt, 'row')}, and a head for "
                     f"{plural(len(job.labels), 'label')} on {self.name} takes {rows}; it is of another task or base"

@@ -140,11 +140,10 @@ def _of_training(card: Card, history: Sequence[dict[str, Any]]) -> Iterator[Find
     rate, steps = recipe.get("learning_rate"), recipe.get("steps")
     moved = metrics.get("moved")
     if moved is not None and moved < BARELY:
-        usual = "0.03 to 0.3" if card.prompt_type == "soft" else "0.002 to 0.03"
         yield Finding(
             "rate_too_low",
             f"the prompt has moved by {moved:.2%} of its start's length in {steps} steps at learning_rate {rate}",
-            f"raise learning_rate ({usual} is usual), or train longer",
+            f"raise learning_rate ({card.usual_rates} is usual), or train longer",
         )
     losses = [row["loss"] for row in history if _is_number(row.get("loss"))]
     if len(losses) > 1 and losses[-1] > losses[0] * (1 - SMALL):

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import BaseModelError
+from softprompt.model.deep import DeepEncoder
 from softprompt.model.lines import Ids, Tails, even_out, pick_logits
 from softprompt.model.splice import Stack, no_prompt, stack_prompts
-from softprompt.model.unshared import Unshared
+from softprompt.model.unshared import Laid
 
 
-class MaskedEncoder(Unshared):
+class MaskedEncoder(DeepEncoder):
     """Masked language models."""
 
     def __init__(self, base: FrozenBase) -> None:
@@ -41,14 +42,9 @@ class MaskedEncoder(Unshared):
         super().__init__(base)
         self._mask = int(mask)
 
-    def run_encoder(self, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-        """See :class:`Unshared`."""
-        states_BSD: Tensor = self.base.model.base_model(inputs_embeds=embeds_BSD, attention_mask=mask_BS).last_hidden_state
-        return states_BSD
-
     def run_rows(self, stack: Stack, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]) -> Tensor:
-        """See :class:`Unshared`; what is kept are the logits at masks. The first tail of a row has one more than it has
-        tokens, which stands for the input itself; others have one for each of theirs."""
+        """See :meth:`Unshared.run_rows`; what is kept are the logits at masks. The first tail of a row has one more than it
+        has tokens, which stands for the input itself; others have one for each of theirs."""
         owners, rows, keep = list[int](), list[list[int]](), list[range]()
         for owner, (ids, ends) in enumerate(zip(inputs, tails, strict=True)):
             for number, tail in enumerate(ends or ((),)):
@@ -57,20 +53,24 @@ class MaskedEncoder(Unshared):
                     owners.append(which[owner])
                     rows.append(row)
                     keep.append(range(first, first + masks))
-        embeds_BSD, mask_BS, start_B = self.splice(stack, owners, rows)
-        logits_BLV = self._logits_at(embeds_BSD, mask_BS, even_out(keep, self.base.device) + start_B[:, None])
+        laid = self.lay(stack, owners, rows)
+        logits_BLV = self._logits_at(laid, even_out(keep, self.base.device) + laid.start_B[:, None])
         return pick_logits(logits_BLV, [(row, slot) for row, kept in enumerate(keep) for slot in range(len(kept))])
+
+    def at_first(self, given: dict[str, Any]) -> Tensor:
+        logits: Tensor = self.base.model(**given).logits
+        return logits[:, 0]
 
     def _masked(self, ids: Ids, masks: int) -> tuple[list[int], int]:
         """A framed input with so many masks where its mask is, else behind it; and the place of the first."""
         at = ids.index(self._mask) if self._mask in ids else len(ids)
         return self.framed([*ids[:at], *[self._mask] * masks, *ids[at + 1 :]]), at + len(self.base.frame[0])
 
-    def _logits_at(self, embeds_BSD: Tensor, mask_BS: Tensor, keep_BL: Tensor, *, sliced: bool | None = None) -> Tensor:
+    def _logits_at(self, laid: Laid, keep_BL: Tensor, *, sliced: bool | None = None) -> Tensor:
         """Logits B x L x V at chosen positions: the head sees their states alone, where that is found to be the same."""
         model = self.base.model
         if not (self._slices if sliced is None else sliced):
-            logits: Tensor = model(inputs_embeds=embeds_BSD, attention_mask=mask_BS).logits
+            logits: Tensor = model(**laid.given).logits
             return logits.gather(1, keep_BL[:, :, None].expand(-1, -1, logits.shape[2]))
 
         def pick(module: Any, given: Any, output: Any) -> Any:
@@ -80,7 +80,7 @@ class MaskedEncoder(Unshared):
 
         hook = model.base_model.register_forward_hook(pick)
         try:
-            logits = model(inputs_embeds=embeds_BSD, attention_mask=mask_BS).logits
+            logits = model(**laid.given).logits
         finally:
             hook.remove()
         return logits
@@ -90,11 +90,11 @@ class MaskedEncoder(Unshared):
     def _slices(self) -> bool:
         """Whether the model's head makes of chosen states what it makes of them among all."""
         rows = [[self._mask] * 3, [self._mask] * 5]
-        embeds_BSD, mask_BS, _ = self.splice(stack_prompts([no_prompt(self.base)]), [0, 0], rows)
+        laid = self.lay(stack_prompts([no_prompt(self.base)]), [0, 0], rows)
         keep_BL = torch.tensor([[0, 2], [4, 1]], device=self.base.device)
-        whole = self._logits_at(embeds_BSD, mask_BS, keep_BL, sliced=False)
+        whole = self._logits_at(laid, keep_BL, sliced=False)
         try:
-            found = self._logits_at(embeds_BSD, mask_BS, keep_BL, sliced=True)
+            found = self._logits_at(laid, keep_BL, sliced=True)
         except Exception:  # a model that is put together otherwise says so in a hundred ways
             return False
         tolerance = 1e-3 if self.base.dtype == torch.float32 else 6e-2

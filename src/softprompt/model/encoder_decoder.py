@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from softprompt.bases.base import FrozenBase
 from softprompt.model.lines import Ids, Tails, pick_logits, unfold_rows
 from softprompt.model.splice import Stack, no_prompt, pad_rows, stack_prompts
-from softprompt.model.unshared import Unshared
+from softprompt.model.unshared import Laid, Unshared
 
 
 class Decoding:
@@ -58,10 +58,9 @@ class Encoded:
 class EncoderDecoder(Unshared):
     """Encoder-decoders."""
 
-    def run_encoder(self, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+    def run_encoder(self, laid: Laid) -> Tensor:
         """See :class:`Unshared`."""
-        encoder = self.base.model.get_encoder()
-        states_BSD: Tensor = encoder(inputs_embeds=embeds_BSD, attention_mask=mask_BS).last_hidden_state
+        states_BSD: Tensor = self.base.model.get_encoder()(**laid.given).last_hidden_state
         return states_BSD
 
     def run_rows(self, stack: Stack, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]) -> Tensor:
@@ -74,8 +73,8 @@ class EncoderDecoder(Unshared):
 
     def encode(self, stack: Stack, which: Sequence[int], inputs: Sequence[Ids]) -> Encoded:
         """Run the encoder over inputs behind their prompts."""
-        embeds_BSD, mask_BS, _ = self.splice(stack, which, [self.framed(ids) for ids in inputs])
-        return Encoded(self.run_encoder(embeds_BSD, mask_BS), mask_BS)
+        laid = self.lay(stack, which, [self.framed(ids) for ids in inputs])
+        return Encoded(self.run_encoder(laid), laid.mask_BS)
 
     def begin(self, stack: Stack, which: Sequence[int], inputs: Sequence[Ids]) -> tuple[Decoding, Tensor]:
         """Rows that generate, and the logits (B x V) of their first tokens."""

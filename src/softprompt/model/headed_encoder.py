@@ -20,18 +20,14 @@ from torch import Tensor
 from softprompt.bases.behaviour import answering_layer, features_before
 from softprompt.bases.head import Head
 from softprompt.errors import BaseModelError
+from softprompt.model.deep import DeepEncoder
 from softprompt.model.lines import Ids, Tails
 from softprompt.model.splice import Stack, chunk_by_length, no_prompt, stack_prompts
-from softprompt.model.unshared import EMBED_BUDGET, Unshared
+from softprompt.model.unshared import EMBED_BUDGET
 
 
-class HeadedEncoder(Unshared):
+class HeadedEncoder(DeepEncoder):
     """Encoders without a head, and sequence classifiers without theirs."""
-
-    def run_encoder(self, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-        """See :class:`Unshared`."""
-        states_BSD: Tensor = self.base.model.base_model(inputs_embeds=embeds_BSD, attention_mask=mask_BS).last_hidden_state
-        return states_BSD
 
     @cached_property
     def head(self) -> Head:
@@ -50,19 +46,20 @@ class HeadedEncoder(Unshared):
         return torch.stack([found[place] for place in range(len(inputs))])
 
     def run_rows(self, stack: Stack, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]) -> Tensor:
-        """See :class:`Unshared`; a row has one result, a logit for each label, and minus infinity where others of the batch
-        have more labels."""
+        """See :meth:`Unshared.run_rows`; a row has one result, a logit for each label, and minus infinity where others of
+        the batch have more labels."""
         labels = {k: len(ends) for k, ends in zip(which, tails, strict=True)}
+        kind = self.head.on(stack.vectors_KPD.shape[2])
         prompts, heads = dict[int, Tensor](), dict[int, tuple[Tensor, Tensor]]()
         for place, (k, count) in enumerate(labels.items()):
             own_RD = stack.vectors_KPD[k, stack.columns - int(stack.lengths_K[k]) :]
-            vectors_PD = own_RD[: len(own_RD) - self.head.rows(count)]
-            if not count or len(own_RD) < self.head.rows(count):
+            vectors_PD = own_RD[: len(own_RD) - kind.rows(count)]
+            if not count or len(own_RD) < kind.rows(count):
                 raise BaseModelError(
                     f"a prompt of {len(own_RD)} rows has no head for {count} labels on {self.base.name}, which takes "
-                    f"{self.head.rows(count)} of them; train one on this base"
+                    f"{kind.rows(count)} of them; train one on this base"
                 )
-            prompts[k], heads[place] = vectors_PD, self.head.unpack(own_RD, count)
+            prompts[k], heads[place] = vectors_PD, kind.unpack(own_RD, count)
         places = {k: place for place, k in enumerate(labels)}
         owners = [places[k] for k in which]
         features_BF = self._features(stack_prompts([*prompts.values()]), owners, [self.framed(ids) for ids in inputs])
@@ -74,13 +71,19 @@ class HeadedEncoder(Unshared):
             order += own
         return torch.cat(made)[torch.tensor(order, device=features_BF.device).argsort()]
 
+    def at_first(self, given: dict[str, Any]) -> Tensor:
+        if self._layer is not None:
+            return features_before(self.base.model, self._layer[1], **given)
+        states_BSD: Tensor = self.base.model.base_model(**given).last_hidden_state
+        return states_BSD[:, 0]
+
     def _features(self, stack: Stack, which: Sequence[int], rows: Sequence[Ids]) -> Tensor:
         """What a head is given of framed rows behind their prompts, B x F float32."""
-        embeds_BSD, mask_BS, start_B = self.splice(stack, which, rows)
+        laid = self.lay(stack, which, rows)
         if self._layer is not None:
-            return features_before(self.base.model, self._layer[1], inputs_embeds=embeds_BSD, attention_mask=mask_BS).float()
-        states_BSD = self.run_encoder(embeds_BSD, mask_BS).float()
-        own_BS = mask_BS * (torch.arange(mask_BS.shape[1], device=mask_BS.device) >= start_B[:, None])
+            return features_before(self.base.model, self._layer[1], **laid.given).float()
+        states_BSD, columns_S = self.run_encoder(laid).float(), torch.arange(laid.mask_BS.shape[1], device=self.base.device)
+        own_BS = laid.mask_BS * (columns_S >= laid.start_B[:, None])
         return (states_BSD * own_BS[..., None]).sum(1) / own_BS.sum(1, keepdim=True)
 
     @cached_property

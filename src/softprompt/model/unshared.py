@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,18 +22,29 @@ from softprompt.bases.head import Head
 from softprompt.errors import BaseModelError
 from softprompt.model.embedding import single_tokens
 from softprompt.model.lines import Ids, Tails
-from softprompt.model.prefix import Prefix
+from softprompt.model.prefix import Layout, Prefix
 from softprompt.model.splice import Stack, chunk_by_length, no_prompt, pad_rows, splice_rows, stack_prompts
 
 EMBED_BUDGET = 4096
 """Padded tokens of a chunk of inputs that are embedded."""
 
 
+@dataclass(frozen=True)
+class Laid:
+    """B rows ready to be run behind their prompts."""
+
+    given: dict[str, Any]
+    """What the model, or its encoder, is called with."""
+    mask_BS: Tensor
+    """Of the columns that are run: 1 where there is a token, virtual or real."""
+    start_B: Tensor
+    """The column at which each row's tokens start."""
+
+
 class Unshared(ABC):
     """An :class:`~softprompt.model.architecture.Architecture` that runs each row with its whole prompt."""
 
     shares_prefix = False
-    layout = None
 
     def __init__(self, base: FrozenBase) -> None:
         self.base = base
@@ -42,8 +54,13 @@ class Unshared(ABC):
         """None, but for those that answer through one."""
         return None
 
+    @property
+    def layout(self) -> Layout | None:
+        """None, but for those that take prefixes."""
+        return None
+
     @abstractmethod
-    def run_encoder(self, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+    def run_encoder(self, laid: Laid) -> Tensor:
         """The encoder's last hidden states, B x S x D."""
 
     @abstractmethod
@@ -78,8 +95,8 @@ class Unshared(ABC):
         base, found = self.base, dict[int, Tensor]()
         nothing = stack_prompts([no_prompt(base)])
         for group in chunk_by_length([len(ids) for ids in inputs], 1 if base.batch_invariant else EMBED_BUDGET):
-            embeds_BSD, mask_BS, _ = self.splice(nothing, [0] * len(group), [self.framed(inputs[i]) for i in group])
-            states_BSD, mask_BS1 = self.run_encoder(embeds_BSD, mask_BS), mask_BS[..., None]
+            laid = self.lay(nothing, [0] * len(group), [self.framed(inputs[i]) for i in group])
+            states_BSD, mask_BS1 = self.run_encoder(laid), laid.mask_BS[..., None]
             found |= zip(group, ((states_BSD.float() * mask_BS1).sum(1) / mask_BS1.sum(1)).cpu(), strict=True)
         return torch.stack([found[place] for place in range(len(inputs))])
 
@@ -93,11 +110,11 @@ class Unshared(ABC):
         before, behind = self.base.frame
         return [*before, *ids, *behind]
 
-    def splice(self, stack: Stack, which: Sequence[int], rows: Sequence[Ids]) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings (B x S x D) and mask (B x S; 1 where there is a token, virtual or real) of framed rows behind their
-        prompts, and where each row's tokens start. Positions are the model's own: it counts all columns from the first, and
-        padding stands behind."""
+    def lay(self, stack: Stack, which: Sequence[int], rows: Sequence[Ids]) -> Laid:
+        """Framed rows behind their prompts, one sequence each. Positions are the model's own: it counts all columns from the
+        first, and padding stands behind."""
         device = self.base.device
         tokens, which_B = pad_rows(rows, device), torch.tensor(list(which), device=device)
         embeds_BSD, spliced, start_B = splice_rows(stack, which_B, self.base.embed(tokens.ids_BT), tokens.mask_BT)
-        return embeds_BSD, spliced.mask_BS.long(), start_B
+        mask_BS = spliced.mask_BS.long()
+        return Laid({"inputs_embeds": embeds_BSD, "attention_mask": mask_BS}, mask_BS, start_B)

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from softprompt.bases.architectures import ENCODERS
 from softprompt.errors import ConfigError, PromptFileError
 
 FORMAT = 2
@@ -155,12 +156,8 @@ class Card(BaseModel):
 
     @model_validator(mode="after")
     def _labels_of_heads(self) -> Card:
-        if self.task_type == "SEQ_CLS" and (
-            not self.labels or self.format < 2 or self.prompt_type != "soft" or self.members
-        ):
-            raise ValueError(
-                "a prompt with a head has labels, is of format 2 at least, and neither a prefix nor an ensemble"
-            )
+        if self.task_type == "SEQ_CLS" and (not self.labels or self.format < 2 or self.members):
+            raise ValueError("a prompt with a head has labels, is of format 2 at least, and no ensemble")
         return self
 
     @model_validator(mode="after")
@@ -193,6 +190,13 @@ class Card(BaseModel):
         best = max(known, key=lambda one: goodness(self.metric, one))
         ahead = goodness(self.metric, value) - goodness(self.metric, best)
         return ahead > 0 or (ahead == 0 and solves(self.metric, best))
+
+    @property
+    def usual_rates(self) -> str:
+        """For messages: learning rates that prompts of its kind are trained with."""
+        if self.prompt_type == "soft":
+            return "0.03 to 0.3"
+        return "0.02 to 0.3" if self.task_type in ENCODERS else "0.002 to 0.03"
 
     @property
     def exact_base(self) -> str:

@@ -106,7 +106,7 @@ class TaskConfig(Strict):
 
     learning_rate: float | None = Field(default=None, gt=0, lt=100)
     """By default 0.45 of the spread of the base's embeddings: 0.048 on builtin/tiny. Of a prefix 0.005 of the spread of the
-    keys and values that it starts from."""
+    keys and values that it starts from, and on encoders 0.05."""
     learning_rate_multiplier: float = Field(default=1.0, gt=0, lt=100)
     """Of that default."""
     num_train_epochs: float | None = Field(default=None, gt=0)

@@ -46,7 +46,7 @@ def objective_on(task: Task, base: FrozenBase) -> ObjectiveName:
 
 
 def start_head(
-    architecture: HeadedEncoder, task: Task, labels: Labels, train: Examples, parents: Sequence[SoftPrompt]
+    architecture: HeadedEncoder, task: Task, labels: Labels, train: Examples, parents: Sequence[SoftPrompt], width: int
 ) -> tuple[Tensor, float]:
     """The rows of a head at its start, H x D, and its learning rate in units of the vectors'.
 
@@ -62,7 +62,7 @@ def start_head(
     if heads and len(heads) == len(parents):
         weight_CF, bias_C = (mean_of(each, None) for each in zip(*heads, strict=True))
         if len(bias_C) == len(labels):
-            return pack(weight_CF, bias_C, base.width), rate
+            return pack(weight_CF, bias_C, width), rate
     weight_CF, bias_C = torch.zeros(len(labels), inputs_BF.shape[1]), torch.zeros(len(labels))
     if not task.form.is_set:
         words_CF, mean_F = architecture.features(task.form.label_words(base)), inputs_BF.mean(0)
@@ -70,4 +70,4 @@ def start_head(
         directions_CF = torch.nn.functional.normalize(words_CF - words_CF.mean(0), dim=1)
         weight_CF = directions_CF * (SHARPNESS / max(usual, 1e-6))
         bias_C = -weight_CF @ mean_F
-    return pack(weight_CF, bias_C, base.width), rate
+    return pack(weight_CF, bias_C, width), rate

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from softprompt.bases.architectures import ENCODERS
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
@@ -48,6 +49,10 @@ their width, so that a rate for Llama is a tenth of what it needs."""
 PREFIX_RATE = 0.005
 """That of a prefix, in units of the spread of the keys and values that it starts from, for the same reason. It is PEFT's
 choice for prefixes that start from a text, and was not searched for on a real base."""
+
+DEEP_RATE = 0.05
+"""That on an encoder, likewise. On MiniLM, trec6, 10 virtual tokens, 150 steps: 0.005 gives an accuracy of 0.928, and 0.015,
+0.05 and 0.15 give 0.944, 0.946 and 0.946."""
 
 
 class Preparer:
@@ -126,7 +131,8 @@ class Preparer:
         config = chosen(task.config, base, begins.vectors_PD).model_copy(update={"num_virtual_tokens": length})
         start_PD, head_rate = begins.vectors_PD, 1.0
         if isinstance(self._architecture, HeadedEncoder) and labels is not None:
-            head, head_rate = start_head(self._architecture, task, labels, train, parents)
+            head, head_rate = start_head(self._architecture, task, labels, train, parents, start_PD.shape[1])
+            head_rate *= RATE * base.spread / _usual_rate(config, base, start_PD)
             start_PD = torch.cat([start_PD, head])
         run = Run(task, config, start_PD, train, validation, labels, begins.parents, head_rate)
         run.split(task.folds)
@@ -168,13 +174,17 @@ def chosen(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None = None)
         config = config.model_copy(update={"objective": "label_scoring"})
     if config.learning_rate is not None:
         return config
-    usual = RATE * base.spread
-    if config.prompt_type == "prefix":
-        if start_PD is None:
-            return config
-        usual = PREFIX_RATE * float(start_PD.std())
-    rate = float(f"{usual * config.learning_rate_multiplier:.3g}")
+    if config.prompt_type == "prefix" and start_PD is None:
+        return config
+    rate = float(f"{_usual_rate(config, base, start_PD) * config.learning_rate_multiplier:.3g}")
     return config.model_copy(update={"learning_rate": rate})
+
+
+def _usual_rate(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None) -> float:
+    """The learning rate of vectors where none is named; of a prefix by its start."""
+    if config.prompt_type == "soft" or start_PD is None:
+        return RATE * base.spread
+    return (DEEP_RATE if base.task_type in ENCODERS else PREFIX_RATE) * float(start_PD.std())
 
 
 def told_recipe(run: Run) -> str:

@@ -83,16 +83,17 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     centroid_D = centroid_of(architecture, [raw_text(fields, row) for row in spread(run.task.train)])
     classifier = None
     if architecture.head is not None and run.labels is not None:
-        classifier = Classifier(*(part.clone() for part in architecture.head.unpack(rows_PD, len(run.labels))))
+        head = architecture.head.on(rows_PD.shape[1])
+        classifier = Classifier(*(part.clone() for part in head.unpack(rows_PD, len(run.labels))))
     return SoftPrompt(vectors_PD.clone(), card, centroid_D, classifier)
 
 
 def barely_moved(member: Member, prompt: SoftPrompt) -> str:
     """The warning that is due where a prompt has barely moved."""
-    usual = "0.03 to 0.3" if prompt.card.prompt_type == "soft" else "0.002 to 0.03"
     return (
         f"{member.task.name}: the prompt has barely moved (L2 distance {prompt.card.metrics['moved']:.2%} of its start's "
-        f"length); raise learning_rate from {member.run.config.learning_rate:g} ({usual} is usual) or train longer"
+        f"length); raise learning_rate from {member.run.config.learning_rate:g} ({prompt.card.usual_rates} is usual) or train "
+        "longer"
     )
 
 
