@@ -92,8 +92,8 @@ def barely_moved(member: Member, prompt: SoftPrompt) -> str:
     """The warning that is due where a prompt has barely moved."""
     return (
         f"{member.task.name}: the prompt has barely moved (L2 distance {prompt.card.metrics['moved']:.2%} of its start's "
-        f"length); raise learning_rate from {member.run.config.learning_rate:g} ({prompt.card.usual_rates} is usual) or train "
-        "longer"
+        f"length); raise learning_rate from {member.run.config.learning_rate:g} ({prompt.card.usual_rates} is usual) or "
+        "train longer"
     )
 
 
