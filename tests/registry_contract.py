@@ -292,7 +292,9 @@ class RegistryContract:
         entry = registry.audit("trec6")[-1]
         assert entry.reason == "the data was wrong"
         assert entry.before == {"alias": "production", "version": 3}
+        despite = entry.after.pop("despite")
         assert entry.after == {"alias": "production", "version": 2, "forced": True}
+        assert "0.7000 on 500" in despite
 
     def test_an_alias_to_a_deleted_version_is_a_clear_error(self, registry: Registry) -> None:
         publish(registry)
