@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli import base, jobs, keys, library
+from softprompt.cli import base, jobs, keys, library, suite
 from softprompt.cli.aliases import audit, promote, rollback
 from softprompt.cli.combine import combine
 from softprompt.cli.compare import compare
@@ -38,7 +38,8 @@ app = typer.Typer(
 
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
-        "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
+        "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "suite": suite.app,
+        "compare": compare,
         "combine": combine, "personalize": personalize, "retrain": retrain, "upgrade": upgrade, "predict": predict,
         "serve": serve, "inspect": inspect, "diagnose": diagnose,
         "demo": demo, "base": base.app,

@@ -1,0 +1,106 @@
+"""Running suites on versions: their rows and changed rows answered, and what is found kept with each version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from softprompt.bases.base import BaseLike, FrozenBase, base_of
+from softprompt.bases.options import BaseOptions
+from softprompt.engines.offline import OfflineEngine
+from softprompt.errors import DataError
+from softprompt.evaluation.columns import answers_in
+from softprompt.evaluation.evaluate import answer_all
+from softprompt.evaluation.suites.checks import Look
+from softprompt.evaluation.trials import Answer, Trial, placed_prompts, result_of
+from softprompt.model.architecture import architecture_of
+from softprompt.progress import Progress, loading
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.records import Outcome
+
+if TYPE_CHECKING:
+    from softprompt.library.library import Library
+
+
+def run_looks(library: Library, looks: Sequence[Look], base: BaseLike, progress: Progress) -> list[Outcome]:
+    """Run suites on versions, those of one base together, and keep what is found as soon as it is.
+
+    Raises:
+        BaseModelError: the base is not where it is said to be, or cannot be loaded.
+        FingerprintMismatch: a version was made for another base.
+        DataError: the rows are wrong.
+    """
+    library.registry.database.check_writable()
+    groups: dict[BaseOptions, list[int]] = {}
+    for place, look in enumerate(looks):
+        options = look.case.named if isinstance(base, FrozenBase) else look.case.options(BaseOptions.of(base))
+        groups.setdefault(options, []).append(place)
+    found: dict[int, Outcome] = {}
+    for options, places in groups.items():
+        with loading(progress, options.shown):
+            loaded = base_of(base, options)
+        engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
+        for place in places:
+            found[place] = library.registry.outcomes.put(run_look(library, looks[place], engine, progress))
+    return [found[place] for place in range(len(looks))]
+
+
+def run_look(library: Library, look: Look, engine: OfflineEngine, progress: Progress) -> Outcome:
+    """What a suite finds of a version on the base of an engine; nothing is kept.
+
+    Raises:
+        FingerprintMismatch: the version was made for another base.
+        DataError: the rows are wrong.
+    """
+    base, case = engine.architecture.base, look.case
+    prompt = SoftPrompt.from_bytes(library.read(case.version), digest=case.version.digest)
+    prompt.check_base(base)
+
+    def trial(rows: Sequence[dict[str, object]]) -> Trial:
+        examples = case.task.encode(base, rows, prompt.columns, split="suite")
+        vectors_PD = prompt.rows_PD.to(base.dtype)
+        return Trial(look.form, vectors_PD, examples, prompt.card.members, keeps_chances=look.tells_chances)
+
+    whole = trial(case.rows)
+    (answers,) = answer_all(engine, [whole], progress)  # alone, as `evaluate` does
+    variants = list(look.variants())
+    trials = [trial(variant.rows) for variant in variants]
+    changed = (
+        answer_all(engine, trials, progress) if any(map(len, (one.examples for one in trials))) else [[] for _ in trials]
+    )
+    tokens = [1 if look.form.labels else len(ids) for ids in whole.examples.targets or [[]] * len(whole.examples)]
+    preferred = _preferred(look, whole, answers, engine) if "preference" in look.metrics else [None] * len(answers)
+    return look.outcome(answers, tokens, list(zip(variants, changed, strict=True)), preferred)
+
+
+def _preferred(look: Look, trial: Trial, answers: Sequence[Answer], engine: OfflineEngine) -> list[bool | None]:
+    """Whether the right answer of each row is likelier than the rejected one; None where it has none."""
+    column, case, base = look.suite.config.rejected, look.case, engine.architecture.base
+    others = answers_in(base, case.task, case.rows, column)
+    places = [place for place, other in enumerate(others) if other is not None]
+    if not places:
+        raise DataError(
+            f"suite {look.suite.name!r}: no row has anything in the column {column!r}, and `preference` compares the right "
+            "answer with it; name another with `rejected`, or mend the rows"
+        )
+    found: list[bool | None] = [None] * len(others)
+    labels = look.form.labels
+    if labels is not None:
+        for place in places:
+            chances, other = answers[place].chances, others[place]
+            assert other is not None
+            found[place] = chances[trial.examples.choices[place]] > chances[labels.index(other.text)]
+        return found
+    members, (owner,) = placed_prompts(base, [trial])
+    pairs = [(tuple(trial.examples.targets[place]), tuple(others[place].ids)) for place in places]  # type: ignore[union-attr]
+    scores = result_of(
+        engine.score(
+            [own[0] for own in members],
+            [owner[place] for place in places],
+            [trial.examples.inputs[place] for place in places],
+            pairs,
+        )
+    )
+    for place, (right, wrong) in zip(places, scores, strict=True):
+        found[place] = right > wrong
+    return found
