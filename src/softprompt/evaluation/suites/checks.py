@@ -128,12 +128,14 @@ class Look:
 
         return Variant(name, places, PlacedRows([row for _, row in changed], where))
 
-    def check_rows(self) -> None:
-        """Refuse rows that the metrics cannot read.
+    def check(self) -> None:
+        """Refuse what can be told without a base.
 
         Raises:
-            DataError: a right answer is no JSON object, and F1 over fields is asked for.
+            ConfigError: a metric does not fit the answers, or a column makes too many slices.
+            DataError: a right answer is no JSON object, and F1 over fields is asked for; or no row has a column.
         """
+        len(self.slices)
         if "json_f1" in self.metrics:
             for place, answer in enumerate(self.case.source.answers):
                 if fields_of(answer) is None:
@@ -174,7 +176,7 @@ class Look:
             else:
                 checks.append(_check(metric, metric, measured(metric, every)))
         checks += self._patterns(said)
-        for name, places in self._slices():
+        for name, places in self.slices:
             checks.append(_check(f"slice:{name}", self.headline, measured(self.headline, places), places))
         found = self._calibration(answers)
         if found is not None:
@@ -230,13 +232,22 @@ class Look:
         right = [one.said == it for one, it in zip(answers, self.case.source.answers, strict=True)]
         return calibrate([max(one.chances) for one in answers], right, bins)
 
-    def _slices(self) -> Iterator[tuple[str, list[int]]]:
+    @cached_property
+    def slices(self) -> list[tuple[str, list[int]]]:
+        """The parts of the rows that are looked at apart, by name.
+
+        Raises:
+            ConfigError: a column makes too many.
+            DataError: no row has a column that makes some.
+        """
+        slices: list[tuple[str, list[int]]] = []
         for one in self.suite.config.slices:
             found = list(self._slice(one))
             if not found:
-                told = json.dumps(one.model_dump(exclude_none=True), ensure_ascii=False)
+                told = json.dumps(one.model_dump(exclude_unset=True), ensure_ascii=False)
                 self.warn(f"suite {self.suite.name!r}: no row of {self.case.version.ref} is in the slice {told}; left out")
-            yield from found
+            slices += found
+        return slices
 
     def _slice(self, asked: SliceConfig) -> Iterable[tuple[str, list[int]]]:
         rows, inputs = self.case.rows, self.case.source.inputs

@@ -46,8 +46,7 @@ def find_looks(
     known = passages or Passages(tell=warn)
     looks = [Look(suite, case_for(library, version, suite, task, known), warn) for version in versions for suite in suites]
     for look in looks:
-        len(look.metrics)
-        look.check_rows()
+        look.check()
         for remark in look.case.source.remarks_on_inputs(look.form):
             warn(remark)
     return looks

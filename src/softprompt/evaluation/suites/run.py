@@ -42,6 +42,8 @@ def run_looks(library: Library, looks: Sequence[Look], base: BaseLike, progress:
         engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
         for place in places:
             found[place] = library.registry.outcomes.put(run_look(library, looks[place], engine, progress))
+        if engine.ties.remark is not None:
+            progress.note(engine.ties.remark)
     return [found[place] for place in range(len(looks))]
 
 

@@ -98,7 +98,7 @@ class SuiteConfig(Strict):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the changes to inputs."""
 
-    @field_validator("metrics", "must", "must_not", "perturb", "slices", mode="before")
+    @field_validator("metrics", "must", "must_not", "perturb", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
@@ -106,7 +106,10 @@ class SuiteConfig(Strict):
     @field_validator("slices", mode="before")
     @classmethod
     def _columns(cls, value: Any) -> Any:
-        return [{"column": one} if isinstance(one, str) else one for one in value] if isinstance(value, list) else value
+        several = [value] if isinstance(value, str) else value
+        return (
+            [{"column": one} if isinstance(one, str) else one for one in several] if isinstance(several, list) else several
+        )
 
     @field_validator("metrics", "must", "must_not", "perturb", "swap", "slices")
     @classmethod
