@@ -20,6 +20,7 @@ from softprompt.cli.inspect import inspect
 from softprompt.cli.options import Command, KnowsKeys, Location, front_options, name_values, stand_before
 from softprompt.cli.personalize import personalize
 from softprompt.cli.predict import predict
+from softprompt.cli.report import report
 from softprompt.cli.retrain import retrain
 from softprompt.cli.serve import serve
 from softprompt.cli.sweep import sweep
@@ -45,7 +46,8 @@ _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
         "demo": demo, "base": base.app,
     },
     "The library": {
-        "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,
+        "list": list_tasks, "show": show, "report": report, "promote": promote, "rollback": rollback, "audit": audit,
+        "tag": tag,
         "delete": delete, "restore": restore, "export": export_prompt, "import": import_prompt,
         "library": library.app, "keys": keys.app, "jobs": jobs.app,
     },

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, PassagesFrom, library_options, moved_base_options
 from softprompt.cli.output import emit, warn, with_errors
+
+if TYPE_CHECKING:
+    from softprompt.registry.records import Outcome
 
 app = typer.Typer(help="Behavioural suites of tasks: run, show, list.", no_args_is_help=True)
 
@@ -53,8 +57,7 @@ def run(
     with progress.loading("torch"):
         from softprompt.evaluation.suites.run import run_looks
     found = run_looks(library, looks, base, progress)
-    rows = [row for outcome in found for row in outcome.check_rows()]
-    emit(rows if as_json else with_errors(rows), as_json, "Suites", COLUMNS)
+    _print(found, as_json, "Suites")
 
 
 @app.command()
@@ -69,8 +72,17 @@ def show(
     """Show what suites found of a version."""
     outcomes = where.open().registry.outcomes
     found = outcomes.of(ref) if suite is None else [outcomes.one(ref, suite)]
+    _print(found, as_json, f"Suites of {ref}")
+
+
+def _print(found: Sequence[Outcome], as_json: bool, title: str) -> None:
     rows = [row for outcome in found for row in outcome.check_rows()]
-    emit(rows if as_json else with_errors(rows), as_json, f"Suites of {ref}", COLUMNS)
+    if as_json:
+        emit(rows, as_json, title)
+        return
+    shown = [row | {"check": f"{row['check']}{' ↓' if row['lower_is_better'] else ''}"} for row in rows]
+    down = " (↓: less is better)" if any(row["lower_is_better"] for row in rows) else ""
+    emit(with_errors(shown), as_json, f"{title}{down}", COLUMNS)
 
 
 @app.command("list")

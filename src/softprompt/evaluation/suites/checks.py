@@ -210,7 +210,7 @@ class Look:
             self.digest,
             self.suite.definition(),
             self.digests,
-            tuple(said if keeps else map(_hidden, said)),
+            tuple(said if keeps else map(hidden, said)),
             tuple(self.case.source.answers) if self.form.labels is not None else None,
             tuple(checks),
             () if found is None else found.bins,
@@ -294,7 +294,8 @@ def digest_of_row(row: Row) -> str:
     return hashlib.sha256(canonical(row)).hexdigest()[:16]
 
 
-def _hidden(text: str) -> str:
+def hidden(text: str) -> str:
+    """What is kept of an answer where answers are not."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -291,6 +291,9 @@ OF_TEXTS: dict[str, Callable[[str, str], float]] = {
 }
 """Metrics of suites alone that are means over rows."""
 
+OF_ROWS = (*(set(METRICS) - set(_OF_SUMS)), *OF_TEXTS)
+"""Metrics that are means over rows of what an answer is worth by itself."""
+
 OF_WRITING = (*OF_TEXTS, "bleu")
 """Metrics of suites alone that compare texts."""
 
