@@ -142,6 +142,27 @@ def test_a_fall_goes_the_way_of_the_metric() -> None:
     assert (round(fall.fall, 6), fall.refused) == (-0.2, False)
 
 
+def test_one_row_alone_proves_little_and_a_few_that_agree_do() -> None:
+    for rows, refused in ((1, False), (2, True)):
+        (fall,) = falls_of(outcome(1, check([1] * rows)), outcome(2, check([0] * rows)))
+        assert (fall.fall, fall.refused) == (1.0, refused)
+
+
+def test_a_rule_is_no_sample() -> None:
+    old, new = (check([1] * 9 + [last], "must_not: damn", metric="must_not") for last in (1, 0))
+    assert falls_of(outcome(1, old), outcome(2, new))[0].refused
+    assert not falls_of(outcome(1, old, tolerance=0.1), outcome(2, new))[0].refused, "not more than the tolerance"
+
+
+def test_a_refusal_of_many_checks_is_short(library: Library) -> None:
+    library.promote("trec6@1")
+    for version, values in ((1, GOOD), (2, WORSE)):
+        library.registry.outcomes.put(outcome(version, *(check(values, f"slice:{name}") for name in "abcdef")))
+    with pytest.raises(PromotionRefused, match="and slice:d, slice:e, slice:f; to promote it") as refused:
+        library.promote("trec6@2")
+    assert str(refused.value).count("resamples") == 3
+
+
 def test_a_tolerance_of_perplexity_is_a_share() -> None:
     old, new = (check([value] * 20, "perplexity", metric="perplexity", lower_is_better=True) for value in (100, 104))
     (fall,) = falls_of(outcome(1, old, tolerance=0.05), outcome(2, new))
@@ -171,7 +192,7 @@ def test_a_fall_within_the_tolerance_passes_and_is_told(library: Library) -> Non
     library.registry.outcomes.put(outcome(2, check(SLIGHTLY)))
     move = library.promote("trec6@2")
     assert move.decision == (
-        "promoted: within the tolerance in 1 checks of 'polite', on the same 100 rows: accuracy is worse by 0.0100"
+        "promoted: within the tolerance in 1 check of 'polite', on the same 100 rows: accuracy is worse by 0.0100"
     )
     (row,) = move.suites
     assert (row["check"], row["rows"], row["refused"], row["draws"]) == ("accuracy", 100, False, DRAWS)

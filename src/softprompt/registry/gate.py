@@ -11,6 +11,7 @@ from typing import Any
 
 from softprompt.prompts.card import LOWER_IS_BETTER, Card, goodness
 from softprompt.registry.records import Check, Outcome, Record, Version
+from softprompt.text import plural
 
 STANDARD_ERRORS = 2.0
 """How many standard errors of the difference count as clearly worse."""
@@ -21,6 +22,10 @@ CONFIDENCE = 0.95
 """Of so many resamples a fall beyond the tolerance is refused, where a suite says nothing else."""
 KINDS = 256
 """Different losses that are told apart: more are rounded to so many, far below what a resample moves."""
+TOLD = 3
+"""Checks that a refusal tells in full; the others by name."""
+RULES = ("must", "must_not")
+"""What these say is no sample: a fall beyond the tolerance is refused as it stands."""
 RELATIVE = ("mae", "perplexity")
 """Metrics without an upper bound, whose tolerance is a share of what they were."""
 
@@ -151,8 +156,9 @@ class Fall(Record):
     def words(self) -> str:
         """A line for people."""
         return (
-            f"{self.check} {self.value:.4f} against {self.before:.4f} on the same {self.rows} rows, worse by "
-            f"{self.fall:.4f}, beyond the tolerance of {self.tolerance:g} in {self.confidence:.1%} of {self.draws} resamples"
+            f"{self.check} {self.value:.4f} against {self.before:.4f} on the same {plural(self.rows, 'row')}, worse by "
+            f"{self.fall:.4f}, beyond the tolerance of {self.tolerance:.4g} in {self.confidence:.1%} of {self.draws} "
+            "resamples"
         )
 
 
@@ -183,15 +189,18 @@ def weigh_suites(current: Sequence[Outcome], new: Version | str, outcomes: Seque
                 )
     refused = [fall for fall in falls if fall.refused]
     rows = tuple(fall.row() for fall in falls)
-    told = [f"suite {fall.suite!r}: {fall.words}" for fall in refused] + missing
+    told = [f"suite {fall.suite!r}: {fall.words}" for fall in refused[:TOLD]]
+    told += [f"and {', '.join(fall.check for fall in refused[TOLD:])}"] if len(refused) > TOLD else []
+    told += missing
     if told:
-        return Comparison(not missing, max((one.fall for one in refused), default=None), told[0], "; ".join(told), rows)
+        loss = max((one.fall for one in refused), default=None)
+        return Comparison(not missing, loss, "; ".join(told), "; ".join(told), rows)
     names = ", ".join(repr(one.suite) for one in current)
-    counted = min(fall.rows for fall in falls), max(fall.rows for fall in falls)
-    on = f"{counted[0]} rows" if counted[0] == counted[1] else f"{counted[0]} to {counted[1]} rows"
+    fewest, most = min(fall.rows for fall in falls), max(fall.rows for fall in falls)
+    on = plural(most, "row") if fewest == most else f"{fewest} to {most} rows"
     worst = max(falls, key=lambda fall: fall.fall)
     told_worst = f"{worst.check} is worse by {worst.fall:.4f}" if worst.fall > 0 else "none is worse"
-    words = f"within the tolerance in {len(falls)} checks of {names}, on the same {on}: {told_worst}"
+    words = f"within the tolerance in {plural(len(falls), 'check')} of {names}, on the same {on}: {told_worst}"
     return Comparison(True, worst.fall, words, None, rows)
 
 
@@ -216,9 +225,9 @@ def falls_of(old: Outcome, new: Outcome) -> list[Fall]:
         losses = [sign * (after - before) for before, after in pairs]
         before, after = (math.fsum(side) / len(pairs) for side in zip(*pairs, strict=True))
         allowed = old.tolerance * (abs(before) if check.metric in RELATIVE else 1.0)
-        share = share_beyond(losses, allowed)
+        share = share_beyond([*losses, 0.0], allowed)  # one row more that fell by nothing: one alone proves little
         fall = sign * (after - before)
-        refused = fall > allowed and share >= level
+        refused = fall > allowed + 1e-9 and (share >= level or check.metric in RULES)
         falls.append(Fall(old.suite, check.name, len(pairs), before, after, fall, allowed, share, DRAWS, refused))
     return falls
 
