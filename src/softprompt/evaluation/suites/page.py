@@ -70,27 +70,24 @@ def _suite(card: ReportCard, suite: Mapping[str, Any]) -> str:
     for name, checks in {"Metrics": metrics, **found}.items():
         if checks:
             chart = _reliability(suite["calibration"]) if name == "Calibration" else ""
-            groups.append(f"<h3>{name}</h3>{_checks(checks, beside, card.task)}{chart}")
+            groups.append(f"<h3>{name}</h3>{_checks(checks, beside)}{chart}")
     examples = _examples(card, suite) if suite["changed"] is not None else ""
     return (
         f'<section><h2>{escape(suite["suite"])}</h2><p class="small">{escape(told)}</p>{"".join(groups)}{examples}</section>'
     )
 
 
-def _checks(checks: Sequence[Mapping[str, Any]], beside: Mapping[str, Any] | None, task: str) -> str:
-    unchanged = any(check["before"] is not None for check in checks)
-    names = ["check", "value"]
-    names += ["unchanged"] * unchanged + ([f"@{beside['version']}", "difference"] if beside else []) + ["rows"]
+def _checks(checks: Sequence[Mapping[str, Any]], beside: Mapping[str, Any] | None) -> str:
+    names = ["check", "value", *([f"@{beside['version']}", "difference"] if beside else []), "rows"]
     lines = []
     for check in checks:
         name = check["check"].removeprefix("slice:").removeprefix("perturb:").removeprefix("swap:")
         down = ' <span class="small" title="less is better">↓</span>' if check["lower_is_better"] else ""
+        as_was = f'<div class="small">{_number(check["before"])} unchanged</div>' if check["before"] is not None else ""
         cells = [
-            f'<td class="name">{escape(name)}{down}</td>',
+            f'<td class="name">{escape(name)}{down}{as_was}</td>',
             f'<td class="n">{_score(check["value"], check["stderr"])}{_bar(check)}</td>',
         ]
-        if unchanged:
-            cells.append(f'<td class="n">{_number(check["before"])}</td>')
         if beside:
             cells += [f'<td class="n">{_number(check.get("against"))}</td>', _difference(check)]
         cells.append(f'<td class="n">{check["rows"]}</td>')
@@ -109,21 +106,22 @@ def _difference(check: Mapping[str, Any]) -> str:
     if "fall" not in check:
         return "<td></td>"
     better = -check["fall"] or 0.0
-    shown = -better if check["lower_is_better"] and better else better
+    shown = f"{-better if check['lower_is_better'] else better:+.4f}"
     kind = "even" if abs(better) < 5e-5 else "better" if better > 0 else "worse"
     told = f"worse by more than {check['tolerance']:g} in {check['confidence']:.1%} of {check['draws']} resamples"
     mark = '<br><span class="fell">fell</span>' if check["refused"] else ""
-    return f'<td class="n {kind}" title="{escape(told)}">{shown:+.4f}{mark}</td>'
+    return f'<td class="n {kind}" title="{escape(told)}">{shown if kind != "even" else "0.0000"}{mark}</td>'
 
 
 def _reliability(bins: Sequence[Mapping[str, float]]) -> str:
     """How often answers are right by how sure they are: what is well calibrated lies on the diagonal."""
-    bars = []
+    bars, most = [], max((one["rows"] for one in bins), default=1)
     for one in bins:
         left, width = 40 + 200 * one["from"], 200 * (one["to"] - one["from"])
         told = f"{plural(int(one['rows']), 'row')}: confidence {one['confidence']:.3f}, right {one['accuracy']:.3f}"
         bars.append(
-            f'<rect x="{left + 1:.1f}" y="{210 - 200 * one["accuracy"]:.1f}" width="{width - 2:.1f}" '
+            f'<rect opacity="{0.3 + 0.7 * one["rows"] / most:.2f}" x="{left + 1:.1f}" '
+            f'y="{210 - 200 * one["accuracy"]:.1f}" width="{width - 2:.1f}" '
             f'height="{200 * one["accuracy"]:.1f}"><title>{escape(told)}</title></rect>'
         )
     rows = "".join(
@@ -237,7 +235,7 @@ dd { margin: 0; overflow-wrap: anywhere; white-space: pre-wrap; }
 summary { font-size: 19px; font-weight: 600; cursor: pointer; }
 .facts { margin-top: 10px; }
 ul { padding-left: 20px; }
-@media (max-width: 560px) { .bar { min-width: 60px; }
+@media (max-width: 560px) { td.n .small { display: none; } .bar { min-width: 60px; }
 .n { padding-left: 8px; }
 th, td { padding-right: 4px; }
 section { padding: 14px; } }

@@ -12,6 +12,7 @@ from softprompt.evaluation.suites.checks import digests_of, hidden
 from softprompt.evaluation.suites.looks import case_for
 from softprompt.evaluation.suites.measures import OF_ROWS
 from softprompt.evaluation.suites.suite import Suite
+from softprompt.library.library import library_or_current
 from softprompt.library.passages import Passages
 from softprompt.prompts.card import BASELINES, LOWER_IS_BETTER
 from softprompt.registry.gate import Fall, falls_of, weigh
@@ -59,10 +60,13 @@ class ReportCard(Record):
         return f"{self.task}@{self.version}"
 
 
-def report_card(library: Library, ref: str, against: str | None = None, *, examples: int = EXAMPLES) -> ReportCard:
-    """The report card of a version, beside another one of its task.
+def report(task: str, against: str | None = None, *, library: Library | None = None, examples: int = EXAMPLES) -> ReportCard:
+    """The report card of a version, beside another one of its task. No base is run.
 
     Args:
+        task: the version, as TASK, TASK@N or TASK@ALIAS.
+        against: the other one.
+        library: by default the one in the current home.
         examples: how many rows of each suite whose answer has changed are shown. Their inputs come from the suite's rows
             where those can be read, as nothing of them is kept.
 
@@ -70,8 +74,13 @@ def report_card(library: Library, ref: str, against: str | None = None, *, examp
         NotFound: there is no such version.
         ConfigError: the other version is of another task, or the same one.
     """
+    with library_or_current(library) as opened:
+        return _report(opened, task, against, examples)
+
+
+def _report(library: Library, task: str, against: str | None, examples: int) -> ReportCard:
     registry = library.registry
-    version, other = registry.resolve(ref), registry.resolve(against) if against is not None else None
+    version, other = registry.resolve(task), registry.resolve(against) if against is not None else None
     if other is not None and (other.task != version.task or other.number == version.number):
         what = "the same version" if other.task == version.task else f"of task {other.task!r}"
         raise ConfigError(f"{other.ref} is {what} as {version.ref}; compare it with another version of its task")

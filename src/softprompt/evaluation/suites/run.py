@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,64 @@ from softprompt.errors import DataError
 from softprompt.evaluation.columns import answers_in
 from softprompt.evaluation.evaluate import answer_all
 from softprompt.evaluation.suites.checks import Look
+from softprompt.evaluation.suites.looks import find_looks
+from softprompt.evaluation.suites.suite import Suite
 from softprompt.evaluation.trials import Answer, Trial, placed_prompts, result_of
+from softprompt.library.library import library_or_current
+from softprompt.library.passages import Passages, Sources
 from softprompt.model.architecture import architecture_of
-from softprompt.progress import Progress, loading
+from softprompt.progress import Progress, Silent, loading
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Outcome
+from softprompt.tasks.load import TaskLike, load_tasks
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
+
+
+def run_suites(
+    tasks: str | Sequence[str],
+    suites: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    library: Library | None = None,
+    base: BaseLike = None,
+    task_file: TaskLike | None = None,
+    passages: Sources = None,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Run suites on versions and keep, row by row, what they find, which `promote` compares. An outcome takes the place of
+    the one that the version has of the same suite.
+
+    Args:
+        tasks: of the library, each as TASK, TASK@N or TASK@ALIAS.
+        suites: files of suites (.yaml).
+        library: by default the one in the current home.
+        base: a base that is loaded already, or how to load one; by default as versions name it.
+        task_file: the task, for a version that came without its own and a suite without rows.
+        passages: what finds passages for inputs: a folder of texts or a Python function, for all tasks that look them up or
+            for each by its name; by default the folder that a prompt was tuned with.
+        progress: where to report to.
+
+    Raises:
+        NotFound: a task has no such version.
+        ConfigError: a suite is wrong, or does not fit a version's answers.
+        DataError: its rows are wrong.
+        BaseModelError: the base is not where it is said to be, or cannot be loaded.
+        FingerprintMismatch: a version was made for another base.
+    """
+    shown = progress or Silent()
+    with library_or_current(library) as opened:
+        files = [suites] if isinstance(suites, str | os.PathLike) else suites
+        (given,) = load_tasks(task_file) if task_file is not None else (None,)
+        looks = find_looks(
+            opened,
+            [tasks] if isinstance(tasks, str) else tasks,
+            [Suite.load(os.fspath(file)) for file in files],
+            task=given,
+            passages=Passages(passages, shown.warn),
+            warn=shown.warn,
+        )
+        return run_looks(opened, looks, base, shown)
 
 
 def run_looks(library: Library, looks: Sequence[Look], base: BaseLike, progress: Progress) -> list[Outcome]:

@@ -11,13 +11,13 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from softprompt.errors import ConfigError, NameRefused
+from softprompt.errors import NameRefused
 from softprompt.evaluation.suites.measures import SUITE_METRICS
 from softprompt.evaluation.suites.perturb import Kind
 from softprompt.names import check_suite
 from softprompt.rows.sources import find_file
 from softprompt.tasks.blocks import Strict
-from softprompt.tasks.foreign import told_fault
+from softprompt.tasks.foreign import refusal
 from softprompt.tasks.patterns import Patterns
 from softprompt.tasks.task_file import read_task_file
 
@@ -172,7 +172,7 @@ class Suite:
             DataError: its rows are not there.
         """
         file = Path(path)
-        config = parse_suite({"name": file.stem, **read_task_file(file)}, where=str(path))
+        config = parse_suite({"name": file.stem, **read_task_file(file, "suite")}, where=str(path))
         address = None if config.data is None else str(find_file(config.data, file.resolve().parent).resolve())
         return cls(config, str(file.resolve()), address)
 
@@ -211,8 +211,4 @@ def parse_suite(raw: dict[str, Any], *, where: str) -> SuiteConfig:
     try:
         return SuiteConfig.model_validate(raw)
     except ValidationError as error:
-        lines = list(dict.fromkeys(told_fault(fault, _KEYS) for fault in error.errors(include_url=False)))
-        if len(lines) == 1:
-            raise ConfigError(f"{where}: {lines[0]}") from None
-        told = " ".join(f"({number}) {line}" for number, line in enumerate(lines, start=1))
-        raise ConfigError(f"{where} has {len(lines)} faults: {told}") from None
+        raise refusal(error, _KEYS, where) from None
