@@ -52,6 +52,9 @@ def test_run_show_list_promote_and_report(run: Run, place: Path) -> None:
     (card,) = run("report", "kind@2", "--against", "kind@1", "--html", "card.html", "--json").rows
     assert (card["version"], card["suites"][0]["suite"], card["aliases"]) == (2, "polite", ["production"])
     assert Path("card.html").read_text(encoding="utf-8").count("polite")
+    (gone,) = run("suite", "drop", "kind@1", "--suite", "polite", "--reason", "old", "--json").rows
+    assert (gone["version"], gone["suite"], gone["rows"]) == (1, "polite", 3)
+    run("suite", "run", "kind@1", "--suite", "polite.yaml")
     shown = run("report", "kind@2", "--against", "kind@1")
     assert "must_not: please" in shown.out
     assert "beside kind@1" in shown.out

@@ -50,6 +50,7 @@ READING = [
     ["suite", "run", "t", "--suite", "s.yaml"],
     ["suite", "show", "t"],
     ["suite", "list", "t"],
+    ["suite", "drop", "t", "--suite", "s"],
     ["report", "t"],
     ["diagnose", "t"],
     ["jobs", "list"],

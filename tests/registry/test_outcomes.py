@@ -81,6 +81,22 @@ def test_what_is_not_there_is_told(library: Library) -> None:
         outcomes.put(outcome(2, check(GOOD)))
 
 
+def test_what_is_dropped_is_asked_of_nobody(library: Library) -> None:
+    library.promote("trec6@1")
+    outcomes = library.registry.outcomes
+    outcomes.put(outcome(1, check(GOOD)))
+    kept = outcomes.put(outcome(1, check(GOOD), suite="other"))
+    with pytest.raises(NotFound, match=r"has no outcome of suite 'polit'.*did you mean 'polite'\?"):
+        outcomes.drop("trec6@1", "polit")
+    assert outcomes.drop("trec6", "polite", "it is not ours").suite == "polite"
+    assert outcomes.of("trec6@1") == [kept]
+    entry = library.registry.audit("trec6")[-1]
+    assert (entry.action, entry.reason) == ("drop suite", "it is not ours")
+    assert entry.before == {"version": 1, "suite": "polite", "digest": "d" * 64, "rows": 100}
+    outcomes.drop("trec6@1", "other")
+    assert library.promote("trec6@2").suites == ()
+
+
 def test_another_tenant_sees_none(library: Library) -> None:
     library.registry.outcomes.put(outcome(1, check(GOOD)))
     other = library.for_tenant("other")

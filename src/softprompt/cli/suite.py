@@ -15,7 +15,7 @@ from softprompt.cli.output import emit, warn, with_errors
 if TYPE_CHECKING:
     from softprompt.registry.records import Outcome
 
-app = typer.Typer(help="Behavioural suites of tasks: run, show, list.", no_args_is_help=True)
+app = typer.Typer(help="Behavioural suites of tasks: run, show, list, drop.", no_args_is_help=True)
 
 COLUMNS = ("task", "version", "suite", "check", "value", "rows", "before")
 LIST_COLUMNS = ("task", "version", "suite", "checks", "rows", "tolerance", "aliases", "created_at", "actor")
@@ -73,6 +73,22 @@ def show(
     outcomes = where.open().registry.outcomes
     found = outcomes.of(ref) if suite is None else [outcomes.one(ref, suite)]
     _print(found, as_json, f"Suites of {ref}")
+
+
+@app.command()
+@library_options
+def drop(
+    ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK[@N|@ALIAS].")],
+    suite: Annotated[str, typer.Option("--suite", help="The name of the suite.")],
+    reason: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,
+    *,
+    where: Location,
+    as_json: Json = False,
+) -> None:
+    """Take away what a suite found of a version: nobody is asked for it any more that is to take its place."""
+    gone = where.open().registry.outcomes.drop(ref, suite, reason)
+    row = {"task": gone.task, "version": gone.version, "suite": gone.suite, "rows": len(gone.rows), "digest": gone.digest}
+    emit([row], as_json, "Dropped")
 
 
 def _print(found: Sequence[Outcome], as_json: bool, title: str) -> None:

@@ -73,7 +73,8 @@ def promote_if_as_good(library: Library, move: Move, engine: OfflineEngine, prog
     which somebody must know."""
     assert move.new is not None
     reason = f"made of {move.old.ref}"
-    asked = library.registry.outcomes.of(f"{move.new.task}@{PRODUCTION}")
+    placed = PRODUCTION in library.registry.aliases.of(move.new.task)
+    asked = library.registry.outcomes.of(f"{move.new.task}@{PRODUCTION}") if placed else []
     if asked:
         move.remarks += _run_suites(library, move.new, asked, engine, progress, move.task)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +54,22 @@ class Outcomes:
             self._scope.record(connection, "suite", kept.task, after=after)
         return kept
 
+    def drop(self, ref: str, suite: str, reason: str | None = None) -> Outcome:
+        """Take away what a suite found of a version, which the gate then asks of nobody.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with self._scope.database.write() as connection:
+            version = queries.find(connection, self._scope.tenant, parse_ref(ref), deleted=True)
+            task = queries.task_row(connection, self._scope.tenant, version.task, lock=True)
+            gone = _only(of_version(connection, task, version.number), version.ref, suite)
+            version_id = queries.version_row(connection, task, version.number).id
+            connection.execute(sa.delete(tables.outcomes).where(_o.version_id == version_id, _o.suite == suite))
+            before = {"version": gone.version, "suite": suite, "digest": gone.digest, "rows": len(gone.rows)}
+            self._scope.record(connection, "drop suite", version.task, before=before, reason=reason)
+            return gone
+
     def of(self, ref: str) -> list[Outcome]:
         """All outcomes of a version, by suite.
 
@@ -71,13 +88,7 @@ class Outcomes:
         Raises:
             NotFound: there is none.
         """
-        found = {one.suite: one for one in self.of(ref)}
-        if suite not in found:
-            raise NotFound(
-                f"{ref} has no outcome of suite {suite!r}; `softprompt suite run {ref} --suite FILE` makes one"
-                f"{nearest(suite, found)}"
-            )
-        return found[suite]
+        return _only(self.of(ref), ref, suite)
 
 
 def of_version(connection: Connection, task: AnyRow, number: int) -> list[Outcome]:
@@ -86,6 +97,16 @@ def of_version(connection: Connection, task: AnyRow, number: int) -> list[Outcom
     statement = sa.select(tables.outcomes).select_from(joined).where(_v.task_id == task.id, _v.number == number)
     rows = connection.execute(statement).fetchall()
     return sorted((_outcome(task.name, number, row) for row in rows), key=lambda one: one.suite)
+
+
+def _only(outcomes: Sequence[Outcome], ref: str, suite: str) -> Outcome:
+    found = {one.suite: one for one in outcomes}
+    if suite not in found:
+        raise NotFound(
+            f"{ref} has no outcome of suite {suite!r}; `softprompt suite run {ref} --suite FILE` makes one"
+            f"{nearest(suite, found)}"
+        )
+    return found[suite]
 
 
 def _outcome(task: str, number: int, row: AnyRow) -> Outcome:

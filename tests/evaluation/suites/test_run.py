@@ -22,6 +22,7 @@ from softprompt.library.library import Library
 from softprompt.progress import Mute
 from softprompt.registry.records import Check, Outcome
 from softprompt.serving.offline import predict
+from softprompt.tasks.answers import NUMBER, SET
 from softprompt.tasks.task import Task
 from tests.models import make_base, some_prompt
 
@@ -198,6 +199,45 @@ def test_preference_is_the_share_of_rows_whose_right_answer_is_likelier(
         assert 0 < check.value < 1
     with pytest.raises(DataError, match="no row has anything in the column 'rejected'"):
         one(library, base, suite(file, metrics=["preference"]), ref)
+
+
+SETS: dict[str, Any] = {"labels": ("yes", "no"), "metric": "micro_f1", "recipe": {"problem_type": SET}}
+SCALE: dict[str, Any] = {"labels": ("1", "2", "3"), "metric": "mae", "recipe": {"problem_type": NUMBER}}
+
+
+@pytest.mark.parametrize(
+    ("form", "answers", "metrics"),
+    [
+        (SETS, (["yes", "no"], ["no"], []), ["micro_f1", "macro_f1", "subset_accuracy"]),
+        (SCALE, (1, 3, 2), ["mae", "spearmanr"]),
+    ],
+)
+def test_sets_and_numbers_are_judged_too(
+    library: Library, base: FrozenBase, tmp_path: Path, form: dict[str, Any], answers: Sequence[Any], metrics: list[str]
+) -> None:
+    library.publish(some_prompt(base, "other", input="{text} =", **form).to_bytes(), base="x/y")
+    file = data_file(tmp_path, [row | {"label": answers[place % 3]} for place, row in enumerate(ROWS)])
+    given = suite(file, metrics=[*metrics, "perplexity"], perturb=["case"], swap=[["river", "stone"]], slices=["lang"])
+    found = checks(one(library, base, given, "other@1"))
+    (said,) = evaluate("other@1", library=library, data=str(file), base=base, progress=Mute())
+    assert {name: found[name].value for name in metrics} == {metrics[0]: said.value} | {
+        name: said.others[name] for name in metrics[1:]
+    }
+    assert found[metrics[0]].lower_is_better == (metrics[0] == "mae")
+    assert found["perturb:case"].before == said.value
+    with pytest.raises(ConfigError, match="calibration is of the probability of one label"):
+        find_looks(library, ["other@1"], [suite(file, calibration=5)])
+
+
+def test_passages_are_shuffled_and_looked_up_once(library: Library, base: FrozenBase, tmp_path: Path) -> None:
+    form: dict[str, Any] = {"input": "{passages} {text} =", "labels": ("yes", "no")}
+    library.publish(some_prompt(base, "ask", **form).to_bytes(), base="x/y")
+    file = data_file(tmp_path, [row | {"passages": ["a red one", "a blue one"]} for row in ROWS[:4]] + ROWS[4:])
+    with pytest.raises(DataError, match="has no field 'passages'"):
+        find_looks(library, ["ask@1"], [suite(file)])
+    file = data_file(tmp_path, [row | {"passages": ["red", "blue"][: 1 + at % 2]} for at, row in enumerate(ROWS)])
+    found = checks(one(library, base, suite(file, perturb=["passages"]), "ask@1"))
+    assert found["perturb:passages"].places == tuple(range(1, len(ROWS), 2)), "those with more than one"
 
 
 def test_an_ensemble_is_run_too(library: Library, base: FrozenBase, rows: Path) -> None:
