@@ -8,31 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from softprompt.errors import NameRefused, NotFound, PromotionRefused
 from softprompt.library.library import Library
 from softprompt.registry.gate import DRAWS, falls_of, paired, share_beyond, weigh_suites
-from softprompt.registry.records import Check, Outcome
 from tests.library_data import make_prompt, scored
-
-
-def check(values: Sequence[float], name: str = "accuracy", **fields: Any) -> Check:
-    value = sum(values) / len(values)
-    return Check(**{
-        "name": name, "metric": "accuracy", "lower_is_better": False, "value": value, "stderr": 0.0,
-        "values": tuple(map(float, values)), **fields,
-    })  # fmt: skip
-
-
-def outcome(version: int, *checks: Check, suite: str = "polite", digest: str = "d" * 64, **definition: Any) -> Outcome:
-    rows = max(one.rows for one in checks)
-    return Outcome(
-        "trec6", version, suite, digest, {"file": "/suites/polite.yaml", **definition},
-        tuple(map(str, range(rows))), ("yes",) * rows, ("yes",) * rows, checks,
-    )  # fmt: skip
+from tests.outcome_data import check, outcome
 
 
 @pytest.fixture

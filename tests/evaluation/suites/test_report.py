@@ -113,6 +113,27 @@ def test_answers_that_are_not_kept_are_compared_by_their_digests(library: Librar
     assert suite["examples"][0]["after"] == hidden("yes")
 
 
+@pytest.mark.parametrize(
+    ("metric", "before", "after", "better"),
+    [
+        ("exact_match", 1, 0, "before"),
+        ("exact_match", 0, 1, "after"),
+        ("token_f1", 0.5, 0.5, "neither"),
+        ("rougeL", 1, 1, "both"),
+        ("bleu", 1, 0, None),
+    ],
+)
+def test_written_answers_are_compared_by_what_a_row_counts(
+    library: Library, rows: Path, metric: str, before: float, after: float, better: str | None
+) -> None:
+    for version, value, said in ((1, before, "one"), (2, after, "other")):
+        check = Check(metric, metric, False, value, 0.0, (float(value),) * 6)
+        library.registry.outcomes.put(outcome(version, (said,) * 6, rows, right=None, checks=(check,), calibration=()))
+    (suite,) = report("kind@2", "kind@1", library=library).suites
+    assert [(one["better"], one["right"]) for one in suite["examples"]] == [(better, it) for it in RIGHT]
+    assert page_of(report("kind@2", "kind@1", library=library))
+
+
 def test_what_cannot_be_compared_is_said(library: Library, rows: Path) -> None:
     library.registry.outcomes.put(outcome(2, AFTER, rows, digest="e" * 64))
     library.registry.outcomes.put(outcome(2, AFTER, rows, suite="own"))

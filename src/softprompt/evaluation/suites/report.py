@@ -153,8 +153,6 @@ def _suite(
         falls = {fall.check: fall for fall in falls_of(before, outcome)}
         changed = [place for place, pair in enumerate(zip(before.answers, outcome.answers, strict=True)) if len({*pair}) > 1]
         shown = _examples(library, version, before, outcome, changed, examples, notes)
-        if len(changed) > examples:
-            notes.append(f"suite {outcome.suite!r}: {examples} of {len(changed)} changed answers are shown")
     elif other is not None:
         notes.append(f"suite {outcome.suite!r} was not run on {other.ref}")
     checks = [
