@@ -16,6 +16,7 @@ from softprompt.registry import database, records, tables
 from softprompt.registry.records import Origin
 from softprompt.registry.registry import Filters, Registry, Version
 from tests.library_data import make_prompt, scored
+from tests.outcome_data import check, outcome
 
 TRICKS = [
     "",
@@ -292,7 +293,24 @@ class RegistryContract:
         entry = registry.audit("trec6")[-1]
         assert entry.reason == "the data was wrong"
         assert entry.before == {"alias": "production", "version": 3}
+        despite = entry.after.pop("despite")
         assert entry.after == {"alias": "production", "version": 2, "forced": True}
+        assert "0.7000 on 500" in despite
+
+    def test_outcomes_of_suites_are_kept_and_decide(self, registry: Registry) -> None:
+        for seed, values in enumerate(([1] * 9 + [0.25], [0] * 10)):
+            publish(registry, seed=seed)
+            for suite in ("first", "second"):
+                registry.outcomes.put(outcome(seed + 1, check(values), suite=suite))
+        kept = registry.outcomes.put(outcome(1, check([1] * 9 + [0.5]), suite="first"))
+        assert [one.suite for one in registry.outcomes.of("trec6@1")] == ["first", "second"]
+        assert registry.outcomes.one("trec6@1", "first") == kept
+        registry.aliases.promote("trec6@1", "production")
+        with pytest.raises(PromotionRefused, match=r"suite 'first': accuracy 0\.0000 against 0\.9500 on the same 10 rows"):
+            registry.aliases.promote("trec6@2", "production")
+        for suite in ("first", "second"):
+            registry.outcomes.drop("trec6@1", suite)
+        assert registry.aliases.promote("trec6@2", "production").after == 2
 
     def test_an_alias_to_a_deleted_version_is_a_clear_error(self, registry: Registry) -> None:
         publish(registry)

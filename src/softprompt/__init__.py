@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from softprompt.evaluation.combination import Combined, combine
     from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.evaluation.look_inside import Inspected, inspect
+    from softprompt.evaluation.suites.report import ReportCard, report
+    from softprompt.evaluation.suites.run import run_suites
     from softprompt.library.library import Library
     from softprompt.lifecycle.diagnose import Finding, diagnose
     from softprompt.lifecycle.move import Upgraded
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from softprompt.lifecycle.upgrade import upgrade
     from softprompt.prompts.card import Card
     from softprompt.prompts.prompt import SoftPrompt
-    from softprompt.registry.records import Version
+    from softprompt.registry.records import Outcome, Version
     from softprompt.serving.offline import Prediction, Service, predict
     from softprompt.tasks.config import TaskConfig
     from softprompt.tasks.task import Task
@@ -52,8 +54,10 @@ __all__ = [
     "FrozenBase",
     "Inspected",
     "Library",
+    "Outcome",
     "Personalized",
     "Prediction",
+    "ReportCard",
     "Retrained",
     "Service",
     "SoftPrompt",
@@ -73,7 +77,9 @@ __all__ = [
     "personalize",
     "plan",
     "predict",
+    "report",
     "retrain",
+    "run_suites",
     "sweep",
     "train",
     "upgrade",
@@ -89,8 +95,10 @@ _HOMES = {
     "FrozenBase": "bases.base",
     "Inspected": "evaluation.look_inside",
     "Library": "library.library",
+    "Outcome": "registry.records",
     "Personalized": "lifecycle.personalize",
     "Prediction": "serving.offline",
+    "ReportCard": "evaluation.suites.report",
     "Retrained": "lifecycle.retrain",
     "Service": "serving.offline",
     "SoftPrompt": "prompts.prompt",
@@ -110,7 +118,9 @@ _HOMES = {
     "personalize": "lifecycle.personalize",
     "plan": "training.plan",
     "predict": "serving.offline",
+    "report": "evaluation.suites.report",
     "retrain": "lifecycle.retrain",
+    "run_suites": "evaluation.suites.run",
     "sweep": "training.sweep",
     "train": "training.train",
     "upgrade": "lifecycle.upgrade",

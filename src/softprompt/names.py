@@ -106,6 +106,15 @@ def check_tenant(name: str) -> str:
     return _check("tenant", name)
 
 
+def check_suite(name: str) -> str:
+    """Return the name of a suite as it is.
+
+    Raises:
+        NameRefused: not a name.
+    """
+    return _check("suite", name)
+
+
 def check_key_name(name: str) -> str:
     """Return the name of an API key as it is.
 

@@ -47,6 +47,11 @@ READING = [
     ["upgrade", "--to", "builtin/tiny"],
     ["retrain", "t"],
     ["inspect", "t"],
+    ["suite", "run", "t", "--suite", "s.yaml"],
+    ["suite", "show", "t"],
+    ["suite", "list", "t"],
+    ["suite", "drop", "t", "--suite", "s"],
+    ["report", "t"],
     ["diagnose", "t"],
     ["jobs", "list"],
     ["jobs", "show", "x"],
@@ -68,7 +73,7 @@ def test_every_command_is_of_one_kind() -> None:
         for group in app.registered_groups
         for command in group.typer_instance.registered_commands  # type: ignore[union-attr]
     ]
-    reading = {" ".join(args[:2]) if args[0] in ("library", "keys", "jobs") else args[0] for args in READING}
+    reading = {" ".join(args[:2]) if args[0] in ("library", "keys", "jobs", "suite") else args[0] for args in READING}
     assert {name for name in names if name} - reading - {*MAKING, *APART} == set()
 
 

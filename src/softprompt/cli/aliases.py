@@ -27,7 +27,8 @@ def promote(
     where: Location,
     as_json: Json = False,
 ) -> None:
-    """Point an alias at a version, unless it scores clearly worse than the one there now."""
+    """Point an alias at a version, unless it is clearly worse than the one there now: by the suites that were run on that,
+    and where there are none by its score."""
     library = where.open()
     move = library.promote(ref, alias, force=force, reason=reason)
     title = "Promoted" if move.before != move.after else f"Nothing moved: {alias} is there already; name another as TASK@N"

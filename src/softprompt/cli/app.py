@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli import base, jobs, keys, library
+from softprompt.cli import base, jobs, keys, library, suite
 from softprompt.cli.aliases import audit, promote, rollback
 from softprompt.cli.combine import combine
 from softprompt.cli.compare import compare
@@ -20,6 +20,7 @@ from softprompt.cli.inspect import inspect
 from softprompt.cli.options import Command, KnowsKeys, Location, front_options, name_values, stand_before
 from softprompt.cli.personalize import personalize
 from softprompt.cli.predict import predict
+from softprompt.cli.report import report
 from softprompt.cli.retrain import retrain
 from softprompt.cli.serve import serve
 from softprompt.cli.sweep import sweep
@@ -38,13 +39,15 @@ app = typer.Typer(
 
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
-        "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
+        "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "suite": suite.app,
+        "compare": compare,
         "combine": combine, "personalize": personalize, "retrain": retrain, "upgrade": upgrade, "predict": predict,
         "serve": serve, "inspect": inspect, "diagnose": diagnose,
         "demo": demo, "base": base.app,
     },
     "The library": {
-        "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,
+        "list": list_tasks, "show": show, "report": report, "promote": promote, "rollback": rollback, "audit": audit,
+        "tag": tag,
         "delete": delete, "restore": restore, "export": export_prompt, "import": import_prompt,
         "library": library.app, "keys": keys.app, "jobs": jobs.app,
     },

@@ -90,26 +90,41 @@ def _of_file(library: Library, file: str, version: str | None, passages: Passage
     if not file.endswith((".yaml", ".yml")):
         raise ConfigError(f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE")
     task = Task.load(file)
-    own = task.form.retriever
-    rows = task.test if own is None else None
+    if task.form.retriever is None:
+        len(task.test)  # what is wrong with the rows is told first
     found = library.registry.resolve(f"{task.name}@{version}" if version else task.name)
-    form = passages.form_of(library, found, own)
-    if rows is None:
+    return case_of(library, found, task, f"the test rows of {PurePath(file).name}", passages)
+
+
+def case_of(library: Library, version: Version, task: Task, shown: str, passages: Passages) -> Case:
+    """A version on the test rows of a task file, which messages call `shown`. Raises as :func:`case_on` does."""
+    own = task.form.retriever
+    form = passages.form_of(library, version, own)
+    if own is not None:
         task.form = replace(task.form, retriever=form.retriever or own)  # before the rows are read, and get their passages
-        rows = task.test
-    return _case(found, task, rows, f"the test rows of {PurePath(file).name}", form)
+    return _case(version, task, task.test, shown, form)
 
 
 def _on_rows(library: Library, ref: str, version: str | None, data: Rows, passages: Passages) -> Case:
     if version and "@" in ref:
         raise ConfigError(f"{ref!r} names a version, and so does {version!r}; leave one of them out")
     found = library.registry.resolve(f"{ref}@{version}" if version else ref)
-    form = passages.form_of(library, found)
-    task = Task(parse_config(form_fields(form) | form.kind(), where=f"the card of {found.ref}"))
     if isinstance(data, str | os.PathLike):
         name = os.fspath(data)
-        return _case(found, task, read_rows(find_file(name, Path.cwd()), name), PurePath(name).name, form)
-    return _case(found, task, rows_in_memory(data), "the rows in memory", form)
+        return case_on(library, found, read_rows(find_file(name, Path.cwd()), name), PurePath(name).name, passages)
+    return case_on(library, found, rows_in_memory(data), "the rows in memory", passages)
+
+
+def case_on(library: Library, version: Version, rows: PlacedRows, shown: str, passages: Passages) -> Case:
+    """A version on rows, which messages call `shown`.
+
+    Raises:
+        ConfigError: the version, made elsewhere, has a form that is not known here.
+        DataError: the rows are wrong.
+    """
+    form = passages.form_of(library, version)
+    task = Task(parse_config(form_fields(form) | form.kind(), where=f"the card of {version.ref}"))
+    return _case(version, task, rows, shown, form)
 
 
 def _case(version: Version, task: Task, rows: PlacedRows, shown: str, form: Form) -> Case:

@@ -156,6 +156,14 @@ def judge_cases(
 
 
 def _judge(engine: OfflineEngine, trials: Sequence[Trial], progress: Progress, file: AnswerFile | None) -> list[Report]:
+    answers = answer_all(engine, trials, progress, file)
+    return [report_of(trial, own) for trial, own in zip(trials, answers, strict=True)]
+
+
+def answer_all(
+    engine: OfflineEngine, trials: Sequence[Trial], progress: Progress, file: AnswerFile | None = None
+) -> list[list[Answer]]:
+    """The answers of each trial, :data:`AT_ONCE` rows of each at a time."""
     kept = [Answer.of_row(row) for row in file.answers] if file is not None else []
     answers: list[list[Answer]] = [[] for _ in trials]
     rows = max(len(trial.examples) for trial in trials)
@@ -174,4 +182,4 @@ def _judge(engine: OfflineEngine, trials: Sequence[Trial], progress: Progress, f
                     file.add([one.row() for one in found[0][max(0, len(kept) - start) :]])
             for own, some in zip(answers, found, strict=True):
                 own += some
-    return [report_of(trial, own) for trial, own in zip(trials, answers, strict=True)]
+    return answers

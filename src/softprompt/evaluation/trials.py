@@ -36,6 +36,8 @@ class Trial:
     examples: Examples
     members: tuple[int, ...] = ()
     """Of an ensemble, the length of each member."""
+    keeps_chances: bool = False
+    """Whether answers tell the probability of each label where they are no sets, too."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Answer(NamedTuple):
     unfinished: bool
     """Whether a generated answer ran into `max_new_tokens`."""
     chances: tuple[float, ...] = ()
-    """Of a set, the probability of each label; not kept in a row."""
+    """Of a set, and where the trial keeps them, the probability of each label; not kept in a row."""
 
     def row(self) -> dict[str, Any]:
         """Its fields in the types of JSON, from which :meth:`of_row` makes it again to the last bit."""
@@ -126,7 +128,7 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
         form, said = trials[t].form, trials[t].form.of_scores(scored)
         predictions[t][row] = said.output
         losses[t].append(form.loss(scored, trials[t].examples.right(row)))
-        chances[t][row] = tuple((said.scores or {}).values()) if form.is_set else ()
+        chances[t][row] = tuple((said.scores or {}).values()) if form.is_set or trials[t].keeps_chances else ()
     answered = yield from _uncounted(
         engine.score(
             prompts,

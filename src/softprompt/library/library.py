@@ -181,11 +181,13 @@ class Library:
             raise type(error)(f"{version.ref}: {error}") from error
 
     def promote(self, ref: str, alias: str = "production", *, force: bool = False, reason: str | None = None) -> Move:
-        """Point an alias at a version, after reading its blob again.
+        """Point an alias at a version, after reading its blob again. Where suites were run on the version in place, their
+        outcomes decide, and else the scores of the two cards.
 
         Raises:
             NotFound: no such version, or it is deleted, or its blob is gone.
-            PromotionRefused: it scores clearly worse than the version in place, or `force` comes without a reason.
+            PromotionRefused: it is clearly worse than the version in place, an outcome of a suite is missing, or `force`
+                comes without a reason.
             StoreError: its blob is altered, or the store fails.
         """
         check_alias(alias)

@@ -13,7 +13,7 @@ from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
-from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good
+from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good, refresh_suites
 from softprompt.lifecycle.move import Move
 from softprompt.lifecycle.remake import named_base, remake
 from softprompt.model.architecture import architecture_of
@@ -98,10 +98,12 @@ def retrain(
         prompt = SoftPrompt.from_bytes(opened.read(move.old), digest=move.old.digest)
         prompt.check_base(loaded)
         keep_in_place(opened, move.old, "kept in place while the task is trained again")
-        move.card = card_on(made, prompt, OfflineEngine(architecture_of(loaded), warn=shown.warn))
+        engine = OfflineEngine(architecture_of(loaded), warn=shown.warn)
+        move.card, move.task = card_on(made, prompt, engine), made
+        move.remarks += refresh_suites(opened, move.old, engine, shown, made)
         (tuned,) = train(made, base=loaded, library=opened, progress=shown, stop=stop)
         move.new = opened.registry.resolve(f"{move.old.task}@{tuned.version}")
-        promote_if_as_good(opened, move)
+        promote_if_as_good(opened, move, engine, shown)
         old = figures_of(move.card)
         return Retrained(
             task=move.old.task,

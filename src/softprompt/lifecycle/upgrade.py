@@ -15,7 +15,7 @@ from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
 from softprompt.lifecycle.carry import carried
-from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good
+from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good, refresh_suites
 from softprompt.lifecycle.move import Move, Upgraded
 from softprompt.lifecycle.remake import OF_THE_BASE, named_base, remake
 from softprompt.model.architecture import Architecture, architecture_of
@@ -93,7 +93,7 @@ def upgrade(
         _train(opened, architecture, [move for move in open_moves if not move.failed], shown, stop)
         for move in moves:
             if move not in open_moves and move.new is not None and not move.promoted:  # cut short between the two
-                promote_if_as_good(opened, move)
+                promote_if_as_good(opened, move, OfflineEngine(architecture, warn=shown.warn), shown)
         return [move.row(base.address) for move in moves]
 
 
@@ -155,13 +155,13 @@ def _carry(library: Library, moves: Sequence[Move], base: FrozenBase, progress: 
         with progress.stage("carry", len(own)) as advance:
             for move in own:
                 try:
-                    _carry_one(library, move, engine, base)
+                    _carry_one(library, move, engine, base, progress)
                 except SoftPromptError as error:
                     move.remarks.append(f"nothing is carried over: {error}")
                 advance(1, move.old.task)
 
 
-def _carry_one(library: Library, move: Move, engine: OfflineEngine, base: FrozenBase) -> None:
+def _carry_one(library: Library, move: Move, engine: OfflineEngine, base: FrozenBase, progress: Progress) -> None:
     old_base, task = engine.architecture.base, move.task
     assert task is not None
     prompt = SoftPrompt.from_bytes(library.read(move.old), digest=move.old.digest)
@@ -181,6 +181,7 @@ def _carry_one(library: Library, move: Move, engine: OfflineEngine, base: Frozen
             "file with a template for it (--task-file)"
         )
     move.card = card_on(task, prompt, engine)
+    move.remarks += refresh_suites(library, move.old, engine, progress, task)
 
 
 def _choose_starts(architecture: Architecture, moves: Sequence[Move], progress: Progress) -> None:
@@ -264,7 +265,7 @@ def _train(
         elif isinstance(event, Published):
             move = by_name[event.member.task.name]
             move.new = library.registry.resolve(f"{move.old.task}@{event.tuned.version}")
-            promote_if_as_good(library, move)
+            promote_if_as_good(library, move, OfflineEngine(architecture, warn=progress.warn), progress)
         elif isinstance(event, Stopped):
             raise TrainingStopped("stopped; call the same command again to go on")
 

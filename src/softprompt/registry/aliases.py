@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from softprompt.errors import NotFound, PromotionRefused
 from softprompt.names import Ref, check_alias, check_task, parse_ref
 from softprompt.prompts.card import Card
-from softprompt.registry import queries, tables
-from softprompt.registry.gate import weigh
+from softprompt.registry import outcomes, queries, tables
+from softprompt.registry.gate import Comparison, weigh, weigh_suites
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import Move, Version
 from softprompt.registry.scope import Scope
@@ -42,11 +42,13 @@ class Aliases:
             return queries.aliases_of(connection, queries.task_row(connection, self._scope.tenant, task).id)
 
     def promote(self, ref: str, alias: str, *, force: bool = False, reason: str | None = None) -> Move:
-        """Point an alias at a version. Promoting what is in place already changes nothing.
+        """Point an alias at a version. Promoting what is in place already changes nothing. Where the version in place has
+        outcomes of suites, those decide, and else the scores of the two cards.
 
         Raises:
             NotFound: no such version, or it is deleted.
-            PromotionRefused: it scores clearly worse than the version in place, or `force` comes without a reason.
+            PromotionRefused: it is clearly worse than the version in place, an outcome of a suite is missing, or `force`
+                comes without a reason.
         """
         check_alias(alias)
         requested = parse_ref(ref)
@@ -57,18 +59,21 @@ class Aliases:
             version = queries.find(connection, self._scope.tenant, requested)
             before = queries.aliases_of(connection, task.id).get(alias)
             move = Move(task.name, alias, before, version.number, reason, decision="promoted: nothing was there before")
+            despite: dict[str, str] = {}
             if before == version.number:
                 return replace(move, decision="nothing moved: it is there already")
             if before is not None:
-                found = weigh(Card.parse(queries.version_row(connection, task, before).card), version.card)
+                found = _weighed(connection, task, before, version)
                 if found.refusal is not None and not force:
                     raise PromotionRefused(
                         f"{version.ref} is not promoted to {alias}, where {task.name}@{before} is: {found.refusal}; "
                         "to promote it all the same, add --force --reason TEXT"
                     )
                 forced = ", forced" if found.refusal is not None else ""
-                move = replace(move, same_rows=found.same_rows, decision=f"promoted{forced}: {found.words}")
-            self._point(connection, task, "promote", move, {"forced": True} if force else {})
+                decision = f"promoted{forced}: {found.words}"
+                move = replace(move, same_rows=found.same_rows, decision=decision, suites=found.suites)
+                despite = {"despite": found.refusal} if found.refusal is not None else {}
+            self._point(connection, task, "promote", move, {"forced": True, **despite} if force else {})
             connection.execute(sa.insert(tables.promotions).values(task_id=task.id, alias=alias, number=version.number))
             return move
 
@@ -112,6 +117,13 @@ class Aliases:
         before = {"alias": move.alias, "version": move.before}
         after = {"alias": move.alias, "version": move.after, **more}
         self._scope.record(connection, action, move.task, before=before, after=after, reason=move.reason)
+
+
+def _weighed(connection: Connection, task: AnyRow, before: int, version: Version) -> Comparison:
+    current = outcomes.of_version(connection, task, before)
+    if current:
+        return weigh_suites(current, version.ref, outcomes.of_version(connection, task, version.number))
+    return weigh(Card.parse(queries.version_row(connection, task, before).card), version.card)
 
 
 def remove(connection: Connection, task_id: int, aliases: Sequence[str]) -> None:

@@ -4,13 +4,30 @@ one in place, on the same rows, is refused."""
 from __future__ import annotations
 
 import math
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from softprompt.prompts.card import LOWER_IS_BETTER, Card, goodness
-from softprompt.registry.records import Version
+from softprompt.registry.records import Check, Outcome, Record, Version
+from softprompt.text import plural
 
 STANDARD_ERRORS = 2.0
 """How many standard errors of the difference count as clearly worse."""
+
+DRAWS, SEED = 10_000, 0
+"""Resamples of a paired bootstrap, and the seed that draws them: a decision is the same each time."""
+CONFIDENCE = 0.95
+"""Of so many resamples a fall beyond the tolerance is refused, where a suite says nothing else."""
+KINDS = 256
+"""Different losses that are told apart: more are rounded to so many, far below what a resample moves."""
+TOLD = 3
+"""Checks that a refusal tells in full; the others by name."""
+RULES = ("must", "must_not")
+"""What these say is no sample: a fall beyond the tolerance is refused as it stands."""
+RELATIVE = ("mae", "perplexity")
+"""Metrics without an upper bound, whose tolerance is a share of what they were."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,8 @@ class Comparison:
     """All of it for people."""
     refusal: str | None = None
     """Why it must not replace the other, with both figures; None if it may."""
+    suites: tuple[dict[str, Any], ...] = ()
+    """Where suites decide: each check, and how it compares."""
 
 
 def figures_of(card: Card) -> Figures | None:
@@ -113,3 +132,128 @@ def rival(version: Version, card: Card) -> Rival:
         worse=found.loss is not None and found.loss > 0,
         comparison=found.words,
     )
+
+
+@dataclass(frozen=True)
+class Fall(Record):
+    """How a check of a suite compares between two versions."""
+
+    suite: str
+    check: str
+    rows: int
+    """Of both."""
+    before: float
+    value: float
+    fall: float
+    """By how much it is worse, negative where it is better."""
+    tolerance: float
+    confidence: float
+    """Share of the resamples in which it is worse by more than the tolerance."""
+    draws: int
+    refused: bool
+
+    @property
+    def words(self) -> str:
+        """A line for people."""
+        return (
+            f"{self.check} {self.value:.4f} against {self.before:.4f} on the same {plural(self.rows, 'row')}, worse by "
+            f"{self.fall:.4f}, beyond the tolerance of {self.tolerance:.4g} in {self.confidence:.1%} of {self.draws} "
+            "resamples"
+        )
+
+
+def weigh_suites(current: Sequence[Outcome], new: Version | str, outcomes: Sequence[Outcome]) -> Comparison:
+    """Compare a version with the one in place by the outcomes that both have of the suites of the one in place, of which
+    there is at least one. Neither is run: a base is not needed."""
+    ref = new if isinstance(new, str) else new.ref
+    found = {one.suite: one for one in outcomes}
+    missing: list[str] = []
+    falls: list[Fall] = []
+    for old in current:
+        one = found.get(old.suite)
+        if one is None:
+            missing.append(
+                f"it has no outcome of suite {old.suite!r}, as {old.ref} has; `{command_for([ref], old)}` makes it"
+            )
+        elif one.digest != old.digest:
+            missing.append(
+                f"its outcome of suite {old.suite!r} is of other rows or checks than that of {old.ref}; "
+                f"`{command_for([old.ref, ref], old)}` runs it on both"
+            )
+        else:
+            falls += (own := falls_of(old, one))
+            if not own:
+                missing.append(
+                    f"its outcome of suite {old.suite!r} has no check in common with that of {old.ref}; "
+                    f"`{command_for([old.ref, ref], old)}` runs it on both"
+                )
+    refused = [fall for fall in falls if fall.refused]
+    rows = tuple(fall.row() for fall in falls)
+    told = [f"suite {fall.suite!r}: {fall.words}" for fall in refused[:TOLD]]
+    told += [f"and {', '.join(fall.check for fall in refused[TOLD:])}"] if len(refused) > TOLD else []
+    told += missing
+    if told:
+        loss = max((one.fall for one in refused), default=None)
+        return Comparison(not missing, loss, "; ".join(told), "; ".join(told), rows)
+    names = ", ".join(repr(one.suite) for one in current)
+    fewest, most = min(fall.rows for fall in falls), max(fall.rows for fall in falls)
+    on = plural(most, "row") if fewest == most else f"{fewest} to {most} rows"
+    worst = max(falls, key=lambda fall: fall.fall)
+    told_worst = f"{worst.check} is worse by {worst.fall:.4f}" if worst.fall > 0 else "none is worse"
+    words = f"within the tolerance in {plural(len(falls), 'check')} of {names}, on the same {on}: {told_worst}"
+    return Comparison(True, worst.fall, words, None, rows)
+
+
+def command_for(refs: Sequence[str], outcome: Outcome) -> str:
+    """The command that runs a suite on versions, as it was run for an outcome."""
+    file = outcome.definition.get("file") or f"{outcome.suite}.yaml"
+    return f"softprompt suite run {' '.join(refs)} --suite {shlex.quote(str(file))}"
+
+
+def falls_of(old: Outcome, new: Outcome) -> list[Fall]:
+    """How each check that both outcomes have compares, of the rows that both have it of."""
+    checks = {check.name: check for check in new.checks}
+    level = float(old.definition.get("confidence", CONFIDENCE))
+    falls = []
+    for check in old.checks:
+        if (other := checks.get(check.name)) is None:
+            continue
+        pairs = paired(check, other)
+        if not pairs:
+            continue
+        sign = 1.0 if check.lower_is_better else -1.0
+        losses = [sign * (after - before) for before, after in pairs]
+        before, after = (math.fsum(side) / len(pairs) for side in zip(*pairs, strict=True))
+        allowed = old.tolerance * (abs(before) if check.metric in RELATIVE else 1.0)
+        share = share_beyond([*losses, 0.0], allowed)  # one row more that fell by nothing: one alone proves little
+        fall = sign * (after - before)
+        refused = fall > allowed + 1e-9 and (share >= level or check.metric in RULES)
+        falls.append(Fall(old.suite, check.name, len(pairs), before, after, fall, allowed, share, DRAWS, refused))
+    return falls
+
+
+def paired(one: Check, other: Check) -> list[tuple[float, float]]:
+    """What each row counts in two checks, of the rows that both are of."""
+    if one.places == other.places and len(one.values) == len(other.values):
+        return list(zip(one.values, other.values, strict=True))
+    theirs = dict(zip(other.places or range(len(other.values)), other.values, strict=True))
+    own = zip(one.places or range(len(one.values)), one.values, strict=True)
+    return [(value, theirs[place]) for place, value in own if place in theirs]
+
+
+def share_beyond(losses: Sequence[float], tolerance: float) -> float:
+    """Paired bootstrap: in which share of :data:`DRAWS` resamples of rows, each as many as there are, the mean of their
+    losses is above a tolerance. Equal losses are drawn together, which is the same and quicker."""
+    import numpy as np
+
+    values = np.asarray(losses, dtype=float)
+    kinds, counts = np.unique(values, return_counts=True)
+    if len(kinds) > KINDS:
+        width = (values.max() - values.min()) / KINDS
+        kinds, counts = np.unique(np.round(values / width) * width, return_counts=True)
+    random, total = np.random.default_rng(SEED), len(losses)
+    at_once, beyond = max(1, 2_000_000 // len(kinds)), 0
+    for start in range(0, DRAWS, at_once):
+        drawn = random.multinomial(total, counts / total, size=min(at_once, DRAWS - start))
+        beyond += int((drawn @ kinds / total > tolerance + 1e-12).sum())
+    return beyond / DRAWS

@@ -110,6 +110,83 @@ class Move(Record):
     """Of a promotion: whether the scores of both versions are of the same rows; None where that is not known."""
     decision: str | None = None
     """Of a promotion: what was done, and how the two versions' scores compare."""
+    suites: tuple[dict[str, Any], ...] = ()
+    """Of a promotion that suites decided: each check of theirs, and how the two versions compare in it."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number that a suite finds of a version, and what each row counts of it."""
+
+    name: str
+    """Such as `accuracy`, `perturb:typos` or `must_not: sorry`."""
+    metric: str
+    lower_is_better: bool
+    value: float
+    stderr: float
+    values: tuple[float, ...]
+    """What each row counts; their mean is the value."""
+    places: tuple[int, ...] | None = None
+    """Which of the outcome's rows those are; None for all, in their order."""
+    before: float | None = None
+    """Of changed inputs: the same metric of the same rows as they were."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows it stands on."""
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a suite found of a version. No text of a row is in it but answers, and none where the suite keeps none."""
+
+    task: str
+    version: int
+    suite: str
+    digest: str
+    """Of the suite's checks and rows: outcomes with the same digest are of the same."""
+    definition: dict[str, Any]
+    """The suite, to run it again: its keys, `file` and the address of its `data`."""
+    rows: tuple[str, ...]
+    """The digest of each row."""
+    answers: tuple[str, ...]
+    """What the version says to each row, or digests of that."""
+    right: tuple[str, ...] | None
+    """The label of each row; None where answers are not labels."""
+    checks: tuple[Check, ...]
+    calibration: tuple[dict[str, float], ...] = ()
+    """Bins of confidence: `from`, `to`, `rows`, and the mean `confidence` and `accuracy` of them."""
+    actor: str = ""
+    created_at: str = ""
+
+    @property
+    def ref(self) -> str:
+        """The version, as `task@3`."""
+        return f"{self.task}@{self.version}"
+
+    @property
+    def tolerance(self) -> float:
+        """By how much a version that is to take this one's place may be worse."""
+        return float(self.definition.get("tolerance", 0.0))
+
+    def check_rows(self) -> list[dict[str, Any]]:
+        """A row for each check."""
+        return [
+            {
+                "task": self.task,
+                "version": self.version,
+                "suite": self.suite,
+                "check": check.name,
+                "metric": check.metric,
+                "value": check.value,
+                "stderr": check.stderr,
+                "rows": check.rows,
+                "before": check.before,
+                "lower_is_better": check.lower_is_better,
+            }
+            for check in self.checks
+        ]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from softprompt.registry.aliases import Aliases
 from softprompt.registry.database import Database
 from softprompt.registry.keys import Key, Keys
 from softprompt.registry.listing import Filters, search
+from softprompt.registry.outcomes import Outcomes
 from softprompt.registry.personal import Personal
 from softprompt.registry.records import AuditEntry, BaseCount, Entry, Origin, Version, now
 from softprompt.registry.scope import Scope
@@ -49,6 +50,7 @@ class Registry:
         self.aliases = Aliases(self._scope)
         self.keys = Keys(self._scope)
         self.personal = Personal(self._scope)
+        self.outcomes = Outcomes(self._scope)
 
     @classmethod
     def open(
@@ -85,9 +87,8 @@ class Registry:
             NameRefused: not a reference.
             NotFound: no such task, version or alias, or the version is deleted (unless `deleted` ones are asked for too).
         """
-        requested = parse_ref(ref)
         with self.database.read() as connection:
-            return queries.find(connection, self.tenant, requested, deleted=deleted)
+            return queries.find(connection, self.tenant, parse_ref(ref), deleted=deleted)
 
     def versions(self, task: str, *, deleted: bool = True) -> list[Version]:
         """All versions of a task by number, those deleted too unless told otherwise.
@@ -327,8 +328,7 @@ class Registry:
                 raise LibraryError(f"{version.ref} is not deleted; there is nothing to restore")
             ensure_blob(version)
             queries.set_deleted(connection, task.id, version.number, False)
-            after = {"version": version.number, "digest": version.digest}
-            self._scope.record(connection, "restore", task.name, after=after)
+            self._scope.record(connection, "restore", task.name, after={"version": version.number, "digest": version.digest})
             return queries.find(connection, self.tenant, requested)
 
 

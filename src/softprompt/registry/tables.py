@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -22,7 +23,7 @@ from sqlalchemy import (
     false,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """Every revision, oldest first. One file each under `migrations/versions`."""
 
 HEAD = REVISIONS[-1]
@@ -130,6 +131,20 @@ origins = Table(  # what versions were trained from; those that came otherwise, 
     Column("task_file", Text, nullable=False),  # JSON
     Column("data", Text, nullable=False),  # JSON: split, address, digest and rows of each
     Index(None, "run", unique=True),
+)
+
+outcomes = Table(  # what suites found of versions; one of each
+    "outcomes",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("version_id", Sequence, ForeignKey("versions.id"), nullable=False),
+    Column("suite", String(128), nullable=False),
+    Column("digest", String(64), nullable=False),  # of its checks and rows
+    Column("body", LargeBinary, nullable=False),  # JSON, deflated: the suite, and what each row counts
+    Column("actor", String(128), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    UniqueConstraint("version_id", "suite"),
+    sqlite_autoincrement=True,
 )
 
 personal = Table(  # apart from `versions`: no name of a task, alias or number can mean one of these

@@ -8,10 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
-from softprompt.errors import ConfigError
 from softprompt.tasks.answers import NUMBER, OF_SETS, SET, ProblemType, check_kind, check_no_answer
 from softprompt.tasks.blocks import DataConfig, RetrieveConfig, ServingConfig, Strict
-from softprompt.tasks.foreign import told_fault
+from softprompt.tasks.foreign import refusal
 from softprompt.tasks.labels import check_labels, with_label_texts
 from softprompt.tasks.patterns import check_unwanted
 from softprompt.tasks.task_file import read_task_file
@@ -341,8 +340,4 @@ def parse_config(raw: dict[str, Any], *, where: str = "task") -> TaskConfig:
     try:
         return TaskConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [told_fault(fault, _KEYS) for fault in error.errors(include_url=False)]
-        if len(lines) == 1:
-            raise ConfigError(f"{where}: {lines[0]}") from None
-        told = " ".join(f"({number}) {line}" for number, line in enumerate(lines, start=1))
-        raise ConfigError(f"{where} has {len(lines)} faults: {told}") from None
+        raise refusal(error, _KEYS, where) from None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from softprompt.errors import nearest
+from pydantic import ValidationError
+
+from softprompt.errors import ConfigError, nearest
 from softprompt.rows.values import short
 
 _SAME = {
@@ -114,6 +116,15 @@ def unknown_key(name: str, known: Iterable[str], *, inside: str | None = None) -
     if low in _WHY_NONE:
         return f"; {_WHY_NONE[low]}"
     return nearest(name, known)
+
+
+def refusal(error: ValidationError, keys: Mapping[str | None, Sequence[str]], where: str) -> ConfigError:
+    """Every fault that pydantic found in a file, of a task or another one with keys of ours, as one error."""
+    lines = list(dict.fromkeys(told_fault(fault, keys) for fault in error.errors(include_url=False)))
+    if len(lines) == 1:
+        return ConfigError(f"{where}: {lines[0]}")
+    told = " ".join(f"({number}) {line}" for number, line in enumerate(lines, start=1))
+    return ConfigError(f"{where} has {len(lines)} faults: {told}")
 
 
 def told_fault(fault: Any, keys: Mapping[str | None, Sequence[str]]) -> str:

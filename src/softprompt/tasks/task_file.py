@@ -75,18 +75,17 @@ def read_text(file: Path, name: str) -> str:
         raise ConfigError(f"{name} is not UTF-8 text ({error.reason} at byte {error.start}); save it so") from None
 
 
-def read_task_file(path: str | Path) -> dict[str, Any]:
-    """The keys of a task file and their values; nothing of them is checked.
+def read_task_file(path: str | Path, kind: str = "task file") -> dict[str, Any]:
+    """The keys of a task file, or of what messages call its `kind`, and their values; nothing of them is checked.
 
     Raises:
         ConfigError: it is not there, not YAML, or no mapping.
     """
     file = Path(path)
     if kind_of(file) in _TABLES and file.is_file():
-        raise ConfigError(
-            f"{path} is a table of rows and no task file; `softprompt init {shlex.quote(str(path))}` writes one for it"
-        )
-    text = read_text(file, f"the task file {str(path)!r}")
+        init = f"`softprompt init {shlex.quote(str(path))}` writes one for it" if kind == "task file" else "name a .yaml"
+        raise ConfigError(f"{path} is a table of rows and no {kind}; {init}")
+    text = read_text(file, f"the {kind} {str(path)!r}")
     try:
         raw = yaml.load(text, Loader=TaskLoader)
     except yaml.YAMLError as error:

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import DataError
+from softprompt.evaluation.columns import answers_in
 from softprompt.evaluation.trials import Trial, placed_prompts
 from softprompt.model.label_scores import Labels, label_contexts, score_labels
 from softprompt.model.lines import Tails
 from softprompt.model.splice import no_prompt
 from softprompt.tasks.task import Examples
-from softprompt.training.objectives.columns import answers_in
 from softprompt.training.objectives.objective import Objective, Splits, Surroundings
 
 PREFERRED = ("preferred", "base_preferred")

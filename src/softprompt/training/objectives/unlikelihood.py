@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from softprompt.errors import DataError
+from softprompt.evaluation.columns import answers_in
 from softprompt.evaluation.metrics import row_values
 from softprompt.evaluation.trials import Report
 from softprompt.model.label_scores import Labels
@@ -21,7 +22,6 @@ from softprompt.model.lines import Tails
 from softprompt.rows.values import short
 from softprompt.tasks.patterns import Patterns
 from softprompt.tasks.task import Examples, Task
-from softprompt.training.objectives.columns import answers_in
 from softprompt.training.objectives.objective import Objective, Splits, Surroundings
 
 RATE = "unwanted_rate"

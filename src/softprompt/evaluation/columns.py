@@ -1,4 +1,4 @@
-"""Columns that an objective reads beside the answer: other answers to the same input, as the model must say them."""
+"""Columns that are read beside the answer: other answers to the same input, as the model must say them."""
 
 from __future__ import annotations
 
