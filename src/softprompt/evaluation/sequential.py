@@ -9,10 +9,10 @@ between 0 and 1, as `x -> (q/p)^x ((1-q)/(1-p))^(1-x)` is convex), so by Ville's
 probability `level` at most: that is the arm's confidence sequence (Robbins, "Statistical methods related to the law of the
 iterated logarithm", 1970). The product of both arms' mixtures over the largest likelihood that equal rates can have is at
 most the product of those two, whatever the rates' common value: an e-process for equal rates (Wasserman, Ramdas and
-Balakrishnan, "Universal inference", 2020; Ramdas, Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid
-inference", 2023). Where the candidate's mean is the higher one it is at most that for any candidate that is no better, too.
-So how often one looks, when one stops, and how users are shared out change nothing of the rate of false alarms. What does:
-outcomes that depend on each other, as those of one user may.
+Balakrishnan, "Universal inference", 2020; Ramdas, Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe
+anytime-valid inference", 2023). Where the candidate's mean is the higher one it is at most that for any candidate that is no
+better, too. So how often one looks, when one stops, and how users are shared out change nothing of the rate of false alarms.
+What does: outcomes that depend on each other, as those of one user may.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def e_value(control: Count, candidate: Count) -> float:
 
 
 def better(control: Count, candidate: Count, level: float) -> str | None:
-    """Which arm is clearly better, `control` or `candidate`: None as long as neither is. Asked after every outcome it is wrong
-    about equal arms, or takes the worse for the better, with probability `level` at most."""
+    """Which arm is clearly better, `control` or `candidate`: None as long as neither is. Asked after every outcome it tells
+    equal arms apart, or takes the worse for the better, with probability `level` at most."""
     if control.rate is None or candidate.rate is None or e_value(control, candidate) * level < 1:
         return None
     return "candidate" if candidate.rate > control.rate else "control"

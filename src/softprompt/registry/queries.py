@@ -222,10 +222,10 @@ def published_by(connection: Connection, run: str, tenant: str, task: str) -> Re
     return Ref(row.name, number=row.number)
 
 
-def add_missing(connection: Connection, table: sa.Table, **values: object) -> None:
-    """Insert a row unless it is there, also when another writer is just doing the same."""
+def add_missing(connection: Connection, table: sa.Table, **values: object) -> bool:
+    """Insert a row unless it is there, also when another writer is just doing the same. Whether it was not."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    connection.execute(insert(table).values(**values).on_conflict_do_nothing())
+    return bool(connection.execute(insert(table).values(**values).on_conflict_do_nothing()).rowcount)
 
 
 def _explain_missing(connection: Connection, tenant: str, ref: Ref) -> Any:
