@@ -41,6 +41,11 @@ class Share:
         """The version that answers."""
         return self.experiment.ref_of(self.arm)
 
+    @property
+    def candidate(self) -> str:
+        """The version that is tried."""
+        return self.experiment.ref_of(CANDIDATE)
+
     def mark(self, core: str) -> str:
         """What the id of an answer ends with, behind what it is made of: the experiment and the arm, signed."""
         sign = _SIGNS[self.arm]
@@ -99,14 +104,15 @@ class Split:
         self._number = 0
         self._loading: set[asyncio.Task[None]] = set()
 
-    async def find(self, tenant: str, model: str, key: str) -> Share | None:
-        """The part of a request in an experiment; None where none runs, or `model` names a version or an alias.
+    async def find(self, tenant: str, model: str, key: str | None) -> Share | None:
+        """The part of a request in an experiment; None where none runs, `model` names a version or an alias, or there is
+        nothing to tell the request by.
 
         Raises:
             NameRefused: `model` is no reference.
             RegistryError: the registry fails.
         """
-        if parse_ref(model).task != model:
+        if key is None or parse_ref(model).task != model:
             return None
         await self._refresh()
         experiment = self._known.get((tenant, model))
