@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.evaluation.look_inside import Inspected, inspect
     from softprompt.library.library import Library
+    from softprompt.lifecycle.correct import Corrected, correct
     from softprompt.lifecycle.diagnose import Finding, diagnose
     from softprompt.lifecycle.move import Upgraded
     from softprompt.lifecycle.personalize import Personalized, personalize
@@ -46,6 +47,7 @@ __all__ = [
     "BaseOptions",
     "Card",
     "Combined",
+    "Corrected",
     "Distilled",
     "Evaluation",
     "Finding",
@@ -66,6 +68,7 @@ __all__ = [
     "Version",
     "combine",
     "compare",
+    "correct",
     "diagnose",
     "distill",
     "evaluate",
@@ -83,6 +86,7 @@ _HOMES = {
     "BaseOptions": "bases.options",
     "Card": "prompts.card",
     "Combined": "evaluation.combination",
+    "Corrected": "lifecycle.correct",
     "Distilled": "training.distill",
     "Evaluation": "evaluation.evaluate",
     "Finding": "lifecycle.diagnose",
@@ -103,6 +107,7 @@ _HOMES = {
     "Version": "registry.records",
     "combine": "evaluation.combination",
     "compare": "compare.compare",
+    "correct": "lifecycle.correct",
     "diagnose": "lifecycle.diagnose",
     "distill": "training.distill",
     "evaluate": "evaluation.evaluate",

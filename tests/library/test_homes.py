@@ -52,6 +52,7 @@ READING = [
     ["jobs", "show", "x"],
     ["jobs", "cancel", "x"],
     ["combine", "x@1", "x@2"],
+    ["correct", "t"],
     ["ab", "start", "t"],
     ["ab", "status", "t"],
     ["ab", "stop", "t"],

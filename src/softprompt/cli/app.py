@@ -10,6 +10,7 @@ from softprompt.cli import ab, base, jobs, keys, library
 from softprompt.cli.aliases import audit, promote, rollback
 from softprompt.cli.combine import combine
 from softprompt.cli.compare import compare
+from softprompt.cli.correct import correct
 from softprompt.cli.demo import demo
 from softprompt.cli.diagnose import diagnose
 from softprompt.cli.distill import distill
@@ -39,8 +40,8 @@ app = typer.Typer(
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
         "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
-        "combine": combine, "personalize": personalize, "retrain": retrain, "upgrade": upgrade, "predict": predict,
-        "serve": serve, "inspect": inspect, "diagnose": diagnose,
+        "combine": combine, "personalize": personalize, "retrain": retrain, "correct": correct,
+        "upgrade": upgrade, "predict": predict, "serve": serve, "inspect": inspect, "diagnose": diagnose,
         "demo": demo, "base": base.app,
     },
     "The library": {
