@@ -25,6 +25,7 @@ def correct(
         Path | None, typer.Option(help="More corrections: rows in the task's form, with the right answers.")
     ] = None,
     every: Annotated[bool, typer.Option("--every", help="Also those that a version was made with already.")] = False,
+    steps: Annotated[int, typer.Option(help="Of training at most, where the corrections are few.", min=1)] = 24,
     task_file: Annotated[
         Path | None, typer.Option("--task-file", help="The task, for a version that came without its own.")
     ] = None,
@@ -41,5 +42,15 @@ def correct(
     with progress.loading("torch"):
         from softprompt.lifecycle.correct import correct as learn
     with stopping() as stop:
-        made = learn(task, data, every=every, task_file=task_file, library=library, base=base, progress=progress, stop=stop)
+        made = learn(
+            task,
+            data,
+            every=every,
+            steps=steps,
+            task_file=task_file,
+            library=library,
+            base=base,
+            progress=progress,
+            stop=stop,
+        )
     emit([made.row()], as_json, "Corrected", COLUMNS)

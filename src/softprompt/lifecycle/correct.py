@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import os
 import random
 import secrets
@@ -19,7 +21,7 @@ import torch
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
-from softprompt.errors import NotFound, TrainingError, TrainingStopped
+from softprompt.errors import ConfigError, NotFound, TrainingError, TrainingStopped
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
@@ -30,7 +32,7 @@ from softprompt.lifecycle.remake import named_base, remake
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.headed_encoder import HeadedEncoder
 from softprompt.progress import Progress, Silent, loading
-from softprompt.prompts.card import BASELINE_ROWS, BASELINES, Card
+from softprompt.prompts.card import BASELINE_ROWS, BASELINES, Card, goodness
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.feedback import Correction
 from softprompt.registry.gate import figures_of
@@ -57,11 +59,13 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
 
 STEPS, EVERY = 24, 8
-"""Of training at least, and between two looks at the corrections: it ends when all are right."""
+"""Of training, and between two looks at the corrections: it ends when all are right."""
 BATCH = 16
 REPLAY = 192
 """Rows beside the corrections, so that what they say is not all that the prompt knows."""
-SHARE = 1 / 3
+NEAR = 0.5
+"""Of these, rows that are most like a correction, whose answers learning it would turn first."""
+SHARE = 1 / 8
 """Of the corrections among the rows, where they are fewer: each comes as often as that takes."""
 CHOOSING = 32
 """Validation rows that choose between two looks at which as many corrections are right."""
@@ -102,6 +106,7 @@ def correct(
     data: Rows | None = None,
     *,
     every: bool = False,
+    steps: int = STEPS,
     task_file: TaskLike | None = None,
     library: Library | None = None,
     base: BaseLike = None,
@@ -116,6 +121,7 @@ def correct(
         task: of the library: TASK, TASK@N or TASK@ALIAS.
         data: more corrections, a file or rows in the task's form; they are kept with those that clients sent.
         every: also those that a version was made with already, as after the task was trained again without them.
+        steps: of training at most, where the corrections are few; of many it takes as many as go through all.
         task_file: the task, for a version that came without.
         library: by default the one in the current home.
         base: a base that is loaded already, or how to load one; by default as the version names it.
@@ -129,6 +135,8 @@ def correct(
         FingerprintMismatch: the base is another one than the version's.
         TrainingError, TrainingStopped: it could not be trained, or was stopped.
     """
+    if steps < 1:
+        raise ConfigError(f"{steps} steps train nothing; give 1 or more")
     shown, began = progress or Silent(), time.perf_counter()
     with library_or_current(library) as opened:
         opened.registry.database.check_writable()
@@ -142,6 +150,7 @@ def correct(
         opened.registry.feedback.add_corrections(move.old.task, move.old.number, more)
         kept = opened.registry.feedback.corrections(move.old.task)
         now = [one for one in kept if every or one.used_by is None or one.row in more.values()]
+        now.sort(key=lambda one: one.row in more.values())  # what is said now is the last word
         if not now:
             raise NotFound(_none(move.old.task, len(kept)))
         if isinstance(base, FrozenBase):
@@ -152,8 +161,8 @@ def correct(
                 loaded = base_of(options, options)
         prompt = SoftPrompt.from_bytes(opened.read(move.old), digest=move.old.digest)
         prompt.check_base(loaded)
-        learning = _Learning(architecture_of(loaded), made, prompt, now, kept, shown)
-        before = learning.look(None)
+        learning = _Learning(architecture_of(loaded), made, prompt, now, kept, steps, shown)
+        before = learning.best.fixed
         if before == 1.0:
             with opened.registry.database.write() as connection:
                 opened.registry.feedback.used(connection, [one.id for one in now], move.old.number)
@@ -163,7 +172,7 @@ def correct(
         keep_in_place(opened, move.old, "kept in place while corrections are learnt")
         move.card = card_on(made, prompt, learning.engine)
         move.new = learning.publish(opened, move.old, move.card)
-        if learning.fixed > before:
+        if learning.best.fixed > before:
             promote_if_as_good(opened, move)
         else:
             move.remarks.append("not promoted: no more corrections are right than before")
@@ -190,6 +199,25 @@ def _none(task: str, used: int) -> str:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What some vectors have right."""
+
+    good: bool
+    """Whether more corrections are right than by the start, and the validation rows are about as right."""
+    fixed: float
+    """The share of the corrections."""
+    some: Report
+    """Of the validation rows."""
+    rows_PD: torch.Tensor
+    step: int
+
+    def better_than(self, other: _Look) -> bool:
+        """What is good goes before what is not, then what has more corrections right; then by the validation rows."""
+        mine, theirs = (self.good, self.fixed), (other.good, other.fixed)
+        return mine > theirs or (mine == theirs and self.some.better_than(other.some))
+
+
 class _Learning:
     """Corrections on their way into a prompt."""
 
@@ -200,6 +228,7 @@ class _Learning:
         prompt: SoftPrompt,
         now: Sequence[Correction],
         kept: Sequence[Correction],
+        steps: int,
         progress: Progress,
     ) -> None:
         base, form = architecture.base, task.form
@@ -212,19 +241,23 @@ class _Learning:
         texts = {form.input.fill(row, "a correction") for row in rows}
         earlier = [one.row for one in kept if one.id not in set(self.ids)]
         source = Source.read(form.answered, task.train, "the training rows")
-        known = [row for row, text in zip(source.rows, source.inputs, strict=True) if text not in texts]
+        known = [(row, text) for row, text in zip(source.rows, source.inputs, strict=True) if text not in texts]
         random.Random(f"{task.config.seed} replay").shuffle(known)
-        replay = [row for row in _newest(form, earlier) if form.input.fill(row, "a correction") not in texts][-REPLAY // 2 :]
-        replay += known[: REPLAY - len(replay)]
+        learnt = [row for row in _newest(form, earlier) if form.input.fill(row, "a correction") not in texts][-REPLAY // 2 :]
+        replay = list(learnt)
+        left = REPLAY - len(replay)
+        near = set(_nearest([text for _, text in known], sorted(texts), round(left * NEAR)))
+        replay += [row for place, (row, _) in enumerate(known) if place in near]
+        replay += [row for place, (row, _) in enumerate(known) if place not in near][: left - len(near)]
         self.replay = len(replay)
         times = max(1, round(self.replay * SHARE / (1 - SHARE) / len(rows)))
         self.in_test = sum(form.input.fill(row, "a test row") in texts for row in task.test)
         encode = partial(self._encode, base)
         self.wrong, self.test = encode(rows, "corrections"), encode(task.test, "test")
         some = task.validation.part(task.draw(task.validation, CHOOSING)) if not task.folds else replay[:CHOOSING]
-        self.some = encode(some, "validation")
+        self.some = encode([*some, *learnt], "validation")
         train = encode([*rows * times, *replay], "training")
-        steps = max(STEPS, -(-3 * len(train) // (2 * BATCH)) if times == 1 else 0)
+        steps = max(steps, -(-3 * len(train) // (2 * BATCH)) if times == 1 else 0)
         labels = form.encode_labels(base) if form.labels else None
         config = chosen(few_steps(form, prompt, steps, BATCH), base, prompt.vectors_PD)
         start_PD, head_rate = prompt.vectors_PD, 1.0
@@ -232,8 +265,9 @@ class _Learning:
             head, head_rate = start_head(architecture, task, labels, train, [prompt])
             start_PD = torch.cat([start_PD, head])
         self.run = Run(task, config, start_PD, train, self.some, labels, (prompt.digest,), head_rate)
-        self.fixed = 0.0
         self.digest = digest_rows(rows)
+        self.start: _Look | None = None
+        self.start = self.best = self.look(self.run.start_PD, 0)
 
     def _encode(self, base: FrozenBase, rows: Sequence[dict[str, Any]], split: str) -> Any:
         """Rows of a split, with their passages where some are found for them."""
@@ -244,34 +278,41 @@ class _Learning:
         found = found if finder is None else finder.fill_all(found)
         return self.task.encode(base, found, self.prompt.columns, split=split, unanswered=split == "test")
 
-    def look(self, vectors_PD: torch.Tensor | None) -> float:
-        """The share of the corrections that are right by these vectors, or by those of the start. The best are kept: by that
-        share, and among equal ones by validation rows."""
-        rows_PD = self.run.start_PD if vectors_PD is None else vectors_PD
+    def look(self, rows_PD: torch.Tensor, step: int) -> _Look:
+        """What is right by these vectors."""
         form, dtype = self.task.form, self.architecture.base.dtype
         trials = [Trial(form, rows_PD.to(dtype), examples) for examples in (self.wrong, self.some)]
         wrong, some = result_of(judge(self.engine, trials))
+        first = self.start.some if self.start is not None else some
+        slack = 0.0 if math.isnan(first.stderr) else first.stderr
+        keeps = goodness(some.metric, some.value) >= goodness(first.metric, first.value) - slack
         fixed = _right(form, wrong, self.wrong.answers)
-        run = self.run
-        better = fixed > self.fixed or (fixed == self.fixed and some.better_than(run.best))
-        if run.best is None or better:
-            run.best, run.best_PD, run.best_step, self.fixed = some, rows_PD.clone(), run.step, fixed
-        return fixed
+        gained = self.start is None or fixed > self.start.fixed
+        return _Look(keeps and gained, fixed, some, rows_PD.clone(), step)
 
     def train(self, progress: Progress, stop: threading.Event | None) -> None:
-        """Take steps until every correction is right, or they are over."""
+        """Take steps until every correction is right and the validation rows are as they were, or the steps are over: then
+        also try half-way back, where something was forgotten."""
         run, stepper = self.run, Stepper(self.architecture, warn=self._warn)
         bank = Banks([run.start_PD], [run.rule], self.architecture.base.device)
         with progress.stage("correct", run.total) as advance:
-            while run.running and self.fixed < 1:
+            while run.running and not (self.best.good and self.best.fixed == 1):
                 if stop is not None and stop.is_set():
                     raise TrainingStopped("stopped; nothing was published, and the corrections are kept")
                 stepper.take(bank, [run])
                 if run.failure:
                     raise TrainingError(f"task {self.task.name!r}: {run.failure}; use float32")
                 if run.step % EVERY == 0 or not run.running:
-                    self.look(bank.prompt(0))
-                advance(1, f"{self.fixed:.0%} right")
+                    self._take(self.look(bank.prompt(0), run.step))
+                advance(1, f"{self.best.fixed:.0%} right")
+        if not self.best.good:
+            self._take(self.look((run.start_PD + self.best.rows_PD) / 2, self.best.step))
+        run.best, run.best_PD, run.best_step = self.best.some, self.best.rows_PD, self.best.step
+
+    def _take(self, look: _Look) -> None:
+        """Keep the best but the start, which corrects nothing."""
+        if self.best is self.start or look.better_than(self.best):
+            self.best = look
 
     def publish(self, library: Library, old: Version, card: Card) -> Version:
         """Judge the best vectors on the test rows, and make them a version."""
@@ -305,7 +346,7 @@ class _Learning:
             old_version=move.old.number,
             new_version=None if move.new is None else move.new.number,
             corrections=self.corrections,
-            fixed=self.fixed,
+            fixed=self.best.fixed,
             fixed_before=before,
             metric=move.old.card.metric,
             old=None if old is None else old.value,
@@ -327,6 +368,22 @@ def _newest(form: Form, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         by_input.pop(text, None)
         by_input[text] = row
     return list(by_input.values())
+
+
+def _nearest(texts: Sequence[str], to: Sequence[str], count: int) -> list[int]:
+    """Places of the texts that are most like any of some others, by the words and pairs of words that they share: those that
+    what is learnt of the others would be taken over to first."""
+    others = [_parts(text) for text in to]
+    likes = []
+    for place, text in enumerate(texts):
+        own = _parts(text)
+        likes.append((-max(len(own & other) / len(own | other) for other in others), place))
+    return [place for _, place in sorted(likes)[:count]]
+
+
+def _parts(text: str) -> set[str]:
+    words = text.lower().split()
+    return {*words, *map(" ".join, itertools.pairwise(words))}
 
 
 def _right(form: Form, report: Report, answers: Sequence[str]) -> float:
