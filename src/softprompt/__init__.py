@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from softprompt.evaluation.suites.report import ReportCard, report
     from softprompt.evaluation.suites.run import run_suites
     from softprompt.library.library import Library
+    from softprompt.lifecycle.correct import Corrected, correct
     from softprompt.lifecycle.diagnose import Finding, diagnose
     from softprompt.lifecycle.move import Upgraded
     from softprompt.lifecycle.personalize import Personalized, personalize
@@ -48,6 +49,7 @@ __all__ = [
     "BaseOptions",
     "Card",
     "Combined",
+    "Corrected",
     "Distilled",
     "Evaluation",
     "Finding",
@@ -70,6 +72,7 @@ __all__ = [
     "Version",
     "combine",
     "compare",
+    "correct",
     "diagnose",
     "distill",
     "evaluate",
@@ -89,6 +92,7 @@ _HOMES = {
     "BaseOptions": "bases.options",
     "Card": "prompts.card",
     "Combined": "evaluation.combination",
+    "Corrected": "lifecycle.correct",
     "Distilled": "training.distill",
     "Evaluation": "evaluation.evaluate",
     "Finding": "lifecycle.diagnose",
@@ -111,6 +115,7 @@ _HOMES = {
     "Version": "registry.records",
     "combine": "evaluation.combination",
     "compare": "compare.compare",
+    "correct": "lifecycle.correct",
     "diagnose": "lifecycle.diagnose",
     "distill": "training.distill",
     "evaluate": "evaluation.evaluate",

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli import base, jobs, keys, library, suite
+from softprompt.cli import ab, base, jobs, keys, library, suite
 from softprompt.cli.aliases import audit, promote, rollback
 from softprompt.cli.combine import combine
 from softprompt.cli.compare import compare
+from softprompt.cli.correct import correct
 from softprompt.cli.demo import demo
 from softprompt.cli.diagnose import diagnose
 from softprompt.cli.distill import distill
@@ -40,16 +41,15 @@ app = typer.Typer(
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
         "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "suite": suite.app,
-        "compare": compare,
-        "combine": combine, "personalize": personalize, "retrain": retrain, "upgrade": upgrade, "predict": predict,
-        "serve": serve, "inspect": inspect, "diagnose": diagnose,
+        "compare": compare, "combine": combine, "personalize": personalize, "retrain": retrain, "correct": correct,
+        "upgrade": upgrade, "predict": predict, "serve": serve, "inspect": inspect, "diagnose": diagnose,
         "demo": demo, "base": base.app,
     },
     "The library": {
         "list": list_tasks, "show": show, "report": report, "promote": promote, "rollback": rollback, "audit": audit,
         "tag": tag,
         "delete": delete, "restore": restore, "export": export_prompt, "import": import_prompt,
-        "library": library.app, "keys": keys.app, "jobs": jobs.app,
+        "ab": ab.app, "library": library.app, "keys": keys.app, "jobs": jobs.app,
     },
 }  # fmt: skip
 for panel, commands in _PANELS.items():

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 
-from softprompt.http import chat, classify, completions, errors, health, models
+from softprompt.http import chat, classify, completions, errors, feedback, health, models
 from softprompt.http.middleware import Middleware
 from softprompt.http.state import ServerState
 
@@ -29,7 +29,15 @@ def create_app(state: ServerState, training: Sequence[APIRouter] = ()) -> FastAP
         redirect_slashes=False,
     )
     app.state.server = state
-    for router in (models.router, completions.router, chat.router, classify.router, health.router, *training):
+    for router in (
+        models.router,
+        completions.router,
+        chat.router,
+        classify.router,
+        feedback.router,
+        health.router,
+        *training,
+    ):
         app.include_router(router, responses=errors.REFUSALS)
     errors.install(app)
     app.add_middleware(Middleware, state=state)

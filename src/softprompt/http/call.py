@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from fastapi import Request
 from pydantic import BaseModel
@@ -54,6 +53,14 @@ class Shape(Protocol):
         """What a piece of the stream at `place` becomes."""
 
 
+class Asker(TypedDict):
+    """Whose a request is."""
+
+    user: str | None
+    key: str
+    """Of those that name no user."""
+
+
 class Call:
     """One request for an answer."""
 
@@ -73,6 +80,14 @@ class Call:
         self._notes: dict[str, Any] = request.state.notes
         self._notes["model"] = ascii(body.model)[1:-1]
         self._reservation = Reservation(None, 0)
+        self.asker: Asker = {"user": self.user, "key": self.caller.name or self._notes["request_id"]}
+        """Whose request it is, as the service is told: by the key, or else by its own id, where no user is named."""
+
+    def name(self, kind: str, head: Head) -> str:
+        """The id of an answer, which the request's own is like. While an experiment runs it says which version that was."""
+        core: str = self._notes["core"]
+        self._notes["mark"] = head.share.mark(core) if head.share is not None else ""
+        return f"{kind}-{core}{self._notes['mark']}"
 
     def settle(self, heads: Sequence[Head], output_tokens: int) -> Usage:
         """Count the tokens of an answer. A prompt counts once, however many answers it gets."""
@@ -97,7 +112,7 @@ class Call:
             refuse_mixture(heads)
             usage = self.settle(heads, sum(one.output_tokens for one in completions))
         choices = [shape.whole(place, completion) for place, completion in enumerate(completions)]
-        return respond(shape.answer(**names(shape.kind, heads[0]), choices=choices, usage=usage))
+        return respond(shape.answer(**self._names(shape.kind, heads[0]), choices=choices, usage=usage))
 
     @contextmanager
     def asking(self, tokens: int) -> Iterator[None]:
@@ -135,7 +150,18 @@ class Call:
                     await one.aclose()
                 raise
             answer = _Streams(self, streams, stack.pop_all())
-        return EventStream(answer.events(shape, include_usage), answer.aclose)
+        fields = self._names(shape.kind, streams[0].head)
+        return EventStream(answer.events(shape, fields, include_usage), answer.aclose)
+
+    def _names(self, kind: str, head: Head) -> dict[str, Any]:
+        """Fields of every answer that is generated: what it is called, and what made it."""
+        return {
+            "id": self.name(kind, head),
+            "created": int(time.time()),
+            "model": head.model,
+            "system_fingerprint": head.system_fingerprint,
+            "routed": head.routed and head.routed.row(),
+        }
 
     @contextmanager
     def _reserved(self, tokens: int) -> Iterator[None]:
@@ -168,17 +194,6 @@ def refuse_mixture(heads: Sequence[Head]) -> None:
         )  # fmt: skip
 
 
-def names(kind: str, head: Head) -> dict[str, Any]:
-    """Fields of every answer that is generated: what it is called, and what made it."""
-    return {
-        "id": f"{kind}-{secrets.token_hex(12)}",
-        "created": int(time.time()),
-        "model": head.model,
-        "system_fingerprint": head.system_fingerprint,
-        "routed": head.routed and head.routed.row(),
-    }
-
-
 class _Streams:
     """Streams of one request, with what is held for them."""
 
@@ -186,9 +201,9 @@ class _Streams:
         self._call, self._streams, self._held = call, streams, held
         self._tokens = [0] * len(streams)
 
-    async def events(self, shape: Shape, include_usage: bool) -> AsyncGenerator[bytes, None]:
-        """The chunks."""
-        fields, left_out = names(shape.kind, self._streams[0].head), None if include_usage else {"usage"}
+    async def events(self, shape: Shape, fields: dict[str, Any], include_usage: bool) -> AsyncGenerator[bytes, None]:
+        """The chunks, each with these fields."""
+        left_out = None if include_usage else {"usage"}
 
         def chunk(*choices: BaseModel, **more: Any) -> bytes:
             return event(shape.chunk(**fields, choices=list(choices), **more).model_dump(exclude=left_out))

@@ -262,10 +262,12 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     draws = body.draws(body.bound or min(CHAT_TOKENS, call.limits.max_tokens), logprobs)
     messages = [Message(turn.role, turn.text) for turn in body.messages]
     about = (call.tenant, body.model, messages)
-    tokens, own_bound, user = body.count * (body.bound or 0), body.bound is None, call.user
+    tokens, own_bound = body.count * (body.bound or 0), body.bound is None
     shape = ChatShape(body.count, with_logprobs=bool(body.logprobs))
     if body.stream:
-        opening = [partial(call.service.stream_chat, *about, sampling, own_bound=own_bound, user=user) for sampling in draws]
+        opening = [
+            partial(call.service.stream_chat, *about, sampling, own_bound=own_bound, **call.asker) for sampling in draws
+        ]
         return await call.stream(shape, opening, tokens, include_usage=body.wants_usage)
-    asking = [partial(call.service.chat, *about, sampling, own_bound=own_bound, user=user) for sampling in draws]
+    asking = [partial(call.service.chat, *about, sampling, own_bound=own_bound, **call.asker) for sampling in draws]
     return await call.answer(shape, asking, tokens)

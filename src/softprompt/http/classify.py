@@ -58,6 +58,7 @@ class ClassifiedNumber(ClassifiedRow):
 class ClassifyAnswer(BaseModel):
     """The likeliest label of each input."""
 
+    id: str
     object: Literal["list"] = "list"
     model: str = Field(description="What answered: `task@3`.")
     system_fingerprint: Fingerprint
@@ -84,10 +85,11 @@ async def classify(request: Request, body: ClassifyRequest) -> Response:
     call.limits.check_rows(len(body.inputs), "input")
     with call.asking(0):
         async with call.connected():
-            answer = await call.service.classify(call.tenant, body.model, body.inputs, user=call.user)
+            answer = await call.service.classify(call.tenant, body.model, body.inputs, **call.asker)
         usage = call.settle([answer.head], 0)
     return respond(
         ClassifyAnswer(
+            id=call.name("classify", answer.head),
             model=answer.head.model,
             system_fingerprint=answer.head.system_fingerprint,
             data=[_row(at, row, answer.problem_type) for at, row in enumerate(answer.rows)],

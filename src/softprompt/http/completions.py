@@ -164,7 +164,7 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
     rows = [(prompt, sampling) for prompt in prompts for sampling in body.draws(bound, body.logprobs)]
     tokens, shape = len(rows) * bound, CompletionShape(len(rows), with_logprobs=body.logprobs is not None)
     if body.stream:
-        opening = [partial(call.service.stream, call.tenant, body.model, *row, user=call.user) for row in rows]
+        opening = [partial(call.service.stream, call.tenant, body.model, *row, **call.asker) for row in rows]
         return await call.stream(shape, opening, tokens, include_usage=body.wants_usage)
-    asking = [partial(call.service.complete, call.tenant, body.model, *row, user=call.user) for row in rows]
+    asking = [partial(call.service.complete, call.tenant, body.model, *row, **call.asker) for row in rows]
     return await call.answer(shape, asking, tokens)

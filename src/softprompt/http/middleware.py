@@ -59,8 +59,9 @@ class _Exchange:
         self.scope, self._receive, self._send = scope, receive, send
         self.headers = Headers(scope=scope)
         given = self.headers.get("x-request-id", "")
-        self.id = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
-        self.notes: dict[str, Any] = {"request_id": self.id, "model": "-", "tokens": 0}
+        core = secrets.token_hex(12)
+        self.id = given if _ID.fullmatch(given) else f"req_{core}"
+        self.notes: dict[str, Any] = {"request_id": self.id, "core": core, "mark": "", "model": "-", "tokens": 0}
         self.caller: Caller | None = None
         self.status = 0
         self.most = self.state.limits.body_bytes
@@ -168,6 +169,8 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
+            if self.id == f"req_{self.notes['core']}":  # one of the client's own stays as it is
+                self.id += self.notes["mark"]
             headers["x-request-id"] = self.id
             if self.unread and not self.body_over:
                 headers["connection"] = "close"

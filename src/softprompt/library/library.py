@@ -180,9 +180,18 @@ class Library:
         except (NotFound, StoreError) as error:
             raise type(error)(f"{version.ref}: {error}") from error
 
-    def promote(self, ref: str, alias: str = "production", *, force: bool = False, reason: str | None = None) -> Move:
+    def promote(
+        self,
+        ref: str,
+        alias: str = "production",
+        *,
+        force: bool = False,
+        reason: str | None = None,
+        also: Callable[[Connection], object] | None = None,
+    ) -> Move:
         """Point an alias at a version, after reading its blob again. Where suites were run on the version in place, their
-        outcomes decide, and else the scores of the two cards.
+        outcomes decide, and else the scores of the two cards. `also` is called in the same transaction: where it raises,
+        nothing moves.
 
         Raises:
             NotFound: no such version, or it is deleted, or its blob is gone.
@@ -193,7 +202,7 @@ class Library:
         check_alias(alias)
         version = self.registry.resolve(ref)
         self._reread(version)
-        return self.registry.aliases.promote(version.ref, alias, force=force, reason=reason)
+        return self.registry.aliases.promote(version.ref, alias, force=force, reason=reason, also=also)
 
     def rollback(self, task: str, alias: str = "production", *, reason: str | None = None) -> Move:
         """Put an alias back to what it pointed to before its last promotion; again to go further back.

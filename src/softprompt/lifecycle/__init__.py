@@ -1,4 +1,4 @@
-"""What becomes of a task's prompts once they serve: prompts of users' own, and on the next base.
+"""What becomes of a task's prompts once they serve: prompts of users' own, compared on requests, and on the next base.
 
-May import: `training` and what is below it; never `serving`. Open `upgrade.py` first.
+May import: `serving`, `training` and what is below them. Open `upgrade.py` first.
 """

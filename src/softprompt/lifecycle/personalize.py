@@ -168,13 +168,14 @@ def _source(form: Form, user: str, rows: PlacedRows) -> Source:
     return source
 
 
-def _config(form: Form, prompt: SoftPrompt, steps: int) -> TaskConfig:
+def few_steps(form: Form, prompt: SoftPrompt, steps: int, batch: int) -> TaskConfig:
+    """The recipe of a few steps from a prompt."""
     card = prompt.card
     said = {
         "prompt_type": card.prompt_type,
         "num_virtual_tokens": card.num_virtual_tokens,
         "max_steps": steps,
-        "per_device_train_batch_size": BATCH,
+        "per_device_train_batch_size": batch,
         "learning_rate_multiplier": RATE,
         "prompt_tuning_init": "SAMPLE_VOCAB",  # not used: the start is at hand
     }
@@ -206,7 +207,7 @@ def _personalize(
 ) -> list[Personalized]:
     """A bank of users."""
     began, base = time.perf_counter(), architecture.base
-    task = Task(_config(form, prompt, steps))
+    task = Task(few_steps(form, prompt, steps, BATCH))
     task.form = form
     config = chosen(task.config, base, prompt.vectors_PD)
     users = [_User(name, _run(base, task, config, prompt, source)) for name, source in sources.items()]

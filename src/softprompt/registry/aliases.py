@@ -6,7 +6,7 @@ back two promotions, and a promotion after a rollback goes on from where the ali
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from softprompt.errors import NotFound, PromotionRefused
 from softprompt.names import Ref, check_alias, check_task, parse_ref
 from softprompt.prompts.card import Card
 from softprompt.registry import outcomes, queries, tables
+from softprompt.registry.experiments import end_running
 from softprompt.registry.gate import Comparison, weigh, weigh_suites
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import Move, Version
@@ -41,9 +42,18 @@ class Aliases:
         with self._scope.database.read() as connection:
             return queries.aliases_of(connection, queries.task_row(connection, self._scope.tenant, task).id)
 
-    def promote(self, ref: str, alias: str, *, force: bool = False, reason: str | None = None) -> Move:
+    def promote(
+        self,
+        ref: str,
+        alias: str,
+        *,
+        force: bool = False,
+        reason: str | None = None,
+        also: Callable[[Connection], object] | None = None,
+    ) -> Move:
         """Point an alias at a version. Promoting what is in place already changes nothing. Where the version in place has
-        outcomes of suites, those decide, and else the scores of the two cards.
+        outcomes of suites, those decide, and else the scores of the two cards. `also` is called in the same transaction,
+        with the task locked: where it raises, nothing moves.
 
         Raises:
             NotFound: no such version, or it is deleted.
@@ -57,6 +67,8 @@ class Aliases:
         with self._scope.database.write() as connection:
             task = queries.task_row(connection, self._scope.tenant, requested.task, lock=True)
             version = queries.find(connection, self._scope.tenant, requested)
+            if also is not None:
+                also(connection)
             before = queries.aliases_of(connection, task.id).get(alias)
             move = Move(task.name, alias, before, version.number, reason, decision="promoted: nothing was there before")
             despite: dict[str, str] = {}
@@ -117,6 +129,8 @@ class Aliases:
         before = {"alias": move.alias, "version": move.before}
         after = {"alias": move.alias, "version": move.after, **more}
         self._scope.record(connection, action, move.task, before=before, after=after, reason=move.reason)
+        if move.alias == queries.PRODUCTION and move.before is not None:  # else it is only pinned
+            end_running(connection, self._scope, task.id, f"{move.alias} moved from {move.before} to {move.after}: {action}")
 
 
 def _weighed(connection: Connection, task: AnyRow, before: int, version: Version) -> Comparison:

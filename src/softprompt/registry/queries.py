@@ -222,10 +222,11 @@ def published_by(connection: Connection, run: str, tenant: str, task: str) -> Re
     return Ref(row.name, number=row.number)
 
 
-def add_missing(connection: Connection, table: sa.Table, **values: object) -> None:
-    """Insert a row unless it is there, also when another writer is just doing the same."""
+def add_missing(connection: Connection, table: sa.Table, **values: object) -> bool:
+    """Insert a row unless it is there, also when another writer is just doing the same. Whether it was not."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    connection.execute(insert(table).values(**values).on_conflict_do_nothing())
+    added = insert(table).values(**values).on_conflict_do_nothing().returning(sa.literal(1))
+    return connection.execute(added).first() is not None  # of an insert PostgreSQL's driver tells no number of rows
 
 
 def _explain_missing(connection: Connection, tenant: str, ref: Ref) -> Any:

@@ -22,6 +22,8 @@ from softprompt.prompts.card import Card
 from softprompt.registry import aliases, queries, tables
 from softprompt.registry.aliases import Aliases
 from softprompt.registry.database import Database
+from softprompt.registry.experiments import Experiments, refuse_if_compared
+from softprompt.registry.feedback import Feedback
 from softprompt.registry.keys import Key, Keys
 from softprompt.registry.listing import Filters, search
 from softprompt.registry.outcomes import Outcomes
@@ -51,6 +53,7 @@ class Registry:
         self.keys = Keys(self._scope)
         self.personal = Personal(self._scope)
         self.outcomes = Outcomes(self._scope)
+        self.experiments, self.feedback = Experiments(self._scope), Feedback(self._scope)
 
     @classmethod
     def open(
@@ -277,13 +280,14 @@ class Registry:
         """Delete `task@N` softly: hidden, its bytes kept. With `force`, aliases that point to it are removed.
 
         Raises:
-            LibraryError: aliases point to it, and no force is used; or the reference has no number.
+            LibraryError: aliases point to it, and no force is used; an experiment runs with it; or `ref` has no number.
             NotFound: no such version, or it is deleted already.
         """
         requested = _numbered(ref)
         with self.database.write() as connection:
             task = queries.task_row(connection, self.tenant, requested.task, lock=True)
             version = queries.find(connection, self.tenant, requested)
+            refuse_if_compared(connection, task, version.number)
             here = [name for name, number in queries.aliases_of(connection, task.id).items() if number == version.number]
             if here and not force:
                 raise LibraryError(

@@ -23,7 +23,7 @@ from sqlalchemy import (
     false,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every revision, oldest first. One file each under `migrations/versions`."""
 
 HEAD = REVISIONS[-1]
@@ -162,6 +162,57 @@ personal = Table(  # apart from `versions`: no name of a task, alias or number c
     UniqueConstraint("task_id", "person"),
     Index(None, "digest"),
     Index(None, "fingerprint"),
+    sqlite_autoincrement=True,
+)
+
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("task_id", Sequence, ForeignKey("tasks.id"), nullable=False),
+    Column("seed", String(32), nullable=False),  # what a user's share is drawn by, and what signs the ids of answers
+    Column("control", Integer, nullable=False),
+    Column("candidate", Integer, nullable=False),
+    Column("weight", Float, nullable=False),  # of the candidate
+    Column("shadow", Boolean, nullable=False, server_default=false()),
+    Column("level", Float, nullable=False),
+    Column("auto", Boolean, nullable=False, server_default=false()),
+    Column("max_outcomes", Integer),
+    Column("state", String(16), nullable=False),
+    Column("decision", String(16)),
+    Column("reason", Text),  # why it ended
+    # Kept here and not counted each time: they are looked at after every outcome.
+    Column("control_outcomes", Integer, nullable=False, server_default="0"),
+    Column("control_total", Float, nullable=False, server_default="0"),
+    Column("candidate_outcomes", Integer, nullable=False, server_default="0"),
+    Column("candidate_total", Float, nullable=False, server_default="0"),
+    Column("compared", Integer, nullable=False, server_default="0"),
+    Column("agreed", Integer, nullable=False, server_default="0"),
+    Column("actor", String(128), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("ended_at", String(32)),
+    Index(None, "task_id", "id"),
+    Index(None, "state"),
+    sqlite_autoincrement=True,
+)
+
+feedback = Table(  # what clients say of answers: how good they were, and what would have been right
+    "feedback",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("task_id", Sequence, ForeignKey("tasks.id"), nullable=False),
+    Column("name", String(160), nullable=False),  # of the request; what is said of one twice counts once
+    Column("number", Integer, nullable=False),  # the version that answered
+    Column("experiment_id", Sequence, ForeignKey("experiments.id")),
+    Column("arm", String(16)),
+    Column("outcome", Float),
+    Column("comment", Text),
+    Column("correction", Text),  # JSON: the row as it should be
+    Column("used_by", Integer),  # the version that was made with the correction
+    Column("actor", String(128), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    UniqueConstraint("task_id", "name"),
+    Index(None, "experiment_id", "arm"),
     sqlite_autoincrement=True,
 )
 

@@ -12,6 +12,7 @@ from softprompt.errors import EngineError
 if TYPE_CHECKING:
     from softprompt.engines.protocol import TokenProbability
     from softprompt.serving.router import Route
+    from softprompt.serving.split import Share
     from softprompt.tasks.answers import Said
     from softprompt.tasks.form import Form
 
@@ -40,6 +41,8 @@ class Head:
     """Tokens of the input, those of the prompt not counted."""
     routed: Route | None = None
     """With `auto`."""
+    share: Share | None = None
+    """Its part in an experiment."""
 
 
 @dataclass(frozen=True)

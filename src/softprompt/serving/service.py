@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from softprompt.engines.protocol import (
     NO_PROMPT,
@@ -29,26 +29,22 @@ from softprompt.serving.inputs import (
     check_text,
     encode_inputs,
     fill_template,
-    raw_input,
 )
 from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.personal import Personal
+from softprompt.serving.reader import INLINE, Reader
 from softprompt.serving.resident import Resident
 from softprompt.serving.residents import Residents
 from softprompt.serving.results import Results
 from softprompt.serving.router import THRESHOLD, Route
+from softprompt.serving.shadow import Shadow
+from softprompt.serving.split import Share, Split
 from softprompt.serving.stream import Stream
-from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
     from softprompt.library.passages import Passages
-
-_INLINE = 2000
-"""Characters that are tokenised on the event loop, in well under a millisecond; more go to a thread."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,8 @@ class _Target:
     routed: Route | None
     members: tuple[Vectors, ...] = (NO_PROMPT,)
     """Its prompt, or those of an ensemble, with what stands before them in the input at hand."""
+    share: Share | None = None
+    """Its part in an experiment."""
 
     @property
     def vectors(self) -> Vectors:
@@ -72,7 +70,8 @@ class AsyncService:
 
     `model` is `task`, `task@3`, `task@production`, the base's own name for no prompt, or `auto`; a `user` who has a prompt
     of their own gets that for `task`, also where `auto` chose it. Whether the caller may ask for the user is the caller's to
-    know. All methods raise the
+    know. While an experiment runs, a task's bare name means one of two versions, by the user or, where none is named, by
+    `key`; without either it means what it did. All methods raise the
     package's errors: `NotFound` and `NameRefused` (no such model), `FingerprintMismatch` (of another base), `DataError` and
     `ConfigError` (what is requested cannot be), `ContextError`, `EngineBusy`, `EngineError`, `RegistryError`, `StoreError`.
     A method that is cancelled gives up its jobs.
@@ -113,11 +112,12 @@ class AsyncService:
             swapped=self.monitor.swapped,
             passages=passages,
         )
-        self._results = Results(engine)
+        self._results, self._reader = Results(engine), Reader(base)
         self._auto = AutoRouter(
             self.residents, self._results.of, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s
         )
-        self.personal = Personal(self.residents)
+        self.personal, self.split = Personal(self.residents), Split(self.residents)
+        self.shadow = Shadow(library.registry)
         self.hidden = Hidden(library, base.name, self.residents.changes)
         self.monitor.watch(engine.status, self.residents.status)
 
@@ -136,20 +136,35 @@ class AsyncService:
         return await asyncio.to_thread(find_model, self.residents.tenant_library(tenant), self.base, name)
 
     async def complete(
-        self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling, *, user: str | None = None
+        self,
+        tenant: str,
+        model: str,
+        given: str | Sequence[int],
+        sampling: Sampling,
+        *,
+        user: str | None = None,
+        key: str | None = None,
     ) -> Completion:
         """Continue raw text or token ids, without a template. Text is text: control tokens come as ids alone."""
-        return await (await self.stream(tenant, model, given, sampling, user=user)).whole()
+        return await (await self.stream(tenant, model, given, sampling, user=user, key=key)).whole()
 
     async def stream(
-        self, tenant: str, model: str, given: str | Sequence[int], sampling: Sampling, *, user: str | None = None
+        self,
+        tenant: str,
+        model: str,
+        given: str | Sequence[int],
+        sampling: Sampling,
+        *,
+        user: str | None = None,
+        key: str | None = None,
     ) -> Stream:
         """The same piece by piece. What can be refused is refused here, before the first piece."""
         async with self._watched(tenant, "completion") as watch:
-            ids = await self._raw_ids(given)
-            target = await self._choose(tenant, model, [ids], watch, user)
+            ids = await self._reader.raw_ids(given)
+            target = await self._choose(tenant, model, [ids], watch, user, key)
             check_room(self.base, len(target.vectors), len(ids), sampling.max_tokens)
-            return self._generate(target, ids, sampling, watch)
+            stream = self._generate(target, ids, sampling, watch)
+            return self._follow(target, stream, sampling, lambda ref: self.complete(tenant, ref, given, sampling))
 
     async def chat(
         self,
@@ -160,6 +175,7 @@ class AsyncService:
         *,
         own_bound: bool = False,
         user: str | None = None,
+        key: str | None = None,
     ) -> Completion:
         """Answer a conversation: its last message through the task's template, or for the base all of it through its
         tokenizer's chat template.
@@ -167,7 +183,8 @@ class AsyncService:
         A task with labels answers with the likeliest. With `own_bound` a task that generates keeps to its own bound, and
         `sampling.max_tokens` counts for the base alone, as far as there is room.
         """
-        return await (await self.stream_chat(tenant, model, messages, sampling, own_bound=own_bound, user=user)).whole()
+        opening = self.stream_chat(tenant, model, messages, sampling, own_bound=own_bound, user=user, key=key)
+        return await (await opening).whole()
 
     async def stream_chat(
         self,
@@ -178,44 +195,53 @@ class AsyncService:
         *,
         own_bound: bool = False,
         user: str | None = None,
+        key: str | None = None,
     ) -> Stream:
         """The same piece by piece."""
+
+        def again(ref: str) -> Coroutine[Any, Any, Completion]:
+            return self.chat(tenant, ref, messages, sampling, own_bound=own_bound)
+
         async with self._watched(tenant, "chat") as watch:
-            raw = await self._raw_inputs([chat_input(messages)]) if model == AUTO else []
-            target = await self._choose(tenant, model, raw, watch, user)
+            raw = await self._reader.raw_inputs([chat_input(messages)]) if model == AUTO else []
+            target = await self._choose(tenant, model, raw, watch, user, key)
             resident = target.resident
             if resident is None:
                 check_text("\n".join(message.content for message in messages), "the conversation")
-                ids = await self._ids_of(chat_text(self.base, messages))
+                ids = await self._reader.ids_of(chat_text(self.base, messages))
             else:
                 given = chat_input(messages, conversation=resident.reads_conversations)
                 check_text(given, "the conversation")
                 fill = partial(fill_template, resident.form, given)
                 front, text = await asyncio.to_thread(fill) if resident.looks_up else fill()
-                ids = await self._ids_of(text)
+                ids = await self._reader.ids_of(text)
                 if resident.form.front_varies:
-                    target = replace(target, members=resident.behind(self.base, await self._ids_of(front)))
+                    target = replace(target, members=resident.behind(self.base, await self._reader.ids_of(front)))
                 if resident.labels is not None:
                     if sampling.logprobs is not None:
                         raise ConfigError(
                             f"task {resident.task!r} answers with one of its labels, which has no logprobs of tokens; "
                             "/v1/classify gives the probability of each label"
                         )
-                    return await self._best_label(target, resident, ids, watch)
+                    stream = await self._best_label(target, resident, ids, watch)
+                    return self._follow(target, stream, sampling, again)
             bound = sampling.max_tokens if resident is None or not own_bound else resident.form.max_new_tokens
             room = self.base.room(len(target.vectors) + len(ids))
             if own_bound and room is not None:
                 bound = max(1, min(bound, room))
             check_room(self.base, len(target.vectors), len(ids), bound)
-            return self._generate(target, ids, replace(sampling, max_tokens=bound), watch, strip=resident is not None)
+            stream = self._generate(target, ids, replace(sampling, max_tokens=bound), watch, strip=resident is not None)
+            return self._follow(target, stream, sampling, again)
 
-    async def classify(self, tenant: str, model: str, inputs: Sequence[str], *, user: str | None = None) -> Classified:
+    async def classify(
+        self, tenant: str, model: str, inputs: Sequence[str], *, user: str | None = None, key: str | None = None
+    ) -> Classified:
         """The likeliest label of each input, through the task's template; inputs too long are cut and counted."""
         async with self._watched(tenant, "classify") as watch:
             if not inputs:
                 raise DataError("there is no input; give one text or more")
-            raw = await self._raw_inputs(inputs) if model == AUTO else []
-            target = await self._choose(tenant, model, raw, watch, user)
+            raw = await self._reader.raw_inputs(inputs) if model == AUTO else []
+            target = await self._choose(tenant, model, raw, watch, user, key)
             resident = target.resident
             if resident is None:
                 raise ConfigError(f"{model!r} is the base, which has no labels; name a task with labels as `model`")
@@ -224,8 +250,8 @@ class AsyncService:
                     f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
                     "/v1/chat/completions, or name a task with labels"
                 )
-            size = _INLINE if resident.looks_up else _INLINE // 8 * len(inputs)
-            encoded = await self._off_loop(inputs, size, lambda: encode_inputs(self.base, resident, inputs))
+            size = INLINE if resident.looks_up else INLINE // 8 * len(inputs)
+            encoded = await self._reader.off_loop(inputs, size, lambda: encode_inputs(self.base, resident, inputs))
             tokens = sum(len(one.ids) for one in encoded)
             behind = [resident.behind(self.base, one.front) for one in encoded]
             if resident.labels is None:
@@ -237,6 +263,12 @@ class AsyncService:
             watch.accepted(tokens)
             watch.first_token()
             watch.done()
+            if (share := target.share) is not None:
+
+                async def again_labels() -> Sequence[str]:
+                    return [row.label for row in (await self.classify(tenant, share.candidate, inputs)).rows]
+
+                self.shadow.follow(share, [row.label for row in rows], again_labels)
             return Classified(self._head(target, tokens), tuple(rows), resident.form.problem_type)
 
     def close(self) -> None:
@@ -252,45 +284,8 @@ class AsyncService:
             watch.failed(error)
             raise
 
-    async def _off_loop(self, texts: Sequence[str], extra: int, work: Callable[[], T]) -> T:
-        """What tokenises texts, in a thread where it is more than a little: `extra` counts as so many characters."""
-        if sum(map(len, texts)) + extra > _INLINE or any(map(self.base.spelling.takes_long, texts)):
-            return await asyncio.to_thread(work)
-        return work()
-
-    async def _raw_ids(self, given: str | Sequence[int]) -> tuple[int, ...]:
-        """Token ids of raw text, or those given, checked."""
-        if isinstance(given, str):
-            if not given:
-                raise DataError("the input is empty; give some text")
-            check_text(given, "the input", blank=True)
-            return await self._ids_of(plain(given))
-        size = int(self.base.embedding.weight.shape[0])
-        wrong = next((token for token in given if not 0 <= token < size), None)
-        if wrong is not None:
-            raise DataError(
-                f"token id {wrong} is not in the vocabulary of {self.base_name}: 0 to {size - 1}; send ids of its tokenizer"
-            )
-        if not given:
-            raise DataError("the input has no tokens; give some text")
-        if self.base.spelling.unusable:
-            self.base.spelling.check_ids(given, "the input")
-        return tuple(given)
-
-    async def _ids_of(self, text: Parts) -> tuple[int, ...]:
-        """Token ids of a text in parts."""
-        texts = ["".join(pair) for pair in text]
-        (ids,) = await self._off_loop(texts, 0, lambda: self.base.encode([text], name=lambda _: "the input"))
-        if not ids:
-            raise DataError("the input has no tokens; give some text")
-        return tuple(ids)
-
-    async def _raw_inputs(self, inputs: Sequence[str]) -> list[tuple[int, ...]]:
-        """Inputs of a classification as they are without a template."""
-        return [await self._raw_ids(raw_input(text)) for text in inputs]
-
     async def _choose(
-        self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch, user: str | None
+        self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch, user: str | None, key: str | None
     ) -> _Target:
         """What `model` means to a user; for `auto`, by the raw inputs."""
         routed = None
@@ -303,9 +298,23 @@ class AsyncService:
             routed = await self._auto.choose(tenant, raw)
             model = routed.task
         own = await self.personal.find(tenant, model, user) if user is not None else None
-        resident = own or await self.residents.aget(model, tenant)
+        share = await self.split.find(tenant, model, key if user is None else user) if own is None else None
+        resident = own or await self.residents.aget(model if share is None else share.ref, tenant)
         watch.found(resident.task)
-        return _Target(resident, routed, resident.members)
+        return _Target(resident, routed, resident.members, share)
+
+    def _follow(
+        self, target: _Target, stream: Stream, sampling: Sampling, again: Callable[[str], Coroutine[Any, Any, Completion]]
+    ) -> Stream:
+        """A stream whose answer is compared with a candidate's in the shadow; not where both are drawn."""
+        share = target.share
+        if share is None or sampling.temperature > 0:
+            return stream
+
+        async def text() -> Sequence[str]:
+            return [(await again(share.candidate)).text]
+
+        return self.shadow.follow_stream(share, stream, text)
 
     def _head(self, target: _Target, input_tokens: int) -> Head:
         resident = target.resident
@@ -317,6 +326,7 @@ class AsyncService:
             virtual_tokens=0 if resident is None else resident.virtual_tokens,
             input_tokens=input_tokens,
             routed=target.routed,
+            share=target.share,
         )
 
     def _generate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from softprompt.engines.protocol import Deliver, Piece, Result, Ticket, TokenProbability
 from softprompt.errors import EngineError
@@ -23,6 +23,9 @@ class Stream(AsyncIterator[Piece]):
         self._arrived: asyncio.Queue[Result] = asyncio.Queue()
         self._ticket: Ticket | None = None
         self._over = False
+        self._said: list[str] = []
+        self.whole_text: Callable[[str], object] | None = None
+        """Told the text once all of it has come."""
         self.deliver: Deliver = deliver_to(asyncio.get_running_loop(), self._arrived.put_nowait)
         """Takes pieces from any thread."""
 
@@ -53,7 +56,12 @@ class Stream(AsyncIterator[Piece]):
         if result.finish is not None:
             self._over = True
             self._watch.done(result.count)
-        return result if self._strip is None else self._strip(result)
+        piece = result if self._strip is None else self._strip(result)
+        if self.whole_text is not None:
+            self._said.append(piece.text)
+            if self._over:
+                self.whole_text("".join(self._said))
+        return piece
 
     async def aclose(self) -> None:
         """Give up what still runs. Harmless when all has come."""

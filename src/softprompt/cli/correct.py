@@ -1,0 +1,56 @@
+"""`softprompt correct`: answers that were wrong, learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from softprompt.bases.options import BaseOptions
+from softprompt.cli.options import Json, Location, library_options, moved_base_options
+from softprompt.cli.output import emit
+from softprompt.cli.train import stopping
+
+COLUMNS = (
+    "task", "old_version", "new_version", "corrections", "fixed", "old", "value", "promoted", "reason", "seconds",
+)  # fmt: skip
+
+
+@library_options
+@moved_base_options
+def correct(
+    task: Annotated[str, typer.Argument(help="A task of the library, as TASK[@N|@ALIAS].")],
+    data: Annotated[
+        Path | None, typer.Option(help="More corrections: rows in the task's form, with the right answers.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--every", help="Also those that a version was made with already.")] = False,
+    steps: Annotated[int, typer.Option(help="Of training at most, where the corrections are few.", min=1)] = 24,
+    task_file: Annotated[
+        Path | None, typer.Option("--task-file", help="The task, for a version that came without its own.")
+    ] = None,
+    *,
+    base: BaseOptions,
+    where: Location,
+    as_json: Json = False,
+) -> None:
+    """Learn corrections in a few steps, those that clients sent among them; promoted where nothing else got worse."""
+    from softprompt.progress import Bars
+
+    progress, library = Bars(), where.open()
+    library.registry.resolve(task)  # told before torch is loaded
+    with progress.loading("torch"):
+        from softprompt.lifecycle.correct import correct as learn
+    with stopping() as stop:
+        made = learn(
+            task,
+            data,
+            every=every,
+            steps=steps,
+            task_file=task_file,
+            library=library,
+            base=base,
+            progress=progress,
+            stop=stop,
+        )
+    emit([made.row()], as_json, "Corrected", COLUMNS)

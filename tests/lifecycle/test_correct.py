@@ -1,0 +1,122 @@
+"""Corrections learnt: those of a file and those that clients sent; nothing is forgotten, and in place is what is no worse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from softprompt import correct, predict
+from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound, TrainingStopped
+from softprompt.library.library import Library
+from softprompt.lifecycle import experiments
+from softprompt.progress import Mute
+from tests.commands import Run
+from tests.lifecycle.rows import ROWS
+from tests.models import make_base, some_prompt, steerable_base
+
+NEW = [{"text": "stone", "label": "yes"}, {"text": "river", "label": "no"}]
+
+
+def said(library: Library, words: list[str], ref: str = "kind") -> list[str]:
+    return [one.output for one in predict(words, ref, library=library)]
+
+
+def wrong_rows(library: Library) -> list[dict[str, str]]:
+    """Words that the task has not seen, with the answers that it does not give."""
+    words = ["stone", "river", "good"]
+    return [
+        {"text": word, "label": "no" if label == "yes" else "yes"}
+        for word, label in zip(words, said(library, words), strict=True)
+    ]
+
+
+def test_corrections_are_learnt_and_nothing_is_forgotten(library: Library) -> None:
+    rows = wrong_rows(library)
+    made = correct("kind", rows, steps=60, library=library, progress=Mute())
+    assert (made.old_version, made.new_version, made.corrections) == (1, 2, 3)
+    assert (made.fixed_before, made.fixed, made.old, made.value) == (0.0, 1.0, 1.0, 1.0)
+    assert (made.promoted, made.replay) == (True, 4)
+    assert said(library, [row["text"] for row in rows]) == [row["label"] for row in rows]
+    assert said(library, [row["text"] for row in ROWS]) == [row["label"] for row in ROWS]
+    assert library.registry.aliases.of("kind") == {"production": 2}
+    version = library.registry.resolve("kind@2")
+    assert version.card.recipe["correct"] == {
+        "from": "kind@1", "corrections": 3, "replay": 4, "digest": version.card.recipe["correct"]["digest"],
+    }  # fmt: skip
+    assert version.card.parents == (library.registry.resolve("kind@1").digest,)
+    origin, before = library.registry.origin("kind@2"), library.registry.origin("kind@1")
+    assert origin is not None
+    assert before is not None
+    assert origin.task_file == before.task_file  # so that it is trained again and carried over like any other
+    with pytest.raises(NotFound, match="no correction that no version was made with; all 3 were used: add --every"):
+        correct("kind", steps=60, library=library, progress=Mute())
+
+
+def test_those_that_clients_sent_are_learnt_once_and_kept_later(library: Library) -> None:
+    first, second, _ = wrong_rows(library)
+    for row in (first, {**second, "label": "yes" if second["label"] == "no" else "no"}, second):  # the last word counts
+        experiments.take(library, model="kind", correct={"input": row["text"], "answer": row["label"]})
+    made = correct("kind", steps=60, library=library, progress=Mute())
+    assert (made.corrections, made.fixed, made.promoted) == (2, 1.0, True)
+    kept = library.registry.feedback.corrections("kind")
+    assert [one.used_by for one in kept] == [2, 2, 2]
+    third = wrong_rows(library)[2]
+    again = correct("kind", [third], steps=60, library=library, progress=Mute())
+    assert (again.old_version, again.new_version, again.corrections, again.replay) == (2, 3, 1, 6)
+    answered = [first, second, third, *ROWS]
+    assert said(library, [row["text"] for row in answered]) == [row["label"] for row in answered]
+    every = correct("kind", every=True, steps=60, library=library, progress=Mute())
+    assert (every.corrections, every.fixed, every.new_version) == (3, 1.0, None)
+    assert every.reason.endswith("every correction is right already")
+
+
+def test_what_would_forget_the_task_is_not_put_in_place(library: Library) -> None:
+    """Corrections that say the opposite of all that the task knew."""
+    rows = [row | {"label": "no" if row["label"] == "yes" else "yes"} for row in ROWS]
+    made = correct("kind", rows, steps=60, library=library, progress=Mute())
+    assert (made.new_version, made.promoted, made.replay) == (2, False, 0)
+    assert "not promoted: accuracy" in made.reason
+    assert "4 test rows have the input of a correction" in made.reason
+    assert library.registry.resolve("kind").number == 1
+
+
+def test_what_is_wrong_is_told_and_nothing_changes(library: Library, tmp_path: Path) -> None:
+    library.publish(some_prompt(steerable_base(), "bare").to_bytes(), base="x/y")
+    state = library.registry.state()
+    wrong: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (NotFound, "task 'kind' has no correction that no version was made with; there is none: send some", {}),
+        (DataError, "perhaps", {"data": [{"text": "stone", "label": "perhaps"}]}),
+        (DataError, "text", {"data": [{"word": "stone", "label": "yes"}]}),
+        (DataError, r"none\.jsonl", {"data": tmp_path / "none.jsonl"}),
+    ]
+    for error, words, options in wrong:
+        with pytest.raises(error, match=words):
+            correct("kind", library=library, progress=Mute(), **options)
+    with pytest.raises(ConfigError, match="bare@1 came without the task file"):
+        correct("bare", NEW, steps=60, library=library, progress=Mute())
+    assert library.registry.feedback.corrections("kind") == []
+    with pytest.raises(FingerprintMismatch):
+        correct("kind", NEW, base=make_base("llama"), steps=60, library=library, progress=Mute())
+    import threading
+
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(TrainingStopped, match="nothing was published, and the corrections are kept"):
+        correct("kind", wrong_rows(library), stop=stop, steps=60, library=library, progress=Mute())
+    assert library.registry.state() == state
+    assert len(library.registry.versions("kind")) == 1
+    assert {one.used_by for one in library.registry.feedback.corrections("kind")} == {None}
+
+
+def test_the_command(run: Run, library: Library, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in wrong_rows(library)))
+    home = ["--home", str(library.home), "--json"]
+    (row,) = run("correct", "kind", "--data", file, "--steps", "60", *home).rows
+    names = ("task", "old_version", "new_version", "corrections", "fixed", "old", "value", "promoted", "reason", "seconds")
+    assert set(names) <= row.keys()
+    assert (row["old_version"], row["new_version"], row["corrections"], row["fixed"]) == (1, 2, 3, 1.0)
+    assert "no correction that no version was made with" in run("correct", "kind", "--home", library.home).refused()
