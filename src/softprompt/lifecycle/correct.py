@@ -49,7 +49,7 @@ from softprompt.training.bank import Banks
 from softprompt.training.heads import start_head
 from softprompt.training.loop import Stepper
 from softprompt.training.member import Member
-from softprompt.training.prepare import chosen
+from softprompt.training.prepare import RATE, chosen, usual_rate
 from softprompt.training.publish import make_prompt, publish
 from softprompt.training.run import Run
 
@@ -263,7 +263,8 @@ class _Learning:
         config = chosen(few_steps(form, prompt, steps, BATCH), base, prompt.vectors_PD)
         start_PD, head_rate = prompt.vectors_PD, 1.0
         if isinstance(architecture, HeadedEncoder) and labels is not None:
-            head, head_rate = start_head(architecture, task, labels, train, [prompt])
+            head, gain = start_head(architecture, task, labels, train, [prompt], start_PD.shape[1])
+            head_rate = RATE * gain / usual_rate(config, base, start_PD)
             start_PD = torch.cat([start_PD, head])
         self.run = Run(task, config, start_PD, train, self.some, labels, (prompt.digest,), head_rate)
         self.digest = digest_rows(rows)

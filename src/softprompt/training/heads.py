@@ -48,21 +48,19 @@ def objective_on(task: Task, base: FrozenBase) -> ObjectiveName:
 def start_head(
     architecture: HeadedEncoder, task: Task, labels: Labels, train: Examples, parents: Sequence[SoftPrompt], width: int
 ) -> tuple[Tensor, float]:
-    """The rows of a head at its start, H x D, and its learning rate in units of the vectors'.
+    """The rows of a head at its start, so wide, and how little a number of it must move to move a logit by one.
 
     A head starts as that of the prompts that the vectors start from, where those have the same labels; else it gives an
-    input the label whose own words are most like it. Of sets it starts at nothing. Its rate moves a logit in a step by about
-    as much as that of the vectors, 0.45 of their spread: the sum over features of an input is as large as an embedding's
-    number is small.
+    input the label whose own words are most like it. Of sets it starts at nothing.
     """
     base, step = architecture.base, -(-len(train) // LOOKED_AT)
     inputs_BF = architecture.features(train.inputs[::step])
-    rate = 1.0 / max(base.spread * float(inputs_BF.abs().sum(1).mean()), 1e-6)
+    gain = 1.0 / max(float(inputs_BF.abs().sum(1).mean()), 1e-6)
     heads = [prompt.classifier for prompt in parents if prompt.classifier and prompt.card.labels == task.form.labels]
     if heads and len(heads) == len(parents):
         weight_CF, bias_C = (mean_of(each, None) for each in zip(*heads, strict=True))
         if len(bias_C) == len(labels):
-            return pack(weight_CF, bias_C, width), rate
+            return pack(weight_CF, bias_C, width), gain
     weight_CF, bias_C = torch.zeros(len(labels), inputs_BF.shape[1]), torch.zeros(len(labels))
     if not task.form.is_set:
         words_CF, mean_F = architecture.features(task.form.label_words(base)), inputs_BF.mean(0)
@@ -70,4 +68,4 @@ def start_head(
         directions_CF = torch.nn.functional.normalize(words_CF - words_CF.mean(0), dim=1)
         weight_CF = directions_CF * (SHARPNESS / max(usual, 1e-6))
         bias_C = -weight_CF @ mean_F
-    return pack(weight_CF, bias_C, width), rate
+    return pack(weight_CF, bias_C, width), gain

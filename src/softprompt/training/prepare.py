@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
 
 RATE = 0.45
-"""The default learning rate in units of the spread of the base's embeddings: AdamW moves each number of a prompt by about
+"""The default learning rate in units of the spread of the base's embeddings, and of a head in units of a logit: AdamW moves each number of a prompt by about
 the rate in a step, and how far that is depends on the numbers there are. Gemma multiplies its embeddings by the root of
 their width, so that a rate for Llama is a tenth of what it needs."""
 
@@ -131,8 +131,8 @@ class Preparer:
         config = chosen(task.config, base, begins.vectors_PD).model_copy(update={"num_virtual_tokens": length})
         start_PD, head_rate = begins.vectors_PD, 1.0
         if isinstance(self._architecture, HeadedEncoder) and labels is not None:
-            head, head_rate = start_head(self._architecture, task, labels, train, parents, start_PD.shape[1])
-            head_rate *= RATE * base.spread / _usual_rate(config, base, start_PD)
+            head, gain = start_head(self._architecture, task, labels, train, parents, start_PD.shape[1])
+            head_rate = RATE * gain / usual_rate(config, base, start_PD)
             start_PD = torch.cat([start_PD, head])
         run = Run(task, config, start_PD, train, validation, labels, begins.parents, head_rate)
         run.split(task.folds)
@@ -176,11 +176,11 @@ def chosen(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None = None)
         return config
     if config.prompt_type == "prefix" and start_PD is None:
         return config
-    rate = float(f"{_usual_rate(config, base, start_PD) * config.learning_rate_multiplier:.3g}")
+    rate = float(f"{usual_rate(config, base, start_PD) * config.learning_rate_multiplier:.3g}")
     return config.model_copy(update={"learning_rate": rate})
 
 
-def _usual_rate(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None) -> float:
+def usual_rate(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None) -> float:
     """The learning rate of vectors where none is named; of a prefix by its start."""
     if config.prompt_type == "soft" or start_PD is None:
         return RATE * base.spread
