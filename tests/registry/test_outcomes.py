@@ -115,7 +115,7 @@ def test_the_bootstrap_is_that_of_a_plain_loop(kind: str, tolerance: float) -> N
     chance = random.Random(2)
     count = 400 if kind.startswith("more") else 40
     losses = [chance.choice((-1, 0, 0, 0, 1, 1)) if kind.startswith("right") else chance.gauss(0.1, 1) for _ in range(count)]
-    draws = 1000 if count > 100 else 4000
+    draws = 400 if count > 100 else 2000
     slow = slow_share(losses, tolerance, draws)
     assert share_beyond(losses, tolerance) == pytest.approx(slow, abs=4 * (0.25 / draws) ** 0.5)
     assert share_beyond(losses, tolerance) == share_beyond(losses, tolerance), "seeded"
