@@ -147,6 +147,16 @@ def test_one_row_alone_proves_little_and_a_few_that_agree_do() -> None:
         assert (fall.fall, fall.refused) == (1.0, refused)
 
 
+def test_versions_that_are_equal_are_refused_as_seldom_as_said() -> None:
+    """Of 400 pairs that answer alike but for chance, at most one in twenty, give or take three standard errors."""
+    chance, refused = random.Random(3), 0
+    for _ in range(400):
+        pairs = [[float(chance.random() < 0.8) for _ in range(60)] for _ in range(2)]
+        (fall,) = falls_of(outcome(1, check(pairs[0])), outcome(2, check(pairs[1])))
+        refused += fall.refused
+    assert 0 < refused / 400 < 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
+
+
 def test_a_rule_is_no_sample() -> None:
     old, new = (check([1] * 9 + [last], "must_not: damn", metric="must_not") for last in (1, 0))
     assert falls_of(outcome(1, old), outcome(2, new))[0].refused
