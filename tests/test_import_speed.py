@@ -56,6 +56,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "rows.values",
         "tasks.form",
         "evaluation.metrics",
+        "evaluation.suites.measures",
+        "evaluation.suites.suite",
         "progress",
         "names",
         "registry.gate",
@@ -74,7 +76,16 @@ def test_the_library_needs_no_torch(module: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["predict", "--help"], ["--version"], ["base", "--help"], ["serve", "--help"]],
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["predict", "--help"],
+        ["--version"],
+        ["base", "--help"],
+        ["serve", "--help"],
+        ["suite", "run", "--help"],
+        ["report", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

@@ -115,7 +115,7 @@ def test_the_bootstrap_is_that_of_a_plain_loop(kind: str, tolerance: float) -> N
     chance = random.Random(2)
     count = 400 if kind.startswith("more") else 40
     losses = [chance.choice((-1, 0, 0, 0, 1, 1)) if kind.startswith("right") else chance.gauss(0.1, 1) for _ in range(count)]
-    draws = 1000 if count > 100 else 4000
+    draws = 400 if count > 100 else 2000
     slow = slow_share(losses, tolerance, draws)
     assert share_beyond(losses, tolerance) == pytest.approx(slow, abs=4 * (0.25 / draws) ** 0.5)
     assert share_beyond(losses, tolerance) == share_beyond(losses, tolerance), "seeded"
@@ -145,6 +145,16 @@ def test_one_row_alone_proves_little_and_a_few_that_agree_do() -> None:
     for rows, refused in ((1, False), (2, True)):
         (fall,) = falls_of(outcome(1, check([1] * rows)), outcome(2, check([0] * rows)))
         assert (fall.fall, fall.refused) == (1.0, refused)
+
+
+def test_versions_that_are_equal_are_refused_as_seldom_as_said() -> None:
+    """Of 400 pairs that answer alike but for chance, at most one in twenty, give or take three standard errors."""
+    chance, refused = random.Random(3), 0
+    for _ in range(400):
+        pairs = [[float(chance.random() < 0.8) for _ in range(60)] for _ in range(2)]
+        (fall,) = falls_of(outcome(1, check(pairs[0])), outcome(2, check(pairs[1])))
+        refused += fall.refused
+    assert 0 < refused / 400 < 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
 
 
 def test_a_rule_is_no_sample() -> None:

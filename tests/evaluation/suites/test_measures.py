@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import sklearn.metrics
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softprompt.evaluation.metrics import score
@@ -81,6 +81,7 @@ def slow_bleu(said: list[str], right: list[str]) -> float:
     return math.exp(sum(logs) / len(logs) + min(0.0, 1 - theirs_length / ours))
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(*[st.lists(st.sampled_from("abc"), max_size=7)] * 2), min_size=1, max_size=6))
 def test_bleu_is_that_of_a_plain_loop(pairs: list[tuple[list[str], list[str]]]) -> None:
     said, right = [" ".join(one) for one, _ in pairs], [" ".join(other) for _, other in pairs]
@@ -103,6 +104,7 @@ def test_perplexity_is_that_of_all_tokens() -> None:
 
 @pytest.mark.parametrize(("metric", "pairs"), [("f1", PAIRS), ("macro_f1", SETS), ("micro_f1", SETS)])
 def test_what_rows_count_is_what_is_left_without_each(metric: str, pairs: st.SearchStrategy[list[tuple[str, str]]]) -> None:
+    @settings(max_examples=40)
     @given(pairs)
     def holds(rows: list[tuple[str, str]]) -> None:
         said, right = [one for one, _ in rows], [other for _, other in rows]
@@ -117,6 +119,7 @@ def test_what_rows_count_is_what_is_left_without_each(metric: str, pairs: st.Sea
     holds()
 
 
+@settings(max_examples=40)
 @given(NUMBERS)
 def test_what_rows_count_of_a_rank_correlation_has_its_mean(rows: list[tuple[str, str]]) -> None:
     said, right = [one for one, _ in rows], [other for _, other in rows]
@@ -125,6 +128,7 @@ def test_what_rows_count_of_a_rank_correlation_has_its_mean(rows: list[tuple[str
     assert sum(found.values) / len(rows) == pytest.approx(found.value)
 
 
+@settings(max_examples=40)
 @given(TEXTS, st.sampled_from(["span_f1", "json_f1", "rouge1", "rouge2", "rougeL", "bleu"]))
 def test_texts_are_between_nothing_and_equal(pairs: list[tuple[str, str]], metric: str) -> None:
     said, right = [one for one, _ in pairs], [other for _, other in pairs]
@@ -135,6 +139,7 @@ def test_texts_are_between_nothing_and_equal(pairs: list[tuple[str, str]], metri
         assert swapped.value == pytest.approx(measure_rows(metric, said, right).value)
 
 
+@settings(max_examples=40)
 @given(PAIRS)
 def test_f1_of_labels_is_that_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     said, right = [one for one, _ in pairs], [other for _, other in pairs]
@@ -153,6 +158,7 @@ def slow_error(rows: list[tuple[float, bool]], bins: int) -> float:
     return total
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=25), st.integers(2, 12))
 def test_the_calibration_error_is_that_of_a_plain_loop(rows: list[tuple[float, bool]], bins: int) -> None:
     found = calibrate([one for one, _ in rows], [hit for _, hit in rows], bins)

@@ -39,6 +39,7 @@ def test_a_change_is_the_same_each_time_and_of_the_input_alone(row: dict[str, An
         assert Counter(new["passages"]) == Counter(row["passages"])
 
 
+@settings(max_examples=50)
 @given(TEXT)
 def test_typos_swap_a_few_letters_inside_words(text: str) -> None:
     new = perturbed("typos", {"text": text}, ["text"])
@@ -52,6 +53,7 @@ def test_typos_swap_a_few_letters_inside_words(text: str) -> None:
         assert new["text"][found.end() - 1] == text[found.end() - 1]
 
 
+@settings(max_examples=50)
 @given(st.text("aAbBzZ .1", min_size=1))
 def test_case_changes_case_alone(text: str) -> None:
     new = perturbed("case", {"text": text}, ["text"])
@@ -102,6 +104,7 @@ def test_words_of_a_group_stand_in_the_place_of_each_other() -> None:
     assert swapped(["i", "we"], {"text": "ı İ"}, ["text"]) == [], "letters that only the pattern takes for an i"
 
 
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(["he", "She", "ANNA", "x", "."]), max_size=8), st.integers(2, 3))
 def test_a_row_is_swapped_in_each_way_but_its_own(words: list[str], size: int) -> None:
     group = GROUP[:size]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import softprompt
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch
 from softprompt.evaluation.combination import combine
@@ -297,6 +298,24 @@ def test_slices_by_a_wrong_column_or_too_many_values_are_refused(
         find_looks(library, ["kind@1"], [suite(file, slices=["n"])])
     found = one(library, base, suite(file, slices=[{"column": "n", "value": 7}]))
     assert checks(found)["slice:n=7"].places == (7,)
+
+
+def test_the_public_function_reads_the_files(library: Library, base: FrozenBase, rows: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(f"data: {rows.name}\nmust: please\n", encoding="utf-8")
+    files = [tmp_path / "one.yaml", str(tmp_path / "two.yaml")]
+    found = softprompt.run_suites(["kind@1", "kind@2", "kind@2"], files, library=library, base=base, progress=Mute())
+    assert [(one.ref, one.suite) for one in found] == [
+        ("kind@1", "one"), ("kind@1", "two"), ("kind@2", "one"), ("kind@2", "two"),
+    ]  # fmt: skip
+    assert library.registry.outcomes.of("kind@2") == found[2:]
+    again = softprompt.run_suites("kind@1", files[0], library=library, base=base, progress=Mute())
+    assert again[0].checks == found[0].checks, "the same each time"
+    file = data_file(tmp_path, ROWS)
+    task = {"task": "kind", "data": {"train": str(file), "test": 0.5}, "input": "{text} =", "labels": ["yes", "no"]}
+    (tmp_path / "test.yaml").write_text("must: please\n", encoding="utf-8")
+    (own,) = softprompt.run_suites("kind@1", tmp_path / "test.yaml", library=library, base=base, task_file=task)
+    assert 0 < len(own.rows) < len(ROWS)
 
 
 def test_two_suites_of_a_name_and_another_base_are_refused(library: Library, rows: Path) -> None:
