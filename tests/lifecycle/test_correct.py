@@ -1,4 +1,4 @@
-"""Corrections learnt: those of a file and those that clients sent; nothing is forgotten, and in place is what is no worse."""
+"""Corrections learnt, of a file and of clients: nothing is forgotten, and what is worse is not put in place."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_corrections_are_learnt_and_nothing_is_forgotten(library: Library) -> No
     assert origin is not None
     assert before is not None
     assert origin.task_file == before.task_file  # so that it is trained again and carried over like any other
-    with pytest.raises(NotFound, match="no correction that no version was made with; all 3 were used: add --every"):
+    with pytest.raises(NotFound, match="no correction that no version was made with; add --every to learn again the 3"):
         correct("kind", steps=60, library=library, progress=Mute())
 
 
@@ -73,8 +73,9 @@ def test_those_that_clients_sent_are_learnt_once_and_kept_later(library: Library
     assert every.reason.endswith("every correction is right already")
 
 
-def test_what_would_forget_the_task_is_not_put_in_place(library: Library) -> None:
+def test_what_would_forget_the_task_is_not_put_in_place(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """Corrections that say the opposite of all that the task knew."""
+    monkeypatch.setattr("softprompt.lifecycle.correct.RATE", 1.0)
     rows = [row | {"label": "no" if row["label"] == "yes" else "yes"} for row in ROWS]
     made = correct("kind", rows, steps=60, library=library, progress=Mute())
     assert (made.new_version, made.promoted, made.replay) == (2, False, 0)
@@ -87,7 +88,7 @@ def test_what_is_wrong_is_told_and_nothing_changes(library: Library, tmp_path: P
     library.publish(some_prompt(steerable_base(), "bare").to_bytes(), base="x/y")
     state = library.registry.state()
     wrong: list[tuple[type[Exception], str, dict[str, Any]]] = [
-        (NotFound, "task 'kind' has no correction that no version was made with; there is none: send some", {}),
+        (NotFound, "task 'kind' has no correction that no version was made with; send some", {}),
         (DataError, "perhaps", {"data": [{"text": "stone", "label": "perhaps"}]}),
         (DataError, "text", {"data": [{"word": "stone", "label": "yes"}]}),
         (DataError, r"none\.jsonl", {"data": tmp_path / "none.jsonl"}),

@@ -25,7 +25,7 @@ def correct(
         Path | None, typer.Option(help="More corrections: rows in the task's form, with the right answers.")
     ] = None,
     every: Annotated[bool, typer.Option("--every", help="Also those that a version was made with already.")] = False,
-    steps: Annotated[int, typer.Option(help="Of training at most, where the corrections are few.", min=1)] = 24,
+    steps: Annotated[int, typer.Option(help="Of training at most, where the corrections are few.", min=1)] = 16,
     task_file: Annotated[
         Path | None, typer.Option("--task-file", help="The task, for a version that came without its own.")
     ] = None,

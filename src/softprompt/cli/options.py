@@ -202,6 +202,8 @@ _VALUES = {
     "--quantization": "KIND",
     "--reason": "TEXT",
     "--version": "N|ALIAS",
+    **dict.fromkeys(("--control", "--candidate"), "VERSION"),
+    "--winner": "control|candidate",
     "--tag": "TAG",
     "--remove": "TAG",
     "--scope": "SCOPE",

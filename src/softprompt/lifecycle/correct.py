@@ -58,16 +58,18 @@ if TYPE_CHECKING:
 
     from softprompt.library.library import Library
 
-STEPS, EVERY = 24, 8
+STEPS, EVERY = 16, 4
 """Of training, and between two looks at the corrections: it ends when all are right."""
-BATCH = 16
-REPLAY = 192
+BATCH = 48
+RATE = 0.1
+"""Of the default learning rate."""
+REPLAY = 384
 """Rows beside the corrections, so that what they say is not all that the prompt knows."""
 NEAR = 0.5
 """Of these, rows that are most like a correction, whose answers learning it would turn first."""
-SHARE = 1 / 8
+SHARE = 1 / 4
 """Of the corrections among the rows, where they are fewer: each comes as often as that takes."""
-CHOOSING = 32
+CHOOSING = 64
 """Validation rows that choose between two looks at which as many corrections are right."""
 
 Rows = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
@@ -152,7 +154,11 @@ def correct(
         now = [one for one in kept if every or one.used_by is None or one.row in more.values()]
         now.sort(key=lambda one: one.row in more.values())  # what is said now is the last word
         if not now:
-            raise NotFound(_none(move.old.task, len(kept)))
+            learnt = f"; add --every to learn again the {len(kept)} there are" if kept else ""
+            raise NotFound(
+                f"task {move.old.task!r} has no correction that no version was made with{learnt}; send some to "
+                "/v1/feedback, or name a file with --data"
+            )
         if isinstance(base, FrozenBase):
             loaded = base
         else:
@@ -190,14 +196,6 @@ def _read(task: Task, data: Rows) -> dict[str, dict[str, Any]]:
     source = Source.read(task.form.answered, rows, "the corrections", f"task {task.name!r}, ")
     read = [{name: row[name] for name in (*task.form.texts(row, "a row"), task.form.target_field)} for row in source.rows]
     return {f"row-{hashlib.sha256(canonical(row)).hexdigest()[:32]}": row for row in read}
-
-
-def _none(task: str, used: int) -> str:
-    there = f"all {used} were used: add --every to learn them again, or" if used else "there is none:"
-    return (
-        f"task {task!r} has no correction that no version was made with; {there} send some to /v1/feedback, or name a file "
-        "with --data"
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,7 +258,7 @@ class _Learning:
         train = encode([*rows * times, *replay], "training")
         steps = max(steps, -(-3 * len(train) // (2 * BATCH)) if times == 1 else 0)
         labels = form.encode_labels(base) if form.labels else None
-        config = chosen(few_steps(form, prompt, steps, BATCH), base, prompt.vectors_PD)
+        config = chosen(few_steps(form, prompt, steps, BATCH, RATE), base, prompt.vectors_PD)
         start_PD, head_rate = prompt.vectors_PD, 1.0
         if isinstance(architecture, HeadedEncoder) and labels is not None:
             head, gain = start_head(architecture, task, labels, train, [prompt], start_PD.shape[1])

@@ -168,15 +168,15 @@ def _source(form: Form, user: str, rows: PlacedRows) -> Source:
     return source
 
 
-def few_steps(form: Form, prompt: SoftPrompt, steps: int, batch: int) -> TaskConfig:
-    """The recipe of a few steps from a prompt."""
+def few_steps(form: Form, prompt: SoftPrompt, steps: int, batch: int, rate: float) -> TaskConfig:
+    """The recipe of a few steps from a prompt, at a share of the default learning rate."""
     card = prompt.card
     said = {
         "prompt_type": card.prompt_type,
         "num_virtual_tokens": card.num_virtual_tokens,
         "max_steps": steps,
         "per_device_train_batch_size": batch,
-        "learning_rate_multiplier": RATE,
+        "learning_rate_multiplier": rate,
         "prompt_tuning_init": "SAMPLE_VOCAB",  # not used: the start is at hand
     }
     return parse_config(form_fields(form) | form.kind() | said, where=f"the card of {card.task!r}")
@@ -207,7 +207,7 @@ def _personalize(
 ) -> list[Personalized]:
     """A bank of users."""
     began, base = time.perf_counter(), architecture.base
-    task = Task(few_steps(form, prompt, steps, BATCH))
+    task = Task(few_steps(form, prompt, steps, BATCH, RATE))
     task.form = form
     config = chosen(task.config, base, prompt.vectors_PD)
     users = [_User(name, _run(base, task, config, prompt, source)) for name, source in sources.items()]

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
 
 RATE = 0.45
-"""The default learning rate in units of the spread of the base's embeddings, and of a head in units of a logit: AdamW moves each number of a prompt by about
-the rate in a step, and how far that is depends on the numbers there are. Gemma multiplies its embeddings by the root of
-their width, so that a rate for Llama is a tenth of what it needs."""
+"""The default learning rate in units of the spread of the base's embeddings, and of a head in units of a logit: AdamW moves
+each number of a prompt by about the rate in a step, and how far that is depends on the numbers there are. Gemma multiplies
+its embeddings by the root of their width, so that a rate for Llama is a tenth of what it needs."""
 
 PREFIX_RATE = 0.005
 """That of a prefix, in units of the spread of the keys and values that it starts from, for the same reason. It is PEFT's
