@@ -49,7 +49,7 @@ from softprompt.training.bank import Banks
 from softprompt.training.heads import start_head
 from softprompt.training.loop import Stepper
 from softprompt.training.member import Member
-from softprompt.training.prepare import RATE, chosen, usual_rate
+from softprompt.training.prepare import chosen, head_rate_of
 from softprompt.training.publish import make_prompt, publish
 from softprompt.training.run import Run
 
@@ -262,7 +262,7 @@ class _Learning:
         start_PD, head_rate = prompt.vectors_PD, 1.0
         if isinstance(architecture, HeadedEncoder) and labels is not None:
             head, gain = start_head(architecture, task, labels, train, [prompt], start_PD.shape[1])
-            head_rate = RATE * gain / usual_rate(config, base, start_PD)
+            head_rate = head_rate_of(gain, config, base, start_PD)
             start_PD = torch.cat([start_PD, head])
         self.run = Run(task, config, start_PD, train, self.some, labels, (prompt.digest,), head_rate)
         self.digest = digest_rows(rows)

@@ -132,7 +132,7 @@ class Preparer:
         start_PD, head_rate = begins.vectors_PD, 1.0
         if isinstance(self._architecture, HeadedEncoder) and labels is not None:
             head, gain = start_head(self._architecture, task, labels, train, parents, start_PD.shape[1])
-            head_rate = RATE * gain / usual_rate(config, base, start_PD)
+            head_rate = head_rate_of(gain, config, base, start_PD)
             start_PD = torch.cat([start_PD, head])
         run = Run(task, config, start_PD, train, validation, labels, begins.parents, head_rate)
         run.split(task.folds)
@@ -176,15 +176,21 @@ def chosen(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None = None)
         return config
     if config.prompt_type == "prefix" and start_PD is None:
         return config
-    rate = float(f"{usual_rate(config, base, start_PD) * config.learning_rate_multiplier:.3g}")
+    rate = float(f"{_usual_rate(config, base, start_PD) * config.learning_rate_multiplier:.3g}")
     return config.model_copy(update={"learning_rate": rate})
 
 
-def usual_rate(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None) -> float:
+def _usual_rate(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None) -> float:
     """The learning rate of vectors where none is named; of a prefix by its start."""
     if config.prompt_type == "soft" or start_PD is None:
         return RATE * base.spread
     return (DEEP_RATE if base.task_type in ENCODERS else PREFIX_RATE) * float(start_PD.std())
+
+
+def head_rate_of(gain: float, config: TaskConfig, base: FrozenBase, start_PD: Tensor) -> float:
+    """The rate of a head in units of the vectors', by how little a number of it must move to move a logit by one: a step
+    moves a logit by as much as soft prompts move in units of embeddings."""
+    return RATE * gain / _usual_rate(config, base, start_PD)
 
 
 def told_recipe(run: Run) -> str:
