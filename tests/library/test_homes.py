@@ -52,6 +52,8 @@ READING = [
     ["jobs", "show", "x"],
     ["jobs", "cancel", "x"],
     ["combine", "x@1", "x@2"],
+    ["tenant", "export", "t", "out"],
+    ["tenant", "erase", "t"],
 ]
 """Every command that needs a library that is there; `test_every_command_is_of_one_kind` sees to it."""
 
@@ -68,7 +70,7 @@ def test_every_command_is_of_one_kind() -> None:
         for group in app.registered_groups
         for command in group.typer_instance.registered_commands  # type: ignore[union-attr]
     ]
-    reading = {" ".join(args[:2]) if args[0] in ("library", "keys", "jobs") else args[0] for args in READING}
+    reading = {" ".join(args[:2]) if args[0] in ("library", "keys", "jobs", "tenant") else args[0] for args in READING}
     assert {name for name in names if name} - reading - {*MAKING, *APART} == set()
 
 

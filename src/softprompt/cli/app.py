@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli import base, jobs, keys, library
+from softprompt.cli import base, jobs, keys, library, tenant
 from softprompt.cli.aliases import audit, promote, rollback
 from softprompt.cli.combine import combine
 from softprompt.cli.compare import compare
@@ -46,7 +46,7 @@ _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "The library": {
         "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,
         "delete": delete, "restore": restore, "export": export_prompt, "import": import_prompt,
-        "library": library.app, "keys": keys.app, "jobs": jobs.app,
+        "library": library.app, "keys": keys.app, "jobs": jobs.app, "tenant": tenant.app,
     },
 }  # fmt: skip
 for panel, commands in _PANELS.items():

@@ -127,6 +127,13 @@ class Database:
         """Close all connections."""
         self.engine.dispose()
 
+    def forget_deleted(self) -> None:
+        """Let nothing that was deleted stay in the file of SQLite, nor in its log, where no other reads that just now."""
+        if self.sqlite:
+            with _translated(self.shown), self.engine.connect() as connection:
+                driver: Any = connection.connection.driver_connection
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def make_private(self) -> None:
         """Close the library's home, and the files of SQLite, to everyone but their owner: there is a secret in them.
 
@@ -281,6 +288,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA synchronous=FULL")  # an acknowledged write survives a power cut
+    connection.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten
     deadline = time.monotonic() + BUSY_SECONDS
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:
