@@ -53,11 +53,12 @@ READING = [
     ["jobs", "cancel", "x"],
     ["combine", "x@1", "x@2"],
     ["tenant", "export", "t", "out"],
+    ["bundle", "out.bundle", "t"],
     ["tenant", "erase", "t"],
 ]
 """Every command that needs a library that is there; `test_every_command_is_of_one_kind` sees to it."""
 
-MAKING = ["train", "distill", "sweep", "import", "keys create", "demo", "serve"]
+MAKING = ["train", "distill", "sweep", "import", "keys create", "demo", "serve", "unbundle"]
 APART = ["init", "compare", "base show", "base verify", "base list"]
 
 

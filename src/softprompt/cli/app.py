@@ -8,6 +8,7 @@ import typer
 
 from softprompt.cli import base, jobs, keys, library, tenant
 from softprompt.cli.aliases import audit, promote, rollback
+from softprompt.cli.bundle import bundle, unbundle
 from softprompt.cli.combine import combine
 from softprompt.cli.compare import compare
 from softprompt.cli.demo import demo
@@ -46,6 +47,7 @@ _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "The library": {
         "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,
         "delete": delete, "restore": restore, "export": export_prompt, "import": import_prompt,
+        "bundle": bundle, "unbundle": unbundle,
         "library": library.app, "keys": keys.app, "jobs": jobs.app, "tenant": tenant.app,
     },
 }  # fmt: skip
