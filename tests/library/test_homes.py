@@ -54,11 +54,12 @@ READING = [
     ["combine", "x@1", "x@2"],
     ["tenant", "export", "t", "out"],
     ["bundle", "out.bundle", "t"],
+    ["push", "t", "me/t"],
     ["tenant", "erase", "t"],
 ]
 """Every command that needs a library that is there; `test_every_command_is_of_one_kind` sees to it."""
 
-MAKING = ["train", "distill", "sweep", "import", "keys create", "demo", "serve", "unbundle"]
+MAKING = ["train", "distill", "sweep", "import", "keys create", "demo", "serve", "unbundle", "pull"]
 APART = ["init", "compare", "base show", "base verify", "base list"]
 
 

@@ -16,6 +16,7 @@ from softprompt.cli.diagnose import diagnose
 from softprompt.cli.distill import distill
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
+from softprompt.cli.hub import pull, push
 from softprompt.cli.init import init
 from softprompt.cli.inspect import inspect
 from softprompt.cli.options import Command, KnowsKeys, Location, front_options, name_values, stand_before
@@ -47,7 +48,7 @@ _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "The library": {
         "list": list_tasks, "show": show, "promote": promote, "rollback": rollback, "audit": audit, "tag": tag,
         "delete": delete, "restore": restore, "export": export_prompt, "import": import_prompt,
-        "bundle": bundle, "unbundle": unbundle,
+        "push": push, "pull": pull, "bundle": bundle, "unbundle": unbundle,
         "library": library.app, "keys": keys.app, "jobs": jobs.app, "tenant": tenant.app,
     },
 }  # fmt: skip

@@ -98,7 +98,7 @@ class Bundle:
         """The prompt file of a task. Raises `PromptFileError` where it is not in the bundle."""
         entry = self.entry(task)
         if entry.digest not in self.files:
-            raise PromptFileError(_needs([entry], self.since))
+            raise _needs([entry], self.since)
         return self.files[entry.digest]
 
     def card(self, task: str) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def read_bundle(
     if bundle.missing and since is None:
         raise PromptFileError(f"the bundle is altered: it lacks {_listed([one.ref for one in bundle.missing])}; {_AGAIN}")
     if bundle.missing and complete:
-        raise PromptFileError(_needs(bundle.missing, since))
+        raise _needs(bundle.missing, since)
     return bundle
 
 
@@ -330,10 +330,10 @@ def _floats(data: bytes) -> array[float]:
     return values
 
 
-def _needs(entries: Sequence[Entry], since: str | None) -> str:
+def _needs(entries: Sequence[Entry], since: str | None) -> PromptFileError:
     which = ", ".join(f"{entry.ref} ({entry.digest})" for entry in entries[:3])
     more = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
-    return (
+    return PromptFileError(
         f"the bundle holds only what changed and needs {which}{more}, which is not here; give the bundle that it follows "
         f"(manifest {str(since)[:16]}), too"
     )
