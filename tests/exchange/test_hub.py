@@ -135,7 +135,7 @@ def test_an_adapter_of_elsewhere_is_pulled_by_the_name_of_its_repository(
 
 def test_without_a_token_nothing_is_pushed(hub: Hub, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(LibraryError, match=r"nothing says who pushes to 'me/one': put a token .* into HF_TOKEN"):
+    with pytest.raises(LibraryError, match=r"no token says who pushes to 'me/one'; put one .* into HF_TOKEN"):
         push(library, "one", "me/one")
     assert hub.asked == []
 

@@ -198,6 +198,7 @@ _VALUES = {
     **dict.fromkeys(("--base", "--from", "--to"), "BASE"),
     **dict.fromkeys(("--input", "--target"), "TEMPLATE"),
     "--passages": "SOURCE",
+    "--report-to": "TRACKER",
     "--by": "OPERATION",
     "--dtype": "DTYPE",
     "--device": "DEVICE",

@@ -90,7 +90,7 @@ def push(
     token = huggingface_hub.get_token()
     if not token:
         raise LibraryError(
-            f"nothing says who pushes to {repo!r}: put a token with write access into HF_TOKEN, or log in (`hf auth login`)"
+            f"no token says who pushes to {repo!r}; put one with write access into HF_TOKEN, or log in (`hf auth login`)"
         )
     files = _files_of(library, version, repo, form)
     api = HfApi(token=token)
@@ -209,7 +209,7 @@ def _refuse_others(api: HfApi, repo: str, info: Any, there: Sequence[str], task:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Within, the hub's client draws no bars: a prompt is there before one is seen."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     before = are_progress_bars_disabled()
     disable_progress_bars()
