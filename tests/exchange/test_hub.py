@@ -13,7 +13,7 @@ import yaml
 
 from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
-from softprompt.errors import LibraryError, NotFound, PromptFileError
+from softprompt.errors import ConfigError, LibraryError, NotFound, PromptFileError
 from softprompt.exchange.card_file import CARD
 from softprompt.exchange.exporting import Format
 from softprompt.exchange.hub import FILE, pull, push
@@ -245,6 +245,11 @@ def test_a_prompt_that_peft_cannot_say_goes_as_our_file(hub: Hub, library: Libra
     text = files_of(hub, "me/masked")["README.md"].decode()
     assert 'library_name: "softprompt"' in text
     assert 'template `"{text}"` and the labels "a", "b"' in text
+
+
+def test_the_hub_takes_no_model_of_mlflow(hub: Hub, library: Library) -> None:
+    with pytest.raises(ConfigError, match="the hub takes no MLflow model; push with --format peft or softprompt"):
+        push(library, "one", "me/one", form=Format.MLFLOW)
 
 
 def test_the_commands(hub: Hub, run: Run, library: Library, home: Path, base_folder: Path) -> None:

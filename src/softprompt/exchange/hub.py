@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.locate import is_local, split_revision
 from softprompt.bases.options import BaseOptions
-from softprompt.errors import LibraryError, NotFound, PromptFileError, reason_of
+from softprompt.errors import ConfigError, LibraryError, NotFound, PromptFileError, reason_of
 from softprompt.exchange.card_file import CARD
 from softprompt.exchange.exporting import Format
 from softprompt.exchange.readme import hub_card
@@ -84,6 +84,8 @@ def push(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
+    if form is Format.MLFLOW:
+        raise ConfigError("the hub takes no MLflow model; push with --format peft or softprompt")
     version = library.registry.resolve(ref)
     if repo.count("/") != 1:
         raise LibraryError(f"{repo[:100]!r} names no repository of the hub; write owner/name")
