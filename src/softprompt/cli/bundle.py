@@ -28,7 +28,9 @@ def bundle(
     refs: Annotated[list[str], typer.Argument(metavar="TASK...", help="Prompts, as TASK, TASK@N or TASK@ALIAS.")],
     key: Annotated[Path | None, typer.Option(help="PEM file of the private key (Ed25519) that signs it.")] = None,
     since: Annotated[Path | None, typer.Option(help="An older bundle: only what changed since is written.")] = None,
-    dtype: Annotated[Stored | None, typer.Option(help="How vectors are stored (default: as they are).")] = None,
+    dtype: Annotated[
+        Stored | None, typer.Option(help="How vectors are stored: float32, bfloat16, float16, int8 (default: as they are).")
+    ] = None,
     *,
     where: Location,
     as_json: Json = False,

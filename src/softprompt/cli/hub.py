@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -15,19 +14,14 @@ from softprompt.cli.versions import tell_taken_over
 from softprompt.exchange.exporting import Format
 
 
-class Shape(StrEnum):
-    """What is pushed."""
-
-    PEFT = Format.PEFT.value
-    SOFTPROMPT = Format.SOFTPROMPT.value
-
-
 @library_options
 def push(
     ref: Annotated[str, typer.Argument(metavar="TASK", help="The prompt, as TASK, TASK@N or TASK@ALIAS.")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="The repository, as owner/name; made where it is not there.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    form: Annotated[Shape, typer.Option("--format", help="A PEFT adapter beside our file, or our file alone.")] = Shape.PEFT,
+    form: Annotated[
+        Format, typer.Option("--format", help="A PEFT adapter beside our file, or our file alone (softprompt).")
+    ] = Format.PEFT,
     force: Annotated[bool, typer.Option("--force", help="Also to a repository that holds something else.")] = False,
     *,
     where: Location,
@@ -36,7 +30,7 @@ def push(
     """Put a prompt on the Hugging Face Hub, with a model card. The token is that of HF_TOKEN, or of `hf auth login`."""
     from softprompt.exchange.hub import push as put
 
-    done = put(where.open(), ref, repo, private=private, form=Format(form.value), force=force)
+    done = put(where.open(), ref, repo, private=private, form=form, force=force)
     row = {**version_row(done.version), "repo": done.repo, "url": done.url, "commit": done.commit}
     emit([{**row, "files": list(done.files), "created": done.created}], as_json, "Pushed")
 
