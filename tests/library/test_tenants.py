@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from softprompt.errors import Denied, LibraryError, NotFound, StoreError
 from softprompt.jobs.jobs import Jobs
+from softprompt.jobs.queue import Lost, Queue
 from softprompt.jobs.uploads import Uploads
 from softprompt.library import personal, takeout, tenants
 from softprompt.library.library import Library
 from softprompt.registry import tables
-from softprompt.registry.records import Origin
+from softprompt.registry.records import Origin, Version
 from softprompt.stores import FolderStore
 from tests.commands import Run
 from tests.jobs_data import lines, queue_job
@@ -194,6 +196,23 @@ def test_a_key_of_the_tenant_opens_nothing_any_more(leaving: Library) -> None:
     tenants.erase(leaving, "third")
     with pytest.raises(Denied, match="not known"):
         leaving.registry.keys.authenticate(secret)
+
+
+def test_a_worker_finds_its_job_gone_and_publishes_nothing(leaving: Library) -> None:
+    queue = Queue(leaving)
+    claim = next(claim for claim in queue.claim() if claim.tenant == "leaves")
+    assert tenants.erase(leaving, "leaves").jobs_cancelled == 1
+    assert queue.own([claim.id]) == queue.beat([claim.id]) == set()
+    queue.record(claim.id, "step 3", step=3)
+    queue.fail(claim.id, "x", "it failed")
+    mine = leaving.for_tenant("leaves")
+
+    def succeed(connection: Connection, versions: list[Version]) -> None:
+        queue.succeed(connection, claim.id, versions[0], {}, 3, "file-1")
+
+    with pytest.raises(Lost):
+        mine.publish_all([make_prompt("job")], base="builtin/tiny", also=succeed)
+    assert rows(leaving, "leaves") == {}
 
 
 def test_who_comes_back_begins_anew_and_may_leave_again(leaving: Library) -> None:

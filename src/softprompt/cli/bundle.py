@@ -29,7 +29,8 @@ def bundle(
     key: Annotated[Path | None, typer.Option(help="PEM file of the private key (Ed25519) that signs it.")] = None,
     since: Annotated[Path | None, typer.Option(help="An older bundle: only what changed since is written.")] = None,
     dtype: Annotated[
-        Stored | None, typer.Option(help="How vectors are stored: float32, bfloat16, float16, int8 (default: as they are).")
+        Stored | None,
+        typer.Option(help="How vectors are stored: float32, bfloat16, float16, int8 (default: as they are)."),
     ] = None,
     *,
     where: Location,

@@ -180,6 +180,10 @@ def unbundle(
     fresh = [entry for entry in found.entries if (there := newest[entry.task]) is None or there.digest != entry.digest]
     made: dict[str, Version] = {}
     if fresh:
+        from softprompt.prompts.prompt import SoftPrompt  # which reads the numbers, and so needs torch
+
+        for entry in fresh:
+            SoftPrompt.from_bytes(blobs[entry.digest])
         address = address_of(library, str(file), cards[fresh[0].digest], BaseOptions.of(base), warn)
         versions = library.publish_all([blobs[entry.digest] for entry in fresh], base=address, tags=tags)
         made = {version.task: version for version in versions}

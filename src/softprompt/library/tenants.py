@@ -90,8 +90,8 @@ def plan_erase(library: Library, tenant: str) -> Erasure:
         counts = counts_of(connection, tenant)
         if not counts:
             raise nothing_of(connection, tenant)
-        digests = {row.digest for rows in named_by(connection, tenant).values() for row in rows}
-        shared = sum(_needed(connection, digest, but=tenant) for digest in digests)
+        digests = named_by(connection, tenant).keys()
+        shared = len(digests & _named_by_others(connection, tenant))
         uploads = connection.execute(sa.select(_f.digest).where(_f.tenant == tenant)).scalars().all()
         waiting = sa.and_(_j.tenant == tenant, _j.finished_at.is_(None))
         cancelled = connection.execute(sa.select(sa.func.count()).where(waiting)).scalar_one()
@@ -157,8 +157,12 @@ def _erase_rows(library: Library, tenant: str) -> None:
     """All rows but the tenant's own, which stays until the bytes are gone, too; cards stay behind for `_erase_blobs`."""
     theirs = rows_of(tenant)
     with library.registry.database.write() as connection:
-        # Whoever adds rows of a tenant refers to this one, and waits.
-        connection.execute(sa.select(tables.tenants).where(theirs[tables.tenants]).with_for_update())
+        # Whoever adds rows of a tenant refers to one of these, and waits; they are locked in the order in which all do it.
+        referred = {key.column.table for table in theirs for key in table.foreign_keys}
+        for table in theirs:
+            if table in referred:
+                mine = sa.select(*table.primary_key).where(theirs[table]).order_by(*table.primary_key)
+                connection.execute(mine.with_for_update()).fetchall()
         for bank in connection.execute(sa.select(_j.bank).where(_j.tenant == tenant).distinct()).scalars().all():
             others = sa.and_(_j.bank == bank, _j.tenant != tenant, _j.finished_at.is_(None))
             if bank and connection.execute(sa.select(_j.id).where(others).limit(1)).first() is None:
@@ -257,14 +261,11 @@ def names_of_cards() -> list[sa.Column[Any]]:
     return [key.parent for key in every if key.column is _c.digest]
 
 
-def _needed(connection: Connection, digest: str, *, but: str) -> bool:
-    """Whether anybody but a tenant names a blob."""
-    theirs = rows_of(but)
-    for name in names_of_cards():
-        others = sa.select(name).where(name == digest, ~theirs[name.table])
-        if connection.execute(others.limit(1)).first() is not None:
-            return True
-    return False
+def _named_by_others(connection: Connection, tenant: str) -> set[str]:
+    """The digests that anybody but a tenant names."""
+    theirs = rows_of(tenant)
+    others = [sa.select(name).where(~theirs[name.table]) for name in names_of_cards()]
+    return set(connection.execute(sa.union(*others)).scalars())
 
 
 def _histories(library: Library, tenant: str) -> list[Path]:
