@@ -51,6 +51,8 @@ def fill(library: Library) -> str:
     folder = library.runs / library.tenant
     folder.mkdir()
     (folder / "fish@1.jsonl").write_text(SECRET)
+    (folder / "tensorboard" / f"{SECRET}-01234567").mkdir(parents=True)
+    (folder / "tensorboard" / f"{SECRET}-01234567" / "events.out.tfevents.1").write_text(SECRET)
     return library.registry.keys.create("ci", ["read"]).secret
 
 
@@ -69,10 +71,10 @@ def leaving(tmp_path: Path) -> Library:
 
 
 def traces(home: Path) -> list[str]:
-    """Files of a home that have the word."""
-    return sorted(
-        str(path.relative_to(home)) for path in home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
-    )
+    """Files of a home that have the word, or are called so."""
+    word = SECRET.encode()
+    found = [path for path in home.rglob("*") if SECRET in path.name or (path.is_file() and word in path.read_bytes())]
+    return sorted(str(path.relative_to(home)) for path in found)
 
 
 def rows(library: Library, tenant: str) -> dict[str, int]:
@@ -168,7 +170,7 @@ def test_nothing_of_the_tenant_is_left_and_nothing_of_another_is_gone(leaving: L
     assert traces(leaving.home)
     plan = tenants.plan_erase(leaving, "leaves")
     assert plan == tenants.erase(leaving, "leaves", reason="they asked")
-    assert (plan.blobs, plan.shared, plan.uploads, plan.jobs_cancelled, plan.histories) == (3, 1, 3, 1, 1)
+    assert (plan.blobs, plan.shared, plan.uploads, plan.jobs_cancelled, plan.histories) == (3, 1, 3, 1, 2)
     assert traces(leaving.home) == []
     assert not any(leaving.store.has(digest) for digest in digests)
     assert rows(leaving, "leaves") == {}

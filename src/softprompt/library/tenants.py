@@ -6,6 +6,7 @@ Blobs are named by what they hold, so an equal one of another tenant's is the sa
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -125,6 +126,8 @@ def erase(library: Library, tenant: str, *, reason: str | None = None) -> Erasur
             digests = named_by(connection, tenant)
         for path in _histories(library, tenant):
             path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another's are in it
+                path.parent.rmdir()
         _erase_uploads(library, tenant)
         _erase_rows(library, tenant)
         _erase_blobs(library, digests)
@@ -269,6 +272,6 @@ def _named_by_others(connection: Connection, tenant: str) -> set[str]:
 
 
 def _histories(library: Library, tenant: str) -> list[Path]:
-    """The curves of a tenant's trainings, which are called as versions are."""
-    folder = library.runs if tenant == "default" else library.runs / tenant
-    return sorted(folder.glob("*@*.jsonl"))
+    """The curves of a tenant's trainings: files that are called as versions are, and those of TensorBoard."""
+    folder = library.for_tenant(tenant).histories
+    return sorted([*folder.glob("*@*.jsonl"), *folder.glob("tensorboard/*/events.out.tfevents.*")])

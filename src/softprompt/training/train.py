@@ -78,7 +78,7 @@ def train(
         for task in loaded:
             count = _subsets_of(task, subsets, session.base, publish=publish)
             members.append((task, [session.add(one) for one in (task.subsets(count) if count else [task])]))
-        trackers = open_trackers(report_to, kept.runs if kept is not None else None) if group.leads else []
+        trackers = open_trackers(report_to, kept.histories if kept is not None else None) if group.leads else []
         for event in draw(report(session.run(), trackers), shown):
             if isinstance(event, Failed) and not event.trained:
                 raise event.error

@@ -64,7 +64,7 @@ def open_trackers(names: str | Sequence[str], runs: Path | None) -> list[Tracker
     """Trackers by their names.
 
     Args:
-        runs: the library's folder of runs, where there is a library.
+        runs: the library's folder of curves, where there is a library.
 
     Raises:
         ConfigError: one is not known, not installed, or cannot be used.

@@ -16,7 +16,7 @@ FOLDER = "TENSORBOARD_LOGGING_DIR"
 
 
 class TensorBoard:
-    """Numbers of runs in `$TENSORBOARD_LOGGING_DIR`, by default `tensorboard` in the library's folder of runs."""
+    """Numbers of runs in `$TENSORBOARD_LOGGING_DIR`, by default `tensorboard` in the library's folder of curves."""
 
     name = "tensorboard"
 
