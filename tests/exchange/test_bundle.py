@@ -402,3 +402,4 @@ def test_the_commands(run: Run, home: Path, tmp_path: Path) -> None:
     assert "the bundle is not signed; sign it with --key FILE" in run("bundle", tmp_path / "b", "one").err
     assert "is not signed, and a key was given" in run("unbundle", tmp_path / "b", "--key", public).refused()
     assert "cannot be read" in run("unbundle", tmp_path / "none").refused()
+    assert "a bundle is taken in by `softprompt unbundle`" in run("import", tmp_path / "a").refused()

@@ -13,13 +13,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from softprompt.errors import Denied, LibraryError, NotFound, StoreError
+from softprompt.errors import Denied, LibraryError, NotFound, RegistryError, StoreError
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.queue import Lost, Queue
 from softprompt.jobs.uploads import Uploads
 from softprompt.library import personal, takeout, tenants
 from softprompt.library.library import Library
-from softprompt.registry import tables
+from softprompt.registry import database, tables
 from softprompt.registry.records import Origin, Version
 from softprompt.stores import FolderStore
 from tests.commands import Run
@@ -266,6 +266,20 @@ def test_a_store_that_is_away_is_told_and_the_same_call_ends_it(leaving: Library
             tenants.erase(leaving, "leaves")
     tenants.erase(leaving, "leaves")
     assert traces(leaving.home) == []
+
+
+def test_a_reader_that_holds_the_log_is_told_and_the_same_call_ends_it(
+    leaving: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOG_SECONDS", 0.1)
+    with Library.open(leaving.home) as another, another.registry.database.read() as connection:
+        connection.execute(sa.select(tables.tenants)).fetchall()
+        with pytest.raises(RegistryError, match=r"another reads the registry .* for long, whose log has what is erased"):
+            tenants.erase(leaving, "leaves")
+        assert rows(leaving, "leaves") == {"tenants": 1}
+    tenants.erase(leaving, "leaves")
+    assert traces(leaving.home) == []
+    assert len(leaving.for_tenant("leaves").registry.audit()) == 2
 
 
 def test_what_others_write_meanwhile_is_taken_too_or_refused(leaving: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ def push(
     from softprompt.exchange.hub import push as put
 
     done = put(where.open(), ref, repo, private=private, form=form, force=force)
+    if form is Format.PEFT and (hint := done.version.card.adapter_hint):
+        warn(f"{done.version.ref} was tuned on {done.version.card.base}{hint}; in PEFT, too, it needs that one")
     row = {**version_row(done.version), "repo": done.repo, "url": done.url, "commit": done.commit}
     emit([{**row, "files": list(done.files), "created": done.created}], as_json, "Pushed")
 

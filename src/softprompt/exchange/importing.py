@@ -272,6 +272,10 @@ def _from_file(
         raise PromptFileError(
             f"{str(path)!r} cannot be read ({error.strerror}); give a PEFT folder or a softprompt file"
         ) from None
+    if data[:4] == b"PK\x03\x04":
+        raise PromptFileError(
+            f"{str(path)!r} is an archive and no prompt file; a bundle is taken in by `softprompt unbundle`"
+        )
     from softprompt.prompts.prompt import SoftPrompt  # which reads the numbers, and so needs torch
 
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from softprompt.errors import LibraryError, NotFound, nearest
+from softprompt.errors import LibraryError, NotFound, RegistryError, nearest
 from softprompt.library import maintenance
 from softprompt.names import check_tenant
 from softprompt.registry import tables
@@ -131,8 +131,12 @@ def erase(library: Library, tenant: str, *, reason: str | None = None) -> Erasur
         _erase_uploads(library, tenant)
         _erase_rows(library, tenant)
         _erase_blobs(library, digests)
+        if not database.forget_deleted():
+            raise RegistryError(
+                f"another reads the registry {database.shown} for long, whose log has what is erased until that ends; end "
+                "it, and erase again"
+            )
         if _close(scope, reason):
-            database.forget_deleted()
             return plan
     raise LibraryError(
         f"others go on writing rows of tenant {tenant!r}; revoke its keys, end its trainings, and erase it again"

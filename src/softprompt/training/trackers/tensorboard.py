@@ -29,7 +29,7 @@ class TensorBoard:
         known = folder.is_dir()
         # What was written behind the checkpoint that it goes on from comes again.
         purge = member.run.step + 1 if known else None
-        self._writers[member] = tensorboard.SummaryWriter(str(folder), purge_step=purge)
+        self._writers[member] = tensorboard.SummaryWriter(str(folder), purge_step=purge, flush_secs=5)
         return known
 
     def log(self, member: Member, step: int, values: Mapping[str, float]) -> None:
