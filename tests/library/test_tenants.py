@@ -297,6 +297,20 @@ def test_what_others_write_meanwhile_is_taken_too_or_refused(leaving: Library, m
     assert traces(leaving.home) == []
 
 
+def test_an_upload_that_comes_meanwhile_goes_with_its_bytes(leaving: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    erase_rows, late = tenants._erase_rows, lines([{"text": f"{SECRET} late", "label": "a"}, {"text": "x", "label": "b"}])
+
+    def and_upload(library: Library, tenant: str) -> None:
+        Uploads(library.for_tenant(tenant)).add(late, "late.jsonl")
+        monkeypatch.setattr(tenants, "_erase_rows", erase_rows)
+        erase_rows(library, tenant)
+
+    monkeypatch.setattr(tenants, "_erase_rows", and_upload)
+    tenants.erase(leaving, "leaves")
+    assert traces(leaving.home) == []
+    assert rows(leaving, "leaves") == {}
+
+
 def test_bytes_that_only_purged_versions_of_another_name_go(leaving: Library) -> None:
     other = leaving.for_tenant("stays")
     digest = leaving.for_tenant("leaves").publish(make_prompt("gone", 3), base="builtin/tiny").digest

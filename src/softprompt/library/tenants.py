@@ -161,7 +161,8 @@ def _erase_uploads(library: Library, tenant: str) -> None:
 
 
 def _erase_rows(library: Library, tenant: str) -> None:
-    """All rows but the tenant's own, which stays until the bytes are gone, too; cards stay behind for `_erase_blobs`."""
+    """All rows but the tenant's own, which stays until the bytes are gone, too, and those of uploads, which go with theirs;
+    cards stay behind for `_erase_blobs`."""
     theirs = rows_of(tenant)
     with library.registry.database.write() as connection:
         # Whoever adds rows of a tenant refers to one of these, and waits; they are locked in the order in which all do it.
@@ -175,7 +176,7 @@ def _erase_rows(library: Library, tenant: str) -> None:
             if bank and connection.execute(sa.select(_j.id).where(others).limit(1)).first() is None:
                 (library.runs / "jobs" / f"{bank}.checkpoint").unlink(missing_ok=True)
         for table in _audit_last(theirs):
-            if table is not tables.tenants:
+            if table not in (tables.tenants, tables.files):
                 which = theirs[table] if table is not tables.audit else _lines_that_go(tenant)
                 connection.execute(sa.delete(table).where(which))
 
