@@ -2,13 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-MARKS ?= not services and not models
+MARKS ?= not services and not models and not mlflow
 # Tests of `make test` run in so many processes, of one thread each.
 WORKERS ?= 2
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
-.PHONY: setup demo test lint format docs bench soak test-services models test-models masked-small clean
+.PHONY: setup demo test lint format docs bench soak test-services models test-models test-mlflow masked-small clean
 
 setup: $(READY)
 
@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/softprompt demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked
 
 lint: setup
 	$(BIN)/ruff check .
@@ -66,5 +66,18 @@ masked-small: setup
 test-models: setup
 	$(BIN)/python -m pytest tests/real_models -m models
 
+# MLflow and TensorBoard have an environment of their own, which sees the packages of the usual one.
+MLFLOW := .venv-mlflow
+
+$(MLFLOW)/.ready: $(READY)
+	$(PYTHON) -m venv $(MLFLOW)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(MLFLOW)/usual.pth
+	mv $(MLFLOW)/usual.pth $$($(MLFLOW)/bin/python -c 'import site; print(site.getsitepackages()[0])')/usual.pth
+	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check 'mlflow-skinny>=3' 'tensorboard>=2.18'
+	@touch $(MLFLOW)/.ready
+
+test-mlflow: $(MLFLOW)/.ready
+	PYTHONPATH=src $(MLFLOW)/bin/python -m pytest tests/tracked -m mlflow
+
 clean:
-	rm -rf .venv demo-home
+	rm -rf .venv $(MLFLOW) demo-home

@@ -161,6 +161,16 @@ def from_python(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     assert (scene.folder / "exported" / "trec6@1.safetensors").is_file()
 
 
+def at_the_edge(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
+    from softprompt.exchange.bundle import bundle
+
+    with Library.open("softprompt-home") as library:
+        library.publish(make_prompt(labels=("yes", "no")), base="builtin/tiny")
+        bundle(library, ["trec6"], "edge.bundle")
+    scene.run(block)
+    assert printed() == "trec6 {text} ['yes', 'no'] 2 4\n"
+
+
 def ask(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     base = FrozenBase.load(CPU)
     vectors_PD = base.embed(base.model.get_input_embeddings().weight.new_tensor([5, 6, 7]).long()).detach().float()
@@ -187,6 +197,7 @@ def tuning(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
 
 SCENES: dict[str, Callable[[Scene, Block, Callable[[], str]], None]] = {
     "README.md: From Python": readme,
+    "library.md: Bundles for devices at the edge": at_the_edge,
     "library.md: From Python": from_python,
     "serving.md: Ask": ask,
     "tuning.md: Training over HTTP": tuning,

@@ -45,4 +45,4 @@ def test_old_names_are_taken_and_not_shown() -> None:
 
 def test_a_choice_shows_its_words() -> None:
     shown = {path: option.metavar for path, option in options_of(typer.main.get_command(app)) if "--format" in option.opts}
-    assert shown == {"export": "|".join(Format)}
+    assert shown == dict.fromkeys(("export", "push"), "|".join(Format))

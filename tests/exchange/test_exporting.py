@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from softprompt.bases.base import FrozenBase
-from softprompt.errors import LibraryError
+from softprompt.errors import ConfigError, LibraryError
 from softprompt.exchange import peft as writer
 from softprompt.exchange.exporting import Format, export_prompt
 from softprompt.exchange.importing import import_prompt
@@ -57,9 +58,9 @@ def notes_here(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("put", "message", "forms"),
     [
-        (base_here, "holds a base", list(Format)),
-        (gguf_here, "holds a base", list(Format)),
-        (adapter_here, "holds an adapter", list(Format)),
+        (base_here, "holds a base", [Format.PEFT, Format.SOFTPROMPT]),
+        (gguf_here, "holds a base", [Format.PEFT, Format.SOFTPROMPT]),
+        (adapter_here, "holds an adapter", [Format.PEFT, Format.SOFTPROMPT]),
         (notes_here, r"holds notes\.txt, which softprompt did not export", [Format.PEFT]),
     ],
 )
@@ -183,3 +184,10 @@ def test_the_command_says_what_it_replaced(run: Run, library: Library, tmp_path:
     assert set(done.rows[0]["replaced"]) == set(PEFT_FILES)
     names = "adapter_model.safetensors, README.md, softprompt_card.json, adapter_config.json"
     assert f"replaced in '{folder}': {names}" in done.err
+
+
+def test_without_mlflow_a_model_of_it_is_refused(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ConfigError, match=r"an MLflow model needs mlflow.*; pip install 'softprompt\[mlflow\]'"):
+        export_prompt(library, "colours", tmp_path / "model", Format.MLFLOW)
+    assert not (tmp_path / "model").exists()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from softprompt.library import personal
+from softprompt.library import personal, tenants
 from softprompt.library.library import Library
 from tests.http_server import LABELS, Running, fill, serving
 from tests.models import make_base, some_prompt
@@ -69,6 +69,19 @@ def test_once_erased_the_shared_one_answers_and_nothing_stays_in_memory(server: 
     time.sleep(0.1)  # as long as the registry's last word holds, and more
     assert prints(server, "ann") == prints(server, "eve")
     assert server.service.residents.status().prompts == before - 1
+
+
+def test_of_a_tenant_that_is_erased_nothing_is_answered_with(server: Running) -> None:
+    assert prints(server, "ann") != prints(server, "eve")
+    other = server.library.for_tenant("other")
+    other.publish(server.library.read("kind"), base=server.base.address)
+    tenants.erase(server.library, "default")
+    time.sleep(0.1)
+    for user in ("ann", "eve"):
+        for path, body in bodies(user).items():
+            assert answer(server, path, body)["error"]["code"] == "model_not_found"
+    assert server.http.get(f"{server.url}/v1/models").json()["data"][1:] == []
+    assert other.read("kind")
 
 
 def test_a_key_may_ask_for_its_users_alone(server: Running) -> None:

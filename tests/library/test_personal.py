@@ -141,6 +141,12 @@ def test_erasing_takes_row_card_and_bytes_and_leaves_a_line_in_the_audit(library
     assert library.verify().problems == []
 
 
+def test_no_file_of_the_home_has_a_word_of_it_any_more(library: Library) -> None:
+    personal.publish(library, "trec6", [("ann", make_prompt(input="zebrafish {text}"))], base="builtin/tiny")
+    personal.erase(library, "trec6", "ann")
+    assert not [path for path in library.home.rglob("*") if path.is_file() and b"zebrafish" in path.read_bytes()]
+
+
 def test_bytes_that_another_has_too_stay(library: Library) -> None:
     shared = library.registry.resolve("trec6").digest
     other = library.for_tenant("other")

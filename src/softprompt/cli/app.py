@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from softprompt.cli import ab, base, jobs, keys, library, suite
+from softprompt.cli import ab, base, jobs, keys, library, suite, tenant
 from softprompt.cli.aliases import audit, promote, rollback
+from softprompt.cli.bundle import bundle, unbundle
 from softprompt.cli.combine import combine
 from softprompt.cli.compare import compare
 from softprompt.cli.correct import correct
@@ -16,6 +17,7 @@ from softprompt.cli.diagnose import diagnose
 from softprompt.cli.distill import distill
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
+from softprompt.cli.hub import pull, push
 from softprompt.cli.init import init
 from softprompt.cli.inspect import inspect
 from softprompt.cli.options import Command, KnowsKeys, Location, front_options, name_values, stand_before
@@ -49,7 +51,8 @@ _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
         "list": list_tasks, "show": show, "report": report, "promote": promote, "rollback": rollback, "audit": audit,
         "tag": tag,
         "delete": delete, "restore": restore, "export": export_prompt, "import": import_prompt,
-        "ab": ab.app, "library": library.app, "keys": keys.app, "jobs": jobs.app,
+        "push": push, "pull": pull, "bundle": bundle, "unbundle": unbundle, "ab": ab.app, "library": library.app,
+        "keys": keys.app, "jobs": jobs.app, "tenant": tenant.app,
     },
 }  # fmt: skip
 for panel, commands in _PANELS.items():

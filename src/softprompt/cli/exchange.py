@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def export_prompt(
     ref: Annotated[str, typer.Argument(metavar="TASK", help="The prompt, as TASK, TASK@N or TASK@ALIAS.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")],
-    form: Annotated[Format, typer.Option("--format", help="A PEFT folder, or our one file.")] = Format.PEFT,
+    form: Annotated[Format, typer.Option("--format", help="A PEFT folder, our one file, or an MLflow model.")] = Format.PEFT,
     force: Annotated[
         bool, typer.Option("--force", help="Also where a base, another export or other files lie; says what it replaced.")
     ] = False,

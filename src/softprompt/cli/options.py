@@ -190,12 +190,15 @@ _VALUES = {
     "--methods": "METHOD...",
     **dict.fromkeys(("--home", "--to-home", "--base-adapter"), "DIR"),
     **dict.fromkeys(("--registry", "--store", "--to-registry", "--to-store"), "URL"),
-    **dict.fromkeys(("--data", "--output", "--plot", "--instruction", "--history", "--task-file"), "FILE"),
+    **dict.fromkeys(
+        ("--data", "--output", "--plot", "--instruction", "--history", "--task-file", "--key", "--since"), "FILE"
+    ),
     **dict.fromkeys(("--task", "--tenant", "--alias", "--like"), "NAME"),
     **dict.fromkeys(("--text", "--label"), "COLUMN"),
     **dict.fromkeys(("--base", "--from", "--to"), "BASE"),
     **dict.fromkeys(("--input", "--target"), "TEMPLATE"),
     "--passages": "SOURCE",
+    "--report-to": "TRACKER",
     "--by": "OPERATION",
     "--dtype": "DTYPE",
     "--device": "DEVICE",

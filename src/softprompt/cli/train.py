@@ -61,6 +61,10 @@ def train(
     subsets: Annotated[
         int | None, typer.Option(help="Train so many prompts of each task on parts of its rows, and combine them.")
     ] = None,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option("--report-to", help="Who hears of it as it happens: tensorboard, mlflow; may be repeated."),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only tell what it takes: steps, time and memory, from one measured step.")
     ] = False,
@@ -89,8 +93,13 @@ def train(
             tasks, library = read_tasks(files, changed, base), where.open(make=True)
             library.registry.database.check_writable()
         with progress.loading("torch"):
+            from softprompt.training.trackers import check_trackers
             from softprompt.training.train import train as tune
-        tuned = tune(tasks, base=base, library=library, progress=progress, stop=stop, subsets=subsets)
+
+            check_trackers(report_to or ())
+        tuned = tune(
+            tasks, base=base, library=library, progress=progress, stop=stop, subsets=subsets, report_to=report_to or ()
+        )
     if not tuned:  # the first process of several speaks for all
         return
     rows = [one.row() for one in tuned]

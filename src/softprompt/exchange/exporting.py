@@ -28,6 +28,7 @@ class Format(StrEnum):
 
     PEFT = "peft"
     SOFTPROMPT = "softprompt"
+    MLFLOW = "mlflow"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Exported:
 
     version: Version
     path: Path
-    """The PEFT folder, or the one file in the folder that was named."""
+    """The folder, or the one file in it."""
     replaced: tuple[str, ...] = ()
     """Files that were there and are others now."""
 
@@ -44,18 +45,24 @@ class Exported:
 def export_prompt(
     library: Library, ref: str, folder: str | Path, form: Format = Format.PEFT, *, force: bool = False
 ) -> Exported:
-    """Write a version to a folder: as a PEFT adapter, or as our one file. An earlier export of the same task is replaced;
-    with `force`, so is whatever has the names of the files that are written.
+    """Write a version to a folder: as a PEFT adapter, as our one file, or as an MLflow model. An earlier export of the same
+    task is replaced, but for a model, which goes to an empty folder; with `force`, so is whatever has the names of the files
+    that are written.
 
     Raises:
         NotFound: no such version, or its bytes are gone.
         LibraryError: the folder cannot be written, holds something else (a base, another task's export, files that
             softprompt did not make) and no force is used, or the library fails.
         BaseModelError: the built-in base that PEFT shall load is not there.
+        ConfigError: MLflow is not installed.
     """
     version = library.registry.resolve(ref)
     data = library.read(version)
     target = Path(folder)
+    if form is Format.MLFLOW:
+        from softprompt.exchange.mlflow import save_model
+
+        return Exported(version, save_model(library, version.ref, target))
     try:
         if not force and (reason := _in_the_way(target, version, data, form)):
             raise LibraryError(f"{str(folder)!r} {reason}; choose another folder, or add --force to write there anyway")

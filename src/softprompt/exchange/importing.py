@@ -170,25 +170,12 @@ class _Importer:
         """Publish one; raises as `import_prompt` does."""
         changes = {**self._changes, **({"task": check_new_task(task)} if task is not None else {})}
         if not path.is_dir():
-            data, address = _from_file(path, changes, self._base, self._known)
+            data, address = _from_file(self._library, path, changes, self._base, self._warn)
         elif task is None:
             raise ConfigError(f"{str(path)!r} is a PEFT folder, which names no task; give one")
         else:
             data, address = self._from_peft(path, task, changes)
         return self._library.publish(data, base=address, tags=self._tags)
-
-    def _known(self, path: Path, card: Card) -> str:
-        """Where the base of a file is, which names it by its public name alone: as the library has it, by its fingerprint,
-        else by that name."""
-        known = [count.base for count in self._library.registry.bases() if count.fingerprint == card.fingerprint]
-        here = [base for base in known if not is_gone(base)]
-        address = card.base if card.base in here or not here else here[0]
-        if is_gone(address) and self._warn is not None:
-            self._warn(
-                f"{str(path)!r} names {card.base!r} as its base, and nothing here tells where that is; give it with --base, "
-                "or later with `softprompt library rebind PLACE --yes`"
-            )
-        return address
 
     def _from_peft(self, folder: Path, task: str, changes: Mapping[str, Any]) -> tuple[bytes, str]:
         """The prompt file that a PEFT folder becomes, and its base as named."""
@@ -240,8 +227,43 @@ def _base_of_adapter(config: Mapping[str, Any], folder: Path, given: BaseOptions
     return BaseOptions.of(given, source=source, revision=revision)
 
 
+def address_of(library: Library, source: str, card: Card, base: BaseOptions, warn: Warn | None) -> str:
+    """Where the base of a prompt file is, which names it by its public name alone: where it is said to be, if it is that
+    one; else as the library has it, by its fingerprint; else by that name.
+
+    Args:
+        source: what the prompt came in, for messages.
+        card: the prompt's.
+        base: the base that is said to be it, where one is.
+        warn: hears where nothing tells the place.
+
+    Raises:
+        FingerprintMismatch: the base is another one.
+        BaseModelError: it is not there, or is none.
+    """
+    if base.source is None:
+        known = [count.base for count in library.registry.bases() if count.fingerprint == card.fingerprint]
+        here = [address for address in known if not is_gone(address)]
+        address = card.base if card.base in here or not here else here[0]
+        if is_gone(address) and warn is not None:
+            warn(
+                f"{source!r} names {card.base!r} as its base, and nothing here tells where that is; give it with --base, "
+                "or later with `softprompt library rebind PLACE --yes`"
+            )
+        return address
+    from softprompt.library.binding import prove
+
+    proof = prove(base)
+    if card.fingerprint not in proof.names:
+        raise FingerprintMismatch(
+            f"{source!r} was tuned on {card.exact_base} ({card.fingerprint}){card.adapter_hint}, and {base.shown!r} is "
+            f"{proof.fingerprint}{two_forms(card.base, base.address)}; give the base it was tuned on"
+        )
+    return proof.address
+
+
 def _from_file(
-    path: Path, changes: Mapping[str, Any], base: BaseOptions, known: Callable[[Path, Card], str]
+    library: Library, path: Path, changes: Mapping[str, Any], base: BaseOptions, warn: Warn | None
 ) -> tuple[bytes, str]:
     """A prompt file, its card changed as asked, and its base as named."""
     try:
@@ -250,6 +272,10 @@ def _from_file(
         raise PromptFileError(
             f"{str(path)!r} cannot be read ({error.strerror}); give a PEFT folder or a softprompt file"
         ) from None
+    if data[:4] == b"PK\x03\x04":
+        raise PromptFileError(
+            f"{str(path)!r} is an archive and no prompt file; a bundle is taken in by `softprompt unbundle`"
+        )
     from softprompt.prompts.prompt import SoftPrompt  # which reads the numbers, and so needs torch
 
     try:
@@ -260,14 +286,4 @@ def _from_file(
     changed = card.changed(changes)
     if changed != card:
         data = write_file(changed, tensors)
-    if base.source is None:
-        return data, known(path, card)
-    from softprompt.library.binding import prove
-
-    proof = prove(base)
-    if card.fingerprint not in proof.names:
-        raise FingerprintMismatch(
-            f"{str(path)!r} was tuned on {card.exact_base} ({card.fingerprint}){card.adapter_hint}, and {base.shown!r} is "
-            f"{proof.fingerprint}{two_forms(card.base, base.address)}; give the base it was tuned on"
-        )
-    return data, proof.address
+    return data, address_of(library, str(path), card, base, warn)

@@ -7,10 +7,11 @@ import json
 import os
 
 from softprompt.bases.locate import kind_of
-from softprompt.prompts.card import Card
+from softprompt.prompts.card import BASELINES, Card
 from softprompt.tasks.answers import number_text
 from softprompt.tasks.form import ANSWERS, BEHIND, Form
 from softprompt.tasks.template import Template
+from softprompt.text import plural
 
 _TOP = """# {task}: a {kind} for {base}
 
@@ -159,3 +160,52 @@ def readme_of(card: Card, base: str) -> str:
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
+
+
+_TOP_OF_OURS = """# {task}: a {kind} for {base}
+
+`softprompt.safetensors` is the prompt, with its template `{input}`{labels}.
+"""
+_WITH_OURS = """
+## With softprompt
+
+```console
+$ softprompt pull {repo}
+$ softprompt predict {task} "TEXT"
+```
+
+It was tuned on the base with the fingerprint `{fingerprint}`; on another one it is refused.
+"""
+
+
+def hub_card(card: Card, base: str, hub_id: str | None, repo: str, *, peft: bool) -> str:
+    """The model card of a prompt on the hub: what it is for, how it scores, and how to use it.
+
+    Args:
+        base: what loads its base.
+        hub_id: the base's id on the hub, where it has one.
+        repo: where the prompt is.
+        peft: whether a PEFT adapter lies beside our file.
+    """
+    pipeline = {"MASKED_LM": "text-classification", "SEQ_2_SEQ_LM": "text2text-generation"}.get(
+        card.task_type, "text-generation"
+    )
+    head = {
+        "library_name": "peft" if peft else "softprompt",
+        "pipeline_tag": "text-classification" if card.labels else pipeline,
+    }
+    head |= {"base_model": hub_id} if hub_id is not None else {}
+    lines = [f"{name}: {_quoted(value)}" for name, value in head.items()]
+    lines += ["tags:", *(f"- {tag}" for tag in ("softprompt", "prompt-tuning"))]
+    labels = f" and the labels {', '.join(map(_quoted, card.labels))}" if card.labels else ""
+    kind = "soft prompt" if card.prompt_type == "soft" else "prefix"
+    ours = _TOP_OF_OURS.format(task=card.task, kind=kind, base=card.base, input=_quoted(card.input), labels=labels)
+    text = readme_of(card, base) if peft else ours
+    scores = {"this prompt": card.metrics.get("value"), **{BASELINES[name]: card.metrics.get(name) for name in BASELINES}}
+    known = {name: value for name, value in scores.items() if value is not None}
+    if "value" in card.metrics:
+        rows = f" on {plural(int(card.metrics['rows']), 'row')}" if "rows" in card.metrics else ""
+        text += f"\n## Scores\n\n| {card.metric}{rows} | |\n|---|---|\n"
+        text += "".join(f"| {name} | {value:.4g} |\n" for name, value in known.items())
+    text += _WITH_OURS.format(repo=repo, task=card.task, fingerprint=card.fingerprint)
+    return "---\n" + "\n".join(lines) + "\n---\n\n" + text

@@ -88,7 +88,7 @@ def copy(source: Database, source_store: Store, target: Target, *, progress: Pro
                     database.make_private()
             counts: Mapping[str, Any] = {}
             if target_store is not None:
-                counts = _copy_blobs(source_store, target_store, named_blobs(connection), progress)
+                counts = copy_blobs(source_store, target_store, named_blobs(connection), progress)
             if database is not None:
                 counts = {**counts, **_copy_rows(connection, database)}
     finally:
@@ -133,7 +133,7 @@ def _refuse_if_used(source: Connection, there: Connection, shown: str) -> None:
     if has(tables.tasks) and not has(tables.audit):
         raise LibraryError(f"the registry {shown} has tasks already, and a copy would take their place; name an empty one")
     every = sa.select(tables.audit).order_by(tables.audit.c.id).execution_options(yield_per=_BATCH)
-    with there.execute(every) as theirs, source.execute(every) as ours:
+    with there.execute(every.where(~_erased_since(source))) as theirs, source.execute(every) as ours:
         found = next((pair for pair in zip_longest(theirs, ours) if pair[0] is None or pair[0] != pair[1]), (None, None))
     line, same = found
     if line is None:
@@ -146,9 +146,21 @@ def _refuse_if_used(source: Connection, there: Connection, shown: str) -> None:
     )
 
 
-def _copy_blobs(
-    source: Store, target: Store, named: Mapping[str, list[AnyRow]], progress: Progress | None
-) -> dict[str, int]:
+def _erased_since(source: Connection) -> sa.ColumnElement[bool]:
+    """Lines of the audit of tenants that the source has erased: a copy is not the newer for having them."""
+    a = tables.audit.c
+    began, done = tables.ERASURES
+    lines = sa.select(a.tenant, sa.func.max(a.id).label("id")).where(a.action == done).group_by(a.tenant)
+    erased = [sa.and_(a.tenant == row.tenant, a.id < row.id) for row in source.execute(lines)]
+    return sa.and_(sa.or_(sa.false(), *erased), a.action.not_in((began, done)))
+
+
+def copy_blobs(source: Store, target: Store, named: Mapping[str, list[AnyRow]], progress: Progress | None) -> dict[str, int]:
+    """Copy the blobs that rows name, by digest, to a store; how many came, were there, or are gone with their versions.
+
+    Raises:
+        NotFound, StoreError: one is gone or altered.
+    """
     counts = {"blobs": 0, "bytes": 0, "present": 0, "missing": 0}
     there = {digest for digest, _ in target.list()}
     with bar(progress, "copy", len(named)) as advance:

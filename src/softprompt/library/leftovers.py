@@ -48,7 +48,8 @@ def count(home: Path) -> dict[str, Any]:
 
 
 def plan_sweep(database: Database, home: Path, *, days: float = OLD_DAYS) -> list[Leftover]:
-    """Checkpoints that were not written for so many days, what killed writers left of some, and uploads that no row names.
+    """Checkpoints that were not written for so many days, what killed writers left of some, uploads that no row names, and
+    local copies of a remote store's blobs that no row names, such as another home's of an erased tenant.
 
     Raises:
         RegistryError: the registry fails.
@@ -62,6 +63,9 @@ def plan_sweep(database: Database, home: Path, *, days: float = OLD_DAYS) -> lis
     digest = tables.files.c.digest
     with database.read() as connection:
         named = set(connection.execute(sa.select(digest).distinct()).scalars())
+        cards = set(connection.execute(sa.select(tables.cards.c.digest)).scalars())
+    cached = [item for item in _blobs_in(home / "cache") if item[0] not in cards]
+    found += [Leftover(f"cache/{name}", size, "a copy of a blob that no version needs") for name, size in cached]
     if named:  # else the registry may be another one: they are needed there
         unnamed = [(name, size) for name, size in _uploads(home) if name not in named]
         found += [Leftover(f"files/{name}", size, "an upload that was never finished") for name, size in unnamed]
@@ -112,5 +116,8 @@ def _checkpoints(home: Path) -> Iterator[tuple[Path, int, float]]:
 
 
 def _uploads(home: Path) -> list[tuple[str, int]]:
-    folder = home / "files"
+    return _blobs_in(home / "files")
+
+
+def _blobs_in(folder: Path) -> list[tuple[str, int]]:
     return sorted(FolderStore(folder, create=False).list()) if folder.is_dir() else []

@@ -101,6 +101,12 @@ class Library:
         """Folder of training runs: checkpoints and logs."""
         return self.home / "runs"
 
+    @property
+    def histories(self) -> Path:
+        """Folder of the curves of this tenant's trainings. Each tenant but the default one has its own, as their tasks may
+        have the same names."""
+        return self.runs if self.tenant == "default" else self.runs / self.tenant
+
     def for_tenant(self, tenant: str, actor: str | None = None) -> Library:
         """The same home, registry and store as another tenant sees them."""
         return Library(self.home, self.registry.for_tenant(tenant, actor), self.store)

@@ -160,7 +160,7 @@ def gc(registry: Registry, store: Store, cache: ReadCache | None, plan: Sequence
             continue
         with database.write() as connection:
             database.lock_digest(connection, item.digest)
-            if _holders(connection, item.digest, _v.purged.is_(False)):
+            if is_needed(connection, item.digest):
                 continue
             store.delete(item.digest)
         if cache is not None:
@@ -222,6 +222,11 @@ def named_blobs(connection: Connection) -> dict[str, list[AnyRow]]:
     return found
 
 
+def is_needed(connection: Connection, digest: str) -> bool:
+    """Whether any version whose bytes were not given up names a blob, or any user's prompt."""
+    return _holders(connection, digest, _v.purged.is_(False))
+
+
 def _version_rows(*more: sa.ColumnElement[Any]) -> sa.Select[Any]:
     columns = (_t.tenant, _t.name.label("task"), _v.number, _v.digest, _v.deleted, _v.purged)
     return sa.select(*columns, *more).select_from(tables.versions).join(tables.tasks, _v.task_id == _t.id)
@@ -249,7 +254,7 @@ def _check_blob(database: Database, store: Store, digest: str, rows: list[AnyRow
         data = store.get(digest)
     except NotFound:
         with database.read() as connection:
-            if not _holders(connection, digest, _v.purged.is_(False)):
+            if not is_needed(connection, digest):
                 return None  # purged while we read
         return Problem("blob gone", digest, refs, MEND)
     except StoreError as error:

@@ -52,6 +52,7 @@ def erase(library: Library, task: str, user: str, *, reason: str | None = None) 
     """
     gone = library.registry.personal.erase(task, user, reason)
     _give_up(library, [gone.digest], f"{gone.ref} is taken away, and its bytes")
+    library.registry.database.forget_deleted()  # or, where another reads for long, whoever empties the log next
     return gone
 
 

@@ -24,6 +24,9 @@ from softprompt.registry import tables
 from softprompt.registry.sqlite_file import BUSY_SECONDS, SqliteFile
 
 CONNECT_SECONDS = 10
+LOG_SECONDS = 3.0
+"""How long a log that shall be emptied is waited for."""
+
 _SCHEMA_LOCK = 0x736F667470726F6D  # "softprom": one session at a time makes or upgrades the schema on PostgreSQL
 
 
@@ -126,6 +129,20 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+    def forget_deleted(self) -> bool:
+        """Let nothing that was deleted stay in the file of SQLite, nor in its log; False where another reads that for longer
+        than this waits, and its log has it until that ends."""
+        if not self.sqlite:
+            return True
+        with _translated(self.shown), self.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA busy_timeout={LOG_SECONDS * 1000:.0f}")  # writers wait meanwhile
+            try:
+                (busy, *_) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                driver.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+        return not busy
 
     def make_private(self) -> None:
         """Close the library's home, and the files of SQLite, to everyone but their owner: there is a secret in them.
@@ -281,6 +298,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA synchronous=FULL")  # an acknowledged write survives a power cut
+    connection.execute("PRAGMA secure_delete=ON")  # what is erased is overwritten
     deadline = time.monotonic() + BUSY_SECONDS
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:

@@ -232,6 +232,9 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 
+ERASURES = ("erase-tenant", "erased-tenant")
+"""Lines of the audit that outlive their tenant: that an erasure of all that was theirs began, and that it is done."""
+
 keys = Table(
     "keys",
     metadata,

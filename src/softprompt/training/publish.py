@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import FrozenBase
@@ -183,7 +182,6 @@ def _sources(task: Task) -> list[dict[str, Any]]:
 
 
 def _keep_history(library: Library, ref: str, run: Run) -> None:
-    # Other tenants of a home have folders of their own, for their tasks may have the same names.
-    folder: Path = library.runs if library.tenant == "default" else library.runs / library.tenant
+    folder = library.histories
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / f"{ref}.jsonl", "".join(json.dumps(row) + "\n" for row in run.history).encode())

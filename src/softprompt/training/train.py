@@ -21,6 +21,7 @@ from softprompt.training.events import Failed, Stopped, draw
 from softprompt.training.loop import Group
 from softprompt.training.member import Member, Tuned
 from softprompt.training.session import Session
+from softprompt.training.trackers import check_trackers, open_trackers, report
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -37,6 +38,7 @@ def train(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
     subsets: int | None = None,
+    report_to: str | Sequence[str] = (),
 ) -> list[Tuned]:
     """Tune a soft prompt for each task, all at once on one frozen base.
 
@@ -55,6 +57,8 @@ def train(
         subsets: train so many prompts of each task, on parts of its rows, each a version of its own, and publish one that is
             combined of them (an ensemble where there are labels, else their mean), which is what is returned; by default as
             `data.subsets` of each task says.
+        report_to: `tensorboard`, `mlflow` or both: who hears of the training as it happens, each a package of its own; see
+            :mod:`softprompt.training.trackers`. It changes nothing of what is trained.
 
     Raises:
         ConfigError, DataError: a task is wrong; nothing was trained.
@@ -63,6 +67,7 @@ def train(
         TrainingStopped: training was stopped; likewise.
     """
     group = Group.current()
+    check_trackers(report_to)
     loaded = load_tasks(tasks)
     shown = (progress or Silent()) if group.leads else Mute()
     with library_for(library, publish) as kept:
@@ -73,7 +78,8 @@ def train(
         for task in loaded:
             count = _subsets_of(task, subsets, session.base, publish=publish)
             members.append((task, [session.add(one) for one in (task.subsets(count) if count else [task])]))
-        for event in draw(session.run(), shown):
+        trackers = open_trackers(report_to, kept.histories if kept is not None else None) if group.leads else []
+        for event in draw(report(session.run(), trackers), shown):
             if isinstance(event, Failed) and not event.trained:
                 raise event.error
             if isinstance(event, Stopped):
