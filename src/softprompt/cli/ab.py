@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +15,7 @@ app = typer.Typer(
     help="Experiments: two versions compared on requests, by what clients say of the answers.", no_args_is_help=True
 )
 
-COLUMNS = ("arm", "version", "weight", "outcomes", "successes", "rate", "low", "high", "e_value", "decision", "state")
+COLUMNS = ("arm", "version", "weight", "outcomes", "rate", "low", "high", "state")
 Task = Annotated[str, typer.Argument(help="Name of the task.")]
 
 
@@ -55,7 +56,7 @@ def start(
         where.open(), task, control=control, candidate=candidate, weight=weight, shadow=shadow, level=level, auto=auto,
         max_outcomes=max_outcomes,
     )  # fmt: skip
-    emit(experiments.rows(made), as_json, f"Experiment {made.id} of {task} runs", COLUMNS)
+    _show(experiments.rows(made), as_json, f"Experiment {made.id} of {task} runs")
 
 
 @app.command()
@@ -69,13 +70,7 @@ def status(task: Task, *, where: Location, as_json: Json = False) -> None:
     if not as_json and first["experiment"] is None:
         say(f"task {task!r} has no experiment, and had none; `softprompt ab start {task}` begins one")
         return
-    emit(rows, as_json, f"Experiment {first['experiment']} of {task}", COLUMNS)
-    if as_json:
-        return
-    if first["shadow"]:
-        say(f"in the shadow the candidate gave {first['agreed']} of {first['compared']} answers as the control did")
-    if first["reason"]:
-        say(f"ended: {first['reason']}")
+    _show(rows, as_json, f"Experiment {first['experiment']} of {task}")
 
 
 @app.command()
@@ -91,4 +86,21 @@ def stop(
     from softprompt.lifecycle import experiments
 
     ended = experiments.stop(where.open(), task, winner=winner.value if winner is not None else None)
-    emit(experiments.rows(ended), as_json, f"Experiment {ended.id} of {task} is ended", COLUMNS)
+    _show(experiments.rows(ended), as_json, f"Experiment {ended.id} of {task} is ended")
+
+
+def _show(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str) -> None:
+    """A row for each arm, and for people what they say together."""
+    if as_json:
+        emit(rows, as_json, title)
+        return
+    short = [{name: round(one, 3) if isinstance(one, float) else one for name, one in row.items()} for row in rows]
+    emit(short, as_json, title, COLUMNS)
+    first = rows[0]
+    if first["shadow"]:
+        say(f"in the shadow the candidate gave {first['agreed']} of {first['compared']} answers as the control did")
+    else:
+        decision = first["decision"] or "none yet"
+        say(f"decision: {decision}; the e-value is {first['e_value']:.3g}, and {1 / first['level']:.4g} decides")
+    if first["reason"]:
+        say(first["reason"])

@@ -87,4 +87,7 @@ def _change(entry: AuditEntry) -> str:
     if "version" in state:
         gone = "".join(f"; {alias}: {before['version']} -> none" for alias in before.get("aliases", ()))
         return f"version {state['version']}{gone}"
+    if "experiment" in state:
+        arms = f": {state['control']} and {state['candidate']}" if "control" in state else f": {state['decision']}"
+        return f"experiment {state['experiment']}{arms}"
     return f"key {state['key']}" if "key" in state else ""
