@@ -19,12 +19,14 @@ from softprompt.jobs.queue import Lost, Queue
 from softprompt.jobs.uploads import Uploads
 from softprompt.library import personal, takeout, tenants
 from softprompt.library.library import Library
+from softprompt.lifecycle import experiments
 from softprompt.registry import database, tables
-from softprompt.registry.records import Origin, Version
+from softprompt.registry.records import Origin, Outcome, Version
 from softprompt.stores import FolderStore
 from tests.commands import Run
 from tests.jobs_data import lines, queue_job
 from tests.library_data import make_prompt, scored, state_of
+from tests.outcome_data import check
 
 SECRET = "zebrafish"
 """A word of the tenant that leaves, and of nobody else."""
@@ -38,10 +40,14 @@ def fill(library: Library) -> str:
     for data in prompts:
         library.publish_all([data], base="builtin/tiny", tags=[SECRET], origins=[origin if data == prompts[0] else None])
     library.promote("fish@1", reason=SECRET)
+    experiments.start(library, "fish")
+    experiments.take(library, name="chatcmpl-1", model="fish", user=SECRET, outcome=1.0, comment=SECRET)
     library.promote("fish@2")
     library.registry.delete("fish@1")
     mine = make_prompt("fish", 5, input=f"{SECRET} of ann {{text}}")
     personal.publish(library, "fish", [("ann", mine)], base="builtin/tiny")
+    found = Outcome("fish", 2, "polite", "d" * 64, {"file": SECRET}, ("0",), (SECRET,), (SECRET,), (check([1.0]),))
+    library.registry.outcomes.put(found)
     Uploads(library).add(
         lines([{"text": f"{SECRET} {place}", "label": "ab"[place % 2]} for place in range(8)]), "mine.jsonl"
     )

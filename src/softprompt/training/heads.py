@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from softprompt.bases.architectures import ENCODERS
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.head import pack
 from softprompt.errors import ConfigError
@@ -29,14 +30,17 @@ LOOKED_AT = 64
 
 
 def objective_on(task: Task, base: FrozenBase) -> ObjectiveName:
-    """The objective of a task, chosen where its file is silent: a head scores labels, and models no language.
+    """The objective of a task, chosen where its file is silent: encoders score labels. A head models no language, and what
+    stands at one mask says nothing of labels that have two.
 
     Raises:
         ConfigError: it is one of words, and the base answers through a head.
     """
     asked = task.config.objective
-    if base.task_type != "SEQ_CLS" or asked == "label_scoring":
+    if base.task_type not in ENCODERS or asked == "label_scoring":
         return task.config.objective_name
+    if base.task_type == "MASKED_LM":
+        return asked or "label_scoring"
     if asked is not None:
         raise ConfigError(
             f"task {task.name!r}: objective: {asked} is of bases that answer in words, and {base.shown} answers through a "

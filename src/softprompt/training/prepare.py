@@ -170,7 +170,7 @@ def chosen(config: TaskConfig, base: FrozenBase, start_PD: Tensor | None = None)
     """A config with nothing left to choose; but for the rate of a prefix where its start is not known."""
     if config.hidden_size != config.encoder_hidden_size:
         config = config.model_copy(update={"encoder_hidden_size": config.hidden_size})
-    if base.task_type == "SEQ_CLS":
+    if base.task_type == "SEQ_CLS" or (base.task_type == "MASKED_LM" and config.objective is None):
         config = config.model_copy(update={"objective": "label_scoring"})
     if config.learning_rate is not None:
         return config
