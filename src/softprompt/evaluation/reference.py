@@ -1,0 +1,233 @@
+"""How a task's rows look: where their inputs lie, how long they are, what they are answered and how surely. Kept of the rows
+that a prompt was judged on, and tallied of those that it serves, so that the two can be told apart.
+
+Shapes: N rows, D width, S = :data:`SKETCH` numbers of a sketch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from softprompt.bases.base import FrozenBase
+    from softprompt.tasks.form import Form
+
+SKETCH = 16
+"""Numbers that say where an input lies."""
+REFERENCE_ROWS = 1024
+"""Rows at most that say how inputs look."""
+CLIP = 2.0
+"""Standard deviations beyond which a number of a sketch counts as so many: no row alone can move a mean far."""
+FORMAT = 1
+
+Floats = NDArray[np.float64]
+
+
+class Seen(NamedTuple):
+    """A row as it is tallied: no text of it."""
+
+    ids: Sequence[int]
+    """Tokens of its input, as the base reads them."""
+    answers: tuple[str, ...] | None = None
+    """The label, or those of a set that hold; of an answer that is written the bin of its length; None for no answer."""
+    confidence: float = math.nan
+    """NaN where an answer has none."""
+
+
+def written(characters: int) -> tuple[str]:
+    """What an answer that is written counts as: the bin of its number of characters, white space apart."""
+    return (str(_bin(characters)),)
+
+
+def answers_of(form: Form, output: str, labels: Sequence[str] | None = None) -> tuple[str, ...]:
+    """What an answer counts as: its label, the labels of a set, or how long it is."""
+    if form.labels is None:
+        return written(sum(map(len, output.split())))
+    return tuple(labels or ()) if form.is_set else (output,)
+
+
+def confidence_of(form: Form, scores: Mapping[str, float] | None) -> float:
+    """How sure an answer is: the probability of the likeliest label; of a set the mean over labels of that of what is said of
+    each; NaN for an answer without probabilities."""
+    if not scores:
+        return math.nan
+    if form.is_set:
+        return sum(max(chance, 1 - chance) for chance in scores.values()) / len(scores)
+    return max(scores.values())
+
+
+@torch.no_grad()
+def sketch(base: FrozenBase, rows: Sequence[Sequence[int]]) -> Floats:
+    """Where inputs lie, N x S: the mean of each one's token embeddings, in directions drawn once for all bases of a width.
+    Inputs without tokens lie at zero."""
+    lengths = np.array([len(ids) for ids in rows])
+    if not lengths.sum():
+        return np.zeros((len(rows), SKETCH))
+    distinct, places = np.unique(np.concatenate([np.asarray(ids, dtype=np.int64) for ids in rows]), return_inverse=True)
+    embeds_D = base.embedding(torch.from_numpy(distinct).to(base.device)).float()
+    signs = np.random.RandomState(0).randint(0, 2, (embeds_D.shape[1], SKETCH)) * 2 - 1  # a generator that stays the same
+    directions = torch.from_numpy(signs / math.sqrt(embeds_D.shape[1])).to(embeds_D)
+    points = (embeds_D @ directions).cpu().numpy().astype(np.float64)
+    sums = np.zeros((len(rows), SKETCH))
+    np.add.at(sums, np.repeat(np.arange(len(rows)), lengths), points[places])
+    return sums / np.maximum(lengths, 1)[:, None]
+
+
+@dataclass
+class Tally:
+    """Sums over rows, from which windows and references are made: adding two is to have seen the rows of both."""
+
+    rows: int = 0
+    point: Floats = field(default_factory=lambda: np.zeros(SKETCH))
+    """Sum of the rows' sketches, scaled and clipped as their reference says."""
+    tokens: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+    """Rows by the bin of their number of tokens."""
+    answered: int = 0
+    """Rows with an answer."""
+    answers: Counter[str] = field(default_factory=Counter)
+    """Of those, how many are answered so."""
+    sure: float = 0.0
+    """Sum of confidences."""
+    confidence: Counter[int] = field(default_factory=Counter)
+    """Rows by the bin of their confidence."""
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, name) + getattr(other, name) for name in _FIELDS))
+
+    def add(self, seen: Sequence[Seen], points: Floats) -> None:
+        """Count rows whose scaled sketches these are."""
+        self.rows += len(seen)
+        self.point = self.point + points.sum(0)
+        self.tokens += sum(len(row.ids) for row in seen)
+        self.lengths.update(_bin(len(row.ids)) for row in seen)
+        for row in seen:
+            if row.answers is not None:
+                self.answered += 1
+                self.answers.update(row.answers)
+            if not math.isnan(row.confidence):
+                self.sure += row.confidence
+                self.confidence[_sure_bin(row.confidence)] += 1
+
+    def told(self) -> dict[str, Any]:
+        """It in the types of JSON."""
+        counts = {name: {str(key): getattr(self, name)[key] for key in sorted(getattr(self, name))} for name in _COUNTS}
+        sums = {"point": _short(self.point), "sure": round(self.sure, 4)}
+        return {name: getattr(self, name) for name in ("rows", "tokens", "answered")} | sums | counts
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Tally:
+        """What :meth:`told` said.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no such thing.
+        """
+        numbered = {name: Counter({int(key): int(n) for key, n in told[name].items()}) for name in ("lengths", "confidence")}
+        answers = Counter({str(key): int(n) for key, n in told["answers"].items()})
+        point = np.array(told["point"], dtype=np.float64)
+        if point.shape != (SKETCH,):
+            raise ValueError(f"a sketch has {SKETCH} numbers")
+        counts = {name: int(told[name]) for name in ("rows", "tokens", "answered")}
+        return cls(**counts, point=point, sure=float(told["sure"]), answers=answers, **numbered)
+
+
+_FIELDS = ("rows", "point", "tokens", "lengths", "answered", "answers", "sure", "confidence")
+_COUNTS = ("lengths", "answers", "confidence")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How the rows look that a prompt was trained for."""
+
+    centre: Floats
+    """S: the mean of sketches."""
+    scale: Floats
+    """S: their standard deviations."""
+    covariance: Floats
+    """S x S, of sketches that are scaled and clipped."""
+    tally: Tally
+
+    @classmethod
+    def of(cls, base: FrozenBase, inputs: Sequence[Sequence[int]], judged: Sequence[Seen]) -> Reference:
+        """What inputs, and rows that were answered without having been trained on, look like."""
+        some = [ids for ids in inputs[:: -(-len(inputs) // REFERENCE_ROWS)] if len(ids)]
+        points = sketch(base, some)
+        centre = points.mean(0)
+        scale = np.maximum(points.std(0), 1e-6 * max(1.0, float(np.abs(points).max())))
+        rough = cls(np.array(_short(centre)), np.array(_short(scale)), np.eye(SKETCH), Tally())
+        scaled = rough.scaled(points)
+        tally = Tally()
+        tally.add([Seen(ids) for ids in some], scaled)
+        answers = Tally()
+        answers.add(judged, np.zeros((len(judged), SKETCH)))
+        for name in ("answered", "answers", "sure", "confidence"):
+            setattr(tally, name, getattr(answers, name))
+        covariance = np.cov(scaled, rowvar=False) if len(some) > 1 else np.eye(SKETCH)
+        return cls(rough.centre, rough.scale, covariance, tally)
+
+    def scaled(self, points: Floats) -> Floats:
+        """Sketches in standard deviations from the centre, clipped."""
+        return np.clip((points - self.centre) / self.scale, -CLIP, CLIP)
+
+    def count(self, base: FrozenBase, seen: Sequence[Seen]) -> Tally:
+        """The tally of rows beside this reference; those without tokens are left out."""
+        tally, some = Tally(), [row for row in seen if len(row.ids)]
+        if some:
+            tally.add(some, self.scaled(sketch(base, [row.ids for row in some])))
+        return tally
+
+    def told(self) -> dict[str, Any]:
+        """It in the types of JSON, about two kilobytes."""
+        upper = self.covariance[np.triu_indices(SKETCH)]
+        moments = {"centre": _short(self.centre), "scale": _short(self.scale), "covariance": _short(upper)}
+        return {"format": FORMAT, **moments, **self.tally.told()}
+
+    @classmethod
+    def read(cls, told: object) -> Reference | None:
+        """What :meth:`told` said; None where it is no reference that is known here."""
+        try:
+            assert isinstance(told, Mapping)
+            if told["format"] != FORMAT:
+                return None
+            covariance = np.zeros((SKETCH, SKETCH))
+            covariance[np.triu_indices(SKETCH)] = told["covariance"]
+            covariance = covariance + np.triu(covariance, 1).T
+            centre, scale = (np.array(told[name], dtype=np.float64) for name in ("centre", "scale"))
+            if centre.shape != (SKETCH,) or scale.shape != (SKETCH,) or not (scale > 0).all():
+                return None
+            return cls(centre, scale, covariance, Tally.read(told))
+        except (AssertionError, KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+
+def _short(values: Floats) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
+
+
+def _bin(count: int) -> int:
+    """Bins of counts, each a fifth to a quarter wider than the one before; small counts have one each."""
+    return count if count < 4 else round(4 + 4 * math.log2(count / 4))
+
+
+def bin_start(place: int) -> float:
+    """About where a bin of counts lies."""
+    return place if place < 4 else 4 * 2 ** ((place - 4) / 4)
+
+
+def _sure_bin(confidence: float) -> int:
+    """Bins of confidence, finer towards certainty: each has a share of doubt 0.7 times that of the one before, down to a
+    thousandth."""
+    return math.floor(-2 * math.log2(min(1.0, max(1 - confidence, 2**-10))))
+
+
+def sure_start(place: int) -> float:
+    """The least confidence in a bin."""
+    return 1 - 2 ** (-place / 2)
