@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from softprompt.evaluation.look_inside import Inspected, inspect
     from softprompt.library.library import Library
     from softprompt.lifecycle.diagnose import Finding, diagnose
+    from softprompt.lifecycle.drift import Drifted, drift
     from softprompt.lifecycle.move import Upgraded
     from softprompt.lifecycle.personalize import Personalized, personalize
     from softprompt.lifecycle.retrain import Retrained, retrain
@@ -47,6 +48,7 @@ __all__ = [
     "Card",
     "Combined",
     "Distilled",
+    "Drifted",
     "Evaluation",
     "Finding",
     "FrozenBase",
@@ -68,6 +70,7 @@ __all__ = [
     "compare",
     "diagnose",
     "distill",
+    "drift",
     "evaluate",
     "inspect",
     "personalize",
@@ -84,6 +87,7 @@ _HOMES = {
     "Card": "prompts.card",
     "Combined": "evaluation.combination",
     "Distilled": "training.distill",
+    "Drifted": "lifecycle.drift",
     "Evaluation": "evaluation.evaluate",
     "Finding": "lifecycle.diagnose",
     "FrozenBase": "bases.base",
@@ -105,6 +109,7 @@ _HOMES = {
     "compare": "compare.compare",
     "diagnose": "lifecycle.diagnose",
     "distill": "training.distill",
+    "drift": "lifecycle.drift",
     "evaluate": "evaluation.evaluate",
     "inspect": "evaluation.look_inside",
     "personalize": "lifecycle.personalize",

@@ -48,6 +48,7 @@ READING = [
     ["retrain", "t"],
     ["inspect", "t"],
     ["diagnose", "t"],
+    ["drift", "t"],
     ["jobs", "list"],
     ["jobs", "show", "x"],
     ["jobs", "cancel", "x"],

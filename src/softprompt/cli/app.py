@@ -13,6 +13,7 @@ from softprompt.cli.compare import compare
 from softprompt.cli.demo import demo
 from softprompt.cli.diagnose import diagnose
 from softprompt.cli.distill import distill
+from softprompt.cli.drift import drift
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.init import init
@@ -40,7 +41,7 @@ _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
         "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
         "combine": combine, "personalize": personalize, "retrain": retrain, "upgrade": upgrade, "predict": predict,
-        "serve": serve, "inspect": inspect, "diagnose": diagnose,
+        "serve": serve, "inspect": inspect, "diagnose": diagnose, "drift": drift,
         "demo": demo, "base": base.app,
     },
     "The library": {

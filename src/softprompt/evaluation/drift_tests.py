@@ -45,12 +45,12 @@ class Verdict:
     drifted: bool
     rows: int
     reference_rows: int
-    reference: float | None
-    """The mean of the reference: tokens, confidence, characters of answers, or the share of the label whose share differs most."""
-    observed: float | None
+    reference: float
+    """The mean of the reference: tokens, confidence, characters of answers, or the share of the label that moved most."""
+    observed: float
     """The same of these rows; of inputs how far their mean lies from the reference's, in standard deviations."""
     detail: str = ""
-    """Of outputs the label whose share differs most."""
+    """Of outputs the label that moved most."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,9 @@ class _Tested:
         return 1.0 if self.tail is None else min(1.0, self.tail(self.value))
 
 
-def judge_rows(
-    reference: Reference, tally: Tally, *, level: float = LEVEL, sets: bool = False
-) -> list[Verdict]:
-    """Test rows against a reference; a kind that one of both has no rows of is left out. No test at all where there are fewer
-    than :data:`LEAST_ROWS` rows.
+def judge_rows(reference: Reference, tally: Tally, *, level: float = LEVEL, sets: bool = False) -> list[Verdict]:
+    """Test rows against a reference; a kind that one of both has no rows of is left out, and where there
+    are fewer than :data:`LEAST_ROWS` rows.
 
     Args:
         reference: what they are compared with.
@@ -80,7 +78,7 @@ def judge_rows(
         sets: whether answers are sets of labels, which are tested label by label.
     """
     own = reference.tally
-    found: dict[str, tuple[_Tested, int, int, float | None, float | None, str]] = {}
+    found: dict[str, tuple[_Tested, int, int, float, float, str]] = {}
     if min(own.rows, tally.rows) > 0:
         tested, distance = _of_means(reference, tally)
         found[INPUTS] = (tested, tally.rows, own.rows, 0.0, distance, "")
@@ -107,15 +105,19 @@ def judge_rows(
             None if tested.tail is None else _finite(critical(tested.tail, own_level)),
             tested.p_value,
             tested.p_value < own_level,
-            *rows,
+            rows,
+            reference_rows,
+            before,
+            now,
+            detail,
         )
-        for what, (tested, *rows) in counted.items()
+        for what, (tested, rows, reference_rows, before, now, detail) in counted.items()
     ]
 
 
 def homogeneity(before: Mapping[Any, int], now: Mapping[Any, int], *, ordered: bool = True) -> _Tested:
-    """Pearson's chi-square of two samples over bins, after bins with few rows are taken together: neighbours where bins have an
-    order, else the rarest. Nothing is told where one bin is left."""
+    """Pearson's chi-square of two samples over bins, after bins with few rows are taken together: neighbours where bins
+    have an order, else the rarest. Nothing is told where one bin is left."""
     keys = sorted(before.keys() | now.keys(), key=int if ordered else str)
     pairs = [(before.get(key, 0), now.get(key, 0)) for key in keys]
     first, second = sum(before.values()), sum(now.values())
@@ -156,8 +158,8 @@ def _neighbours(pairs: list[tuple[int, int]], need: float) -> list[tuple[int, in
 
 
 def _of_means(reference: Reference, tally: Tally) -> tuple[_Tested, float]:
-    """Hotelling's T² of two means of sketches, the spread taken from the reference; and how far the means lie apart. With few
-    reference rows only some of a sketch's numbers are looked at, which its spread can be told of."""
+    """Hotelling's T² of two means of sketches, the spread taken from the reference; and how far the means lie apart. With
+    few rows only some of a sketch's numbers are looked at, which its spread can be told of."""
     own = reference.tally
     count = min(SKETCH, max(1, own.rows // 25), tally.rows // 6) if own.rows >= FEWEST else 0
     apart = tally.point / tally.rows - own.point / own.rows

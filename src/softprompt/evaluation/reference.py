@@ -47,16 +47,16 @@ def written(characters: int) -> tuple[str]:
     return (str(_bin(characters)),)
 
 
-def answers_of(form: Form, output: str, labels: Sequence[str] | None = None) -> tuple[str, ...]:
+def answers_of(form: Form, output: str) -> tuple[str, ...]:
     """What an answer counts as: its label, the labels of a set, or how long it is."""
     if form.labels is None:
         return written(sum(map(len, output.split())))
-    return tuple(labels or ()) if form.is_set else (output,)
+    return form.each(output) if form.is_set else (output,)
 
 
 def confidence_of(form: Form, scores: Mapping[str, float] | None) -> float:
-    """How sure an answer is: the probability of the likeliest label; of a set the mean over labels of that of what is said of
-    each; NaN for an answer without probabilities."""
+    """How sure an answer is: the probability of the likeliest label; of a set the mean over labels of that of what is said
+    of each; NaN for an answer without probabilities."""
     if not scores:
         return math.nan
     if form.is_set:
@@ -78,7 +78,8 @@ def sketch(base: FrozenBase, rows: Sequence[Sequence[int]]) -> Floats:
     points = (embeds_D @ directions).cpu().numpy().astype(np.float64)
     sums = np.zeros((len(rows), SKETCH))
     np.add.at(sums, np.repeat(np.arange(len(rows)), lengths), points[places])
-    return sums / np.maximum(lengths, 1)[:, None]
+    found: Floats = sums / np.maximum(lengths, 1)[:, None]
+    return found
 
 
 @dataclass
@@ -130,17 +131,17 @@ class Tally:
         Raises:
             KeyError, TypeError, ValueError: it is no such thing.
         """
-        numbered = {name: Counter({int(key): int(n) for key, n in told[name].items()}) for name in ("lengths", "confidence")}
+        lengths, confidence = (Counter({int(key): int(n) for key, n in told[name].items()}) for name in _NUMBERED)
         answers = Counter({str(key): int(n) for key, n in told["answers"].items()})
         point = np.array(told["point"], dtype=np.float64)
         if point.shape != (SKETCH,):
             raise ValueError(f"a sketch has {SKETCH} numbers")
-        counts = {name: int(told[name]) for name in ("rows", "tokens", "answered")}
-        return cls(**counts, point=point, sure=float(told["sure"]), answers=answers, **numbered)
+        rows, tokens, answered = (int(told[name]) for name in ("rows", "tokens", "answered"))
+        return cls(rows, point, tokens, lengths, answered, answers, float(told["sure"]), confidence)
 
 
 _FIELDS = ("rows", "point", "tokens", "lengths", "answered", "answers", "sure", "confidence")
-_COUNTS = ("lengths", "answers", "confidence")
+_COUNTS, _NUMBERED = ("lengths", "answers", "confidence"), ("lengths", "confidence")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What becomes of a task's prompts once they serve: prompts of users' own, and on the next base.
+"""What becomes of a task's prompts once they serve: users' own, on the next base, and whether they still fit.
 
-May import: `training` and what is below it; never `serving`. Open `upgrade.py` first.
+May import: `training`, `serving` and what is below them. Open `upgrade.py` first.
 """

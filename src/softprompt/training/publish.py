@@ -12,12 +12,13 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import NotFound
 from softprompt.evaluation.baselines import beside_baselines
+from softprompt.evaluation.reference import Reference, Seen, answers_of
 from softprompt.evaluation.trials import Report, Trial, result_of
 from softprompt.files import write_whole
 from softprompt.model.architecture import Architecture
 from softprompt.model.centroid import centroid_of, raw_text
 from softprompt.model.prefix import layout_for
-from softprompt.prompts.card import Card
+from softprompt.prompts.card import REFERENCE, Card
 from softprompt.prompts.prompt import Classifier, SoftPrompt
 from softprompt.registry.gate import Rival, rival
 from softprompt.registry.records import Origin, Version
@@ -73,6 +74,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         | run.form.found()
         | run.task.form.rules(base)
         | ({"pooling": architecture.head.pooling} if architecture.head is not None else {})
+        | {REFERENCE: reference_of(base, member, report).told()}
         | member.recipe,
         data_digest=run.task.data_digest,
         metrics={name: value for name, value in metrics.items() if not math.isnan(value)},  # of a checkpoint from before
@@ -85,6 +87,17 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     if architecture.head is not None and run.labels is not None:
         classifier = Classifier(*(part.clone() for part in architecture.head.unpack(rows_PD, len(run.labels))))
     return SoftPrompt(vectors_PD.clone(), card, centroid_D, classifier)
+
+
+def reference_of(base: FrozenBase, member: Member, report: Report) -> Reference:
+    """How the rows of a task look: the inputs of all splits, and what its test rows, on which nothing was trained or chosen,
+    are answered."""
+    run, form = member.run, member.run.form
+    splits = (run.train, *(() if run.folds else (run.validation,)), member.test)
+    inputs = [[*split.front(place), *ids] for split in splits for place, ids in enumerate(split.inputs)]
+    sure = report.confidences or (math.nan,) * len(report.predictions)
+    said = zip(report.predictions, sure, strict=True)
+    return Reference.of(base, inputs, [Seen((), answers_of(form, output), confidence) for output, confidence in said])
 
 
 def barely_moved(member: Member, prompt: SoftPrompt) -> str:
