@@ -11,7 +11,7 @@ from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
 from softprompt.cli.output import emit, say
 
-COLUMNS = ("what", "statistic", "value", "threshold", "drifted", "rows", "reference", "observed", "detail")
+COLUMNS = ("what", "statistic", "value", "threshold", "drifted", "rows", "beside", "reference", "observed", "detail")
 
 
 @library_options
@@ -38,11 +38,14 @@ def drift(
 
     progress, library = Bars(), where.open()
     version = library.registry.resolve(task)  # told before torch is loaded
-    with progress.loading("torch"):
-        from softprompt.lifecycle.drift import keep_reference, look
+    if data is not None or reference is not None:
+        with progress.loading("torch"):
+            import torch  # noqa: F401
+    from softprompt.lifecycle.drift import keep_reference, look
+
     if reference is not None:
         made = keep_reference(version.ref, reference, library=library, base=base, progress=progress)
-        progress.note(f"the reference of {version.ref} is of {made.tally.rows} rows of {reference} now")
+        progress.note(f"the reference of {version.ref} is of {made.samples[0].tally.rows} rows of {reference} now")
         if data is None:
             return
     found = look(version.ref, data=data, library=library, base=base, level=level, hours=hours, progress=progress)

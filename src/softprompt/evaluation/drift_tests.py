@@ -4,13 +4,13 @@ alarms that is stated."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from softprompt.evaluation.reference import SKETCH, Reference, Tally, bin_start
+from softprompt.evaluation.reference import SKETCH, Reference, Sample, Tally, bin_start
 from softprompt.evaluation.significance import chi_square_tail, critical, f_tail
 
 LEVEL = 1e-3
@@ -44,9 +44,11 @@ class Verdict:
     p_value: float
     drifted: bool
     rows: int
+    beside: str
+    """The sample that they are most like."""
     reference_rows: int
-    reference: float
-    """The mean of the reference: tokens, confidence, characters of answers, or the share of the label that moved most."""
+    reference: float | None
+    """The mean of that sample: tokens, confidence, characters of answers, or the share of the label that moved most."""
     observed: float
     """The same of these rows; of inputs how far their mean lies from the reference's, in standard deviations."""
     detail: str = ""
@@ -68,8 +70,9 @@ class _Tested:
 
 
 def judge_rows(reference: Reference, tally: Tally, *, level: float = LEVEL, sets: bool = False) -> list[Verdict]:
-    """Test rows against a reference; a kind that one of both has no rows of is left out, and where there
-    are fewer than :data:`LEAST_ROWS` rows.
+    """Test rows against a reference, each kind of figure against the sample that it is most like: what looks like the rows
+    of training, or like those of the test, is what the prompt was tuned and judged for. A kind that has no rows on one side is
+    left out, as is all where there are fewer than :data:`LEAST_ROWS` rows.
 
     Args:
         reference: what they are compared with.
@@ -77,42 +80,61 @@ def judge_rows(reference: Reference, tally: Tally, *, level: float = LEVEL, sets
         level: the rate of false alarms over all tests together; each gets an equal part.
         sets: whether answers are sets of labels, which are tested label by label.
     """
-    own = reference.tally
-    found: dict[str, tuple[_Tested, int, int, float, float, str]] = {}
+    found: dict[str, _Compared] = {}
+    for sample in reference.samples:
+        for one in _compare(sample, tally, sets=sets):
+            if one.rows >= LEAST_ROWS and (one.what not in found or one.tested.p_value > found[one.what].tested.p_value):
+                found[one.what] = one
+    own_level = SPENT * level / max(1, len(found))
+    return [
+        Verdict(
+            one.what,
+            one.tested.statistic,
+            one.tested.value,
+            None if one.tested.tail is None else _finite(critical(one.tested.tail, own_level)),
+            one.tested.p_value,
+            one.tested.p_value < own_level,
+            one.rows,
+            one.beside,
+            one.reference_rows,
+            one.reference,
+            one.observed,
+            one.detail,
+        )
+        for one in sorted(found.values(), key=lambda one: KINDS.index(one.what))
+    ]
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Rows beside one sample."""
+
+    what: str
+    tested: _Tested
+    rows: int
+    beside: str
+    reference_rows: int
+    reference: float | None
+    observed: float
+    detail: str = ""
+
+
+def _compare(sample: Sample, tally: Tally, *, sets: bool) -> Iterator[_Compared]:
+    own, name = sample.tally, sample.name
     if min(own.rows, tally.rows) > 0:
-        tested, distance = _of_means(reference, tally)
-        found[INPUTS] = (tested, tally.rows, own.rows, 0.0, distance, "")
+        tested, distance = _of_means(sample, tally)
+        yield _Compared(INPUTS, tested, tally.rows, name, own.rows, None, distance)
         means = (own.tokens / own.rows, tally.tokens / tally.rows)
-        found[LENGTH] = (homogeneity(own.lengths, tally.lengths), tally.rows, own.rows, *means, "")
+        yield _Compared(LENGTH, homogeneity(own.lengths, tally.lengths), tally.rows, name, own.rows, *means)
     if min(own.answered, tally.answered) > 0:
-        if sets:
-            tested = _of_sets(own, tally)
-        else:
-            tested = homogeneity(own.answers, tally.answers, ordered=not _are_labels(own))
-        name, before, now = _most_moved(own, tally) if _are_labels(own) else ("", _length(own), _length(tally))
-        found[OUTPUTS] = (tested, tally.answered, own.answered, before, now, name)
+        labels = own.confidence.total() > 0  # else bins of lengths, which have an order
+        tested = _of_sets(own, tally) if sets else homogeneity(own.answers, tally.answers, ordered=not labels)
+        label, before, now = _most_moved(own, tally) if labels else ("", _length(own), _length(tally))
+        yield _Compared(OUTPUTS, tested, tally.answered, name, own.answered, before, now, label)
     sure, seen = own.confidence.total(), tally.confidence.total()
     if min(sure, seen) > 0:
         tested = homogeneity(own.confidence, tally.confidence)
-        found[CONFIDENCE] = (tested, seen, sure, own.sure / sure, tally.sure / seen, "")
-    counted = {what: one for what, one in found.items() if one[1] >= LEAST_ROWS}
-    own_level = SPENT * level / max(1, len(counted))
-    return [
-        Verdict(
-            what,
-            tested.statistic,
-            tested.value,
-            None if tested.tail is None else _finite(critical(tested.tail, own_level)),
-            tested.p_value,
-            tested.p_value < own_level,
-            rows,
-            reference_rows,
-            before,
-            now,
-            detail,
-        )
-        for what, (tested, rows, reference_rows, before, now, detail) in counted.items()
-    ]
+        yield _Compared(CONFIDENCE, tested, seen, name, sure, own.sure / sure, tally.sure / seen)
 
 
 def homogeneity(before: Mapping[Any, int], now: Mapping[Any, int], *, ordered: bool = True) -> _Tested:
@@ -157,16 +179,16 @@ def _neighbours(pairs: list[tuple[int, int]], need: float) -> list[tuple[int, in
     return [*groups, open_group] if sum(open_group) else groups
 
 
-def _of_means(reference: Reference, tally: Tally) -> tuple[_Tested, float]:
-    """Hotelling's T² of two means of sketches, the spread taken from the reference; and how far the means lie apart. With
+def _of_means(sample: Sample, tally: Tally) -> tuple[_Tested, float]:
+    """Hotelling's T² of two means of sketches, the spread taken from the sample; and how far the means lie apart. With
     few rows only some of a sketch's numbers are looked at, which its spread can be told of."""
-    own = reference.tally
+    own = sample.tally
     count = min(SKETCH, max(1, own.rows // 25), tally.rows // 6) if own.rows >= FEWEST else 0
     apart = tally.point / tally.rows - own.point / own.rows
     distance = float(np.sqrt((apart**2).mean()))
     if count < 1:
         return _Tested("hotelling_t2", 0.0, None), distance
-    spread = reference.covariance[:count, :count]
+    spread = sample.covariance[:count, :count]
     spread = spread + np.eye(count) * max(1e-6, 1e-4 * float(np.trace(spread)) / count)
     gap = apart[:count]
     value = float(gap @ np.linalg.solve(spread, gap)) / (1 / own.rows + 1 / tally.rows)
@@ -191,11 +213,6 @@ def _of_sets(own: Tally, tally: Tally) -> _Tested:
     count = len(told)
     greatest = max(test.value for test in told)
     return _Tested("chi_square_of_labels", greatest, lambda x: min(1.0, count * chi_square_tail(x, 1)))
-
-
-def _are_labels(own: Tally) -> bool:
-    """Whether answers are labels, and not the bins of lengths: those have an order."""
-    return own.confidence.total() > 0
 
 
 def _most_moved(own: Tally, tally: Tally) -> tuple[str, float, float]:

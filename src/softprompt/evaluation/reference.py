@@ -1,5 +1,5 @@
 """How a task's rows look: where their inputs lie, how long they are, what they are answered and how surely. Kept of the rows
-that a prompt was judged on, and tallied of those that it serves, so that the two can be told apart.
+that a prompt was tuned for, and tallied of those that it serves, so that the two can be told apart.
 
 Shapes: N rows, D width, S = :data:`SKETCH` numbers of a sketch.
 """
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -64,15 +63,17 @@ def confidence_of(form: Form, scores: Mapping[str, float] | None) -> float:
     return max(scores.values())
 
 
-@torch.no_grad()
 def sketch(base: FrozenBase, rows: Sequence[Sequence[int]]) -> Floats:
     """Where inputs lie, N x S: the mean of each one's token embeddings, in directions drawn once for all bases of a width.
     Inputs without tokens lie at zero."""
+    import torch  # what servers saw is judged without
+
     lengths = np.array([len(ids) for ids in rows])
     if not lengths.sum():
         return np.zeros((len(rows), SKETCH))
     distinct, places = np.unique(np.concatenate([np.asarray(ids, dtype=np.int64) for ids in rows]), return_inverse=True)
-    embeds_D = base.embedding(torch.from_numpy(distinct).to(base.device)).float()
+    with torch.no_grad():
+        embeds_D = base.embedding(torch.from_numpy(distinct).to(base.device)).float()
     signs = np.random.RandomState(0).randint(0, 2, (embeds_D.shape[1], SKETCH)) * 2 - 1  # a generator that stays the same
     directions = torch.from_numpy(signs / math.sqrt(embeds_D.shape[1])).to(embeds_D)
     points = (embeds_D @ directions).cpu().numpy().astype(np.float64)
@@ -145,34 +146,47 @@ _COUNTS, _NUMBERED = ("lengths", "answers", "confidence"), ("lengths", "confiden
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Some rows of a task, which others may look like."""
+
+    name: str
+    """`tuned` (training and validation), `judged` (test) or `given`."""
+    covariance: Floats
+    """S x S, of sketches that are scaled and clipped."""
+    tally: Tally
+
+
+@dataclass(frozen=True)
 class Reference:
-    """How the rows look that a prompt was trained for."""
+    """How the rows look that a prompt was tuned for. What looks like one of the samples has not drifted."""
 
     centre: Floats
     """S: the mean of sketches."""
     scale: Floats
     """S: their standard deviations."""
-    covariance: Floats
-    """S x S, of sketches that are scaled and clipped."""
-    tally: Tally
+    samples: tuple[Sample, ...]
 
     @classmethod
-    def of(cls, base: FrozenBase, inputs: Sequence[Sequence[int]], judged: Sequence[Seen]) -> Reference:
-        """What inputs, and rows that were answered without having been trained on, look like."""
-        some = [ids for ids in inputs[:: -(-len(inputs) // REFERENCE_ROWS)] if len(ids)]
-        points = sketch(base, some)
-        centre = points.mean(0)
-        scale = np.maximum(points.std(0), 1e-6 * max(1.0, float(np.abs(points).max())))
-        rough = cls(np.array(_short(centre)), np.array(_short(scale)), np.eye(SKETCH), Tally())
-        scaled = rough.scaled(points)
-        tally = Tally()
-        tally.add([Seen(ids) for ids in some], scaled)
-        answers = Tally()
-        answers.add(judged, np.zeros((len(judged), SKETCH)))
-        for name in ("answered", "answers", "sure", "confidence"):
-            setattr(tally, name, getattr(answers, name))
-        covariance = np.cov(scaled, rowvar=False) if len(some) > 1 else np.eye(SKETCH)
-        return cls(rough.centre, rough.scale, covariance, tally)
+    def of(cls, base: FrozenBase, given: Mapping[str, tuple[Sequence[Sequence[int]], Sequence[Seen]]]) -> Reference:
+        """Samples by name, each of inputs and of answers: those of rows that nothing was trained on, whose inputs are not
+        looked at. A sample without inputs is left out."""
+        parts = {name: _some(inputs) for name, (inputs, _) in given.items()}
+        points = sketch(base, [ids for some in parts.values() for ids in some])
+        centre, spread = points.mean(0), points.std(0)
+        least = 1e-6 * max(1.0, float(np.abs(points).max()))
+        made = cls(np.array(_short(centre)), np.array(_short(np.maximum(spread, least))), ())
+        scaled, samples, start = made.scaled(points), [], 0
+        for name, some in parts.items():
+            if not some:
+                continue
+            own, start = scaled[start : start + len(some)], start + len(some)
+            tally, answers = Tally(), Tally()
+            tally.add([Seen(ids) for ids in some], own)
+            answers.add(given[name][1], np.zeros((1, SKETCH)))
+            for field_name in ("answered", "answers", "sure", "confidence"):
+                setattr(tally, field_name, getattr(answers, field_name))
+            samples.append(Sample(name, np.cov(own, rowvar=False) if len(some) > 1 else np.eye(SKETCH), tally))
+        return cls(made.centre, made.scale, tuple(samples))
 
     def scaled(self, points: Floats) -> Floats:
         """Sketches in standard deviations from the centre, clipped."""
@@ -186,27 +200,34 @@ class Reference:
         return tally
 
     def told(self) -> dict[str, Any]:
-        """It in the types of JSON, about two kilobytes."""
-        upper = self.covariance[np.triu_indices(SKETCH)]
-        moments = {"centre": _short(self.centre), "scale": _short(self.scale), "covariance": _short(upper)}
-        return {"format": FORMAT, **moments, **self.tally.told()}
+        """It in the types of JSON, a few kilobytes."""
+        upper = np.triu_indices(SKETCH)
+        samples = [
+            {"name": one.name, "covariance": _short(one.covariance[upper])} | one.tally.told() for one in self.samples
+        ]
+        return {"format": FORMAT, "centre": _short(self.centre), "scale": _short(self.scale), "samples": samples}
 
     @classmethod
     def read(cls, told: object) -> Reference | None:
         """What :meth:`told` said; None where it is no reference that is known here."""
         try:
             assert isinstance(told, Mapping)
-            if told["format"] != FORMAT:
-                return None
-            covariance = np.zeros((SKETCH, SKETCH))
-            covariance[np.triu_indices(SKETCH)] = told["covariance"]
-            covariance = covariance + np.triu(covariance, 1).T
             centre, scale = (np.array(told[name], dtype=np.float64) for name in ("centre", "scale"))
-            if centre.shape != (SKETCH,) or scale.shape != (SKETCH,) or not (scale > 0).all():
+            if told["format"] != FORMAT or centre.shape != (SKETCH,) or scale.shape != (SKETCH,) or not (scale > 0).all():
                 return None
-            return cls(centre, scale, covariance, Tally.read(told))
+            samples = []
+            for one in told["samples"]:
+                covariance = np.zeros((SKETCH, SKETCH))
+                covariance[np.triu_indices(SKETCH)] = one["covariance"]
+                samples.append(Sample(str(one["name"]), covariance + np.triu(covariance, 1).T, Tally.read(one)))
+            return cls(centre, scale, tuple(samples)) if samples else None
         except (AssertionError, KeyError, TypeError, ValueError, AttributeError):
             return None
+
+
+def _some(inputs: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """A bounded number of inputs, from the first to the last."""
+    return [ids for ids in inputs[:: max(1, -(-len(inputs) // REFERENCE_ROWS))] if len(ids)]
 
 
 def _short(values: Floats) -> list[float]:

@@ -10,7 +10,6 @@ from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, DataError
 from softprompt.evaluation.drift_tests import LEAST_ROWS, LEVEL, Verdict, judge_rows
@@ -26,6 +25,7 @@ from softprompt.tasks.form import Form
 from softprompt.text import plural
 
 if TYPE_CHECKING:
+    from softprompt.bases.base import BaseLike, FrozenBase
     from softprompt.library.library import Library
     from softprompt.registry.records import Version
     from softprompt.rows.sources import Row
@@ -56,9 +56,11 @@ class Drifted(Record):
     p_value: float
     false_alarm_rate: float
     """Of a look, over all of its rows together."""
+    beside: str
+    """The rows of then that they are most like: `tuned` (training and validation), `judged` (test) or `given`."""
     reference_rows: int
-    reference: float
-    """The reference's mean: tokens, confidence, or the share of the label whose share differs most."""
+    reference: float | None
+    """Of those the mean: tokens, confidence, characters of answers, or the share of the label that moved most."""
     observed: float
     """The same of the rows; of inputs how far their mean lies from the reference's, in standard deviations."""
     detail: str
@@ -152,8 +154,8 @@ def look(
         seen = windows.of(version, hours=hours)
         if not seen:
             shown.warn(
-                f"{version.ref} had no traffic in the last {hours:g} hours: nothing is judged; serve it (`softprompt serve`), or "
-                "give rows with --data FILE"
+                f"{version.ref} had no traffic in {hours:g} hours: nothing is judged; serve it (`softprompt serve`), "
+                "or give rows with --data FILE"
             )
             return None
         tally = reduce(add, (Tally.read(one.tally) for one in seen))
@@ -184,7 +186,7 @@ def keep_reference(
     if len(read) < LEAST_ROWS:
         raise DataError(f"{os.fspath(rows)}: {plural(len(read), 'row')} make no reference; give {LEAST_ROWS} or more")
     seen = answer_rows(library, version, form, loaded, read, shown)
-    made = Reference.of(loaded, [row.ids for row in seen], seen)
+    made = Reference.of(loaded, {"given": ([row.ids for row in seen], seen)})
     Windows(library.registry).set_reference(version, made.told(), Path(os.fspath(rows)).name)
     return made
 
@@ -225,6 +227,8 @@ def _open(
     chosen = places[:: -(-len(places) // MOST_ROWS)]
     if len(chosen) < len(places):
         progress.note(f"{len(chosen)} of {len(places)} rows are judged, from the first to the last")
+    from softprompt.bases.base import FrozenBase, base_of
+
     options = options_for(version, BaseOptions() if isinstance(base, FrozenBase) else BaseOptions.of(base))
     with loading(progress, options.shown):
         loaded = base if isinstance(base, FrozenBase) else base_of(options, options)

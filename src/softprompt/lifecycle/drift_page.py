@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.evaluation.drift_tests import CONFIDENCE, INPUTS, LENGTH, OUTPUTS, Verdict
-from softprompt.evaluation.reference import SKETCH, Tally, bin_start, sure_start
+from softprompt.evaluation.reference import SKETCH, Sample, Tally, bin_start, sure_start
 from softprompt.files import write_whole
 
 if TYPE_CHECKING:
@@ -27,13 +27,14 @@ def write_page(file: Path, found: Look) -> Path:
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    own, now = found.reference.tally, found.tally
+    now = found.tally
     verdicts = {one.what: one for one in found.verdicts}
     kinds = ((INPUTS, "directions"), (LENGTH, "tokens"), (OUTPUTS, "answers"), (CONFIDENCE, "confidence"))
     titles = [_title(what, verdicts.get(what)) for what, _ in kinds]
     figure = make_subplots(rows=2, cols=2, subplot_titles=titles, vertical_spacing=0.16)
     for place, (what, axis) in enumerate(kinds):
         row, column = 1 + place // 2, 1 + place % 2
+        own = _sample(found, verdicts.get(what)).tally
         for name, tally in (("reference", own), ("now", now)):
             names, heights = _bars(what, own, now, tally)
             bar = go.Bar(x=names, y=heights, name=name, legendgroup=name, showlegend=place == 0, marker_color=_COLOURS[name])
@@ -43,7 +44,7 @@ def write_page(file: Path, found: Look) -> Path:
             title_text="mean, in standard deviations" if what == INPUTS else "share of rows", row=row, col=column
         )
     since = f", since {found.since}" if found.since else ""
-    title = f"{found.version.ref}: {now.rows} rows of {found.source}{since}, beside {own.rows} of its reference"
+    title = f"{found.version.ref}: {now.rows} rows of {found.source}{since}, beside those that it was tuned for"
     figure.update_layout(title=escape(title), height=820, template="plotly_white", barmode="group", bargap=0.15)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, figure.to_html(include_plotlyjs=True).encode())
@@ -55,7 +56,13 @@ def _title(what: str, verdict: Verdict | None) -> str:
         return f"{what}: not judged"
     against = "" if verdict.threshold is None else f" against {verdict.threshold:.3g}"
     said = "<b>drifted</b>" if verdict.drifted else "no drift"
-    return f"{what}: {said} ({verdict.statistic} {verdict.value:.3g}{against})"
+    return f"{what}: {said} ({verdict.statistic} {verdict.value:.3g}{against}, {verdict.beside})"
+
+
+def _sample(found: Look, verdict: Verdict | None) -> Sample:
+    """The sample that rows were tested against."""
+    samples = found.reference.samples
+    return next((one for one in samples if verdict is not None and one.name == verdict.beside), samples[0])
 
 
 def _bars(what: str, own: Tally, now: Tally, tally: Tally) -> tuple[list[str], list[float]]:

@@ -24,7 +24,8 @@ from softprompt.registry.gate import Rival, rival
 from softprompt.registry.records import Origin, Version
 from softprompt.rows.sources import Row, digest_rows
 from softprompt.tasks.config import OF_PATTERNS
-from softprompt.tasks.form import form_fields
+from softprompt.tasks.examples import Examples
+from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.task import Task
 from softprompt.training.heads import objective_on
 from softprompt.training.member import Member
@@ -90,14 +91,25 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
 
 
 def reference_of(base: FrozenBase, member: Member, report: Report) -> Reference:
-    """How the rows of a task look: the inputs of all splits, and what its test rows, on which nothing was trained or chosen,
-    are answered."""
-    run, form = member.run, member.run.form
-    splits = (run.train, *(() if run.folds else (run.validation,)), member.test)
-    inputs = [[*split.front(place), *ids] for split in splits for place, ids in enumerate(split.inputs)]
+    """How the rows of a task look: those that it was tuned on, with what its validation rows are answered, and those that it
+    was judged on."""
+    run = member.run
+    assert run.best is not None
+    tuned = (run.train,) if run.folds else (run.train, run.validation)
+    samples = {"tuned": (tuned, run.best), "judged": ((member.test,), report)}
+    return Reference.of(
+        base, {name: (_inputs(splits), _answers(run.form, said)) for name, (splits, said) in samples.items()}
+    )
+
+
+def _inputs(splits: Sequence[Examples]) -> list[list[int]]:
+    return [[*split.front(place), *ids] for split in splits for place, ids in enumerate(split.inputs)]
+
+
+def _answers(form: Form, report: Report) -> list[Seen]:
     sure = report.confidences or (math.nan,) * len(report.predictions)
     said = zip(report.predictions, sure, strict=True)
-    return Reference.of(base, inputs, [Seen((), answers_of(form, output), confidence) for output, confidence in said])
+    return [Seen((), answers_of(form, output), confidence) for output, confidence in said]
 
 
 def barely_moved(member: Member, prompt: SoftPrompt) -> str:
