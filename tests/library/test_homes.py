@@ -49,6 +49,7 @@ READING = [
     ["inspect", "t"],
     ["diagnose", "t"],
     ["drift", "t"],
+    ["review", "t"],
     ["jobs", "list"],
     ["jobs", "show", "x"],
     ["jobs", "cancel", "x"],

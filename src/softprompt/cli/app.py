@@ -22,6 +22,7 @@ from softprompt.cli.options import Command, KnowsKeys, Location, front_options, 
 from softprompt.cli.personalize import personalize
 from softprompt.cli.predict import predict
 from softprompt.cli.retrain import retrain
+from softprompt.cli.review import review
 from softprompt.cli.serve import serve
 from softprompt.cli.sweep import sweep
 from softprompt.cli.tasks import list_tasks, show
@@ -41,7 +42,7 @@ _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
         "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "compare": compare,
         "combine": combine, "personalize": personalize, "retrain": retrain, "upgrade": upgrade, "predict": predict,
-        "serve": serve, "inspect": inspect, "diagnose": diagnose, "drift": drift,
+        "serve": serve, "inspect": inspect, "diagnose": diagnose, "drift": drift, "review": review,
         "demo": demo, "base": base.app,
     },
     "The library": {

@@ -11,7 +11,7 @@ from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
 from softprompt.cli.output import emit, say
 
-COLUMNS = ("what", "statistic", "value", "threshold", "drifted", "rows", "beside", "reference", "observed", "detail")
+COLUMNS = ("what", "value", "threshold", "drifted", "rows", "beside", "reference", "observed")
 
 
 @library_options

@@ -71,8 +71,8 @@ class _Tested:
 
 def judge_rows(reference: Reference, tally: Tally, *, level: float = LEVEL, sets: bool = False) -> list[Verdict]:
     """Test rows against a reference, each kind of figure against the sample that it is most like: what looks like the rows
-    of training, or like those of the test, is what the prompt was tuned and judged for. A kind that has no rows on one side is
-    left out, as is all where there are fewer than :data:`LEAST_ROWS` rows.
+    of training, or like those of the test, is what the prompt was tuned and judged for. A kind that has no rows on one
+    side is left out, as is all where there are fewer than :data:`LEAST_ROWS` rows.
 
     Args:
         reference: what they are compared with.

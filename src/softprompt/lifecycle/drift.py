@@ -18,7 +18,7 @@ from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
 from softprompt.progress import Progress, Silent, loading
 from softprompt.registry.records import Record
-from softprompt.registry.windows import Windows
+from softprompt.registry.windows import Windows, key_of
 from softprompt.rows.sources import find_file
 from softprompt.rows.tables import read_table
 from softprompt.tasks.form import Form
@@ -136,7 +136,8 @@ def look(
     """What :func:`drift` tells, with what it is told from; None where there is nothing to judge."""
     shown = progress or Silent()
     version, windows = library.registry.resolve(ref), Windows(library.registry)
-    reference = Reference.read(windows.reference(version))
+    told = windows.reference(version)
+    reference = Reference.read(told)
     if reference is None:
         missing = (
             f"{version.ref} has no reference, as it was not trained here or before references were kept; make one of rows "
@@ -151,7 +152,7 @@ def look(
         loaded, form, rows = _open(library, version, data, base, shown)
         tally, source = reference.count(loaded, answer_rows(library, version, form, loaded, rows, shown)), os.fspath(data)
     else:
-        seen = windows.of(version, hours=hours)
+        seen = [one for one in windows.of(version, hours=hours) if one.tally.get("reference") == key_of(told)]
         if not seen:
             shown.warn(
                 f"{version.ref} had no traffic in {hours:g} hours: nothing is judged; serve it (`softprompt serve`), "

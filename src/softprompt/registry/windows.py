@@ -3,6 +3,7 @@ and references for versions whose card has none."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -135,6 +136,11 @@ class Windows:
         this = (_t.tenant == self._scope.tenant, _t.name == task, _v.number == number)
         found: int | None = connection.execute(statement.where(*this)).scalar()
         return found
+
+
+def key_of(reference: Any) -> str:
+    """What names a reference: windows are scaled by one, and say nothing beside another."""
+    return "" if reference is None else hashlib.sha256(_json(reference).encode()).hexdigest()[:16]
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -72,10 +72,9 @@ class AsyncService:
 
     `model` is `task`, `task@3`, `task@production`, the base's own name for no prompt, or `auto`; a `user` who has a prompt
     of their own gets that for `task`, also where `auto` chose it. Whether the caller may ask for the user is the caller's to
-    know. All methods raise the
-    package's errors: `NotFound` and `NameRefused` (no such model), `FingerprintMismatch` (of another base), `DataError` and
-    `ConfigError` (what is requested cannot be), `ContextError`, `EngineBusy`, `EngineError`, `RegistryError`, `StoreError`.
-    A method that is cancelled gives up its jobs.
+    know. All methods raise the package's errors: `NotFound` and `NameRefused` (no such model), `FingerprintMismatch` (of
+    another base), `DataError` and `ConfigError` (what is requested cannot be), `ContextError`, `EngineBusy`, `EngineError`,
+    `RegistryError`, `StoreError`. A method that is cancelled gives up its jobs.
     """
 
     def __init__(
@@ -89,6 +88,7 @@ class AsyncService:
         fresh_s: float = 1.0,
         threshold: float = THRESHOLD,
         passages: Passages | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         """Serve a library's prompts of one base.
 
@@ -101,9 +101,10 @@ class AsyncService:
             fresh_s: seconds after which the registry is asked again.
             threshold: nearness below which `auto` abstains; by default one that was measured.
             passages: what finds passages for inputs; by default the folders that prompts were tuned with.
+            monitor: counts requests.
         """
         self.base, self.base_name, self.fingerprint = base, base.name, base.fingerprint
-        self.engine, self.monitor = engine, Monitor()
+        self.engine, self.monitor = engine, monitor or Monitor()
         self.residents = Residents(
             library,
             base,
@@ -119,7 +120,7 @@ class AsyncService:
         )
         self.personal = Personal(self.residents)
         self.hidden = Hidden(library, base.name, self.residents.changes)
-        self.monitor.watch(engine.status, self.residents.status)
+        self.monitor.watch(engine.status, self.residents.status, base)
 
     async def models(self, tenant: str) -> list[ModelRow]:
         """The base, and a tenant's tasks that have versions on it, by name."""
@@ -190,6 +191,7 @@ class AsyncService:
             else:
                 given = chat_input(messages, conversation=resident.reads_conversations)
                 check_text(given, "the conversation")
+                watch.text = given
                 fill = partial(fill_template, resident.form, given)
                 front, text = await asyncio.to_thread(fill) if resident.looks_up else fill()
                 ids = await self._ids_of(text)
@@ -235,12 +237,13 @@ class AsyncService:
                 said = zip(scores, encoded, strict=True)
                 rows = [choose_label(resident.form, own, truncated=one.truncated) for own, one in said]
             watch.accepted(tokens)
-            watch.first_token()
+            watch.chose(inputs, [(*one.front, *one.ids) for one in encoded], [row.said for row in rows])
             watch.done()
             return Classified(self._head(target, tokens), tuple(rows), resident.form.problem_type)
 
     def close(self) -> None:
         """Stop the threads. The engine and the library are the caller's."""
+        self.monitor.close()
         self.residents.close()
 
     @asynccontextmanager
@@ -304,7 +307,7 @@ class AsyncService:
             model = routed.task
         own = await self.personal.find(tenant, model, user) if user is not None else None
         resident = own or await self.residents.aget(model, tenant)
-        watch.found(resident.task)
+        watch.found(resident.task, resident)
         return _Target(resident, routed, resident.members)
 
     def _head(self, target: _Target, input_tokens: int) -> Head:
@@ -329,7 +332,7 @@ class AsyncService:
             )
         stream = Stream(self._head(target, len(ids)), watch, strip=strip)
         ticket = self.engine.submit(GenerateJob(target.vectors, tuple(ids), sampling), stream.deliver)
-        watch.accepted(len(ids))
+        watch.accepted(len(ids), ids)
         return stream.runs(ticket)
 
     async def _best_label(self, target: _Target, resident: Resident, ids: tuple[int, ...], watch: Watch) -> Stream:
@@ -339,6 +342,7 @@ class AsyncService:
         (scores,) = await self._results.scores(resident, [target.members], [ids])
         watch.accepted(len(ids))
         said = choose_label(resident.form, scores, truncated=False).said
+        watch.chose([watch.text], [ids], [said])
         stream = Stream(self._head(target, len(ids)), watch)
         asked = dict(zip(resident.form.asked, resident.labels, strict=True))
         tokens = len(asked.get(said.label, max(resident.labels, key=len)))
