@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softprompt.cli.options import Json, Location, library_options, read_pairs
+from softprompt.cli.options import Json, Location, library_options
 from softprompt.cli.output import emit, say, warn
 from softprompt.errors import ConfigError
 from softprompt.text import plural
@@ -57,9 +57,8 @@ def review(
         emit([{"task": task, "erased": count}], as_json, "Erased")
         return
     if label:
-        answers = read_pairs(label, "--label {pair!r} is not ID=ANSWER, such as 12=person")
         form = _form(library, task)
-        reviews.label(task, {_number(name): _checked(form, name, str(answer)) for name, answer in answers.items()})
+        reviews.label(task, dict(_labelled(form, pair) for pair in label))
     found = reviews.of(task)
     if export is not None:
         _write(export, _form(library, task), [one for one in found if (one.answer is None) == unlabelled], found, task)
@@ -67,10 +66,14 @@ def review(
     if found or as_json:
         emit([one.row() for one in found], as_json, f"{task}: rows for review", COLUMNS)
     if not found:
-        warn(f"{task} has no rows for review; `softprompt serve --review-below 0.6` keeps those answered with less confidence")
+        warn(
+            f"{task} has no rows for review; `softprompt serve --review-below 0.6` keeps those answered with less confidence"
+        )
     elif not as_json:
         done = sum(one.answer is not None for one in found)
-        say(f"{done} of {plural(len(found), 'row')} labelled; --label ID=ANSWER says what is right, --export FILE writes them")
+        say(
+            f"{done} of {plural(len(found), 'row')} labelled; --label ID=ANSWER says what is right, --export FILE writes them"
+        )
 
 
 def _form(library: Any, task: str) -> Form:
@@ -79,18 +82,17 @@ def _form(library: Any, task: str) -> Form:
     return Form.of_card(library.registry.resolve(task).card)
 
 
-def _number(name: str) -> int:
-    if not name.strip().isdigit():
-        raise typer.BadParameter(f"--label: {name!r} is no id of a row; `softprompt review TASK` lists them")
-    return int(name)
+def _labelled(form: Form, pair: str) -> tuple[int, str]:
+    """A row's id, and an answer that the task has."""
+    name, equals, answer = pair.partition("=")
+    if not equals or not name.isdecimal():
+        raise typer.BadParameter(f"--label {pair!r} is not ID=ANSWER, such as 12=person")
+    return int(name), form.answer({form.target_field: answer}, f"row {name}")
 
 
-def _checked(form: Form, name: str, answer: str) -> str:
-    """An answer that the task has."""
-    try:
-        return form.answer({form.target_field: answer}, f"row {name}")
-    except KeyError:
-        return answer
+def _told(form: Form, answer: str | None) -> str | list[str] | None:
+    """An answer as a row of training has it: of a set the list of its labels."""
+    return list(form.each(answer)) if form.is_set and answer is not None else answer
 
 
 def _write(file: Path, form: Form, rows: Sequence[Review], found: Sequence[Review], task: str) -> None:
@@ -103,6 +105,6 @@ def _write(file: Path, form: Form, rows: Sequence[Review], found: Sequence[Revie
             f"none of the {plural(len(found), 'row')} of {task} for review is {'left' if found else 'there'}: "
             f"say what is right with `softprompt review {task} --label ID=ANSWER`, then export"
         )
-    made = [dict(form.row_of(one.text)) | {form.target_field: one.answer} for one in rows]
+    made = [dict(form.row_of(one.text)) | {form.target_field: _told(form, one.answer)} for one in rows]
     write_whole(file, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in made).encode())
     say(f"{plural(len(made), 'row')} written to {file}")

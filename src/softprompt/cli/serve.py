@@ -70,16 +70,14 @@ def serve(
     ] = 30,
     drift: Annotated[
         bool,
-        typer.Option(
-            "--drift/--no-drift", help="Watch what tasks are asked and answer, for `softprompt drift`; sums alone."
-        ),
+        typer.Option("--drift/--no-drift", help="Watch rows for `softprompt drift`, as sums alone."),
     ] = True,
     review_below: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Keep the text of rows answered with less confidence, for `softprompt review`.",
+            help="Keep texts answered with less confidence for `softprompt review`.",
             show_default=False,
         ),
     ] = None,
