@@ -71,9 +71,7 @@ def review(
         )
     elif not as_json:
         done = sum(one.answer is not None for one in found)
-        say(
-            f"{done} of {plural(len(found), 'row')} labelled; --label ID=ANSWER says what is right, --export FILE writes them"
-        )
+        say(f"{done} of {plural(len(found), 'row')} labelled; --label ID=ANSWER says what is right; --export FILE")
 
 
 def _form(library: Any, task: str) -> Form:
