@@ -219,8 +219,9 @@ def _open(
     """The base of a version, its form, and the rows of a file that have an input; what is wrong with them is told before the
     base is loaded."""
     form, name = Form.of_card(version.card), os.fspath(data)
-    table = read_table(find_file(name, Path.cwd()), column=form.asked_columns[0]).placed(name)
-    places = [place for place, row in enumerate(table) if not form.is_blank(row)]
+    read = read_table(find_file(name, Path.cwd()), column=form.asked_columns[0])
+    table, whole = read.placed(name), set(form.asked_columns) <= set(read.columns)
+    places = [place for place, row in enumerate(table) if not (whole and form.is_blank(row))]
     if not places:
         raise DataError(f"{name}: no row has anything in {', '.join(form.asked_columns)}; give rows with an input")
     for place in places:
