@@ -58,13 +58,19 @@ def bare(tmp_path: Path, base: FrozenBase) -> Iterator[Library]:
         yield made
 
 
+_kept: list[Any] = []
+
+
 @pytest.fixture
 def library(bare: Library, base: FrozenBase, tmp_path: Path) -> Library:
-    """The same with a reference."""
+    """The same with a reference, which is made once."""
     from softprompt.lifecycle.drift import keep_reference
 
-    file = rows_file(tmp_path / "then.jsonl", words(HERE, 200, seed=1))
-    keep_reference("kind", file, library=bare, base=base)
+    if _kept:
+        Windows(bare.registry).set_reference(bare.registry.resolve("kind"), _kept[0], "then.jsonl")
+    else:
+        file = rows_file(tmp_path / "then.jsonl", words(HERE, 200, seed=1))
+        _kept.append(keep_reference("kind", file, library=bare, base=base).told())
     return bare
 
 
