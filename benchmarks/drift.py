@@ -4,8 +4,8 @@
     python benchmarks/drift.py --json --model models/smollm2.gguf
 
 A prompt is trained on trec6 for a few steps, without 1,500 training rows that are kept back as traffic. False alarms:
-windows drawn from those rows, each row once at most, at a stated rate. Delay: traffic that turns into subjectivity's, behind a
-full window of 1,024 rows and from nothing; a look every 64 rows. Cost: of a row, on the event loop and in the thread that
+windows drawn from those rows, each row once at most, at a stated rate. Delay: traffic that turns into subjectivity's, behind
+a full window of 1,024 rows and from nothing; a look every 64 rows. Cost: of a row, on the event loop and in the thread that
 tallies.
 Data from SOFTPROMPT_DATA (default ../shared/data).
 """

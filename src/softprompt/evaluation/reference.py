@@ -6,6 +6,7 @@ Shapes: N rows, D width, S = :data:`SKETCH` numbers of a sketch.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -74,13 +75,20 @@ def sketch(base: FrozenBase, rows: Sequence[Sequence[int]]) -> Floats:
     distinct, places = np.unique(np.concatenate([np.asarray(ids, dtype=np.int64) for ids in rows]), return_inverse=True)
     with torch.no_grad():
         embeds_D = base.embedding(torch.from_numpy(distinct).to(base.device)).float()
-    signs = np.random.RandomState(0).randint(0, 2, (embeds_D.shape[1], SKETCH)) * 2 - 1  # a generator that stays the same
-    directions = torch.from_numpy(signs / math.sqrt(embeds_D.shape[1])).to(embeds_D)
+    directions = torch.from_numpy(_directions(embeds_D.shape[1])).to(embeds_D)
     points = (embeds_D @ directions).cpu().numpy().astype(np.float64)
-    sums = np.zeros((len(rows), SKETCH))
-    np.add.at(sums, np.repeat(np.arange(len(rows)), lengths), points[places])
-    found: Floats = sums / np.maximum(lengths, 1)[:, None]
+    found = np.zeros((len(rows), SKETCH))
+    there = lengths > 0
+    starts = np.concatenate([[0], np.cumsum(lengths[there])[:-1]])
+    found[there] = np.add.reduceat(points[places], starts) / lengths[there][:, None]
     return found
+
+
+@functools.cache
+def _directions(width: int) -> Floats:
+    """D x S, drawn by a generator that stays the same."""
+    signs = np.random.RandomState(0).randint(0, 2, (width, SKETCH)) * 2 - 1
+    return np.asarray(signs / math.sqrt(width), dtype=np.float64)
 
 
 @dataclass
