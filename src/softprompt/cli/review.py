@@ -84,7 +84,7 @@ def _labelled(form: Form, pair: str) -> tuple[int, str]:
     """A row's id, and an answer that the task has."""
     name, equals, answer = pair.partition("=")
     if not equals or not name.isdecimal():
-        raise typer.BadParameter(f"--label {pair!r} is not ID=ANSWER, such as 12=person")
+        raise typer.BadParameter(f"--label {pair!r} is not ID=ANSWER; write --label 12=person")
     return int(name), form.answer({form.target_field: answer}, f"row {name}")
 
 
@@ -100,7 +100,7 @@ def _write(file: Path, form: Form, rows: Sequence[Review], found: Sequence[Revie
         raise ConfigError(f"--export {str(file)!r} would be JSON Lines; give it a name that ends in .jsonl")
     if not rows:
         raise ConfigError(
-            f"none of the {plural(len(found), 'row')} of {task} for review is {'left' if found else 'there'}: "
+            f"none of the {plural(len(found), 'row')} of {task} for review is {'left' if found else 'there'}; "
             f"say what is right with `softprompt review {task} --label ID=ANSWER`, then export"
         )
     made = [dict(form.row_of(one.text)) | {form.target_field: _told(form, one.answer)} for one in rows]

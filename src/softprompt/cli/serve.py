@@ -72,6 +72,9 @@ def serve(
         bool,
         typer.Option("--drift/--no-drift", help="Watch rows for `softprompt drift`, as sums alone."),
     ] = True,
+    drift_level: Annotated[
+        float, typer.Option(min=1e-9, max=0.5, help="Rate of false alarms of a look, one every 64 rows of a version.")
+    ] = 1e-3,
     review_below: Annotated[
         float | None,
         typer.Option(
@@ -111,7 +114,7 @@ def serve(
 
     log_to_stderr(log_level)
     sources = read_sources(passages or [])
-    watching = _Watching(drift, review_below, webhook, traces)
+    watching = _Watching(drift, drift_level, review_below, webhook, traces)
     watching.check()
     where.check_home()
     with where.open(make=True) as library, bind(host, port) as bound:
@@ -179,6 +182,7 @@ class _Watching:
     """What is made of requests beside their answers."""
 
     drift: bool
+    level: float
     review_below: float | None
     webhook: str | None
     traces: str | None
@@ -205,7 +209,8 @@ class _Watching:
         from softprompt.serving.tracing import tracer_to
 
         hook = Webhook(self.webhook, self._secret) if self.webhook is not None else None
-        watcher = Watcher(library, review_below=self.review_below, webhook=hook) if self.drift else None
+        below = self.review_below
+        watcher = Watcher(library, level=self.level, review_below=below, webhook=hook) if self.drift else None
         return Monitor(observer=watcher, tracer=tracer_to(self.traces) if self.traces is not None else None)
 
     @property

@@ -139,13 +139,13 @@ def look(
     told = windows.reference(version)
     reference = Reference.read(told)
     if reference is None:
-        missing = (
+        missing = ConfigError(
             f"{version.ref} has no reference, as it was not trained here or before references were kept; make one of rows "
             f"like those that it was tuned for: softprompt drift {version.ref} --reference FILE"
         )
         if data is not None:
-            raise ConfigError(missing)
-        shown.warn(missing)
+            raise missing
+        shown.warn(str(missing))
         return None
     since = None
     if data is not None:
