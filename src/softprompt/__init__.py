@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
     from softprompt.lifecycle.correct import Corrected, correct
     from softprompt.lifecycle.diagnose import Finding, diagnose
+    from softprompt.lifecycle.drift import Drifted, drift
     from softprompt.lifecycle.move import Upgraded
     from softprompt.lifecycle.personalize import Personalized, personalize
     from softprompt.lifecycle.retrain import Retrained, retrain
@@ -51,6 +52,7 @@ __all__ = [
     "Combined",
     "Corrected",
     "Distilled",
+    "Drifted",
     "Evaluation",
     "Finding",
     "FrozenBase",
@@ -75,6 +77,7 @@ __all__ = [
     "correct",
     "diagnose",
     "distill",
+    "drift",
     "evaluate",
     "inspect",
     "personalize",
@@ -94,6 +97,7 @@ _HOMES = {
     "Combined": "evaluation.combination",
     "Corrected": "lifecycle.correct",
     "Distilled": "training.distill",
+    "Drifted": "lifecycle.drift",
     "Evaluation": "evaluation.evaluate",
     "Finding": "lifecycle.diagnose",
     "FrozenBase": "bases.base",
@@ -118,6 +122,7 @@ _HOMES = {
     "correct": "lifecycle.correct",
     "diagnose": "lifecycle.diagnose",
     "distill": "training.distill",
+    "drift": "lifecycle.drift",
     "evaluate": "evaluation.evaluate",
     "inspect": "evaluation.look_inside",
     "personalize": "lifecycle.personalize",

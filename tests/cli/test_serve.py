@@ -297,7 +297,7 @@ def test_a_serving_block_is_gone_by_where_options_are_silent(
         wishing(library, FrozenBase.load(str(base_folder)), "mood", serving)
     seen: list[Settings] = []
 
-    def stop_here(_: Library, settings: Settings) -> None:
+    def stop_here(_: Library, settings: Settings, *_more: object) -> None:
         seen.append(settings)
         raise ConfigError("seen")
 
@@ -380,7 +380,7 @@ def test_options_reach_what_is_loaded(
     assert "quantization 'int9' is unknown" in refused(*base, "--quantization", "int9")
     seen: list[Settings] = []
 
-    def stop_here(_: Library, settings: Settings) -> None:
+    def stop_here(_: Library, settings: Settings, *_more: object) -> None:
         seen.append(settings)
         raise ConfigError("seen")
 

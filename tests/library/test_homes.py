@@ -53,6 +53,8 @@ READING = [
     ["suite", "drop", "t", "--suite", "s"],
     ["report", "t"],
     ["diagnose", "t"],
+    ["drift", "t"],
+    ["review", "t"],
     ["jobs", "list"],
     ["jobs", "show", "x"],
     ["jobs", "cancel", "x"],

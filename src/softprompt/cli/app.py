@@ -15,6 +15,7 @@ from softprompt.cli.correct import correct
 from softprompt.cli.demo import demo
 from softprompt.cli.diagnose import diagnose
 from softprompt.cli.distill import distill
+from softprompt.cli.drift import drift
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.hub import pull, push
@@ -25,6 +26,7 @@ from softprompt.cli.personalize import personalize
 from softprompt.cli.predict import predict
 from softprompt.cli.report import report
 from softprompt.cli.retrain import retrain
+from softprompt.cli.review import review
 from softprompt.cli.serve import serve
 from softprompt.cli.sweep import sweep
 from softprompt.cli.tasks import list_tasks, show
@@ -44,7 +46,8 @@ _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
         "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "suite": suite.app,
         "compare": compare, "combine": combine, "personalize": personalize, "retrain": retrain, "correct": correct,
-        "upgrade": upgrade, "predict": predict, "serve": serve, "inspect": inspect, "diagnose": diagnose,
+        "upgrade": upgrade, "predict": predict, "serve": serve, "inspect": inspect, "diagnose": diagnose, "drift": drift,
+        "review": review,
         "demo": demo, "base": base.app,
     },
     "The library": {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,10 +11,11 @@ import typer
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, PassagesFrom, base_options, library_options
 from softprompt.cli.output import emit, warn
-from softprompt.errors import BaseModelError
+from softprompt.errors import BaseModelError, ConfigError
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
+    from softprompt.serving.monitor import Monitor
     from softprompt.serving.which_base import Wishes
 
 MOST_PROMPTS = 10_000
@@ -66,6 +68,34 @@ def serve(
     grace: Annotated[
         float, typer.Option(min=1, max=86400, help="Seconds that running requests may go on when the server is told to end.")
     ] = 30,
+    drift: Annotated[
+        bool,
+        typer.Option("--drift/--no-drift", help="Watch rows for `softprompt drift`, as sums alone."),
+    ] = True,
+    drift_level: Annotated[
+        float, typer.Option(min=1e-9, max=0.5, help="Rate of false alarms of a look, one every 64 rows of a version.")
+    ] = 1e-3,
+    review_below: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Keep texts answered with less confidence for `softprompt review`.",
+            show_default=False,
+        ),
+    ] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            help="URL that is told when a task begins to drift, signed with SOFTPROMPT_WEBHOOK_SECRET.", show_default=False
+        ),
+    ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            help="Send a span of each request to this OpenTelemetry collector (OTLP over HTTP).", show_default=False
+        ),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="error, warning, info (a line for each request) or debug.")] = "warning",
     where: Location,
     as_json: Json = False,
@@ -84,6 +114,8 @@ def serve(
 
     log_to_stderr(log_level)
     sources = read_sources(passages or [])
+    watching = _Watching(drift, drift_level, review_below, webhook, traces)
+    watching.check()
     where.check_home()
     with where.open(make=True) as library, bind(host, port) as bound:
         refuse_open_doors(library, bound)
@@ -125,7 +157,7 @@ def serve(
         )
         progress = Bars()
         with progress.loading(settings.base.shown):
-            live = load(library, settings)
+            live = load(library, settings, watching.monitor(library))
 
         for tenant, name in sorted(live.hidden.find()):
             other = "the base's name" if name == live.base_name else "the name by which requests let their input choose"
@@ -143,6 +175,49 @@ def serve(
             progress.note(f"serving {live.base_name} in {dtype} on {url_of(bound)}")
 
         run(live, library, settings, bound, on_ready=ready)
+
+
+@dataclass(frozen=True)
+class _Watching:
+    """What is made of requests beside their answers."""
+
+    drift: bool
+    level: float
+    review_below: float | None
+    webhook: str | None
+    traces: str | None
+
+    def check(self) -> None:
+        """Raises `ConfigError` where options contradict each other, or what they need is not there."""
+        for name, value in (("--review-below", self.review_below), ("--webhook", self.webhook)):
+            if value is not None and not self.drift:
+                raise ConfigError(f"{name} needs the watch over drift; leave --no-drift out")
+        if self.traces is not None:
+            from softprompt.serving.tracing import check_tracing
+
+            check_tracing(self.traces)
+        if self.webhook is not None:
+            from softprompt.lifecycle.webhook import check_webhook
+
+            check_webhook(self.webhook, self._secret)
+
+    def monitor(self, library: Library) -> Monitor:
+        """What counts requests."""
+        from softprompt.lifecycle.watch import Watcher
+        from softprompt.lifecycle.webhook import Webhook
+        from softprompt.serving.monitor import Monitor
+        from softprompt.serving.tracing import tracer_to
+
+        hook = Webhook(self.webhook, self._secret) if self.webhook is not None else None
+        below = self.review_below
+        watcher = Watcher(library, level=self.level, review_below=below, webhook=hook) if self.drift else None
+        return Monitor(observer=watcher, tracer=tracer_to(self.traces) if self.traces is not None else None)
+
+    @property
+    def _secret(self) -> str:
+        from softprompt.lifecycle.webhook import SECRET
+
+        return os.environ.get(SECRET, "")
 
 
 def _choose(library: Library) -> str:

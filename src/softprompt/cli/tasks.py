@@ -9,6 +9,7 @@ import typer
 
 from softprompt.cli.options import Json, Location, library_options
 from softprompt.cli.output import emit, say, with_errors
+from softprompt.prompts.card import REFERENCE
 from softprompt.text import told_layers
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def show(
     if one:
         card = versions[0].card
         layers = {} if card.layers is None else {"layers": told_layers(card.layers)}
-        emit([card.model_dump(mode="json") | layers | rows[0] | _origin_row(origin)], False, versions[0].ref)
+        told = card.model_dump(mode="json") | layers | rows[0] | _origin_row(origin)
+        told["recipe"] = {key: value for key, value in card.recipe.items() if key != REFERENCE}  # numbers for `drift`
+        emit([told], False, versions[0].ref)
         _tell_unlearnt(versions)
         return
     bases = {version.base for version in versions}

@@ -14,6 +14,7 @@ from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.ensembles import score_members
 from softprompt.evaluation.metrics import abstaining, groundedness, measure, row_values, score
+from softprompt.evaluation.reference import confidence_of
 from softprompt.model.splice import with_front
 from softprompt.progress import Advance
 from softprompt.prompts.card import goodness
@@ -65,6 +66,8 @@ class Report:
     """Generated numbers outside of the range, which count as the end of it."""
     threshold: float | None = None
     """The one that was found on these rows."""
+    confidences: tuple[float, ...] = ()
+    """How sure each answer is; none where answers have no probabilities."""
 
     def better_than(self, other: Report | None) -> bool:
         """By the metric; of equal values by the lower loss; of equal losses this one is better: the later."""
@@ -83,6 +86,8 @@ class Answer(NamedTuple):
     """Whether a generated answer ran into `max_new_tokens`."""
     chances: tuple[float, ...] = ()
     """Of a set, and where the trial keeps them, the probability of each label; not kept in a row."""
+    confidence: float = math.nan
+    """How sure it is; not kept in a row."""
 
     def row(self) -> dict[str, Any]:
         """Its fields in the types of JSON, from which :meth:`of_row` makes it again to the last bit."""
@@ -110,6 +115,7 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
     base = engine.architecture.base
     predictions: list[list[str]] = [[""] * len(trial.examples) for trial in trials]
     chances: list[list[tuple[float, ...]]] = [[()] * len(trial.examples) for trial in trials]
+    sure = [[math.nan] * len(trial.examples) for trial in trials]
     losses: list[list[float]] = [[] for _ in trials]
     members, owner = placed_prompts(base, trials)
     prompts = [own[0] for own in members]
@@ -129,6 +135,7 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
         predictions[t][row] = said.output
         losses[t].append(form.loss(scored, trials[t].examples.right(row)))
         chances[t][row] = tuple((said.scores or {}).values()) if form.is_set or trials[t].keeps_chances else ()
+        sure[t][row] = confidence_of(form, said.scores)
     answered = yield from _uncounted(
         engine.score(
             prompts,
@@ -149,7 +156,7 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
     for (t, row), ids in zip(texts, generated, strict=True):
         predictions[t][row] = text_behind(base.spelling, trials[t].examples.inputs[row], ids).strip()
         unfinished[t][row] = len(ids) >= trials[t].form.max_new_tokens
-    whole = zip(predictions, losses, unfinished, chances, strict=True)
+    whole = zip(predictions, losses, unfinished, chances, sure, strict=True)
     return [[Answer(*each) for each in zip(*own, strict=True)] for own in whole]
 
 
@@ -199,7 +206,9 @@ def report_of(trial: Trial, given: Sequence[Answer]) -> Report:
         others |= groundedness(said, trial.examples.passages, form.no_answer)
     texts = [form.of_text(text) for text in predictions] if form.is_number and not form.labels else []
     counts = (sum(one.value is None for one in texts), sum(one.outside for one in texts))
-    return Report(form.metric, value, len(answers), loss, predictions, stderr, unfinished, values, others, *counts)
+    sure = tuple(one.confidence for one in given if not math.isnan(one.confidence))
+    own = (stderr, unfinished, values, others, *counts)
+    return Report(form.metric, value, len(answers), loss, predictions, *own, confidences=sure)
 
 
 def report_tuned(trial: Trial, given: Sequence[Answer], *, fixed: bool) -> Report:

@@ -27,6 +27,7 @@ from softprompt.signals import handling
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
+    from softprompt.serving.monitor import Monitor
     from softprompt.serving.service import AsyncService
 
 log = logging.getLogger("softprompt.http")
@@ -67,8 +68,8 @@ class Settings:
     """What finds passages for inputs."""
 
 
-def load(library: Library, settings: Settings) -> AsyncService:
-    """Load the base, start its engine, and open the library on it.
+def load(library: Library, settings: Settings, monitor: Monitor | None = None) -> AsyncService:
+    """Load the base, start its engine, and open the library on it; `monitor` counts its requests.
 
     Raises:
         BaseModelError: the base cannot be loaded.
@@ -85,8 +86,15 @@ def load(library: Library, settings: Settings) -> AsyncService:
             base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
     engine_limits = EngineLimits(max_rows=settings.engine_rows, max_waiting=settings.engine_queue)
     engine = ContinuousEngine(architecture_of(base), engine_limits, prefix_bytes=settings.prefix_bytes)
-    bounds = {"max_bytes": settings.max_prompt_bytes, "max_prompts": settings.max_prompts}
-    return AsyncService(library, base, engine, **bounds, passages=Passages(settings.passages, log.warning))
+    return AsyncService(
+        library,
+        base,
+        engine,
+        max_bytes=settings.max_prompt_bytes,
+        max_prompts=settings.max_prompts,
+        passages=Passages(settings.passages, log.warning),
+        monitor=monitor,
+    )
 
 
 def run(

@@ -1,4 +1,5 @@
-"""What becomes of a task's prompts once they serve: prompts of users' own, compared on requests, and on the next base.
+"""What becomes of a task's prompts once they serve: users' own, compared on requests, on the next base, and whether they
+still fit.
 
-May import: `serving`, `training` and what is below them. Open `upgrade.py` first.
+May import: `training`, `serving` and what is below them. Open `upgrade.py` first.
 """

@@ -21,6 +21,7 @@ from softprompt.library.library import library_or_current
 from softprompt.lifecycle.histories import History, read_histories
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.progress import Advance, Progress, Silent, loading
+from softprompt.prompts.card import REFERENCE
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Record, Version
 from softprompt.rows.places import PlacedRows
@@ -248,6 +249,7 @@ def _prompt_of(user: _User, shared: Version, prompt: SoftPrompt, source: Source)
     assert run.best_PD is not None
     recipe = shared.card.recipe | run.config.recipe() | {"steps": run.step, "best_step": run.best_step, "personal": True}
     recipe["prompt_tuning_init"] = "PROMPT"
+    recipe.pop(REFERENCE, None)  # of all users' rows
     metrics = {"value": best.value, "stderr": best.stderr, "rows": best.rows, "shared": user.shared.value}
     card = prompt.card.model_copy(
         update={

@@ -79,6 +79,9 @@ def value_beside(metrics: Mapping[str, float]) -> float | None:
     return metrics.get(VALUE_THERE, metrics.get("value"))
 
 
+REFERENCE = "reference"
+"""Where a recipe keeps how the rows looked that it was tuned for: beside what older readers know, who take what is there."""
+
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 PromptType = Literal["soft", "prefix"]
 
@@ -229,7 +232,8 @@ class Card(BaseModel):
             )
         new = Card.model_validate({**self.model_dump(), **changes})
         if any(getattr(self, name) != getattr(new, name) for name in SCORED):
-            recipe = {name: value for name, value in new.recipe.items() if name != "label_end"}  # of other labels, too
+            others = ("label_end", REFERENCE)  # of other labels, too
+            recipe = {name: value for name, value in new.recipe.items() if name not in others}
             return new.model_copy(update={"metrics": {}, "recipe": recipe})
         return new
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
     false,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """Every revision, oldest first. One file each under `migrations/versions`."""
 
 HEAD = REVISIONS[-1]
@@ -216,6 +216,42 @@ feedback = Table(  # what clients say of answers: how good they were, and what w
     sqlite_autoincrement=True,
 )
 
+windows = Table(  # what servers saw lately of the rows that a version serves: sums, and no text
+    "windows",
+    metadata,
+    Column("version_id", Sequence, ForeignKey("versions.id"), primary_key=True, autoincrement=False),
+    Column("server", String(64), primary_key=True),
+    Column("rows", Integer, nullable=False),
+    Column("tally", Text, nullable=False),  # JSON
+    Column("began_at", String(32), nullable=False),
+    Column("ended_at", String(32), nullable=False),
+)
+
+drift_references = Table(  # of versions whose card has none
+    "drift_references",
+    metadata,
+    Column("version_id", Sequence, ForeignKey("versions.id"), primary_key=True, autoincrement=False),
+    Column("reference", Text, nullable=False),  # JSON
+    Column("source", Text, nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("created_at", String(32), nullable=False),
+)
+
+reviews = Table(  # rows that were answered with little confidence, where a server was told to keep them
+    "reviews",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("task_id", Sequence, ForeignKey("tasks.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("output", Text, nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("answer", Text),  # the right one, once somebody has said it
+    Column("created_at", String(32), nullable=False),
+    Index(None, "task_id", "id"),
+    sqlite_autoincrement=True,
+)
+
 audit = Table(
     "audit",
     metadata,
@@ -318,5 +354,5 @@ job_events = Table(
     Column("created_at", String(32), nullable=False),
 )
 
-OF_ONE_HOME = (files, jobs, job_events)
-"""Tables whose rows mean files of a home: a copy of the library leaves them behind."""
+OF_ONE_HOME = (files, jobs, job_events, windows, reviews)
+"""Tables whose rows mean files of a home, or what its servers saw: a copy of the library leaves them behind."""

@@ -1,22 +1,26 @@
-"""Counters of the service, in Prometheus' shape."""
+"""Counters of the service, in Prometheus' shape; spans for a tracer, and rows for an observer, where there are such."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from softprompt.engines.protocol import EngineStatus
+from softprompt.evaluation.reference import Seen, answers_of, confidence_of
 from softprompt.serving.residents import ResidentsStatus
 
 if TYPE_CHECKING:
+    from softprompt.bases.base import FrozenBase
     from softprompt.serving.resident import Resident
+    from softprompt.tasks.answers import Said
+    from softprompt.tasks.form import Form
 
 Kind = Literal["completion", "chat", "classify"]
 
@@ -27,18 +31,43 @@ _FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _TOTAL = (*_FIRST, 60, 120, 300)
 _SWAP = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.1, 1)
 
+_OPERATIONS: dict[Kind, str] = {"completion": "text_completion", "chat": "chat", "classify": "classify"}
+"""OpenTelemetry's names for what requests ask."""
+
 TELL_S = 60.0
 """Seconds between two warnings of one kind."""
 
 _LOG = logging.getLogger(__name__)
 
 
+class Observer(Protocol):
+    """Is told of every row that a version answers; users' own prompts apart. Quick, and it never raises."""
+
+    def begin(self, base: FrozenBase, monitor: Monitor) -> None:
+        """Rows come from now on, as this base reads them."""
+
+    def saw(self, tenant: str, task: str, version: int, seen: Seen, text: str | None, output: str) -> None:
+        """A row was answered; `text` is what the client sent, where that is known, and is kept by nobody but on demand."""
+
+    def close(self) -> None:
+        """No more rows come."""
+
+
 class Monitor:
     """Counts what tasks do. Only tasks that exist are told apart, and only so many, so that names cannot fill the memory."""
 
-    def __init__(self, *, max_tasks: int = 200, clock: Callable[[], float] = time.monotonic) -> None:
-        """Count at most `max_tasks` tasks apart; warnings come now and then, by `clock`."""
+    def __init__(
+        self,
+        *,
+        max_tasks: int = 200,
+        clock: Callable[[], float] = time.monotonic,
+        observer: Observer | None = None,
+        tracer: Any = None,
+    ) -> None:
+        """Count at most `max_tasks` tasks apart; warnings come now and then, by `clock`. An OpenTelemetry `tracer` gets a
+        span for each request."""
         self._clock = clock
+        self.observer, self.tracer = observer, tracer
         self.registry = CollectorRegistry()
         self.max_tasks = max_tasks
         self._known: set[tuple[str, str]] = set()
@@ -86,9 +115,18 @@ class Monitor:
         """Begin to watch a request."""
         return Watch(self, tenant, kind)
 
-    def watch(self, engine: Callable[[], EngineStatus], residents: Callable[[], ResidentsStatus]) -> None:
-        """Show how an engine and the prompts in memory stand, whenever the counters are read."""
+    def watch(
+        self, engine: Callable[[], EngineStatus], residents: Callable[[], ResidentsStatus], base: FrozenBase | None = None
+    ) -> None:
+        """Show how an engine and the prompts in memory stand, whenever the counters are read; rows come from now on."""
         self.registry.register(_Gauges(engine, residents))
+        if self.observer is not None and base is not None:
+            self.observer.begin(base, self)
+
+    def close(self) -> None:
+        """No more rows come."""
+        if self.observer is not None:
+            self.observer.close()
 
     def labels(self, tenant: str, task: str | None) -> tuple[str, str]:
         """The labels of a task that exists (None: the base alone)."""
@@ -109,14 +147,50 @@ class Watch:
         self._labels = ("", UNKNOWN)
         self._began = time.perf_counter()
         self._started = self._over = False
+        self.text: str | None = None
+        """What was asked, where an answer is a label."""
+        self._resident: Resident | None = None
+        self._rows: list[tuple[Seen, str | None, str]] = []
+        self._written: tuple[Sequence[int], list[str]] | None = None
+        self._span = None
+        if monitor.tracer is not None:
+            self._span = monitor.tracer.start_span(
+                f"softprompt {kind}", attributes={"gen_ai.operation.name": _OPERATIONS[kind]}
+            )
 
-    def found(self, task: str | None) -> None:
-        """Its task is known and exists (None: the base alone)."""
+    def found(self, task: str | None, resident: Resident | None = None) -> None:
+        """Its task is known and exists (None: the base alone), and the prompt that answers."""
         self._labels = self._monitor.labels(self._tenant, task)
+        if resident is not None and resident.user is None and self._monitor.observer is not None:
+            # What stands before a placed prompt is not told of in a chat.
+            self._resident = None if self._kind == "chat" and resident.form.is_placed else resident
+        if self._span is not None:
+            self._span.set_attribute("softprompt.tenant", self._tenant)
+            if resident is not None:
+                self._span.set_attribute("gen_ai.request.model", resident.ref)
+                self._span.set_attribute("softprompt.task", resident.task)
+                self._span.set_attribute("softprompt.version", resident.version)
 
-    def accepted(self, input_tokens: int) -> None:
-        """It is accepted, with so many tokens of input."""
+    def accepted(self, input_tokens: int, ids: Sequence[int] | None = None) -> None:
+        """It is accepted, with so many tokens of input; these, where an answer will be written."""
         self._monitor.input_tokens.labels(*self._labels).inc(input_tokens)
+        if ids is not None and self._resident is not None:
+            self._written = (ids, [])
+        if self._span is not None:
+            self._span.set_attribute("gen_ai.usage.input_tokens", input_tokens)
+
+    def chose(self, texts: Sequence[str | None], rows: Sequence[Sequence[int]], said: Sequence[Said]) -> None:
+        """Inputs, as texts and as token ids, get these answers."""
+        if self._resident is not None:
+            form = self._resident.form
+            for text, ids, one in zip(texts, rows, said, strict=True):
+                seen = Seen(ids, answers_of(form, one.output), confidence_of(form, one.scores))
+                self._rows.append((seen, text, one.output))
+
+    def wrote(self, text: str) -> None:
+        """A piece of an answer."""
+        if self._written is not None:
+            self._written[1].append(text)
 
     def first_token(self) -> None:
         """The first token, or the labels' scores, are there; harmless after that."""
@@ -126,21 +200,46 @@ class Watch:
 
     def done(self, output_tokens: int = 0) -> None:
         """The answer is whole."""
+        self.first_token()
         if self._end():
             self._monitor.output_tokens.labels(*self._labels).inc(output_tokens)
             self._monitor.total.labels(*self._labels).observe(time.perf_counter() - self._began)
+            self._observe()
+            if self._span is not None:
+                self._span.set_attribute("gen_ai.usage.output_tokens", output_tokens)
+                self._span.end()
 
     def failed(self, error: BaseException | None = None) -> None:
         """It ended with an error; without one, it was given up. Harmless after its end."""
         name = type(error).__name__ if isinstance(error, Exception) else "cancelled"
         if self._end():
             self._monitor.errors.labels(*self._labels, name).inc()
+            if self._span is not None:
+                self._span.set_attribute("error.type", name)
+                self._span.end()
+
+    def _observe(self) -> None:
+        resident, observer = self._resident, self._monitor.observer
+        if resident is None or observer is None:
+            return
+        if self._written is not None and not self._rows:
+            ids, text = self._written[0], "".join(self._written[1])
+            self._rows.append((Seen(ids, _answers(resident.form, text)), None, text))
+        for seen, asked, output in self._rows:
+            observer.saw(self._tenant, resident.task, resident.version, seen, asked, output)
 
     def _end(self) -> bool:
         first, self._over = not self._over, True
         if first:
             self._monitor.requests.labels(*self._labels, self._kind).inc()
         return first
+
+
+def _answers(form: Form, text: str) -> tuple[str, ...] | None:
+    """What a text that was written counts as; of a task with labels, one of them or nothing."""
+    if form.labels is None:
+        return answers_of(form, text)
+    return (text.strip(),) if text.strip() in form.labels and not form.is_set else None
 
 
 class _Gauges(Collector):

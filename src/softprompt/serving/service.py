@@ -88,6 +88,7 @@ class AsyncService:
         fresh_s: float = 1.0,
         threshold: float = THRESHOLD,
         passages: Passages | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         """Serve a library's prompts of one base.
 
@@ -100,9 +101,10 @@ class AsyncService:
             fresh_s: seconds after which the registry is asked again.
             threshold: nearness below which `auto` abstains; by default one that was measured.
             passages: what finds passages for inputs; by default the folders that prompts were tuned with.
+            monitor: counts requests.
         """
         self.base, self.base_name, self.fingerprint = base, base.name, base.fingerprint
-        self.engine, self.monitor = engine, Monitor()
+        self.engine, self.monitor = engine, monitor or Monitor()
         self.residents = Residents(
             library,
             base,
@@ -119,7 +121,7 @@ class AsyncService:
         self.personal, self.split = Personal(self.residents), Split(self.residents)
         self.shadow = Shadow(library.registry)
         self.hidden = Hidden(library, base.name, self.residents.changes)
-        self.monitor.watch(engine.status, self.residents.status)
+        self.monitor.watch(engine.status, self.residents.status, base)
 
     async def models(self, tenant: str) -> list[ModelRow]:
         """The base, and a tenant's tasks that have versions on it, by name."""
@@ -212,6 +214,7 @@ class AsyncService:
             else:
                 given = chat_input(messages, conversation=resident.reads_conversations)
                 check_text(given, "the conversation")
+                watch.text = given
                 fill = partial(fill_template, resident.form, given)
                 front, text = await asyncio.to_thread(fill) if resident.looks_up else fill()
                 ids = await self._reader.ids_of(text)
@@ -261,7 +264,7 @@ class AsyncService:
                 said = zip(scores, encoded, strict=True)
                 rows = [choose_label(resident.form, own, truncated=one.truncated) for own, one in said]
             watch.accepted(tokens)
-            watch.first_token()
+            watch.chose(inputs, [(*one.front, *one.ids) for one in encoded], [row.said for row in rows])
             watch.done()
             if (share := target.share) is not None:
 
@@ -273,6 +276,7 @@ class AsyncService:
 
     def close(self) -> None:
         """Stop the threads. The engine and the library are the caller's."""
+        self.monitor.close()
         self.residents.close()
 
     @asynccontextmanager
@@ -300,7 +304,7 @@ class AsyncService:
         own = await self.personal.find(tenant, model, user) if user is not None else None
         share = await self.split.find(tenant, model, key if user is None else user) if own is None else None
         resident = own or await self.residents.aget(model if share is None else share.ref, tenant)
-        watch.found(resident.task)
+        watch.found(resident.task, resident)
         return _Target(resident, routed, resident.members, share)
 
     def _follow(
@@ -339,7 +343,7 @@ class AsyncService:
             )
         stream = Stream(self._head(target, len(ids)), watch, strip=strip)
         ticket = self.engine.submit(GenerateJob(target.vectors, tuple(ids), sampling), stream.deliver)
-        watch.accepted(len(ids))
+        watch.accepted(len(ids), ids)
         return stream.runs(ticket)
 
     async def _best_label(self, target: _Target, resident: Resident, ids: tuple[int, ...], watch: Watch) -> Stream:
@@ -349,6 +353,7 @@ class AsyncService:
         (scores,) = await self._results.scores(resident, [target.members], [ids])
         watch.accepted(len(ids))
         said = choose_label(resident.form, scores, truncated=False).said
+        watch.chose([watch.text], [ids], [said])
         stream = Stream(self._head(target, len(ids)), watch)
         asked = dict(zip(resident.form.asked, resident.labels, strict=True))
         tokens = len(asked.get(said.label, max(resident.labels, key=len)))

@@ -53,6 +53,7 @@ class Stream(AsyncIterator[Piece]):
             self._watch.failed(error)
             raise error
         self._watch.first_token()
+        self._watch.wrote(result.text)
         if result.finish is not None:
             self._over = True
             self._watch.done(result.count)

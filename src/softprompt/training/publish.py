@@ -11,18 +11,20 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import NotFound
 from softprompt.evaluation.baselines import beside_baselines
+from softprompt.evaluation.reference import Reference, Seen, answers_of
 from softprompt.evaluation.trials import Report, Trial, result_of
 from softprompt.files import write_whole
 from softprompt.model.architecture import Architecture
 from softprompt.model.centroid import centroid_of, raw_text
 from softprompt.model.prefix import layout_for
-from softprompt.prompts.card import Card
+from softprompt.prompts.card import REFERENCE, Card
 from softprompt.prompts.prompt import Classifier, SoftPrompt
 from softprompt.registry.gate import Rival, rival
 from softprompt.registry.records import Origin, Version
 from softprompt.rows.sources import Row, digest_rows
 from softprompt.tasks.config import OF_PATTERNS
-from softprompt.tasks.form import form_fields
+from softprompt.tasks.examples import Examples
+from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.task import Task
 from softprompt.training.heads import objective_on
 from softprompt.training.member import Member
@@ -72,6 +74,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         | run.form.found()
         | run.task.form.rules(base)
         | ({"pooling": architecture.head.pooling} if architecture.head is not None else {})
+        | {REFERENCE: reference_of(base, member, report).told()}
         | member.recipe,
         data_digest=run.task.data_digest,
         metrics={name: value for name, value in metrics.items() if not math.isnan(value)},  # of a checkpoint from before
@@ -85,6 +88,28 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         head = architecture.head.on(rows_PD.shape[1])
         classifier = Classifier(*(part.clone() for part in head.unpack(rows_PD, len(run.labels))))
     return SoftPrompt(vectors_PD.clone(), card, centroid_D, classifier)
+
+
+def reference_of(base: FrozenBase, member: Member, report: Report) -> Reference:
+    """How the rows of a task look: those that it was tuned on, with what its validation rows are answered, and those that it
+    was judged on."""
+    run = member.run
+    assert run.best is not None
+    tuned = (run.train,) if run.folds else (run.train, run.validation)
+    samples = {"tuned": (tuned, run.best), "judged": ((member.test,), report)}
+    return Reference.of(
+        base, {name: (_inputs(splits), _answers(run.form, said)) for name, (splits, said) in samples.items()}
+    )
+
+
+def _inputs(splits: Sequence[Examples]) -> list[list[int]]:
+    return [[*split.front(place), *ids] for split in splits for place, ids in enumerate(split.inputs)]
+
+
+def _answers(form: Form, report: Report) -> list[Seen]:
+    sure = report.confidences or (math.nan,) * len(report.predictions)
+    said = zip(report.predictions, sure, strict=True)
+    return [Seen((), answers_of(form, output), confidence) for output, confidence in said]
 
 
 def barely_moved(member: Member, prompt: SoftPrompt) -> str:

@@ -287,9 +287,7 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """Everything that its next step, and its end, depend on, but for its place in the bank."""
-        best = None
-        if self.best is not None:
-            best = {name: value for name, value in vars(self.best).items() if name != "predictions"}
+        best = None if self.best is None else dict(vars(self.best))
         own = {"own_answers": self.own_answers.state()} if self.config.unwanted_patterns else {}
         return {name: getattr(self, name) for name in _STATE} | {"best": best, "best_PD": self.best_PD} | own
 
@@ -297,7 +295,8 @@ class Run:
         """Go on from a state."""
         for name in _STATE:
             setattr(self, name, state[name])
-        self.best = Report(**state["best"], predictions=[]) if state["best"] is not None else None
+        # Checkpoints of before have no predictions.
+        self.best = Report(**{"predictions": [], **state["best"]}) if state["best"] is not None else None
         self.best_PD = state["best_PD"]
         if self.config.unwanted_patterns:
             self.own_answers.load_state(state["own_answers"], self.targets)
