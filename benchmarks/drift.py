@@ -35,7 +35,6 @@ from softprompt.library.library import Library
 from softprompt.lifecycle.drift import answer_rows
 from softprompt.lifecycle.watch import BUCKET, BUCKETS, Watcher
 from softprompt.progress import Mute
-from softprompt.registry.windows import Windows
 from softprompt.tasks.form import Form
 from softprompt.training.train import train
 
@@ -133,7 +132,7 @@ def run(model: str, steps: int, traffic: int, draws: int) -> Iterator[Row]:
         (tuned,) = train(task.variant(data=kept), base=base, library=library, progress=Mute())
         seconds = time.perf_counter() - began
         version = library.registry.resolve("trec6")
-        told = Windows(library.registry).reference(version)
+        told = library.registry.windows.reference(version)
         reference = Reference.read(told)
         assert reference is not None
         form = Form.of_card(version.card)

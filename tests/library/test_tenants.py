@@ -22,6 +22,8 @@ from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
 from softprompt.registry import database, tables
 from softprompt.registry.records import Origin, Outcome, Version
+from softprompt.registry.traffic.reviews import Review
+from softprompt.registry.traffic.windows import Window
 from softprompt.stores import FolderStore
 from tests.commands import Run
 from tests.jobs_data import lines, queue_job
@@ -48,6 +50,10 @@ def fill(library: Library) -> str:
     personal.publish(library, "fish", [("ann", mine)], base="builtin/tiny")
     found = Outcome("fish", 2, "polite", "d" * 64, {"file": SECRET}, ("0",), (SECRET,), (SECRET,), (check([1.0]),))
     library.registry.outcomes.put(found)
+    window = Window("a-server", 64, {"reference": SECRET}, "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z")
+    library.registry.windows.set_reference(library.registry.resolve("fish@2"), {"rows": SECRET}, f"{SECRET}.jsonl")
+    library.registry.windows.store("a-server", {("fish", 2): window})
+    library.registry.reviews.add("fish", [Review(0, "fish", 2, SECRET, SECRET, 0.5)])
     Uploads(library).add(
         lines([{"text": f"{SECRET} {place}", "label": "ab"[place % 2]} for place in range(8)]), "mine.jsonl"
     )

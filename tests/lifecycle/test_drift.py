@@ -20,7 +20,7 @@ from softprompt.progress import Mute
 from softprompt.prompts.card import REFERENCE
 from softprompt.prompts.file import read_card
 from softprompt.registry.records import now
-from softprompt.registry.windows import MOST_SERVERS, Window, Windows, key_of
+from softprompt.registry.traffic.windows import MOST_SERVERS, Window, key_of
 from softprompt.training.train import train
 from tests.commands import Run
 from tests.lifecycle.rows import a_task
@@ -67,7 +67,7 @@ def library(bare: Library, base: FrozenBase, tmp_path: Path) -> Library:
     from softprompt.lifecycle.drift import keep_reference
 
     if _kept:
-        Windows(bare.registry).set_reference(bare.registry.resolve("kind"), _kept[0], "then.jsonl")
+        bare.registry.windows.set_reference(bare.registry.resolve("kind"), _kept[0], "then.jsonl")
     else:
         file = rows_file(tmp_path / "then.jsonl", words(HERE, 200, seed=1))
         _kept.append(keep_reference("kind", file, library=bare, base=base).told())
@@ -127,7 +127,7 @@ def test_no_traffic_is_said_and_is_no_error(library: Library, run: Run) -> None:
 
 
 def window_of(library: Library, base: FrozenBase, texts: list[str], server: str = "s", at: str | None = None) -> Window:
-    told = Windows(library.registry).reference(library.registry.resolve("kind"))
+    told = library.registry.windows.reference(library.registry.resolve("kind"))
     reference = Reference.read(told)
     assert reference is not None
     rows = [Seen(ids, ("yes",), 0.9) for ids in base.encode([f"{text} =" for text in texts])]
@@ -136,7 +136,7 @@ def window_of(library: Library, base: FrozenBase, texts: list[str], server: str 
 
 
 def test_windows_of_several_servers_are_one(library: Library, base: FrozenBase, run: Run, tmp_path: Path) -> None:
-    windows = Windows(library.registry)
+    windows = library.registry.windows
     for server, seed in (("one", 5), ("two", 6)):
         windows.store(server, {("kind", 1): window_of(library, base, words(HERE, 60, seed=seed), server)})
     rows = run("drift", "kind", "--home", library.home, "--json").rows
@@ -157,7 +157,7 @@ def test_windows_of_several_servers_are_one(library: Library, base: FrozenBase, 
 
 
 def test_old_windows_count_no_more_and_go(library: Library, base: FrozenBase, run: Run) -> None:
-    windows, version = Windows(library.registry), library.registry.resolve("kind")
+    windows, version = library.registry.windows, library.registry.resolve("kind")
     texts = words(HERE, 40, seed=5)
     windows.store("old", {("kind", 1): window_of(library, base, texts, "old", "2001-01-01T00:00:00Z")})
     assert [one.server for one in windows.of(version)] == ["old"]
@@ -169,13 +169,13 @@ def test_old_windows_count_no_more_and_go(library: Library, base: FrozenBase, ru
     assert len(kept) == MOST_SERVERS
     assert "old" not in {one.server for one in kept}
     windows.store("s", {("kind", 7): many, ("none", 1): many})  # deleted meanwhile
-    assert Windows(library.for_tenant("other").registry).of(version) == []
+    assert library.for_tenant("other").registry.windows.of(version) == []
 
 
 def test_another_reference_makes_old_windows_void(library: Library, base: FrozenBase, tmp_path: Path, run: Run) -> None:
     from softprompt.lifecycle.drift import keep_reference
 
-    windows = Windows(library.registry)
+    windows = library.registry.windows
     stale = window_of(library, base, words(HERE, 60, seed=5))
     windows.store("one", {("kind", 1): stale})
     keep_reference("kind", rows_file(tmp_path / "n.jsonl", words(ELSEWHERE, 99, seed=9)), library=library, base=base)
@@ -187,7 +187,7 @@ def test_another_reference_makes_old_windows_void(library: Library, base: Frozen
 
 
 def test_few_rows_are_told(library: Library, base: FrozenBase, run: Run) -> None:
-    windows = Windows(library.registry)
+    windows = library.registry.windows
     windows.store("one", {("kind", 1): window_of(library, base, words(HERE, 12, seed=5))})
     done = run("drift", "kind", "--home", library.home, "--json")
     assert (done.code, done.out) == (0, "")

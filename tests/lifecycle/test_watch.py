@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import hmac
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import generate_latest
 
 from softprompt.bases.base import FrozenBase
@@ -25,12 +28,11 @@ from softprompt.library.library import Library
 from softprompt.lifecycle.drift import keep_reference
 from softprompt.lifecycle.watch import BUCKET, BUCKETS, MOST_QUEUED, QUIET_S, REREAD_S, Watcher
 from softprompt.lifecycle.webhook import Webhook, sign
-from softprompt.registry.reviews import Reviews
-from softprompt.registry.windows import Windows, key_of
+from softprompt.registry.traffic.windows import Windows, key_of
 from softprompt.serving.answers import Message
 from softprompt.serving.monitor import Monitor
 from softprompt.serving.service import AsyncService
-from softprompt.serving.tracing import check_tracing
+from softprompt.serving.tracing import check_tracing, tracer_of, tracer_to
 from tests.commands import Run
 from tests.fake_engine import FakeEngine
 from tests.lifecycle.test_drift import ELSEWHERE, HERE, LABELS, rows_file, words
@@ -68,7 +70,7 @@ def library(tmp_path: Path, base: FrozenBase, references: dict[str, Any]) -> Ite
     with Library.open(tmp_path / "home") as made:
         fill(made, base)
         for task, told in references.items():
-            Windows(made.registry).set_reference(made.registry.resolve(task), told, "then.jsonl")
+            made.registry.windows.set_reference(made.registry.resolve(task), told, "then.jsonl")
         yield made
 
 
@@ -107,12 +109,12 @@ def test_a_window_slides_and_is_stored_and_is_sums_alone(library: Library, base:
     ((key, tally, _),) = watcher.snapshot()
     assert (key, tally.rows) == (("default", "kind", 1), BUCKET * BUCKETS)
     version = library.registry.resolve("kind")
-    (window,) = Windows(library.registry).of(version)
+    (window,) = library.registry.windows.of(version)
     assert (window.server, window.rows) == (watcher.server, BUCKET * BUCKETS)
-    assert window.tally["reference"] == key_of(Windows(library.registry).reference(version))
+    assert window.tally["reference"] == key_of(library.registry.windows.reference(version))
     assert not any(word in json.dumps(window.tally) for word in ("green", "stone", "apple"))
-    assert Reviews(library.registry).of("kind") == []
-    reference = Reference.read(Windows(library.registry).reference(version))
+    assert library.registry.reviews.of("kind") == []
+    reference = Reference.read(library.registry.windows.reference(version))
     assert reference is not None
     last = reference.count(base, seen_of(base, texts[-BUCKET * BUCKETS :]))
     assert tally.lengths == last.lengths
@@ -122,7 +124,7 @@ def test_few_rows_are_stored_too(library: Library, base: FrozenBase) -> None:
     watcher = watching(library, base, Clock())
     feed(watcher, seen_of(base, words(HERE, 5, seed=4)), store=True)
     feed(watcher, seen_of(base, words(HERE, 4, seed=5)), store=True)
-    (window,) = Windows(library.registry).of(library.registry.resolve("kind"))
+    (window,) = library.registry.windows.of(library.registry.resolve("kind"))
     assert window.rows == 9
 
 
@@ -162,14 +164,14 @@ def test_what_cannot_be_judged_is_not_kept(library: Library, base: FrozenBase) -
         watcher.saw("default", "gone", 3, row, None, "yes")
     watcher.work(store=True)
     assert list(watcher.snapshot()) == []
-    assert Windows(library.registry).of(library.registry.resolve("bare")) == []
+    assert library.registry.windows.of(library.registry.resolve("bare")) == []
     folder = library.home.parent
     keep_reference("bare", rows_file(folder / "b.jsonl", words(HERE, 30, seed=1)), library=library, base=base)
     clock.now += REREAD_S  # it is found without a new start
     for row in seen_of(base, words(HERE, 20, seed=4)):
         watcher.saw("default", "bare", 1, row, None, "yes")
     watcher.work(store=True)
-    assert Windows(library.registry).of(library.registry.resolve("bare"))[0].rows == 20
+    assert library.registry.windows.of(library.registry.resolve("bare"))[0].rows == 20
 
 
 def test_memory_is_bounded_while_the_thread_is_away(library: Library, base: FrozenBase) -> None:
@@ -198,7 +200,7 @@ def test_a_registry_that_fails_holds_nothing_up_and_loses_nothing(
         patch.setattr(Windows, "store", fails)
         watcher.work(store=True)
     watcher.work(store=True)
-    assert Windows(library.registry).of(library.registry.resolve("kind"))[0].rows == 40
+    assert library.registry.windows.of(library.registry.resolve("kind"))[0].rows == 40
 
 
 # In a service
@@ -234,11 +236,11 @@ def test_every_route_is_watched_and_closing_stores_it(library: Library, base: Fr
 
     service = asked(library, base, work)
     registry = library.registry
-    (kind,), (tell,) = (Windows(registry).of(registry.resolve(task)) for task in ("kind", "tell"))
+    (kind,), (tell,) = (registry.windows.of(registry.resolve(task)) for task in ("kind", "tell"))
     assert (kind.rows, kind.tally["answered"], sum(kind.tally["confidence"].values())) == (4, 3, 3)
     assert set(kind.tally["answers"]) <= set(LABELS)
     assert (tell.rows, tell.tally["answered"], tell.tally["confidence"]) == (1, 1, {})
-    assert Reviews(registry).of("kind") == []  # no text is kept unless it is asked for
+    assert registry.reviews.of("kind") == []  # no text is kept unless it is asked for
     text = generate_latest(service.monitor.registry).decode()
     assert 'softprompt_window_rows{task="kind",tenant="default",version="1"} 4.0' in text
 
@@ -275,18 +277,18 @@ def test_rows_for_review_become_training_data(library: Library, base: FrozenBase
 
 
 def test_the_queue_is_bounded_and_what_is_labelled_stays(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    from softprompt.registry import reviews
-    from softprompt.registry.reviews import Review
+    from softprompt.registry.traffic import reviews
+    from softprompt.registry.traffic.reviews import Review
 
     monkeypatch.setattr(reviews, "MOST_ROWS", 3)
-    queue = Reviews(library.registry)
+    queue = library.registry.reviews
     queue.add("kind", [Review(0, "kind", 1, "a", "yes", 0.5)])
     queue.label("kind", {1: "no"})
     queue.add("kind", [Review(0, "kind", 1, text, "yes", 0.5) for text in "bcdef"])
     assert [row.text for row in queue.of("kind")] == ["a", "e", "f"]
-    assert Reviews(library.for_tenant("other").registry)._scope.tenant == "other"
+    assert library.for_tenant("other").registry.reviews._scope.tenant == "other"
     with pytest.raises(Exception, match="no task 'kind' for tenant 'other'"):
-        Reviews(library.for_tenant("other").registry).of("kind")
+        library.for_tenant("other").registry.reviews.of("kind")
 
 
 # Rules, spans and the webhook
@@ -369,10 +371,48 @@ def test_a_span_for_each_request(library: Library, base: FrozenBase) -> None:
 def test_spans_are_refused_by_name_where_they_cannot_be_sent() -> None:
     with pytest.raises(ConfigError, match="--traces 'collector' is no address"):
         check_tracing("collector")
-    try:
+    check_tracing("http://localhost:4318/v1/traces")
+
+
+def test_without_its_packages_the_way_to_them_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk", None)
+    with pytest.raises(ConfigError, match=r"pip install 'softprompt\[otel\]'"):
         check_tracing("http://localhost:4318/v1/traces")
-    except ConfigError as error:
-        assert "pip install 'softprompt[otel]'" in str(error)  # noqa: PT017
+
+
+def ask(library: Library, base: FrozenBase, tracer: Any) -> None:
+    """One label, with a tracer."""
+
+    async def run() -> None:
+        service = AsyncService(library, base, engine, monitor=Monitor(tracer=tracer))
+        await service.classify("default", "kind", ["red"])
+        service.close()
+
+    engine = FakeEngine(context=base.context)
+    try:
+        asyncio.run(run())
+    finally:
+        engine.going.set()
+        engine.stop(drain=False, timeout=5)
+
+
+def test_spans_are_those_of_opentelemetry(library: Library, base: FrozenBase) -> None:
+    exporter = InMemorySpanExporter()
+    ask(library, base, tracer_of(exporter, at_once=True))
+    (span,) = exporter.get_finished_spans()
+    assert span.name == "softprompt classify"
+    assert dict(span.attributes or {})["gen_ai.request.model"] == "kind@1"
+    assert span.resource.attributes["service.name"] == "softprompt"
+    assert (span.end_time or 0) > (span.start_time or 0)
+
+
+def test_spans_reach_a_collector(library: Library, base: FrozenBase) -> None:
+    with Receiver(200) as collector:
+        tracer = tracer_to(collector.url)
+        ask(library, base, tracer)
+        tracer.span_processor.shutdown()
+    ((_, body),) = collector.got
+    assert b"softprompt classify" in (gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body)
 
 
 class Receiver(HTTPServer):

@@ -15,7 +15,7 @@ import pytest
 from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
-from softprompt.registry.experiments import CANDIDATE
+from softprompt.registry.traffic.experiments import CANDIDATE
 from softprompt.serving.split import arm_of
 from tests.http_server import Running, fill, serving
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softprompt.registry.experiments import CANDIDATE, CONTROL, Experiment
+from softprompt.registry.traffic.experiments import CANDIDATE, CONTROL, Experiment
 from softprompt.serving.split import MadeId, Share, arm_of
 
 EXPERIMENT = Experiment(

@@ -16,7 +16,7 @@ from softprompt.text import plural
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from softprompt.registry.reviews import Review
+    from softprompt.registry.traffic.reviews import Review
     from softprompt.tasks.form import Form
 
 COLUMNS = ("id", "version", "text", "output", "confidence", "answer")
@@ -42,8 +42,6 @@ def review(
     as_json: Json = False,
 ) -> None:
     """List the rows that `serve --review-below` kept, say what is right, and make training data of them."""
-    from softprompt.registry.reviews import Reviews
-
     if row is not None and not erase:
         raise typer.BadParameter("--row says which rows go, and nothing is to go; add --erase")
     if unlabelled and export is None:
@@ -51,7 +49,7 @@ def review(
     if erase and (label or export is not None):
         raise typer.BadParameter("--erase takes rows away, and others of the options need them; give it alone")
     library = where.open()
-    reviews = Reviews(library.registry)
+    reviews = library.registry.reviews
     if erase:
         count = reviews.erase(task, row)
         emit([{"task": task, "erased": count}], as_json, "Erased")

@@ -34,9 +34,9 @@ from softprompt.model.headed_encoder import HeadedEncoder
 from softprompt.progress import Progress, Silent, loading
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, Card, goodness
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.registry.feedback import Correction
 from softprompt.registry.gate import figures_of
 from softprompt.registry.records import Record, Version
+from softprompt.registry.traffic.feedback import Correction
 from softprompt.rows.memory import rows_in_memory
 from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import canonical, digest_rows, find_file, read_rows

@@ -18,7 +18,7 @@ from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
 from softprompt.progress import Progress, Silent, loading
 from softprompt.registry.records import Record
-from softprompt.registry.windows import Windows, key_of
+from softprompt.registry.traffic.windows import key_of
 from softprompt.rows.sources import find_file
 from softprompt.rows.tables import read_table
 from softprompt.tasks.form import Form
@@ -135,7 +135,7 @@ def look(
 ) -> Look | None:
     """What :func:`drift` tells, with what it is told from; None where there is nothing to judge."""
     shown = progress or Silent()
-    version, windows = library.registry.resolve(ref), Windows(library.registry)
+    version, windows = library.registry.resolve(ref), library.registry.windows
     told = windows.reference(version)
     reference = Reference.read(told)
     if reference is None:
@@ -188,7 +188,7 @@ def keep_reference(
         raise DataError(f"{os.fspath(rows)}: {plural(len(read), 'row')} make no reference; give {LEAST_ROWS} or more")
     seen = answer_rows(library, version, form, loaded, read, shown)
     made = Reference.of(loaded, {"given": ([row.ids for row in seen], seen)})
-    Windows(library.registry).set_reference(version, made.told(), Path(os.fspath(rows)).name)
+    library.registry.windows.set_reference(version, made.told(), Path(os.fspath(rows)).name)
     return made
 
 

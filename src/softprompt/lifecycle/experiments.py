@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from softprompt.errors import ConfigError, DataError, FieldError, LibraryError, NotFound, PromotionRefused, SoftPromptError
 from softprompt.evaluation.sequential import Count, better, e_value, interval
 from softprompt.names import Ref, is_user, parse_ref
-from softprompt.registry.experiments import CANDIDATE, CONTROL, RUNNING, UNDECIDED, Experiment
-from softprompt.registry.feedback import Said
 from softprompt.registry.queries import PRODUCTION
+from softprompt.registry.traffic.experiments import CANDIDATE, CONTROL, RUNNING, UNDECIDED, Experiment
+from softprompt.registry.traffic.feedback import Said
 from softprompt.serving.split import MadeId, arm_of
 from softprompt.tasks.form import Form
 from softprompt.text import plural

@@ -25,8 +25,8 @@ from softprompt.errors import NotFound, SoftPromptError
 from softprompt.evaluation.drift_tests import LEVEL, Verdict, judge_rows
 from softprompt.evaluation.reference import Reference, Seen, Tally
 from softprompt.registry.records import now
-from softprompt.registry.reviews import Review, Reviews
-from softprompt.registry.windows import Window, Windows, key_of
+from softprompt.registry.traffic.reviews import Review
+from softprompt.registry.traffic.windows import Window, key_of
 from softprompt.serving.monitor import OTHER
 from softprompt.tasks.form import Form
 
@@ -201,7 +201,7 @@ class Watcher:
             one.unstored = True
 
     def _read(self, key: Key, one: _Watched) -> None:
-        windows = Windows(self._of(key[0]).registry)
+        windows = self._of(key[0]).registry.windows
         version = windows.find(key[1], key[2])
         one.read_at = self._clock()
         told = None if version is None else windows.reference(version)
@@ -241,7 +241,7 @@ class Watcher:
                 one.unstored = False
         for tenant, windows in found.items():
             try:
-                Windows(self._of(tenant).registry).store(self.server, windows)
+                self._of(tenant).registry.windows.store(self.server, windows)
             except SoftPromptError as error:
                 self._tell("windows cannot be stored", error)
                 for task, number in windows:
@@ -251,7 +251,7 @@ class Watcher:
             rows = [one.reviews.popleft() for _ in range(len(one.reviews))]
             if rows:
                 try:
-                    Reviews(self._of(tenant).registry).add(task, rows)
+                    self._of(tenant).registry.reviews.add(task, rows)
                 except NotFound:
                     continue
                 except SoftPromptError as error:

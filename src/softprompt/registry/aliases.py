@@ -17,11 +17,11 @@ from softprompt.errors import NotFound, PromotionRefused
 from softprompt.names import Ref, check_alias, check_task, parse_ref
 from softprompt.prompts.card import Card
 from softprompt.registry import outcomes, queries, tables
-from softprompt.registry.experiments import end_running
 from softprompt.registry.gate import Comparison, weigh, weigh_suites
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import Move, Version
 from softprompt.registry.scope import Scope
+from softprompt.registry.traffic.experiments import end_running
 
 _v, _a, _p = tables.versions.c, tables.aliases.c, tables.promotions.c
 

@@ -22,14 +22,16 @@ from softprompt.prompts.card import Card
 from softprompt.registry import aliases, queries, tables
 from softprompt.registry.aliases import Aliases
 from softprompt.registry.database import Database
-from softprompt.registry.experiments import Experiments, refuse_if_compared
-from softprompt.registry.feedback import Feedback
 from softprompt.registry.keys import Key, Keys
 from softprompt.registry.listing import Filters, search
 from softprompt.registry.outcomes import Outcomes
 from softprompt.registry.personal import Personal
 from softprompt.registry.records import AuditEntry, BaseCount, Entry, Origin, Version, now
 from softprompt.registry.scope import Scope
+from softprompt.registry.traffic.experiments import Experiments, refuse_if_compared
+from softprompt.registry.traffic.feedback import Feedback
+from softprompt.registry.traffic.reviews import Reviews
+from softprompt.registry.traffic.windows import Windows
 
 __all__ = ["AuditEntry", "Entry", "Filters", "Key", "Registry", "Version"]
 
@@ -54,6 +56,7 @@ class Registry:
         self.personal = Personal(self._scope)
         self.outcomes = Outcomes(self._scope)
         self.experiments, self.feedback = Experiments(self._scope), Feedback(self._scope)
+        self.windows, self.reviews = Windows(self._scope), Reviews(self._scope)
 
     @classmethod
     def open(

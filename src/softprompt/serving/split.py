@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from softprompt.errors import SoftPromptError
 from softprompt.names import parse_ref
-from softprompt.registry.experiments import CANDIDATE, CONTROL, Experiment
+from softprompt.registry.traffic.experiments import CANDIDATE, CONTROL, Experiment
 
 if TYPE_CHECKING:
     from softprompt.serving.residents import Residents

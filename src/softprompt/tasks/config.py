@@ -129,8 +129,8 @@ class TaskConfig(Strict):
     """Compile norms and feed-forward blocks for the training steps; by default on a CPU where a run is long enough to pay
     for it. The results differ by rounding."""
     objective: ObjectiveName | None = None
-    """By default language_modelling; distillation trains the prompt to answer as the base does behind `instruction`,
-    unlikelihood keeps it from `unwanted` answers, preference has it prefer one answer to another.
+    """By default language_modelling, and on encoders label_scoring; distillation trains the prompt to answer as the base
+    does behind `instruction`, unlikelihood keeps it from `unwanted` answers, preference has it prefer one answer to another.
     `language_modeling` is read too, and kept in cards as language_modelling, so that equal
     runs keep equal digests."""
     unwanted: str | None = None

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -18,9 +18,6 @@ from softprompt.prompts.card import REFERENCE
 from softprompt.registry import queries, tables
 from softprompt.registry.records import Version, now
 from softprompt.registry.scope import Scope
-
-if TYPE_CHECKING:
-    from softprompt.registry.registry import Registry
 
 KEEP_DAYS = 7
 """Windows that no server has written to for so long go."""
@@ -44,8 +41,8 @@ class Window:
 class Windows:
     """The windows and references of one tenant's versions. Safe to share between threads."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._scope = Scope(registry.database, registry.tenant, registry.actor)
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
 
     def store(self, server: str, found: Mapping[tuple[str, int], Window]) -> None:
         """Put windows of a server in the place of those that it stored before, by task and number. Old ones of the same

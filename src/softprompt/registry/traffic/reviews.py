@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -13,9 +12,6 @@ from softprompt.errors import NotFound
 from softprompt.registry import queries, tables
 from softprompt.registry.records import Record, now
 from softprompt.registry.scope import Scope
-
-if TYPE_CHECKING:
-    from softprompt.registry.registry import Registry
 
 MOST_ROWS = 1000
 """Of a task: the oldest that nobody has labelled go first."""
@@ -43,8 +39,8 @@ class Review(Record):
 class Reviews:
     """The rows of one tenant's tasks. Safe to share between threads."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._scope = Scope(registry.database, registry.tenant, registry.actor)
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
 
     def add(self, task: str, rows: Sequence[Review]) -> None:
         """Keep rows, the oldest first; those beyond :data:`MOST_ROWS` go.

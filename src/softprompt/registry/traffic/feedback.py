@@ -12,9 +12,9 @@ from sqlalchemy.engine import Connection
 
 from softprompt.names import check_task
 from softprompt.registry import queries, tables
-from softprompt.registry.experiments import Experiment, count_outcome
 from softprompt.registry.records import now
 from softprompt.registry.scope import Scope
+from softprompt.registry.traffic.experiments import Experiment, count_outcome
 
 _f = tables.feedback.c
 
