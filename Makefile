@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-MARKS ?= not services and not models and not mlflow
+MARKS ?= not services and not models and not mlflow and not story
 # Tests of `make test` run in so many processes, of one thread each.
 WORKERS ?= 2
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
-.PHONY: setup demo test lint format docs bench soak test-services models test-models test-mlflow masked-small clean
+.PHONY: setup demo test test-all lint format docs bench soak test-services models test-models test-mlflow test-story \
+	masked-small clean
 
 setup: $(READY)
 
@@ -23,7 +24,7 @@ demo: setup
 	$(BIN)/softprompt demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked --ignore=tests/story
 
 lint: setup
 	$(BIN)/ruff check .
@@ -78,6 +79,18 @@ $(MLFLOW)/.ready: $(READY)
 
 test-mlflow: $(MLFLOW)/.ready
 	PYTHONPATH=src $(MLFLOW)/bin/python -m pytest tests/tracked -m mlflow
+
+# The whole life of prompts: PostgreSQL, S3 and Redis, a server, its worker and commands that are killed.
+test-story: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/story -m story
+
+# One after the other; `make models` comes before.
+test-all: setup
+	$(MAKE) test
+	$(MAKE) test-services
+	$(MAKE) test-models
+	$(MAKE) test-mlflow
+	$(MAKE) test-story
 
 clean:
 	rm -rf .venv $(MLFLOW) demo-home

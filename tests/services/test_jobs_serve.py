@@ -2,67 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from openai import OpenAI
 
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.records import UNFINISHED
 from softprompt.library.library import Library
 from tests.jobs_data import lines
+from tests.services.served import Served, wait, worker_of
 
 pytestmark = pytest.mark.services
-
-PATIENCE = 240.0
-"""Seconds that anything may take; the machine may be busy."""
-
-
-class Served:
-    """`softprompt serve` in a process of its own."""
-
-    def __init__(self, home: Path, base: Path, *more: str) -> None:
-        command = [sys.executable, "-m", "softprompt.cli", "--home", str(home), *more]
-        command += ["serve", "--port", "0", "--base", str(base), "--dtype", "float32", "--device", "cpu", "--json"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
-        assert self.process.stdout is not None
-        row = json.loads(self.process.stdout.readline())
-        self.base = row["base"]
-        self.client = OpenAI(base_url=f"{row['url']}/v1", api_key="any", max_retries=0, timeout=60)
-
-    def kill(self) -> None:
-        self.client.close()
-        self.process.kill()
-        self.process.communicate()
-
-
-def wait(what: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def worker_of(home: Path) -> int:
-    """The process id of the worker that was started last: it keeps its home's lock open."""
-    for found in Path("/proc").iterdir():
-        try:
-            command = (found / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        if "softprompt.jobs.worker" in command and str(home) in command:
-            return int(found.name)
-    raise AssertionError("no worker runs")
 
 
 def test_server_and_worker_are_killed_and_jobs_end_once(base_folder: Path, tmp_path: Path) -> None:
