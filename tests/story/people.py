@@ -166,6 +166,6 @@ class Reaper:
             self.server = self._start()
 
     def _go_on(self) -> None:
-        while not self._ended.wait(pause := self._draw.uniform(5, 25)):
+        while not self._ended.wait(pause := self._draw.uniform(10, 40)):
             self._say(f"  kill -9 of the server, {pause:.1f} s after it was there")
             self.kill()

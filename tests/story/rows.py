@@ -59,7 +59,7 @@ def recipe(task: str) -> dict[str, Any]:
         form = {"input": "{text}\nIt was the", "target": " {label}", "max_new_tokens": 3}
     return form | {
         "num_virtual_tokens": 8,
-        "max_steps": 24,
+        "max_steps": 16,
         "per_device_train_batch_size": 16,
         "learning_rate": 0.03,
         "eval_per_epoch": 1,

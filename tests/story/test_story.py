@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -91,7 +92,8 @@ def story(postgres_database: Callable[[], str], s3_url: str, tmp_path: Path) -> 
 def end_worker(home: Path) -> None:
     """The worker outlives its server; nothing outlives the test."""
     while home.exists() and not WorkerLock(home).is_free():
-        os.kill(worker_of(home), signal.SIGKILL)
+        with contextlib.suppress(AssertionError, ProcessLookupError):  # it has gone, or somebody looks whether it has
+            os.kill(worker_of(home), signal.SIGKILL)
         time.sleep(0.1)
 
 
