@@ -102,26 +102,22 @@ class Desk:
 
     def killed(self, tenant: str | None, *arguments: str | Path, at: Sequence[str] = (), times: int = 1) -> Rows:
         """The same call, killed so often, and then made again until it ends. It is killed soon after a line of its progress
-        begins with one of `at`, drawn anew each time; without such lines somewhere in its second second."""
+        begins with one of `at`, drawn anew each time; without such lines soon after its start. What has ended by then is not made again."""
         shown = " ".join(Path(str(one)).name for one in arguments)
         for _ in range(times):
-            stage, pause = self._draw.choice(at) if at else None, self._draw.uniform(0, 0.6)
+            stage, pause = self._draw.choice(at) if at else None, self._draw.uniform(*((0, 0.6) if at else (0.4, 1.4)))
             process = self._start(tenant, *arguments)
             assert process.stderr is not None
-            if stage is None:
-                time.sleep(0.5 + 2 * pause)
-            elif not any(line.startswith(stage) for line in process.stderr):
+            if stage is not None and not any(line.startswith(stage) for line in process.stderr):
                 return _rows(process)
-            else:
-                time.sleep(pause)
+            time.sleep(pause)
             process.kill()
-            process.communicate()
-            if process.returncode >= 0:
+            if process.wait() >= 0:
                 self._say(f"  {shown!r} had ended before it was killed")
-            else:
-                self.kills += 1
-                where = f"{pause:.2f} s after {stage!r}" if stage else f"after {0.5 + 2 * pause:.2f} s"
-                self._say(f"  kill -9 of {shown!r}, {where}")
+                return _rows(process)
+            process.communicate()
+            self.kills += 1
+            self._say(f"  kill -9 of {shown!r}, {pause:.2f} s after {stage or 'its start'}")
         return self.run(tenant, *arguments)
 
     def _start(self, tenant: str | None, *arguments: str | Path) -> subprocess.Popen[str]:

@@ -339,7 +339,8 @@ def upgrade(story: Story, folder: Path) -> None:
     note_made(story, "south", row)
     new = f"food@{row['new_version']}"
     # Of the old base's server it is no answer, and all else is as it was.
-    refused = story.person("south").ask(new, rows_of("food", 1, "moved")[0]["text"], "ann")
+    with story.reaper.away():
+        refused = story.person("south").ask(new, rows_of("food", 1, "moved")[0]["text"], "ann")
     assert not isinstance(refused, Answer)
     assert refused.status_code in (400, 404, 409), refused.text
     story.say(f"  {refused.status_code}: {refused.json()['error']['message'][:100]}")
@@ -358,7 +359,7 @@ def upgrade(story: Story, folder: Path) -> None:
 
 def copy(story: Story, registry: str, store: str) -> None:
     there = ("--to-home", story.folder / "copy", "--to-registry", registry, "--to-store", store)
-    story.desk.killed(None, "library", "copy", *map(str, there), times=2)
+    story.desk.killed(None, "library", "copy", *map(str, there), times=3)
     with Library.open(story.folder / "copy", registry=registry, store=store) as library:
         assert library.verify().problems == []
         story.ledger.check(library)
@@ -372,16 +373,17 @@ def leave(story: Story) -> None:
     refs = [f"{task}@1" for task in TENANTS["west"]]
     digests = [story.of("west").registry.resolve(ref).digest for ref in refs]
     time.sleep(1)  # the last answer to a client of the tenant
-    story.desk.killed(None, "tenant", "export", "west", story.folder / "out", times=1)
+    story.desk.killed(None, "tenant", "export", "west", story.folder / "out", times=2)
     with Library.open(story.folder / "out", tenant="west", create=False) as out:
         theirs = [answer for answer in list(story.traffic.answers) if answer.tenant == "west"]
         checked = truth.check(out, theirs, story.base)
         assert out.verify().problems == []
     story.say(f"  {len(theirs)} answers to west, {checked} different ones, are what its export says")
     person = story.person("west")
-    story.desk.killed(None, "tenant", "erase", "west", "--yes", times=1)
+    story.desk.killed(None, "tenant", "erase", "west", "--yes", times=3)
     story.ledger.forget("west")
-    wait(lambda: person.post("/v1/classify", {"model": "light", "input": "a"}).status_code == 401)
+    with story.reaper.away():
+        wait(lambda: person.post("/v1/classify", {"model": "light", "input": "a"}).status_code == 401)
     assert not any(story.library.store.has(digest) for digest in digests)
     assert story.of("west").registry.tasks() == []
 
