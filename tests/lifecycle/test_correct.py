@@ -73,6 +73,25 @@ def test_those_that_clients_sent_are_learnt_once_and_kept_later(library: Library
     assert every.reason.endswith("every correction is right already")
 
 
+def test_a_call_that_is_cut_short_before_the_gate_is_made_again(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was published and never judged is not all that becomes of corrections."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (row, *_) = wrong_rows(library)
+    experiments.take(library, model="kind", correct={"input": row["text"], "answer": row["label"]})
+    with monkeypatch.context() as patch:
+        patch.setattr("softprompt.lifecycle.correct.promote_if_as_good", die)
+        with pytest.raises(KeyboardInterrupt):
+            correct("kind", steps=60, library=library, progress=Mute())
+    assert library.registry.resolve("kind").number == 1
+    made = correct("kind", steps=60, library=library, progress=Mute())
+    assert (made.corrections, made.fixed, made.promoted) == (1, 1.0, True)
+    assert said(library, [row["text"]]) == [row["label"]]
+    assert [one.used_by for one in library.registry.feedback.corrections("kind")] == [made.new_version]
+
+
 def test_what_would_forget_the_task_is_not_put_in_place(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """Corrections that say the opposite of all that the task knew."""
     monkeypatch.setattr("softprompt.lifecycle.correct.RATE", 1.0)

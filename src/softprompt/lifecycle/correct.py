@@ -54,8 +54,6 @@ from softprompt.training.publish import make_prompt, publish
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection
-
     from softprompt.library.library import Library
 
 STEPS, EVERY = 16, 4
@@ -170,8 +168,7 @@ def correct(
         learning = _Learning(architecture_of(loaded), made, prompt, now, kept, steps, shown)
         before = learning.best.fixed
         if before == 1.0:
-            with opened.registry.database.write() as connection:
-                opened.registry.feedback.used(connection, [one.id for one in now], move.old.number)
+            learning.learnt(opened, move.old)
             move.remarks.append("every correction is right already")
             return learning.row(move, before, time.perf_counter() - began)
         learning.train(shown, stop)
@@ -183,6 +180,7 @@ def correct(
             promote_if_as_good(opened, move, learning.engine, shown)
         else:
             move.remarks.append("not promoted: no more corrections are right than before")
+        learning.learnt(opened, move.new)  # not before: of a call that was cut short they are learnt by the next one
         return learning.row(move, before, time.perf_counter() - began)
 
 
@@ -319,7 +317,7 @@ class _Learning:
         run = self.run
         assert run.best_PD is not None
         (report,) = result_of(judge(self.engine, [Trial(run.form, run.best_PD.to(self.architecture.base.dtype), self.test)]))
-        member = Member(self.task, library, True, self._also, "")
+        member = Member(self.task, library, True, None, "")
         member.run, member.test, member.id = run, self.test, secrets.token_hex(16)
         member.baselines = _baselines(old.card, card)
         member.recipe["correct"] = {
@@ -331,9 +329,10 @@ class _Learning:
         assert version is not None
         return version
 
-    def _also(self, connection: Connection, version: Version, member: Member, prompt: SoftPrompt) -> None:
-        assert member.library is not None
-        member.library.registry.feedback.used(connection, self.ids, version.number)
+    def learnt(self, library: Library, version: Version) -> None:
+        """Keep which version knows the corrections."""
+        with library.registry.database.write() as connection:
+            library.registry.feedback.used(connection, self.ids, version.number)
 
     def row(self, move: Move, before: float, seconds: float) -> Corrected:
         """What became of it."""

@@ -110,6 +110,6 @@ class Feedback:
             return [Correction(row.id, json.loads(row.correction), row.used_by) for row in rows]
 
     def used(self, connection: Connection, ids: Iterable[int], version: int) -> None:
-        """Say which version was made with corrections, in the transaction that publishes it."""
+        """Say which version was made with corrections."""
         for number in ids:
             connection.execute(sa.update(tables.feedback).where(_f.id == number).values(used_by=version))
