@@ -100,9 +100,17 @@ class Desk:
         assert "Traceback" not in err
         return err.splitlines()[-1]
 
-    def killed(self, tenant: str | None, *arguments: str | Path, at: Sequence[str] = (), times: int = 1) -> Rows:
+    def killed(
+        self,
+        tenant: str | None,
+        *arguments: str | Path,
+        at: Sequence[str] = (),
+        times: int = 1,
+        done: Callable[[], bool] | None = None,
+    ) -> Rows:
         """The same call, killed so often, and then made again until it ends. It is killed soon after a line of its progress
-        begins with one of `at`, drawn anew each time; without such lines soon after its start. What has ended by then is not made again."""
+        begins with one of `at`, drawn anew each time; without such lines soon after its start. What has ended by then is
+        not made again, nor what is `done`, though nobody was told."""
         shown = " ".join(Path(str(one)).name for one in arguments)
         for _ in range(times):
             stage, pause = self._draw.choice(at) if at else None, self._draw.uniform(*((0, 0.6) if at else (0.4, 1.4)))
@@ -118,6 +126,9 @@ class Desk:
             process.communicate()
             self.kills += 1
             self._say(f"  kill -9 of {shown!r}, {pause:.2f} s after {stage or 'its start'}")
+            if done is not None and done():
+                self._say("  it was done")
+                return []
         return self.run(tenant, *arguments)
 
     def _start(self, tenant: str | None, *arguments: str | Path) -> subprocess.Popen[str]:

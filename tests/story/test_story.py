@@ -20,7 +20,9 @@ from softprompt.bases.options import BaseOptions
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.records import UNFINISHED
+from softprompt.library import takeout
 from softprompt.library.library import Library
+from softprompt.registry.tables import ERASURES
 from softprompt.serving.offline import Service
 from tests.services.served import Served, wait, worker_of
 from tests.services.servers import free_port
@@ -370,17 +372,30 @@ def copy(story: Story, registry: str, store: str) -> None:
 
 def leave(story: Story) -> None:
     story.traffic.known["west"] = ()
-    refs = [f"{task}@1" for task in TENANTS["west"]]
+    out, refs = story.folder / "out", [f"{task}@1" for task in TENANTS["west"]]
+
+    def erased() -> bool:
+        return [line.action for line in story.of("west").registry.audit()] == [*ERASURES]
+
     digests = [story.of("west").registry.resolve(ref).digest for ref in refs]
     time.sleep(1)  # the last answer to a client of the tenant
-    story.desk.killed(None, "tenant", "export", "west", story.folder / "out", times=2)
-    with Library.open(story.folder / "out", tenant="west", create=False) as out:
+    story.desk.killed(
+        None,
+        "tenant",
+        "export",
+        "west",
+        out,
+        times=2,
+        done=lambda: (out / "registry.db").exists() and not (out / takeout.UNFINISHED).exists(),
+    )
+    with Library.open(out, tenant="west", create=False) as out:
         theirs = [answer for answer in list(story.traffic.answers) if answer.tenant == "west"]
         checked = truth.check(out, theirs, story.base)
         assert out.verify().problems == []
     story.say(f"  {len(theirs)} answers to west, {checked} different ones, are what its export says")
     person = story.person("west")
-    story.desk.killed(None, "tenant", "erase", "west", "--yes", times=3)
+    story.desk.killed(None, "tenant", "erase", "west", "--yes", times=3, done=erased)
+    assert erased()
     story.ledger.forget("west")
     with story.reaper.away():
         wait(lambda: person.post("/v1/classify", {"model": "light", "input": "a"}).status_code == 401)
