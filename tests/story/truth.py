@@ -11,10 +11,8 @@ import pytest
 
 from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library
-from softprompt.registry.traffic.experiments import Experiment
 from softprompt.serving.catalogue import system_fingerprint
 from softprompt.serving.offline import Service
-from softprompt.serving.split import arm_of
 from tests.story.people import Answer
 
 BEFORE_S, AFTER_S = 3.0, 1.0
@@ -102,13 +100,3 @@ def _check_names(library: Library, task: str, answers: Sequence[Answer]) -> None
             assert number == asked, answer
         else:
             assert any(one.number == int(number) and one.held(answer) for one in known), (answer, known)
-
-
-def check_sticky(experiment: Experiment, answers: Iterable[Answer], since: float, until: float) -> int:
-    """While an experiment runs a user has one version, whatever became of servers. Returns how many answers tell."""
-    told = [
-        one for one in answers if one.asked == experiment.task and since + BEFORE_S < one.sent and one.got < until - AFTER_S
-    ]
-    for one in told:
-        assert one.model == experiment.ref_of(arm_of(experiment, one.user)), one
-    return len(told)
