@@ -55,6 +55,8 @@ def drift(
     if rows and not as_json:
         moved = [row["what"] for row in rows if row["drifted"]]
         say(f"drifted: {', '.join(moved)}" if moved else f"no drift, at a rate of {level:g} false alarms a look")
+        if untold := [row["what"] for row in rows if row["threshold"] is None]:
+            say(f"not told of: {', '.join(untold)} (too few rows, or all alike)")
     if html is not None and found is not None:
         from softprompt.lifecycle.drift_page import write_page
 
