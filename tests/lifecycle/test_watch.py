@@ -25,9 +25,9 @@ from softprompt.engines.protocol import Sampling
 from softprompt.errors import ConfigError, RegistryError
 from softprompt.evaluation.reference import Reference, Seen
 from softprompt.library.library import Library
-from softprompt.lifecycle.drift import keep_reference
-from softprompt.lifecycle.watch import BUCKET, BUCKETS, MOST_QUEUED, QUIET_S, REREAD_S, Watcher
-from softprompt.lifecycle.webhook import Webhook, sign
+from softprompt.lifecycle.drift.drift import keep_reference
+from softprompt.lifecycle.drift.watch import BUCKET, BUCKETS, MOST_QUEUED, QUIET_S, REREAD_S, Watcher
+from softprompt.lifecycle.drift.webhook import Webhook, sign
 from softprompt.registry.traffic.windows import Windows, key_of
 from softprompt.serving.answers import Message
 from softprompt.serving.monitor import Monitor
