@@ -32,8 +32,8 @@ from softprompt.bases.base import FrozenBase
 from softprompt.evaluation.drift_tests import judge_rows
 from softprompt.evaluation.reference import Reference, Seen, Tally
 from softprompt.library.library import Library
-from softprompt.lifecycle.drift import answer_rows
-from softprompt.lifecycle.watch import BUCKET, BUCKETS, Watcher
+from softprompt.lifecycle.drift.drift import answer_rows
+from softprompt.lifecycle.drift.watch import BUCKET, BUCKETS, Watcher
 from softprompt.progress import Mute
 from softprompt.tasks.form import Form
 from softprompt.training.train import train

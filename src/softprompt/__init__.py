@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
     from softprompt.lifecycle.correct import Corrected, correct
     from softprompt.lifecycle.diagnose import Finding, diagnose
-    from softprompt.lifecycle.drift import Drifted, drift
+    from softprompt.lifecycle.drift.drift import Drifted, drift
     from softprompt.lifecycle.move import Upgraded
     from softprompt.lifecycle.personalize import Personalized, personalize
     from softprompt.lifecycle.retrain import Retrained, retrain
@@ -97,7 +97,7 @@ _HOMES = {
     "Combined": "evaluation.combination",
     "Corrected": "lifecycle.correct",
     "Distilled": "training.distill",
-    "Drifted": "lifecycle.drift",
+    "Drifted": "lifecycle.drift.drift",
     "Evaluation": "evaluation.evaluate",
     "Finding": "lifecycle.diagnose",
     "FrozenBase": "bases.base",
@@ -122,7 +122,7 @@ _HOMES = {
     "correct": "lifecycle.correct",
     "diagnose": "lifecycle.diagnose",
     "distill": "training.distill",
-    "drift": "lifecycle.drift",
+    "drift": "lifecycle.drift.drift",
     "evaluate": "evaluation.evaluate",
     "inspect": "evaluation.look_inside",
     "personalize": "lifecycle.personalize",

@@ -12,9 +12,10 @@ from softprompt.cli.options import _VALUES
 from softprompt.exchange.exporting import Format
 
 NUMBERS = (
-    "--engine-queue --engine-rows --events --level --limit --max-body-kb --max-job-rows --max-outcomes --max-rows "
-    "--max-steps --max-streams --max-tokens --max-upload-mb --port --prefix-cache-mb --prompt-cache-mb "
-    "--prompt-cache-size --requests-per-minute --samples --steps --subsets --tokens-per-minute --weight"
+    "--drift-level --engine-queue --engine-rows --events --examples --hours --level --limit --max-body-kb "
+    "--max-job-rows --max-outcomes --max-rows --max-steps --max-streams --max-tokens --max-upload-mb --port "
+    "--prefix-cache-mb --prompt-cache-mb --prompt-cache-size --requests-per-minute --review-below --row --samples "
+    "--steps --subsets --tokens-per-minute --weight"
 ).split()
 
 

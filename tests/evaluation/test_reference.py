@@ -193,6 +193,20 @@ def test_rows_like_one_of_the_samples_have_not_drifted() -> None:
     assert {one.beside for one in found} == {"judged"}
 
 
+@pytest.mark.parametrize("rows", [1, 11, 40])
+def test_a_small_sample_is_like_no_row_at_all(rows: int) -> None:
+    """As the test rows of a small task: beside so few everything looks alike, and what is tuned on decides."""
+    world = World(7)
+    near = world.reference(300)
+    few, points = world.tally(rows, near)
+    few.point = near.scaled(points).sum(0)
+    small = Sample("judged", near.samples[0].covariance, few)
+    moved, _ = world.tally(300, near, shift=0.4)
+    for samples in ((*near.samples, small), (small, *near.samples)):
+        found = judge_rows(Reference(near.centre, near.scale, samples), moved)
+        assert [(one.beside, one.drifted) for one in found] == [("given", True)] * 4
+
+
 def test_few_rows_are_not_judged() -> None:
     world = World(4)
     reference = world.reference(300)

@@ -45,7 +45,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
 def shown(text: str) -> str:
     """A body with `#` for what differs from run to run: ids, seconds since 1970, fingerprints, scores of a training."""
     for pattern, mark in (
-        (r'"(cmpl|chatcmpl|file|ftjob|ftevent|ftckpt)-[0-9a-f]{24}', r'"\1-#'),
+        (r'"(cmpl|chatcmpl|classify|file|ftjob|ftevent|ftckpt)-[0-9a-f]{24}', r'"\1-#'),
         (r'("(?:created|created_at|finished_at)":)\d{9,}', r"\1#"),
         (r'"[0-9a-f]{12}(-[0-9a-f]{12})?"', r'"#"'),
         (r'"[0-9a-f]{32}"|"[0-9a-f]{64}"', r'"##"'),
@@ -156,7 +156,7 @@ def test_classifications_and_what_auto_chose(running: Running) -> None:
         '"data":[{"index":0,"label":"the river","scores":{"yes":0.0526350810332277,"no":0.10317048738872257,'
         '"the river":0.8441944315780496}}],"truncated":0,"usage":{"prompt_tokens":1,"completion_tokens":0,"total_tokens":1}'
     )
-    begin = '{"object":"list","model":"kind@2","system_fingerprint":"#",'
+    begin = '{"id":"classify-#","object":"list","model":"kind@2","system_fingerprint":"#",'
     assert ask(running, "/v1/classify", {"model": "kind", "input": "red"}) == f"{begin}{answer}}}"
     routed = '"routed":{"task":"hues","score":#}'
     auto = ask(running, "/v1/classify", {"model": "auto", "input": "red"})

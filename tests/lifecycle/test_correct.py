@@ -94,7 +94,7 @@ def test_a_call_that_is_cut_short_before_the_gate_is_made_again(library: Library
 
 def test_what_would_forget_the_task_is_not_put_in_place(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """Corrections that say the opposite of all that the task knew."""
-    monkeypatch.setattr("softprompt.lifecycle.correct.RATE", 1.0)
+    monkeypatch.setattr("softprompt.lifecycle.learning.RATE", 1.0)
     rows = [row | {"label": "no" if row["label"] == "yes" else "yes"} for row in ROWS]
     made = correct("kind", rows, steps=60, library=library, progress=Mute())
     assert (made.new_version, made.promoted, made.replay) == (2, False, 0)

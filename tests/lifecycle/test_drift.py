@@ -64,7 +64,7 @@ _kept: list[Any] = []
 @pytest.fixture
 def library(bare: Library, base: FrozenBase, tmp_path: Path) -> Library:
     """The same with a reference, which is made once."""
-    from softprompt.lifecycle.drift import keep_reference
+    from softprompt.lifecycle.drift.drift import keep_reference
 
     if _kept:
         bare.registry.windows.set_reference(bare.registry.resolve("kind"), _kept[0], "then.jsonl")
@@ -91,7 +91,7 @@ def test_rows_of_a_file(library: Library, base: FrozenBase, tmp_path: Path) -> N
 
 
 def test_what_is_written_is_judged_by_its_length(bare: Library, base: FrozenBase, tmp_path: Path) -> None:
-    from softprompt.lifecycle.drift import keep_reference
+    from softprompt.lifecycle.drift.drift import keep_reference
 
     file = rows_file(tmp_path / "then.jsonl", words(HERE, 40, seed=1))
     keep_reference("tell", file, library=bare, base=base)
@@ -110,7 +110,7 @@ def test_a_version_without_a_reference_says_how_to_get_one(
     assert (done.code, done.out) == (0, "")
     assert "kind@1 has no reference" in done.err
     few = rows_file(tmp_path / "few.jsonl", words(HERE, 29, seed=1))
-    from softprompt.lifecycle.drift import keep_reference
+    from softprompt.lifecycle.drift.drift import keep_reference
 
     with pytest.raises(DataError, match="29 rows make no reference; give 30 or more"):
         keep_reference("kind", few, library=bare, base=base)
@@ -173,7 +173,7 @@ def test_old_windows_count_no_more_and_go(library: Library, base: FrozenBase, ru
 
 
 def test_another_reference_makes_old_windows_void(library: Library, base: FrozenBase, tmp_path: Path, run: Run) -> None:
-    from softprompt.lifecycle.drift import keep_reference
+    from softprompt.lifecycle.drift.drift import keep_reference
 
     windows = library.registry.windows
     stale = window_of(library, base, words(HERE, 60, seed=5))

@@ -41,7 +41,7 @@ def drift(
     if data is not None or reference is not None:
         with progress.loading("torch"):
             import torch  # noqa: F401
-    from softprompt.lifecycle.drift import keep_reference, look
+    from softprompt.lifecycle.drift.drift import keep_reference, look
 
     if reference is not None:
         made = keep_reference(version.ref, reference, library=library, base=base, progress=progress)
@@ -55,7 +55,9 @@ def drift(
     if rows and not as_json:
         moved = [row["what"] for row in rows if row["drifted"]]
         say(f"drifted: {', '.join(moved)}" if moved else f"no drift, at a rate of {level:g} false alarms a look")
+        if untold := [row["what"] for row in rows if row["threshold"] is None]:
+            say(f"not told of: {', '.join(untold)} (too few rows, or all alike)")
     if html is not None and found is not None:
-        from softprompt.lifecycle.drift_page import write_page
+        from softprompt.lifecycle.drift.page import write_page
 
         progress.note(f"charts: {write_page(html, found)}")

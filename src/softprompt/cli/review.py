@@ -25,9 +25,7 @@ COLUMNS = ("id", "version", "text", "output", "confidence", "answer")
 @library_options
 def review(
     task: Annotated[str, typer.Argument(help="A task of the library.")],
-    label: Annotated[
-        list[str] | None, typer.Option("--label", metavar="ID=ANSWER", help="Say the right answer of a row; repeat it.")
-    ] = None,
+    answers: Annotated[list[str] | None, typer.Option("--answer", help="Say the right answer of a row; repeat it.")] = None,
     export: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the rows with an answer as training rows (.jsonl), for `retrain --data`."),
@@ -46,7 +44,7 @@ def review(
         raise typer.BadParameter("--row says which rows go, and nothing is to go; add --erase")
     if unlabelled and export is None:
         raise typer.BadParameter("--unlabelled says which rows are written, and no file is named; add --export FILE")
-    if erase and (label or export is not None):
+    if erase and (answers or export is not None):
         raise typer.BadParameter("--erase takes rows away, and others of the options need them; give it alone")
     library = where.open()
     reviews = library.registry.reviews
@@ -54,9 +52,9 @@ def review(
         count = reviews.erase(task, row)
         emit([{"task": task, "erased": count}], as_json, "Erased")
         return
-    if label:
+    if answers:
         form = _form(library, task)
-        reviews.label(task, dict(_labelled(form, pair) for pair in label))
+        reviews.label(task, dict(_labelled(form, pair) for pair in answers))
     found = reviews.of(task)
     if export is not None:
         _write(export, _form(library, task), [one for one in found if (one.answer is None) == unlabelled], found, task)
@@ -69,7 +67,7 @@ def review(
         )
     elif not as_json:
         done = sum(one.answer is not None for one in found)
-        say(f"{done} of {plural(len(found), 'row')} labelled; --label ID=ANSWER says what is right; --export FILE")
+        say(f"{done} of {plural(len(found), 'row')} labelled; --answer ID=ANSWER says what is right; --export FILE")
 
 
 def _form(library: Any, task: str) -> Form:
@@ -82,7 +80,7 @@ def _labelled(form: Form, pair: str) -> tuple[int, str]:
     """A row's id, and an answer that the task has."""
     name, equals, answer = pair.partition("=")
     if not equals or not name.isdecimal():
-        raise typer.BadParameter(f"--label {pair!r} is not ID=ANSWER; write --label 12=person")
+        raise typer.BadParameter(f"--answer {pair!r} is not ID=ANSWER; write --answer 12=person")
     return int(name), form.answer({form.target_field: answer}, f"row {name}")
 
 
@@ -99,7 +97,7 @@ def _write(file: Path, form: Form, rows: Sequence[Review], found: Sequence[Revie
     if not rows:
         raise ConfigError(
             f"none of the {plural(len(found), 'row')} of {task} for review is {'left' if found else 'there'}; "
-            f"say what is right with `softprompt review {task} --label ID=ANSWER`, then export"
+            f"say what is right with `softprompt review {task} --answer ID=ANSWER`, then export"
         )
     made = [dict(form.row_of(one.text)) | {form.target_field: _told(form, one.answer)} for one in rows]
     write_whole(file, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in made).encode())

@@ -197,14 +197,14 @@ class _Watching:
 
             check_tracing(self.traces)
         if self.webhook is not None:
-            from softprompt.lifecycle.webhook import check_webhook
+            from softprompt.lifecycle.drift.webhook import check_webhook
 
             check_webhook(self.webhook, self._secret)
 
     def monitor(self, library: Library) -> Monitor:
         """What counts requests."""
-        from softprompt.lifecycle.watch import Watcher
-        from softprompt.lifecycle.webhook import Webhook
+        from softprompt.lifecycle.drift.watch import Watcher
+        from softprompt.lifecycle.drift.webhook import Webhook
         from softprompt.serving.monitor import Monitor
         from softprompt.serving.tracing import tracer_to
 
@@ -215,7 +215,7 @@ class _Watching:
 
     @property
     def _secret(self) -> str:
-        from softprompt.lifecycle.webhook import SECRET
+        from softprompt.lifecycle.drift.webhook import SECRET
 
         return os.environ.get(SECRET, "")
 

@@ -9,7 +9,6 @@ import typer
 
 from softprompt.cli.options import Json, Location, library_options
 from softprompt.cli.output import emit, say, with_errors
-from softprompt.prompts.card import REFERENCE
 from softprompt.text import told_layers
 
 if TYPE_CHECKING:
@@ -78,6 +77,8 @@ def show(
         card = versions[0].card
         layers = {} if card.layers is None else {"layers": told_layers(card.layers)}
         told = card.model_dump(mode="json") | layers | rows[0] | _origin_row(origin)
+        from softprompt.prompts.card import REFERENCE
+
         told["recipe"] = {key: value for key, value in card.recipe.items() if key != REFERENCE}  # numbers for `drift`
         emit([told], False, versions[0].ref)
         _tell_unlearnt(versions)

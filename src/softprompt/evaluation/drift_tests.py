@@ -19,6 +19,8 @@ LEAST_ROWS = 30
 """Rows without which nothing is judged."""
 FEWEST = 8
 """Reference rows without which nothing is said of where inputs lie."""
+ENOUGH = 50
+"""Rows of a sample without which no row is like it: a larger one decides alone."""
 SPENT = 0.5
 """Of the rate of false alarms so much is spent: the tails are those of many rows, and of few they are heavier."""
 EXPECTED = 5.0
@@ -80,11 +82,12 @@ def judge_rows(reference: Reference, tally: Tally, *, level: float = LEVEL, sets
         level: the rate of false alarms over all tests together; each gets an equal part.
         sets: whether answers are sets of labels, which are tested label by label.
     """
-    found: dict[str, _Compared] = {}
+    compared: dict[str, list[_Compared]] = {}
     for sample in reference.samples:
         for one in _compare(sample, tally, sets=sets):
-            if one.rows >= LEAST_ROWS and (one.what not in found or one.tested.p_value > found[one.what].tested.p_value):
-                found[one.what] = one
+            if one.rows >= LEAST_ROWS:
+                compared.setdefault(one.what, []).append(one)
+    found = {what: max(_telling(those), key=lambda one: one.tested.p_value) for what, those in compared.items()}
     own_level = SPENT * level / max(1, len(found))
     return [
         Verdict(
@@ -102,6 +105,18 @@ def judge_rows(reference: Reference, tally: Tally, *, level: float = LEVEL, sets
             one.detail,
         )
         for one in sorted(found.values(), key=lambda one: KINDS.index(one.what))
+    ]
+
+
+def _telling(compared: list[_Compared]) -> list[_Compared]:
+    """Those beside samples large enough to be unlike anything: beside a dozen rows all rows look alike. Where none is, that
+    beside the largest."""
+    most = max((one.tested.tail is not None, one.reference_rows) for one in compared)
+    return [
+        one
+        for one in compared
+        if (one.tested.tail is not None, one.reference_rows) == most
+        or (one.tested.tail is not None and one.reference_rows >= ENOUGH)
     ]
 
 

@@ -12,7 +12,7 @@ from softprompt.evaluation.reference import SKETCH, Sample, Tally, bin_start, su
 from softprompt.files import write_whole
 
 if TYPE_CHECKING:
-    from softprompt.lifecycle.drift import Look
+    from softprompt.lifecycle.drift.drift import Look
 
 _COLOURS = {"reference": "#8a94a6", "now": "#c2571a"}
 _MOST_LABELS = 30

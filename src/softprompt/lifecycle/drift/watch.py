@@ -33,7 +33,7 @@ from softprompt.tasks.form import Form
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
-    from softprompt.lifecycle.webhook import Webhook
+    from softprompt.lifecycle.drift.webhook import Webhook
     from softprompt.serving.monitor import Monitor
 
 BUCKET, BUCKETS = 64, 16

@@ -73,7 +73,7 @@ class Webhook:
         self._url, self._secret = url, secret
         self._tries, self._wait_s, self._timeout_s = tries, wait_s, timeout_s
         self._events: queue.Queue[Mapping[str, Any] | None] = queue.Queue(MOST_WAITING)
-        self._closed = threading.Event()
+        self._closed, self._over = threading.Event(), threading.Event()
         self._opener = urllib.request.build_opener(_NoRedirect())
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
         self._thread.start()
@@ -86,17 +86,19 @@ class Webhook:
             _LOG.warning("the webhook %s is behind: an event is dropped", hide_password(self._url))
 
     def close(self, patience_s: float = 3.0) -> None:
-        """End; what waits is tried once more, for so many seconds at most."""
+        """End; what waits is tried once more, for so many seconds at most, and then dropped."""
         self._closed.set()
         try:
             self._events.put_nowait(None)
         except queue.Full:
             _LOG.warning("the webhook %s ends with events that were not sent", hide_password(self._url))
+            self._over.set()
             return
         self._thread.join(patience_s)
+        self._over.set()
 
     def _run(self) -> None:
-        while (event := self._events.get()) is not None:
+        while (event := self._events.get()) is not None and not self._over.is_set():
             self._deliver(json.dumps(event, separators=(",", ":")).encode())
 
     def _deliver(self, body: bytes) -> None:
