@@ -77,8 +77,9 @@ def main() -> None:
         began, cpu = time.perf_counter(), time.process_time()
         moved = upgrade(to=new, task_files=tasks, library=library, progress=progress)
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
-        anew = train(tasks, base=new, publish=False, progress=progress)
-        for one, tuned in zip(moved, anew, strict=True):
+        anew = {tuned.prompt.card.task: tuned for tuned in train(tasks, base=new, publish=False, progress=progress)}
+        for one in moved:
+            tuned = anew[one.task]
             kept = library.runs / f"{one.task}@{one.new_version}.jsonl"
             history = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
             assert one.old is not None
