@@ -11,18 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.base import BaseLike, FrozenBase, base_of
-from softprompt.bases.options import BaseOptions
+from softprompt.bases.base import BaseLike
 from softprompt.errors import ConfigError, NotFound
-from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
 from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good, refresh_suites
 from softprompt.lifecycle.learning import STEPS, Learning
+from softprompt.lifecycle.loaded import load_pair
 from softprompt.lifecycle.move import Move
-from softprompt.lifecycle.remake import named_base, remake
+from softprompt.lifecycle.remake import remake
 from softprompt.model.architecture import architecture_of
-from softprompt.progress import Progress, Silent, loading
-from softprompt.prompts.prompt import SoftPrompt
+from softprompt.progress import Progress, Silent
 from softprompt.registry.gate import figures_of
 from softprompt.registry.records import Record
 from softprompt.rows.memory import rows_in_memory
@@ -123,14 +121,7 @@ def correct(
                 f"task {move.old.task!r} has no correction that no version was made with{learnt}; send some to "
                 "/v1/feedback, or name a file with --data"
             )
-        if isinstance(base, FrozenBase):
-            loaded = base
-        else:
-            options = options_for(move.old, BaseOptions.of(base), named_base(opened, move.old))
-            with loading(shown, options.shown):
-                loaded = base_of(options, options)
-        prompt = SoftPrompt.from_bytes(opened.read(move.old), digest=move.old.digest)
-        prompt.check_base(loaded)
+        loaded, prompt = load_pair(opened, move.old, base, shown)
         learning = Learning(architecture_of(loaded), made, prompt, now, kept, steps, shown)
         before = learning.best.fixed
         if before == 1.0:

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from softprompt.bases.base import BaseLike, FrozenBase, base_of
-from softprompt.bases.options import BaseOptions
+from softprompt.bases.base import BaseLike
 from softprompt.engines.offline import OfflineEngine
-from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
 from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good, refresh_suites
+from softprompt.lifecycle.loaded import load_pair
 from softprompt.lifecycle.move import Move
-from softprompt.lifecycle.remake import named_base, remake
+from softprompt.lifecycle.remake import remake
 from softprompt.model.architecture import architecture_of
-from softprompt.progress import Progress, Silent, loading
-from softprompt.prompts.prompt import SoftPrompt
+from softprompt.progress import Progress, Silent
 from softprompt.registry.gate import figures_of
 from softprompt.registry.records import Record
 from softprompt.tasks.load import TaskLike, load_tasks
@@ -89,14 +87,7 @@ def retrain(
         move.remarks += told
         if not told and data is None:
             move.remarks.append("no row has changed since")
-        if isinstance(base, FrozenBase):
-            loaded = base
-        else:
-            options = options_for(move.old, BaseOptions.of(base), named_base(opened, move.old))
-            with loading(shown, options.shown):
-                loaded = base_of(options, options)
-        prompt = SoftPrompt.from_bytes(opened.read(move.old), digest=move.old.digest)
-        prompt.check_base(loaded)
+        loaded, prompt = load_pair(opened, move.old, base, shown)
         keep_in_place(opened, move.old, "kept in place while the task is trained again")
         engine = OfflineEngine(architecture_of(loaded), warn=shown.warn)
         move.card, move.task = card_on(made, prompt, engine), made

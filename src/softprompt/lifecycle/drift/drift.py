@@ -10,13 +10,11 @@ from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, DataError
 from softprompt.evaluation.drift_tests import LEAST_ROWS, LEVEL, Verdict, judge_rows
 from softprompt.evaluation.reference import Reference, Seen, Tally, answers_of, confidence_of
-from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
-from softprompt.progress import Progress, Silent, loading
+from softprompt.progress import Progress, Silent
 from softprompt.registry.records import Record
 from softprompt.registry.traffic.windows import key_of
 from softprompt.rows.sources import find_file
@@ -229,9 +227,6 @@ def _open(
     chosen = places[:: -(-len(places) // MOST_ROWS)]
     if len(chosen) < len(places):
         progress.note(f"{len(chosen)} of {len(places)} rows are judged, from the first to the last")
-    from softprompt.bases.base import FrozenBase, base_of
+    from softprompt.lifecycle.loaded import load_base  # torch, which windows need not
 
-    options = options_for(version, BaseOptions() if isinstance(base, FrozenBase) else BaseOptions.of(base))
-    with loading(progress, options.shown):
-        loaded = base if isinstance(base, FrozenBase) else base_of(options, options)
-    return loaded, form, [table[place] for place in chosen]
+    return load_base(library, version, base, progress), form, [table[place] for place in chosen]
