@@ -16,6 +16,7 @@ from softprompt.library.library import Library
 from softprompt.lifecycle import carry
 from softprompt.lifecycle import upgrade as module
 from softprompt.progress import Mute
+from softprompt.prompts.prompt import SoftPrompt
 from softprompt.training.train import train
 from tests.lifecycle.rows import ROWS, a_task, data_file
 from tests.models import make_base, some_prefix, some_prompt, steerable_base, tokenizer
@@ -65,6 +66,32 @@ def test_a_task_that_is_worse_is_trained_and_not_promoted(
     assert library.registry.resolve("kind").number == (1 if row.value < 1 else 2)
 
 
+def test_the_start_that_trains_better_wins_and_is_trained_as_if_alone(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt_PD = SoftPrompt.from_bytes(library.read(library.registry.resolve("kind"))).vectors_PD
+    (alone,) = train(a_task(tmp_path), base=steerable_twin(), publish=False, progress=Mute())
+    for number, (name, vectors_PD) in enumerate({"map": learnt_PD, "nearest": -900 * learnt_PD}.items(), 2):
+        monkeypatch.setattr(module, "carried", lambda *_, made={name: vectors_PD}: dict(made))
+        base = twin_number(number)
+        (row,) = upgrade("kind@1", to=base, library=library, progress=Mute())
+        assert row.start == ("map" if name == "map" else "LABELS"), "what was learnt leads at once; its opposite never"
+        new = library.registry.resolve(f"kind@{row.new_version}")
+        assert (new.card.recipe["upgrade"]["start"], row.value) == (row.start, 1.0)
+        assert new.card.metrics["untrained"] == (1.0 if name == "map" else alone.prompt.card.metrics["untrained"])
+        if name == "nearest":
+            torch.testing.assert_close(
+                SoftPrompt.from_bytes(library.read(new)).vectors_PD, alone.prompt.vectors_PD, rtol=0.0, atol=2e-3
+            )
+
+
+def test_a_contender_that_fails_leaves_the_other(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt_PD = SoftPrompt.from_bytes(library.read(library.registry.resolve("kind"))).vectors_PD
+    monkeypatch.setattr(module, "carried", lambda *_: {"map": torch.full_like(learnt_PD, float("inf"))})
+    (row,) = upgrade("kind@1", to=steerable_twin(), library=library, progress=Mute())
+    assert (row.start, row.value, row.promoted, row.reason) == ("LABELS", 1.0, True, "as good, on the same 4 rows")
+
+
 def test_a_task_that_is_as_good_is_promoted_and_not_done_again(
     library: Library, old_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,9 +120,14 @@ def test_a_task_that_is_as_good_is_promoted_and_not_done_again(
 
 def steerable_twin() -> FrozenBase:
     """The steerable base with other weights where nothing reads them: as good, and another base."""
+    return twin_number(1)
+
+
+def twin_number(number: int) -> FrozenBase:
+    """Another for each number."""
     model = copy.deepcopy(steerable_base().model)
     with torch.no_grad():
-        model.get_input_embeddings().weight[tokenizer().pad_token_id] += 1.0
+        model.get_input_embeddings().weight[tokenizer().pad_token_id] += float(number)
     return FrozenBase.wrap(model, tokenizer(), name="trained/twin")
 
 

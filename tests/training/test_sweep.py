@@ -231,7 +231,7 @@ def test_a_candidate_that_stopped_early_does_not_keep_the_others_from_their_rung
     def run(value: float, **fields: Any) -> Any:
         best = SimpleNamespace(metric="accuracy", value=value, loss=0.0)
         known = {"step": 5, "total": 10, "running": True, "dropped": False, "failure": None, "best": best}
-        return SimpleNamespace(run=SimpleNamespace(**{**known, **fields}))
+        return SimpleNamespace(run=SimpleNamespace(**{**known, **fields}), error=None)
 
     class Dropping(Session):
         def __init__(self) -> None:

@@ -33,7 +33,7 @@ class Upgraded(Record):
     reason: str
     start: str | None
     """What the new version was trained from: `map` or `nearest`, the vectors carried over that way, or the initialiser of
-    the task, where that did better on validation rows."""
+    the task, where that was ahead on validation rows after a quarter of the steps."""
     rows: int | None
     """Test rows that all three values stand on."""
     steps: int | None

@@ -25,17 +25,19 @@ from softprompt.registry.records import Version
 from softprompt.rows.sources import digest_rows
 from softprompt.tasks.load import TaskLike, load_tasks
 from softprompt.tasks.task import Task
-from softprompt.training.events import Failed, Published, Stopped, draw
-from softprompt.training.prepare import start_of
+from softprompt.training.events import Failed, Published, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.run import Begins
 from softprompt.training.session import Session
+from softprompt.training.sweep import Halving
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
 
 PRODUCTION = "production"
 CHOOSING = 64
-"""Validation rows that choose among the starts."""
+"""Validation rows that choose among the ways in which vectors are carried over."""
+RUNG = 0.25
+"""Share of the steps that a task takes from both of its starts."""
 
 
 def upgrade(
@@ -47,10 +49,11 @@ def upgrade(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> list[Upgraded]:
-    """Carry tasks over to another base. Each one's vectors are mapped through the tokens that both bases know, or start anew
-    where that does better; all are trained together by the task files and data of then; and each is promoted to `production`
-    where it is not clearly worse than the version that it comes from, on the same test rows. Until then that version stays
-    what the task's name means. What is done already is not done again: a call that was cut short goes on.
+    """Carry tasks over to another base. Each one's vectors are mapped through the tokens that both bases know, and
+    train beside the task's own start until it shows which of them gets further; all are trained together by the task
+    files and data of then; and each is promoted to `production` where it is not clearly worse than the version that it
+    comes from, on the same test rows. Until then that version stays what the task's name means. What is done already is
+    not done again: a call that was cut short goes on.
 
     Args:
         tasks: of the library, as TASK, TASK@N or TASK@ALIAS; by default all that mean a version of another base.
@@ -89,7 +92,7 @@ def upgrade(
         for move in open_moves:
             _remake(opened, move, files.get(move.old.task))
         _carry(opened, [move for move in open_moves if not move.failed], base, shown)
-        _choose_starts(architecture, [move for move in open_moves if not move.failed], shown)
+        _judge_carried(architecture, [move for move in open_moves if not move.failed], shown)
         _train(opened, architecture, [move for move in open_moves if not move.failed], shown, stop)
         for move in moves:
             if move not in open_moves and move.new is not None and not move.promoted:  # cut short between the two
@@ -184,8 +187,8 @@ def _carry_one(library: Library, move: Move, engine: OfflineEngine, base: Frozen
     move.remarks += refresh_suites(library, move.old, engine, progress, task)
 
 
-def _choose_starts(architecture: Architecture, moves: Sequence[Move], progress: Progress) -> None:
-    """The start that does best on validation rows, and what was carried over judged on the test rows."""
+def _judge_carried(architecture: Architecture, moves: Sequence[Move], progress: Progress) -> None:
+    """Of the vectors that were carried over, those that do best on validation rows; and they judged on the test rows."""
     base, engine = architecture.base, OfflineEngine(architecture, warn=progress.warn)
     trials: list[tuple[Move, str, Trial]] = []
     for move in moves:
@@ -196,10 +199,8 @@ def _choose_starts(architecture: Architecture, moves: Sequence[Move], progress: 
         try:
             task.form = task.form.within([task.form.answer(row, "a training row") for row in task.train])
             length = len(next(iter(move.carried.values())))
-            own = start_of(base, task, length, ())
             rows = task.validation.part(task.draw(task.validation, CHOOSING))
             some = task.encode(base, rows, length, split="validation", unanswered=True)
-            move.carried[task.config.initializer] = own
             trials += [(move, name, Trial(task.form, one.to(base.dtype), some)) for name, one in move.carried.items()]
         except SoftPromptError as error:
             move.fail(error)
@@ -213,9 +214,8 @@ def _choose_starts(architecture: Architecture, moves: Sequence[Move], progress: 
         assert task is not None
         move.start = min(own_losses, key=own_losses.__getitem__)
         move.begins = move.carried[move.start]
-        best = min((name for name in own_losses if name != task.config.initializer), key=own_losses.__getitem__)
         test = task.encode(base, task.test, len(move.begins), split="test", unanswered=True)
-        again.append((move, best, Trial(task.form, move.carried[best].to(base.dtype), test)))
+        again.append((move, move.start, Trial(task.form, move.begins.to(base.dtype), test)))
     for move, _, report in _judged(engine, again, "recycled", progress):
         move.recycled = report.value
 
@@ -241,33 +241,53 @@ def _train(
     if not moves:
         return
     session = Session(architecture, library=library, name=f"upgrade-{architecture.base.fingerprint[:16]}", stop=stop)
+    races = {move.old.task: _enter(session, move) for move in moves}
     by_name = {move.old.task: move for move in moves}
     for move in moves:
-        task, card = move.task, move.card or move.old.card
-        assert task is not None
-        member = session.add(task)
-        told = {name: card.metrics[name] for name in ("value", "stderr", "rows") if name in card.metrics}
-        move.start = move.start or task.config.initializer
+        keep_in_place(library, move.old, "kept in place while the task is carried to another base")
+    for event in draw(session.run(), progress):
+        if isinstance(event, Failed):
+            race = races[event.member.task.name]
+            if not race.alive if event.trained else all(member.error for member in race.candidates):
+                by_name[event.member.task.name].fail(event.error)
+        elif isinstance(event, Published):
+            move = by_name[event.member.task.name]
+            move.start = event.member.recipe["upgrade"]["start"]
+            move.new = library.registry.resolve(f"{move.old.task}@{event.tuned.version}")
+            promote_if_as_good(library, move, OfflineEngine(architecture, warn=progress.warn), progress)
+        elif isinstance(event, Stopped):
+            raise TrainingStopped("stopped; call the same command again to go on")
+        for race in races.values():
+            race.heed(event)
+            if isinstance(event, Resumed | Stepped | Trained):
+                left = race.alive
+                if left and (len(left) == 1 or isinstance(event, Trained)):
+                    left[0].publishes = True
+
+
+def _enter(session: Session, move: Move) -> Halving:
+    """Let a task in: from its own start, and from what was carried over, where anything was. The worse of the two by
+    validation stops after a quarter of the steps: which start trains better cannot be seen before training."""
+    task, card = move.task, move.card or move.old.card
+    assert task is not None
+    told = {name: card.metrics[name] for name in ("value", "stderr", "rows") if name in card.metrics}
+    starts: list[tuple[str, Begins | None]] = [(task.config.initializer, None)]
+    if move.begins is not None:
+        starts.append((move.start or "", Begins(move.begins, (move.old.digest,))))
+    members = []
+    for start, begins in starts:
+        member = session.add(task, publishes=len(starts) == 1, salt=start if begins is not None else "")
+        member.begins = begins
         member.recipe["upgrade"] = {
             "from": move.old.ref,
             "digest": move.old.digest,
             "old": told,
             "test_digest": digest_rows(task.test),
             "recycled": move.recycled,
-            "start": move.start,
+            "start": start,
         }
-        if move.begins is not None:
-            member.begins = Begins(move.begins, (move.old.digest,))
-        keep_in_place(library, move.old, "kept in place while the task is carried to another base")
-    for event in draw(session.run(), progress):
-        if isinstance(event, Failed):
-            by_name[event.member.task.name].fail(event.error)
-        elif isinstance(event, Published):
-            move = by_name[event.member.task.name]
-            move.new = library.registry.resolve(f"{move.old.task}@{event.tuned.version}")
-            promote_if_as_good(library, move, OfflineEngine(architecture, warn=progress.warn), progress)
-        elif isinstance(event, Stopped):
-            raise TrainingStopped("stopped; call the same command again to go on")
+        members.append(member)
+    return Halving(session, members, (RUNG,))
 
 
 def failures(rows: Iterable[Upgraded]) -> int:

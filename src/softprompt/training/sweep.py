@@ -178,7 +178,8 @@ def salt_of(rungs: Sequence[float]) -> str:
 
 
 def _alive(candidates: Sequence[Member]) -> list[Member]:
-    return [member for member in candidates if not member.run.dropped and member.run.failure is None]
+    living = [member for member in candidates if member.error is None]
+    return [member for member in living if not member.run.dropped and member.run.failure is None]
 
 
 def _with_candidates(events: Iterator[Event], candidates: Sequence[Member]) -> Iterator[Event]:
@@ -197,13 +198,18 @@ class Halving:
     """Drops the worse half of the living candidates when all of them have passed a rung, or ended before it."""
 
     def __init__(self, session: Session, candidates: Sequence[Member], rungs: Sequence[float]) -> None:
-        self._session, self._candidates = session, candidates
+        self._session, self.candidates = session, candidates
         self._rungs = sorted(rungs)
+
+    @property
+    def alive(self) -> list[Member]:
+        """Candidates that are neither dropped nor failed, the best first; all of them must be prepared."""
+        return sorted(_alive(self.candidates), key=lambda member: _rank(member.run), reverse=True)
 
     def _passed(self) -> bool:
         if not self._rungs:
             return False
-        runs = [member.run for member in _alive(self._candidates)]
+        runs = [member.run for member in _alive(self.candidates)]
         return all(run.best is not None and (run.step >= self._rungs[0] * run.total or not run.running) for run in runs)
 
     def heed(self, event: Event) -> None:
@@ -213,7 +219,7 @@ class Halving:
             self._rungs = self._rungs[1:]
             if isinstance(event, Resumed):
                 continue
-            ranked = sorted(_alive(self._candidates), key=lambda member: _rank(member.run), reverse=True)
+            ranked = self.alive
             for member in ranked[(len(ranked) + 1) // 2 :]:
                 self._session.drop(member)
 
