@@ -71,7 +71,7 @@ READING = [
 """Every command that needs a library that is there; `test_every_command_is_of_one_kind` sees to it."""
 
 MAKING = ["train", "distill", "sweep", "import", "keys create", "demo", "serve", "unbundle", "pull"]
-APART = ["init", "compare", "base show", "base verify", "base list"]
+APART = ["init", "compare", "doctor", "base show", "base verify", "base list"]
 
 
 def test_every_command_is_of_one_kind() -> None:

@@ -15,6 +15,7 @@ from softprompt.cli.correct import correct
 from softprompt.cli.demo import demo
 from softprompt.cli.diagnose import diagnose
 from softprompt.cli.distill import distill
+from softprompt.cli.doctor import doctor
 from softprompt.cli.drift import drift
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
@@ -48,7 +49,7 @@ _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
         "compare": compare, "combine": combine, "personalize": personalize, "retrain": retrain, "correct": correct,
         "upgrade": upgrade, "predict": predict, "serve": serve, "inspect": inspect, "diagnose": diagnose, "drift": drift,
         "review": review,
-        "demo": demo, "base": base.app,
+        "demo": demo, "doctor": doctor, "base": base.app,
     },
     "The library": {
         "list": list_tasks, "show": show, "report": report, "promote": promote, "rollback": rollback, "audit": audit,
