@@ -39,6 +39,7 @@ format: setup
 docs: setup
 	$(BIN)/python docs/commands.py
 	$(BIN)/python docs/python.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: setup
 	$(BIN)/python benchmarks/quality.py --json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,25 @@ def test_every_key_of_a_task_file_has_a_line_in_the_docs() -> None:
     page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
     missing = [key for key in TaskConfig.model_fields if f"`{key}" not in page and f"`{key}:`" not in page]
     assert missing == []
+
+
+def test_every_benchmark_is_on_the_page_of_benchmarks() -> None:
+    scripts = {file.name for file in (ROOT / "benchmarks").glob("*.py") if "__main__" in file.read_text(encoding="utf-8")}
+    assert (
+        set(re.findall(r"^\| `(\w+\.py)` \|", (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"), re.M))
+        == scripts
+    )
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "WARNING" in done.stderr) == (0, False), done.stderr
+    page = (tmp_path / "site" / "concepts" / "index.html").read_text(encoding="utf-8")
+    assert 'href=".."' in page, "the README is the first page, and links lead to it"
+    assert 'href="../log/"' in (tmp_path / "site" / "limits" / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_task_file_in_the_readme_parses() -> None:

@@ -305,7 +305,7 @@ def test_a_command_of_a_document_is_one(block: Block, arguments: list[str]) -> N
 
 def test_every_page_with_commands_is_walked() -> None:
     assert {block.page.name for block, _ in CALLS} == {
-        "README.md", "library.md", "lifecycle.md", "serving.md", "suites.md", "tuning.md"
+        "README.md", "library.md", "lifecycle.md", "serving.md", "start.md", "suites.md", "tuning.md"
     }  # fmt: skip
     assert len(CALLS) > 30
 
