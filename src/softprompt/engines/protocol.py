@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from softprompt.bases.base import FrozenBase
+    from softprompt.bases.grammar import Grammar
     from softprompt.model.label_scores import Labels
 
 
@@ -67,6 +68,8 @@ class Sampling:
     """Of this row's own draws; None draws one."""
     logprobs: int | None = None
     """Give the log-probability of each token, and of so many of the likeliest in its place (0 or more); None for none."""
+    grammar: Grammar | None = None
+    """What the continuation must be: each token is chosen among those that it allows there."""
 
 
 @dataclass(frozen=True)

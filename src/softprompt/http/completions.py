@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, StrictInt
@@ -163,8 +163,9 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
         )
     rows = [(prompt, sampling) for prompt in prompts for sampling in body.draws(bound, body.logprobs)]
     tokens, shape = len(rows) * bound, CompletionShape(len(rows), with_logprobs=body.logprobs is not None)
+    how: dict[str, Any] = {"schema": body.schema_asked, **call.asker}
     if body.stream:
-        opening = [partial(call.service.stream, call.tenant, body.model, *row, **call.asker) for row in rows]
+        opening = [partial(call.service.stream, call.tenant, body.model, *row, **how) for row in rows]
         return await call.stream(shape, opening, tokens, include_usage=body.wants_usage)
-    asking = [partial(call.service.complete, call.tenant, body.model, *row, **call.asker) for row in rows]
+    asking = [partial(call.service.complete, call.tenant, body.model, *row, **how) for row in rows]
     return await call.answer(shape, asking, tokens)

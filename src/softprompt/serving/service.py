@@ -17,7 +17,7 @@ from softprompt.engines.protocol import (
     Sampling,
     Vectors,
 )
-from softprompt.errors import ConfigError, DataError
+from softprompt.errors import ConfigError, DataError, FieldError
 from softprompt.names import AUTO
 from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
@@ -40,6 +40,7 @@ from softprompt.serving.router import THRESHOLD, Route
 from softprompt.serving.shadow import Shadow
 from softprompt.serving.split import Share, Split
 from softprompt.serving.stream import Stream
+from softprompt.tasks.schema import grammar_of
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -144,11 +145,13 @@ class AsyncService:
         given: str | Sequence[int],
         sampling: Sampling,
         *,
+        schema: str | None = None,
         user: str | None = None,
         key: str | None = None,
     ) -> Completion:
-        """Continue raw text or token ids, without a template. Text is text: control tokens come as ids alone."""
-        return await (await self.stream(tenant, model, given, sampling, user=user, key=key)).whole()
+        """Continue raw text or token ids, without a template. Text is text: control tokens come as ids alone. With `schema`,
+        a JSON schema as text, the answer is JSON of it."""
+        return await (await self.stream(tenant, model, given, sampling, schema=schema, user=user, key=key)).whole()
 
     async def stream(
         self,
@@ -157,6 +160,7 @@ class AsyncService:
         given: str | Sequence[int],
         sampling: Sampling,
         *,
+        schema: str | None = None,
         user: str | None = None,
         key: str | None = None,
     ) -> Stream:
@@ -165,8 +169,10 @@ class AsyncService:
             ids = await self._reader.raw_ids(given)
             target = await self._choose(tenant, model, [ids], watch, user, key)
             check_room(self.base, len(target.vectors), len(ids), sampling.max_tokens)
-            stream = self._generate(target, ids, sampling, watch)
-            return self._follow(target, stream, sampling, lambda ref: self.complete(tenant, ref, given, sampling))
+            held = await self._held_to(sampling, None, schema)
+            stream = self._generate(target, ids, held, watch)
+            again = partial(self.complete, tenant, given=given, sampling=sampling, schema=schema)
+            return self._follow(target, stream, sampling, lambda ref: again(model=ref))
 
     async def chat(
         self,
@@ -176,6 +182,7 @@ class AsyncService:
         sampling: Sampling,
         *,
         own_bound: bool = False,
+        schema: str | None = None,
         user: str | None = None,
         key: str | None = None,
     ) -> Completion:
@@ -183,10 +190,11 @@ class AsyncService:
         tokenizer's chat template.
 
         A task with labels answers with the likeliest. With `own_bound` a task that generates keeps to its own bound, and
-        `sampling.max_tokens` counts for the base alone, as far as there is room.
+        `sampling.max_tokens` counts for the base alone, as far as there is room. With `schema`, a JSON schema as text, the
+        answer is JSON of that; else of the task's own, where it has one.
         """
-        opening = self.stream_chat(tenant, model, messages, sampling, own_bound=own_bound, user=user, key=key)
-        return await (await opening).whole()
+        how: dict[str, Any] = {"own_bound": own_bound, "schema": schema, "user": user, "key": key}
+        return await (await self.stream_chat(tenant, model, messages, sampling, **how)).whole()
 
     async def stream_chat(
         self,
@@ -196,13 +204,14 @@ class AsyncService:
         sampling: Sampling,
         *,
         own_bound: bool = False,
+        schema: str | None = None,
         user: str | None = None,
         key: str | None = None,
     ) -> Stream:
         """The same piece by piece."""
 
         def again(ref: str) -> Coroutine[Any, Any, Completion]:
-            return self.chat(tenant, ref, messages, sampling, own_bound=own_bound)
+            return self.chat(tenant, ref, messages, sampling, own_bound=own_bound, schema=schema)
 
         async with self._watched(tenant, "chat") as watch:
             raw = await self._reader.raw_inputs([chat_input(messages)]) if model == AUTO else []
@@ -226,6 +235,12 @@ class AsyncService:
                             f"task {resident.task!r} answers with one of its labels, which has no logprobs of tokens; "
                             "/v1/classify gives the probability of each label"
                         )
+                    if schema is not None:
+                        raise FieldError(
+                            f"response_format: task {resident.task!r} answers with one of its labels, and never with JSON; "
+                            "leave it out",
+                            "response_format",
+                        )
                     stream = await self._best_label(target, resident, ids, watch)
                     return self._follow(target, stream, sampling, again)
             bound = sampling.max_tokens if resident is None or not own_bound else resident.form.max_new_tokens
@@ -233,7 +248,8 @@ class AsyncService:
             if own_bound and room is not None:
                 bound = max(1, min(bound, room))
             check_room(self.base, len(target.vectors), len(ids), bound)
-            stream = self._generate(target, ids, replace(sampling, max_tokens=bound), watch, strip=resident is not None)
+            held = await self._held_to(replace(sampling, max_tokens=bound), resident, schema)
+            stream = self._generate(target, ids, held, watch, strip=resident is not None)
             return self._follow(target, stream, sampling, again)
 
     async def classify(
@@ -319,6 +335,17 @@ class AsyncService:
             return [(await again(share.candidate)).text]
 
         return self.shadow.follow_stream(share, stream, text)
+
+    async def _held_to(self, sampling: Sampling, resident: Resident | None, schema: str | None) -> Sampling:
+        """How an answer is drawn that must be JSON of a schema, or of its task's where the request has none."""
+        if schema is None and (resident is None or resident.form.output_schema is None):
+            return sampling
+        name = "output_schema" if schema is None else "response_format"
+        if resident is None:
+            assert schema is not None
+            compiling = partial(self.base.grammars.compile, schema, name=name)
+            return replace(sampling, grammar=await asyncio.to_thread(compiling))
+        return replace(sampling, grammar=await asyncio.to_thread(grammar_of, resident.form, self.base, schema, name))
 
     def _head(self, target: _Target, input_tokens: int) -> Head:
         resident = target.resident
