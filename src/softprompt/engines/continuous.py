@@ -8,6 +8,7 @@ bit.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,13 +30,16 @@ from softprompt.engines.protocol import (
     GenerateJob,
     Job,
     Piece,
+    ReadJob,
     Result,
     Sampling,
     ScoreJob,
     Scores,
     Ticket,
     TokenProbability,
+    TokensRead,
 )
+from softprompt.engines.reading import read_jobs
 from softprompt.engines.sampling import choose_tokens, token_probabilities
 from softprompt.engines.scheduler import Limits, Scheduler, Work
 from softprompt.engines.validate import Validator
@@ -196,6 +200,9 @@ class ContinuousEngine(Engine):
             sizes = [score_size(job, in_lines) for _, job in some]
             for group in self._grouped([work for work, _ in some], [n for n, _ in sizes], [rows for _, rows in sizes]):
                 self._pass(group, self._score)
+        reads = [work for work in admitted if isinstance(work.job, ReadJob)]
+        for group in self._grouped(reads, [len(work.job.input) for work in reads]):
+            self._pass(group, self._read)
         embeds = [work for work in admitted if isinstance(work.job, EmbedJob)]
         for group in self._grouped(embeds, [len(work.job.input) for work in embeds]):
             self._pass(group, self._embed)
@@ -233,6 +240,13 @@ class ContinuousEngine(Engine):
             self.architecture, self._prefixes, [work.job for work in works if isinstance(work.job, ScoreJob)], self._ties
         )
         self._close(works, [Scores(tuple(scores)) for scores in values])
+
+    def _read(self, works: list[Work]) -> None:
+        jobs = [work.job for work in works if isinstance(work.job, ReadJob)]
+        found = read_jobs(self.architecture, self._prefixes, jobs)
+        numbers = [all(math.isfinite(token.logprob) for token in tokens) for tokens in found]
+        said = zip(found, numbers, strict=True)
+        self._close(works, [TokensRead(tokens) if sound else EngineError(_NO_NUMBERS) for tokens, sound in said])
 
     def _embed(self, works: list[Work]) -> None:
         means_BD = self.architecture.embed([work.job.input for work in works if isinstance(work.job, EmbedJob)])

@@ -100,7 +100,18 @@ class EmbedJob:
     """Token ids, at least one."""
 
 
-Job = GenerateJob | ScoreJob | EmbedJob
+@dataclass(frozen=True)
+class ReadJob:
+    """How likely each token of an input is behind a prompt and the tokens before it; of a causal base."""
+
+    prompt: Vectors
+    input: tuple[int, ...]
+    """Token ids, at least one."""
+    top: int = 0
+    """Of so many of the likeliest in each place, too."""
+
+
+Job = GenerateJob | ScoreJob | EmbedJob | ReadJob
 
 
 @dataclass(frozen=True)
@@ -141,8 +152,15 @@ class Embedding:
     values: tuple[float, ...]
 
 
-Result = Piece | Scores | Embedding | EngineError
-"""What a job is answered with: one of the last three, or pieces of which the last has a `finish`. After an error, and after
+@dataclass(frozen=True)
+class TokensRead:
+    """Of a ReadJob: every token of the input but the first. Their texts are left empty."""
+
+    tokens: tuple[TokenProbability, ...]
+
+
+Result = Piece | Scores | Embedding | TokensRead | EngineError
+"""What a job is answered with: one of the last four, or pieces of which the last has a `finish`. After an error, and after
 the last piece, nothing comes. After a cancellation nothing need come."""
 
 Deliver = Callable[[Result], None]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from softprompt.bases.architectures import ENCODERS, KINDS
 from softprompt.engines.batch import score_size, scores_in_lines
-from softprompt.engines.protocol import Deliver, EmbedJob, GenerateJob, Job, Sampling, ScoreJob
+from softprompt.engines.protocol import Deliver, EmbedJob, GenerateJob, Job, ReadJob, Sampling, ScoreJob
 from softprompt.engines.scheduler import Work
 from softprompt.errors import ConfigError, ContextError, EngineError
 from softprompt.model.architecture import Architecture
@@ -40,6 +40,15 @@ class Validator:
             self._check_context(0, count, 0, "output")
             return Work(job, deliver, count)
         prompt = self._prompt_length(job)
+        if isinstance(job, ReadJob):
+            if (kind := self._architecture.base.task_type) != "CAUSAL_LM":
+                raise ConfigError(
+                    f"{self.name} is {KINDS[kind]}, which says of no token of an input how likely it is; ask a causal base"
+                )
+            if job.top < 0:
+                raise EngineError(f"top must be 0 or more; {job.top} was given")
+            self._check_context(prompt, count, 0, "output")
+            return Work(job, deliver, count)
         if isinstance(job, ScoreJob):
             if not job.labels or not all(job.labels):
                 raise EngineError("the job scores no labels, or one without tokens; give each at least one")
@@ -76,7 +85,7 @@ class Validator:
         if min(ids) < 0 or max(ids) >= self.vocabulary:
             raise EngineError(f"token ids must lie between 0 and {self.vocabulary - 1}; {min(ids)} to {max(ids)} were given")
 
-    def _prompt_length(self, job: GenerateJob | ScoreJob) -> int:
+    def _prompt_length(self, job: GenerateJob | ScoreJob | ReadJob) -> int:
         if job.prompt.vectors_PD is None:
             return 0
         shape = job.prompt.vectors_PD.shape

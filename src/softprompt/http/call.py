@@ -212,7 +212,7 @@ class _Streams:
             yield chunk(choice)
         async with aclosing(merge(self._streams)) as arriving:
             async for place, piece in arriving:
-                self._tokens[place] = piece.count or self._tokens[place] + 1  # the last piece has the count of all
+                self._tokens[place] = piece.count if piece.finish is not None else self._tokens[place] + 1  # the last piece has the count of all
                 for choice in shape.choices(place, piece):
                     yield chunk(choice)
         usage = self._settle()

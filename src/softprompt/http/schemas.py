@@ -51,6 +51,7 @@ Temperature = Annotated[StrictFloat, Field(ge=0, le=2, description="0, the defau
 TopP = Annotated[StrictFloat, Field(gt=0, le=1, description="Draw from the fewest tokens whose probability reaches this.")]
 TopK = Annotated[StrictInt, Field(ge=0, le=LARGEST_ID, description="Draw from so many of the likeliest; 0 for all.")]
 Seed = Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63, description="Equal seeds give equal answers.")]
+MaxTokensOrNone = Annotated[StrictInt, Field(ge=0, description="Most tokens of an answer; 0 with `echo` alone.")]
 MaxTokens = Annotated[StrictInt, Field(ge=1, description="Most tokens of an answer.")]
 
 
@@ -90,7 +91,6 @@ def or_hint(hint: str) -> WrapValidator:
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
-    "echo": (False,),
     "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),

@@ -9,14 +9,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from softprompt.engines.continuation import text_behind
 from softprompt.engines.protocol import (
     NO_PROMPT,
     Engine,
     GenerateJob,
     Piece,
+    ReadJob,
     Sampling,
+    TokensRead,
     Vectors,
 )
+from softprompt.engines.reading import with_texts
 from softprompt.errors import ConfigError, DataError, FieldError
 from softprompt.names import AUTO
 from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
@@ -39,7 +43,7 @@ from softprompt.serving.results import Results
 from softprompt.serving.router import THRESHOLD, Route
 from softprompt.serving.shadow import Shadow
 from softprompt.serving.split import Share, Split
-from softprompt.serving.stream import Stream
+from softprompt.serving.stream import Stream, unexpected
 from softprompt.tasks.schema import grammar_of
 
 if TYPE_CHECKING:
@@ -146,12 +150,15 @@ class AsyncService:
         sampling: Sampling,
         *,
         schema: str | None = None,
+        echo: bool = False,
         user: str | None = None,
         key: str | None = None,
     ) -> Completion:
         """Continue raw text or token ids, without a template. Text is text: control tokens come as ids alone. With `schema`,
-        a JSON schema as text, the answer is JSON of it."""
-        return await (await self.stream(tenant, model, given, sampling, schema=schema, user=user, key=key)).whole()
+        a JSON schema as text, the answer is JSON of it. With `echo` the input comes before it, with its tokens'
+        log-probabilities where `sampling` asks for such, and `max_tokens` may be 0."""
+        how: dict[str, Any] = {"schema": schema, "echo": echo, "user": user, "key": key}
+        return await (await self.stream(tenant, model, given, sampling, **how)).whole()
 
     async def stream(
         self,
@@ -161,6 +168,7 @@ class AsyncService:
         sampling: Sampling,
         *,
         schema: str | None = None,
+        echo: bool = False,
         user: str | None = None,
         key: str | None = None,
     ) -> Stream:
@@ -169,8 +177,11 @@ class AsyncService:
             ids = await self._reader.raw_ids(given)
             target = await self._choose(tenant, model, [ids], watch, user, key)
             check_room(self.base, len(target.vectors), len(ids), sampling.max_tokens)
+            _refuse_ensemble(target.resident)
             held = await self._held_to(sampling, None, schema)
+            opening = await self._echo(target, given, ids, sampling.logprobs) if echo else None
             stream = self._generate(target, ids, held, watch)
+            stream.echo = opening
             again = partial(self.complete, tenant, given=given, sampling=sampling, schema=schema)
             return self._follow(target, stream, sampling, lambda ref: again(model=ref))
 
@@ -336,6 +347,16 @@ class AsyncService:
 
         return self.shadow.follow_stream(share, stream, text)
 
+    async def _echo(self, target: _Target, given: str | Sequence[int], ids: tuple[int, ...], top: int | None) -> Piece:
+        """An input as the opening of its answer."""
+        if top is None:
+            return Piece(given if isinstance(given, str) else text_behind(self.base.spelling, (), ids))
+        (read,) = await self._results.of([ReadJob(target.vectors, ids, top)])
+        if not isinstance(read, TokensRead):
+            raise unexpected(read, "a reading")
+        tokens = await asyncio.to_thread(with_texts, self.base.spelling, ids, read.tokens)
+        return Piece("".join(token.text for token in tokens), tokens)
+
     async def _held_to(self, sampling: Sampling, resident: Resident | None, schema: str | None) -> Sampling:
         """How an answer is drawn that must be JSON of a schema, or of its task's where the request has none."""
         if schema is None and (resident is None or resident.form.output_schema is None):
@@ -363,12 +384,12 @@ class AsyncService:
     def _generate(
         self, target: _Target, ids: Sequence[int], sampling: Sampling, watch: Watch, *, strip: bool = False
     ) -> Stream:
-        if target.resident is not None and target.resident.lengths:
-            raise ConfigError(
-                f"{target.resident.ref} is an ensemble of {len(target.resident.lengths)} prompts, which chooses a label and "
-                "continues no text; ask /v1/classify or /v1/chat/completions"
-            )
+        _refuse_ensemble(target.resident)
         stream = Stream(self._head(target, len(ids)), watch, strip=strip)
+        if not sampling.max_tokens:
+            watch.accepted(len(ids), ids)
+            stream.deliver(Piece("", finish="length"))
+            return stream
         ticket = self.engine.submit(GenerateJob(target.vectors, tuple(ids), sampling), stream.deliver)
         watch.accepted(len(ids), ids)
         return stream.runs(ticket)
@@ -386,3 +407,11 @@ class AsyncService:
         tokens = len(asked.get(said.label, max(resident.labels, key=len)))
         stream.deliver(Piece(said.output, finish="stop", count=tokens))
         return stream
+
+
+def _refuse_ensemble(resident: Resident | None) -> None:
+    if resident is not None and resident.lengths:
+        raise ConfigError(
+            f"{resident.ref} is an ensemble of {len(resident.lengths)} prompts, which chooses a label and continues no text; "
+            "ask /v1/classify or /v1/chat/completions"
+        )
