@@ -204,7 +204,7 @@ class ContinuousEngine(Engine):
         for group in self._grouped(reads, [len(work.job.input) for work in reads]):
             self._pass(group, self._read)
         embeds = [work for work in admitted if isinstance(work.job, EmbedJob)]
-        for group in self._grouped(embeds, [len(work.job.input) for work in embeds]):
+        for group in self._grouped(embeds, [work.tokens for work in embeds]):
             self._pass(group, self._embed)
         if self._active:
             try:
@@ -249,7 +249,12 @@ class ContinuousEngine(Engine):
         self._close(works, [TokensRead(tokens) if sound else EngineError(_NO_NUMBERS) for tokens, sound in said])
 
     def _embed(self, works: list[Work]) -> None:
-        means_BD = self.architecture.embed([work.job.input for work in works if isinstance(work.job, EmbedJob)])
+        jobs = [work.job for work in works if isinstance(work.job, EmbedJob)]
+        if not any(job.prompt for job in jobs):
+            means_BD = self.architecture.embed([job.input for job in jobs])
+        else:
+            prompts = [job.prompt.on(self.base) for job in jobs]
+            means_BD = self.architecture.embed([job.input for job in jobs], prompts)
         self._close(works, [Embedding(tuple(mean)) for mean in means_BD.tolist()])
 
     def _enter(self, works: list[Work]) -> None:

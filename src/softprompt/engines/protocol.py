@@ -94,10 +94,12 @@ class ScoreJob:
 
 @dataclass(frozen=True)
 class EmbedJob:
-    """Mean of the base's last hidden states over an input, without any prompt: D float32 numbers."""
+    """Mean of the base's last hidden states over the tokens of an input: D float32 numbers."""
 
     input: tuple[int, ...]
     """Token ids, at least one."""
+    prompt: Vectors = NO_PROMPT
+    """Of a causal base, a soft prompt that stands before it."""
 
 
 @dataclass(frozen=True)

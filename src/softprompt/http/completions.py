@@ -38,13 +38,22 @@ COMPLETION_TOKENS = 16
 router = APIRouter(route_class=StrictRoute, tags=["answers"])
 
 
+Prompt = Annotated[
+    Input | Annotated[list[Input], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)],
+    or_hint("give a text, token ids, or a list of texts or of lists of token ids, none of them empty"),
+]
+
+
+def prompts_of(prompt: str | Sequence[Any]) -> Sequence[str | list[int]]:
+    """The inputs, one for each prompt."""
+    one = isinstance(prompt, str) or isinstance(prompt[0], int)
+    return cast(Sequence[str | list[int]], [prompt] if one else prompt)
+
+
 class CompletionRequest(Generation):
     """Continue raw text: no template is put around it."""
 
-    prompt: Annotated[
-        Input | Annotated[list[Input], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)],
-        or_hint("give a text, token ids, or a list of texts or of lists of token ids, none of them empty"),
-    ] = Field(description="Text, token ids, or a list of either.", examples=["Question: Who wrote Faust?\nType:"])
+    prompt: Prompt = Field(description="Text, token ids, or a list of either.", examples=["Question: Who wrote Faust?\nType:"])
     max_tokens: MaxTokensOrNone | None = Field(None, description=f"Most tokens of an answer; {COMPLETION_TOKENS}.")
     logprobs: Annotated[StrictInt, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
         None, description="Log-probabilities of each token and of so many of the likeliest."
@@ -67,8 +76,7 @@ class CompletionRequest(Generation):
     @property
     def prompts(self) -> Sequence[str | list[int]]:
         """The inputs, one for each prompt."""
-        one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
-        return cast(Sequence[str | list[int]], [self.prompt] if one else self.prompt)
+        return prompts_of(self.prompt)
 
 
 class CompletionLogprobs(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from softprompt.engines.continuation import text_behind
 from softprompt.engines.protocol import (
     NO_PROMPT,
+    Embedding,
+    EmbedJob,
     Engine,
     GenerateJob,
     Piece,
@@ -21,9 +24,9 @@ from softprompt.engines.protocol import (
     Vectors,
 )
 from softprompt.engines.reading import with_texts
-from softprompt.errors import ConfigError, DataError, FieldError
+from softprompt.errors import ConfigError, DataError, EngineError, FieldError
 from softprompt.names import AUTO
-from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
+from softprompt.serving.answers import Classified, Completion, Embedded, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import Hidden, base_row, find_model, list_models, system_fingerprint
 from softprompt.serving.inputs import (
@@ -300,6 +303,31 @@ class AsyncService:
 
                 self.shadow.follow(share, [row.label for row in rows], again_labels)
             return Classified(self._head(target, tokens), tuple(rows), resident.form.problem_type)
+
+    async def embed(
+        self,
+        tenant: str,
+        model: str,
+        inputs: Sequence[str | Sequence[int]],
+        *,
+        user: str | None = None,
+        key: str | None = None,
+    ) -> Embedded:
+        """The mean of the base's last hidden states over the tokens of each input, which is raw text or token ids, behind a
+        task's soft prompt, or by the base's own name behind none."""
+        async with self._watched(tenant, "embeddings") as watch:
+            if model == AUTO:
+                raise ConfigError("embeddings are of the model that is named; name a task, or the base, instead of 'auto'")
+            ids = [await self._reader.raw_ids(given) for given in inputs]
+            target = await self._choose(tenant, model, [], watch, user, key)
+            _refuse_ensemble(target.resident)
+            results = await self._results.of([EmbedJob(own, target.vectors) for own in ids])
+            rows = [result.values for result in results if isinstance(result, Embedding)]
+            if not all(math.isfinite(value) for row in rows for value in row):
+                raise EngineError("the base gave no numbers for an input; its prompt may be damaged")
+            watch.accepted(tokens := sum(map(len, ids)))
+            watch.done()
+            return Embedded(self._head(target, tokens), tuple(rows))
 
     def close(self) -> None:
         """Stop the threads. The engine and the library are the caller's."""
