@@ -53,7 +53,9 @@ def prompts_of(prompt: str | Sequence[Any]) -> Sequence[str | list[int]]:
 class CompletionRequest(Generation):
     """Continue raw text: no template is put around it."""
 
-    prompt: Prompt = Field(description="Text, token ids, or a list of either.", examples=["Question: Who wrote Faust?\nType:"])
+    prompt: Prompt = Field(
+        description="Text, token ids, or a list of either.", examples=["Question: Who wrote Faust?\nType:"]
+    )
     max_tokens: MaxTokensOrNone | None = Field(None, description=f"Most tokens of an answer; {COMPLETION_TOKENS}.")
     logprobs: Annotated[StrictInt, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
         None, description="Log-probabilities of each token and of so many of the likeliest."
