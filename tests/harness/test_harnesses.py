@@ -1,5 +1,5 @@
-"""Harnesses that others wrote, run for real against a served prompt, on tasks of local files: lm-eval and inspect-ai say of it
-what this package does."""
+"""Harnesses that others wrote, run for real against a served prompt, on tasks of local files: lm-eval and inspect-ai say of
+it what this package does."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def test_inspect_hears_what_the_prompt_predicts(running: Running, rows: Path, tm
         '    return Task(dataset=data, solver=generate(), scorer=match(location="exact"))\n'
     )
     run(
-        tmp_path, "inspect_ai", "eval", "kind.py", "--model", "openai-api/sp/kind", "--log-format", "json", "--log-dir", "logs",
-        "--display", "plain", SP_BASE_URL=f"{running.url}/v1", SP_API_KEY="none",
+        tmp_path, "inspect_ai", "eval", "kind.py", "--model", "openai-api/sp/kind", "--log-format", "json", "--log-dir",
+        "logs", "--display", "plain", SP_BASE_URL=f"{running.url}/v1", SP_API_KEY="none",
     )  # fmt: skip
     (file,) = (tmp_path / "logs").glob("*.json")
     log: dict[str, Any] = json.loads(file.read_text())

@@ -130,21 +130,21 @@ def test_it_goes_on_where_the_server_was_ended(library: Library, base: FrozenBas
     """Answers that were there stay as they are, a torn line is answered again, and none is answered twice."""
     bodies = [{"model": "tell", "prompt": f"red {n}", "max_tokens": 3} for n in range(40)]
     slow = FakeEngine(context=base.context, step_s=0.05)
-    with serving(library, base, engine=slow, grace_s=1, routers=[file_routes(library), batch_routes(library)]) as first:
-        with first.client() as client:
-            file = upload(client, requests(bodies))
-            name = client.batches.create(input_file_id=file, endpoint=ENDPOINT, completion_window="24h").id
-            eventually(lambda: client.batches.retrieve(name).request_counts.completed > 3)
+    routers = [file_routes(library), batch_routes(library)]
+    with serving(library, base, engine=slow, grace_s=1, routers=routers) as first, first.client() as client:
+        file = upload(client, requests(bodies))
+        name = client.batches.create(input_file_id=file, endpoint=ENDPOINT, completion_window="24h").id
+        eventually(lambda: client.batches.retrieve(name).request_counts.completed > 3)
     path = library.home / "batches" / f"{name}.jsonl"
     before = path.read_bytes()
     kept = [json.loads(line) for line in before.splitlines()]
     assert 3 < len(kept) < 40
     path.write_bytes(before + b'{"id": "batch_req_torn", "custom')
     engine = FakeEngine(context=base.context)
-    with serving(library, base, engine=engine, routers=[file_routes(library), batch_routes(library)]) as again:
-        with again.client() as client:
-            done = ended(client, name)
-            rows = lines_of(client, done.output_file_id)
+    routers = [file_routes(library), batch_routes(library)]
+    with serving(library, base, engine=engine, routers=routers) as again, again.client() as client:
+        done = ended(client, name)
+        rows = lines_of(client, done.output_file_id)
     assert [row["custom_id"] for row in rows] == [f"r{n}" for n in range(40)]
     by_id = {row["custom_id"]: row for row in rows}
     assert [by_id[row["custom_id"]] for row in kept] == kept

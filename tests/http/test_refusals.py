@@ -15,8 +15,8 @@ from tokenizers import AddedToken
 
 from softprompt import errors
 from softprompt.bases.base import FrozenBase
-from softprompt.http.errors import for_clients, refusal
 from softprompt.http.batches import batch_routes
+from softprompt.http.errors import for_clients, refusal
 from softprompt.http.files import file_routes
 from softprompt.http.jobs import job_routes
 from softprompt.library.library import Library

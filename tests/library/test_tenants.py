@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt.errors import Denied, LibraryError, NotFound, RegistryError, StoreError
+from softprompt.jobs.batches import Batches
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.queue import Lost, Queue
-from softprompt.jobs.batches import Batches
 from softprompt.jobs.uploads import Uploads
 from softprompt.library import personal, takeout, tenants
 from softprompt.library.library import Library

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from softprompt.bases.architectures import ENCODERS, KINDS
 from softprompt.engines.batch import score_size, scores_in_lines
-from softprompt.engines.protocol import Deliver, EmbedJob, GenerateJob, Job, ReadJob, Sampling, ScoreJob
+from softprompt.engines.protocol import Deliver, EmbedJob, Job, ReadJob, Sampling, ScoreJob
 from softprompt.engines.scheduler import Work
 from softprompt.errors import ConfigError, ContextError, EngineError
 from softprompt.model.architecture import Architecture

@@ -60,8 +60,8 @@ class EmbeddingAnswer(BaseModel):
 
 @router.post("/v1/embeddings", response_model=EmbeddingAnswer, dependencies=[Depends(need("predict"))])
 async def embed(request: Request, body: EmbeddingRequest) -> Response:
-    """The mean of the base's last hidden states over the tokens of each input, behind the task's soft prompt, or alone by the
-    base's own name. They are as the base has them, not normalised."""
+    """The mean of the base's last hidden states over the tokens of each input, behind the task's soft prompt, or alone by
+    the base's own name. They are as the base has them, not normalised."""
     call = Call(request, body, "input")
     width = call.service.base.width
     if body.dimensions not in (None, width):

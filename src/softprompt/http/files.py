@@ -132,8 +132,8 @@ def file_routes(library: Library, *, most_bytes: int = MOST_BYTES) -> APIRouter:
 
     @router.post("/v1/files", summary="Upload rows to train on, or requests", response_model=FileObject)
     async def upload(request: Request, caller: Trainer, file: UploadFile, purpose: Annotated[str, Form()]) -> Response:
-        """JSON Lines in UTF-8, all of one shape: columns, `{"prompt", "completion"}`, or `{"messages": [...]}`; of `batch` the
-        requests of a batch."""
+        """JSON Lines in UTF-8, all of one shape: columns, `{"prompt", "completion"}`, or `{"messages": [...]}`; of `batch`
+        the requests of a batch."""
         names = [name for name, _ in (await request.form()).multi_items()]
         for name in names:
             if name not in ("file", "purpose"):

@@ -440,6 +440,6 @@ class AsyncService:
 def _refuse_ensemble(resident: Resident | None) -> None:
     if resident is not None and resident.lengths:
         raise ConfigError(
-            f"{resident.ref} is an ensemble of {len(resident.lengths)} prompts, which chooses a label and continues no text; "
-            "ask /v1/classify or /v1/chat/completions"
+            f"{resident.ref} is an ensemble of {len(resident.lengths)} prompts, which chooses a label and continues no "
+            "text; ask /v1/classify or /v1/chat/completions"
         )
