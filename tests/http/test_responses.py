@@ -145,6 +145,7 @@ def test_what_asks_for_nothing_is_let_pass(client: OpenAI) -> None:
     plain = client.responses.create(model="tell", input="red")
     same = client.responses.create(
         model="tell", input="red", store=False, tools=[], tool_choice="auto", parallel_tool_calls=True,
-        truncation="disabled", background=False, service_tier="auto", include=[], prompt_cache_key="x", safety_identifier="y",
+        truncation="disabled", background=False, service_tier="auto", include=[], prompt_cache_key="x",
+        safety_identifier="y",
     )  # fmt: skip
     assert same.output_text == plain.output_text
