@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from softprompt.engines.continuation import text_behind
 from softprompt.engines.protocol import (
     NO_PROMPT,
     Embedding,
@@ -18,12 +17,9 @@ from softprompt.engines.protocol import (
     Engine,
     GenerateJob,
     Piece,
-    ReadJob,
     Sampling,
-    TokensRead,
     Vectors,
 )
-from softprompt.engines.reading import with_texts
 from softprompt.errors import ConfigError, DataError, EngineError, FieldError
 from softprompt.names import AUTO
 from softprompt.serving.answers import Classified, Completion, Embedded, Head, Message, ModelRow, choose_label
@@ -36,6 +32,7 @@ from softprompt.serving.inputs import (
     check_text,
     encode_inputs,
     fill_template,
+    held_to,
 )
 from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.personal import Personal
@@ -46,8 +43,7 @@ from softprompt.serving.results import Results
 from softprompt.serving.router import THRESHOLD, Route
 from softprompt.serving.shadow import Shadow
 from softprompt.serving.split import Share, Split
-from softprompt.serving.stream import Stream, unexpected
-from softprompt.tasks.schema import grammar_of
+from softprompt.serving.stream import Stream
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -181,8 +177,8 @@ class AsyncService:
             target = await self._choose(tenant, model, [ids], watch, user, key)
             check_room(self.base, len(target.vectors), len(ids), sampling.max_tokens)
             _refuse_ensemble(target.resident)
-            held = await self._held_to(sampling, None, schema)
-            opening = await self._echo(target, given, ids, sampling.logprobs) if echo else None
+            held = await held_to(self.base, sampling, None, schema)
+            opening = await self._results.echo(self.base, target.vectors, given, ids, sampling.logprobs) if echo else None
             stream = self._generate(target, ids, held, watch)
             stream.echo = opening
             again = partial(self.complete, tenant, given=given, sampling=sampling, schema=schema)
@@ -262,7 +258,8 @@ class AsyncService:
             if own_bound and room is not None:
                 bound = max(1, min(bound, room))
             check_room(self.base, len(target.vectors), len(ids), bound)
-            held = await self._held_to(replace(sampling, max_tokens=bound), resident, schema)
+            own = None if resident is None else resident.form
+            held = await held_to(self.base, replace(sampling, max_tokens=bound), own, schema)
             stream = self._generate(target, ids, held, watch, strip=resident is not None)
             return self._follow(target, stream, sampling, again)
 
@@ -374,27 +371,6 @@ class AsyncService:
             return [(await again(share.candidate)).text]
 
         return self.shadow.follow_stream(share, stream, text)
-
-    async def _echo(self, target: _Target, given: str | Sequence[int], ids: tuple[int, ...], top: int | None) -> Piece:
-        """An input as the opening of its answer."""
-        if top is None:
-            return Piece(given if isinstance(given, str) else text_behind(self.base.spelling, (), ids))
-        (read,) = await self._results.of([ReadJob(target.vectors, ids, top)])
-        if not isinstance(read, TokensRead):
-            raise unexpected(read, "a reading")
-        tokens = await asyncio.to_thread(with_texts, self.base.spelling, ids, read.tokens)
-        return Piece("".join(token.text for token in tokens), tokens)
-
-    async def _held_to(self, sampling: Sampling, resident: Resident | None, schema: str | None) -> Sampling:
-        """How an answer is drawn that must be JSON of a schema, or of its task's where the request has none."""
-        if schema is None and (resident is None or resident.form.output_schema is None):
-            return sampling
-        name = "output_schema" if schema is None else "response_format"
-        if resident is None:
-            assert schema is not None
-            compiling = partial(self.base.grammars.compile, schema, name=name)
-            return replace(sampling, grammar=await asyncio.to_thread(compiling))
-        return replace(sampling, grammar=await asyncio.to_thread(grammar_of, resident.form, self.base, schema, name))
 
     def _head(self, target: _Target, input_tokens: int) -> Head:
         resident = target.resident
