@@ -2,13 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-MARKS ?= not services and not models and not mlflow and not story
+MARKS ?= not services and not models and not mlflow and not story and not harness
 # Tests of `make test` run in so many processes, of one thread each.
 WORKERS ?= 2
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
-.PHONY: setup demo test test-all lint format docs bench soak test-services models test-models test-mlflow test-story \
+.PHONY: setup demo test test-all lint format docs bench soak test-services models test-models test-mlflow test-story test-harness \
 	masked-small clean
 
 setup: $(READY)
@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/softprompt demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked --ignore=tests/story
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked --ignore=tests/story --ignore=tests/harness
 
 lint: setup
 	$(BIN)/ruff check .
@@ -81,6 +81,19 @@ $(MLFLOW)/.ready: $(READY)
 test-mlflow: $(MLFLOW)/.ready
 	PYTHONPATH=src $(MLFLOW)/bin/python -m pytest tests/tracked -m mlflow
 
+# Harnesses that judge a served prompt have an environment of their own likewise.
+HARNESS := .venv-harness
+
+$(HARNESS)/.ready: $(READY)
+	$(PYTHON) -m venv $(HARNESS)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(HARNESS)/usual.pth
+	mv $(HARNESS)/usual.pth $$($(HARNESS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/usual.pth
+	$(HARNESS)/bin/python -m pip install --quiet --disable-pip-version-check 'lm-eval[api]==0.4.13' 'inspect-ai==0.3.285'
+	@touch $(HARNESS)/.ready
+
+test-harness: $(HARNESS)/.ready
+	PYTHONPATH=src $(HARNESS)/bin/python -m pytest tests/harness -m harness
+
 # The whole life of prompts: PostgreSQL, S3 and Redis, a server, its worker and commands that are killed.
 test-story: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/story -m story
@@ -91,7 +104,8 @@ test-all: setup
 	$(MAKE) test-services
 	$(MAKE) test-models
 	$(MAKE) test-mlflow
+	$(MAKE) test-harness
 	$(MAKE) test-story
 
 clean:
-	rm -rf .venv $(MLFLOW) demo-home
+	rm -rf .venv $(MLFLOW) $(HARNESS) demo-home

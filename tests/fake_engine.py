@@ -18,10 +18,12 @@ from softprompt.engines.protocol import (
     GenerateJob,
     Job,
     Piece,
+    ReadJob,
     Result,
     ScoreJob,
     Scores,
     TokenProbability,
+    TokensRead,
 )
 from softprompt.errors import ConfigError, ContextError, EngineBusy, EngineError
 
@@ -149,6 +151,8 @@ class FakeEngine:
             return EngineError(self.failing)
         if isinstance(job, EmbedJob):
             return Embedding(fake_embedding(job.input, self.width))
+        if isinstance(job, ReadJob):
+            return TokensRead(tuple(TokenProbability(token, "", -1.0 - token / 1000) for token in job.input[1:]))
         if isinstance(job, ScoreJob):
             return Scores(tuple(self.score(job.prompt.digest, job.input, label) for label in job.labels))
         return self._generate(ticket, job)

@@ -162,7 +162,7 @@ Case = tuple[Callable[[Place], object], str, str, str]
 CASES: dict[str, Case] = {  # what causes it; what was wrong, the value, what to do
     "ConfigError": (lambda place: place.train_file("lr: 0.1"), "unknown key", "'lr'", "here it is `learning_rate`"),
     "DataError": (wrong_label, "is not among `labels`", "'maybe'", "list it or mend the row"),
-    "FieldError": (wrong_purpose, "is refused", "'assistants'", "files are taken for 'fine-tune' alone"),
+    "FieldError": (wrong_purpose, "is refused", "'assistants'", "files are taken for 'fine-tune' and 'batch'"),
     "BaseModelError": (
         lambda place: place.command("base", "show", "./nowhere"),
         "no folder",

@@ -13,6 +13,7 @@ import pytest
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.protocol import NO_PROMPT, EmbedJob, Result
+from softprompt.http.batches import batch_routes
 from softprompt.http.files import file_routes
 from softprompt.http.jobs import job_routes
 from softprompt.library.library import Library
@@ -37,7 +38,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
     with Library.open(tmp_path_factory.mktemp("bodies") / "home") as library:
         fill(library, base)
         library.publish(with_centroid(base, "hues", ["red"], labels=LABELS).to_bytes(), base=base.address)
-        routers = [file_routes(library), job_routes(library, {base.name: str(base_folder)})]
+        routers = [file_routes(library), batch_routes(library), job_routes(library, {base.name: str(base_folder)})]
         with serving(library, base, engine=SteadyEngine(context=base.context), routers=routers) as found:
             yield found
 

@@ -15,6 +15,7 @@ from tokenizers import AddedToken
 
 from softprompt import errors
 from softprompt.bases.base import FrozenBase
+from softprompt.http.batches import batch_routes
 from softprompt.http.errors import for_clients, refusal
 from softprompt.http.files import file_routes
 from softprompt.http.jobs import job_routes
@@ -50,7 +51,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
         far = some_prompt(replace(base, fingerprint="0" * 32), "far")
         far = type(far)(far.vectors_PD, far.card.changed({"recipe": {"adapter": "lora"}}))
         library.publish(far.to_bytes(), base=base.address)
-        routers = [file_routes(library), job_routes(library, {base.name: str(base_folder)})]
+        routers = [file_routes(library), batch_routes(library), job_routes(library, {base.name: str(base_folder)})]
         with serving(library, base, routers=routers) as found:
             yield found
 
@@ -147,7 +148,7 @@ def test_a_key_given_twice_is_refused(running: Running, path: str, body: str) ->
 def test_every_route_that_takes_json_refuses_a_key_given_twice(running: Running) -> None:
     paths = running.http.get(f"{running.url}/openapi.json").json()["paths"]
     taken = [path for path, verbs in paths.items() if "application/json" in str(verbs.get("post", {}).get("requestBody"))]
-    assert len(taken) == 5
+    assert len(taken) == 8
     for path in taken:
         body = b'{"model": "x", "model": "x"}'
         answer = running.http.post(running.url + path, content=body, headers={"content-type": "application/json"})

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 
 from softprompt.bases.base import FrozenBase
+from softprompt.http.batches import batch_routes
 from softprompt.http.files import file_routes
 from softprompt.http.jobs import job_routes
 from softprompt.library.library import Library
@@ -28,7 +29,9 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
     with Library.open(tmp_path_factory.mktemp("home")) as library:
         fill(library, base)
         with serving(
-            library, base, routers=[file_routes(library), job_routes(library, {base.name: str(base_folder)})]
+            library,
+            base,
+            routers=[file_routes(library), batch_routes(library), job_routes(library, {base.name: str(base_folder)})],
         ) as found:
             yield found
 
@@ -60,7 +63,7 @@ def test_every_answer_in_json_has_a_shape(document: dict[str, Any]) -> None:
                 shapes[f"{method} {path}"] = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
     assert shapes["get /v1/files"] == "FileList"
     assert shapes["post /v1/fine_tuning/jobs"] == "JobObject"
-    assert len(shapes) == 21
+    assert len(shapes) == 27
     fields = document["components"]["schemas"]["EventObject"]["properties"]
     assert list(fields) == ["id", "object", "created_at", "level", "type", "message", "data"]
 

@@ -81,8 +81,8 @@ def test_wrong_uploads_keep_nothing(client: OpenAI, server: Running) -> None:
         with pytest.raises(openai.BadRequestError, match=answer) as caught:
             upload(client, data)
         assert caught.value.param == "file"
-    with pytest.raises(openai.BadRequestError, match="purpose 'batch'") as caught:
-        client.files.create(file=lines(), purpose="batch")
+    with pytest.raises(openai.BadRequestError, match="purpose 'vision'") as caught:
+        client.files.create(file=lines(), purpose="vision")
     assert caught.value.param == "purpose"
     with pytest.raises(openai.BadRequestError, match="expires_after"):
         client.files.create(file=lines(), purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600})

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt.errors import Denied, LibraryError, NotFound, RegistryError, StoreError
+from softprompt.jobs.batches import Batches
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.queue import Lost, Queue
 from softprompt.jobs.uploads import Uploads
@@ -58,6 +59,8 @@ def fill(library: Library) -> str:
         lines([{"text": f"{SECRET} {place}", "label": "ab"[place % 2]} for place in range(8)]), "mine.jsonl"
     )
     Uploads(library).add(lines(), "equal.jsonl")
+    asked = {"custom_id": SECRET, "method": "POST", "url": "/v1/embeddings", "body": {"model": "fish", "input": SECRET}}
+    Batches(library).create(Uploads(library).add(lines([asked]), "asked.jsonl", "batch").name, "/v1/embeddings")
     queue_job(library, Path("tiny-llama"), "job")
     library.runs.mkdir(exist_ok=True)
     folder = library.runs / library.tenant

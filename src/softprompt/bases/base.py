@@ -28,6 +28,7 @@ from softprompt.bases.fingerprint import (
     stamp_of_folder,
 )
 from softprompt.bases.folder import check_folder
+from softprompt.bases.grammar import Grammars
 from softprompt.bases.locate import commit_of, locate, read_object, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
@@ -273,6 +274,12 @@ class FrozenBase:
     def spelling(self) -> Spelling:
         """How it spells text."""
         return Spelling(self.tokenizer, self.name, self.embedding)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What compiles schemas of answers for it."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        return Grammars(backend, self.name, len(self.embedding.weight), self.end_ids)
 
     def encode(
         self, texts: Sequence[str | Parts], *, behind: bool = False, name: Callable[[int], str] | None = None

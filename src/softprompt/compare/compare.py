@@ -22,6 +22,7 @@ from softprompt.model.splice import with_front
 from softprompt.progress import Progress, Silent, loading
 from softprompt.tasks.answers import SET
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
+from softprompt.tasks.schema import grammar_of
 from softprompt.tasks.task import Task
 from softprompt.text import plural
 
@@ -178,6 +179,7 @@ def latency_ms(engine: OfflineEngine, task: Task, trained: Trained) -> float:
         if labels is not None:
             result_of(engine.score(prompts, [0], inputs, [labels]))
         else:
-            result_of(engine.generate(prompts, [0], inputs, [task.form.max_new_tokens]))
+            grammars = [grammar_of(task.form, base)]
+            result_of(engine.generate(prompts, [0], inputs, [task.form.max_new_tokens], grammars=grammars))
         taken.append(1000 * (time.perf_counter() - began))
     return statistics.median(taken[1:] or taken)

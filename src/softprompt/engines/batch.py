@@ -17,7 +17,7 @@ from softprompt.bases.architectures import HeadLabels
 from softprompt.engines.decoded import DecodedRows
 from softprompt.engines.kv_buffer import KVBuffer
 from softprompt.engines.prefix_cache import PrefixCache, stack_prefixes
-from softprompt.engines.protocol import GenerateJob, ScoreJob
+from softprompt.engines.protocol import GenerateJob, ScoreJob, Vectors
 from softprompt.engines.tiles import TiledRows
 from softprompt.model.architecture import Architecture
 from softprompt.model.encoder_decoder import EncoderDecoder
@@ -204,23 +204,33 @@ def stacked_apart(architecture: Architecture, widths: Sequence[int]) -> list[lis
     return [[place for place, own in enumerate(widths) if own == width] for width in dict.fromkeys(widths)]
 
 
+def apart_by_kind(architecture: Architecture, prompts: Sequence[Vectors]) -> list[list[int]]:
+    """The same for prompts."""
+    return stacked_apart(architecture, [prompt.width(architecture.base) for prompt in prompts])
+
+
+def made_ready(
+    architecture: Architecture, prefixes: PrefixCache | None, prompts: Sequence[Vectors]
+) -> tuple[Stack, Prefix | None, list[int]]:
+    """The prompts of some rows, each once, ready to be run: their stack, its keys and values where they are shared, and
+    which of it each row has."""
+    distinct = {prompt.digest: prompt for prompt in prompts}
+    places = {digest: place for place, digest in enumerate(distinct)}
+    which, own = [places[prompt.digest] for prompt in prompts], list(distinct.values())
+    if prefixes is None:
+        return stack_prompts([prompt.on(architecture.base) for prompt in own]), None, which
+    return *stack_prefixes(own, prefixes.fetch(own), architecture), which
+
+
 def score_jobs(
     architecture: Architecture, prefixes: PrefixCache | None, jobs: Sequence[ScoreJob], ties: NearTies | None = None
 ) -> list[list[float]]:
     """The same for jobs."""
-    widths = [job.prompt.width(architecture.base) for job in jobs]
-    if len(groups := stacked_apart(architecture, widths)) > 1:
+    if len(groups := apart_by_kind(architecture, [job.prompt for job in jobs])) > 1:
         found: dict[int, list[float]] = {}
         for group in groups:
             scores = score_jobs(architecture, prefixes, [jobs[place] for place in group], ties)
             found |= zip(group, scores, strict=True)
         return [found[place] for place in range(len(jobs))]
-    distinct = {job.prompt.digest: job.prompt for job in jobs}
-    places = {digest: place for place, digest in enumerate(distinct)}
-    prompts = list(distinct.values())
-    if prefixes is None:
-        stack, prefix = stack_prompts([prompt.on(architecture.base) for prompt in prompts]), None
-    else:
-        stack, prefix = stack_prefixes(prompts, prefixes.fetch(prompts), architecture)
-    which = [places[job.prompt.digest] for job in jobs]
+    stack, prefix, which = made_ready(architecture, prefixes, [job.prompt for job in jobs])
     return score_rows(architecture, stack, prefix, which, [job.input for job in jobs], [job.labels for job in jobs], ties)

@@ -136,8 +136,9 @@ class Continuation:
         self.count = 0
         """Tokens so far, the end token among them."""
 
-    def push(self, token: int, probability: TokenProbability | None = None) -> Piece | None:
-        """Take the next token; the piece that it makes certain, if any. A piece with a `finish` is the last."""
+    def push(self, token: int, probability: TokenProbability | None = None, *, over: bool = False) -> Piece | None:
+        """Take the next token; the piece that it makes certain, if any. A piece with a `finish` is the last. `over`: nothing
+        may stand behind this token."""
         self.count += 1
         if probability is not None and probability.top:  # before the token comes, in whose place they stand
             top = tuple((other, self._name(other), value) for other, _, value in probability.top)
@@ -161,8 +162,8 @@ class Continuation:
         cut = min((at for stop in self._stops if (at := so_far.find(stop)) >= 0), default=-1)
         if cut >= 0:
             return self._last("stop", so_far[:cut])
-        if self.count >= self._most:
-            return self._last("length", self._held + self._stream.rest)
+        if over or self.count >= self._most:
+            return self._last("stop" if over else "length", self._held + self._stream.rest)
         length = len(self._held) - self._may_begin_stop()
         tokens = self._take_tokens(so_far + _HALF * half, length)
         if self._tokens:  # a token and its text come together

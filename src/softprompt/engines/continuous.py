@@ -8,6 +8,7 @@ bit.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from random import Random
 import torch
 from torch import Tensor
 
+from softprompt.bases.grammar import Matcher
 from softprompt.engines.batch import rows_of, score_jobs, score_size, scores_in_lines
 from softprompt.engines.continuation import Continuation
 from softprompt.engines.prefix_cache import PrefixCache
@@ -28,13 +30,16 @@ from softprompt.engines.protocol import (
     GenerateJob,
     Job,
     Piece,
+    ReadJob,
     Result,
     Sampling,
     ScoreJob,
     Scores,
     Ticket,
     TokenProbability,
+    TokensRead,
 )
+from softprompt.engines.reading import read_jobs
 from softprompt.engines.sampling import choose_tokens, token_probabilities
 from softprompt.engines.scheduler import Limits, Scheduler, Work
 from softprompt.engines.validate import Validator
@@ -46,6 +51,12 @@ from softprompt.model.splice import chunk_by_length
 
 PREFIX_BYTES = 1 << 30
 """Keys and values of prompts that are kept."""
+
+_NO_NUMBERS = "the base gave no numbers for this row; its prompt may be damaged"
+_NOTHING_ALLOWED = (
+    "the base gave no number to any token that the schema of this answer allows next: the tokenizer cannot write it, or the "
+    "prompt may be damaged"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +78,8 @@ class _Row:
     sampling: Sampling
     draws: Random
     continuation: Continuation
+    matcher: Matcher | None = None
+    """Where its answer must be of a grammar."""
     token: int = -1
     """Chosen last, and not run yet."""
 
@@ -187,8 +200,11 @@ class ContinuousEngine(Engine):
             sizes = [score_size(job, in_lines) for _, job in some]
             for group in self._grouped([work for work, _ in some], [n for n, _ in sizes], [rows for _, rows in sizes]):
                 self._pass(group, self._score)
+        reads = [work for work in admitted if isinstance(work.job, ReadJob)]
+        for group in self._grouped(reads, [len(work.job.input) for work in reads]):
+            self._pass(group, self._read)
         embeds = [work for work in admitted if isinstance(work.job, EmbedJob)]
-        for group in self._grouped(embeds, [len(work.job.input) for work in embeds]):
+        for group in self._grouped(embeds, [work.tokens for work in embeds]):
             self._pass(group, self._embed)
         if self._active:
             try:
@@ -225,8 +241,20 @@ class ContinuousEngine(Engine):
         )
         self._close(works, [Scores(tuple(scores)) for scores in values])
 
+    def _read(self, works: list[Work]) -> None:
+        jobs = [work.job for work in works if isinstance(work.job, ReadJob)]
+        found = read_jobs(self.architecture, self._prefixes, jobs)
+        numbers = [all(math.isfinite(token.logprob) for token in tokens) for tokens in found]
+        said = zip(found, numbers, strict=True)
+        self._close(works, [TokensRead(tokens) if sound else EngineError(_NO_NUMBERS) for tokens, sound in said])
+
     def _embed(self, works: list[Work]) -> None:
-        means_BD = self.architecture.embed([work.job.input for work in works if isinstance(work.job, EmbedJob)])
+        jobs = [work.job for work in works if isinstance(work.job, EmbedJob)]
+        if not any(job.prompt for job in jobs):
+            means_BD = self.architecture.embed([job.input for job in jobs])
+        else:
+            prompts = [job.prompt.on(self.base) for job in jobs]
+            means_BD = self.architecture.embed([job.input for job in jobs], prompts)
         self._close(works, [Embedding(tuple(mean)) for mean in means_BD.tolist()])
 
     def _enter(self, works: list[Work]) -> None:
@@ -235,7 +263,7 @@ class ContinuousEngine(Engine):
         logits_BV = self._rows.enter(jobs)
         first = len(self._active)
         self._active += [
-            _Row(work, job.sampling, _draws(job.sampling.seed), self._begin(job))
+            _Row(work, job.sampling, _draws(job.sampling.seed), self._begin(job), _matcher(job.sampling))
             for work, job in zip(works, jobs, strict=True)
         ]
         self._choose(logits_BV, first)
@@ -247,7 +275,8 @@ class ContinuousEngine(Engine):
     def _choose(self, logits_BV: Tensor, first: int) -> None:
         """Choose the next token of the rows from `first` on, let those leave that are done, and answer them."""
         rows = self._active[first:]
-        chosen = choose_tokens(logits_BV, [row.sampling for row in rows], [row.draws for row in rows], self._ties)
+        samplings, draws, matchers = zip(*((row.sampling, row.draws, row.matcher) for row in rows), strict=True)
+        chosen = choose_tokens(logits_BV, samplings, draws, self._ties, matchers)
         probabilities = self._probabilities(logits_BV, rows, chosen)
         answers: list[tuple[Work, Result]] = []
         done: list[int] = []
@@ -255,10 +284,11 @@ class ContinuousEngine(Engine):
         for index, (row, token) in enumerate(zip(rows, chosen, strict=True)):
             if token is None:
                 broken = True
-                result: Result | None = EngineError("the base gave no numbers for this row; its prompt may be damaged")
+                result: Result | None = EngineError(_NO_NUMBERS if row.matcher is None else _NOTHING_ALLOWED)
             else:
                 row.token = token
-                result = row.continuation.push(token, probabilities.get(index))
+                over = row.matcher is not None and row.matcher.push(token)
+                result = row.continuation.push(token, probabilities.get(index), over=over)
             if result is not None:
                 answers.append((row.work, result))
                 if _is_last(result):
@@ -328,6 +358,10 @@ class ContinuousEngine(Engine):
 def _draws(seed: int | None) -> Random:
     # Python's own generator takes no notice of a seed's sign.
     return Random(None if seed is None else seed % (1 << 64))
+
+
+def _matcher(sampling: Sampling) -> Matcher | None:
+    return None if sampling.grammar is None else sampling.grammar.begin()
 
 
 def _is_last(result: Result) -> bool:

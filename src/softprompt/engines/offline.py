@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from softprompt.bases.grammar import Grammar
 from softprompt.engines.batch import rows_of, score_rows, stacked_apart
 from softprompt.engines.prefix_cache import PrefixCache, ready
 from softprompt.engines.protocol import GenerateJob, Sampling, Vectors
@@ -113,9 +114,11 @@ class OfflineEngine:
         *,
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
+        grammars: Sequence[Grammar | None] | None = None,
     ) -> Generator[int, None, list[list[int]]]:
         """Continuation of each input, up to a bound of its own, without the end token: greedy, or drawn with the row's own
-        of `seeds` where there is a temperature. One whose logits are no numbers ends there.
+        of `seeds` where there is a temperature. One whose logits are no numbers ends there. Where a row has one of
+        `grammars`, each token is chosen among those that it allows.
 
         Raises:
             BaseModelError: there is no memory for a single row.
@@ -132,7 +135,12 @@ class OfflineEngine:
 
             def run(rows: list[int]) -> list[list[int]]:
                 samplings = [
-                    Sampling(max_tokens=max_new_tokens[row], temperature=temperature, seed=seeds[row] if seeds else None)
+                    Sampling(
+                        max_tokens=max_new_tokens[row],
+                        temperature=temperature,
+                        seed=seeds[row] if seeds else None,
+                        grammar=grammars[row] if grammars else None,
+                    )
                     for row in rows
                 ]
                 jobs = [
@@ -153,15 +161,18 @@ class OfflineEngine:
         answers: list[list[int]] = [[] for _ in jobs]
         alive = list(range(len(jobs)))
         draws = {row: Random(job.sampling.seed) for row, job in enumerate(jobs) if job.sampling.temperature}
+        matchers = {row: job.sampling.grammar.begin() for row, job in enumerate(jobs) if job.sampling.grammar is not None}
         logits_BV = rows.enter(jobs)
         while True:
             own = [draws.get(row, NO_DRAWS) for row in alive] if draws else ()
-            chosen = choose_tokens(logits_BV, [jobs[row].sampling for row in alive], own, self.ties)
+            growing = [matchers.get(row) for row in alive]
+            chosen = choose_tokens(logits_BV, [jobs[row].sampling for row in alive], own, self.ties, growing)
             over: list[int] = []
             for place, (row, token) in enumerate(zip(alive, chosen, strict=True)):
                 if token is not None and token not in self.architecture.base.end_ids:
                     answers[row].append(token)
-                    if len(answers[row]) < jobs[row].sampling.max_tokens:
+                    whole = row in matchers and matchers[row].push(token)
+                    if not whole and len(answers[row]) < jobs[row].sampling.max_tokens:
                         continue
                 over.append(place)
             alive = [alive[place] for place in rows.leave(over, broken=None in chosen)]

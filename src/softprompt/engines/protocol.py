@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from softprompt.bases.base import FrozenBase
+    from softprompt.bases.grammar import Grammar
     from softprompt.model.label_scores import Labels
 
 
@@ -67,6 +68,8 @@ class Sampling:
     """Of this row's own draws; None draws one."""
     logprobs: int | None = None
     """Give the log-probability of each token, and of so many of the likeliest in its place (0 or more); None for none."""
+    grammar: Grammar | None = None
+    """What the continuation must be: each token is chosen among those that it allows there."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,26 @@ class ScoreJob:
 
 @dataclass(frozen=True)
 class EmbedJob:
-    """Mean of the base's last hidden states over an input, without any prompt: D float32 numbers."""
+    """Mean of the base's last hidden states over the tokens of an input: D float32 numbers."""
 
     input: tuple[int, ...]
     """Token ids, at least one."""
+    prompt: Vectors = NO_PROMPT
+    """Of a causal base, a soft prompt that stands before it."""
 
 
-Job = GenerateJob | ScoreJob | EmbedJob
+@dataclass(frozen=True)
+class ReadJob:
+    """How likely each token of an input is behind a prompt and the tokens before it; of a causal base."""
+
+    prompt: Vectors
+    input: tuple[int, ...]
+    """Token ids, at least one."""
+    top: int = 0
+    """Of so many of the likeliest in each place, too."""
+
+
+Job = GenerateJob | ScoreJob | EmbedJob | ReadJob
 
 
 @dataclass(frozen=True)
@@ -138,8 +154,15 @@ class Embedding:
     values: tuple[float, ...]
 
 
-Result = Piece | Scores | Embedding | EngineError
-"""What a job is answered with: one of the last three, or pieces of which the last has a `finish`. After an error, and after
+@dataclass(frozen=True)
+class TokensRead:
+    """Of a ReadJob: every token of the input but the first. Their texts are left empty."""
+
+    tokens: tuple[TokenProbability, ...]
+
+
+Result = Piece | Scores | Embedding | TokensRead | EngineError
+"""What a job is answered with: one of the last four, or pieces of which the last has a `finish`. After an error, and after
 the last piece, nothing comes. After a cancellation nothing need come."""
 
 Deliver = Callable[[Result], None]

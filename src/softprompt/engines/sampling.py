@@ -7,16 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from softprompt.engines.protocol import Sampling, TokenProbability
 from softprompt.model.rounding import NearTies
 
+if TYPE_CHECKING:
+    from softprompt.bases.grammar import Matcher
+
 
 def choose_tokens(
-    logits_BV: Tensor, samplings: Sequence[Sampling], draws: Sequence[Random], ties: NearTies | None = None
+    logits_BV: Tensor,
+    samplings: Sequence[Sampling],
+    draws: Sequence[Random],
+    ties: NearTies | None = None,
+    matchers: Sequence[Matcher | None] = (),
 ) -> list[int | None]:
     """The next token of each row; None where its logits are not numbers.
 
@@ -26,7 +35,9 @@ def choose_tokens(
     Args:
         ties: counts the greedy rows whose choice rounding could turn. Where its base is batch invariant, rows that sample
             are cut and drawn one by one.
+        matchers: of each row what says which tokens may come, where one of them has one.
     """
+    given_BV, logits_BV = logits_BV, _only_allowed(logits_BV, matchers)
     best_B, greedy_B = logits_BV.max(dim=-1)  # NaN and infinity come through
     chosen: list[int | None] = [
         token if sound else None for token, sound in zip(greedy_B.tolist(), best_B.isfinite().tolist(), strict=True)
@@ -41,9 +52,27 @@ def choose_tokens(
             for row, token in zip(rows, found, strict=True):
                 chosen[row] = token
     if ties is not None and len(drawn) < len(samplings):
-        near = ties.greedy(logits_BV, best_B, greedy_B)
+        near = ties.greedy(logits_BV, best_B, greedy_B, given_BV)
         ties.count += sum(one and not how.temperature for one, how in zip(near, samplings, strict=True))
     return chosen
+
+
+def _only_allowed(logits_BV: Tensor, matchers: Sequence[Matcher | None]) -> Tensor:
+    """The logits to choose by: minus infinity for tokens that a row's grammar does not allow next; the logits themselves
+    where no row has one."""
+    rows = [row for row, matcher in enumerate(matchers) if matcher is not None]
+    if not rows:
+        return logits_BV
+    size = logits_BV.shape[1]
+    forbidden_RV = np.ones((len(rows), size), dtype=bool)
+    for place, row in enumerate(rows):
+        matcher = matchers[row]
+        assert matcher is not None
+        bits = np.unpackbits(np.frombuffer(matcher.allowed(), dtype=np.uint8), bitorder="little")[:size]
+        forbidden_RV[place, : len(bits)] = bits == 0
+    chosen_BV = logits_BV.clone()  # probabilities are told of the base's own
+    chosen_BV[rows] = logits_BV[rows].masked_fill(torch.from_numpy(forbidden_RV).to(logits_BV.device), -torch.inf)
+    return chosen_BV
 
 
 def _draw(logits_BV: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:

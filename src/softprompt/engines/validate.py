@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from softprompt.bases.architectures import ENCODERS, KINDS
 from softprompt.engines.batch import score_size, scores_in_lines
-from softprompt.engines.protocol import Deliver, EmbedJob, GenerateJob, Job, Sampling, ScoreJob
+from softprompt.engines.protocol import Deliver, EmbedJob, Job, ReadJob, Sampling, ScoreJob
 from softprompt.engines.scheduler import Work
 from softprompt.errors import ConfigError, ContextError, EngineError
 from softprompt.model.architecture import Architecture
@@ -36,10 +36,20 @@ class Validator:
         if not count:
             raise EngineError("the input has no tokens; an engine needs at least one")
         self._check_ids(job.input)
-        if isinstance(job, EmbedJob):
-            self._check_context(0, count, 0, "output")
-            return Work(job, deliver, count)
         prompt = self._prompt_length(job)
+        if isinstance(job, EmbedJob):
+            self._check_embedding(job)
+            self._check_context(prompt, count, 0, "output")
+            return Work(job, deliver, prompt + count)
+        if isinstance(job, ReadJob):
+            if (kind := self._architecture.base.task_type) != "CAUSAL_LM":
+                raise ConfigError(
+                    f"{self.name} is {KINDS[kind]}, which says of no token of an input how likely it is; ask a causal base"
+                )
+            if job.top < 0:
+                raise EngineError(f"top must be 0 or more; {job.top} was given")
+            self._check_context(prompt, count, 0, "output")
+            return Work(job, deliver, count)
         if isinstance(job, ScoreJob):
             if not job.labels or not all(job.labels):
                 raise EngineError("the job scores no labels, or one without tokens; give each at least one")
@@ -76,7 +86,19 @@ class Validator:
         if min(ids) < 0 or max(ids) >= self.vocabulary:
             raise EngineError(f"token ids must lie between 0 and {self.vocabulary - 1}; {min(ids)} to {max(ids)} were given")
 
-    def _prompt_length(self, job: GenerateJob | ScoreJob) -> int:
+    def _check_embedding(self, job: EmbedJob) -> None:
+        kind = self._architecture.base.task_type
+        if job.prompt and kind != "CAUSAL_LM":
+            raise ConfigError(
+                f"{self.name} is {KINDS[kind]}, whose embeddings are without a prompt; name the base alone as the model"
+            )
+        if job.prompt and job.prompt.is_prefix(self._architecture.base):
+            raise ConfigError(
+                f"prompt {job.prompt.digest[:12]} is a prefix, and embeddings are behind soft prompts or none; name another "
+                "task, or the base alone"
+            )
+
+    def _prompt_length(self, job: Job) -> int:
         if job.prompt.vectors_PD is None:
             return 0
         shape = job.prompt.vectors_PD.shape

@@ -21,6 +21,7 @@ from softprompt.prompts.card import goodness
 from softprompt.prompts.prompt import members_of
 from softprompt.tasks.answers import OF_NUMBERS, OF_SETS, THRESHOLD, THRESHOLDS, join
 from softprompt.tasks.form import Form
+from softprompt.tasks.schema import grammar_of
 from softprompt.tasks.task import Examples
 
 K = TypeVar("K", bound=Hashable)
@@ -146,16 +147,20 @@ def answer(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, Non
     )
     for (t, _), (likelihood,) in zip(texts, answered, strict=True):
         losses[t].append(-likelihood)
+    grammars = {t: grammar_of(trials[t].form, base) for t in {t for t, _ in texts}}
     generated = yield from engine.generate(
         prompts,
         [owner[t][row] for t, row in texts],
         [trials[t].examples.inputs[row] for t, row in texts],
         [trials[t].form.max_new_tokens for t, _ in texts],
+        grammars=[grammars[t] for t, _ in texts],
     )
     unfinished = [[False] * len(trial.examples) for trial in trials]
     for (t, row), ids in zip(texts, generated, strict=True):
         predictions[t][row] = text_behind(base.spelling, trials[t].examples.inputs[row], ids).strip()
-        unfinished[t][row] = len(ids) >= trials[t].form.max_new_tokens
+        grammar = grammars[t]
+        ended = grammar is not None and grammar.accepts(ids)
+        unfinished[t][row] = len(ids) >= trials[t].form.max_new_tokens and not ended
     whole = zip(predictions, losses, unfinished, chances, sure, strict=True)
     return [[Answer(*each) for each in zip(*own, strict=True)] for own in whole]
 

@@ -137,6 +137,16 @@ class Call:
         Raises:
             ApiError: too many streams are open, or the service refuses.
         """
+        answer = await self.open(opening, tokens)
+        fields = self._names(shape.kind, answer.heads[0])
+        return EventStream(answer.events(shape, fields, include_usage), answer.aclose)
+
+    async def open(self, opening: Sequence[Callable[[], Coroutine[Any, Any, Stream]]], tokens: int) -> Streams:
+        """Streams of the service, opened at once, with tokens set aside until their end.
+
+        Raises:
+            ApiError: too many streams are open, or the service refuses.
+        """
         with ExitStack() as stack:
             stack.enter_context(self.state.meter.stream())
             stack.enter_context(self._reserved(tokens))
@@ -149,9 +159,7 @@ class Call:
                 for one in streams:
                     await one.aclose()
                 raise
-            answer = _Streams(self, streams, stack.pop_all())
-        fields = self._names(shape.kind, streams[0].head)
-        return EventStream(answer.events(shape, fields, include_usage), answer.aclose)
+            return Streams(self, streams, stack.pop_all())
 
     def _names(self, kind: str, head: Head) -> dict[str, Any]:
         """Fields of every answer that is generated: what it is called, and what made it."""
@@ -194,7 +202,7 @@ def refuse_mixture(heads: Sequence[Head]) -> None:
         )  # fmt: skip
 
 
-class _Streams:
+class Streams:
     """Streams of one request, with what is held for them."""
 
     def __init__(self, call: Call, streams: Sequence[Stream], held: ExitStack) -> None:
@@ -210,17 +218,32 @@ class _Streams:
 
         for choice in shape.begin():
             yield chunk(choice)
-        async with aclosing(merge(self._streams)) as arriving:
+        async with aclosing(self.pieces()) as arriving:
             async for place, piece in arriving:
-                self._tokens[place] = piece.count or self._tokens[place] + 1  # the last piece has the count of all
                 for choice in shape.choices(place, piece):
                     yield chunk(choice)
-        usage = self._settle()
+        usage = self.settle()
         if include_usage:
             yield chunk(usage=usage)
         yield DONE
 
-    def _settle(self) -> Usage:
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
+        """The pieces of all, each with the place of its stream, counted on the way."""
+        async with aclosing(merge(self._streams)) as arriving:
+            async for place, piece in arriving:
+                so_far = self._tokens[place]
+                self._tokens[place] = (
+                    piece.count if piece.finish is not None else so_far + 1
+                )  # the last has the count of all
+                yield place, piece
+
+    @property
+    def heads(self) -> list[Head]:
+        """What is known of each before its first piece."""
+        return [stream.head for stream in self._streams]
+
+    def settle(self) -> Usage:
+        """Count the tokens that have come."""
         return self._call.settle([stream.head for stream in self._streams], sum(self._tokens))
 
     async def aclose(self) -> None:
@@ -228,6 +251,6 @@ class _Streams:
         try:
             for stream in self._streams:
                 await stream.aclose()
-            self._settle()
+            self.settle()
         finally:
             self._held.close()

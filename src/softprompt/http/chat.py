@@ -103,7 +103,6 @@ class ChatRequest(Generation):
     prompt_cache_key: Hint
     prompt_cache_options: Hint
     prompt_cache_retention: Hint
-    response_format: Unsupported
     safety_identifier: Hint
     service_tier: Unsupported
     store: Unsupported
@@ -262,12 +261,11 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     draws = body.draws(body.bound or min(CHAT_TOKENS, call.limits.max_tokens), logprobs)
     messages = [Message(turn.role, turn.text) for turn in body.messages]
     about = (call.tenant, body.model, messages)
-    tokens, own_bound = body.count * (body.bound or 0), body.bound is None
+    tokens = body.count * (body.bound or 0)
+    how: dict[str, Any] = {"own_bound": body.bound is None, "schema": body.schema_asked, **call.asker}
     shape = ChatShape(body.count, with_logprobs=bool(body.logprobs))
     if body.stream:
-        opening = [
-            partial(call.service.stream_chat, *about, sampling, own_bound=own_bound, **call.asker) for sampling in draws
-        ]
+        opening = [partial(call.service.stream_chat, *about, sampling, **how) for sampling in draws]
         return await call.stream(shape, opening, tokens, include_usage=body.wants_usage)
-    asking = [partial(call.service.chat, *about, sampling, own_bound=own_bound, **call.asker) for sampling in draws]
+    asking = [partial(call.service.chat, *about, sampling, **how) for sampling in draws]
     return await call.answer(shape, asking, tokens)

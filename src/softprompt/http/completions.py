@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, Field, StrictInt
+from pydantic import BaseModel, Field, StrictBool, StrictInt, model_validator
 from starlette.responses import Response
 
 from softprompt.engines.protocol import Piece, TokenProbability
@@ -23,9 +24,10 @@ from softprompt.http.schemas import (
     Generation,
     Ids,
     Input,
-    MaxTokens,
+    MaxTokensOrNone,
     Unsupported,
     or_hint,
+    refused,
 )
 from softprompt.names import AUTO
 from softprompt.serving.answers import Completion
@@ -36,37 +38,56 @@ COMPLETION_TOKENS = 16
 router = APIRouter(route_class=StrictRoute, tags=["answers"])
 
 
+Prompt = Annotated[
+    Input | Annotated[list[Input], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)],
+    or_hint("give a text, token ids, or a list of texts or of lists of token ids, none of them empty"),
+]
+
+
+def prompts_of(prompt: str | Sequence[Any]) -> Sequence[str | list[int]]:
+    """The inputs, one for each prompt."""
+    one = isinstance(prompt, str) or isinstance(prompt[0], int)
+    return cast(Sequence[str | list[int]], [prompt] if one else prompt)
+
+
 class CompletionRequest(Generation):
     """Continue raw text: no template is put around it."""
 
-    prompt: Annotated[
-        Input | Annotated[list[Input], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)],
-        or_hint("give a text, token ids, or a list of texts or of lists of token ids, none of them empty"),
-    ] = Field(description="Text, token ids, or a list of either.", examples=["Question: Who wrote Faust?\nType:"])
-    max_tokens: MaxTokens | None = Field(None, description=f"Most tokens of an answer; {COMPLETION_TOKENS}.")
+    prompt: Prompt = Field(
+        description="Text, token ids, or a list of either.", examples=["Question: Who wrote Faust?\nType:"]
+    )
+    max_tokens: MaxTokensOrNone | None = Field(None, description=f"Most tokens of an answer; {COMPLETION_TOKENS}.")
     logprobs: Annotated[StrictInt, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
         None, description="Log-probabilities of each token and of so many of the likeliest."
     )
     best_of: Unsupported
-    echo: Unsupported
+    echo: StrictBool | None = Field(
+        None, description="Give the prompt back before its answer; with `logprobs`, those of its tokens, too."
+    )
     frequency_penalty: Unsupported
     logit_bias: Unsupported
     presence_penalty: Unsupported
     suffix: Unsupported
 
+    @model_validator(mode="after")
+    def _agree(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo:
+            raise refused("max_tokens", "max_tokens is 0, which asks for nothing without echo; give 1 or more")
+        return self
+
     @property
     def prompts(self) -> Sequence[str | list[int]]:
         """The inputs, one for each prompt."""
-        one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
-        return cast(Sequence[str | list[int]], [self.prompt] if one else self.prompt)
+        return prompts_of(self.prompt)
 
 
 class CompletionLogprobs(BaseModel):
     """Log-probabilities of a completion's tokens."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    """Null for the first token of a prompt, before which nothing stands."""
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
     @classmethod
@@ -78,8 +99,8 @@ class CompletionLogprobs(BaseModel):
             offset += len(token.text)
         return cls(
             tokens=[token.text for token in tokens],
-            token_logprobs=[token.logprob for token in tokens],
-            top_logprobs=[_likeliest(token) for token in tokens],
+            token_logprobs=[None if math.isnan(token.logprob) else token.logprob for token in tokens],
+            top_logprobs=[None if math.isnan(token.logprob) else _likeliest(token) for token in tokens],
             text_offset=offsets,
         )
 
@@ -153,7 +174,7 @@ class CompletionShape:
 async def complete(request: Request, body: CompletionRequest) -> Response:
     """Continue raw text or token ids behind a task's prompt; no template is put around them."""
     call = Call(request, body, "prompt")
-    bound = body.max_tokens or COMPLETION_TOKENS
+    bound = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     call.limits.check_max_tokens(bound)
     prompts = body.prompts
     call.limits.check_rows(len(prompts) * body.count, "prompt")
@@ -163,8 +184,9 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
         )
     rows = [(prompt, sampling) for prompt in prompts for sampling in body.draws(bound, body.logprobs)]
     tokens, shape = len(rows) * bound, CompletionShape(len(rows), with_logprobs=body.logprobs is not None)
+    how: dict[str, Any] = {"schema": body.schema_asked, "echo": bool(body.echo), **call.asker}
     if body.stream:
-        opening = [partial(call.service.stream, call.tenant, body.model, *row, **call.asker) for row in rows]
+        opening = [partial(call.service.stream, call.tenant, body.model, *row, **how) for row in rows]
         return await call.stream(shape, opening, tokens, include_usage=body.wants_usage)
-    asking = [partial(call.service.complete, call.tenant, body.model, *row, **call.asker) for row in rows]
+    asking = [partial(call.service.complete, call.tenant, body.model, *row, **how) for row in rows]
     return await call.answer(shape, asking, tokens)

@@ -77,7 +77,9 @@ class FileObject(Identified):
     created_at: Time
     expires_at: None = None
     filename: str
-    purpose: str = Field(description="`fine-tune`, or `fine-tune-results` for what a job leaves.")
+    purpose: str = Field(
+        description="`fine-tune` or `batch`; `fine-tune-results` and `batch_output` are what jobs and batches leave."
+    )
     status: Literal["processed"] = "processed"
     status_details: None = None
 
@@ -128,9 +130,10 @@ def file_routes(library: Library, *, most_bytes: int = MOST_BYTES) -> APIRouter:
     def uploads_of(caller: Caller) -> Uploads:
         return Uploads(tenant_library(library, caller), most_bytes=most_bytes)
 
-    @router.post("/v1/files", summary="Upload rows to train on", response_model=FileObject)
+    @router.post("/v1/files", summary="Upload rows to train on, or requests", response_model=FileObject)
     async def upload(request: Request, caller: Trainer, file: UploadFile, purpose: Annotated[str, Form()]) -> Response:
-        """JSON Lines in UTF-8, all of one shape: columns, `{"prompt", "completion"}`, or `{"messages": [...]}`."""
+        """JSON Lines in UTF-8, all of one shape: columns, `{"prompt", "completion"}`, or `{"messages": [...]}`; of `batch`
+        the requests of a batch."""
         names = [name for name, _ in (await request.form()).multi_items()]
         for name in names:
             if name not in ("file", "purpose"):

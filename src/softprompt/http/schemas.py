@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -25,8 +25,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from softprompt.bases.grammar import ANY_OBJECT, schema_text
 from softprompt.engines.protocol import Sampling
-from softprompt.errors import nearest
+from softprompt.errors import ConfigError, nearest
 
 MOST_STOPS = 16
 MOST_LOGPROBS = 20
@@ -50,6 +51,7 @@ Temperature = Annotated[StrictFloat, Field(ge=0, le=2, description="0, the defau
 TopP = Annotated[StrictFloat, Field(gt=0, le=1, description="Draw from the fewest tokens whose probability reaches this.")]
 TopK = Annotated[StrictInt, Field(ge=0, le=LARGEST_ID, description="Draw from so many of the likeliest; 0 for all.")]
 Seed = Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63, description="Equal seeds give equal answers.")]
+MaxTokensOrNone = Annotated[StrictInt, Field(ge=0, description="Most tokens of an answer; 0 with `echo` alone.")]
 MaxTokens = Annotated[StrictInt, Field(ge=1, description="Most tokens of an answer.")]
 
 
@@ -61,8 +63,9 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown(cls, data: Any) -> Any:
+        names = {field.alias or name for name, field in cls.model_fields.items()}
         for name in data if isinstance(data, dict) else ():
-            if name not in cls.model_fields:
+            if name not in names:
                 known = [field for field in cls.model_fields if field not in UNSUPPORTED | UNSUPPORTED_IN_MESSAGES]
                 raise refused(str(name), f"unknown field {name!r}{nearest(str(name), known)}", "unknown_parameter")
         return data
@@ -88,7 +91,6 @@ def or_hint(hint: str) -> WrapValidator:
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
-    "echo": (False,),
     "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
@@ -98,7 +100,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "prediction": (),
     "presence_penalty": (0,),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "store": (False,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
@@ -149,6 +150,45 @@ class ModelBody(Body):
     )
 
 
+class JsonSchema(Body):
+    """The JSON that an answer must be."""
+
+    name: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The client's own name for it.")]
+    description: StrictStr | None = Field(None, description="Not shown to the model.")
+    schema_: Annotated[dict[str, Any], Field(alias="schema", description="A JSON schema; keys are written in its order.")]
+    strict: StrictBool | None = Field(None, description="Either way no token is chosen that the schema does not allow.")
+
+
+class TextFormat(Body):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Body):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Body):
+    """JSON of a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+def check_schema(schema: dict[str, Any], field: str) -> str:
+    """A schema as the service takes it. Raises the refusal of the field where it cannot be compiled."""
+    try:
+        return schema_text(schema, field)
+    except ConfigError as error:
+        raise refused(field, str(error)) from None
+
+
 class Generation(ModelBody):
     """What completions and chats have in common."""
 
@@ -169,13 +209,26 @@ class Generation(ModelBody):
     stream: StrictBool | None = Field(None, description="Send the answer in pieces, as server-sent events.")
     stream_options: StreamOptions | None = None
     metadata: dict[str, Any] | None = Field(None, description="For the client's own book-keeping; not kept.")
+    response_format: ResponseFormat | None = Field(
+        None, description="What the answer must be: text, any JSON object, or JSON of a schema."
+    )
+    _schema: str | None = None
 
     @model_validator(mode="after")
     def _refuse_unsupported(self) -> Generation:
         refuse_unsupported(self, UNSUPPORTED)
         if self.stream_options is not None and not self.stream:
             raise refused("stream_options", "stream_options is for streams only; set stream to true, too")
+        if isinstance(self.response_format, JsonObjectFormat):
+            self._schema = ANY_OBJECT
+        elif isinstance(self.response_format, JsonSchemaFormat):
+            self._schema = check_schema(self.response_format.json_schema.schema_, "response_format")
         return self
+
+    @property
+    def schema_asked(self) -> str | None:
+        """The schema that the answer must be of, as text."""
+        return self._schema
 
     @property
     def count(self) -> int:

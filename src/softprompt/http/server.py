@@ -138,6 +138,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _training(service: AsyncService, library: Library, settings: Settings) -> list[APIRouter]:
+    from softprompt.http.batches import batch_routes
     from softprompt.http.files import file_routes
     from softprompt.http.jobs import job_routes
     from softprompt.jobs.starter import Starter
@@ -147,6 +148,7 @@ def _training(service: AsyncService, library: Library, settings: Settings) -> li
     bases = {service.base_name: service.base.address}
     return [
         file_routes(library, most_bytes=settings.limits.upload_bytes),
+        batch_routes(library),
         job_routes(
             library,
             bases,

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 TRAINING = "fine-tune"
 RESULTS = "fine-tune-results"
-"""What files are for: uploads to train from, and what a training leaves."""
+BATCH = "batch"
+BATCH_OUTPUT = "batch_output"
+"""What files are for: uploads to train from, and what a training leaves; uploads of requests, and their answers."""
 
 MOST_BYTES = 100 * 2**20
 """Size of the largest upload, unless the server says otherwise."""
@@ -67,8 +69,8 @@ class Uploads:
             FieldError: another purpose, no usable name, too large, or a line is no row; nothing is kept.
             StoreError, ReadOnly: it cannot be written; nothing is kept.
         """
-        if purpose != TRAINING:
-            raise FieldError(f"purpose {purpose!r} is refused; files are taken for {TRAINING!r} alone", "purpose")
+        if purpose not in (TRAINING, BATCH):
+            raise FieldError(f"purpose {purpose!r} is refused; files are taken for {TRAINING!r} and {BATCH!r}", "purpose")
         if not filename or len(filename) > LONGEST_FILENAME or not filename.isprintable():
             raise FieldError(
                 f"the filename {filename[:40]!a} has {len(filename)} characters; use 1 to {LONGEST_FILENAME} printable ones",
@@ -76,7 +78,8 @@ class Uploads:
             )
         if len(data) > self.most_bytes:
             raise FieldError(f"{filename}: {len(data)} bytes, and at most {self.most_bytes} are taken; split it", "file")
-        read_upload(data, filename)
+        if purpose == TRAINING:  # requests are read when a batch is made of them, which says for which route
+            read_upload(data, filename)
         file = self._make(data, filename, purpose)
         self._open_folder()
         self.store.put(data)
@@ -87,9 +90,9 @@ class Uploads:
             self._insert(connection, file)
         return file
 
-    def add_result(self, connection: Connection, data: bytes, filename: str) -> UploadedFile:
-        """Keep what a training leaves, in the caller's transaction; its bytes are put here."""
-        file = self._make(data, filename, RESULTS)
+    def add_result(self, connection: Connection, data: bytes, filename: str, purpose: str = RESULTS) -> UploadedFile:
+        """Keep what a training or a batch leaves, in the caller's transaction; its bytes are put here."""
+        file = self._make(data, filename, purpose)
         self._open_folder()
         self._database.lock_digest(connection, file.digest)
         self.store.put(data)
@@ -105,7 +108,7 @@ class Uploads:
             NotFound: `after` names no file.
         """
         statement = sa.select(tables.files).where(_f.tenant == self.library.tenant)
-        if purpose not in (None, TRAINING, RESULTS):
+        if purpose not in (None, TRAINING, RESULTS, BATCH, BATCH_OUTPUT):
             return Page([], False)
         if purpose is not None:
             statement = statement.where(_f.purpose == purpose)

@@ -30,12 +30,13 @@ class Architecture(Protocol):
 
     base: FrozenBase
 
-    def embed(self, inputs: Sequence[Ids]) -> Tensor:
-        """What the base makes of inputs without any prompt: the mean over tokens of its last hidden states, N x D float32 on
-        the CPU, a row for each input on its own.
+    def embed(self, inputs: Sequence[Ids], prompts: Sequence[Tensor] | None = None) -> Tensor:
+        """What the base makes of inputs: the mean over their tokens of its last hidden states, N x D float32 on the CPU, a
+        row for each input on its own.
 
         Args:
             inputs: token ids, at least one each, within the context.
+            prompts: of a causal base, vectors P x D that stand before each; none by default.
         """
 
     @property

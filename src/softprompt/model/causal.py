@@ -116,20 +116,28 @@ class Causal:
     # Inputs without prompts
 
     @torch.no_grad()
-    def embed(self, inputs: Sequence[Ids]) -> Tensor:
+    def embed(self, inputs: Sequence[Ids], prompts: Sequence[Tensor] | None = None) -> Tensor:
         base = self.base
         embeddings_ND = torch.zeros(len(inputs), base.width)
-        for group in chunk_by_length([len(ids) for ids in inputs], _EMBED_BUDGET):
-            tokens = pad_rows([inputs[i] for i in group], base.device)
+        before = [0] * len(inputs) if prompts is None else [len(prompt_PD) for prompt_PD in prompts]
+        for group in chunk_by_length([n + len(ids) for n, ids in zip(before, inputs, strict=True)], _EMBED_BUDGET):
+            tokens = pad_rows([[0] * before[i] + list(inputs[i]) for i in group], base.device)
+            embeds_BTD = base.embed(tokens.ids_BT)
+            if prompts is not None:
+                embeds_BTD = embeds_BTD.clone()
+                for place, i in enumerate(group):
+                    embeds_BTD[place, : before[i]] = prompts[i].to(base.device, base.dtype)
             positions_BT = torch.arange(tokens.mask_BT.shape[1], device=base.device).expand(tokens.mask_BT.shape)
             output = base.model.base_model(
-                inputs_embeds=base.embed(tokens.ids_BT),
+                inputs_embeds=embeds_BTD,
                 attention_mask=tokens.mask_BT,
                 position_ids=positions_BT,
                 use_cache=False,
             )
-            states_BTD = output.last_hidden_state.float().masked_fill(~tokens.mask_BT[..., None], 0)
-            embeddings_ND[group] = (states_BTD.sum(1) / tokens.mask_BT.sum(1, keepdim=True)).cpu()
+            starts_B1 = torch.tensor([[before[i]] for i in group], device=base.device)
+            own_BT = tokens.mask_BT & (positions_BT >= starts_B1)
+            states_BTD = output.last_hidden_state.float().masked_fill(~own_BT[..., None], 0)
+            embeddings_ND[group] = (states_BTD.sum(1) / own_BT.sum(1, keepdim=True)).cpu()
         return embeddings_ND
 
     @cached_property

@@ -46,8 +46,9 @@ class Invariant(Causal):
         super().__init__(base)
         self._tiles: dict[int, int] = {}
 
-    def embed(self, inputs: Sequence[Ids]) -> Tensor:
-        return torch.cat([super(Invariant, self).embed([ids]) for ids in inputs])
+    def embed(self, inputs: Sequence[Ids], prompts: Sequence[Tensor] | None = None) -> Tensor:
+        own = [None] * len(inputs) if prompts is None else [[prompt_PD] for prompt_PD in prompts]
+        return torch.cat([super(Invariant, self).embed([ids], one) for ids, one in zip(inputs, own, strict=True)])
 
     def compute_prefix(self, stack: Stack) -> Prefix:
         alone = [super(Invariant, self).compute_prefix(prompt).layers for prompt in _prompts(stack)]

@@ -50,11 +50,12 @@ class NearTies:
         best_B = logits_BV.amax(-1) if best_B is None else best_B
         return self.share * torch.maximum(logits_BV.amin(-1).abs(), best_B.abs()).float()
 
-    def greedy(self, logits_BV: Tensor, best_B: Tensor, greedy_B: Tensor) -> list[bool]:
-        """Whether each row's second best logit is that near. The logits are as they were, afterwards."""
+    def greedy(self, logits_BV: Tensor, best_B: Tensor, greedy_B: Tensor, given_BV: Tensor | None = None) -> list[bool]:
+        """Whether each row's second best logit is that near. The logits are as they were, afterwards. `given_BV`: what the
+        base gave, where some of the logits are ruled out."""
         if not self.share:
             return [False] * len(logits_BV)
-        bound_B = self.bounds(logits_BV, best_B)
+        bound_B = self.bounds(logits_BV, best_B) if given_BV is None or given_BV is logits_BV else self.bounds(given_BV)
         best = torch.arange(len(logits_BV), device=logits_BV.device), greedy_B
         logits_BV[best] = -torch.inf
         second_B = logits_BV.amax(-1)

@@ -90,8 +90,9 @@ class Unshared(ABC):
         return torch.cat([self.run_rows(stack, [k], [ids], [ends]) for k, ids, ends in rows])
 
     @torch.no_grad()
-    def embed(self, inputs: Sequence[Ids]) -> Tensor:
+    def embed(self, inputs: Sequence[Ids], prompts: Sequence[Tensor] | None = None) -> Tensor:
         """See :class:`~softprompt.model.architecture.Architecture`; by the encoder, an input's frame among its tokens."""
+        assert prompts is None
         base, found = self.base, dict[int, Tensor]()
         nothing = stack_prompts([no_prompt(base)])
         for group in chunk_by_length([len(ids) for ids in inputs], 1 if base.batch_invariant else EMBED_BUDGET):

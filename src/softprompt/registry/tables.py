@@ -23,7 +23,7 @@ from sqlalchemy import (
     false,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 """Every revision, oldest first. One file each under `migrations/versions`."""
 
 HEAD = REVISIONS[-1]
@@ -336,6 +336,34 @@ jobs = Table(
     Column("created_at", String(32), nullable=False),
     Column("finished_at", String(32)),
     Column("estimated_finish", String(32)),
+    UniqueConstraint("name"),
+    Index(None, "tenant", "id"),
+    Index(None, "status", "id"),
+    sqlite_autoincrement=True,
+)
+
+batches = Table(  # files of requests that a server answers
+    "batches",
+    metadata,
+    Column("id", Sequence, primary_key=True),
+    Column("name", String(64), nullable=False),  # `batch_...`, as clients know it
+    Column("tenant", String(128), ForeignKey("tenants.name"), nullable=False),
+    Column("endpoint", String(64), nullable=False),
+    Column("input_file", String(64), nullable=False),
+    Column("place", String(64), nullable=False),  # the home that has the files
+    Column("status", String(24), nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False, server_default="0"),
+    Column("failed", Integer, nullable=False, server_default="0"),
+    Column("output_file", String(64)),
+    Column("error_file", String(64)),
+    Column("error", Text),  # why all of it failed
+    Column("request_metadata", Text),  # JSON
+    Column("actor", String(128), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("in_progress_at", String(32)),
+    Column("cancelling_at", String(32)),
+    Column("finished_at", String(32)),
     UniqueConstraint("name"),
     Index(None, "tenant", "id"),
     Index(None, "status", "id"),

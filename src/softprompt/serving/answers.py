@@ -88,6 +88,15 @@ class Classified:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """The embeddings of inputs, in order."""
+
+    head: Head
+    """Its `input_tokens` are those of all inputs."""
+    rows: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class ModelRow:
     """A model that clients may name."""
 

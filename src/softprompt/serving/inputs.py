@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError, FieldError, reason_of
+from softprompt.tasks.schema import grammar_of
 from softprompt.tasks.template import Template
 from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
+    from softprompt.engines.protocol import Sampling
     from softprompt.rows.sources import Row
     from softprompt.serving.answers import Message
     from softprompt.serving.resident import Resident
@@ -120,6 +123,21 @@ def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) ->
 
 def _encoded(inputs: Inputs, place: int, truncated: bool) -> EncodedInput:
     return EncodedInput(tuple(inputs.ids[place]), truncated, tuple(inputs.fronts[place]))
+
+
+async def held_to(base: FrozenBase, sampling: Sampling, form: Form | None, schema: str | None) -> Sampling:
+    """How an answer is drawn that must be JSON of a schema, or of its task's where the request has none.
+
+    Raises:
+        ConfigError: the schema cannot be compiled for the base.
+    """
+    if schema is None and (form is None or form.output_schema is None):
+        return sampling
+    name = "output_schema" if schema is None else "response_format"
+    if form is not None:
+        return replace(sampling, grammar=await asyncio.to_thread(grammar_of, form, base, schema, name))
+    assert schema is not None
+    return replace(sampling, grammar=await asyncio.to_thread(base.grammars.compile, schema, name=name))
 
 
 def raw_input(text: str) -> str:

@@ -21,6 +21,7 @@ from softprompt.serving.answers import choose_label
 from softprompt.serving.inputs import encode_inputs, text_of_input
 from softprompt.serving.resident import Resident, load_resident
 from softprompt.tasks.answers import Said
+from softprompt.tasks.schema import grammar_of
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -159,9 +160,17 @@ class Service:
         if others:
             bounds = [residents[i].form.max_new_tokens for i in others]
             single, some = [members[0] for members in prompts], [inputs[i].ids for i in others]
-            generated = engine.generate(single, [which[i] for i in others], some, bounds)
-            for i, ids in zip(others, result_of(generated), strict=True):
+            grammars = [grammar_of(residents[i].form, base) for i in others]
+            generated = engine.generate(single, [which[i] for i in others], some, bounds, grammars=grammars)
+            cut = 0
+            for i, grammar, ids in zip(others, grammars, result_of(generated), strict=True):
+                cut += grammar is not None and not grammar.accepts(ids)
                 said[i] = residents[i].form.of_text(text_behind(base.spelling, inputs[i].ids, ids).strip())
+            if cut:
+                self.remarks.append(
+                    f"{plural(cut, 'answer')} ran into max_new_tokens before the JSON was whole; train with more, or "
+                    "bound what is long in output_schema (maxLength, maxItems)"
+                )
         if engine.ties.remark is not None:
             self.remarks.append(engine.ties.remark)
         return [

@@ -7,23 +7,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from softprompt.engines.continuation import text_behind
 from softprompt.engines.protocol import (
     Deliver,
     Engine,
     GenerateJob,
     Job,
     Piece,
+    ReadJob,
     Result,
     Sampling,
     ScoreJob,
     Scores,
+    TokensRead,
     Vectors,
 )
+from softprompt.engines.reading import with_texts
 from softprompt.errors import EngineError
 from softprompt.serving.answers import Choice
 from softprompt.serving.stream import deliver_to, unexpected
 
 if TYPE_CHECKING:
+    from softprompt.bases.base import FrozenBase
     from softprompt.serving.inputs import EncodedInput
     from softprompt.serving.resident import Resident
 
@@ -51,6 +56,19 @@ class Results:
             for ticket in tickets:
                 ticket.cancel()
             raise
+
+    async def echo(
+        self, base: FrozenBase, vectors: Vectors, given: str | Sequence[int], ids: tuple[int, ...], top: int | None
+    ) -> Piece:
+        """An input as what comes before its answer; its tokens with their probabilities, and so many of the likeliest in
+        each place, where `top` is a number."""
+        if top is None:
+            return Piece(given if isinstance(given, str) else text_behind(base.spelling, (), ids))
+        (read,) = await self.of([ReadJob(vectors, ids, top)])
+        if not isinstance(read, TokensRead):
+            raise unexpected(read, "a reading")
+        tokens = await asyncio.to_thread(with_texts, base.spelling, ids, read.tokens)
+        return Piece("".join(token.text for token in tokens), tokens)
 
     async def scores(
         self, resident: Resident, behind: Sequence[Sequence[Vectors]], inputs: Sequence[tuple[int, ...]]

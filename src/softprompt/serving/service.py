@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.engines.protocol import (
     NO_PROMPT,
+    Embedding,
+    EmbedJob,
     Engine,
     GenerateJob,
     Piece,
     Sampling,
     Vectors,
 )
-from softprompt.errors import ConfigError, DataError
+from softprompt.errors import ConfigError, DataError, EngineError, FieldError
 from softprompt.names import AUTO
-from softprompt.serving.answers import Classified, Completion, Head, Message, ModelRow, choose_label
+from softprompt.serving.answers import Classified, Completion, Embedded, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import Hidden, base_row, find_model, list_models, system_fingerprint
 from softprompt.serving.inputs import (
@@ -29,6 +32,7 @@ from softprompt.serving.inputs import (
     check_text,
     encode_inputs,
     fill_template,
+    held_to,
 )
 from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.personal import Personal
@@ -144,11 +148,16 @@ class AsyncService:
         given: str | Sequence[int],
         sampling: Sampling,
         *,
+        schema: str | None = None,
+        echo: bool = False,
         user: str | None = None,
         key: str | None = None,
     ) -> Completion:
-        """Continue raw text or token ids, without a template. Text is text: control tokens come as ids alone."""
-        return await (await self.stream(tenant, model, given, sampling, user=user, key=key)).whole()
+        """Continue raw text or token ids, without a template. Text is text: control tokens come as ids alone. With `schema`,
+        a JSON schema as text, the answer is JSON of it. With `echo` the input comes before it, with its tokens'
+        log-probabilities where `sampling` asks for such, and `max_tokens` may be 0."""
+        how: dict[str, Any] = {"schema": schema, "echo": echo, "user": user, "key": key}
+        return await (await self.stream(tenant, model, given, sampling, **how)).whole()
 
     async def stream(
         self,
@@ -157,6 +166,8 @@ class AsyncService:
         given: str | Sequence[int],
         sampling: Sampling,
         *,
+        schema: str | None = None,
+        echo: bool = False,
         user: str | None = None,
         key: str | None = None,
     ) -> Stream:
@@ -165,8 +176,13 @@ class AsyncService:
             ids = await self._reader.raw_ids(given)
             target = await self._choose(tenant, model, [ids], watch, user, key)
             check_room(self.base, len(target.vectors), len(ids), sampling.max_tokens)
-            stream = self._generate(target, ids, sampling, watch)
-            return self._follow(target, stream, sampling, lambda ref: self.complete(tenant, ref, given, sampling))
+            _refuse_ensemble(target.resident)
+            held = await held_to(self.base, sampling, None, schema)
+            opening = await self._results.echo(self.base, target.vectors, given, ids, sampling.logprobs) if echo else None
+            stream = self._generate(target, ids, held, watch)
+            stream.echo = opening
+            again = partial(self.complete, tenant, given=given, sampling=sampling, schema=schema)
+            return self._follow(target, stream, sampling, lambda ref: again(model=ref))
 
     async def chat(
         self,
@@ -176,6 +192,7 @@ class AsyncService:
         sampling: Sampling,
         *,
         own_bound: bool = False,
+        schema: str | None = None,
         user: str | None = None,
         key: str | None = None,
     ) -> Completion:
@@ -183,10 +200,11 @@ class AsyncService:
         tokenizer's chat template.
 
         A task with labels answers with the likeliest. With `own_bound` a task that generates keeps to its own bound, and
-        `sampling.max_tokens` counts for the base alone, as far as there is room.
+        `sampling.max_tokens` counts for the base alone, as far as there is room. With `schema`, a JSON schema as text, the
+        answer is JSON of that; else of the task's own, where it has one.
         """
-        opening = self.stream_chat(tenant, model, messages, sampling, own_bound=own_bound, user=user, key=key)
-        return await (await opening).whole()
+        how: dict[str, Any] = {"own_bound": own_bound, "schema": schema, "user": user, "key": key}
+        return await (await self.stream_chat(tenant, model, messages, sampling, **how)).whole()
 
     async def stream_chat(
         self,
@@ -196,13 +214,14 @@ class AsyncService:
         sampling: Sampling,
         *,
         own_bound: bool = False,
+        schema: str | None = None,
         user: str | None = None,
         key: str | None = None,
     ) -> Stream:
         """The same piece by piece."""
 
         def again(ref: str) -> Coroutine[Any, Any, Completion]:
-            return self.chat(tenant, ref, messages, sampling, own_bound=own_bound)
+            return self.chat(tenant, ref, messages, sampling, own_bound=own_bound, schema=schema)
 
         async with self._watched(tenant, "chat") as watch:
             raw = await self._reader.raw_inputs([chat_input(messages)]) if model == AUTO else []
@@ -226,6 +245,12 @@ class AsyncService:
                             f"task {resident.task!r} answers with one of its labels, which has no logprobs of tokens; "
                             "/v1/classify gives the probability of each label"
                         )
+                    if schema is not None:
+                        raise FieldError(
+                            f"response_format: task {resident.task!r} answers with one of its labels, and never with JSON; "
+                            "leave it out",
+                            "response_format",
+                        )
                     stream = await self._best_label(target, resident, ids, watch)
                     return self._follow(target, stream, sampling, again)
             bound = sampling.max_tokens if resident is None or not own_bound else resident.form.max_new_tokens
@@ -233,7 +258,9 @@ class AsyncService:
             if own_bound and room is not None:
                 bound = max(1, min(bound, room))
             check_room(self.base, len(target.vectors), len(ids), bound)
-            stream = self._generate(target, ids, replace(sampling, max_tokens=bound), watch, strip=resident is not None)
+            own = None if resident is None else resident.form
+            held = await held_to(self.base, replace(sampling, max_tokens=bound), own, schema)
+            stream = self._generate(target, ids, held, watch, strip=resident is not None)
             return self._follow(target, stream, sampling, again)
 
     async def classify(
@@ -273,6 +300,31 @@ class AsyncService:
 
                 self.shadow.follow(share, [row.label for row in rows], again_labels)
             return Classified(self._head(target, tokens), tuple(rows), resident.form.problem_type)
+
+    async def embed(
+        self,
+        tenant: str,
+        model: str,
+        inputs: Sequence[str | Sequence[int]],
+        *,
+        user: str | None = None,
+        key: str | None = None,
+    ) -> Embedded:
+        """The mean of the base's last hidden states over the tokens of each input, which is raw text or token ids, behind a
+        task's soft prompt, or by the base's own name behind none."""
+        async with self._watched(tenant, "embeddings") as watch:
+            if model == AUTO:
+                raise ConfigError("embeddings are of the model that is named; name a task, or the base, instead of 'auto'")
+            ids = [await self._reader.raw_ids(given) for given in inputs]
+            target = await self._choose(tenant, model, [], watch, user, key)
+            _refuse_ensemble(target.resident)
+            results = await self._results.of([EmbedJob(own, target.vectors) for own in ids])
+            rows = [result.values for result in results if isinstance(result, Embedding)]
+            if not all(math.isfinite(value) for row in rows for value in row):
+                raise EngineError("the base gave no numbers for an input; its prompt may be damaged")
+            watch.accepted(tokens := sum(map(len, ids)))
+            watch.done()
+            return Embedded(self._head(target, tokens), tuple(rows))
 
     def close(self) -> None:
         """Stop the threads. The engine and the library are the caller's."""
@@ -336,12 +388,12 @@ class AsyncService:
     def _generate(
         self, target: _Target, ids: Sequence[int], sampling: Sampling, watch: Watch, *, strip: bool = False
     ) -> Stream:
-        if target.resident is not None and target.resident.lengths:
-            raise ConfigError(
-                f"{target.resident.ref} is an ensemble of {len(target.resident.lengths)} prompts, which chooses a label and "
-                "continues no text; ask /v1/classify or /v1/chat/completions"
-            )
+        _refuse_ensemble(target.resident)
         stream = Stream(self._head(target, len(ids)), watch, strip=strip)
+        if not sampling.max_tokens:
+            watch.accepted(len(ids), ids)
+            stream.deliver(Piece("", finish="length"))
+            return stream
         ticket = self.engine.submit(GenerateJob(target.vectors, tuple(ids), sampling), stream.deliver)
         watch.accepted(len(ids), ids)
         return stream.runs(ticket)
@@ -359,3 +411,11 @@ class AsyncService:
         tokens = len(asked.get(said.label, max(resident.labels, key=len)))
         stream.deliver(Piece(said.output, finish="stop", count=tokens))
         return stream
+
+
+def _refuse_ensemble(resident: Resident | None) -> None:
+    if resident is not None and resident.lengths:
+        raise ConfigError(
+            f"{resident.ref} is an ensemble of {len(resident.lengths)} prompts, which chooses a label and continues no "
+            "text; ask /v1/classify or /v1/chat/completions"
+        )

@@ -24,6 +24,8 @@ class Stream(AsyncIterator[Piece]):
         self._ticket: Ticket | None = None
         self._over = False
         self._said: list[str] = []
+        self.echo: Piece | None = None
+        """What comes before the answer and is none of it: the prompt, where it was asked back."""
         self.whole_text: Callable[[str], object] | None = None
         """Told the text once all of it has come."""
         self.deliver: Deliver = deliver_to(asyncio.get_running_loop(), self._arrived.put_nowait)
@@ -42,6 +44,9 @@ class Stream(AsyncIterator[Piece]):
         """
         if self._over:
             raise StopAsyncIteration
+        if self.echo is not None:
+            echo, self.echo = self.echo, None
+            return echo
         try:
             result = await self._arrived.get()
         except asyncio.CancelledError:

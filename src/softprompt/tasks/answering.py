@@ -44,6 +44,8 @@ class Answering:
     """Between which numbers a generated one lies."""
     no_answer: str | None = None
     """The answer of rows whose own is empty."""
+    output_schema: str | None = None
+    """The JSON schema that a generated answer is held to, as text."""
     may_lack_answers: bool = False
     """Whether rows without an answer are read, as training by a teacher needs none."""
 

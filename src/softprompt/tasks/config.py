@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from softprompt.bases.grammar import schema_text
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
+from softprompt.errors import ConfigError
 from softprompt.tasks.answers import NUMBER, OF_SETS, SET, ProblemType, check_kind, check_no_answer
 from softprompt.tasks.blocks import DataConfig, RetrieveConfig, ServingConfig, Strict
 from softprompt.tasks.foreign import refusal
 from softprompt.tasks.labels import check_labels, with_label_texts
 from softprompt.tasks.patterns import check_unwanted
+from softprompt.tasks.schema import check_schema
 from softprompt.tasks.task_file import read_task_file
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
@@ -83,6 +86,8 @@ class TaskConfig(Strict):
     labels."""
     instruction_file: str | None = None
     """A file of text that holds it, beside the task file."""
+    output_schema: str | None = None
+    """A JSON schema that every generated answer is held to: the prompt writes JSON of it and nothing else."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Bound on a generated answer."""
 
@@ -180,6 +185,15 @@ class TaskConfig(Strict):
     def _one_pattern(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
+    @field_validator("output_schema", mode="before")
+    @classmethod
+    def _schema(cls, value: Any) -> Any:
+        # Kept as text: of a schema the order of its keys counts, which is the order in which they are written.
+        try:
+            return value if value is None else schema_text(value, "output_schema")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
     @field_validator("optim", mode="before")
     @classmethod
     def _optimiser(cls, value: Any) -> Any:
@@ -224,6 +238,8 @@ class TaskConfig(Strict):
                 "give one below num_virtual_tokens"
             )
         check_kind(self)
+        if self.output_schema is not None:
+            check_schema(self)
         if self.no_answer is not None:
             check_no_answer(self.no_answer, labels, self.problem_type)
         if self.instruction is not None and self.instruction_file is not None:
@@ -304,6 +320,7 @@ class TaskConfig(Strict):
 
 _KEPT = (
     "fold_labels", "id2label", "problem_type", "label_separator", "threshold", "answer_range", "class_weights", "no_answer",
+    "output_schema",
 )  # fmt: skip
 """Keys of a task file that a card's recipe has where they are given."""
 

@@ -357,6 +357,6 @@ def form_fields(form: Form) -> dict[str, Any]:
     return kept | {"input": form.input.text, "target": form.target.text}
 
 
-_OF_KIND = ("problem_type", "label_separator", "threshold", "answer_range", "no_answer")
+_OF_KIND = ("problem_type", "label_separator", "threshold", "answer_range", "no_answer", "output_schema")
 _OF_RECIPE = ("fold_labels", "id2label", "apart", "may_lack_answers", "retriever", *_OF_KIND)
 """What a form takes from a card's recipe, where prompts of before had none of it, or what is of no prompt."""

@@ -22,6 +22,7 @@ from softprompt.tasks.instruction import with_instruction
 from softprompt.tasks.labels import compose, named
 from softprompt.tasks.remarks import remarks_on_rows
 from softprompt.tasks.retrieve import Find, Retriever
+from softprompt.tasks.schema import check_answers
 from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, spans, why_none
 from softprompt.tasks.template import PASSAGES, field_text
 from softprompt.text import plural
@@ -343,6 +344,7 @@ class Task:
             return Examples(inputs.ids, targets, choices, answers, inputs.truncated, first_cut=first_cut, fronts=fronts)
         end = [base.end_id] if base.end_id is not None else []
         targets = self.form.encode_answers(base, answers, lambda index: f"{name(index)}: the answer")
+        check_answers(self.form, base, answers, targets, name)
         ended = base.end_ids  # by a control token that the target spells out
         whole, bound = [ids if ended.intersection(ids[-1:]) else ids + end for ids in targets], self.form.max_new_tokens
         long = [index for index, ids in enumerate(whole) if len(ids) > bound]

@@ -1,0 +1,289 @@
+"""Batches of a tenant: files of requests, how far their answers are, and what became of them. No torch.
+
+A batch is answered by a server whose home has its files. Answers are appended to a file of the home as they come, so that a
+server that is started again goes on behind the last of them.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from softprompt.errors import FieldError, NotFound
+from softprompt.jobs.records import PLACE, Page, fetch_page, find_row, place_of, record_of
+from softprompt.jobs.uploads import BATCH, BATCH_OUTPUT, Uploads
+from softprompt.registry import queries, tables
+from softprompt.registry.queries import AnyRow
+from softprompt.registry.records import now
+from softprompt.rows.tables import unique_keys
+from softprompt.text import lone_surrogate
+
+if TYPE_CHECKING:
+    from softprompt.library.library import Library
+
+VALIDATING, IN_PROGRESS, CANCELLING = "validating", "in_progress", "cancelling"
+COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
+OPEN = (VALIDATING, IN_PROGRESS, CANCELLING)
+
+MOST_REQUESTS = 50_000
+"""Requests of a batch, as OpenAI's."""
+
+_b = tables.batches.c
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch and how it stands."""
+
+    name: str
+    """Its id: `batch_...`."""
+    tenant: str
+    endpoint: str
+    input_file: str
+    status: str
+    total: int
+    completed: int
+    failed: int
+    output_file: str | None
+    error_file: str | None
+    error: str | None
+    request_metadata: Mapping[str, str] | None
+    created_at: str
+    in_progress_at: str | None
+    cancelling_at: str | None
+    finished_at: str | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A request of a batch."""
+
+    custom_id: str
+    body: Mapping[str, Any]
+
+
+class Batches:
+    """One tenant's batches. Safe to share between threads."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.files = Uploads(library)
+        self._database = library.registry.database
+
+    def create(self, input_file: str, endpoint: str, metadata: Mapping[str, str] | None = None) -> tuple[Batch, list[Line]]:
+        """Check a file's requests and queue them.
+
+        Raises:
+            FieldError: there is no such file, it is for something else, or a line is no request; nothing is queued.
+            StoreError: it cannot be read.
+        """
+        lines = self.read(input_file, endpoint)
+        at = now()
+        values = {
+            "name": f"batch_{secrets.token_hex(12)}",
+            "tenant": self.library.tenant,
+            "endpoint": endpoint,
+            "input_file": input_file,
+            "place": place_of(self.library.home),
+            "status": VALIDATING,
+            "total": len(lines),
+            "request_metadata": None if metadata is None else json.dumps(metadata),
+            "actor": self.library.registry.actor,
+            "created_at": at,
+        }
+        with self._database.write() as connection:
+            queries.add_missing(connection, tables.tenants, name=self.library.tenant, created_at=at)
+            row = connection.execute(sa.insert(tables.batches).values(values).returning(tables.batches)).one()
+        return _batch(row), lines
+
+    def read(self, input_file: str, endpoint: str) -> list[Line]:
+        """The requests of a file.
+
+        Raises:
+            FieldError: as `create` does.
+        """
+        try:
+            file = self.files.get(input_file)
+            data = self.files.read(file)
+        except NotFound as error:
+            raise FieldError(str(error), "input_file_id") from None
+        if file.purpose != BATCH:
+            raise FieldError(
+                f"file {input_file!r} was uploaded for {file.purpose!r}; upload requests with purpose {BATCH!r}",
+                "input_file_id",
+            )
+        return read_lines(data, endpoint)
+
+    def get(self, name: str) -> Batch:
+        """A batch by its id.
+
+        Raises:
+            NotFound: this tenant has none.
+        """
+        with self._database.read() as connection:
+            row = find_row(connection, tables.batches, self.library.tenant, name)
+        if row is None:
+            raise NotFound(f"there is no batch {name!r}; GET /v1/batches lists those there are")
+        return _batch(row)
+
+    def page(self, *, after: str | None = None, limit: int = 20) -> Page[Batch]:
+        """A page of batches, newest first.
+
+        Raises:
+            NotFound: `after` names none.
+        """
+        statement = sa.select(tables.batches).where(_b.tenant == self.library.tenant)
+        with self._database.read() as connection:
+            if after is not None:
+                row = find_row(connection, tables.batches, self.library.tenant, after)
+                if row is None:
+                    raise NotFound(f"there is no batch {after!r}; give the id that the last page ended with")
+                statement = statement.where(_b.id < row.id)
+            return fetch_page(connection, statement.order_by(_b.id.desc()), limit, _batch)
+
+    def cancel(self, name: str) -> Batch:
+        """Answer no more of a batch; what is answered stays.
+
+        Raises:
+            NotFound: this tenant has none.
+            FieldError: it has ended.
+        """
+        batch = self.get(name)
+        if batch.status not in OPEN:
+            raise FieldError(f"batch {name!r} is {batch.status}; there is nothing to cancel", "batch_id")
+        self.change(name, (VALIDATING, IN_PROGRESS), status=CANCELLING, cancelling_at=now())
+        return self.get(name)
+
+    def change(self, name: str, found: Sequence[str], **values: Any) -> None:
+        """Change a batch that is in one of these states."""
+        with self._database.write() as connection:
+            self._change(connection, name, found, values)
+
+    def _change(self, connection: sa.Connection, name: str, found: Sequence[str], values: Mapping[str, Any]) -> None:
+        own = sa.and_(_b.name == name, _b.tenant == self.library.tenant, _b.status.in_(found))
+        connection.execute(sa.update(tables.batches).where(own).values(values))
+
+    def finish(self, name: str, status: str, answers: Sequence[Mapping[str, Any]]) -> None:
+        """End a batch: answers in a file, those that are refusals in one of their own."""
+        good = [answer for answer in answers if _went_well(answer)]
+        bad = [answer for answer in answers if not _went_well(answer)]
+        with self._database.write() as connection:
+            values: dict[str, Any] = {"status": status, "completed": len(good), "failed": len(bad), "finished_at": now()}
+            for field, kind, some in (("output_file", "output", good), ("error_file", "error", bad)):
+                if some:
+                    data = "".join(json.dumps(answer) + "\n" for answer in some).encode()
+                    values[field] = self.files.add_result(connection, data, f"{name}_{kind}.jsonl", BATCH_OUTPUT).name
+            self._change(connection, name, OPEN, values)
+
+
+def next_batch(library: Library) -> Batch | None:
+    """The oldest batch, of any tenant, that waits in this home or was begun here."""
+    if not (library.home / PLACE).exists():  # which the first batch or job makes
+        return None
+    open_here = sa.and_(_b.status.in_(OPEN), _b.place == place_of(library.home))
+    with library.registry.database.read() as connection:
+        row = connection.execute(sa.select(tables.batches).where(open_here).order_by(_b.id).limit(1)).first()
+    return None if row is None else _batch(row)
+
+
+class Answers:
+    """The answers to a batch as they come, in a file that a kill leaves whole but for its last line."""
+
+    def __init__(self, library: Library, name: str) -> None:
+        self.path: Path = library.home / "batches" / f"{name}.jsonl"
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        data = self.path.read_bytes() if self.path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+        self._file = self.path.open("ab")
+        self._file.truncate(len(whole))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep an answer."""
+        self.rows.append(row)
+        self._file.write(json.dumps(row).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write no more."""
+        self._file.close()
+
+    def delete(self) -> None:
+        """They are kept elsewhere."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def partials(library: Library) -> None:
+    """Delete answers that nobody will take up any more: of batches that were deleted with their tenant."""
+    folder = library.home / "batches"
+    if not folder.is_dir():
+        return
+    with library.registry.database.read() as connection:
+        known = set(connection.execute(sa.select(_b.name).where(_b.status.in_(OPEN))).scalars())
+    for path in folder.glob("*.jsonl"):
+        if path.stem not in known:
+            path.unlink(missing_ok=True)
+
+
+def read_lines(data: bytes, endpoint: str) -> list[Line]:
+    """The requests of a file for one route, each with an id of its own.
+
+    Raises:
+        FieldError: a line is none; it is named.
+    """
+    lines: list[Line] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(data.splitlines(), start=1):
+        if line.strip():
+            lines.append(_line(line, number, endpoint))
+            if (first := seen.setdefault(lines[-1].custom_id, number)) != number:
+                raise _wrong(number, f"its custom_id {lines[-1].custom_id[:60]!r} is that of line {first}; ids must differ")
+        if len(lines) > MOST_REQUESTS:
+            raise FieldError(f"the file has more than {MOST_REQUESTS} requests; split it", "input_file_id")
+    if not lines:
+        raise FieldError("the file has no requests; give one on each line", "input_file_id")
+    return lines
+
+
+def _line(line: bytes, number: int, endpoint: str) -> Line:
+    try:
+        found = json.loads(line.decode(), object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise _wrong(number, f"it is no JSON in UTF-8 ({error})") from None
+    if not isinstance(found, dict) or lone_surrogate(found):
+        raise _wrong(number, "it is no JSON object, or holds half a character")
+    known = ("custom_id", "method", "url", "body")
+    for name in known:
+        if name not in found:
+            raise _wrong(number, f"{name} is missing")
+    for name in found:
+        if name not in known:
+            raise _wrong(number, f"unknown field {name!r}")
+    if not isinstance(found["custom_id"], str) or not 0 < len(found["custom_id"]) <= 512:
+        raise _wrong(number, "custom_id is no text of 1 to 512 characters")
+    if found["method"] != "POST":
+        raise _wrong(number, f"method is {str(found['method'])[:20]!r}; only POST is supported")
+    if found["url"] != endpoint:
+        raise _wrong(number, f"url is {str(found['url'])[:60]!r}, and the batch is for {endpoint}")
+    if not isinstance(found["body"], dict):
+        raise _wrong(number, "body is no object")
+    return Line(found["custom_id"], found["body"])
+
+
+def _wrong(number: int, why: str) -> FieldError:
+    return FieldError(f"line {number} of the file is no request: {why}; mend it", "input_file_id")
+
+
+def _went_well(answer: Mapping[str, Any]) -> bool:
+    return bool(answer["response"]["status_code"] == 200)
+
+
+def _batch(row: AnyRow) -> Batch:
+    return record_of(Batch, row, "request_metadata")
