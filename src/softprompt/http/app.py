@@ -8,6 +8,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 
 from softprompt.http import chat, classify, completions, errors, feedback, health, models
+from softprompt.http.console import routes as console
 from softprompt.http.middleware import Middleware
 from softprompt.http.state import ServerState
 
@@ -39,6 +40,7 @@ def create_app(state: ServerState, training: Sequence[APIRouter] = ()) -> FastAP
         *training,
     ):
         app.include_router(router, responses=errors.REFUSALS)
+    app.include_router(console.router)
     errors.install(app)
     app.add_middleware(Middleware, state=state)
     return app
