@@ -204,7 +204,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     made.globals |= {"to": to, "static": static_address, "charts": charts}
-    made.filters |= {"score": score, "when": when, "short": short_text}
+    made.filters |= {"score": score, "when": when, "short": short_text, "sentence": sentence}
     return made
 
 

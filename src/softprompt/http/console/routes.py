@@ -11,7 +11,8 @@ from softprompt.http.console.session import HOME
 from softprompt.http.errors import ApiError
 
 router = APIRouter(include_in_schema=False)
-for family in (signin, library, task, playground, train, jobs, reviews, experiments, drift, keys, audit):
+families = (signin, library, task, playground, train, jobs, reviews, experiments, drift, keys, audit)
+for family in families:
     router.include_router(family.router)
 
 _rest = APIRouter(prefix=HOME, route_class=Page)
