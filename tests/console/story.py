@@ -24,7 +24,7 @@ from softprompt.tasks.form import Form
 from softprompt.tasks.task import Task
 from softprompt.training.train import train
 
-HOSTILE = ("<b>yes</b>", '"no" & \'maybe\'', "{{ 7 * 7 }}")
+HOSTILE = ("<b>yes</b>", "\"no\" & 'maybe'", "{{ 7 * 7 }}")
 """Labels that must be shown as they are."""
 MARKS = "<script>alert(1)</script>"
 
@@ -46,20 +46,30 @@ def build(home: Path) -> None:
     paths = {name: str(write(rows, data / f"{name}.jsonl")) for name, rows in files.items()}
 
     def task(name: str, **more: Any) -> Task:
-        told = {"input": "{text}\nLabel:", "target": " {label}", "max_eval_samples": 30, "max_baseline_samples": 30, "num_virtual_tokens": 20}
+        told: dict[str, Any] = {
+            "input": "{text}\nLabel:",
+            "target": " {label}",
+            "max_eval_samples": 30,
+            "max_baseline_samples": 30,
+            "num_virtual_tokens": 20,
+        }
         return Task(task=name, base="builtin/tiny", data={"train": paths[name]}, **told | more)
 
-    good, bad = "positive negative".split(), {"learning_rate": 1e-5, "max_steps": 1}
+    remark: dict[str, Any] = {"input": "Review: {text}\nSentiment:", "labels": ["positive", "negative"]}
     with Library.open(home, actor="ann") as library:
         first = [
-            task("remarks", input="Review: {text}\nSentiment:", labels=good, max_steps=24),
+            task("remarks", **remark, max_steps=24),
             task("questions", input="{text}\nIt wants a", labels="person location number description".split(), max_steps=16),
             task("odd", labels=list(HOSTILE), max_steps=6),
             task("headword", input="Definition: {definition}\nWord:", target=" {headword}", max_new_tokens=8, max_steps=6),
         ]  # fmt: skip
         train(first, library=library, base=base)
-        train(task("remarks", input="Review: {text}\nSentiment:", labels=good, max_steps=30, seed=1), library=library, base=base)
-        train(task("remarks", input="Review: {text}\nSentiment:", labels=good, **bad), library=library, base=base)
+        train(
+            task("remarks", **remark, max_steps=30, seed=1),
+            library=library,
+            base=base,
+        )
+        train(task("remarks", **remark, learning_rate=1e-5, max_steps=1), library=library, base=base)
         library.registry.tag("remarks@2", add=["language:en", "reviewed"])
         library.registry.tag("questions@1", add=["language:en"])
         library.promote("remarks@1", reason="the first that was good enough")
@@ -83,7 +93,9 @@ def _compare(library: Library) -> None:
     experiments.start(library, "remarks", control="2", candidate="1", weight=0.3)
     for at in range(60):
         arm = "remarks@1" if at % 3 == 0 else "remarks@2"
-        experiments.take(library, model="remarks", user=f"user-{at}", outcome=float(at % (3 if arm.endswith("1") else 7) != 0))
+        experiments.take(
+            library, model="remarks", user=f"user-{at}", outcome=float(at % (3 if arm.endswith("1") else 7) != 0)
+        )
 
 
 def _review(library: Library) -> None:

@@ -14,7 +14,7 @@ from tests.http.console.pages import Browser
 from tests.http_server import Running, fill, serving
 from tests.models import some_prompt
 
-HOSTILE = ("<b>yes</b>", '"no" & \'maybe\'', "{{ 7 * 7 }}")
+HOSTILE = ("<b>yes</b>", "\"no\" & 'maybe'", "{{ 7 * 7 }}")
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -41,5 +41,3 @@ def running(tmp_path: Path, console_base: FrozenBase, base_folder: Path) -> Iter
 @pytest.fixture
 def browser(running: Running) -> Browser:
     return Browser(running)
-
-

@@ -39,14 +39,14 @@ class Html(HTMLParser):
     @property
     def text(self) -> str:
         """All of its text, spaces joined."""
-        return " ".join("".join(self.words).split())
+        return " ".join(" ".join(self.words).split())
 
-    def all(self, name: str, **attributes: str) -> list[dict[str, str]]:
+    def all(self, element: str, /, **attributes: str) -> list[dict[str, str]]:
         """The attributes of the elements of a name that have these."""
         return [
             one.attributes
             for one in self.elements
-            if one.name == name and all(one.attributes.get(key) == value for key, value in attributes.items())
+            if one.name == element and all(one.attributes.get(key) == value for key, value in attributes.items())
         ]
 
     def __hash__(self) -> int:
@@ -72,7 +72,10 @@ class Browser:
         headers = dict(more.pop("headers", {}))
         if self.key is not None:
             headers["cookie"] = f"softprompt_key={self.key}"
-        return self.running.http.request(method, f"{self.running.url}/console{path}", headers=headers, **more)
+        try:
+            return self.running.http.request(method, f"{self.running.url}/console{path}", headers=headers, **more)
+        finally:
+            self.running.http.cookies.clear()  # each browser has its own key
 
     def get(self, path: str = "", **more: Any) -> httpx2.Response:
         """A page."""

@@ -77,7 +77,8 @@ def test_a_revoked_key_is_shown_the_door(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["https://evil.example", "//evil.example", "/\\evil.example", "/consoles", "/console\n/x", "", None, "/v1/models"]
+    "address",
+    ["https://evil.example", "//evil.example", "/\\evil.example", "/consoles", "/console\n/x", "", None, "/v1/models"],
 )
 def test_nobody_is_sent_elsewhere_by_a_link_to_the_sign_in(address: str | None) -> None:
     assert own_address(address) == "/console"
@@ -111,8 +112,8 @@ def test_a_key_may_do_what_its_scopes_say_and_no_more(keyed: dict[str, Browser])
                 body: Any = {} if method == "GET" else {"data": {"version": "1", "key": "999", "row": "999"}}
                 status = send(path, **body).status_code
                 assert (status == 403) == (name not in (*scopes, "admin")), (method, path, name, status)
-    links = {name: {one["href"] for one in browser.page(path).all("a")} for name, browser, path in (
-        ("read", keyed["read"], ""), ("predict", keyed["predict"], "/playground"), ("admin", keyed["admin"], ""))}  # fmt: skip
+    seen = {"read": "", "predict": "/playground", "admin": ""}
+    links = {name: {one["href"] for one in keyed[name].page(path).all("a")} for name, path in seen.items()}
     assert "/console/keys" in links["admin"]
     assert not {"/console/keys", "/console/train", "/console/playground"} & links["read"]
     assert "/console/playground" in links["predict"]
@@ -187,6 +188,8 @@ def test_a_form_of_another_page_changes_nothing(running: Running, headers: dict[
 
 def test_a_browser_says_where_a_form_comes_from(running: Running) -> None:
     for headers in ({"sec-fetch-site": "same-origin"}, {"origin": running.url}):
-        answer = running.http.post(f"{running.url}/console/playground", data={"model": "kind", "text": "red"}, headers=headers)
+        answer = running.http.post(
+            f"{running.url}/console/playground", data={"model": "kind", "text": "red"}, headers=headers
+        )
         assert answer.status_code == 200
         assert "kind@1" in read(answer.text).text

@@ -67,5 +67,11 @@ def _drawn(found: Look) -> list[dict[str, Any]]:
         own = sample_of(found, verdicts.get(what)).tally
         names, before = bars(what, own, found.tally, own)
         _, now = bars(what, own, found.tally, found.tally)
-        drawn.append({"title": what if what == axis else f"{what}, by {axis}", "names": names, "series": {"reference": before, "now": now}})
+        drawn.append(
+            {
+                "title": what if what == axis else f"{what}, by {axis}",
+                "names": names,
+                "series": {"reference": before, "now": now},
+            }
+        )
     return drawn

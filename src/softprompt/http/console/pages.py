@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from softprompt.errors import LibraryError, NotFound, RegistryError, SoftPromptError, StoreError
+from softprompt.errors import LibraryError, NameRefused, NotFound, RegistryError, StoreError
 from softprompt.http.auth import Caller, caller_of, need
 from softprompt.http.console import charts
 from softprompt.http.console.session import HOME, SignInNeeded, check_origin, identify, sign_in_address
@@ -141,7 +141,7 @@ def said_of(error: Exception) -> ApiError:
         return ApiError(error.status_code, str(error.detail))
     if isinstance(error, NotFound):
         return ApiError(404, str(error))
-    if isinstance(error, LibraryError) and not isinstance(error, RegistryError | StoreError):
+    if isinstance(error, LibraryError) and not isinstance(error, NameRefused | RegistryError | StoreError):
         return ApiError(409, str(error))
     return refusal(error)
 
@@ -159,10 +159,10 @@ def refused(request: Request, error: Exception) -> Response:
 def sentence(message: str) -> str:
     """A message for people, without advice about commands."""
     told = for_clients(message)
-    return told[:1].upper() + told[1:]
+    return told[:1].upper() + told[1:] if told.partition(" ")[0].isalpha() else told  # a file's name stays as it is
 
 
-def problem_of(error: SoftPromptError) -> str:
+def problem_of(error: Exception) -> str:
     """What a form says above itself when what it was given is refused."""
     return sentence(said_of(error).message)
 

@@ -23,7 +23,6 @@ from softprompt.http.console.pages import (
     Predictor,
     environment,
     problem_of,
-    refused,
     render,
     said_of,
     sentence,
@@ -129,9 +128,7 @@ async def stream(
         panels = await asyncio.to_thread(_panels, request, library, asked.models)
         state_of(request).meter.admit(caller_of(request).name)
     except (SoftPromptError, ApiError) as error:
-        answered = refused(request, error)
-        answered.status_code = 200  # the script shows what it says, as it does the answers
-        return answered
+        return render(request, "refused-part.html", status=said_of(error).status, message=problem_of(error))
     return EventStream(_events(request, panels, asked), _nothing)
 
 

@@ -38,7 +38,7 @@ def show(
     aliases = registry.aliases.of(task)
     shown = _chosen(library, task, version)
     other = None
-    if against is not None and shown is not None and against != shown.number:
+    if against and shown is not None and against != shown.number:  # 0 is none
         other = registry.resolve(f"{task}@{against}", deleted=True)
     beside = other.ref if other is not None and not other.deleted and shown is not None and not shown.deleted else None
     card = report(shown.ref, beside, library=library, examples=EXAMPLES) if shown and not shown.deleted else None

@@ -38,7 +38,8 @@ def write_page(file: Path, found: Look) -> Path:
         own = sample_of(found, verdicts.get(what)).tally
         for name, tally in (("reference", own), ("now", now)):
             names, heights = bars(what, own, now, tally)
-            bar = go.Bar(x=[escape(one) for one in names], y=heights, name=name, legendgroup=name, showlegend=place == 0, marker_color=_COLOURS[name])
+            named = {"name": name, "legendgroup": name, "showlegend": place == 0, "marker_color": _COLOURS[name]}
+            bar = go.Bar(x=[escape(one) for one in names], y=heights, **named)
             figure.add_trace(bar, row=row, col=column)
         figure.update_xaxes(title_text=axis, type="category", row=row, col=column)
         figure.update_yaxes(
