@@ -33,6 +33,7 @@ from softprompt.http.state import state_of
 from softprompt.http.stream import ClientGone, EventStream, event, together, while_connected
 from softprompt.library.library import Library
 from softprompt.names import AUTO
+from softprompt.rows.tables import Table
 from softprompt.serving.answers import Head, Message
 from softprompt.serving.inputs import text_of_input
 from softprompt.tasks.form import Form as TaskForm
@@ -185,7 +186,7 @@ async def _fill(request: Request, panel: Panel, asked: _Asked, tell: Tell | None
 
 
 async def _choose(request: Request, panel: Panel, text: str) -> None:
-    call = Call(request, ClassifyRequest(model=panel.model, input=[text]), "input")
+    call = Call(request, ClassifyRequest(model=panel.model, input=[text], user=None), "input")
     with call.asking(0):
         found = await call.service.classify(call.tenant, panel.model, [text], **call.asker)
         call.settle([found.head], 0)
@@ -217,7 +218,7 @@ async def _write(request: Request, panel: Panel, asked: _Asked, tell: Tell | Non
         call.settle([panel.head], tokens)
 
 
-async def _table(request: Request, library: Library, models: Sequence[str], table: tables.Table) -> dict[str, Any]:
+async def _table(request: Request, library: Library, models: Sequence[str], table: Table) -> dict[str, Any]:
     """Each row's answers, model by model."""
     state = state_of(request)
     state.limits.check_rows(len(table.rows), "file")
@@ -242,7 +243,7 @@ async def _table(request: Request, library: Library, models: Sequence[str], tabl
 async def _column(request: Request, panel: Panel, texts: Sequence[str]) -> list[tuple[str, float | None]]:
     """What one model says to each text, and how likely the likeliest label is."""
     if panel.chooses:
-        call = Call(request, ClassifyRequest(model=panel.model, input=list(texts)), "input")
+        call = Call(request, ClassifyRequest(model=panel.model, input=list(texts), user=None), "input")
         with call.asking(0):
             found = await call.service.classify(call.tenant, panel.model, texts, **call.asker)
             call.settle([found.head], 0)

@@ -120,12 +120,11 @@ def changes(library: Library, before: Version, after: Version) -> dict[str, Any]
     rows = [
         (name, olds.get(name), news.get(name)) for name in dict.fromkeys([*olds, *news]) if olds.get(name) != news.get(name)
     ]
-    files = [_origin(library, one) for one in (before, after)]
+    old, new = (_origin(library, one) for one in (before, after))
     lines: list[str] = []
-    if all(files):
-        lines = list(
-            difflib.unified_diff(*(_text(one).splitlines() for one in files if one), before.ref, after.ref, lineterm="", n=2)
-        )
+    if old is not None and new is not None:
+        texts = [_text(one).splitlines() for one in (old, new)]
+        lines = list(difflib.unified_diff(texts[0], texts[1], before.ref, after.ref, lineterm="", n=2))
     return {"fields": rows, "lines": lines, "verdict": weigh(before.card, after.card).words}
 
 

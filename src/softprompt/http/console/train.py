@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
@@ -52,7 +52,7 @@ def upload(request: Request, library: OwnLibrary, _: Trainer, file: Annotated[Up
             raise DataError("no file was chosen; choose one")
         table = tables.read(file)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.rows)
-        name = f"{PurePath(tables.plain_name(file.filename or '')).stem}.jsonl"
+        name = f"{Path(tables.plain_name(file.filename or '')).stem}.jsonl"
         kept = Uploads(library, most_bytes=most).add(lines.encode("utf-8", "surrogatepass"), name)
     except (DataError, FieldError) as error:
         return _begin(request, library, problem=problem_of(error), status=400)
@@ -177,7 +177,7 @@ def _form(
     draft, told = _draft(uploads, file)
     if values is None:
         values = _values(yaml.safe_load(draft.yaml)) if draft is not None else _values({})
-        values |= {"task": name_of(PurePath(file.filename)), "model": next(iter(training.bases)), "validation_file": ""}
+        values |= {"task": name_of(Path(file.filename)), "model": next(iter(training.bases)), "validation_file": ""}
         problem = problem or told
     columns = list(dict.fromkeys(str(column) for row in rows for column in row))
     return render(
