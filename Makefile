@@ -2,13 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+<<<<<<< HEAD
 MARKS ?= not services and not models and not mlflow and not story and not harness
+=======
+MARKS ?= not services and not models and not mlflow and not story and not console
+>>>>>>> console
 # Tests of `make test` run in so many processes, of one thread each.
 WORKERS ?= 2
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
+<<<<<<< HEAD
 .PHONY: setup demo test test-all lint format docs bench soak test-services models test-models test-mlflow test-story test-harness \
+=======
+.PHONY: setup demo test test-all lint format docs bench soak test-services models test-models test-mlflow test-console test-story \
+>>>>>>> console
 	masked-small clean
 
 setup: $(READY)
@@ -24,7 +32,11 @@ demo: setup
 	$(BIN)/softprompt demo
 
 test: setup
+<<<<<<< HEAD
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked --ignore=tests/story --ignore=tests/harness
+=======
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked --ignore=tests/story --ignore=tests/console
+>>>>>>> console
 
 lint: setup
 	$(BIN)/ruff check .
@@ -81,6 +93,7 @@ $(MLFLOW)/.ready: $(READY)
 test-mlflow: $(MLFLOW)/.ready
 	PYTHONPATH=src $(MLFLOW)/bin/python -m pytest tests/tracked -m mlflow
 
+<<<<<<< HEAD
 # Harnesses that judge a served prompt have an environment of their own likewise.
 HARNESS := .venv-harness
 
@@ -93,6 +106,28 @@ $(HARNESS)/.ready: $(READY)
 
 test-harness: $(HARNESS)/.ready
 	PYTHONPATH=src $(HARNESS)/bin/python -m pytest tests/harness -m harness
+=======
+# The console in a real Chromium, with Playwright in an environment of its own. Screenshots are left in build/console/.
+CONSOLE := .venv-console
+CHROMIUM ?= $(shell command -v chromium)
+AXE := build/console/axe.min.js
+
+$(CONSOLE)/.ready: $(READY)
+	$(PYTHON) -m venv $(CONSOLE)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(CONSOLE)/usual.pth
+	mv $(CONSOLE)/usual.pth $$($(CONSOLE)/bin/python -c 'import site; print(site.getsitepackages()[0])')/usual.pth
+	$(CONSOLE)/bin/python -m pip install --quiet --disable-pip-version-check 'playwright>=1.50'
+	@touch $(CONSOLE)/.ready
+
+$(AXE):
+	@mkdir -p $(@D)
+	npm pack --silent --pack-destination $(@D) axe-core@4.14.1
+	tar -xzf $(@D)/axe-core-4.14.1.tgz -C $(@D) --strip-components=1 package/axe.min.js
+
+test-console: $(CONSOLE)/.ready $(AXE)
+	@test -n "$(CHROMIUM)" || { echo "chromium is needed; install Debian's package chromium, or call: make CHROMIUM=PATH test-console"; exit 1; }
+	OMP_NUM_THREADS=1 PYTHONPATH=src CHROMIUM=$(CHROMIUM) $(CONSOLE)/bin/python -m pytest tests/console -m console
+>>>>>>> console
 
 # The whole life of prompts: PostgreSQL, S3 and Redis, a server, its worker and commands that are killed.
 test-story: setup
@@ -104,8 +139,16 @@ test-all: setup
 	$(MAKE) test-services
 	$(MAKE) test-models
 	$(MAKE) test-mlflow
+<<<<<<< HEAD
 	$(MAKE) test-harness
 	$(MAKE) test-story
 
 clean:
 	rm -rf .venv $(MLFLOW) $(HARNESS) demo-home
+=======
+	$(MAKE) test-console
+	$(MAKE) test-story
+
+clean:
+	rm -rf .venv $(MLFLOW) $(CONSOLE) demo-home
+>>>>>>> console

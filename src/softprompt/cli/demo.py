@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -32,4 +33,7 @@ def demo(
     answers = answer_mixed_batch(tasks, home)
     emit(answers, as_json, "One mixed batch, one model, a prompt per row", ("task", "text", "output", "expected"))
     if not as_json:
-        typer.echo(f"The library is in {home}; look at it with: softprompt --home {home} list", err=True)
+        named = shlex.quote(str(home))
+        typer.echo(f"The library is in {home}; look at it with: softprompt --home {named} list", err=True)
+        typer.echo("or in a browser, at http://127.0.0.1:8000/console, while this runs:", err=True)
+        typer.echo(f"  softprompt --home {named} serve --port 8000", err=True)

@@ -7,7 +7,12 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 
+<<<<<<< HEAD
 from softprompt.http import chat, classify, completions, embeddings, errors, feedback, health, models, responses
+=======
+from softprompt.http import chat, classify, completions, errors, feedback, health, models
+from softprompt.http.console import routes as console
+>>>>>>> console
 from softprompt.http.middleware import Middleware
 from softprompt.http.state import ServerState
 
@@ -41,6 +46,7 @@ def create_app(state: ServerState, training: Sequence[APIRouter] = ()) -> FastAP
         *training,
     ):
         app.include_router(router, responses=errors.REFUSALS)
+    app.include_router(console.router)
     errors.install(app)
     app.add_middleware(Middleware, state=state)
     return app

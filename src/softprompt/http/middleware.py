@@ -125,7 +125,7 @@ class _Exchange:
             self.caller = await self.state.keyring.identify(self.headers.get("authorization"))
             self.scope["state"]["caller"] = self.caller
             self.state.meter.admit(self.caller.name)
-        if path == "/v1/files":
+        if path in ("/v1/files", "/console/train"):
             self.most = self.state.limits.upload_bytes
         length = self.headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > self.most):

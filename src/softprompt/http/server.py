@@ -21,7 +21,7 @@ from softprompt.errors import ConfigError, RegistryError
 from softprompt.http.app import create_app
 from softprompt.http.auth import Keyring, is_loopback
 from softprompt.http.limits import Limits
-from softprompt.http.state import ServerState
+from softprompt.http.state import ServerState, Training
 from softprompt.library.passages import Passages, Sources
 from softprompt.signals import handling
 
@@ -109,7 +109,7 @@ def run(
     keyring = Keyring(library.registry, always=settings.always_keys)
     state = ServerState(service=service, keyring=keyring, limits=settings.limits)
     try:
-        app = create_app(state, _training(service, library, settings))
+        app = create_app(state, _training(state, library, settings))
         Server(app, state, grace_s=settings.grace_s, on_ready=on_ready).run([bound])
     finally:
         service.engine.stop(drain=False, timeout=settings.grace_s)
@@ -137,15 +137,23 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _training(service: AsyncService, library: Library, settings: Settings) -> list[APIRouter]:
+def _training(state: ServerState, library: Library, settings: Settings) -> list[APIRouter]:
     from softprompt.http.batches import batch_routes
     from softprompt.http.files import file_routes
     from softprompt.http.jobs import job_routes
     from softprompt.jobs.starter import Starter
 
-    options = settings.base.arguments()
+    service, options = state.service, settings.base.arguments()
     starter = Starter(library, registry=settings.registry, store=settings.store, options=options)
     bases = {service.base_name: service.base.address}
+    state.training = Training(
+        bases=bases,
+        starter=starter,
+        most_trained=settings.limits.trained_rows,
+        upload_bytes=settings.limits.upload_bytes,
+        context=service.base.context,
+        fingerprint=service.fingerprint,
+    )
     return [
         file_routes(library, most_bytes=settings.limits.upload_bytes),
         batch_routes(library),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _COLOURS = {"reference": "#8a94a6", "now": "#c2571a"}
 _MOST_LABELS = 30
+KINDS = ((INPUTS, "directions"), (LENGTH, "tokens"), (OUTPUTS, "answers"), (CONFIDENCE, "confidence"))
+"""What is drawn, each with the name of its axis."""
 
 
 def write_page(file: Path, found: Look) -> Path:
@@ -29,15 +31,15 @@ def write_page(file: Path, found: Look) -> Path:
 
     now = found.tally
     verdicts = {one.what: one for one in found.verdicts}
-    kinds = ((INPUTS, "directions"), (LENGTH, "tokens"), (OUTPUTS, "answers"), (CONFIDENCE, "confidence"))
-    titles = [_title(what, verdicts.get(what)) for what, _ in kinds]
+    titles = [_title(what, verdicts.get(what)) for what, _ in KINDS]
     figure = make_subplots(rows=2, cols=2, subplot_titles=titles, vertical_spacing=0.16)
-    for place, (what, axis) in enumerate(kinds):
+    for place, (what, axis) in enumerate(KINDS):
         row, column = 1 + place // 2, 1 + place % 2
-        own = _sample(found, verdicts.get(what)).tally
+        own = sample_of(found, verdicts.get(what)).tally
         for name, tally in (("reference", own), ("now", now)):
-            names, heights = _bars(what, own, now, tally)
-            bar = go.Bar(x=names, y=heights, name=name, legendgroup=name, showlegend=place == 0, marker_color=_COLOURS[name])
+            names, heights = bars(what, own, now, tally)
+            named = {"name": name, "legendgroup": name, "showlegend": place == 0, "marker_color": _COLOURS[name]}
+            bar = go.Bar(x=[escape(one) for one in names], y=heights, **named)
             figure.add_trace(bar, row=row, col=column)
         figure.update_xaxes(title_text=axis, type="category", row=row, col=column)
         figure.update_yaxes(
@@ -59,13 +61,13 @@ def _title(what: str, verdict: Verdict | None) -> str:
     return f"{what}: {said} ({verdict.statistic} {verdict.value:.3g}{against}, {verdict.beside})"
 
 
-def _sample(found: Look, verdict: Verdict | None) -> Sample:
+def sample_of(found: Look, verdict: Verdict | None) -> Sample:
     """The sample that rows were tested against."""
     samples = found.reference.samples
     return next((one for one in samples if verdict is not None and one.name == verdict.beside), samples[0])
 
 
-def _bars(what: str, own: Tally, now: Tally, tally: Tally) -> tuple[list[str], list[float]]:
+def bars(what: str, own: Tally, now: Tally, tally: Tally) -> tuple[list[str], list[float]]:
     """Names and heights of one tally's bars, over the bins that either has."""
     if what == INPUTS:
         return [str(place + 1) for place in range(SKETCH)], (tally.point / max(1, tally.rows)).tolist()
@@ -73,7 +75,7 @@ def _bars(what: str, own: Tally, now: Tally, tally: Tally) -> tuple[list[str], l
     keys = {*_of(what, own)[0], *_of(what, now)[0]}
     if what == OUTPUTS and own.confidence:  # labels
         shown = sorted(keys, key=lambda key: -(own.answers[key] + now.answers[key]))[:_MOST_LABELS]
-        names = [escape(key) or "(none)" for key in shown]
+        names = [key or "(none)" for key in shown]
     else:
         shown = sorted(keys, key=int)
         names = [f"{sure_start(int(key)):.3f}" if what == CONFIDENCE else f"{bin_start(int(key)):.0f}" for key in shown]

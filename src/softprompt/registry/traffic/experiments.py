@@ -149,6 +149,13 @@ class Experiments:
             row = connection.execute(_EVERY.where(_e.task_id == task_id).order_by(_e.id.desc()).limit(1)).first()
             return None if row is None else _experiment(row)
 
+    def newest(self, limit: int) -> list[Experiment]:
+        """Those of all this tenant's tasks, the ones that run first, then the newest."""
+        order = (sa.case((_e.state == RUNNING, 0), else_=1), _e.id.desc())
+        statement = _EVERY.where(_t.tenant == self._scope.tenant).order_by(*order).limit(limit)
+        with self._scope.database.read() as connection:
+            return [_experiment(row) for row in connection.execute(statement)]
+
     def get(self, number: int) -> Experiment | None:
         """An experiment of this tenant."""
         with self._scope.database.read() as connection:

@@ -36,6 +36,16 @@ class Review(Record):
     created_at: str = ""
 
 
+@dataclass(frozen=True)
+class Count(Record):
+    """Rows for review of one task."""
+
+    task: str
+    rows: int
+    labelled: int
+    """How many of them somebody has said the right answer of."""
+
+
 class Reviews:
     """The rows of one tenant's tasks. Safe to share between threads."""
 
@@ -72,6 +82,16 @@ class Reviews:
             Review(row.id, task, row.number, row.text, row.output, row.confidence, row.answer, row.created_at)
             for row in rows
         ]
+
+    def counts(self) -> list[Count]:
+        """How many rows each task has, those with the most that nobody has labelled first."""
+        labelled = sa.func.count(_r.answer)
+        statement = sa.select(_t.name, sa.func.count().label("rows"), labelled.label("labelled"))
+        statement = statement.select_from(tables.reviews.join(tables.tasks, _t.id == _r.task_id))
+        statement = statement.where(_t.tenant == self._scope.tenant).group_by(_t.name)
+        with self._scope.database.read() as connection:
+            found = [Count(row.name, row.rows, row.labelled) for row in connection.execute(statement)]
+        return sorted(found, key=lambda one: (one.labelled - one.rows, one.task))
 
     def label(self, task: str, answers: Mapping[int, str]) -> None:
         """Say the right answers of rows, by their ids: all or none.

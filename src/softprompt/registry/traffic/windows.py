@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from softprompt.names import Ref
 from softprompt.prompts.card import REFERENCE
 from softprompt.registry import queries, tables
-from softprompt.registry.records import Version, now
+from softprompt.registry.records import Record, Version, now
 from softprompt.registry.scope import Scope
 
 KEEP_DAYS = 7
@@ -36,6 +36,17 @@ class Window:
     tally: Mapping[str, Any]
     began_at: str
     ended_at: str
+
+
+@dataclass(frozen=True)
+class Seen(Record):
+    """How much servers saw of a version lately."""
+
+    task: str
+    version: int
+    rows: int
+    last: str
+    """When the newest of them came."""
 
 
 class Windows:
@@ -86,6 +97,21 @@ class Windows:
         with self._scope.database.read() as connection:
             rows = connection.execute(statement.order_by(_w.ended_at.desc(), _w.server)).fetchall()
         return [Window(row.server, row.rows, json.loads(row.tally), row.began_at, row.ended_at) for row in rows]
+
+    def seen(self, limit: int) -> list[Seen]:
+        """The versions that servers saw rows of, the last seen first.
+
+        Raises:
+            RegistryError: the database fails.
+        """
+        last = sa.func.max(_w.ended_at).label("last")
+        statement = sa.select(_t.name, _v.number, sa.func.sum(_w.rows).label("rows"), last).select_from(
+            tables.windows.join(tables.versions, _v.id == _w.version_id).join(tables.tasks, _t.id == _v.task_id)
+        )
+        statement = statement.where(_t.tenant == self._scope.tenant, ~_v.deleted).group_by(_t.name, _v.number)
+        with self._scope.database.read() as connection:
+            rows = connection.execute(statement.order_by(last.desc(), _t.name, _v.number).limit(limit))
+            return [Seen(row.name, row.number, int(row.rows), row.last) for row in rows]
 
     def reference(self, version: Version) -> Any:
         """How the rows looked that a version was tuned for: what was set for it, else what its card says; None for neither.
