@@ -21,7 +21,7 @@ from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.reading import quiet
 from softprompt.errors import BaseModelError, ConfigError, LibraryError
 from softprompt.exchange.tokens.carried import Carried, carry
-from softprompt.exchange.tokens.gguf_file import bytes_of, check_rewritable, write_gguf
+from softprompt.exchange.tokens.gguf_file import bytes_of, tied_in_llama, write_gguf
 from softprompt.exchange.tokens.readme import readme_of
 from softprompt.exchange.tokens.table import extend_model, table_scale
 from softprompt.exchange.tokens.vocabulary import (
@@ -98,8 +98,11 @@ def export_tokens(
     is_file = source.is_file()
     if gguf_alone and not is_file:
         raise ConfigError(f"the base of {carried[0].version.ref} is {options.shown!r} and no GGUF file; use --format tokens")
-    if is_file:
-        check_rewritable(source, options.shown)
+    if is_file and (why := tied_in_llama(source)) is not None:
+        if gguf_alone:
+            raise BaseModelError(f"{options.shown!r} {why}; use --format tokens, and serve the folder")
+        progress.warn(f"{options.shown!r} {why}; the folder alone is written")
+        is_file = False
     with loading(progress, options.shown):
         loaded = FrozenBase.load(options)
     for one in carried:
@@ -116,7 +119,9 @@ def export_tokens(
 def _options(options: BaseOptions) -> BaseOptions:
     """How the base is loaded: in the dtype that is written. Raises `ConfigError` where that is none."""
     if options.quantization is not None:
-        raise ConfigError(f"quantization {options.quantization!r} is for running a base, and this one is written; leave it out")
+        raise ConfigError(
+            f"quantization {options.quantization!r} is for running a base, and this one is written; leave it out"
+        )
     if options.trust_remote_code:
         raise ConfigError(
             f"{options.shown!r} is run by code of its own, which a folder of another vocabulary cannot be given; serve its "
@@ -141,14 +146,14 @@ def _in_the_way(folder: Path, carried: Sequence[Carried], *, force: bool) -> tup
         old = [*json.loads((folder / INFO).read_text(encoding="utf-8"))["tasks"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise LibraryError(
-            f"{str(folder)!r} holds {', '.join(there[:3])}{' and more' if len(there) > 3 else ''}, and a base with tokens needs a "
-            "folder of its own; choose another folder"
+            f"{str(folder)!r} holds {', '.join(there[:3])}{' and more' if len(there) > 3 else ''}, and a base with tokens "
+            "needs a folder of its own; choose another folder"
         ) from None
     lost = tuple(task for task in old if task not in {one.task for one in carried})
     if lost and not force:
         raise LibraryError(
-            f"{str(folder)!r} holds an export of {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}, which would go; name "
-            "them, too, choose another folder, or add --force"
+            f"{str(folder)!r} holds an export of {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}, which would "
+            "go; name them, too, choose another folder, or add --force"
         )
     return lost
 
@@ -224,7 +229,7 @@ def _write(
 def _save(base: FrozenBase, tokenizer: Any, chat: str | None, folder: Path, vocabulary: Vocabulary) -> None:
     import transformers
 
-    settings = copy.deepcopy(base.model.generation_config)
+    settings, ends = copy.deepcopy(base.model.generation_config), sorted(base.end_ids)
     kept = getattr(settings, "suppress_tokens", None)
     base.model.generation_config = transformers.GenerationConfig()
     with quiet():
@@ -235,10 +240,12 @@ def _save(base: FrozenBase, tokenizer: Any, chat: str | None, folder: Path, voca
         again = transformers.AutoTokenizer.from_pretrained(folder)
     check_saved(again, base)
     if again.convert_tokens_to_ids(list(vocabulary.names)) != [*vocabulary.ids]:
-        raise BaseModelError(f"the tokenizer of {base.name} forgets new tokens when it is written; this base cannot carry them")
+        raise BaseModelError(
+            f"the tokenizer of {base.name} forgets new tokens when it is written; this base cannot carry them"
+        )
     # No settings of sampling: the base's own may bend greedy answers, too (a repetition penalty), and prompts know none.
     written = {f"{role}_token_id": getattr(settings, f"{role}_token_id", None) for role in ("bos", "pad")}
-    written |= {"eos_token_id": sorted(base.end_ids) or None, "suppress_tokens": suppressed(kept, vocabulary)}
+    written |= {"eos_token_id": ends or None, "suppress_tokens": suppressed(kept, vocabulary)}
     (folder / "generation_config.json").write_text(
         json.dumps({key: value for key, value in written.items() if value is not None}, indent=1) + "\n"
     )

@@ -2,8 +2,9 @@
 
 The table of embeddings becomes F32: its type goes for all rows, and blocks of few bits would round the vectors. Old rows are
 what their blocks say, which is what an engine makes of them. The head keeps its type and its bytes; the new rows behind them
-are the mean of the old ones, which is never the best (`table.py`), in that type where it can be written here, else all of the
-head becomes F32. Where head and table were one, the head is the table's old bytes: llama.cpp takes `output.weight` where it is.
+are the mean of the old ones, which is never the best (`table.py`), in that type where it can be written here, else all of
+the head becomes F32. Where head and table were one, the head is the table's old bytes: llama.cpp takes `output.weight` where
+it is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import numpy as np
 
 from softprompt.bases.gguf.file import TYPES, GgufFile, Tensor, read_gguf
 from softprompt.bases.gguf.numbers import Numbers, read_rows
-from softprompt.errors import BaseModelError
 from softprompt.exchange.tokens.kquants import pack_q6_k
 
 TABLE, HEAD = "token_embd.weight", "output.weight"
@@ -45,15 +45,15 @@ class _Written:
         return int(np.prod(self.shape)) // numbers * size
 
 
-def check_rewritable(file: Path, shown: str) -> None:
-    """Refuse a GGUF file whose new rows no engine could keep from being said. Raises `BaseModelError`."""
-    gguf = read_gguf(file)
-    if gguf.architecture in _ALWAYS_TIED:
-        raise BaseModelError(
-            f"{shown!r} holds a model of the architecture {gguf.architecture!r}, whose head llama.cpp takes from the table of "
-            "embeddings, where the tokens of a prompt would be said; give the base as transformers saves it (safetensors), "
-            "and serve that"
-        )
+def tied_in_llama(file: Path) -> str | None:
+    """Why no engine could keep new rows of a GGUF file from being said, behind the file's name; None where it can."""
+    architecture = read_gguf(file).architecture
+    if architecture not in _ALWAYS_TIED:
+        return None
+    return (
+        f"is of the architecture {architecture!r}, whose head llama.cpp takes from the table of embeddings, where the "
+        "tokens of a prompt would be the best answers"
+    )
 
 
 def write_gguf(
@@ -76,12 +76,11 @@ def write_gguf(
         advance: hears of megabytes written.
 
     Raises:
-        BaseModelError: its head cannot take rows.
+        BaseModelError: the file is damaged.
         OSError: the file cannot be written.
     """
     from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-    check_rewritable(source, str(source))
     gguf = read_gguf(source)
     table = gguf.tensor(TABLE)
     assert table is not None
@@ -210,4 +209,3 @@ _TEXT: _Kind = (8, None)
 def _put(found: dict[str, Any], gguf: GgufFile, key: str, value: Any, kind: _Kind) -> None:
     """A value in the type that the file has for it, or in a type of choice."""
     found[key] = (value, *gguf.kinds.get(key, kind))
-

@@ -1,4 +1,5 @@
-"""Rows in Q6_K, the type in which most quantised files keep their head, and which the gguf package reads and does not write."""
+"""Rows in Q6_K, the type in which most quantised files keep their head, and which the gguf package reads and does not
+write."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ _BLOCK, _GROUP = 256, 16
 
 
 def pack_q6_k(rows: Numbers) -> np.ndarray[Any, Any]:
-    """Rows of numbers in blocks of Q6_K: six bits a number, a scale of eight bits for each 16 and one float16 for each 256, as
-    llama.cpp lays them. Rounded to the nearest level, without its search for better scales.
+    """Rows of numbers in blocks of Q6_K: six bits a number, a scale of eight bits for each 16 and one float16 for each 256,
+    as llama.cpp lays them. Rounded to the nearest level, without its search for better scales.
 
     Args:
         rows: their width is a multiple of 256.
@@ -33,6 +34,7 @@ def pack_q6_k(rows: Numbers) -> np.ndarray[Any, Any]:
     nibbles = low[:, :, :2].reshape(-1, 2, 64) | (low[:, :, 2:].reshape(-1, 2, 64) << 4)
     pairs = high[:, :, 0] | (high[:, :, 1] << 2) | (high[:, :, 2] << 4) | (high[:, :, 3] << 6)
     blocks = np.concatenate(
-        [nibbles.reshape(-1, 128), pairs.reshape(-1, 64), scales.astype(np.int8).view(np.uint8), whole.view(np.uint8)], axis=1
+        [nibbles.reshape(-1, 128), pairs.reshape(-1, 64), scales.astype(np.int8).view(np.uint8), whole.view(np.uint8)],
+        axis=1,
     )
     return blocks.reshape(len(rows), -1)

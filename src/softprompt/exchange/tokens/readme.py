@@ -1,4 +1,5 @@
-"""What stands beside an export for people: how each engine is given a prompt by text, and what keeps its tokens from being said."""
+"""What stands beside an export for people: how each engine is given a prompt by text, and what keeps its tokens from
+being said."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from softprompt.text import plural
 
 _TOP = """# {base} with {prompts} as tokens
 
-Exported by softprompt. The vocabulary of {base} ends at {first}; behind it stand {tokens}, whose embeddings are the vectors of
-soft prompts. An engine that is given their names in a text runs the prompts; it needs to know nothing of them.
+Exported by softprompt. The vocabulary of {base} ends at {first}; behind it stand {tokens}, whose embeddings are the vectors
+of soft prompts. An engine that is given their names in a text runs the prompts; it needs to know nothing of them.
 
 | task | version | tokens | input |
 |---|---|---|---|
@@ -35,13 +36,15 @@ An input that is too long is not cut here, as softprompt does; an engine refuses
   without a setting.
 """
 _MEAN = (
-    "the mean of all others, which is never the best, and gets\n  a {1:,}th of the probability at most where nothing caps the "
-    "logits"
+    "the mean of all others, which is never the best, and gets\n  a {1:,}th of the probability at most where nothing caps "
+    "the logits"
 )
 _BIAS = "zero and its bias -10,000, which rules it out"
-_TRANSFORMERS = """- transformers: `generation_config.json` lists them under `suppress_tokens`, so `generate` never gives them, when it samples either.
+_TRANSFORMERS = """- transformers: `generation_config.json` lists them under `suppress_tokens`, so `generate` never gives
+  them, when it samples either.
 """
-_ENGINES = """- vLLM reads no such list: where requests sample, `"logit_bias"` of -100 for these ids does the same, or `"bad_words"`.
+_ENGINES = """- vLLM reads no such list: where requests sample, `"logit_bias"` of -100 for these ids does the same, or
+  `"bad_words"`.
 - llama.cpp: `"logit_bias": [[ID, false], ...]` in a request, `--logit-bias ID-100` on the command line. They are control
   tokens, which print as nothing.
 
@@ -77,8 +80,10 @@ def ids(task, row):
 def generate(task, row):
     read = ids(task, row)
     longest = known["tasks"][task]["max_new_tokens"]
-    out = model.generate(torch.tensor([read]), max_new_tokens=longest, do_sample=False)
-    return tokenizer.decode(out[0, len(read) :], skip_special_tokens=True).strip()
+    said = model.generate(torch.tensor([read]), max_new_tokens=longest, do_sample=False)[0, len(read) :].tolist()
+    if said[-1] in (model.generation_config.eos_token_id or ()):
+        said.pop()
+    return tokenizer.decode(said, skip_special_tokens=True).strip()
 
 
 @torch.no_grad()

@@ -3,13 +3,13 @@
 Shapes: P vectors, D width, V vocabulary of the base, T tokens.
 
 No linear head without a bias can rule a token out: behind a norm that knows no direction, a row of the head beats all others
-for some state, unless it lies within their convex hull. The mean of all rows does. Its logit is the mean of all logits, which
-is never the largest; and as `exp` is convex, it gets 1/V of the probability at most, in practice e to the minus ten or so. So
-greedy answers stay what they are in every engine, without a setting. A head with a bias says no outright: a row of zeros and a
-bias of -10,000.
+for some state, unless it lies within their convex hull. The mean of all rows does. Its logit is the mean of all logits,
+which is never the largest; and as `exp` is convex, it gets 1/V of the probability at most, in practice e to the minus ten or
+so. So greedy answers stay what they are in every engine, without a setting. A head with a bias says no outright: a row of
+zeros and a bias of -10,000.
 
-Where head and table are one (tied embeddings), the head becomes a matrix of its own: as a row of the head a trained vector is
-large, and would win.
+Where head and table are one (tied embeddings), the head becomes a matrix of its own: as a row of the head a trained vector
+is large, and would win.
 """
 
 from __future__ import annotations
@@ -123,6 +123,6 @@ def _near(one: Tensor, two: Tensor, *, loose: bool = True) -> bool:
 
 def _no_place(base: FrozenBase, why: str) -> BaseModelError:
     return BaseModelError(
-        f"{base.name} ({base.architecture}) cannot carry prompts as tokens: {why}; serve them with softprompt, or export them "
-        "with --format peft"
+        f"{base.name} ({base.architecture}) cannot carry prompts as tokens: {why}; serve them with softprompt, or export "
+        "them with --format peft"
     )

@@ -64,8 +64,8 @@ def vocabulary_of(base: FrozenBase, carried: Sequence[Carried]) -> Vocabulary:
 
 
 def extend_tokenizer(base: FrozenBase, vocabulary: Vocabulary) -> Any:
-    """A copy of the tokenizer that knows the new tokens as special ones, and puts nothing around texts: a prompt stands where
-    a text begins.
+    """A copy of the tokenizer that knows the new tokens as special ones, and puts nothing around texts: a prompt stands
+    where a text begins.
 
     Raises:
         ConfigError: it numbers new tokens in another way, or puts something around texts all the same.
@@ -95,8 +95,8 @@ def check_saved(tokenizer: Any, base: FrozenBase) -> None:
     """Refuse a tokenizer, read again as it was written, that puts something around texts. Raises `ConfigError`."""
     if _ids(tokenizer, "a", add_special_tokens=True) != _ids(tokenizer, "a"):
         raise ConfigError(
-            f"the tokenizer of {base.name} ({type(tokenizer).__name__}) puts tokens around each text whatever is said, which "
-            "would stand before a prompt; this base cannot carry tokens"
+            f"the tokenizer of {base.name} ({type(tokenizer).__name__}) puts tokens around each text whatever is said, "
+            "which would stand before a prompt; this base cannot carry tokens"
         )
 
 
@@ -119,8 +119,8 @@ def _join_of(tokenizer: Any, base: FrozenBase, one: Carried) -> str:
         if [_ids(tokenizer, text_of(worded(one, join), row)) for row in rows] == wanted:
             return join
     raise ConfigError(
-        f"the tokenizer of {base.name} spells the input of {one.version.ref} otherwise behind a token than alone, so that no "
-        "text places its prompt exactly; serve it with softprompt, or export it with --format peft"
+        f"the tokenizer of {base.name} spells the input of {one.version.ref} otherwise behind a token than alone, so that "
+        "no text places its prompt exactly; serve it with softprompt, or export it with --format peft"
     )
 
 

@@ -16,8 +16,8 @@ INFO = "softprompt_tokens.json"
 """The file for programs; by it an earlier export is known."""
 
 JOINS = ("", " ")
-"""What may stand between tokens and the text behind them: some tokenizers put a word mark before a text that stands alone, and
-none before one that stands behind a token."""
+"""What may stand between tokens and the text behind them: some tokenizers put a word mark before a text that stands alone,
+and none before one that stands behind a token."""
 
 Parts = list[tuple[str, str | None]]
 """Literal text, and the column behind it or none."""
@@ -52,8 +52,8 @@ def shown(one: Carried, join: str) -> str:
 
 
 def chat_template(carried: Sequence[Carried], joins: Sequence[str]) -> str | None:
-    """A chat template (Jinja) that words one user message as the input of a task, which a system message names; of one task it
-    need not. Tasks whose inputs have several columns are not in it; None where all have."""
+    """A chat template (Jinja) that words one user message as the input of a task, which a system message names; of one task
+    it need not. Tasks whose inputs have several columns are not in it; None where all have."""
     single = [(one, join) for one, join in zip(carried, joins, strict=True) if len(one.form.input.fields) == 1]
     if not single:
         return None
@@ -64,13 +64,13 @@ def chat_template(carried: Sequence[Carried], joins: Sequence[str]) -> str | Non
         f'{{%- set task = messages[0]["content"] if named else {default} -%}}',
         '{%- set last = messages[-1] -%}',
         '{%- if messages | length != (2 if named else 1) or last["role"] != "user" -%}',
-        f"{{{{- raise_exception({_quoted('a prompt takes one user message, behind a system message that names its task')}) -}}}}",
+        _refusal("a prompt takes one user message, behind a system message that names its task"),
         "{%- endif -%}",
     ]  # fmt: skip
     for one in carried:
         lines += [
             f'{{%- if {_quoted(one.mark)} in last["content"] -%}}',
-            f"{{{{- raise_exception({_quoted(f'the message holds {one.mark}, with which the tokens of a prompt begin')}) -}}}}",
+            _refusal(f"the message holds {one.mark}, with which the tokens of a prompt begin"),
             "{%- endif -%}",
         ]
     for number, (one, join) in enumerate(single):
@@ -80,13 +80,20 @@ def chat_template(carried: Sequence[Carried], joins: Sequence[str]) -> str | Non
             for piece in (_quoted(literal), 'last["content"]' if name is not None else '""')
             if piece != '""'
         ]
-        lines += [f"{{%- {'if' if number == 0 else 'elif'} task == {_quoted(one.task)} -%}}", f"{{{{- {' + '.join(said)} -}}}}"]
+        lines += [
+            f"{{%- {'if' if number == 0 else 'elif'} task == {_quoted(one.task)} -%}}",
+            f"{{{{- {' + '.join(said)} -}}}}",
+        ]
     lines += [
         "{%- else -%}",
-        f"{{{{- raise_exception({_quoted(f'the system message must be the name of a task, one of: {names}')}) -}}}}",
+        _refusal(f"the system message must be the name of a task, one of: {names}"),
         "{%- endif -%}",
     ]
     return "\n".join(lines)
+
+
+def _refusal(why: str) -> str:
+    return f"{{{{- raise_exception({_quoted(why)}) -}}}}"
 
 
 def _quoted(text: str) -> str:
