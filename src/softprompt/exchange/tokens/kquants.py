@@ -24,9 +24,11 @@ def pack_q6_k(rows: Numbers) -> np.ndarray[Any, Any]:
     """
     groups = rows.reshape(-1, _BLOCK // _GROUP, _GROUP).astype(np.float32)
     steps = np.abs(groups).max(2) / 31
-    whole = (steps.max(1, keepdims=True) / 127).astype(np.float16)
+    largest = steps.max(1, keepdims=True) / 127
+    whole = largest.astype(np.float16)
+    whole = np.where(whole < largest, np.nextafter(whole, np.float16(np.inf)), whole)  # so that no scale passes 127
     wide = whole.astype(np.float32)
-    scales = np.round(np.divide(steps, wide, out=np.zeros_like(steps), where=wide > 0)).clip(0, 127)
+    scales = np.round(np.divide(steps, wide, out=np.zeros_like(steps), where=wide > 0))
     size = (scales * wide)[:, :, None]
     levels = np.round(np.divide(groups, size, out=np.zeros_like(groups), where=size > 0)).clip(-32, 31)
     quarters = (levels + 32).astype(np.uint8).reshape(-1, 2, 4, 32)
