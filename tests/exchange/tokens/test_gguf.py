@@ -10,6 +10,7 @@ import gguf
 import hypothesis
 import numpy as np
 import pytest
+import torch
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -23,12 +24,13 @@ from softprompt.exchange.tokens.export import export_tokens
 from softprompt.exchange.tokens.gguf_file import HEAD, TABLE
 from softprompt.exchange.tokens.kquants import pack_q6_k
 from softprompt.library.library import Library
+from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from tests.bases.gguf.test_tokenizer import SENTENCES
 from tests.bases.gguf.test_use import split
 from tests.exchange.tokens.exported import check_answers, library_of, used
-from tests.gguf_files import CONFIGS, save_gguf
-from tests.models import VOCABULARY, some_prompt
+from tests.gguf_files import CONFIGS, make_model, save_gguf
+from tests.models import VOCABULARY
 
 TASKS = ["words", "kind", "pair"]
 WIDE = BaseOptions(dtype="float32")
@@ -66,7 +68,9 @@ def test_it_answers_as_ours_and_keeps_bytes(architecture: str, kind: Any, tmp_pa
             assert again is not None
             assert (again.shape, again.kind, raw(again)) == (tensor.shape, tensor.kind, raw(tensor)), tensor.name
     table, head, old_table = made.tensor(TABLE), made.tensor(HEAD), old.tensor(TABLE)
-    assert table and head and old_table
+    assert table is not None
+    assert head is not None
+    assert old_table is not None
     assert (table.kind, table.shape[0], head.shape[0]) == (0, rows, rows)
     assert np.array_equal(read_numbers(table)[:VOCABULARY], read_numbers(old_table))
     old_head = old.tensor(HEAD) or old_table
@@ -117,8 +121,6 @@ def test_the_vocabulary_says_what_the_new_tokens_are(tmp_path: Path) -> None:
 
 
 def test_rows_beyond_the_tokens_get_names(tmp_path: Path) -> None:
-    from tests.gguf_files import make_model
-
     file = save_gguf(tmp_path / "base.gguf", model=make_model("llama", vocab_size=VOCABULARY + 8))
     *_, made = export(file, tmp_path)
     tokens = made.metadata["tokenizer.ggml.tokens"]
@@ -143,9 +145,10 @@ def test_a_head_in_a_type_that_is_not_written_becomes_wide(tmp_path: Path, monke
         raise NotImplementedError
 
     monkeypatch.setattr(gguf, "quantize", unknown)
-    _, base, made = export(file, tmp_path)
+    *_, made = export(file, tmp_path)
     head, old = made.tensor(HEAD), read_gguf(file).tensor(HEAD)
-    assert head and old
+    assert head is not None
+    assert old is not None
     assert head.kind == 0
     numbers = read_numbers(head)
     assert np.array_equal(numbers[:VOCABULARY], read_numbers(old))
@@ -163,7 +166,7 @@ def test_q6_k_is_what_the_reader_of_gguf_reads(rows: Any) -> None:
     largest = np.abs(rows.reshape(3, 2, 256)).max(2).repeat(256, 1).reshape(3, 512)
     groups = np.abs(rows.reshape(3, -1, 16)).max(2).repeat(16, 1).reshape(3, 512)
     # Half a level of a group, and what its scale was rounded by: half of a 127th of the largest scale, for each level.
-    assert (np.abs(read - rows) <= 0.52 * groups / 31 + 0.52 * largest / 127 + 1e-6).all()
+    assert (np.abs(read - rows) <= 0.52 * groups / 31 + 0.52 * largest / 127 + 2e-6).all()
 
 
 def test_q6_k_of_a_head(tmp_path: Path) -> None:
@@ -177,7 +180,7 @@ def test_a_head_that_llama_takes_from_the_table(tmp_path: Path, capsys: pytest.C
     file = save_gguf(tmp_path / "base.gguf", "gemma2")
     base = FrozenBase.load(str(file), dtype="float32")
     with library_of(tmp_path / "home", base, file) as library:
-        with pytest.raises(BaseModelError, match="'gemma2', whose head llama.cpp takes from the table"):
+        with pytest.raises(BaseModelError, match=r"'gemma2', whose head llama\.cpp takes from the table"):
             export_prompt(library, "words", tmp_path / "out", Format.GGUF)
         assert not (tmp_path / "out").exists()
         with pytest.warns(UserWarning, match="the folder alone is written"):
@@ -190,8 +193,6 @@ def test_a_head_that_llama_takes_from_the_table(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize("prefix", [True, False])
 def test_sentencepieces_marks(prefix: bool, tmp_path: Path) -> None:
     """In transformers no mark stands behind a token of such a file, so a space must; llama.cpp puts one there itself."""
-    from tests.gguf_files import make_model
-
     kinds = [2, 3, 3, *[6] * 256, *[1] * (len(SENTENCES) - 259)]
     model = make_model("llama", vocab_size=len(SENTENCES))
     metadata = {
@@ -203,11 +204,7 @@ def test_sentencepieces_marks(prefix: bool, tmp_path: Path) -> None:
     }  # fmt: skip
     file = save_gguf(tmp_path / "base.gguf", model=model, metadata=metadata)
     base = FrozenBase.load(str(file), dtype="float32")
-    prompt: SoftPrompt = (
-        some_prompt(base, "words", labels=None, metric="exact_match", input="{text}", max_new_tokens=4, rows=2)
-        if len(SENTENCES) >= VOCABULARY
-        else _prompt(base)
-    )
+    prompt = _prompt(base)
     with Library.open(tmp_path / "home") as library:
         library.publish(prompt.to_bytes(), base=str(file))
         export_tokens(library, ["words"], tmp_path / "out", base=WIDE)
@@ -225,10 +222,6 @@ def test_sentencepieces_marks(prefix: bool, tmp_path: Path) -> None:
 
 
 def _prompt(base: FrozenBase) -> SoftPrompt:
-    import torch
-
-    from softprompt.prompts.card import Card
-
     card = Card(
         task="words", base=base.name, fingerprint=base.fingerprint, num_virtual_tokens=2, token_dim=base.width, labels=None,
         metric="exact_match", input="{text}", max_new_tokens=4,
