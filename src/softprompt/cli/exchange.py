@@ -101,7 +101,12 @@ def _export_tokens(
 @library_options
 @adapter_options
 def import_prompt(
-    sources: Annotated[list[Path], typer.Argument(metavar="DIR...", help="PEFT folders, or softprompt files.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR...", help="PEFT folders, softprompt files, folders of caikit or TGIS, or NeMo's models."
+        ),
+    ],
     tasks: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,7 +137,7 @@ def import_prompt(
     if named is not None:  # what is wrong with it is told before torch is loaded
         check_options(replace(base, source=named))
     if not tasks and len(sources) == 1 and sources[0].is_dir():
-        raise typer.BadParameter("a PEFT folder names no task; give --task NAME")
+        raise typer.BadParameter("a folder of another tool names no task; give --task NAME")
     importing.tasks_of(sources, tasks or ())  # what is wrong with the call is told before a library is made
     library = where.open(make=True)
     outcomes = importing.import_prompts(
