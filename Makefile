@@ -2,14 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-MARKS ?= not services and not models and not mlflow and not story
+MARKS ?= not services and not models and not mlflow and not story and not llamacpp
 # Tests of `make test` run in so many processes, of one thread each.
 WORKERS ?= 2
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
-.PHONY: setup demo test test-all lint format docs bench soak test-services models test-models test-mlflow test-story \
-	masked-small clean
+.PHONY: setup demo test test-all lint format docs bench soak test-services models test-models test-mlflow test-llamacpp \
+	test-story 	masked-small clean
 
 setup: $(READY)
 
@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/softprompt demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked --ignore=tests/story
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked --ignore=tests/llamacpp --ignore=tests/story
 
 lint: setup
 	$(BIN)/ruff check .
@@ -80,6 +80,25 @@ $(MLFLOW)/.ready: $(READY)
 test-mlflow: $(MLFLOW)/.ready
 	PYTHONPATH=src $(MLFLOW)/bin/python -m pytest tests/tracked -m mlflow
 
+# llama.cpp is built from source, for any CPU of this kind, in a quarter of an hour; its wheel is kept for the next time.
+LLAMACPP := .venv-llamacpp
+LLAMACPP_WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/softprompt/wheels
+LLAMACPP_PIN := llama-cpp-python==0.3.36
+
+$(LLAMACPP)/.ready: $(READY)
+	$(PYTHON) -m venv $(LLAMACPP)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(LLAMACPP)/usual.pth
+	mv $(LLAMACPP)/usual.pth $$($(LLAMACPP)/bin/python -c 'import site; print(site.getsitepackages()[0])')/usual.pth
+	ls $(LLAMACPP_WHEELS)/llama_cpp_python-0.3.36-*.whl >/dev/null 2>&1 || \
+		CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TESTS=OFF" \
+		$(LLAMACPP)/bin/python -m pip wheel --no-deps --no-binary llama-cpp-python --wheel-dir $(LLAMACPP_WHEELS) $(LLAMACPP_PIN)
+	$(LLAMACPP)/bin/python -m pip install --quiet --disable-pip-version-check --find-links $(LLAMACPP_WHEELS) $(LLAMACPP_PIN)
+	@touch $(LLAMACPP)/.ready
+
+# `make models` comes before.
+test-llamacpp: $(LLAMACPP)/.ready
+	PYTHONPATH=src OMP_NUM_THREADS=1 $(LLAMACPP)/bin/python -m pytest tests/llamacpp -m llamacpp
+
 # The whole life of prompts: PostgreSQL, S3 and Redis, a server, its worker and commands that are killed.
 test-story: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/story -m story
@@ -90,7 +109,8 @@ test-all: setup
 	$(MAKE) test-services
 	$(MAKE) test-models
 	$(MAKE) test-mlflow
+	$(MAKE) test-llamacpp
 	$(MAKE) test-story
 
 clean:
-	rm -rf .venv $(MLFLOW) demo-home
+	rm -rf .venv $(MLFLOW) $(LLAMACPP) demo-home
