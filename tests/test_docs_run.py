@@ -231,8 +231,18 @@ GENERATED = ROOT / "docs" / "commands.md"
 SHELL = [block for block in BLOCKS if block.language in ("console", "sh", "bash", "shell") and block.page != GENERATED]
 UsageError: Any = typer.BadParameter.__base__
 
-OF_OTHERS = {"--multi_gpu", "--nproc_per_node", "--num_machines", "--machine_rank", "--main_process_ip"}
-"""Options of launchers, which documents name too."""
+OF_OTHERS = {
+    *("--multi_gpu", "--nproc_per_node", "--num_machines", "--machine_rank", "--main_process_ip"),
+    *(
+        "--enable-prompt-adapter",
+        "--prompt-adapters",
+        "--max-prompt-adapters",
+        "--max-prompt-adapter-token",
+        "--max-num-seqs",
+    ),
+    *("--adapter-cache", "--prefix-store-path"),
+}
+"""Options of launchers and of other servers, which documents name too."""
 
 
 def options_of(command: Any) -> set[str]:
@@ -305,7 +315,7 @@ def test_a_command_of_a_document_is_one(block: Block, arguments: list[str]) -> N
 
 def test_every_page_with_commands_is_walked() -> None:
     assert {block.page.name for block, _ in CALLS} == {
-        "README.md", "library.md", "lifecycle.md", "serving.md", "start.md", "suites.md", "tuning.md"
+        "README.md", "library.md", "lifecycle.md", "moving_in.md", "serving.md", "start.md", "suites.md", "tuning.md"
     }  # fmt: skip
     assert len(CALLS) > 30
 

@@ -378,10 +378,14 @@ def test_floats_of_any_size_are_taken_as_the_numbers_they_are(dtype: torch.dtype
     assert torch.equal(load_peft(tmp_path, task="t", base=make_base("llama")).vectors_PD, matrix.float())
 
 
-def test_weights_of_the_older_format_are_named_and_not_opened(tmp_path: Path) -> None:
+def test_weights_of_the_older_format_are_opened_for_tensors_alone(tmp_path: Path) -> None:
     by_peft("llama", tmp_path)
-    (tmp_path / WEIGHTS).rename(tmp_path / "adapter_model.bin")
-    assert "adapter_model.bin is there, which may hold code and is not opened" in refused(tmp_path)
+    tensors = safetensors.torch.load_file(tmp_path / WEIGHTS)
+    (tmp_path / WEIGHTS).unlink()
+    torch.save(tensors, tmp_path / "adapter_model.bin")
+    assert torch.equal(load_peft(tmp_path, task="t", base=make_base("llama")).vectors_PD, tensors[TENSOR])
+    torch.save(Path("code"), tmp_path / "adapter_model.bin")  # no tensor, and so never made
+    assert "a pickle of more than tensors, which can name code to be run" in refused(tmp_path)
 
 
 def test_what_nothing_proves_is_told_and_kept(place: Path) -> None:

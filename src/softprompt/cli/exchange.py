@@ -21,21 +21,52 @@ if TYPE_CHECKING:
 
 
 @library_options
+@adapter_options
 def export_prompt(
-    ref: Annotated[str, typer.Argument(metavar="TASK", help="The prompt, as TASK, TASK@N or TASK@ALIAS.")],
+    refs: Annotated[
+        list[str],
+        typer.Argument(metavar="TASK...", help="The prompt, as TASK, TASK@N or TASK@ALIAS; for tokens and gguf several."),
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")],
-    form: Annotated[Format, typer.Option("--format", help="A PEFT folder, our one file, or an MLflow model.")] = Format.PEFT,
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="A PEFT folder, our one file, an MLflow model; or for any engine the base with prompts as tokens: a folder "
+            "(tokens, with a GGUF file where the base is one) or that file alone (gguf).",
+        ),
+    ] = Format.PEFT,
     force: Annotated[
         bool, typer.Option("--force", help="Also where a base, another export or other files lie; says what it replaced.")
     ] = False,
     *,
+    named: Annotated[
+        str | None, typer.Option("--base", help="For tokens and gguf: where the base is, if it has moved.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="For tokens: of what is written (default: as the base is stored).")
+    ] = None,
+    base: BaseOptions,
     where: Location,
     as_json: Json = False,
 ) -> None:
-    """Write a prompt to a folder, for PEFT or for another library."""
+    """Write prompts to a folder, for PEFT, for another library, or for an engine that knows no soft prompts."""
+    options = replace(base, source=named, dtype=dtype or base.dtype)
+    if form in (Format.TOKENS, Format.GGUF):
+        _export_tokens(where, refs, folder, form, options, force=force, as_json=as_json)
+        return
+    if len(refs) > 1:
+        raise typer.BadParameter(
+            f"--format {form.value} takes one prompt a folder, and {len(refs)} are named; --format tokens takes several"
+        )
+    if options != BaseOptions():
+        raise typer.BadParameter(
+            f"{' '.join([*(['--base'] if named else []), *options.arguments()])}: --format {form.value} writes no base; "
+            "leave it out"
+        )
     from softprompt.exchange import exporting
 
-    done = exporting.export_prompt(where.open(), ref, folder, form, force=force)
+    done = exporting.export_prompt(where.open(), refs[0], folder, form, force=force)
     if form is Format.PEFT and (hint := done.version.card.adapter_hint):
         warn(f"{done.version.ref} was tuned on {done.version.card.base}{hint}; in PEFT, too, it needs that one")
     if force and done.replaced:
@@ -44,10 +75,38 @@ def export_prompt(
     emit([{**row, "replaced": list(done.replaced)}], as_json, "Exported")
 
 
+def _export_tokens(
+    where: Location, refs: list[str], folder: Path, form: Format, base: BaseOptions, *, force: bool, as_json: bool
+) -> None:
+    from softprompt.progress import Bars
+
+    library, progress = where.open(), Bars()
+    with progress.loading("torch"):
+        from softprompt.exchange.tokens.export import export_tokens
+
+    made = export_tokens(library, refs, folder, base=base, gguf_alone=form is Format.GGUF, force=force, progress=progress)
+    if made.replaced:
+        warn(f"the export of {', '.join(made.replaced)} in {str(folder)!r} is gone")
+    rows, first = [], made.vocabulary.first
+    for one in made.carried:
+        placed = {"first_token": first, "tokens": len(one.tokens), "text": "".join(one.tokens)}
+        place = {"format": form.value, "path": str(folder.absolute()), "gguf": made.file and str(made.file.absolute())}
+        rows.append({**version_row(one.version), **placed, **place, "replaced": list(made.replaced)})
+        first += len(one.tokens)
+    emit(rows, as_json, "Exported", ("task", "version", "first_token", "tokens"))
+    if not as_json:
+        progress.note(f"{folder / 'README.md'} says how engines are given them")
+
+
 @library_options
 @adapter_options
 def import_prompt(
-    sources: Annotated[list[Path], typer.Argument(metavar="DIR...", help="PEFT folders, or softprompt files.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR...", help="PEFT folders, softprompt files, folders of caikit or TGIS, or NeMo's models."
+        ),
+    ],
     tasks: Annotated[
         list[str] | None,
         typer.Option(
@@ -78,7 +137,7 @@ def import_prompt(
     if named is not None:  # what is wrong with it is told before torch is loaded
         check_options(replace(base, source=named))
     if not tasks and len(sources) == 1 and sources[0].is_dir():
-        raise typer.BadParameter("a PEFT folder names no task; give --task NAME")
+        raise typer.BadParameter("a folder of another tool names no task; give --task NAME")
     importing.tasks_of(sources, tasks or ())  # what is wrong with the call is told before a library is made
     library = where.open(make=True)
     outcomes = importing.import_prompts(

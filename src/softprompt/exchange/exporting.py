@@ -29,6 +29,8 @@ class Format(StrEnum):
     PEFT = "peft"
     SOFTPROMPT = "softprompt"
     MLFLOW = "mlflow"
+    TOKENS = "tokens"
+    GGUF = "gguf"
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,23 @@ class Exported:
 def export_prompt(
     library: Library, ref: str, folder: str | Path, form: Format = Format.PEFT, *, force: bool = False
 ) -> Exported:
-    """Write a version to a folder: as a PEFT adapter, as our one file, or as an MLflow model. An earlier export of the same
-    task is replaced, but for a model, which goes to an empty folder; with `force`, so is whatever has the names of the files
-    that are written.
+    """Write a version to a folder: as a PEFT adapter, as our one file, as an MLflow model, or as tokens of its base
+    (:func:`~softprompt.exchange.tokens.export.export_tokens` takes several). An earlier export of the same task is replaced,
+    but for a model, which goes to an empty folder; with `force`, so is whatever has the names of the files that are written.
 
     Raises:
         NotFound: no such version, or its bytes are gone.
         LibraryError: the folder cannot be written, holds something else (a base, another task's export, files that
             softprompt did not make) and no force is used, or the library fails.
         BaseModelError: the built-in base that PEFT shall load is not there.
-        ConfigError: MLflow is not installed.
+        ConfigError: MLflow is not installed; or it is a prompt that cannot be tokens.
+        FingerprintMismatch: its tokens would be those of another base.
     """
+    if form in (Format.TOKENS, Format.GGUF):
+        from softprompt.exchange.tokens.export import export_tokens
+
+        made = export_tokens(library, [ref], folder, gguf_alone=form is Format.GGUF, force=force)
+        return Exported(made.carried[0].version, made.folder)
     version = library.registry.resolve(ref)
     data = library.read(version)
     target = Path(folder)

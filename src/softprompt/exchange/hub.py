@@ -86,6 +86,11 @@ def push(
 
     if form is Format.MLFLOW:
         raise ConfigError("the hub takes no MLflow model; push with --format peft or softprompt")
+    if form in (Format.TOKENS, Format.GGUF):
+        raise ConfigError(
+            f"--format {form.value} makes a whole base, and push puts a prompt on the hub; push with --format peft or "
+            "softprompt, or export the base and upload its folder (`hf upload`)"
+        )
     version = library.registry.resolve(ref)
     if repo.count("/") != 1:
         raise LibraryError(f"{repo[:100]!r} names no repository of the hub; write owner/name")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.bases.locate import is_gone, two_forms
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError, SoftPromptError
+from softprompt.exchange.elsewhere.read import read_elsewhere, tool_of
 from softprompt.names import check_new_task
 from softprompt.prompts.file import read_file, write_file
 from softprompt.tasks.config import OF_LABELS, parse_config
@@ -57,7 +58,8 @@ def import_prompt(
 
     Args:
         library: where it goes.
-        source: a PEFT folder, or a softprompt file.
+        source: a PEFT folder, as vLLM's prompt adapters were, or a softprompt file; a folder of caikit's or TGIS's, or a
+            model of NeMo's prompt learning.
         task: the task it becomes a version of; by default the one that a softprompt file names.
         base: the base it was tuned on, and how to load it; by default what the folder or the file names.
         like: a version of the library whose template, labels and metric it takes over.
@@ -129,7 +131,10 @@ def tasks_of(sources: Sequence[Path], tasks: Sequence[str]) -> list[str | None]:
         )
     if len(sources) == 1:
         return [None]
-    named = [source.resolve().name if source.is_dir() else None for source in sources]
+    named = [
+        source.resolve().name if source.is_dir() else source.stem if tool_of(source) is not None else None
+        for source in sources
+    ]
     for name in named:
         if name is not None and named.count(name) > 1:
             one, other, *_ = (str(source) for source, its in zip(sources, named, strict=True) if its == name)
@@ -169,10 +174,13 @@ class _Importer:
     def take(self, path: Path, task: str | None) -> Version:
         """Publish one; raises as `import_prompt` does."""
         changes = {**self._changes, **({"task": check_new_task(task)} if task is not None else {})}
-        if not path.is_dir():
+        tool = tool_of(path)
+        if tool is None and not path.is_dir():
             data, address = _from_file(self._library, path, changes, self._base, self._warn)
         elif task is None:
-            raise ConfigError(f"{str(path)!r} is a PEFT folder, which names no task; give one")
+            raise ConfigError(f"{str(path)!r} is of {tool or 'PEFT'}, which names no task of ours; give one")
+        elif tool is not None:
+            data, address = self._from_elsewhere(path, task, changes)
         else:
             data, address = self._from_peft(path, task, changes)
         return self._library.publish(data, base=address, tags=self._tags)
@@ -192,6 +200,28 @@ class _Importer:
         check_fits(prompt, base)
         return prompt.to_bytes(), base.address
 
+    def _from_elsewhere(self, source: Path, task: str, changes: Mapping[str, Any]) -> tuple[bytes, str]:
+        """The prompt file that the files of another tool become, and its base as named."""
+        from softprompt.exchange.elsewhere.prompt import prompt_of
+        from softprompt.exchange.peft import check_fits
+
+        taken = read_elsewhere(source, task)
+        named = self._base.source or taken.base
+        if named is None:
+            raise PromptFileError(f"{str(source)!r} names no base that can be loaded; give it with --base ID")
+        base = self._load(BaseOptions.of(self._base, source=named))
+        prompt = prompt_of(taken, task, base, source)
+        if self._warn is not None:
+            self._warn(
+                f"nothing in {str(source)!r} proves that it was tuned on {base.name}: that is taken from you or its config"
+            )
+        card = prompt.card.changed(changes)
+        if card.labels is None and card.metric in OF_LABELS:
+            card = card.changed({"metric": "exact_match"})
+        prompt = replace(prompt, card=card)
+        check_fits(prompt, base)
+        return prompt.to_bytes(), base.address
+
     def _load(self, options: BaseOptions) -> FrozenBase:
         from softprompt.bases.base import FrozenBase
 
@@ -199,6 +229,10 @@ class _Importer:
             self._loaded = None  # two need not fit
             self._loaded = options, FrozenBase.load(options)
         return self._loaded[1]
+
+
+_NO_BASE = "this-is-a/temporary-conversion"
+"""What vllm-tgis-adapter wrote as the base of adapters that it made of caikit's files."""
 
 
 def _base_of_adapter(config: Mapping[str, Any], folder: Path, given: BaseOptions) -> BaseOptions:
@@ -211,7 +245,7 @@ def _base_of_adapter(config: Mapping[str, Any], folder: Path, given: BaseOptions
 
     named = config.get("base_model_name_or_path")
     source = given.source or named
-    if not isinstance(source, str) or not source:
+    if not isinstance(source, str) or not source or source == _NO_BASE:
         raise PromptFileError(f"the adapter in {str(folder)!r} names no base; give it with --base ID")
     revision = given.revision
     if (

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from softprompt.errors import PromptFileError
+from softprompt.exchange.elsewhere.pickles import load_tensors
 
 TENSOR = "prompt_embeddings"
 
@@ -21,10 +22,11 @@ def read_matrix(file: Path, *, beside: bool = False) -> tuple[torch.Tensor, dict
         tensors = load(file.read_bytes())
     except OSError as error:
         old = file.with_suffix(".bin")
-        there = f"{old.name} is there, which may hold code and is not opened; " if old.is_file() else ""
-        raise PromptFileError(
-            f"{str(file)!r} cannot be read ({error.strerror}); {there}save the adapter with safetensors"
-        ) from None
+        if file.exists() or not old.is_file():
+            raise PromptFileError(
+                f"{str(file)!r} cannot be read ({error.strerror}); save the adapter with safetensors"
+            ) from None
+        tensors = _unpickled(old)
     except SafetensorError as error:
         raise PromptFileError(f"{str(file)!r} is no safetensors file ({error}); save the adapter again") from None
     if TENSOR not in tensors or tensors[TENSOR].ndim != 2 or not tensors[TENSOR].numel():
@@ -32,6 +34,10 @@ def read_matrix(file: Path, *, beside: bool = False) -> tuple[torch.Tensor, dict
             f"{str(file)!r} holds no matrix {TENSOR!r} but {_shown(tensors) or 'nothing at all'}; save the adapter again"
         )
     vectors_PD = tensors.pop(TENSOR)
+    if vectors_PD.layout != torch.strided:  # of a pickle: a sparse tensor can point anywhere
+        raise PromptFileError(
+            f"{str(file)!r} holds a sparse tensor, and a prompt is none; save the adapter with safetensors"
+        )
     if tensors and not beside:
         raise PromptFileError(
             f"{str(file)!r} holds more than a prompt: {_shown(tensors)}; a head, or embeddings of a vocabulary that was "
@@ -43,6 +49,14 @@ def read_matrix(file: Path, *, beside: bool = False) -> tuple[torch.Tensor, dict
             f"{str(file)!r} holds {dtype} numbers, and a prompt is made of floats; save it in its own dtype"
         )
     return vectors_PD.float(), tensors
+
+
+def _unpickled(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter as PEFT kept it before safetensors, and vLLM and TGIS took it."""
+    found = load_tensors(file, repr(str(file)))
+    if not isinstance(found, Mapping) or not all(isinstance(one, torch.Tensor) for one in found.values()):
+        raise PromptFileError(f"{str(file)!r} holds no tensors by name but {type(found).__name__}; save the adapter again")
+    return {str(name): one for name, one in found.items()}
 
 
 def _shown(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -10,7 +10,6 @@ from softprompt.bases.locate import kind_of
 from softprompt.prompts.card import BASELINES, Card
 from softprompt.tasks.answers import number_text
 from softprompt.tasks.form import ANSWERS, BEHIND, Form
-from softprompt.tasks.template import Template
 from softprompt.text import plural
 
 _TOP = """# {task}: a {kind} for {base}
@@ -116,7 +115,7 @@ def readme_of(card: Card, base: str) -> str:
     Args:
         base: what loads its base.
     """
-    recipe, template, form = card.recipe, Template(card.target), Form.of_card(card)
+    recipe, form = card.recipe, Form.of_card(card)
     framed = "No special token is put in front or behind"
     if "left_out" in recipe:
         framed += f": `{recipe['left_out']}`, which the tokenizer would put there, is left out"
@@ -144,18 +143,37 @@ def readme_of(card: Card, base: str) -> str:
         code += _FRAMED.format(before=before, behind=behind)
     if card.task_type == "SEQ_CLS":
         return f"{text}{code}```\n"
+    text += _chosen(form)
     if card.labels is None:
-        number = "" if form.answer_range is None else _A_NUMBER.format(*map(number_text, form.answer_range))
-        return f"{text}{_GENERATED.format(card.max_new_tokens)}{number}{code}```\n"
-    answers = {label: template.fill({template.fields[0]: label}) for label in form.asked}
-    numbers = ", ".join(f"{_quoted(label)} {number_text(value)}" for label, value in form.values.items())
-    text += _OF_A_SET.format(form.threshold) if form.is_set else _ON_A_SCALE.format(numbers) if numbers else _LABELLED
+        return f"{text}{code}```\n"
+    answers = _answers(form)
     code += _LABELS.format(answers=json.dumps(answers, ensure_ascii=False))
-    if any(other.startswith(one) for one, other in itertools.permutations(answers.values(), 2)):
+    if _one_begins_another(answers):
         end = recipe.get("label_end")
-        text += _ENDED
         code += _ENDS.format(end="tokenizer.eos_token_id" if end is None else f"tokenizer.convert_tokens_to_ids({end!r})")
     return f"{text}{code}```\n"
+
+
+def how_it_answers(card: Card) -> str:
+    """How an answer of a causal model's prompt is worded and chosen, as a list in Markdown."""
+    return _WORDED.format(start="", target=_quoted(card.target)) + _chosen(Form.of_card(card))
+
+
+def _chosen(form: Form) -> str:
+    if form.labels is None:
+        number = "" if form.answer_range is None else _A_NUMBER.format(*map(number_text, form.answer_range))
+        return f"{_GENERATED.format(form.max_new_tokens)}{number}"
+    numbers = ", ".join(f"{_quoted(label)} {number_text(value)}" for label, value in form.values.items())
+    told = _OF_A_SET.format(form.threshold) if form.is_set else _ON_A_SCALE.format(numbers) if numbers else _LABELLED
+    return told + _ENDED * _one_begins_another(_answers(form))
+
+
+def _answers(form: Form) -> dict[str, str]:
+    return {label: form.target.fill({form.target.fields[0]: label}) for label in form.asked}
+
+
+def _one_begins_another(answers: dict[str, str]) -> bool:
+    return any(other.startswith(one) for one, other in itertools.permutations(answers.values(), 2))
 
 
 def _quoted(text: str) -> str:

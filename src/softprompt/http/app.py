@@ -7,12 +7,8 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 
-<<<<<<< HEAD
 from softprompt.http import chat, classify, completions, embeddings, errors, feedback, health, models, responses
-=======
-from softprompt.http import chat, classify, completions, errors, feedback, health, models
 from softprompt.http.console import routes as console
->>>>>>> console
 from softprompt.http.middleware import Middleware
 from softprompt.http.state import ServerState
 
