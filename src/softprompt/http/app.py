@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 
-from softprompt.http import chat, classify, completions, errors, feedback, health, models
+from softprompt.http import chat, classify, completions, decisions, errors, feedback, health, models
 from softprompt.http.middleware import Middleware
 from softprompt.http.state import ServerState
 
@@ -34,6 +34,7 @@ def create_app(state: ServerState, training: Sequence[APIRouter] = ()) -> FastAP
         completions.router,
         chat.router,
         classify.router,
+        decisions.router,
         feedback.router,
         health.router,
         *training,

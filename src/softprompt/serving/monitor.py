@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from softprompt.tasks.answers import Said
     from softprompt.tasks.form import Form
 
-Kind = Literal["completion", "chat", "classify"]
+Kind = Literal["completion", "chat", "classify", "decide"]
 
 UNKNOWN, OTHER, BASE = "(unknown)", "(other)", "(base)"
 """In place of a task's name, which never has brackets: no such task; tasks beyond the bound; the base alone."""
@@ -31,7 +31,9 @@ _FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _TOTAL = (*_FIRST, 60, 120, 300)
 _SWAP = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.1, 1)
 
-_OPERATIONS: dict[Kind, str] = {"completion": "text_completion", "chat": "chat", "classify": "classify"}
+_OPERATIONS: dict[Kind, str] = {
+    "completion": "text_completion", "chat": "chat", "classify": "classify", "decide": "decide",
+}  # fmt: skip
 """OpenTelemetry's names for what requests ask."""
 
 TELL_S = 60.0
