@@ -9,7 +9,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -153,9 +153,8 @@ def load_resident(library: Library, version: Version, base: FrozenBase, passages
     labels = form.encode_labels(base) if form.labels else None
     lengths = tuple(map(len, members)) if prompt.card.members else ()
     named, head = (version.task, version.number, version.digest), len(prompt.rows_PD) - len(prompt.vectors_PD)
-    temperature, question = temperature_of(prompt.card), Question.of_card(prompt.card)
-    own = (wishes, lengths, version.user, len(front), head, temperature, question)
-    return Resident(*named, form, vectors, labels, *own)
+    made = Resident(*named, form, vectors, labels, wishes, lengths, version.user, len(front), head)
+    return replace(made, temperature=temperature_of(prompt.card), question=Question.of_card(prompt.card))
 
 
 def temperature_of(card: Card) -> float:

@@ -1,5 +1,6 @@
 """Decision questions, in the words of OpenAI's `/v1/decisions`: whether a statement is true, which of some values holds,
-where on ordered levels something lies. Requests ask them, and a task file holds the one that its prompt is tuned for. No torch."""
+where on ordered levels something lies. Requests ask them, and a task file holds the one that its prompt is tuned for.
+No torch."""
 
 from __future__ import annotations
 
