@@ -17,8 +17,6 @@ MOST_OPTIONS = 10_000
 """Of all questions of a request together."""
 MOST_LEVELS_OF_JSON, MOST_VALUES_OF_JSON, MOST_BYTES_OF_JSON = 32, 10_000, 256 << 10
 
-_NO_IMAGES = "input_image is not supported, as bases read text; leave images out"
-
 
 class InputPart(Body):
     """A part of a text."""
@@ -39,7 +37,9 @@ class InputPart(Body):
     @model_validator(mode="after")
     def _of_its_type(self) -> InputPart:
         if self.type == "input_image":
-            raise refused("type", _NO_IMAGES, "unsupported_parameter")
+            raise refused(
+                "type", "input_image is not supported, as bases read text; leave images out", "unsupported_parameter"
+            )
         own = {"input_text": "text", "input_json": "data", "output_text": "text", "refusal": "refusal"}[self.type]
         for name in ("text", "data", "refusal", "image_url", "detail"):
             if (getattr(self, name) is None) != (name != own):
@@ -139,9 +139,9 @@ class InputItem(Body):
                 raise refused(name, f"{name}: a {self.type} {'needs it' if needed else 'has none'}; {_mend(needed)}")
         for part in self.content or ():
             if part.type not in (may := _PARTS[self.role or "user"]):
-                raise refused("content", f"content: a {self.role}'s message has no {part.type}, but {' or '.join(may)}")
+                raise refused("content", f"content: a {self.role}'s message has no {part.type}; give {' or '.join(may)}")
         if self.output and any(part.type != "input_text" for part in self.output):
-            raise refused("output", "output: give a text, or parts of type input_text")
+            raise refused("output", "output: it has other parts than input_text; give a text, or parts of that type")
         return self
 
     @property
@@ -184,7 +184,7 @@ class QuestionBody(Body):
     @classmethod
     def _not_blank(cls, given: list[InputPart]) -> list[InputPart]:
         if any(part.type not in ("input_text", "input_json") for part in given):
-            raise refused(None, "give a text, or parts of type input_text or input_json")
+            raise refused(None, "they have other parts than input_text and input_json; give a text, or parts of these")
         if not read(given).strip():
             raise refused(None, "they are empty; ask something")
         return given
@@ -243,7 +243,8 @@ class DecisionRequest(ModelBody):
                 calls.add((item.type, item.call_id))
             elif item.type.endswith("_output") and (item.type.removesuffix("_output"), item.call_id) not in calls:
                 raise refused(
-                    f"input.{place}.call_id", f"input.{place}.call_id: no call {item.call_id!r} stands before this output"
+                    f"input.{place}.call_id",
+                    f"input.{place}.call_id: no call {item.call_id!r} stands before this output; send the call too",
                 )
         options = sum(len(one.choices or one.levels or ()) for one in self.questions)
         if options > MOST_OPTIONS:

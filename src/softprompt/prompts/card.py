@@ -135,7 +135,7 @@ class Card(BaseModel):
     """Digest of the training rows, in order."""
     metrics: dict[str, float | int] = Field(default_factory=dict)
     """Scores of the run: `value` on the test split, the baselines, `validation`, `rows`; where baselines are of fewer rows,
-    `baseline_rows`, and `value_on_baseline_rows` to compare them with."""
+    `baseline_rows`, and `value_on_baseline_rows` to compare them with; where inputs were cut, how many (`truncated`)."""
     parents: tuple[str, ...] = ()
     """Digests of the prompts this one was made from."""
     members: tuple[int, ...] = ()

@@ -53,6 +53,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr}
     metrics |= beside_baselines(member.task, member.test, report, member.baselines)
     metrics |= run.objective.scores(member.task, member.test, report)
+    metrics |= {"truncated": member.truncated} if member.truncated else {}
     trial = Trial(run.form, vectors_PD.to(base.dtype), member.test)
     metrics |= result_of(run.objective.ask(OfflineEngine(architecture), trial))
     card = Card(
