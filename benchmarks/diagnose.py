@@ -4,8 +4,8 @@
     python benchmarks/diagnose.py --tasks trec6 --seeds 1   # a quick look
 
 The example tasks are trained on the built-in base, all in one bank, and each version is diagnosed. A row for each training
-with the modes that are named, and one of totals: of the trainings that learnt (healthy ones), how many are called ill. Data from
-SOFTPROMPT_DATA (default ../shared/data).
+with the modes that are named, and one of totals: of the trainings that learnt (healthy ones), how many are called ill. Data
+from SOFTPROMPT_DATA (default ../shared/data).
 """
 
 from __future__ import annotations

@@ -79,6 +79,8 @@ def _of_data(library: Library, version: Version, probe: bool) -> Iterator[Findin
         rows = list(of_rows(task))
     except SoftPromptError as error:
         yield Finding.of_remark("rows_gone", str(error), "put them back, or give a task file to train it again")
+        if probe:
+            yield from _of_vectors(library, version)
         return
     for line in told:
         yield Finding("data_changed", line, f"train it on them: softprompt retrain {version.task}")
