@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from softprompt.errors import SoftPromptError
     from softprompt.evaluation.combination import Combined, combine
     from softprompt.evaluation.evaluate import Evaluation, evaluate
+    from softprompt.evaluation.findings import Finding
     from softprompt.evaluation.look_inside import Inspected, inspect
     from softprompt.evaluation.suites.report import ReportCard, report
     from softprompt.evaluation.suites.run import run_suites
     from softprompt.library.library import Library
     from softprompt.lifecycle.correct import Corrected, correct
-    from softprompt.lifecycle.diagnose import Finding, diagnose
+    from softprompt.lifecycle.diagnosis.diagnose import diagnose
     from softprompt.lifecycle.drift.drift import Drifted, drift
     from softprompt.lifecycle.move import Upgraded
     from softprompt.lifecycle.personalize import Personalized, personalize
@@ -99,7 +100,7 @@ _HOMES = {
     "Distilled": "training.distill",
     "Drifted": "lifecycle.drift.drift",
     "Evaluation": "evaluation.evaluate",
-    "Finding": "lifecycle.diagnose",
+    "Finding": "evaluation.findings",
     "FrozenBase": "bases.base",
     "Inspected": "evaluation.look_inside",
     "Library": "library.library",
@@ -120,7 +121,7 @@ _HOMES = {
     "combine": "evaluation.combination",
     "compare": "compare.compare",
     "correct": "lifecycle.correct",
-    "diagnose": "lifecycle.diagnose",
+    "diagnose": "lifecycle.diagnosis.diagnose",
     "distill": "training.distill",
     "drift": "lifecycle.drift.drift",
     "evaluate": "evaluation.evaluate",

@@ -46,7 +46,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
 def shown(text: str) -> str:
     """A body with `#` for what differs from run to run: ids, seconds since 1970, fingerprints, scores of a training."""
     for pattern, mark in (
-        (r'"(cmpl|chatcmpl|classify|file|ftjob|ftevent|ftckpt)-[0-9a-f]{24}', r'"\1-#'),
+        (r'"(cmpl|chatcmpl|classify|decision|file|ftjob|ftevent|ftckpt)-[0-9a-f]{24}', r'"\1-#'),
         (r'("(?:created|created_at|finished_at)":)\d{9,}', r"\1#"),
         (r'"[0-9a-f]{12}(-[0-9a-f]{12})?"', r'"#"'),
         (r'"[0-9a-f]{32}"|"[0-9a-f]{64}"', r'"##"'),
@@ -168,6 +168,29 @@ def test_classifications_and_what_auto_chose(running: Running) -> None:
     assert ask(running, "/v1/completions", {**body, "max_tokens": 1, "stream": True}) == events(
         f'{{"id":"cmpl-#",{head},{routed},"object":"text_completion",'
         '"choices":[{"index":0,"text":" blue","logprobs":null,"finish_reason":"length"}]}'
+    )
+
+
+def test_decisions(running: Running) -> None:
+    questions = [
+        {"type": "choice", "name": "kind", "instructions": "Which?", "choices": [{"value": one} for one in LABELS]},
+        {"type": "predicate", "instructions": "It is red"},
+    ]
+    assert ask(running, "/v1/decisions", {"model": "kind", "input": "red", "questions": questions[:1]}) == (
+        '{"id":"decision-#","object":"decision","model":"kind@2","system_fingerprint":"#","answers":['
+        '{"type":"choice","name":"kind","choice":"the river","confidence":0.8441944315780496,"probabilities":['
+        '{"value":"yes","probability":0.0526350810332277},{"value":"no","probability":0.10317048738872257},'
+        '{"value":"the river","probability":0.8441944315780496}]}],"truncated":false,"usage":{"input_tokens":1,'
+        '"input_tokens_details":{"cache_write_tokens":0,"cached_tokens":0},"output_tokens":0,'
+        '"output_tokens_details":{"reasoning_tokens":0},"total_tokens":1}}'
+    )
+    assert ask(running, "/v1/decisions", {"model": "hues", "input": "red", "questions": questions[1:]}) == (
+        '{"id":"decision-#","object":"decision","model":"hues@1","system_fingerprint":"#","answers":['
+        '{"type":"refusal","name":null,"reason":"task \'hues\' was tuned for its labels alone, and this is a predicate; '
+        'ask for a choice among \\"yes\\", \\"no\\", \\"the river\\", or tune it with the question in its task '
+        'file (`decision`)"}],"truncated":false,"usage":{"input_tokens":0,'
+        '"input_tokens_details":{"cache_write_tokens":0,"cached_tokens":0},"output_tokens":0,'
+        '"output_tokens_details":{"reasoning_tokens":0},"total_tokens":0}}'
     )
 
 

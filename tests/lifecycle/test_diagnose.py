@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 
+import softprompt
 from softprompt import diagnose
+from softprompt.bases.base import FrozenBase
 from softprompt.errors import NotFound
 from softprompt.library.library import Library
+from softprompt.model.causal import Causal
 from softprompt.registry.records import Origin
+from softprompt.tasks.task import Task
+from softprompt.training.events import Noted
+from softprompt.training.session import Session
 from tests.commands import Run
 from tests.library_data import make_prompt
 
@@ -63,7 +69,12 @@ def publish(
         (["not_learnt"], {"value": 0.55}, {}, FALLING),
         (["distribution_mismatch"], {"value": 0.7}, {}, FALLING),
         (["rate_too_low"], {"moved": 0.001}, {}, FALLING),
-        (["no_convergence"], {}, {}, [row | {"loss": 2.0} for row in FALLING]),
+        (["no_convergence"], {}, {}, [row | {"loss": row["step"] / 10} for row in FALLING]),
+        # It learnt before the first validation, and stayed.
+        ([], {}, {}, [row | {"loss": 0.1} for row in FALLING]),
+        (["not_learnt", "no_convergence"], {"value": 0.55}, {}, [row | {"loss": 2.0} for row in FALLING]),
+        (["labels_begin_each_other"], {}, {"label_end": "<end>"}, FALLING),
+        (["context_exhausted"], {"truncated": 3}, {}, FALLING),
         (["stopped_early"], {}, {"best_step": 90}, [*FALLING[:2], {"step": 90, "loss": 0.5, "value": 0.99}]),
         (["poor_initialiser"], {}, {"prompt_tuning_init": "RANDOM"}, FALLING),
     ],
@@ -91,6 +102,7 @@ def test_a_prompt_without_a_score_is_told(tmp_path: Path) -> None:
     ("modes", "rows"),
     [
         ([], rows_of(200)),
+        (["context_exhausted"], [*rows_of(200), {"text": "red " * 2000, "label": "yes"}]),
         (["few_rows"], rows_of(40)),
         (["contradictory_answers"], [*rows_of(200), {"text": "red 000", "label": "yes"}]),
         (["label_without_rows"], [row | {"label": "no"} for row in rows_of(200)]),
@@ -135,3 +147,130 @@ def test_a_base_that_changed_is_named(run: Run, tmp_path: Path, base_folder: Pat
     assert set(rows[0]) == {"mode", "evidence", "mend"}
     rows = run("diagnose", "gone", "--home", tmp_path / "home", "--json").rows
     assert rows[0]["mode"] == "base_gone"
+
+
+def written(folder: Path, rows: list[dict[str, str]], *lines: str) -> str:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "kind.yaml").write_text("\n".join(["task: kind", "data: rows.jsonl", "input: '{text} ='", *lines]) + "\n")
+    return str(folder / "kind.yaml")
+
+
+def test_labels_that_begin_each_other_are_named(tmp_path: Path) -> None:
+    rows = [row | {"label": "no way" if row["label"] == "yes" else "no"} for row in rows_of(200)]
+    (found,) = diagnose(written(tmp_path, rows, "labels: ['no', no way]"))
+    assert found.mode == "labels_begin_each_other"
+    assert "'no' begins 'no way'" in found.evidence
+    nothing = [row | {"label": "nothing" if row["label"] == "yes" else "no"} for row in rows_of(200)]
+    assert diagnose(written(tmp_path, nothing, "labels: ['no', nothing]")) == []  # by their texts they do not
+
+
+def test_a_label_that_training_has_no_rows_of_is_named(tmp_path: Path) -> None:
+    for name, rows in (("train", rows_of(200)), ("test", [{"text": f"new {n}", "label": "maybe"} for n in range(20)])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "kind.yaml").write_text(
+        "task: kind\ndata: {train: train.jsonl, test: test.jsonl}\ninput: '{text} ='\nlabels: ['yes', 'no', maybe]\n"
+    )
+    assert "label_without_rows" in [one.mode for one in diagnose(str(tmp_path / "kind.yaml"))]
+
+
+def test_a_task_that_wants_a_label_for_each_token_is_named(tmp_path: Path) -> None:
+    tagged = [{"text": row["text"], "label": f"O B-{row['label'].upper()}"} for row in rows_of(200)]
+    (found,) = diagnose(written(tmp_path, tagged))
+    assert found.mode == "needs_new_structure"
+    told = [{"text": row["text"], "label": f"it is {row['label']}"} for row in rows_of(200)]
+    assert diagnose(written(tmp_path, told)) == []
+
+
+RECIPE_OF_TRAININGS: dict[str, Any] = {
+    "input": "{text} =", "num_virtual_tokens": 8, "per_device_train_batch_size": 256, "max_steps": 6,
+}  # fmt: skip
+
+
+def trained(library: Library, base: Path, rows: list[dict[str, str]], **keys: Any) -> list[str]:
+    """Train `kind`; what was noted meanwhile."""
+    task = Task(**{"task": "kind", "base": str(base), "data": rows, "labels": ["yes", "no"]} | RECIPE_OF_TRAININGS | keys)
+    session = Session(Causal(FrozenBase.load(str(base))), library=library)
+    session.add(task)
+    return [event.message for event in session.run() if isinstance(event, Noted)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "keys", "said"),
+    [
+        ("rate_too_low", {"learning_rate": 1e-6}, "barely moved"),
+        ("no_convergence", {"learning_rate": 1e-6}, "the training loss was"),
+        ("prompt_too_short", {"num_virtual_tokens": 2}, "has little capacity"),
+        ("poor_initialiser", {"prompt_tuning_init": "RANDOM"}, "random numbers lie near no token"),
+        ("labels_begin_each_other", {"labels": ["yes", "yes no", "no"]}, "begin another's, so every label ends with <end>"),
+        ("context_exhausted", {"input": "red red red red " * 18 + "{text} {text} {text} ="}, "were cut to fit the context"),
+    ],
+)
+def test_what_shows_in_a_training_is_warned_of_there_and_named_after_it(
+    tmp_path: Path, base_folder: Path, mode: str, keys: dict[str, Any], said: str
+) -> None:
+    with Library.open(tmp_path / "home") as library:
+        noted = trained(library, base_folder, rows_of(200), **keys)
+        found = diagnose("kind", library=library)
+        assert mode in [one.mode for one in found]
+        assert any(said in message for message in noted), noted
+        # A run is diagnosed by its id as by the version that it has published.
+        origin = library.registry.origin("kind@1")
+        assert origin is not None
+        assert diagnose(str(origin.run), library=library) == found
+
+
+def test_a_run_that_has_not_ended_is_diagnosed_by_its_checkpoint(tmp_path: Path, base_folder: Path) -> None:
+    rows, keys = rows_of(200), {"learning_rate": 1e-6, "max_steps": 20}
+    with Library.open(tmp_path / "home") as library:
+        task = Task(task="kind", base=str(base_folder), data=rows, labels=["yes", "no"], **RECIPE_OF_TRAININGS | keys)
+        session = Session(Causal(FrozenBase.load(str(base_folder))), library=library)
+        member = session.add(task)
+        for _ in session.run():
+            if member.prepared and member.run.step == 12:
+                session.stop()
+        (file,) = library.runs.glob("*.checkpoint")
+        for name in (str(file), file.stem):
+            assert [one.mode for one in diagnose(name, library=library)] == ["no_convergence"]
+        file.write_bytes(b"no checkpoint")
+        with pytest.raises(NotFound):
+            diagnose(file.stem, library=library)
+
+
+def test_a_base_whose_rows_see_padding_is_named(
+    tmp_path: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    rows = [row | {"text": row["text"] + " red" * (n % 7)} for n, row in enumerate(rows_of(200))]
+    with Library.open(tmp_path / "home") as library:
+        softprompt.train(
+            Task(task="kind", base=str(base_folder), data=rows, labels=["yes", "no"], **RECIPE_OF_TRAININGS), library=library
+        )
+        healthy = [one.mode for one in diagnose("kind", library=library, probe=True)]
+        assert "mask_mismatch" not in healthy
+        assert healthy == [one.mode for one in diagnose("kind", library=library)]
+        # Prompts are padded on the left, and the mask that hides it is lost on the way.
+        honest = Causal.run_padded
+
+        def careless(self: Causal, stack: Any, *given: Any) -> Any:
+            return honest(self, type(stack)(stack.vectors_KPD, stack.mask_KP | True, stack.lengths_K), *given)
+
+        monkeypatch.setattr(Causal, "run_padded", careless)
+        monkeypatch.setattr(Causal, "shares_prefix", True)
+        monkeypatch.setattr(Causal, "lines_agree", False)
+        found = {one.mode: one for one in diagnose("kind", library=library, probe=True)}
+        assert "each alone without padding, differ" in found["mask_mismatch"].evidence
+    monkeypatch.undo()
+    shown = run("diagnose", written(tmp_path, rows, f"base: {base_folder}", "labels: ['yes', 'no']"), "--probe", "--json")
+    assert shown.rows == []
+
+
+def test_a_probe_sees_tokens(tmp_path: Path, base_folder: Path) -> None:
+    """What words cannot tell: that an input is cut, and that tokens of a label begin another's."""
+    base = f"base: {base_folder}"
+    rows = [*rows_of(200), {"text": "q" * 90, "label": "yes"}]
+    file = written(tmp_path, rows, base, "labels: ['yes', 'no']", "num_virtual_tokens: 8")
+    assert diagnose(file) == []
+    assert [one.mode for one in diagnose(file, probe=True)] == ["context_exhausted"]
+    rows = [row | {"label": "yesq" if row["label"] == "yes" else "yes"} for row in rows_of(200)]
+    file = written(tmp_path, rows, base, "labels: ['yes', 'yesq']", "num_virtual_tokens: 8")
+    assert diagnose(file) == []
+    assert [one.mode for one in diagnose(file, probe=True)] == ["labels_begin_each_other"]

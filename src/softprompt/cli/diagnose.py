@@ -14,16 +14,26 @@ COLUMNS = ("mode", "evidence", "mend")
 
 @library_options
 def diagnose(
-    ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK[@N|@ALIAS]; or a task file, for its rows.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK|RUN|TASK.yaml",
+            help="A version, as TASK[@N|@ALIAS]; a run, by its id, or while it has not ended by its checkpoint; or a "
+            "task file.",
+        ),
+    ],
     *,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Load the base too: rows as tokens, answers in a batch beside answers alone.")
+    ] = False,
     where: Location,
     as_json: Json = False,
 ) -> None:
-    """Name the failure modes that show in a prompt, or in the rows of a task file: the evidence, and what mends it."""
-    from softprompt.lifecycle.diagnose import diagnose as look
+    """Name the failure modes that show in a prompt, a run, or the rows of a task file: the evidence, and what mends it."""
+    from softprompt.lifecycle.diagnosis.diagnose import diagnose as look
 
     of_file = ref.endswith((".yaml", ".yml"))
-    found = look(ref, library=None if of_file else where.open())
+    found = look(ref, library=None if of_file else where.open(), probe=probe)
     if found or as_json:
         emit([one.row() for one in found], as_json, f"What shows in {ref}", COLUMNS)
     else:

@@ -18,7 +18,7 @@ from softprompt.library.library import library_or_current
 from softprompt.model.architecture import architecture_of
 from softprompt.names import check_new_task, check_tags
 from softprompt.progress import Progress, Silent, loading
-from softprompt.prompts.card import Card
+from softprompt.prompts.card import DECISION, Card
 from softprompt.prompts.combine import Operation, check_operation, combine_vectors, mean_of, shares
 from softprompt.prompts.prompt import Classifier, SoftPrompt
 from softprompt.registry.records import Origin, Record, Version
@@ -37,7 +37,7 @@ _OF_BASE = (
 """What a recipe says of the base and of how text becomes tokens. The rest is of the training of one prompt, and so not of
 one that is combined from it."""
 
-_OF_FORM = ("fold_labels", "id2label", "problem_type", "label_separator", "no_answer", "retrieve")
+_OF_FORM = ("fold_labels", "id2label", "problem_type", "label_separator", "no_answer", "retrieve", DECISION)
 """What it says of how a prompt is asked."""
 
 _ASKED = ("input", "target", "labels", "metric", "problem_type", "values")

@@ -12,6 +12,7 @@ from torch import Tensor
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import OfflineEngine
+from softprompt.evaluation.calibration import fit_temperature
 from softprompt.evaluation.ensembles import score_members
 from softprompt.evaluation.metrics import abstaining, groundedness, measure, row_values, score
 from softprompt.evaluation.reference import confidence_of
@@ -69,6 +70,8 @@ class Report:
     """The one that was found on these rows."""
     confidences: tuple[float, ...] = ()
     """How sure each answer is; none where answers have no probabilities."""
+    temperature: float | None = None
+    """The one that calibrates the probabilities of one label among several on these rows."""
 
     def better_than(self, other: Report | None) -> bool:
         """By the metric; of equal values by the lower loss; of equal losses this one is better: the later."""
@@ -218,18 +221,22 @@ def report_of(trial: Trial, given: Sequence[Answer]) -> Report:
 
 def report_tuned(trial: Trial, given: Sequence[Answer], *, fixed: bool) -> Report:
     """The same of validation rows: where no threshold of sets is `fixed`, with the one that does best on these rows, of
-    equal ones the nearest to a half."""
+    equal ones the nearest to a half; of one label among several with the temperature that fits, where chances are kept."""
     form = trial.form
+    if form.chooses and trial.keeps_chances:
+        right = [trial.examples.right(row)[0] for row in range(len(given))]
+        found = report_of(trial, given)
+        return replace(found, temperature=fit_temperature([one.chances for one in given], right))
     if fixed or not form.is_set:
         return report_of(trial, given)
-    right, labels = trial.examples.answers, form.labels or ()
+    texts, labels = trial.examples.answers, form.labels or ()
 
     def told(threshold: float) -> list[str]:
         return [
             join([label for label, chance in zip(labels, one.chances, strict=True) if chance >= threshold]) for one in given
         ]
 
-    best = max(THRESHOLDS, key=lambda one: (measure(form.metric, told(one), right), -abs(one - THRESHOLD)))
+    best = max(THRESHOLDS, key=lambda one: (measure(form.metric, told(one), texts), -abs(one - THRESHOLD)))
     found = report_of(trial, [one._replace(said=said) for one, said in zip(given, told(best), strict=True)])
     return replace(found, threshold=best)
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 
-from softprompt.http import chat, classify, completions, embeddings, errors, feedback, health, models, responses
+from softprompt.http import chat, classify, completions, decisions, embeddings, errors, feedback, health, models, responses
 from softprompt.http.console import routes as console
 from softprompt.http.middleware import Middleware
 from softprompt.http.state import ServerState
@@ -35,6 +35,7 @@ def create_app(state: ServerState, training: Sequence[APIRouter] = ()) -> FastAP
         completions.router,
         chat.router,
         classify.router,
+        decisions.router,
         embeddings.router,
         responses.router,
         feedback.router,

@@ -82,6 +82,10 @@ def value_beside(metrics: Mapping[str, float]) -> float | None:
 REFERENCE = "reference"
 """Where a recipe keeps how the rows looked that it was tuned for: beside what older readers know, who take what is there."""
 
+TEMPERATURE, DECISION = "temperature", "decision"
+"""Where a recipe keeps what calibrates the probabilities of its labels, found on its validation rows, and the question that
+its prompt was tuned to answer."""
+
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 PromptType = Literal["soft", "prefix"]
 
@@ -131,7 +135,7 @@ class Card(BaseModel):
     """Digest of the training rows, in order."""
     metrics: dict[str, float | int] = Field(default_factory=dict)
     """Scores of the run: `value` on the test split, the baselines, `validation`, `rows`; where baselines are of fewer rows,
-    `baseline_rows`, and `value_on_baseline_rows` to compare them with."""
+    `baseline_rows`, and `value_on_baseline_rows` to compare them with; where inputs were cut, how many (`truncated`)."""
     parents: tuple[str, ...] = ()
     """Digests of the prompts this one was made from."""
     members: tuple[int, ...] = ()
@@ -232,7 +236,7 @@ class Card(BaseModel):
             )
         new = Card.model_validate({**self.model_dump(), **changes})
         if any(getattr(self, name) != getattr(new, name) for name in SCORED):
-            others = ("label_end", REFERENCE)  # of other labels, too
+            others = ("label_end", REFERENCE, TEMPERATURE, DECISION)  # of other labels, too
             recipe = {name: value for name, value in new.recipe.items() if name not in others}
             return new.model_copy(update={"metrics": {}, "recipe": recipe})
         return new

@@ -222,6 +222,13 @@ def published_by(connection: Connection, run: str, tenant: str, task: str) -> Re
     return Ref(row.name, number=row.number)
 
 
+def version_of_run(connection: Connection, run: str, tenant: str) -> Ref | None:
+    """The version that a run of a tenant has published; None where it has none, or it is deleted."""
+    statement = sa.select(_t.name, _v.number).select_from(_of_version)
+    row = connection.execute(statement.where(_o.run == run, _t.tenant == tenant, ~_v.deleted)).first()
+    return None if row is None else Ref(row.name, number=row.number)
+
+
 def add_missing(connection: Connection, table: sa.Table, **values: object) -> bool:
     """Insert a row unless it is there, also when another writer is just doing the same. Whether it was not."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert

@@ -141,6 +141,12 @@ class Registry:
             number = queries.find(connection, self.tenant, requested, deleted=True).number
             return queries.origin_of(connection, self.tenant, Ref(requested.task, number=number))
 
+    def version_of_run(self, run: str) -> str | None:
+        """The version that a training run has published, as TASK@N; None where it has none, or it is deleted."""
+        with self.database.read() as connection:
+            found = queries.version_of_run(connection, run, self.tenant)
+        return None if found is None else str(found)
+
     def serving_wishes(self, base: str) -> list[tuple[str, Any]]:
         """How the served prompts of a base wish to be served, whatever the tenant; see `queries.serving_wishes`."""
         with self.database.read() as connection:

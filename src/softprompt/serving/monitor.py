@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from softprompt.tasks.answers import Said
     from softprompt.tasks.form import Form
 
-Kind = Literal["completion", "chat", "classify", "embeddings"]
+Kind = Literal["completion", "chat", "classify", "decide", "embeddings"]
 
 UNKNOWN, OTHER, BASE = "(unknown)", "(other)", "(base)"
 """In place of a task's name, which never has brackets: no such task; tasks beyond the bound; the base alone."""
@@ -35,6 +35,7 @@ _OPERATIONS: dict[Kind, str] = {
     "completion": "text_completion",
     "chat": "chat",
     "classify": "classify",
+    "decide": "decide",
     "embeddings": "embeddings",
 }
 """OpenTelemetry's names for what requests ask."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,10 @@ from softprompt.engines.protocol import Vectors
 from softprompt.errors import FingerprintMismatch
 from softprompt.library.passages import Passages
 from softprompt.model.splice import with_front
+from softprompt.prompts.card import TEMPERATURE, Card
 from softprompt.prompts.prompt import SoftPrompt, members_of
 from softprompt.tasks.blocks import ServingConfig
+from softprompt.tasks.decision import Question
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +64,10 @@ class Resident:
     """Tokens that stand before the vectors, each member's of an ensemble, in every input."""
     head: int = 0
     """Last rows of the vectors that are the numbers of a head, and no columns."""
+    temperature: float = 1.0
+    """What decisions divide its labels' scores by: the one that fitted its validation rows, or 1 where none was fitted."""
+    question: Question | None = None
+    """The one that it was tuned to answer, where its task file held one."""
 
     def behind(self, base: FrozenBase, front: Sequence[int]) -> tuple[Vectors, ...]:
         """The members with what stands before them in an input: for most prompts the same for all. Where columns stand
@@ -146,7 +153,16 @@ def load_resident(library: Library, version: Version, base: FrozenBase, passages
     labels = form.encode_labels(base) if form.labels else None
     lengths = tuple(map(len, members)) if prompt.card.members else ()
     named, head = (version.task, version.number, version.digest), len(prompt.rows_PD) - len(prompt.vectors_PD)
-    return Resident(*named, form, vectors, labels, wishes, lengths, version.user, len(front), head)
+    made = Resident(*named, form, vectors, labels, wishes, lengths, version.user, len(front), head)
+    return replace(made, temperature=temperature_of(prompt.card), question=Question.of_card(prompt.card))
+
+
+def temperature_of(card: Card) -> float:
+    """What calibrates a prompt's probabilities; 1, which changes nothing, where none was fitted."""
+    found = card.recipe.get(TEMPERATURE)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return 1.0
+    return float(found) if 0 < found < math.inf else 1.0
 
 
 def wishes_of(library: Library, version: Version) -> ServingConfig:

@@ -79,11 +79,16 @@ class Results:
         assert resident.labels is not None
         jobs = [ScoreJob(member, ids, resident.labels) for members, ids in pairs for member in members]
         count = len(behind[0])
-        at_once = len(jobs) if count == 1 else max(1, self._engine.max_waiting)
+        found = await self.scored(jobs, len(jobs) if count == 1 else None)
+        return [resident.form.mean(found[start : start + count]) for start in range(0, len(jobs), count)]
+
+    async def scored(self, jobs: Sequence[ScoreJob], at_once: int | None = None) -> list[Sequence[float]]:
+        """Scores of each job's labels; so many are handed in together, by default as many as may wait."""
+        at_once = at_once or max(1, self._engine.max_waiting)
         found: list[Sequence[float]] = []
         for start in range(0, len(jobs), at_once):
             found += [_values(result) for result in await self.of(jobs[start : start + at_once])]
-        return [resident.form.mean(found[start : start + count]) for start in range(0, len(jobs), count)]
+        return found
 
     async def numbers(self, resident: Resident, behind: Sequence[Vectors], encoded: Sequence[EncodedInput]) -> list[Choice]:
         """The number that each input is answered with, generated."""

@@ -22,9 +22,12 @@ from softprompt.engines.protocol import (
 )
 from softprompt.errors import ConfigError, DataError, EngineError, FieldError
 from softprompt.names import AUTO
-from softprompt.serving.answers import Classified, Completion, Embedded, Head, Message, ModelRow, choose_label
+from softprompt.serving.answers import Choice, Classified, Completion, Embedded, Head, Message, ModelRow, choose_label
 from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import Hidden, base_row, find_model, list_models, system_fingerprint
+from softprompt.serving.decisions.answers import Decided
+from softprompt.serving.decisions.decide import answer_by_labels, answer_zero_shot, is_answered, last_words
+from softprompt.serving.decisions.wording import transcript
 from softprompt.serving.inputs import (
     chat_input,
     chat_text,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
     from softprompt.library.passages import Passages
+    from softprompt.tasks.decision import Question
 
 
 @dataclass(frozen=True)
@@ -280,25 +284,9 @@ class AsyncService:
                     f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
                     "/v1/chat/completions, or name a task with labels"
                 )
-            size = INLINE if resident.looks_up else INLINE // 8 * len(inputs)
-            encoded = await self._reader.off_loop(inputs, size, lambda: encode_inputs(self.base, resident, inputs))
-            tokens = sum(len(one.ids) for one in encoded)
-            behind = [resident.behind(self.base, one.front) for one in encoded]
-            if resident.labels is None:
-                rows = await self._results.numbers(resident, [members[0] for members in behind], encoded)
-            else:
-                scores = await self._results.scores(resident, behind, [one.ids for one in encoded])
-                said = zip(scores, encoded, strict=True)
-                rows = [choose_label(resident.form, own, truncated=one.truncated) for own, one in said]
-            watch.accepted(tokens)
-            watch.chose(inputs, [(*one.front, *one.ids) for one in encoded], [row.said for row in rows])
+            rows, _, tokens = await self._label(resident, inputs, watch)
             watch.done()
-            if (share := target.share) is not None:
-
-                async def again_labels() -> Sequence[str]:
-                    return [row.label for row in (await self.classify(tenant, share.candidate, inputs)).rows]
-
-                self.shadow.follow(share, [row.label for row in rows], again_labels)
+            self._follow_labels(tenant, target, inputs, [row.label for row in rows])
             return Classified(self._head(target, tokens), tuple(rows), resident.form.problem_type)
 
     async def embed(
@@ -326,10 +314,61 @@ class AsyncService:
             watch.done()
             return Embedded(self._head(target, tokens), tuple(rows))
 
+    async def decide(
+        self,
+        tenant: str,
+        model: str,
+        messages: Sequence[Message],
+        questions: Sequence[Question],
+        *,
+        user: str | None = None,
+        key: str | None = None,
+    ) -> Decided:
+        """Answers to questions about one input, a text or a conversation: a task's to the one that it was tuned for, the
+        others refused; the base's to any."""
+        async with self._watched(tenant, "decide") as watch:
+            state = transcript(messages)
+            check_text(state, "the input")
+            raw = await self._reader.raw_inputs([last_words(messages)]) if model == AUTO else []
+            target = await self._choose(tenant, model, raw, watch, user, key)
+            resident, truncated = target.resident, False
+            if resident is None:
+                answers, tokens = await answer_zero_shot(self.base, self._reader, self._results, state, questions)
+                watch.accepted(tokens)
+            elif not any(is_answered(resident, one) for one in questions):
+                answers, tokens = [answer_by_labels(resident, one) for one in questions], 0
+            else:
+                given = last_words(messages, conversation=resident.reads_conversations)
+                (row,), (scores,), tokens = await self._label(resident, [given], watch)
+                self._follow_labels(tenant, target, [given], [row.label])
+                answers, truncated = [answer_by_labels(resident, one, scores) for one in questions], row.truncated
+            watch.done()
+            return Decided(self._head(target, tokens), tuple(answers), truncated)
+
     def close(self) -> None:
         """Stop the threads. The engine and the library are the caller's."""
         self.monitor.close()
         self.residents.close()
+
+    async def _label(
+        self, resident: Resident, inputs: Sequence[str], watch: Watch
+    ) -> tuple[list[Choice], list[Sequence[float]], int]:
+        """What a task makes of inputs, the scores of its labels behind each, none where it generates numbers, and how many
+        tokens the inputs are."""
+        size = INLINE if resident.looks_up else INLINE // 8 * len(inputs)
+        encoded = await self._reader.off_loop(inputs, size, lambda: encode_inputs(self.base, resident, inputs))
+        tokens = sum(len(one.ids) for one in encoded)
+        behind = [resident.behind(self.base, one.front) for one in encoded]
+        scores: list[Sequence[float]] = []
+        if resident.labels is None:
+            rows = await self._results.numbers(resident, [members[0] for members in behind], encoded)
+        else:
+            scores = await self._results.scores(resident, behind, [one.ids for one in encoded])
+            said = zip(scores, encoded, strict=True)
+            rows = [choose_label(resident.form, own, truncated=one.truncated) for own, one in said]
+        watch.accepted(tokens)
+        watch.chose(inputs, [(*one.front, *one.ids) for one in encoded], [row.said for row in rows])
+        return rows, scores, tokens
 
     @asynccontextmanager
     async def _watched(self, tenant: str, kind: Kind) -> AsyncIterator[Watch]:
@@ -371,6 +410,15 @@ class AsyncService:
             return [(await again(share.candidate)).text]
 
         return self.shadow.follow_stream(share, stream, text)
+
+    def _follow_labels(self, tenant: str, target: _Target, inputs: Sequence[str], labels: Sequence[str]) -> None:
+        """The same for labels of inputs."""
+        if (share := target.share) is not None:
+
+            async def again() -> Sequence[str]:
+                return [row.label for row in (await self.classify(tenant, share.candidate, inputs)).rows]
+
+            self.shadow.follow(share, labels, again)
 
     def _head(self, target: _Target, input_tokens: int) -> Head:
         resident = target.resident

@@ -10,8 +10,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from softprompt.bases.grammar import schema_text
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
+from softprompt.prompts.card import DECISION
 from softprompt.tasks.answers import NUMBER, OF_SETS, SET, ProblemType, check_kind, check_no_answer
 from softprompt.tasks.blocks import DataConfig, RetrieveConfig, ServingConfig, Strict
+from softprompt.tasks.decision import DecisionConfig, check_decision, with_decision
 from softprompt.tasks.foreign import refusal
 from softprompt.tasks.labels import check_labels, with_label_texts
 from softprompt.tasks.patterns import check_unwanted
@@ -55,6 +57,8 @@ class TaskConfig(Strict):
     data: DataConfig | None = None
     """Where the rows are."""
 
+    decision: DecisionConfig | None = None
+    """The question that the prompt is tuned to answer, as `/v1/decisions` asks it; it says what the labels are."""
     retrieve: RetrieveConfig | None = None
     """How `{passages}` in `input` are found; without it they are a column of the rows."""
     no_answer: str | None = Field(default=None, min_length=1)
@@ -173,7 +177,7 @@ class TaskConfig(Strict):
         if not isinstance(raw, dict):
             return raw
         chosen = {"target": " {chosen}"} if raw.get("objective") == "preference" else {}
-        return chosen | with_label_texts(raw)
+        return chosen | with_label_texts(with_decision(raw))
 
     @field_validator("prompt_tuning_init_prompt", mode="before")
     @classmethod
@@ -240,6 +244,7 @@ class TaskConfig(Strict):
         check_kind(self)
         if self.output_schema is not None:
             check_schema(self)
+        check_decision(self.decision, labels, self.problem_type)
         if self.no_answer is not None:
             check_no_answer(self.no_answer, labels, self.problem_type)
         if self.instruction is not None and self.instruction_file is not None:
@@ -315,6 +320,8 @@ class TaskConfig(Strict):
         }
         values |= {key: getattr(self, key) for key in kept_of.get(self.objective_name, ())}
         values |= {"prompt_tuning_init": self.initializer, "objective": self.objective_name}
+        if self.decision is not None:
+            values[DECISION] = self.decision.model_dump(mode="json", exclude_none=True)
         return {key: value for key, value in values.items() if value is not None}
 
 
@@ -327,7 +334,9 @@ _KEPT = (
 OF_PATTERNS = ("unwanted_patterns", "unwanted_every", "unwanted_rows", "unwanted_temperature")
 """Keys that need `unwanted_patterns`."""
 
-_BLOCKS: dict[str, type[BaseModel]] = {"data": DataConfig, "serving": ServingConfig, "retrieve": RetrieveConfig}
+_BLOCKS: dict[str, type[BaseModel]] = {
+    "data": DataConfig, "serving": ServingConfig, "retrieve": RetrieveConfig, "decision": DecisionConfig,
+}  # fmt: skip
 _KEYS = {None: [*TaskConfig.model_fields]} | {name: [*block.model_fields] for name, block in _BLOCKS.items()}
 """Of a task file, and of its blocks."""
 

@@ -3,7 +3,6 @@ training and serving word their inputs alike. No torch."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +18,7 @@ from softprompt.rows.values import is_empty, is_missing
 from softprompt.tasks.answering import Answering
 from softprompt.tasks.config import TaskConfig
 from softprompt.tasks.inputs import Inputs, Wording
+from softprompt.tasks.label_ids import distinct, with_ends
 from softprompt.tasks.labels import compose
 from softprompt.tasks.retrieve import Retriever
 from softprompt.tasks.template import PASSAGES, PLACE, Template, excerpt, field_text
@@ -210,31 +210,11 @@ class Form(Answering):
         if base.task_type == "SEQ_CLS":
             return HeadLabels.of(len(labels))
         ids = self.encode_answers(base, labels, lambda number: f"task {self.task!r}: the label {labels[number]!r}")
-        seen: dict[tuple[int, ...], str] = {}
-        for label, tokens in zip(labels, ids, strict=True):
-            if not tokens:
-                raise DataError(
-                    f"task {self.task!r}: the label {label!r} has no tokens in the vocabulary of {base.name}; rename it"
-                )
-            other = seen.setdefault(tuple(tokens), label)
-            if other is not label:
-                raise DataError(
-                    f"task {self.task!r}: the labels {other!r} and {label!r} have the same tokens on {base.name}; "
-                    "rename one of them"
-                )
+        where = f"task {self.task!r}"
+        seen = distinct(labels, ids, where, base.name)
         if base.task_type == "MASKED_LM":
             return MaskedLabels(seen)
-        begun = next((pair for pair in itertools.pairwise(sorted(seen)) if pair[1][: len(pair[0])] == pair[0]), None)
-        if begun is None:
-            return tuple(seen)
-        if base.end_id is None:
-            short, long = (seen[tokens] for tokens in begun)
-            raise DataError(
-                f"task {self.task!r}: the tokens of the label {short!r} begin those of {long!r}, which could never win, and "
-                f"{base.name} has no end token to tell them apart; rename one, or end the target with a mark: "
-                '`target: " {label}."`'
-            )
-        return tuple((*tokens, base.end_id) for tokens in seen)
+        return with_ends(seen, base.end_id, where, base.name, ', or end the target with a mark: `target: " {label}."`')
 
     def label_words(self, base: FrozenBase) -> list[list[int]]:
         """Token ids of the labels themselves, whatever is scored for them."""

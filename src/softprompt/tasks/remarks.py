@@ -30,6 +30,8 @@ def remarks_on_rows(form: Form, sources: Sequence[Source], splits: Mapping[str, 
     yield from _on_passages(form, splits["training"])
     if form.labels is not None:
         yield from _on_labels(form, form.labels, splits)
+    if form.chooses:
+        yield from _on_lengths(splits["training"])
 
 
 def _on_source(form: Form, source: Source) -> Iterator[str]:
@@ -137,6 +139,31 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
         if "training" in names:
             what = f"{they.split()[0]} will hardly ever be predicted"
         yield f"no {' and no '.join(names)} row has {_label(left)} {named(left)}: {what}; give more rows of {it}"
+
+
+BY_LENGTH, FEWEST = 0.98, 20
+"""Of two labels' rows so many are told apart by their length, and so many rows the rarer one has, before that is said."""
+
+
+def _on_lengths(training: Source) -> Iterator[str]:
+    """That an input's length alone tells its label: by the best cut between the two most frequent labels."""
+    counts = Counter(answer for answer in training.answers if answer)
+    (first, most), (second, fewer) = (*counts.most_common(2), ("", 0), ("", 0))[:2]
+    if fewer < FEWEST:
+        return
+    rows = zip(training.inputs, training.answers, strict=True)
+    pairs = sorted((len(text), answer == first) for text, answer in rows if answer in (first, second))
+    total, below, best = most + fewer, 0, 0
+    for place, (length, is_first) in enumerate(pairs):
+        below += is_first
+        if place + 1 == len(pairs) or pairs[place + 1][0] > length:
+            right = below + (fewer - (place + 1 - below))  # the first one below the cut, the second above it
+            best = max(best, right, total - right)
+    if best >= BY_LENGTH * total and most < BY_LENGTH * total:
+        yield (
+            f"inputs of {first!r} and {second!r} are told apart by their length alone in {best} of {total} rows; give rows "
+            "of like lengths for both: a prompt learns the length, and not the task"
+        )
 
 
 def _shown(form: Form, text: str) -> str:

@@ -223,7 +223,7 @@ class Stepper:
         places = [place for own in judges.values() for place in own]
         prompts = {place: self._prompt(bank, place) for place in {*due, *places}}
         trials = {
-            place: Trial(runs[place].task.form, prompt_PD.to(self._base.dtype), runs[place].validation)
+            place: Trial(runs[place].task.form, prompt_PD.to(self._base.dtype), runs[place].validation, keeps_chances=True)
             for place, prompt_PD in prompts.items()
         }
         answered = self._group.from_first(lambda: result_of(answer(self._engine, [trials[place] for place in places])))

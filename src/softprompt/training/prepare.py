@@ -243,6 +243,10 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
             f"{task.name}: answers lie between {low} and {high}; a generated number outside counts as the nearer of them",
             False,
         )
+    if (end := task.form.rules(base).get("label_end")) is not None:
+        yield f"{task.name}: the tokens of a label begin another's, so every label ends with {end}; rename one", False
+    if run.config.initializer == "RANDOM":
+        yield f"{task.name}: random numbers lie near no token; LABELS or a text is a better start on most bases", False
     begins = base.spelling.begins_with if base.task_type == "CAUSAL_LM" else None
     if begins is not None and not task.form.input.text.startswith(begins):
         yield (

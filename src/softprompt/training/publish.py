@@ -17,7 +17,7 @@ from softprompt.files import write_whole
 from softprompt.model.architecture import Architecture
 from softprompt.model.centroid import centroid_of, raw_text
 from softprompt.model.prefix import layout_for
-from softprompt.prompts.card import REFERENCE, Card
+from softprompt.prompts.card import REFERENCE, TEMPERATURE, Card
 from softprompt.prompts.prompt import Classifier, SoftPrompt
 from softprompt.registry.gate import Rival, rival
 from softprompt.registry.records import Origin, Version
@@ -53,6 +53,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
     metrics |= {"validation": run.best.value, "validation_stderr": run.best.stderr}
     metrics |= beside_baselines(member.task, member.test, report, member.baselines)
     metrics |= run.objective.scores(member.task, member.test, report)
+    metrics |= {"truncated": member.truncated} if member.truncated else {}
     trial = Trial(run.form, vectors_PD.to(base.dtype), member.test)
     metrics |= result_of(run.objective.ask(OfflineEngine(architecture), trial))
     card = Card(
@@ -72,6 +73,7 @@ def make_prompt(architecture: Architecture, member: Member, report: Report) -> S
         | {"test_digest": digest_rows(run.task.test)}
         | base.provenance()
         | run.form.found()
+        | ({TEMPERATURE: run.best.temperature} if run.best.temperature is not None else {})
         | run.task.form.rules(base)
         | ({"pooling": architecture.head.pooling} if architecture.head is not None else {})
         | {REFERENCE: reference_of(base, member, report).told()}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import RegistryError, StoreError, TrainingError
 from softprompt.evaluation.baselines import baseline_trials, remarks_on_baselines, untaught
+from softprompt.evaluation.findings import WHILE_TRAINING, of_card
 from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
 from softprompt.prompts.card import BARELY
@@ -272,6 +273,9 @@ class Session:
         prompt = make_prompt(self.architecture, member, report)
         if prompt.card.metrics["moved"] < BARELY:
             yield Noted(barely_moved(member, prompt), member, warning=True)
+        for one in of_card(prompt.card, member.run.history):
+            if one.mode in WHILE_TRAINING:
+                yield Noted(f"{member.task.name}: {one.evidence}; {one.mend}", member, warning=True)
         for attempt in range(1, self._tries + 1):
             try:
                 version, beside, warnings = publish(member, prompt, self.base)

@@ -1,0 +1,159 @@
+"""What a card and the validations of its training say of known failure modes, each with its evidence and what mends it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from softprompt.evaluation.baselines import remarks_on_scores
+from softprompt.prompts.card import BARELY, LONG, SHORT, Card, goodness, solves, to_beat, value_beside
+from softprompt.registry.records import Record
+from softprompt.text import plural
+
+STANDARD_ERRORS = 3.0
+"""By so many the scores of two splits must differ before anything is made of it."""
+SMALL = 0.05
+"""A loss that falls by less than this share has not fallen."""
+
+History = Sequence[Mapping[str, Any]]
+"""What each validation said: step, learning rate, training loss, value, validation loss."""
+
+
+@dataclass(frozen=True)
+class Finding(Record):
+    """A failure mode that shows."""
+
+    mode: str
+    """What it is called."""
+    evidence: str
+    """What shows it, with figures."""
+    mend: str
+    """What to do about it."""
+
+    @classmethod
+    def of_remark(cls, mode: str, remark: str, mend: str = "") -> Finding:
+        """Of a remark that says what to do behind its first semicolon."""
+        what, _, advice = remark.partition("; ")
+        return cls(mode, what, advice or mend)
+
+
+WHILE_TRAINING = ("distribution_mismatch", "no_convergence", "stopped_early")
+"""Modes that show when a training ends and that nothing else there tells."""
+
+
+def of_card(card: Card, history: History) -> Iterator[Finding]:
+    """All that shows in a version by itself."""
+    yield from of_scores(card)
+    yield from of_training(card, history)
+    yield from of_shape(card)
+
+
+def of_scores(card: Card) -> Iterator[Finding]:
+    """What its scores tell, beside each other."""
+    metrics, metric = card.metrics, card.metric
+    value = value_beside(metrics)
+    if value is None:
+        yield Finding(
+            "not_judged", "the card has no score on test rows", f"judge it: softprompt evaluate {card.task} --data FILE"
+        )
+        return
+    if card.learnt is False:
+        (told, *_) = remarks_on_scores(metric, metrics)
+        solved = [name for name in to_beat(metrics) if solves(metric, metrics[name])]
+        yield Finding(
+            "not_learnt",
+            told.removeprefix("it has not learnt: "),
+            f"{solved[0]} solves the task already: use that"
+            if solved
+            else "train longer, raise learning_rate, start from LABELS or a text; a base this small may need "
+            "prompt_type: prefix, or a larger one: `softprompt compare` shows what else does better",
+        )
+    validation, error = metrics.get("validation"), math.hypot(metrics.get("stderr", 0), metrics.get("validation_stderr", 0))
+    if validation is not None and error:
+        lost = goodness(metric, validation) - goodness(metric, metrics["value"])
+        if lost > STANDARD_ERRORS * error:
+            yield Finding(
+                "distribution_mismatch",
+                f"{metric} {metrics['value']:.3f} on test rows and {validation:.3f} on validation rows: "
+                f"{lost / error:.1f} standard errors apart",
+                "look at what differs between the two (source, wording, length, labels), and train on rows like those it is "
+                "asked",
+            )
+
+
+def of_training(card: Card, history: History) -> Iterator[Finding]:
+    """What its steps tell."""
+    recipe, metrics = card.recipe, card.metrics
+    rate, steps = recipe.get("learning_rate"), recipe.get("steps")
+    moved = metrics.get("moved")
+    if moved is not None and moved < BARELY:
+        yield Finding(
+            "rate_too_low",
+            f"the prompt has moved by {moved:.2%} of its start's length in {steps} steps at learning_rate {rate}",
+            f"raise learning_rate ({card.usual_rates} is usual), or train longer",
+        )
+    yield from of_losses(history, learnt=card.learnt is True)
+    values = [(row["step"], row["value"]) for row in history if _is_number(row.get("value"))]
+    if len(values) > 2 and recipe.get("best_step") == values[-1][0] == steps:
+        best_before = max(goodness(card.metric, value) for _, value in values[:-1])
+        gained = goodness(card.metric, values[-1][1]) - best_before
+        if gained > metrics.get("validation_stderr", 0) > 0:
+            yield Finding(
+                "stopped_early",
+                f"the last of {steps} steps was the best, {gained:.3f} better than any before it",
+                "train longer: raise max_steps or num_train_epochs",
+            )
+
+
+def of_losses(history: History, *, learnt: bool) -> Iterator[Finding]:
+    """Whether the training loss has fallen. A prompt that has learnt all the same may have done so before the first
+    validation: of that only a loss that rose is told."""
+    losses = [row["loss"] for row in history if _is_number(row.get("loss"))]
+    if len(losses) > 1 and losses[-1] > losses[0] * (1 + SMALL if learnt else 1 - SMALL):
+        yield Finding(
+            "no_convergence",
+            f"the training loss was {losses[0]:.3f} at the first validation and {losses[-1]:.3f} at the last",
+            "lower learning_rate where it goes up and down, else raise it; try another start (LABELS, a text); a base this "
+            "small may not be steered to this task",
+        )
+
+
+def of_shape(card: Card) -> Iterator[Finding]:
+    """What its length, its start, its labels and its room tell."""
+    if card.prompt_type == "soft" and card.num_virtual_tokens < SHORT:
+        yield Finding(
+            "prompt_too_short",
+            f"{plural(card.num_virtual_tokens, 'virtual token')} have little capacity",
+            "set num_virtual_tokens to 20 to 100",
+        )
+    if card.num_virtual_tokens > LONG and not card.members:
+        yield Finding(
+            "prompt_too_long",
+            f"{card.num_virtual_tokens} virtual tokens can drown the input, and take its room",
+            "set num_virtual_tokens to 20 to 100",
+        )
+    if card.recipe.get("prompt_tuning_init") == "RANDOM":
+        yield Finding(
+            "poor_initialiser",
+            "it started from random numbers, which lie near no token",
+            "leave prompt_tuning_init out, or start from LABELS or a text",
+        )
+    if (end := card.recipe.get("label_end")) is not None:
+        yield Finding(
+            "labels_begin_each_other",
+            f"the tokens of a label begin another's, so that every label ends with {end}, which the model must say too",
+            "rename one of them, so that none begins another",
+        )
+    if cut := card.metrics.get("truncated"):
+        yield Finding(
+            "context_exhausted",
+            f"{plural(int(cut), 'input')} of its rows were cut to fit the context beside {card.num_virtual_tokens} virtual "
+            "tokens and the answer",
+            "shorten the inputs or the template, use fewer virtual tokens, or take a base with a longer context",
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
