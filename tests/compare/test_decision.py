@@ -132,7 +132,7 @@ def test_the_page_has_all_figures_and_asks_for_nothing(tmp_path: Path) -> None:
     tags = Tags()
     tags.feed(file.read_text(encoding="utf-8"))
     assert not [own for _, own in tags.found if {"src", "href"} & own.keys()]
-    for said in ("Take <it> & go.", "<b>ours", "1,000,000,000", "0.1 0.500*, failed", "0.800 ± 0.050"):
+    for said in ("Take <it> & go.", "<b>ours", "1,000,000,000", "0.1: 0.500*, failed", "0.800 ± 0.050"):
         assert said in tags.text
     assert [own for tag, own in tags.found if own.get("class") == "taken"]
     text = file.read_text(encoding="utf-8")

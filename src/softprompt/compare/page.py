@@ -29,6 +29,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1d232b; max-width: 1180px; 
 h1 { font-size: 1.45em; } p.said { border-left: 4px solid #1b6e53; padding: .4em 1em; background: #f2f8f5; }
 table { border-collapse: collapse; font-size: 13px; } th, td { padding: .3em .7em; text-align: right; }
 th { border-bottom: 1px solid #1d232b; vertical-align: bottom; } td { border-bottom: 1px solid #e3e7ec; }
+td:not(:last-child) { white-space: nowrap; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
 tr.taken td { background: #f2f8f5; font-weight: 600; } .small { color: #5b6673; font-size: 13px; }
 """
@@ -156,7 +157,7 @@ def told_rates(row: Mapping[str, Any]) -> str:
     if not row["rates"]:
         return "" if row["learning_rate"] is None else f"{row['learning_rate']:g}"
     tried = (
-        f"{one['rate']:g} {one['value']:.3f}{'*' * bool(one.get('chosen'))}" if "rate" in one else "failed"
+        f"{one['rate']:g}: {one['value']:.3f}{'*' * bool(one.get('chosen'))}" if "rate" in one else "failed"
         for one in row["rates"]
     )
     return ", ".join(tried)
