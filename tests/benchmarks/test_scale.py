@@ -26,13 +26,8 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     def run_method(name: str, task: Task, base: FrozenBase, progress: Progress, budget: Budget) -> Row:
         done.append((base.name, name, task.config.prompt_tuning_init, task.config.seed, budget.rates))
-        return {
-            "method": name,
-            "metric": "accuracy",
-            "value": 0.9 if name == FULL else 0.5,
-            "seconds": 1.0,
-            "learning_rate": 1,
-        }
+        found = {"method": name, "metric": "accuracy", "value": 0.9 if name == FULL else 0.5, "seconds": 1.0}
+        return found | {"learning_rate": 7, "settings": {"learning_rate": 7}}
 
     done: list[Any] = []
     monkeypatch.setattr(scale, "make_tasks", lambda names, seed, changes: [a_task("one", **changes, seed=seed)])
@@ -80,8 +75,9 @@ def test_the_gap_is_of_equal_seeds_and_the_smallest_base_comes_first() -> None:
         return known | {"base": base, "params": params, "init": init, "seed": seed, "value": value}
 
     rows = [
-        row("big", 3_000_000, None, 0, 0.9), row("big", 3_000_000, "LABELS", 0, 0.85), row("big", 3_000_000, "LABELS", 1, 0.1),
-        row("small", 1_000_000, None, 0, 0.8), row("small", 1_000_000, "RANDOM", 0, 0.5), row("small", 1_000_000, None, 1, 0.9),
+        row("big", 3_000_000, None, 0, 0.9), row("big", 3_000_000, "LABELS", 0, 0.85),
+        row("big", 3_000_000, "LABELS", 1, 0.1), row("small", 1_000_000, None, 0, 0.8),
+        row("small", 1_000_000, "RANDOM", 0, 0.5), row("small", 1_000_000, None, 1, 0.9),
         row("small", 1_000_000, "RANDOM", 1, 0.5), row("small", 1_000_000, "RANDOM", 1, 0.4),
     ]  # fmt: skip
     found = summaries(rows)
