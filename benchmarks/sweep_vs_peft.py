@@ -30,7 +30,7 @@ from benchmarks.tasks import first_rows, make_tasks
 from benchmarks.to_accuracy import arguments_for_peft, peft_model
 from benchmarks.train_vs_peft import SHORT
 from softprompt.bases.base import FrozenBase
-from softprompt.compare.trainer import fit
+from softprompt.compare.trainer import fit_peft
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.model.architecture import architecture_of
@@ -79,7 +79,7 @@ def measure(args: argparse.Namespace, length: int) -> Row:
         run, _ = Preparer(base).prepare(candidate, None)
         model = peft_model(base, run.start_PD)
         user, began = os.times().user, time.perf_counter()
-        fit(model, candidate, base, arguments_for_peft(candidate, changes["learning_rate"]), Silent())
+        fit_peft(model, candidate, base, arguments_for_peft(candidate, changes["learning_rate"]), Silent())
         peft_user += os.times().user - user
         peft_wall += time.perf_counter() - began
         vectors_PD = model.get_prompt_embedding_to_save("default").detach()

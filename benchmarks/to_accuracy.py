@@ -29,7 +29,7 @@ from benchmarks.tasks import first_rows, make_tasks
 from benchmarks.train_vs_peft import SHORT
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.peft_prompts import our_arguments
-from softprompt.compare.trainer import fit, without_future_warnings
+from softprompt.compare.trainer import fit_peft, without_future_warnings
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.architecture import architecture_of
@@ -135,7 +135,7 @@ def peft(base: FrozenBase, task: Task, rate: float, start_PD: Tensor, watch: Wat
             watch.took_step(lambda: model.get_prompt_embedding_to_save("default"))
 
     with contextlib.suppress(_Reached):
-        fit(model, task, base, arguments_for_peft(task, rate), Silent(), callbacks=[Step()])
+        fit_peft(model, task, base, arguments_for_peft(task, rate), Silent(), callbacks=[Step()])
     return watch
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from softprompt.evaluation.combination import Combined, combine
     from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.evaluation.findings import Finding
+    from softprompt.evaluation.inside.likeness import Likeness, likenesses
     from softprompt.evaluation.look_inside import Inspected, inspect
     from softprompt.evaluation.suites.report import ReportCard, report
     from softprompt.evaluation.suites.run import run_suites
@@ -59,6 +60,7 @@ __all__ = [
     "FrozenBase",
     "Inspected",
     "Library",
+    "Likeness",
     "Outcome",
     "Personalized",
     "Prediction",
@@ -81,6 +83,7 @@ __all__ = [
     "drift",
     "evaluate",
     "inspect",
+    "likenesses",
     "personalize",
     "plan",
     "predict",
@@ -104,6 +107,7 @@ _HOMES = {
     "FrozenBase": "bases.base",
     "Inspected": "evaluation.look_inside",
     "Library": "library.library",
+    "Likeness": "evaluation.inside.likeness",
     "Outcome": "registry.records",
     "Personalized": "lifecycle.personalize",
     "Prediction": "serving.offline",
@@ -126,6 +130,7 @@ _HOMES = {
     "drift": "lifecycle.drift.drift",
     "evaluate": "evaluation.evaluate",
     "inspect": "evaluation.look_inside",
+    "likenesses": "evaluation.inside.likeness",
     "personalize": "lifecycle.personalize",
     "plan": "training.plan",
     "predict": "serving.offline",

@@ -14,7 +14,7 @@ from softprompt.exchange.exporting import Format
 NUMBERS = (
     "--drift-level --engine-queue --engine-rows --events --examples --hours --level --limit --max-body-kb "
     "--max-job-rows --max-outcomes --max-rows --max-steps --max-streams --max-tokens --max-upload-mb --port "
-    "--prefix-cache-mb --prompt-cache-mb --prompt-cache-size --requests-per-minute --review-below --row --samples "
+    "--prefix-cache-mb --prompt-cache-mb --prompt-cache-size --rates --requests-per-minute --review-below --row --samples "
     "--steps --subsets --tokens-per-minute --weight"
 ).split()
 

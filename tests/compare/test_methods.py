@@ -15,14 +15,16 @@ from hypothesis import strategies as st
 
 from softprompt.bases.base import FrozenBase
 from softprompt.compare import names
-from softprompt.compare.compare import METHODS, compare, run_method
+from softprompt.compare.adapters import Adapters, places_in, put_in
+from softprompt.compare.compare import METHODS, compare, refusal, run_method
+from softprompt.compare.fit import BATCH, batch_of, fit, head_of
 from softprompt.compare.method import Trained
-from softprompt.compare.names import NAMES
+from softprompt.compare.names import NAMES, USUAL
 from softprompt.compare.peft_prompts import prefix_of
 from softprompt.compare.soft_prompt import of_kind
 from softprompt.compare.text_prompts import FewShot, ZeroShot, draw_examples, few_shot_text
 from softprompt.compare.trainer import without_future_warnings
-from softprompt.compare.weights import BATCH, Full, Lora, batch_of, fit_weights
+from softprompt.compare.weights import Full, Ia3, Lora
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import BaseModelError, ConfigError
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
@@ -34,7 +36,7 @@ from softprompt.progress import Mute
 from softprompt.tasks.task import Task
 from softprompt.training.prepare import RATE
 from softprompt.training.train import train
-from tests.models import make_base, make_seq2seq, steerable_base, weights_digest
+from tests.models import make_base, make_headed, make_masked, make_seq2seq, steerable_base, weights_digest
 
 WORDS = {"red": "yes", "green": "no", "blue": "yes", "apple": "no"}
 ROWS = [{"text": f"{word} {n}", "label": label} for n in range(12) for word, label in WORDS.items()]
@@ -85,7 +87,10 @@ def test_a_method_keeps_to_its_steps_and_leaves_the_base_alone(name: str, task: 
     assert row["metric"] == task.form.metric
     assert 0 <= row["value"] <= 1
     assert row["trainable"] > 0
-    assert row["bytes"] >= row["trainable"] * 2
+    assert row["bytes"] >= row["trainable"] * 2 or name == "p_tuning"  # whose network is not kept
+    assert row["learning_rate"] > 0
+    assert (row["rates"], row["decision"], row["take"]) == ([], None, None)
+    assert abs(row["added_latency_ms"]) < row["latency_ms"] + 1000
     assert row["seconds"] > 0
     assert row["latency_ms"] > 0
     assert row["peak_mb"] > 0
@@ -99,9 +104,9 @@ def test_a_method_gives_the_same_again(name: str, base: FrozenBase) -> None:
     assert one.loss == other.loss
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "peft_prompt_tuning_ours", "prefix", "peft_prefix_tuning"])
+@pytest.mark.parametrize("name", [name for name in TRAINED if name not in ("ours", "peft_prompt_tuning")])
 def test_a_method_learns(name: str) -> None:
-    task = a_task(max_steps=40)
+    task = a_task(max_steps=80 if name in ("adapters", "p_tuning") else 40)
     base = steerable_base()
     start = judged(Trained(architecture_of(base), no_prompt(base), task.encode(base, task.test, 0, split="test")), task)
     assert judged(METHODS[name].train(task, base, Mute()), task).loss < start.loss - 0.05
@@ -112,7 +117,8 @@ def test_a_method_learns(name: str) -> None:
 
 def test_ours_and_zero_shot_are_what_training_says(base: FrozenBase) -> None:
     (tuned,) = train(a_task(max_steps=8), base=base, publish=False, progress=Mute())
-    zero_shot, ours = compare(a_task(), methods=["zero_shot", "ours"], max_steps=8, base=base, progress=Mute())
+    asked = {"methods": ["zero_shot", "ours"], "max_steps": 8, "rates": 1}
+    zero_shot, ours = compare(a_task(), base=base, progress=Mute(), **asked)  # type: ignore[arg-type]
     told = tuned.row()
     assert (ours["value"], ours["stderr"], ours["steps"]) == (told["value"], told["stderr"], told["steps"])
     assert (zero_shot["value"], zero_shot["stderr"]) == (told["zero_shot"], told["zero_shot_stderr"])
@@ -237,7 +243,7 @@ def test_full_fine_tuning_is_the_obvious_loop() -> None:
     ours, theirs = (dataclasses.replace(base, model=copy.deepcopy(base.model)) for _ in range(2))
     for one in (ours, theirs):
         one.model.requires_grad_(True)
-    fit_weights(ours, list(ours.model.parameters()), task, 1e-3, Mute())
+    fit(ours, list(ours.model.parameters()), task, 1e-3, Mute(), size=0)
     examples = task.encode(base, task.train, 0, split="training")
     optimiser = torch.optim.AdamW(theirs.model.parameters(), lr=1e-3, weight_decay=0.0)
     for step, rate in enumerate([1e-3, 1e-3, 5e-4]):
@@ -278,24 +284,214 @@ def test_every_row_is_taken_once_before_any_comes_again(count: int, seed: int) -
     assert epochs == [list(range(count))] * len(epochs)
 
 
-@pytest.mark.parametrize("method", [Lora(), Full()])
-def test_weights_of_few_bits_are_not_trained(method: Lora | Full, base: FrozenBase) -> None:
+@pytest.mark.parametrize("method", [Lora(), Ia3(), Adapters(), Full()])
+def test_weights_of_few_bits_are_not_trained(method: Any, base: FrozenBase) -> None:
     small = dataclasses.replace(base, quantization="int8")
     with pytest.raises(ConfigError, match=r"method '\w+' trains weights, and those of random/llama are int8"):
         method.check(a_task(), small)
 
 
+# Adapters, IA3 and P-tuning
+
+KINDS = ["llama", "gpt2", "gpt_neox", "qwen2", "opt", "mistral", "gemma2", "gemma4"]
+
+
+def kind_of(kind: str) -> FrozenBase:
+    if kind in ("t5", "bart"):
+        return make_seq2seq(kind)
+    return make_masked(kind) if kind in ("bert", "distilbert", "electra") else make_base(kind)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "t5", "bart", "bert", "distilbert", "electra"])
+def test_an_adapter_is_put_behind_the_feed_forward_part_of_each_block(kind: str) -> None:
+    base = kind_of(kind)
+    names = {id(part): name for name, part in base.model.named_modules()}
+    last = {"gpt2": "mlp.c_proj", "gpt_neox": "mlp.dense_4h_to_h", "opt": "fc2", "t5": "DenseReluDense.wo", "bart": "fc2"}
+    last |= {"bert": "output.dense", "electra": "output.dense", "distilbert": "ffn.lin2"}
+    found = [names[id(place)] for place in places_in(base)]
+    assert len(found) == (4 if kind in ("t5", "bart") else 2)
+    assert all(name.endswith(last.get(kind, "mlp.down_proj")) and ".attention.output" not in name for name in found)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5", "bert"])
+def test_adapters_start_at_the_base_and_are_what_they_say(kind: str) -> None:
+    """Against the feed-forward layers wrapped by hand, whose numbers are any."""
+    base = kind_of(kind)
+    task = a_task()
+
+    def loss_of(model: Any) -> float:
+        tuned = dataclasses.replace(base, model=model)
+        test = task.encode(base, task.test, 0, split="test")
+        return judged(Trained(architecture_of(tuned), no_prompt(base), test), task).loss
+
+    ours, by_hand = copy.deepcopy(base.model), copy.deepcopy(base.model)
+    adapters = put_in(dataclasses.replace(base, model=ours))
+    assert loss_of(ours) == loss_of(base.model)
+    generator = torch.Generator().manual_seed(0)
+    for adapter in adapters:
+        for one in adapter.parameters():
+            one.data = torch.randn(one.shape, generator=generator) * 0.2
+    for adapter, place in zip(adapters, places_in(dataclasses.replace(base, model=by_hand)), strict=True):
+        plain, (down, up) = place.forward, (adapter.down, adapter.up)
+
+        def forward(states: torch.Tensor, plain: Any = plain, down: Any = down, up: Any = up) -> torch.Tensor:
+            behind = plain(states)
+            inner = (behind @ down.weight.T + down.bias).clamp_min(0)
+            return behind + inner @ up.weight.T + up.bias  # type: ignore[no-any-return]
+
+        place.forward = forward
+    assert loss_of(ours) == pytest.approx(loss_of(by_hand), rel=1e-5)
+    assert abs(loss_of(ours) - loss_of(base.model)) > 1e-3
+
+
+def test_adapters_train_nothing_else(base: FrozenBase) -> None:
+    trained = Adapters().train(a_task(max_steps=3), base, Mute())
+    after, before = trained.architecture.base.model.state_dict(), base.model.state_dict()
+    changed = {name for name, one in after.items() if name not in before or not one.equal(before[name])}
+    assert changed == {name for name in after if ".adapter." in name}
+    assert trained.trainable == sum(after[name].numel() for name in changed)
+    assert trained.bytes == 4 * trained.trainable
+
+
+def test_blocks_that_end_otherwise_are_refused(base: FrozenBase) -> None:
+    odd = copy.deepcopy(base.model)
+    odd.model.layers[1].mlp.router = torch.nn.Linear(32, 3)
+    with pytest.raises(ConfigError, match=r"a LlamaDecoderLayer of random/llama ends in no linear layer of 32 outputs"):
+        Adapters().check(a_task(), dataclasses.replace(base, model=odd))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "t5", "bert"])
+def test_ia3_trains_its_factors_alone(kind: str) -> None:
+    base = kind_of(kind)
+    before = weights_digest(base)
+    trained = Ia3().train(a_task(max_steps=2), base, Mute())
+    model = trained.architecture.base.model
+    factors = {name: one for name, one in model.named_parameters() if "ia3_l" in name}
+    assert trained.trainable == sum(one.numel() for one in factors.values())
+    assert any(bool((one != 1).any()) for one in factors.values())
+    assert weights_digest(base) == before
+    plain = {name.replace(".base_layer", ""): one for name, one in model.state_dict().items() if "ia3_l" not in name}
+    assert all(one.equal(base.model.state_dict()[name]) for name, one in plain.items())
+
+
+def test_ia3_where_peft_knows_no_place_is_told_before_anything_is_trained() -> None:
+    with pytest.raises(ConfigError, match=r"ia3 cannot be compared here: PEFT knows no place for ia3 on random/electra"):
+        compare(a_task(), methods=["ia3"], base=make_masked("electra"), progress=Mute())
+
+
+def test_p_tuning_keeps_the_vectors_that_its_network_makes(base: FrozenBase) -> None:
+    """Against the same training through PEFT's own model."""
+    task = a_task(max_steps=3)
+    trained = METHODS["p_tuning"].train(task, base, Mute())
+    torch.manual_seed(0)
+    config = peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=base.width)
+    with without_future_warnings():
+        network = peft.PromptEncoder(
+            peft.PromptEncoderConfig(
+                num_virtual_tokens=4, token_dim=base.width, num_transformer_submodules=1, encoder_hidden_size=base.width
+            )
+        )
+        model = peft.get_peft_model(copy.deepcopy(base.model), config)
+    model.prompt_encoder["default"].load_state_dict(network.state_dict())
+    parameters = [one for one in model.parameters() if one.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
+    examples = task.encode(base, task.train, 4, split="training")
+    for step, rate in enumerate([1e-3, 1e-3, 5e-4]):
+        losses = []
+        for row in batch_of(step, len(examples), 0):
+            ids, target = examples.inputs[row], examples.targets[row]
+            logits = model(input_ids=torch.tensor([ids + target])).logits[0, -len(target) - 1 : -1]
+            losses += [torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="none")]
+        optimiser.param_groups[0]["lr"] = rate
+        torch.cat(losses).mean().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+    expected_PD = model.get_prompt_embedding_to_save("default")
+    torch.testing.assert_close(trained.vectors_PD, expected_PD.detach(), rtol=1e-2, atol=2e-3)
+    start_PD = network(torch.arange(4)).detach()
+    assert float((trained.vectors_PD - start_PD).abs().max()) > 5e-3
+    assert trained.bytes == 4 * 4 * base.width
+    assert trained.trainable == sum(one.numel() for one in network.parameters())
+
+
+def test_what_stands_before_a_prompt_is_trained_as_it_is_judged(base: FrozenBase) -> None:
+    """Where no prompt is, a task that says where it stands is the same words without a place."""
+    placed, plain = (
+        Full(rate=1e-3).train(a_task(input=text, max_steps=3), base, Mute())
+        for text in ("so {text}{soft_prompt} =", "so {text} =")
+    )
+    for one, other in zip(*(each.architecture.base.model.parameters() for each in (placed, plain)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=5e-4)
+
+
+# Heads
+
+
+@pytest.mark.parametrize("kind", ["bert", "bert classifier", "distilbert classifier", "mpnet"])
+def test_on_a_base_with_a_head_each_method_trains_one_or_is_refused_by_name(kind: str) -> None:
+    base, task = make_headed(kind), a_task(max_steps=30, labels=["yes", "no"])
+    before, works = weights_digest(base), [name for name in METHODS if refusal(name, task, base) is None]
+    assert {"zero_shot", "ours", "p_tuning", "adapters", "full"} <= set(works)
+    assert not {"few_shot", "peft_prompt_tuning", "peft_prefix_tuning"} & set(works)
+    start = judged(METHODS["zero_shot"].train(task, base, Mute()), task)
+    for name in works:
+        if name in ("zero_shot", "ours", "prefix"):
+            continue
+        trained = METHODS[name].train(task, base, Mute())
+        assert judged(trained, task).loss < start.loss - 0.01, name
+        head = head_of(architecture_of(base), task)
+        assert head is not None
+        assert trained.trainable > head.numbers
+        assert not trained.vectors_PD[-len(head.rows_HD) :].equal(head.rows_HD)
+    assert weights_digest(base) == before
+
+
+def test_zero_shot_on_a_base_with_a_head_is_what_training_says() -> None:
+    base = make_headed("bert")
+    (tuned,) = train(a_task(max_steps=2), base=base, publish=False, progress=Mute())
+    (zero_shot,) = compare(a_task(), methods=["zero_shot"], base=base, progress=Mute())
+    assert (zero_shot["value"], zero_shot["stderr"]) == (tuned.row()["zero_shot"], tuned.row()["zero_shot_stderr"])
+    assert zero_shot["bytes"] == 4 * 2 * 33
+    assert zero_shot["trainable"] == 0
+
+
+class Told(Mute):
+    def __init__(self) -> None:
+        super().__init__()
+        self.warned = list[str]()
+
+    def warn(self, message: str) -> None:
+        self.warned.append(message)
+
+
+def test_without_names_a_method_that_does_not_work_is_left_out_and_said() -> None:
+    told = Told()
+    rows = compare(a_task(), max_steps=1, rates=1, base=make_headed("bert"), progress=told)
+    left = {one.split()[0]: one for one in told.warned if "is left out" in one}
+    assert [row["method"] for row in rows] == [name for name in USUAL if name not in left]
+    assert left["few_shot"] == "few_shot is left out: random/bert answers through a head, which no examples tell anything"
+
+
 # What is refused
+
+PLACED = "ours,p_tuning,ia3,lora,adapters,full"
 
 
 @pytest.mark.parametrize(
     ("fields", "kind", "method", "words", "left"),
     [
-        ({"input": "{text}{soft_prompt} so"}, None, "peft_prompt_tuning", "says where its prompt stands", "ours,lora,full"),
-        ({"input": "{text}{soft_prompt} so"}, None, "prefix", "stands", "ours,lora,full"),
-        ({}, "t5", "prefix", "takes no prefix", "ours,lora,full"),
-        ({}, "t5", "peft_prefix_tuning", "on causal models alone, and random/t5 is SEQ_2_SEQ_LM", "ours,lora,full"),
-        ({}, "int8", "full", "trains weights", "prefix,peft_prefix_tuning"),
+        ({"input": "{text}{soft_prompt} so"}, None, "peft_prompt_tuning", "says where its prompt stands", PLACED),
+        ({"input": "{text}{soft_prompt} so"}, None, "prefix", "stands", PLACED),
+        ({}, "t5", "prefix", "takes no prefix", PLACED),
+        ({}, "t5", "peft_prefix_tuning", "on causal models alone, and random/t5 is SEQ_2_SEQ_LM", PLACED),
+        (
+            {},
+            "int8",
+            "full",
+            "trains weights",
+            "peft_prompt_tuning,peft_prompt_tuning_ours,p_tuning,prefix,peft_prefix_tuning",
+        ),
     ],
 )
 def test_what_does_not_work_is_told_before_anything_is_trained(
@@ -319,7 +515,7 @@ def test_what_does_not_work_is_told_before_anything_is_trained(
 
 
 def test_sets_of_labels_are_told_to_be_compared_by_no_method(base: FrozenBase) -> None:
-    task = a_task(problem_type="multi_label_classification", data=[{"text": "a", "label": "yes"}] * 20)
+    task = a_task(problem_type="multi_label_classification", data=[{"text": f"a {n}", "label": "yes"} for n in range(40)])
     with pytest.raises(ConfigError, match=r"zero_shot cannot be compared here: .*sets of labels.*; no method works there"):
         compare(task, base=base, progress=Mute())
 

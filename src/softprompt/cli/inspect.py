@@ -1,37 +1,73 @@
-"""`softprompt inspect`: what the vectors of a prompt lie near."""
+"""`softprompt inspect`: what the vectors of a prompt lie near, and how like each other the prompts of a library are."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
-from softprompt.cli.output import emit
+from softprompt.cli.output import emit, say
 
-COLUMNS = ("position", "nearest", "distance", "similar", "cosine", "norm", "relative_norm", "lost")
+if TYPE_CHECKING:
+    from softprompt.evaluation.inside.likeness import Likeness
+
+COLUMNS = ("position", "nearest", "distance", "similar", "cosine", "relative_norm", "attention", "lost", "lost_stderr")
+"""Of a table that fits 80 columns; JSON has them all."""
+OF_PAIRS = ("task", "version", "other", "other_version", "per_token", "cosine")
+_TOLD = 3
+"""Prompts like one that are named below its table."""
 
 
 @library_options
 @moved_base_options
 def inspect(
-    ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK[@N|@ALIAS].")],
-    data: Annotated[
-        Path | None, typer.Option(help="Rows with answers; of the first 100, what is lost without each vector.")
+    ref: Annotated[
+        str | None,
+        typer.Argument(metavar="TASK", help="A version, as TASK[@N|@ALIAS]; without one, how alike all prompts are."),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Rows with answers; of 256 at most, what is lost without each vector, and its attention."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a page with a map of the library there; no network.")] = None,
     *,
     base: BaseOptions,
     where: Location,
     as_json: Json = False,
 ) -> None:
-    """Show the token that each vector of a prompt lies near, how long it is, and with --data whether it matters."""
+    """Show the token that each vector of a prompt lies near, how long it is, and with --data whether it matters; or how like
+    each other the prompts of the library are."""
+    from softprompt.errors import ConfigError
     from softprompt.progress import Bars
 
+    if ref is None and data is not None:
+        raise ConfigError("--data judges the vectors of one prompt; name its TASK")
     progress, library = Bars(), where.open()
-    version = library.registry.resolve(ref)  # told before torch is loaded
+    version = None if ref is None else library.registry.resolve(ref)  # told before torch is loaded
     with progress.loading("torch"):
+        from softprompt.evaluation.inside.likeness import likenesses, read_prompts
+        from softprompt.evaluation.inside.page import write_map
         from softprompt.evaluation.look_inside import inspect as look
-    found = look(version.ref, data=data, library=library, base=base, progress=progress)
-    emit([one.row() for one in found], as_json, f"{version.ref}, on {version.card.exact_base}", COLUMNS)
+    if version is None:
+        vectors = []
+        pairs = likenesses(library=library, progress=progress)
+        emit([one.row() for one in pairs], as_json, "prompts of the library", OF_PAIRS)
+    else:
+        vectors = look(version.ref, data=data, library=library, base=base, progress=progress)
+        rows = vectors[0].rows
+        on = f", judged on {rows} rows" if rows else ""
+        emit([one.row() for one in vectors], as_json, f"{version.ref}, on {version.card.exact_base}{on}", COLUMNS)
+        if not as_json and (alike := likenesses(version.ref, library=library, progress=progress)):
+            say(_told(alike))
+    if plot is not None:
+        prompts = read_prompts(library, None if version is None else version.ref, progress)
+        progress.note(f"map: {write_map(plot, prompts, vectors)}")
+
+
+def _told(alike: list[Likeness]) -> str:
+    """The prompts that are most like one, in words."""
+    nearest = ", ".join(f"{one.other}@{one.other_version} {one.per_token:.2f}" for one in alike[:_TOLD])
+    return f"most like it, of {len(alike)}: {nearest} (mean cosine of all pairs of vectors)"

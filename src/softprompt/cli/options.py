@@ -233,7 +233,7 @@ _VALUES = {
     "--word": "LABEL=WORD",
     "--older-than": "DAYS",
     "--host": "ADDRESS",
-    "--grace": "SECONDS",
+    **dict.fromkeys(("--grace", "--max-seconds"), "SECONDS"),
     "--log-level": "LEVEL",
 }
 """What stands for the value of an option in help: the same on every command. A number is N, and a choice its

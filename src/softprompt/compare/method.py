@@ -26,7 +26,7 @@ class Trained:
     architecture: Architecture
     """What answers: the base as it was, or as the method left a copy of it."""
     vectors_PD: Tensor
-    """What stands before each input, P x D; 0 x D for nothing."""
+    """What stands before each input, P x D; 0 x D for nothing; behind it a head, on bases that answer through one."""
     test: Examples
     """The test rows as it is asked them."""
     trainable: int = 0
@@ -35,10 +35,15 @@ class Trained:
     """Of what must be kept beside the base."""
     steps: int = 0
     """Steps taken."""
+    rate: float | None = None
+    """The learning rate; None where nothing is trained."""
 
 
 class Method(Protocol):
     """A way to fit a base to a task. The task says the rows, and by its config how many steps and which seed."""
+
+    searched: bool
+    """Whether its learning rate may be searched for."""
 
     def check(self, task: Task, base: FrozenBase) -> None:
         """Do nothing where it works: asked before anything is trained.
@@ -50,8 +55,11 @@ class Method(Protocol):
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         """What it is told beside that. Equal settings, rows, steps and seeds on one base give equal results."""
 
-    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+    def train(self, task: Task, base: FrozenBase, progress: Progress, factor: float = 1.0) -> Trained:
         """Fit the base to the task's training rows. The base's own weights stay as they are.
+
+        Args:
+            factor: of the method's usual learning rate.
 
         Raises:
             ConfigError: the method turns out not to work on such a base.

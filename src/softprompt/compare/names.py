@@ -8,16 +8,22 @@ from importlib.util import find_spec
 from softprompt.errors import ConfigError, nearest
 
 NAMES = (
-    "zero_shot", "few_shot", "ours", "peft_prompt_tuning", "peft_prompt_tuning_ours", "prefix", "peft_prefix_tuning", "lora",
-    "full",
+    "zero_shot", "few_shot", "ours", "peft_prompt_tuning", "peft_prompt_tuning_ours", "p_tuning", "ia3", "prefix",
+    "peft_prefix_tuning", "lora", "adapters", "full",
 )  # fmt: skip
 """In the order of their numbers that are trained, about."""
 
-WITH_PEFT = {name for name in NAMES if name.startswith("peft_")} | {"lora"}
+USUAL = ("zero_shot", "few_shot", "ours", "p_tuning", "ia3", "prefix", "lora", "adapters", "full")
+"""Those that are compared where none is named: one of each kind."""
+
+WITH_PEFT = {name for name in NAMES if name.startswith("peft_")} | {"p_tuning", "ia3", "lora"}
 """Those that PEFT does."""
 
-WITH_HEADS = ("ours", "prefix")
-"""Those that train a head on bases that answer through one."""
+RULE = ("ours", "prefix", "lora")
+"""The decision rule: the first of these that is good enough."""
+
+RATES = 3
+"""Learning rates that are tried of each method that trains, where nobody says how many."""
 
 
 def check_methods(names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""PEFT's prompt tuning and prefix tuning. What they train is judged by our evaluation, whose logits are PEFT's.
+"""PEFT's prompt tuning, prefix tuning and P-tuning. What they train is judged by our evaluation, whose logits are PEFT's.
 
 Shapes: P virtual tokens, D width.
 """
@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from softprompt.bases.base import FrozenBase
+from softprompt.compare.fit import fit, settings_of
 from softprompt.compare.method import Settings, Trained
 from softprompt.compare.soft_prompt import of_kind
-from softprompt.compare.trainer import DEFAULTS, fit, without_future_warnings
+from softprompt.compare.trainer import DEFAULTS, fit_peft, without_future_warnings
 from softprompt.errors import ConfigError
 from softprompt.model.architecture import architecture_of
 from softprompt.model.prefix import Prefix, layout_for
@@ -33,17 +34,20 @@ PREFIX_RATE = 5e-3
 class PeftPromptTuning:
     """Prompt tuning as it comes: a start by chance, and the Trainer's own rate, batch and schedule."""
 
+    searched: bool = False
+    """It is what comes of PEFT's and the Trainer's defaults, the rate among them."""
+
     def check(self, task: Task, base: FrozenBase) -> None:
         _check(task, base)
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         return {"num_virtual_tokens": given(task, "num_virtual_tokens", LENGTH), "prompt_tuning_init": "RANDOM", **DEFAULTS}
 
-    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+    def train(self, task: Task, base: FrozenBase, progress: Progress, factor: float = 1.0) -> Trained:
         import peft
         import transformers
 
-        settings = self.settings(task, base)
+        settings = _paced(self.settings(task, base), factor)
         start = {key: settings.pop(key) for key in list(settings) if key not in _ARGUMENTS}
         transformers.set_seed(task.config.seed)
         with tempfile.TemporaryDirectory() as folder, without_future_warnings():
@@ -52,15 +56,17 @@ class PeftPromptTuning:
                 start["tokenizer_name_or_path"] = folder
             config = peft.PromptTuningConfig(task_type="CAUSAL_LM", **start)
             model = peft.get_peft_model(copy.deepcopy(base.model), config)
-        steps = fit(model, task, base, settings, progress)
+        steps = fit_peft(model, task, base, settings, progress)
         vectors_PD = model.get_prompt_embedding_to_save("default").detach().to(base.device, base.dtype)
         test = task.encode(base, task.test, len(vectors_PD), split="test")
         trainable, size = _size(model)
-        return Trained(architecture_of(base), vectors_PD, test, trainable, size, steps)
+        return Trained(architecture_of(base), vectors_PD, test, trainable, size, steps, settings["learning_rate"])
 
 
 class PeftPromptTuningOurs(PeftPromptTuning):
     """Prompt tuning with our rate, batch and schedule, started from the text prompt of the task."""
+
+    searched = True
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         start = {"num_virtual_tokens": task.config.num_virtual_tokens, "prompt_tuning_init": "TEXT"}
@@ -74,6 +80,8 @@ class PeftPromptTuningOurs(PeftPromptTuning):
 class PeftPrefixTuning:
     """Prefix tuning with our batch and schedule, started from the keys and values of the task's text prompt."""
 
+    searched = True
+
     def check(self, task: Task, base: FrozenBase) -> None:
         _check(task, base)
         layout_for(base, architecture_of(base).layout)
@@ -83,13 +91,13 @@ class PeftPrefixTuning:
         rows = given(task, "per_device_train_batch_size", PREFIX_ROWS)
         return start | our_arguments(task, PREFIX_RATE) | {"per_device_train_batch_size": rows}
 
-    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+    def train(self, task: Task, base: FrozenBase, progress: Progress, factor: float = 1.0) -> Trained:
         import peft
         import transformers
 
         architecture = architecture_of(base)
         layout = layout_for(base, architecture.layout)
-        settings = self.settings(task, base)
+        settings = _paced(self.settings(task, base), factor)
         length, text = settings.pop("num_virtual_tokens"), settings.pop("text")
         while len(base.tokenizer(text)["input_ids"]) < length:
             text = f"{text} {text}"
@@ -98,11 +106,54 @@ class PeftPrefixTuning:
         with without_future_warnings():
             model = peft.get_peft_model(copy.deepcopy(base.model), config)
         peft.initialize_kv_prefix_from_text(model, base.tokenizer, text=text, use_chat_template=False)
-        steps = fit(model, task, base, settings, progress)
+        steps = fit_peft(model, task, base, settings, progress)
         test = task.encode(base, task.test, length, split="test")
         trainable, size = _size(model)
         matrix_PW = layout.fold(prefix_of(model))[0].to(base.device, base.dtype)
-        return Trained(architecture, matrix_PW, test, trainable, size, steps)
+        return Trained(architecture, matrix_PW, test, trainable, size, steps, settings["learning_rate"])
+
+
+class PTuning:
+    """P-tuning (Liu et al. 2021): the vectors are what a small network makes of trained ones. The network is PEFT's; the
+    vectors alone are kept, as PEFT keeps them."""
+
+    searched = True
+    rate = 1e-3
+
+    def check(self, task: Task, base: FrozenBase) -> None:
+        """It works everywhere."""
+
+    def settings(self, task: Task, base: FrozenBase) -> Settings:
+        network = {"encoder_reparameterization_type": "MLP", "encoder_hidden_size": base.width}
+        return settings_of(base, self.rate) | {"num_virtual_tokens": given(task, "num_virtual_tokens", LENGTH)} | network
+
+    def train(self, task: Task, base: FrozenBase, progress: Progress, factor: float = 1.0) -> Trained:
+        import peft
+
+        settings = self.settings(task, base)
+        length, hidden = settings["num_virtual_tokens"], settings["encoder_hidden_size"]
+        torch.manual_seed(task.config.seed)
+        config = peft.PromptEncoderConfig(
+            num_virtual_tokens=length, token_dim=base.width, num_transformer_submodules=1, encoder_hidden_size=hidden
+        )
+        network: torch.nn.Module = peft.PromptEncoder(config).to(base.device)  # type: ignore[no-untyped-call]
+        places_P = torch.arange(length, device=base.device)
+        return fit(
+            base,
+            list(network.parameters()),
+            task,
+            self.rate,
+            progress,
+            factor=factor,
+            size=4 * length * base.width,
+            vectors=lambda: network(places_P),
+            length=length,
+        )
+
+
+def _paced(settings: Settings, factor: float) -> Settings:
+    """Settings with the learning rate times a factor."""
+    return settings | {"learning_rate": float(f"{settings['learning_rate'] * factor:.3g}")}
 
 
 def _check(task: Task, base: FrozenBase) -> None:

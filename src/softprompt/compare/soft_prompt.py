@@ -21,6 +21,8 @@ from softprompt.training.session import Session
 class Ours:
     """A prompt of one kind, trained as `softprompt train` trains it, with nothing published."""
 
+    searched = True
+
     def __init__(self, prompt_type: PromptType = "soft") -> None:
         self._prompt_type = prompt_type
 
@@ -34,9 +36,9 @@ class Ours:
         recipe = config.recipe() | {"num_virtual_tokens": config.num_virtual_tokens}
         return {key: value for key, value in recipe.items() if key not in ("seed", "max_steps")}
 
-    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+    def train(self, task: Task, base: FrozenBase, progress: Progress, factor: float = 1.0) -> Trained:
         session = Session(architecture_of(base))
-        member = session.add(of_kind(task, self._prompt_type), publishes=False)
+        member = session.add(paced(of_kind(task, self._prompt_type), factor), publishes=False)
         for event in draw(session.run(), progress):
             if isinstance(event, Failed):
                 raise event.error
@@ -46,7 +48,7 @@ class Ours:
         prompt = make_prompt(session.architecture, member, run.best)
         rows_PD = prompt.rows_PD.to(base.device, base.dtype)
         size, trained = len(prompt.to_bytes()), sum(map(Tensor.numel, (prompt.vectors_PD, *(prompt.classifier or ()))))
-        return Trained(session.architecture, rows_PD, member.test, trained, size, run.step)
+        return Trained(session.architecture, rows_PD, member.test, trained, size, run.step, run.config.learning_rate)
 
 
 def of_kind(task: Task, prompt_type: PromptType) -> Task:
@@ -55,3 +57,13 @@ def of_kind(task: Task, prompt_type: PromptType) -> Task:
         return task
     without = {} if task.config.learning_rate is None else {"learning_rate": None}
     return task.variant(peft_type="PROMPT_TUNING", prompt_type=prompt_type, **without)
+
+
+def paced(task: Task, factor: float) -> Task:
+    """A task whose learning rate, or else the multiplier of the default one, is times a factor."""
+    if factor == 1:
+        return task
+    config = task.config
+    if config.learning_rate is not None:
+        return task.variant(learning_rate=float(f"{config.learning_rate * factor:.3g}"))
+    return task.variant(learning_rate_multiplier=config.learning_rate_multiplier * factor)

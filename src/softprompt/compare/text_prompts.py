@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from softprompt.bases.base import FrozenBase
+from softprompt.compare.fit import TrainedHead, head_of
 from softprompt.compare.method import Settings, Trained
-from softprompt.errors import ContextError
+from softprompt.errors import ConfigError, ContextError
 from softprompt.evaluation.baselines import zero_shot_examples
 from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import no_prompt, split_head
 from softprompt.progress import Progress
+from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import Row
 from softprompt.tasks.task import Examples, Task
 
@@ -22,15 +24,20 @@ SHOTS = 8
 
 
 class ZeroShot:
-    """The task's text prompt before each input, as every training measures it, on all test rows."""
+    """The task's text prompt before each input, as every training measures it, on all test rows. Where answers come from a
+    head, which no text tells anything, the head as it starts."""
+
+    searched = False
 
     def check(self, task: Task, base: FrozenBase) -> None:
         """It works everywhere."""
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
-        return {"text": task.form.zero_shot_text()}
+        return {} if base.task_type == "SEQ_CLS" else {"text": task.form.zero_shot_text()}
 
-    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+    def train(self, task: Task, base: FrozenBase, progress: Progress, factor: float = 1.0) -> Trained:
+        if (head := head_of(architecture_of(base), task)) is not None:
+            return bare(task, base, task.test, head)
         text = task.form.zero_shot_text()
         asked, warning = zero_shot_examples(base, task, task.test)
         if warning is not None:
@@ -42,16 +49,19 @@ class FewShot:
     """The task's text prompt with examples from the training rows, in the task's own template; fewer where the context has
     no room for them."""
 
+    searched = False
+
     def __init__(self, shots: int = SHOTS) -> None:
         self._shots = shots
 
     def check(self, task: Task, base: FrozenBase) -> None:
-        """It works everywhere."""
+        if base.task_type == "SEQ_CLS":
+            raise ConfigError(f"{base.name} answers through a head, which no examples tell anything")
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         return {"text": task.form.zero_shot_text(), "shots": self._shots}
 
-    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+    def train(self, task: Task, base: FrozenBase, progress: Progress, factor: float = 1.0) -> Trained:
         examples = draw_examples(task, self._shots, task.config.seed)
         uncut = task.encode(base, task.test, 0, split="test").truncated
         for count in range(len(examples), -1, -1):
@@ -64,6 +74,13 @@ class FewShot:
         assert asked is not None
         head_PD, rest = split_head(base, asked.inputs)
         return Trained(architecture_of(base), head_PD, replace(asked, inputs=rest), bytes=len(text.encode()))
+
+
+def bare(task: Task, base: FrozenBase, rows: PlacedRows, head: TrainedHead | None) -> Trained:
+    """The base with nothing in front of a task's rows; with the head that it starts with, where it answers through one."""
+    rows_RD = no_prompt(base) if head is None else head.rows_HD.to(base.dtype)
+    kept = 0 if head is None else 4 * head.numbers
+    return Trained(architecture_of(base), rows_RD, task.encode(base, rows, 0, split="test"), bytes=kept)
 
 
 def _asked(base: FrozenBase, task: Task, text: str) -> Examples | None:

@@ -38,7 +38,7 @@ def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     return {"input_ids": padded("input_ids", 0), "labels": padded("labels", -100), "attention_mask": mask}
 
 
-def fit(
+def fit_peft(
     model: Any,
     task: Task,
     base: FrozenBase,

@@ -1,151 +1,137 @@
-"""Methods that train weights: LoRA, and full fine-tuning.
-
-Both train by language modelling of the answer, with AdamW, a short warm-up and a linear decay. Passes are in the base's
-dtype, what is trained in float32: updates as small as fine-tuning's would be lost in 16 bits.
-"""
+"""Methods that train weights: LoRA and IA3 by PEFT, and full fine-tuning; on bases with a head, that beside them."""
 
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+import transformers
 
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.behaviour import answering_layer
+from softprompt.compare.fit import fit, settings_of
 from softprompt.compare.method import Settings, Trained
 from softprompt.compare.trainer import without_future_warnings
 from softprompt.errors import ConfigError
-from softprompt.model.architecture import architecture_of
-from softprompt.model.splice import chunk_by_length, no_prompt, stack_prompts
 from softprompt.progress import Progress
-from softprompt.tasks.config import TaskConfig
-from softprompt.tasks.schedule import rate_at, total_steps
-from softprompt.tasks.task import Examples, Task
-from softprompt.training.objectives import LANGUAGE_MODELING
-
-BATCH, WARMUP, NORM = 16, 0.06, 1.0
-_TOKENS = 2048
-"""Padded tokens of one pass."""
+from softprompt.tasks.task import Task
 
 
 class Lora:
     """LoRA on the projections of queries and values, or where PEFT puts it by default on such a model."""
 
+    searched = True
     rate, rank, alpha = 1e-3, 8, 16
 
     def check(self, task: Task, base: FrozenBase) -> None:
-        _refuse_few_bits(base, "lora")
+        refuse_few_bits(base, "lora")
+        _copy_with(base, self._config(base), "lora")
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
-        return _settings(self.rate) | {"r": self.rank, "lora_alpha": self.alpha}
+        return settings_of(base, self.rate) | {"r": self.rank, "lora_alpha": self.alpha}
 
-    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+    def train(self, task: Task, base: FrozenBase, progress: Progress, factor: float = 1.0) -> Trained:
+        return _train(task, base, self._config(base), "lora", self.rate, factor, progress)
+
+    def _config(self, base: FrozenBase) -> Any:
         import peft
 
-        torch.manual_seed(task.config.seed)  # for the adapter's start
-        config = peft.LoraConfig(task_type=base.task_type, r=self.rank, lora_alpha=self.alpha)
-        try:
-            with without_future_warnings():
-                model = peft.get_peft_model(copy.deepcopy(base.model), config)
-        except ValueError as error:
-            raise ConfigError(f"PEFT knows no place for LoRA on {base.name} ({error}); leave out lora") from None
-        kept = peft.get_peft_model_state_dict(model)
-        trained = [one for one in model.parameters() if one.requires_grad]
-        tuned = replace(base, model=model.get_base_model())  # the adapter's layers are in its place
-        steps = fit_weights(tuned, trained, task, self.rate, progress)
-        return _trained(tuned, task, trained, sum(one.nbytes for one in kept.values()), steps)
+        return peft.LoraConfig(task_type=_task_type(base), r=self.rank, lora_alpha=self.alpha)
+
+
+class Ia3:
+    """IA3: a factor for each key, value and hidden unit (Liu et al. 2022), where PEFT puts them."""
+
+    searched = True
+    rate = 1e-2
+    """Three times that of its paper, whose trainings are seven times as long; the search has that among its rates."""
+
+    def check(self, task: Task, base: FrozenBase) -> None:
+        refuse_few_bits(base, "ia3")
+        _copy_with(base, self._config(base), "ia3")
+
+    def settings(self, task: Task, base: FrozenBase) -> Settings:
+        return settings_of(base, self.rate)
+
+    def train(self, task: Task, base: FrozenBase, progress: Progress, factor: float = 1.0) -> Trained:
+        return _train(task, base, self._config(base), "ia3", self.rate, factor, progress)
+
+    def _config(self, base: FrozenBase) -> Any:
+        import peft
+
+        turned = any(isinstance(part, transformers.pytorch_utils.Conv1D) for part in base.model.modules())  # GPT-2's
+        return peft.IA3Config(task_type=_task_type(base), fan_in_fan_out=turned)
 
 
 class Full:
     """Full fine-tuning: every weight of a copy of the base."""
 
+    searched = True
+
     def __init__(self, rate: float = 5e-5) -> None:
         self.rate = rate
 
     def check(self, task: Task, base: FrozenBase) -> None:
-        _refuse_few_bits(base, "full")
+        refuse_few_bits(base, "full")
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
-        return _settings(self.rate)
+        return settings_of(base, self.rate)
 
-    def train(self, task: Task, base: FrozenBase, progress: Progress) -> Trained:
+    def train(self, task: Task, base: FrozenBase, progress: Progress, factor: float = 1.0) -> Trained:
         tuned = replace(base, model=copy.deepcopy(base.model))
         tuned.model.requires_grad_(True)
-        trained = list(tuned.model.parameters())
-        steps = fit_weights(tuned, trained, task, self.rate, progress)
-        return _trained(tuned, task, trained, sum(one.nbytes for one in trained), steps)
+        layer = answering_layer(tuned.model) if base.task_type == "SEQ_CLS" else None
+        if layer is not None:  # in whose place the head stands
+            layer[1].requires_grad_(False)
+        trained = [one for one in tuned.model.parameters() if one.requires_grad]
+        kept = sum(one.nbytes for one in trained)
+        return fit(tuned, trained, task, self.rate, progress, factor=factor, size=kept)
 
 
-def fit_weights(base: FrozenBase, trained: Sequence[Tensor], task: Task, rate: float, progress: Progress) -> int:
-    """Train some weights of a model in place; how many steps it took. They are frozen again behind it."""
-    examples = task.encode(base, task.train, 0, split="training")
-    steps = total_steps(task.config, len(examples))
-    schedule = TaskConfig(learning_rate=1.0, warmup_ratio=WARMUP, lr_scheduler_type="linear")
-    masters = [one if one.dtype == torch.float32 else one.detach().float() for one in trained]
-    optimiser = torch.optim.AdamW(masters, lr=rate, weight_decay=0.0, fused=True)
-    with progress.stage("train", steps) as advance:
-        for step in range(steps):
-            loss = _backward(base, examples, batch_of(step, len(examples), task.config.seed))
-            for master, weight in zip(masters, trained, strict=True):
-                if master is not weight and weight.grad is not None:
-                    master.grad, weight.grad = weight.grad.float(), None
-            torch.nn.utils.clip_grad_norm_(masters, NORM)
-            optimiser.param_groups[0]["lr"] = rate * rate_at(schedule, step, steps)
-            optimiser.step()
-            optimiser.zero_grad()
-            with torch.no_grad():
-                for master, weight in zip(masters, trained, strict=True):
-                    if master is not weight:
-                        weight.copy_(master)
-            advance(1, f"loss {loss:.3f}" if step % 10 == 0 else "")
-    for one in trained:
-        one.requires_grad_(False)
-    return steps
+def refuse_few_bits(base: FrozenBase, method: str) -> None:
+    """Refuse a base whose weights are quantised.
 
-
-def _backward(base: FrozenBase, examples: Examples, rows: Sequence[int]) -> float:
-    """Put the gradient of the mean loss of an answer's token on the weights; the loss."""
-    architecture, stack = architecture_of(base), stack_prompts([no_prompt(base)])
-    tokens, total = sum(len(examples.targets[row]) for row in rows), 0.0
-    for chunk in chunk_by_length([len(examples.inputs[row]) + len(examples.targets[row]) for row in rows], _TOKENS):
-        inputs = [examples.inputs[rows[place]] for place in chunk]
-        targets = [examples.targets[rows[place]] for place in chunk]
-        tails = [LANGUAGE_MODELING.tails(target) for target in targets]
-        logits_NV = architecture.logits_behind(stack, None, [0] * len(chunk), inputs, tails)
-        loss = LANGUAGE_MODELING.losses(targets, logits_NV).sum() / tokens
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
-
-
-def batch_of(step: int, count: int, seed: int) -> list[int]:
-    """The rows of a step: every row once before any comes again, in an order by the seed."""
-    size = min(BATCH, count)
-    places = range(step * size, (step + 1) * size)
-    orders = {epoch: _order(epoch, count, seed) for epoch in {place // count for place in places}}
-    return [orders[place // count][place % count] for place in places]
-
-
-def _order(epoch: int, count: int, seed: int) -> list[int]:
-    order = list(range(count))
-    random.Random(f"{seed} {epoch}").shuffle(order)
-    return order
-
-
-def _settings(rate: float) -> Settings:
-    fixed = {"per_device_train_batch_size": BATCH, "lr_scheduler_type": "linear", "warmup_ratio": WARMUP}
-    return {"learning_rate": rate, **fixed, "optim": "adamw", "objective": "language_modelling"}
-
-
-def _trained(base: FrozenBase, task: Task, trained: Sequence[Tensor], size: int, steps: int) -> Trained:
-    test = task.encode(base, task.test, 0, split="test")
-    return Trained(architecture_of(base), no_prompt(base), test, sum(one.numel() for one in trained), size, steps)
-
-
-def _refuse_few_bits(base: FrozenBase, method: str) -> None:
+    Raises:
+        ConfigError: it is one.
+    """
     if base.quantization is not None:
         kind = base.quantization
         raise ConfigError(f"the method {method!r} trains weights, and those of {base.name} are {kind}; load it without")
+
+
+def _task_type(base: FrozenBase) -> str | None:
+    """What PEFT is told: nothing where a head stands beside the model, for PEFT would train one of its own."""
+    return base.task_type if base.task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM") else None
+
+
+def _copy_with(base: FrozenBase, config: Any, method: str, model: Any = None) -> Any:
+    """PEFT's model around a model; by default around the base's without its numbers, to see whether it can be made."""
+    import peft
+
+    try:
+        with without_future_warnings():
+            return peft.get_peft_model(_hollow(base.model) if model is None else model, config)
+    except ValueError as error:
+        raise ConfigError(f"PEFT knows no place for {method} on {base.name} ({error}); leave out {method}") from None
+
+
+def _hollow(model: Any) -> Any:
+    """A copy of a model without its numbers."""
+    memo: dict[int, Any] = {id(one): one.to("meta") for one in model.buffers()}
+    memo |= {id(one): torch.nn.Parameter(one.to("meta"), requires_grad=False) for one in model.parameters()}
+    return copy.deepcopy(model, memo)
+
+
+def _train(
+    task: Task, base: FrozenBase, config: Any, method: str, rate: float, factor: float, progress: Progress
+) -> Trained:
+    import peft
+
+    torch.manual_seed(task.config.seed)  # for the adapter's start
+    model = _copy_with(base, config, method, copy.deepcopy(base.model))
+    kept = peft.get_peft_model_state_dict(model)
+    trained = [one for one in model.parameters() if one.requires_grad]
+    tuned = replace(base, model=model.get_base_model())  # the adapter's layers are in its place
+    return fit(tuned, trained, task, rate, progress, factor=factor, size=sum(one.nbytes for one in kept.values()))

@@ -6,9 +6,10 @@ different texts (Khashabi et al. 2022).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError
 from softprompt.evaluation.cases import Rows, find_cases
-from softprompt.evaluation.trials import Trial, judge, result_of
+from softprompt.evaluation.inside.attention import attention_paid
+from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
 from softprompt.model.architecture import architecture_of
@@ -30,8 +32,9 @@ from softprompt.registry.records import Record
 if TYPE_CHECKING:
     from softprompt.library.library import Library
 
-JUDGED = 100
-"""Rows, of those that are given, that say what is lost without a vector."""
+JUDGED = 256
+"""Rows at most, of those that are given, that say what is lost without a vector: a passing difference of a point or two is
+within chance even of these."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,13 @@ class Inspected(Record):
     lost: float | None = None
     """By how much the task's metric is worse on the rows that were given once this vector is left out; negative where it is
     better; None without rows."""
+    lost_stderr: float | None = None
+    """Its standard error, row by row; None where the metric is no mean over rows."""
+    attention: float | None = None
+    """What the last token of an input, behind which the answer begins, pays to it of its attention, which is 1 in all: the
+    mean over those rows, layers and heads; None without rows, and on bases that are not causal or do not tell."""
+    rows: int | None = None
+    """How many rows that is of."""
 
 
 def inspect(
@@ -71,7 +81,8 @@ def inspect(
 
     Args:
         ref: TASK, TASK@N or TASK@ALIAS.
-        data: rows with answers, of which the first 100 say what is lost without each vector: a pass over them for each.
+        data: rows with answers, of which 256 at most, drawn by what they hold, say what is lost without each vector, in a
+            pass over them for each, and how much attention it gets.
         library: by default the one in the current home.
         base: a base that is loaded already, or how to load one; by default as the version names it.
         progress: where to report to.
@@ -97,16 +108,25 @@ def inspect(
         with loading(shown, options.shown):
             loaded = base_of(base if isinstance(base, FrozenBase) else options, options)
         prompt.check_base(loaded)
-        lost: Sequence[float | None] = [None] * len(prompt.vectors_PD)
+        count = len(prompt.vectors_PD)
+        judged: Sequence[_Judged] = [_Judged()] * count
         if cases:
             (case,) = cases
-            rows = case.rows.part(range(min(JUDGED, len(case.rows))))
+            rows = case.rows.part(case.task.draw(case.rows, JUDGED))
             examples = case.task.encode(loaded, rows, prompt.columns, split="test")
-            lost = _lost(loaded, Trial(case.task.form, prompt.rows_PD, examples), len(prompt.vectors_PD), shown)
-        found = zip(_near(loaded, prompt.vectors_PD), lost, strict=True)
-        return [
-            Inspected(version.task, version.number, position, *near, lost=one) for position, (near, one) in enumerate(found)
-        ]
+            trial = Trial(case.task.form, prompt.rows_PD, examples)
+            judged = _asked(loaded, trial, count, shown)
+        found = zip(_near(loaded, prompt.vectors_PD), judged, strict=True)
+        return [Inspected(version.task, version.number, place, *near, *asked) for place, (near, asked) in enumerate(found)]
+
+
+class _Judged(NamedTuple):
+    """What rows say of a vector."""
+
+    lost: float | None = None
+    stderr: float | None = None
+    attention: float | None = None
+    rows: int | None = None
 
 
 def _near(base: FrozenBase, vectors_PD: Tensor) -> Iterator[tuple[str, float, str, float, float, float]]:
@@ -137,8 +157,12 @@ def _text(base: FrozenBase, token: int) -> str:
     return text if text and "\ufffd" not in text else str(base.tokenizer.convert_ids_to_tokens(token))
 
 
-def _lost(base: FrozenBase, whole: Trial, count: int, progress: Progress) -> list[float]:
-    """What is lost without each of the vectors in turn; behind them the rows of a head, if there is one, stay."""
+def _asked(base: FrozenBase, whole: Trial, count: int, progress: Progress) -> list[_Judged]:
+    """What is lost without each of the vectors in turn, and what attention each gets; behind them the rows of a head, if
+    there is one, stay."""
+    paid = attention_paid(base, replace(whole, vectors_PD=whole.vectors_PD[:count]), count, progress)
+    if paid is None:
+        progress.note(f"{base.name} tells no attention to a prompt; causal bases with attention do")
     engine = OfflineEngine(architecture_of(base), warn=progress.warn)
     rows_PD = whole.vectors_PD.to(base.dtype)
     kept = [torch.cat([rows_PD[:place], rows_PD[place + 1 :]]) for place in range(count)]
@@ -146,4 +170,20 @@ def _lost(base: FrozenBase, whole: Trial, count: int, progress: Progress) -> lis
     with progress.stage("inspect", len(trials) * len(whole.examples)) as advance:
         first, *others = result_of(judge(engine, trials), advance)
     best = goodness(first.metric, first.value)
-    return [round(best - goodness(one.metric, one.value), 4) for one in others]
+    lost = [round(best - goodness(one.metric, one.value), 4) for one in others]
+    errors = [_stderr(first, one) for one in others]
+    weights = [None] * count if paid is None else [round(one, 5) for one in paid]
+    return [_Judged(*each, len(whole.examples)) for each in zip(lost, errors, weights, strict=True)]
+
+
+def _stderr(one: Report, other: Report) -> float | None:
+    """The standard error of the difference of two reports on the same rows; None where what rows count has not the value for
+    its mean."""
+    differences = [a - b for a, b in zip(one.values, other.values, strict=True)]
+    mean = math.fsum(differences) / len(differences)
+    if (
+        abs(abs(mean) - abs(one.value - other.value)) > 1e-9
+        or abs(math.fsum(one.values) / len(one.values) - one.value) > 1e-9
+    ):
+        return None
+    return round(math.sqrt(math.fsum((each - mean) ** 2 for each in differences)) / len(differences), 4)
