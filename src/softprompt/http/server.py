@@ -141,6 +141,7 @@ def _training(service: AsyncService, library: Library, settings: Settings) -> li
     from softprompt.http.files import file_routes
     from softprompt.http.jobs import job_routes
     from softprompt.jobs.starter import Starter
+    from softprompt.tasks.chat import frame_of
 
     options = settings.base.arguments()
     starter = Starter(library, registry=settings.registry, store=settings.store, options=options)
@@ -154,6 +155,7 @@ def _training(service: AsyncService, library: Library, settings: Settings) -> li
             most_trained=settings.limits.trained_rows,
             context=service.base.context,
             fingerprint=service.fingerprint,
+            frame=frame_of(service.base),
         ),
     ]
 
