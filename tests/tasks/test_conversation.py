@@ -30,16 +30,11 @@ from softprompt.tasks.task import Task
 from softprompt.tasks.template import literal
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LANGUAGE_MODELING
+from tests.jobs_data import CHAT_TEMPLATE
 from tests.models import make_base
 from tests.spellings import CONTROLS, MAKERS
 
 from .test_chat import CHATML, TEMPLATES, TRIMMING, chat_base
-
-SHORT = "{% for m in messages %}{{ m.role[0] + ':' + m.content + '<end>' }}{% endfor %}" + (
-    "{% if add_generation_prompt %}a:{% endif %}"
-)
-"""A template of few tokens, for a base of a small context."""
-
 
 def form_of(base: FrozenBase) -> Form:
     frame = chat_frame(base.tokenizer, base.spelling.controls)
@@ -157,7 +152,7 @@ def test_bases_without_a_template_and_templates_that_refuse_are_told() -> None:
 def base() -> FrozenBase:
     made = make_base("llama")
     tokenizer = copy.deepcopy(made.tokenizer)
-    tokenizer.chat_template = SHORT
+    tokenizer.chat_template = CHAT_TEMPLATE
     return replace(made, tokenizer=tokenizer)
 
 

@@ -123,7 +123,9 @@ class CheckpointObject(Identified):
     fine_tuning_job_id: str
     fine_tuned_model_checkpoint: str | None
     step_number: int | None
-    metrics: dict[str, Any]
+    metrics: dict[str, Any] = Field(
+        description="`step`, `train_loss` and `valid_loss` there (of a token; of labels, of the right one), and the test scores."
+    )
 
 
 class CheckpointList(ListPage[CheckpointObject]):
@@ -277,6 +279,6 @@ def _checkpoint(job: Job) -> CheckpointObject:
             "fine_tuning_job_id": job.name,
             "fine_tuned_model_checkpoint": job.model,
             "step_number": step,
-            "metrics": {"step": step, **outcome.get("metrics", {})},
+            "metrics": {"step": step, **outcome.get("losses", {}), **outcome.get("metrics", {})},
         }
     )

@@ -141,6 +141,7 @@ class _Training:
                 "best_step": run.best_step,
                 "metric": card.metric,
                 "metrics": card.metrics,
+                "losses": _losses(run),
                 "truncated": member.truncated,
             }
             # Read beside the transaction, which it does not see: what the name meant until now.
@@ -266,6 +267,13 @@ def _trained_tokens(run: Run) -> int:
     rows = whole * len(run.train) + min(len(run.train), rest * run.config.per_device_train_batch_size)
     tokens = sum(map(len, run.train.inputs)) + sum(map(len, run.train.targets))
     return round(tokens / len(run.train) * rows)
+
+
+def _losses(run: Run) -> dict[str, float | None]:
+    """The losses at the best step, of a token, or of a label among the labels."""
+    best = next((row for row in run.history if row["step"] == run.best_step), None)
+    names = {"train_loss": "loss", "valid_loss": "validation_loss"}
+    return {} if best is None else {name: _number(best[key]) for name, key in names.items()}
 
 
 def _table(run: Run) -> bytes:

@@ -84,7 +84,7 @@ class Jobs:
         """Check a request against its rows and queue it.
 
         Args:
-            request: what the client asks for.
+            request: what the client asks for: of a base, or of a version to go on from.
             bases: names of bases that may be asked for, and what to load for each.
             fingerprint: of the base that is asked for: no other is trained on, if one lies there by then.
 
@@ -92,11 +92,7 @@ class Jobs:
             FieldError: no such base or file, or a setting or row is wrong; nothing is queued.
             StoreError: a file cannot be read.
         """
-        if request.model not in bases:
-            hint = nearest(request.model, bases)
-            if "@" in request.model:
-                hint = "; to start from a version, give its base, and softprompt.prompt_tuning_init_prompt"
-            raise FieldError(f"there is no base {request.model!r} to train on{hint}", "model")
+        asked, request = request.model, self._on_base(request, bases)
         if request.validation_file == request.training_file:
             raise FieldError(
                 f"validation_file is training_file, {request.training_file!r}; leave it out, and a tenth is held out",
@@ -117,7 +113,8 @@ class Jobs:
         parents = plan.config.get("prompt_tuning_init_prompt", ())
         for ref in [parents] if isinstance(parents, str) else parents:
             self._check_parent(ref)
-        shown = request.model_dump(mode="json", include={"model", "suffix", "metadata"}) | {
+        shown = request.model_dump(mode="json", include={"suffix", "metadata"}) | {
+            "model": asked,
             "method": DPO if is_preference(request) else SUPERVISED,
             "hyperparameters": shown_hyperparameters(request),
             "seed": plan.config.get("seed", 0),
@@ -146,6 +143,31 @@ class Jobs:
             for note in plan.notes:
                 add_event(connection, row.id, note)
         return job_of(row)
+
+    def _on_base(self, request: JobRequest, bases: Mapping[str, str]) -> JobRequest:
+        """The same request of a base: one of a version goes on from its prompt, on its base."""
+        if request.model in bases:
+            return request
+        try:
+            version = self.library.registry.resolve(request.model)
+        except (NotFound, NameRefused):
+            raise FieldError(
+                f"there is no base {request.model!r} to train on{nearest(request.model, bases)}, and no model of that name to go "
+                "on from",
+                "model",
+            ) from None
+        card, given = version.card, request.softprompt or {}
+        if len(bases) != 1 and card.base not in bases:
+            raise FieldError(f"{version.ref} was made for the base {card.base}, on which no jobs train here", "model")
+        if "prompt_tuning_init_prompt" in given:
+            raise FieldError(
+                f"the model {request.model!r} and softprompt.prompt_tuning_init_prompt both say where to start; leave one out",
+                "softprompt.prompt_tuning_init_prompt",
+            )
+        kind = {"prompt_type": card.prompt_type, "num_virtual_tokens": card.num_virtual_tokens}
+        start = {"prompt_tuning_init_prompt": version.ref, **kind, **given}
+        base = card.base if card.base in bases else next(iter(bases))
+        return request.model_copy(update={"model": base, "softprompt": start})
 
     def _check_length(self, config: TaskConfig, rows: int) -> None:
         """Refuse what would keep the worker for too long."""
