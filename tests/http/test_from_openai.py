@@ -157,7 +157,10 @@ def test_a_job_goes_on_from_a_model(client: OpenAI, server: Running, base: Froze
     client.fine_tuning.jobs.cancel(second.id)
     config = Jobs(server.library).get(second.id).config
     assert (config["prompt_tuning_init_prompt"], config["num_virtual_tokens"]) == ("first@1", 6)
-    for asked, message in (("nobody@1", "no base 'nobody@1'.*no model of that name"), ("gpt-4o-mini", "no base 'gpt-4o-mini'")):
+    for asked, message in (
+        ("nobody@1", "no base 'nobody@1'.*no model of that name"),
+        ("gpt-4o-mini", "no base 'gpt-4o-mini'"),
+    ):
         with pytest.raises(openai.BadRequestError, match=message):
             client.fine_tuning.jobs.create(model=asked, training_file=second.training_file)
     with pytest.raises(openai.BadRequestError, match="both say where to start"):
@@ -282,9 +285,7 @@ def test_a_running_job_that_is_paused_ends_as_one_that_was_not(
     do_all(server.library)
     assert client.fine_tuning.jobs.retrieve(stopped).status == "succeeded"
     assert steps == list(range(1, 21))  # it went on from step 7, and began no other one again
-    one, other = (
-        SoftPrompt.from_bytes(server.library.read(f"{name}-{others}")).vectors_PD for name in ("whole", "stopped")
-    )
+    one, other = (SoftPrompt.from_bytes(server.library.read(f"{name}-{others}")).vectors_PD for name in ("whole", "stopped"))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-4 if others else 0)
     messages = [event.message for event in client.fine_tuning.jobs.list_events(stopped, limit=100)]
     assert {"paused", "resumed", "a worker goes on with the job"} <= set(messages)

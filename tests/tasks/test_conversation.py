@@ -36,6 +36,7 @@ from tests.spellings import CONTROLS, MAKERS
 
 from .test_chat import CHATML, TEMPLATES, TRIMMING, chat_base
 
+
 def form_of(base: FrozenBase) -> Form:
     frame = chat_frame(base.tokenizer, base.spelling.controls)
     target = f"{literal(frame.lead)}{{completion}}{literal(frame.end)}"

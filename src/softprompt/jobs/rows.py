@@ -20,7 +20,7 @@ from softprompt.rows.values import kind_of_json
 from softprompt.text import lone_surrogate
 
 Shape = Literal["columns", "completion", "chat", "preference"]
-_NAMES = {
+NAMES = {
     "columns": "columns",
     "completion": "prompt and completion",
     "chat": "messages",
@@ -70,7 +70,7 @@ def read_upload(data: bytes, filename: str) -> UploadedRows:
 
     def check_shape(row: Row) -> None:
         if shape_of(row) != shape:
-            raise DataError(f"another shape than line {first}, which has {_NAMES[shape]}; keep to one shape")
+            raise DataError(f"another shape than line {first}, which has {NAMES[shape]}; keep to one shape")
 
     _each(filename, rows, check_shape)
     made = _each(filename, rows, READERS[shape])
