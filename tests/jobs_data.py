@@ -54,7 +54,7 @@ def do_all(library: Library) -> None:
 
 
 def conversation(*said: str, weights: Sequence[int | None] = (), system: str | None = None) -> dict[str, Any]:
-    """A row of several turns in OpenAI's shape, of the user and the assistant in turn, the assistant's with these weights."""
+    """A row of several turns in OpenAI's shape: of the user and, with these weights, of the assistant in turn."""
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     for place, content in enumerate(said):
         messages.append({"role": "assistant" if place % 2 else "user", "content": content})

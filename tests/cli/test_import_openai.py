@@ -1,5 +1,5 @@
-"""The command import-openai: every line of a training file is counted as learnt or not, what it writes is what a job would learn
-from, and the cost is that of the plan."""
+"""The command import-openai: every line of a training file is counted as learnt or not, what it writes is what a job would
+learn from, and the cost is that of the plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Those who come from OpenAI's fine-tuning: their files and their code, driven by OpenAI's own client, on a base that has a chat
+"""Those who come from OpenAI's fine-tuning: their files and their code, driven by OpenAI's own client, on a base with a chat
 template."""
 
 from __future__ import annotations

@@ -45,8 +45,9 @@ app = typer.Typer(
 
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
-        "init": init, "import-openai": import_openai, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "suite": suite.app,
-        "compare": compare, "combine": combine, "personalize": personalize, "retrain": retrain, "correct": correct,
+        "init": init, "import-openai": import_openai, "train": train, "distill": distill, "sweep": sweep,
+        "evaluate": evaluate, "suite": suite.app, "compare": compare, "combine": combine, "personalize": personalize,
+        "retrain": retrain, "correct": correct,
         "upgrade": upgrade, "predict": predict, "serve": serve, "inspect": inspect, "diagnose": diagnose, "drift": drift,
         "review": review,
         "demo": demo, "base": base.app,

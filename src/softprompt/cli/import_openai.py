@@ -30,7 +30,7 @@ def import_openai(
     changes: Changes = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what would be learnt from a training file of OpenAI's, and what not, line by line; with --base how long it takes."""
+    """Tell what would be learnt from a training file of OpenAI's, line by line; with --base how long it takes."""
     import shlex
 
     from softprompt.jobs.training_file import check_free, plan_file, read_training_file, steps_of, task_of, write_task

@@ -124,7 +124,7 @@ class CheckpointObject(Identified):
     fine_tuned_model_checkpoint: str | None
     step_number: int | None
     metrics: dict[str, Any] = Field(
-        description="`step`, `train_loss` and `valid_loss` there (of a token; of labels, of the right one), and the test scores."
+        description="`step`, `train_loss` and `valid_loss` there (of a token, or of the right label), and test scores."
     )
 
 

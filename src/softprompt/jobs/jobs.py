@@ -152,8 +152,8 @@ class Jobs:
             version = self.library.registry.resolve(request.model)
         except (NotFound, NameRefused):
             raise FieldError(
-                f"there is no base {request.model!r} to train on{nearest(request.model, bases)}, and no model of that name to go "
-                "on from",
+                f"there is no base {request.model!r} to train on{nearest(request.model, bases)}, and no model of that "
+                "name to go on from",
                 "model",
             ) from None
         card, given = version.card, request.softprompt or {}
@@ -161,7 +161,7 @@ class Jobs:
             raise FieldError(f"{version.ref} was made for the base {card.base}, on which no jobs train here", "model")
         if "prompt_tuning_init_prompt" in given:
             raise FieldError(
-                f"the model {request.model!r} and softprompt.prompt_tuning_init_prompt both say where to start; leave one out",
+                f"model ({request.model!r}) and softprompt.prompt_tuning_init_prompt both say where to start; leave one out",
                 "softprompt.prompt_tuning_init_prompt",
             )
         kind = {"prompt_type": card.prompt_type, "num_virtual_tokens": card.num_virtual_tokens}

@@ -1,6 +1,6 @@
 """What would be learnt from a training file of OpenAI's, line by line, and the task file that it becomes. No torch.
 
-An upload is refused at its first wrong line. Here every line is looked at, and what cannot be learnt is told with its reason.
+An upload is refused at its first wrong line. Here every line is looked at, and what cannot be learnt is told with a reason.
 """
 
 from __future__ import annotations
