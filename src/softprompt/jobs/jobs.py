@@ -158,7 +158,9 @@ class Jobs:
             ) from None
         card, given = version.card, request.softprompt or {}
         if len(bases) != 1 and card.base not in bases:
-            raise FieldError(f"{version.ref} was made for the base {card.base}, on which no jobs train here", "model")
+            raise FieldError(
+                f"{version.ref} was made for the base {card.base}, on which no jobs train here; name a base", "model"
+            )
         if "prompt_tuning_init_prompt" in given:
             raise FieldError(
                 f"model ({request.model!r}) and softprompt.prompt_tuning_init_prompt both say where to start; leave one out",

@@ -89,8 +89,8 @@ def read_training_file(file: Path) -> TrainingFile:
             refused[number] = str(error)
     shapes = Counter(shape_of(row) for row in parsed.values())
     if not shapes:
-        why = f": line {min(refused)} is {refused[min(refused)]}" if refused else "; it has no rows"
-        raise DataError(f"{file} is no training file{why}")
+        why = f" (line {min(refused)} is {refused[min(refused)]})" if refused else " (it has no rows)"
+        raise DataError(f"{file} is no training file{why}; name a file of JSON Lines")
     shape: Shape = shapes.most_common(1)[0][0]
     if shape == "columns":
         columns = ", ".join(sorted(map(str, next(iter(parsed.values()))))[:8])
