@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.errors import ConfigError, DataError, reason_of
 from softprompt.rows.openai_files import MESSAGES, ROLES, Turn
 from softprompt.rows.sources import Row
-from softprompt.tasks.chat import chat_frame, has_chat_template
+from softprompt.tasks.chat import ChatFrame, chat_frame, has_chat_template
 from softprompt.tasks.template import Template
 from softprompt.text import Parts
 
@@ -77,7 +78,7 @@ def _word(base: FrozenBase, turns: Sequence[Turn], where: object) -> Parts:
             "{prompt}, which has the messages as one text"
         )
     try:
-        frame = chat_frame(tokenizer, base.spelling.controls)
+        frame = _frame(tokenizer, str(tokenizer.chat_template), frozenset(base.spelling.controls))
     except ConfigError as error:
         raise ConfigError(f"input: {{{MESSAGES}}} cannot be worded by the chat template of {base.name}: {error}") from None
     messages = [
@@ -94,6 +95,12 @@ def _word(base: FrozenBase, turns: Sequence[Turn], where: object) -> Parts:
     if frame.prompted and text.endswith(frame.prompted):  # an answer begins where finished turns have theirs
         text = text[: len(text) - len(frame.prompted)] + frame.behind
     return base.spelling.parts_of(text)
+
+
+@functools.lru_cache(maxsize=4)
+def _frame(tokenizer: Any, template: str, controls: frozenset[str]) -> ChatFrame:
+    """The frame of a chat template, which takes some milliseconds to find: requests come one by one."""
+    return chat_frame(tokenizer, controls)
 
 
 def forget(text: str) -> str | None:
