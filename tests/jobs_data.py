@@ -51,3 +51,28 @@ def queue_job(library: Library, folder: Path, task: str = "one", *, fingerprint:
 def do_all(library: Library) -> None:
     """Be the worker until nothing is left to do."""
     work(library, trainer(BaseOptions(dtype="float32", device="cpu"), 30), idle_seconds=0.05)
+
+
+def conversation(*said: str, weights: Sequence[int | None] = (), system: str | None = None) -> dict[str, Any]:
+    """A row of several turns in OpenAI's shape: of the user and, with these weights, of the assistant in turn."""
+    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    for place, content in enumerate(said):
+        messages.append({"role": "assistant" if place % 2 else "user", "content": content})
+        if place % 2 and weights and weights[place // 2] is not None:
+            messages[-1]["weight"] = weights[place // 2]
+    return {"messages": messages}
+
+
+def pair(asked: str, chosen: str, rejected: str) -> dict[str, Any]:
+    """A preference in OpenAI's shape."""
+    return {
+        "input": {"messages": [{"role": "user", "content": asked}], "tools": [], "parallel_tool_calls": True},
+        "preferred_output": [{"role": "assistant", "content": chosen}],
+        "non_preferred_output": [{"role": "assistant", "content": rejected}],
+    }
+
+
+CHAT_TEMPLATE = "{% for m in messages %}{{ m.role[0] + ':' + m.content + '<end>' }}{% endfor %}" + (
+    "{% if add_generation_prompt %}a:{% endif %}"
+)
+"""A template of few tokens, for a base of a small context."""

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 import typer.main
+from fastapi import APIRouter
 from openai import OpenAI
 from typer.core import TyperGroup
 
@@ -31,7 +32,7 @@ from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from tests.http_server import serving
-from tests.jobs_data import ROWS, lines
+from tests.jobs_data import ROWS, conversation, lines, pair
 from tests.library_data import make_prompt, scored
 
 ROOT = Path(__file__).parent.parent
@@ -195,8 +196,43 @@ def tuning(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     assert lines[-1] in ("good", "bad")
 
 
+TALKS = [
+    conversation(f"ticket {n}: the parcel is late", "where to?", "France", f"desk {n}", weights=(0, 1), system="You route.")
+    for n in range(12)
+]
+
+
+def from_openai(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
+    (scene.folder / "support.jsonl").write_bytes(lines(TALKS))
+    (scene.folder / "held_out.jsonl").write_bytes(lines([conversation(f"parcel {n}?", f"desk {n}") for n in range(4)]))
+    with Library.open("softprompt-home") as library, scene.server(library) as address:
+        scene.run(block, address)
+    said = printed().splitlines()
+    assert "published support@1" in said
+    at = said.index("succeeded support@1")
+    assert re.fullmatch(r"support@1 \d+ \d+\.\d+", said[at - 1])
+    assert said[at + 1 :], "the model answers"
+
+
+def preferences(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
+    (scene.folder / "pairs.jsonl").write_bytes(lines([pair(f"parcel {n}?", f"please {n}", f"no {n}") for n in range(12)]))
+    with Library.open("softprompt-home") as library:
+        library.publish(make_prompt("support"), base="builtin/tiny")
+        with serving(library, FrozenBase.load(CPU), routers=[*_training(library)]) as running:
+            scene.run(block, f"{running.url}/v1")
+    assert printed() == "paused\nqueued\ncancelled dpo 0.1\n"
+
+
+def _training(library: Library) -> Iterator[APIRouter]:
+    """The routes for jobs, and nobody who does them."""
+    yield file_routes(library)
+    yield job_routes(library, {"builtin/tiny": "builtin/tiny"})
+
+
 SCENES: dict[str, Callable[[Scene, Block, Callable[[], str]], None]] = {
     "README.md: From Python": readme,
+    "from_openai.md: Change the address": from_openai,
+    "from_openai.md: Preferences": preferences,
     "library.md: Bundles for devices at the edge": at_the_edge,
     "library.md: From Python": from_python,
     "serving.md: Ask": ask,
@@ -315,7 +351,7 @@ def test_a_command_of_a_document_is_one(block: Block, arguments: list[str]) -> N
 
 def test_every_page_with_commands_is_walked() -> None:
     assert {block.page.name for block, _ in CALLS} == {
-        "README.md", "library.md", "lifecycle.md", "moving_in.md", "serving.md", "start.md", "suites.md", "tuning.md"
+        "README.md", "from_openai.md", "library.md", "lifecycle.md", "moving_in.md", "serving.md", "start.md", "suites.md", "tuning.md"
     }  # fmt: skip
     assert len(CALLS) > 30
 

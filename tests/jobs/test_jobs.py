@@ -18,9 +18,10 @@ from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, T
 from softprompt.jobs import bank
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.lock import WorkerLock
+from softprompt.jobs.plan import make_plan
 from softprompt.jobs.queue import MOST_ATTEMPTS, Claim, Lost, Queue
 from softprompt.jobs.records import Job, Page, unfinished
-from softprompt.jobs.request import JobRequest, make_plan
+from softprompt.jobs.request import JobRequest
 from softprompt.jobs.rows import read_upload
 from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.worker import trainer, work
@@ -190,7 +191,10 @@ def test_hyperparameters_in_the_words_of_a_task_file(library: Library) -> None:
         ({"hyperparameters": {"n_epochs": 1}, "softprompt": {"num_train_epochs": 2}}, "say it once", "softprompt"),
         ({"hyperparameters": {"learning_rate": 1e3}}, "too high", "hyperparameters"),
         ({"hyperparameters": {"learning_rate": 1, "learning_rate_multiplier": 1}}, "are both given", "hyperparameters"),
-        ({"method": {"type": "dpo", "dpo": {}}}, "'dpo' is not supported", "method"),
+        ({"method": {"type": "dpo", "dpo": {}}}, "'dpo', and the rows .* of the shape 'columns'; give rows", "method"),
+        ({"method": {"type": "dpo", "supervised": {}}}, "settings of 'supervised' are given; leave them out", "method"),
+        ({"method": {"type": "reinforcement"}}, "no graders here; have the answers judged, and use 'dpo'", "method"),
+        ({"method": {"type": "sft"}}, "'sft' is not supported; use 'supervised' or 'dpo'", "method"),
         ({"integrations": [{"type": "wandb"}]}, "not supported", "integrations"),
         ({"metadata": {"a": "x" * 513}}, "metadata", "metadata"),
         ({"rows": [{"question": "a", "answer": "b"}] * 3}, "columns answer, question", "softprompt.input"),

@@ -100,11 +100,11 @@ def test_another_tenants_file_is_as_unknown_as_none(files: Uploads) -> None:
         (lines([{"prompt": 3, "completion": "b"}]), "line 1: prompt is 3; give a text"),
         (lines([{"messages": "hi"}]), "line 1: messages is 'hi'; give a list of objects"),
         (lines([{"messages": []}]), "line 1: the roles of the messages are none; there must be a user's"),
-        (lines([{"messages": [{"role": "user", "content": "a"}]}]), "user; there must be a user's, and an assistant's at"),
+        (lines([{"messages": [{"role": "user", "content": "a"}]}]), "user; there must be .*, and an assistant's behind it"),
         (lines([{"messages": [{"role": "robot", "content": "a"}]}]), "line 1: the role 'robot' is not known"),
         (lines([chat("", "b")]), "line 1: the content of the user message"),
         (lines([{"messages": [ASKED, {"role": "assistant", "content": "b", "weight": 0}]}]), "line 1: .* weight 0"),
-        (lines([{"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}]), "line 1: the content of"),
+        (lines([{"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}]), "images are not trained"),
     ],
 )  # fmt: skip
 def test_wrong_lines_are_told_by_number_and_nothing_is_kept(files: Uploads, data: bytes, message: str) -> None:
@@ -175,10 +175,18 @@ def test_chats_become_the_text_that_serving_makes_of_them() -> None:
     ]  # fmt: skip
     upload = read_upload(lines(rows), "x")
     assert upload.shape == "chat"
-    assert upload.rows == [
-        {"prompt": "be brief\nwhere?", "completion": "here"},
-        {"prompt": "ab\nc\nd", "completion": "e"},
+    assert [(row["prompt"], row["completion"]) for row in upload.rows] == [
+        ("be brief\nwhere?", "here"),
+        ("ab", "c"),
+        ("ab\nc\nd", "e"),
     ]
+    assert upload.lines == [1, 2, 2]
+    assert upload.rows[0]["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "where?"},
+    ]
+    assert [len(row["messages"]) for row in upload.rows] == [2, 1, 3]
+    assert [row["conversation"] == upload.rows[2]["conversation"] for row in upload.rows] == [False, True, True]
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -225,36 +233,38 @@ def conversation(*weights: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("weights", "trained"),
     [
-        ((0, 1), 1),
-        ((0, None), 1),
-        ((None, 1), None),
-        ((None, None), 1),
-        ((1, 0), 0),
-        ((0, 1, 0), 1),
-        ((0, 0, 1), 2),
-        ((1,), 0),
+        ((0, 1), [1]),
+        ((0, None), [1]),
+        ((None, 1), [0, 1]),
+        ((None, None), [0, 1]),
+        ((1, 1, 1), [0, 1, 2]),
+        ((1, 0), [0]),
+        ((1, 0, None), [0, 2]),
+        ((0, 1, 0), [1]),
+        ((0, 0, 1), [2]),
+        ((1,), [0]),
     ],
 )
-def test_the_answer_of_weight_1_is_trained_and_what_stands_before_it_is_its_context(
-    weights: tuple[Any, ...], trained: int | None
+def test_each_answer_of_weight_1_is_a_row_and_what_stands_before_it_is_its_context(
+    weights: tuple[Any, ...], trained: list[int]
 ) -> None:
-    trained = 1 if trained is None else trained
-    (row,) = read_upload(lines([conversation(*weights)]), "x").rows
-    assert row["completion"] == f"answer {trained}"
-    before = [line for number in range(trained) for line in (f"question {number}", f"answer {number}")]
-    assert row["prompt"].split("\n") == [*before, f"question {trained}"]
+    rows = read_upload(lines([conversation(*weights)]), "x").rows
+    assert [row["completion"] for row in rows] == [f"answer {number}" for number in trained]
+    assert len({row["conversation"] for row in rows}) == 1
+    for row, last in zip(rows, trained, strict=True):
+        before = [line for number in range(last) for line in (f"question {number}", f"answer {number}")]
+        assert row["prompt"].split("\n") == [*before, f"question {last}"]
+        assert [message["content"] for message in row["messages"]] == row["prompt"].split("\n")
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (conversation(1, 1), "messages 2 and 4 are all to be trained, .* give the earlier ones weight 0"),
-        (conversation(1, None), "messages 2 and 4 are all to be trained"),
         (conversation(0, 0), "all answers have weight 0, which teaches nothing; give one weight 1"),
         (conversation(0.5), "message 2 has weight 0.5; a weight is 0 or 1"),
         (conversation(True), "message 2 has weight True"),
         ({"messages": [{**ASKED, "weight": 1}, ANSWER]}, "message 1 has a weight and is the user's"),
-        ({"messages": [{**ANSWER, "weight": 1}, ASKED, {**ANSWER, "weight": 0}]}, "there must be a user's"),
+        ({"messages": [{**ANSWER, "weight": 1}, ASKED, {**ANSWER, "weight": 0}]}, "message 1 is to be .* a user's"),
     ],
 )  # fmt: skip
 def test_other_weights_are_refused_by_name(row: dict[str, Any], message: str) -> None:

@@ -58,6 +58,8 @@ READING = [
     ["jobs", "list"],
     ["jobs", "show", "x"],
     ["jobs", "cancel", "x"],
+    ["jobs", "pause", "x"],
+    ["jobs", "resume", "x"],
     ["combine", "x@1", "x@2"],
     ["correct", "t"],
     ["ab", "start", "t"],
@@ -71,7 +73,7 @@ READING = [
 """Every command that needs a library that is there; `test_every_command_is_of_one_kind` sees to it."""
 
 MAKING = ["train", "distill", "sweep", "import", "keys create", "demo", "serve", "unbundle", "pull"]
-APART = ["init", "compare", "doctor", "base show", "base verify", "base list"]
+APART = ["init", "import-openai", "compare", "doctor", "base show", "base verify", "base list"]
 
 
 def test_every_command_is_of_one_kind() -> None:

@@ -20,6 +20,7 @@ from softprompt.cli.drift import drift
 from softprompt.cli.evaluate import evaluate
 from softprompt.cli.exchange import export_prompt, import_prompt
 from softprompt.cli.hub import pull, push
+from softprompt.cli.import_openai import import_openai
 from softprompt.cli.init import init
 from softprompt.cli.inspect import inspect
 from softprompt.cli.options import Command, KnowsKeys, Location, front_options, name_values, stand_before
@@ -45,8 +46,9 @@ app = typer.Typer(
 
 _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
     "Tune and use": {
-        "init": init, "train": train, "distill": distill, "sweep": sweep, "evaluate": evaluate, "suite": suite.app,
-        "compare": compare, "combine": combine, "personalize": personalize, "retrain": retrain, "correct": correct,
+        "init": init, "import-openai": import_openai, "train": train, "distill": distill, "sweep": sweep,
+        "evaluate": evaluate, "suite": suite.app, "compare": compare, "combine": combine, "personalize": personalize,
+        "retrain": retrain, "correct": correct,
         "upgrade": upgrade, "predict": predict, "serve": serve, "inspect": inspect, "diagnose": diagnose, "drift": drift,
         "review": review,
         "demo": demo, "doctor": doctor, "base": base.app,

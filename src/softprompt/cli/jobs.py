@@ -9,7 +9,7 @@ import typer
 from softprompt.cli.options import Json, Location, library_options
 from softprompt.cli.output import emit
 
-app = typer.Typer(help="Fine-tuning jobs that came over HTTP: list, show, cancel.", no_args_is_help=True)
+app = typer.Typer(help="Fine-tuning jobs that came over HTTP: list, show, pause, resume, cancel.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job: ftjob-...")]
 
@@ -62,3 +62,21 @@ def cancel(job: Name, *, where: Location, as_json: Json = False) -> None:
     from softprompt.jobs.jobs import Jobs
 
     emit([Jobs(where.open()).cancel(job).row()], as_json, "Cancelled", COLUMNS)
+
+
+@app.command()
+@library_options
+def pause(job: Name, *, where: Location, as_json: Json = False) -> None:
+    """Pause a job that waits or runs; what it has trained is kept."""
+    from softprompt.jobs.jobs import Jobs
+
+    emit([Jobs(where.open()).pause(job).row()], as_json, "Paused", COLUMNS)
+
+
+@app.command()
+@library_options
+def resume(job: Name, *, where: Location, as_json: Json = False) -> None:
+    """Let a paused job wait for a worker again, which a server of this home starts; it goes on from where it was."""
+    from softprompt.jobs.jobs import Jobs
+
+    emit([Jobs(where.open()).resume(job).row()], as_json, "Resumed", COLUMNS)

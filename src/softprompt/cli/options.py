@@ -203,6 +203,7 @@ _VALUES = {
             "--export",
             "--reference",
             "--html",
+            "--validation",
         ),
         "FILE",
     ),

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from softprompt.errors import FieldError, LibraryError
 from softprompt.http.auth import Caller
 from softprompt.http.body import StrictRoute
-from softprompt.http.errors import ApiError, for_clients
+from softprompt.http.errors import for_clients
 from softprompt.http.files import (
     TRAINING,
     After,
@@ -36,6 +36,7 @@ from softprompt.jobs.request import JobRequest
 if TYPE_CHECKING:
     from softprompt.jobs.starter import Starter
     from softprompt.library.library import Library
+    from softprompt.tasks.chat import ChatFrame
 
 log = logging.getLogger("softprompt.http")
 
@@ -43,28 +44,31 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Most of them in one ans
 
 _PATH = "/v1/fine_tuning/jobs"
 _JOB = "fine_tuning_job_id"
-_PAUSES = "jobs cannot be paused; cancel the job, and create it again later"
 
 
 class UsualHyperparameters(BaseModel):
     """The hyperparameters that OpenAI's clients know; `auto` where the request is silent."""
 
-    n_epochs: float | Literal["auto"]
+    n_epochs: int | float | Literal["auto"]
     batch_size: int | Literal["auto"]
     learning_rate_multiplier: float | Literal["auto"]
+    beta: float | Literal["auto"] | None = Field(
+        default=None, description="Of the method `dpo` alone.", exclude_if=lambda value: value is None
+    )
 
 
-class SupervisedObject(BaseModel):
-    """Settings of the supervised method."""
+class SettingsObject(BaseModel):
+    """Settings of a method."""
 
     hyperparameters: UsualHyperparameters
 
 
 class MethodObject(BaseModel):
-    """How a job trains."""
+    """How a job trains: its type, and the settings under that name."""
 
-    type: Literal["supervised"] = "supervised"
-    supervised: SupervisedObject
+    type: Literal["supervised", "dpo"]
+    supervised: SettingsObject | None = Field(default=None, exclude_if=lambda value: value is None)
+    dpo: SettingsObject | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class JobObject(Identified):
@@ -74,7 +78,7 @@ class JobObject(Identified):
     created_at: Time
     finished_at: TimeOrNone
     estimated_finish: TimeOrNone
-    status: str = Field(description="`queued`, `running`, `succeeded`, `failed` or `cancelled`.")
+    status: str = Field(description="`queued`, `running`, `paused`, `succeeded`, `failed`, `cancelled`.")
     model: str = Field(description="The name of the base.")
     fine_tuned_model: str | None = Field(description="The version that it became: `task@3`.")
     organization_id: str = "softprompt"
@@ -119,7 +123,9 @@ class CheckpointObject(Identified):
     fine_tuning_job_id: str
     fine_tuned_model_checkpoint: str | None
     step_number: int | None
-    metrics: dict[str, Any]
+    metrics: dict[str, Any] = Field(
+        description="`step`, `train_loss` and `valid_loss` there (of a token, or of the right label), and test scores."
+    )
 
 
 class CheckpointList(ListPage[CheckpointObject]):
@@ -134,6 +140,7 @@ def job_routes(
     most_trained: int = MOST_TRAINED,
     context: int | None = None,
     fingerprint: str | None = None,
+    frame: ChatFrame | None = None,
 ) -> APIRouter:
     """The routes for the fine-tuning jobs of a library's tenants.
 
@@ -144,6 +151,7 @@ def job_routes(
         most_trained: rows that a job may train on, each counted as often as it is seen.
         context: tokens that the base takes, where that has a bound.
         fingerprint: of the base that is served, on which alone jobs train.
+        frame: how its chat template words an answer, where it has one.
     """
 
     @asynccontextmanager
@@ -157,18 +165,21 @@ def job_routes(
     router = APIRouter(lifespan=lifespan, route_class=StrictRoute, tags=[TRAINING])
 
     def jobs_of(caller: Caller) -> Jobs:
-        return Jobs(tenant_library(library, caller), most_trained=most_trained, context=context)
+        return Jobs(tenant_library(library, caller), most_trained=most_trained, context=context, frame=frame)
+
+    def ensure() -> None:
+        if starter is not None:
+            try:
+                starter.ensure()
+            except (LibraryError, OSError) as error:  # the job is queued, and it is looked after again soon
+                log.warning("no worker can be started: %s", error)
 
     @router.post(_PATH, summary="Tune a prompt", response_model=JobObject)
     def create_job(caller: Trainer, body: JobRequest) -> Response:
         """Queue the tuning of a soft prompt; it becomes a version of the task that `suffix` names."""
         with refusals_of("training_file"):
             job = jobs_of(caller).create(body, bases, fingerprint=fingerprint)
-        if starter is not None:
-            try:
-                starter.ensure()
-            except (LibraryError, OSError) as error:  # the job is queued, and it is looked after again soon
-                log.warning("no worker can be started: %s", error)
+        ensure()
         return training_answer(_job(job))
 
     @router.get(_PATH, summary="List jobs", response_model=JobList)
@@ -202,18 +213,26 @@ def job_routes(
         with refusals_of(_JOB):
             return training_answer(_job(jobs_of(caller).cancel(job_id)))
 
-    @router.post(f"{_PATH}/{{job_id}}/pause", summary="Not supported", response_model=JobObject)
-    @router.post(f"{_PATH}/{{job_id}}/resume", summary="Not supported", response_model=JobObject)
+    @router.post(f"{_PATH}/{{job_id}}/pause", summary="Pause a job", response_model=JobObject)
     def pause(caller: Trainer, job_id: Id) -> Response:
+        """What it has trained is kept; others go on."""
         with refusals_of(_JOB):
-            jobs_of(caller).get(job_id)
-        raise ApiError(400, _PAUSES, code="unsupported")
+            return training_answer(_job(jobs_of(caller).pause(job_id)))
+
+    @router.post(f"{_PATH}/{{job_id}}/resume", summary="Resume a paused job", response_model=JobObject)
+    def resume(caller: Trainer, job_id: Id) -> Response:
+        """It waits for a worker again, and goes on from where it was paused."""
+        with refusals_of(_JOB):
+            job = jobs_of(caller).resume(job_id)
+        ensure()
+        return training_answer(_job(job))
 
     return router
 
 
 def _job(job: Job) -> JobObject:
     request, usual = job.request, UsualHyperparameters(**job.request["hyperparameters"])
+    method = request.get("method", "supervised")  # jobs of before had no other
     return JobObject(
         **vars(job)
         | {
@@ -222,7 +241,7 @@ def _job(job: Job) -> JobObject:
             "fine_tuned_model": job.model,
             "result_files": [job.result_file] if job.result_file is not None else [],
             "hyperparameters": usual,
-            "method": MethodObject(supervised=SupervisedObject(hyperparameters=usual)),
+            "method": MethodObject.model_validate({"type": method, method: SettingsObject(hyperparameters=usual)}),
             "seed": request["seed"],
             "metadata": request.get("metadata"),
             "user_provided_suffix": request.get("suffix"),
@@ -260,6 +279,6 @@ def _checkpoint(job: Job) -> CheckpointObject:
             "fine_tuning_job_id": job.name,
             "fine_tuned_model_checkpoint": job.model,
             "step_number": step,
-            "metrics": {"step": step, **outcome.get("metrics", {})},
+            "metrics": {"step": step, **outcome.get("losses", {}), **outcome.get("metrics", {})},
         }
     )

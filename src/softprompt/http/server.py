@@ -142,6 +142,7 @@ def _training(state: ServerState, library: Library, settings: Settings) -> list[
     from softprompt.http.files import file_routes
     from softprompt.http.jobs import job_routes
     from softprompt.jobs.starter import Starter
+    from softprompt.tasks.chat import frame_of
 
     service, options = state.service, settings.base.arguments()
     starter = Starter(library, registry=settings.registry, store=settings.store, options=options)
@@ -164,6 +165,7 @@ def _training(state: ServerState, library: Library, settings: Settings) -> list[
             most_trained=settings.limits.trained_rows,
             context=service.base.context,
             fingerprint=service.fingerprint,
+            frame=frame_of(service.base),
         ),
     ]
 

@@ -102,6 +102,7 @@ class _Training:
         self._claims: dict[Member, Claim] = {}
         self._reports: dict[Member, _Report] = {}
         self._warned: set[tuple[int, str]] = set()
+        self._given_up: set[int] = set()
 
     def unfinished(self) -> list[Claim]:
         """The jobs that are neither published nor failed."""
@@ -116,8 +117,17 @@ class _Training:
             for event in self._session.run():
                 self._take(event)
                 for member, claim in self._claims.items():
-                    if claim.id not in self._watch.live:
-                        self._session.drop(member)
+                    if claim.id not in self._watch.live and claim.id not in self._given_up:
+                        self._given_up.add(claim.id)
+                        self._give_up(member, claim)
+
+    def _give_up(self, member: Member, claim: Claim) -> None:
+        """Drop a job that is not this worker's any more; what one has trained that is paused, or may be, is kept."""
+        try:
+            paused = self._queue.paused(claim.id)
+        except RegistryError:
+            paused = True
+        (self._session.pause if paused else self._session.drop)(member)
 
     def _add(self, claim: Claim) -> None:
         library = self._queue.library.for_tenant(claim.tenant, claim.actor)
@@ -131,6 +141,7 @@ class _Training:
                 "best_step": run.best_step,
                 "metric": card.metric,
                 "metrics": card.metrics,
+                "losses": _losses(run),
                 "truncated": member.truncated,
             }
             # Read beside the transaction, which it does not see: what the name meant until now.
@@ -231,13 +242,15 @@ def _task(claim: Claim, files: Uploads) -> Task:
     names = {"train": claim.training_file, "validation": claim.validation_file}
     data = {split: name for split, name in names.items() if name is not None}
     rows: dict[str, PlacedRows] = {}
+    group = None
     for split, name in data.items():
         field = "training_file" if split == "train" else "validation_file"
         try:
-            rows[name] = files.read_rows(files.get(name)).placed(field)
+            upload = files.read_rows(files.get(name))
         except NotFound as error:
             raise FieldError(f"{field} was deleted before the job was done: {error}", field) from None
-    return JobTask({**claim.config, "base": claim.base, "data": data}, rows)
+        rows[name], group = upload.placed(field), upload.group
+    return JobTask({**claim.config, "base": claim.base, "data": data | ({"group": group} if group else {})}, rows)
 
 
 def _taken_over(version: Version, before: Version, production: bool) -> str:
@@ -254,6 +267,13 @@ def _trained_tokens(run: Run) -> int:
     rows = whole * len(run.train) + min(len(run.train), rest * run.config.per_device_train_batch_size)
     tokens = sum(map(len, run.train.inputs)) + sum(map(len, run.train.targets))
     return round(tokens / len(run.train) * rows)
+
+
+def _losses(run: Run) -> dict[str, float | None]:
+    """The losses at the best step, of a token, or of a label among the labels."""
+    best = next((row for row in run.history if row["step"] == run.best_step), None)
+    names = {"train_loss": "loss", "valid_loss": "validation_loss"}
+    return {} if best is None else {name: _number(best[key]) for name, key in names.items()}
 
 
 def _table(run: Run) -> bytes:

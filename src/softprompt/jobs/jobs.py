@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt.errors import FieldError, NameRefused, NotFound, nearest
+from softprompt.jobs.plan import make_plan
 from softprompt.jobs.records import (
     CANCELLED,
     FAILED,
+    PAUSED,
     QUEUED,
+    RUNNING,
     SUCCEEDED,
     UNFINISHED,
+    WANTED,
     Event,
     Job,
     Page,
@@ -27,7 +31,7 @@ from softprompt.jobs.records import (
     job_of,
     place_of,
 )
-from softprompt.jobs.request import JobRequest, make_plan, shown_hyperparameters
+from softprompt.jobs.request import DPO, SUPERVISED, JobRequest, is_preference, shown_hyperparameters
 from softprompt.jobs.rows import UploadedRows
 from softprompt.jobs.uploads import TRAINING, UploadedFile, Uploads
 from softprompt.registry import queries, tables
@@ -39,9 +43,20 @@ from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
+    from softprompt.tasks.chat import ChatFrame
 
 MOST_TRAINED = 2_000_000
 """Rows that a job may train on: nobody else's is done meanwhile, but for those beside it in the bank."""
+
+_STANDS = {
+    QUEUED: "waits already",
+    RUNNING: "runs already",
+    PAUSED: "is paused already",
+    SUCCEEDED: "has succeeded",
+    FAILED: "has failed",
+    CANCELLED: "is cancelled already",
+}
+_DONE = {"cancel": "cancelled", "pause": "paused", "resume": "resumed"}
 
 _j, _e = tables.jobs.c, tables.job_events.c
 
@@ -49,11 +64,19 @@ _j, _e = tables.jobs.c, tables.job_events.c
 class Jobs:
     """One tenant's jobs. Safe to share between threads."""
 
-    def __init__(self, library: Library, *, most_trained: int = MOST_TRAINED, context: int | None = None) -> None:
+    def __init__(
+        self,
+        library: Library,
+        *,
+        most_trained: int = MOST_TRAINED,
+        context: int | None = None,
+        frame: ChatFrame | None = None,
+    ) -> None:
         """`most_trained` rows may a job train on, each counted as often as it is seen; `context` is the tokens that the base
-        takes, None where that has no bound or is not known."""
+        takes, None where that has no bound or is not known, and `frame` how its chat template words an answer, where it has
+        one."""
         self.library = library
-        self._most_trained, self._context = most_trained, context
+        self._most_trained, self._context, self._frame = most_trained, context, frame
         self.files = Uploads(library)
         self._database = library.registry.database
 
@@ -61,7 +84,7 @@ class Jobs:
         """Check a request against its rows and queue it.
 
         Args:
-            request: what the client asks for.
+            request: what the client asks for: of a base, or of a version to go on from.
             bases: names of bases that may be asked for, and what to load for each.
             fingerprint: of the base that is asked for: no other is trained on, if one lies there by then.
 
@@ -69,16 +92,17 @@ class Jobs:
             FieldError: no such base or file, or a setting or row is wrong; nothing is queued.
             StoreError: a file cannot be read.
         """
-        if request.model not in bases:
-            hint = nearest(request.model, bases)
-            if "@" in request.model:
-                hint = "; to start from a version, give its base, and softprompt.prompt_tuning_init_prompt"
-            raise FieldError(f"there is no base {request.model!r} to train on{hint}", "model")
+        asked, request = request.model, self._on_base(request, bases)
+        if request.validation_file == request.training_file:
+            raise FieldError(
+                f"validation_file is training_file, {request.training_file!r}; leave it out, and a tenth is held out",
+                "validation_file",
+            )
         file, train = self._rows(request.training_file, "training_file")
         validation = None
         if request.validation_file is not None:
             _, validation = self._rows(request.validation_file, "validation_file")
-        plan = make_plan(request, file.filename, train, validation)
+        plan = make_plan(request, file.filename, train, validation, frame=self._frame, context=self._context)
         try:
             self.library.registry.check_names([plan.config["task"]], request.model)
         except NameRefused as error:
@@ -89,7 +113,9 @@ class Jobs:
         parents = plan.config.get("prompt_tuning_init_prompt", ())
         for ref in [parents] if isinstance(parents, str) else parents:
             self._check_parent(ref)
-        shown = request.model_dump(mode="json", include={"model", "suffix", "metadata"}) | {
+        shown = request.model_dump(mode="json", include={"suffix", "metadata"}) | {
+            "model": asked,
+            "method": DPO if is_preference(request) else SUPERVISED,
             "hyperparameters": shown_hyperparameters(request),
             "seed": plan.config.get("seed", 0),
             "softprompt": plan.config,
@@ -117,6 +143,33 @@ class Jobs:
             for note in plan.notes:
                 add_event(connection, row.id, note)
         return job_of(row)
+
+    def _on_base(self, request: JobRequest, bases: Mapping[str, str]) -> JobRequest:
+        """The same request of a base: one of a version goes on from its prompt, on its base."""
+        if request.model in bases:
+            return request
+        try:
+            version = self.library.registry.resolve(request.model)
+        except (NotFound, NameRefused):
+            raise FieldError(
+                f"there is no base {request.model!r} to train on{nearest(request.model, bases)}, and no model of that "
+                "name to go on from",
+                "model",
+            ) from None
+        card, given = version.card, request.softprompt or {}
+        if len(bases) != 1 and card.base not in bases:
+            raise FieldError(
+                f"{version.ref} was made for the base {card.base}, on which no jobs train here; name a base", "model"
+            )
+        if "prompt_tuning_init_prompt" in given:
+            raise FieldError(
+                f"model ({request.model!r}) and softprompt.prompt_tuning_init_prompt both say where to start; leave one out",
+                "softprompt.prompt_tuning_init_prompt",
+            )
+        kind = {"prompt_type": card.prompt_type, "num_virtual_tokens": card.num_virtual_tokens}
+        start = {"prompt_tuning_init_prompt": version.ref, **kind, **given}
+        base = card.base if card.base in bases else next(iter(bases))
+        return request.model_copy(update={"model": base, "softprompt": start})
 
     def _check_length(self, config: TaskConfig, rows: int) -> None:
         """Refuse what would keep the worker for too long."""
@@ -174,22 +227,42 @@ class Jobs:
             return fetch_page(connection, statement.order_by(_e.number.desc()), limit, event_of)
 
     def cancel(self, name: str) -> Job:
-        """Cancel a job that waits or runs; what it has trained is lost.
+        """Cancel a job that waits, runs or is paused; what it has trained is lost.
 
         Raises:
             NotFound: this tenant has no such job.
             FieldError: it is finished already.
         """
+        return self._change(name, "cancel", UNFINISHED, {"status": CANCELLED, "finished_at": now()})
+
+    def pause(self, name: str) -> Job:
+        """Pause a job that waits or runs: its worker keeps what it has trained and goes on with others.
+
+        Raises:
+            NotFound: this tenant has no such job.
+            FieldError: it is paused or finished already.
+        """
+        return self._change(name, "pause", WANTED, {"status": PAUSED})
+
+    def resume(self, name: str) -> Job:
+        """Let a paused job wait for a worker again, which goes on from where it was paused.
+
+        Raises:
+            NotFound: this tenant has no such job.
+            FieldError: it is not paused.
+        """
+        return self._change(name, "resume", (PAUSED,), {"status": QUEUED, "attempts": 0})
+
+    def _change(self, name: str, verb: str, allowed: Sequence[str], changes: Mapping[str, Any]) -> Job:
+        """Give a job a new status where it has an allowed one."""
         with self._database.write() as connection:
             row = self._row(connection, name, lock=True)
-            which = sa.and_(_j.id == row.id, _j.status.in_(UNFINISHED))
-            changes = {"status": CANCELLED, "finished_at": now(), "estimated_finish": None}
-            statement = sa.update(tables.jobs).where(which).values(changes).returning(tables.jobs)
-            changed = connection.execute(statement).first()
+            which = sa.and_(_j.id == row.id, _j.status.in_(allowed))
+            statement = sa.update(tables.jobs).where(which).values(estimated_finish=None, **changes)
+            changed = connection.execute(statement.returning(tables.jobs)).first()
             if changed is None:
-                end = {SUCCEEDED: "has succeeded", FAILED: "has failed", CANCELLED: "is cancelled already"}[row.status]
-                raise FieldError(f"job {name!r} {end}; there is nothing to cancel", "fine_tuning_job_id")
-            add_event(connection, row.id, "cancelled")
+                raise FieldError(f"job {name!r} {_STANDS[row.status]}; there is nothing to {verb}", "fine_tuning_job_id")
+            add_event(connection, row.id, _DONE[verb])
         return job_of(changed)
 
     def _rows(self, name: str, field: str) -> tuple[UploadedFile, UploadedRows]:

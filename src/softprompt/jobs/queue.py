@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from softprompt.jobs.records import FAILED, QUEUED, RUNNING, SUCCEEDED, add_event, place_of, record_of
+from softprompt.jobs.records import FAILED, PAUSED, QUEUED, RUNNING, SUCCEEDED, add_event, place_of, record_of
 from softprompt.registry import tables
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import Version, now
@@ -97,8 +97,8 @@ class Queue:
                 changes = {"status": RUNNING, "worker": self.worker, "place": self.place, "bank": row.bank or bank}
                 statement = sa.update(tables.jobs).where(_j.id == row.id).values(**changes, attempts=_j.attempts + 1)
                 claimed.append(connection.execute(statement.returning(tables.jobs)).one())
-                again = row.status == RUNNING
-                add_event(connection, row.id, "a worker goes on with the job of one that died" if again else "started")
+                begins = "started" if row.bank is None else "a worker goes on with the job"
+                add_event(connection, row.id, f"{begins} of one that died" if row.status == RUNNING else begins)
         if hopeless:
             return self.claim()
         return [record_of(Claim, row, "config", "request") for row in claimed]
@@ -108,6 +108,12 @@ class Queue:
         with self._database.write() as connection:
             statement = sa.update(tables.jobs).where(self._own(jobs)).values(beats=_j.beats + 1).returning(_j.id)
             return set(connection.execute(statement).scalars())
+
+    def paused(self, job: int) -> bool:
+        """Whether a job was paused, or goes on after a pause: what it has trained is wanted."""
+        with self._database.read() as connection:
+            statement = sa.select(_j.id).where(_j.id == job, _j.status.in_((PAUSED, QUEUED)))
+            return connection.execute(statement).first() is not None
 
     def own(self, jobs: Collection[int]) -> set[int]:
         """Those of the jobs that are still this worker's."""
@@ -170,10 +176,14 @@ class Queue:
         return sa.and_(_j.id.in_(list(jobs)), _j.status == RUNNING, _j.worker == self.worker)
 
     def _waiting(self, connection: Connection) -> list[AnyRow]:
-        """The oldest job that waits here, and others on its base."""
+        """The oldest job that waits here, and others on its base; of those that were paused, others of its bank, whose
+        checkpoint has what they have trained."""
         waits = sa.and_(_j.status == QUEUED, _j.place == self.place)
-        oldest = sa.select(_j.base).where(waits).order_by(_j.id).limit(1).scalar_subquery()
-        statement = sa.select(tables.jobs).where(waits, _j.base == oldest).order_by(_j.id).limit(self._bank_size)
+        oldest = sa.select(_j.base, _j.bank).where(waits).order_by(_j.id).limit(1)
+        if (first := connection.execute(oldest).first()) is None:
+            return []
+        alike = sa.and_(_j.base == first.base, _j.bank.is_(None) if first.bank is None else _j.bank == first.bank)
+        statement = sa.select(tables.jobs).where(waits, alike).order_by(_j.id).limit(self._bank_size)
         return list(connection.execute(statement.with_for_update(skip_locked=True)))
 
     def _orphans(self, connection: Connection) -> list[AnyRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded", "failed", "cancelled"
-UNFINISHED = (QUEUED, RUNNING)
+PAUSED = "paused"
+WANTED = (QUEUED, RUNNING)
+"""Statuses of jobs that a worker has to do."""
+UNFINISHED = (*WANTED, PAUSED)
+"""Statuses that are no end."""
 
 _j = tables.jobs.c
 
@@ -148,10 +152,10 @@ def place_of(home: Path) -> str:
     return file.read_text(encoding="ascii").strip()
 
 
-def unfinished(library: Library) -> bool:
-    """Whether a job of any tenant waits or runs in this home."""
+def unfinished(library: Library, statuses: Sequence[str] = WANTED) -> bool:
+    """Whether a job of any tenant has one of these statuses in this home: by default whether one waits or runs."""
     if not (library.home / PLACE).exists():  # which the first job makes; the home may be one that nobody can write to
         return False
-    here = sa.and_(_j.status.in_(UNFINISHED), _j.place == place_of(library.home))
+    here = sa.and_(_j.status.in_(statuses), _j.place == place_of(library.home))
     with library.registry.database.read() as connection:
         return connection.execute(sa.select(_j.id).where(here).limit(1)).first() is not None

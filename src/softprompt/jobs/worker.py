@@ -16,7 +16,7 @@ from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
 from softprompt.errors import FingerprintMismatch, RegistryError, StoreError
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.queue import STALE_SECONDS, Claim, Queue, checkpoints_of
-from softprompt.jobs.records import unfinished
+from softprompt.jobs.records import UNFINISHED, unfinished
 from softprompt.jobs.uploads import Uploads
 from softprompt.jobs.watch import fail
 from softprompt.library.library import Library
@@ -74,7 +74,7 @@ def _clear(library: Library) -> None:
     """Delete checkpoints that no job will take up any more (of jobs that were cancelled, or trained in another bank), and
     what is left of uploads whose server was killed."""
     try:
-        if not unfinished(library):
+        if not unfinished(library, UNFINISHED):
             for kind in ("*.checkpoint", "[!.]*.partial"):  # a tenant called `jobs` has its histories there
                 for left in checkpoints_of(library).glob(kind):
                     left.unlink(missing_ok=True)

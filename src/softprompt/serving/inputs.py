@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError, FieldError, reason_of
+from softprompt.tasks.conversation import text_of_turns, word_conversation
 from softprompt.tasks.schema import grammar_of
 from softprompt.tasks.template import Template
 from softprompt.text import Parts, plain
@@ -72,7 +73,7 @@ def check_room(base: FrozenBase, prompt: int, length: int, max_tokens: int) -> N
         )
 
 
-def fill_template(form: Form, text: str) -> tuple[Parts, Parts]:
+def fill_template(base: FrozenBase, form: Form, text: str) -> tuple[Parts, Parts]:
     """A text as the input of a task, in parts: what stands before the prompt where it is placed, and what behind it. For a
     template with several columns it is a JSON object.
 
@@ -82,6 +83,8 @@ def fill_template(form: Form, text: str) -> tuple[Parts, Parts]:
     check_text(text, f"an input for task {form.task!r}")
     before, behind = form.input.around_prompt or (Template(""), form.input)
     row = form.with_passages(form.row_of(text))
+    if form.converses:
+        return before.fill_parts(row, "the input"), word_conversation(base, behind, row, "the input")
     return before.fill_parts(row, "the input"), behind.fill_parts(row, "the input")
 
 
@@ -149,9 +152,10 @@ def raw_input(text: str) -> str:
     return "\n".join(str(value) for value in row.values()) if isinstance(row, dict) and row else text
 
 
-def chat_input(messages: Sequence[Message], *, conversation: bool = False) -> str:
+def chat_input(messages: Sequence[Message], *, conversation: bool = False, roles: bool = False) -> str:
     """What a task reads of a chat: the last message, which must be the user's; for a task that was tuned on whole
-    conversations all messages, joined by newlines. The words of other roles are no part of the input otherwise.
+    conversations all messages, joined by newlines, or where its input has `{messages}`, with their `roles`. The words of
+    other roles are no part of the input otherwise.
 
     Raises:
         FieldError: the last message is another's, or has no text.
@@ -161,6 +165,8 @@ def chat_input(messages: Sequence[Message], *, conversation: bool = False) -> st
         ends = f"the last message is of the role {last.role!r}" if last is not None else "there is no message"
         raise FieldError(f"messages: {ends}; a task reads the last message of the user: end with it", "messages")
     check_text(last.content, "the last message of the user")
+    if roles:
+        return text_of_turns([{"role": message.role, "content": message.content} for message in messages])
     return "\n".join(message.content for message in messages) if conversation else last.content
 
 

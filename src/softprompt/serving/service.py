@@ -235,10 +235,11 @@ class AsyncService:
                 check_text("\n".join(message.content for message in messages), "the conversation")
                 ids = await self._reader.ids_of(chat_text(self.base, messages))
             else:
-                given = chat_input(messages, conversation=resident.reads_conversations)
+                form = resident.form
+                given = chat_input(messages, conversation=resident.reads_conversations, roles=form.converses)
                 check_text(given, "the conversation")
                 watch.text = given
-                fill = partial(fill_template, resident.form, given)
+                fill = partial(fill_template, self.base, form, given)
                 front, text = await asyncio.to_thread(fill) if resident.looks_up else fill()
                 ids = await self._reader.ids_of(text)
                 if resident.form.front_varies:

@@ -43,6 +43,9 @@ class DataConfig(Strict):
     """A data set of the Hugging Face hub; then train, validation and test name its splits."""
     name: str | None = None
     """Configuration of the hub data set."""
+    group: str | None = Field(default=None, min_length=1)
+    """A column: rows that are equal in it stay in one split, such as those of one conversation or one customer; by default
+    those of one input do."""
     subsets: int | None = Field(default=None, ge=2, le=32)
     """Train so many prompts, each on a part of the training rows of its own, and combine them into one version: an ensemble
     where there are labels, else their mean."""

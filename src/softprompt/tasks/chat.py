@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, reason_of
@@ -37,6 +37,8 @@ class ChatFrame:
     """The control token that ends an answer where it is not the tokenizer's end token."""
     notes: tuple[str, ...] = ()
     """What people should know of it."""
+    prompted: str = field(default="", compare=False)
+    """Behind the message as the template's own generation prompt has it, before anything of it is mended."""
 
     def head(self, controls: Collection[str]) -> str:
         """The head of the user's turn alone: from the last control token on; nothing where there is none."""
@@ -61,6 +63,7 @@ def chat_frame(tokenizer: Any, controls: Collection[str]) -> ChatFrame:
     """
     asked = {"role": "user", "content": _ASKED[0]}
     before, behind = _around(_render(tokenizer, [asked], True), _ASKED[0])
+    prompted = behind
     whole = _render(tokenizer, [asked | {"content": _ASKED[1]}], True)
     if _around(whole, _ASKED[1]) != (before, behind):
         raise ConfigError("it words a message by what the message says; write `input` without it")
@@ -85,7 +88,17 @@ def chat_frame(tokenizer: Any, controls: Collection[str]) -> ChatFrame:
     bare = behind.rstrip(" ")  # a space goes with the word behind it, as tokenizers have it
     lead, behind = behind[len(bare) :] + lead, bare
     end = max((text for text in controls if rest.lstrip().startswith(text)), key=len, default="")
-    return ChatFrame(before, behind, lead, end if end != tokenizer.eos_token else "", tuple(notes))
+    return ChatFrame(before, behind, lead, end if end != tokenizer.eos_token else "", tuple(notes), prompted)
+
+
+def frame_of(base: FrozenBase) -> ChatFrame | None:
+    """The frame of a base's chat template; None where it has none, or none that an answer can follow."""
+    if not has_chat_template(base.tokenizer):
+        return None
+    try:
+        return chat_frame(base.tokenizer, base.spelling.controls)
+    except ConfigError:
+        return None
 
 
 def text_place(template: Template, base: FrozenBase) -> int:

@@ -125,7 +125,7 @@ def draft_task(
         raise DataError(f"{file}: the answers of {answer!r} are {told}; words and folding are for labels")
     else:
         metric = "mae" if proposal.kind == NUMBER else "exact_match"
-        config |= {**proposal.keys, "metric": metric, "max_new_tokens": _bound(table[answer].texts)}
+        config |= {**proposal.keys, "metric": metric, "max_new_tokens": answer_bound(table[answer].texts)}
     drafted = Task(parse_config(config), folder=file.parent)
     notes = [*(frame.notes if frame is not None else ()), *drafted.remarks, *proposal.notes]
     if alike(dict.fromkeys(labels or (), 0)) or any(label != label.strip() for label in labels or ()):
@@ -329,10 +329,10 @@ def _said(labels: Sequence[str], words: Mapping[str, str]) -> dict[str, str]:
     return {label: words.get(label, label) for label in labels}
 
 
-def _bound(answers: Sequence[str]) -> int:
+def answer_bound(answers: Sequence[str], most: int = MOST_TOKENS) -> int:
     """A bound on the tokens of answers: a power of two that leaves room for two letters a token."""
     longest = max(len(answer) for answer in answers)
-    return min(MOST_TOKENS, max(32, 1 << ((longest + 1) // 2).bit_length()))
+    return min(most, max(32, 1 << ((longest + 1) // 2).bit_length()))
 
 
 def _text(value: object) -> str:

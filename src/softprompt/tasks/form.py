@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.bases.architectures import HeadLabels, MaskedLabels
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
+from softprompt.rows.openai_files import MESSAGES
 from softprompt.rows.places import Name
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import row_in
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 ANSWERS, BEHIND = "answers", "as they stand behind an input"
 """What a card's recipe says where answers encoded alone would have begun with a word mark, and do not."""
 
+IN_TEMPLATE = "in the chat template"
+"""What a card's recipe says of messages; in prompts of before a column of that name was text like any other."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Form(Answering):
@@ -41,6 +45,8 @@ class Form(Answering):
     as prompts of before were trained."""
     retriever: Retriever | None = field(default=None, compare=False)
     """What fills `{passages}` where rows have none."""
+    converses: bool = field(default=False, compare=False)
+    """Whether its input has `{messages}`: a conversation in the base's chat template."""
 
     @classmethod
     def of_config(cls, config: TaskConfig) -> Form:
@@ -58,6 +64,11 @@ class Form(Answering):
         if config.prompt_type == "prefix" and form.is_placed:
             raise ConfigError(f"input: a prefix stands before everything on each layer; take {{{PLACE}}} out of it")
         form = replace(form, may_lack_answers=config.objective_name == "distillation")
+        form = replace(form, converses=MESSAGES in form.input.fields)
+        if form.converses and form.is_placed:
+            raise ConfigError(
+                f"input: the vectors stand before {{{MESSAGES}}}, a whole conversation; take {{{PLACE}}} out of it"
+            )
         if not form.input.fields:
             raise ConfigError(f"input: the template {config.input!r} names no column; write one in braces, such as {{text}}")
         if len(form.target.fields) != 1:
@@ -72,7 +83,10 @@ class Form(Answering):
         """The form that a prompt was tuned with."""
         made, settings = cls._of(card, card.task, card.metric, card.recipe), card.recipe.get("retrieve")
         return replace(
-            made, apart=card.recipe.get(ANSWERS) != BEHIND, retriever=Retriever.of_card(settings) if settings else None
+            made,
+            apart=card.recipe.get(ANSWERS) != BEHIND,
+            retriever=Retriever.of_card(settings) if settings else None,
+            converses=card.recipe.get(MESSAGES) == IN_TEMPLATE,
         )
 
     @classmethod
@@ -233,7 +247,7 @@ class Form(Answering):
 
     def rules(self, base: FrozenBase) -> dict[str, Any]:
         """What a card says of how text becomes tokens, where there is something to say."""
-        rules = text_rules(base)
+        rules = text_rules(base) | ({MESSAGES: IN_TEMPLATE} if self.converses else {})
         if (
             self.labels is not None
             and base.task_type != "SEQ_CLS"
@@ -288,7 +302,9 @@ class Form(Answering):
         except ContextError as error:
             raise ContextError(f"task {self.task!r}: {error}") from None
         name = name or _numbered
-        if prepend or not num_virtual_tokens:
+        if self.converses:
+            wording = Wording.of_conversation(self.input, base, prepend)
+        elif prepend or not num_virtual_tokens:
             wording = Wording.as_one(self.input, base, prepend)
         else:
             wording = Wording.around_prompt(self.input)
@@ -338,5 +354,5 @@ def form_fields(form: Form) -> dict[str, Any]:
 
 
 _OF_KIND = ("problem_type", "label_separator", "threshold", "answer_range", "no_answer", "output_schema")
-_OF_RECIPE = ("fold_labels", "id2label", "apart", "may_lack_answers", "retriever", *_OF_KIND)
+_OF_RECIPE = ("fold_labels", "id2label", "apart", "may_lack_answers", "retriever", "converses", *_OF_KIND)
 """What a form takes from a card's recipe, where prompts of before had none of it, or what is of no prompt."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from softprompt.errors import ContextError
+from softprompt.rows.openai_files import MESSAGES
 from softprompt.rows.places import Name, Place
 from softprompt.rows.sources import Row
 from softprompt.tasks.chat import text_place, with_text
+from softprompt.tasks.conversation import forget, said_last, say_last, word_conversation
 from softprompt.tasks.template import PASSAGES, Template, field_text
 from softprompt.text import Parts, plural
 
@@ -46,6 +48,15 @@ class Wording:
     front: Word | None
     """What stands before the vectors, where something does."""
     behind: Word
+    converses: bool = False
+    """Whether its messages are worded by the base's chat template."""
+
+    @classmethod
+    def of_conversation(cls, template: Template, base: FrozenBase, prepend: str = "") -> Wording:
+        """With messages in the base's chat template, and a text prompt, if there is one, in front of the user's first."""
+        return cls(
+            template.fields, None, lambda row, where: word_conversation(base, template, row, where, prepend), converses=True
+        )
 
     @classmethod
     def as_one(cls, template: Template, base: FrozenBase, prepend: str) -> Wording:
@@ -73,7 +84,8 @@ class Wording:
         return fronts or [[]] * len(rows), behind
 
     def shorten(self, base: FrozenBase, row: Row, limit: int, task: str) -> tuple[list[int], list[int]]:
-        """The same of one row, within so many tokens: passages lose their end, the least of them, else the longest column.
+        """The same of one row, within so many tokens: passages lose their end, the least of them, else the longest column; a
+        conversation its oldest exchanges, and then the end of what is said last.
 
         Raises:
             ContextError: the template of the task alone takes more.
@@ -84,8 +96,14 @@ class Wording:
             ids = [*front, *behind]
             if len(ids) <= limit and behind:
                 return front, behind
+            if self.converses and (shorter := forget(row[MESSAGES])) is not None:
+                row[MESSAGES] = shorter
+                continue
             longest = PASSAGES if row.get(PASSAGES) else max(row, key=lambda name: len(row[name]))
-            if not row[longest]:
+            if self.converses:
+                longest, whole = MESSAGES, row[MESSAGES]
+                row[MESSAGES] = said_last(whole)
+            if not row[longest].strip():
                 raise ContextError(
                     f"the template of task {task!r} alone takes {plural(len(ids), 'token')}, and {limit} are left "
                     "beside prompt and output; use a shorter template or prompt"
@@ -96,3 +114,5 @@ class Wording:
             if not row[longest].startswith(cut) and row[longest].startswith(f" {cut}"):  # a decoder left a word mark out
                 cut = f" {cut}"
             row[longest] = cut if len(cut) < len(row[longest]) else row[longest][:-1]
+            if self.converses:
+                row[MESSAGES] = say_last(whole, row[MESSAGES])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from softprompt.rows.places import Place, PlacedRows
 from softprompt.rows.sources import Row, canonical
+from softprompt.tasks.template import field_text
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Source:
     written: list[str]
     """The answers as the file has them."""
     positions: list[float]
+    groups: list[str]
+    """What rows have in common that go together: by default their inputs."""
     blank: int = 0
     """How many had an input of nothing but white space, and were left out."""
     gaps: int = 0
@@ -47,8 +50,8 @@ class Source:
     """Which column that is in the first of them, and where it stands."""
 
     @classmethod
-    def read(cls, form: Form, rows: PlacedRows, name: str, owner: str = "") -> Source:
-        """Read rows; `owner` is what messages on one begin with.
+    def read(cls, form: Form, rows: PlacedRows, name: str, owner: str = "", group: str | None = None) -> Source:
+        """Read rows; `owner` is what messages on one begin with, and `group` the column of what goes together.
 
         Raises:
             DataError: a row lacks a column or has a value that is no text, or its answer is no label.
@@ -56,7 +59,7 @@ class Source:
         kept: list[int] = []
         there = {column for row in rows for column in row}
         rows = rows if form.retriever is None else form.retriever.fill_all(rows)
-        source = cls(name, rows, [], [], [], [])
+        source = cls(name, rows, [], [], [], [], [])
 
         def called(place: int) -> str:
             return f"{owner}{rows.where(place)}"
@@ -71,7 +74,9 @@ class Source:
             source.inputs.append(form.input.fill(row, at))
             source.answers.append(form.answer(row, at))
             source.written.append(columns[form.target_field])
-            source.positions.append(position(columns))
+            shared = None if group is None else field_text(row, group, at)
+            source.groups.append(source.inputs[-1] if shared is None else shared)
+            source.positions.append(position(columns if shared is None else {group or "": shared}))
             if (gap := form.gap(row)) is not None:
                 gaps, first_gap = gaps + 1, first_gap or f"{gap!r} in {rows.where(place)}"
         return replace(source, rows=rows.part(kept), blank=len(rows) - len(kept), gaps=gaps, first_gap=first_gap)
@@ -83,8 +88,8 @@ class Source:
         def pick(values: list[T]) -> list[T]:
             return [values[place] for place in chosen]
 
-        inputs, answers, written = pick(self.inputs), pick(self.answers), pick(self.written)
-        return Source(self.name, self.rows.part(chosen), inputs, answers, written, pick(self.positions), self.blank)
+        inputs, answers, written, groups = map(pick, (self.inputs, self.answers, self.written, self.groups))
+        return Source(self.name, self.rows.part(chosen), inputs, answers, written, pick(self.positions), groups, self.blank)
 
     def remarks_on_inputs(self, form: Form) -> Iterator[str]:
         """That rows were left out, or have gaps in their inputs, where some were or have."""
@@ -96,8 +101,8 @@ class Source:
 
     @property
     def different(self) -> int:
-        """How many inputs it has."""
-        return len(set(self.inputs))
+        """How many inputs it has, or groups of them."""
+        return len(set(self.groups))
 
     @property
     def repeated(self) -> int:
@@ -142,7 +147,7 @@ def cut(source: Source, spans: Sequence[tuple[float, float]], *, by_label: bool)
 
 
 def deal(source: Source, folds: int, *, by_label: bool) -> list[list[int]]:
-    """Deal rows into folds of equal size but for one, as far as the rows of one input, which go together, allow.
+    """Deal rows into folds of equal size but for one, as far as the rows of one group, which go together, allow.
 
     Args:
         by_label: whether answers are labels, of which each fold gets its share.
@@ -151,7 +156,7 @@ def deal(source: Source, folds: int, *, by_label: bool) -> list[list[int]]:
         The places of each fold's rows, in their order; no fold is empty while there are inputs enough.
     """
     first: dict[str, int] = {}
-    for place, text in enumerate(source.inputs):
+    for place, text in enumerate(source.groups):
         first.setdefault(text, place)
 
     def key(text: str) -> tuple[str, float, str]:
@@ -160,7 +165,7 @@ def deal(source: Source, folds: int, *, by_label: bool) -> list[list[int]]:
 
     fold_of = {text: number % folds for number, text in enumerate(sorted(first, key=key))}
     dealt: list[list[int]] = [[] for _ in range(folds)]
-    for place, text in enumerate(source.inputs):
+    for place, text in enumerate(source.groups):
         dealt[fold_of[text]].append(place)
     return [places for places in dealt if places]
 
@@ -186,13 +191,13 @@ def draw(rows: Sequence[Row], labels: Sequence[str] | None, count: int) -> list[
 
 
 class _Inputs:
-    """Inputs, each in the part that all of its rows go to."""
+    """Inputs, or groups of them, each in the part that all of its rows go to."""
 
     def __init__(self, source: Source, spans: Sequence[tuple[float, float]]) -> None:
         self._source, self._parts = source, range(len(spans) + 1)
         self._positions: dict[str, float] = {}
         answers: dict[str, set[str]] = defaultdict(set)
-        for text, answer, place in zip(source.inputs, source.answers, source.positions, strict=True):
+        for text, answer, place in zip(source.groups, source.answers, source.positions, strict=True):
             answers[text].add(answer)
             self._positions[text] = max(place, self._positions.get(text, 0.0))
         self._part = {text: _part_of(place, spans) for text, place in self._positions.items()}
@@ -221,7 +226,7 @@ class _Inputs:
 
     def rows_in(self, part: int) -> list[int]:
         """Places of a part's rows, in their order."""
-        return [place for place, text in enumerate(self._source.inputs) if self._part[text] == part]
+        return [place for place, text in enumerate(self._source.groups) if self._part[text] == part]
 
 
 def _part_of(place: float, spans: Sequence[tuple[float, float]]) -> int:

@@ -108,7 +108,8 @@ class Task:
         Raises:
             ConfigError: there are too few rows.
         """
-        source = Source.read(self.form, self.train, "the training rows", f"task {self.name!r}, ")
+        group = self.config.data.group if self.config.data is not None else None
+        source = Source.read(self.form, self.train, "the training rows", f"task {self.name!r}, ", group)
         parts = deal(source, count, by_label=self.form.labels is not None)
         if self.folds:
             raise ConfigError(
@@ -202,7 +203,8 @@ class Task:
     def _read(self, name: str) -> Source:
         """Rows of a file or split as the form reads them."""
         shown = PurePath(name).name
-        return Source.read(self.form, self.rows_of(name), shown, f"task {self.name!r}, ")
+        group = self.config.data.group if self.config.data is not None else None
+        return Source.read(self.form, self.rows_of(name), shown, f"task {self.name!r}, ", group)
 
     def rows_of(self, name: str) -> PlacedRows:
         """Rows of a file, or of a split where the task's data come from the hub.

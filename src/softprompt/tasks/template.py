@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from softprompt.errors import ConfigError, DataError, nearest
+from softprompt.rows.openai_files import MESSAGES, turns_of
 from softprompt.rows.sources import Row
 from softprompt.rows.values import listing, short, text_of
 from softprompt.text import MASK, Parts
@@ -140,7 +141,16 @@ def field_text(row: Row, name: str, where: object) -> str:
 
 
 def as_column(name: str, value: object) -> object:
-    """A value as its column has it: passages that are a list of texts are one text."""
+    """A value as its column has it: passages that are a list of texts are one text, and so are messages, as JSON.
+
+    Raises:
+        ValueError: messages are none.
+    """
+    if name == MESSAGES and isinstance(value, list | tuple):
+        try:
+            return json.dumps(turns_of(value), ensure_ascii=False)
+        except DataError as error:
+            raise ValueError(str(error)) from None
     listed = name == PASSAGES and isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
     return joined(value) if listed else value  # type: ignore[arg-type]
 

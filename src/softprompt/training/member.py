@@ -191,6 +191,8 @@ class Member:
     prepared: bool = field(init=False, default=False)
     ended: bool = field(init=False, default=False)
     """Whether it takes no more steps, for whatever reason."""
+    paused: bool = field(init=False, default=False)
+    """Whether it is to go on another time, from what the checkpoint keeps of it."""
     tuned: Tuned | None = field(init=False, default=None, repr=False)
     """What came of it."""
     error: Exception | None = field(init=False, default=None)

@@ -122,6 +122,14 @@ class Session:
         elif not member.ended:
             member.run.dropped = True
 
+    def pause(self, member: Member) -> None:
+        """Give a member up as :meth:`drop` does, and keep what it has trained, for a session that has it again."""
+        if member not in self._trained:
+            self.drop(member)
+        elif not member.ended:
+            member.paused = member.run.stopped = True
+            self._save()
+
     def stop(self) -> None:
         """Write a checkpoint behind the present step, or chunk of rows, and end. Safe from signal handlers and threads."""
         self._stop.set()
@@ -251,7 +259,7 @@ class Session:
                 member.ended = True
                 if member.run.failure is not None:
                     yield self._failed(member, TrainingError(member.run.failure))
-        over = [one for one in self._trained if one.ended and one.publishes and not one.run.dropped]
+        over = [one for one in self._trained if one.ended and one.publishes and not (one.run.dropped or one.paused)]
         over = [member for member in over if not member.error and not member.tuned]
         if not over or not self._group.leads:
             return
@@ -348,7 +356,7 @@ class Session:
     def _discard(self) -> None:
         """The session is done; what could be trained and not published stays for the next."""
         if self._checkpoint is not None and self._group.leads:
-            kept = [member for member in self._trained if member.error is not None and member.run.failure is None]
+            kept = [one for one in self._trained if one.paused or (one.error is not None and one.run.failure is None)]
             self._checkpoint.discard([member.key for member in self._trained], self._states_of(kept))
 
     def _states_of(self, members: Sequence[Member]) -> dict[str, dict[str, object]]:
