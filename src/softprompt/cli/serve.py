@@ -118,7 +118,7 @@ def serve(
     watching.check()
     where.check_home()
     with where.open(make=True) as library, bind(host, port) as bound:
-        refuse_open_doors(library, bound)
+        refuse_open_doors(library, bound.getsockname()[0])
         chosen = source or _choose(library)
         named = set(sources) if isinstance(sources, dict) else set()
         for task in sorted(named - {name for _, name in library.registry.tasks_named(named)}):

@@ -158,10 +158,10 @@ def _training(service: AsyncService, library: Library, settings: Settings) -> li
     ]
 
 
-def refuse_open_doors(library: Library, bound: socket.socket) -> None:
+def refuse_open_doors(library: Library, host: str) -> None:
     """Close a library that has keys to other users of the system; raises `ConfigError` where others than this machine could
-    come in, and need no key for it."""
-    host, has_keys = bound.getsockname()[0], library.registry.keys.any_live()
+    come in at the address that is served on, and need no key for it."""
+    has_keys = library.registry.keys.any_live()
     if has_keys:
         try:
             library.registry.database.make_private()
