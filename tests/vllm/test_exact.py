@@ -41,7 +41,7 @@ def test_random_mixed_requests(two: Two) -> None:
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda request: compare(two, *request), requests))
     counts = Counter("wrong" if reason not in ("same", "tie") else reason for reason in found)
-    print(dict(counts))
+    print(dict(counts))  # noqa: T201  (`pytest -s` shows how many ties there were)
     wrong = [(request, reason) for request, reason in zip(requests, found, strict=True) if reason not in ("same", "tie")]
     assert not wrong, wrong[:3]
     assert counts["tie"] <= ROWS // 50, "so many ties are none"
@@ -97,6 +97,7 @@ def test_drawn_answers_go_by_their_seed(two: Two) -> None:
 def test_a_prompt_is_run_once(two: Two) -> None:
     """vLLM's own counters show it: behind a prompt of two whole blocks, another input finds both of them; behind one that
     is shorter than a block, none; and what another prompt has left is never taken."""
+
     def cached(model: str, text: str) -> float:
         before = two.vllm.metric("vllm:prefix_cache_hits_total")
         answer = two.vllm.post("/v1/completions", {"model": model, "prompt": text, "max_tokens": 1})
@@ -125,5 +126,5 @@ def test_openai_client(two: Two) -> None:
     assert plain.model == "the-base", "vLLM's own route"
     ours = client.completions.create(model=two.ours.service.base_name, prompt="a film", max_tokens=4)
     assert plain.choices[0].text == ours.choices[0].text
-    with pytest.raises(NotFoundError, match="no task 'nobody'|nobody"):
+    with pytest.raises(NotFoundError, match="no task 'nobody'"):
         client.completions.create(model="nobody", prompt="a film")

@@ -155,8 +155,8 @@ def _tell(library: Library, base: str, tasks: int, cache: Any) -> None:
         log.warning("softprompt: without --enable-prefix-caching prompts are run anew for each request")
     elif cache.block_size > 16:
         log.warning(
-            "softprompt: vLLM keeps keys and values in blocks of %d tokens; what of a prompt fills no whole block, and so all of "
-            "a shorter one, is run anew for each request (a smaller --block-size keeps more)", cache.block_size,
+            "softprompt: vLLM keeps keys and values in blocks of %d tokens; what of a prompt fills no whole block, and so "
+            "all of a shorter one, is run anew for each request (a smaller --block-size keeps more)", cache.block_size,
         )  # fmt: skip
 
 
