@@ -3,10 +3,10 @@
     make test-vllm && .venv-vllm/bin/python benchmarks/vllm.py --json
     .venv-vllm/bin/python benchmarks/vllm.py --model FOLDER --P 64 --K 8 --requests 100
 
-Two servers, one after the other: one with prompts, one with adapters, since a server that is ready for adapters runs the
-base alone more slowly, too. On each its cases take turns, and `ratio` is the median of each turn's tokens a second over those
-of the base alone in vLLM's own route on that server. Prompts and adapters are random; inputs are random tokens, none ends
-early, and `cached` is the share of input and virtual tokens that vLLM found in its cache.
+Two servers, one after the other: one with prompts, one with adapters, since a server that is ready for adapters is slower on
+the base alone, too. On each its cases take turns, and `ratio` is the median of each turn's tokens a second over those of the
+base alone in vLLM's own route on that server. Prompts and adapters are random; inputs are random tokens, none ends early, and
+`cached` is the share of input and virtual tokens that vLLM found in its cache.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def measure(args: argparse.Namespace, work: Path) -> Iterator[Row]:
         "base, our route": lambda _: ("/v1/completions", body(base.name)),
         "prompts": lambda number: ("/v1/completions", body(f"task-{number % args.K}")),
     }
-    with running(folder, work / "prompts.log", *options, **environment) as server:
+    with running(folder, work / "prompts.log", *options, environment=environment) as server:
         yield from turns(server, cases, args)
     options += ["--enable-lora", "--max-loras", str(args.K), "--max-lora-rank", str(RANK), "--lora-modules"]
     options += [f"lora-{number}={adapter}" for number, adapter in enumerate(adapters)]
@@ -143,7 +143,7 @@ def measure(args: argparse.Namespace, work: Path) -> Iterator[Row]:
         "base, vLLM's route, ready for adapters": cases["base, vLLM's route"],
         "LoRA adapters": lambda number: ("/v1/completions", body(f"lora-{number % args.K}")),
     }
-    with running(folder, work / "adapters.log", *options, **environment) as server:
+    with running(folder, work / "adapters.log", *options, environment=environment) as server:
         yield from turns(server, cases, args)
 
 

@@ -70,10 +70,10 @@ def served_library(tmp_path_factory: pytest.TempPathFactory, base: FrozenBase) -
 @pytest.fixture(scope="session")
 def two(served_library: Library, base: FrozenBase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
     log = tmp_path_factory.mktemp("log") / "vllm.log"
-    home = str(served_library.home)
+    environment = {"SOFTPROMPT_HOME": str(served_library.home)}
     assert base.path is not None
     options = ("--served-model-name", "the-base", "--max-num-batched-tokens", "128", "--max-num-seqs", "16")
-    with running(base.path, log, *options, SOFTPROMPT_HOME=home) as vllm:
+    with running(base.path, log, *options, environment=environment) as vllm:
         engine = ContinuousEngine(architecture_of(base))
         with serving(served_library, base, engine=engine) as ours:
             ours.http.timeout = 300

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,9 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def start(model: Path | str, log: Path, *options: str, embeds: bool = True, **environment: str) -> tuple[Any, int]:
+def start(
+    model: Path | str, log: Path, *options: str, environment: Mapping[str, str], embeds: bool = True
+) -> tuple[subprocess.Popen[bytes], int]:
     """A server's process, and its port; it takes a minute or more until it answers."""
     port = free_port()
     command = [
@@ -79,9 +81,9 @@ def start(model: Path | str, log: Path, *options: str, embeds: bool = True, **en
 
 
 @contextmanager
-def running(model: Path | str, log: Path, *options: str, **environment: str) -> Iterator[Vllm]:
+def running(model: Path | str, log: Path, *options: str, environment: Mapping[str, str]) -> Iterator[Vllm]:
     """A server that answers, until the block ends."""
-    process, port = start(model, log, *options, **environment)
+    process, port = start(model, log, *options, environment=environment)
     url = f"http://127.0.0.1:{port}"
     try:
         with httpx2.Client(timeout=300) as http:

@@ -122,7 +122,8 @@ def test_keys_and_tenants(two: Two) -> None:
 def test_a_lost_engine_ends_requests_with_an_error(served_library: Library, base: FrozenBase, log_file: Path) -> None:
     """kill -9 of vLLM's engine while requests run: each gets an error that says so, none hangs, none is half an answer."""
     assert base.path is not None
-    with running(base.path, log_file, SOFTPROMPT_HOME=str(served_library.home), SOFTPROMPT_TENANT="lost") as vllm:
+    environment = {"SOFTPROMPT_HOME": str(served_library.home), "SOFTPROMPT_TENANT": "lost"}
+    with running(base.path, log_file, environment=environment) as vllm:
         lost = served_library.for_tenant("lost")
         lost.publish(noise(base, "long", 40, 1, metric="exact_match", max_new_tokens=400).to_bytes(), base=base.address)
         key = lost.registry.keys.create("k", ["read", "predict"]).secret
@@ -159,9 +160,11 @@ def test_servers_that_cannot_serve_prompts_do_not_start(base: FrozenBase, tmp_pa
     assert base.path is not None
     Library.open(tmp_path / "home").close()
     cases = {
-        "there is no library in": start(base.path, tmp_path / "one.log", SOFTPROMPT_HOME=str(tmp_path / "nowhere")),
+        "there is no library in": start(
+            base.path, tmp_path / "one.log", environment={"SOFTPROMPT_HOME": str(tmp_path / "nowhere")}
+        ),
         "this vLLM takes no vectors; start it with --enable-prompt-embeds": start(
-            base.path, tmp_path / "two.log", embeds=False, SOFTPROMPT_HOME=str(tmp_path / "home")
+            base.path, tmp_path / "two.log", embeds=False, environment={"SOFTPROMPT_HOME": str(tmp_path / "home")}
         ),
     }
     try:
