@@ -5,7 +5,7 @@
 
 Two servers, one after the other: one with prompts, one with adapters, since a server that is ready for adapters is slower on
 the base alone, too. On each its cases take turns, and `ratio` is the median of each turn's tokens a second over those of the
-base alone in vLLM's own route on that server. Prompts and adapters are random; inputs are random tokens, none ends early, and
+base alone in vLLM's own route on that server. Prompts, adapters and inputs are random, no answer ends early, and
 `cached` is the share of input and virtual tokens that vLLM found in its cache.
 """
 
