@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.locate import locate
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
@@ -57,7 +58,7 @@ class Two:
 
 @pytest.fixture(scope="session")
 def base() -> FrozenBase:
-    return FrozenBase.load("builtin/tiny", attn_implementation="sdpa")
+    return FrozenBase.load(str(locate("builtin/tiny")), attn_implementation="sdpa")  # by the folder, as vLLM names it
 
 
 @pytest.fixture(scope="session")

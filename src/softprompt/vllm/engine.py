@@ -302,14 +302,16 @@ class VllmEngine(Engine):
         else:
             self._misses += 1
 
-    def _prompt(self, prompt: Vectors, ids: Sequence[int]) -> dict[str, Any]:
+    def _prompt(self, prompt: Vectors, ids: Sequence[int]) -> Any:
         """A prompt and an input as vLLM takes them: all of it vectors, as vLLM's cache knows vectors by their numbers, and
         where tokens stand between vectors not at all. The salt keeps rows of a prompt apart from those of any other."""
+        from vllm.inputs import embeds_input, tokens_input
+
         if prompt.vectors_PD is None:
-            return {"prompt_token_ids": list(ids)}
+            return tokens_input(list(ids))
         rows_TD = self.base.embed(torch.tensor(ids, device=self.base.device))
         embeds_SD = torch.cat([prompt.on(self.base), rows_TD])
-        return {"prompt_embeds": embeds_SD, "cache_salt": f"{prompt.digest}:{len(prompt)}"}
+        return embeds_input(embeds_SD, cache_salt=f"{prompt.digest}:{len(prompt)}")
 
 
 def check_settings(config: Any) -> int:
