@@ -37,19 +37,20 @@ class OutlineBase(FrozenBase):
         return min(known, default=None)
 
 
-def load_outline(config: Any) -> OutlineBase:
+def load_outline(config: Any, named: str | None = None) -> OutlineBase:
     """The outline of what a vLLM runs, its fingerprint taken from the very files that vLLM read.
 
     Args:
         config: vLLM's `ModelConfig`.
+        named: what the user calls its model, where that is something else.
 
     Raises:
         BaseModelError: its files are not there, are no causal model of text with safetensors, or vLLM runs something else
             than they say.
     """
-    source, code = str(config.model), bool(config.trust_remote_code)
+    source, code = named or str(config.model), bool(config.trust_remote_code)
     refuse_changes(config, source)
-    path = locate(source, revision=config.revision, code=code)
+    path = locate(str(config.model), revision=config.revision, code=code)
     if path.is_file():
         raise BaseModelError(f"{source!r} is a GGUF file, whose prompts are not served by vLLM; give it a folder or an id")
     found = check_folder(path, source, code=code)
