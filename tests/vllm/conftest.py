@@ -31,7 +31,7 @@ def noise(base: FrozenBase, task: str, rows: int, seed: int, **form: object) -> 
         task=task, base=base.name, fingerprint=base.fingerprint, num_virtual_tokens=rows, token_dim=base.width,
         **form,  # type: ignore[arg-type]
     )  # fmt: skip
-    return SoftPrompt(numbers, card)
+    return SoftPrompt(numbers, card, torch.full((base.width,), 0.1 * seed))  # with a place among inputs, for `auto`
 
 
 def publish_all(library: Library, base: FrozenBase) -> None:

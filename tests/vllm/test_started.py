@@ -41,8 +41,8 @@ def test_it_serves_and_ends(log_file: Path, tmp_path: Path) -> None:
         publish_all(library, named)
         arguments = {"block_size": BLOCK, "enforce_eager": True, "max_model_len": 256}
         command = [
-            sys.executable, "-m", "softprompt.cli", "--home", str(home), "serve", "--engine", "vllm", "--base", "builtin/tiny",
-            "--dtype", "float32", "--engine-args", json.dumps(arguments), "--port", "0", "--json",
+            sys.executable, "-m", "softprompt.cli", "--home", str(home), "serve", "--engine", "vllm",
+            "--base", "builtin/tiny", "--dtype", "float32", "--engine-args", json.dumps(arguments), "--port", "0", "--json",
         ]  # fmt: skip
         told = {
             "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1",
