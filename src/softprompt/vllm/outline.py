@@ -102,7 +102,9 @@ def _without_layers(folder: Path, source: str, found: dict[str, Any], dtype: tor
                 model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise BaseModelError(f"{source!r} ({folder}) cannot be read: {reason_of(error)}") from None
+        raise BaseModelError(
+            f"{source!r} ({folder}) cannot be read: {reason_of(error)}; fetch it again, or give another"
+        ) from None
     embedding = model.get_input_embeddings()
     name = next(name for name, parameter in model.named_parameters() if parameter is embedding.weight)
     prefix = f"{model.base_model_prefix}."
@@ -110,7 +112,7 @@ def _without_layers(folder: Path, source: str, found: dict[str, Any], dtype: tor
     if table_VD.shape != embedding.weight.shape:
         raise BaseModelError(
             f"the embeddings of {source!r} are {' x '.join(map(str, table_VD.shape))}, and its config asks for "
-            f"{' x '.join(map(str, embedding.weight.shape))}"
+            f"{' x '.join(map(str, embedding.weight.shape))}; give the config and the weights of one model"
         )
     embedding.weight = torch.nn.Parameter(table_VD.to(dtype), requires_grad=False)
     return model.eval().requires_grad_(False), tokenizer
@@ -127,4 +129,6 @@ def _tensor(files: list[Path], names: set[str], source: str) -> torch.Tensor:
             for name in names & set(tensors.keys()):
                 found: torch.Tensor = tensors.get_tensor(name)
                 return found
-    raise BaseModelError(f"the weights of {source!r} hold no table of embeddings ({' or '.join(sorted(names))})")
+    raise BaseModelError(
+        f"the weights of {source!r} hold no table of embeddings ({' or '.join(sorted(names))}); fetch or save it again"
+    )

@@ -92,6 +92,7 @@ def start_vllm(options: BaseOptions, arguments: Mapping[str, Any], *, max_waitin
 async def _start(
     options: BaseOptions, arguments: Mapping[str, Any], loop: asyncio.AbstractEventLoop, max_waiting: int
 ) -> StartedVllm:
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # on stdout are our own rows alone
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # threads run already, which a fork would lose
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -114,13 +115,17 @@ async def _start(
     except (BaseModelError, ConfigError):
         raise
     except Exception as error:  # vLLM says in many ways what it cannot run
-        raise BaseModelError(f"vLLM cannot run {options.shown!r}: {type(error).__name__}: {reason_of(error)}") from error
+        raise BaseModelError(
+            f"vLLM cannot run {options.shown!r}: {type(error).__name__}: {reason_of(error)}; give another base, or other --engine-args"
+        ) from error
     try:
         engine = StartedVllm(client, base, loop, max_waiting=max_waiting)
         await engine.check_vectors()
     except BaseException as error:
         client.shutdown()
         if isinstance(error, EngineError):
-            raise BaseModelError(f"vLLM cannot run {options.shown!r}: {error}") from None
+            raise BaseModelError(
+                f"vLLM cannot run {options.shown!r}: {error}; give another base, or other --engine-args"
+            ) from None
         raise
     return engine
