@@ -116,7 +116,8 @@ async def _start(
         raise
     except Exception as error:  # vLLM says in many ways what it cannot run
         raise BaseModelError(
-            f"vLLM cannot run {options.shown!r}: {type(error).__name__}: {reason_of(error)}; give another base, or other --engine-args"
+            f"vLLM cannot run {options.shown!r}: {type(error).__name__}: {reason_of(error)}; give another base, or other "
+            "--engine-args"
         ) from error
     try:
         engine = StartedVllm(client, base, loop, max_waiting=max_waiting)
