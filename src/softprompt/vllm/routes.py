@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Collection, MutableMapping
 from typing import Any
@@ -111,9 +110,6 @@ def _replay(body: list[Message], receive: Receive) -> Receive:
     left = list(body)
 
     async def again() -> Message:
-        if left:
-            return left.pop(0)
-        await asyncio.sleep(0)
-        return await receive()
+        return left.pop(0) if left else await receive()
 
     return again
