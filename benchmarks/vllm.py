@@ -4,9 +4,10 @@
     .venv-vllm/bin/python benchmarks/vllm.py --model FOLDER --P 64 --K 8 --requests 100
 
 Two servers, one after the other: one with prompts, one with adapters, since a server that is ready for adapters is slower on
-the base alone, too. On each its cases take turns, and `ratio` is the median of each turn's tokens a second over those of the
-base alone in vLLM's own route on that server. Prompts, adapters and inputs are random, no answer ends early, and
-`cached` is the share of input and virtual tokens that vLLM found in its cache.
+the base alone, too. On each its cases take turns. `ratio` is the median of each turn's tokens a second over those of the base
+alone in vLLM's own route on that server; `ratio_cpu` compares the seconds of CPU of the server's processes likewise, which
+other work on the machine changes less. Above 1 the case is the faster. Prompts, adapters and inputs are random, no answer
+ends early, and `cached` is the share of input and virtual tokens that vLLM found in its cache.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # and not this folder, where a module is called like vLLM
 
+import psutil
 import torch
 from safetensors.torch import save_file
 
@@ -91,22 +93,26 @@ def turns(server: Vllm, cases: dict[str, Case], args: argparse.Namespace) -> Ite
     for turn, (name, case) in itertools.product(range(-1, args.pairs), cases.items()):
         queries, hits = (server.metric(f"vllm:prefix_cache_{what}_total") for what in ("queries", "hits"))
         requests = [case(number) for number in range(args.requests)]
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), _cpu(server)
         with ThreadPoolExecutor(args.flight) as pool:
             answers = list(pool.map(lambda request: server.post(*request), requests))
-        wall = time.perf_counter() - began
+        wall, cpu = time.perf_counter() - began, _cpu(server) - cpu
         assert all(answer.status_code == 200 for answer in answers), answers[0].text
         tokens = sum(answer.json()["usage"]["completion_tokens"] for answer in answers)
         assert tokens == args.requests * args.output, "every request costs the same"
         asked = server.metric("vllm:prefix_cache_queries_total") - queries
         cached = (server.metric("vllm:prefix_cache_hits_total") - hits) / asked if asked else 0.0
         if turn >= 0:  # the first warms up
-            found[name].append({"wall": wall, "tokens": tokens / wall, "cached": cached})
+            found[name].append({"wall": wall, "cpu": cpu, "tokens": tokens / wall, "cached": cached})
     plain = next(iter(found.values()))
     for name, measured in found.items():
         ratios = [one["tokens"] / other["tokens"] for one, other in zip(measured, plain, strict=True)]
+        cpu_ratios = [other["cpu"] / one["cpu"] for one, other in zip(measured, plain, strict=True)]
         yield {
             "case": name,
+            "ratio_cpu": round(statistics.median(cpu_ratios), 3),
+            "ratio_cpu_min": round(min(cpu_ratios), 3),
+            "ratio_cpu_max": round(max(cpu_ratios), 3),
             "ratio": round(statistics.median(ratios), 3),
             "ratio_min": round(min(ratios), 3),
             "ratio_max": round(max(ratios), 3),
@@ -114,6 +120,13 @@ def turns(server: Vllm, cases: dict[str, Case], args: argparse.Namespace) -> Ite
             "requests_per_s": round(args.requests / statistics.median(one["wall"] for one in measured), 2),
             "cached": round(statistics.median(one["cached"] for one in measured), 3),
         }
+
+
+def _cpu(server: Vllm) -> float:
+    """Seconds of CPU that a server and its engine have used."""
+    process = psutil.Process(server.process.pid)
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(time.user + time.system for time in times))
 
 
 def measure(args: argparse.Namespace, work: Path) -> Iterator[Row]:
