@@ -3,11 +3,11 @@
     make test-vllm && .venv-vllm/bin/python benchmarks/vllm.py --json
     .venv-vllm/bin/python benchmarks/vllm.py --model FOLDER --P 64 --K 8 --requests 100
 
-Two servers, one after the other: one with prompts, one with adapters, since a server that is ready for adapters is slower on
-the base alone, too. On each its cases take turns. `ratio` is the median of each turn's tokens a second over those of the base
-alone in vLLM's own route on that server; `ratio_cpu` compares the seconds of CPU of the server's processes likewise, which
-other work on the machine changes less. Above 1 the case is the faster. Prompts, adapters and inputs are random, no answer
-ends early, and `cached` is the share of input and virtual tokens that vLLM found in its cache.
+Two servers, one after the other: one with prompts, one with adapters, since a server that is ready for adapters is slower
+on the base alone, too. On each its cases take turns. `ratio` is the median of each turn's tokens a second over those of the
+base alone in vLLM's own route on that server; `ratio_cpu` compares the server's seconds of CPU likewise, which other work on
+the machine changes less. Above 1 the case is the faster. Prompts, adapters and inputs are random, no answer ends early, and
+`cached` is the share of input and virtual tokens that vLLM found in its cache.
 """
 
 from __future__ import annotations
