@@ -32,6 +32,7 @@ from softprompt.library.library import Library
 from softprompt.registry.records import Origin
 from softprompt.serving.offline import Service
 from softprompt.serving.which_base import Wishes, choose_base, read_wishes
+from tests.commands import Run
 from tests.http_server import fill
 from tests.models import some_prompt
 
@@ -407,3 +408,28 @@ def test_help_says_what_limits_there_are() -> None:
     limits = ("--requests-per-minute", "--prompt-cache-size", "--engine-rows", "--engine-queue")
     for word in ("--port", "--grace", "--require-keys", *limits):
         assert word in done.stdout
+
+
+def test_what_is_wrong_with_another_engine_is_said(
+    home: Path, base_folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is loaded: arguments for an engine that is not meant, none that are JSON, and no vLLM here."""
+    from softprompt.vllm import start
+
+    Library.open(home).close()
+    base = ("--base", base_folder, "--port", "0")
+
+    def told(*arguments: str) -> str:
+        done = run("--home", home, "serve", *base, *arguments)
+        assert (done.code, done.out) == (1, "")
+        return done.err
+
+    assert "--engine-args are vLLM's; add --engine vllm, or leave them out" in told("--engine-args", "{}")
+    assert "--engine vllm needs vLLM, which is not installed here" in told("--engine", "vllm")
+    assert "--engine-args is no JSON" in told("--engine", "vllm", "--engine-args", "block_size=32")
+    assert "--engine-args is list; give an object such as" in told("--engine", "vllm", "--engine-args", "[]")
+    assert "--engine-args names 'model', which is said by an option" in told(
+        "--engine", "vllm", "--engine-args", '{"model": "x"}'
+    )
+    monkeypatch.setattr(start, "find_spec", lambda name: name)
+    assert "--quantization is for the engine in this process" in told("--engine", "vllm", "--quantization", "int8")

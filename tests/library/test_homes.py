@@ -398,14 +398,14 @@ def test_a_server_closes_a_library_with_keys_that_was_open(tmp_path: Path, monke
 
     told: list[str] = []
     monkeypatch.setattr(server.log, "warning", lambda text, *values: told.append(text % values))
-    with Library.open(tmp_path / "home") as library, server.bind("127.0.0.1", 0) as bound:
+    with Library.open(tmp_path / "home") as library:
         (tmp_path / "home").chmod(0o755)
-        server.refuse_open_doors(library, bound)
+        server.refuse_open_doors(library, "127.0.0.1")
         assert modes(tmp_path / "home")["home"] == 0o755, "there is no secret in it"
         library.registry.keys.create("k", ["read"])
         (tmp_path / "home").chmod(0o755)
         (tmp_path / "home" / "registry.db").chmod(0o644)
-        server.refuse_open_doors(library, bound)
+        server.refuse_open_doors(library, "127.0.0.1")
         assert set(modes(tmp_path / "home").values()) == {0o700, 0o600}
         assert told == []
         (tmp_path / "home").chmod(0o755)
@@ -414,5 +414,5 @@ def test_a_server_closes_a_library_with_keys_that_was_open(tmp_path: Path, monke
             raise OSError(30, "Read-only file system", str(path))
 
         monkeypatch.setattr(Path, "chmod", refuse)
-        server.refuse_open_doors(library, bound)
+        server.refuse_open_doors(library, "127.0.0.1")
         assert "cannot be closed to other users: Read-only file system" in told[0]

@@ -249,8 +249,12 @@ class FrozenBase:
 
     @cached_property
     def slices_logits(self) -> bool:
-        """Whether the model's own forward can compute logits at chosen positions only."""
-        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        """Whether the model's own forward can compute logits at positions chosen row by row only, which those of
+        transformers could not up to 5.19."""
+        from transformers import modeling_utils
+
+        known = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        return known and hasattr(modeling_utils, "slice_logits_to_keep")
 
     @property
     def end_id(self) -> int | None:

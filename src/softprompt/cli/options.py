@@ -212,6 +212,7 @@ _VALUES = {
     **dict.fromkeys(("--base", "--from", "--to"), "BASE"),
     **dict.fromkeys(("--input", "--target"), "TEMPLATE"),
     "--suite": "SUITE",
+    "--engine-args": "JSON",
     "--answer": "ID=ANSWER",
     "--passages": "SOURCE",
     "--report-to": "TRACKER",

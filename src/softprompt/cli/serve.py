@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,9 +15,19 @@ from softprompt.cli.output import emit, warn
 from softprompt.errors import BaseModelError, ConfigError
 
 if TYPE_CHECKING:
+    from softprompt.http.server import Settings
     from softprompt.library.library import Library
     from softprompt.serving.monitor import Monitor
+    from softprompt.serving.service import AsyncService
     from softprompt.serving.which_base import Wishes
+
+
+class EngineName(StrEnum):
+    """What runs the base."""
+
+    process = "process"
+    vllm = "vllm"
+
 
 MOST_PROMPTS = 10_000
 """Prompts held in memory where nobody says."""
@@ -46,6 +57,13 @@ def serve(
         ),
     ] = None,
     base: BaseOptions,
+    engine: Annotated[
+        EngineName, typer.Option(help="What runs the base: the engine in this process, or vLLM, where it is installed.")
+    ] = EngineName.process,
+    engine_args: Annotated[
+        str | None,
+        typer.Option(help="vLLM's own arguments, as a JSON object by the names of its AsyncEngineArgs.", show_default=False),
+    ] = None,
     passages: PassagesFrom = None,
     require_keys: Annotated[
         bool, typer.Option("--require-keys", help="Ask for an API key also while the registry has none.")
@@ -112,13 +130,15 @@ def serve(
     from softprompt.progress import Bars
     from softprompt.serving.which_base import read_wishes
 
+    if engine_args is not None and engine is not EngineName.vllm:
+        raise ConfigError("--engine-args are vLLM's; add --engine vllm, or leave them out")
     log_to_stderr(log_level)
     sources = read_sources(passages or [])
     watching = _Watching(drift, drift_level, review_below, webhook, traces)
     watching.check()
     where.check_home()
     with where.open(make=True) as library, bind(host, port) as bound:
-        refuse_open_doors(library, bound)
+        refuse_open_doors(library, bound.getsockname()[0])
         chosen = source or _choose(library)
         named = set(sources) if isinstance(sources, dict) else set()
         for task in sorted(named - {name for _, name in library.registry.tasks_named(named)}):
@@ -157,7 +177,11 @@ def serve(
         )
         progress = Bars()
         with progress.loading(settings.base.shown):
-            live = load(library, settings, watching.monitor(library))
+            live = (
+                load(library, settings, watching.monitor(library))
+                if engine is EngineName.process
+                else _load_vllm(library, settings, engine_args, watching.monitor(library))
+            )
 
         for tenant, name in sorted(live.hidden.find()):
             other = "the base's name" if name == live.base_name else "the name by which requests let their input choose"
@@ -175,6 +199,15 @@ def serve(
             progress.note(f"serving {live.base_name} in {dtype} on {url_of(bound)}")
 
         run(live, library, settings, bound, on_ready=ready)
+
+
+def _load_vllm(library: Library, settings: Settings, arguments: str | None, monitor: Monitor) -> AsyncService:
+    from softprompt.http.server import service_on
+    from softprompt.vllm.start import read_arguments, start_vllm
+
+    told = {"max_num_seqs": settings.engine_rows, **read_arguments(arguments)}
+    engine = start_vllm(settings.base, told, max_waiting=settings.engine_queue)
+    return service_on(library, engine.base, engine, settings, monitor)
 
 
 @dataclass(frozen=True)

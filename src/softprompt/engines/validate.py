@@ -25,7 +25,21 @@ class Validator:
         self._layout = architecture.layout
 
     def plan(self, job: Job, deliver: Deliver) -> Work:
-        """A job with what it takes: tokens of its first pass, columns of its row.
+        """A job with what it takes: tokens of its first pass, columns of its row. Raises as :meth:`check`."""
+        self.check(job)
+        count = len(job.input)
+        if isinstance(job, EmbedJob):
+            return Work(job, deliver, len(job.prompt) + count)
+        if isinstance(job, ReadJob):
+            return Work(job, deliver, count)
+        if isinstance(job, ScoreJob):
+            length, rows = score_size(job, scores_in_lines(self._architecture, job))
+            return Work(job, deliver, length * rows)
+        columns = len(job.prompt) + count + job.sampling.max_tokens
+        return Work(job, deliver, count, columns if self.context is None else min(columns, self.context))
+
+    def check(self, job: Job) -> None:
+        """Refuse what the base cannot take.
 
         Raises:
             ContextError: prompt and input (and one token, or the longest label) do not fit the context.
@@ -40,7 +54,7 @@ class Validator:
         if isinstance(job, EmbedJob):
             self._check_embedding(job)
             self._check_context(prompt, count, 0, "output")
-            return Work(job, deliver, prompt + count)
+            return
         if isinstance(job, ReadJob):
             if (kind := self._architecture.base.task_type) != "CAUSAL_LM":
                 raise ConfigError(
@@ -49,7 +63,7 @@ class Validator:
             if job.top < 0:
                 raise EngineError(f"top must be 0 or more; {job.top} was given")
             self._check_context(prompt, count, 0, "output")
-            return Work(job, deliver, count)
+            return
         if isinstance(job, ScoreJob):
             if not job.labels or not all(job.labels):
                 raise EngineError("the job scores no labels, or one without tokens; give each at least one")
@@ -65,14 +79,11 @@ class Validator:
                 )
             else:
                 self._check_context(prompt - rows, count, 0, "an answer")
-            length, rows = score_size(job, scores_in_lines(self._architecture, job))
-            return Work(job, deliver, length * rows)
+            return
         if (kind := self._architecture.base.task_type) in ENCODERS:
             raise ConfigError(f"{self.name} is {KINDS[kind]}, which writes no text; ask for labels (/v1/classify)")
         _check_sampling(job.sampling)
         self._check_context(prompt, count, 1, "a first token of output")
-        columns = prompt + count + job.sampling.max_tokens
-        return Work(job, deliver, count, columns if self.context is None else min(columns, self.context))
 
     def _check_context(self, prompt: int, count: int, output: int, what: str) -> None:
         room = self._room(prompt + count)

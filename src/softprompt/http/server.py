@@ -26,6 +26,8 @@ from softprompt.library.passages import Passages, Sources
 from softprompt.signals import handling
 
 if TYPE_CHECKING:
+    from softprompt.bases.base import FrozenBase
+    from softprompt.engines.protocol import Engine
     from softprompt.library.library import Library
     from softprompt.serving.monitor import Monitor
     from softprompt.serving.service import AsyncService
@@ -78,7 +80,6 @@ def load(library: Library, settings: Settings, monitor: Monitor | None = None) -
     from softprompt.engines.continuous import ContinuousEngine
     from softprompt.engines.scheduler import Limits as EngineLimits
     from softprompt.model.architecture import architecture_of
-    from softprompt.serving.service import AsyncService
 
     base = FrozenBase.load(settings.base)
     if not base.batch_invariant:  # or a request would get other bits than the same row from `predict`
@@ -86,6 +87,15 @@ def load(library: Library, settings: Settings, monitor: Monitor | None = None) -
             base.model.set_attn_implementation("sdpa")  # without a backward pass it is the faster one on CPUs too
     engine_limits = EngineLimits(max_rows=settings.engine_rows, max_waiting=settings.engine_queue)
     engine = ContinuousEngine(architecture_of(base), engine_limits, prefix_bytes=settings.prefix_bytes)
+    return service_on(library, base, engine, settings, monitor)
+
+
+def service_on(
+    library: Library, base: FrozenBase, engine: Engine, settings: Settings, monitor: Monitor | None = None
+) -> AsyncService:
+    """The library on a base that an engine runs."""
+    from softprompt.serving.service import AsyncService
+
     return AsyncService(
         library,
         base,
@@ -170,10 +180,10 @@ def _training(state: ServerState, library: Library, settings: Settings) -> list[
     ]
 
 
-def refuse_open_doors(library: Library, bound: socket.socket) -> None:
+def refuse_open_doors(library: Library, host: str) -> None:
     """Close a library that has keys to other users of the system; raises `ConfigError` where others than this machine could
-    come in, and need no key for it."""
-    host, has_keys = bound.getsockname()[0], library.registry.keys.any_live()
+    come in at the address that is served on, and need no key for it."""
+    has_keys = library.registry.keys.any_live()
     if has_keys:
         try:
             library.registry.database.make_private()

@@ -1,0 +1,132 @@
+"""vLLM started by us, in the place of our own engine: what `softprompt serve --engine vllm` serves on."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import os
+import threading
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from softprompt.bases.locate import locate
+from softprompt.bases.options import COMMAND_OPTIONS, DEFAULT_BASE, BaseOptions
+from softprompt.errors import BaseModelError, ConfigError, EngineError, nearest, reason_of
+from softprompt.vllm.engine import VllmEngine
+from softprompt.vllm.outline import OutlineBase, load_outline
+
+_OURS = {"model", "revision", "dtype", "trust_remote_code", "enable_prompt_embeds"}
+"""Arguments of vLLM's that are said by options of ours."""
+
+
+class StartedVllm(VllmEngine):
+    """An engine whose vLLM ends with it."""
+
+    def stop(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """Take no more jobs; finish those there are, within `timeout` seconds, or end each; and end vLLM."""
+        super().stop(drain=drain)
+        if not self.loop.is_closed() and self.loop.is_running():
+            with self._lock:
+                left = [ticket.future for ticket in self._tickets]
+            concurrent.futures.wait(left, timeout)
+            self.client.shutdown()
+            self.loop.call_soon_threadsafe(self.loop.stop)
+
+
+def read_arguments(text: str | None) -> dict[str, Any]:
+    """vLLM's own arguments, of `--engine-args`: a JSON object by the names of its `AsyncEngineArgs`.
+
+    Raises:
+        ConfigError: it is none, or names what options of ours say.
+    """
+    if text is None:
+        return {}
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--engine-args is no JSON ({error}); give an object such as '{{\"block_size\": 16}}'") from None
+    if not isinstance(given, dict):
+        raise ConfigError(f"--engine-args is {type(given).__name__}; give an object such as '{{\"block_size\": 16}}'")
+    if ours := sorted(_OURS & given.keys()):
+        raise ConfigError(f"--engine-args names {ours[0]!r}, which is said by an option of this command; leave it out")
+    return given
+
+
+def start_vllm(options: BaseOptions, arguments: Mapping[str, Any], *, max_waiting: int = 1024) -> StartedVllm:
+    """Start vLLM on a base, on an event loop and a thread of its own, and wait until it can answer.
+
+    Args:
+        options: what to run; of how, dtype, revision and trust_remote_code.
+        arguments: vLLM's own, by the names of its `AsyncEngineArgs`.
+        max_waiting: jobs that may be under way.
+
+    Raises:
+        ConfigError: vLLM is not installed, or has no such argument, or prompts cannot be served so.
+        BaseModelError: the base cannot be found, or vLLM cannot run it.
+    """
+    if find_spec("vllm") is None:
+        raise ConfigError(
+            "--engine vllm needs vLLM, which is not installed here; install it in this environment, or leave it out"
+        )
+    refused = [
+        COMMAND_OPTIONS[name].flag
+        for name in ("quantization", "adapter", "device", "batch_invariant")
+        if getattr(options, name) != getattr(BaseOptions, name)
+    ]
+    if refused:
+        raise ConfigError(
+            f"{refused[0]} is for the engine in this process; with --engine vllm say it in --engine-args, as vLLM does"
+        )
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="softprompt-vllm", daemon=True).start()
+    starting = asyncio.run_coroutine_threadsafe(_start(options, arguments, loop, max_waiting), loop)
+    try:
+        return starting.result()
+    except BaseException:
+        loop.call_soon_threadsafe(loop.stop)
+        raise
+
+
+async def _start(
+    options: BaseOptions, arguments: Mapping[str, Any], loop: asyncio.AbstractEventLoop, max_waiting: int
+) -> StartedVllm:
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # on stdout are our own rows alone
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # threads run already, which a fork would lose
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    source = options.source or DEFAULT_BASE
+    if wrong := sorted(arguments.keys() - AsyncEngineArgs.__dataclass_fields__.keys()):
+        raise ConfigError(
+            f"vLLM has no argument {wrong[0]!r} (--engine-args){nearest(wrong[0], AsyncEngineArgs.__dataclass_fields__)}"
+        )
+    path = locate(source, revision=options.revision, code=options.trust_remote_code)
+    if path.is_file():
+        raise BaseModelError(f"{source!r} is a GGUF file, whose prompts are not served by vLLM; give it a folder or an id")
+    told = {"disable_log_stats": True, **arguments, "enable_prompt_embeds": True}
+    try:
+        config = AsyncEngineArgs(
+            model=str(path), dtype=options.dtype, trust_remote_code=options.trust_remote_code, **told
+        ).create_engine_config()
+        base: OutlineBase = load_outline(config.model_config, source)
+        client = AsyncLLM.from_vllm_config(config)
+    except (BaseModelError, ConfigError):
+        raise
+    except Exception as error:  # vLLM says in many ways what it cannot run
+        raise BaseModelError(
+            f"vLLM cannot run {options.shown!r}: {type(error).__name__}: {reason_of(error)}; give another base, or other "
+            "--engine-args"
+        ) from error
+    try:
+        engine = StartedVllm(client, base, loop, max_waiting=max_waiting)
+        await engine.check_vectors()
+    except BaseException as error:
+        client.shutdown()
+        if isinstance(error, EngineError):
+            raise BaseModelError(
+                f"vLLM cannot run {options.shown!r}: {error}; give another base, or other --engine-args"
+            ) from None
+        raise
+    return engine
