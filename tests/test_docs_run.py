@@ -351,7 +351,8 @@ def test_a_command_of_a_document_is_one(block: Block, arguments: list[str]) -> N
 
 def test_every_page_with_commands_is_walked() -> None:
     assert {block.page.name for block, _ in CALLS} == {
-        "README.md", "from_openai.md", "library.md", "lifecycle.md", "moving_in.md", "serving.md", "start.md", "suites.md", "tuning.md"
+        "README.md", "from_openai.md", "library.md", "lifecycle.md", "moving_in.md", "serving.md", "start.md", "suites.md",
+        "tuning.md",
     }  # fmt: skip
     assert len(CALLS) > 30
 
