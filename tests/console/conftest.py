@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from softprompt.jobs.jobs import Jobs
+from softprompt.library.library import Library
 from tests.console.story import build
 
 OUT = Path(__file__).parents[2] / "build" / "console"
@@ -87,6 +89,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert told, (home.parent / "serve.log").read_text(errors="replace")
             yield str(json.loads(told)["url"])
         finally:
+            with Library.open(home) as library:  # a worker outlives its server as long as it has a job
+                for job in Jobs(library).page(limit=100, every=False).rows:
+                    Jobs(library).cancel(job.name)
             process.terminate()
             process.wait(60)
 

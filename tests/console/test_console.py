@@ -166,7 +166,7 @@ def test_a_table_becomes_trainings_that_are_watched_changed_and_stopped(page: An
     page.get_by_label("Steps", exact=True).fill("8")
     page.get_by_label("Name of the task").fill("fruit-short")
     page.get_by_role("button", name="Start the training").click()
-    page.wait_for_selector("#live .state.succeeded", timeout=240_000)
+    page.wait_for_selector("#live .state.succeeded", timeout=900_000)  # the other one goes on beside it
     shoot(page, "job-done")
     assert "fruit-short@1" in page.inner_text("#live")
 

@@ -49,18 +49,27 @@ def test_a_table_becomes_a_job(running: Running, browser: Browser) -> None:
     assert rows == [{"id": str(at), **row} for at, row in enumerate(ROWS)]
 
 
-def test_what_is_proposed_can_be_queued_as_it_stands(running: Running, browser: Browser) -> None:
-    text = browser.get(upload(browser)).text
-    page = read(text)
+def as_it_stands(text: str) -> dict[str, str]:
+    """What a browser sends of a form that nobody has touched."""
     areas = {}
     for name in ("input", "target", "labels", "more"):
         inside = text.partition(f'<textarea id="f-{name}"')[2].partition(">\n")[2].partition("</textarea>")[0]
         areas[name] = "".join(read(inside).words)
-    answer = browser.post(upload(browser), filled(page) | areas | {"model": "tiny-llama"})
-    assert answer.status_code == 303, read(answer.text).text
-    job = Jobs(running.library).get(answer.headers["location"].rpartition("/")[2])
-    assert set(job.config["labels"]) == {"good", "bad"}
-    assert "text" in job.config["input"]
+    return filled(read(text)) | areas | {"model": "tiny-llama"}
+
+
+def test_what_is_proposed_can_be_queued_as_it_stands_and_so_can_its_clone(running: Running, browser: Browser) -> None:
+    address = upload(browser)
+    configs = []
+    for query in ("", "?job="):
+        form = as_it_stands(browser.get(address + query + (configs[-1][0] if configs else "")).text)
+        answer = browser.post(address, form)
+        assert answer.status_code == 303, read(answer.text).text
+        job = Jobs(running.library).get(answer.headers["location"].rpartition("/")[2])
+        configs.append((job.name, dict(job.config)))
+    assert set(configs[0][1]["labels"]) == {"good", "bad"}
+    assert "text" in configs[0][1]["input"]
+    assert configs[0][1] == configs[1][1]
 
 
 def test_a_training_is_watched_to_its_end(running: Running, browser: Browser) -> None:
