@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from softprompt.evaluation.evaluate import Evaluation, evaluate
     from softprompt.evaluation.findings import Finding
     from softprompt.evaluation.inside.likeness import Likeness, likenesses
-    from softprompt.evaluation.look_inside import Inspected, inspect
+    from softprompt.evaluation.inside.look_inside import Inspected, inspect
     from softprompt.evaluation.suites.report import ReportCard, report
     from softprompt.evaluation.suites.run import run_suites
     from softprompt.library.library import Library
@@ -105,7 +105,7 @@ _HOMES = {
     "Evaluation": "evaluation.evaluate",
     "Finding": "evaluation.findings",
     "FrozenBase": "bases.base",
-    "Inspected": "evaluation.look_inside",
+    "Inspected": "evaluation.inside.look_inside",
     "Library": "library.library",
     "Likeness": "evaluation.inside.likeness",
     "Outcome": "registry.records",
@@ -129,7 +129,7 @@ _HOMES = {
     "distill": "training.distill",
     "drift": "lifecycle.drift.drift",
     "evaluate": "evaluation.evaluate",
-    "inspect": "evaluation.look_inside",
+    "inspect": "evaluation.inside.look_inside",
     "likenesses": "evaluation.inside.likeness",
     "personalize": "lifecycle.personalize",
     "plan": "training.plan",

@@ -470,7 +470,10 @@ def test_without_names_a_method_that_does_not_work_is_left_out_and_said() -> Non
     rows = compare(a_task(), max_steps=1, rates=1, base=make_headed("bert"), progress=told)
     left = {one.split()[0]: one for one in told.warned if "is left out" in one}
     assert [row["method"] for row in rows] == [name for name in USUAL if name not in left]
-    assert left["few_shot"] == "few_shot is left out: random/bert answers through a head, which no examples tell anything"
+    assert (
+        left["few_shot"]
+        == "few_shot is left out: random/bert answers through a head, which no examples tell anything; leave out few_shot"
+    )
 
 
 # What is refused

@@ -68,7 +68,7 @@ def test_other_bases_tell_none(base: FrozenBase) -> None:
 
 
 def test_what_rows_say_is_told_with_their_number(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    from softprompt.evaluation import look_inside
+    from softprompt.evaluation.inside import look_inside
 
     base = steerable_base()
     ids = [*base.encode([" good"])[0], *base.encode([" river"])[0]]

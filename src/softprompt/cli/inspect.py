@@ -49,8 +49,8 @@ def inspect(
     version = None if ref is None else library.registry.resolve(ref)  # told before torch is loaded
     with progress.loading("torch"):
         from softprompt.evaluation.inside.likeness import likenesses, read_prompts
+        from softprompt.evaluation.inside.look_inside import inspect as look
         from softprompt.evaluation.inside.page import write_map
-        from softprompt.evaluation.look_inside import inspect as look
     if version is None:
         vectors = []
         pairs = likenesses(library=library, progress=progress)

@@ -56,7 +56,7 @@ class FewShot:
 
     def check(self, task: Task, base: FrozenBase) -> None:
         if base.task_type == "SEQ_CLS":
-            raise ConfigError(f"{base.name} answers through a head, which no examples tell anything")
+            raise ConfigError(f"{base.name} answers through a head, which no examples tell anything; leave out few_shot")
 
     def settings(self, task: Task, base: FrozenBase) -> Settings:
         return {"text": task.form.zero_shot_text(), "shots": self._shots}

@@ -1,4 +1,4 @@
-"""What a look inside prompts finds beside what one of them lies near: attention, likeness, and the page that draws them.
+"""A look inside prompts: what their vectors lie near and which matter, attention, likeness, and the page that draws it.
 
-Open `likeness.py` first.
+Open `look_inside.py` first.
 """

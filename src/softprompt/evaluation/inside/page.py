@@ -14,7 +14,7 @@ from softprompt.files import write_whole
 from softprompt.text import plural
 
 if TYPE_CHECKING:
-    from softprompt.evaluation.look_inside import Inspected
+    from softprompt.evaluation.inside.look_inside import Inspected
 
 _COLOURS = {"own": "#c2571a", "other": "#4c6a92", "bar": "#4c6a92"}
 _FIGURES = {
