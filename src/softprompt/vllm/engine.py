@@ -29,6 +29,7 @@ from softprompt.engines.protocol import (
     EngineStatus,
     GenerateJob,
     Job,
+    ReadJob,
     ScoreJob,
     Scores,
     Ticket,
@@ -169,7 +170,15 @@ class VllmEngine(Engine):
     def _check(self, job: Job) -> None:
         """Raises `ConfigError` for what vLLM cannot do, and as the other engines for what nobody could."""
         if isinstance(job, EmbedJob):
-            raise ConfigError("vLLM gives no hidden states, by which `auto` chooses; name a task as `model`")
+            raise ConfigError(
+                "vLLM gives no hidden states, by which `auto` chooses and which embeddings are; name a task as `model`, and "
+                "ask `softprompt serve` for embeddings"
+            )
+        if isinstance(job, ReadJob):
+            raise ConfigError(
+                "vLLM tells no log-probabilities of tokens behind vectors, which echo with logprobs asks for; leave echo out, "
+                "or ask `softprompt serve`"
+            )
         if job.prompt.is_prefix(self.base):
             raise ConfigError(
                 f"prompt {job.prompt.digest[:12]} is a trained prefix, keys and values of every layer, and vLLM takes soft "
@@ -177,6 +186,11 @@ class VllmEngine(Engine):
             )
         self._validator.check(job)
         if isinstance(job, GenerateJob):
+            if job.sampling.grammar is not None:
+                raise ConfigError(
+                    "answers are not held to a schema on vLLM here (response_format, output_schema); leave response_format "
+                    "out, or ask `softprompt serve`"
+                )
             if 0 < job.sampling.temperature < LEAST_TEMPERATURE:
                 raise ConfigError(
                     f"temperature {job.sampling.temperature} is below {LEAST_TEMPERATURE}, the least that vLLM draws at; "
