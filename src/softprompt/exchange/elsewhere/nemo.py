@@ -40,14 +40,13 @@ def read_nemo(source: Path, task: str) -> Taken:
     config, weights = _files(source, shown)
     state = load_tensors(io.BytesIO(weights), f"{WEIGHTS} of {shown}")
     found = dict(_matrices(state))
-    if not found:
-        encoder = any("prompt_encoder" in key for key in _keys(state))
-        why = (
-            "the encoder that makes a prompt, and not what it made, as checkpoints within a training do; save the model"
-            if encoder
-            else "no table of prompts (prompt_table); give a model of NeMo's prompt learning"
+    if not found and any("prompt_encoder" in key for key in _keys(state)):
+        raise PromptFileError(
+            f"{shown} holds the encoder that makes a prompt, and not what it made, as checkpoints within a training do; "
+            "save the model at its end"
         )
-        raise PromptFileError(f"{shown} holds {why}")
+    if not found:
+        raise PromptFileError(f"{shown} holds no table of prompts (prompt_table); give a model of NeMo's prompt learning")
     if len(found) > 1 and task not in found:
         raise PromptFileError(
             f"{shown} holds the prompts of {len(found)} tasks, {', '.join(map(repr, [*found][:5]))}; choose one by its "
@@ -67,7 +66,7 @@ def _files(source: Path, shown: str) -> tuple[Mapping[str, Any], bytes]:
     try:
         if source.is_dir():
             if not (source / WEIGHTS).is_file():
-                raise PromptFileError(_lacks(shown, sorted(path.name for path in source.iterdir())))
+                raise _lacking(shown, sorted(path.name for path in source.iterdir()))
             text, weights = (source / CONFIG).read_bytes(), (source / WEIGHTS).read_bytes()
         else:
             text, weights = _out_of_archive(source, shown)
@@ -104,15 +103,15 @@ def _out_of_archive(source: Path, shown: str) -> tuple[bytes, bytes]:
             f"{shown} is no archive of NeMo, or a damaged one ({type(error).__name__}); fetch it again"
         ) from None
     if CONFIG not in read or WEIGHTS not in read:
-        raise PromptFileError(_lacks(shown, names))
+        raise _lacking(shown, names)
     return read[CONFIG], read[WEIGHTS]
 
 
-def _lacks(shown: str, names: list[str]) -> str:
+def _lacking(shown: str, names: list[str]) -> PromptFileError:
     if any("mp_rank_" in name or "tp_rank_" in name for name in names):
-        return f"{shown} is split over devices (mp_rank_...); merge it in NeMo first, to one rank"
+        return PromptFileError(f"{shown} is split over devices (mp_rank_...); merge it in NeMo first, to one rank")
     listed = ", ".join(names[:3]) or "nothing"
-    return f"{shown} has not {CONFIG} and {WEIGHTS} but {listed}; give a model of NeMo's prompt learning"
+    return PromptFileError(f"{shown} has not {CONFIG} and {WEIGHTS} but {listed}; give a model of NeMo's prompt learning")
 
 
 def _matrices(state: Any) -> Iterator[tuple[str, Any]]:

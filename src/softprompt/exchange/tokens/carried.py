@@ -72,16 +72,16 @@ def carry(library: Library, refs: Sequence[str]) -> list[Carried]:
 
 
 def _check_kind(version: Version) -> None:
-    card, instead = version.card, "; export it with --format softprompt"
+    card = version.card
     if card.task_type != "CAUSAL_LM":
         raise ConfigError(
             f"{version.ref} is for {card.task_type}, whose vectors stand before an encoder's input; tokens are for causal "
-            f"language models{instead}, or peft"
+            "language models; export it with --format softprompt or peft"
         )
     if card.prompt_type != "soft":
         raise ConfigError(
-            f"{version.ref} is a prefix, which is keys and values at every layer, and a token has an embedding alone"
-            f"{instead}, or peft, or train it with prompt_type: soft"
+            f"{version.ref} is a prefix, which is keys and values at every layer, and a token has an embedding "
+            "alone; export it with --format softprompt or peft, or train it with prompt_type: soft"
         )
     if card.members:
         raise ConfigError(
