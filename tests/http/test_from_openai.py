@@ -158,7 +158,7 @@ def test_a_job_goes_on_from_a_model(client: OpenAI, server: Running, base: Froze
     config = Jobs(server.library).get(second.id).config
     assert (config["prompt_tuning_init_prompt"], config["num_virtual_tokens"]) == ("first@1", 6)
     for asked, message in (
-        ("nobody@1", "no base 'nobody@1'.*no model of that name"),
+        ("nobody@1", "no base 'nobody@1'.*no model to go on from"),
         ("gpt-4o-mini", "no base 'gpt-4o-mini'"),
     ):
         with pytest.raises(openai.BadRequestError, match=message):

@@ -266,7 +266,11 @@ def test_rows_that_are_taken_can_be_split(own_validation: bool) -> None:
 def test_wrong_bases_and_files_are_refused(library: Library) -> None:
     jobs, name = Jobs(library), Uploads(library).add(lines(), "rows.jsonl").name
     other = Uploads(library.for_tenant("other")).add(lines(), "rows.jsonl").name
-    for model, message in (("tini", "did you mean 'tiny'"), ("one@3", "give its base"), ("/etc", "no base '/etc'")):
+    for model, message in (
+        ("tini", "did you mean 'tiny'"),
+        ("one@3", "no model to go on from; known: tiny"),
+        ("/etc", "no base '/etc'"),
+    ):
         with pytest.raises(FieldError, match=message) as caught:
             jobs.create(JobRequest(model=model, training_file=name), {"tiny": "x"})
         assert caught.value.field == "model"

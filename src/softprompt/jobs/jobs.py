@@ -151,10 +151,9 @@ class Jobs:
         try:
             version = self.library.registry.resolve(request.model)
         except (NotFound, NameRefused):
+            hint = nearest(request.model, bases)
             raise FieldError(
-                f"there is no base {request.model!r} to train on{nearest(request.model, bases)}, and no model of that "
-                "name to go on from",
-                "model",
+                f"there is no base {request.model!r} to train on, and no model to go on from{hint}", "model"
             ) from None
         card, given = version.card, request.softprompt or {}
         if len(bases) != 1 and card.base not in bases:

@@ -120,6 +120,6 @@ def said_last(text: str) -> str:
 
 
 def say_last(text: str, content: str) -> str:
-    """A conversation whose last message says something else; nothing where that is nothing."""
+    """A conversation whose last message says something else."""
     turns = turns_in(text)
-    return text_of_turns([*turns[:-1], turns[-1] | {"content": content}]) if content.strip() else ""
+    return text_of_turns([*turns[:-1], turns[-1] | {"content": content}])

@@ -103,7 +103,7 @@ class Wording:
             if self.converses:
                 longest, whole = MESSAGES, row[MESSAGES]
                 row[MESSAGES] = said_last(whole)
-            if not row[longest].strip():
+            if not row[longest]:
                 raise ContextError(
                     f"the template of task {task!r} alone takes {plural(len(ids), 'token')}, and {limit} are left "
                     "beside prompt and output; use a shorter template or prompt"
