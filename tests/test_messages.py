@@ -35,7 +35,7 @@ NEVER_RAISED = {"SoftPromptError"}
 ROWS = "text,label\n" + "".join(f"red {n},yes\nblue {n},no\n" for n in range(40))
 
 
-WORDED = ("tasks/config.py", "tasks/blocks.py", "tasks/labels.py", "evaluation/suites/suite.py")
+WORDED = ("tasks/config.py", "tasks/blocks.py", "tasks/labels.py", "tasks/decision.py", "evaluation/suites/suite.py")
 """Whose ValueErrors are shown as they are."""
 
 

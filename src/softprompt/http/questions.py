@@ -198,7 +198,8 @@ class QuestionBody(Body):
         try:
             check_options(self.question)
         except ValueError as error:
-            raise refused("choices" if self.type == "choice" else "levels", str(error)) from None
+            fault = str(error)
+            raise refused("choices" if self.type == "choice" else "levels", f"{fault}") from None
         return self
 
     @property

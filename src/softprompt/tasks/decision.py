@@ -183,7 +183,7 @@ class DecisionConfig(_Block):
                 raise ValueError(f"{key}: a {self.type} {what}; {'list' if self.type == kind else 'take'} them")
         check_options(self.question)
         if self.type == "choice" and self.question.labels != tuple(map(text_of, self.question.values)):
-            raise ValueError("choices: a text and a truth value are written alike in rows, where nothing tells them apart")
+            raise ValueError("choices: a text and a truth value are written alike in rows; keep one of them")
         return self
 
     @property
@@ -210,7 +210,9 @@ def check_options(question: Question) -> None:
         return
     key, most = ("choices", MOST_CHOICES) if question.type == "choice" else ("levels", MOST_LEVELS)
     if not 2 <= len(question.options) <= most:
-        raise ValueError(f"{key}: a {question.type} is among 2 to {most}, and there are {len(question.options)}")
+        raise ValueError(
+            f"{key}: a {question.type} is among 2 to {most}, and there are {len(question.options)}; list so many"
+        )
     if any(isinstance(value, str) and not value.strip() for value in question.values):
         raise ValueError(f"{key}: one of them is blank; give it a text")
     counts = Counter(map(typed, question.values))

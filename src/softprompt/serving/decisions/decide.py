@@ -37,7 +37,8 @@ def last_words(messages: Sequence[Message], *, conversation: bool = False) -> st
     try:
         return chat_input(messages, conversation=conversation)
     except FieldError as error:
-        raise FieldError(str(error).replace("messages:", "input:", 1), "input") from None
+        fault = str(error).replace("messages:", "input:", 1)
+        raise FieldError(f"{fault}", "input") from None
 
 
 def is_answered(resident: Resident, question: Question) -> bool:

@@ -80,7 +80,9 @@ def _around_message(base: FrozenBase) -> tuple[str, str | None]:
             [{"role": "user", "content": _HERE}], tokenize=False, add_generation_prompt=True
         )
     except Exception as error:  # templates come with models, and raise whatever they like
-        raise DataError(f"the chat template of {base.name} refuses a user's message: {reason_of(error)}") from None
+        raise DataError(
+            f"the chat template of {base.name} refuses a user's message: {reason_of(error)}; name a tuned task"
+        ) from None
     before, found, behind = text.partition(_HERE)
     if not found or _HERE in behind:
         raise DataError(f"the chat template of {base.name} does not say a user's message once, as it is; name a tuned task")
