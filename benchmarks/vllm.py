@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # and not this folder, where a module is called like vLLM
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 from safetensors.torch import save_file
 
