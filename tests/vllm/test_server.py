@@ -57,11 +57,11 @@ def test_what_vllm_cannot_do_is_refused_by_name(two: Two) -> None:
     chat = {"messages": [{"role": "user", "content": "x"}]}
     for path, body, why in (
         ("/v1/classify", {"model": "deep", "input": "x"}, "is a trained prefix, keys and values of every"),
-        ("/v1/embeddings", {"model": "task", "input": "x"}, "vLLM gives no hidden states"),
-        ("/v1/completions", {"model": "task", "prompt": "x", "echo": True, "logprobs": 1}, "vLLM tells no log-probabilities"),
+        ("/v1/embeddings", {"model": "tell", "input": "x"}, "vLLM gives no hidden states"),
+        ("/v1/completions", {"model": "tell", "prompt": "x", "echo": True, "logprobs": 1}, "vLLM tells no log-prob"),
         (
             "/v1/completions",
-            {"model": "task", "prompt": "x", "response_format": {"type": "json_object"}},
+            {"model": "tell", "prompt": "x", "response_format": {"type": "json_object"}},
             "answers are not held to a schema on vLLM",
         ),
         ("/v1/completions", {"model": "auto", "prompt": "x"}, "vLLM gives no hidden states, by which `auto`"),

@@ -176,8 +176,8 @@ class VllmEngine(Engine):
             )
         if isinstance(job, ReadJob):
             raise ConfigError(
-                "vLLM tells no log-probabilities of tokens behind vectors, which echo with logprobs asks for; leave echo out, "
-                "or ask `softprompt serve`"
+                "vLLM tells no log-probabilities of tokens behind vectors, which echo with logprobs asks for; leave echo "
+                "out, or ask `softprompt serve`"
             )
         if job.prompt.is_prefix(self.base):
             raise ConfigError(
