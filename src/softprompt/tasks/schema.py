@@ -13,7 +13,7 @@ from softprompt.tasks.template import Template
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.bases.grammar import Grammar
-    from softprompt.tasks.form import Form
+    from softprompt.tasks.answering import Answering
 
 
 def check_schema(config: Any) -> None:
@@ -38,7 +38,7 @@ def check_schema(config: Any) -> None:
         )
 
 
-def grammar_of(form: Form, base: FrozenBase, schema: str | None = None, name: str = "output_schema") -> Grammar | None:
+def grammar_of(form: Answering, base: FrozenBase, schema: str | None = None, name: str = "output_schema") -> Grammar | None:
     """What a task's answers on a base are held to: JSON of its schema, or of another one, behind the white space that its
     target begins with; None where there is no schema.
 
@@ -54,7 +54,7 @@ def grammar_of(form: Form, base: FrozenBase, schema: str | None = None, name: st
 
 
 def check_answers(
-    form: Form, base: FrozenBase, answers: Sequence[str], targets: Sequence[Sequence[int]], name: Name
+    form: Answering, base: FrozenBase, answers: Sequence[str], targets: Sequence[Sequence[int]], name: Name
 ) -> None:
     """Refuse answers of rows that a task's schema does not allow: no prompt could ever give them.
 
