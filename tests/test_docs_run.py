@@ -23,6 +23,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.app import app
 from softprompt.engines.continuous import ContinuousEngine
+from softprompt.http.batches import batch_routes
 from softprompt.http.files import file_routes
 from softprompt.http.jobs import job_routes
 from softprompt.jobs.lock import WorkerLock
@@ -123,7 +124,8 @@ class Scene:
         """A server on a port of this machine, with the real engine, and with a worker of its own for jobs."""
         base = FrozenBase.load(CPU)
         starter = Starter(library, options=[*CPU.arguments(), "--idle-seconds", "0.1"])
-        routers = [file_routes(library), job_routes(library, {"builtin/tiny": "builtin/tiny"}, starter=starter)]
+        jobs = job_routes(library, {"builtin/tiny": "builtin/tiny"}, starter=starter)
+        routers = [file_routes(library), batch_routes(library), jobs]
         with serving(library, base, engine=ContinuousEngine(architecture_of(base)), routers=routers) as running:
             yield f"{running.url}/v1"
         lock = WorkerLock(library.home)
@@ -186,6 +188,22 @@ def ask(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     assert re.match(r"(person|number) trec6@1 \S+\n", printed())
 
 
+def decisions(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
+    with Library.open("softprompt-home", create=True) as library, scene.server(library) as address:
+        scene.run(block, address)
+    assert re.fullmatch(r"0\.\d+(e-\d+)? (billing|support) 0\.\d+ \d\.\d+(e-\d+)?\n", printed())
+
+
+def batches(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
+    body = {"model": "builtin/tiny", "messages": [{"role": "user", "content": "what a film"}], "max_tokens": 2}
+    line = {"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (scene.folder / "requests.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    with Library.open("softprompt-home", create=True) as library, scene.server(library) as address:
+        scene.run(block, address)
+    answer = json.loads(printed())
+    assert (answer["custom_id"], answer["response"]["status_code"]) == ("one", 200)
+
+
 def tuning(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     scene.write_rows("rows.jsonl", ROWS)
     with Library.open("softprompt-home") as library, scene.server(library) as address:
@@ -236,6 +254,8 @@ SCENES: dict[str, Callable[[Scene, Block, Callable[[], str]], None]] = {
     "library.md: Bundles for devices at the edge": at_the_edge,
     "library.md: From Python": from_python,
     "serving.md: Ask": ask,
+    "serving.md: Batches": batches,
+    "serving.md: Decisions": decisions,
     "tuning.md: Training over HTTP": tuning,
 }
 """What runs a block, by the name of the block."""
@@ -276,9 +296,9 @@ OF_OTHERS = {
         "--max-prompt-adapter-token",
         "--max-num-seqs",
     ),
-    *("--adapter-cache", "--prefix-store-path"),
+    *("--adapter-cache", "--prefix-store-path", "--model", "--summary", "--block-size"),
 }
-"""Options of launchers and of other servers, which documents name too."""
+"""Options of launchers, of other servers and of benchmarks, which documents name too."""
 
 
 def options_of(command: Any) -> set[str]:
@@ -351,8 +371,8 @@ def test_a_command_of_a_document_is_one(block: Block, arguments: list[str]) -> N
 
 def test_every_page_with_commands_is_walked() -> None:
     assert {block.page.name for block, _ in CALLS} == {
-        "README.md", "from_openai.md", "library.md", "lifecycle.md", "moving_in.md", "serving.md", "start.md", "suites.md",
-        "tuning.md",
+        "README.md", "compare.md", "console.md", "from_openai.md", "library.md", "lifecycle.md", "moving_in.md",
+        "serving.md", "start.md", "suites.md", "tuning.md", "vllm.md",
     }  # fmt: skip
     assert len(CALLS) > 30
 

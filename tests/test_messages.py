@@ -226,7 +226,7 @@ FIRST_WORDS = {"ApiError": 1, "refused": 1}
 
 ADVISES = re.compile(
     r";|\{(nearest|_known|_explain|_what_is_there|_what_else|_not_utf8|why_none|self\._too_long)\("
-    r"|\{(mend|hint|advice|what|fault|fault\[.*|problem\.detail|_READ_ONLY|_DAMAGED|_PAUSES|reason|digits)\}"
+    r"|\{(mend|hint|advice|what|fault|fault\[.*|problem\.detail|_READ_ONLY|_DAMAGED|_PAUSES|_NO_NUMBERS.*|reason|digits)\}"
 )
 """What to do stands behind a semicolon, or in a part that another function or constant words, each of them with one."""
 
@@ -247,6 +247,15 @@ EXCEPTIONS = {
     ): "as training says it",
     ("evaluation/suites/suite.py", "{key}: {error}"): "as tasks/patterns.py says it",
     ("http/auth.py", "{message}"): "worded by its callers",
+    ("http/batches.py", "{str(error)}"): "refuse_unsupported says it",
+    ("http/console/pages.py", "{error}"): "an error that is told by its type",
+    ("http/console/pages.py", "{str(error.detail)}"): "as the framework says it",
+    ("http/console/pages.py", "{str(error)}"): "an error of ours, by its type",
+    ("http/console/tables.py", "{str(error).replace(f'{folder}/', '')}"): "an error of ours, less a folder",
+    (
+        "http/console/train.py",
+        "{f\"{where}: {problem['msg']}\" if where else problem['msg']}",
+    ): "pydantic says what a value should be",
     ("http/errors.py", "{message}"): "pydantic says what a value should be",
     ("http/errors.py", "{str(error)}"): "an error of ours, by its type",
     ("http/errors.py", "{message}{mark} GET /v1/models lists those there are"): "the mark is a semicolon",

@@ -26,7 +26,9 @@ from softprompt.cli import main
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.errors import ConfigError
 from softprompt.http import server
+from softprompt.http.auth import Keyring
 from softprompt.http.server import Settings, load
+from softprompt.http.state import ServerState
 from softprompt.jobs import worker
 from softprompt.library.library import Library
 from softprompt.registry.records import Origin
@@ -360,7 +362,7 @@ def test_a_quantised_base_is_served_and_trained_on_by_its_worker(
             assert row.scores == pytest.approx(one.scores, abs=1e-4)
         options: list[str] = []
         monkeypatch.setattr("softprompt.jobs.starter.Starter", lambda *_, **named: options.extend(named["options"]))
-        server._training(live, library, settings)
+        server._training(ServerState(service=live, keyring=Keyring(library.registry)), library, settings)
         assert options == ["--dtype", "float32", "--device", "cpu", "--quantization", "int8", "--trust-remote-code"]
         seen: list[object] = []
         monkeypatch.setattr(worker, "trainer", lambda *given: seen.append(given))

@@ -200,7 +200,7 @@ class Says(OfflineEngine):
         super().__init__(architecture_of(base))
         self.texts = texts
 
-    def generate(self, *_: Any) -> Generator[int, None, list[list[int]]]:
+    def generate(self, *_: Any, **__: Any) -> Generator[int, None, list[list[int]]]:
         yield len(self.texts)
         return self.architecture.base.encode(self.texts)
 

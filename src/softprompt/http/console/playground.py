@@ -281,7 +281,7 @@ def _panels(request: Request, library: Library, models: Sequence[str]) -> list[P
     if not models:
         raise NameRefused("no task is named; name one")
     if len(models) > MOST_MODELS:
-        raise NameRefused(f"{len(models)} tasks are named, and {MOST_MODELS} may be side by side")
+        raise NameRefused(f"{len(models)} tasks are named, and {MOST_MODELS} may be side by side; name fewer")
     base = state_of(request).service.base_name
     return [
         Panel(

@@ -21,7 +21,7 @@ _rest = APIRouter(prefix=HOME, route_class=Page)
 @_rest.get("/{path:path}")
 def nowhere(request: Request, path: str) -> Response:
     """What no page is."""
-    raise ApiError(404, f"there is no page {request.url.path}")
+    raise ApiError(404, f"there is no page {request.url.path}; {HOME} has them all")
 
 
 router.include_router(_rest)

@@ -51,6 +51,6 @@ async def sign_out() -> Response:
 async def static(name: str) -> Response:
     """A script, a style sheet or the icon. The address changes with the content, so it is kept for good."""
     if name not in STATIC:
-        raise ApiError(404, f"there is no file {name!r}")
+        raise ApiError(404, f"there is no file {name!r}; load the page again")
     headers = {"cache-control": "public, max-age=31536000, immutable"}
     return Response(static_file(name), headers=headers, media_type=STATIC[name])

@@ -102,7 +102,7 @@ def check_name(task: str) -> str:
     try:
         return check_task(task)
     except NameRefused:
-        raise NotFound(f"there is no task {task!r}") from None
+        raise NotFound(f"there is no task {task!r}; the library lists those there are") from None
 
 
 def history(library: Library, version: Version) -> Iterator[Mapping[str, float]]:

@@ -119,7 +119,7 @@ def _request(file: str, values: Mapping[str, str]) -> JobRequest:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"more keys: this is no YAML ({str(error).splitlines()[0]}); mend it") from None
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
-        raise ConfigError("more keys: write KEY: VALUE on each line")
+        raise ConfigError("more keys: these are no keys; write KEY: VALUE on each line")
     for name in ("input", "target"):
         if values[name]:
             config[name] = values[name]
@@ -203,5 +203,5 @@ def _training(request: Request) -> Training:
     """What jobs may train on here. Raises `ApiError` 404 where this server takes none."""
     training = state_of(request).training
     if training is None:
-        raise ApiError(404, "this server trains nothing")
+        raise ApiError(404, "this server trains nothing; open the console of one that `softprompt serve` has started")
     return training
