@@ -296,7 +296,9 @@ OF_OTHERS = {
         "--max-prompt-adapter-token",
         "--max-num-seqs",
     ),
-    *("--adapter-cache", "--prefix-store-path", "--model", "--summary", "--block-size"),
+    *("--adapter-cache", "--prefix-store-path", "--model", "--summary", "--block-size", "--api-server-count", "--api-key"),
+    *("--enable-prompt-embeds", "--hf-overrides", "--logprobs-mode", "--max-logprobs", "--middleware", "--tokenizer"),
+    "--served-model-name",
 }
 """Options of launchers, of other servers and of benchmarks, which documents name too."""
 

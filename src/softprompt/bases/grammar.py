@@ -152,7 +152,9 @@ class Grammars:
         if isinstance(found, str):
             raise _refusal(name, found)
         if not any(found.begin().allowed()):
-            raise ConfigError(f"{name}: the tokenizer of {self._name} has no token that JSON of it begins with; take another base")
+            raise ConfigError(
+                f"{name}: the tokenizer of {self._name} has no token that JSON of it begins with; take another base"
+            )
         return found
 
     @functools.cached_property
