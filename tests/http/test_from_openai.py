@@ -25,7 +25,7 @@ from softprompt.jobs import bank
 from softprompt.jobs.jobs import Jobs
 from softprompt.library.library import Library
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.tasks.chat import frame_of
+from softprompt.tasks.wording.chat import frame_of
 from tests.http_server import Running, serving
 from tests.jobs_data import CHAT_TEMPLATE, SHORT, conversation, do_all, lines, pair
 

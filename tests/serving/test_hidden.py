@@ -25,7 +25,7 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry import tables
 from softprompt.serving.answers import Message
 from softprompt.serving.service import AsyncService
-from softprompt.tasks.draft import draft_task
+from softprompt.tasks.draft.draft import draft_task
 from softprompt.tasks.load import load_tasks
 from softprompt.tasks.task import Task
 from softprompt.training.prepare import Preparer

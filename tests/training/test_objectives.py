@@ -16,7 +16,7 @@ from softprompt.evaluation.trials import Report
 from softprompt.library.library import Library
 from softprompt.model.causal import Causal
 from softprompt.model.splice import no_prompt, stack_prompts
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.task import Task
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import OBJECTIVES, Pair, Taught, Unwanted

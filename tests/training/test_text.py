@@ -19,7 +19,7 @@ from softprompt.tasks.task import Task
 from softprompt.training.train import train
 from tests.models import make_base
 from tests.spellings import base as base_of_kind
-from tests.tasks.test_chat import GEMMA, chat_base
+from tests.tasks.wording.test_chat import GEMMA, chat_base
 
 WORDS = ["red", "green", "blue", "stone", "river", "place", "thing", "good"]
 

@@ -30,8 +30,8 @@ from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.listing import Filters
 from softprompt.rows.sources import Row, digest_rows
-from softprompt.tasks.config import parse_config
-from softprompt.tasks.schedule import FEW_ROWS, rate_at, steps_per_epoch, total_steps
+from softprompt.tasks.config.config import parse_config
+from softprompt.tasks.config.schedule import FEW_ROWS, rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Task
 from softprompt.training import loop
 from softprompt.training.events import Failed, Stepped

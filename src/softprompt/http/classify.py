@@ -13,7 +13,7 @@ from softprompt.http.body import StrictRoute, respond
 from softprompt.http.call import Call
 from softprompt.http.schemas import Fingerprint, Input, ModelBody, RoutedTo, Usage, or_hint
 from softprompt.serving.answers import Choice
-from softprompt.tasks.answers import NUMBER, SET
+from softprompt.tasks.answers.kinds import NUMBER, SET
 
 router = APIRouter(route_class=StrictRoute, tags=["answers"])
 

@@ -36,7 +36,7 @@ from softprompt.jobs.request import JobRequest
 if TYPE_CHECKING:
     from softprompt.jobs.starter import Starter
     from softprompt.library.library import Library
-    from softprompt.tasks.chat import ChatFrame
+    from softprompt.tasks.wording.chat import ChatFrame
 
 log = logging.getLogger("softprompt.http")
 

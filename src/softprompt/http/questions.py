@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictStr, field_valida
 
 from softprompt.http.schemas import Body, Hint, ModelBody, or_hint, refused
 from softprompt.serving.answers import Message
-from softprompt.tasks.decision import MOST_CHOICES, MOST_LEVELS, Option, Question, check_options
+from softprompt.tasks.answers.decision import MOST_CHOICES, MOST_LEVELS, Option, Question, check_options
 
 MOST_QUESTIONS = 400
 MOST_OPTIONS = 10_000

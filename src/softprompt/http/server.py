@@ -152,7 +152,7 @@ def _training(state: ServerState, library: Library, settings: Settings) -> list[
     from softprompt.http.files import file_routes
     from softprompt.http.jobs import job_routes
     from softprompt.jobs.starter import Starter
-    from softprompt.tasks.chat import frame_of
+    from softprompt.tasks.wording.chat import frame_of
 
     service, options = state.service, settings.base.arguments()
     starter = Starter(library, registry=settings.registry, store=settings.store, options=options)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from softprompt.engines.protocol import TokenProbability
     from softprompt.serving.router import Route
     from softprompt.serving.split import Share
-    from softprompt.tasks.answers import Said
+    from softprompt.tasks.answers.kinds import Said
     from softprompt.tasks.form import Form
 
 

@@ -19,7 +19,7 @@ from softprompt.serving.residents import ResidentsStatus
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.serving.resident import Resident
-    from softprompt.tasks.answers import Said
+    from softprompt.tasks.answers.kinds import Said
     from softprompt.tasks.form import Form
 
 Kind = Literal["completion", "chat", "classify", "decide", "embeddings"]

@@ -23,8 +23,8 @@ from softprompt.library.passages import Passages
 from softprompt.model.splice import with_front
 from softprompt.prompts.card import TEMPERATURE, Card
 from softprompt.prompts.prompt import SoftPrompt, members_of
-from softprompt.tasks.blocks import ServingConfig
-from softprompt.tasks.decision import Question
+from softprompt.tasks.answers.decision import Question
+from softprompt.tasks.config.blocks import ServingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
     from softprompt.library.passages import Passages
-    from softprompt.tasks.decision import Question
+    from softprompt.tasks.answers.decision import Question
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from softprompt.progress import Silent
 from softprompt.prompts import initialize
 from softprompt.prompts.card import LONG, SHORT, is_best
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.tasks.answers import number_text
-from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.answers.kinds import number_text
+from softprompt.tasks.answers.labels import excerpt_of
+from softprompt.tasks.config.config import TaskConfig
+from softprompt.tasks.config.schedule import told_few
 from softprompt.tasks.form import Form
-from softprompt.tasks.labels import excerpt_of
-from softprompt.tasks.schedule import told_few
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
 from softprompt.training.events import Advanced, Event

@@ -17,7 +17,7 @@ from softprompt.model.splice import no_prompt, with_front
 from softprompt.serving.decisions.answers import Answer
 from softprompt.serving.decisions.wording import Asked, ask_base
 from softprompt.serving.inputs import chat_input
-from softprompt.tasks.decision import Question, same_values, told_values, typed
+from softprompt.tasks.answers.decision import Question, same_values, told_values, typed
 from softprompt.text import plural
 
 if TYPE_CHECKING:

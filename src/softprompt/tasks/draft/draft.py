@@ -16,14 +16,14 @@ from softprompt.errors import ConfigError, DataError, nearest
 from softprompt.names import LONGEST_NAME, check_new_task
 from softprompt.rows.tables import read_table
 from softprompt.rows.values import Row, is_empty, is_missing, short, text_of
-from softprompt.tasks.answers import NUMBER, SET, has_fraction
-from softprompt.tasks.chat import ChatFrame, words_of
-from softprompt.tasks.config import keys_of_base, parse_config
-from softprompt.tasks.labels import alike, excerpt_of, fold_label, infer_labels
-from softprompt.tasks.proposal import is_list, propose
-from softprompt.tasks.schedule import told_few
+from softprompt.tasks.answers.kinds import NUMBER, SET, has_fraction
+from softprompt.tasks.answers.labels import alike, excerpt_of, fold_label, infer_labels
+from softprompt.tasks.config.config import keys_of_base, parse_config
+from softprompt.tasks.config.schedule import told_few
+from softprompt.tasks.draft.proposal import is_list, propose
 from softprompt.tasks.task import Task
-from softprompt.tasks.template import as_column, nameable
+from softprompt.tasks.wording.chat import ChatFrame, words_of
+from softprompt.tasks.wording.template import as_column, nameable
 from softprompt.text import plural
 
 _ANSWERS = tuple("label labels category class intent sentiment target answer output y completion response summary".split())

@@ -14,10 +14,10 @@ from typing import Self
 from softprompt.errors import DataError
 from softprompt.rows.sources import Row
 from softprompt.rows.values import is_empty, short
-from softprompt.tasks import answers
-from softprompt.tasks.answers import NUMBER, SET, Said
-from softprompt.tasks.labels import Spellings
-from softprompt.tasks.template import Template, around, excerpt, field_text
+from softprompt.tasks.answers import kinds
+from softprompt.tasks.answers.kinds import NUMBER, SET, Said
+from softprompt.tasks.answers.labels import Spellings
+from softprompt.tasks.wording.template import Template, around, excerpt, field_text
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Answering:
     """Labels for answers as rows have them, such as a word for a number."""
     problem_type: str | None = None
     """What kind of answer it is, where it is not one label or a text."""
-    label_separator: str = answers.SEPARATOR
+    label_separator: str = kinds.SEPARATOR
     """What stands between the labels of a set where a row has them as one text."""
-    threshold: float = answers.THRESHOLD
+    threshold: float = kinds.THRESHOLD
     """From which probability on a label of a set holds."""
     answer_range: tuple[float, float] | None = None
     """Between which numbers a generated one lies."""
@@ -64,13 +64,13 @@ class Answering:
             return ""
         text = self._answer_text(row, where)
         if self.is_set:
-            held = {self._label(one, row, where) for one in answers.split(text)}
-            return answers.join([label for label in self.labels or () if label in held])
+            held = {self._label(one, row, where) for one in kinds.split(text)}
+            return kinds.join([label for label in self.labels or () if label in held])
         if self.labels is not None:
             return self._label(text, row, where)
         if not text.strip():
             raise DataError(f"{where}: the field {self.target_field!r} is empty; give an answer: {excerpt(row)}")
-        if self.problem_type == NUMBER and answers.number_of(text) is None:
+        if self.problem_type == NUMBER and kinds.number_of(text) is None:
             raise DataError(
                 f"{where}: the answer {text[:60]!r} is no number, as `problem_type: {NUMBER}` has them (such as 3, 0.5 or "
                 f"-2e3); mend the row: {excerpt(row)}"
@@ -94,17 +94,17 @@ class Answering:
             return field_text(row, self.target_field, where)
         value = row[self.target_field]
         try:
-            found = answers.labels_in(value, self.label_separator)
+            found = kinds.labels_in(value, self.label_separator)
         except ValueError as error:
             raise DataError(
                 f"{where}: the field {self.target_field!r} holds {short(value)}: {error}; give a list of labels, or a text "
                 f"with {self.label_separator!r} between them, empty where none holds: {excerpt(row)}"
             ) from None
-        if (wrong := next((one for one in found if answers.SEPARATOR in one or not one), None)) is not None:
+        if (wrong := next((one for one in found if kinds.SEPARATOR in one or not one), None)) is not None:
             raise DataError(
                 f"{where}: {wrong[:60]!r} in the field {self.target_field!r} is no label; mend it: {excerpt(row)}"
             )
-        return answers.join(found)
+        return kinds.join(found)
 
     def _label(self, text: str, row: Row, where: object) -> str:
         assert self.labels is not None
@@ -124,7 +124,7 @@ class Answering:
 
     def each(self, answer: str) -> tuple[str, ...]:
         """The labels of an answer: those of a set, or the one."""
-        return answers.split(answer) if self.is_set else (answer,)
+        return kinds.split(answer) if self.is_set else (answer,)
 
     @cached_property
     def spellings(self) -> Spellings:
@@ -149,21 +149,21 @@ class Answering:
     @cached_property
     def asked(self) -> tuple[str, ...]:
         """What is scored behind an input: the labels, or of sets that each holds and that it does not."""
-        return answers.statements(self.labels or ()) if self.is_set else self.labels or ()
+        return kinds.statements(self.labels or ()) if self.is_set else self.labels or ()
 
     @cached_property
     def values(self) -> dict[str, float]:
         """The numbers that ordered labels stand for."""
-        return answers.values_of(self.labels or (), self.id2label) if self.is_number else {}
+        return kinds.values_of(self.labels or (), self.id2label) if self.is_number else {}
 
     def of_scores(self, scores: Sequence[float]) -> Said:
         """What summed log-probabilities of all that is :attr:`asked` say."""
         labels = self.labels or ()
         if self.is_set:
-            return answers.set_of_scores(labels, scores, self.threshold)
-        chances = dict(zip(labels, answers.softmax(scores), strict=True))
+            return kinds.set_of_scores(labels, scores, self.threshold)
+        chances = dict(zip(labels, kinds.softmax(scores), strict=True))
         if self.is_number:
-            return answers.number_of_scores(self.values, chances)
+            return kinds.number_of_scores(self.values, chances)
         label = labels[max(range(len(scores)), key=scores.__getitem__)]
         return Said(label, label, chances)
 
@@ -173,9 +173,9 @@ class Answering:
         if len(scores) == 1:
             return scores[0]
         if not self.is_set:
-            return answers.mean_scores(scores)
-        starts = range(0, len(scores[0]), len(answers.SAID))
-        return [one for at in starts for one in answers.mean_scores([own[at : at + len(answers.SAID)] for own in scores])]
+            return kinds.mean_scores(scores)
+        starts = range(0, len(scores[0]), len(kinds.SAID))
+        return [one for at in starts for one in kinds.mean_scores([own[at : at + len(kinds.SAID)] for own in scores])]
 
     def loss(self, scores: Sequence[float], right: Sequence[int]) -> float:
         """Negative log-probability of the right label among all; of a set that of each label's right statement, in the mean
@@ -185,15 +185,15 @@ class Answering:
             right: the place of the right label; of a set the places of those that hold.
         """
         if not self.is_set:
-            return -answers.log_softmax(scores)[right[0]]
+            return -kinds.log_softmax(scores)[right[0]]
         pairs = zip(scores[::2], scores[1::2], strict=True)
-        losses = [-answers.log_softmax(pair)[place not in right] for place, pair in enumerate(pairs)]
+        losses = [-kinds.log_softmax(pair)[place not in right] for place, pair in enumerate(pairs)]
         return math.fsum(losses) / len(losses)
 
     def of_text(self, text: str) -> Said:
         """What a generated text says."""
         if self.is_number:
-            return answers.number_of_text(text, self.unwrap(text), self.answer_range)
+            return kinds.number_of_text(text, self.unwrap(text), self.answer_range)
         return Said(text, text)
 
     def judged(self, predictions: Sequence[str], right: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -204,7 +204,7 @@ class Answering:
         numbers = [self._number(text) or 0.0 for text in right]
         bounds = self.answer_range or (min(numbers), max(numbers))
         said = [self._number(text) for text in predictions]
-        kept = [answers.farthest(it, bounds) if one is None else one for one, it in zip(said, numbers, strict=True)]
+        kept = [kinds.farthest(it, bounds) if one is None else one for one, it in zip(said, numbers, strict=True)]
         return list(map(repr, kept)), list(map(repr, numbers))
 
     def usual(self, right: Sequence[str]) -> str:

@@ -23,11 +23,11 @@ from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import stack_prompts
 from softprompt.rows.openai_files import conversation_rows
 from softprompt.rows.sources import Row
-from softprompt.tasks.chat import chat_frame
-from softprompt.tasks.conversation import turns_in
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Task
-from softprompt.tasks.template import literal
+from softprompt.tasks.wording.chat import chat_frame
+from softprompt.tasks.wording.conversation import turns_in
+from softprompt.tasks.wording.template import literal
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LANGUAGE_MODELING
 from tests.jobs_data import CHAT_TEMPLATE

@@ -14,8 +14,8 @@ from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.evaluation.metrics import measure
 from softprompt.prompts.card import is_best
-from softprompt.tasks.answers import OF_NUMBERS
-from softprompt.tasks.config import OF_LABELS, MetricName, ObjectiveName, TaskConfig, parse_config, read_config
+from softprompt.tasks.answers.kinds import OF_NUMBERS
+from softprompt.tasks.config.config import OF_LABELS, MetricName, ObjectiveName, TaskConfig, parse_config, read_config
 from softprompt.tasks.task import Task
 from softprompt.training.objectives import OBJECTIVES
 

@@ -10,9 +10,9 @@ from softprompt.errors import ContextError
 from softprompt.rows.openai_files import MESSAGES
 from softprompt.rows.places import Name, Place
 from softprompt.rows.sources import Row
-from softprompt.tasks.chat import text_place, with_text
-from softprompt.tasks.conversation import forget, said_last, say_last, word_conversation
-from softprompt.tasks.template import PASSAGES, Template, field_text
+from softprompt.tasks.wording.chat import text_place, with_text
+from softprompt.tasks.wording.conversation import forget, said_last, say_last, word_conversation
+from softprompt.tasks.wording.template import PASSAGES, Template, field_text
 from softprompt.text import Parts, plural
 
 if TYPE_CHECKING:

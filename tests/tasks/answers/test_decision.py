@@ -9,8 +9,8 @@ import pytest
 
 from softprompt.errors import ConfigError
 from softprompt.prompts.card import Card
-from softprompt.tasks.config import parse_config
-from softprompt.tasks.decision import Option, Question
+from softprompt.tasks.answers.decision import Option, Question
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.task import Task
 
 PREDICATE = {"type": "predicate", "instructions": "It asks for a person."}

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
-from softprompt.tasks.chat import ChatFrame, chat_frame, has_chat_template, words_of
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Task
+from softprompt.tasks.wording.chat import ChatFrame, chat_frame, has_chat_template, words_of
 from softprompt.text import Parts
 from tests import spellings
 from tests.spellings import CONTROLS, MAKERS

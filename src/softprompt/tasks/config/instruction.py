@@ -6,8 +6,8 @@ from pathlib import Path
 
 from softprompt.errors import ConfigError, DataError
 from softprompt.rows.sources import find_file
-from softprompt.tasks.config import TaskConfig
-from softprompt.tasks.task_file import read_text
+from softprompt.tasks.config.config import TaskConfig
+from softprompt.tasks.config.task_file import read_text
 
 
 def read_instruction(file: Path, name: str) -> str:

@@ -11,14 +11,14 @@ from softprompt.bases.grammar import schema_text
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.prompts.card import DECISION
-from softprompt.tasks.answers import NUMBER, OF_SETS, SET, ProblemType, check_kind, check_no_answer
-from softprompt.tasks.blocks import DataConfig, RetrieveConfig, ServingConfig, Strict
-from softprompt.tasks.decision import DecisionConfig, check_decision, with_decision
-from softprompt.tasks.foreign import refusal
-from softprompt.tasks.labels import check_labels, with_label_texts
-from softprompt.tasks.patterns import check_unwanted
-from softprompt.tasks.schema import check_schema
-from softprompt.tasks.task_file import read_task_file
+from softprompt.tasks.answers.decision import DecisionConfig, check_decision, with_decision
+from softprompt.tasks.answers.kinds import NUMBER, OF_SETS, SET, ProblemType, check_kind, check_no_answer
+from softprompt.tasks.answers.labels import check_labels, with_label_texts
+from softprompt.tasks.answers.patterns import check_unwanted
+from softprompt.tasks.answers.schema import check_schema
+from softprompt.tasks.config.blocks import DataConfig, RetrieveConfig, ServingConfig, Strict
+from softprompt.tasks.config.foreign import refusal
+from softprompt.tasks.config.task_file import read_task_file
 
 TaskType = Literal["CAUSAL_LM", "SEQ_2_SEQ_LM", "MASKED_LM", "SEQ_CLS", "TOKEN_CLS"]
 Initializer = Literal["RANDOM", "SAMPLE_VOCAB", "TEXT", "LABELS", "PROMPT", "INSTRUCTION"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, reason_of
 from softprompt.rows.values import short
-from softprompt.tasks.template import Template, literal
+from softprompt.tasks.wording.template import Template, literal
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase

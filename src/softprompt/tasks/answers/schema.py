@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import DataError
 from softprompt.rows.places import Name
-from softprompt.tasks.template import Template
+from softprompt.tasks.wording.template import Template
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.bases.grammar import Grammar
-    from softprompt.tasks.answering import Answering
+    from softprompt.tasks.answers.answering import Answering
 
 
 def check_schema(config: Any) -> None:

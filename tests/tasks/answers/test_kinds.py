@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softprompt.tasks.answers import (
+from softprompt.tasks.answers.kinds import (
     balanced,
     farthest,
     join,
@@ -20,7 +20,7 @@ from softprompt.tasks.answers import (
     statements,
     values_of,
 )
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import Form
 
 LETTERS = st.characters(exclude_characters=";[", codec="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.config.config import TaskConfig
 from softprompt.text import plural
 
 DEFAULT_EPOCHS = 3

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.errors import ConfigError
-from softprompt.tasks.config import parse_config
-from softprompt.tasks.patterns import Failure, Patterns
+from softprompt.tasks.answers.patterns import Failure, Patterns
+from softprompt.tasks.config.config import parse_config
 
 
 @pytest.mark.parametrize(

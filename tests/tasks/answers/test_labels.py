@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from softprompt.errors import ConfigError, DataError
 from softprompt.prompts.card import Card
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.answers.labels import MOST_LABELS, alike, compose, fold_label, infer_labels
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import Form, form_fields
-from softprompt.tasks.labels import MOST_LABELS, alike, compose, fold_label, infer_labels
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from softprompt.errors import DataError
 from softprompt.rows.values import is_missing, short
-from softprompt.tasks.answers import NUMBER, ONE, SEPARATOR, SET, has_fraction, labels_in, number_of
-from softprompt.tasks.labels import compose, counted, fold_label, infer_labels
+from softprompt.tasks.answers.kinds import NUMBER, ONE, SEPARATOR, SET, has_fraction, labels_in, number_of
+from softprompt.tasks.answers.labels import compose, counted, fold_label, infer_labels
 
 _SCALES = frozenset("rating ratings stars star score scores grade grades points level severity".split())
 """Columns of these names hold places on a scale, where they hold numbers."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, Valida
 
 from softprompt.prompts.card import DECISION, Card
 from softprompt.rows.values import text_of
-from softprompt.tasks.labels import compose
+from softprompt.tasks.answers.labels import compose
 from softprompt.text import lone_surrogate
 
 Kind = Literal["predicate", "choice", "score"]

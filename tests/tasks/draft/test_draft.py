@@ -25,10 +25,10 @@ from softprompt.errors import ConfigError, DataError, NameRefused
 from softprompt.names import check_task
 from softprompt.rows.values import text_of
 from softprompt.tasks import samples
-from softprompt.tasks.config import TaskConfig, parse_config
-from softprompt.tasks.draft import draft_task
+from softprompt.tasks.answers.labels import compose, fold_label
+from softprompt.tasks.config.config import TaskConfig, parse_config
+from softprompt.tasks.draft.draft import draft_task
 from softprompt.tasks.form import Form
-from softprompt.tasks.labels import compose, fold_label
 from softprompt.tasks.task import Task
 from tests.models import make_base
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.errors import ConfigError
-from softprompt.tasks import foreign
-from softprompt.tasks.blocks import DataConfig
-from softprompt.tasks.config import TaskConfig, parse_config
+from softprompt.tasks.config import foreign
+from softprompt.tasks.config.blocks import DataConfig
+from softprompt.tasks.config.config import TaskConfig, parse_config
 
 
 @pytest.mark.parametrize(

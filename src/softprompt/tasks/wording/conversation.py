@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from softprompt.errors import ConfigError, DataError, reason_of
 from softprompt.rows.openai_files import MESSAGES, ROLES, Turn
 from softprompt.rows.sources import Row
-from softprompt.tasks.chat import ChatFrame, chat_frame, has_chat_template
-from softprompt.tasks.template import Template
+from softprompt.tasks.wording.chat import ChatFrame, chat_frame, has_chat_template
+from softprompt.tasks.wording.template import Template
 from softprompt.text import Parts
 
 if TYPE_CHECKING:
