@@ -16,7 +16,7 @@ from softprompt.errors import FieldError, LibraryError
 from softprompt.http.auth import Caller
 from softprompt.http.body import StrictRoute
 from softprompt.http.errors import for_clients
-from softprompt.http.files import (
+from softprompt.http.routes.files import (
     TRAINING,
     After,
     Id,

@@ -17,7 +17,7 @@ from softprompt.engines.protocol import Sampling
 from softprompt.http.auth import need
 from softprompt.http.body import StrictRoute, respond
 from softprompt.http.call import Call, Streams
-from softprompt.http.chat import CHAT_TOKENS
+from softprompt.http.routes.chat import CHAT_TOKENS
 from softprompt.http.schemas import (
     Body,
     Fingerprint,

@@ -14,8 +14,8 @@ import pytest
 from openai import OpenAI
 
 from softprompt.bases.base import FrozenBase
-from softprompt.http.batches import batch_routes
-from softprompt.http.files import file_routes
+from softprompt.http.routes.batches import batch_routes
+from softprompt.http.routes.files import file_routes
 from softprompt.jobs.batches import Answers, Batches, partials, read_lines
 from softprompt.library.library import Library
 from tests.fake_engine import FakeEngine

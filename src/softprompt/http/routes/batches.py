@@ -16,11 +16,11 @@ from pydantic import BaseModel, Field, StrictStr, ValidationError
 from starlette.responses import Response
 
 from softprompt.errors import LibraryError
-from softprompt.http import chat, completions, embeddings, responses
 from softprompt.http.auth import Caller, need
 from softprompt.http.body import StrictRoute
 from softprompt.http.errors import ApiError, for_clients, invalid, refusal
-from softprompt.http.files import (
+from softprompt.http.routes import chat, completions, embeddings, responses
+from softprompt.http.routes.files import (
     After,
     Id,
     Identified,

@@ -19,8 +19,8 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.options import BaseOptions
-from softprompt.http.files import file_routes
-from softprompt.http.jobs import job_routes
+from softprompt.http.routes.files import file_routes
+from softprompt.http.routes.jobs import job_routes
 from softprompt.jobs import bank
 from softprompt.jobs.jobs import Jobs
 from softprompt.library.library import Library

@@ -14,8 +14,8 @@ from starlette.responses import Response
 from softprompt.http.auth import need
 from softprompt.http.body import StrictRoute, respond
 from softprompt.http.call import Call
-from softprompt.http.completions import Prompt, prompts_of
 from softprompt.http.errors import ApiError
+from softprompt.http.routes.completions import Prompt, prompts_of
 from softprompt.http.schemas import Fingerprint, ModelBody
 
 router = APIRouter(route_class=StrictRoute, tags=["answers"])

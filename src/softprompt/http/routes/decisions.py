@@ -11,7 +11,7 @@ from starlette.responses import Response
 from softprompt.http.auth import need
 from softprompt.http.body import StrictRoute, respond
 from softprompt.http.call import Call
-from softprompt.http.questions import DecisionRequest
+from softprompt.http.routes.questions import DecisionRequest
 from softprompt.http.schemas import Fingerprint, RoutedTo
 from softprompt.serving.decisions.answers import Answer
 

@@ -14,8 +14,8 @@ import openai
 import pytest
 from openai import OpenAI
 
-from softprompt.http.files import file_routes
-from softprompt.http.jobs import job_routes
+from softprompt.http.routes.files import file_routes
+from softprompt.http.routes.jobs import job_routes
 from softprompt.jobs.records import Page
 from softprompt.jobs.starter import Starter
 from softprompt.jobs.uploads import Uploads
