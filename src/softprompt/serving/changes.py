@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
@@ -86,6 +87,14 @@ class Changes:
             if self._asked_at >= now - self._fresh_s / 2:
                 return True
         return False
+
+    async def since(self, seen: int) -> int | None:
+        """The number of changes where there are more than those `seen`; None where there are none, or the registry is away,
+        for which nobody waits."""
+        if not (self.fresh() or self.away):
+            await asyncio.to_thread(self.settle)
+        number = self.number  # before the look-up that follows: what changes from here on is looked at again
+        return None if number == seen or self.away else number
 
     def ask(self, question: Callable[[], T]) -> T:
         """The answer to another question to the registry, asked in the same thread.

@@ -40,9 +40,7 @@ class Personal:
 
     async def _refresh(self) -> None:
         """Look again who has one, after a change of the registry; what is erased leaves the memory."""
-        if not (self._changes.fresh() or self._changes.away):
-            await asyncio.to_thread(self._changes.settle)
-        if (number := self._changes.number) == self._number or self._changes.away:
+        if (number := await self._changes.since(self._number)) is None:
             return
         registry, fingerprints = self._residents.library.registry, self._residents.fingerprints
         known = await asyncio.to_thread(registry.personal.users_on, fingerprints)

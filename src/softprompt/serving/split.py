@@ -120,9 +120,7 @@ class Split:
 
     async def _refresh(self) -> None:
         """Look again which there are, after a change of the registry; both versions of a new one come into memory."""
-        if not (self._changes.fresh() or self._changes.away):
-            await asyncio.to_thread(self._changes.settle)
-        if (number := self._changes.number) == self._number or self._changes.away:
+        if (number := await self._changes.since(self._number)) is None:
             return
         registry, fingerprints = self._residents.library.registry, self._residents.fingerprints
         known = await asyncio.to_thread(registry.experiments.running_on, fingerprints)
