@@ -196,13 +196,13 @@ def test_bytes_that_are_gone_are_no_reason_to_come_again(running: Running) -> No
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_answers_of_a_request_are_of_one_version(running: Running, monkeypatch: Any, stream: bool) -> None:
     """Also where an alias moves while they begin."""
-    service, numbers = running.service, iter((1, 2))
-    honest = service._head
+    targets, numbers = running.service.targets, iter((1, 2))
+    honest = targets.head
 
     def moved(*given: Any) -> Any:
         return replace(honest(*given), model=f"tell@{next(numbers)}")
 
-    monkeypatch.setattr(service, "_head", moved)
+    monkeypatch.setattr(targets, "head", moved)
     body = {"model": "tell", "prompt": "red", "n": 2, "stream": stream}
     answer = running.http.post(f"{running.url}/v1/completions", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_changed")
