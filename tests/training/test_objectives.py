@@ -21,7 +21,8 @@ from softprompt.tasks.task import Task
 from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import OBJECTIVES, Pair, Taught, Unwanted
 from softprompt.training.plan import plan
-from softprompt.training.prepare import Preparer, remarks_on
+from softprompt.training.prepare import Preparer
+from softprompt.training.remarks import remarks_on
 from softprompt.training.train import train
 from tests.models import make_base
 from tests.sessions import Untrained, cut, runs_of, train_bank

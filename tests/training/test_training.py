@@ -35,7 +35,8 @@ from softprompt.tasks.config.schedule import FEW_ROWS, rate_at, steps_per_epoch,
 from softprompt.tasks.task import Task
 from softprompt.training import loop
 from softprompt.training.events import Failed, Stepped
-from softprompt.training.prepare import RATE, Preparer, remarks_on
+from softprompt.training.prepare import RATE, Preparer
+from softprompt.training.remarks import remarks_on
 from softprompt.training.run import Run
 from softprompt.training.session import Session
 from softprompt.training.train import train
