@@ -30,6 +30,7 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the file; may be repeated."),
 ]
+TaskFile = Annotated[Path | None, typer.Option("--task-file", help="The task, for a version that came without its own.")]
 PassagesFrom = Annotated[
     list[str] | None,
     typer.Option(

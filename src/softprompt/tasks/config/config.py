@@ -179,14 +179,9 @@ class TaskConfig(Strict):
         chosen = {"target": " {chosen}"} if raw.get("objective") == "preference" else {}
         return chosen | with_label_texts(with_decision(raw))
 
-    @field_validator("prompt_tuning_init_prompt", mode="before")
+    @field_validator("prompt_tuning_init_prompt", "unwanted_patterns", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
-
-    @field_validator("unwanted_patterns", mode="before")
-    @classmethod
-    def _one_pattern(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
     @field_validator("output_schema", mode="before")
