@@ -237,9 +237,9 @@ ADVISES = re.compile(
 """What to do stands behind a semicolon, or in a part that another function or constant words, each of them with one."""
 
 EXCEPTIONS = {
-    ("serving/changes.py", "nothing came within {self.patience_s / 2:g} s"): "for the log alone",
-    ("serving/residents.py", "nothing came within {patience_s:g} s"): "for the log alone",
-    ("serving/residents.py", "{message}"): "an error of ours that is remembered",
+    ("serving/residents/changes.py", "nothing came within {self.patience_s / 2:g} s"): "for the log alone",
+    ("serving/residents/residents.py", "nothing came within {patience_s:g} s"): "for the log alone",
+    ("serving/residents/residents.py", "{message}"): "an error of ours that is remembered",
     ("training/session.py", "{member.run.failure}"): "whoever runs the session says what to do",
     ("tasks/config/foreign.py", "{where} has {len(lines)} faults: {told}"): "each fault has its own advice",
     ("tasks/config/foreign.py", "{where}: {lines[0]}"): "the fault has its own advice",

@@ -13,12 +13,12 @@ from softprompt.errors import FieldError, FingerprintMismatch
 from softprompt.names import AUTO, parse_ref
 from softprompt.registry.listing import Filters
 from softprompt.serving.answers import ModelRow
-from softprompt.serving.router import default_versions
+from softprompt.serving.routing.router import default_versions
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
-    from softprompt.serving.changes import Changes
+    from softprompt.serving.residents.changes import Changes
 
 
 def system_fingerprint(fingerprint: str, digest: str) -> str:

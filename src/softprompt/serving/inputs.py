@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from softprompt.engines.protocol import Sampling
     from softprompt.rows.sources import Row
     from softprompt.serving.answers import Message
-    from softprompt.serving.resident import Resident
+    from softprompt.serving.residents.resident import Resident
     from softprompt.tasks.form import Form
     from softprompt.tasks.wording.inputs import Inputs
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.engines.protocol import Vectors
     from softprompt.serving.monitor import Watch
-    from softprompt.serving.resident import Resident
+    from softprompt.serving.residents.resident import Resident
 
 
 class Labelling:

@@ -14,7 +14,6 @@ from softprompt.engines.protocol import Embedding, EmbedJob, Engine, GenerateJob
 from softprompt.errors import ConfigError, DataError, EngineError, FieldError
 from softprompt.names import AUTO
 from softprompt.serving.answers import Classified, Completion, Embedded, Message, ModelRow
-from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import base_row, find_model, list_models
 from softprompt.serving.decisions.answers import Decided
 from softprompt.serving.decisions.decide import answer_by_labels, answer_zero_shot, is_answered, last_words
@@ -23,9 +22,10 @@ from softprompt.serving.inputs import chat_input, chat_text, check_room, check_t
 from softprompt.serving.labelling import Labelling
 from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.reader import Reader
-from softprompt.serving.residents import Residents
+from softprompt.serving.residents.residents import Residents
 from softprompt.serving.results import Results
-from softprompt.serving.router import THRESHOLD
+from softprompt.serving.routing.auto import AutoRouter
+from softprompt.serving.routing.router import THRESHOLD
 from softprompt.serving.shadow import Shadow
 from softprompt.serving.stream import Stream
 from softprompt.serving.targets import Target, Targets

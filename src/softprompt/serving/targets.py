@@ -11,16 +11,16 @@ from softprompt.errors import ConfigError
 from softprompt.names import AUTO
 from softprompt.serving.answers import Head
 from softprompt.serving.catalogue import Hidden, system_fingerprint
-from softprompt.serving.personal import Personal
-from softprompt.serving.split import Share, Split
+from softprompt.serving.routing.personal import Personal
+from softprompt.serving.routing.split import Share, Split
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
-    from softprompt.serving.auto import AutoRouter
     from softprompt.serving.monitor import Watch
-    from softprompt.serving.resident import Resident
-    from softprompt.serving.residents import Residents
-    from softprompt.serving.router import Route
+    from softprompt.serving.residents.resident import Resident
+    from softprompt.serving.residents.residents import Residents
+    from softprompt.serving.routing.auto import AutoRouter
+    from softprompt.serving.routing.router import Route
 
 
 @dataclass(frozen=True)

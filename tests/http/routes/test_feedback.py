@@ -16,7 +16,7 @@ from softprompt.library import personal
 from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
 from softprompt.registry.traffic.experiments import CANDIDATE, Experiment
-from softprompt.serving.split import arm_of
+from softprompt.serving.routing.split import arm_of
 from tests.http_server import LABELS, Running, fill, serving
 from tests.library_data import state_of
 from tests.models import some_prompt

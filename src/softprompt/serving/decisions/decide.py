@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.serving.answers import Message
     from softprompt.serving.reader import Reader
-    from softprompt.serving.resident import Resident
+    from softprompt.serving.residents.resident import Resident
     from softprompt.serving.results import Results
 
 

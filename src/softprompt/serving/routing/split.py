@@ -20,7 +20,7 @@ from softprompt.names import parse_ref
 from softprompt.registry.traffic.experiments import CANDIDATE, CONTROL, Experiment
 
 if TYPE_CHECKING:
-    from softprompt.serving.residents import Residents
+    from softprompt.serving.residents.residents import Residents
 
 _LOG = logging.getLogger(__name__)
 _MADE = re.compile(

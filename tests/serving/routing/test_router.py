@@ -30,7 +30,7 @@ from softprompt.prompts.card import Card
 from softprompt.prompts.file import Stored, read_file, write_file
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.registry import Registry
-from softprompt.serving.router import Centroids, Floats, Router, direction_of, read_centroid
+from softprompt.serving.routing.router import Centroids, Floats, Router, direction_of, read_centroid
 from softprompt.serving.service import AsyncService
 from softprompt.stores import FolderStore
 from softprompt.stores.memory import MemoryStore

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from softprompt.errors import RegistryError
-from softprompt.serving.changes import Changes
+from softprompt.serving.residents.changes import Changes
 
 
 class Slow:

@@ -14,9 +14,9 @@ import numpy as np
 from softprompt.engines.protocol import Embedding, EmbedJob, Job, Result
 from softprompt.errors import EngineError, SoftPromptError
 from softprompt.model.embedding import shorten, single_tokens
-from softprompt.serving.changes import AWAY_S, PATIENCE_S
-from softprompt.serving.residents import Residents
-from softprompt.serving.router import Centroids, Floats, Route, Router, direction_of
+from softprompt.serving.residents.changes import AWAY_S, PATIENCE_S
+from softprompt.serving.residents.residents import Residents
+from softprompt.serving.routing.router import Centroids, Floats, Route, Router, direction_of
 
 _LOG = logging.getLogger(__name__)
 MOST_INPUTS = 32

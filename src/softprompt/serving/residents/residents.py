@@ -25,8 +25,8 @@ from cachetools import TTLCache
 from softprompt.errors import ConfigError, EngineError, LibraryError, NotFound, PromptFileError, StoreError
 from softprompt.library.passages import Passages
 from softprompt.names import parse_ref
-from softprompt.serving.changes import AWAY_S, PATIENCE_S, Changes
-from softprompt.serving.resident import Resident, load_resident, wishes_of
+from softprompt.serving.residents.changes import AWAY_S, PATIENCE_S, Changes
+from softprompt.serving.residents.resident import Resident, load_resident, wishes_of
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase

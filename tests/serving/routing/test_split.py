@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.registry.traffic.experiments import CANDIDATE, CONTROL, Experiment
-from softprompt.serving.split import MadeId, Share, arm_of
+from softprompt.serving.routing.split import MadeId, Share, arm_of
 
 EXPERIMENT = Experiment(
     id=12, tenant="default", task="t", seed="5" * 32, control=1, candidate=2, weight=0.5, shadow=False, level=0.05,

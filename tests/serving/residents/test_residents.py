@@ -32,7 +32,7 @@ from softprompt.errors import (
 from softprompt.library.library import Library
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.registry import Registry
-from softprompt.serving.residents import Residents
+from softprompt.serving.residents.residents import Residents
 from softprompt.stores.memory import MemoryStore
 from tests.models import make_base, some_prompt
 

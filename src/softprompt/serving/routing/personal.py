@@ -9,8 +9,8 @@ from softprompt.errors import NotFound
 from softprompt.names import is_user, parse_ref
 
 if TYPE_CHECKING:
-    from softprompt.serving.resident import Resident
-    from softprompt.serving.residents import Residents
+    from softprompt.serving.residents.resident import Resident
+    from softprompt.serving.residents.residents import Residents
 
 
 class Personal:
