@@ -33,7 +33,7 @@ from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Bars
-from softprompt.tasks.config import Reparameterization
+from softprompt.tasks.config.config import Reparameterization
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank
 from softprompt.training.loop import Stepper

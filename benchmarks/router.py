@@ -36,8 +36,8 @@ from softprompt.model.architecture import architecture_of
 from softprompt.model.centroid import centroid_of, raw_text
 from softprompt.model.embedding import shorten, single_tokens
 from softprompt.model.splice import chunk_by_length, pad_rows
-from softprompt.serving.router import THRESHOLD, Router, direction_of
-from softprompt.tasks.config import parse_config
+from softprompt.serving.routing.router import THRESHOLD, Router, direction_of
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.task import Task
 from softprompt.training.publish import CENTROID_ROWS
 

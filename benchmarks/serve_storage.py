@@ -20,7 +20,7 @@ from softprompt.engines.protocol import NO_PROMPT, GenerateJob, Result, Sampling
 from softprompt.library.library import Library
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.serving.residents import Residents
+from softprompt.serving.residents.residents import Residents
 
 
 def swap(base: FrozenBase, args: argparse.Namespace) -> Iterator[Row]:

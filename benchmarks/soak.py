@@ -43,7 +43,7 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.tasks.answers import log_softmax
+from softprompt.tasks.answers.kinds import log_softmax
 from softprompt.tasks.form import Form
 
 STALE_S = 15.0

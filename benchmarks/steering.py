@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 from benchmarks.row import Row, print_row
 from softprompt.bases.base import FrozenBase
 from softprompt.progress import Bars
-from softprompt.tasks.patterns import Patterns
+from softprompt.tasks.answers.patterns import Patterns
 from softprompt.tasks.task import Task
 from softprompt.training.train import train
 

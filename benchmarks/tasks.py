@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.tasks import samples
-from softprompt.tasks.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.config.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.task import Task
 
 HERE = Path(__file__).resolve().parent

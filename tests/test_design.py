@@ -120,6 +120,14 @@ def test_a_room_says_for_itself_what_the_table_and_the_drawing_say_of_it(room: s
     assert not unsaid, f"{room} imports {unsaid}, and its docstring does not say so"
 
 
+@pytest.mark.parametrize("room", sorted(str(path.parent.relative_to(SOURCE)) for path in SOURCE.glob("*/**/__init__.py")))
+def test_a_room_within_a_room_says_which_file_to_open_first(room: str) -> None:
+    text = ast.get_docstring(ast.parse((SOURCE / room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    opened = re.search(r"Open `(\w+\.py)`\s+first", text)
+    assert opened, f"the docstring of {room}/__init__.py names no file: Open `x.py` first"
+    assert (SOURCE / room / opened[1]).is_file()
+
+
 @cache
 def names_in(file: Path) -> frozenset[str]:
     """What a file defines: functions, classes, `Class.method`, and assigned names."""

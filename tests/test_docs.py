@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from softprompt.tasks.config import TaskConfig, parse_config
+from softprompt.tasks.config.config import TaskConfig, parse_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])

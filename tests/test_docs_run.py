@@ -23,9 +23,9 @@ from softprompt.bases.base import FrozenBase
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.app import app
 from softprompt.engines.continuous import ContinuousEngine
-from softprompt.http.batches import batch_routes
-from softprompt.http.files import file_routes
-from softprompt.http.jobs import job_routes
+from softprompt.http.routes.batches import batch_routes
+from softprompt.http.routes.files import file_routes
+from softprompt.http.routes.jobs import job_routes
 from softprompt.jobs.lock import WorkerLock
 from softprompt.jobs.starter import Starter
 from softprompt.library.library import Library

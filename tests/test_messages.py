@@ -35,7 +35,13 @@ NEVER_RAISED = {"SoftPromptError"}
 ROWS = "text,label\n" + "".join(f"red {n},yes\nblue {n},no\n" for n in range(40))
 
 
-WORDED = ("tasks/config.py", "tasks/blocks.py", "tasks/labels.py", "tasks/decision.py", "evaluation/suites/suite.py")
+WORDED = (
+    "tasks/config/config.py",
+    "tasks/config/blocks.py",
+    "tasks/answers/labels.py",
+    "tasks/answers/decision.py",
+    "evaluation/suites/suite.py",
+)
 """Whose ValueErrors are shown as they are."""
 
 
@@ -231,21 +237,21 @@ ADVISES = re.compile(
 """What to do stands behind a semicolon, or in a part that another function or constant words, each of them with one."""
 
 EXCEPTIONS = {
-    ("serving/changes.py", "nothing came within {self.patience_s / 2:g} s"): "for the log alone",
-    ("serving/residents.py", "nothing came within {patience_s:g} s"): "for the log alone",
-    ("serving/residents.py", "{message}"): "an error of ours that is remembered",
+    ("serving/residents/changes.py", "nothing came within {self.patience_s / 2:g} s"): "for the log alone",
+    ("serving/residents/residents.py", "nothing came within {patience_s:g} s"): "for the log alone",
+    ("serving/residents/residents.py", "{message}"): "an error of ours that is remembered",
     ("training/session.py", "{member.run.failure}"): "whoever runs the session says what to do",
-    ("tasks/foreign.py", "{where} has {len(lines)} faults: {told}"): "each fault has its own advice",
-    ("tasks/foreign.py", "{where}: {lines[0]}"): "the fault has its own advice",
+    ("tasks/config/foreign.py", "{where} has {len(lines)} faults: {told}"): "each fault has its own advice",
+    ("tasks/config/foreign.py", "{where}: {lines[0]}"): "the fault has its own advice",
     (
-        "tasks/draft.py",
+        "tasks/draft/draft.py",
         "{table.file} has no column {given}{tail.replace('known:', 'it has')}",
     ): "the tail is that of `nearest`",
     (
         "cli/train.py",
         "stopped by {signal.Signals(received).name}{str(error).removeprefix('stopped')}",
     ): "as training says it",
-    ("evaluation/suites/suite.py", "{key}: {error}"): "as tasks/patterns.py says it",
+    ("evaluation/suites/suite.py", "{key}: {error}"): "as tasks/answers/patterns.py says it",
     ("http/auth.py", "{message}"): "worded by its callers",
     ("http/batches.py", "{str(error)}"): "refuse_unsupported says it",
     ("http/console/pages.py", "{error}"): "an error that is told by its type",

@@ -21,7 +21,7 @@ from softprompt.evaluation.trials import Trial, answer, result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import no_prompt, with_front
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from softprompt.prompts.prompt import SoftPrompt
     from softprompt.registry.records import Outcome, Version
     from softprompt.serving.offline import Prediction, Service, predict
-    from softprompt.tasks.config import TaskConfig
+    from softprompt.tasks.config.config import TaskConfig
     from softprompt.tasks.task import Task
     from softprompt.training.distill import Distilled, distill
     from softprompt.training.member import Tuned
@@ -118,7 +118,7 @@ _HOMES = {
     "SoftPromptError": "errors",
     "Swept": "training.sweep",
     "Task": "tasks.task",
-    "TaskConfig": "tasks.config",
+    "TaskConfig": "tasks.config.config",
     "Tuned": "training.member",
     "Upgraded": "lifecycle.move",
     "Version": "registry.records",

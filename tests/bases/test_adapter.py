@@ -23,7 +23,7 @@ from softprompt.evaluation.evaluate import evaluate
 from softprompt.library.library import Library
 from softprompt.serving.catalogue import find_model
 from softprompt.serving.offline import Service
-from softprompt.serving.resident import load_resident
+from softprompt.serving.residents.resident import load_resident
 from softprompt.training.train import train
 from tests.commands import Run
 from tests.models import make_base, save_base

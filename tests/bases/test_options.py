@@ -21,7 +21,7 @@ from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
 from softprompt.cli.app import app
 from softprompt.errors import BaseModelError
 from softprompt.library.library import Library
-from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.config.config import TaskConfig
 from softprompt.training.train import train
 from tests.commands import Run
 from tests.models import make_base

@@ -14,8 +14,8 @@ import yaml
 from softprompt.jobs.plan import make_plan
 from softprompt.jobs.request import JobRequest
 from softprompt.jobs.rows import read_upload
-from softprompt.tasks.chat import ChatFrame
 from softprompt.tasks.task import Task
+from softprompt.tasks.wording.chat import ChatFrame
 from tests.commands import Run
 from tests.jobs_data import CHAT_TEMPLATE, conversation, lines, pair
 

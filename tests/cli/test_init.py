@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from softprompt.tasks.config import read_config
+from softprompt.tasks.config.config import read_config
 from softprompt.tasks.task import Task
 from tests.commands import Run
-from tests.tasks.test_draft import write_table
+from tests.tasks.draft.test_draft import write_table
 
 SENTENCES = [f"the {'red blue green'.split()[n % 3]} ship {n}" for n in range(40)]
 

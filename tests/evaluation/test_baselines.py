@@ -23,7 +23,7 @@ from softprompt.tasks.task import Task
 from softprompt.training.checkpoint import key_of
 from softprompt.training.events import Advanced
 from softprompt.training.member import Tuned
-from softprompt.training.prepare import remarks_on
+from softprompt.training.remarks import remarks_on
 from softprompt.training.session import Session
 from softprompt.training.train import train
 from tests.models import make_base

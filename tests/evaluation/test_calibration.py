@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.evaluation.calibration import COLDEST, WARMEST, calibrated, fit_temperature
-from softprompt.tasks.answers import softmax
+from softprompt.tasks.answers.kinds import softmax
 
 
 def smoothed_loss(chances: Sequence[Sequence[float]], right: Sequence[int], temperature: float) -> float:

@@ -32,7 +32,7 @@ from softprompt.rows.sources import Row
 from softprompt.serving.answers import Message
 from softprompt.serving.offline import Service
 from softprompt.serving.service import AsyncService
-from softprompt.tasks.answers import mean_scores, softmax
+from softprompt.tasks.answers.kinds import mean_scores, softmax
 from softprompt.tasks.task import Task
 from softprompt.training.prepare import Preparer
 from tests.commands import Run

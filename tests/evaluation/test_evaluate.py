@@ -28,7 +28,7 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card
 from softprompt.rows.sources import Row
-from softprompt.tasks.answers import join, log_softmax
+from softprompt.tasks.answers.kinds import join, log_softmax
 from softprompt.tasks.task import Task
 from tests.models import make_base, some_prompt
 

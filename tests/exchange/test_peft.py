@@ -29,7 +29,7 @@ from softprompt.model.splice import stack_prompts
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.offline import Service
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import Form, form_fields
 from tests.models import logits_of_rows, make_base, save_base, some_prompt
 from tests.spellings import base as base_of_kind

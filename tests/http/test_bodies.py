@@ -13,9 +13,9 @@ import pytest
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.protocol import NO_PROMPT, EmbedJob, Result
-from softprompt.http.batches import batch_routes
-from softprompt.http.files import file_routes
-from softprompt.http.jobs import job_routes
+from softprompt.http.routes.batches import batch_routes
+from softprompt.http.routes.files import file_routes
+from softprompt.http.routes.jobs import job_routes
 from softprompt.library.library import Library
 from tests.fake_engine import FakeEngine, FakeTicket
 from tests.http_server import LABELS, Running, fill, serving

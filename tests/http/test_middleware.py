@@ -22,12 +22,12 @@ from softprompt.http.auth import STALE_S, Keyring
 from softprompt.http.limits import Limits
 from softprompt.library.library import Library
 from tests.fake_engine import FakeEngine
+from tests.http.routes.test_openai import eventually
 from tests.http_server import Running, fill, serving
 from tests.models import some_prompt
 
 from .test_auth import Registry
 from .test_limits import Clock
-from .test_openai import eventually
 
 
 @pytest.fixture(scope="module")

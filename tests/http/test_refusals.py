@@ -15,16 +15,15 @@ from tokenizers import AddedToken
 
 from softprompt import errors
 from softprompt.bases.base import FrozenBase
-from softprompt.http.batches import batch_routes
 from softprompt.http.errors import for_clients, refusal
-from softprompt.http.files import file_routes
-from softprompt.http.jobs import job_routes
+from softprompt.http.routes.batches import batch_routes
+from softprompt.http.routes.files import file_routes
+from softprompt.http.routes.jobs import job_routes
 from softprompt.library.library import Library
+from tests.http.routes.test_openai import eventually
 from tests.http_server import LABELS, Running, fill, serving
 from tests.jobs_data import SHORT, lines
 from tests.models import some_prompt
-
-from .test_openai import eventually
 
 ADVICE = re.compile(r"softprompt [a-z]|library [a-z]+`|(?<![\w-])--[a-z]")
 """Commands and options, which clients have not."""
@@ -110,7 +109,7 @@ def test_advice_of_commands_is_left_out_and_what_was_wrong_stays() -> None:
 
 
 def test_a_job_is_told_of_without_commands(running: Running) -> None:
-    from softprompt.http.jobs import _event, _job
+    from softprompt.http.routes.jobs import _event, _job
     from softprompt.jobs.jobs import Jobs
     from tests.jobs_data import queue_job
 
@@ -197,13 +196,13 @@ def test_bytes_that_are_gone_are_no_reason_to_come_again(running: Running) -> No
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_answers_of_a_request_are_of_one_version(running: Running, monkeypatch: Any, stream: bool) -> None:
     """Also where an alias moves while they begin."""
-    service, numbers = running.service, iter((1, 2))
-    honest = service._head
+    targets, numbers = running.service.targets, iter((1, 2))
+    honest = targets.head
 
     def moved(*given: Any) -> Any:
         return replace(honest(*given), model=f"tell@{next(numbers)}")
 
-    monkeypatch.setattr(service, "_head", moved)
+    monkeypatch.setattr(targets, "head", moved)
     body = {"model": "tell", "prompt": "red", "n": 2, "stream": stream}
     answer = running.http.post(f"{running.url}/v1/completions", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_changed")

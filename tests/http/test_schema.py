@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 
 from softprompt.bases.base import FrozenBase
-from softprompt.http.batches import batch_routes
-from softprompt.http.files import file_routes
-from softprompt.http.jobs import job_routes
+from softprompt.http.routes.batches import batch_routes
+from softprompt.http.routes.files import file_routes
+from softprompt.http.routes.jobs import job_routes
 from softprompt.library.library import Library
 from tests.http_server import Running, fill, serving
 

@@ -22,8 +22,8 @@ from softprompt.model.architecture import architecture_of
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.catalogue import find_model, list_models
 from softprompt.serving.offline import Service
-from softprompt.serving.residents import Residents
-from softprompt.serving.router import Centroids
+from softprompt.serving.residents.residents import Residents
+from softprompt.serving.routing.router import Centroids
 from softprompt.serving.service import AsyncService
 from softprompt.serving.which_base import choose_base
 from tests.bases.test_adapter import make_adapter, pytestmark  # noqa: F401

@@ -13,7 +13,7 @@ import pytest
 from softprompt.errors import ConfigError, FieldError, LibraryError, NotFound, PromotionRefused
 from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
-from softprompt.serving.split import Share
+from softprompt.serving.routing.split import Share
 from tests.commands import Run
 from tests.library_data import make_prompt, scored
 

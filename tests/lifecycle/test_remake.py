@@ -11,7 +11,7 @@ from softprompt.errors import ConfigError, DataError
 from softprompt.library.library import Library
 from softprompt.lifecycle.remake import OF_THE_BASE, remake
 from softprompt.progress import Mute
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.task import Task
 from softprompt.training.publish import resolved_file
 from softprompt.training.train import train

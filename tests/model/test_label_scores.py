@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from softprompt.model.label_scores import Labels, label_contexts, score_labels
 from softprompt.model.lines import unfold_rows
-from softprompt.tasks.answers import softmax
+from softprompt.tasks.answers.kinds import softmax
 from tests.models import VOCABULARY
 
 LABELS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=8, unique=True).map(

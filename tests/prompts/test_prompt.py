@@ -14,8 +14,8 @@ from softprompt.prompts import file as card_module
 from softprompt.prompts.card import Card, Dtype
 from softprompt.prompts.file import CARD_KEY, Stored, digest_of, read_file, write_file
 from softprompt.prompts.prompt import TENSOR, SoftPrompt
-from softprompt.serving.router import read_centroid
-from softprompt.tasks.answers import log_softmax
+from softprompt.serving.routing.router import read_centroid
+from softprompt.tasks.answers.kinds import log_softmax
 from tests.engine_jobs import score_offline
 from tests.models import make_base
 

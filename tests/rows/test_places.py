@@ -14,7 +14,8 @@ from softprompt.rows.places import Place, numbered
 from softprompt.rows.sources import Row, read_rows
 from softprompt.tasks.load import check_before_loading
 from softprompt.tasks.task import Task
-from softprompt.training.prepare import Preparer, remarks_on
+from softprompt.training.prepare import Preparer
+from softprompt.training.remarks import remarks_on
 from tests.models import make_base
 
 BASE = make_base("llama")

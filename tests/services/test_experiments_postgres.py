@@ -16,7 +16,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
 from softprompt.registry.traffic.experiments import CANDIDATE
-from softprompt.serving.split import arm_of
+from softprompt.serving.routing.split import arm_of
 from tests.http_server import Running, fill, serving
 
 pytestmark = pytest.mark.services

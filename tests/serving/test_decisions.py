@@ -27,8 +27,8 @@ from softprompt.serving.answers import Message
 from softprompt.serving.decisions.answers import Decided
 from softprompt.serving.decisions.wording import ask_base
 from softprompt.serving.service import AsyncService
-from softprompt.tasks.answers import softmax
-from softprompt.tasks.decision import Option, Question
+from softprompt.tasks.answers.decision import Option, Question
+from softprompt.tasks.answers.kinds import softmax
 from softprompt.tasks.task import Task
 from tests.models import START, make_base, make_masked, make_seq2seq, some_prefix, some_prompt, tokenizer
 

@@ -25,7 +25,7 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry import tables
 from softprompt.serving.answers import Message
 from softprompt.serving.service import AsyncService
-from softprompt.tasks.draft import draft_task
+from softprompt.tasks.draft.draft import draft_task
 from softprompt.tasks.load import load_tasks
 from softprompt.tasks.task import Task
 from softprompt.training.prepare import Preparer
@@ -125,7 +125,7 @@ def test_a_library_of_before_that_has_one_is_served_without_guessing(library: Li
     live = AsyncService(library, base, engine, fresh_s=0.0)
 
     async def work() -> None:
-        assert live.hidden.find() == {("acme", "auto"), ("acme", "reviews")}
+        assert live.targets.hidden.find() == {("acme", "auto"), ("acme", "reviews")}
         for name in NAMES:
             for call in (
                 live.complete("acme", name, "red", GREEDY),

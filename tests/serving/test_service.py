@@ -44,7 +44,7 @@ from softprompt.serving.monitor import BASE, OTHER, UNKNOWN, Monitor
 from softprompt.serving.offline import Service
 from softprompt.serving.service import AsyncService
 from softprompt.serving.stream import Stream, _Strip
-from softprompt.tasks.chat import chat_frame, words_of
+from softprompt.tasks.wording.chat import chat_frame, words_of
 from tests.engine_jobs import generate_offline
 from tests.fake_engine import FakeEngine, fake_embedding, fake_score
 from tests.models import make_base, some_prompt

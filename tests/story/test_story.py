@@ -24,7 +24,7 @@ from softprompt.library import takeout
 from softprompt.library.library import Library
 from softprompt.registry.tables import ERASURES
 from softprompt.serving.offline import Service
-from softprompt.serving.split import arm_of
+from softprompt.serving.routing.split import arm_of
 from tests.services.served import Served, wait, worker_of
 from tests.services.servers import free_port
 from tests.story import truth

@@ -22,9 +22,9 @@ from softprompt.bases.spelling import Spelling
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.prompts.card import Card
 from softprompt.rows.values import Row, text_of
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import Form, form_fields
-from softprompt.tasks.template import Template, nameable
+from softprompt.tasks.wording.template import Template, nameable
 from tests.models import make_base
 from tests.spellings import base as base_of_kind
 

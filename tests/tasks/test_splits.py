@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from softprompt.errors import DataError
 from softprompt.rows.places import numbered as numbered_rows
 from softprompt.rows.sources import Row
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.splits import FEW, Source, cut, deal, draw, position
 from softprompt.tasks.task import Task

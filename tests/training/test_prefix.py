@@ -20,7 +20,7 @@ from softprompt.model.causal import Causal
 from softprompt.model.prefix import layout_for
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.offline import Service
-from softprompt.tasks.config import PREFIX_LENGTH, parse_config
+from softprompt.tasks.config.config import PREFIX_LENGTH, parse_config
 from softprompt.tasks.task import Task
 from softprompt.training.forward import Example
 from softprompt.training.objectives import LabelTarget

@@ -15,7 +15,7 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Silent
 from softprompt.registry.records import Origin
-from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.config.config import TaskConfig
 from softprompt.tasks.task import Task
 from softprompt.training import member as member_module
 from softprompt.training.events import (

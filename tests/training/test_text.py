@@ -19,7 +19,7 @@ from softprompt.tasks.task import Task
 from softprompt.training.train import train
 from tests.models import make_base
 from tests.spellings import base as base_of_kind
-from tests.tasks.test_chat import GEMMA, chat_base
+from tests.tasks.wording.test_chat import GEMMA, chat_base
 
 WORDS = ["red", "green", "blue", "stone", "river", "place", "thing", "good"]
 
@@ -54,7 +54,8 @@ def test_users_control_tokens_are_text_from_the_file_to_the_answer(
 
 
 def test_what_the_tokenizer_would_begin_texts_with_is_told(tmp_path: Path) -> None:
-    from softprompt.training.prepare import Preparer, remarks_on
+    from softprompt.training.prepare import Preparer
+    from softprompt.training.remarks import remarks_on
 
     for given, told in (("{text} =", True), ("<s>{text} =", False)):
         own = task(tmp_path, WORDS * 8, ["yes", "no"] * 32, labels=["yes", "no"], input=given)
@@ -65,7 +66,8 @@ def test_what_the_tokenizer_would_begin_texts_with_is_told(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("ends", [(2,), (2, 4)])
 def test_an_answer_that_ends_with_the_end_of_a_turn_can_be_written(ends: tuple[int, ...], tmp_path: Path) -> None:
-    from softprompt.training.prepare import Preparer, remarks_on
+    from softprompt.training.prepare import Preparer
+    from softprompt.training.remarks import remarks_on
 
     base = chat_base("byte_level", GEMMA, ends=ends)
     own = task(tmp_path, WORDS * 8, [f"the {word}" for word in WORDS] * 8, target="{label}<|end|>")

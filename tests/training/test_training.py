@@ -30,12 +30,13 @@ from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.listing import Filters
 from softprompt.rows.sources import Row, digest_rows
-from softprompt.tasks.config import parse_config
-from softprompt.tasks.schedule import FEW_ROWS, rate_at, steps_per_epoch, total_steps
+from softprompt.tasks.config.config import parse_config
+from softprompt.tasks.config.schedule import FEW_ROWS, rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Task
 from softprompt.training import loop
 from softprompt.training.events import Failed, Stepped
-from softprompt.training.prepare import RATE, Preparer, remarks_on
+from softprompt.training.prepare import RATE, Preparer
+from softprompt.training.remarks import remarks_on
 from softprompt.training.run import Run
 from softprompt.training.session import Session
 from softprompt.training.train import train

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from softprompt.bases.options import BaseOptions
-from softprompt.cli.options import Json, Location, library_options, moved_base_options
+from softprompt.cli.options import Json, Location, TaskFile, library_options, moved_base_options
 from softprompt.cli.output import emit
 from softprompt.cli.train import stopping
 
@@ -26,9 +26,7 @@ def correct(
     ] = None,
     every: Annotated[bool, typer.Option("--every", help="Also those that a version was made with already.")] = False,
     steps: Annotated[int, typer.Option(help="Of training at most, where the corrections are few.", min=1)] = 16,
-    task_file: Annotated[
-        Path | None, typer.Option("--task-file", help="The task, for a version that came without its own.")
-    ] = None,
+    task_file: TaskFile = None,
     *,
     base: BaseOptions,
     where: Location,

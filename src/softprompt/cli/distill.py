@@ -31,7 +31,7 @@ def distill(
 ) -> None:
     """Tune a prompt to answer as the base does behind a written instruction, and tell what that saves."""
     from softprompt.progress import Bars
-    from softprompt.tasks.instruction import read_instruction
+    from softprompt.tasks.config.instruction import read_instruction
     from softprompt.tasks.load import check_before_loading, load_tasks
 
     changed = read_changes(changes)

@@ -36,8 +36,8 @@ def import_openai(
     from softprompt.jobs.training_file import check_free, plan_file, read_training_file, steps_of, task_of, write_task
     from softprompt.names import check_new_task
     from softprompt.progress import Bars
-    from softprompt.tasks.chat import frame_of
-    from softprompt.tasks.draft import name_of
+    from softprompt.tasks.draft.draft import name_of
+    from softprompt.tasks.wording.chat import frame_of
 
     if output is not None and not force:
         check_free(output)

@@ -14,8 +14,8 @@ from softprompt.cli.options import Json, named_base_options
 from softprompt.cli.output import emit, printable, warn
 
 if TYPE_CHECKING:
-    from softprompt.tasks.chat import ChatFrame
-    from softprompt.tasks.draft import Draft
+    from softprompt.tasks.draft.draft import Draft
+    from softprompt.tasks.wording.chat import ChatFrame
 
 ROWS = "Rows: .csv, .tsv, .jsonl, .json, .parquet, .xlsx or .txt, also with .gz."
 
@@ -51,8 +51,8 @@ def init(
     from softprompt.errors import ConfigError, nearest
     from softprompt.files import write_whole
     from softprompt.progress import Bars
-    from softprompt.tasks.answers import ProblemType
-    from softprompt.tasks.draft import draft_task, stem_of
+    from softprompt.tasks.answers.kinds import ProblemType
+    from softprompt.tasks.draft.draft import draft_task, stem_of
 
     if file.is_dir():
         raise ConfigError(f"{str(file)!r} is a folder; name a file of rows in it")
@@ -114,7 +114,7 @@ def _frame(base: BaseOptions, folder: Path, *, chat: bool) -> tuple[ChatFrame | 
     from softprompt.bases.reading import read_tokenizer
     from softprompt.bases.spelling import Spelling
     from softprompt.errors import ConfigError
-    from softprompt.tasks.chat import chat_frame, has_chat_template
+    from softprompt.tasks.wording.chat import chat_frame, has_chat_template
 
     source = base.address
     tokenizer = read_tokenizer(replace(base, source=beside(source, folder)))

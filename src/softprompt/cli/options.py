@@ -30,6 +30,7 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the file; may be repeated."),
 ]
+TaskFile = Annotated[Path | None, typer.Option("--task-file", help="The task, for a version that came without its own.")]
 PassagesFrom = Annotated[
     list[str] | None,
     typer.Option(
@@ -252,7 +253,7 @@ class KnowsKeys(TyperCommand):
         except Exception as error:  # of typer's own copy of click, whose class has no public name
             option, known = getattr(error, "option_name", ""), {name for param in self.params for name in param.opts}
             if option not in known and "--set" in known:
-                from softprompt.tasks.config import TaskConfig
+                from softprompt.tasks.config.config import TaskConfig
 
                 key = option.lstrip("-").replace("-", "_")
                 if key in TaskConfig.model_fields:
@@ -304,7 +305,7 @@ def read_pairs(pairs: Sequence[str], advice: str, *, many: bool = False) -> dict
     import yaml
 
     from softprompt.errors import ConfigError
-    from softprompt.tasks.task_file import TaskLoader
+    from softprompt.tasks.config.task_file import TaskLoader
 
     found: dict[str, Any] = {}
     for pair in pairs:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from softprompt.bases.options import BaseOptions
-from softprompt.cli.options import Json, Location, library_options, moved_base_options
+from softprompt.cli.options import Json, Location, TaskFile, library_options, moved_base_options
 from softprompt.cli.output import emit
 from softprompt.cli.train import stopping
 
@@ -20,9 +20,7 @@ COLUMNS = ("task", "old_version", "new_version", "metric", "old", "value", "rows
 def retrain(
     task: Annotated[str, typer.Argument(help="A task of the library, as TASK[@N|@ALIAS].")],
     data: Annotated[Path | None, typer.Option(help="Training rows in the place of those of then.")] = None,
-    task_file: Annotated[
-        Path | None, typer.Option("--task-file", help="The task, for a version that came without its own.")
-    ] = None,
+    task_file: TaskFile = None,
     *,
     base: BaseOptions,
     where: Location,

@@ -183,7 +183,7 @@ def serve(
                 else _load_vllm(library, settings, engine_args, watching.monitor(library))
             )
 
-        for tenant, name in sorted(live.hidden.find()):
+        for tenant, name in sorted(live.targets.hidden.find()):
             other = "the base's name" if name == live.base_name else "the name by which requests let their input choose"
             warn(
                 f"task {name!r} of tenant {tenant!r} has {other}: requests that say {name!r} are refused, and {name}@N "

@@ -26,9 +26,9 @@ from softprompt.model.architecture import architecture_of
 from softprompt.model.meter import Meter
 from softprompt.model.splice import with_front
 from softprompt.progress import Progress, Silent, loading
-from softprompt.tasks.answers import SET
+from softprompt.tasks.answers.kinds import SET
+from softprompt.tasks.answers.schema import grammar_of
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
-from softprompt.tasks.schema import grammar_of
 from softprompt.tasks.task import Task
 from softprompt.text import plural
 

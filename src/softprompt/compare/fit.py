@@ -25,8 +25,8 @@ from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.headed_encoder import HeadedEncoder
 from softprompt.model.splice import chunk_by_length, no_prompt, stack_prompts
 from softprompt.progress import Progress
-from softprompt.tasks.config import TaskConfig
-from softprompt.tasks.schedule import rate_at, total_steps
+from softprompt.tasks.config.config import TaskConfig
+from softprompt.tasks.config.schedule import rate_at, total_steps
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.heads import start_head
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING

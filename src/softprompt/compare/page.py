@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from softprompt.files import write_whole
+from softprompt.evaluation.page import write_html
 from softprompt.prompts.card import goodness
 from softprompt.text import plural
 
@@ -70,13 +70,7 @@ def write_page(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         "and values of a prompt. Rates: each was tried for a quarter of the steps on validation rows; the chosen one is "
         "marked, and its search is not in the seconds.</p>",
     ]
-    page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, page.encode())
-    return file
+    return write_html(file, title, _STYLE, body)
 
 
 def _figure(rows: Sequence[Mapping[str, Any]]) -> Any:

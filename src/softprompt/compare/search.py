@@ -22,7 +22,7 @@ from softprompt.errors import ConfigError, TrainingError
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.progress import Advance, Mute, Progress
 from softprompt.rows.sources import Row
-from softprompt.tasks.schedule import total_steps
+from softprompt.tasks.config.schedule import total_steps
 from softprompt.tasks.task import Task
 
 SHARE = 0.25

@@ -10,7 +10,7 @@ from softprompt.errors import TrainingError
 from softprompt.model.architecture import architecture_of
 from softprompt.model.prefix import layout_for
 from softprompt.progress import Progress
-from softprompt.tasks.config import PromptType
+from softprompt.tasks.config.config import PromptType
 from softprompt.tasks.task import Task
 from softprompt.training.events import Failed, draw
 from softprompt.training.prepare import chosen

@@ -12,7 +12,7 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.progress import Progress
-from softprompt.tasks.schedule import total_steps
+from softprompt.tasks.config.schedule import total_steps
 from softprompt.tasks.task import Task
 
 DEFAULTS = {"learning_rate": 5e-5, "per_device_train_batch_size": 8, "lr_scheduler_type": "linear", "warmup_steps": 0}

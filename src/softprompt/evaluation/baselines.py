@@ -14,7 +14,7 @@ from softprompt.evaluation.trials import Report, Trial
 from softprompt.model.splice import no_prompt, split_head
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, goodness, solves, to_beat, value_beside
 from softprompt.rows.places import PlacedRows
-from softprompt.tasks.answers import OF_NUMBERS
+from softprompt.tasks.answers.kinds import OF_NUMBERS
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
 

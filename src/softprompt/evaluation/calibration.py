@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from softprompt.tasks.answers import softmax
+from softprompt.tasks.answers.kinds import softmax
 
 COLDEST, WARMEST = 0.05, 20.0
 """Between which temperatures the best is looked for."""

@@ -16,7 +16,7 @@ from softprompt.registry.records import Version
 from softprompt.rows.memory import rows_in_memory
 from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import find_file, read_rows
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.splits import Source
 from softprompt.tasks.task import Task

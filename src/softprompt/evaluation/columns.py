@@ -10,7 +10,7 @@ from softprompt.errors import DataError
 from softprompt.rows.places import PlacedRows
 from softprompt.rows.values import is_missing
 from softprompt.tasks.task import Task
-from softprompt.tasks.template import field_text
+from softprompt.tasks.wording.template import field_text
 
 
 class Said(NamedTuple):

@@ -16,7 +16,7 @@ from torch import Tensor
 from softprompt.engines.offline import OfflineEngine
 from softprompt.model.label_scores import Labels
 from softprompt.model.lines import Ids
-from softprompt.tasks.answering import Answering
+from softprompt.tasks.answers.answering import Answering
 
 
 def score_members(

@@ -18,7 +18,7 @@ from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent, loading
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Record
-from softprompt.tasks.answers import OF_NUMBERS
+from softprompt.tasks.answers.kinds import OF_NUMBERS
 
 if TYPE_CHECKING:
     from softprompt.evaluation.answer_file import AnswerFile

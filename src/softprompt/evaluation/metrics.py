@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from softprompt.errors import ConfigError, nearest
-from softprompt.tasks.answers import split
+from softprompt.tasks.answers.kinds import split
 
 
 class Score(NamedTuple):

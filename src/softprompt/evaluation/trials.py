@@ -20,9 +20,9 @@ from softprompt.model.splice import with_front
 from softprompt.progress import Advance
 from softprompt.prompts.card import goodness
 from softprompt.prompts.prompt import members_of
-from softprompt.tasks.answers import OF_NUMBERS, OF_SETS, THRESHOLD, THRESHOLDS, join
+from softprompt.tasks.answers.kinds import OF_NUMBERS, OF_SETS, THRESHOLD, THRESHOLDS, join
+from softprompt.tasks.answers.schema import grammar_of
 from softprompt.tasks.form import Form
-from softprompt.tasks.schema import grammar_of
 from softprompt.tasks.task import Examples
 
 K = TypeVar("K", bound=Hashable)

@@ -14,7 +14,7 @@ from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError,
 from softprompt.exchange.elsewhere.read import read_elsewhere, tool_of
 from softprompt.names import check_new_task
 from softprompt.prompts.file import read_file, write_file
-from softprompt.tasks.config import OF_LABELS, parse_config
+from softprompt.tasks.config.config import OF_LABELS, parse_config
 from softprompt.tasks.form import Form
 from softprompt.text import plural
 

@@ -27,7 +27,7 @@ from softprompt.model.prefix import layout_for
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.form import Form, text_rules
-from softprompt.tasks.template import Template
+from softprompt.tasks.wording.template import Template
 
 README = "README.md"
 

@@ -8,7 +8,7 @@ import os
 
 from softprompt.bases.locate import kind_of
 from softprompt.prompts.card import BASELINES, Card
-from softprompt.tasks.answers import number_text
+from softprompt.tasks.answers.kinds import number_text
 from softprompt.tasks.form import ANSWERS, BEHIND, Form
 from softprompt.text import plural
 

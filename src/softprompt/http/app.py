@@ -7,9 +7,10 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 
-from softprompt.http import chat, classify, completions, decisions, embeddings, errors, feedback, health, models, responses
+from softprompt.http import errors
 from softprompt.http.console import routes as console
 from softprompt.http.middleware import Middleware
+from softprompt.http.routes import chat, classify, completions, decisions, embeddings, feedback, health, models, responses
 from softprompt.http.state import ServerState
 
 _DESCRIPTION = """One frozen language model, a library of tuned soft prompts: `model` names the task.

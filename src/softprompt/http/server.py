@@ -148,11 +148,11 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _training(state: ServerState, library: Library, settings: Settings) -> list[APIRouter]:
-    from softprompt.http.batches import batch_routes
-    from softprompt.http.files import file_routes
-    from softprompt.http.jobs import job_routes
+    from softprompt.http.routes.batches import batch_routes
+    from softprompt.http.routes.files import file_routes
+    from softprompt.http.routes.jobs import job_routes
     from softprompt.jobs.starter import Starter
-    from softprompt.tasks.chat import frame_of
+    from softprompt.tasks.wording.chat import frame_of
 
     service, options = state.service, settings.base.arguments()
     starter = Starter(library, registry=settings.registry, store=settings.store, options=options)

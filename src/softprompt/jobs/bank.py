@@ -23,8 +23,8 @@ from softprompt.model.architecture import Architecture
 from softprompt.registry.gate import rival
 from softprompt.rows.places import PlacedRows
 from softprompt.signals import handling
-from softprompt.tasks.config import parse_config
-from softprompt.tasks.schedule import steps_per_epoch
+from softprompt.tasks.config.config import parse_config
+from softprompt.tasks.config.schedule import steps_per_epoch
 from softprompt.tasks.task import Task
 from softprompt.training.checkpoint import EVERY_SECONDS
 from softprompt.training.events import Event, Failed, Judged, Noted, Resumed, Stepped, Stopped

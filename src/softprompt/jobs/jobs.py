@@ -37,13 +37,13 @@ from softprompt.jobs.uploads import TRAINING, UploadedFile, Uploads
 from softprompt.registry import queries, tables
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import now
-from softprompt.tasks.config import TaskConfig, parse_config
-from softprompt.tasks.schedule import total_steps
+from softprompt.tasks.config.config import TaskConfig, parse_config
+from softprompt.tasks.config.schedule import total_steps
 from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
-    from softprompt.tasks.chat import ChatFrame
+    from softprompt.tasks.wording.chat import ChatFrame
 
 MOST_TRAINED = 2_000_000
 """Rows that a job may train on: nobody else's is done meanwhile, but for those beside it in the bank."""

@@ -12,14 +12,14 @@ from softprompt.jobs.request import DPO, SUPERVISED, JobRequest, hyperparameters
 from softprompt.jobs.rows import UploadedRows
 from softprompt.names import base_name, check_new_task
 from softprompt.rows.openai_files import MESSAGES
-from softprompt.tasks.answers import NUMBER, SET
-from softprompt.tasks.chat import ChatFrame
-from softprompt.tasks.config import OF_LABELS, parse_config
-from softprompt.tasks.draft import answer_bound
+from softprompt.tasks.answers.kinds import NUMBER, SET
+from softprompt.tasks.answers.labels import infer_labels, named
+from softprompt.tasks.config.config import OF_LABELS, parse_config
+from softprompt.tasks.draft.draft import answer_bound
 from softprompt.tasks.form import Form
-from softprompt.tasks.labels import infer_labels, named
 from softprompt.tasks.splits import Source, cut
-from softprompt.tasks.template import literal
+from softprompt.tasks.wording.chat import ChatFrame
+from softprompt.tasks.wording.template import literal
 
 LONGEST_SUFFIX = 64
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from softprompt.errors import FieldError, nearest
-from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.config.config import TaskConfig
 from softprompt.text import lone_surrogate
 
 SUPERVISED, DPO = "supervised", "dpo"

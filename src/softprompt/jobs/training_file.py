@@ -21,12 +21,12 @@ from softprompt.jobs.request import DPO, SUPERVISED, JobRequest, Method
 from softprompt.jobs.rows import NAMES, READERS, Shape, UploadedRows, lines_of, parse_line, shape_of
 from softprompt.rows.openai_files import MESSAGES, PAIR, unlearnt
 from softprompt.rows.sources import Row
-from softprompt.tasks.config import parse_config
-from softprompt.tasks.schedule import total_steps
+from softprompt.tasks.config.config import parse_config
+from softprompt.tasks.config.schedule import total_steps
 from softprompt.tasks.task import Task
 
 if TYPE_CHECKING:
-    from softprompt.tasks.chat import ChatFrame
+    from softprompt.tasks.wording.chat import ChatFrame
 
 _READ: Mapping[Shape, tuple[str, ...]] = {"completion": ("prompt", "completion"), "chat": (MESSAGES,), "preference": PAIR}
 _WITHOUT_TOOLS = ("tools", "functions", "function_call", "parallel_tool_calls")

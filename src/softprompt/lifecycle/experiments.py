@@ -14,7 +14,7 @@ from softprompt.names import Ref, is_user, parse_ref
 from softprompt.registry.queries import PRODUCTION
 from softprompt.registry.traffic.experiments import CANDIDATE, CONTROL, RUNNING, UNDECIDED, Experiment
 from softprompt.registry.traffic.feedback import Said
-from softprompt.serving.split import MadeId, arm_of
+from softprompt.serving.routing.split import MadeId, arm_of
 from softprompt.tasks.form import Form
 from softprompt.text import plural
 

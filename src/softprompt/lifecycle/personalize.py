@@ -26,7 +26,7 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Record, Version
 from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import digest_rows
-from softprompt.tasks.config import TaskConfig, parse_config
+from softprompt.tasks.config.config import TaskConfig, parse_config
 from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.splits import Source
 from softprompt.tasks.task import Task

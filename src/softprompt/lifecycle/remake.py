@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.rows.sources import digest_rows
-from softprompt.tasks.config import TaskConfig, parse_config
+from softprompt.tasks.config.config import TaskConfig, parse_config
 from softprompt.tasks.task import Task
 
 if TYPE_CHECKING:

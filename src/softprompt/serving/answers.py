@@ -11,9 +11,9 @@ from softprompt.errors import EngineError
 
 if TYPE_CHECKING:
     from softprompt.engines.protocol import TokenProbability
-    from softprompt.serving.router import Route
-    from softprompt.serving.split import Share
-    from softprompt.tasks.answers import Said
+    from softprompt.serving.routing.router import Route
+    from softprompt.serving.routing.split import Share
+    from softprompt.tasks.answers.kinds import Said
     from softprompt.tasks.form import Form
 
 

@@ -13,12 +13,12 @@ from softprompt.errors import FieldError, FingerprintMismatch
 from softprompt.names import AUTO, parse_ref
 from softprompt.registry.listing import Filters
 from softprompt.serving.answers import ModelRow
-from softprompt.serving.router import default_versions
+from softprompt.serving.routing.router import default_versions
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
-    from softprompt.serving.changes import Changes
+    from softprompt.serving.residents.changes import Changes
 
 
 def system_fingerprint(fingerprint: str, digest: str) -> str:
@@ -54,9 +54,7 @@ class Hidden:
         """Raises `FieldError` where a tenant has a task that a request cannot name. Waits for no registry that is away."""
         if "/" in model:  # which no task has in its name
             return
-        if not (self._changes.fresh() or self._changes.away):
-            await asyncio.to_thread(self._changes.settle)
-        if (number := self._changes.number) != self._number and not self._changes.away:
+        if (number := await self._changes.since(self._number)) is not None:
             self._known, self._number = await asyncio.to_thread(self.find), number
         if (tenant, model) in self._known:
             other = "lets the input choose the task" if model == AUTO else "is the base's name"

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ContextError, DataError, FieldError, reason_of
-from softprompt.tasks.conversation import text_of_turns, word_conversation
-from softprompt.tasks.schema import grammar_of
-from softprompt.tasks.template import Template
+from softprompt.tasks.answers.schema import grammar_of
+from softprompt.tasks.wording.conversation import text_of_turns, word_conversation
+from softprompt.tasks.wording.template import Template
 from softprompt.text import Parts, plain
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from softprompt.engines.protocol import Sampling
     from softprompt.rows.sources import Row
     from softprompt.serving.answers import Message
-    from softprompt.serving.resident import Resident
+    from softprompt.serving.residents.resident import Resident
     from softprompt.tasks.form import Form
-    from softprompt.tasks.inputs import Inputs
+    from softprompt.tasks.wording.inputs import Inputs
 
 
 @dataclass(frozen=True)

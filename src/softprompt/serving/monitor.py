@@ -14,12 +14,12 @@ from prometheus_client.registry import Collector
 
 from softprompt.engines.protocol import EngineStatus
 from softprompt.evaluation.reference import Seen, answers_of, confidence_of
-from softprompt.serving.residents import ResidentsStatus
+from softprompt.serving.residents.residents import ResidentsStatus
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
-    from softprompt.serving.resident import Resident
-    from softprompt.tasks.answers import Said
+    from softprompt.serving.residents.resident import Resident
+    from softprompt.tasks.answers.kinds import Said
     from softprompt.tasks.form import Form
 
 Kind = Literal["completion", "chat", "classify", "decide", "embeddings"]

@@ -19,9 +19,9 @@ from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.rows.memory import is_table, rows_in_memory
 from softprompt.serving.answers import choose_label
 from softprompt.serving.inputs import encode_inputs, text_of_input
-from softprompt.serving.resident import Resident, load_resident
-from softprompt.tasks.answers import Said
-from softprompt.tasks.schema import grammar_of
+from softprompt.serving.residents.resident import Resident, load_resident
+from softprompt.tasks.answers.kinds import Said
+from softprompt.tasks.answers.schema import grammar_of
 from softprompt.text import plural
 
 if TYPE_CHECKING:

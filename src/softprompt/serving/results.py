@@ -30,7 +30,7 @@ from softprompt.serving.stream import deliver_to, unexpected
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.serving.inputs import EncodedInput
-    from softprompt.serving.resident import Resident
+    from softprompt.serving.residents.resident import Resident
 
 
 class Results:

@@ -6,71 +6,35 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from softprompt.engines.protocol import (
-    NO_PROMPT,
-    Embedding,
-    EmbedJob,
-    Engine,
-    GenerateJob,
-    Piece,
-    Sampling,
-    Vectors,
-)
+from softprompt.engines.protocol import Embedding, EmbedJob, Engine, GenerateJob, Piece, Sampling
 from softprompt.errors import ConfigError, DataError, EngineError, FieldError
 from softprompt.names import AUTO
-from softprompt.serving.answers import Choice, Classified, Completion, Embedded, Head, Message, ModelRow, choose_label
-from softprompt.serving.auto import AutoRouter
-from softprompt.serving.catalogue import Hidden, base_row, find_model, list_models, system_fingerprint
+from softprompt.serving.answers import Classified, Completion, Embedded, Message, ModelRow
+from softprompt.serving.catalogue import base_row, find_model, list_models
 from softprompt.serving.decisions.answers import Decided
 from softprompt.serving.decisions.decide import answer_by_labels, answer_zero_shot, is_answered, last_words
 from softprompt.serving.decisions.wording import transcript
-from softprompt.serving.inputs import (
-    chat_input,
-    chat_text,
-    check_room,
-    check_text,
-    encode_inputs,
-    fill_template,
-    held_to,
-)
+from softprompt.serving.inputs import chat_input, chat_text, check_room, check_text, fill_template, held_to
+from softprompt.serving.labelling import Labelling
 from softprompt.serving.monitor import Kind, Monitor, Watch
-from softprompt.serving.personal import Personal
-from softprompt.serving.reader import INLINE, Reader
-from softprompt.serving.resident import Resident
-from softprompt.serving.residents import Residents
+from softprompt.serving.reader import Reader
+from softprompt.serving.residents.residents import Residents
 from softprompt.serving.results import Results
-from softprompt.serving.router import THRESHOLD, Route
+from softprompt.serving.routing.auto import AutoRouter
+from softprompt.serving.routing.router import THRESHOLD
 from softprompt.serving.shadow import Shadow
-from softprompt.serving.split import Share, Split
 from softprompt.serving.stream import Stream
+from softprompt.serving.targets import Target, Targets
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.library.library import Library
     from softprompt.library.passages import Passages
-    from softprompt.tasks.decision import Question
-
-
-@dataclass(frozen=True)
-class _Target:
-    """What a request's model means."""
-
-    resident: Resident | None
-    """None for the base alone."""
-    routed: Route | None
-    members: tuple[Vectors, ...] = (NO_PROMPT,)
-    """Its prompt, or those of an ensemble, with what stands before them in the input at hand."""
-    share: Share | None = None
-    """Its part in an experiment."""
-
-    @property
-    def vectors(self) -> Vectors:
-        """Of a prompt that is no ensemble."""
-        return self.members[0]
+    from softprompt.tasks.answers.decision import Question
 
 
 class AsyncService:
@@ -123,24 +87,21 @@ class AsyncService:
             passages=passages,
         )
         self._results, self._reader = Results(engine), Reader(base)
-        self._auto = AutoRouter(
-            self.residents, self._results.of, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s
-        )
-        self.personal, self.split = Personal(self.residents), Split(self.residents)
-        self.shadow = Shadow(library.registry)
-        self.hidden = Hidden(library, base.name, self.residents.changes)
+        self._labelling = Labelling(base, self._reader, self._results)
+        auto = AutoRouter(self.residents, self._results.of, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s)
+        self.targets, self.shadow = Targets(base, self.residents, auto), Shadow(library.registry)
         self.monitor.watch(engine.status, self.residents.status, base)
 
     async def models(self, tenant: str) -> list[ModelRow]:
         """The base, and a tenant's tasks that have versions on it, by name."""
         library = self.residents.tenant_library(tenant)
-        rows = await asyncio.to_thread(list_models, library, self.base, self.hidden.names)
+        rows = await asyncio.to_thread(list_models, library, self.base, self.targets.hidden.names)
         return [base_row(self.base), *rows]
 
     async def model(self, tenant: str, name: str) -> ModelRow:
         """One model, by any name that requests may use but `auto`."""
-        if name in self.hidden.names:
-            await self.hidden.refuse(tenant, name)
+        if name in self.targets.hidden.names:
+            await self.targets.hidden.refuse(tenant, name)
         if name == self.base_name:
             return base_row(self.base)
         return await asyncio.to_thread(find_model, self.residents.tenant_library(tenant), self.base, name)
@@ -178,9 +139,9 @@ class AsyncService:
         """The same piece by piece. What can be refused is refused here, before the first piece."""
         async with self._watched(tenant, "completion") as watch:
             ids = await self._reader.raw_ids(given)
-            target = await self._choose(tenant, model, [ids], watch, user, key)
+            target = await self.targets.choose(tenant, model, [ids], watch, user, key)
             check_room(self.base, len(target.vectors), len(ids), sampling.max_tokens)
-            _refuse_ensemble(target.resident)
+            target.refuse_ensemble()
             held = await held_to(self.base, sampling, None, schema)
             opening = await self._results.echo(self.base, target.vectors, given, ids, sampling.logprobs) if echo else None
             stream = self._generate(target, ids, held, watch)
@@ -229,7 +190,7 @@ class AsyncService:
 
         async with self._watched(tenant, "chat") as watch:
             raw = await self._reader.raw_inputs([chat_input(messages)]) if model == AUTO else []
-            target = await self._choose(tenant, model, raw, watch, user, key)
+            target = await self.targets.choose(tenant, model, raw, watch, user, key)
             resident = target.resident
             if resident is None:
                 check_text("\n".join(message.content for message in messages), "the conversation")
@@ -256,7 +217,8 @@ class AsyncService:
                             "leave it out",
                             "response_format",
                         )
-                    stream = await self._best_label(target, resident, ids, watch)
+                    head = self.targets.head(target, len(ids))
+                    stream = await self._labelling.best(resident, target.members, ids, head, watch)
                     return self._follow(target, stream, sampling, again)
             bound = sampling.max_tokens if resident is None or not own_bound else resident.form.max_new_tokens
             room = self.base.room(len(target.vectors) + len(ids))
@@ -276,7 +238,7 @@ class AsyncService:
             if not inputs:
                 raise DataError("there is no input; give one text or more")
             raw = await self._reader.raw_inputs(inputs) if model == AUTO else []
-            target = await self._choose(tenant, model, raw, watch, user, key)
+            target = await self.targets.choose(tenant, model, raw, watch, user, key)
             resident = target.resident
             if resident is None:
                 raise ConfigError(f"{model!r} is the base, which has no labels; name a task with labels as `model`")
@@ -285,10 +247,10 @@ class AsyncService:
                     f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
                     "/v1/chat/completions, or name a task with labels"
                 )
-            rows, _, tokens = await self._label(resident, inputs, watch)
+            rows, _, tokens = await self._labelling.rows(resident, inputs, watch)
             watch.done()
             self._follow_labels(tenant, target, inputs, [row.label for row in rows])
-            return Classified(self._head(target, tokens), tuple(rows), resident.form.problem_type)
+            return Classified(self.targets.head(target, tokens), tuple(rows), resident.form.problem_type)
 
     async def embed(
         self,
@@ -305,15 +267,15 @@ class AsyncService:
             if model == AUTO:
                 raise ConfigError("embeddings are of the model that is named; name a task, or the base, instead of 'auto'")
             ids = [await self._reader.raw_ids(given) for given in inputs]
-            target = await self._choose(tenant, model, [], watch, user, key)
-            _refuse_ensemble(target.resident)
+            target = await self.targets.choose(tenant, model, [], watch, user, key)
+            target.refuse_ensemble()
             results = await self._results.of([EmbedJob(own, target.vectors) for own in ids])
             rows = [result.values for result in results if isinstance(result, Embedding)]
             if not all(math.isfinite(value) for row in rows for value in row):
                 raise EngineError("the base gave no numbers for an input; its prompt may be damaged")
             watch.accepted(tokens := sum(map(len, ids)))
             watch.done()
-            return Embedded(self._head(target, tokens), tuple(rows))
+            return Embedded(self.targets.head(target, tokens), tuple(rows))
 
     async def decide(
         self,
@@ -331,7 +293,7 @@ class AsyncService:
             state = transcript(messages)
             check_text(state, "the input")
             raw = await self._reader.raw_inputs([last_words(messages)]) if model == AUTO else []
-            target = await self._choose(tenant, model, raw, watch, user, key)
+            target = await self.targets.choose(tenant, model, raw, watch, user, key)
             resident, truncated = target.resident, False
             if resident is None:
                 answers, tokens = await answer_zero_shot(self.base, self._reader, self._results, state, questions)
@@ -340,36 +302,16 @@ class AsyncService:
                 answers, tokens = [answer_by_labels(resident, one) for one in questions], 0
             else:
                 given = last_words(messages, conversation=resident.reads_conversations)
-                (row,), (scores,), tokens = await self._label(resident, [given], watch)
+                (row,), (scores,), tokens = await self._labelling.rows(resident, [given], watch)
                 self._follow_labels(tenant, target, [given], [row.label])
                 answers, truncated = [answer_by_labels(resident, one, scores) for one in questions], row.truncated
             watch.done()
-            return Decided(self._head(target, tokens), tuple(answers), truncated)
+            return Decided(self.targets.head(target, tokens), tuple(answers), truncated)
 
     def close(self) -> None:
         """Stop the threads. The engine and the library are the caller's."""
         self.monitor.close()
         self.residents.close()
-
-    async def _label(
-        self, resident: Resident, inputs: Sequence[str], watch: Watch
-    ) -> tuple[list[Choice], list[Sequence[float]], int]:
-        """What a task makes of inputs, the scores of its labels behind each, none where it generates numbers, and how many
-        tokens the inputs are."""
-        size = INLINE if resident.looks_up else INLINE // 8 * len(inputs)
-        encoded = await self._reader.off_loop(inputs, size, lambda: encode_inputs(self.base, resident, inputs))
-        tokens = sum(len(one.ids) for one in encoded)
-        behind = [resident.behind(self.base, one.front) for one in encoded]
-        scores: list[Sequence[float]] = []
-        if resident.labels is None:
-            rows = await self._results.numbers(resident, [members[0] for members in behind], encoded)
-        else:
-            scores = await self._results.scores(resident, behind, [one.ids for one in encoded])
-            said = zip(scores, encoded, strict=True)
-            rows = [choose_label(resident.form, own, truncated=one.truncated) for own, one in said]
-        watch.accepted(tokens)
-        watch.chose(inputs, [(*one.front, *one.ids) for one in encoded], [row.said for row in rows])
-        return rows, scores, tokens
 
     @asynccontextmanager
     async def _watched(self, tenant: str, kind: Kind) -> AsyncIterator[Watch]:
@@ -380,27 +322,8 @@ class AsyncService:
             watch.failed(error)
             raise
 
-    async def _choose(
-        self, tenant: str, model: str, raw: Sequence[Sequence[int]], watch: Watch, user: str | None, key: str | None
-    ) -> _Target:
-        """What `model` means to a user; for `auto`, by the raw inputs."""
-        routed = None
-        if model in self.hidden.names:
-            await self.hidden.refuse(tenant, model)
-        if model == self.base_name:
-            watch.found(None)
-            return _Target(None, None)
-        if model == AUTO:
-            routed = await self._auto.choose(tenant, raw)
-            model = routed.task
-        own = await self.personal.find(tenant, model, user) if user is not None else None
-        share = await self.split.find(tenant, model, key if user is None else user) if own is None else None
-        resident = own or await self.residents.aget(model if share is None else share.ref, tenant)
-        watch.found(resident.task, resident)
-        return _Target(resident, routed, resident.members, share)
-
     def _follow(
-        self, target: _Target, stream: Stream, sampling: Sampling, again: Callable[[str], Coroutine[Any, Any, Completion]]
+        self, target: Target, stream: Stream, sampling: Sampling, again: Callable[[str], Coroutine[Any, Any, Completion]]
     ) -> Stream:
         """A stream whose answer is compared with a candidate's in the shadow; not where both are drawn."""
         share = target.share
@@ -412,7 +335,7 @@ class AsyncService:
 
         return self.shadow.follow_stream(share, stream, text)
 
-    def _follow_labels(self, tenant: str, target: _Target, inputs: Sequence[str], labels: Sequence[str]) -> None:
+    def _follow_labels(self, tenant: str, target: Target, inputs: Sequence[str], labels: Sequence[str]) -> None:
         """The same for labels of inputs."""
         if (share := target.share) is not None:
 
@@ -421,24 +344,11 @@ class AsyncService:
 
             self.shadow.follow(share, labels, again)
 
-    def _head(self, target: _Target, input_tokens: int) -> Head:
-        resident = target.resident
-        return Head(
-            model=self.base_name if resident is None else resident.ref,
-            task=None if resident is None else resident.task,
-            version=None if resident is None else resident.version,
-            system_fingerprint=system_fingerprint(self.fingerprint, "" if resident is None else resident.digest),
-            virtual_tokens=0 if resident is None else resident.virtual_tokens,
-            input_tokens=input_tokens,
-            routed=target.routed,
-            share=target.share,
-        )
-
     def _generate(
-        self, target: _Target, ids: Sequence[int], sampling: Sampling, watch: Watch, *, strip: bool = False
+        self, target: Target, ids: Sequence[int], sampling: Sampling, watch: Watch, *, strip: bool = False
     ) -> Stream:
-        _refuse_ensemble(target.resident)
-        stream = Stream(self._head(target, len(ids)), watch, strip=strip)
+        target.refuse_ensemble()
+        stream = Stream(self.targets.head(target, len(ids)), watch, strip=strip)
         if not sampling.max_tokens:
             watch.accepted(len(ids), ids)
             stream.deliver(Piece("", finish="length"))
@@ -446,25 +356,3 @@ class AsyncService:
         ticket = self.engine.submit(GenerateJob(target.vectors, tuple(ids), sampling), stream.deliver)
         watch.accepted(len(ids), ids)
         return stream.runs(ticket)
-
-    async def _best_label(self, target: _Target, resident: Resident, ids: tuple[int, ...], watch: Watch) -> Stream:
-        """The likeliest label as an answer of one piece."""
-        assert resident.labels is not None
-        check_room(self.base, max(map(len, target.members)), len(ids), max(map(len, resident.labels)))
-        (scores,) = await self._results.scores(resident, [target.members], [ids])
-        watch.accepted(len(ids))
-        said = choose_label(resident.form, scores, truncated=False).said
-        watch.chose([watch.text], [ids], [said])
-        stream = Stream(self._head(target, len(ids)), watch)
-        asked = dict(zip(resident.form.asked, resident.labels, strict=True))
-        tokens = len(asked.get(said.label, max(resident.labels, key=len)))
-        stream.deliver(Piece(said.output, finish="stop", count=tokens))
-        return stream
-
-
-def _refuse_ensemble(resident: Resident | None) -> None:
-    if resident is not None and resident.lengths:
-        raise ConfigError(
-            f"{resident.ref} is an ensemble of {len(resident.lengths)} prompts, which chooses a label and continues no "
-            "text; ask /v1/classify or /v1/chat/completions"
-        )

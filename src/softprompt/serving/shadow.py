@@ -13,7 +13,7 @@ from softprompt.errors import SoftPromptError
 
 if TYPE_CHECKING:
     from softprompt.registry.registry import Registry
-    from softprompt.serving.split import Share
+    from softprompt.serving.routing.split import Share
     from softprompt.serving.stream import Stream
 
 _LOG = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from softprompt.bases.fingerprint import fingerprints_of_folder
 from softprompt.bases.locate import BUILTIN, is_gone, is_local, locate
 from softprompt.errors import BaseModelError
 from softprompt.names import hide_password
-from softprompt.tasks.blocks import ServingConfig
+from softprompt.tasks.config.blocks import ServingConfig
 from softprompt.text import plural
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ from softprompt.rows.places import Name
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import row_in
 from softprompt.rows.values import is_empty, is_missing
-from softprompt.tasks.answering import Answering
-from softprompt.tasks.config import TaskConfig
-from softprompt.tasks.inputs import Inputs, Wording
-from softprompt.tasks.label_ids import distinct, with_ends
-from softprompt.tasks.labels import compose
+from softprompt.tasks.answers.answering import Answering
+from softprompt.tasks.answers.label_ids import distinct, with_ends
+from softprompt.tasks.answers.labels import compose
+from softprompt.tasks.config.config import TaskConfig
 from softprompt.tasks.retrieve import Retriever
-from softprompt.tasks.template import PASSAGES, PLACE, Template, excerpt, field_text
+from softprompt.tasks.wording.inputs import Inputs, Wording
+from softprompt.tasks.wording.template import PASSAGES, PLACE, Template, excerpt, field_text
 from softprompt.text import MASK, Parts, plural
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from softprompt.bases.folder import check_options
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.names import base_name, check_new_task
-from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.config.config import TaskConfig
 from softprompt.tasks.task import Task
 
 TaskLike = Task | TaskConfig | Mapping[str, Any] | str | os.PathLike[str]

@@ -8,9 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from softprompt.tasks.labels import alike, compose, counted, excerpt_of, named
+from softprompt.tasks.answers.labels import alike, compose, counted, excerpt_of, named
 from softprompt.tasks.splits import Source
-from softprompt.tasks.template import PASSAGES, field_text
+from softprompt.tasks.wording.template import PASSAGES, field_text
 from softprompt.text import plural
 
 if TYPE_CHECKING:

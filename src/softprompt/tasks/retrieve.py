@@ -15,8 +15,8 @@ from softprompt.errors import ConfigError, DataError, reason_of
 from softprompt.rows.places import Place, PlacedRows
 from softprompt.rows.sources import Row
 from softprompt.rows.values import is_missing, short
-from softprompt.tasks.blocks import RetrieveConfig
-from softprompt.tasks.template import PASSAGES, Template, field_text, joined
+from softprompt.tasks.config.blocks import RetrieveConfig
+from softprompt.tasks.wording.template import PASSAGES, Template, field_text, joined
 
 _CARD = ("query", "k", "words", "overlap")
 """Keys of the block that a card keeps."""

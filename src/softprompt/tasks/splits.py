@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from softprompt.rows.places import Place, PlacedRows
 from softprompt.rows.sources import Row, canonical
-from softprompt.tasks.template import field_text
+from softprompt.tasks.wording.template import field_text
 from softprompt.text import plural
 
 if TYPE_CHECKING:

@@ -15,16 +15,16 @@ from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.rows.memory import MEMORY, take_rows
 from softprompt.rows.places import Place, PlacedRows
 from softprompt.rows.sources import Row, digest_rows, find_file, read_hub_split, read_rows
-from softprompt.tasks.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.answers.labels import compose, named
+from softprompt.tasks.answers.schema import check_answers
+from softprompt.tasks.config.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.config.instruction import with_instruction
 from softprompt.tasks.examples import Examples as Examples
 from softprompt.tasks.form import Form
-from softprompt.tasks.instruction import with_instruction
-from softprompt.tasks.labels import compose, named
 from softprompt.tasks.remarks import remarks_on_rows
 from softprompt.tasks.retrieve import Find, Retriever
-from softprompt.tasks.schema import check_answers
 from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, spans, why_none
-from softprompt.tasks.template import PASSAGES, field_text
+from softprompt.tasks.wording.template import PASSAGES, field_text
 from softprompt.text import plural
 
 if TYPE_CHECKING:

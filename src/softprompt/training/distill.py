@@ -23,7 +23,7 @@ from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.lines import Ids
 from softprompt.model.splice import no_prompt, split_head, with_front
 from softprompt.progress import Progress, Silent, loading
-from softprompt.tasks.instruction import read_instruction
+from softprompt.tasks.config.instruction import read_instruction
 from softprompt.tasks.load import TaskLike, load_tasks
 from softprompt.tasks.task import Task
 from softprompt.training.member import Tuned

@@ -18,7 +18,7 @@ from softprompt.model.headed_encoder import HeadedEncoder
 from softprompt.model.label_scores import Labels
 from softprompt.prompts.combine import mean_of
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.tasks.config import ObjectiveName
+from softprompt.tasks.config.config import ObjectiveName
 from softprompt.tasks.task import Examples, Task
 
 SHARPNESS = 4.0

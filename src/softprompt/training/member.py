@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.evaluation.baselines import baselines_of, remarks_on_scores, suffice
 from softprompt.evaluation.trials import Report
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
-from softprompt.tasks.answers import OF_NUMBERS, OF_SETS
+from softprompt.tasks.answers.kinds import OF_NUMBERS, OF_SETS
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Banks
 from softprompt.training.objectives.preference import PREFERRED

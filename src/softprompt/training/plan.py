@@ -22,7 +22,8 @@ from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Banks
 from softprompt.training.events import Advanced
 from softprompt.training.loop import Stepper, processes_started
-from softprompt.training.prepare import Preparer, remarks_on, unwanted_tokens
+from softprompt.training.prepare import Preparer
+from softprompt.training.remarks import remarks_on, unwanted_tokens
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from softprompt.prompts.prompt import Classifier, SoftPrompt
 from softprompt.registry.gate import Rival, rival
 from softprompt.registry.records import Origin, Version
 from softprompt.rows.sources import Row, digest_rows
-from softprompt.tasks.config import OF_PATTERNS
+from softprompt.tasks.config.config import OF_PATTERNS
 from softprompt.tasks.examples import Examples
 from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.task import Task

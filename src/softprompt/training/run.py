@@ -14,9 +14,9 @@ from torch import Tensor
 from softprompt.evaluation.trials import Report
 from softprompt.model.label_scores import Labels
 from softprompt.prompts.card import goodness, is_best
-from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.config.config import TaskConfig
+from softprompt.tasks.config.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.form import Form
-from softprompt.tasks.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Rule
 from softprompt.training.forward import Example

@@ -41,8 +41,9 @@ from softprompt.training.events import (
 )
 from softprompt.training.loop import Group, Stepper
 from softprompt.training.member import Also, Member, Tuned
-from softprompt.training.prepare import Preparer, remarks_on
+from softprompt.training.prepare import Preparer
 from softprompt.training.publish import barely_moved, make_prompt, publish
+from softprompt.training.remarks import remarks_on
 from softprompt.training.run import Run
 
 if TYPE_CHECKING:

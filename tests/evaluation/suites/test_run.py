@@ -23,7 +23,7 @@ from softprompt.library.library import Library
 from softprompt.progress import Mute
 from softprompt.registry.records import Check, Outcome
 from softprompt.serving.offline import predict
-from softprompt.tasks.answers import NUMBER, SET
+from softprompt.tasks.answers.kinds import NUMBER, SET
 from softprompt.tasks.task import Task
 from tests.models import make_base, some_prompt
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError
 from softprompt.evaluation.inside.likeness import Drawn, compared, positions
-from softprompt.files import write_whole
+from softprompt.evaluation.page import write_html
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -64,13 +64,7 @@ def write_map(file: Path, prompts: Sequence[Drawn], vectors: Sequence[Inspected]
     for place, (head, words, figure) in enumerate(figures):
         html = figure.to_html(full_html=False, include_plotlyjs=place == 0)
         body.append(f'<h2>{escape(head)}</h2><p class="small">{escape(words)}</p>{html}')
-    page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, page.encode())
-    return file
+    return write_html(file, title, _STYLE, body)
 
 
 def _map(group: Sequence[Drawn], own: Any) -> Any:

@@ -27,10 +27,10 @@ from softprompt.registry.records import Check, Outcome
 from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import Row, canonical
 from softprompt.rows.values import is_missing, text_of
-from softprompt.tasks.answers import OF_NUMBERS, OF_SETS
+from softprompt.tasks.answers.kinds import OF_NUMBERS, OF_SETS
+from softprompt.tasks.answers.patterns import Patterns
 from softprompt.tasks.form import Form
-from softprompt.tasks.patterns import Patterns
-from softprompt.tasks.template import PASSAGES
+from softprompt.tasks.wording.template import PASSAGES
 
 if TYPE_CHECKING:
     from softprompt.evaluation.cases import Case

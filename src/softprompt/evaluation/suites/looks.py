@@ -12,7 +12,7 @@ from softprompt.evaluation.suites.checks import Look
 from softprompt.evaluation.suites.suite import Suite
 from softprompt.library.passages import Passages
 from softprompt.rows.sources import find_file, read_rows
-from softprompt.tasks.config import parse_config
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.evaluation.metrics import METRICS, row_values, score
 from softprompt.prompts.card import LOWER_IS_BETTER
-from softprompt.tasks.answers import split
+from softprompt.tasks.answers.kinds import split
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from softprompt.rows.sources import Row, canonical
-from softprompt.tasks.template import PASSAGES
+from softprompt.tasks.wording.template import PASSAGES
 
 Kind = Literal["case", "typos", "punctuation", "length", "passages"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -16,10 +16,10 @@ from softprompt.evaluation.suites.measures import SUITE_METRICS
 from softprompt.evaluation.suites.perturb import Kind
 from softprompt.names import check_suite
 from softprompt.rows.sources import find_file
-from softprompt.tasks.blocks import Strict
-from softprompt.tasks.foreign import refusal
-from softprompt.tasks.patterns import Patterns
-from softprompt.tasks.task_file import read_task_file
+from softprompt.tasks.answers.patterns import Patterns
+from softprompt.tasks.config.blocks import Strict
+from softprompt.tasks.config.foreign import refusal
+from softprompt.tasks.config.task_file import read_task_file
 
 Metric = Literal[
     "accuracy", "f1", "exact_match", "token_f1", "micro_f1", "macro_f1", "subset_accuracy", "mae", "spearmanr",

@@ -16,7 +16,7 @@ import yaml
 from softprompt.errors import PromptFileError
 from softprompt.exchange.elsewhere.pickles import load_tensors, matrix_in
 from softprompt.exchange.elsewhere.taken import Taken
-from softprompt.tasks.template import literal
+from softprompt.tasks.wording.template import literal
 
 CONFIG = "config.yml"
 FILES = {"CAUSAL_LM": "decoder.pt", "SEQ_2_SEQ_LM": "encoder.pt"}

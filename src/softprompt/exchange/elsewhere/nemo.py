@@ -19,7 +19,7 @@ import yaml
 from softprompt.errors import PromptFileError
 from softprompt.exchange.elsewhere.pickles import load_tensors, matrix_in
 from softprompt.exchange.elsewhere.taken import Taken
-from softprompt.tasks.template import literal
+from softprompt.tasks.wording.template import literal
 
 SUFFIX, CONFIG, WEIGHTS = ".nemo", "model_config.yaml", "model_weights.ckpt"
 _MOST = 1 << 30

@@ -12,7 +12,7 @@ from softprompt.bases.reading import quiet
 from softprompt.errors import ConfigError
 from softprompt.exchange.tokens.carried import Carried
 from softprompt.exchange.tokens.wording import JOINS, text_of, worded
-from softprompt.tasks.template import Template
+from softprompt.tasks.wording.template import Template
 
 _PROBES = ("a", "The 2 cats sat.", "yes", "é ü\n\tx", "(b)", "10")
 """What stands in columns to see how a text is spelled behind tokens."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from softprompt.tasks.template import PLACE
+from softprompt.tasks.wording.template import PLACE
 
 if TYPE_CHECKING:
     from softprompt.exchange.tokens.carried import Carried

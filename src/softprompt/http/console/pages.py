@@ -22,7 +22,7 @@ from softprompt.http.auth import Caller, caller_of, need
 from softprompt.http.console import charts
 from softprompt.http.console.session import HOME, SignInNeeded, check_origin, identify, sign_in_address
 from softprompt.http.errors import ApiError, for_clients, invalid, refusal
-from softprompt.http.files import tenant_library
+from softprompt.http.routes.files import tenant_library
 from softprompt.http.state import state_of
 from softprompt.http.stream import ClientGone
 from softprompt.library.library import Library

@@ -14,8 +14,6 @@ from starlette.responses import Response
 from softprompt.errors import DataError, NameRefused, SoftPromptError
 from softprompt.http.auth import Caller, caller_of
 from softprompt.http.call import Call
-from softprompt.http.chat import CHAT_TOKENS, ChatRequest
-from softprompt.http.classify import ClassifyRequest
 from softprompt.http.console import tables
 from softprompt.http.console.pages import (
     OwnLibrary,
@@ -29,6 +27,8 @@ from softprompt.http.console.pages import (
 )
 from softprompt.http.console.session import HOME
 from softprompt.http.errors import ApiError
+from softprompt.http.routes.chat import CHAT_TOKENS, ChatRequest
+from softprompt.http.routes.classify import ClassifyRequest
 from softprompt.http.state import state_of
 from softprompt.http.stream import ClientGone, EventStream, event, together, while_connected
 from softprompt.library.library import Library

@@ -23,7 +23,7 @@ from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.request import JobRequest
 from softprompt.jobs.uploads import UploadedFile, Uploads
 from softprompt.library.library import Library
-from softprompt.tasks.draft import Draft, draft_task, name_of
+from softprompt.tasks.draft.draft import Draft, draft_task, name_of
 
 log = logging.getLogger("softprompt.http")
 router = APIRouter(prefix=HOME, route_class=Page)

@@ -12,8 +12,8 @@ from softprompt.bases.folder import check_folder
 from softprompt.bases.locate import is_local, locate
 from softprompt.errors import BaseModelError
 from softprompt.evaluation.findings import Finding
-from softprompt.tasks.labels import excerpt_of
-from softprompt.tasks.schedule import FEW_ROWS
+from softprompt.tasks.answers.labels import excerpt_of
+from softprompt.tasks.config.schedule import FEW_ROWS
 from softprompt.tasks.task import Task
 from softprompt.text import plural
 

@@ -196,7 +196,7 @@ def answer_rows(
     """Rows as they are tallied, answered by a version as it would serve them."""
     from softprompt.serving.inputs import encode_inputs, text_of_input
     from softprompt.serving.offline import Service
-    from softprompt.serving.resident import load_resident
+    from softprompt.serving.residents.resident import load_resident
 
     service, resident = Service(library, base=base), load_resident(library, version, base)
     seen = []

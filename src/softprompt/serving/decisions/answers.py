@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from softprompt.serving.answers import Head
-from softprompt.tasks.decision import Question, Value
+from softprompt.tasks.answers.decision import Question, Value
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from softprompt.model.splice import no_prompt, with_front
 from softprompt.serving.decisions.answers import Answer
 from softprompt.serving.decisions.wording import Asked, ask_base
 from softprompt.serving.inputs import chat_input
-from softprompt.tasks.decision import Question, same_values, told_values, typed
+from softprompt.tasks.answers.decision import Question, same_values, told_values, typed
 from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.serving.answers import Message
     from softprompt.serving.reader import Reader
-    from softprompt.serving.resident import Resident
+    from softprompt.serving.residents.resident import Resident
     from softprompt.serving.results import Results
 
 

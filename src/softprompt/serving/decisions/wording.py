@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from softprompt.bases.architectures import ENCODERS, KINDS
 from softprompt.errors import ConfigError, DataError, reason_of
 from softprompt.model.label_scores import Labels
-from softprompt.tasks.decision import Question
-from softprompt.tasks.label_ids import distinct, with_ends
+from softprompt.tasks.answers.decision import Question
+from softprompt.tasks.answers.label_ids import distinct, with_ends
 from softprompt.text import Parts
 
 if TYPE_CHECKING:

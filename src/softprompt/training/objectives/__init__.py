@@ -2,6 +2,7 @@
 
 `objective.py` is the protocol; every objective has a file of its own. To add one, write its class, name it in
 :data:`OBJECTIVES`, and let the config know its name. May import: `evaluation` and what is below it.
+Open `objective.py` first.
 """
 
 from __future__ import annotations

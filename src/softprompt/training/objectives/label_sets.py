@@ -17,8 +17,8 @@ from torch import Tensor
 from softprompt.model.label_scores import Labels, label_contexts, score_labels
 from softprompt.model.lines import Tails
 from softprompt.model.splice import common_head
-from softprompt.tasks.answers import balanced
-from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.answers.kinds import balanced
+from softprompt.tasks.config.config import TaskConfig
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Examples
 from softprompt.training.objectives.objective import Objective

@@ -13,9 +13,9 @@ from torch import Tensor
 from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import OfflineEngine
 from softprompt.model.splice import with_front
-from softprompt.tasks.config import TaskConfig
+from softprompt.tasks.answers.patterns import Patterns
+from softprompt.tasks.config.config import TaskConfig
 from softprompt.tasks.form import Form
-from softprompt.tasks.patterns import Patterns
 from softprompt.tasks.task import Examples
 from softprompt.training.objectives.unlikelihood import Unwanted
 

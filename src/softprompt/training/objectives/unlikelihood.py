@@ -20,7 +20,7 @@ from softprompt.evaluation.trials import Report
 from softprompt.model.label_scores import Labels
 from softprompt.model.lines import Tails
 from softprompt.rows.values import short
-from softprompt.tasks.patterns import Patterns
+from softprompt.tasks.answers.patterns import Patterns
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.objectives.objective import Objective, Splits, Surroundings
 

@@ -1,6 +1,7 @@
 """Trackers: what programs of others keep of a training, as it happens: TensorBoard and MLflow, each loaded when asked for.
 
 They hear of each validation, of the test and of the baselines, and of nothing between: a step costs as much as without.
+Open `tensorboard.py` first.
 """
 
 from __future__ import annotations

@@ -1,0 +1,87 @@
+"""Patterns: whole words of either case, expressions, and those that are refused."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softprompt.errors import ConfigError
+from softprompt.tasks.answers.patterns import Failure, Patterns
+from softprompt.tasks.config.config import parse_config
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "other"),
+    [
+        ("bad", "So BAD!", "badge"),
+        ("bad  word", "a bad\nword", "bad, word"),
+        ("c++", "in C++20", "c+"),
+        ("STRASSE", "die straße", "strassen"),
+        ("café", "cafe\u0301 x", "cafe"),
+        (r"/\d{3}-\d{4}/", "555-1234", "555 1234"),
+        ("/Bad/", "Bad", "bad"),
+        ("/Bad/i", "bad", "b"),
+        ("/^$/", "", "x"),
+        ("a/b", "A/B", "a b"),
+    ],
+)
+def test_a_pattern_is_found_where_it_stands(pattern: str, matching: str, other: str) -> None:
+    assert Patterns(must_not=[pattern]).check(matching) == [Failure("must_not", pattern)]
+    assert Patterns(must_not=[pattern]).check(other) == []
+    assert Patterns(must=[pattern]).check(other) == [Failure("must", pattern)]
+    assert Patterns(must=[pattern]).check(matching) == []
+
+
+@given(st.text(st.characters(categories=["L", "N"]), min_size=1), st.text(st.characters(categories=["L", "N"]), min_size=1))
+def test_any_word_is_found_whole_and_not_as_a_part(word: str, more: str) -> None:
+    assert Patterns(must=[word]).check(f"- {word.upper().lower()}." if word.isascii() else f"- {word}.") == []
+    assert Patterns(must_not=[word]).check(f"x{word}x") == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("  ", "is blank"),
+        ("/(/", "is no regular expression .*; mend it"),
+        ("/a/x", "'x' is no flag"),
+        ("/a*/", "matches every text"),
+        ("/(a+)+b/", "can take without end"),
+        ("/(a|aa)+b/", "can take without end"),
+        ("/(?=(a+)+)b/", "can take without end"),
+        ("/(a?){30}a{30}/", "can take without end"),
+        ("/.*a.*b.*c.*d/", "can take without end"),
+        ("/a{1,99999999999999999999}b/", "is no regular expression"),
+    ],
+)
+def test_a_pattern_that_is_none_is_refused(pattern: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Patterns(must_not=[pattern])
+
+
+def test_what_is_let_in_is_quick() -> None:
+    patterns = Patterns(must_not=[r"/(\d{1,3}\.){3}\d{1,3}/", r"/[\w.]+@[\w.]+\.\w+/", "/(cat|dog){1,3}x/", "/(?:ab)+c/"])
+    began = time.process_time()
+    assert patterns.check("a.b" * 100 + "cat" * 60 + "1a." * 60) == []
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"objective": "unlikelihood", "unwanted_patterns": ["a"], "labels": ["a", "b"]},
+            "patterns are for tasks that write",
+        ),
+        ({"unwanted_patterns": ["a"]}, "only `objective: unlikelihood` has them"),
+        ({"objective": "unlikelihood", "unwanted": "u", "unwanted_every": 5}, "there are no `unwanted_patterns`"),
+        ({"objective": "unlikelihood"}, "name their column with `unwanted`, or what must not be written"),
+        ({"objective": "unlikelihood", "unwanted_patterns": ["/(/"]}, "unwanted_patterns: '/\\(/' is no regular expression"),
+    ],
+)
+def test_a_task_file_with_patterns_of_no_use_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config({"task": "t", **fields})
