@@ -253,7 +253,7 @@ EXCEPTIONS = {
     ): "as training says it",
     ("evaluation/suites/suite.py", "{key}: {error}"): "as tasks/answers/patterns.py says it",
     ("http/auth.py", "{message}"): "worded by its callers",
-    ("http/batches.py", "{str(error)}"): "refuse_unsupported says it",
+    ("http/routes/batches.py", "{str(error)}"): "refuse_unsupported says it",
     ("http/console/pages.py", "{error}"): "an error that is told by its type",
     ("http/console/pages.py", "{str(error.detail)}"): "as the framework says it",
     ("http/console/pages.py", "{str(error)}"): "an error of ours, by its type",
