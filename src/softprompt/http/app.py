@@ -7,7 +7,19 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 
-from softprompt.http import chat, classify, completions, decisions, embeddings, errors, feedback, health, models, responses
+from softprompt.http import (
+    chat,
+    classify,
+    completions,
+    decisions,
+    embeddings,
+    errors,
+    feedback,
+    health,
+    models,
+    moderations,
+    responses,
+)
 from softprompt.http.console import routes as console
 from softprompt.http.middleware import Middleware
 from softprompt.http.state import ServerState
@@ -36,6 +48,7 @@ def create_app(state: ServerState, training: Sequence[APIRouter] = ()) -> FastAP
         chat.router,
         classify.router,
         decisions.router,
+        moderations.router,
         embeddings.router,
         responses.router,
         feedback.router,

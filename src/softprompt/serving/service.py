@@ -26,7 +26,7 @@ from softprompt.serving.answers import Choice, Classified, Completion, Embedded,
 from softprompt.serving.auto import AutoRouter
 from softprompt.serving.catalogue import Hidden, base_row, find_model, list_models, system_fingerprint
 from softprompt.serving.decisions.answers import Decided
-from softprompt.serving.decisions.decide import answer_by_labels, answer_zero_shot, is_answered, last_words
+from softprompt.serving.decisions.decide import answer_by_labels, answer_zero_shot, is_answered
 from softprompt.serving.decisions.wording import transcript
 from softprompt.serving.inputs import (
     chat_input,
@@ -47,6 +47,7 @@ from softprompt.serving.router import THRESHOLD, Route
 from softprompt.serving.shadow import Shadow
 from softprompt.serving.split import Share, Split
 from softprompt.serving.stream import Stream
+from softprompt.tasks.answers import SET
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -269,9 +270,17 @@ class AsyncService:
             return self._follow(target, stream, sampling, again)
 
     async def classify(
-        self, tenant: str, model: str, inputs: Sequence[str], *, user: str | None = None, key: str | None = None
+        self,
+        tenant: str,
+        model: str,
+        inputs: Sequence[str],
+        *,
+        sets: bool = False,
+        user: str | None = None,
+        key: str | None = None,
     ) -> Classified:
-        """The likeliest label of each input, through the task's template; inputs too long are cut and counted."""
+        """The likeliest label of each input, through the task's template; inputs too long are cut and counted. With `sets`
+        the task's answers must be sets of labels."""
         async with self._watched(tenant, "classify") as watch:
             if not inputs:
                 raise DataError("there is no input; give one text or more")
@@ -284,6 +293,12 @@ class AsyncService:
                 raise ConfigError(
                     f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
                     "/v1/chat/completions, or name a task with labels"
+                )
+            if sets and not resident.form.is_set:
+                raise FieldError(
+                    f"task {resident.task!r} does not answer with sets of labels, so none of its answers says what is "
+                    f"flagged; name a task of problem_type {SET}, or ask /v1/classify",
+                    "model",
                 )
             rows, _, tokens = await self._label(resident, inputs, watch)
             watch.done()
@@ -330,7 +345,7 @@ class AsyncService:
         async with self._watched(tenant, "decide") as watch:
             state = transcript(messages)
             check_text(state, "the input")
-            raw = await self._reader.raw_inputs([last_words(messages)]) if model == AUTO else []
+            raw = await self._reader.raw_inputs([chat_input(messages)]) if model == AUTO else []
             target = await self._choose(tenant, model, raw, watch, user, key)
             resident, truncated = target.resident, False
             if resident is None:
@@ -339,7 +354,7 @@ class AsyncService:
             elif not any(is_answered(resident, one) for one in questions):
                 answers, tokens = [answer_by_labels(resident, one) for one in questions], 0
             else:
-                given = last_words(messages, conversation=resident.reads_conversations)
+                given = chat_input(messages, conversation=resident.reads_conversations)
                 (row,), (scores,), tokens = await self._label(resident, [given], watch)
                 self._follow_labels(tenant, target, [given], [row.label])
                 answers, truncated = [answer_by_labels(resident, one, scores) for one in questions], row.truncated
