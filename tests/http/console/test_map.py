@@ -55,7 +55,7 @@ def test_points_lie_in_the_chart_in_one_scale(running: Running, browser: Browser
     page = browser.page("/map")
     drawn = [(float(one["cx"]), float(one["cy"])) for one in page.all("circle")]
     given = [(float(row[4]), float(row[5])) for row in cells(browser)]
-    assert all(0 < x < 760 and 0 < y < 400 for x, y in drawn)
+    assert all(0 < x < 560 and 0 < y < 330 for x, y in drawn)
     ratios = []
     for one, other in itertools.combinations(range(len(TASKS)), 2):
         apart = [drawn[one][axis] - drawn[other][axis] for axis in (0, 1)]
@@ -98,4 +98,4 @@ def test_names_that_would_hide_each_other_are_left_to_the_table() -> None:
     assert 2 <= len(page.all("text")) < 10
     assert "<b>" not in scatter(near, title="<b>")
     same = [{"name": "a", "x": 1.0, "y": 1.0}, {"name": "b", "x": 1.0, "y": 1.0}]
-    assert [(one["cx"], one["cy"]) for one in read(str(scatter(same, title="t"))).all("circle")] == [("380.0", "200.0")] * 2
+    assert [(one["cx"], one["cy"]) for one in read(str(scatter(same, title="t"))).all("circle")] == [("280.0", "165.0")] * 2

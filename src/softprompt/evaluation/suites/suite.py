@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from softprompt.errors import NameRefused
-from softprompt.evaluation.suites.harness.config import HarnessConfig
+from softprompt.evaluation.suites.harness_task import HarnessConfig
 from softprompt.evaluation.suites.measures import SUITE_METRICS
 from softprompt.evaluation.suites.perturb import Kind
 from softprompt.names import check_suite

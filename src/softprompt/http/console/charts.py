@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 38
-_MAP_WIDTH, _MAP_HEIGHT, _MAP_EDGE = 760, 400, 40
+_MAP_WIDTH, _MAP_HEIGHT, _MAP_EDGE = 560, 330, 34
 COLOURS = 6
 """Series have classes `s0` to `s5`, and then again."""
 
@@ -85,7 +85,7 @@ def scatter(points: Sequence[Mapping[str, Any]], *, title: str) -> Markup:
         body.append(f'<circle class="dot s0" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{told}</title></circle>')
     for one, (x, y) in zip(points, drawn, strict=True):
         name = str(one["name"])
-        half = 3.4 * len(name)
+        half = 4.2 * len(name)
         for down in (-11, 20):
             box = (x - half, y + down - 9, x + half, y + down + 2)
             inside = box[0] > 0 and box[2] < _MAP_WIDTH

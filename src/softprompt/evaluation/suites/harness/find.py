@@ -14,8 +14,8 @@ from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError
 from softprompt.evaluation.cases import named_base
 from softprompt.evaluation.suites.harness import inspect_ai, lm_eval
-from softprompt.evaluation.suites.harness.config import HarnessConfig, Runner
 from softprompt.evaluation.suites.harness.server import KEY
+from softprompt.evaluation.suites.harness_task import HarnessConfig, Runner
 from softprompt.evaluation.suites.suite import Suite
 from softprompt.library.binding import options_for
 from softprompt.registry.records import Version

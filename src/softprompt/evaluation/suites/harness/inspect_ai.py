@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.errors import DataError
-from softprompt.evaluation.suites.harness.config import HarnessConfig
 from softprompt.evaluation.suites.harness.samples import Found, Sample, digest_of
+from softprompt.evaluation.suites.harness_task import HarnessConfig
 
 PROGRAM = "inspect"
 INSTALL = "pip install inspect-ai"
@@ -45,7 +45,7 @@ def read(out: Path) -> Found:
     log = json.loads(files[0].read_text(encoding="utf-8"))
     if log["status"] != "success":
         why = (log.get("error") or {}).get("message", "it does not say why")
-        raise DataError(f"it did not come to its end ({log['status']}): {str(why).strip()[:300]}")
+        raise DataError(f"it did not come to its end ({log['status']}): {str(why).strip()[:300]}; mend the task")
     told = log["eval"]
     version = f"inspect-ai {told['packages'].get('inspect_ai')}, {told['task']} {told['task_version']}"
     totals = {

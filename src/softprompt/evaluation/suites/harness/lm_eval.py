@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.errors import DataError
-from softprompt.evaluation.suites.harness.config import HarnessConfig
 from softprompt.evaluation.suites.harness.samples import Found, Sample, digest_of
+from softprompt.evaluation.suites.harness_task import HarnessConfig
 
 PROGRAM = "lm_eval"
 INSTALL = "pip install 'lm-eval[api]'"

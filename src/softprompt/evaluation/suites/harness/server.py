@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 KEY = "SOFTPROMPT_API_KEY"
 """The variable with the key that a server asks for."""
-_SERVE = "import sys; from softprompt.cli import main; sys.argv[0] = 'softprompt'; main()"
 _PATIENCE_S = 30
 
 
@@ -40,7 +39,7 @@ def started(
         BaseModelError: it does not start.
     """
     command = [
-        sys.executable, "-c", _SERVE, "serve", "--json", "--host", "127.0.0.1", "--port", "0", "--no-drift",
+        sys.executable, "-m", "softprompt.cli", "serve", "--json", "--host", "127.0.0.1", "--port", "0", "--no-drift",
         "--home", str(library.home), "--tenant", library.registry.tenant, "--base", options.address, *options.arguments(),
     ]  # fmt: skip
     given = {"SOFTPROMPT_REGISTRY": registry, "SOFTPROMPT_STORE": store}
@@ -54,7 +53,9 @@ def started(
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise BaseModelError(f"the server for the harness did not start: {last_line(log)}")
+            raise BaseModelError(
+                f"the server for the harness did not start: {last_line(log)}; see whether `softprompt serve` does"
+            )
         yield json.loads(line)["url"]
     finally:
         end(process)
@@ -86,8 +87,8 @@ def check_served(url: str, version: Version, key: str) -> None:
             told = json.loads(answer.read())["system_fingerprint"]
     except HTTPError as error:
         why = json.loads(error.read() or b"{}").get("error", {}).get("message", error.reason)
-        need = f"; set {KEY} to one of its keys" if error.code in (401, 403) else ""
-        raise ConfigError(f"the server at {url} does not serve {version.ref}: {why}{need}") from None
+        what = f"set {KEY} to one of its keys" if error.code in (401, 403) else "serve this library there"
+        raise ConfigError(f"the server at {url} does not serve {version.ref} ({why}); {what}, or leave --url out") from None
     except (URLError, OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"no server of softprompt answers at {url} ({error}); mend --url, or leave it out") from None
     own = f"{version.fingerprint[:12]}-{version.digest[:12]}"
