@@ -149,6 +149,9 @@ def test_a_server_that_runs_is_asked_where_it_is_named(run: Run, place: Path, ho
             with pytest.raises(FingerprintMismatch, match="calls kind@1 what is"):
                 check_served(server.url, other.registry.resolve("kind@1"), "none")
         check_served(server.url, version, "none")
+        for address, told in ((f"{server.url}/elsewhere", "no route GET"), (f"{server.url}/console", "Not Found")):
+            with pytest.raises(ConfigError, match=f"does not serve kind@1 .*{told}"):
+                check_served(address, version, "none")
         library.registry.keys.create("me", ["predict", "read"])
         with pytest.raises(ConfigError, match="API key"):
             find_judged(library, ["kind@1"], [Suite.load("served.yaml")], BaseOptions(), None)

@@ -86,7 +86,10 @@ def check_served(url: str, version: Version, key: str) -> None:
         with urlopen(request, timeout=_PATIENCE_S) as answer:
             told = json.loads(answer.read())["system_fingerprint"]
     except HTTPError as error:
-        why = json.loads(error.read() or b"{}").get("error", {}).get("message", error.reason)
+        try:
+            why = json.loads(error.read())["error"]["message"]
+        except (ValueError, KeyError, TypeError):  # another kind of server
+            why = error.reason
         what = f"set {KEY} to one of its keys" if error.code in (401, 403) else "serve this library there"
         raise ConfigError(f"the server at {url} does not serve {version.ref} ({why}); {what}, or leave --url out") from None
     except (URLError, OSError, ValueError, KeyError, TypeError) as error:
