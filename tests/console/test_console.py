@@ -13,7 +13,8 @@ from tests.console.story import HOSTILE, MARKS
 pytestmark = [pytest.mark.console, pytest.mark.filterwarnings("default")]
 
 PAGES = {
-    "library": "", "task": "/tasks/remarks?version=2&against=1", "odd": "/tasks/odd", "refused": "/tasks/none",
+    "library": "", "map": "/map",
+    "task": "/tasks/remarks?version=2&against=1", "odd": "/tasks/odd", "refused": "/tasks/none",
     "promote": "/tasks/remarks/promote?version=3", "rollback": "/tasks/remarks/rollback", "playground": "/playground",
     "train": "/train", "jobs": "/jobs", "review": "/review", "review-task": "/review/remarks", "ab": "/ab",
     "ab-task": "/ab/remarks", "drift": "/drift", "drift-task": "/drift/remarks?version=2", "keys": "/keys",

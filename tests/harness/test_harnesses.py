@@ -17,8 +17,10 @@ import pytest
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
+from softprompt.evaluation.suites.run import run_suites
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
+from softprompt.progress import Mute
 from softprompt.serving.offline import Service
 from tests.http_server import Running, serving
 from tests.models import some_prompt
@@ -28,6 +30,18 @@ pytestmark = [pytest.mark.harness, pytest.mark.filterwarnings("default")]
 LABELS = ("animal", "colour", "place")
 TEXTS = ["The horse runs", "It is a deep red", "They went to Paris", "A dog barks", "Blue as the sky", "In the old town"]
 INPUT = "Say what it is about: {text}\nKind:"
+INSPECT = """
+from inspect_ai import Task, task
+from inspect_ai.dataset import FieldSpec, json_dataset
+from inspect_ai.scorer import match
+from inspect_ai.solver import generate
+
+
+@task
+def kind():
+    data = json_dataset({rows!r}, FieldSpec(input="text", target="label"))
+    return Task(dataset=data, solver=generate(), scorer=match(location="exact"))
+"""
 PATIENCE_S = 600
 TOKENIZER = files("softprompt.bases") / "builtin" / "tiny"
 
@@ -97,16 +111,7 @@ def test_lm_eval_gives_each_label_the_score_that_the_prompt_does(running: Runnin
 
 
 def test_inspect_hears_what_the_prompt_predicts(running: Running, rows: Path, tmp_path: Path) -> None:
-    (tmp_path / "kind.py").write_text(
-        "from inspect_ai import Task, task\n"
-        "from inspect_ai.dataset import FieldSpec, json_dataset\n"
-        "from inspect_ai.scorer import match\n"
-        "from inspect_ai.solver import generate\n\n\n"
-        "@task\n"
-        "def kind():\n"
-        f'    data = json_dataset({str(rows)!r}, FieldSpec(input="text", target="label"))\n'
-        '    return Task(dataset=data, solver=generate(), scorer=match(location="exact"))\n'
-    )
+    (tmp_path / "kind.py").write_text(INSPECT.format(rows=str(rows)))
     run(
         tmp_path, "inspect_ai", "eval", "kind.py", "--model", "openai-api/sp/kind", "--log-format", "json", "--log-dir",
         "logs", "--display", "plain", SP_BASE_URL=f"{running.url}/v1", SP_API_KEY="none",
@@ -118,3 +123,42 @@ def test_inspect_hears_what_the_prompt_predicts(running: Running, rows: Path, tm
         predicted = Service(library, base=running.base).predict(TEXTS, "kind")
     said = {sample["input"]: sample["output"]["choices"][0]["message"]["content"] for sample in log["samples"]}
     assert said == {text: one.output for text, one in zip(TEXTS, predicted, strict=True)}
+
+
+@pytest.fixture
+def suite(rows: Path, tmp_path: Path) -> Path:
+    """A suite of lm-eval and one of inspect, of the same rows; the tasks name them from the suite's folder."""
+    task = {
+        "task": "kind_served", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": rows.name}},
+        "test_split": "test", "output_type": "multiple_choice", "doc_to_text": INPUT.replace("{text}", "{{text}}"),
+        "doc_to_choice": list(LABELS), "doc_to_target": "label", "target_delimiter": " ",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }  # fmt: skip
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "kind_served.yaml").write_text(json.dumps(task))
+    (tmp_path / "kind.py").write_text(INSPECT.format(rows=str(rows)))
+    for name, harness in (
+        ("served", {"runner": "lm-eval", "task": "kind_served", "folder": "tasks"}),
+        ("asked", {"runner": "inspect", "task": "kind.py"}),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps({"harness": harness}))
+    return tmp_path
+
+
+def test_suites_of_both_keep_what_each_row_counts(
+    running: Running, suite: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By a server that runs, and by one that is started for them: `predict` and both harnesses say one thing."""
+    for name, value in {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}.items():
+        monkeypatch.setenv(name, value)
+    with Library.open(running.library.home) as library:
+        predicted = [one.output for one in Service(library, base=running.base).predict(TEXTS, "kind")]
+        for url in (running.url, None):
+            files = [suite / "served.yaml", suite / "asked.yaml"]
+            found = {one.suite: one for one in run_suites("kind", files, library=library, url=url, progress=Mute())}
+            assert found["served"].answers == found["asked"].answers == tuple(predicted)
+            assert found["served"].right == tuple(LABELS[number % 3] for number in range(len(TEXTS)))
+            right = tuple(float(one == LABELS[number % 3]) for number, one in enumerate(predicted))
+            assert [(check.name, check.values) for check in found["served"].checks] == [("acc", right)]
+            assert [(check.name, check.values) for check in found["asked"].checks] == [("match", right)]
+            assert library.registry.outcomes.one("kind", "asked").digest == found["asked"].digest

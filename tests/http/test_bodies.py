@@ -17,9 +17,11 @@ from softprompt.http.routes.batches import batch_routes
 from softprompt.http.routes.files import file_routes
 from softprompt.http.routes.jobs import job_routes
 from softprompt.library.library import Library
+from softprompt.tasks.answers.kinds import SET
 from tests.fake_engine import FakeEngine, FakeTicket
 from tests.http_server import LABELS, Running, fill, serving
 from tests.jobs_data import do_all, lines
+from tests.models import some_prompt
 from tests.serving.test_service import with_centroid
 
 
@@ -38,6 +40,9 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
     with Library.open(tmp_path_factory.mktemp("bodies") / "home") as library:
         fill(library, base)
         library.publish(with_centroid(base, "hues", ["red"], labels=LABELS).to_bytes(), base=base.address)
+        sets = {"problem_type": SET, "threshold": 0.5}
+        prompt = some_prompt(base, "moderation", labels=("hate", "spam"), metric="micro_f1", recipe=sets)
+        library.publish(prompt.to_bytes(), base=base.address)
         routers = [file_routes(library), batch_routes(library), job_routes(library, {base.name: str(base_folder)})]
         with serving(library, base, engine=SteadyEngine(context=base.context), routers=routers) as found:
             yield found
@@ -46,7 +51,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
 def shown(text: str) -> str:
     """A body with `#` for what differs from run to run: ids, seconds since 1970, fingerprints, scores of a training."""
     for pattern, mark in (
-        (r'"(cmpl|chatcmpl|classify|decision|file|ftjob|ftevent|ftckpt)-[0-9a-f]{24}', r'"\1-#'),
+        (r'"(cmpl|chatcmpl|classify|decision|modr|file|ftjob|ftevent|ftckpt)-[0-9a-f]{24}', r'"\1-#'),
         (r'("(?:created|created_at|finished_at)":)\d{9,}', r"\1#"),
         (r'"[0-9a-f]{12}(-[0-9a-f]{12})?"', r'"#"'),
         (r'"[0-9a-f]{32}"|"[0-9a-f]{64}"', r'"##"'),
@@ -90,6 +95,7 @@ def test_health_and_models(running: Running) -> None:
         model("tiny-llama", "null", "null", "[]", "softprompt", "0"),
         model("hues", '"hues"', "1", "[1]"),
         model("kind", '"kind"', "2", "[1,2]"),
+        model("moderation", '"moderation"', "1", "[1]"),
         model("tell", '"tell"', "1", "[1]"),
     )
     assert ask(running, "/v1/models") == f'{{"object":"list","data":[{",".join(models)}]}}'
@@ -172,6 +178,15 @@ def test_classifications_and_what_auto_chose(running: Running) -> None:
     )
 
 
+def test_moderations(running: Running) -> None:
+    assert ask(running, "/v1/moderations", {"input": "red"}) == (
+        '{"id":"modr-#","model":"moderation@1","system_fingerprint":"#","results":[{"flagged":false,'
+        '"categories":{"hate":false,"spam":false},'
+        '"category_applied_input_types":{"hate":["text"],"spam":["text"]},"category_scores":{"hate":0.4747714427307027,"spam":0.35640544077961955}}],"truncated":0,'
+        '"usage":{"prompt_tokens":1,"completion_tokens":0,"total_tokens":1}}'
+    )
+
+
 def test_decisions(running: Running) -> None:
     questions = [
         {"type": "choice", "name": "kind", "instructions": "Which?", "choices": [{"value": one} for one in LABELS]},
@@ -197,7 +212,7 @@ def test_decisions(running: Running) -> None:
 
 def test_refusals(running: Running) -> None:
     assert ask(running, "/v1/completions", {"model": "x", "prompt": "red"}) == (
-        """{"error": {"message": "no task 'x' for tenant 'default'; known: hues, kind, tell; """
+        """{"error": {"message": "no task 'x' for tenant 'default'; known: hues, kind, moderation, tell; """
         'GET /v1/models lists those there are",'
         ' "type": "not_found_error", "param": "model", "code": "model_not_found"}}'
     )

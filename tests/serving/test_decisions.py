@@ -18,7 +18,7 @@ import softprompt
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.scheduler import Limits
-from softprompt.errors import ConfigError, ContextError, DataError, FieldError
+from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.evaluation.calibration import calibrated, fit_temperature
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
@@ -150,7 +150,7 @@ def test_a_conversation_is_read_as_its_transcript(tmp_path: Path) -> None:
         # A task reads of it what it reads of a chat.
         pick = Question("choice", "Which?", (Option("yes"), Option("no")))
         assert ask(service, "kind", [pick], talk).answers == ask(service, "kind", [pick], talk[-1:]).answers
-        with pytest.raises(FieldError, match="input: the last message is of the role 'assistant'"):
+        with pytest.raises(DataError, match="the last message is of the role 'assistant'"):
             ask(service, "kind", [pick], talk[:2])
 
 

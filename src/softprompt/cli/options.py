@@ -190,7 +190,7 @@ def adapter_options(command: Command) -> Command:
 _VALUES = {
     "--methods": "METHOD...",
     **dict.fromkeys(("--home", "--to-home", "--base-adapter"), "DIR"),
-    **dict.fromkeys(("--registry", "--store", "--to-registry", "--to-store", "--webhook", "--traces"), "URL"),
+    **dict.fromkeys(("--registry", "--store", "--to-registry", "--to-store", "--webhook", "--traces", "--url"), "URL"),
     **dict.fromkeys(
         (
             "--data",

@@ -32,12 +32,20 @@ def run(
         typer.Option("--task-file", help="The task, for a version that came without its own and a suite without rows."),
     ] = None,
     passages: PassagesFrom = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="For suites of a harness: a server of this library that runs already; by default one is started.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     base: BaseOptions,
     where: Location,
     as_json: Json = False,
 ) -> None:
     """Run suites on versions and keep, row by row, what they find: `promote` compares that."""
+    from softprompt.evaluation.suites.harness.find import find_judged
     from softprompt.evaluation.suites.looks import find_looks
     from softprompt.evaluation.suites.suite import Suite
     from softprompt.library.passages import Passages, read_sources
@@ -54,9 +62,12 @@ def run(
             given = Task.load(task_file)
         sources = Passages(read_sources(passages or []), warn)
         looks = find_looks(library, refs, suites, task=given, passages=sources, warn=warn)
+        judged = find_judged(library, refs, suites, base, url, bool(passages))
     with progress.loading("torch"):
+        from softprompt.evaluation.suites.harness.run import run_judged
         from softprompt.evaluation.suites.run import run_looks
-    found = run_looks(library, looks, base, progress)
+    found = run_looks(library, looks, base, progress) if looks else []
+    found += run_judged(library, judged, progress, url=url, registry=where.registry, store=where.store)
     _print(found, as_json, "Suites")
 
 

@@ -46,13 +46,8 @@ class Case:
 
     @property
     def named(self) -> BaseOptions:
-        """The base of the version; where the task file names the same one, loaded as the file says. A version that was tuned
-        without an adapter gets none."""
-        version, named = self.version, self.task.base_options
-        if version.base not in (named.address, str(Path(named.address).resolve())):
-            return BaseOptions(source=version.base)
-        adapter = named.adapter if "adapter" in version.card.recipe else None
-        return BaseOptions(source=version.base, adapter=adapter, trust_remote_code=named.trust_remote_code)
+        """The base of the version, as :func:`named_base` has it."""
+        return named_base(self.version, self.task.base_options)
 
     def options(self, base: BaseOptions) -> BaseOptions:
         """How the base is loaded: as `base` says, and where that says nothing as it is named.
@@ -61,6 +56,15 @@ class Case:
             BaseModelError: it is not there, or no base lies there, as far as that shows without loading it.
         """
         return options_for(self.version, base, self.named)
+
+
+def named_base(version: Version, named: BaseOptions) -> BaseOptions:
+    """The base of a version; where the task file names the same one, loaded as the file says. A version that was tuned
+    without an adapter gets none."""
+    if version.base not in (named.address, str(Path(named.address).resolve())):
+        return BaseOptions(source=version.base)
+    adapter = named.adapter if "adapter" in version.card.recipe else None
+    return BaseOptions(source=version.base, adapter=adapter, trust_remote_code=named.trust_remote_code)
 
 
 def find_cases(

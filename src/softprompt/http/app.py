@@ -10,7 +10,18 @@ from fastapi import APIRouter, FastAPI
 from softprompt.http import errors
 from softprompt.http.console import routes as console
 from softprompt.http.middleware import Middleware
-from softprompt.http.routes import chat, classify, completions, decisions, embeddings, feedback, health, models, responses
+from softprompt.http.routes import (
+    chat,
+    classify,
+    completions,
+    decisions,
+    embeddings,
+    feedback,
+    health,
+    models,
+    moderations,
+    responses,
+)
 from softprompt.http.state import ServerState
 
 _DESCRIPTION = """One frozen language model, a library of tuned soft prompts: `model` names the task.
@@ -37,6 +48,7 @@ def create_app(state: ServerState, training: Sequence[APIRouter] = ()) -> FastAP
         chat.router,
         classify.router,
         decisions.router,
+        moderations.router,
         embeddings.router,
         responses.router,
         feedback.router,

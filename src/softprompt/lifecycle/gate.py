@@ -57,6 +57,8 @@ def refresh_suites(
     of them."""
     said = []
     for old in library.registry.outcomes.of(version.ref):
+        if old.definition.get("harness") is not None:  # its rows are not ours to read
+            continue
         try:
             look = _look(library, version, old, progress, task)
             if look.digest != old.digest:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from softprompt.errors import ContextError, DataError, FieldError, reason_of
+from softprompt.errors import ContextError, DataError, reason_of
 from softprompt.tasks.answers.schema import grammar_of
 from softprompt.tasks.wording.conversation import text_of_turns, word_conversation
 from softprompt.tasks.wording.template import Template
@@ -158,12 +158,12 @@ def chat_input(messages: Sequence[Message], *, conversation: bool = False, roles
     other roles are no part of the input otherwise.
 
     Raises:
-        FieldError: the last message is another's, or has no text.
+        DataError: the last message is another's, or has no text.
     """
     last = messages[-1] if messages else None
     if last is None or last.role != "user":
         ends = f"the last message is of the role {last.role!r}" if last is not None else "there is no message"
-        raise FieldError(f"messages: {ends}; a task reads the last message of the user: end with it", "messages")
+        raise DataError(f"{ends}; a task reads the last message of the user: end with it")
     check_text(last.content, "the last message of the user")
     if roles:
         return text_of_turns([{"role": message.role, "content": message.content} for message in messages])

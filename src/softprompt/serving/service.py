@@ -16,7 +16,7 @@ from softprompt.names import AUTO
 from softprompt.serving.answers import Classified, Completion, Embedded, Message, ModelRow
 from softprompt.serving.catalogue import base_row, find_model, list_models
 from softprompt.serving.decisions.answers import Decided
-from softprompt.serving.decisions.decide import answer_by_labels, answer_zero_shot, is_answered, last_words
+from softprompt.serving.decisions.decide import answer_by_labels, answer_zero_shot, is_answered
 from softprompt.serving.decisions.wording import transcript
 from softprompt.serving.inputs import chat_input, chat_text, check_room, check_text, fill_template, held_to
 from softprompt.serving.labelling import Labelling
@@ -29,6 +29,7 @@ from softprompt.serving.routing.router import THRESHOLD
 from softprompt.serving.shadow import Shadow
 from softprompt.serving.stream import Stream
 from softprompt.serving.targets import Target, Targets
+from softprompt.tasks.answers.kinds import SET
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -231,9 +232,17 @@ class AsyncService:
             return self._follow(target, stream, sampling, again)
 
     async def classify(
-        self, tenant: str, model: str, inputs: Sequence[str], *, user: str | None = None, key: str | None = None
+        self,
+        tenant: str,
+        model: str,
+        inputs: Sequence[str],
+        *,
+        sets: bool = False,
+        user: str | None = None,
+        key: str | None = None,
     ) -> Classified:
-        """The likeliest label of each input, through the task's template; inputs too long are cut and counted."""
+        """The likeliest label of each input, through the task's template; inputs too long are cut and counted. With `sets`
+        the task's answers must be sets of labels."""
         async with self._watched(tenant, "classify") as watch:
             if not inputs:
                 raise DataError("there is no input; give one text or more")
@@ -246,6 +255,12 @@ class AsyncService:
                 raise ConfigError(
                     f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
                     "/v1/chat/completions, or name a task with labels"
+                )
+            if sets and not resident.form.is_set:
+                raise FieldError(
+                    f"task {resident.task!r} does not answer with sets of labels, so none of its answers says what is "
+                    f"flagged; name a task of problem_type {SET}, or ask /v1/classify",
+                    "model",
                 )
             rows, _, tokens = await self._labelling.rows(resident, inputs, watch)
             watch.done()
@@ -292,7 +307,7 @@ class AsyncService:
         async with self._watched(tenant, "decide") as watch:
             state = transcript(messages)
             check_text(state, "the input")
-            raw = await self._reader.raw_inputs([last_words(messages)]) if model == AUTO else []
+            raw = await self._reader.raw_inputs([chat_input(messages)]) if model == AUTO else []
             target = await self.targets.choose(tenant, model, raw, watch, user, key)
             resident, truncated = target.resident, False
             if resident is None:
@@ -301,7 +316,7 @@ class AsyncService:
             elif not any(is_answered(resident, one) for one in questions):
                 answers, tokens = [answer_by_labels(resident, one) for one in questions], 0
             else:
-                given = last_words(messages, conversation=resident.reads_conversations)
+                given = chat_input(messages, conversation=resident.reads_conversations)
                 (row,), (scores,), tokens = await self._labelling.rows(resident, [given], watch)
                 self._follow_labels(tenant, target, [given], [row.label])
                 answers, truncated = [answer_by_labels(resident, one, scores) for one in questions], row.truncated

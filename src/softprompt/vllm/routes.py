@@ -14,7 +14,7 @@ PREFIX = "/softprompt"
 
 BY_MODEL = ("/v1/completions", "/v1/chat/completions")
 """Routes of both: the model decides."""
-OURS = ("/v1/classify", "/v1/feedback")
+OURS = ("/v1/classify", "/v1/feedback", "/v1/moderations")
 """Routes that vLLM has not."""
 MODELS = "/v1/models"
 

@@ -19,7 +19,8 @@ PAGES = (
     "", "/", "?q=ki&every=true", "?page=7", "/tasks/kind", "/tasks/kind?version=2&against=1", "/tasks/odd",
     "/tasks/kind/promote?version=2", "/tasks/kind/promote?version=2&alias=%3Cb%3E", "/playground",
     "/playground?model=odd&text=%3Cscript%3Ealert(1)%3C/script%3E", "/train", "/jobs", "/review", "/review/odd",
-    "/review/kind?every=true", "/ab", "/ab/kind", "/drift", "/drift/kind?version=2", "/keys", "/audit", "/audit?task=kind",
+    "/review/kind?every=true", "/ab", "/ab/kind", "/drift", "/drift/kind?version=2",
+    "/map", "/map?q=%3Cscript%3E", "/map?q=k*", "/keys", "/audit", "/audit?task=kind",
 )  # fmt: skip
 GONE = ("/nowhere", "/tasks/none", "/tasks/%3Cscript%3E", "/tasks/kind@1", "/review/none", "/ab/none", "/drift/none",
         "/jobs/ftjob-none", "/train/file-none", "/tasks/kind?version=9")  # fmt: skip

@@ -91,7 +91,8 @@ def test_an_address_of_the_console_is_kept() -> None:
 
 ALLOWED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "GET": {
-        "": ("read",), "/tasks/kind": ("read",), "/ab": ("read",), "/drift": ("read",), "/playground": ("predict",),
+        "": ("read",), "/tasks/kind": ("read",), "/ab": ("read",), "/drift": ("read",), "/map": ("read",),
+        "/playground": ("predict",),
         "/train": ("train",), "/jobs": ("train",), "/review": ("train",), "/keys": (), "/audit": (),
         "/tasks/kind/promote?version=2": (), "/review/kind/rows.jsonl": ("train",),
     },

@@ -201,7 +201,7 @@ def test_a_file_that_is_wrong_is_refused_by_its_line(client: OpenAI, data: bytes
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"endpoint": "/v1/moderations"}, "endpoint"),
+        ({"endpoint": "/v1/classify"}, "endpoint"),
         ({"completion_window": "48h"}, "completion_window"),
         ({"input_file_id": "file-none"}, "input_file_id"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 3600}}, "output_expires_after"),

@@ -131,7 +131,9 @@ def test_a_conversation_is_sent_whole(client: OpenAI) -> None:
         ({"max_output_tokens": 10**6}, "max_output_tokens"),
         ({"input": [{"type": "function_call", "name": "x"}]}, "input"),
         ({"input": ""}, "input"),
-        ({"input": [{"role": "assistant", "content": "red"}]}, "messages"),
+        ({"input": [{"role": "assistant", "content": "red"}]}, "input"),
+        ({"input": [{"role": "assistant", "content": "red"}], "stream": True}, "input"),
+        ({"input": [{"role": "assistant", "content": "red"}], "model": "auto"}, "input"),
         ({"extra_body": {"n": 2}}, "n"),
     ],
 )

@@ -95,16 +95,19 @@ def compared(one: Drawn, other: Drawn) -> tuple[float, float]:
     return round(float(cosine), 4), round(float(one.directions_D @ other.directions_D), 4)
 
 
-def read_prompts(library: Library, ref: str | None, progress: Progress) -> list[Drawn]:
+def read_prompts(
+    library: Library, ref: str | None, progress: Progress, *, tasks: Sequence[str] | None = None
+) -> list[Drawn]:
     """The soft prompt that each task of a library means, by name; that of `ref` first, where one is named, in the place of
-    its task's. What has no vectors of one place (prefixes, ensembles) is left out, and said.
+    its task's. What has no vectors of one place (prefixes, ensembles) is left out, and said. `tasks` are all by default.
 
     Raises:
         NotFound, ConfigError: as :func:`likenesses`.
     """
     registry = library.registry
     first = None if ref is None else registry.resolve(ref)
-    names = [entry.task for entry in registry.tasks() if first is None or entry.task != first.task]
+    known = [entry.task for entry in registry.tasks()] if tasks is None else tasks
+    names = [name for name in known if first is None or name != first.task]
     versions = ([first] if first is not None else []) + [registry.resolve(name) for name in names]
     found, left = list[Drawn](), list[str]()
     with progress.stage("read", len(versions)) as advance:

@@ -29,7 +29,7 @@ def find_looks(
     passages: Passages | None = None,
     warn: Callable[[str], object] = lambda remark: None,
 ) -> list[Look]:
-    """Each suite on each version, checked as far as that goes without a base.
+    """Each suite on each version, those of harnesses left out, checked as far as that goes without a base.
 
     Args:
         task: for versions that came without a task file, whose test rows a suite without rows of its own is run on.
@@ -39,9 +39,7 @@ def find_looks(
         ConfigError: a suite is named twice, does not fit a version's answers, or has no rows.
         DataError: the rows are wrong.
     """
-    names = [suite.name for suite in suites]
-    if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
-        raise ConfigError(f"two suites are called {twice!r}, and a version has one outcome of each; give one another `name`")
+    suites = own_suites(suites)
     versions = list({found.ref: found for found in map(library.registry.resolve, refs)}.values())
     known = passages or Passages(tell=warn)
     looks = [Look(suite, case_for(library, version, suite, task, known), warn) for version in versions for suite in suites]
@@ -52,13 +50,30 @@ def find_looks(
     return looks
 
 
+def own_suites(suites: Sequence[Suite]) -> list[Suite]:
+    """Those that are no harness's.
+
+    Raises:
+        ConfigError: two have one name.
+    """
+    names = [suite.name for suite in suites]
+    if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise ConfigError(f"two suites are called {twice!r}, and a version has one outcome of each; give one another `name`")
+    return [suite for suite in suites if suite.config.harness is None]
+
+
 def case_for(library: Library, version: Version, suite: Suite, task: Task | None, passages: Passages) -> Case:
     """A version on the rows of a suite: its own, or the test rows of the version's task file.
 
     Raises:
-        ConfigError: there is no task file.
+        ConfigError: there is no task file, or the rows are a harness's.
         DataError: the rows cannot be read, or are wrong.
     """
+    if suite.config.harness is not None:
+        raise ConfigError(
+            f"it is of {suite.config.harness.runner}, which asks a server; `softprompt suite run {version.ref} --suite "
+            f"{suite.file or suite.name}` runs it"
+        )
     if suite.address is not None:
         rows = read_rows(find_file(suite.address, Path.cwd()), PurePath(suite.address).name)
         return case_on(library, version, rows, PurePath(suite.address).name, passages)

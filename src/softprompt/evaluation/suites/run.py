@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
-from softprompt.errors import DataError
+from softprompt.errors import ConfigError, DataError
 from softprompt.evaluation.columns import answers_in
 from softprompt.evaluation.evaluate import answer_all
 from softprompt.evaluation.suites.checks import Look
+from softprompt.evaluation.suites.harness.find import find_judged
+from softprompt.evaluation.suites.harness.run import run_judged
 from softprompt.evaluation.suites.looks import find_looks
 from softprompt.evaluation.suites.suite import Suite
 from softprompt.evaluation.trials import Answer, Trial, placed_prompts, result_of
@@ -36,10 +38,11 @@ def run_suites(
     base: BaseLike = None,
     task_file: TaskLike | None = None,
     passages: Sources = None,
+    url: str | None = None,
     progress: Progress | None = None,
 ) -> list[Outcome]:
     """Run suites on versions and keep, row by row, what they find, which `promote` compares. An outcome takes the place of
-    the one that the version has of the same suite.
+    the one that the version has of the same suite. Those of harnesses come last, by a server that is started for them.
 
     Args:
         tasks: of the library, each as TASK, TASK@N or TASK@ALIAS.
@@ -49,12 +52,13 @@ def run_suites(
         task_file: the task, for a version that came without its own and a suite without rows.
         passages: what finds passages for inputs: a folder of texts or a Python function, for all tasks that look them up or
             for each by its name; by default the folder that a prompt was tuned with.
+        url: for suites of harnesses, a server of this library that runs already.
         progress: where to report to.
 
     Raises:
         NotFound: a task has no such version.
-        ConfigError: a suite is wrong, or does not fit a version's answers.
-        DataError: its rows are wrong.
+        ConfigError: a suite is wrong, or does not fit a version's answers; or its harness is not installed.
+        DataError: its rows are wrong, or its harness failed.
         BaseModelError: the base is not where it is said to be, or cannot be loaded.
         FingerprintMismatch: a version was made for another base.
     """
@@ -62,15 +66,16 @@ def run_suites(
     with library_or_current(library) as opened:
         files = [suites] if isinstance(suites, str | os.PathLike) else suites
         (given,) = load_tasks(task_file) if task_file is not None else (None,)
-        looks = find_looks(
-            opened,
-            [tasks] if isinstance(tasks, str) else tasks,
-            [Suite.load(os.fspath(file)) for file in files],
-            task=given,
-            passages=Passages(passages, shown.warn),
-            warn=shown.warn,
-        )
-        return run_looks(opened, looks, base, shown)
+        refs, loaded = [tasks] if isinstance(tasks, str) else tasks, [Suite.load(os.fspath(file)) for file in files]
+        looks = find_looks(opened, refs, loaded, task=given, passages=Passages(passages, shown.warn), warn=shown.warn)
+        if isinstance(base, FrozenBase) and url is None and any(one.config.harness is not None for one in loaded):
+            raise ConfigError(
+                "a suite of a harness asks a server, which loads the base by itself; name the base instead of giving one "
+                "that is loaded, or a server that runs (`url`)"
+            )
+        named = BaseOptions() if isinstance(base, FrozenBase) else BaseOptions.of(base)
+        judged = find_judged(opened, refs, loaded, named, url, passages is not None)
+        return [*run_looks(opened, looks, base, shown), *run_judged(opened, judged, shown, url=url)]
 
 
 def run_looks(library: Library, looks: Sequence[Look], base: BaseLike, progress: Progress) -> list[Outcome]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from softprompt.errors import NameRefused
+from softprompt.evaluation.suites.harness_task import HarnessConfig
 from softprompt.evaluation.suites.measures import SUITE_METRICS
 from softprompt.evaluation.suites.perturb import Kind
 from softprompt.names import check_suite
@@ -65,6 +66,10 @@ class SliceConfig(Strict):
         return self
 
 
+OF_HARNESS = frozenset({"name", "harness", "tolerance", "confidence", "keep_answers"})
+"""Keys that a suite of a harness may have."""
+
+
 class SuiteConfig(Strict):
     """Everything that a suite says."""
 
@@ -72,6 +77,8 @@ class SuiteConfig(Strict):
     """By default the name of the file."""
     data: str | None = None
     """A file of rows with the task's columns, beside the suite; by default the test rows of each version's task file."""
+    harness: HarnessConfig | None = None
+    """A task of a harness, which judges in the place of all below but `tolerance`, `confidence` and `keep_answers`."""
     metrics: tuple[Metric, ...] = ()
     """By default the task's. The first one is what slices and changed inputs are judged by."""
     rejected: str = "rejected"
@@ -135,6 +142,13 @@ class SuiteConfig(Strict):
             check_suite(self.name)
         except NameRefused as error:
             raise ValueError(f"name: {error}") from None
+        given = [
+            name
+            for name in self.model_fields_set - OF_HARNESS
+            if getattr(self, name) != SuiteConfig.model_fields[name].default
+        ]
+        if self.harness is not None and given:
+            raise ValueError(f"{min(given)}: the harness has its own rows and metrics; leave it out, or `harness`")
         _check_patterns("must", self.must)
         _check_patterns("must_not", self.must_not)
         _check_patterns("must", self.must, self.must_not)
@@ -150,7 +164,11 @@ def _check_patterns(key: str, *patterns: Sequence[str]) -> None:
         raise ValueError(f"{key}: {error}") from None
 
 
-_KEYS: dict[str | None, Sequence[str]] = {None: [*SuiteConfig.model_fields], "slices": [*SliceConfig.model_fields]}
+_KEYS: dict[str | None, Sequence[str]] = {
+    None: [*SuiteConfig.model_fields],
+    "harness": [*HarnessConfig.model_fields],
+    "slices": [*SliceConfig.model_fields],
+}
 
 
 @dataclass(frozen=True)
@@ -173,6 +191,8 @@ class Suite:
         """
         file = Path(path)
         config = parse_suite({"name": file.stem, **read_task_file(file, "suite")}, where=str(path))
+        if config.harness is not None:
+            config.harness.check(file.resolve().parent)
         address = None if config.data is None else str(find_file(config.data, file.resolve().parent).resolve())
         return cls(config, str(file.resolve()), address)
 
@@ -197,7 +217,16 @@ class Suite:
 
     def digest(self, metrics: Sequence[str], rows: Sequence[str]) -> str:
         """Of what it looks at and of its rows: not of its name, nor of what is made of that."""
-        left = {"name", "data", "tolerance", "confidence", "keep_answers", "metrics"}
+        # A suite without a harness has the digest that it had before there were any.
+        left = {
+            "name",
+            *(["harness"] if self.config.harness is None else []),
+            "data",
+            "tolerance",
+            "confidence",
+            "keep_answers",
+            "metrics",
+        }
         said = self.config.model_dump(mode="json", exclude=left) | {"metrics": list(metrics), "rows": list(rows)}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

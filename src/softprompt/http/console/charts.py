@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 420, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 38
+_MAP_WIDTH, _MAP_HEIGHT, _MAP_EDGE = 560, 330, 34
 COLOURS = 6
 """Series have classes `s0` to `s5`, and then again."""
 
@@ -63,6 +65,38 @@ def groups(names: Sequence[str], series: Mapping[str, Sequence[float]], *, title
         middle = _LEFT + (at + 0.5) * width
         body.append(f'<text class="tick mid" x="{middle:.1f}" y="{HEIGHT - _BOTTOM + 15}">{escape(_cut(names[at]))}</text>')
     return _figure(title, title, plot.axes(None) + "".join(body), list(series))
+
+
+def scatter(points: Sequence[Mapping[str, Any]], *, title: str) -> Markup:
+    """Points of a plane, each with its `name`, `x` and `y`, in one scale both ways. A name stands beside its point where no
+    other name is in the way."""
+    spread = [max(one[axis] for one in points) - min(one[axis] for one in points) for axis in "xy"]
+    middle = [(max(one[axis] for one in points) + min(one[axis] for one in points)) / 2 for axis in "xy"]
+    room = (_MAP_WIDTH - 2 * _MAP_EDGE, _MAP_HEIGHT - 2 * _MAP_EDGE)
+    scale = min((have / need for have, need in zip(room, spread, strict=True) if need > 0), default=0.0)
+    body = [f'<rect class="frame" x="0.5" y="0.5" width="{_MAP_WIDTH - 1}" height="{_MAP_HEIGHT - 1}"/>']
+    taken: list[tuple[float, float, float, float]] = []
+    drawn = [
+        (_MAP_WIDTH / 2 + (one["x"] - middle[0]) * scale, _MAP_HEIGHT / 2 - (one["y"] - middle[1]) * scale) for one in points
+    ]
+    taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in drawn]
+    for one, (x, y) in zip(points, drawn, strict=True):
+        told = f"{escape(one['name'])}: {one['x']:.3g} across, {one['y']:.3g} upwards"
+        body.append(f'<circle class="dot s0" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{told}</title></circle>')
+    for one, (x, y) in zip(points, drawn, strict=True):
+        name = str(one["name"])
+        half = 4.2 * len(name)
+        for down in (-11, 20):
+            box = (x - half, y + down - 9, x + half, y + down + 2)
+            inside = box[0] > 0 and box[2] < _MAP_WIDTH
+            if inside and not any(
+                box[0] < to and at < box[2] and box[1] < low and top < box[3] for at, top, to, low in taken
+            ):
+                taken.append(box)
+                body.append(f'<text class="tick mid" x="{x:.1f}" y="{y + down:.1f}">{escape(name)}</text>')
+                break
+    told = f"{title}: {len(points)} points; the table below has where they lie"
+    return _figure(title, told, "".join(body), [], (_MAP_WIDTH, _MAP_HEIGHT))
 
 
 def bar(share: float, kind: str = "") -> Markup:
@@ -127,12 +161,12 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(step * at, 12) for at in range(first, last + 1)]
 
 
-def _figure(title: str, told: str, body: str, legend: Sequence[str]) -> Markup:
+def _figure(title: str, told: str, body: str, legend: Sequence[str], size: tuple[int, int] = (WIDTH, HEIGHT)) -> Markup:
     keys = "".join(f'<li><i class="key s{at % COLOURS}"></i>{escape(name)}</li>' for at, name in enumerate(legend))
     listed = f'<ul class="legend">{keys}</ul>' if keys else ""
     return Markup(
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(told)}">{body}</svg>{listed}</figure>'
+        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(told)}">{body}</svg>{listed}</figure>'
     )
 
 

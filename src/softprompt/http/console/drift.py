@@ -7,30 +7,16 @@ from typing import Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from softprompt.http.console.pages import OwnLibrary, Page, Reader, render, sentence
+from softprompt.http.console.pages import OwnLibrary, Page, Reader, Said, render, sentence
 from softprompt.http.console.session import HOME
 from softprompt.http.console.task import check_name
 from softprompt.lifecycle.drift.drift import HOURS, Look, look
 from softprompt.lifecycle.drift.page import KINDS, bars, sample_of
 from softprompt.names import Ref
-from softprompt.progress import Silent
 
 router = APIRouter(prefix=HOME, route_class=Page)
 
 SHOWN = 100
-
-
-class _Said(Silent):
-    """Keeps what is said on the way."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.said.append(message)
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
 
 
 @router.get("/drift")
@@ -50,7 +36,7 @@ def of_version(
 ) -> Response:
     """A version's rows of the last hours beside those that it was tuned for."""
     found = library.registry.resolve(str(Ref(check_name(task), number=version)))
-    progress = _Said()
+    progress = Said()
     seen = look(found.ref, library=library, hours=hours, progress=progress)
     return render(
         request, "drift-version.html", task=task, version=found.number, look=seen, rows=seen.rows if seen else [],

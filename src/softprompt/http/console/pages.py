@@ -26,6 +26,7 @@ from softprompt.http.routes.files import tenant_library
 from softprompt.http.state import state_of
 from softprompt.http.stream import ClientGone
 from softprompt.library.library import Library
+from softprompt.progress import Silent
 
 POLICY = "; ".join(
     (
@@ -61,6 +62,7 @@ STATIC = {
 
 PLACES = (
     ("", "Library", "read"),
+    ("map", "Map", "read"),
     ("playground", "Playground", "predict"),
     ("train", "Train", "train"),
     ("jobs", "Jobs", "train"),
@@ -124,6 +126,21 @@ class OpenPage(Page):
     """One that can be seen without a key."""
 
     open_to_all = True
+
+
+class Said(Silent):
+    """Keeps what is said on the way, for a page to show."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, message: str) -> None:
+        """Keep a line."""
+        self.said.append(message)
+
+    def note(self, message: str) -> None:
+        """Keep a line."""
+        self.said.append(message)
 
 
 def _to_sign_in(request: Request) -> Response:

@@ -5,13 +5,26 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from softprompt.http.console import audit, drift, experiments, jobs, keys, library, playground, reviews, signin, task, train
+from softprompt.http.console import (
+    audit,
+    drift,
+    experiments,
+    jobs,
+    keys,
+    library,
+    map,
+    playground,
+    reviews,
+    signin,
+    task,
+    train,
+)
 from softprompt.http.console.pages import Page
 from softprompt.http.console.session import HOME
 from softprompt.http.errors import ApiError
 
 router = APIRouter(include_in_schema=False)
-families = (signin, library, task, playground, train, jobs, reviews, experiments, drift, keys, audit)
+families = (signin, library, map, task, playground, train, jobs, reviews, experiments, drift, keys, audit)
 for family in families:
     router.include_router(family.router)
 

@@ -19,7 +19,7 @@ from softprompt.errors import LibraryError
 from softprompt.http.auth import Caller, need
 from softprompt.http.body import StrictRoute
 from softprompt.http.errors import ApiError, for_clients, invalid, refusal
-from softprompt.http.routes import chat, completions, embeddings, responses
+from softprompt.http.routes import chat, completions, embeddings, moderations, responses
 from softprompt.http.routes.files import (
     After,
     Id,
@@ -68,6 +68,7 @@ ROUTES: dict[str, tuple[type[ModelBody], Callable[[Request, Any], Awaitable[Resp
     "/v1/chat/completions": (chat.ChatRequest, chat.chat),
     "/v1/completions": (completions.CompletionRequest, completions.complete),
     "/v1/embeddings": (embeddings.EmbeddingRequest, embeddings.embed),
+    "/v1/moderations": (moderations.ModerationRequest, moderations.moderate),
     "/v1/responses": (responses.ResponseRequest, responses.respond_to),
 }
 """What a batch may ask, with the body that it takes."""
@@ -77,7 +78,7 @@ class BatchRequest(Body):
     """Answer the requests of an uploaded file."""
 
     input_file_id: StrictStr = Field(description="Of a file uploaded with purpose `batch`: a request on each line.")
-    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
+    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/moderations", "/v1/responses"]
     completion_window: Literal["24h"] = Field(description="Taken as OpenAI's clients send it; a batch is answered at once.")
     metadata: dict[StrictStr, StrictStr] | None = Field(None, description="For the client's own book-keeping.")
     output_expires_after: Unsupported

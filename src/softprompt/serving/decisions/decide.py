@@ -11,34 +11,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from softprompt.engines.protocol import NO_PROMPT, ScoreJob, Vectors
-from softprompt.errors import ConfigError, ContextError, EngineError, FieldError
+from softprompt.errors import ConfigError, ContextError, EngineError
 from softprompt.evaluation.calibration import calibrated
 from softprompt.model.splice import no_prompt, with_front
 from softprompt.serving.decisions.answers import Answer
 from softprompt.serving.decisions.wording import Asked, ask_base
-from softprompt.serving.inputs import chat_input
 from softprompt.tasks.answers.decision import Question, same_values, told_values, typed
 from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
-    from softprompt.serving.answers import Message
     from softprompt.serving.reader import Reader
     from softprompt.serving.residents.resident import Resident
     from softprompt.serving.results import Results
-
-
-def last_words(messages: Sequence[Message], *, conversation: bool = False) -> str:
-    """What a task reads of an input: of a conversation what it reads of a chat.
-
-    Raises:
-        FieldError: the last message is not the user's.
-    """
-    try:
-        return chat_input(messages, conversation=conversation)
-    except FieldError as error:
-        fault = str(error).replace("messages:", "input:", 1)
-        raise FieldError(f"{fault}", "input") from None
 
 
 def is_answered(resident: Resident, question: Question) -> bool:
