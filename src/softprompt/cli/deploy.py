@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Annotated
 
@@ -88,6 +90,7 @@ def deploy(
     from softprompt.http.server import Settings, bind, log_to_stderr, refuse_open_doors, url_of
     from softprompt.progress import Bars
     from softprompt.serving.which_base import read_wishes
+    from softprompt.text import plural
 
     check_ray()
     log_to_stderr(log_level)
@@ -124,8 +127,11 @@ def deploy(
         def ready(first: Serving) -> None:
             if as_json:
                 row = {"url": url_of(bound), "base": first.base, "fingerprint": first.fingerprint, "dtype": first.dtype}
-                emit([row], True, "Serving")
-            many = f"{min_replicas} replica{'s' if min_replicas > 1 else ''}"
-            progress.note(f"serving {first.base} in {first.dtype} on {url_of(bound)} by {many}")
+                with redirect_stdout(own):
+                    emit([row], True, "Serving")
+            at = f"{url_of(bound)} by {plural(min_replicas, 'replica')}"
+            progress.note(f"serving {first.base} in {first.dtype} on {at}")
 
-        deploy(plan, bound, progress, next_base=lambda: source or choose(library), on_ready=ready)
+        own = sys.stdout
+        with redirect_stdout(sys.stderr):  # Ray prints there what happens to its processes
+            deploy(plan, bound, progress, next_base=lambda: source or choose(library), on_ready=ready)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from softprompt.deploy.scaling import Bounds
 from softprompt.errors import SoftPromptError
 from softprompt.http.server import Server, Settings
 from softprompt.progress import Progress, loading
+from softprompt.text import plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,26 @@ def deploy(
     """
     check_ray()
     with cluster(plan.address, plan.place, plan.bounds.most) as here:
-        asyncio.run(_serve(plan, bound, progress, here, next_base, on_ready))
+        asyncio.run(_until_told(_serve(plan, bound, progress, here, next_base, on_ready)))
+
+
+async def _until_told(work: Coroutine[None, None, None]) -> None:
+    """Cancel the work at a signal that it does not handle itself: while replicas load it handles none, and Ray would by a
+    report of a crash."""
+    task, loop, got = asyncio.ensure_future(work), asyncio.get_running_loop(), list[int]()
+
+    def end(number: int) -> None:
+        got.append(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not got:
+            raise
+        raise SystemExit(128 + got[0]) from None
 
 
 async def _serve(
@@ -73,7 +93,7 @@ async def _serve(
     async def change() -> None:
         try:
             source = await asyncio.to_thread(next_base)
-            progress.note(f"{fleet.wanted} replicas of {source} are started; they take over when all are ready")
+            progress.note(f"{plural(fleet.wanted, 'replica')} of {source} to be started; they take over when all are ready")
             await fleet.exchange(source)
         except SoftPromptError as error:
             progress.note(f"the base stays as it is: {error}")
@@ -86,7 +106,7 @@ async def _serve(
         task.add_done_callback(changes.discard)
 
     async with AsyncExitStack() as stack:
-        with loading(progress, f"{fleet.wanted} replicas"):
+        with loading(progress, plural(fleet.wanted, "replica")):
             await stack.enter_async_context(fleet.open())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, changed)
         ready = fleet.ready[0].process.serving

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 LOOK_S = 1.0
 """Between two looks at the load."""
 ASK_S, MISSES = 10.0, 3
-"""Seconds between two questions whether a replica can answer, and for its answer; and how many in a row may go unanswered."""
+"""Seconds between two questions whether a replica can answer, and for its answer; how many in a row may go unanswered."""
 AGAIN_S = (0.5, 1.0, 2.0, 5.0, 15.0)
 """Pauses before a replica that could not be started is started again."""
 IDLE_S = 30.0
-"""Seconds that an idle connection to a replica is kept: less than the replica does, or it would be closed under a request."""
+"""Seconds that an idle connection to a replica is kept: less than the replica does, which would close it under a request."""
 
 
 class Process(Protocol):
@@ -288,12 +288,14 @@ class Fleet:
         self._spawn(self._ask(member))
 
     async def _ask(self, member: Member) -> None:
-        """Ask a replica now and then whether it can answer: its engine may end, or its machine hang, and its process is there."""
+        """Ask a replica now and then whether it can answer: its engine may end, or its machine hang, and it be there."""
         from httpx2 import HTTPError
 
         misses = 0
-        while member.state is State.ready:
+        while True:
             await asyncio.sleep(ASK_S)
+            if member.state is not State.ready:
+                return
             try:
                 async with asyncio.timeout(ASK_S):
                     answer = await member.client.get("/readyz")

@@ -16,12 +16,14 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from softprompt.deploy.fleet import Fleet, Member
 from softprompt.deploy.routing import REPEATABLE, task_of
 from softprompt.errors import SoftPromptError
+from softprompt.http.auth import comes_from_here
 from softprompt.http.errors import RETRY_SOON_S, ApiError, bug, refusal, stopping
 from softprompt.http.stream import ClientGone, event, while_connected
 from softprompt.http.traffic import CONTENT_TYPE, exposition
@@ -49,7 +51,7 @@ def lost(*, repeatable: bool) -> ApiError:
     message = (
         f"{TRIES} replicas, one after the other, were lost while they worked on this request; try again later"
         if repeatable
-        else "the replica that worked on this request was lost, and whether it was done is not known; look before sending again"
+        else "the replica that worked on this request was lost, and perhaps it was done; look before you send it again"
     )
     return ApiError(503, message, code="replica_lost", retry_after=RETRY_SOON_S)
 
@@ -127,7 +129,7 @@ class Front:
             await send(message)
 
         try:
-            own = self._own(scope["path"]) if scope["method"] in _SAFE else None
+            own = self._own(scope) if scope["method"] in _SAFE else None
             await (own(scope, receive, tell) if own else self._pass_on(scope, receive, tell))
         except ClientGone:
             pass
@@ -142,8 +144,9 @@ class Front:
                 scope, receive, tell
             )
 
-    def _own(self, path: str) -> Response | None:
-        """The answer to what is asked of the front itself."""
+    def _own(self, scope: Scope) -> Response | None:
+        """The answer to what is asked of the front itself. Where replicas are is told on this machine alone."""
+        path = scope["path"]
         if path in ("/health", "/healthz"):
             return _json({"status": "ok"})
         if path == "/readyz":
@@ -151,17 +154,11 @@ class Front:
                 return _json({"status": "stopping"}, 503)
             if not (ready := self.fleet.ready):
                 return _json({"status": "no replica is ready"}, 503)
-            serving = ready[0].process.serving
-            replicas = [
-                {
-                    "name": each.name,
-                    "url": each.process.serving.url,
-                    "pid": each.process.serving.pid,
-                    "running": each.running,
-                }
-                for each in ready
-            ]
-            return _json({"status": "ready", "base": serving.base, "fingerprint": serving.fingerprint, "replicas": replicas})
+            first = ready[0].process.serving
+            row: dict[str, object] = {"status": "ready", "base": first.base, "fingerprint": first.fingerprint}
+            if comes_from_here(scope.get("client"), Headers(scope=scope)):
+                row["replicas"] = [_told(each) for each in ready]
+            return _json(row)
         if path == "/metrics":
             return Response(exposition(self.registry, tasks=True), media_type=CONTENT_TYPE)
         return None
@@ -281,6 +278,11 @@ def _start(answer: httpx2.Response) -> Message:
     headers = [(name.lower(), value) for name, value in answer.headers.raw]
     headers = [(name, value) for name, value in headers if name not in _CONNECTION and name != b"date"]
     return {"type": "http.response.start", "status": answer.status_code, "headers": headers}
+
+
+def _told(member: Member) -> dict[str, object]:
+    serving = member.process.serving
+    return {"name": member.name, "url": serving.url, "pid": serving.pid, "running": member.running}
 
 
 def _json(row: dict[str, object], status: int = 200) -> Response:
