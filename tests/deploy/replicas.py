@@ -140,9 +140,10 @@ async def fronted(
     """Replicas and a front, on a free port of this machine."""
     fleet = Fleet(launcher, "base", bounds or Bounds(), Silent(), grace_s=5, wait_s=wait_s, most_waiting=most_waiting)
     front = Front(fleet, body_bytes=body_bytes)
-    ready, bound = asyncio.Event(), bind("127.0.0.1", 0)
+    ready = asyncio.Event()
     server = Server(front, front, grace_s=1, on_ready=ready.set)
     async with fleet.open():
+        bound = bind("127.0.0.1", 0)
         serving = asyncio.create_task(server.serve([bound]))
         try:
             await ready.wait()
@@ -151,3 +152,4 @@ async def fronted(
         finally:
             server.end()
             await serving
+            bound.close()

@@ -233,12 +233,11 @@ class Front:
         """A replica's answer, of which the headers have come. It is given up when the client goes."""
         import httpx2
 
-        headers = [
-            (name, value) for name, value in scope["headers"] if name not in _CONNECTION and name != b"x-forwarded-for"
-        ]
-        client = scope.get("client")
-        before = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        headers.append((b"x-forwarded-for", b", ".join([*before, (client[0] if client else "unknown").encode()])))
+        headers = [(name, value) for name, value in scope["headers"] if name not in _CONNECTION]
+        by = (scope["client"][0] if scope.get("client") else "unknown").encode()
+        handed_on = [value for name, value in headers if name == b"x-forwarded-for"]
+        if not handed_on or handed_on[-1].rpartition(b",")[2].strip() != by:
+            headers.append((b"x-forwarded-for", by))
         path: bytes = scope.get("raw_path") or scope["path"].encode()
         query: bytes = scope["query_string"]
         url = member.client.base_url.copy_with(raw_path=path + (b"?" + query if query else b""))
