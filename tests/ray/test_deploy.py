@@ -42,7 +42,7 @@ def said(answer: dict[str, Any]) -> Any:
     return {
         "fingerprint": answer["system_fingerprint"],
         "texts": [choice["text"] for choice in answer.get("choices", ())],
-        "labels": [(row["label"], {key: round(value, 5) for key, value in row["scores"].items()}) for row in answer.get("data", ())],
+        "labels": [(row["label"], {key: round(p, 5) for key, p in row["scores"].items()}) for row in answer.get("data", ())],
         "usage": answer.get("usage"),
     }  # fmt: skip
 

@@ -54,12 +54,11 @@ def deploy(
     """
     check_ray()
     with cluster(plan.address, plan.place, plan.bounds.most) as here:
-        asyncio.run(_until_told(_serve(plan, bound, progress, here, next_base, on_ready)))
+        asyncio.run(_serve(plan, bound, progress, here, next_base, on_ready))
 
 
 async def _until_told(work: Coroutine[None, None, None]) -> None:
-    """Cancel the work at a signal that it does not handle itself: while replicas load it handles none, and Ray would by a
-    report of a crash."""
+    """Cancel the work at a signal to end: until the server handles them, Ray would, by a report of a crash."""
     task, loop, got = asyncio.ensure_future(work), asyncio.get_running_loop(), list[int]()
 
     def end(number: int) -> None:
@@ -74,6 +73,9 @@ async def _until_told(work: Coroutine[None, None, None]) -> None:
         if not got:
             raise
         raise SystemExit(128 + got[0]) from None
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
 
 
 async def _serve(
@@ -107,7 +109,7 @@ async def _serve(
 
     async with AsyncExitStack() as stack:
         with loading(progress, plural(fleet.wanted, "replica")):
-            await stack.enter_async_context(fleet.open())
+            await _until_told(stack.enter_async_context(fleet.open()))
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, changed)
         ready = fleet.ready[0].process.serving
         await Server(front, front, grace_s=plan.settings.grace_s, on_ready=lambda: on_ready(ready)).serve([bound])
