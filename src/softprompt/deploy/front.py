@@ -48,12 +48,18 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 def lost(*, repeatable: bool) -> ApiError:
     """The refusal where replicas were lost that worked on a request."""
-    message = (
-        f"{TRIES} replicas, one after the other, were lost while they worked on this request; try again later"
-        if repeatable
-        else "the replica that worked on this request was lost, and perhaps it was done; look before you send it again"
+    if repeatable:
+        return ApiError(
+            503,
+            f"{TRIES} replicas, one after the other, were lost while they worked on this request; try again later",
+            code="replica_lost",
+            retry_after=RETRY_SOON_S,
+        )
+    return ApiError(
+        503,
+        "the replica that worked on this request was lost, and perhaps it was done; look before you send it again",
+        code="replica_lost",
     )
-    return ApiError(503, message, code="replica_lost", retry_after=RETRY_SOON_S)
 
 
 def cut() -> ApiError:

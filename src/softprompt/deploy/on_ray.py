@@ -127,11 +127,13 @@ class RayLauncher:
                 host = "127.0.0.1" if self._here else await actor.address.remote()
                 serving = await actor.start.remote(self._where, settings, host, self._log_level)
             if isinstance(serving, str):
-                raise EngineError(serving)
+                raise EngineError(f"no replica could be started: {serving}; mend that and deploy again")
             return ActorProcess(actor, serving)
         except RayError as error:
             ray.kill(actor)
-            raise EngineError(f"a replica could not be started: {reason_of(error)}") from None
+            raise EngineError(
+                f"no replica could be started: {reason_of(error)}; Ray's logs say more, see `ray logs`"
+            ) from None
         except TimeoutError:
             ray.kill(actor)
             raise EngineError(

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from softprompt.errors import SoftPromptError
+from softprompt.errors import EngineError, SoftPromptError
 
 if TYPE_CHECKING:
     from softprompt.http.server import Server, Settings
@@ -84,7 +84,7 @@ class Replica:
         self._thread.start()
         while not ready.wait(0.1):
             if not self._thread.is_alive():
-                raise SoftPromptError("the server of a replica ended before it began; its log says why")
+                raise EngineError("the server of a replica ended before it began; its log says why")
         return Serving(
             url=url_of(bound),
             base=service.base_name,
