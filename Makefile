@@ -2,15 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-MARKS ?= not services and not models and not mlflow and not harness and not console and not llamacpp and not vllm and not story
-APART := services real_models tracked harness console llamacpp vllm story
+MARKS ?= not services and not models and not mlflow and not harness and not console and not llamacpp and not vllm and not ray and not story
+APART := services real_models tracked harness console llamacpp vllm ray story
 # Tests of `make test` run in so many processes, of one thread each.
 WORKERS ?= 2
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
 .PHONY: setup demo test test-all lint format docs bench soak models masked-small clean \
-	test-services test-models test-mlflow test-harness test-console test-llamacpp test-vllm test-story
+	test-services test-models test-mlflow test-harness test-console test-llamacpp test-vllm test-ray test-story
 
 setup: $(READY)
 
@@ -141,6 +141,15 @@ test-llamacpp: .venv-llamacpp/.ready
 test-vllm: .venv-vllm/.ready
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm -m vllm
 
+# Replicas on a real Ray, which ends with each deployment.
+.venv-ray/.ready: $(READY)
+	$(BESIDE)
+	$(INTO) 'ray==2.60.0'
+	@touch $@
+
+test-ray: .venv-ray/.ready
+	OMP_NUM_THREADS=1 PYTHONPATH=src .venv-ray/bin/python -m pytest tests/ray -m ray
+
 # The whole life of prompts: PostgreSQL, S3 and Redis, a server, its worker and commands that are killed.
 test-story: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/story -m story
@@ -155,6 +164,7 @@ test-all: setup
 	$(MAKE) test-console
 	$(MAKE) test-llamacpp
 	$(MAKE) test-vllm
+	$(MAKE) test-ray
 	$(MAKE) test-story
 
 clean:

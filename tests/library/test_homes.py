@@ -72,7 +72,7 @@ READING = [
 ]
 """Every command that needs a library that is there; `test_every_command_is_of_one_kind` sees to it."""
 
-MAKING = ["train", "distill", "sweep", "import", "keys create", "demo", "serve", "unbundle", "pull"]
+MAKING = ["train", "distill", "sweep", "import", "keys create", "demo", "serve", "deploy", "unbundle", "pull"]
 APART = ["init", "import-openai", "compare", "doctor", "base show", "base verify", "base list"]
 
 

@@ -1,6 +1,7 @@
 """The command line: one thin file per noun, assembled in `app`. Nothing heavy is imported before a command runs.
 
-May import: `compare`, `demo`, `doctor`, `exchange`, `http`, `lifecycle`, `vllm` and what is below them. Open `app.py` first.
+May import: `compare`, `demo`, `deploy`, `doctor`, `exchange`, `http`, `lifecycle`, `vllm` and what is below
+them. Open `app.py` first.
 """
 
 from __future__ import annotations

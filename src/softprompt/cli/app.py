@@ -13,6 +13,7 @@ from softprompt.cli.combine import combine
 from softprompt.cli.compare import compare
 from softprompt.cli.correct import correct
 from softprompt.cli.demo import demo
+from softprompt.cli.deploy import deploy
 from softprompt.cli.diagnose import diagnose
 from softprompt.cli.distill import distill
 from softprompt.cli.doctor import doctor
@@ -49,8 +50,8 @@ _PANELS: dict[str, dict[str, typer.Typer | Command]] = {
         "init": init, "import-openai": import_openai, "train": train, "distill": distill, "sweep": sweep,
         "evaluate": evaluate, "suite": suite.app, "compare": compare, "combine": combine, "personalize": personalize,
         "retrain": retrain, "correct": correct,
-        "upgrade": upgrade, "predict": predict, "serve": serve, "inspect": inspect, "diagnose": diagnose, "drift": drift,
-        "review": review,
+        "upgrade": upgrade, "predict": predict, "serve": serve, "deploy": deploy,
+        "inspect": inspect, "diagnose": diagnose, "drift": drift, "review": review,
         "demo": demo, "doctor": doctor, "base": base.app,
     },
     "The library": {

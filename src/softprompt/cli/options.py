@@ -236,7 +236,8 @@ _VALUES = {
     "--word": "LABEL=WORD",
     "--older-than": "DAYS",
     "--host": "ADDRESS",
-    **dict.fromkeys(("--grace", "--max-seconds"), "SECONDS"),
+    "--address": "ADDRESS",
+    **dict.fromkeys(("--grace", "--max-seconds", "--scale-down-after"), "SECONDS"),
     "--log-level": "LEVEL",
 }
 """What stands for the value of an option in help: the same on every command. A number is N, and a choice its

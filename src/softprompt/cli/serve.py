@@ -33,7 +33,8 @@ MOST_PROMPTS = 10_000
 """Prompts held in memory where nobody says."""
 
 
-def _limit(text: str, *, endless: bool = False, said: bool = False) -> Any:
+def limit(text: str, *, endless: bool = False, said: bool = False) -> Any:
+    """An option that bounds something."""
     if endless:
         text += " Unlimited unless given."
     return typer.Option(min=1, help=text, show_default=not (endless or said), rich_help_panel="Limits")
@@ -69,20 +70,20 @@ def serve(
         bool, typer.Option("--require-keys", help="Ask for an API key also while the registry has none.")
     ] = False,
     prompt_cache_size: Annotated[
-        int | None, _limit("Prompts held in memory; by default the most that a task file asks for, else 10000.", said=True)
+        int | None, limit("Prompts held in memory; by default the most that a task file asks for, else 10000.", said=True)
     ] = None,
-    prompt_cache_mb: Annotated[int, _limit("Megabytes of their vectors.")] = 256,
-    prefix_cache_mb: Annotated[int, _limit("Megabytes of their keys and values.")] = 1024,
-    engine_rows: Annotated[int, _limit("Rows that generate at the same time.")] = 64,
-    engine_queue: Annotated[int, _limit("Most rows that wait for the engine, and so in one request.")] = 1024,
-    max_tokens: Annotated[int, _limit("Most tokens that one answer may be asked to have.")] = 4096,
-    max_rows: Annotated[int, _limit("Most inputs in one request.")] = 256,
-    max_body_kb: Annotated[int, _limit("Longest request, uploads apart.")] = 4096,
-    max_upload_mb: Annotated[int, _limit("Longest upload to /v1/files.")] = 100,
-    max_job_rows: Annotated[int, _limit("Most rows that a job trains on, repetitions counted.")] = 2_000_000,
-    max_streams: Annotated[int, _limit("Most streams open at once.")] = 1024,
-    requests_per_minute: Annotated[int | None, _limit("Requests of a key in a minute.", endless=True)] = None,
-    tokens_per_minute: Annotated[int | None, _limit("Tokens of a key in a minute.", endless=True)] = None,
+    prompt_cache_mb: Annotated[int, limit("Megabytes of their vectors.")] = 256,
+    prefix_cache_mb: Annotated[int, limit("Megabytes of their keys and values.")] = 1024,
+    engine_rows: Annotated[int, limit("Rows that generate at the same time.")] = 64,
+    engine_queue: Annotated[int, limit("Most rows that wait for the engine, and so in one request.")] = 1024,
+    max_tokens: Annotated[int, limit("Most tokens that one answer may be asked to have.")] = 4096,
+    max_rows: Annotated[int, limit("Most inputs in one request.")] = 256,
+    max_body_kb: Annotated[int, limit("Longest request, uploads apart.")] = 4096,
+    max_upload_mb: Annotated[int, limit("Longest upload to /v1/files.")] = 100,
+    max_job_rows: Annotated[int, limit("Most rows that a job trains on, repetitions counted.")] = 2_000_000,
+    max_streams: Annotated[int, limit("Most streams open at once.")] = 1024,
+    requests_per_minute: Annotated[int | None, limit("Requests of a key in a minute.", endless=True)] = None,
+    tokens_per_minute: Annotated[int | None, limit("Tokens of a key in a minute.", endless=True)] = None,
     grace: Annotated[
         float, typer.Option(min=1, max=86400, help="Seconds that running requests may go on when the server is told to end.")
     ] = 30,
@@ -139,7 +140,7 @@ def serve(
     where.check_home()
     with where.open(make=True) as library, bind(host, port) as bound:
         refuse_open_doors(library, bound.getsockname()[0])
-        chosen = source or _choose(library)
+        chosen = source or choose(library)
         named = set(sources) if isinstance(sources, dict) else set()
         for task in sorted(named - {name for _, name in library.registry.tasks_named(named)}):
             warn(f"--passages names {task!r}, and there is no such task yet")
@@ -153,7 +154,7 @@ def serve(
         for warning in wishes.warnings:
             warn(warning)
         settings = Settings(
-            base=replace(base, source=chosen, device=base.device or _device(wishes)),
+            base=replace(base, source=chosen, device=base.device or wished_device(wishes)),
             always_keys=require_keys or not is_loopback(bound.getsockname()[0]),
             registry=where.registry,
             store=where.store,
@@ -253,7 +254,8 @@ class _Watching:
         return os.environ.get(SECRET, "")
 
 
-def _choose(library: Library) -> str:
+def choose(library: Library) -> str:
+    """The base that most tasks are made for; warns of what is not served then. Raises `BaseModelError` where it is gone."""
     from softprompt.bases.locate import is_gone, kind_of
     from softprompt.library.binding import MOVED
     from softprompt.serving.which_base import choose_base
@@ -268,7 +270,7 @@ def _choose(library: Library) -> str:
     return base
 
 
-def _device(wishes: Wishes) -> str | None:
+def wished_device(wishes: Wishes) -> str | None:
     """The device that the task files name, where this machine has it."""
     if wishes.device is None:
         return None

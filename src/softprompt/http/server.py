@@ -11,10 +11,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
+from starlette.types import ASGIApp
 
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, RegistryError
@@ -116,14 +117,19 @@ def run(
     on_ready: Callable[[], None],
 ) -> None:
     """Serve on a bound socket until a signal says to end, then stop the engine. `on_ready` is called when it begins."""
-    keyring = Keyring(library.registry, always=settings.always_keys)
-    state = ServerState(service=service, keyring=keyring, limits=settings.limits)
     try:
-        app = create_app(state, _training(state, library, settings))
-        Server(app, state, grace_s=settings.grace_s, on_ready=on_ready).run([bound])
+        make_server(service, library, settings, on_ready=on_ready).run([bound])
     finally:
         service.engine.stop(drain=False, timeout=settings.grace_s)
         service.close()
+
+
+def make_server(service: AsyncService, library: Library, settings: Settings, *, on_ready: Callable[[], None]) -> Server:
+    """The server of a library, which is yet to be run. `on_ready` is called when it accepts requests."""
+    keyring = Keyring(library.registry, always=settings.always_keys)
+    state = ServerState(service=service, keyring=keyring, limits=settings.limits)
+    app = create_app(state, _training(state, library, settings))
+    return Server(app, state, grace_s=settings.grace_s, on_ready=on_ready)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -204,11 +210,17 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class Drains(Protocol):
+    """What must know that its server ends."""
+
+    draining: bool
+
+
 class Server(uvicorn.Server):
     """uvicorn, ending in its own way: the first signal lets what runs finish, a second interrupt ends at once, and a server
     that was told to end has not failed."""
 
-    def __init__(self, app: FastAPI, state: ServerState, *, grace_s: float, on_ready: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, state: Drains, *, grace_s: float, on_ready: Callable[[], None]) -> None:
         """`grace_s` is how long requests may go on after the first signal; `on_ready` is called when it accepts them."""
         self._state, self._on_ready = state, on_ready
         super().__init__(
@@ -232,6 +244,10 @@ class Server(uvicorn.Server):
         """What a signal does."""
         if self.should_exit and sig == signal.SIGINT:
             os._exit(INTERRUPTED)
+        self.end()
+
+    def end(self) -> None:
+        """Take no more requests, let those that run finish, and end."""
         self._state.draining = True
         self.should_exit = True
 

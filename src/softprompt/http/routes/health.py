@@ -17,6 +17,9 @@ from softprompt.http.traffic import CONTENT_TYPE, exposition
 READY_S = 2.0
 """Seconds that the registry has to answer."""
 
+ENGINE_ENDED = "the engine has ended"
+"""The status of a server that will not answer again."""
+
 router = APIRouter(tags=["server"])
 
 
@@ -48,7 +51,7 @@ async def ready(request: Request) -> Response:
     if state.draining:
         return respond(Status(status="stopping"), 503)
     if not state.service.engine.status().accepts:
-        return respond(Status(status="the engine has ended"), 503)
+        return respond(Status(status=ENGINE_ENDED), 503)
     try:
         await asyncio.wait_for(asyncio.to_thread(state.keyring.registry.keys.any_live), READY_S)
     except (SoftPromptError, TimeoutError):
