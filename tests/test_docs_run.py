@@ -32,9 +32,11 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.answers.kinds import SET
 from tests.http_server import serving
 from tests.jobs_data import ROWS, conversation, lines, pair
 from tests.library_data import make_prompt, scored
+from tests.models import some_prompt
 
 ROOT = Path(__file__).parent.parent
 FOR_WORKERS = {ROOT / "docs" / "design.md"}
@@ -204,6 +206,17 @@ def batches(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     assert (answer["custom_id"], answer["response"]["status_code"]) == ("one", 200)
 
 
+def moderation(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
+    base = FrozenBase.load(CPU)
+    recipe = {"problem_type": SET, "threshold": 0.5}
+    prompt = some_prompt(base, "moderation", labels=("hate", "spam"), metric="micro_f1", recipe=recipe)
+    with Library.open("softprompt-home") as library:
+        library.publish(prompt.to_bytes(), base="builtin/tiny")
+        with scene.server(library) as address:
+            scene.run(block, address)
+    assert printed() in ("True\n", "False\n")
+
+
 def tuning(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     scene.write_rows("rows.jsonl", ROWS)
     with Library.open("softprompt-home") as library, scene.server(library) as address:
@@ -256,6 +269,7 @@ SCENES: dict[str, Callable[[Scene, Block, Callable[[], str]], None]] = {
     "serving.md: Ask": ask,
     "serving.md: Batches": batches,
     "serving.md: Decisions": decisions,
+    "serving.md: Moderation": moderation,
     "tuning.md: Training over HTTP": tuning,
 }
 """What runs a block, by the name of the block."""
@@ -373,7 +387,7 @@ def test_a_command_of_a_document_is_one(block: Block, arguments: list[str]) -> N
 
 def test_every_page_with_commands_is_walked() -> None:
     assert {block.page.name for block, _ in CALLS} == {
-        "README.md", "compare.md", "console.md", "from_openai.md", "library.md", "lifecycle.md", "moving_in.md",
+        "README.md", "compare.md", "console.md", "from_openai.md", "library.md", "lifecycle.md", "moving_in.md", "ray.md",
         "serving.md", "start.md", "suites.md", "tuning.md", "vllm.md",
     }  # fmt: skip
     assert len(CALLS) > 30
