@@ -34,7 +34,7 @@ def test_exported_killed_while_erased_and_erased(
         leaves.read(mine[0])
         assert (library.home / "cache" / mine[0].digest).exists()
         plan = tenants.plan_erase(library, "leaves")
-        assert (plan.blobs, plan.shared, plan.uploads) == (3, 1, 3)
+        assert (plan.blobs, plan.shared, plan.uploads) == (3, 1, 4)
         takeout.export(library, "leaves", tmp_path / "out")
     with Library.open(tmp_path / "out", tenant="leaves", create=False) as out:
         assert out.verify().problems == []
