@@ -10,7 +10,8 @@ Rows come as each is known, the most telling first; a row that fails says why, a
   float32 on the CPU with the same rounded weights; `ok` says whether that is rounding.
 - `training`: a step of K prompts of P vectors, 32 rows each, against K steps of PEFT's with the Trainer, whose set-up is not
   counted. `roofline`: the operations that must be done, over what the products of one layer reach there with as many tokens.
-  `*_step_mb`: the most that a step holds beside the base. `ours_ms_16384`: with chunks of so many tokens.
+  `*_step_mb`: the most that a step holds beside the base. `ours_ms_16384`: with chunks of so many tokens. `compiled_ms`: with
+  compiled norms and feed-forward blocks, after a first run of `compile_s` more.
 - `serving`: 64 tasks against the same requests without a prompt, and the latency of single requests.
 - `4bit`: bitsandbytes, against the same rounded weights made wide on the CPU.
 - `shapes`: our steps on rows that were not met before, and again, with cuDNN's attention among torch's kernels and without:
@@ -63,7 +64,7 @@ WIDE_CHUNK = 16384
 COLUMNS = {
     "machine": "gpu:22 torch:12 transformers peft bf16_tflops",
     "correctness": "model:10 dtype ok:5 loss:7 gradient score:7 greedy_gap same_texts",
-    "training": "model:10 rows:5 P:3 K:2 ratio ours_ms:7 peft_ms:7 tokens_per_s roofline",
+    "training": "model:10 rows:5 P:3 K:2 ratio ours_ms:7 compiled_ms peft_ms:7 tokens_per_s roofline",
     "serving": "model:10 case:7 prompts ratio tokens_per_s first_token_ms per_token_ms",
     "shapes": "model:10 rows:5 dtype:5 P:3 K:2 cudnn new_ms:7 again_ms:8",
     "4bit": "model:10 dtype ok:5 loss:7 gradient score:7 greedy_gap same_texts",
@@ -255,7 +256,9 @@ def training(bases: Bases, name: str, kind: str, length: int, prompts: int, step
         wide = our_steps(base, rows, length, prompts, WIDE_CHUNK)
         row["ours_step_mb_16384"] = _held_mb(base, wide)
         row["ours_ms_16384"] = _ms(train_vs_peft.timed(base, wide)[1] / steps)
-    return row
+    compiled = our_steps(base, rows, length, prompts, compiled=True)
+    first_s, again_s = (train_vs_peft.timed(base, compiled)[1] for _ in range(2))
+    return row | {"compiled_ms": _ms(again_s / steps), "compile_s": round(first_s - again_s, 1)}
 
 
 def _peft(base: FrozenBase, rows: train_vs_peft.Rows, length: int) -> Callable[[], float]:
@@ -469,6 +472,8 @@ def main() -> None:
     parser.add_argument(
         "--smollm2", type=Path, default=HERE.parent / "models" / "smollm2.gguf", help="a file of `make models`"
     )
+    parser.add_argument("--sections", nargs="+", choices=list(COLUMNS), default=list(COLUMNS))
+    parser.add_argument("--models", nargs="+", help="rows of these alone, in sections that name a model")
     parser.add_argument("--seconds", type=float, default=540, help="no row is begun later than that")
     parser.add_argument("--out", type=Path, help="append each row to this file as well, as JSON")
     parser.add_argument("--quick", action="store_true", help="tiny random models in the place of all others")
@@ -481,7 +486,11 @@ def main() -> None:
         parser.error("the Trainer would spread PEFT's batch over all GPUs; let one be visible: CUDA_VISIBLE_DEVICES=0")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     bases = Bases(device, None if args.quick else args.smollm2)
-    cases = all_cases(bases, not args.quick and args.smollm2.exists(), args.quick)
+    cases = (
+        case
+        for case in all_cases(bases, not args.quick and args.smollm2.exists(), args.quick)
+        if case.section in args.sections and (not args.models or case.names.get("model", args.models[0]) in args.models)
+    )
     well = run_cases(cases, args.seconds, began, device, Printer(args.json, args.out))
     sys.exit(0 if well else 1)
 

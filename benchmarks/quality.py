@@ -7,7 +7,7 @@
 
 Each method gets the same training rows and the same number of steps, and is judged by the same evaluation. A row for each
 method, task and seed, the first seed of everything before the next, appended to a file as soon as it is known. Rows that are
-there already (same base, dtype, method, settings, task, rows, steps and seed) are printed and not done again, so that the
+there already (same base, dtype, device, method, settings, task, rows, steps and seed) are printed and not done again, so that the
 script goes on where the file ends. Data from SOFTPROMPT_DATA (default ../shared/data).
 """
 
@@ -22,6 +22,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
+import torch
+
 from benchmarks.quality_tables import summaries, tables
 from benchmarks.row import Row, print_row
 from benchmarks.tasks import REAL, few_rows, first_rows, make_tasks
@@ -34,7 +36,7 @@ from softprompt.tasks.task import Task
 TASKS = (*REAL, "headword", "rte3")
 CURVE = ("ours", "few_shot", "lora")
 """Methods of the curve over few rows."""
-KEY = ("fingerprint", "dtype", "method", "settings", "task", "input", "train_rows", "few", "max_steps", "seed")
+KEY = ("fingerprint", "dtype", "device", "method", "settings", "task", "input", "train_rows", "few", "max_steps", "seed")
 """What makes two rows the same."""
 
 
@@ -68,6 +70,11 @@ def name_of(base: str) -> str:
     return Path(base).stem if Path(base).exists() else base
 
 
+def device_name(base: FrozenBase) -> str:
+    """What a base is on: `cpu`, or a GPU by its name."""
+    return torch.cuda.get_device_name(base.device) if base.device.type == "cuda" else base.device.type
+
+
 def run(args: argparse.Namespace) -> int:
     """Do what is not there yet; how many failed. They are tried again by the next call."""
     base = FrozenBase.load(args.base, dtype=args.dtype)
@@ -80,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             "task": task.name,
             "seed": task.config.seed,
             "dtype": str(base.dtype).removeprefix("torch."),
+            "device": device_name(base),
             "fingerprint": base.fingerprint,
             "train_rows": len(task.train),
             "settings": METHODS[method].settings(task, base),

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.row import Row
 
-GROUP = ("base", "dtype", "max_steps", "few", "task")
+GROUP = ("base", "dtype", "device", "max_steps", "few", "task")
 """Rows that differ in nothing but method and seed agree in these."""
 
 FIGURES = {"trainable": "trainable", "seconds": "s", "peak_mb": "MB", "latency_ms": "ms"}

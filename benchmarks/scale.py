@@ -24,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
-from benchmarks.quality import TASKS, name_of, read_file
+from benchmarks.quality import TASKS, device_name, name_of, read_file
 from benchmarks.row import Row, print_row
 from benchmarks.tasks import first_rows, make_tasks
 from softprompt.bases.base import FrozenBase
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
                 "task": task.name,
                 "seed": task.config.seed,
                 "dtype": str(base.dtype).removeprefix("torch."),
+                "device": device_name(base),
                 "fingerprint": base.fingerprint,
                 "train_rows": len(task.train),
                 "max_steps": args.max_steps,

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.row import Row, print_row
 from benchmarks.tasks import first_rows, make_tasks
-from benchmarks.train_vs_peft import SHORT
+from benchmarks.train_vs_peft import SHORT, wait
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.peft_prompts import our_arguments
 from softprompt.compare.trainer import fit_peft, without_future_warnings
@@ -64,6 +64,7 @@ class Watch:
         Raises:
             _Reached: the accuracy was.
         """
+        wait(self._base)
         self.user += os.times().user - self._began[0]
         self.wall += time.perf_counter() - self._began[1]
         self.steps += 1

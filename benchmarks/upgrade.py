@@ -29,6 +29,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
+import torch
+
 from benchmarks.quality import name_of, read_file
 from benchmarks.row import Row, print_row
 from benchmarks.tasks import REAL, few_rows, make_tasks
@@ -59,14 +61,14 @@ def first_as_good(history: list[dict[str, Any]], value: float) -> int | None:
     return next((int(row["step"]) for row in history if row["value"] >= value), None)
 
 
-KEY = ("old", "to", "dtype", "prompt", "rows", "test_rows", "steps", "batch", "P")
+KEY = ("old", "to", "dtype", "device", "prompt", "rows", "test_rows", "steps", "batch", "P")
 """What makes two rows the same."""
 
 
 def asked(args: argparse.Namespace, number: int) -> Row:
     """What is known of a prompt before anything is done."""
-    known = {"old": name_of(args.old), "to": name_of(args.to), "dtype": args.dtype, "prompt": number}
-    return known | {name: getattr(args, name) for name in KEY[4:]}
+    known = {"old": name_of(args.old), "to": name_of(args.to), "dtype": args.dtype, "device": args.device, "prompt": number}
+    return known | {name: getattr(args, name) for name in KEY[5:]}
 
 
 def some(args: argparse.Namespace, numbers: Sequence[int], new: FrozenBase, progress: Progress) -> Iterator[Row]:
@@ -143,6 +145,7 @@ def main() -> None:
     parser.add_argument("--summary", action="store_true", help="print a summary of the rows that are there, and do nothing")
     parser.add_argument("--json", action="store_true", help="print JSON Lines only")
     args = parser.parse_args()
+    args.device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     kept = read_file(args.out)
     if args.summary:
         for row in summary(kept):
