@@ -10,8 +10,8 @@ Rows come as each is known, the most telling first; a row that fails says why, a
   float32 on the CPU with the same rounded weights; `ok` says whether that is rounding.
 - `training`: a step of K prompts of P vectors, 32 rows each, against K steps of PEFT's with the Trainer, whose set-up is not
   counted. `roofline`: the operations that must be done, over what the products of one layer reach there with as many tokens.
-  `*_step_mb`: the most that a step holds beside the base. `ours_ms_16384`: with chunks of so many tokens. `compiled_ms`: with
-  compiled norms and feed-forward blocks, after a first run of `compile_s` more.
+  `*_step_mb`: the most that a step holds beside the base. `ours_ms_16384`: with chunks of so many tokens. `compiled_ms`:
+  with compiled norms and feed-forward blocks, after a first run that takes `compile_s` more.
 - `serving`: 64 tasks against the same requests without a prompt, and the latency of single requests.
 - `4bit`: bitsandbytes, against the same rounded weights made wide on the CPU.
 - `shapes`: our steps on rows that were not met before, and again, with cuDNN's attention among torch's kernels and without:
@@ -431,7 +431,7 @@ def all_cases(bases: Bases, has_smollm2: bool, quick: bool) -> Iterator[Case]:
             yield Case(
                 "training",
                 names,
-                lambda n=name, r=kind, p=length, k=prompts: training(bases, n, r, p, k, steps, pairs, 12.0),  # type: ignore[misc]
+                lambda n=name, r=kind, p=length, k=prompts: training(bases, n, r, p, k, steps, pairs, 6.0),  # type: ignore[misc]
             )
     for name, (case, how) in itertools.product(
         dict.fromkeys(timed), [("mixed", "warm"), ("mixed", "cold"), ("latency", "warm")]

@@ -7,8 +7,8 @@
 
 Each method gets the same training rows and the same number of steps, and is judged by the same evaluation. A row for each
 method, task and seed, the first seed of everything before the next, appended to a file as soon as it is known. Rows that are
-there already (same base, dtype, device, method, settings, task, rows, steps and seed) are printed and not done again, so that the
-script goes on where the file ends. Data from SOFTPROMPT_DATA (default ../shared/data).
+there already (same base, dtype, device, method, settings, task, rows, steps and seed) are printed and not done again, so
+that the script goes on where the file ends. Data from SOFTPROMPT_DATA (default ../shared/data).
 """
 
 from __future__ import annotations
