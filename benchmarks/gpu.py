@@ -10,8 +10,7 @@ Rows come as each is known, the most telling first; a row that fails says why, a
   float32 on the CPU with the same rounded weights; `ok` says whether that is rounding.
 - `training`: a step of K prompts of P vectors, 32 rows each, against K steps of PEFT's with the Trainer, whose set-up is not
   counted. `roofline`: the operations that must be done, over what the products of one layer reach there with as many tokens.
-  `*_step_mb`: the most that a step holds beside the base. `ours_ms_16384`: with chunks of so many tokens. `compiled_ms`:
-  with compiled norms and feed-forward blocks, after a first run that takes `compile_s` more.
+  `*_step_mb`: the most that a step holds beside the base. `shared_ms`: with the shared prefix, where steps would do without.
 - `serving`: 64 tasks against the same requests without a prompt, and the latency of single requests.
 - `4bit`: bitsandbytes, against the same rounded weights made wide on the CPU.
 - `shapes`: our steps on rows that were not met before, and again, with cuDNN's attention among torch's kernels and without:
@@ -54,17 +53,14 @@ from benchmarks.train_vs_peft import ROWS_PER_STEP, make_base, make_rows, needed
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import reason_of
 from softprompt.model.memory import free_caches, out_of_memory
-from softprompt.training.forward import TOKEN_BUDGET
 from tests.models import make_base as random_base
 
 HALVES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 RANDOM = ("llama", "gpt2", "gemma2", "mistral")
-WIDE_CHUNK = 16384
-"""Tokens of a larger chunk than training takes by itself."""
 COLUMNS = {
     "machine": "gpu:22 torch:12 transformers peft bf16_tflops",
     "correctness": "model:10 dtype ok:5 loss:7 gradient score:7 greedy_gap same_texts",
-    "training": "model:10 rows:5 P:3 K:2 ratio ours_ms:7 compiled_ms peft_ms:7 tokens_per_s roofline",
+    "training": "model:10 rows:5 P:3 K:2 ratio ours_ms:7 shared_ms peft_ms:7 roofline",
     "serving": "model:10 case:7 prompts ratio tokens_per_s first_token_ms per_token_ms",
     "shapes": "model:10 rows:5 dtype:5 P:3 K:2 cudnn new_ms:7 again_ms:8",
     "4bit": "model:10 dtype ok:5 loss:7 gradient score:7 greedy_gap same_texts",
@@ -252,13 +248,9 @@ def training(bases: Bases, name: str, kind: str, length: int, prompts: int, step
         "layer_tflops": _tflops(rate),
         "roofline": round(needed_operations(base, rows, length, prompts) / mine / rate, 3),
     }
-    if tokens / steps > TOKEN_BUDGET:
-        wide = our_steps(base, rows, length, prompts, WIDE_CHUNK)
-        row["ours_step_mb_16384"] = _held_mb(base, wide)
-        row["ours_ms_16384"] = _ms(train_vs_peft.timed(base, wide)[1] / steps)
-    compiled = our_steps(base, rows, length, prompts, compiled=True)
-    first_s, again_s = (train_vs_peft.timed(base, compiled)[1] for _ in range(2))
-    return row | {"compiled_ms": _ms(again_s / steps), "compile_s": round(first_s - again_s, 1)}
+    sharing = our_steps(base, rows, length, prompts, shared=True)
+    _, row["shared_ms"] = (_ms(train_vs_peft.timed(base, sharing)[1] / steps) for _ in range(2))
+    return row
 
 
 def _peft(base: FrozenBase, rows: train_vs_peft.Rows, length: int) -> Callable[[], float]:
@@ -356,7 +348,7 @@ def shapes(bases: Bases, name: str, dtype: str, cudnn: bool, steps: int) -> Row:
     try:
         new_s, again_s = (train_vs_peft.timed(base, run)[1] for _ in range(2))
     finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)
+        torch.backends.cuda.enable_cudnn_sdp(False)  # as it is for bases
     return {"new_ms": _ms(new_s / steps), "again_ms": _ms(again_s / steps), "steps": steps}
 
 

@@ -37,7 +37,7 @@ from softprompt.model.fused import Fused
 from softprompt.model.splice import common_head, stack_padded
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Bank, Rule
-from softprompt.training.forward import TOKEN_BUDGET, Example, losses_and_gradient
+from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LANGUAGE_MODELING
 
 
@@ -128,10 +128,10 @@ def peft_steps(
 
 
 def our_steps(
-    base: FrozenBase, rows: Rows, length: int, prompts: int, token_budget: int = TOKEN_BUDGET, compiled: bool = False
+    base: FrozenBase, rows: Rows, length: int, prompts: int, compiled: bool = False, shared: bool | None = None
 ) -> Callable[[], None]:
     """A function that takes one pass over the rows for each of K prompts, all in one bank; with compiled parts, as a run of
-    some minutes has them on a CPU, or without."""
+    some minutes has them on a CPU, or without; `shared` forces the shared prefix on or off."""
     attention = "eager" if base.device.type == "cpu" else "sdpa"
     starts = [torch.randn(length, base.width) * 0.02 for _ in range(prompts)]
     bank = Bank(starts, [Rule("adamw", 0.0, 1.0)] * prompts, base.device)
@@ -146,7 +146,7 @@ def our_steps(
             batch = [Example(k, ids, LANGUAGE_MODELING, target, 1 / total) for k in every for ids, target in part]
             stack = stack_padded(bank.vectors_KPD, bank.lengths)
             with fused.within() if compiled else contextlib.nullcontext():
-                _, gradient_KPD = losses_and_gradient(architecture, stack, batch, token_budget=token_budget)
+                _, gradient_KPD = losses_and_gradient(architecture, stack, batch, shared=shared)
             bank.step(every, gradient_KPD, [0.03] * prompts)
 
     return run

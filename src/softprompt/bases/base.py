@@ -19,7 +19,7 @@ from softprompt.bases import architectures
 from softprompt.bases.adapter import find_adapter, merge_adapter
 from softprompt.bases.architectures import ENCODERS, refuse_unless_tuned, task_type_of_model
 from softprompt.bases.behaviour import check_behaviour, check_vocabulary, embedding_scale, first_position
-from softprompt.bases.devices import device_of, dtype_of, slow_at_16_bits, stored_dtype
+from softprompt.bases.devices import choose_kernels, device_of, dtype_of, slow_at_16_bits, stored_dtype
 from softprompt.bases.fingerprint import (
     fingerprint_of_folder,
     fingerprint_of_model,
@@ -124,6 +124,7 @@ class FrozenBase:
         fingerprint = fingerprint_of_folder(path, adapter, code=code)
         if stamp_of_folder(path, code=code) != before:
             raise BaseModelError(f"files of {source!r} ({path}) were changed while they were read; load it again")
+        choose_kernels(target)
         base = cls(model, tokenizer, source, fingerprint, path, options.quantization, adapter, code, options.batch_invariant)
         check_vocabulary(base.model, base.spelling, base.name)
         return base
@@ -139,6 +140,7 @@ class FrozenBase:
         refuse_unless_tuned(task_type_of_model(model), name)
         check_finite(model, name)
         check_behaviour(model.eval().requires_grad_(False), name)
+        choose_kernels(model.device)
         base = cls(model, tokenizer, name, fingerprint_of_model(model, tokenizer), batch_invariant=batch_invariant)
         check_vocabulary(base.model, base.spelling, base.name)
         return base

@@ -57,3 +57,10 @@ def slow_at_16_bits(device: torch.device) -> bool:
     """Whether float32 is the quicker dtype there."""
     # Measured on AVX-512 with bf16 instructions and no AMX: bf16 matrix products take 1.5 times as long as float32 ones.
     return device.type == "cpu" and not torch.cpu._is_amx_tile_supported()
+
+
+def choose_kernels(device: torch.device) -> None:
+    """Leave cuDNN's attention out of torch's kernels on a GPU: it plans anew for each shape that it meets, and the rows of
+    prompts make new ones all the time. Its plans cost more than half a step, and save nothing where they are there."""
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)

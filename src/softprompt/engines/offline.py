@@ -30,8 +30,9 @@ from softprompt.model.rounding import NearTies
 from softprompt.model.splice import chunk_by_length
 from softprompt.progress import Silent
 
-TOKEN_BUDGET = 4096
-"""Padded tokens of a chunk of rows, and virtual ones of the prompts whose keys and values are there at once."""
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}
+"""Padded tokens of a chunk of rows, and virtual ones of the prompts whose keys and values are there at once, by kind of
+device."""
 
 NO_DRAWS = Random(0)
 """Of rows that are greedy: nothing is drawn from it."""
@@ -49,13 +50,14 @@ class OfflineEngine:
     """
 
     def __init__(
-        self, architecture: Architecture, *, token_budget: int = TOKEN_BUDGET, warn: Callable[[str], None] | None = None
+        self, architecture: Architecture, *, token_budget: int | None = None, warn: Callable[[str], None] | None = None
     ) -> None:
         """`warn` is called when chunks are halved; by default Python's `warnings`."""
         self.architecture = architecture
         self.ties = NearTies(architecture.base)
         """Of the choices so far."""
         device, warn = architecture.base.device, warn or Silent().warn
+        token_budget = token_budget or TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cuda"])
         advice = "use a smaller base, dtype or quantization, or shorter inputs"
         self._budget = TokenBudget(token_budget, device, warn, refusal=BaseModelError, advice=advice)
 

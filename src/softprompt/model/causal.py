@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicCache
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import BaseModelError
 from softprompt.model.embedding import single_tokens
+from softprompt.model.graphs import COLUMNS, Graphs
 from softprompt.model.lines import Ids, Tails, even_out, lay_lines, pick_logits, splice_lines, unfold_rows
 from softprompt.model.prefix import Layout, Prefix, fixed_cache, layout_for
 from softprompt.model.splice import (
@@ -167,7 +168,7 @@ class Causal:
             deepest = max(len(ids) + max(map(len, ends), default=0) for ids, ends in zip(inputs, tails, strict=True))
             if self.lays_lines(int(stack.lengths_K.max()) + deepest):
                 return self.run_lines(stack, prefix, which, inputs, tails)
-        return self.run_padded(stack, prefix, which, inputs, tails)
+        return self.run_padded(stack, prefix, which, inputs, tails, played=True)
 
     def run_lines(
         self, stack: Stack, prefix: Prefix, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]
@@ -195,10 +196,18 @@ class Causal:
         return pick_logits(logits_BLV, found)
 
     def run_padded(
-        self, stack: Stack, prefix: Prefix | None, which: Sequence[int], inputs: Sequence[Ids], tails: Sequence[Tails]
+        self,
+        stack: Stack,
+        prefix: Prefix | None,
+        which: Sequence[int],
+        inputs: Sequence[Ids],
+        tails: Sequence[Tails],
+        *,
+        played: bool = False,
     ) -> Tensor:
         """As :meth:`logits_behind`, with a row of the batch for each tail, padded to the longest. Without a prefix each row
-        carries its whole prompt: the slow twin of the shared prefix, and the way for bases on which it does not hold."""
+        carries its whole prompt: the slow twin of the shared prefix, and the way for bases on which it does not hold; and
+        on a GPU the quicker one for small passes, which are `played` where there is a recording."""
         base = self.base
         unfolded = unfold_rows(inputs, tails)
         which_B = torch.tensor([which[owner] for owner in unfolded.owner], device=base.device)
@@ -206,11 +215,27 @@ class Causal:
         embeds_BTD = base.embed(tokens.ids_BT)
         if prefix is None:
             embeds_BSD, spliced, start_B = splice_rows(stack, which_B, embeds_BTD, tokens.mask_BT)
-            logits_BLV = self._logits(embeds_BSD, spliced, keep_BL + start_B[:, None])
+            keep_BL = keep_BL + start_B[:, None]
+            made = self._played(embeds_BSD, spliced, keep_BL) if played and embeds_BSD.requires_grad else None
+            logits_BLV = made if made is not None else self._logits(embeds_BSD, spliced, keep_BL)
         else:
             spliced = splice_tokens(stack, which_B, tokens.mask_BT)
             logits_BLV = self._logits(embeds_BTD, spliced, keep_BL, fixed_cache(prefix, which_B))
         return pick_logits(logits_BLV, [(row, slot) for row, kept in enumerate(unfolded.keep) for slot in range(len(kept))])
+
+    @cached_property
+    def graphs(self) -> Graphs | None:
+        """Its recorded passes, on a GPU."""
+        if self.base.device.type != "cuda":
+            return None
+        return Graphs(self.base, lambda embeds, mask, positions, keep: self._logits(embeds, Spliced(mask, positions), keep))
+
+    def _played(self, embeds_BSD: Tensor, spliced: Spliced, keep_BL: Tensor) -> Tensor | None:
+        """Logits of whole rows by a recorded pass, if there is one for them. Its masks are its own, as of lines."""
+        (rows, columns), graphs = spliced.mask_BS.shape, self.graphs
+        if graphs is None or not graphs.takes(rows, columns, keep_BL.shape[1]) or not self.lays_lines(columns + COLUMNS):
+            return None
+        return graphs.run(embeds_BSD, spliced.mask_BS, spliced.positions_BS, keep_BL)
 
     def run_cached(self, ids_BT: Tensor, positions_BT: Tensor, cache: Any, mask_BS: Tensor) -> Tensor:
         last_B1 = torch.full((len(ids_BT), 1), ids_BT.shape[1] - 1, device=self.base.device)

@@ -9,12 +9,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import TrainingError
+
+RECOMPUTES: ContextVar[bool] = ContextVar("recomputes", default=False)
+"""Whether layers keep nothing just now."""
 
 
 @contextmanager
@@ -32,8 +36,10 @@ def recomputing(base: FrozenBase) -> Iterator[None]:
         )
     for layer in layers:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+    before = RECOMPUTES.set(True)
     try:
         yield
     finally:
+        RECOMPUTES.reset(before)
         for layer in layers:
             del layer.forward

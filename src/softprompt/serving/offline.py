@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.continuation import text_behind
-from softprompt.engines.offline import TOKEN_BUDGET, OfflineEngine
+from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError
 from softprompt.evaluation.ensembles import score_members
 from softprompt.evaluation.trials import result_of
@@ -58,13 +58,13 @@ class Service:
         library: Library,
         *,
         base: BaseLike = None,
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
         passages: Sources | Passages = None,
     ) -> None:
         """Serve a library on a base that is loaded already, or tell how to load those that its versions name.
 
         Args:
-            token_budget: rows run together up to so many tokens.
+            token_budget: rows run together up to so many tokens; by default as suits the device.
             passages: what finds passages for inputs: a folder of texts or a Python function, for all tasks that look them
                 up or for each by its name; by default the folder that a prompt was tuned with.
         """

@@ -23,8 +23,12 @@ from softprompt.model.recompute import recomputing
 from softprompt.model.splice import Stack, chunk_by_length, chunk_by_prompt, common_head, extend_stack
 from softprompt.training.objectives import Objective
 
-TOKEN_BUDGET = 2048
-"""Padded tokens of a chunk. Bounds memory; on a CPU larger chunks are slower, for they leave its caches."""
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
+"""Padded tokens of a chunk, by kind of device. Bounds memory; on a CPU larger chunks are slower, for they leave its caches,
+and on a GPU smaller ones, for launching a pass takes longer than running it."""
+
+LAUNCHES = 2 * 10**11
+"""What a GPU could do in the time that it takes to launch a layer there and back, in weights times tokens."""
 
 FLOAT16_SCALE = 1024.0
 """What losses are multiplied by on their way back in float16, whose smallest number is 6e-8: the gradients of a prompt that
@@ -62,7 +66,7 @@ def losses_and_gradient(
     stack: Stack,
     examples: Sequence[Example],
     *,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     shared: bool | None = None,
     recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -70,11 +74,13 @@ def losses_and_gradient(
 
     Args:
         recompute: gradient checkpointing: keep no activations inside the base's layers, make them again on the way back.
-        shared: force the shared prefix on or off; by default as the architecture finds.
+        shared: force the shared prefix on or off; by default as the architecture finds, and as is quicker on a GPU.
+        token_budget: padded tokens of a chunk; by default as suits the device.
     """
     if not examples:  # the share of a process can be empty
         nothing_KPD = torch.zeros_like(stack.vectors_KPD, dtype=torch.float32)
         return nothing_KPD.new_zeros(len(stack.lengths_K)), nothing_KPD
+    token_budget = budget_on(architecture.base.device) if token_budget is None else token_budget
     step = functools.partial(_step, architecture, stack, examples, token_budget, shared, recompute)
     with packed_attention(architecture.base):
         if architecture.base.dtype != torch.float16:
@@ -84,6 +90,26 @@ def losses_and_gradient(
         if broken.any():  # too much for some prompt, if it is not broken for good
             gradient_KPD[broken] = step(1.0)[1][broken]
         return losses_K, gradient_KPD
+
+
+def budget_on(device: torch.device) -> int:
+    """Padded tokens of a chunk there."""
+    return TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cuda"])
+
+
+def sharing_pays(architecture: Architecture, stack: Stack, examples: Sequence[Example]) -> bool:
+    """Whether prompts are run once for all of their rows, where the architecture can. On a GPU that is a pass more, which
+    must save as much as it takes to launch it; a prefix, which is no vectors, stands before rows in no other way."""
+    base = architecture.base
+    if not architecture.shares_prefix or base.device.type == "cpu" or stack.vectors_KPD.shape[2] != base.width:
+        return architecture.shares_prefix
+    lengths = stack.lengths_K.tolist()
+    sizes = [row_size(len(e.input), e.tails, True)[0] for e in examples]
+    apart = [row_size(len(e.input), e.tails, False) for e in examples]
+    whole = sum(rows * (lengths[e.which] + longest) for e, (longest, rows) in zip(examples, apart, strict=True))
+    saved = whole - sum(lengths) - sum(sizes)
+    layers = int(getattr(base.model.config.get_text_config(), "num_hidden_layers", 1))
+    return bool(saved * base.params > LAUNCHES * layers)
 
 
 def _step(
@@ -98,7 +124,7 @@ def _step(
     base = architecture.base
     losses_K = torch.zeros(len(stack.lengths_K), device=base.device)
     leaf = Stack(stack.vectors_KPD.detach().to(base.dtype).requires_grad_(), stack.mask_KP, stack.lengths_K)
-    use_shared = architecture.shares_prefix if shared is None else shared
+    use_shared = sharing_pays(architecture, stack, examples) if shared is None else shared
     stacked, made = leaf, None
     if use_shared:
         if stack.vectors_KPD.shape[2] == base.width:  # behind a prefix there are no vectors to put a head behind

@@ -30,7 +30,7 @@ from softprompt.model.memory import TokenBudget
 from softprompt.model.splice import Stack, stack_padded, stack_prompts, with_front
 from softprompt.progress import Silent
 from softprompt.training.bank import Bank, Banks
-from softprompt.training.forward import TOKEN_BUDGET, Example, losses_and_gradient
+from softprompt.training.forward import Example, budget_on, losses_and_gradient
 from softprompt.training.run import Run
 
 PATIENCE = timedelta(days=1)
@@ -121,7 +121,7 @@ class Stepper:
     def _full_budget(self) -> TokenBudget:
         advice = "use a smaller base or dtype, or shorter inputs"
         device = self._base.device
-        return TokenBudget(TOKEN_BUDGET, device, self._warn, refusal=TrainingError, advice=advice, runs="steps")
+        return TokenBudget(budget_on(device), device, self._warn, refusal=TrainingError, advice=advice, runs="steps")
 
     def step(self, bank: Bank | Banks, runs: Sequence[Run]) -> list[int]:
         """Take a step of every run that wants another, validate those that are due; the places of those that took part, none

@@ -1,0 +1,133 @@
+"""Passes of the training step on a GPU, recorded once and played again.
+
+A layer of a small base runs for microseconds on a GPU, and telling it what to run takes Python far longer: a step of a few
+thousand tokens is the time that it takes to launch some thousands of kernels, there and back. A CUDA graph launches them all
+at once. It has the shapes and the memory that it was recorded with, so a pass is padded to the next of a few shapes, and
+what comes in is copied to where the graph reads it.
+
+A graph is used after it has been seen to give what the base itself gives, gradient too.
+
+Shapes: B rows, S spliced tokens, L kept positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softprompt.bases.base import FrozenBase
+from softprompt.model.recompute import RECOMPUTES
+
+Pass = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Embeddings B x S x D, a mask to be added (B x 1 x S x S), positions B x S and kept positions B x L, to logits
+B x L x V."""
+Record = Callable[[Pass, tuple[Tensor, ...]], Pass]
+"""Makes a graph of a pass, from tensors of the shapes that will come."""
+
+ROWS, COLUMNS, KEPT = 8, 16, 4
+"""Rows, columns and kept positions are padded to multiples of these, which are few shapes and little padding."""
+HELD = 24
+"""Graphs that are kept, the ones used last."""
+LARGEST = 10**13
+"""Weights times tokens of a pass; a larger one keeps a GPU busy for longer than it takes to launch."""
+MOST_LOGITS = 2**29
+"""Numbers in the logits of a pass, which a graph keeps for good."""
+
+
+class Graphs:
+    """The recorded passes of one base."""
+
+    def __init__(
+        self, base: FrozenBase, run: Pass, record: Callable[[Pass, tuple[Tensor, ...]], Pass] | None = None
+    ) -> None:
+        """
+        Args:
+            run: the pass.
+            record: what makes a graph of it; by default torch's.
+        """
+        self._base, self._run, self._record = base, run, record or _record
+        self._graphs: OrderedDict[tuple[Any, ...], Pass | None] = OrderedDict()
+        self.works = True
+        """False once a pass could not be recorded, or came out otherwise: the base then runs as it is."""
+
+    def takes(self, rows: int, columns: int, kept: int) -> bool:
+        """Whether a pass of these sizes is better played than run. What is played keeps all activations."""
+        base = self._base
+        if not self.works or base.batch_invariant or RECOMPUTES.get():
+            return False
+        return rows * kept * base.embedding.weight.shape[0] <= MOST_LOGITS and base.params * rows * columns <= LARGEST
+
+    def run(self, embeds_BSD: Tensor, mask_BS: Tensor, positions_BS: Tensor, keep_BL: Tensor) -> Tensor | None:
+        """Logits B x L x V of a pass with a way back; None where it was not recorded. The first pass of a shape is not: a
+        shape that does not come again is not worth it."""
+        (rows, columns), kept = mask_BS.shape, keep_BL.shape[1]
+        more = [-rows % ROWS, -columns % COLUMNS, -kept % KEPT]
+        key = (rows + more[0], columns + more[1], kept + more[2], self._base.model.config._attn_implementation)
+        if key not in self._graphs:
+            self._keep(key, None)
+            return None
+        given = (
+            F.pad(embeds_BSD, (0, 0, 0, more[1], 0, more[0])),
+            _causal_mask(F.pad(mask_BS, (0, more[1], 0, more[0])), embeds_BSD.dtype),
+            F.pad(positions_BS, (0, more[1], 0, more[0])),
+            F.pad(keep_BL, (0, more[2], 0, more[0])),
+        )
+        played = self._graphs[key]
+        if played is None:
+            played = self._made(given)
+            if played is None:
+                return None
+        self._keep(key, played)
+        return played(*given)[:rows, :kept]
+
+    def _keep(self, key: tuple[Any, ...], graph: Pass | None) -> None:
+        self._graphs[key] = graph
+        self._graphs.move_to_end(key)
+        if len(self._graphs) > HELD:
+            self._graphs.popitem(last=False)
+
+    def _made(self, given: tuple[Tensor, ...]) -> Pass | None:
+        """A graph for tensors of these shapes that has been seen to be right."""
+        like = tuple(one.detach().clone().requires_grad_(one.requires_grad) for one in given)
+        try:
+            graph = self._record(self._run, like)
+            right = _agree(graph, self._run, given)
+        except Exception:  # what cannot be recorded says so in a hundred ways, and runs as it is
+            right = False
+        if not right:
+            self.works = False
+            self._graphs.clear()
+            return None
+        return graph
+
+
+def _causal_mask(mask_BS: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention's scores. Padding sees itself, for a row that sees nothing has no softmax."""
+    columns = torch.arange(mask_BS.shape[1], device=mask_BS.device)
+    seen_BSS = (columns[:, None] >= columns[None, :]) & mask_BS[:, None, :] | (columns[:, None] == columns[None, :])
+    zeros_B1SS = torch.zeros(len(mask_BS), 1, *seen_BSS.shape[1:], dtype=dtype, device=mask_BS.device)
+    return zeros_B1SS.masked_fill(~seen_BSS[:, None], torch.finfo(dtype).min)
+
+
+def _record(run: Pass, given: tuple[Tensor, ...]) -> Pass:
+    graph: Any = torch.cuda.make_graphed_callables(run, given)
+    return graph  # type: ignore[no-any-return]
+
+
+def _agree(graph: Pass, run: Pass, given: tuple[Tensor, ...]) -> bool:
+    """Whether both give the same logits and gradient but for rounding."""
+    found = []
+    for one in (graph, run):
+        leaf = given[0].detach().clone().requires_grad_()
+        logits = one(leaf, *given[1:])
+        (gradient,) = torch.autograd.grad(logits.float().logsumexp(-1).sum(), leaf)
+        found.append((logits.detach().float().clone(), gradient.float().clone()))
+    tolerance = 1e-4 if given[0].dtype == torch.float32 else 3e-2
+    return all(
+        bool((ours - plain).norm() <= tolerance * plain.norm().clamp_min(1e-6)) for ours, plain in zip(*found, strict=True)
+    )
