@@ -107,7 +107,7 @@ def test_graphs_that_were_not_used_for_long_are_given_up() -> None:
     assert len(graphs._graphs) == HELD
 
 
-def test_large_passes_invariant_bases_and_recomputed_layers_are_not_played(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_passes_and_recomputed_layers_are_not_played() -> None:
     causal, _ = with_graphs("llama", lambda run, _: run)
     graphs, base = causal.graphs, causal.base
     assert graphs is not None
@@ -118,6 +118,33 @@ def test_large_passes_invariant_bases_and_recomputed_layers_are_not_played(monke
     assert not graphs.takes(8, 32, KEPT)
     RECOMPUTES.reset(token)
     assert graphs.takes(8, 32, KEPT)
+
+
+def test_a_pass_with_a_hook_that_is_trained_is_not_played() -> None:
+    causal, shapes = with_graphs("llama", lambda run, _: run)
+    added = torch.zeros(causal.base.width, requires_grad=True)
+    hook = causal.base.model.base_model.layers[0].register_forward_hook(lambda _, __, states: states + added)
+    for _ in range(3):
+        added.grad = None
+        step_of(causal)
+        assert added.grad is not None
+    hook.remove()
+    assert not shapes
+
+
+def test_a_pass_whose_weights_are_trained_is_not_played() -> None:
+    causal, shapes = with_graphs("llama", lambda run, _: run)
+    weights = list(causal.base.model.parameters())
+    weights[-1].requires_grad_()
+    for _ in range(3):
+        weights[-1].grad = None
+        step_of(causal)
+        assert weights[-1].grad is not None
+    assert not shapes
+    weights[-1].requires_grad_(False)
+    step_of(causal)
+    step_of(causal)
+    assert shapes
 
 
 def examples_of(rows: int, tokens: int) -> list[Example]:

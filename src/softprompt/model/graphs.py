@@ -50,15 +50,18 @@ class Graphs:
             run: the pass.
             record: what makes a graph of it; by default torch's.
         """
-        self._base, self._run, self._record = base, run, record or _record
+        self._base, self._run, self._record = base, run, record or Recorder()
         self._graphs: OrderedDict[tuple[Any, ...], Pass | None] = OrderedDict()
         self.works = True
         """False once a pass could not be recorded, or came out otherwise: the base then runs as it is."""
 
     def takes(self, rows: int, columns: int, kept: int) -> bool:
-        """Whether a pass of these sizes is better played than run. What is played keeps all activations."""
+        """Whether a pass of these sizes is better played than run. What is played keeps all activations, and has a way back
+        to the embeddings alone: weights that are trained would get no gradient."""
         base = self._base
         if not self.works or base.batch_invariant or RECOMPUTES.get():
+            return False
+        if any(weight.requires_grad for weight in base.model.parameters()):
             return False
         return rows * kept * base.embedding.weight.shape[0] <= MOST_LOGITS and base.params * rows * columns <= LARGEST
 
@@ -95,8 +98,9 @@ class Graphs:
         """A graph for tensors of these shapes that has been seen to be right."""
         like = tuple(one.detach().clone().requires_grad_(one.requires_grad) for one in given)
         try:
-            graph = self._record(self._run, like)
-            right = _agree(graph, self._run, given)
+            right = not self._run(*(one.detach() for one in given)).requires_grad  # else a hook has weights that are trained
+            graph = self._record(self._run, like) if right else self._run
+            right = right and _agree(graph, self._run, given)
         except Exception:  # what cannot be recorded says so in a hundred ways, and runs as it is
             right = False
         if not right:
@@ -114,9 +118,23 @@ def _causal_mask(mask_BS: Tensor, dtype: torch.dtype) -> Tensor:
     return zeros_B1SS.masked_fill(~seen_BSS[:, None], torch.finfo(dtype).min)
 
 
-def _record(run: Pass, given: tuple[Tensor, ...]) -> Pass:
-    graph: Any = torch.cuda.make_graphed_callables(run, given)
-    return graph  # type: ignore[no-any-return]
+class Recorder:
+    """What makes CUDA graphs of passes. They share the memory of what is made on the way, for a pass has been there and back
+    before the next one begins."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, run: Pass, given: tuple[Tensor, ...]) -> Pass:
+        """A graph of the pass, and of its way back to the embeddings."""
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        warn = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", lambda _: None)
+        warn(False)  # passes before the recording run on a stream of their own, as torch wants it
+        try:
+            graph: Any = torch.cuda.make_graphed_callables(run, given, pool=self._pool)
+        finally:
+            warn(True)
+        return graph  # type: ignore[no-any-return]
 
 
 def _agree(graph: Pass, run: Pass, given: tuple[Tensor, ...]) -> bool:
