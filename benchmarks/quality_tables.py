@@ -38,7 +38,7 @@ def tables(rows: Iterable[Row]) -> Iterator[str]:
     """Lines of Markdown: for each base a table of methods by tasks, and for each task of a curve one of methods by rows."""
     groups: dict[tuple[str, bool], dict[tuple[str, str], Row]] = defaultdict(dict)
     for row in rows:
-        head, curve = f"{row['base']}, {row['dtype']}, {row['max_steps']} steps", row["few"] is not None
+        head, curve = f"{row['base']}, {row['dtype']}, {row['device']}, {row['max_steps']} steps", row["few"] is not None
         if curve:
             head += f", {row['task']} by training rows"
         groups[head, curve][row["method"], str(row["few"]) if curve else row["task"]] = row

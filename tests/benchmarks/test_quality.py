@@ -125,13 +125,13 @@ def test_a_summary_has_means_and_spreads_of_the_newest_rows() -> None:
     found = summaries(rows)
     assert (found[0]["mean"], found[0]["spread"], found[0]["seeds"]) == (0.8, 0.1414, 2)
     assert "\n".join(tables(found)) == (
-        "b, bfloat16, 9 steps\n\n"
+        "b, bfloat16, cpu, 9 steps\n\n"
         "| method      | t                 | u     | trainable | s | MB | ms |\n"
         "| ----------- | ----------------- | ----- | --------- | - | -- | -- |\n"
         "| ours        | 0.800 ± 0.141 (2) |       | 1,234     | 3 | 5  | 2  |\n"
         "| full        |                   | 0.500 | 1,234     | 3 | 5  | 2  |\n"
         "| ours seed=1 | 0.600             |       | 1,234     | 3 | 5  | 2  |\n\n"
-        "b, bfloat16, 9 steps, t by training rows\n\n"
+        "b, bfloat16, cpu, 9 steps, t by training rows\n\n"
         "| method | 16    | 64    |\n"
         "| ------ | ----- | ----- |\n"
         "| ours   | 0.400 | 0.500 |\n"

@@ -169,6 +169,15 @@ def test_numbers_too_large_for_a_dtype(tmp_path: Path) -> None:
     assert FrozenBase.load(str(file), device="cpu", dtype="bfloat16").width == 32
 
 
+def test_a_transformers_that_reads_no_tokenizer_of_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations.gguf import gguf_tokenizer_mapping
+
+    monkeypatch.delattr(gguf_tokenizer_mapping, "GGUF_TOKENIZER_MAPPING")  # as up to 5.17
+    file = save_gguf(tmp_path / "m.gguf")
+    with pytest.raises(BaseModelError, match=r"from 5\.18 on; .* is installed: pip install -U transformers"):
+        FrozenBase.load(str(file), device="cpu")
+
+
 def test_the_types_are_those_of_the_gguf_package() -> None:
     for number, (name, numbers, size) in TYPES.items():
         kind = gguf.GGMLQuantizationType(number)

@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 from softprompt.bases.gguf.file import GgufFile
+from softprompt.errors import BaseModelError
 
 _log = logging.getLogger(__name__)
 
@@ -30,11 +31,18 @@ def tokenizer_of(gguf: GgufFile, source: str) -> Any:
     """The fast tokenizer of a GGUF file, with its special tokens and chat template.
 
     Raises:
+        BaseModelError: the installed transformers is too old for it.
         ValueError, KeyError: what its metadata say makes no tokenizer.
     """
     import transformers
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
 
+    try:
+        from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+    except ImportError:  # up to 5.17
+        raise BaseModelError(
+            f"{source!r} is a GGUF file, whose tokenizer transformers reads from 5.18 on; {transformers.__version__} is "
+            "installed: pip install -U transformers, or give the model as transformers saves it"
+        ) from None
     told = {
         name: gguf.metadata[f"tokenizer.{key}"]
         for key, name in GGUF_TOKENIZER_MAPPING["tokenizer"].items()
