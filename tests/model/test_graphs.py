@@ -73,6 +73,8 @@ def test_one_recording_serves_all_rows_of_its_padded_shape() -> None:
     for seed in range(4):
         step_of(causal, seed)
     assert len(made) == len(set(shapes)) < len(shapes)
+    assert causal.graphs is not None
+    assert causal.graphs.recorded == len(made)
 
 
 @pytest.mark.parametrize("wrong", ["raises", "logits", "gradient"])

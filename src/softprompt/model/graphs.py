@@ -65,6 +65,11 @@ class Graphs:
             return False
         return rows * kept * base.embedding.weight.shape[0] <= MOST_LOGITS and base.params * rows * columns <= LARGEST
 
+    @property
+    def recorded(self) -> int:
+        """Passes that there are to play."""
+        return sum(graph is not None for graph in self._graphs.values())
+
     def run(self, embeds_BSD: Tensor, mask_BS: Tensor, positions_BS: Tensor, keep_BL: Tensor) -> Tensor | None:
         """Logits B x L x V of a pass with a way back; None where it was not recorded. The first pass of a shape is not: a
         shape that does not come again is not worth it."""
