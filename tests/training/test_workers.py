@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from softprompt.bases.options import BaseOptions
-from softprompt.errors import BaseModelError, ConfigError, NotFound, SoftPromptError, StoreError, TrainingError
+from softprompt.errors import BaseModelError, ConfigError, DataError, NotFound, SoftPromptError, StoreError, TrainingError
 from softprompt.library.library import Library
 from softprompt.tasks.task import Task
 from softprompt.training.events import Advanced, Noted
@@ -366,10 +366,18 @@ def test_what_cannot_be_done_on_workers_is_refused_by_name(invariant: BaseOption
 
 
 def test_an_error_that_cannot_be_sent_is_sent_as_what_it_says() -> None:
-    class Strange(SoftPromptError):
+    class Strange(DataError):
+        def __init__(self, one: int, two: int) -> None:
+            super().__init__(f"{one} and {two}")
+
+    class Foreign(Exception):
         def __init__(self, one: int, two: int) -> None:
             super().__init__(f"{one} and {two}")
 
     assert isinstance(sendable(ConfigError("plain")), ConfigError)
     sent = sendable(Strange(1, 2))
-    assert (type(sent), str(sent)) == (TrainingError, "1 and 2")
+    assert (type(sent), str(sent)) == (DataError, "1 and 2")
+    sent = sendable(Foreign(1, 2))
+    assert (type(sent), str(sent)) == (
+        TrainingError, "a worker failed (Foreign: 1 and 2); see what `ray logs` has of it"
+    )  # fmt: skip

@@ -186,8 +186,9 @@ class Driver:
                 continue
             except Exception as error:  # no other worker would do better
                 _close(hired)
-                wrong = error if isinstance(error, SoftPromptError) else TrainingError(_words(error))
-                self._inbox.put((None, wrong))
+                if not isinstance(error, SoftPromptError):
+                    error = TrainingError(f"no worker could be started ({_words(error)}); see what `ray logs` has of it")
+                self._inbox.put((None, error))
                 return
             bank = self._next(hired)
             if bank is None:

@@ -149,9 +149,13 @@ def _written(file: Path) -> tuple[int, int] | None:
 
 
 def sendable(error: Exception) -> Exception:
-    """An error that can go to another process: itself, or what it says."""
+    """An error that can go to another process: itself, or what it says in the nearest of our own classes."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # whatever it holds
-        return TrainingError(reason_of(error))
+        for kind in type(error).__mro__:
+            if kind.__module__ == SoftPromptError.__module__:
+                return kind(str(error))
+        said = f"{type(error).__name__}: {reason_of(error)}"
+        return TrainingError(f"a worker failed ({said}); see what `ray logs` has of it")
     return error.with_traceback(None)
