@@ -232,8 +232,10 @@ def test_a_lost_process_of_several_ends_them_all_and_the_bank_goes_on(folder: Pa
     assert re.search(r"going on from step [1-9]\d* of a training that was stopped", log.read_text())
 
 
-def test_another_base_under_the_same_name_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
+def test_another_base_under_the_same_name_is_refused_by_name(tmp_path: Path) -> None:
     """The base is exchanged, and a worker killed: the one in its place has another."""
+    folder = tmp_path / "files"
+    task_files(folder, count=4, max_steps=600)  # there is much to do still
     base, log = save_base(tmp_path / "one"), tmp_path / "log"
     other = save_base(tmp_path / "two", seed=1)
     with started(child(folder, tmp_path / "home", str(base)), log) as process:

@@ -248,6 +248,8 @@ class Driver:
         """What a worker told, or what became of it."""
         if isinstance(what, Loaded):
             self._library.registry.check_names([one.task for one in self.outcomes], what.base)
+            if not self._there:
+                self._began = time.perf_counter()
             if self._there < self._workers:  # those that take the places of others are no news
                 self._there += 1
                 yield Advanced("load", self._there, self._workers, plural(self._there, "worker"))

@@ -32,7 +32,7 @@ class RayWorker:
             ConfigError: a task holds what cannot be sent.
         """
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import ActorDiedError, RayError
 
         first, *others = self._actors
         try:
@@ -61,6 +61,9 @@ class RayWorker:
                     else:
                         waiting.remove(one)
                         ray.get(one)
+        except ActorDiedError as error:
+            first = str(error).strip().splitlines()[0].rstrip(".")  # Ray guesses at length behind it
+            raise WorkerLost(f"{self.loaded.machine}: {first}") from None
         except RayError as error:
             raise WorkerLost(reason_of(error)) from None
 
