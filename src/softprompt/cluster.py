@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from softprompt.errors import ConfigError, reason_of
 
 OBJECT_STORE_BYTES = 100 << 20
 """Of a Ray that is started here. Little is kept there: requests go by HTTP, and banks are a few megabytes."""
+REACHED_S = 10.0
+"""Seconds in which the Ray at an address must be reached."""
 
 
 def check_ray() -> None:
@@ -59,6 +62,7 @@ def cluster(
                     configure_logging=False,
                 )  # fmt: skip
             else:
+                _check_port(address)
                 ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         at = f"at {address!r}" if address else "on this machine"
@@ -68,12 +72,20 @@ def cluster(
         for kind, each in (("CPU", place.cpus), ("GPU", place.gpus)):
             if each * most > there.get(kind, 0):
                 raise ConfigError(
-                    f"{most} {name}s of {each:g} {kind} need {each * most:g}, and this Ray has {there.get(kind, 0):g}; "
+                    f"{most} {name}{'s' * (most > 1)} of {each:g} {kind}: {each * most:g} in all, and this Ray "
+                    f"has {there.get(kind, 0):g}; "
                     f"lower {option} or --{name}-{kind.lower()}s"
                 )
         yield address is None
     finally:
         ray.shutdown()
+
+
+def _check_port(address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT, which Ray tries for minutes; other addresses are Ray's to judge."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "//" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), REACHED_S).close()
 
 
 @contextmanager

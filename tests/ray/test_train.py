@@ -267,7 +267,7 @@ def test_a_base_that_workers_cannot_load_a_ray_that_is_not_there_or_has_no_room(
     (base / "tokenizer.json").write_text("{")
     assert "damaged" in refused(folder, tmp_path, "--set", f"base={base}")
     room = refused(folder, tmp_path, "--worker-gpus", "64")
-    assert "1 workers of 64 GPU need 64" in room
+    assert "1 worker of 64 GPU: 64 in all" in room
     assert "--worker-gpus" in room
     assert "no Ray at '127.0.0.1:1'" in refused(folder, tmp_path, "--address", "127.0.0.1:1")
     assert not (tmp_path / "home" / "blobs").is_dir() or not list((tmp_path / "home" / "blobs").rglob("*.safetensors"))

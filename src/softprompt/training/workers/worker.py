@@ -155,7 +155,8 @@ def sendable(error: Exception) -> Exception:
     except Exception:  # whatever it holds
         for kind in type(error).__mro__:
             if kind.__module__ == SoftPromptError.__module__:
-                return kind(str(error))
+                made: Exception = kind(str(error))
+                return made
         said = f"{type(error).__name__}: {reason_of(error)}"
         return TrainingError(f"a worker failed ({said}); see what `ray logs` has of it")
     return error.with_traceback(None)
