@@ -53,6 +53,7 @@ NAMES = [
     "run_suites",
     "sweep",
     "train",
+    "train_on_ray",
     "upgrade",
 ]
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from softprompt.training.plan import plan
     from softprompt.training.sweep import Swept, sweep
     from softprompt.training.train import train
+    from softprompt.training.workers.train import train_on_ray
 
 if "OMP_WAIT_POLICY" not in os.environ:  # before torch reads it
     # Threads that wait for each other look a thousand times before they sleep. The 300,000 times of libgomp take a core from
@@ -92,6 +93,7 @@ __all__ = [
     "run_suites",
     "sweep",
     "train",
+    "train_on_ray",
     "upgrade",
 ]
 
@@ -139,6 +141,7 @@ _HOMES = {
     "run_suites": "evaluation.suites.run",
     "sweep": "training.sweep",
     "train": "training.train",
+    "train_on_ray": "training.workers.train",
     "upgrade": "lifecycle.upgrade",
 }
 

@@ -12,11 +12,11 @@ from softprompt.cli.options import _VALUES
 from softprompt.exchange.exporting import Format
 
 NUMBERS = (
-    "--drift-level --engine-queue --engine-rows --events --examples --hours --level --limit --max-body-kb --max-job-rows "
-    "--max-outcomes --max-replicas --max-rows --max-steps --max-streams --max-tokens --max-upload-mb --min-replicas "
-    "--port --prefix-cache-mb --prompt-cache-mb --prompt-cache-size --rates --replica-cpus --replica-gpus "
-    "--requests-per-minute --review-below --row --samples --steps --subsets --target-requests --tokens-per-minute "
-    "--weight"
+    "--bank-size --drift-level --engine-queue --engine-rows --events --examples --hours --level --limit --max-body-kb "
+    "--max-job-rows --max-outcomes --max-replicas --max-rows --max-steps --max-streams --max-tokens --max-upload-mb "
+    "--min-replicas --port --prefix-cache-mb --processes --prompt-cache-mb --prompt-cache-size --rates --replica-cpus "
+    "--replica-gpus --requests-per-minute --review-below --row --samples --steps --subsets --target-requests "
+    "--tokens-per-minute --weight --worker-cpus --worker-gpus --workers"
 ).split()
 
 

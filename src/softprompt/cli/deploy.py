@@ -81,8 +81,8 @@ def deploy(
         raise ConfigError(f"--max-replicas {most} is less than --min-replicas {min_replicas}; raise it, or lower the other")
     if source is not None:
         check_options(replace(base, source=source))
+    from softprompt.cluster import Place, check_ray
     from softprompt.deploy.deploy import Plan, deploy
-    from softprompt.deploy.on_ray import Place, check_ray
     from softprompt.deploy.replica import Serving, Where
     from softprompt.deploy.scaling import Bounds
     from softprompt.http.auth import is_loopback

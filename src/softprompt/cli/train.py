@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,6 +69,32 @@ def train(
     plan: Annotated[
         bool, typer.Option("--plan", help="Only tell what it takes: steps, time and memory, from one measured step.")
     ] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Train on Ray: banks of tasks over workers.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the Ray that runs, or `auto`; by default one is started on this machine.", show_default=False
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Banks that are trained at the same time; by default 2.", show_default=False)
+    ] = None,
+    bank_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tasks of a bank; by default in equal parts for the workers, 16 at most.", show_default=False
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each worker, which share the rows of every step; by default 1.", show_default=False),
+    ] = None,
+    worker_cpus: Annotated[
+        float | None, typer.Option(min=0.1, help="CPUs of each process; by default 1.", show_default=False)
+    ] = None,
+    worker_gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of each process; by default 0.", show_default=False)
+    ] = None,
     *,
     base: BaseOptions,
     where: Location,
@@ -78,6 +105,12 @@ def train(
 
     changed = read_changes(changes)
     progress = Bars()
+    of_ray: dict[str, Any] = {
+        "address": address, "workers": workers, "bank_size": bank_size, "processes": processes, "cpus": worker_cpus,
+        "gpus": worker_gpus,
+    }  # fmt: skip
+    of_ray = {name: value for name, value in of_ray.items() if value is not None}
+    _check_ray(ray, of_ray, {"--plan": plan, "--subsets": subsets, "--report-to": report_to})
     if plan and subsets is not None:
         raise typer.BadParameter("--plan tells of one prompt for each task; leave --subsets out")
     if plan:
@@ -97,15 +130,44 @@ def train(
             from softprompt.training.train import train as tune
 
             check_trackers(report_to or ())
-        tuned = tune(
-            tasks, base=base, library=library, progress=progress, stop=stop, subsets=subsets, report_to=report_to or ()
-        )
+        if ray:
+            from softprompt.training.workers.train import train_on_ray
+
+            with redirect_stdout(sys.stderr):  # Ray prints there what happens to its processes
+                tuned = train_on_ray(tasks, base=base, library=library, progress=progress, stop=stop, **of_ray)
+        else:
+            tuned = tune(
+                tasks, base=base, library=library, progress=progress, stop=stop, subsets=subsets, report_to=report_to or ()
+            )
     if not tuned:  # the first process of several speaks for all
         return
     rows = [one.row() for one in tuned]
     emit_tuned(
         rows, as_json, f"{counted_prompts([row['trainable'] for row in rows])} on {tuned[0].frozen:,} frozen ones", COLUMNS
     )
+
+
+_FLAGS = {"cpus": "--worker-cpus", "gpus": "--worker-gpus", "bank_size": "--bank-size"}
+"""Options of Ray that have another name in Python."""
+
+
+def _check_ray(ray: bool, given: Mapping[str, Any], others: Mapping[str, Any]) -> None:
+    """Refuse options that say something of Ray without it, and those that go without it alone; and Ray that is not there.
+
+    Raises:
+        BadParameter, ConfigError: with what to do.
+    """
+    if not ray:
+        if given:
+            flags = ", ".join(_FLAGS.get(name, f"--{name}") for name in given)
+            raise typer.BadParameter(f"{flags}: of training on Ray; add --ray, or leave it out")
+        return
+    for flag, value in others.items():
+        if value:
+            raise typer.BadParameter(f"{flag} needs the base in this process, and with --ray workers have it; leave one out")
+    from softprompt.cluster import check_ray
+
+    check_ray()
 
 
 def read_tasks(files: Sequence[Path], changes: Mapping[str, Any], base: BaseOptions) -> list[Task]:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from softprompt.cluster import Place, cluster
 from softprompt.deploy.fleet import Fleet
 from softprompt.deploy.front import Front
-from softprompt.deploy.on_ray import Place, RayLauncher, check_ray, cluster
+from softprompt.deploy.on_ray import RayLauncher
 from softprompt.deploy.replica import Serving, Where
 from softprompt.deploy.scaling import Bounds
 from softprompt.errors import SoftPromptError
@@ -52,8 +53,8 @@ def deploy(
         ConfigError: there is no Ray, or no room on it.
         SoftPromptError: a replica cannot be started.
     """
-    check_ray()
-    with cluster(plan.address, plan.place, plan.bounds.most) as here:
+    most = plan.bounds.most
+    with cluster(plan.address, plan.place, most, spare=most) as here:  # while they are exchanged there are twice as many
         asyncio.run(_serve(plan, bound, progress, here, next_base, on_ready))
 
 

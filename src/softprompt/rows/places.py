@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from softprompt.rows.values import Row
 
@@ -42,4 +43,8 @@ class PlacedRows(list[Row]):
 
 def numbered(rows: Iterable[Row], of: str) -> PlacedRows:
     """Rows that are called by their number, from 1."""
-    return PlacedRows(rows, lambda place: f"row {place + 1} of {of}")
+    return PlacedRows(rows, partial(_number, of))  # no closure: rows go to other processes
+
+
+def _number(of: str, place: int) -> str:
+    return f"row {place + 1} of {of}"

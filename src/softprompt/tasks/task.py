@@ -65,7 +65,7 @@ class Task:
             ConfigError: the config is wrong or has no task name.
         """
         fields, self._given = take_rows(fields)
-        self.folder = Path(folder)
+        self.folder, self._addresses = Path(folder), dict[str, str]()
         self.config = with_instruction(config if config is not None else parse_config(fields), self.folder)
         self.form = Form.of_config(self.config)
         if retriever is not None or self.config.retrieve is not None:
@@ -222,7 +222,8 @@ class Task:
         return read_rows(find_file(name, self.folder), name)
 
     def address_of(self, name: str) -> str:
-        """Where the rows of a file are, or of a split where the task's data come from the hub.
+        """Where the rows of a file are, or of a split where the task's data come from the hub. It is looked for once, so a
+        task that goes to another machine, where that file is not, takes the answer along.
 
         Raises:
             DataError: there is no such file.
@@ -232,7 +233,9 @@ class Task:
             return name
         if data is not None and data.dataset:
             return f"{data.dataset}{f'/{data.name}' if data.name else ''}:{name}"
-        return str(find_file(name, self.folder).resolve())
+        if name not in self._addresses:
+            self._addresses[name] = str(find_file(name, self.folder).resolve())
+        return self._addresses[name]
 
     @property
     def train(self) -> PlacedRows:

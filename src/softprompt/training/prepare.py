@@ -3,7 +3,7 @@ is chosen here is told (`remarks.py`), and kept in the card."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ class Preparer:
         warn: Callable[[str], None] | None = None,
         heed: Callable[[], None] | None = None,
         most: int | None = None,
+        prompts: Mapping[str, bytes] | None = None,
     ) -> None:
         """
         Args:
@@ -62,9 +63,10 @@ class Preparer:
             warn: hears of what people should know; by default Python's `warnings`.
             heed: called while the base is asked for what an objective needs; it may raise.
             most: rows that it is asked for at most, which stand for the others: of a run that is not trained.
+            prompts: files of those that tasks start from, by the references there; by default the library's.
         """
         self._base, self._given, self._warn, self._heed = base, architecture, warn or Silent().warn, heed
-        self._most = most
+        self._most, self._prompts = most, prompts
         self._encoded: dict[tuple[Any, ...], Splits] = {}
         self._kept: list[Any] = []  # what the keys above name by its id lives as long as they do
 
@@ -97,7 +99,8 @@ class Preparer:
             library.registry.check_names([task.name], base.name)
         task.form = task.form.within([task.form.answer(row, "a training row") for row in task.train])
         objective = OBJECTIVES[objective_on(task, base)]
-        parents = _parents(base, task.config, library) if begins is None else []
+        read = library.read if self._prompts is None and library is not None else (self._prompts or {}).get
+        parents = _parents(base, task.config, read) if begins is None else []
         length = _length(task.config, parents)
         key = (id(task.train), task.form, length, task.config.max_eval_samples, objective)
         if key not in self._encoded:
@@ -213,13 +216,14 @@ def start_of(base: FrozenBase, task: Task, length: int, parents: Sequence[SoftPr
             return initialize.from_prompts([parent.vectors_PD for parent in parents], length)
 
 
-def _parents(base: FrozenBase, config: TaskConfig, library: Library | None) -> list[SoftPrompt]:
+def _parents(base: FrozenBase, config: TaskConfig, read: Callable[[str], bytes | None]) -> list[SoftPrompt]:
     """The prompts that PROMPT starts from; none for other initialisers."""
     if config.initializer != "PROMPT":
         return []
-    if library is None:
+    files = [read(ref) for ref in config.prompt_tuning_init_prompt]
+    if None in files:
         raise ConfigError("prompt_tuning_init PROMPT takes prompts from a library; give one")
-    prompts = [SoftPrompt.from_bytes(library.read(ref)) for ref in config.prompt_tuning_init_prompt]
+    prompts = [SoftPrompt.from_bytes(data) for data in files if data is not None]
     for prompt in prompts:
         prompt.check_base(base)
         prompt.check_single("no prompt can start from")

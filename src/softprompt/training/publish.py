@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import FrozenBase
@@ -28,7 +28,6 @@ from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.task import Task
 from softprompt.training.heads import objective_on
 from softprompt.training.member import Member
-from softprompt.training.run import Run
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -131,32 +130,62 @@ def spread(rows: Sequence[Row]) -> Sequence[Row]:
 def publish(
     member: Member, prompt: SoftPrompt, base: FrozenBase
 ) -> tuple[Version | None, tuple[Rival | None, Rival | None], list[str]]:
-    """Make a prompt a version of its task, with its origin; a run that has one already keeps that. The version, None without
-    a library; how the versions that are live and in production stand beside it; and warnings.
+    """Make a member's prompt a version of its task; what :func:`enter` gives, without a library nothing.
 
     Raises:
         StoreError, RegistryError: the library fails; nothing is published.
     """
-    library = member.library
-    if library is None:
+    if member.library is None:
         return None, (None, None), []
-    warnings: list[str] = []
-    others = [found(library, ref) for ref in (member.task.name, f"{member.task.name}@production")]
 
-    def also(connection: Connection, versions: Sequence[Version]) -> None:
-        (version,) = versions
+    def also(connection: Connection, version: Version) -> None:
         if member.also is not None:
             member.also(connection, version, member, prompt)
+
+    return enter(member.library, prompt, origin_of(member, base), member.run.history, base.address, also)
+
+
+def enter(
+    library: Library,
+    prompt: SoftPrompt,
+    origin: Origin,
+    history: Sequence[Mapping[str, float]],
+    address: str,
+    also: Callable[[Connection, Version], object] | None = None,
+) -> tuple[Version, tuple[Rival | None, Rival | None], list[str]]:
+    """Make a prompt a version of its task, with its origin and its history; a run that has one already keeps that.
+
+    Args:
+        address: of its base.
+        also: what is to be done in the same transaction.
+
+    Returns:
+        The version; how the versions that are live and in production stand beside it; and warnings.
+
+    Raises:
+        StoreError, RegistryError: the library fails; nothing is published.
+    """
+    warnings: list[str] = []
+    others = [found(library, ref) for ref in (prompt.card.task, f"{prompt.card.task}@production")]
+
+    def within(connection: Connection, versions: Sequence[Version]) -> None:
+        (version,) = versions
+        if also is not None:
+            also(connection, version)
         # Before the version is there for good, so that a kill leaves none without its history.
         try:
-            _keep_history(library, version.ref, member.run)
+            _keep_history(library, version.ref, history)
         except OSError as error:
             warnings.append(f"the history of {version.ref} cannot be written ({error}); the version is published without it")
 
-    origin = Origin(member.id or None, resolved_file(member.task, base), _sources(member.task))
-    (version,) = library.publish_all([prompt.to_bytes()], base=base.address, origins=[origin], also=also)
+    (version,) = library.publish_all([prompt.to_bytes()], base=address, origins=[origin], also=within)
     live, production = (rival(other, prompt.card) if other and other.number != version.number else None for other in others)
     return version, (live, production), warnings
+
+
+def origin_of(member: Member, base: FrozenBase) -> Origin:
+    """What a member's prompt was trained from."""
+    return Origin(member.id or None, resolved_file(member.task, base), _sources(member.task))
 
 
 def found(library: Library, ref: str) -> Version | None:
@@ -208,7 +237,7 @@ def _sources(task: Task) -> list[dict[str, Any]]:
     return found
 
 
-def _keep_history(library: Library, ref: str, run: Run) -> None:
+def _keep_history(library: Library, ref: str, history: Sequence[Mapping[str, float]]) -> None:
     folder = library.histories
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{ref}.jsonl", "".join(json.dumps(row) + "\n" for row in run.history).encode())
+    write_whole(folder / f"{ref}.jsonl", "".join(json.dumps(row) + "\n" for row in history).encode())

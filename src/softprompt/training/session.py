@@ -69,6 +69,7 @@ class Session:
         tries: int = 1,
         group: Group | None = None,
         stop: threading.Event | None = None,
+        prompts: Mapping[str, bytes] | None = None,
     ) -> None:
         """
         Args:
@@ -81,6 +82,7 @@ class Session:
             tries: how often a prompt is published again where registry or store fail, each after twice as long as before.
             group: the processes that train together; the first of them alone judges, publishes and speaks.
             stop: the session stops once it is set, as by :meth:`stop`.
+            prompts: files of those that tasks start from, by the references there; by default the library's.
         """
         self.architecture, self.base, self.library = architecture, architecture.base, library
         self.members: list[Member] = []
@@ -94,7 +96,8 @@ class Session:
         self._states: dict[str, Any] = {}
         self._notes: list[Noted] = []
         self._done, self._started = -1, time.perf_counter()
-        self._preparer = Preparer(self.base, architecture, self._warn, self._heed if self._group.world == 1 else None)
+        heed = self._heed if self._group.world == 1 else None
+        self._preparer = Preparer(self.base, architecture, self._warn, heed, prompts=prompts)
         self._engine = OfflineEngine(architecture, warn=self._warn)
         self._stepper = Stepper(architecture, group=self._group, warn=self._warn)
         self._bank = Banks([], [], self.base.device)
