@@ -150,6 +150,11 @@ def look(
         loaded, form, rows = _open(library, version, data, base, shown)
         tally, source = reference.count(loaded, answer_rows(library, version, form, loaded, rows, shown)), os.fspath(data)
     else:
+        if users := library.registry.personal.of(version.task):
+            shown.note(
+                f"{plural(len(users), 'user')} with a prompt of their own of {version.task!r}: what those answered is not "
+                "among these rows, as nothing watches them"
+            )
         seen = [one for one in windows.of(version, hours=hours) if one.tally.get("reference") == key_of(told)]
         if not seen:
             shown.warn(
