@@ -13,10 +13,8 @@ from openai import OpenAI
 from pydantic import BaseModel, ConfigDict, Field
 
 from softprompt.bases.base import FrozenBase
-from softprompt.engines.continuous import ContinuousEngine
 from softprompt.library.library import Library
-from softprompt.model.architecture import architecture_of
-from tests.http_server import Running, fill, serving
+from tests.http_server import Running, fill, serving_for_real
 from tests.models import some_prompt
 
 
@@ -39,22 +37,16 @@ def json_schema(schema: Any, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[Running]:
-    base = FrozenBase.load(str(base_folder))
-    with Library.open(tmp_path_factory.mktemp("home")) as library:
+    def fill_more(library: Library, base: FrozenBase) -> None:
         fill(library, base)
         for name, target in (("cards", " {label}"), ("glued", "{label}")):
             fields: dict[str, Any] = {"target": target, "max_new_tokens": 60}
             fields["recipe"] = {"output_schema": json.dumps(SCHEMA)}
             prompt = some_prompt(base, name, seed=4, rows=5, metric="exact_match", **fields)
             library.publish(prompt.to_bytes(), base=base.address)
-        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as found:
-            yield found
 
-
-@pytest.fixture
-def client(running: Running) -> Iterator[OpenAI]:
-    with running.client() as made:
-        yield made
+    with serving_for_real(tmp_path_factory.mktemp("home"), base_folder, fill_more) as found:
+        yield found
 
 
 @pytest.mark.parametrize("model", ["tell", "tiny-llama"])
