@@ -105,11 +105,12 @@ def change(library: Library, task: str, *, weight: float) -> Experiment:
     there = _that_runs(library, task)
     changed = library.registry.experiments.weigh(there, weight)
     if changed is None:
-        raise LibraryError(_TOO_LATE.format(there))
+        raise _ended_by_another(there)
     return changed
 
 
-_TOO_LATE = "experiment {0.id} of task {0.task!r} was ended by another just now; nothing was changed"
+def _ended_by_another(there: Experiment) -> LibraryError:
+    return LibraryError(f"experiment {there.id} of task {there.task!r} was ended by another just now; nothing was changed")
 
 
 def _that_runs(library: Library, task: str) -> Experiment:
@@ -145,7 +146,7 @@ def stop(library: Library, task: str, *, winner: str | None = None) -> Experimen
                 "--force --reason TEXT`"
             ) from error
     if not ended:
-        raise LibraryError(_TOO_LATE.format(there))
+        raise _ended_by_another(there)
     found = library.registry.experiments.get(there.id)
     assert found is not None
     return found
@@ -282,7 +283,7 @@ def _bind(library: Library, name: str | None, model: str | None, user: str | Non
         arm = next((one for one in ARMS if asked == Ref(running.task, number=running.version_of(one))), None)
     if arm is None:
         raise FieldError(
-            f"which version answered {teller!r} is not known, as the weight of experiment {running.id} was changed: give "
+            f"which version answered {teller!r} is not known, as the weight of experiment {running.id} was changed; give "
             f"the id of the answer, or its version as `model` ({running.ref_of(CONTROL)} or {running.ref_of(CANDIDATE)})",
             "model",
         )
