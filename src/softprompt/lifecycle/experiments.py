@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, DataError, FieldError, LibraryError, NotFound, PromotionRefused, SoftPromptError
-from softprompt.evaluation.sequential import Count, better, e_value, interval
+from softprompt.evaluation.statistics.sequential import Count, better, e_value, interval
 from softprompt.names import Ref, is_user, parse_ref
 from softprompt.registry.queries import PRODUCTION
 from softprompt.registry.traffic.experiments import CANDIDATE, CONTROL, RUNNING, UNDECIDED, Experiment

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softprompt.evaluation.sequential import Count, better, e_value, interval, log_mixture
+from softprompt.evaluation.statistics.sequential import Count, better, e_value, interval, log_mixture
 
 LEVEL = 0.05
 EXPERIMENTS, OUTCOMES = 3000, 600
