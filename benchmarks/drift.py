@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that one b
 from benchmarks.row import Row, print_row
 from benchmarks.tasks import make_tasks
 from softprompt.bases.base import FrozenBase
-from softprompt.evaluation.drift_tests import judge_rows
 from softprompt.evaluation.reference import Reference, Seen, Tally
+from softprompt.evaluation.statistics.drift_tests import judge_rows
 from softprompt.library.library import Library
 from softprompt.lifecycle.drift.drift import answer_rows
 from softprompt.lifecycle.drift.watch import BUCKET, BUCKETS, Watcher

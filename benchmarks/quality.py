@@ -24,6 +24,7 @@ sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
 import torch
 
+from benchmarks.kept import parser_of, read_file, run_or_sum_up
 from benchmarks.quality_tables import summaries, tables
 from benchmarks.row import Row, print_row
 from benchmarks.tasks import REAL, few_rows, first_rows, make_tasks
@@ -58,11 +59,6 @@ def plan(args: argparse.Namespace) -> Iterator[tuple[str, Task, Row]]:
 def key_of(row: Row) -> str:
     """What makes two rows the same, as a text."""
     return json.dumps([row.get(name) for name in KEY], sort_keys=True)
-
-
-def read_file(file: Path) -> list[Row]:
-    """The rows of a file; none where there is none."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
 def name_of(base: str) -> str:
@@ -118,28 +114,12 @@ def for_people(row: Row) -> Row:
 
 def main() -> None:
     """Do what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, tasks=TASKS, default=TASKS, out=HERE / "quality.jsonl")
     parser.add_argument("--base", default="builtin/tiny")
-    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), help=f"all by default; of a curve {', '.join(CURVE)}")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--seeds", type=int, default=1, help="how many")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--max-steps", type=int, default=150)
-    parser.add_argument("--train-rows", type=int, default=2000, help="at most so many, the same for all")
     parser.add_argument("--few", type=int, nargs="+", default=[], metavar="ROWS", help="so many rows, drawn by seed")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change the recipe: learning_rate=0.1 ...")
-    parser.add_argument("--out", type=Path, default=HERE / "quality.jsonl", help="where rows are kept")
-    parser.add_argument("--summary", action="store_true", help="print tables of the rows that are there, and do nothing")
-    parser.add_argument("--json", action="store_true", help="print JSON Lines only")
-    args = parser.parse_args()
-    if not args.summary:
-        sys.exit(bool(run(args)))
-    elif args.json:
-        for row in summaries(read_file(args.out)):
-            print_row(row, True)
-    else:
-        print("\n".join(tables(summaries(read_file(args.out)))))
+    run_or_sum_up(parser.parse_args(), run, summaries, tables)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
-from benchmarks.quality import TASKS, device_name, name_of, read_file
+from benchmarks.kept import parser_of, read_file, run_or_sum_up
+from benchmarks.quality import TASKS, device_name, name_of
 from benchmarks.row import Row, print_row
 from benchmarks.tasks import first_rows, make_tasks
 from softprompt.bases.base import FrozenBase
@@ -162,27 +163,11 @@ def _gap(row: Row | None) -> str:
 
 def main() -> None:
     """Do what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, tasks=TASKS, default=("trec6", "subjectivity"), out=HERE / "scale.jsonl")
     parser.add_argument("--base", nargs="+", default=["builtin/tiny"], help="one after the other, the smallest first")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["trec6", "subjectivity"])
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
-    parser.add_argument("--seeds", type=int, default=1, help="how many")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--max-steps", type=int, default=150)
-    parser.add_argument("--train-rows", type=int, default=2000, help="at most so many, the same for all")
     parser.add_argument("--rates", type=int, default=3, help="learning rates that are tried of each")
-    parser.add_argument("--out", type=Path, default=HERE / "scale.jsonl", help="where rows are kept")
-    parser.add_argument("--summary", action="store_true", help="print tables of the rows that are there, and do nothing")
-    parser.add_argument("--json", action="store_true", help="print JSON Lines only")
-    args = parser.parse_args()
-    if not args.summary:
-        sys.exit(bool(run(args)))
-    elif args.json:
-        for row in summaries(read_file(args.out)):
-            print_row(row, True)
-    else:
-        print("\n".join(tables(summaries(read_file(args.out)))))
+    run_or_sum_up(parser.parse_args(), run, summaries, tables)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 
 import torch
 
-from benchmarks.quality import name_of, read_file
+from benchmarks.kept import read_file
+from benchmarks.quality import name_of
 from benchmarks.row import Row, print_row
 from benchmarks.tasks import REAL, few_rows, make_tasks
 from softprompt.bases.base import FrozenBase

@@ -1,4 +1,4 @@
-"""A real server on a free port of this machine, in a thread of the test's process, with an engine without a model."""
+"""A real server on a free port, in a thread of the test's process, with an engine without a model or a real one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,12 +15,14 @@ from fastapi import APIRouter
 from openai import OpenAI
 
 from softprompt.bases.base import FrozenBase
+from softprompt.engines.continuous import ContinuousEngine
 from softprompt.http.app import create_app
 from softprompt.http.auth import Keyring
 from softprompt.http.limits import Limits, Meter
 from softprompt.http.server import Server, bind, url_of
 from softprompt.http.state import ServerState
 from softprompt.library.library import Library
+from softprompt.model.architecture import architecture_of
 from softprompt.serving.service import AsyncService
 from tests.fake_engine import FakeEngine
 from tests.models import some_prompt
@@ -58,6 +61,16 @@ class Running:
     def port(self) -> int:
         """Where it listens."""
         return int(self.url.rpartition(":")[2])
+
+
+@contextmanager
+def serving_for_real(home: Path, folder: Path, filled: Callable[[Library, FrozenBase], None] = fill) -> Iterator[Running]:
+    """A server with a real engine on the base of a folder, of a new library that is filled so."""
+    base = FrozenBase.load(str(folder))
+    with Library.open(home) as library:
+        filled(library, base)
+        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as found:
+            yield found
 
 
 @contextmanager

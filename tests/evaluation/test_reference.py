@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from softprompt.evaluation.drift_tests import LEAST_ROWS, homogeneity, judge_rows
 from softprompt.evaluation.reference import SKETCH, Reference, Sample, Seen, Tally, _bin, _sure_bin, bin_start, sketch
-from softprompt.evaluation.significance import chi_square_tail, critical, f_tail
+from softprompt.evaluation.statistics.drift_tests import LEAST_ROWS, homogeneity, judge_rows
+from softprompt.evaluation.statistics.significance import chi_square_tail, critical, f_tail
 from tests.models import make_base
 
 LABELS, SHARES = ("a", "b", "c", "d", "e"), (0.55, 0.25, 0.12, 0.06, 0.02)

@@ -64,6 +64,7 @@ READING = [
     ["correct", "t"],
     ["ab", "start", "t"],
     ["ab", "status", "t"],
+    ["ab", "change", "t", "--weight", "0.5"],
     ["ab", "stop", "t"],
     ["tenant", "export", "t", "out"],
     ["bundle", "out.bundle", "t"],

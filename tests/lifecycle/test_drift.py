@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,24 @@ import pytest
 
 from softprompt import drift
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch
 from softprompt.evaluation.reference import Reference, Seen
 from softprompt.evaluation.trials import Report
+from softprompt.library import personal
 from softprompt.library.library import Library
+from softprompt.lifecycle.drift.drift import Drifted
 from softprompt.progress import Mute
 from softprompt.prompts.card import REFERENCE
 from softprompt.prompts.file import read_card
 from softprompt.registry.records import now
 from softprompt.registry.traffic.windows import MOST_SERVERS, Window, key_of
 from softprompt.training.train import train
+from tests.bases.test_adapter import make_adapter
 from tests.commands import Run
 from tests.lifecycle.rows import a_task
 from tests.models import make_base, some_prompt
+from tests.training.test_resume import make_task
 
 HERE = ("red", "green", "blue", "apple", "stone")
 ELSEWHERE = ("true", "false", "good", "bad", "what is the", "of a")
@@ -184,6 +190,42 @@ def test_another_reference_makes_old_windows_void(library: Library, base: Frozen
     assert "had no traffic" in run("drift", "kind", "--home", library.home).err
     entry = library.registry.audit("kind")[-1]
     assert (entry.action, entry.after) == ("reference", {"version": 1, "source": "n.jsonl"})
+
+
+def test_rows_of_users_own_prompts_are_left_out_by_name(library: Library, run: Run) -> None:
+    assert "of their own" not in run("drift", "kind").err
+    own = [(user, library.read("kind")) for user in ("ann", "bob")]
+    personal.publish(library, "kind", own, base=library.registry.resolve("kind").base)
+    told = run("drift", "kind").err
+    assert "2 users with a prompt of their own of 'kind': what those answered is not among these rows" in told
+    assert "of their own" not in run("drift", "tell").err
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning", "ignore::UserWarning:peft.*")
+def test_rows_of_a_file_are_answered_through_the_adapter_that_the_task_file_names(
+    base_folder: Path, tmp_path: Path, run: Run, home: Path
+) -> None:
+    adapter = make_adapter(tmp_path / "lora")
+    named = BaseOptions(source=str(base_folder), adapter=str(adapter), dtype="float32", device="cpu")
+    plain = replace(named, adapter=None)
+    with Library.open(home) as library:
+        task = make_task(tmp_path, "kind", base=str(base_folder), base_adapter=str(adapter), max_steps=2)
+        train(task, base=replace(named, source=None, adapter=None), library=library)
+        rows = rows_file(tmp_path / "new.jsonl", words(HERE, 60, seed=1))
+        found = values(drift("kind", data=rows, library=library))
+        assert set(found) == {"inputs", "length", "outputs", "confidence"}
+        assert found == values(drift("kind", data=rows, library=library, base=FrozenBase.load(named)))
+        assert found == {row["what"]: row["value"] for row in run("drift", "kind", "--data", str(rows), "--json").rows}
+        with pytest.raises(FingerprintMismatch, match="with the adapter 'lora' merged into it"):
+            drift("kind", data=rows, library=library, base=FrozenBase.load(plain))
+        adapter.rename(tmp_path / "moved")
+        assert str(adapter) in run("drift", "kind", "--data", str(rows)).refused()
+        moved = run("drift", "kind", "--data", str(rows), "--base-adapter", str(tmp_path / "moved"), "--json").rows
+        assert found == {row["what"]: row["value"] for row in moved}
+
+
+def values(rows: list[Drifted]) -> dict[str, float]:
+    return {row.what: row.value for row in rows}
 
 
 def test_few_rows_are_told(library: Library, base: FrozenBase, run: Run) -> None:

@@ -6,14 +6,20 @@ import multiprocessing
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from softprompt.errors import ConfigError, FieldError, LibraryError, NotFound, PromotionRefused
 from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
-from softprompt.serving.routing.split import Share
+from softprompt.registry.traffic.experiments import Experiment
+from softprompt.serving.routing.split import Share, arm_of, steady_arm_of
 from tests.commands import Run
 from tests.library_data import make_prompt, scored
 
@@ -187,6 +193,84 @@ def test_model_and_user_give_the_arm_again(library: Library) -> None:
         experiments.take(library, name="mine-2", outcome=1)
 
 
+@given(st.lists(st.floats(0.01, 0.99), min_size=2, max_size=5))
+def test_another_weight_moves_the_users_that_it_must_and_no_others(weights: list[float]) -> None:
+    """The twin looks at every user's arm before and after."""
+    made = experiment(weights[0])
+    for before, after in pairwise(weights):
+        bounds = {"lowest_weight": min(made.lowest_weight, after), "highest_weight": max(made.highest_weight, after)}
+        changed = replace(made, weight=after, **bounds)
+        first, kept = ("candidate", before <= after), ("control", before >= after)
+        for user in USERS:
+            was, now = arm_of(made, user), arm_of(changed, user)
+            for arm, grows in (first, kept):
+                assert not grows or was != arm or now == arm, "who has what grows keeps it"
+        made = changed
+    every = [{arm_of(experiment(weight), user) for weight in weights} for user in USERS]
+    assert [steady_arm_of(made, user) for user in USERS] == [arms.pop() if len(arms) == 1 else None for arms in every]
+
+
+USERS = [f"user-{number}" for number in range(60)]
+
+
+def experiment(weight: float) -> Experiment:
+    values: dict[str, Any] = dict.fromkeys(Experiment.__dataclass_fields__)
+    return Experiment(
+        **values | {"seed": "0123", "weight": weight, "lowest_weight": weight, "highest_weight": weight, "shadow": False}
+    )
+
+
+def test_the_weight_changes_while_it_runs_and_the_audit_has_it(library: Library) -> None:
+    experiments.start(library, "t", candidate="2", weight=0.2)
+    send(library, "candidate", 1, 1)
+    number = library.registry.state()
+    changed = experiments.change(library, "t", weight=0.6)
+    assert library.registry.state() != number, "servers look again"
+    assert (changed.weight, changed.lowest_weight, changed.highest_weight) == (0.6, 0.2, 0.6)
+    assert changed.candidate_outcomes == 1
+    line = library.registry.audit("t")[-1]
+    assert (line.action, line.before, line.after) == (
+        "experiment-weight",
+        {"experiment": changed.id, "weight": 0.2},
+        {"experiment": changed.id, "weight": 0.6},
+    )
+    assert experiments.change(library, "t", weight=0.6) == changed
+    assert library.registry.audit("t")[-1] == line, "nothing changed"
+    assert (experiments.change(library, "t", weight=0.1).lowest_weight, arms(library)["candidate"]["weight"]) == (0.1, 0.1)
+    for weight in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="is no share"):
+            experiments.change(library, "t", weight=weight)
+    experiments.stop(library, "t")
+    with pytest.raises(NotFound, match="no experiment of task 't' runs"):
+        experiments.change(library, "t", weight=0.3)
+    assert library.registry.experiments.weigh(changed, 0.3) is None
+    experiments.start(library, "t", candidate="2", shadow=True)
+    with pytest.raises(ConfigError, match=r"runs in the shadow, where all get the control .* start one without --shadow"):
+        experiments.change(library, "t", weight=0.3)
+
+
+def test_outcomes_count_for_the_version_that_answered_whatever_the_weight_is_by_then(library: Library) -> None:
+    first = experiments.start(library, "t", candidate="2", weight=0.2)
+    changed = experiments.change(library, "t", weight=0.7)
+    moved = [user for user in USERS if (arm_of(first, user), arm_of(changed, user)) == ("control", "candidate")]
+    assert 0 < len(moved) < len(USERS)
+    for at, user in enumerate(USERS):
+        if user not in moved:
+            assert experiments.take(library, model="t", user=user, outcome=1).arm == arm_of(first, user)
+            continue
+        with pytest.raises(FieldError, match=r"which version answered .* give the id") as error:
+            experiments.take(library, model="t", user=user, outcome=1)
+        assert error.value.field == "model"
+        named = experiments.take(library, model="t@1", user=user, outcome=0.5)
+        assert (named.arm, named.version, named.counted) == ("control", 1, True)
+        assert experiments.take(library, model="t@2", user=user, outcome=0.5).arm == "candidate"
+        core = f"{at:024x}"
+        name = f"req_{core}{Share(first, 'control').mark(core)}"
+        assert experiments.take(library, name=name, user=user, outcome=1).arm == "control"
+    rows = arms(library)
+    assert sum(int(str(row["outcomes"])) for row in rows.values()) == len(USERS) + 2 * len(moved)
+
+
 def test_the_better_one_is_promoted_by_itself(library: Library) -> None:
     experiments.start(library, "t", candidate="2", auto=True)
     number = 0
@@ -303,6 +387,8 @@ def test_the_commands(run: Run, library: Library) -> None:
     assert (control["arm"], control["version"], control["weight"]) == ("control", 1, 0.75)
     assert (candidate["arm"], candidate["version"], candidate["weight"]) == ("candidate", 2, 0.25)
     assert "has an experiment that runs" in run("ab", "start", "t").refused()
+    assert [row["weight"] for row in run("ab", "change", "t", "--weight", "0.4", "--json").rows] == [0.6, 0.4]
+    assert "is no share" in run("ab", "change", "t", "--weight", "1").refused()
     assert [row["state"] for row in run("ab", "status", "t", "--json").rows] == ["running"] * 2
     assert [row["state"] for row in run("ab", "stop", "t", "--winner", "candidate", "--json").rows] == ["stopped"] * 2
     assert library.registry.resolve("t").number == 2

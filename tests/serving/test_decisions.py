@@ -19,7 +19,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.scheduler import Limits
 from softprompt.errors import ConfigError, ContextError, DataError
-from softprompt.evaluation.calibration import calibrated, fit_temperature
+from softprompt.evaluation.statistics.calibration import calibrated, fit_temperature
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.prompt import SoftPrompt

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softprompt.training.bank import Bank, Rule
+from softprompt.training.bank import Bank, Banks, Rule
 from softprompt.training.reparameterize import Network
 
 LENGTHS = (5, 2, 7, 1)
@@ -399,3 +399,30 @@ def test_a_bank_of_none_takes_its_first_prompts_later() -> None:
     bank = Bank([], [])
     bank.extend(starts(), networked())
     assert torch.equal(run_bank(bank).vectors_KPD, run_bank(Bank(starts(), networked())).vectors_KPD)
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adafactor"])
+def test_prompts_that_are_kept_when_others_go_step_as_before(optim: str) -> None:
+    """Of two widths, of which one goes altogether."""
+    whole = run_bank(Bank(starts(), networked(optim)))
+    kept = [3, 0]
+    whole.keep(kept)
+    assert whole.lengths == [LENGTHS[index] for index in kept]
+    twin = run_bank(Bank(starts(), networked(optim)))
+    whole.step([0, 1], padded([gradient(index, 9) for index in kept]), [0.1, 0.2])
+    twin.step(kept, padded([gradient(index, 9) for index in kept]), [0.1, 0.2])
+    for place, index in enumerate(kept):
+        torch.testing.assert_close(whole.prompt(place), twin.prompt(index), rtol=0, atol=1e-5)
+
+    wide = some((2, WIDTH + 1), 7)
+    banks = Banks([*starts(), wide], [*networked(optim), Rule(optim, 0.0, 1e9)])
+    before = banks.prompt(2)
+    banks.keep([4, 2])
+    torch.testing.assert_close(banks.prompt(0), wide)
+    torch.testing.assert_close(banks.prompt(1), before)
+    banks.keep([1])
+    torch.testing.assert_close(banks.prompt(0), before)
+    assert [own for _, own, _ in banks.parts([0])] == [[0]]
+    banks.keep([])
+    banks.extend([wide], [Rule(optim, 0.0, 1e9)])
+    torch.testing.assert_close(banks.prompt(0), wide)

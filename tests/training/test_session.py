@@ -14,6 +14,7 @@ from softprompt.errors import DataError, StoreError, TrainingError
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Silent
+from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Origin
 from softprompt.tasks.config.config import TaskConfig
 from softprompt.tasks.task import Task
@@ -32,6 +33,7 @@ from softprompt.training.events import (
     Trained,
     draw,
 )
+from softprompt.training.prepare import Preparer
 from softprompt.training.session import Session
 from softprompt.training.train import train
 from tests.models import make_base
@@ -142,6 +144,74 @@ def test_a_member_that_is_dropped_takes_no_more_steps_and_is_not_published(
     waiting = session.add(make_task(tmp_path, "waiting"))
     session.drop(waiting)
     assert waiting.ended
+
+
+def test_who_is_released_gives_back_its_place_and_changes_nobody(base: FrozenBase, library: Library, tmp_path: Path) -> None:
+    tasks = {name: make_task(tmp_path, name, seed=len(name), max_steps=steps) for name, steps in LENGTHS.items()}
+    alone = {name: train(task, base=base)[0].prompt for name, task in tasks.items()}
+    session = open_session(base, library, tasks["prefixed"], tasks["long"])
+    came, most = list(tasks)[2:], 0
+    for event in session.run():
+        if isinstance(event, Published):
+            session.release(event.member)
+        if isinstance(event, Stepped) and came and len(event.members) < 2:
+            session.add(tasks[came.pop(0)])
+        most = max(most, len(session.members))
+    assert not came
+    assert most == 3, "the long one, the last one that ended, and the one that comes for it"
+    for name, prompt in alone.items():
+        (version,) = library.registry.versions(name)
+        found = SoftPrompt.from_bytes(library.read(version.ref))
+        torch.testing.assert_close(found.vectors_PD, prompt.vectors_PD, rtol=0, atol=1e-3)
+    assert not list(library.runs.glob("*.checkpoint"))
+
+
+LENGTHS = {"prefixed": 2, "long": 14, "third": 2, "fourth-one": 3}
+
+
+def test_one_that_is_paused_goes_on_in_the_same_session(base: FrozenBase, library: Library, tmp_path: Path) -> None:
+    whole = train(make_task(tmp_path, "paused"), base=base)[0].prompt
+    session = open_session(base, library, make_task(tmp_path, "other", max_steps=30), make_task(tmp_path, "paused"))
+    other, paused = session.members
+    resumed = []
+    for event in session.run():
+        if isinstance(event, Stepped) and paused.run.step == 5 and not paused.paused:
+            session.pause(paused)
+            session.release(paused)
+        elif isinstance(event, Stepped) and other.run.step == 9:
+            again = session.add(make_task(tmp_path, "paused"))
+        elif isinstance(event, Noted) and event.message.startswith("going on from step"):
+            resumed.append((event.message, event.member))
+    assert resumed == [("going on from step 5, where it was stopped", again)]
+    assert again.tuned is not None
+    torch.testing.assert_close(again.tuned.prompt.vectors_PD, whole.vectors_PD, rtol=0, atol=1e-3)
+    assert paused.tuned is None
+    assert len(library.registry.versions("paused")) == 1
+    assert not list(library.runs.glob("*.checkpoint"))
+
+
+@pytest.mark.parametrize("verb", ["drop", "pause"])
+def test_one_that_is_given_up_while_it_is_prepared_never_enters(
+    base: FrozenBase, library: Library, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Preparer.preparing
+
+    def preparing(self: Preparer, task: Task, *rest: Any) -> Any:
+        if task.name == "gone":
+            yield Advanced("ask", 0, 1, task.name)
+        return (yield from honest(self, task, *rest))
+
+    monkeypatch.setattr(Preparer, "preparing", preparing)
+    tasks = [make_task(tmp_path, name, max_steps=2) for name in ("gone", "kept", "gone-later")]
+    session = open_session(base, library, *tasks)
+    gone, _, later = session.members
+    for event in session.run():
+        if isinstance(event, Advanced) and event.stage == "ask" and not gone.ended:
+            for member in (gone, later):
+                getattr(session, verb)(member)
+        assert not isinstance(event, Failed)
+    assert (gone.ended, later.ended) == (True, True)
+    assert [entry.task for entry in library.registry.tasks()] == ["kept"]
 
 
 def test_a_session_that_nobody_asks_stands_still_and_goes_on_when_asked(

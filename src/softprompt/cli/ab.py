@@ -75,6 +75,22 @@ def status(task: Task, *, where: Location, as_json: Json = False) -> None:
 
 @app.command()
 @library_options
+def change(
+    task: Task,
+    weight: Annotated[float, typer.Option(help="Share of the users that gets the candidate from now on.")],
+    *,
+    where: Location,
+    as_json: Json = False,
+) -> None:
+    """Give the candidate of the experiment that runs another share; nobody moves who need not."""
+    from softprompt.lifecycle import experiments
+
+    changed = experiments.change(where.open(), task, weight=weight)
+    _show(experiments.rows(changed), as_json, f"Experiment {changed.id} of {task} goes on")
+
+
+@app.command()
+@library_options
 def stop(
     task: Task,
     winner: Annotated[Arm | None, typer.Option(help="The arm to promote to production (default: nothing moves).")] = None,

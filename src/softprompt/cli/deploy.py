@@ -13,7 +13,22 @@ import typer
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options
 from softprompt.cli.output import emit, warn
-from softprompt.cli.serve import MOST_PROMPTS, choose, limit, wished_device
+from softprompt.cli.serving import (
+    MOST_PROMPTS,
+    EngineQueue,
+    EngineRows,
+    Grace,
+    Host,
+    LogLevel,
+    MaxBodyKb,
+    MaxRows,
+    MaxTokens,
+    Port,
+    RequireKeys,
+    Source,
+    choose,
+    wished_device,
+)
 from softprompt.errors import ConfigError
 
 
@@ -41,32 +56,18 @@ def deploy(
     ] = 60,
     replica_cpus: Annotated[float, typer.Option(min=0.1, help="CPUs of a replica.")] = 1,
     replica_gpus: Annotated[float, typer.Option(min=0, help="GPUs of a replica; parts of one are shared.")] = 0,
-    host: Annotated[
-        str, typer.Option(help="Address to serve on. Others than this machine's own need API keys to exist.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--base",
-            help="Base to serve: an id, an id@revision, a folder or a GGUF file; "
-            "by default the one most tasks are made for.",
-            show_default=False,
-        ),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    source: Source = None,
     base: BaseOptions,
-    require_keys: Annotated[
-        bool, typer.Option("--require-keys", help="Ask for an API key also while the registry has none.")
-    ] = False,
-    engine_rows: Annotated[int, limit("Rows that generate at the same time, at a replica.")] = 64,
-    engine_queue: Annotated[int, limit("Most rows that wait for a replica's engine, and so in one request.")] = 1024,
-    max_tokens: Annotated[int, limit("Most tokens that one answer may be asked to have.")] = 4096,
-    max_rows: Annotated[int, limit("Most inputs in one request.")] = 256,
-    max_body_kb: Annotated[int, limit("Longest request, uploads apart.")] = 4096,
-    grace: Annotated[
-        float, typer.Option(min=1, max=86400, help="Seconds that running requests may go on when a replica is told to end.")
-    ] = 30,
-    log_level: Annotated[str, typer.Option(help="error, warning, info (a line for each request) or debug.")] = "warning",
+    require_keys: RequireKeys = False,
+    engine_rows: EngineRows = 64,
+    engine_queue: EngineQueue = 1024,
+    max_tokens: MaxTokens = 4096,
+    max_rows: MaxRows = 256,
+    max_body_kb: MaxBodyKb = 4096,
+    grace: Grace = 30,
+    log_level: LogLevel = "warning",
     where: Location,
     as_json: Json = False,
 ) -> None:

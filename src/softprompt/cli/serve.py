@@ -5,21 +5,37 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, PassagesFrom, base_options, library_options
 from softprompt.cli.output import emit, warn
-from softprompt.errors import BaseModelError, ConfigError
+from softprompt.cli.serving import (
+    MOST_PROMPTS,
+    EngineQueue,
+    EngineRows,
+    Grace,
+    Host,
+    LogLevel,
+    MaxBodyKb,
+    MaxRows,
+    MaxTokens,
+    Port,
+    RequireKeys,
+    Source,
+    choose,
+    limit,
+    wished_device,
+)
+from softprompt.errors import ConfigError
 
 if TYPE_CHECKING:
     from softprompt.http.server import Settings
     from softprompt.library.library import Library
     from softprompt.serving.monitor import Monitor
     from softprompt.serving.service import AsyncService
-    from softprompt.serving.which_base import Wishes
 
 
 class EngineName(StrEnum):
@@ -29,34 +45,13 @@ class EngineName(StrEnum):
     vllm = "vllm"
 
 
-MOST_PROMPTS = 10_000
-"""Prompts held in memory where nobody says."""
-
-
-def limit(text: str, *, endless: bool = False, said: bool = False) -> Any:
-    """An option that bounds something."""
-    if endless:
-        text += " Unlimited unless given."
-    return typer.Option(min=1, help=text, show_default=not (endless or said), rich_help_panel="Limits")
-
-
 @library_options
 @base_options
 def serve(
     *,
-    host: Annotated[
-        str, typer.Option(help="Address to serve on. Others than this machine's own need API keys to exist.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--base",
-            help="Base to serve: an id, an id@revision, a folder or a GGUF file; "
-            "by default the one most tasks are made for.",
-            show_default=False,
-        ),
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    source: Source = None,
     base: BaseOptions,
     engine: Annotated[
         EngineName, typer.Option(help="What runs the base: the engine in this process, or vLLM, where it is installed.")
@@ -66,27 +61,23 @@ def serve(
         typer.Option(help="vLLM's own arguments, as a JSON object by the names of its AsyncEngineArgs.", show_default=False),
     ] = None,
     passages: PassagesFrom = None,
-    require_keys: Annotated[
-        bool, typer.Option("--require-keys", help="Ask for an API key also while the registry has none.")
-    ] = False,
+    require_keys: RequireKeys = False,
     prompt_cache_size: Annotated[
         int | None, limit("Prompts held in memory; by default the most that a task file asks for, else 10000.", said=True)
     ] = None,
     prompt_cache_mb: Annotated[int, limit("Megabytes of their vectors.")] = 256,
     prefix_cache_mb: Annotated[int, limit("Megabytes of their keys and values.")] = 1024,
-    engine_rows: Annotated[int, limit("Rows that generate at the same time.")] = 64,
-    engine_queue: Annotated[int, limit("Most rows that wait for the engine, and so in one request.")] = 1024,
-    max_tokens: Annotated[int, limit("Most tokens that one answer may be asked to have.")] = 4096,
-    max_rows: Annotated[int, limit("Most inputs in one request.")] = 256,
-    max_body_kb: Annotated[int, limit("Longest request, uploads apart.")] = 4096,
+    engine_rows: EngineRows = 64,
+    engine_queue: EngineQueue = 1024,
+    max_tokens: MaxTokens = 4096,
+    max_rows: MaxRows = 256,
+    max_body_kb: MaxBodyKb = 4096,
     max_upload_mb: Annotated[int, limit("Longest upload to /v1/files.")] = 100,
     max_job_rows: Annotated[int, limit("Most rows that a job trains on, repetitions counted.")] = 2_000_000,
     max_streams: Annotated[int, limit("Most streams open at once.")] = 1024,
     requests_per_minute: Annotated[int | None, limit("Requests of a key in a minute.", endless=True)] = None,
     tokens_per_minute: Annotated[int | None, limit("Tokens of a key in a minute.", endless=True)] = None,
-    grace: Annotated[
-        float, typer.Option(min=1, max=86400, help="Seconds that running requests may go on when the server is told to end.")
-    ] = 30,
+    grace: Grace = 30,
     drift: Annotated[
         bool,
         typer.Option("--drift/--no-drift", help="Watch rows for `softprompt drift`, as sums alone."),
@@ -115,7 +106,7 @@ def serve(
             help="Send a span of each request to this OpenTelemetry collector (OTLP over HTTP).", show_default=False
         ),
     ] = None,
-    log_level: Annotated[str, typer.Option(help="error, warning, info (a line for each request) or debug.")] = "warning",
+    log_level: LogLevel = "warning",
     where: Location,
     as_json: Json = False,
 ) -> None:
@@ -252,33 +243,3 @@ class _Watching:
         from softprompt.lifecycle.drift.webhook import SECRET
 
         return os.environ.get(SECRET, "")
-
-
-def choose(library: Library) -> str:
-    """The base that most tasks are made for; warns of what is not served then. Raises `BaseModelError` where it is gone."""
-    from softprompt.bases.locate import is_gone, kind_of
-    from softprompt.library.binding import MOVED
-    from softprompt.serving.which_base import choose_base
-
-    base, warning = choose_base(library)
-    if is_gone(base):
-        raise BaseModelError(
-            f"most tasks are made for the base {base!r}, and there is no such {kind_of(base)} any more; {MOVED}"
-        )
-    if warning is not None:
-        warn(warning)
-    return base
-
-
-def wished_device(wishes: Wishes) -> str | None:
-    """The device that the task files name, where this machine has it."""
-    if wishes.device is None:
-        return None
-    from softprompt.bases.devices import device_of
-
-    try:
-        device_of(wishes.device)
-    except BaseModelError as error:
-        warn(f"serving.base_model_device: {error}, or choose with --device; the usual one is taken")
-        return None
-    return wishes.device

@@ -12,10 +12,10 @@ from torch import Tensor
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuation import text_behind
 from softprompt.engines.offline import OfflineEngine
-from softprompt.evaluation.calibration import fit_temperature
 from softprompt.evaluation.ensembles import score_members
 from softprompt.evaluation.metrics import abstaining, groundedness, measure, row_values, score
 from softprompt.evaluation.reference import confidence_of
+from softprompt.evaluation.statistics.calibration import fit_temperature
 from softprompt.model.splice import with_front
 from softprompt.progress import Advance
 from softprompt.prompts.card import goodness

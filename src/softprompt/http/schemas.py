@@ -231,6 +231,11 @@ class Generation(ModelBody):
         return self._schema
 
     @property
+    def any_text_asked(self) -> bool:
+        """Whether the answer may be any text, in so many words."""
+        return isinstance(self.response_format, TextFormat)
+
+    @property
     def count(self) -> int:
         """Answers to each prompt."""
         return self.n or 1

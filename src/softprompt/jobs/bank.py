@@ -1,5 +1,5 @@
-"""Training claimed jobs at once on one base: a session whose events become those of the jobs. Each is published for its own
-tenant, and fails alone."""
+"""Training claimed jobs at once on one base: a session whose events become those of the jobs, and which later ones
+join. Each is published for its own tenant, and fails alone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import FieldError, NotFound, RegistryError, TrainingError
 from softprompt.evaluation.baselines import beside_baselines, remarks_on_scores, untaught
+from softprompt.jobs.door import Door
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
 from softprompt.jobs.records import add_event
 from softprompt.jobs.uploads import Uploads
@@ -69,13 +70,13 @@ class JobTask(Task):
 
 
 def run_jobs(queue: Queue, claims: Sequence[Claim], architecture: Architecture, *, every: float = EVERY_SECONDS) -> None:
-    """Do claimed jobs of one base to their ends; `every` so many seconds there is a checkpoint.
+    """Do claimed jobs of one base to their ends, and those that join them; `every` so many seconds there is a checkpoint.
 
     Where training them at once fails as a whole, each is trained alone: an error of one, foreseen or not, takes no other
     along.
     """
     with Watch(queue, [claim.id for claim in claims]) as watch:
-        training = _Training(queue, architecture, watch, every, claims[0].bank)
+        training = _Training(queue, architecture, watch, every, claims[0].bank, joins=True)
         try:
             training.run(claims)
         except Exception as error:
@@ -95,18 +96,25 @@ def run_jobs(queue: Queue, claims: Sequence[Claim], architecture: Architecture, 
 class _Training:
     """One session for claimed jobs."""
 
-    def __init__(self, queue: Queue, architecture: Architecture, watch: Watch, every: float, bank: str) -> None:
-        self._queue, self._watch = queue, watch
+    def __init__(
+        self, queue: Queue, architecture: Architecture, watch: Watch, every: float, bank: str, *, joins: bool = False
+    ) -> None:
+        """`joins` says whether others may join, as long as none of them has to wait."""
+        self._queue, self._watch, self._bank, self._joins = queue, watch, bank, joins
+        self._door = Door()
         folder = checkpoints_of(queue.library)
         self._session = Session(architecture, checkpoints=folder, name=bank, every=every, tries=PUBLISH_TRIES)
         self._claims: dict[Member, Claim] = {}
         self._reports: dict[Member, _Report] = {}
         self._warned: set[tuple[int, str]] = set()
-        self._given_up: set[int] = set()
+        self._given_up: set[Member] = set()
 
     def unfinished(self) -> list[Claim]:
-        """The jobs that are neither published nor failed."""
-        return [claim for member, claim in self._claims.items() if member.tuned is None and member.error is None]
+        """The jobs that are neither published nor failed, nor given up."""
+        return [claim for member, claim in self._claims.items() if not self._is_over(member)]
+
+    def _is_over(self, member: Member) -> bool:
+        return member.tuned is not None or member.error is not None or member in self._given_up
 
     def run(self, claims: Sequence[Claim]) -> None:
         """Train, judge and publish them."""
@@ -116,10 +124,36 @@ class _Training:
         with handling(lambda *_: self._session.stop(), signal.SIGTERM):
             for event in self._session.run():
                 self._take(event)
+                self._door.count(step=isinstance(event, Stepped))
+                lost = self._watch.lost
                 for member, claim in self._claims.items():
-                    if claim.id not in self._watch.live and claim.id not in self._given_up:
-                        self._given_up.add(claim.id)
+                    if claim.id in lost and not self._is_over(member):
+                        self._given_up.add(member)
                         self._give_up(member, claim)
+                if isinstance(event, Stepped) and self._joins and self._watch.waits and self._door.open:
+                    self._let_in()
+
+    def _let_in(self) -> None:
+        """Let jobs that wait join; what those before them held that are over is given back."""
+        self._watch.waits = False
+        beside = [claim.id for claim in self.unfinished()]
+        try:
+            claims = self._queue.join(beside, self._bank, self._session.base.fingerprints)
+        except RegistryError as error:
+            log.warning("the queue cannot be read: %s", error)
+            return
+        if not claims:
+            return
+        for member in [member for member in self._claims if self._is_over(member)]:
+            self._session.release(member)
+            self._reports.pop(member, None)
+            self._given_up.discard(member)
+            self._warned = {(job, message) for job, message in self._warned if job != self._claims[member].id}
+            del self._claims[member]
+        self._watch.add([claim.id for claim in claims])
+        self._door.shut()
+        for claim in claims:
+            self._add(claim)
 
     def _give_up(self, member: Member, claim: Claim) -> None:
         """Drop a job that is not this worker's any more; what one has trained that is paused, or may be, is kept."""
@@ -155,11 +189,16 @@ class _Training:
             task = _task(claim, files)
             task.check_base_name()
         except RegistryError as error:
-            log.warning("job %s has to wait: %s", claim.name, error)
+            self._wait(claim, error)
         except Exception as error:
             fail(self._queue, claim, error)
         else:
             self._claims[self._session.add(task, library=library, also=succeed, salt=claim.name)] = claim
+
+    def _wait(self, claim: Claim, error: RegistryError) -> None:
+        """Leave a job to the next claim, for which nobody must join this training."""
+        self._joins = False
+        log.warning("job %s has to wait: %s", claim.name, error)
 
     def _take(self, event: Event) -> None:
         """Write an event down for the jobs that it is about."""
@@ -170,7 +209,9 @@ class _Training:
                     self._warned.add((claim.id, event.message))
                     record(self._queue, claim, event.message, level="warn" if event.warning else "info")
         elif isinstance(event, Resumed):
-            self._reports = {member: _Report(member.run) for member in self._claims if member.prepared or member.key}
+            for member in self._claims:
+                if member.resumed and member not in self._reports:
+                    self._reports[member] = _Report(member.run)
         elif isinstance(event, Stepped):
             for member in event.members:
                 report = self._reports.setdefault(member, _Report(member.run, first=0))
@@ -192,7 +233,7 @@ class _Training:
         if isinstance(error, Lost):
             log.info("job %s is no longer wanted; nothing was published", claim.name)
         elif isinstance(error, RegistryError) and not event.trained:
-            log.warning("job %s has to wait: %s", claim.name, error)
+            self._wait(claim, error)
         elif event.trained and event.member.run.failure is not None:
             fail(self._queue, claim, TrainingError(f"{error}; lower learning_rate"))
         else:

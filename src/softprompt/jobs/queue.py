@@ -12,7 +12,7 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,10 @@ STALE_SECONDS = 20.0
 """A worker elsewhere that has not beaten for so long, as we see it, is dead."""
 
 _j = tables.jobs.c
+
+
+MOST_BESIDE = 8
+"""Jobs that a worker trains at once, those that joined counted."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Lost(Exception):
 class Queue:
     """A worker's view. Safe to share between threads."""
 
-    def __init__(self, library: Library, *, stale_seconds: float = STALE_SECONDS, bank_size: int = 8) -> None:
+    def __init__(self, library: Library, *, stale_seconds: float = STALE_SECONDS, bank_size: int = MOST_BESIDE) -> None:
         self.library = library
         self._where = f"{socket.gethostname()}:{library.home}"
         self.worker = ""
@@ -91,17 +95,51 @@ class Queue:
                 _fail(connection, row.id, "worker_died", message)
             if hopeless:
                 rows = []
-            bank = secrets.token_hex(8)
-            claimed = []
-            for row in rows:
-                changes = {"status": RUNNING, "worker": self.worker, "place": self.place, "bank": row.bank or bank}
-                statement = sa.update(tables.jobs).where(_j.id == row.id).values(**changes, attempts=_j.attempts + 1)
-                claimed.append(connection.execute(statement.returning(tables.jobs)).one())
-                begins = "started" if row.bank is None else "a worker goes on with the job"
-                add_event(connection, row.id, f"{begins} of one that died" if row.status == RUNNING else begins)
-        if hopeless:
-            return self.claim()
+            claims = self._take(connection, rows, secrets.token_hex(8))
+        return self.claim() if hopeless else claims
+
+    def _take(self, connection: Connection, rows: Sequence[AnyRow], bank: str) -> list[Claim]:
+        """Make jobs this worker's; those that have no bank get this one."""
+        claimed = []
+        for row in rows:
+            changes = {"status": RUNNING, "worker": self.worker, "place": self.place, "bank": row.bank or bank}
+            statement = sa.update(tables.jobs).where(_j.id == row.id).values(**changes, attempts=_j.attempts + 1)
+            claimed.append(connection.execute(statement.returning(tables.jobs)).one())
+            begins = "started" if row.bank is None else "a worker goes on with the job"
+            add_event(connection, row.id, f"{begins} of one that died" if row.status == RUNNING else begins)
         return [record_of(Claim, row, "config", "request") for row in claimed]
+
+    def waits(self) -> bool:
+        """Whether a job waits here."""
+        with self._database.read() as connection:
+            return connection.execute(sa.select(_j.id).where(self._waits).limit(1)).first() is not None
+
+    def join(self, beside: Collection[int], bank: str, fingerprints: Collection[str]) -> list[Claim]:
+        """Jobs that wait and may be trained with those of this worker that run, the oldest first: as many as a bank has room
+        for. They are claimed as part of theirs.
+
+        A job may join where it is for their base and has trained in no other bank. Nobody is let past one who waits longer
+        and may not, so that this one waits for no more than those that were there before it; nor while jobs of a dead worker
+        wait, or one of these is suspected of having killed some.
+
+        Args:
+            beside: those that run.
+            bank: their bank.
+            fingerprints: of the base that they run on.
+        """
+        with self._database.write() as connection:
+            own = connection.execute(sa.select(_j.base, _j.attempts).where(self._own(beside))).fetchall()
+            if not own or any(row.attempts > ALONE_AFTER for row in own) or self._orphans(connection):
+                return []
+            waiting = sa.select(tables.jobs).where(self._waits, _j.id.not_in(list(beside))).order_by(_j.id)
+            waiting = waiting.limit(max(0, self._bank_size - len(beside))).with_for_update(skip_locked=True)
+            rows = []
+            for row in connection.execute(waiting):
+                wanted = json.loads(row.request).get("fingerprint")
+                if row.base != own[0].base or row.bank not in {None, bank} or wanted not in {None, *fingerprints}:
+                    break
+                rows.append(row)
+            return self._take(connection, rows, bank)
 
     def beat(self, jobs: Collection[int]) -> set[int]:
         """Show that this worker lives; return those of the jobs that are still its own."""
@@ -175,15 +213,18 @@ class Queue:
     def _own(self, jobs: Collection[int]) -> sa.ColumnElement[bool]:
         return sa.and_(_j.id.in_(list(jobs)), _j.status == RUNNING, _j.worker == self.worker)
 
+    @property
+    def _waits(self) -> sa.ColumnElement[bool]:
+        return sa.and_(_j.status == QUEUED, _j.place == self.place)
+
     def _waiting(self, connection: Connection) -> list[AnyRow]:
         """The oldest job that waits here, and others on its base; of those that were paused, others of its bank, whose
         checkpoint has what they have trained."""
-        waits = sa.and_(_j.status == QUEUED, _j.place == self.place)
-        oldest = sa.select(_j.base, _j.bank).where(waits).order_by(_j.id).limit(1)
+        oldest = sa.select(_j.base, _j.bank).where(self._waits).order_by(_j.id).limit(1)
         if (first := connection.execute(oldest).first()) is None:
             return []
         alike = sa.and_(_j.base == first.base, _j.bank.is_(None) if first.bank is None else _j.bank == first.bank)
-        statement = sa.select(tables.jobs).where(waits, alike).order_by(_j.id).limit(self._bank_size)
+        statement = sa.select(tables.jobs).where(self._waits, alike).order_by(_j.id).limit(self._bank_size)
         return list(connection.execute(statement.with_for_update(skip_locked=True)))
 
     def _orphans(self, connection: Connection) -> list[AnyRow]:

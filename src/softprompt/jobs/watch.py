@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from softprompt.errors import (
@@ -35,14 +35,25 @@ _CODES = {
 
 
 class Watch:
-    """Beats for jobs, and knows which of them are still wanted: a thread of its own, so that no step waits for SQL."""
+    """Beats for jobs, and knows which of them are still wanted, and whether others wait: a thread of its own, so that no
+    step waits for SQL."""
 
     def __init__(self, queue: Queue, jobs: Sequence[int]) -> None:
         self._queue = queue
-        self._jobs = list(jobs)
+        self._jobs: tuple[int, ...] = tuple(jobs)
+        self._changing = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True, name="watch")
-        self.live = set(jobs)
+        self.lost: set[int] = set()
+        """Those of its jobs that are this worker's no more."""
+        self.waits = False
+        """Whether a job waits, by the last look; whoever has been for it says False."""
+
+    def add(self, jobs: Collection[int]) -> None:
+        """Look after more jobs, also after such as it had before and had lost."""
+        with self._changing:
+            self._jobs = (*(job for job in self._jobs if job not in jobs), *jobs)
+            self.lost -= set(jobs)
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -56,11 +67,14 @@ class Watch:
         beaten = 0.0
         while not self._ended.wait(LOOK_SECONDS):
             try:
-                if time.monotonic() - beaten >= BEAT_SECONDS:
-                    self.live = self._queue.beat(self._jobs)
-                    beaten = time.monotonic()
-                else:
-                    self.live = self._queue.own(self._jobs)
+                asked = self._jobs
+                beats = time.monotonic() - beaten >= BEAT_SECONDS
+                own = self._queue.beat(asked) if beats else self._queue.own(asked)
+                beaten = time.monotonic() if beats else beaten
+                with self._changing:
+                    if self._jobs is asked:  # else it was asked before others came
+                        self.lost = set(asked) - own
+                self.waits = self._queue.waits()
             except RegistryError as error:  # training goes on; the transaction that publishes has the last word
                 log.warning("cannot look after jobs: %s", error)
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, DataError, FieldError, LibraryError, NotFound, PromotionRefused, SoftPromptError
-from softprompt.evaluation.sequential import Count, better, e_value, interval
+from softprompt.evaluation.statistics.sequential import Count, better, e_value, interval
 from softprompt.names import Ref, is_user, parse_ref
 from softprompt.registry.queries import PRODUCTION
 from softprompt.registry.traffic.experiments import CANDIDATE, CONTROL, RUNNING, UNDECIDED, Experiment
 from softprompt.registry.traffic.feedback import Said
-from softprompt.serving.routing.split import MadeId, arm_of
+from softprompt.serving.routing.split import MadeId, steady_arm_of
 from softprompt.tasks.form import Form
 from softprompt.text import plural
 
@@ -92,6 +92,34 @@ def _newest_other(library: Library, control: Version) -> Version:
     raise NotFound(f"{control.ref} has no other version to be compared with{there}; train one (`softprompt train`)")
 
 
+def change(library: Library, task: str, *, weight: float) -> Experiment:
+    """Give the candidate of the experiment that runs another share of the users, from the next requests on. Where it
+    grows, those that had the candidate keep it, and where it shrinks, those that had the control do; outcomes go on to count
+    for the version that answered.
+
+    Raises:
+        NotFound: no such task, or none of its experiments runs.
+        ConfigError: the weight is no share, or all get the control (shadow).
+        LibraryError: it was ended by another just now.
+    """
+    there = _that_runs(library, task)
+    changed = library.registry.experiments.weigh(there, weight)
+    if changed is None:
+        raise _ended_by_another(there)
+    return changed
+
+
+def _ended_by_another(there: Experiment) -> LibraryError:
+    return LibraryError(f"experiment {there.id} of task {there.task!r} was ended by another just now; nothing was changed")
+
+
+def _that_runs(library: Library, task: str) -> Experiment:
+    there = library.registry.experiments.latest(task)
+    if there is None or there.state != RUNNING:
+        raise NotFound(f"no experiment of task {task!r} runs; `softprompt ab status {task}` shows the last one")
+    return there
+
+
 def stop(library: Library, task: str, *, winner: str | None = None) -> Experiment:
     """End the experiment of a task. The winner, where one is named, is promoted to `production`; else nothing moves, and all
     get again what the name means.
@@ -104,9 +132,7 @@ def stop(library: Library, task: str, *, winner: str | None = None) -> Experimen
     """
     if winner not in (None, *ARMS):
         raise ConfigError(f"winner {winner!r} is none of {', '.join(ARMS)}; give one of them, or none")
-    there = library.registry.experiments.latest(task)
-    if there is None or there.state != RUNNING:
-        raise NotFound(f"no experiment of task {task!r} runs; `softprompt ab status {task}` shows the last one")
+    there = _that_runs(library, task)
     decision = winner or there.decision or verdict(there) or UNDECIDED
     if winner is None:
         ended = library.registry.experiments.end(there, decision, "ended by hand")
@@ -120,7 +146,7 @@ def stop(library: Library, task: str, *, winner: str | None = None) -> Experimen
                 "--force --reason TEXT`"
             ) from error
     if not ended:
-        raise LibraryError(f"experiment {there.id} of task {task!r} was ended by another just now; nothing was changed")
+        raise _ended_by_another(there)
     found = library.registry.experiments.get(there.id)
     assert found is not None
     return found
@@ -252,7 +278,15 @@ def _bind(library: Library, name: str | None, model: str | None, user: str | Non
     teller = user if user is not None else key or name
     if running is None or running.state != RUNNING or teller is None or _has_own(library, asked.task, user):
         return said, version
-    arm = arm_of(running, teller)
+    arm = steady_arm_of(running, teller)
+    if arm is None:
+        arm = next((one for one in ARMS if asked == Ref(running.task, number=running.version_of(one))), None)
+    if arm is None:
+        raise FieldError(
+            f"which version answered {teller!r} is not known, as the weight of experiment {running.id} was changed; give "
+            f"the id of the answer, or its version as `model` ({running.ref_of(CONTROL)} or {running.ref_of(CANDIDATE)})",
+            "model",
+        )
     if asked not in _names(running, arm):
         return said, version
     version = registry.resolve(running.ref_of(arm), deleted=True)

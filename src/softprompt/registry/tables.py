@@ -23,7 +23,7 @@ from sqlalchemy import (
     false,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
 """Every revision, oldest first. One file each under `migrations/versions`."""
 
 HEAD = REVISIONS[-1]
@@ -174,6 +174,8 @@ experiments = Table(
     Column("control", Integer, nullable=False),
     Column("candidate", Integer, nullable=False),
     Column("weight", Float, nullable=False),  # of the candidate
+    Column("lowest_weight", Float),  # that it has had; NULL where it never changed
+    Column("highest_weight", Float),
     Column("shadow", Boolean, nullable=False, server_default=false()),
     Column("level", Float, nullable=False),
     Column("auto", Boolean, nullable=False, server_default=false()),

@@ -115,14 +115,16 @@ class AsyncService:
         sampling: Sampling,
         *,
         schema: str | None = None,
+        any_text: bool = False,
         echo: bool = False,
         user: str | None = None,
         key: str | None = None,
     ) -> Completion:
         """Continue raw text or token ids, without a template. Text is text: control tokens come as ids alone. With `schema`,
-        a JSON schema as text, the answer is JSON of it. With `echo` the input comes before it, with its tokens'
+        a JSON schema as text, the answer is JSON of it; else of the task's own, where it has one and `any_text` does not say
+        otherwise. With `echo` the input comes before it, with its tokens'
         log-probabilities where `sampling` asks for such, and `max_tokens` may be 0."""
-        how: dict[str, Any] = {"schema": schema, "echo": echo, "user": user, "key": key}
+        how: dict[str, Any] = {"schema": schema, "any_text": any_text, "echo": echo, "user": user, "key": key}
         return await (await self.stream(tenant, model, given, sampling, **how)).whole()
 
     async def stream(
@@ -133,6 +135,7 @@ class AsyncService:
         sampling: Sampling,
         *,
         schema: str | None = None,
+        any_text: bool = False,
         echo: bool = False,
         user: str | None = None,
         key: str | None = None,
@@ -143,11 +146,12 @@ class AsyncService:
             target = await self.targets.choose(tenant, model, [ids], watch, user, key)
             check_room(self.base, len(target.vectors), len(ids), sampling.max_tokens)
             target.refuse_ensemble()
-            held = await held_to(self.base, sampling, None, schema)
+            own = target.resident.form if target.resident is not None and schema is None and not any_text else None
+            held = await held_to(self.base, sampling, own, schema)
             opening = await self._results.echo(self.base, target.vectors, given, ids, sampling.logprobs) if echo else None
             stream = self._generate(target, ids, held, watch)
             stream.echo = opening
-            again = partial(self.complete, tenant, given=given, sampling=sampling, schema=schema)
+            again = partial(self.complete, tenant, given=given, sampling=sampling, schema=schema, any_text=any_text)
             return self._follow(target, stream, sampling, lambda ref: again(model=ref))
 
     async def chat(

@@ -55,10 +55,19 @@ class Bank:
 
     def extend(self, prompts: Sequence[Tensor], rules: Sequence[Rule]) -> None:
         """Let more prompts in, at their starts, behind those there are."""
-        states = [self.state(index) for index in range(len(self.rules))]
-        starts = [*(state["trained_KRD"][-length:] for state, length in zip(states, self.lengths, strict=True)), *prompts]
-        self.rules += rules
-        self.lengths += [len(prompt_PD) for prompt_PD in prompts]
+        self._lay(range(len(self.rules)), prompts, rules)
+
+    def keep(self, which: Sequence[int]) -> None:
+        """Let go of all prompts but these, one at least, which stand in this order then and keep their states."""
+        self._lay(which, [], [])
+
+    def _lay(self, which: Sequence[int], prompts: Sequence[Tensor], rules: Sequence[Rule]) -> None:
+        """Lay out prompts that are in, and others behind them at their starts."""
+        states = [self.state(index) for index in which]
+        kept = [state["trained_KRD"][-self.lengths[index] :] for index, state in zip(which, states, strict=True)]
+        starts = [*kept, *prompts]
+        self.rules = [*(self.rules[index] for index in which), *rules]
+        self.lengths = [len(start_PD) for start_PD in starts]
         self._networks = [rule.network for rule in self.rules]
         self._weights = [
             network.rows(len(start_PD) - network.apart, start_PD.shape[1]) if network else 0
@@ -203,6 +212,16 @@ class Banks:
             placed |= {place: (bank, index) for index, place in enumerate(own, len(bank.rules))}
             bank.extend([prompts[place] for place in own], [rules[place] for place in own])
         self._places += [placed[place] for place in range(len(prompts))]
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Let go of all prompts but these, which stand in this order then; a width that none has goes too."""
+        kept = {place: (bank, at) for bank, own, _ in self.parts(places) for at, place in enumerate(own)}
+        for width, bank in [*self._banks.items()]:
+            if own := [self._places[place][1] for place in places if self._places[place][0] is bank]:
+                bank.keep(own)
+            else:
+                del self._banks[width]
+        self._places = [kept[place] for place in places]
 
     def parts(self, places: Sequence[int]) -> Iterator[tuple[Bank, list[int], list[int]]]:
         """The banks that prompts are in: the places of each bank's own, and where they are in it."""

@@ -35,7 +35,7 @@ class Checkpoint:
         self._warn = warn
         self._every = every
         self._saved = time.monotonic()
-        self._others: dict[str, Any] = {}
+        self.others: dict[str, Any] = {}
         """States of runs that the session does not have, kept for those who come for them."""
 
     def load(self) -> dict[str, Any]:
@@ -50,8 +50,8 @@ class Checkpoint:
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             self._warn(f"the checkpoint {self.file} is of another version; training starts anew")
             return {}
-        self._others = dict(state["runs"])
-        return dict(state["runs"])
+        self.others = dict(state["runs"])
+        return self.others
 
     @property
     def due(self) -> bool:
@@ -66,7 +66,7 @@ class Checkpoint:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as handle:
-                torch.save({"format": FORMAT, "runs": {**self._others, **states}}, handle)
+                torch.save({"format": FORMAT, "runs": {**self.others, **states}}, handle)
                 handle.flush()
                 os.fsync(handle.fileno())
             partial.replace(self.file)
@@ -77,10 +77,15 @@ class Checkpoint:
             return False
         return True
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Let go of states that nobody will come for, with the next save."""
+        gone = set(keys)
+        self.others = {key: state for key, state in self.others.items() if key not in gone}
+
     def discard(self, keys: Iterable[str], states: Mapping[str, Any]) -> None:
         """Forget runs that are over; `states` are those that are not. The last one takes the file along."""
-        self._others = {key: state for key, state in self._others.items() if key not in set(keys)}
-        if states or self._others:
+        self.forget(keys)
+        if states or self.others:
             self.save(states)
             return
         for left in self.file.parent.glob(f"{self.file.stem}.*"):

@@ -131,6 +131,11 @@ class Preparer:
         run.split(task.folds)
         return run, test
 
+    def forget(self, task: Task) -> None:
+        """Give back the memory of a task's rows; another that shares them has them encoded anew."""
+        self._encoded = {key: made for key, made in self._encoded.items() if key[0] != id(task.train)}
+        self._kept = [rows for rows in self._kept if rows is not task.train]
+
     @cached_property
     def _architecture(self) -> Architecture:
         return self._given or architecture_of(self._base)

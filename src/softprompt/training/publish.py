@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
-from softprompt.errors import NotFound
+from softprompt.errors import NotFound, RegistryError, StoreError
 from softprompt.evaluation.baselines import beside_baselines
+from softprompt.evaluation.findings import WHILE_TRAINING, of_card
 from softprompt.evaluation.reference import Reference, Seen, answers_of
 from softprompt.evaluation.trials import Report, Trial, result_of
 from softprompt.files import write_whole
 from softprompt.model.architecture import Architecture
 from softprompt.model.centroid import centroid_of, raw_text
 from softprompt.model.prefix import layout_for
-from softprompt.prompts.card import REFERENCE, TEMPERATURE, Card
+from softprompt.prompts.card import BARELY, REFERENCE, TEMPERATURE, Card
 from softprompt.prompts.prompt import Classifier, SoftPrompt
 from softprompt.registry.gate import Rival, rival
 from softprompt.registry.records import Origin, Version
@@ -26,8 +28,9 @@ from softprompt.tasks.config.config import OF_PATTERNS
 from softprompt.tasks.examples import Examples
 from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.task import Task
+from softprompt.training.events import Event, Noted, Published
 from softprompt.training.heads import objective_on
-from softprompt.training.member import Member
+from softprompt.training.member import Member, Tuned
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -36,6 +39,31 @@ if TYPE_CHECKING:
 
 CENTROID_ROWS = 200
 """Training rows that say where a task's inputs lie."""
+
+
+def publishing(architecture: Architecture, member: Member, report: Report, *, tries: int, since: float) -> Iterator[Event]:
+    """Publish what became of a member, with all that is to be said of it; up to `tries` times where registry or store fail,
+    each after twice as long as the one before. It was begun at `since`, by `time.perf_counter`."""
+    prompt, base = make_prompt(architecture, member, report), architecture.base
+    if prompt.card.metrics["moved"] < BARELY:
+        yield Noted(barely_moved(member, prompt), member, warning=True)
+    for one in of_card(prompt.card, member.run.history):
+        if one.mode in WHILE_TRAINING:
+            yield Noted(f"{member.task.name}: {one.evidence}; {one.mend}", member, warning=True)
+    for attempt in range(1, tries + 1):
+        try:
+            version, beside, warnings = publish(member, prompt, base)
+            break
+        except (StoreError, RegistryError) as error:
+            if attempt == tries:
+                raise
+            yield Noted(f"{member.task.name} cannot be published: {error}", member, warning=True)
+            time.sleep(2.0**attempt)
+    for message in warnings:
+        yield Noted(message, member, warning=True)
+    seconds = time.perf_counter() - since
+    member.tuned = Tuned.of(member, prompt, report, version, beside, base.params, seconds)
+    yield Published(member, member.tuned)
 
 
 def make_prompt(architecture: Architecture, member: Member, report: Report) -> SoftPrompt:

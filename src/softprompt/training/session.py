@@ -13,15 +13,13 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from softprompt.engines.offline import OfflineEngine
-from softprompt.errors import RegistryError, StoreError, TrainingError
+from softprompt.errors import TrainingError
 from softprompt.evaluation.baselines import baseline_trials, remarks_on_baselines, untaught
-from softprompt.evaluation.findings import WHILE_TRAINING, of_card
 from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
-from softprompt.prompts.card import BARELY
 from softprompt.tasks.task import Task
 from softprompt.training.bank import Banks
 from softprompt.training.checkpoint import EVERY_SECONDS, Checkpoint, key_of, name_of
@@ -32,7 +30,6 @@ from softprompt.training.events import (
     Judged,
     Noted,
     Prepared,
-    Published,
     Resumed,
     Stepped,
     Stopped,
@@ -40,9 +37,9 @@ from softprompt.training.events import (
     standing,
 )
 from softprompt.training.loop import Group, Stepper
-from softprompt.training.member import Also, Member, Tuned
+from softprompt.training.member import Also, Member
 from softprompt.training.prepare import Preparer
-from softprompt.training.publish import barely_moved, make_prompt, publish
+from softprompt.training.publish import publishing
 from softprompt.training.remarks import remarks_on
 from softprompt.training.run import Run
 
@@ -87,13 +84,13 @@ class Session:
         self.architecture, self.base, self.library = architecture, architecture.base, library
         self.members: list[Member] = []
         self._waiting: list[Member] = []
+        self._leaving: list[Member] = []
         self._trained: list[Member] = []
         self._runs: list[Run] = []  # theirs, in the order of the bank
         self._group, self._stop = group or Group(), stop or threading.Event()
         self._folder = checkpoints or (library.runs if library is not None else None)
         self._name, self._salt, self._every, self._tries = name, salt, every, tries
         self._checkpoint: Checkpoint | None = None
-        self._states: dict[str, Any] = {}
         self._notes: list[Noted] = []
         self._done, self._started = -1, time.perf_counter()
         heed = self._heed if self._group.world == 1 else None
@@ -127,12 +124,19 @@ class Session:
             member.run.dropped = True
 
     def pause(self, member: Member) -> None:
-        """Give a member up as :meth:`drop` does, and keep what it has trained, for a session that has it again."""
-        if member not in self._trained:
+        """Give a member up as :meth:`drop` does, and keep what it has trained, for a session that has it again, or for this
+        one once it is added again."""
+        if member in self._waiting:
             self.drop(member)
         elif not member.ended:
             member.paused = member.run.stopped = True
             self._save()
+
+    def release(self, member: Member) -> None:
+        """Give back what a member holds that was dropped, or has been published or failed: as the next one enters, so that
+        a session to which tasks are added again and again holds no more than those that run. Of one that is paused, or
+        could not be published, the checkpoint keeps what it has trained, for when it is added again."""
+        self._leaving.append(member)
 
     def stop(self) -> None:
         """Write a checkpoint behind the present step, or chunk of rows, and end. Safe from signal handlers and threads."""
@@ -178,19 +182,25 @@ class Session:
 
     def _enter(self) -> Iterator[Event]:
         """Prepare the members that wait, and measure their baselines."""
-        new, self._waiting = self._waiting, []
-        ready: list[Member] = []
+        new, ready = [*self._waiting], list[Member]()
+        if new:
+            self._let_go()
         for number, member in enumerate(new, 1):
+            if member.ended:  # dropped while others were prepared
+                continue
             try:
                 member.run, member.test = yield from self._preparer.preparing(member.task, member.library, member.begins)
             except Exception as error:
+                self._waiting = [one for one in self._waiting if one is not member]
                 yield self._failed(member, error)
                 continue
+            if member.ended:  # dropped meanwhile
+                continue
+            self._waiting.remove(member)
             for message, warning in remarks_on(self.base, member.run):
                 yield Noted(message, member, warning)
             yield Advanced("read", number, len(new), member.task.name)
-            member.places = range(len(self._runs), len(self._runs) + len(member.runs))
-            self._runs += member.runs
+            self._place(member)
             ready.append(member)
         if not ready:
             return
@@ -208,6 +218,28 @@ class Session:
         yield from self._flush()
         yield from self._advance()
 
+    def _place(self, member: Member) -> None:
+        member.places = range(len(self._runs), len(self._runs) + len(member.runs))
+        self._runs += member.runs
+
+    def _let_go(self) -> None:
+        """Of those that are released."""
+        gone, self._leaving = set(self._leaving), []
+        if not gone:
+            return
+        if self._checkpoint is not None:
+            left = [member for member in self._trained if member in gone]
+            self._checkpoint.forget(member.key for member in left)
+            self._checkpoint.others |= self._states_of([member for member in left if _may_go_on(member)])
+        for member in gone:
+            self._preparer.forget(member.task)
+        self.members = [member for member in self.members if member not in gone]
+        self._trained = [member for member in self._trained if member not in gone]
+        self._bank.keep([place for member in self._trained for place in member.places])
+        self._runs = []
+        for member in self._trained:
+            self._place(member)
+
     def _restore(self, ready: Sequence[Member]) -> Iterator[Event]:
         """Let members go on from the checkpoint that has them."""
         known = {member.key for member in self._trained}
@@ -219,16 +251,19 @@ class Session:
         if self._folder is not None and self._checkpoint is None:
             name = self._name or name_of([member.key for member in ready], self._salt)
             self._checkpoint = Checkpoint(self._folder, name, self._warn, self._every)
-            self._states = self._group.from_first(self._checkpoint.load)
-        furthest = -1
+            self._checkpoint.others = self._group.from_first(self._checkpoint.load)
         for member in ready:
-            state = self._states.pop(member.key, None)
+            state = self._checkpoint.others.pop(member.key, None) if self._checkpoint is not None else None
             if state is not None:
                 member.load_state(state, self._bank)
-                furthest = max(furthest, member.run.step)
         yield from self._flush()
-        if furthest >= 0:
-            yield Noted(f"going on from step {furthest} of a training that was stopped")
+        if resumed := [member for member in ready if member.resumed]:
+            furthest = max(member.run.step for member in resumed)
+            if len(ready) == len(self._trained):
+                yield Noted(f"going on from step {furthest} of a training that was stopped")
+            else:  # which is no news of those that run
+                for member in resumed:
+                    yield Noted(f"going on from step {member.run.step}, where it was stopped", member)
             yield Resumed(furthest)
             yield from self._advance()
 
@@ -277,31 +312,9 @@ class Session:
         for member, (report,) in reports.items():
             yield Judged(member, report)
             try:
-                yield from self._publish(member, report)
+                yield from publishing(self.architecture, member, report, tries=self._tries, since=self._started)
             except Exception as error:
                 yield self._failed(member, error)
-
-    def _publish(self, member: Member, report: Report) -> Iterator[Event]:
-        prompt = make_prompt(self.architecture, member, report)
-        if prompt.card.metrics["moved"] < BARELY:
-            yield Noted(barely_moved(member, prompt), member, warning=True)
-        for one in of_card(prompt.card, member.run.history):
-            if one.mode in WHILE_TRAINING:
-                yield Noted(f"{member.task.name}: {one.evidence}; {one.mend}", member, warning=True)
-        for attempt in range(1, self._tries + 1):
-            try:
-                version, beside, warnings = publish(member, prompt, self.base)
-                break
-            except (StoreError, RegistryError) as error:
-                if attempt == self._tries:
-                    raise
-                yield Noted(f"{member.task.name} cannot be published: {error}", member, warning=True)
-                time.sleep(2.0**attempt)
-        for message in warnings:
-            yield Noted(message, member, warning=True)
-        seconds = time.perf_counter() - self._started
-        member.tuned = Tuned.of(member, prompt, report, version, beside, self.base.params, seconds)
-        yield Published(member, member.tuned)
 
     def _judged(
         self, stage: str, trials: Mapping[Member, Sequence[Trial]]
@@ -360,8 +373,13 @@ class Session:
     def _discard(self) -> None:
         """The session is done; what could be trained and not published stays for the next."""
         if self._checkpoint is not None and self._group.leads:
-            kept = [one for one in self._trained if one.paused or (one.error is not None and one.run.failure is None)]
+            kept = [member for member in self._trained if _may_go_on(member)]
             self._checkpoint.discard([member.key for member in self._trained], self._states_of(kept))
 
     def _states_of(self, members: Sequence[Member]) -> dict[str, dict[str, object]]:
         return {member.key: member.state(self._bank) for member in members}
+
+
+def _may_go_on(member: Member) -> bool:
+    """Whether one that takes no more steps could do so another time, or be published then."""
+    return member.paused or (member.error is not None and member.run.failure is None)

@@ -189,7 +189,7 @@ class VllmEngine(Engine):
             if job.sampling.grammar is not None:
                 raise ConfigError(
                     "answers are not held to a schema on vLLM here (response_format, output_schema); leave response_format "
-                    "out, or ask `softprompt serve`"
+                    'out, on completions of a task with output_schema say {"type": "text"} there, or ask `softprompt serve`'
                 )
             if 0 < job.sampling.temperature < LEAST_TEMPERATURE:
                 raise ConfigError(

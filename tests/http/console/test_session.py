@@ -98,7 +98,8 @@ ALLOWED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "POST": {
         "/tasks/kind/promote": (), "/tasks/kind/rollback": (), "/keys": (), "/keys/revoke": (), "/ab": (),
-        "/ab/kind/stop": (), "/playground": ("predict",), "/playground/stream": ("predict",), "/train": ("train",),
+        "/ab/kind/stop": (), "/ab/kind/weight": (), "/playground": ("predict",), "/playground/stream": ("predict",),
+        "/train": ("train",),
         "/review/kind": ("train",), "/jobs/x/stop": ("train",), "/train/x": ("train",), "/review/kind/erase": ("train",),
     },
 }  # fmt: skip

@@ -83,6 +83,12 @@ def test_an_experiment_from_its_beginning_to_its_end(running: Running, browser: 
     assert all(f"{row['successes']:g} of {row['outcomes']} outcomes" in page.text for row in rows)
     assert "hx-trigger" in browser.get("/ab/kind", headers={"hx-request": "true"}).text
     assert "kind running" in browser.page("/ab").text
+    assert "Change the weight" in browser.page("/ab/kind").text
+    assert browser.post("/ab/kind/weight", {"weight": "0.4"}).status_code == 303
+    assert "40 % of the users" in browser.page("/ab/kind").text
+    wrong = browser.post("/ab/kind/weight", {"weight": "most"})
+    assert wrong.status_code == 409
+    assert "is no number" in read(wrong.text).text
     again = browser.post("/ab", {"task": "kind", "weight": "0.5"})
     assert again.status_code == 400
     assert "has an experiment that runs" in again.text

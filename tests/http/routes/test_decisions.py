@@ -43,12 +43,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
             yield found
 
 
-@pytest.fixture
-def client(running: Running) -> Iterator[OpenAI]:
-    with running.client() as made:
-        yield made
-
-
 def test_the_base_answers_any_question(client: OpenAI, running: Running) -> None:
     both: Any = {
         "type": "choice",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -11,29 +9,10 @@ import pytest
 import torch
 from openai import OpenAI
 
-from softprompt.bases.base import FrozenBase
-from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.protocol import Vectors
-from softprompt.library.library import Library
-from softprompt.model.architecture import architecture_of
 from softprompt.prompts.prompt import SoftPrompt
 from tests.engines.test_read_jobs import alone
-from tests.http_server import Running, fill, serving
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[Running]:
-    base = FrozenBase.load(str(base_folder))
-    with Library.open(tmp_path_factory.mktemp("home")) as library:
-        fill(library, base)
-        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as found:
-            yield found
-
-
-@pytest.fixture
-def client(running: Running) -> Iterator[OpenAI]:
-    with running.client() as made:
-        yield made
+from tests.http_server import Running
 
 
 def vectors(running: Running, task: str) -> Vectors:

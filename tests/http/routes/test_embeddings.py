@@ -48,12 +48,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
             yield found
 
 
-@pytest.fixture
-def client(running: Running) -> Iterator[OpenAI]:
-    with running.client() as made:
-        yield made
-
-
 @pytest.mark.parametrize("model", ["tiny-llama", "tell", "kind@2"])
 def test_they_are_the_mean_of_the_last_states(client: OpenAI, running: Running, model: str) -> None:
     prompt_PD = None

@@ -44,12 +44,6 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
             yield found
 
 
-@pytest.fixture
-def client(running: Running) -> Iterator[OpenAI]:
-    with running.client() as made:
-        yield made
-
-
 @pytest.mark.parametrize("task", ["moderation", "strict", "lax", "omni-moderation-latest"])
 def test_it_says_what_the_task_predicts(client: OpenAI, running: Running, task: str) -> None:
     predicted = Service(running.library, base=running.base).predict(TEXTS, task)

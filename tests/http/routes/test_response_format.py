@@ -13,10 +13,9 @@ from openai import OpenAI
 from pydantic import BaseModel, ConfigDict, Field
 
 from softprompt.bases.base import FrozenBase
-from softprompt.engines.continuous import ContinuousEngine
 from softprompt.library.library import Library
-from softprompt.model.architecture import architecture_of
-from tests.http_server import Running, fill, serving
+from tests.http_server import Running, fill, serving_for_real
+from tests.models import some_prompt
 
 
 class Person(BaseModel):
@@ -38,17 +37,16 @@ def json_schema(schema: Any, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[Running]:
-    base = FrozenBase.load(str(base_folder))
-    with Library.open(tmp_path_factory.mktemp("home")) as library:
+    def fill_more(library: Library, base: FrozenBase) -> None:
         fill(library, base)
-        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as found:
-            yield found
+        for name, target in (("cards", " {label}"), ("glued", "{label}")):
+            fields: dict[str, Any] = {"target": target, "max_new_tokens": 60}
+            fields["recipe"] = {"output_schema": json.dumps(SCHEMA)}
+            prompt = some_prompt(base, name, seed=4, rows=5, metric="exact_match", **fields)
+            library.publish(prompt.to_bytes(), base=base.address)
 
-
-@pytest.fixture
-def client(running: Running) -> Iterator[OpenAI]:
-    with running.client() as made:
-        yield made
+    with serving_for_real(tmp_path_factory.mktemp("home"), base_folder, fill_more) as found:
+        yield found
 
 
 @pytest.mark.parametrize("model", ["tell", "tiny-llama"])
@@ -80,6 +78,35 @@ def test_a_completion(client: OpenAI) -> None:
     assert {choice.text for choice in drawn.choices} - {choice.text for choice in answer.choices}
     for choice in drawn.choices:
         Person.model_validate_json(choice.text)
+
+
+@pytest.mark.parametrize(("model", "white"), [("cards", " "), ("glued", "")])
+def test_a_completion_of_a_task_with_a_schema_is_json_of_it(client: OpenAI, model: str, white: str) -> None:
+    """Behind the white space that the task's answers begin with, as those to chats."""
+    ask: dict[str, Any] = {"model": model, "prompt": ["red", "blue apple"], "max_tokens": 60, "temperature": 1.2, "seed": 1}
+    choices = client.completions.create(**ask).choices
+    for choice in choices:
+        Person.model_validate_json(choice.text)
+        assert choice.text.startswith(white + "{")
+    streamed = list(client.completions.create(**ask | {"prompt": "red", "stream": True}))
+    assert "".join(chunk.choices[0].text for chunk in streamed) == choices[0].text
+    echoed = client.completions.create(**ask | {"prompt": "red", "logprobs": 1, "echo": True}).choices[0].text
+    assert echoed == "red" + choices[0].text
+    nothing = client.completions.create(model=model, prompt="red", max_tokens=0, logprobs=1, echo=True).choices[0]
+    assert nothing.text == "red"
+    cut = client.completions.create(model=model, prompt="red", max_tokens=2).choices[0]
+    assert (cut.finish_reason, cut.text[: len(white) + 1]) == ("length", white + "{")
+
+
+def test_a_completion_may_ask_for_another_schema_or_for_any_text(client: OpenAI) -> None:
+    ask: dict[str, Any] = {"model": "cards", "prompt": "red", "max_tokens": 30}
+    other = {"type": "object", "properties": {"ok": {"const": True}}, "required": ["ok"], "additionalProperties": False}
+    answer = client.completions.create(**ask, extra_body={"response_format": json_schema(other)})
+    assert json.loads(answer.choices[0].text) == {"ok": True}
+    free = client.completions.create(**ask, extra_body={"response_format": {"type": "text"}}).choices[0].text
+    assert not free.lstrip().startswith("{")
+    chat = client.chat.completions.create(model="cards", messages=CHAT, extra_body={"response_format": {"type": "text"}})
+    Person.model_validate_json(chat.choices[0].message.content)
 
 
 def test_any_object_and_any_text(client: OpenAI) -> None:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import openai
 import pytest
 from openai import OpenAI
 from pydantic import BaseModel, ConfigDict
-
-from softprompt.bases.base import FrozenBase
-from softprompt.engines.continuous import ContinuousEngine
-from softprompt.library.library import Library
-from softprompt.model.architecture import architecture_of
-from tests.http_server import Running, fill, serving
 
 KINDS = [
     "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
@@ -30,21 +22,6 @@ class Thing(BaseModel):
 
     colour: Literal["red", "blue"]
     count: Literal[1, 2]
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[Running]:
-    base = FrozenBase.load(str(base_folder))
-    with Library.open(tmp_path_factory.mktemp("home")) as library:
-        fill(library, base)
-        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as found:
-            yield found
-
-
-@pytest.fixture
-def client(running: Running) -> Iterator[OpenAI]:
-    with running.client() as made:
-        yield made
 
 
 @pytest.mark.parametrize("model", ["tell", "kind", "tiny-llama"])

@@ -60,10 +60,17 @@ def start(
 @router.get("/ab/{task}")
 def of_task(request: Request, library: OwnLibrary, _: Reader, task: str) -> Response:
     """The experiment of a task that runs, or ran last."""
-    rows = experiments.status(library, check_name(task))
-    part = "hx-request" in request.headers
-    running = rows[0]["state"] == RUNNING
-    return render(request, "ab-rows.html" if part else "ab-task.html", task=task, rows=rows, running=running, problem=None)
+    return _of_task(request, library, check_name(task), part="hx-request" in request.headers)
+
+
+@router.post("/ab/{task}/weight")
+def change(request: Request, library: OwnLibrary, _: Admin, task: str, weight: Annotated[str, Form()] = "") -> Response:
+    """Give the candidate another share."""
+    try:
+        experiments.change(library, check_name(task), weight=_number(weight, "weight"))
+    except (ConfigError, LibraryError) as error:
+        return _of_task(request, library, task, problem=problem_of(error), status=409)
+    return go("ab", task)
 
 
 @router.post("/ab/{task}/stop")
@@ -72,12 +79,18 @@ def stop(request: Request, library: OwnLibrary, _: Admin, task: str, winner: Ann
     try:
         experiments.stop(library, check_name(task), winner=winner or None)
     except LibraryError as error:
-        rows = experiments.status(library, task)
-        return render(
-            request, "ab-task.html", status=409, task=task, rows=rows, running=rows[0]["state"] == RUNNING,
-            problem=problem_of(error),
-        )  # fmt: skip
+        return _of_task(request, library, task, problem=problem_of(error), status=409)
     return go("ab", task)
+
+
+def _of_task(
+    request: Request, library: Library, task: str, *, problem: str | None = None, status: int = 200, part: bool = False
+) -> Response:
+    rows = experiments.status(library, task)
+    return render(
+        request, "ab-rows.html" if part else "ab-task.html", status=status, task=task, rows=rows,
+        running=rows[0]["state"] == RUNNING, problem=problem,
+    )  # fmt: skip
 
 
 def _number(text: str, what: str) -> float:

@@ -184,7 +184,12 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
         )
     rows = [(prompt, sampling) for prompt in prompts for sampling in body.draws(bound, body.logprobs)]
     tokens, shape = len(rows) * bound, CompletionShape(len(rows), with_logprobs=body.logprobs is not None)
-    how: dict[str, Any] = {"schema": body.schema_asked, "echo": bool(body.echo), **call.asker}
+    how: dict[str, Any] = {
+        "schema": body.schema_asked,
+        "any_text": body.any_text_asked,
+        "echo": bool(body.echo),
+        **call.asker,
+    }
     if body.stream:
         opening = [partial(call.service.stream, call.tenant, body.model, *row, **how) for row in rows]
         return await call.stream(shape, opening, tokens, include_usage=body.wants_usage)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, DataError
-from softprompt.evaluation.drift_tests import LEAST_ROWS, LEVEL, Verdict, judge_rows
 from softprompt.evaluation.reference import Reference, Seen, Tally, answers_of, confidence_of
+from softprompt.evaluation.statistics.drift_tests import LEAST_ROWS, LEVEL, Verdict, judge_rows
 from softprompt.library.library import library_or_current
 from softprompt.progress import Progress, Silent
 from softprompt.registry.records import Record
@@ -150,6 +150,11 @@ def look(
         loaded, form, rows = _open(library, version, data, base, shown)
         tally, source = reference.count(loaded, answer_rows(library, version, form, loaded, rows, shown)), os.fspath(data)
     else:
+        if users := library.registry.personal.of(version.task):
+            shown.note(
+                f"{plural(len(users), 'user')} with a prompt of their own of {version.task!r}: what those answered is not "
+                "among these rows, as nothing watches them"
+            )
         seen = [one for one in windows.of(version, hours=hours) if one.tally.get("reference") == key_of(told)]
         if not seen:
             shown.warn(
@@ -175,7 +180,7 @@ def keep_reference(
 
     Raises:
         NotFound: there is no such version.
-        DataError: the rows are wrong, or fewer than :data:`~softprompt.evaluation.drift_tests.LEAST_ROWS`.
+        DataError: the rows are wrong, or fewer than :data:`~softprompt.evaluation.statistics.drift_tests.LEAST_ROWS`.
         FingerprintMismatch: the base is another one than the version's.
     """
     shown = progress or Silent()

@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.evaluation.drift_tests import CONFIDENCE, INPUTS, LENGTH, OUTPUTS, Verdict
 from softprompt.evaluation.reference import SKETCH, Sample, Tally, bin_start, sure_start
+from softprompt.evaluation.statistics.drift_tests import CONFIDENCE, INPUTS, LENGTH, OUTPUTS, Verdict
 from softprompt.files import write_whole
 
 if TYPE_CHECKING:

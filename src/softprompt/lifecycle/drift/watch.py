@@ -22,8 +22,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from softprompt.errors import NotFound, SoftPromptError
-from softprompt.evaluation.drift_tests import LEVEL, Verdict, judge_rows
 from softprompt.evaluation.reference import Reference, Seen, Tally
+from softprompt.evaluation.statistics.drift_tests import LEVEL, Verdict, judge_rows
 from softprompt.registry.records import now
 from softprompt.registry.traffic.reviews import Review
 from softprompt.registry.traffic.windows import Window, key_of

@@ -43,6 +43,9 @@ class Experiment(Record):
     candidate: int
     weight: float
     """The share of the candidate."""
+    lowest_weight: float
+    highest_weight: float
+    """Between which it has been."""
     shadow: bool
     """Whether all get the control's answers, and the candidate's are only compared with them."""
     level: float
@@ -103,8 +106,7 @@ class Experiments:
         """
         check_task(task)
         for name, share in (("weight", weight), ("level", level)):
-            if not 0 < share < 1:
-                raise ConfigError(f"{name} {share:g} is no share; give a number between 0 and 1, such as 0.5")
+            _check_share(name, share)
         if max_outcomes is not None and max_outcomes < 1:
             raise ConfigError(f"an experiment of {max_outcomes} outcomes decides nothing; give 1 or more, or leave it out")
         if control == candidate:
@@ -136,6 +138,33 @@ class Experiments:
             after = {"experiment": made} | {name: values[name] for name in kept}
             self._scope.record(connection, "experiment-start", task, after=after)
             return _experiment(connection.execute(_EVERY.where(_e.id == made)).one())
+
+    def weigh(self, experiment: Experiment, weight: float) -> Experiment | None:
+        """Give the candidate of an experiment that runs another share: the experiment as it stands then; None, and nothing
+        changes, where it runs no more.
+
+        Raises:
+            ConfigError: the weight is no share, or all get the control.
+        """
+        _check_share("weight", weight)
+        if experiment.shadow:
+            raise ConfigError(
+                f"experiment {experiment.id} of task {experiment.task!r} runs in the shadow, where all get the control "
+                "whatever the weight; end it, and start one without --shadow"
+            )
+        with self._scope.database.write() as connection:
+            task_id = queries.task_row(connection, self._scope.tenant, experiment.task, lock=True).id
+            there = _running(connection, task_id)
+            if there is None or there.id != experiment.id:
+                return None
+            if weight == there.weight:
+                return there
+            bounds = {"lowest_weight": min(weight, there.lowest_weight), "highest_weight": max(weight, there.highest_weight)}
+            this = sa.update(tables.experiments).where(_e.id == there.id)
+            connection.execute(this.values(weight=weight, **bounds))
+            before, after = ({"experiment": there.id, "weight": one} for one in (there.weight, weight))
+            self._scope.record(connection, "experiment-weight", there.task, before=before, after=after)
+            return _experiment(connection.execute(_EVERY.where(_e.id == there.id)).one())
 
     def latest(self, task: str) -> Experiment | None:
         """The experiment of a task that runs, else the one that ended last; None where there was none.
@@ -240,4 +269,12 @@ def _end(connection: Connection, scope: Scope, experiment: Experiment, decision:
 
 
 def _experiment(row: AnyRow) -> Experiment:
-    return Experiment(**{name: getattr(row, name) for name in Experiment.__dataclass_fields__})
+    values = {name: getattr(row, name) for name in Experiment.__dataclass_fields__}
+    for bound in ("lowest_weight", "highest_weight"):
+        values[bound] = row.weight if values[bound] is None else values[bound]
+    return Experiment(**values)
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 < share < 1:
+        raise ConfigError(f"{name} {share:g} is no share; give a number between 0 and 1, such as 0.5")

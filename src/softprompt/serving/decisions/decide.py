@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from softprompt.engines.protocol import NO_PROMPT, ScoreJob, Vectors
 from softprompt.errors import ConfigError, ContextError, EngineError
-from softprompt.evaluation.calibration import calibrated
+from softprompt.evaluation.statistics.calibration import calibrated
 from softprompt.model.splice import no_prompt, with_front
 from softprompt.serving.decisions.answers import Answer
 from softprompt.serving.decisions.wording import Asked, ask_base

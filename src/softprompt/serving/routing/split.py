@@ -84,10 +84,20 @@ class MadeId:
 
 def arm_of(experiment: Experiment, key: str) -> str:
     """The arm of a user, or of whatever else a request is told apart by."""
+    return _drawn(experiment, key, experiment.weight)
+
+
+def steady_arm_of(experiment: Experiment, key: str) -> str | None:
+    """The arm that a key has had from the beginning; None where a change of the weight has moved it."""
+    first, last = (_drawn(experiment, key, weight) for weight in (experiment.lowest_weight, experiment.highest_weight))
+    return first if first == last else None
+
+
+def _drawn(experiment: Experiment, key: str, weight: float) -> str:
     if experiment.shadow:
         return CONTROL
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=experiment.seed.encode()).digest()
-    return CANDIDATE if int.from_bytes(digest, "big") < experiment.weight * 2**64 else CONTROL
+    return CANDIDATE if int.from_bytes(digest, "big") < weight * 2**64 else CONTROL
 
 
 def _signature(experiment: Experiment, core: str, sign: str) -> str:

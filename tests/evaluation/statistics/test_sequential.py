@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softprompt.evaluation.sequential import Count, better, e_value, interval, log_mixture
+from softprompt.evaluation.statistics.sequential import Count, better, e_value, interval, log_mixture
 
 LEVEL = 0.05
 EXPERIMENTS, OUTCOMES = 3000, 600
@@ -55,12 +55,14 @@ def test_each_step_is_fair_where_the_rates_are_as_said() -> None:
             assert rate * ratio[1] + (1 - rate) * ratio[0] == pytest.approx(1)
 
 
-def simulate(rates: tuple[float, float], seed: int, *, weight: float = 0.5, graded: bool = False) -> np.ndarray:
-    """What is decided when one looks after every outcome: 0 for nothing, 1 for control, 2 for candidate; by experiment."""
+def simulate(rates: tuple[float, float], seed: int, *, weight: float | None = 0.5, graded: bool = False) -> np.ndarray:
+    """What is decided when one looks after every outcome: 0 for nothing, 1 for control, 2 for candidate; by experiment.
+    Without a weight it is changed after every outcome, for the sake of the arm that is ahead."""
     random = np.random.default_rng(seed)
     lgamma = np.array([0.0, *(math.lgamma(at) for at in np.arange(1, 4 * OUTCOMES + 8) / 4)])  # by quarters
-    arms = random.random((EXPERIMENTS, OUTCOMES)) < weight
-    came = random.random((EXPERIMENTS, OUTCOMES)) < np.where(arms, rates[1], rates[0])
+    drawn, luck = random.random((2, EXPERIMENTS, OUTCOMES))
+    arms = drawn < weight if weight is not None else shared_out(rates, drawn, luck)
+    came = luck < np.where(arms, rates[1], rates[0])
     values = came * 4 if not graded else np.where(came, random.integers(2, 5, came.shape), random.integers(0, 2, came.shape))
     n = [np.cumsum(~arms, axis=1), np.cumsum(arms, axis=1)]
     s = [np.cumsum(values * ~arms, axis=1), np.cumsum(values * arms, axis=1)]
@@ -86,6 +88,18 @@ def simulate(rates: tuple[float, float], seed: int, *, weight: float = 0.5, grad
     return decided
 
 
+def shared_out(rates: tuple[float, float], drawn: np.ndarray, luck: np.ndarray) -> np.ndarray:
+    """Which arm each outcome is of, where the one that is ahead gets nine users of ten."""
+    arms = np.zeros(drawn.shape, dtype=bool)
+    n, s = np.zeros((2, 2, len(drawn)))
+    for at in range(drawn.shape[1]):
+        arms[:, at] = one = drawn[:, at] < np.where(s[1] * n[0] > s[0] * n[1], 0.9, 0.1)
+        came = luck[:, at] < np.where(one, rates[1], rates[0])
+        n += (~one, one)
+        s += (~one & came, one & came)
+    return arms
+
+
 def upper(hits: int, of: int) -> float:
     """The upper bound of a rate at 99% after Clopper and Pearson: at it so few hits come in one case of a hundred."""
     low, high = hits / of, 1.0
@@ -97,8 +111,11 @@ def upper(hits: int, of: int) -> float:
     return high
 
 
-@pytest.mark.parametrize(("rate", "weight", "graded"), [(0.5, 0.5, False), (0.9, 0.1, False), (0.7, 0.5, True)])
-def test_peeking_after_every_outcome_raises_few_false_alarms(rate: float, weight: float, graded: bool) -> None:
+@pytest.mark.parametrize(
+    ("rate", "weight", "graded"),
+    [(0.5, 0.5, False), (0.9, 0.1, False), (0.7, 0.5, True), (0.5, None, False), (0.8, None, False)],
+)
+def test_peeking_after_every_outcome_raises_few_false_alarms(rate: float, weight: float | None, graded: bool) -> None:
     decided = simulate((rate, rate), seed=1, weight=weight, graded=graded)
     assert upper(int((decided > 0).sum()), EXPERIMENTS) < LEVEL
 
@@ -120,6 +137,8 @@ def test_the_worse_is_hardly_ever_taken_for_the_better_and_the_better_is_found()
     decided = simulate((0.6, 0.8), seed=2)
     assert upper(int((decided == 1).sum()), EXPERIMENTS) < LEVEL
     assert (decided == 2).mean() > 0.85  # of 600 outcomes, 300 an arm
+    decided = simulate((0.6, 0.8), seed=4, weight=None)
+    assert upper(int((decided == 1).sum()), EXPERIMENTS) < LEVEL
 
 
 def test_intervals_hold_at_every_look() -> None:

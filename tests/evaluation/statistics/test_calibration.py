@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softprompt.evaluation.calibration import COLDEST, WARMEST, calibrated, fit_temperature
+from softprompt.evaluation.statistics.calibration import COLDEST, WARMEST, calibrated, fit_temperature
 from softprompt.tasks.answers.kinds import softmax
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from softprompt.evaluation.reference import SKETCH, Reference, Sample, Tally, bin_start
-from softprompt.evaluation.significance import chi_square_tail, critical, f_tail
+from softprompt.evaluation.statistics.significance import chi_square_tail, critical, f_tail
 
 LEVEL = 1e-3
 """False alarms a look, over all of its tests together."""

@@ -11,8 +11,11 @@ iterated logarithm", 1970). The product of both arms' mixtures over the largest 
 most the product of those two, whatever the rates' common value: an e-process for equal rates (Wasserman, Ramdas and
 Balakrishnan, "Universal inference", 2020; Ramdas, Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe
 anytime-valid inference", 2023). Where the candidate's mean is the higher one it is at most that for any candidate that is no
-better, too. So how often one looks, when one stops, and how users are shared out change nothing of the rate of false alarms.
-What does: outcomes that depend on each other, as those of one user may.
+better, too. So how often one looks, when one stops, and how users are shared out change nothing of the rate of false alarms:
+each arm's mixture moves with an outcome of that arm alone, by its chance given the arm, and stands still else, so the share
+may be changed at any time, for whatever reason, also because of the outcomes so far. What does change it: outcomes that
+depend on each other, as those of one user may; and rates that change with time while the share does, for then the arms are
+compared in different times.
 """
 
 from __future__ import annotations
