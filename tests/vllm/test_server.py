@@ -18,7 +18,7 @@ from softprompt.library.library import Library
 from tests.models import save_base, some_prompt
 from tests.vllm.conftest import Two, noise
 from tests.vllm.same import difference
-from tests.vllm.server import PATIENCE_S, end, running, start
+from tests.vllm.server import PATIENCE_S, PROMPTS, end, running, start
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 
@@ -175,7 +175,7 @@ def test_servers_that_cannot_serve_prompts_do_not_start(base: FrozenBase, tmp_pa
             base.path, tmp_path / "one.log", environment={"SOFTPROMPT_HOME": str(tmp_path / "nowhere")}
         ),
         "this vLLM takes no vectors; start it with --enable-prompt-embeds": start(
-            base.path, tmp_path / "two.log", embeds=False, environment={"SOFTPROMPT_HOME": str(tmp_path / "home")}
+            base.path, tmp_path / "two.log", prompts=PROMPTS[:2], environment={"SOFTPROMPT_HOME": str(tmp_path / "home")}
         ),
     }
     try:

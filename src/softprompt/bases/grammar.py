@@ -19,8 +19,8 @@ _KEPT = 64
 _SETTINGS = "x-guidance"
 """The key of schemas that changes how llguidance reads the others; it is not for those who write them."""
 _BLANKS = {"whitespace_flexible": False, "key_separator": ": ?", "item_separator": ", ?"}
-"""White space may stand behind a colon and a comma, one blank, as `json.dumps` writes it, and nowhere else: a base that may go
-on with white space often does, and without end. Older versions of llguidance repeat a `whitespace_pattern`."""
+"""One blank may stand behind a colon and a comma, as `json.dumps` writes it, and no other white space: a base that may go on
+with it often does, and without end. Versions of llguidance before 1.9 repeat a `whitespace_pattern`."""
 
 
 def schema_text(schema: Mapping[str, Any] | str, name: str) -> str:
