@@ -25,6 +25,8 @@ from tests.fake_engine import FakeEngine
 from tests.models import some_prompt
 
 LABELS = ("yes", "no", "the river")
+EngineOn = Callable[[FrozenBase], Any]
+"""An engine for a base. Fixtures give them, so that tests of routes can be run on engines of another kind, too."""
 
 
 def fill(library: Library, base: FrozenBase) -> None:

@@ -12,10 +12,8 @@ from openai import OpenAI
 from pydantic import BaseModel, ConfigDict
 
 from softprompt.bases.base import FrozenBase
-from softprompt.engines.continuous import ContinuousEngine
 from softprompt.library.library import Library
-from softprompt.model.architecture import architecture_of
-from tests.http_server import Running, fill, serving
+from tests.http_server import EngineOn, Running, fill, serving
 
 KINDS = [
     "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
@@ -33,11 +31,11 @@ class Thing(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[Running]:
+def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path, engine_on: EngineOn) -> Iterator[Running]:
     base = FrozenBase.load(str(base_folder))
     with Library.open(tmp_path_factory.mktemp("home")) as library:
         fill(library, base)
-        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as found:
+        with serving(library, base, engine=engine_on(base)) as found:
             yield found
 
 
