@@ -59,10 +59,15 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_wide(tmp_path_factory.mktemp("bases") / "tiny-llama", CONFIGS["llama"](), tokenizer())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _little() -> None:
+    """What a vLLM that this process starts may take."""
+    os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
 @pytest.fixture(scope="session")
 def engine_on() -> Iterator[EngineOn]:
     """The vLLM of a base that was loaded from a folder."""
-    os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
     made: dict[Path, StartedVllm] = {}
 
     def find(base: FrozenBase) -> Shared:
