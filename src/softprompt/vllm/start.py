@@ -93,10 +93,15 @@ def start_vllm(options: BaseOptions, arguments: Mapping[str, Any], *, max_waitin
 
 
 def _live(loop: asyncio.AbstractEventLoop) -> None:
-    """Run an event loop until it is stopped."""
+    """Run an event loop until it is stopped, and let what is left on it end."""
     try:
         loop.run_forever()
     finally:
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=5))
         loop.close()
 
 
