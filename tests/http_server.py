@@ -28,6 +28,8 @@ from tests.fake_engine import FakeEngine
 from tests.models import some_prompt
 
 LABELS = ("yes", "no", "the river")
+EngineOn = Callable[[FrozenBase], Any]
+"""An engine for a base. Fixtures give them, so that tests of routes can be run on engines of another kind, too."""
 
 
 def fill(library: Library, base: FrozenBase) -> None:
@@ -64,12 +66,17 @@ class Running:
 
 
 @contextmanager
-def serving_for_real(home: Path, folder: Path, filled: Callable[[Library, FrozenBase], None] = fill) -> Iterator[Running]:
+def serving_for_real(
+    home: Path,
+    folder: Path,
+    filled: Callable[[Library, FrozenBase], None] = fill,
+    engine: EngineOn = lambda base: ContinuousEngine(architecture_of(base)),
+) -> Iterator[Running]:
     """A server with a real engine on the base of a folder, of a new library that is filled so."""
     base = FrozenBase.load(str(folder))
     with Library.open(home) as library:
         filled(library, base)
-        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as found:
+        with serving(library, base, engine=engine(base)) as found:
             yield found
 
 

@@ -55,7 +55,8 @@ class Twin:
 
     def __init__(self, base: FrozenBase, schema: dict[str, Any]) -> None:
         known = library_tokenizer(base.tokenizer.backend_tokenizer.to_str(), known_ends(base))
-        text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": " "})
+        blanks = {"whitespace_flexible": False, "key_separator": ": ?", "item_separator": ", ?"}
+        text = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=blanks)
         self.empty, self.end_ids, self.so_far = LLMatcher(known, text), known_ends(base), list[int]()
 
     def now(self) -> LLMatcher:
@@ -219,3 +220,15 @@ def test_a_tokenizer_that_cannot_be_read_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="no schema can be compiled for the tokenizer of random/bert"):
         make_masked("bert").grammars.compile(ANY_OBJECT)
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [('{"a":1,"b":[2,3]}', True), ('{"a": 1, "b": [2, 3]}', True), ('{"a":  1,"b":[]}', False), ('{ "a":1,"b":[]}', False),
+     ('{"a" :1,"b":[]}', False), ('{"a":1,"b":[2 ,3]}', False), ('{"a":1,\n"b":[]}', False)],
+)  # fmt: skip
+def test_a_blank_stands_behind_a_colon_or_a_comma_once(text: str, whole: bool) -> None:
+    base = make_base("llama")
+    numbers = {"type": "array", "items": {"type": "integer"}}
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": numbers}, "required": ["a", "b"]}
+    assert compiled(base, schema).accepts(base.encode([text])[0]) == whole

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from softprompt.bases.base import FrozenBase
-from softprompt.errors import ConfigError, LibraryError, SoftPromptError
+from softprompt.errors import ConfigError, LibraryError, RegistryError, SoftPromptError
 from softprompt.http.app import create_app
 from softprompt.http.auth import Keyring
 from softprompt.http.state import ServerState
@@ -107,6 +107,20 @@ def test_the_model_says_whose_a_request_is(library: Library, base: FrozenBase) -
     assert [answer.json()["model"] for answer in (ours, version, under)] == ["kind@2", "kind@1", "kind@2"]
     for answer in (none, broken, of_lists):
         assert answer.json()["vllm"] == "/v1/completions", "what names no model is vLLM's to refuse"
+
+
+def test_routes_that_some_versions_of_vllm_have(library: Library, base: FrozenBase) -> None:
+    """For a task ours answers, whatever vLLM has; for vLLM's own model vLLM says that it has none."""
+    question = {"type": "predicate", "instructions": "It is red"}
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/responses": {"input": "red"}, "/v1/decisions": {"input": "red", "questions": [question]},
+        "/v1/embeddings": {"input": "red"},
+    }  # fmt: skip
+    requests = [("POST", path, {"model": model, **body}) for path, body in bodies.items() for model in ("kind", "theirs")]
+    answers = ask(library, base, *requests)
+    assert [answer.status_code for answer in answers] == [200, 404] * 3
+    assert [answer.json().get("model") for answer in answers[::2]] == ["kind@2"] * 3
+    assert all(answer.json() == {"detail": "Not Found"} for answer in answers[1::2])
 
 
 def test_routes_that_one_of_them_has(library: Library, base: FrozenBase) -> None:
@@ -216,6 +230,45 @@ def test_a_vllm_without_the_seam_is_refused_by_name(base_folder: Path, monkeypat
         error = refusal(state)
         assert isinstance(error, ConfigError)
         assert f"vLLM 9.9 has no SimpleNamespace.{name}, by which prompts are served" in str(error)
+
+
+def test_a_library_that_is_away_keeps_the_server_from_starting(
+    library: Library, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOFTPROMPT_HOME", str(library.home))
+    monkeypatch.setenv("SOFTPROMPT_REGISTRY", "postgresql://nobody:secret@127.0.0.1:1/none")
+    error = refusal(vllm_state(base_folder))
+    assert isinstance(error, LibraryError)
+    assert "127.0.0.1:1/none" in str(error)
+    assert "secret" not in str(error)
+
+
+def test_a_registry_that_goes_away_leaves_what_is_known(
+    library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts in memory go on answering, a name that was never asked for is told to come again, vLLM's own are untouched."""
+    known = {"model": "kind@1", "prompt": "red", "max_tokens": 2}
+    asked: list[str] = []
+    honest = type(library.registry).resolve
+
+    def resolve(registry: Any, ref: str, *args: Any, **more: Any) -> Any:
+        asked.append(ref)
+        if asked[:1] != [ref]:
+            raise RegistryError("postgresql://secret-host/db is away")
+        return honest(registry, ref, *args, **more)
+
+    monkeypatch.setattr(type(library.registry), "resolve", resolve)
+    first, again, new, theirs = ask(
+        library, base,
+        ("POST", "/v1/completions", known),
+        ("POST", "/v1/completions", known),
+        ("POST", "/v1/completions", {**known, "model": "tell@1"}),
+        ("POST", "/v1/completions", {**known, "model": "theirs"}),
+    )  # fmt: skip
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert (new.status_code, new.json()["error"]["code"]) == (503, "library_unavailable")
+    assert "secret-host" not in new.text
+    assert theirs.json()["vllm"] == "/v1/completions"
 
 
 def test_a_server_that_cannot_serve_prompts_does_not_start(

@@ -19,23 +19,12 @@ from softprompt.bases.options import BaseOptions
 from softprompt.exchange.tokens.export import export_tokens
 from softprompt.exchange.tokens.wording import text_of
 from softprompt.library.library import Library
-from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.offline import Service
 from tests.real_models.conftest import find
+from tests.worded import TEXTS, WORDED, publish_worded
 
 pytestmark = [pytest.mark.llamacpp, pytest.mark.filterwarnings("default")]
-
-WORDED = {
-    "capitals": ("Answer with one word.", "The capital of {text} is"),
-    "sums": ("You add numbers.", "{text} ="),
-    "placed": (
-        "Be brief.",
-        "<|im_start|>system\n{soft_prompt}\n<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n",
-    ),
-}
-TEXTS = ["France", "12 + 30", "The sun is a star.", "Say hello to Anna."]
-LABELS = ("Paris", "Berlin", "New York")
 
 
 def unpacked(source: Path, target: Path) -> Path:
@@ -55,18 +44,6 @@ def unpacked(source: Path, target: Path) -> Path:
     return target
 
 
-def soft(base: FrozenBase, task: str, **fields: Any) -> SoftPrompt:
-    """Vectors of a text, each turned a little, so that no token has them."""
-    told, _ = WORDED.get(task, WORDED["capitals"])
-    (ids,) = base.encode([told])
-    noise = torch.randn(len(ids), base.width, generator=torch.Generator().manual_seed(len(task)))
-    vectors = base.embed(torch.tensor(ids)).float() + 0.3 * base.spread * noise
-    card = Card(
-        task=task, base=base.name, fingerprint=base.fingerprint, num_virtual_tokens=len(ids), token_dim=base.width, **fields
-    )
-    return SoftPrompt(vectors.detach(), card)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Library, FrozenBase, Path]]:
     place = tmp_path_factory.mktemp("llama")
@@ -75,11 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Library, Fr
         file = unpacked(find("smollm2.gguf"), place / "smollm2-f32.gguf")
         base = FrozenBase.load(str(file), device="cpu", dtype="float32")
         with Library.open(place / "home") as library:
-            for task, (_, template) in WORDED.items():
-                form = {"labels": None, "metric": "exact_match", "input": template, "max_new_tokens": 12}
-                library.publish(soft(base, task, **form).to_bytes(), base=str(file))
-            form = {"labels": LABELS, "input": WORDED["capitals"][1], "target": " {label}"}
-            library.publish(soft(base, "choice", **form).to_bytes(), base=str(file))
+            publish_worded(library, base, str(file))
             export_tokens(library, [*WORDED, "choice"], place / "out", base=BaseOptions(dtype="float32"), gguf_alone=True)
             yield library, base, place / "out"
 

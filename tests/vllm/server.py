@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,15 +59,18 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+PROMPTS = ("--middleware", "softprompt.vllm.middleware.SoftPrompts", "--enable-prompt-embeds")
+"""What a server is given to serve prompts by name."""
+
+
 def start(
-    model: Path | str, log: Path, *options: str, environment: Mapping[str, str], embeds: bool = True
+    model: Path | str, log: Path, *options: str, environment: Mapping[str, str], prompts: Sequence[str] = PROMPTS
 ) -> tuple[subprocess.Popen[bytes], int]:
     """A server's process, and its port; it takes a minute or more until it answers."""
     port = free_port()
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--host", "127.0.0.1",
-        "--port", str(port), "--dtype", "float32", "--block-size", str(BLOCK), "--enforce-eager",
-        "--middleware", "softprompt.vllm.middleware.SoftPrompts", *(["--enable-prompt-embeds"] if embeds else []), *options,
+        "--port", str(port), "--dtype", "float32", "--block-size", str(BLOCK), "--enforce-eager", *prompts, *options,
     ]  # fmt: skip
     told = {
         "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1",
@@ -81,9 +84,11 @@ def start(
 
 
 @contextmanager
-def running(model: Path | str, log: Path, *options: str, environment: Mapping[str, str]) -> Iterator[Vllm]:
+def running(
+    model: Path | str, log: Path, *options: str, environment: Mapping[str, str], prompts: Sequence[str] = PROMPTS
+) -> Iterator[Vllm]:
     """A server that answers, until the block ends."""
-    process, port = start(model, log, *options, environment=environment)
+    process, port = start(model, log, *options, environment=environment, prompts=prompts)
     url = f"http://127.0.0.1:{port}"
     try:
         with httpx2.Client(timeout=300) as http:

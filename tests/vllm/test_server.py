@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from softprompt.library.library import Library
 from tests.models import save_base, some_prompt
 from tests.vllm.conftest import Two, noise
 from tests.vllm.same import difference
-from tests.vllm.server import PATIENCE_S, end, running, start
+from tests.vllm.server import PATIENCE_S, PROMPTS, end, running, start
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 
@@ -58,6 +59,7 @@ def test_what_vllm_cannot_do_is_refused_by_name(two: Two) -> None:
     for path, body, why in (
         ("/v1/classify", {"model": "deep", "input": "x"}, "is a trained prefix, keys and values of every"),
         ("/v1/embeddings", {"model": "tell", "input": "x"}, "vLLM gives no hidden states"),
+        ("/v1/responses", {"model": "deep", "input": "x"}, "is a trained prefix"),
         ("/v1/completions", {"model": "tell", "prompt": "x", "echo": True, "logprobs": 1}, "vLLM tells no log-prob"),
         (
             "/v1/completions",
@@ -127,7 +129,8 @@ def test_keys_and_tenants(two: Two) -> None:
 
 
 def test_a_lost_engine_ends_requests_with_an_error(served_library: Library, base: FrozenBase, log_file: Path) -> None:
-    """kill -9 of vLLM's engine while requests run: each gets an error that says so, none hangs, none is half an answer."""
+    """kill -9 of vLLM's engine while requests run: each gets an error that says so, none hangs, none is half an answer; a
+    stream that had begun ends with the error and never says that it is done."""
     assert base.path is not None
     environment = {"SOFTPROMPT_HOME": str(served_library.home), "SOFTPROMPT_TENANT": "lost"}
     with running(base.path, log_file, environment=environment) as vllm:
@@ -138,7 +141,7 @@ def test_a_lost_engine_ends_requests_with_an_error(served_library: Library, base
         answers: list[httpx2.Response | Exception] = []
 
         def ask(number: int) -> None:
-            body = {"model": "long", "prompt": f"a film {number}", "max_tokens": 440}
+            body = {"model": "long", "prompt": f"a film {number}", "max_tokens": 440, "stream": number % 2 == 1}
             try:
                 answers.append(httpx2.post(f"{vllm.url}/v1/completions", json=body, headers=headers, timeout=240))
             except httpx2.TransportError as error:  # vLLM ends its server with its engine
@@ -154,7 +157,10 @@ def test_a_lost_engine_ends_requests_with_an_error(served_library: Library, base
         for thread in threads:
             thread.join(240)
         assert len(answers) == len(threads), "none hangs"
-        said = [answer for answer in answers if isinstance(answer, httpx2.Response)]
+        responses = [answer for answer in answers if isinstance(answer, httpx2.Response)]
+        streams = [answer for answer in responses if "event-stream" in answer.headers["content-type"]]
+        cut = [check_stream(answer.text) for answer in streams]
+        said = [answer for answer in responses if answer not in streams]
         refused = [answer for answer in said if answer.status_code != 200]  # one may have been done before
         for answer in refused:
             status, code, message = error_of(answer)
@@ -163,7 +169,20 @@ def test_a_lost_engine_ends_requests_with_an_error(served_library: Library, base
         for answer in said:
             if answer.status_code == 200:
                 assert answer.json()["choices"][0]["finish_reason"] in ("stop", "length"), "a whole answer"
-        assert refused, "the others are told"
+        assert refused or any(cut), "the others are told"
+
+
+def check_stream(text: str) -> bool:
+    """Whether a stream was cut: its last event is an error then, and nothing says that it is whole."""
+    events = [event.removeprefix("data: ") for event in text.split("\n\n") if event]
+    if events[-1] == "[DONE]":
+        assert json.loads(events[-2])["choices"][0]["finish_reason"] in ("stop", "length")
+        return False
+    error = json.loads(events[-1])["error"]
+    assert error["code"] == "engine_error"
+    assert "vLLM's engine" in error["message"]
+    assert all(json.loads(event)["choices"][0]["finish_reason"] is None for event in events[:-1])
+    return True
 
 
 def test_servers_that_cannot_serve_prompts_do_not_start(base: FrozenBase, tmp_path: Path) -> None:
@@ -175,7 +194,7 @@ def test_servers_that_cannot_serve_prompts_do_not_start(base: FrozenBase, tmp_pa
             base.path, tmp_path / "one.log", environment={"SOFTPROMPT_HOME": str(tmp_path / "nowhere")}
         ),
         "this vLLM takes no vectors; start it with --enable-prompt-embeds": start(
-            base.path, tmp_path / "two.log", embeds=False, environment={"SOFTPROMPT_HOME": str(tmp_path / "home")}
+            base.path, tmp_path / "two.log", prompts=PROMPTS[:2], environment={"SOFTPROMPT_HOME": str(tmp_path / "home")}
         ),
     }
     try:

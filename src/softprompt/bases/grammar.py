@@ -18,8 +18,9 @@ _KEPT = 64
 """Compiled schemas that a base keeps."""
 _SETTINGS = "x-guidance"
 """The key of schemas that changes how llguidance reads the others; it is not for those who write them."""
-_BLANK = " "
-"""What may stand between two parts of JSON, once: a base that may go on with white space often does, and without end."""
+_BLANKS = {"whitespace_flexible": False, "key_separator": ": ?", "item_separator": ", ?"}
+"""One blank may stand behind a colon and a comma, as `json.dumps` writes it, and no other white space: a base that may go on
+with it often does, and without end. Versions of llguidance before 1.9 repeat a `whitespace_pattern`."""
 
 
 def schema_text(schema: Mapping[str, Any] | str, name: str) -> str:
@@ -51,7 +52,7 @@ def schema_text(schema: Mapping[str, Any] | str, name: str) -> str:
 def _grammar(schema: str, before: str) -> str:
     from llguidance import LLMatcher
 
-    settings = json.dumps({_SETTINGS: {"whitespace_pattern": _BLANK}})[:-1]
+    settings = json.dumps({_SETTINGS: _BLANKS})[:-1]
     body = f"{settings}, {schema[1:]}" if len(schema) > 2 else settings + "}"
     if not before:
         return str(LLMatcher.grammar_from_json_schema(body))  # whose errors are of the schema alone

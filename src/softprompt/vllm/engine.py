@@ -37,11 +37,12 @@ from softprompt.engines.protocol import (
     Vectors,
 )
 from softprompt.engines.validate import Validator
-from softprompt.errors import BaseModelError, ConfigError, EngineBusy, EngineError, reason_of
+from softprompt.errors import BaseModelError, ConfigError, EngineBusy, EngineError, SoftPromptError, reason_of
 from softprompt.model.causal import Causal
 from softprompt.model.label_scores import Labels
 from softprompt.text import plural
 from softprompt.vllm.outline import OutlineBase
+from softprompt.vllm.seam import unlike
 
 LEAST_TEMPERATURE = 0.01
 """vLLM draws at this temperature where a lower one, not 0, is asked for."""
@@ -152,13 +153,22 @@ class VllmEngine(Engine):
 
         Raises:
             BaseModelError: it does not, so that no prompt would answer as it was tuned to.
+            ConfigError: it cannot be asked.
+            EngineError: it failed.
         """
         usable = [token for token in range(len(self.base.embedding.weight)) if token not in self.base.spelling.unusable]
         ids = usable[:: max(1, len(usable) // 12)][:12]
         front, behind, labels = ids[:6], tuple(ids[6:]), ((ids[0],), (ids[1], ids[2]))
         rows_TD = self.base.embed(torch.tensor(front, device=self.base.device))
-        told = await self._scores(ScoreJob(Vectors("", None), (*front, *behind), labels))
-        given = await self._scores(ScoreJob(Vectors(f"check-{self._name}", rows_TD), behind, labels))
+        try:
+            told = await self._scores(ScoreJob(Vectors("", None), (*front, *behind), labels))
+            given = await self._scores(ScoreJob(Vectors(f"check-{self._name}", rows_TD), behind, labels))
+        except SoftPromptError:
+            raise
+        except (ImportError, AttributeError, TypeError, KeyError, IndexError) as error:
+            raise unlike(error) from error
+        except Exception as error:
+            raise self._failure(error) from error
         apart = max(abs(one - two) for one, two in zip(told, given, strict=True))
         if not apart <= (1e-2 if self.base.dtype == torch.float32 else 0.5):
             raise BaseModelError(

@@ -97,11 +97,13 @@ async def serve_beside(vllm: ASGIApp, state: Any) -> _Served:
     Raises:
         SoftPromptError: of any kind; nothing is served then.
     """
-    client, models, args = (_part(state, name) for name in ("engine_client", "openai_serving_models", "args"))
+    from softprompt.vllm.seam import part
+
+    client, models, args = (part(state, name) for name in ("engine_client", "openai_serving_models", "args"))
     for name in ("generate", "errored", "model_config", "vllm_config"):
-        _part(client, name)
+        part(client, name)
     for name in ("base_model_paths", "lora_requests"):
-        _part(models, name)
+        part(models, name)
     from softprompt.http.app import create_app
     from softprompt.http.auth import Keyring, is_loopback
     from softprompt.http.server import refuse_open_doors
@@ -158,15 +160,3 @@ def _tell(library: Library, base: str, tasks: int, cache: Any) -> None:
             "softprompt: vLLM keeps keys and values in blocks of %d tokens; what of a prompt fills no whole block, and so "
             "all of a shorter one, is run anew for each request (a smaller --block-size keeps more)", cache.block_size,
         )  # fmt: skip
-
-
-def _part(whole: Any, name: str) -> Any:
-    """A part of vLLM by its name; raises `ConfigError` where this version has none."""
-    if not hasattr(whole, name):
-        from vllm import __version__
-
-        raise ConfigError(
-            f"vLLM {__version__} has no {type(whole).__name__}.{name}, by which prompts are served; take one of the "
-            "versions that docs/vllm.md names"
-        )
-    return getattr(whole, name)

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 PREFIX = "/softprompt"
 """Under this all of our routes are, whatever vLLM has by the same names."""
 
-BY_MODEL = ("/v1/completions", "/v1/chat/completions")
-"""Routes of both: the model decides."""
+BY_MODEL = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/decisions", "/v1/embeddings")
+"""Routes of both, or of some versions of vLLM: the model decides."""
 OURS = ("/v1/classify", "/v1/feedback", "/v1/moderations")
 """Routes that vLLM has not."""
 MODELS = "/v1/models"

@@ -16,6 +16,7 @@ from softprompt.bases.options import COMMAND_OPTIONS, DEFAULT_BASE, BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, EngineError, nearest, reason_of
 from softprompt.vllm.engine import VllmEngine
 from softprompt.vllm.outline import OutlineBase, load_outline
+from softprompt.vllm.seam import part, unlike
 
 _OURS = {"model", "revision", "dtype", "trust_remote_code", "enable_prompt_embeds"}
 """Arguments of vLLM's that are said by options of ours."""
@@ -80,13 +81,28 @@ def start_vllm(options: BaseOptions, arguments: Mapping[str, Any], *, max_waitin
             f"{refused[0]} is for the engine in this process; with --engine vllm say it in --engine-args, as vLLM does"
         )
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="softprompt-vllm", daemon=True).start()
+    thread = threading.Thread(target=_live, args=(loop,), name="softprompt-vllm", daemon=True)
+    thread.start()
     starting = asyncio.run_coroutine_threadsafe(_start(options, arguments, loop, max_waiting), loop)
     try:
         return starting.result()
     except BaseException:
         loop.call_soon_threadsafe(loop.stop)
+        thread.join()
         raise
+
+
+def _live(loop: asyncio.AbstractEventLoop) -> None:
+    """Run an event loop until it is stopped, and let what is left on it end."""
+    try:
+        loop.run_forever()
+    finally:
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=5))
+        loop.close()
 
 
 async def _start(
@@ -94,24 +110,28 @@ async def _start(
 ) -> StartedVllm:
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # on stdout are our own rows alone
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # threads run already, which a fork would lose
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
+    try:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except Exception as error:  # also what its own packages fail with where their versions do not go together
+        raise unlike(error) from error
+    make_config, make_client = part(AsyncEngineArgs, "create_engine_config"), part(AsyncLLM, "from_vllm_config")
+    known = part(AsyncEngineArgs, "__dataclass_fields__")
+    if lacking := sorted(_OURS - known.keys()):
+        raise unlike(TypeError(f"AsyncEngineArgs takes no {lacking[0]}"))
     source = options.source or DEFAULT_BASE
-    if wrong := sorted(arguments.keys() - AsyncEngineArgs.__dataclass_fields__.keys()):
-        raise ConfigError(
-            f"vLLM has no argument {wrong[0]!r} (--engine-args){nearest(wrong[0], AsyncEngineArgs.__dataclass_fields__)}"
-        )
+    if wrong := sorted(arguments.keys() - known.keys()):
+        raise ConfigError(f"vLLM has no argument {wrong[0]!r} (--engine-args){nearest(wrong[0], known)}")
     path = locate(source, revision=options.revision, code=options.trust_remote_code)
     if path.is_file():
         raise BaseModelError(f"{source!r} is a GGUF file, whose prompts are not served by vLLM; give it a folder or an id")
     told = {"disable_log_stats": True, **arguments, "enable_prompt_embeds": True}
     try:
-        config = AsyncEngineArgs(
-            model=str(path), dtype=options.dtype, trust_remote_code=options.trust_remote_code, **told
-        ).create_engine_config()
+        config = make_config(
+            AsyncEngineArgs(model=str(path), dtype=options.dtype, trust_remote_code=options.trust_remote_code, **told)
+        )
         base: OutlineBase = load_outline(config.model_config, source)
-        client = AsyncLLM.from_vllm_config(config)
+        client = make_client(config)
     except (BaseModelError, ConfigError):
         raise
     except Exception as error:  # vLLM says in many ways what it cannot run

@@ -21,7 +21,7 @@ from softprompt.http.auth import Keyring
 from softprompt.http.limits import Limits
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
-from tests.http_server import LABELS, Running, fill, serving
+from tests.http_server import LABELS, EngineOn, Running, fill, serving
 from tests.models import some_prompt
 
 BASE = "tiny-llama"
@@ -33,13 +33,13 @@ GOOD: Any = {
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[Running]:
+def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path, engine_on: EngineOn) -> Iterator[Running]:
     base = FrozenBase.load(str(base_folder))
     with Library.open(tmp_path_factory.mktemp("home")) as library:
         fill(library, base)
         recipe = {"decision": {key: RED[key] for key in ("type", "instructions")}, "temperature": 2.0}
         library.publish(some_prompt(base, "red", labels=("yes", "no"), recipe=recipe).to_bytes(), base=base.address)
-        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as found:
+        with serving(library, base, engine=engine_on(base)) as found:
             yield found
 
 

@@ -12,12 +12,10 @@ from openai import OpenAI
 from openai.types.moderation import Categories
 
 from softprompt.bases.base import FrozenBase
-from softprompt.engines.continuous import ContinuousEngine
 from softprompt.library.library import Library
-from softprompt.model.architecture import architecture_of
 from softprompt.serving.offline import Service
 from softprompt.tasks.answers.kinds import SET
-from tests.http_server import Running, fill, serving
+from tests.http_server import EngineOn, Running, fill, serving
 from tests.models import some_prompt
 
 TEXTS = ["red green blue", "a stone", "the stone is a river and so what", "yes", "no and no"]
@@ -27,7 +25,7 @@ EVERY = tuple(field.alias or name for name, field in Categories.model_fields.ite
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[Running]:
+def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path, engine_on: EngineOn) -> Iterator[Running]:
     base = FrozenBase.load(str(base_folder))
     with Library.open(tmp_path_factory.mktemp("home")) as library:
         fill(library, base)
@@ -40,7 +38,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iter
             recipe = {"problem_type": SET, "threshold": threshold}
             prompt = some_prompt(base, task, seed=3, labels=labels, metric="micro_f1", recipe=recipe)
             library.publish(prompt.to_bytes(), base=base.address)
-        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as found:
+        with serving(library, base, engine=engine_on(base)) as found:
             yield found
 
 

@@ -17,17 +17,17 @@ from openai.types.chat import ChatCompletionMessage, completion_create_params
 from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library
 from tests.fake_engine import FakeEngine
-from tests.http_server import LABELS, Running, fill, serving
+from tests.http_server import LABELS, EngineOn, Running, fill, serving
 from tests.models import some_prompt
 from tests.serving.test_service import with_centroid
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[Running]:
+def running(tmp_path_factory: pytest.TempPathFactory, base_folder: Path, fake_on: EngineOn) -> Iterator[Running]:
     base = FrozenBase.load(str(base_folder))
     with Library.open(tmp_path_factory.mktemp("home")) as library:
         fill(library, base)
-        with serving(library, base) as found:
+        with serving(library, base, engine=fake_on(base)) as found:
             yield found
 
 

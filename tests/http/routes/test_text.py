@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,11 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.spelling import Spelling
-from softprompt.engines.continuous import ContinuousEngine
 from softprompt.library.library import Library
-from softprompt.model.architecture import architecture_of
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.offline import Service
-from tests.http_server import Running, serving
+from tests.http_server import EngineOn, Running, serving
 from tests.models import WORDS
 from tests.spellings import CONTROLS
 from tests.spellings import base as base_of_kind
@@ -36,15 +34,20 @@ def some_prompt(base: FrozenBase, task: str, **fields: Any) -> SoftPrompt:
 
 
 @pytest.fixture(scope="module", params=["llama_2", "metaspace_first", "byte_level"])
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    base = base_of_kind(request.param)
+def running(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    engine_on: EngineOn,
+    spelling_on: Callable[[str], FrozenBase],
+) -> Iterator[Running]:
+    base = spelling_on(request.param)
     with Library.open(tmp_path_factory.mktemp("home") / "home") as library:
         for prompt in (
             some_prompt(base, "kind", labels=LABELS, input="<s>{text} ="),
             some_prompt(base, "tell", metric="exact_match", max_new_tokens=12),
         ):
             library.publish(prompt.to_bytes(), base=base.address)
-        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as made:
+        with serving(library, base, engine=engine_on(base)) as made:
             yield made
 
 

@@ -1,0 +1,7 @@
+"""Our tests of `/v1/moderations`, all that conftest.py does not leave out, on vLLM."""
+
+import pytest
+
+from tests.http.routes.test_moderations import *  # noqa: F403
+
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
