@@ -1,5 +1,5 @@
-"""The engines that tests of routes are run on, a real server of theirs, and a client of it; tests that need other prompts have
-their own. `tests/vllm/routes` has other engines for the same tests."""
+"""The engines that tests of routes are run on, a real server of theirs, and a client of it; tests that need other prompts
+have their own. `tests/vllm/routes` has other engines for the same tests."""
 
 from __future__ import annotations
 
