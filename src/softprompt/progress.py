@@ -31,6 +31,7 @@ class Progress(Protocol):
 def loading(progress: Progress, what: str) -> Iterator[None]:
     """A stage of one step, for what is loaded once and takes seconds."""
     with progress.stage("load", 1) as advance:
+        advance(0, what)
         yield
         advance(1, what)
 
