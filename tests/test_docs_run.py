@@ -323,9 +323,9 @@ OF_OTHERS = {
     ),
     *("--adapter-cache", "--prefix-store-path", "--model", "--summary", "--block-size", "--api-server-count", "--api-key"),
     *("--enable-prompt-embeds", "--hf-overrides", "--logprobs-mode", "--max-logprobs", "--middleware", "--tokenizer"),
-    "--served-model-name",
+    *("--served-model-name", "--build-arg", "--install-completion"),
 }
-"""Options of launchers, of other servers and of benchmarks, which documents name too."""
+"""Options of launchers, of other servers, of benchmarks and of the command line's library, which documents name too."""
 
 
 def options_of(command: Any) -> set[str]:
