@@ -2,15 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-MARKS ?= not services and not models and not mlflow and not harness and not console and not llamacpp and not vllm and not ray and not story
-APART := services real_models tracked harness console llamacpp vllm ray story
+MARKS ?= not services and not models and not mlflow and not harness and not console and not llamacpp and not vllm and not ray and not story and not notebooks
+APART := services real_models tracked harness console llamacpp vllm ray story notebooks
 # Tests of `make test` run in so many processes, of one thread each.
 WORKERS ?= 2
 
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
 .PHONY: setup demo test test-all lint format docs bench soak models masked-small clean \
-	test-services test-models test-mlflow test-harness test-console test-llamacpp test-vllm test-ray test-story
+	test-services test-models test-mlflow test-harness test-console test-llamacpp test-vllm test-ray test-story test-notebooks
 
 setup: $(READY)
 
@@ -151,6 +151,15 @@ test-vllm: .venv-vllm/.ready
 test-ray: .venv-ray/.ready
 	OMP_NUM_THREADS=1 PYTHONPATH=src .venv-ray/bin/python -m pytest tests/ray -m ray
 
+# The notebooks of examples/ in a kernel, from top to bottom.
+.venv-notebooks/.ready: $(READY)
+	$(BESIDE)
+	$(INTO) 'nbclient>=0.10' 'ipykernel>=6.29' 'ipywidgets>=8' 'pandas>=2'
+	@touch $@
+
+test-notebooks: .venv-notebooks/.ready
+	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath src) .venv-notebooks/bin/python -m pytest tests/notebooks -m notebooks
+
 # The whole life of prompts: PostgreSQL, S3 and Redis, a server, its worker and commands that are killed.
 test-story: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/story -m story
@@ -166,6 +175,7 @@ test-all: setup
 	$(MAKE) test-llamacpp
 	$(MAKE) test-vllm
 	$(MAKE) test-ray
+	$(MAKE) test-notebooks
 	$(MAKE) test-story
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -46,6 +47,16 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     page = (tmp_path / "site" / "concepts" / "index.html").read_text(encoding="utf-8")
     assert 'href=".."' in page, "the README is the first page, and links lead to it"
     assert 'href="../log/"' in (tmp_path / "site" / "limits" / "index.html").read_text(encoding="utf-8")
+
+
+def test_notebooks_are_kept_without_what_they_printed() -> None:
+    notebooks = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+    assert len(notebooks) == 3
+    for file in notebooks:
+        assert file.name in (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
+        for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+            printed = [*(cell.get("outputs") or []), *filter(None, [cell.get("execution_count")])]
+            assert printed == [], f"clear the outputs of {file.name}"
 
 
 def test_the_task_file_in_the_readme_parses() -> None:

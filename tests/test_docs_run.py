@@ -176,18 +176,28 @@ def at_the_edge(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
     assert printed() == "trec6 {text} ['yes', 'no'] 2 4\n"
 
 
-def ask(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
+def answered(scene: Scene, block: Block, task: str, labels: tuple[str, ...]) -> None:
+    """Run a block with a server that has a prompt of a task with labels."""
     base = FrozenBase.load(CPU)
     vectors_PD = base.embed(base.model.get_input_embeddings().weight.new_tensor([5, 6, 7]).long()).detach().float()
     card = Card(
-        task="trec6", base="builtin/tiny", fingerprint=base.fingerprint, num_virtual_tokens=3, token_dim=base.width,
-        input="Question: {text}\nType:", labels=("person", "number"), metrics=scored(0.7),
+        task=task, base="builtin/tiny", fingerprint=base.fingerprint, num_virtual_tokens=3, token_dim=base.width,
+        input="Question: {text}\nType:", labels=labels, metrics=scored(0.7),
     )  # fmt: skip
     with Library.open("softprompt-home") as library:
         library.publish(SoftPrompt(vectors_PD, card).to_bytes(), base="builtin/tiny")
         with scene.server(library) as address:
             scene.run(block, address)
+
+
+def ask(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
+    answered(scene, block, "trec6", ("person", "number"))
     assert re.match(r"(person|number) trec6@1 \S+\n", printed())
+
+
+def start(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
+    answered(scene, block, "tickets", ("billing", "technical"))
+    assert re.fullmatch(r"(billing|technical) tickets@1\n", printed())
 
 
 def decisions(scene: Scene, block: Block, printed: Callable[[], str]) -> None:
@@ -270,6 +280,7 @@ SCENES: dict[str, Callable[[Scene, Block, Callable[[], str]], None]] = {
     "serving.md: Batches": batches,
     "serving.md: Decisions": decisions,
     "serving.md: Moderation": moderation,
+    "start.md: 4. Use it": start,
     "tuning.md: Training over HTTP": tuning,
 }
 """What runs a block, by the name of the block."""
@@ -312,9 +323,9 @@ OF_OTHERS = {
     ),
     *("--adapter-cache", "--prefix-store-path", "--model", "--summary", "--block-size", "--api-server-count", "--api-key"),
     *("--enable-prompt-embeds", "--hf-overrides", "--logprobs-mode", "--max-logprobs", "--middleware", "--tokenizer"),
-    "--served-model-name",
+    *("--served-model-name", "--build-arg", "--install-completion"),
 }
-"""Options of launchers, of other servers and of benchmarks, which documents name too."""
+"""Options of launchers, of other servers, of benchmarks and of the command line's library, which documents name too."""
 
 
 def options_of(command: Any) -> set[str]:

@@ -108,6 +108,18 @@ def test_a_wrong_task_name_is_told_before_torch_is_loaded(tmp_path: Path, comman
     assert heavy_after(code, ("sqlalchemy", "alembic", "obstore")) == []
 
 
+def test_a_task_is_drafted_for_a_base_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"row {at},{'ab'[at % 2]}\n" for at in range(40)))
+    code = (
+        f"import sys; sys.argv = {['softprompt', 'init', str(tmp_path / 'rows.csv'), '--base', 'builtin/tiny']!r}\n"
+        "from softprompt.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as done: assert not done.code"
+    )
+    assert heavy_after(code, ("numpy", "pyarrow")) == []
+    assert "base: builtin/tiny" in (tmp_path / "rows.yaml").read_text()
+
+
 def test_the_command_is_installed_and_answers() -> None:
     command = Path(sys.executable).parent / "softprompt"
     done = subprocess.run(

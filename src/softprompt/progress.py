@@ -31,8 +31,18 @@ class Progress(Protocol):
 def loading(progress: Progress, what: str) -> Iterator[None]:
     """A stage of one step, for what is loaded once and takes seconds."""
     with progress.stage("load", 1) as advance:
+        advance(0, what)
         yield
         advance(1, what)
+
+
+def rate(speed: float | None) -> str:
+    """Steps a second, or seconds a step where that is the larger number; empty where it is not known."""
+    if not speed:
+        return ""
+    if speed >= 1:
+        return f"{speed:,.{int(speed < 10)}f}/s"
+    return f"{1 / speed:,.{int(speed > 0.1)}f} s each"
 
 
 def _levels_to_the_caller() -> int:
@@ -97,7 +107,20 @@ class Bars:
                 self._bars = None
 
     def _open_bars(self) -> RichProgress:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
+
+        class RateColumn(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(rate(task.finished_speed or task.speed if (task.total or 0) > 1 else None))
 
         if self._bars is None:
             self._bars = Progress(
@@ -106,6 +129,7 @@ class Bars:
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
+                RateColumn(),
                 TextColumn("{task.fields[text]}", markup=False),
                 console=self.console,
             )
@@ -141,9 +165,9 @@ class Bars:
         return advance
 
     def note(self, message: str) -> None:
-        self.console.print(message, markup=False, soft_wrap=True)
+        self.console.print(message, markup=False, soft_wrap=not self.console.is_terminal)
 
     def warn(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
-            self.console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+            self.console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=not self.console.is_terminal)

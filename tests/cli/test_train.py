@@ -187,7 +187,7 @@ def test_scores_of_other_rows_are_not_compared(run: Run, tmp_path: Path, base_fo
     file = task_file(tmp_path, base_folder)
     run("train", file, "--json")
     with Library.open(home) as library:
-        publish_scored(library, "mine@1", 1.5, "0" * 64)
+        publish_scored(library, "mine@1", 0.0, "0" * 64)
     (row,) = run("train", file, "--json").rows
     assert (row["live"]["same_rows"], row["live"]["worse"]) == (False, False)
     assert any("not comparable: 4 rows here, 4 other ones there" in remark for remark in row["warnings"])
@@ -195,6 +195,11 @@ def test_scores_of_other_rows_are_not_compared(run: Run, tmp_path: Path, base_fo
     (move,) = run("promote", "mine@3", "--json").rows
     assert (move["before"], move["after"], move["same_rows"]) == (2, 3, False)
     assert move["decision"].startswith("promoted: not comparable: 4 rows here, 4 other ones there")
+    with Library.open(home) as library:
+        publish_scored(library, "mine@1", 1.5, "1" * 64)  # which has learnt
+    run("promote", "mine@4")
+    told = run("promote", "mine@3").refused()
+    assert "where a baseline is as good; the version there now has learnt (accuracy 1.5000 on 4 other rows)" in told
 
 
 def test_a_run_that_generates_has_its_cut_answers_told_apart_from_cut_inputs(

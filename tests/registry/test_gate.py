@@ -91,6 +91,21 @@ def test_scores_of_other_rows_or_metrics_are_not_compared_and_that_is_said(old: 
     assert found.words.startswith("not comparable: ")
 
 
+def test_on_other_rows_what_has_not_learnt_does_not_replace_what_has() -> None:
+    learnt, not_learnt = card(test="a", value=0.9, rows=50, majority=0.5), card(test="b", value=0.5, rows=60, majority=0.5)
+    found = weigh(learnt, not_learnt)
+    assert (found.same_rows, found.loss) == (False, None)
+    assert found.refusal == (
+        "accuracy 0.5000 on 60 rows, where a baseline is as good; the version there now has learnt (accuracy 0.9000 on 50 "
+        "other rows)"
+    )
+    assert refusal(card("f1", test="a", value=0.9, rows=50, majority=0.5), not_learnt) is not None
+    assert refusal(not_learnt, card(test="c", value=0.4, rows=60, majority=0.5)) is None
+    assert refusal(card(test="a", value=0.9, rows=50), not_learnt) is None, "whether the first has learnt is not known"
+    assert refusal(learnt, card(test="b", value=0.6, rows=60, majority=0.5)) is None
+    assert refusal(learnt, card(test="b", value=0.1, rows=60)) is None
+
+
 def test_a_comparison_says_what_it_rests_on() -> None:
     same = [card(test="a", value=value, rows=100) for value in (0.8, 0.7, 0.3, 0.9, 0.8)]
     found = [weigh(same[0], other) for other in same[1:]]

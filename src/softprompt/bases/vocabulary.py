@@ -9,6 +9,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from softprompt.bases.gguf.file import read_gguf
 from softprompt.bases.locate import read_object
 from softprompt.errors import BaseModelError
 
@@ -84,6 +85,18 @@ def describe_tokenizer(folder: Path) -> dict[str, Any]:
         }
     )
     return described
+
+
+def chat_templates(path: Path) -> dict[str, Any]:
+    """The chat templates of a base by name, as its files have them: of a folder, or of a GGUF file. No tokenizer is made.
+
+    Raises:
+        BaseModelError: a file is damaged.
+    """
+    if path.is_file():
+        return _by_name(read_gguf(path).metadata.get("tokenizer.chat_template"))
+    config = read_object(path / CONFIG) if (path / CONFIG).is_file() else {}
+    return _templates(path, config.get("chat_template"))
 
 
 def describe_built(tokenizer: Any) -> dict[str, Any]:

@@ -44,9 +44,9 @@ def main() -> None:
                 f"this is a bug in softprompt: {type(error).__name__}: {error}; "
                 "run again with SOFTPROMPT_DEBUG=1 for the traceback and report it"
             )
-        from softprompt.cli.output import printable
+        from softprompt.cli.output import tell
 
-        sys.stderr.write(printable(" ".join(f"error: {message}".splitlines())) + "\n")
+        tell(" ".join(f"error: {message}".splitlines()))
         if isinstance(error, OSError):
             _let_go_of_stdout()
         sys.exit(status)

@@ -30,7 +30,10 @@ def diagnose(
     as_json: Json = False,
 ) -> None:
     """Name the failure modes that show in a prompt, a run, or the rows of a task file: the evidence, and what mends it."""
-    from softprompt.lifecycle.diagnosis.diagnose import diagnose as look
+    from softprompt.progress import Bars
+
+    with Bars().loading("torch"):
+        from softprompt.lifecycle.diagnosis.diagnose import diagnose as look
 
     of_file = ref.endswith((".yaml", ".yml"))
     found = look(ref, library=None if of_file else where.open(), probe=probe)

@@ -21,9 +21,12 @@ def doctor(
 ) -> None:
     """Look at packages, processor, memory, library and base: what is there, and what to do about what is not. Exits 1 where
     something is wrong."""
-    from softprompt.doctor import WRONG, examine
+    from softprompt.progress import Bars
 
-    rows = [asdict(found) for found in examine(where.open, base)]
+    with Bars().loading("torch"):
+        from softprompt.doctor import WRONG, examine
+
+        rows = [asdict(found) for found in examine(where.open, base)]
     emit(rows, as_json, "What is here", ("check", "state", "found", "mend"))
     if any(row["state"] == WRONG for row in rows):
         raise typer.Exit(1)

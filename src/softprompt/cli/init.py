@@ -48,6 +48,7 @@ def init(
     import shlex
     from typing import get_args
 
+    from softprompt.bases.vocabulary import chat_templates
     from softprompt.errors import ConfigError, nearest
     from softprompt.files import write_whole
     from softprompt.progress import Bars
@@ -69,9 +70,11 @@ def init(
         words[given] = said
     frame, told, headed = None, None, False
     if base.source is not None or chat:
-        with Bars().loading("the tokenizer"):
-            frame, told = _frame(base, file.parent, chat=chat)
-            headed = _is_headed(base, file.parent)
+        with Bars().loading(base.address):  # which may be fetched first
+            found, headed = _look(base, file.parent)
+            frame = _frame(base, file.parent) if chat else None
+        if not chat and chat_templates(found):
+            told = f"{base.address} has a chat template; --chat words the input in it"
     draft = draft_task(
         file,
         text=text or (),
@@ -102,12 +105,22 @@ def init(
     typer.echo(f"\nwritten to {target}; next: softprompt train {shlex.quote(str(target))}", err=True)
 
 
-def _frame(base: BaseOptions, folder: Path, *, chat: bool) -> tuple[ChatFrame | None, str | None]:
-    """The frame of a base's chat template where it is asked for, and what is to be said of it; a base beside the table is
-    found, too.
+def _look(base: BaseOptions, folder: Path) -> tuple[Path, bool]:
+    """Where a base is, which may lie beside the table, and whether it answers through a head; by its files alone."""
+    from softprompt.bases.architectures import task_type_of_config
+    from softprompt.bases.folder import check_folder
+    from softprompt.bases.locate import beside, locate
+
+    found = locate(beside(base.address, folder), revision=base.revision, code=base.trust_remote_code)
+    config = check_folder(found, base.address, code=base.trust_remote_code)
+    return found, task_type_of_config(config) == "SEQ_CLS"
+
+
+def _frame(base: BaseOptions, folder: Path) -> ChatFrame:
+    """The frame of a base's chat template; a base beside the table is found, too.
 
     Raises:
-        BaseModelError: there is no such base.
+        BaseModelError: its tokenizer cannot be read.
         ConfigError: it has no chat template, or one that does not word messages as they are.
     """
     from softprompt.bases.locate import beside
@@ -119,25 +132,11 @@ def _frame(base: BaseOptions, folder: Path, *, chat: bool) -> tuple[ChatFrame | 
     source = base.address
     tokenizer = read_tokenizer(replace(base, source=beside(source, folder)))
     if not has_chat_template(tokenizer):
-        if chat:
-            raise ConfigError(f"{source} has no chat template; leave --chat out")
-        return None, None
-    if not chat:
-        return None, f"{source} has a chat template; --chat words the input in it"
+        raise ConfigError(f"{source} has no chat template; leave --chat out")
     try:
-        return chat_frame(tokenizer, Spelling(tokenizer, source, None).controls), None
+        return chat_frame(tokenizer, Spelling(tokenizer, source, None).controls)
     except ConfigError as error:
         raise ConfigError(f"the chat template of {source} cannot word an input: {error}, and leave --chat out") from None
-
-
-def _is_headed(base: BaseOptions, folder: Path) -> bool:
-    """Whether a base, which may lie beside the table, answers through a head."""
-    from softprompt.bases.architectures import task_type_of_config
-    from softprompt.bases.folder import check_folder
-    from softprompt.bases.locate import beside, locate
-
-    found = locate(beside(base.address, folder), revision=base.revision, code=base.trust_remote_code)
-    return task_type_of_config(check_folder(found, base.address, code=base.trust_remote_code)) == "SEQ_CLS"
 
 
 def _explain(draft: Draft) -> None:

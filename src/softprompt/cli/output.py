@@ -23,8 +23,20 @@ def stderr() -> Console:
 
 
 def warn(message: str) -> None:
-    """One line of warning on stderr."""
-    sys.stderr.write(f"warning: {printable(message)}\n")
+    """A warning on stderr."""
+    tell(f"warning: {message}")
+
+
+def tell(line: str) -> None:
+    """A line on stderr: wrapped between words on a terminal, whole for whatever else reads it."""
+    line = printable(line)
+    if sys.stderr.isatty():
+        import shutil
+        import textwrap
+
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    sys.stderr.write(f"{line}\n")
 
 
 def emit(rows: Iterable[Mapping[str, Any]], as_json: bool, title: str, columns: Sequence[str] | None = None) -> None:

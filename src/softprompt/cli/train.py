@@ -241,13 +241,15 @@ def emit_tuned(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str, col
         return
     for row in rows:
         named = f"{row['task']}@{row['version']}" if row["version"] is not None else row["task"]
+        told = set[str]()
         for name, other in (("live until now", row["live"]), ("production", row["production"])):
             if other is not None and (name == "production" or other != row["production"]):
                 score = scored(other["value"], other["stderr"]) or "no score"
                 on = f" on {plural(other['rows'], 'row')}" if other["rows"] else ""
                 say(f"{name}: {row['task']}@{other['version']}, {score}{on}; {named} is {other['comparison']}")
+                told.add(f"{other['comparison']} (version {other['version']}, which was live)")
         if row["baseline_rows"] < row["rows"]:
             there = f"{row['metric']} {row['value_on_baseline_rows']:.3f}"
             say(f"{named}: baselines are of {row['baseline_rows']} of its {row['rows']} test rows, where it has {there}")
-        for remark in row["warnings"]:
+        for remark in (one for one in row["warnings"] if one not in told):
             say(f"{named}: {remark}")

@@ -1,5 +1,5 @@
 """Two versions' scores beside each other, and the gate before an alias moves: a version that scores clearly worse than the
-one in place, on the same rows, is refused."""
+one in place, on the same rows, is refused; on other rows one that has not learnt, where the one in place has."""
 
 from __future__ import annotations
 
@@ -70,10 +70,11 @@ def weigh(current: Card, candidate: Card) -> Comparison:
     """Compare the scores of two versions, where they are of one metric and of the same rows.
 
     Rows that neither card names are taken for the same where their number is. A metric without a standard error is compared
-    as it stands: any worsening is clear.
+    as it stands: any worsening is clear. Scores that cannot be compared still tell which of the two has learnt.
     """
     if current.metric != candidate.metric:
-        return Comparison(None, None, f"not comparable: other metric ({candidate.metric}, {current.metric} before)")
+        words = f"not comparable: other metric ({candidate.metric}, {current.metric} before)"
+        return Comparison(None, None, words, _unlearnt(current, candidate))
     old, new = figures_of(current), figures_of(candidate)
     if old is None or new is None:
         return Comparison(
@@ -82,7 +83,8 @@ def weigh(current: Card, candidate: Card) -> Comparison:
     same = _same_rows(current, candidate, old, new)
     if same is False:
         rows = f"{new.rows} rows here, {old.rows} other ones there"
-        return Comparison(False, None, f"not comparable: {rows}; judge both with `softprompt evaluate TASK@N --data FILE`")
+        words = f"not comparable: {rows}; judge both with `softprompt evaluate TASK@N --data FILE`"
+        return Comparison(False, None, words, _unlearnt(current, candidate))
     loss = goodness(current.metric, old.value) - goodness(current.metric, new.value)
     error = STANDARD_ERRORS * math.hypot(old.stderr, new.stderr)
     on = f"on the same {new.rows} rows" if same else f"on {new.rows} rows each, if they are the same"
@@ -94,6 +96,19 @@ def weigh(current: Card, candidate: Card) -> Comparison:
     if error:
         refusal += f", and {STANDARD_ERRORS:g} standard errors are {error:.4f}"
     return Comparison(same, loss, f"clearly worse, by {loss:.4f}, {on}", refusal)
+
+
+def _unlearnt(current: Card, candidate: Card) -> str | None:
+    """Why a version that cannot be compared must not replace another: it has not learnt, and that one has."""
+    if not (current.learnt and candidate.learnt is False):
+        return None
+    new, old = figures_of(candidate), figures_of(current)
+    assert new is not None
+    assert old is not None
+    return (
+        f"{candidate.metric} {new.value:.4f} on {new.rows} rows, where a baseline is as good; the version there now has "
+        f"learnt ({current.metric} {old.value:.4f} on {old.rows} other rows)"
+    )
 
 
 def _same_rows(current: Card, candidate: Card, old: Figures, new: Figures) -> bool | None:

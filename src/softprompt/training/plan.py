@@ -16,7 +16,7 @@ from softprompt.evaluation.baselines import baseline_trials
 from softprompt.evaluation.trials import judge, result_of
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.meter import Meter
-from softprompt.progress import Progress, Silent, loading
+from softprompt.progress import Advance, Progress, Silent, loading
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.bank import Banks
@@ -85,9 +85,8 @@ def plan_tasks(tasks: Sequence[Task], base: BaseLike, library: Library | None, p
             (progress.warn if warning else progress.note)(message)
         prepared.append((run, test, asking))
     engine = OfflineEngine(architecture, warn=progress.warn)
-    with progress.stage("measure", 1 + len(tasks)) as advance:
-        seconds, peak_mb = _measure_step(architecture, [run for run, _, _ in prepared], progress)
-        advance(1, "a step")
+    with progress.stage("measure", 2 + len(tasks)) as advance:
+        seconds, peak_mb = _measure_step(architecture, [run for run, _, _ in prepared], progress, advance)
         rows = []
         for run, test, asking in prepared:
             rows.append(_row(engine, run, test, seconds, asking, progress) | {"peak_mb": round(peak_mb, 1)})
@@ -114,18 +113,23 @@ def _prepare(preparer: Preparer, task: Task, library: Library | None) -> tuple[R
     return run, test, behind - began + seconds * (total - first)
 
 
-def _measure_step(architecture: Architecture, planned: Sequence[Run], progress: Progress) -> tuple[float, float]:
+def _measure_step(
+    architecture: Architecture, planned: Sequence[Run], progress: Progress, advance: Advance
+) -> tuple[float, float]:
     """Seconds for each token of a step of all runs, and the MiB that it takes at most."""
     runs = [one for run in planned for one in (run, *run.folds)]
     bank = Banks([run.start_PD for run in runs], [run.rule for run in runs], architecture.base.device)
     stepper = Stepper(architecture, warn=progress.warn)
     tokens = sum(run.tokens_of(run.batch(0)) for run in runs)
-    stepper.take(bank, runs)  # the first one takes longer than those behind it
+    advance(0, "a first step")
+    stepper.take(bank, runs)  # which takes longer than those behind it
+    advance(1, "a second step")
     for run in runs:
         run.step, run.failure = 0, None  # the same rows again, also where there is no second step
     with Meter(architecture.base) as meter:
         stepper.take(bank, runs)
         meter.lap()
+    advance(1, "answers")
     for run in planned:
         if run.failure is not None:
             progress.warn(f"{run.task.name}: {run.failure}; lower learning_rate or use float32")

@@ -49,7 +49,7 @@ def live(request: Request, library: OwnLibrary, _: Trainer, job: str) -> Respons
     """The part that changes."""
     found = Jobs(library).get(job)
     status = 200 if found.status in UNFINISHED else OVER
-    return render(request, "job-live.html", status=status, **_state(library, found))
+    return render(request, "job-live.html", status=status, alone=True, **_state(library, found))
 
 
 @router.post("/jobs/{job}/stop")

@@ -1,4 +1,5 @@
-// What the console does beyond plain pages and htmx: answers streamed into the playground, and a button that copies.
+// What the console does beyond plain pages and htmx: answers streamed into the playground, a button that copies, and clicks
+// on what is drawn anew every second.
 "use strict";
 
 function panelOf(answers, place) {
@@ -89,4 +90,19 @@ document.addEventListener("click", async (event) => {
     selection.removeAllRanges();
     selection.addRange(range);
   }
+});
+
+// A part that looks for news by itself is not replaced while something in it is pressed: the click would be lost. It looks
+// again soon. Not every press is told to end (one on a scroll bar is not), so none counts for longer than a few seconds.
+let pressed = null;
+document.addEventListener("pointerdown", (event) => {
+  pressed = { target: event.target, until: performance.now() + 3000 };
+});
+for (const end of ["pointerup", "pointercancel"]) {
+  document.addEventListener(end, () => setTimeout(() => (pressed = null)));
+}
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const target = event.detail.target;
+  const polls = (target.getAttribute("hx-trigger") || "").startsWith("every");
+  if (polls && pressed && performance.now() < pressed.until && target.contains(pressed.target)) event.detail.shouldSwap = false;
 });
