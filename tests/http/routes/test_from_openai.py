@@ -274,7 +274,7 @@ def test_a_running_job_that_is_paused_ends_as_one_that_was_not(
             steps.append(own[0].run.step)
             if steps[-1] == 7 and client.fine_tuning.jobs.retrieve(stopped).status == "running":
                 client.fine_tuning.jobs.pause(stopped)
-                self._watch.live = self._watch._queue.own(self._watch._jobs)
+                self._watch.lost = set(self._watch._jobs) - self._watch._queue.own(self._watch._jobs)
 
     monkeypatch.setattr(bank._Training, "_take", pausing)
     do_all(server.library)
