@@ -374,7 +374,7 @@ def parse(arguments: list[str]) -> str:
         UsageError: no such command or option, or a value that it does not take.
     """
     if changes := {"--install-completion", "--show-completion"} & set(arguments):
-        raise AssertionError(f"{min(changes)} does its work as it is parsed, in the files of whoever tests; name it in words")
+        raise AssertionError(f"{min(changes)} acts as it is parsed, on the files of whoever tests; name it in words")
     command: Any = typer.main.get_command(app)
     path, left, context = ["softprompt"], list(arguments), None
     while True:
