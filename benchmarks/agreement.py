@@ -21,8 +21,8 @@ from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import architecture_of
 from softprompt.model.rounding import ROUNDING
 from softprompt.model.splice import stack_prompts
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
+from softprompt.training.steps.forward import Example, losses_and_gradient
 
 ROWS, PROMPTS = 12, 3
 LABELS = ((4, 5), (6,), (4, 7))

@@ -35,9 +35,9 @@ from softprompt.model.architecture import architecture_of
 from softprompt.progress import Bars
 from softprompt.tasks.config.config import Reparameterization
 from softprompt.tasks.task import Task
-from softprompt.training.bank import Bank
-from softprompt.training.loop import Stepper
 from softprompt.training.prepare import Preparer
+from softprompt.training.steps.bank import Bank
+from softprompt.training.steps.loop import Stepper
 
 INITS = ("LABELS", "RANDOM")
 

@@ -31,8 +31,8 @@ from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import architecture_of, within_one_owner
 from softprompt.model.rounding import ROUNDING
 from softprompt.model.splice import stack_prompts
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import OBJECTIVES, LabelTarget
+from softprompt.training.steps.forward import Example, losses_and_gradient
 
 LABELS = tuple((token, token + 1) for token in range(100, 112, 2))
 """Six, of two tokens each."""

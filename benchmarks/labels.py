@@ -26,13 +26,13 @@ from benchmarks.row import Row, print_row
 from benchmarks.train_vs_peft import ROWS_PER_STEP, SHORT, make_base, make_rows, timed
 from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.trials import result_of
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.label_scores import Labels
 from softprompt.model.lines import Ids, Tails, unfold_rows
 from softprompt.model.prefix import Prefix
 from softprompt.model.splice import Stack, stack_prompts
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LabelTarget
+from softprompt.training.steps.forward import Example, losses_and_gradient
 
 
 class Apart(Causal):

@@ -31,10 +31,10 @@ from softprompt.bases.base import FrozenBase
 from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import stack_padded
 from softprompt.tasks.task import Task
-from softprompt.training.bank import Bank
-from softprompt.training.forward import losses_and_gradient
 from softprompt.training.prepare import Preparer
-from softprompt.training.run import Run
+from softprompt.training.steps.bank import Bank
+from softprompt.training.steps.forward import losses_and_gradient
+from softprompt.training.steps.run import Run
 
 MODEL = "builtin/tiny"
 GRID: dict[str, list[Any]] = {

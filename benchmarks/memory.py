@@ -35,9 +35,9 @@ from softprompt.bases.base import FrozenBase
 from softprompt.bases.quantization import Int8Linear
 from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import stack_padded
-from softprompt.training.bank import Bank, Rule
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LANGUAGE_MODELING
+from softprompt.training.steps.bank import Bank, Rule
+from softprompt.training.steps.forward import Example, losses_and_gradient
 
 METHODS = ("full", "peft", "ours", "ours_checkpointing", "ours_int8", "ours_int8_checkpointing")
 MIB = 2**20

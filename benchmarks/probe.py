@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE.parent))
 from benchmarks.row import Row, print_row
 from benchmarks.tasks import REAL, first_rows, make_tasks
 from softprompt.bases.base import FrozenBase
-from softprompt.model.headed_encoder import HeadedEncoder
+from softprompt.model.kinds.headed_encoder import HeadedEncoder
 from softprompt.tasks.task import Task
 
 DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)

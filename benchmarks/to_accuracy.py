@@ -35,9 +35,9 @@ from softprompt.evaluation.trials import Trial, judge, result_of
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Silent
 from softprompt.tasks.task import Examples, Task
-from softprompt.training.bank import Bank
-from softprompt.training.loop import Stepper
 from softprompt.training.prepare import Preparer
+from softprompt.training.steps.bank import Bank
+from softprompt.training.steps.loop import Stepper
 
 
 class _Reached(Exception):

@@ -36,9 +36,9 @@ from softprompt.model.architecture import architecture_of
 from softprompt.model.fused import Fused
 from softprompt.model.splice import common_head, stack_padded
 from softprompt.tasks.task import Task
-from softprompt.training.bank import Bank, Rule
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LANGUAGE_MODELING
+from softprompt.training.steps.bank import Bank, Rule
+from softprompt.training.steps.forward import Example, losses_and_gradient
 
 
 def _shape(width: int, inner: int, layers: int, heads: tuple[int, int], vocabulary: int) -> dict[str, int]:

@@ -35,7 +35,7 @@ from safetensors.torch import save_file
 
 from benchmarks.row import Row, print_row
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.locate import locate
+from softprompt.bases.files.locate import locate
 from softprompt.library.library import Library
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt

@@ -14,7 +14,7 @@ from softprompt.engines.protocol import NO_PROMPT, Engine, Piece, Result, Vector
 from softprompt.errors import EngineError
 from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import architecture_of
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.lines import Ids, Tails
 from softprompt.model.prefix import Prefix
 from softprompt.model.splice import Stack, stack_prompts

@@ -13,7 +13,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from softprompt.bases.base import FrozenBase
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.prefix import Prefix, layout_for
 from softprompt.model.splice import Stack
 from softprompt.prompts.card import Card

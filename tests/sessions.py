@@ -16,14 +16,14 @@ from softprompt.model.label_scores import Labels
 from softprompt.model.splice import stack_prompts
 from softprompt.progress import Advance, Silent
 from softprompt.tasks.task import Task
-from softprompt.training.bank import Bank
 from softprompt.training.events import Event, Stepped
-from softprompt.training.forward import Example, losses_and_gradient
-from softprompt.training.loop import Stepper
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
 from softprompt.training.prepare import Preparer
-from softprompt.training.run import Run
 from softprompt.training.session import Session
+from softprompt.training.steps.bank import Bank
+from softprompt.training.steps.forward import Example, losses_and_gradient
+from softprompt.training.steps.loop import Stepper
+from softprompt.training.steps.run import Run
 
 
 def runs_of(base: FrozenBase, tasks: Sequence[Task]) -> list[Run]:

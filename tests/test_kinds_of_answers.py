@@ -21,8 +21,8 @@ from softprompt.model.splice import stack_prompts
 from softprompt.progress import Mute
 from softprompt.registry.gate import weigh
 from softprompt.tasks.task import Task
-from softprompt.training.forward import losses_and_gradient
 from softprompt.training.objectives.label_sets import SET_MODELING, SET_SCORING
+from softprompt.training.steps.forward import losses_and_gradient
 from softprompt.training.sweep import _rank
 from softprompt.training.train import train
 from tests.commands import Run

@@ -20,7 +20,7 @@ import torch
 
 from softprompt.bases.architectures import MaskedLabels
 from softprompt.bases.base import FrozenBase
-from softprompt.model.encoder import MaskedEncoder
+from softprompt.model.kinds.encoder import MaskedEncoder
 from softprompt.model.label_scores import label_contexts, score_labels
 from softprompt.model.splice import no_prompt, stack_prompts
 from tests.commands import Run

@@ -24,9 +24,9 @@ from softprompt.model.splice import no_prompt, with_front
 from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Task
-from softprompt.training.bank import Bank
-from softprompt.training.loop import Stepper
-from softprompt.training.run import Run
+from softprompt.training.steps.bank import Bank
+from softprompt.training.steps.loop import Stepper
+from softprompt.training.steps.run import Run
 from tests.commands import Run as Command
 from tests.http_server import serving
 from tests.models import CONFIGS, make_base, make_masked

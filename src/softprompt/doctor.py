@@ -18,11 +18,11 @@ from packaging.requirements import Requirement
 from safetensors import safe_open
 
 from softprompt.bases.devices import DTYPES, device_of, dtype_of, slow_at_16_bits, stored_dtype
+from softprompt.bases.files.locate import is_local, locate
+from softprompt.bases.files.weights import find_weights
 from softprompt.bases.folder import check_folder
 from softprompt.bases.gguf.file import read_gguf
-from softprompt.bases.locate import is_local, locate
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
-from softprompt.bases.weights import find_weights
 from softprompt.errors import NotFound, SoftPromptError
 from softprompt.library.library import Library
 from softprompt.locks import check_locks

@@ -15,12 +15,12 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from softprompt.bases import fingerprint
 from softprompt.bases.architectures import task_type_of_name
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.devices import device_of
-from softprompt.bases.fingerprint import fingerprint_of_folder
-from softprompt.bases.locate import locate
+from softprompt.bases.files import fingerprint
+from softprompt.bases.files.fingerprint import fingerprint_of_folder
+from softprompt.bases.files.locate import locate
 from softprompt.errors import BaseModelError, ContextError
 from softprompt.tasks.task import Task
 from softprompt.training.train import train

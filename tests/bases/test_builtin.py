@@ -9,8 +9,8 @@ import torch
 import transformers
 
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.locate import BUILTIN
-from softprompt.model.causal import Causal
+from softprompt.bases.files.locate import BUILTIN
+from softprompt.model.kinds.causal import Causal
 from softprompt.tasks.samples import remarks, write_rows
 from softprompt.tasks.task import Task
 from softprompt.training.train import train

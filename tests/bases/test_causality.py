@@ -16,7 +16,7 @@ from softprompt.bases.architectures import task_type_of_config
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.behaviour import check_causal
 from softprompt.errors import BaseModelError
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.splice import stack_prompts
 from tests.models import ARCHITECTURES, CONFIGS, UNEVEN, make_base, tokenizer
 

@@ -13,7 +13,7 @@ import transformers
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import BaseModelError, ContextError
 from softprompt.model.architecture import architecture_of
-from softprompt.model.encoder_decoder import EncoderDecoder
+from softprompt.model.kinds.encoder_decoder import EncoderDecoder
 from tests.models import SEQ_2_SEQ, START, make_seq2seq, tokenizer
 
 

@@ -18,7 +18,7 @@ from softprompt.bases.folder import check_options
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, reason_of
 from softprompt.library.library import Library
-from tests.bases.test_adapter import make_adapter, pytestmark  # noqa: F401
+from tests.bases.files.test_adapter import make_adapter, pytestmark  # noqa: F401
 from tests.commands import Run
 from tests.library_data import make_prompt
 from tests.models import make_base

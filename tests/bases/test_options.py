@@ -16,7 +16,7 @@ import typer.main
 
 import softprompt.bases
 from softprompt.bases.base import FrozenBase, base_of
-from softprompt.bases.locate import commit_of, locate, split_revision
+from softprompt.bases.files.locate import commit_of, locate, split_revision
 from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
 from softprompt.cli.app import app
 from softprompt.errors import BaseModelError

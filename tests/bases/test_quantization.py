@@ -27,7 +27,7 @@ from softprompt.bases.quantization import Int8Linear, quantize_int8
 from softprompt.errors import BaseModelError
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.library.library import Library
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.serving.offline import Service
 from softprompt.training.checkpoint import key_of
 from softprompt.training.sweep import sweep

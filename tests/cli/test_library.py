@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from softprompt.bases.fingerprint import fingerprint_of_folder
-from softprompt.bases.locate import BUILTIN
+from softprompt.bases.files.fingerprint import fingerprint_of_folder
+from softprompt.bases.files.locate import BUILTIN
 from softprompt.cli.output import emit
 from softprompt.library.library import Library
 from softprompt.registry.records import Origin

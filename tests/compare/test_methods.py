@@ -29,7 +29,7 @@ from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import BaseModelError, ConfigError
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.model.architecture import architecture_of
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.prefix import layout_for
 from softprompt.model.splice import no_prompt, stack_prompts
 from softprompt.progress import Mute

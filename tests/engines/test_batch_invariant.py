@@ -20,7 +20,7 @@ from softprompt.engines.prefix_cache import PrefixCache
 from softprompt.engines.protocol import EmbedJob, GenerateJob, Job, Result, Sampling, ScoreJob
 from softprompt.engines.scheduler import Limits
 from softprompt.model.architecture import Architecture, architecture_of
-from softprompt.model.invariant import TILE, Invariant, tile_columns
+from softprompt.model.kinds.invariant import TILE, Invariant, tile_columns
 from softprompt.model.rounding import ROUNDING
 from tests.engine_jobs import Inbox, gaps_to_best, generate_offline, idle, score_offline, some_vectors
 from tests.models import ARCHITECTURES, UNEVEN, VOCABULARY, make_base

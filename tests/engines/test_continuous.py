@@ -32,7 +32,7 @@ from softprompt.engines.protocol import (
 from softprompt.engines.scheduler import Limits
 from softprompt.errors import ConfigError, ContextError, EngineBusy, EngineError
 from softprompt.model.architecture import architecture_of
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from tests.engine_jobs import PATIENCE, Inbox, gaps_to_best, idle, score_offline, some_vectors
 from tests.models import ARCHITECTURES, UNEVEN, VOCABULARY, make_base
 

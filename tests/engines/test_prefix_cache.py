@@ -10,7 +10,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.kv_buffer import KeysValues
 from softprompt.engines.prefix_cache import PrefixCache, stack_prefixes
 from softprompt.engines.protocol import NO_PROMPT, Vectors
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.splice import stack_prompts
 from tests.engine_jobs import Starved, some_vectors
 from tests.models import ARCHITECTURES, UNEVEN, make_base

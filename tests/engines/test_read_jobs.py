@@ -15,7 +15,7 @@ from softprompt.engines.reading import read_jobs, with_texts
 from softprompt.engines.scheduler import Limits
 from softprompt.errors import ConfigError, ContextError
 from softprompt.model.architecture import architecture_of
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from tests.engine_jobs import Inbox, idle, some_vectors
 from tests.models import ARCHITECTURES, UNEVEN, VOCABULARY, make_base, make_seq2seq, some_prefix, tokenizer
 

@@ -11,8 +11,8 @@ import huggingface_hub
 import pytest
 import yaml
 
-from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.files.adapter import CONFIG, WEIGHTS
 from softprompt.errors import ConfigError, LibraryError, NotFound, PromptFileError
 from softprompt.exchange.card_file import CARD
 from softprompt.exchange.exporting import Format

@@ -12,8 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.files.adapter import CONFIG, WEIGHTS
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import (
     ConfigError,

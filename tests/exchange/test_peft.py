@@ -17,14 +17,14 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.files.adapter import CONFIG, WEIGHTS
 from softprompt.errors import FingerprintMismatch, PromptFileError
 from softprompt.exchange.peft import load_peft, save_peft
 from softprompt.exchange.peft_config import read_peft_config
 from softprompt.exchange.peft_matrix import TENSOR
 from softprompt.library.library import Library
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.splice import stack_prompts
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt

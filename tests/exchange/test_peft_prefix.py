@@ -10,14 +10,14 @@ import peft
 import pytest
 import torch
 
-from softprompt.bases.adapter import CONFIG
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.files.adapter import CONFIG
 from softprompt.errors import BaseModelError, FingerprintMismatch, PromptFileError
 from softprompt.exchange.exporting import Format, export_prompt
 from softprompt.exchange.importing import import_prompt
 from softprompt.exchange.peft import load_peft, save_peft
 from softprompt.library.library import Library
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.offline import Service
 from tests.exchange.test_peft import assert_equal, each_architecture, edit_config, ours, theirs

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from softprompt.bases.fingerprint import fingerprint_of_folder
+from softprompt.bases.files.fingerprint import fingerprint_of_folder
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import FieldError, NotFound, RegistryError, StoreError, TrainingError
 from softprompt.jobs import bank
@@ -28,8 +28,8 @@ from softprompt.jobs.worker import trainer, work
 from softprompt.library.library import Library
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Version
-from softprompt.training.loop import Stepper
 from softprompt.training.prepare import Preparer
+from softprompt.training.steps.loop import Stepper
 from softprompt.training.train import train
 from tests.gguf_files import make_model, save_gguf
 from tests.jobs_data import ROWS, chat, do_all, lines, queue_job

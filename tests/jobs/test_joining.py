@@ -374,7 +374,7 @@ from softprompt.jobs.door import Door
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.watch import Watch
 from softprompt.library.library import Library
-from softprompt.training.loop import Stepper
+from softprompt.training.steps.loop import Stepper
 from tests.jobs.test_joining import do_all, settings
 from tests.jobs.test_kill import newest
 from tests.jobs_data import queue_job

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from softprompt.bases import fingerprint
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.fingerprint import fingerprint_of_folder, former_fingerprint
+from softprompt.bases.files import fingerprint
+from softprompt.bases.files.fingerprint import fingerprint_of_folder, former_fingerprint
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.errors import BaseModelError, FingerprintMismatch, LibraryError
@@ -26,7 +26,7 @@ from softprompt.serving.residents.residents import Residents
 from softprompt.serving.routing.router import Centroids
 from softprompt.serving.service import AsyncService
 from softprompt.serving.which_base import choose_base
-from tests.bases.test_adapter import make_adapter, pytestmark  # noqa: F401
+from tests.bases.files.test_adapter import make_adapter, pytestmark  # noqa: F401
 from tests.commands import Run
 from tests.models import save_base, some_prompt
 

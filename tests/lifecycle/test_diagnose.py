@@ -13,7 +13,7 @@ from softprompt import diagnose
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import NotFound
 from softprompt.library.library import Library
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.registry.records import Origin
 from softprompt.tasks.task import Task
 from softprompt.training.events import Noted

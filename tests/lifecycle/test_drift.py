@@ -26,7 +26,7 @@ from softprompt.prompts.file import read_card
 from softprompt.registry.records import now
 from softprompt.registry.traffic.windows import MOST_SERVERS, Window, key_of
 from softprompt.training.train import train
-from tests.bases.test_adapter import make_adapter
+from tests.bases.files.test_adapter import make_adapter
 from tests.commands import Run
 from tests.lifecycle.rows import a_task
 from tests.models import make_base, some_prompt
@@ -270,7 +270,7 @@ def test_training_leaves_a_reference_that_older_readers_take(tmp_path: Path, old
 
 def test_a_run_goes_on_with_its_best_answers() -> None:
     """From a checkpoint of today, and from one of before, which has no answers."""
-    from softprompt.training.run import Run
+    from softprompt.training.steps.run import Run
 
     kept: dict[str, Any] = {"metric": "accuracy", "value": 1.0, "rows": 1, "loss": 0.1}
     for state, said in ((kept, []), (kept | {"predictions": ["a"], "confidences": (0.5,)}, ["a"])):

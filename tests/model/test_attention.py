@@ -13,11 +13,11 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from softprompt.model import attention
 from softprompt.model.attention import packed_attention
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.splice import stack_prompts
-from softprompt.training import forward
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LANGUAGE_MODELING
+from softprompt.training.steps import forward
+from softprompt.training.steps.forward import Example, losses_and_gradient
 from tests.models import CONFIGS, make_base
 
 PACKED = ("llama", "qwen2", "mistral", "gemma2", "gemma4")

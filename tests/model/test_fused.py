@@ -11,13 +11,13 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.model import fused
-from softprompt.model.causal import Causal
 from softprompt.model.fused import Fused
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.splice import stack_prompts
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LANGUAGE_MODELING
 from softprompt.training.prepare import Preparer
-from softprompt.training.run import Run
+from softprompt.training.steps.forward import Example, losses_and_gradient
+from softprompt.training.steps.run import Run
 from softprompt.training.train import train
 from tests.models import CONFIGS, make_base
 from tests.training.test_resume import make_task

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from softprompt.model.causal import Causal
 from softprompt.model.graphs import COLUMNS, HELD, KEPT, ROWS, Graphs, Pass
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.recompute import RECOMPUTES
 from softprompt.model.splice import Spliced, stack_prompts
-from softprompt.training.forward import Example, budget_on, losses_and_gradient, sharing_pays
 from softprompt.training.objectives import LANGUAGE_MODELING
+from softprompt.training.steps.forward import Example, budget_on, losses_and_gradient, sharing_pays
 from tests.models import make_base
 
 Record = Callable[[Pass, tuple[Tensor, ...]], Pass]

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.bases.base import FrozenBase
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.lines import lay_lines, splice_lines
 from softprompt.model.splice import Stack, chunk_by_prompt, common_head, extend_stack, stack_prompts
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
+from softprompt.training.steps.forward import Example, losses_and_gradient
 from tests.engine_jobs import score_offline
 from tests.model.test_splice import ROWS, WHICH, alone, some_ids, some_prompts
 from tests.models import ARCHITECTURES, VOCABULARY, make_base, make_causal, tokenizer

@@ -12,9 +12,9 @@ from softprompt.engines.protocol import NO_PROMPT, GenerateJob, Sampling, ScoreJ
 from softprompt.errors import BaseModelError, EngineError
 from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import Architecture, architecture_of
-from softprompt.model.causal import Causal
-from softprompt.model.encoder_decoder import EncoderDecoder
-from softprompt.model.invariant import Invariant
+from softprompt.model.kinds.causal import Causal
+from softprompt.model.kinds.encoder_decoder import EncoderDecoder
+from softprompt.model.kinds.invariant import Invariant
 from softprompt.model.prefix import Layout, Prefix, layout_for
 from softprompt.model.splice import stack_prompts
 from tests.engine_jobs import Inbox

@@ -16,16 +16,16 @@ from softprompt.errors import BaseModelError, TrainingError
 from softprompt.evaluation.trials import result_of
 from softprompt.model import prefix, recompute
 from softprompt.model.architecture import Architecture
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.lines import Ids, Tails
 from softprompt.model.prefix import Prefix
 from softprompt.model.recompute import recomputing
 from softprompt.model.splice import Stack, stack_prompts
 from softprompt.tasks.task import Task
 from softprompt.training.events import Noted
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
 from softprompt.training.session import Session
+from softprompt.training.steps.forward import Example, losses_and_gradient
 from softprompt.training.train import train
 from tests.engine_jobs import Starved, allocate
 from tests.models import ARCHITECTURES, VOCABULARY, make_base

@@ -20,10 +20,10 @@ from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.centroid import centroid_of
 from softprompt.model.embedding import single_tokens
 from softprompt.tasks.task import Task
-from softprompt.training.bank import Bank
-from softprompt.training.forward import Example
 from softprompt.training.objectives import LabelTarget
-from softprompt.training.run import Run
+from softprompt.training.steps.bank import Bank
+from softprompt.training.steps.forward import Example
+from softprompt.training.steps.run import Run
 from tests.engine_jobs import Inbox
 from tests.models import START, VOCABULARY, make_seq2seq
 from tests.sessions import check_step, runs_of, some_examples, train_bank

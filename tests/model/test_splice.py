@@ -14,11 +14,11 @@ from softprompt.engines.offline import OfflineEngine
 from softprompt.engines.prefix_cache import PrefixCache
 from softprompt.engines.protocol import GenerateJob, Sampling, Vectors
 from softprompt.evaluation.trials import result_of
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.prefix import fixed_cache
 from softprompt.model.splice import chunk_by_length, pad_rows, splice_rows, stack_prompts
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
+from softprompt.training.steps.forward import Example, losses_and_gradient
 from tests.engine_jobs import generate_offline
 from tests.models import ARCHITECTURES, VOCABULARY, logits_of_rows, make_base, make_causal, tokenizer
 

@@ -9,7 +9,7 @@ import pytest
 
 from softprompt.bases.base import FrozenBase
 from softprompt.library.library import Library
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"
 

@@ -15,11 +15,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import BaseModelError
 from softprompt.model.architecture import Architecture, architecture_of
-from softprompt.model.causal import Causal
-from softprompt.model.deep import DeepEncoder
-from softprompt.model.encoder import MaskedEncoder
-from softprompt.model.encoder_decoder import EncoderDecoder
-from softprompt.model.headed_encoder import HeadedEncoder
+from softprompt.model.kinds.causal import Causal
+from softprompt.model.kinds.deep import DeepEncoder
+from softprompt.model.kinds.encoder import MaskedEncoder
+from softprompt.model.kinds.encoder_decoder import EncoderDecoder
+from softprompt.model.kinds.headed_encoder import HeadedEncoder
 from softprompt.model.splice import stack_prompts
 from tests.models import make_masked, tokenizer
 

@@ -15,7 +15,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.splice import stack_prompts
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt

@@ -11,7 +11,7 @@ import torch
 from softprompt.errors import ConfigError
 from softprompt.model.architecture import architecture_of
 from softprompt.tasks.task import Task
-from softprompt.training.loop import Group, Stepper
+from softprompt.training.steps.loop import Group, Stepper
 from softprompt.training.train import train
 from tests.models import make_base
 from tests.sessions import runs_of, train_bank

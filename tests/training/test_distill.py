@@ -16,7 +16,7 @@ from softprompt.compare.compare import compare
 from softprompt.errors import ConfigError, ContextError, DataError
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.library.library import Library
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.progress import Mute, Silent
 from softprompt.tasks.task import Task
 from softprompt.training import distill as measured

@@ -10,7 +10,7 @@ import torch
 
 from softprompt.errors import TrainingError
 from softprompt.library.library import Library
-from softprompt.training import forward
+from softprompt.training.steps import forward
 from softprompt.training.train import train
 from tests.model.test_recompute import mixed_step
 from tests.models import ARCHITECTURES, make_base, weights_digest

@@ -14,15 +14,15 @@ from torch import Tensor
 from softprompt.errors import ConfigError, DataError
 from softprompt.evaluation.trials import Report
 from softprompt.library.library import Library
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.splice import no_prompt, stack_prompts
 from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.task import Task
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import OBJECTIVES, Pair, Taught, Unwanted
 from softprompt.training.plan import plan
 from softprompt.training.prepare import Preparer
 from softprompt.training.remarks import remarks_on
+from softprompt.training.steps.forward import Example, losses_and_gradient
 from softprompt.training.train import train
 from tests.models import make_base
 from tests.sessions import Untrained, cut, runs_of, train_bank

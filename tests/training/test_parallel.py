@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from softprompt.library.library import Library
-from softprompt.training.loop import Group
+from softprompt.training.steps.loop import Group
 from tests.models import make_base
 
 ROOT = Path(__file__).parent.parent.parent

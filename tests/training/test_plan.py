@@ -16,9 +16,9 @@ from softprompt.library.library import Library
 from softprompt.rows.sources import Row
 from softprompt.tasks.task import Task
 from softprompt.training import plan as planning
-from softprompt.training.loop import Stepper
 from softprompt.training.objectives.teacher import Teacher
 from softprompt.training.plan import JUDGED, plan
+from softprompt.training.steps.loop import Stepper
 from softprompt.training.train import train
 from tests.models import make_base, weights_digest
 from tests.sessions import runs_of

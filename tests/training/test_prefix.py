@@ -16,16 +16,16 @@ from softprompt.evaluation.evaluate import evaluate
 from softprompt.evaluation.trials import result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.prefix import layout_for
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.offline import Service
 from softprompt.tasks.config.config import PREFIX_LENGTH, parse_config
 from softprompt.tasks.task import Task
-from softprompt.training.forward import Example
 from softprompt.training.objectives import LabelTarget
 from softprompt.training.plan import plan
 from softprompt.training.prepare import PREFIX_RATE, RATE, Preparer
+from softprompt.training.steps.forward import Example
 from softprompt.training.sweep import sweep
 from softprompt.training.train import train
 from tests.models import ARCHITECTURES, UNEVEN, make_base, make_causal, weights_digest

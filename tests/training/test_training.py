@@ -33,12 +33,12 @@ from softprompt.rows.sources import Row, digest_rows
 from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.config.schedule import FEW_ROWS, rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.task import Task
-from softprompt.training import loop
 from softprompt.training.events import Failed, Stepped
 from softprompt.training.prepare import RATE, Preparer
 from softprompt.training.remarks import remarks_on
-from softprompt.training.run import Run
 from softprompt.training.session import Session
+from softprompt.training.steps import loop
+from softprompt.training.steps.run import Run
 from softprompt.training.train import train
 from tests.models import ANSWERS, make_base, steerable_base, tokenizer, weights_digest
 from tests.sessions import Untrained, runs_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.locate import locate
+from softprompt.bases.files.locate import locate
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of

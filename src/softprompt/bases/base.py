@@ -16,20 +16,20 @@ from typing import Any
 import torch
 
 from softprompt.bases import architectures
-from softprompt.bases.adapter import find_adapter, merge_adapter
 from softprompt.bases.architectures import ENCODERS, refuse_unless_tuned, task_type_of_model
 from softprompt.bases.behaviour import check_behaviour, check_vocabulary, embedding_scale, first_position
 from softprompt.bases.devices import choose_kernels, device_of, dtype_of, slow_at_16_bits, stored_dtype
-from softprompt.bases.fingerprint import (
+from softprompt.bases.files.adapter import find_adapter, merge_adapter
+from softprompt.bases.files.fingerprint import (
     fingerprint_of_folder,
     fingerprint_of_model,
     former_fingerprint,
     former_fingerprint_of_model,
     stamp_of_folder,
 )
+from softprompt.bases.files.locate import commit_of, locate, read_object, split_revision
 from softprompt.bases.folder import check_folder
 from softprompt.bases.grammar import Grammars
-from softprompt.bases.locate import commit_of, locate, read_object, split_revision
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import check_quantization, nf4_options, quantize_int8
 from softprompt.bases.reading import check_finite, loadable, read_model

@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from softprompt.bases.adapter import CONFIG as ADAPTER
-from softprompt.bases.adapter import find_adapter
 from softprompt.bases.architectures import refuse_unless_tuned, task_type_of_config
+from softprompt.bases.files.adapter import CONFIG as ADAPTER
+from softprompt.bases.files.adapter import find_adapter
+from softprompt.bases.files.locate import is_local, locate, read_object
+from softprompt.bases.files.vocabulary import CONFIG as TOKENIZER
+from softprompt.bases.files.vocabulary import WHOLE, tokenizer_files
+from softprompt.bases.files.weights import check_whole, find_weights
 from softprompt.bases.gguf.check import check_gguf
 from softprompt.bases.gguf.file import gguf_files
-from softprompt.bases.locate import is_local, locate, read_object
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
-from softprompt.bases.vocabulary import CONFIG as TOKENIZER
-from softprompt.bases.vocabulary import WHOLE, tokenizer_files
-from softprompt.bases.weights import check_whole, find_weights
 from softprompt.errors import BaseModelError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from softprompt.bases.locate import split_revision
+from softprompt.bases.files.locate import split_revision
 
 DEFAULT_BASE = "builtin/tiny"
 

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from softprompt.bases.architectures import OTHER, is_headless, task_type_of_config
-from softprompt.bases.fingerprint import fingerprint_of_folder
+from softprompt.bases.files.fingerprint import fingerprint_of_folder
+from softprompt.bases.files.locate import locate
+from softprompt.bases.files.text_half import text_half
+from softprompt.bases.files.vocabulary import WHOLE
+from softprompt.bases.files.weights import find_weights
 from softprompt.bases.folder import check_folder
 from softprompt.bases.gguf.cache import folder_of_gguf, write_tokenizer
-from softprompt.bases.locate import locate
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.quantization import forget_pages
-from softprompt.bases.text_half import text_half
-from softprompt.bases.vocabulary import WHOLE
-from softprompt.bases.weights import find_weights
 from softprompt.errors import BaseModelError, reason_of
 from softprompt.text import plural
 

@@ -59,7 +59,7 @@ def verify(
 @app.command("list")
 def list_bases(as_json: Json = False) -> None:
     """The bases that come with softprompt."""
-    from softprompt.bases.locate import BUILTIN
+    from softprompt.bases.files.locate import BUILTIN
 
     rows = (_describe(BaseOptions(source=name)) for name in BUILTIN)
     emit(rows, as_json, "Built-in bases", ("base", "fingerprint", "params", "dtype", "context"))

@@ -48,7 +48,7 @@ def init(
     import shlex
     from typing import get_args
 
-    from softprompt.bases.vocabulary import chat_templates
+    from softprompt.bases.files.vocabulary import chat_templates
     from softprompt.errors import ConfigError, nearest
     from softprompt.files import write_whole
     from softprompt.progress import Bars
@@ -108,8 +108,8 @@ def init(
 def _look(base: BaseOptions, folder: Path) -> tuple[Path, bool]:
     """Where a base is, which may lie beside the table, and whether it answers through a head; by its files alone."""
     from softprompt.bases.architectures import task_type_of_config
+    from softprompt.bases.files.locate import beside, locate
     from softprompt.bases.folder import check_folder
-    from softprompt.bases.locate import beside, locate
 
     found = locate(beside(base.address, folder), revision=base.revision, code=base.trust_remote_code)
     config = check_folder(found, base.address, code=base.trust_remote_code)
@@ -123,7 +123,7 @@ def _frame(base: BaseOptions, folder: Path) -> ChatFrame:
         BaseModelError: its tokenizer cannot be read.
         ConfigError: it has no chat template, or one that does not word messages as they are.
     """
-    from softprompt.bases.locate import beside
+    from softprompt.bases.files.locate import beside
     from softprompt.bases.reading import read_tokenizer
     from softprompt.bases.spelling import Spelling
     from softprompt.errors import ConfigError

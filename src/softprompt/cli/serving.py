@@ -48,7 +48,7 @@ LogLevel = Annotated[str, typer.Option(help="error, warning, info (a line for ea
 
 def choose(library: Library) -> str:
     """The base that most tasks are made for; warns of what is not served then. Raises `BaseModelError` where it is gone."""
-    from softprompt.bases.locate import is_gone, kind_of
+    from softprompt.bases.files.locate import is_gone, kind_of
     from softprompt.library.binding import MOVED
     from softprompt.serving.which_base import choose_base
 

@@ -22,7 +22,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.compare.method import Settings, Trained
 from softprompt.errors import TrainingError
 from softprompt.model.architecture import Architecture, architecture_of
-from softprompt.model.headed_encoder import HeadedEncoder
+from softprompt.model.kinds.headed_encoder import HeadedEncoder
 from softprompt.model.splice import chunk_by_length, no_prompt, stack_prompts
 from softprompt.progress import Progress
 from softprompt.tasks.config.config import TaskConfig

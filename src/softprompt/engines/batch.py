@@ -20,8 +20,8 @@ from softprompt.engines.prefix_cache import PrefixCache, stack_prefixes
 from softprompt.engines.protocol import GenerateJob, ScoreJob, Vectors
 from softprompt.engines.tiles import TiledRows
 from softprompt.model.architecture import Architecture
-from softprompt.model.encoder_decoder import EncoderDecoder
-from softprompt.model.invariant import Invariant
+from softprompt.model.kinds.encoder_decoder import EncoderDecoder
+from softprompt.model.kinds.invariant import Invariant
 from softprompt.model.label_scores import Labels, label_contexts, score_labels
 from softprompt.model.lines import Ids, row_size
 from softprompt.model.prefix import Prefix

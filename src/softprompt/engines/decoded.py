@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softprompt.engines.protocol import GenerateJob
-from softprompt.model.encoder_decoder import Decoding, EncoderDecoder
+from softprompt.model.kinds.encoder_decoder import Decoding, EncoderDecoder
 from softprompt.model.splice import stack_prompts
 
 

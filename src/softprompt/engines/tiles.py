@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache
 from softprompt.engines.kv_buffer import KeysValues, KVBuffer
 from softprompt.engines.prefix_cache import PrefixCache
 from softprompt.engines.protocol import GenerateJob
-from softprompt.model.invariant import Invariant, tile_columns
+from softprompt.model.kinds.invariant import Invariant, tile_columns
 from softprompt.model.prefix import FixedLayer
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from softprompt.bases.adapter import CONFIG, WEIGHTS
+from softprompt.bases.files.adapter import CONFIG, WEIGHTS
 from softprompt.errors import LibraryError, PromptFileError
 from softprompt.exchange.card_file import CARD, read_card_file
 from softprompt.files import write_whole
@@ -130,7 +130,7 @@ def _listed(names: list[str]) -> str:
 
 def _replace_adapter(version: Version, data: bytes, folder: Path) -> tuple[str, ...]:
     """Write an adapter beside its folder, then put it there: what is read meanwhile is the old one, none or the new one."""
-    from softprompt.bases.locate import BUILTIN, locate, split_revision
+    from softprompt.bases.files.locate import BUILTIN, locate, split_revision
     from softprompt.exchange.peft import save_peft
     from softprompt.prompts.prompt import SoftPrompt
 

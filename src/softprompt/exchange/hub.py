@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.adapter import CONFIG, WEIGHTS
-from softprompt.bases.locate import is_local, split_revision
+from softprompt.bases.files.adapter import CONFIG, WEIGHTS
+from softprompt.bases.files.locate import is_local, split_revision
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, LibraryError, NotFound, PromptFileError, reason_of
 from softprompt.exchange.card_file import CARD

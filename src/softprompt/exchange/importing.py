@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.locate import is_gone, two_forms
+from softprompt.bases.files.locate import is_gone, two_forms
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError, SoftPromptError
 from softprompt.exchange.elsewhere.read import read_elsewhere, tool_of
@@ -241,7 +241,7 @@ def _base_of_adapter(config: Mapping[str, Any], folder: Path, given: BaseOptions
     Raises:
         PromptFileError: neither names one.
     """
-    from softprompt.bases.locate import BUILTIN
+    from softprompt.bases.files.locate import BUILTIN
 
     named = config.get("base_model_name_or_path")
     source = given.source or named

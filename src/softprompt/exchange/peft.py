@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.files.adapter import CONFIG, WEIGHTS
 from softprompt.errors import ConfigError, PromptFileError
 from softprompt.exchange.card_file import CARD, read_card_file
 from softprompt.exchange.peft_config import TASKS, check_shape, config_of, provenance_of, read_peft_config

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from softprompt.bases.adapter import CONFIG, WEIGHTS
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.locate import split_revision
+from softprompt.bases.files.adapter import CONFIG, WEIGHTS
+from softprompt.bases.files.locate import split_revision
 from softprompt.errors import FingerprintMismatch, PromptFileError
 from softprompt.exchange.peft_head import MODULES
 from softprompt.model.prefix import Layout

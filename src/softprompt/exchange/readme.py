@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 
-from softprompt.bases.locate import kind_of
+from softprompt.bases.files.locate import kind_of
 from softprompt.prompts.card import BASELINES, Card
 from softprompt.tasks.answers.kinds import number_text
 from softprompt.tasks.form import ANSWERS, BEHIND, Form

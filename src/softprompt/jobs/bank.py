@@ -31,8 +31,8 @@ from softprompt.training.checkpoint import EVERY_SECONDS
 from softprompt.training.events import Event, Failed, Judged, Noted, Resumed, Stepped, Stopped
 from softprompt.training.member import Member
 from softprompt.training.publish import found
-from softprompt.training.run import Run
 from softprompt.training.session import Session
+from softprompt.training.steps.run import Run
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from softprompt.bases.adapter import find_adapter
-from softprompt.bases.fingerprint import fingerprint_of_folder, former_fingerprint
+from softprompt.bases.files.adapter import find_adapter
+from softprompt.bases.files.fingerprint import fingerprint_of_folder, former_fingerprint
+from softprompt.bases.files.locate import is_gone, is_local, kind_of, locate, two_forms
+from softprompt.bases.files.weights import find_weights
 from softprompt.bases.folder import check_folder, check_options
-from softprompt.bases.locate import is_gone, is_local, kind_of, locate, two_forms
 from softprompt.bases.options import BaseOptions
-from softprompt.bases.weights import find_weights
 from softprompt.errors import BaseModelError, FingerprintMismatch, LibraryError
 from softprompt.registry import queries, tables
 from softprompt.registry.records import Record

@@ -20,7 +20,7 @@ from softprompt.errors import TrainingError, TrainingStopped
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.lifecycle.personalize import few_steps
 from softprompt.model.architecture import Architecture
-from softprompt.model.headed_encoder import HeadedEncoder
+from softprompt.model.kinds.headed_encoder import HeadedEncoder
 from softprompt.progress import Progress
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, Card, goodness
 from softprompt.prompts.prompt import SoftPrompt
@@ -31,13 +31,13 @@ from softprompt.rows.sources import digest_rows
 from softprompt.tasks.form import Form
 from softprompt.tasks.splits import Source
 from softprompt.tasks.task import Task
-from softprompt.training.bank import Banks
 from softprompt.training.heads import start_head
-from softprompt.training.loop import Stepper
 from softprompt.training.member import Member
 from softprompt.training.prepare import chosen, head_rate_of
 from softprompt.training.publish import make_prompt, publish
-from softprompt.training.run import Run
+from softprompt.training.steps.bank import Banks
+from softprompt.training.steps.loop import Stepper
+from softprompt.training.steps.run import Run
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library

@@ -31,10 +31,10 @@ from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.splits import Source
 from softprompt.tasks.task import Task
 from softprompt.text import plural
-from softprompt.training.bank import Banks
-from softprompt.training.loop import Stepper
 from softprompt.training.prepare import chosen
-from softprompt.training.run import Run
+from softprompt.training.steps.bank import Banks
+from softprompt.training.steps.loop import Stepper
+from softprompt.training.steps.run import Run
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library

@@ -26,8 +26,8 @@ from softprompt.rows.sources import digest_rows
 from softprompt.tasks.load import TaskLike, load_tasks
 from softprompt.tasks.task import Task
 from softprompt.training.events import Failed, Published, Resumed, Stepped, Stopped, Trained, draw
-from softprompt.training.run import Begins
 from softprompt.training.session import Session
+from softprompt.training.steps.run import Begins
 from softprompt.training.sweep import Halving
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.head import Head
-from softprompt.model.causal import Causal
-from softprompt.model.encoder import MaskedEncoder
-from softprompt.model.encoder_decoder import EncoderDecoder
-from softprompt.model.headed_encoder import HeadedEncoder
-from softprompt.model.invariant import Invariant
+from softprompt.model.kinds.causal import Causal
+from softprompt.model.kinds.encoder import MaskedEncoder
+from softprompt.model.kinds.encoder_decoder import EncoderDecoder
+from softprompt.model.kinds.headed_encoder import HeadedEncoder
+from softprompt.model.kinds.invariant import Invariant
 from softprompt.model.lines import Ids, Tails
 from softprompt.model.prefix import Layout, Prefix
 from softprompt.model.splice import Stack

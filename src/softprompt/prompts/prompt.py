@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from softprompt.bases.architectures import ENCODERS
+from softprompt.bases.files.locate import two_forms
 from softprompt.bases.head import pack
-from softprompt.bases.locate import two_forms
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError
 from softprompt.files import write_whole
 from softprompt.prompts.card import Card, Dtype

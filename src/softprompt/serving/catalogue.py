@@ -8,7 +8,7 @@ from collections.abc import Container
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from softprompt.bases.locate import two_forms
+from softprompt.bases.files.locate import two_forms
 from softprompt.errors import FieldError, FingerprintMismatch
 from softprompt.names import AUTO, parse_ref
 from softprompt.registry.listing import Filters

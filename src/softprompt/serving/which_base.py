@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from softprompt.bases.fingerprint import fingerprints_of_folder
-from softprompt.bases.locate import BUILTIN, is_gone, is_local, locate
+from softprompt.bases.files.fingerprint import fingerprints_of_folder
+from softprompt.bases.files.locate import BUILTIN, is_gone, is_local, locate
 from softprompt.errors import BaseModelError
 from softprompt.names import hide_password
 from softprompt.tasks.config.blocks import ServingConfig

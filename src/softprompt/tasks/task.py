@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases import architectures
-from softprompt.bases.locate import beside, is_saved
+from softprompt.bases.files.locate import beside, is_saved
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, DataError
 from softprompt.rows.memory import MEMORY, take_rows

@@ -20,7 +20,7 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.rows.sources import digest_rows
-from softprompt.training.run import Run
+from softprompt.training.steps.run import Run
 
 FORMAT = 5
 EVERY_SECONDS = 30.0

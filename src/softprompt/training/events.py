@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from softprompt.evaluation.trials import Report
 from softprompt.progress import Progress
 from softprompt.training.member import Member, Tuned
-from softprompt.training.run import Run
+from softprompt.training.steps.run import Run
 
 
 @dataclass(frozen=True)

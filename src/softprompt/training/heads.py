@@ -14,7 +14,7 @@ from softprompt.bases.architectures import ENCODERS
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.head import pack
 from softprompt.errors import ConfigError
-from softprompt.model.headed_encoder import HeadedEncoder
+from softprompt.model.kinds.headed_encoder import HeadedEncoder
 from softprompt.model.label_scores import Labels
 from softprompt.prompts.combine import mean_of
 from softprompt.prompts.prompt import SoftPrompt

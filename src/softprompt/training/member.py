@@ -11,10 +11,10 @@ from softprompt.evaluation.trials import Report
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
 from softprompt.tasks.answers.kinds import OF_NUMBERS, OF_SETS
 from softprompt.tasks.task import Examples, Task
-from softprompt.training.bank import Banks
 from softprompt.training.objectives.preference import PREFERRED
 from softprompt.training.objectives.unlikelihood import RATE
-from softprompt.training.run import Begins, Run
+from softprompt.training.steps.bank import Banks
+from softprompt.training.steps.run import Begins, Run
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection

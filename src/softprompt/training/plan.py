@@ -19,12 +19,12 @@ from softprompt.model.meter import Meter
 from softprompt.progress import Advance, Progress, Silent, loading
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Examples, Task
-from softprompt.training.bank import Banks
 from softprompt.training.events import Advanced
-from softprompt.training.loop import Stepper, processes_started
 from softprompt.training.prepare import Preparer
 from softprompt.training.remarks import remarks_on, unwanted_tokens
-from softprompt.training.run import Run
+from softprompt.training.steps.bank import Banks
+from softprompt.training.steps.loop import Stepper, processes_started
+from softprompt.training.steps.run import Run
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library

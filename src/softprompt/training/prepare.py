@@ -14,7 +14,7 @@ from softprompt.bases.architectures import ENCODERS
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError
 from softprompt.model.architecture import Architecture, architecture_of
-from softprompt.model.headed_encoder import HeadedEncoder
+from softprompt.model.kinds.headed_encoder import HeadedEncoder
 from softprompt.model.prefix import layout_for
 from softprompt.model.splice import stack_prompts
 from softprompt.progress import Silent
@@ -26,7 +26,7 @@ from softprompt.training.events import Advanced, Event
 from softprompt.training.heads import objective_on, start_head
 from softprompt.training.objectives import OBJECTIVES
 from softprompt.training.objectives.objective import Splits, Surroundings
-from softprompt.training.run import Begins, Run
+from softprompt.training.steps.run import Begins, Run
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library

@@ -15,7 +15,7 @@ from softprompt.tasks.form import Form
 from softprompt.text import plural
 from softprompt.training.objectives.label_sets import told_weights
 from softprompt.training.objectives.teacher import instruction_before
-from softprompt.training.run import Run
+from softprompt.training.steps.run import Run
 
 
 def told_recipe(run: Run) -> str:

@@ -21,7 +21,6 @@ from softprompt.evaluation.baselines import baseline_trials, remarks_on_baseline
 from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
 from softprompt.tasks.task import Task
-from softprompt.training.bank import Banks
 from softprompt.training.checkpoint import EVERY_SECONDS, Checkpoint, key_of, name_of
 from softprompt.training.events import (
     Advanced,
@@ -36,12 +35,13 @@ from softprompt.training.events import (
     Trained,
     standing,
 )
-from softprompt.training.loop import Group, Stepper
 from softprompt.training.member import Also, Member
 from softprompt.training.prepare import Preparer
 from softprompt.training.publish import publishing
 from softprompt.training.remarks import remarks_on
-from softprompt.training.run import Run
+from softprompt.training.steps.bank import Banks
+from softprompt.training.steps.loop import Group, Stepper
+from softprompt.training.steps.run import Run
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library

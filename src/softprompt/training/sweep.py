@@ -25,10 +25,10 @@ from softprompt.rows.values import short
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Task
 from softprompt.training.events import Advanced, Event, Failed, Resumed, Stepped, Stopped, Trained, draw
-from softprompt.training.loop import processes_started
 from softprompt.training.member import Member, Tuned
-from softprompt.training.run import Run
 from softprompt.training.session import Session
+from softprompt.training.steps.loop import processes_started
+from softprompt.training.steps.run import Run
 from softprompt.training.train import library_for
 
 if TYPE_CHECKING:

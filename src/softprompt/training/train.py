@@ -18,9 +18,9 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.gate import rival
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.training.events import Failed, Stopped, draw
-from softprompt.training.loop import Group
 from softprompt.training.member import Member, Tuned
 from softprompt.training.session import Session
+from softprompt.training.steps.loop import Group
 from softprompt.training.trackers import check_trackers, open_trackers, report
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from softprompt.engines.protocol import (
 )
 from softprompt.engines.validate import Validator
 from softprompt.errors import BaseModelError, ConfigError, EngineBusy, EngineError, SoftPromptError, reason_of
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.label_scores import Labels
 from softprompt.text import plural
 from softprompt.vllm.outline import OutlineBase

@@ -15,11 +15,11 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.behaviour import check_vocabulary
-from softprompt.bases.fingerprint import fingerprint_of_folder
+from softprompt.bases.files.fingerprint import fingerprint_of_folder
+from softprompt.bases.files.locate import locate
+from softprompt.bases.files.weights import find_weights
 from softprompt.bases.folder import check_folder
-from softprompt.bases.locate import locate
 from softprompt.bases.reading import quiet
-from softprompt.bases.weights import find_weights
 from softprompt.errors import BaseModelError, reason_of
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from softprompt.bases.locate import locate
+from softprompt.bases.files.locate import locate
 from softprompt.bases.options import COMMAND_OPTIONS, DEFAULT_BASE, BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, EngineError, nearest, reason_of
 from softprompt.vllm.engine import VllmEngine

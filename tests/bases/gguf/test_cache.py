@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.fingerprint import fingerprint_of_folder
+from softprompt.bases.files.fingerprint import fingerprint_of_folder
 from softprompt.bases.gguf import cache
 from softprompt.errors import BaseModelError
 from softprompt.files import cache_folder

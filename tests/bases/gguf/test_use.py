@@ -15,9 +15,9 @@ import torch
 import yaml
 
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.files.locate import is_local, locate, two_forms
 from softprompt.bases.folder import check_folder, check_options
 from softprompt.bases.gguf.file import read_gguf
-from softprompt.bases.locate import is_local, locate, two_forms
 from softprompt.bases.options import BaseOptions
 from softprompt.bases.quantization import Int8Linear
 from softprompt.engines.continuous import ContinuousEngine
@@ -26,7 +26,7 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.serving.which_base import choose_base
 from softprompt.tasks.task import Task
-from tests.bases.test_adapter import pytestmark  # noqa: F401
+from tests.bases.files.test_adapter import pytestmark  # noqa: F401
 from tests.commands import Run
 from tests.gguf_files import make_model, save_gguf, tensors_of
 from tests.http_server import serving

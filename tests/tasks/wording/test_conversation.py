@@ -28,8 +28,8 @@ from softprompt.tasks.task import Task
 from softprompt.tasks.wording.chat import chat_frame
 from softprompt.tasks.wording.conversation import turns_in
 from softprompt.tasks.wording.template import literal
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LANGUAGE_MODELING
+from softprompt.training.steps.forward import Example, losses_and_gradient
 from tests.jobs_data import CHAT_TEMPLATE
 from tests.models import make_base
 from tests.spellings import CONTROLS, MAKERS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from softprompt.bases.adapter import CONFIG as PEFT
+from softprompt.bases.files.adapter import CONFIG as PEFT
 
 if TYPE_CHECKING:
     from softprompt.exchange.elsewhere.taken import Taken

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.devices import stored_dtype
+from softprompt.bases.files.locate import locate
 from softprompt.bases.folder import check_folder
-from softprompt.bases.locate import locate
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.bases.reading import quiet
 from softprompt.errors import BaseModelError, ConfigError, LibraryError

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from softprompt.bases.locate import is_local
+from softprompt.bases.files.locate import is_local
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, NameRefused, NotFound, SoftPromptError
 from softprompt.evaluation.findings import Finding, of_card

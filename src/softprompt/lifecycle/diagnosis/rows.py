@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 from softprompt.bases.architectures import context_of
+from softprompt.bases.files.locate import is_local, locate
 from softprompt.bases.folder import check_folder
-from softprompt.bases.locate import is_local, locate
 from softprompt.errors import BaseModelError
 from softprompt.evaluation.findings import Finding
 from softprompt.tasks.answers.labels import excerpt_of

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from softprompt.bases.locate import two_forms
+from softprompt.bases.files.locate import two_forms
 from softprompt.engines.protocol import Vectors
 from softprompt.errors import FingerprintMismatch
 from softprompt.library.passages import Passages

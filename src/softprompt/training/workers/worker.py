@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from softprompt.bases.options import BaseOptions
     from softprompt.model.architecture import Architecture
     from softprompt.training.events import Event
-    from softprompt.training.loop import Group
+    from softprompt.training.steps.loop import Group
 
 
 class Worker:
@@ -75,7 +75,7 @@ class Worker:
             RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0", LOCAL_WORLD_SIZE="1",
             MASTER_ADDR=host, MASTER_PORT=str(port),
         )  # fmt: skip
-        from softprompt.training.loop import Group
+        from softprompt.training.steps.loop import Group
 
         self._group = Group.current()
 

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from softprompt.bases.locate import read_object, split_revision
+from softprompt.bases.files.locate import read_object, split_revision
 from softprompt.errors import BaseModelError
 
 CONFIG = "adapter_config.json"

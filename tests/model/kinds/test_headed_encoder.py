@@ -10,12 +10,12 @@ import torch
 from softprompt.bases.architectures import HeadLabels
 from softprompt.bases.head import Head, pack
 from softprompt.errors import BaseModelError
-from softprompt.model.headed_encoder import HeadedEncoder
+from softprompt.model.kinds.headed_encoder import HeadedEncoder
 from softprompt.model.label_scores import label_contexts, score_labels
 from softprompt.model.lines import row_size
 from softprompt.model.splice import stack_prompts
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LabelTarget
+from softprompt.training.steps.forward import Example, losses_and_gradient
 from tests.models import HEADED, make_headed
 
 ROWS = [[5, 9, 31], [20], [7, 8, 12, 44, 15]]

@@ -20,10 +20,10 @@ from torch import Tensor
 from softprompt.bases.behaviour import answering_layer, features_before
 from softprompt.bases.head import Head
 from softprompt.errors import BaseModelError
-from softprompt.model.deep import DeepEncoder
+from softprompt.model.kinds.deep import DeepEncoder
+from softprompt.model.kinds.unshared import EMBED_BUDGET
 from softprompt.model.lines import Ids, Tails
 from softprompt.model.splice import Stack, chunk_by_length, no_prompt, stack_prompts
-from softprompt.model.unshared import EMBED_BUDGET
 
 
 class HeadedEncoder(DeepEncoder):

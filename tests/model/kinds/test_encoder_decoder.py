@@ -10,7 +10,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.batch import SplicedRows, rows_of
 from softprompt.engines.decoded import DecodedRows
 from softprompt.engines.protocol import GenerateJob, Sampling, Vectors
-from softprompt.model.encoder_decoder import EncoderDecoder
+from softprompt.model.kinds.encoder_decoder import EncoderDecoder
 from softprompt.model.splice import stack_prompts
 from tests.models import SEQ_2_SEQ, make_seq2seq, tokenizer
 

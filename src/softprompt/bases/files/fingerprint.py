@@ -24,12 +24,19 @@ from typing import Any
 
 from blake3 import blake3
 
-from softprompt.bases.adapter import CONFIG, WEIGHTS
+from softprompt.bases.files.adapter import CONFIG, WEIGHTS
+from softprompt.bases.files.locate import read_object
+from softprompt.bases.files.vocabulary import CONFIG as TOKENIZER_CONFIG
+from softprompt.bases.files.vocabulary import (
+    NAMED,
+    WHOLE,
+    describe_built,
+    describe_tokenizer,
+    describing_files,
+    tokenizer_files,
+)
+from softprompt.bases.files.weights import digest_tensors, find_weights
 from softprompt.bases.gguf.file import parts_of
-from softprompt.bases.locate import read_object
-from softprompt.bases.vocabulary import CONFIG as TOKENIZER_CONFIG
-from softprompt.bases.vocabulary import NAMED, WHOLE, describe_built, describe_tokenizer, describing_files, tokenizer_files
-from softprompt.bases.weights import digest_tensors, find_weights
 from softprompt.errors import BaseModelError
 from softprompt.files import cache_folder, write_whole
 

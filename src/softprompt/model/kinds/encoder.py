@@ -19,10 +19,10 @@ from torch import Tensor
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import BaseModelError
-from softprompt.model.deep import DeepEncoder
+from softprompt.model.kinds.deep import DeepEncoder
+from softprompt.model.kinds.unshared import Laid
 from softprompt.model.lines import Ids, Tails, even_out, pick_logits
 from softprompt.model.splice import Stack, no_prompt, stack_prompts
-from softprompt.model.unshared import Laid
 
 
 class MaskedEncoder(DeepEncoder):

@@ -21,7 +21,7 @@ from softprompt.errors import BaseModelError, DataError
 from softprompt.library.library import Library
 from softprompt.progress import Silent
 from softprompt.training.train import train
-from tests.bases.test_adapter import Witness
+from tests.bases.files.test_adapter import Witness
 from tests.commands import Run
 from tests.models import make_base, save_base, tokenizer
 from tests.training.test_resume import make_task

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from softprompt.bases.files.locate import BIN, INDEX, SAFE, names_in_index, names_of_weights
 from softprompt.bases.gguf.file import gguf_files, parts_of
-from softprompt.bases.locate import BIN, INDEX, SAFE, names_in_index, names_of_weights
 from softprompt.errors import BaseModelError
 
 _LFS = b"version https://git-lfs"

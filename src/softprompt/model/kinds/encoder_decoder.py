@@ -19,9 +19,9 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from softprompt.bases.base import FrozenBase
+from softprompt.model.kinds.unshared import Laid, Unshared
 from softprompt.model.lines import Ids, Tails, pick_logits, unfold_rows
 from softprompt.model.splice import Stack, no_prompt, pad_rows, stack_prompts
-from softprompt.model.unshared import Laid, Unshared
 
 
 class Decoding:

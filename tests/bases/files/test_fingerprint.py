@@ -21,12 +21,17 @@ import safetensors.torch
 import torch
 import transformers
 
-from softprompt.bases import fingerprint, weights
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.fingerprint import fingerprint_of_folder, fingerprints_of_folder, former_fingerprint, stamp_of_folder
-from softprompt.bases.locate import BUILTIN, read_object
-from softprompt.bases.vocabulary import VOCABULARIES, WHOLE, describe_tokenizer, tokenizer_files
-from softprompt.bases.weights import find_weights
+from softprompt.bases.files import fingerprint, weights
+from softprompt.bases.files.fingerprint import (
+    fingerprint_of_folder,
+    fingerprints_of_folder,
+    former_fingerprint,
+    stamp_of_folder,
+)
+from softprompt.bases.files.locate import BUILTIN, read_object
+from softprompt.bases.files.vocabulary import VOCABULARIES, WHOLE, describe_tokenizer, tokenizer_files
+from softprompt.bases.files.weights import find_weights
 from softprompt.errors import BaseModelError
 from tests.models import make_base, save_base, tokenizer
 
@@ -74,7 +79,7 @@ def test_the_rule_gives_the_values_that_libraries_hold() -> None:
 def test_no_version_of_any_package_is_part_of_it(absent: tuple[str, ...], base_folder: Path) -> None:
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
-        "from pathlib import Path\nfrom softprompt.bases.fingerprint import fingerprint_of_folder\n"
+        "from pathlib import Path\nfrom softprompt.bases.files.fingerprint import fingerprint_of_folder\n"
         f"print(fingerprint_of_folder(Path({str(base_folder)!r})))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

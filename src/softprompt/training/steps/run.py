@@ -18,12 +18,12 @@ from softprompt.tasks.config.config import TaskConfig
 from softprompt.tasks.config.schedule import rate_at, steps_per_epoch, total_steps
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Examples, Task
-from softprompt.training.bank import Rule
-from softprompt.training.forward import Example
 from softprompt.training.objectives import OBJECTIVES, Objective
 from softprompt.training.objectives.label_sets import OF_SETS, class_weights
 from softprompt.training.objectives.own_answers import OwnAnswers
-from softprompt.training.reparameterize import Network
+from softprompt.training.steps.bank import Rule
+from softprompt.training.steps.forward import Example
+from softprompt.training.steps.reparameterize import Network
 
 VALIDATIONS = 20
 """Of a run at most, where a task file does not ask for more: with few rows an epoch is a step or two, and to judge after

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from softprompt.training.bank import Bank, Banks, Rule
-from softprompt.training.reparameterize import Network
+from softprompt.training.steps.bank import Bank, Banks, Rule
+from softprompt.training.steps.reparameterize import Network
 
 LENGTHS = (5, 2, 7, 1)
 NETWORKS = (Network("RESIDUAL", 3, 0), None, Network("MLP", 4, 1), Network("RESIDUAL", 2, 2))

@@ -9,12 +9,12 @@ import torch
 
 from softprompt.bases.architectures import MaskedLabels
 from softprompt.bases.base import FrozenBase
-from softprompt.model.encoder import MaskedEncoder
+from softprompt.model.kinds.encoder import MaskedEncoder
+from softprompt.model.kinds.unshared import Laid
 from softprompt.model.label_scores import label_contexts, score_labels
 from softprompt.model.splice import stack_prompts
-from softprompt.model.unshared import Laid
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING, LabelTarget
+from softprompt.training.steps.forward import Example, losses_and_gradient
 from tests.models import MASKED, make_masked
 
 ROWS = [[5, 9, 31], [20], [7, 8, 12, 44, 15]]

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.fingerprint import fingerprint_of_folder
+from softprompt.bases.files.fingerprint import fingerprint_of_folder
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, FingerprintMismatch
 from softprompt.evaluation.evaluate import evaluate

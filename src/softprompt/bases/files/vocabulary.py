@@ -9,8 +9,8 @@ from typing import Any
 
 from blake3 import blake3
 
+from softprompt.bases.files.locate import read_object
 from softprompt.bases.gguf.file import read_gguf
-from softprompt.bases.locate import read_object
 from softprompt.errors import BaseModelError
 
 WHOLE, CONFIG = "tokenizer.json", "tokenizer_config.json"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import transformers
 
+from softprompt.bases.files.vocabulary import CONFIG, chat_templates
 from softprompt.bases.options import BaseOptions
 from softprompt.bases.reading import read_tokenizer
-from softprompt.bases.vocabulary import CONFIG, chat_templates
 from tests.gguf_files import save_gguf
 
 ONE, OTHER = "{{ messages }}", "{{ messages[0].content }}"

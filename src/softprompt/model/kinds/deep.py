@@ -19,10 +19,10 @@ from transformers.cache_utils import DynamicCache
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.behaviour import first_position
 from softprompt.model.embedding import single_tokens
+from softprompt.model.kinds.unshared import Laid, Unshared
 from softprompt.model.lines import Ids
 from softprompt.model.prefix import Layout, Prefix, fixed_cache, layout_for
 from softprompt.model.splice import Stack, pad_rows, splice_prompts, splice_tokens, stack_padded, stack_prompts
-from softprompt.model.unshared import Laid, Unshared
 
 
 class DeepEncoder(Unshared):

@@ -29,9 +29,9 @@ from softprompt.model.fused import Fused, pays
 from softprompt.model.memory import TokenBudget
 from softprompt.model.splice import Stack, stack_padded, stack_prompts, with_front
 from softprompt.progress import Silent
-from softprompt.training.bank import Bank, Banks
-from softprompt.training.forward import Example, budget_on, losses_and_gradient
-from softprompt.training.run import Run
+from softprompt.training.steps.bank import Bank, Banks
+from softprompt.training.steps.forward import Example, budget_on, losses_and_gradient
+from softprompt.training.steps.run import Run
 
 PATIENCE = timedelta(days=1)
 """How long processes wait for each other. The first one judges alone, which can take longer than the ten minutes that NCCL

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from softprompt.bases.base import FrozenBase
-from softprompt.model.causal import Causal
+from softprompt.model.kinds.causal import Causal
 from softprompt.model.lines import Ids, Tails
 from softprompt.model.prefix import FixedLayer, Prefix
 from softprompt.model.splice import Stack, stack_prompts

@@ -18,15 +18,15 @@ from softprompt.engines.continuous import ContinuousEngine
 from softprompt.engines.protocol import NO_PROMPT, ScoreJob, Scores, Vectors
 from softprompt.errors import BaseModelError, EngineError
 from softprompt.model.architecture import architecture_of
-from softprompt.model.deep import DeepEncoder
-from softprompt.model.encoder import MaskedEncoder
-from softprompt.model.headed_encoder import HeadedEncoder
+from softprompt.model.kinds.deep import DeepEncoder
+from softprompt.model.kinds.encoder import MaskedEncoder
+from softprompt.model.kinds.headed_encoder import HeadedEncoder
 from softprompt.model.label_scores import label_contexts, score_labels
 from softprompt.model.splice import stack_prompts
-from softprompt.training.forward import Example, losses_and_gradient
 from softprompt.training.objectives import LABEL_SCORING, LabelTarget
+from softprompt.training.steps.forward import Example, losses_and_gradient
 from tests.engine_jobs import Inbox, score_offline, some_vectors
-from tests.model.test_encoder import plain_scores as scores_behind_vectors
+from tests.model.kinds.test_encoder import plain_scores as scores_behind_vectors
 from tests.models import HEADED, MASKED, make_headed, make_masked
 
 ROWS = [[5, 9, 31], [20], [7, 8, 12, 44, 15]]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softprompt.training.reparameterize import Network, fold, lay_out, pull_back
+from softprompt.training.steps.reparameterize import Network, fold, lay_out, pull_back
 
 
 @dataclass(frozen=True)
