@@ -13,7 +13,7 @@ from softprompt.bases.architectures import refuse_unless_tuned, task_type_of_con
 from softprompt.bases.gguf.file import is_gguf, parts_of
 from softprompt.errors import BaseModelError, reason_of
 
-BUILTIN = {"builtin/tiny": Path(__file__).parent / "builtin" / "tiny"}
+BUILTIN = {"builtin/tiny": Path(__file__).parent.parent / "builtin" / "tiny"}
 """The bases that come with the package, by name."""
 
 SAFE, BIN, INDEX = "model.safetensors", "pytorch_model.bin", ".index.json"
