@@ -100,11 +100,9 @@ def weigh(current: Card, candidate: Card) -> Comparison:
 
 def _unlearnt(current: Card, candidate: Card) -> str | None:
     """Why a version that cannot be compared must not replace another: it has not learnt, and that one has."""
-    if not (current.learnt and candidate.learnt is False):
-        return None
     new, old = figures_of(candidate), figures_of(current)
-    assert new is not None
-    assert old is not None
+    if new is None or old is None or not current.learnt or candidate.learnt is not False:
+        return None
     return (
         f"{candidate.metric} {new.value:.4f} on {new.rows} rows, where a baseline is as good; the version there now has "
         f"learnt ({current.metric} {old.value:.4f} on {old.rows} other rows)"
