@@ -266,14 +266,15 @@ class LibraryContract:
             collectors = [pool.submit(collect) for _ in range(2)]
             publishers = [pool.submit(publish, place) for place in range(3)]
             try:
-                assert all(publisher.result() >= 11 for publisher in publishers)
+                lasts = [publisher.result() for publisher in publishers]
+                assert min(lasts) >= 11
             finally:
                 done.set()
             assert sum(collector.result() for collector in collectors) > 0
         with opened() as library:
             assert not library.verify().problems
-            for place in range(3):
-                assert len(library.registry.versions(f"task{place}")) == 12
+            for place, last in enumerate(lasts):
+                assert len(library.registry.versions(f"task{place}")) == last + 1
 
     def test_gc_between_a_blob_and_its_row(self, library: Library, opened: Opener) -> None:
         """A publish has stored its blob; before its row is there, a collection takes the blob."""

@@ -79,8 +79,10 @@ def test_from_rows_to_http(run: Run, tmp_path: Path, base_folder: Path, home: Pa
             own = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": {"mine": True}}}}
             answer = client.chat.completions.create(model="extract", messages=asked, response_format=own).choices[0]
             assert json.loads(answer.message.content) == {"mine": True}
-            free = client.completions.create(model="extract", prompt=texts[0], max_tokens=4).choices[0].text
-            assert not free.strip().startswith("{")
+            raw: dict[str, Any] = {"model": "extract", "prompt": texts[0]}
+            assert client.completions.create(**raw, max_tokens=4).choices[0].text.strip().startswith("{")
+            free = client.completions.create(**raw, max_tokens=4, extra_body={"response_format": {"type": "text"}})
+            assert not free.choices[0].text.strip().startswith("{")
 
 
 def test_an_answer_that_is_cut_is_told(run: Run, tmp_path: Path, base_folder: Path) -> None:

@@ -250,8 +250,8 @@ def test_a_base_whose_rows_see_padding_is_named(
         # Prompts are padded on the left, and the mask that hides it is lost on the way.
         honest = Causal.run_padded
 
-        def careless(self: Causal, stack: Any, *given: Any) -> Any:
-            return honest(self, type(stack)(stack.vectors_KPD, stack.mask_KP | True, stack.lengths_K), *given)
+        def careless(self: Causal, stack: Any, *given: Any, **more: Any) -> Any:
+            return honest(self, type(stack)(stack.vectors_KPD, stack.mask_KP | True, stack.lengths_K), *given, **more)
 
         monkeypatch.setattr(Causal, "run_padded", careless)
         monkeypatch.setattr(Causal, "shares_prefix", True)

@@ -322,7 +322,7 @@ def test_init_reads_the_tokenizer_of_a_file_and_unpacks_no_weights(
     assert yaml.safe_load((tmp_path / "rows.yaml").read_text())["input"] == "<user>{text}<end><model>"
     assert not (tmp_path / "cache" / "softprompt" / "gguf").exists()
     save_gguf(tmp_path / "m.gguf", metadata={"tokenizer.ggml.merges": ["a b c d"]})
-    refused = run("init", tmp_path / "rows.csv", "--base", "m.gguf", "--force").refused()
+    refused = run("init", tmp_path / "rows.csv", "--base", "m.gguf", "--chat", "--force").refused()
     assert "m.gguf' cannot be read: TypeError" in refused
 
 

@@ -14,9 +14,10 @@ from softprompt.registry.traffic.experiments import CANDIDATE, CONTROL, Experime
 from softprompt.serving.routing.split import MadeId, Share, arm_of
 
 EXPERIMENT = Experiment(
-    id=12, tenant="default", task="t", seed="5" * 32, control=1, candidate=2, weight=0.5, shadow=False, level=0.05,
-    auto=False, max_outcomes=None, state="running", decision=None, reason=None, control_outcomes=0, control_total=0.0,
-    candidate_outcomes=0, candidate_total=0.0, compared=0, agreed=0, actor="a", created_at="", ended_at=None,
+    id=12, tenant="default", task="t", seed="5" * 32, control=1, candidate=2, weight=0.5, lowest_weight=0.5,
+    highest_weight=0.5, shadow=False, level=0.05, auto=False, max_outcomes=None, state="running", decision=None, reason=None,
+    control_outcomes=0, control_total=0.0, candidate_outcomes=0, candidate_total=0.0, compared=0, agreed=0, actor="a",
+    created_at="", ended_at=None,
 )  # fmt: skip
 USERS = [f"user-{number}" for number in range(20_000)]
 
