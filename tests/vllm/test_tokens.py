@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.options import BaseOptions
 from softprompt.exchange.tokens.export import export_tokens
 from softprompt.exchange.tokens.wording import text_of
 from softprompt.library.library import Library
@@ -64,7 +65,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     base = FrozenBase.load(address, dtype="float32", device="cpu")
     with Library.open(place / "home") as library:
         publish_worded(library, base, address)
-        export_tokens(library, [*WORDED, "choice"], place / "out", base=address)
+        export_tokens(library, [*WORDED, "choice"], place / "out", base=BaseOptions(source=address, dtype="float32"))
         known = json.loads((place / "out" / "softprompt_tokens.json").read_text())
         options = ("--served-model-name", "it", "--max-model-len", "256", "--max-num-seqs", "8")
         with running(place / "out", place / "vllm.log", *options, environment={}, prompts=()) as vllm:
