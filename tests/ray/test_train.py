@@ -239,7 +239,7 @@ def test_another_base_under_the_same_name_is_refused_by_name(tmp_path: Path) -> 
     base, log = save_base(tmp_path / "one"), tmp_path / "log"
     other = save_base(tmp_path / "two", seed=1)
     with started(child(folder, tmp_path / "home", str(base)), log) as process:
-        until(lambda: reached(log) >= 0, process, log)
+        until(lambda: reached(log) >= 0 and "load: 100%" in log.read_text(), process, log)  # nobody reads the base any more
         base.rename(tmp_path / "gone")
         shutil.copytree(other, base)
         workers_of(process)[0].send_signal(signal.SIGKILL)
