@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,15 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from softprompt.model.graphs import COLUMNS, HELD, KEPT, ROWS, Graphs, Pass
+from softprompt.model.graphs import COLUMNS, HELD, KEPT, ROWS, Graphs, Pass, Record
 from softprompt.model.kinds.causal import Causal
 from softprompt.model.recompute import RECOMPUTES
 from softprompt.model.splice import Spliced, stack_prompts
 from softprompt.training.objectives import LANGUAGE_MODELING
 from softprompt.training.steps.forward import Example, budget_on, losses_and_gradient, sharing_pays
 from tests.models import make_base
-
-Record = Callable[[Pass, tuple[Tensor, ...]], Pass]
 
 
 def with_graphs(name: str, record: Record) -> tuple[Causal, list[tuple[int, ...]]]:

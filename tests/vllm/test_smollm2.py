@@ -16,7 +16,7 @@ from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.serving.offline import Service
 from tests.http_server import serving
-from tests.real_models.conftest import MODELS
+from tests.real_models.conftest import find
 from tests.vllm.conftest import Two, publish_all
 from tests.vllm.same import difference, draw
 from tests.vllm.server import BLOCK, running
@@ -31,10 +31,9 @@ ROWS = int(os.environ.get("SOFTPROMPT_VLLM_REAL_ROWS", "60"))
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
-    if not (MODELS / "smollm2.gguf").exists():
-        pytest.skip("models/smollm2.gguf is not there; `make models` fetches it")
+    packed = find("smollm2.gguf")
     place = tmp_path_factory.mktemp("smollm2")
-    file = FrozenBase.load(str(MODELS / "smollm2.gguf"), dtype="float32", device="cpu")
+    file = FrozenBase.load(str(packed), dtype="float32", device="cpu")
     with quiet():
         file.model.save_pretrained(place / "smollm2")
         file.tokenizer.save_pretrained(place / "smollm2")

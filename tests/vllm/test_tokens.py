@@ -16,7 +16,7 @@ from softprompt.exchange.tokens.export import export_tokens
 from softprompt.exchange.tokens.wording import text_of
 from softprompt.library.library import Library
 from softprompt.serving.offline import Service
-from tests.real_models.conftest import MODELS
+from tests.real_models.conftest import find
 from tests.vllm.server import BLOCK, Vllm, running
 from tests.worded import LABELS, TEXTS, WORDED, publish_worded
 
@@ -59,9 +59,7 @@ class Exported:
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     place, address = tmp_path_factory.mktemp("tokens"), request.param
     if address.endswith(".gguf"):
-        if not (MODELS / address).exists():
-            pytest.skip(f"models/{address} is not there; `make models` fetches it")
-        address = str(MODELS / address)
+        address = str(find(address))
     base = FrozenBase.load(address, dtype="float32", device="cpu")
     with Library.open(place / "home") as library:
         publish_worded(library, base, address)

@@ -24,7 +24,7 @@ from softprompt.errors import BaseModelError
 from softprompt.model.architecture import Architecture
 from softprompt.model.label_scores import Labels, label_contexts
 from softprompt.model.lines import Ids, row_size
-from softprompt.model.memory import TokenBudget
+from softprompt.model.memory import TokenBudget, tokens_on
 from softprompt.model.prefix import layout_for
 from softprompt.model.rounding import NearTies
 from softprompt.model.splice import chunk_by_length
@@ -57,7 +57,7 @@ class OfflineEngine:
         self.ties = NearTies(architecture.base)
         """Of the choices so far."""
         device, warn = architecture.base.device, warn or Silent().warn
-        token_budget = token_budget or TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cuda"])
+        token_budget = tokens_on(device, TOKEN_BUDGET) if token_budget is None else token_budget
         advice = "use a smaller base, dtype or quantization, or shorter inputs"
         self._budget = TokenBudget(token_budget, device, warn, refusal=BaseModelError, advice=advice)
 

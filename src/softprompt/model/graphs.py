@@ -42,9 +42,7 @@ MOST_LOGITS = 2**29
 class Graphs:
     """The recorded passes of one base."""
 
-    def __init__(
-        self, base: FrozenBase, run: Pass, record: Callable[[Pass, tuple[Tensor, ...]], Pass] | None = None
-    ) -> None:
+    def __init__(self, base: FrozenBase, run: Pass, record: Record | None = None) -> None:
         """
         Args:
             run: the pass.

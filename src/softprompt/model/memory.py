@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -21,6 +21,11 @@ def free_caches(device: torch.device) -> None:
     frames held of the memory."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def tokens_on(device: torch.device, budgets: Mapping[str, int]) -> int:
+    """Of budgets by kind of device the one for a device; any that is no CPU is one that launches, as a GPU does."""
+    return budgets.get(device.type, budgets["cuda"])
 
 
 class TokenBudget:

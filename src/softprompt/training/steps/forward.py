@@ -19,6 +19,7 @@ from torch import Tensor
 from softprompt.model.architecture import Architecture
 from softprompt.model.attention import packed_attention
 from softprompt.model.lines import Ids, Tails, row_size
+from softprompt.model.memory import tokens_on
 from softprompt.model.recompute import recomputing
 from softprompt.model.splice import Stack, chunk_by_length, chunk_by_prompt, common_head, extend_stack
 from softprompt.training.objectives import Objective
@@ -94,7 +95,7 @@ def losses_and_gradient(
 
 def budget_on(device: torch.device) -> int:
     """Padded tokens of a chunk there."""
-    return TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cuda"])
+    return tokens_on(device, TOKEN_BUDGET)
 
 
 def sharing_pays(architecture: Architecture, stack: Stack, examples: Sequence[Example]) -> bool:
