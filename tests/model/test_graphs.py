@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softprompt.model.graphs import COLUMNS, HELD, KEPT, ROWS, Graphs, Pass, Record
+from softprompt.model.graphs import COLUMNS, HELD, KEPT, OFTEN, ROWS, Graphs, Pass, Record
 from softprompt.model.kinds.causal import Causal
 from softprompt.model.recompute import RECOMPUTES
 from softprompt.model.splice import Spliced, stack_prompts
@@ -72,6 +72,46 @@ def test_one_recording_serves_all_rows_of_its_padded_shape() -> None:
     assert len(made) == len(set(shapes)) < len(shapes)
     assert causal.graphs is not None
     assert causal.graphs.recorded == len(made)
+
+
+def pass_of(causal: Causal, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A pass of so many rows and columns, all of them real, whose last place is kept."""
+    embeds = torch.randn(rows, columns, causal.base.width, generator=torch.Generator().manual_seed(columns)) * 0.1
+    places = torch.arange(columns).expand(rows, columns)
+    return embeds.requires_grad_(), torch.ones(rows, columns, dtype=torch.bool), places, places[:, -1:]
+
+
+def test_a_larger_recording_plays_smaller_passes_until_they_have_come_often() -> None:
+    causal, shapes = with_graphs("llama", lambda run, _: run)
+    graphs = causal.graphs
+    assert graphs is not None
+    large, small = pass_of(causal, ROWS, 3 * COLUMNS), pass_of(causal, ROWS - 1, 2 * COLUMNS - 3)
+    assert graphs.run(*large) is None
+    assert graphs.run(*large) is not None
+    plain = causal._logits(small[0], Spliced(small[1], small[2]), small[3])
+    (wanted,) = torch.autograd.grad(plain.logsumexp(-1).sum(), small[0])
+    for _ in range(OFTEN - 1):
+        played = graphs.run(*small)
+        assert played is not None
+        assert shapes[-1] == (ROWS, 3 * COLUMNS)
+        (gradient,) = torch.autograd.grad(played.logsumexp(-1).sum(), small[0])
+        torch.testing.assert_close(played, plain, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5)
+    assert graphs.recorded == 1
+    graphs.run(*small)
+    assert shapes[-1] == (ROWS, 2 * COLUMNS)
+    assert graphs.recorded == 2
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(ROWS, COLUMNS), (2 * ROWS, 3 * COLUMNS), (ROWS, 4 * COLUMNS)])
+def test_a_recording_plays_no_pass_that_is_far_smaller_or_does_not_fit(rows: int, columns: int) -> None:
+    causal, _ = with_graphs("llama", lambda run, _: run)
+    graphs = causal.graphs
+    assert graphs is not None
+    for _ in range(2):
+        graphs.run(*pass_of(causal, ROWS, 3 * COLUMNS))
+    assert graphs.recorded == 1
+    assert graphs.run(*pass_of(causal, rows, columns)) is None
 
 
 @pytest.mark.parametrize("wrong", ["raises", "logits", "gradient"])

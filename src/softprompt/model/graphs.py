@@ -3,7 +3,8 @@
 A layer of a small base runs for microseconds on a GPU, and telling it what to run takes Python far longer: a step of a few
 thousand tokens is the time that it takes to launch some thousands of kernels, there and back. A CUDA graph launches them all
 at once. It has the shapes and the memory that it was recorded with, so a pass is padded to the next of a few shapes, and
-what comes in is copied to where the graph reads it.
+what comes in is copied to where the graph reads it. To record one takes as long as some tens of steps, so a shape that a
+larger graph holds is played by that one, until it has come often enough to be worth its own.
 
 A graph is used after it has been seen to give what the base itself gives, gradient too.
 
@@ -26,13 +27,19 @@ from softprompt.model.recompute import RECOMPUTES
 Pass = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Embeddings B x S x D, a mask to be added (B x 1 x S x S), positions B x S and kept positions B x L, to logits
 B x L x V."""
+Shape = tuple[int, int, int, str]
+"""Rows, columns and kept positions as they are padded, and the attention."""
 Record = Callable[[Pass, tuple[Tensor, ...]], Pass]
 """Makes a graph of a pass, from tensors of the shapes that will come."""
 
 ROWS, COLUMNS, KEPT = 8, 16, 4
 """Rows, columns and kept positions are padded to multiples of these, which are few shapes and little padding."""
 HELD = 24
-"""Graphs that are kept, the ones used last."""
+"""Shapes that are known, with their graphs: the ones used last."""
+AGAIN, OFTEN = 2, 12
+"""At which meeting a shape is recorded: where no graph can play it, and where a larger one can."""
+WASTE = 2
+"""How many times its tokens a pass may be padded to, to be played by a larger graph."""
 LARGEST = 10**13
 """Weights times tokens of a pass; a larger one keeps a GPU busy for longer than it takes to launch."""
 MOST_LOGITS = 2**29
@@ -49,7 +56,8 @@ class Graphs:
             record: what makes a graph of it; by default torch's.
         """
         self._base, self._run, self._record = base, run, record or Recorder()
-        self._graphs: OrderedDict[tuple[Any, ...], Pass | None] = OrderedDict()
+        self._graphs: OrderedDict[Shape, Pass | int] = OrderedDict()
+        """Of each shape its graph, or how often it was met without one."""
         self.works = True
         """False once a pass could not be recorded, or came out otherwise: the base then runs as it is."""
 
@@ -66,34 +74,57 @@ class Graphs:
     @property
     def recorded(self) -> int:
         """Passes that there are to play."""
-        return sum(graph is not None for graph in self._graphs.values())
+        return sum(not isinstance(graph, int) for graph in self._graphs.values())
 
     def run(self, embeds_BSD: Tensor, mask_BS: Tensor, positions_BS: Tensor, keep_BL: Tensor) -> Tensor | None:
         """Logits B x L x V of a pass with a way back; None where it was not recorded. The first pass of a shape is not: a
         shape that does not come again is not worth it."""
         (rows, columns), kept = mask_BS.shape, keep_BL.shape[1]
-        more = [-rows % ROWS, -columns % COLUMNS, -kept % KEPT]
-        key = (rows + more[0], columns + more[1], kept + more[2], self._base.model.config._attn_implementation)
-        if key not in self._graphs:
-            self._keep(key, None)
+        own = (rows + -rows % ROWS, columns + -columns % COLUMNS, kept + -kept % KEPT, self._attention)
+        shape = self._playing(own)
+        if shape is None:
             return None
+        more = [whole - part for whole, part in zip(shape[:3], (rows, columns, kept), strict=True)]
         given = (
             F.pad(embeds_BSD, (0, 0, 0, more[1], 0, more[0])),
             _causal_mask(F.pad(mask_BS, (0, more[1], 0, more[0])), embeds_BSD.dtype),
             F.pad(positions_BS, (0, more[1], 0, more[0])),
             F.pad(keep_BL, (0, more[2], 0, more[0])),
         )
-        played = self._graphs[key]
-        if played is None:
-            played = self._made(given)
-            if played is None:
+        played = self._graphs[shape]
+        if isinstance(played, int):
+            made = self._made(given)
+            if made is None:
                 return None
-        self._keep(key, played)
+            played = made
+        self._keep(shape, played)
         return played(*given)[:rows, :kept]
 
-    def _keep(self, key: tuple[Any, ...], graph: Pass | None) -> None:
-        self._graphs[key] = graph
-        self._graphs.move_to_end(key)
+    @property
+    def _attention(self) -> str:
+        return str(self._base.model.config._attn_implementation)
+
+    def _playing(self, own: Shape) -> Shape | None:
+        """The shape whose graph plays a pass, or is to be recorded for it: its own, or the smallest that holds it."""
+        met = self._graphs.get(own, 0)
+        if not isinstance(met, int):
+            return own
+        larger = [
+            shape
+            for shape, graph in self._graphs.items()
+            if not isinstance(graph, int)
+            and shape[3] == own[3]
+            and all(its >= wanted for its, wanted in zip(shape[:3], own[:3], strict=True))
+            and shape[0] * shape[1] <= WASTE * own[0] * own[1]
+        ]
+        self._keep(own, met + 1)
+        if met + 1 >= (OFTEN if larger else AGAIN):
+            return own
+        return min(larger, key=lambda shape: shape[0] * shape[1], default=None)
+
+    def _keep(self, shape: Shape, graph: Pass | int) -> None:
+        self._graphs[shape] = graph
+        self._graphs.move_to_end(shape)
         if len(self._graphs) > HELD:
             self._graphs.popitem(last=False)
 
