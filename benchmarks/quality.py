@@ -27,7 +27,7 @@ import torch
 from benchmarks.kept import parser_of, read_file, run_or_sum_up
 from benchmarks.quality_tables import summaries, tables
 from benchmarks.row import Row, print_row
-from benchmarks.tasks import REAL, few_rows, first_rows, make_tasks
+from benchmarks.tasks import REAL, begun, few_rows, first_rows, make_tasks
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.compare import METHODS, run_method
 from softprompt.errors import SoftPromptError
@@ -41,11 +41,12 @@ KEY = ("fingerprint", "dtype", "device", "method", "settings", "task", "input", 
 """What makes two rows the same."""
 
 
-def plan(args: argparse.Namespace) -> Iterator[tuple[str, Task, Row]]:
+def plan(args: argparse.Namespace, base: FrozenBase) -> Iterator[tuple[str, Task, Row]]:
     """Each method, its task, and what its row says beside what the method found."""
     overrides = dict(item.split("=", 1) for item in args.set)
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for task in make_tasks(args.tasks, seed, overrides | {"max_steps": args.max_steps}):
+            task = begun(task, base)
             asked = {"input": task.config.input, "max_steps": args.max_steps, "set": overrides}
             if not args.few:
                 limited = first_rows(task, args.train_rows)
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     base = FrozenBase.load(args.base, dtype=args.dtype)
     done = {key_of(row): row for row in read_file(args.out)}
     progress, failed = Bars(), 0
-    for method, task, asked in plan(args):
+    for method, task, asked in plan(args, base):
         known = {
             "base": name_of(args.base),
             "method": method,

@@ -27,7 +27,7 @@ sys.path.insert(0, str(HERE.parent))  # so that one benchmark can use another
 from benchmarks.kept import parser_of, read_file, run_or_sum_up
 from benchmarks.quality import TASKS, device_name, name_of
 from benchmarks.row import Row, print_row
-from benchmarks.tasks import first_rows, make_tasks
+from benchmarks.tasks import begun, first_rows, make_tasks
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.compare import METHODS, run_method
 from softprompt.compare.search import Budget
@@ -42,11 +42,11 @@ KEY = ("fingerprint", "dtype", "method", "init", "asked", "tried", "task", "trai
 """What makes two rows the same; `asked` are the settings before the search for a rate."""
 
 
-def rungs(args: argparse.Namespace) -> Iterator[tuple[str, str | None, Task]]:
+def rungs(args: argparse.Namespace, base: FrozenBase) -> Iterator[tuple[str, str | None, Task]]:
     """Each training in its order: its method, its initialiser (None for full fine-tuning), and its task."""
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for task in make_tasks(args.tasks, seed, {"max_steps": args.max_steps}):
-            limited = first_rows(task, args.train_rows)
+            limited = first_rows(begun(task, base), args.train_rows)
             yield FULL, None, limited
             for start in args.starts:
                 if start == "LABELS" and not limited.form.labels:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     progress, failed = Bars(), 0
     for source in args.base:
         base = FrozenBase.load(source, dtype=args.dtype)
-        for method, start, task in rungs(args):
+        for method, start, task in rungs(args, base):
             known: Row = {
                 "base": name_of(source),
                 "params": base.params,

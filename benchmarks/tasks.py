@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from softprompt.bases.base import FrozenBase
 from softprompt.tasks import samples
 from softprompt.tasks.config.config import TaskConfig, parse_config, read_config
+from softprompt.tasks.form import missing_start
 from softprompt.tasks.task import Task
+from softprompt.tasks.wording.template import literal
 
 HERE = Path(__file__).resolve().parent
 os.environ.setdefault("SOFTPROMPT_DATA", str(HERE.parent.parent / "shared" / "data"))
@@ -37,6 +40,12 @@ def make_tasks(names: Sequence[str], seed: int, overrides: dict[str, Any]) -> li
             config = read_config(HERE.parent / "examples" / f"{name}.yaml")
         tasks.append(Task(TaskConfig.model_validate(config.model_dump(exclude_unset=True) | overrides | {"seed": seed})))
     return tasks
+
+
+def begun(task: Task, base: FrozenBase) -> Task:
+    """The task with an input that begins as texts of the base do, as `softprompt init` writes it."""
+    token = missing_start(base, task.form)
+    return task if token is None else task.variant(input=literal(token) + task.config.input)
 
 
 def first_rows(task: Task, count: int) -> Task:

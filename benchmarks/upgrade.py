@@ -34,7 +34,7 @@ import torch
 from benchmarks.kept import read_file
 from benchmarks.quality import name_of
 from benchmarks.row import Row, print_row
-from benchmarks.tasks import REAL, few_rows, make_tasks
+from benchmarks.tasks import REAL, begun, few_rows, make_tasks
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.compare import run_method
 from softprompt.library.library import Library
@@ -62,14 +62,14 @@ def first_as_good(history: list[dict[str, Any]], value: float) -> int | None:
     return next((int(row["step"]) for row in history if row["value"] >= value), None)
 
 
-KEY = ("old", "to", "dtype", "device", "prompt", "rows", "test_rows", "steps", "batch", "P")
-"""What makes two rows the same."""
+KEY = ("old", "to", "dtype", "device", "begun", "prompt", "rows", "test_rows", "steps", "batch", "P")
+"""What makes two rows the same; `begun`: inputs begin as texts of the new base do, which they once did not."""
 
 
 def asked(args: argparse.Namespace, number: int) -> Row:
     """What is known of a prompt before anything is done."""
-    known = {"old": name_of(args.old), "to": name_of(args.to), "dtype": args.dtype, "device": args.device, "prompt": number}
-    return known | {name: getattr(args, name) for name in KEY[5:]}
+    known = {"old": name_of(args.old), "to": name_of(args.to), "dtype": args.dtype, "device": args.device, "begun": True}
+    return known | {"prompt": number} | {name: getattr(args, name) for name in KEY[6:]}
 
 
 def some(args: argparse.Namespace, numbers: Sequence[int], new: FrozenBase, progress: Progress) -> Iterator[Row]:
@@ -80,7 +80,10 @@ def some(args: argparse.Namespace, numbers: Sequence[int], new: FrozenBase, prog
         began, cpu = time.perf_counter(), time.process_time()
         moved = {one.task: one for one in upgrade(to=new, task_files=tasks, library=library, progress=progress)}
         took, cpu = (time.perf_counter() - began) / len(tasks), (time.process_time() - cpu) / len(tasks)
-        anew = {tuned.prompt.card.task: tuned for tuned in train(tasks, base=new, publish=False, progress=progress)}
+        anew = {
+            tuned.prompt.card.task: tuned
+            for tuned in train([begun(task, new) for task in tasks], base=new, publish=False, progress=progress)
+        }
         for number, task in zip(numbers, tasks, strict=True):
             one, own = moved[task.name], anew[task.name]
             kept = library.runs / f"{one.task}@{one.new_version}.jsonl"
@@ -95,7 +98,7 @@ def some(args: argparse.Namespace, numbers: Sequence[int], new: FrozenBase, prog
             }  # fmt: skip
             if number < args.peft:
                 cpu_before = time.process_time()
-                theirs = run_method("peft_prompt_tuning_ours", task, new, progress)
+                theirs = run_method("peft_prompt_tuning_ours", begun(task, new), new, progress)
                 row |= {"peft_value": theirs["value"], "peft_seconds": theirs["seconds"]}
                 row["peft_cpu"] = round(time.process_time() - cpu_before, 1)
             yield row

@@ -13,6 +13,7 @@ import yaml
 from softprompt.tasks.config.config import read_config
 from softprompt.tasks.task import Task
 from tests.commands import Run
+from tests.spellings import base as base_of_kind
 from tests.tasks.draft.test_draft import write_table
 
 SENTENCES = [f"the {'red blue green'.split()[n % 3]} ship {n}" for n in range(40)]
@@ -159,6 +160,19 @@ def test_an_input_in_the_chat_template_of_the_base_trains_as_it_stands(
     written = yaml.safe_load(Path(told["file"]).read_text())
     assert (written["input"], written["base"]) == ("{text}\nAnswer:", str(base))
     assert told["notes"][0] == f"{base} has a chat template; --chat words the input in it"
+
+
+@pytest.mark.parametrize(("kind", "begins"), [("llama_2", "<s>"), ("byte_level", "")])
+def test_a_plain_input_begins_as_texts_of_the_base_do(run: Run, folder: Path, kind: str, begins: str) -> None:
+    base = base_of_kind(kind)
+    for part in (base.model, base.tokenizer):
+        part.save_pretrained(folder / "begun")
+    table = write_table(folder, rows_of(text=SENTENCES, answer=["yes", "no"]), ".csv")
+    (told,) = run("init", table, "--base", folder / "begun", "--json").rows
+    assert yaml.safe_load(Path(told["file"]).read_text())["input"] == begins + "{text}\nAnswer:"
+    done = run("train", told["file"], "--set", "max_steps=1", "--set", "num_virtual_tokens=2", "--json")
+    assert done.rows
+    assert "would begin texts with" not in done.err
 
 
 def test_a_chat_template_that_cannot_be_used_is_refused_where_it_is_asked_for(

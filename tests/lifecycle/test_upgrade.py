@@ -11,6 +11,7 @@ import torch
 
 from softprompt import upgrade
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.spelling import Spelling
 from softprompt.errors import ConfigError, TrainingStopped
 from softprompt.library.library import Library
 from softprompt.lifecycle import carry
@@ -83,6 +84,18 @@ def test_the_start_that_trains_better_wins_and_is_trained_as_if_alone(
             torch.testing.assert_close(
                 SoftPrompt.from_bytes(library.read(new)).vectors_PD, alone.prompt.vectors_PD, rtol=0.0, atol=2e-3
             )
+
+
+def test_an_input_begins_as_texts_of_the_new_base_do(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Spelling, "begins_with", property(lambda self: "<end>" if self._name == "trained/twin" else None))
+    base = steerable_twin()
+    assert base.spelling.begins_with == "<end>"
+    (row,) = upgrade("kind@1", to=base, library=library, progress=Mute())
+    kept = library.registry.origin(f"kind@{row.new_version}")
+    assert kept is not None
+    assert kept.task_file["input"] == "<end> {text} ="
+    assert library.registry.resolve(f"kind@{row.new_version}").card.input == "<end> {text} ="
+    assert "`input` begins with <end> now" in row.reason
 
 
 def test_a_contender_that_fails_leaves_the_other(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,11 +68,13 @@ def init(
         if not equals or not said.strip() or given in words:
             raise ConfigError(f"--word {pair!r} has no word for a label, or is the second for it; write --word 1=positive")
         words[given] = said
-    frame, told, headed = None, None, False
+    frame, told, headed, begins = None, None, False, None
     if base.source is not None or chat:
         with Bars().loading(base.address):  # which may be fetched first
-            found, headed = _look(base, file.parent)
+            found, task_type = _look(base, file.parent)
+            headed = task_type == "SEQ_CLS"
             frame = _frame(base, file.parent) if chat else None
+            begins = _begins(base, file.parent) if task_type == "CAUSAL_LM" else None
         if not chat and chat_templates(found):
             told = f"{base.address} has a chat template; --chat words the input in it"
     draft = draft_task(
@@ -86,6 +88,7 @@ def init(
         base=base,
         frame=frame,
         headed=headed,
+        begins=begins,
     )
     draft = replace(draft, notes=(told, *draft.notes)) if told else draft
     try:
@@ -105,15 +108,28 @@ def init(
     typer.echo(f"\nwritten to {target}; next: softprompt train {shlex.quote(str(target))}", err=True)
 
 
-def _look(base: BaseOptions, folder: Path) -> tuple[Path, bool]:
-    """Where a base is, which may lie beside the table, and whether it answers through a head; by its files alone."""
+def _look(base: BaseOptions, folder: Path) -> tuple[Path, str]:
+    """Where a base is, which may lie beside the table, and its task type; by its files alone."""
     from softprompt.bases.architectures import task_type_of_config
     from softprompt.bases.files.locate import beside, locate
     from softprompt.bases.folder import check_folder
 
     found = locate(beside(base.address, folder), revision=base.revision, code=base.trust_remote_code)
     config = check_folder(found, base.address, code=base.trust_remote_code)
-    return found, task_type_of_config(config) == "SEQ_CLS"
+    return found, task_type_of_config(config)
+
+
+def _begins(base: BaseOptions, folder: Path) -> str | None:
+    """What the tokenizer of a base begins texts with.
+
+    Raises:
+        BaseModelError: it cannot be read.
+    """
+    from softprompt.bases.files.locate import beside
+    from softprompt.bases.reading import read_tokenizer
+    from softprompt.bases.spelling import Spelling
+
+    return Spelling(read_tokenizer(replace(base, source=beside(base.address, folder))), base.address, None).begins_with
 
 
 def _frame(base: BaseOptions, folder: Path) -> ChatFrame:

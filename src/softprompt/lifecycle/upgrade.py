@@ -23,8 +23,10 @@ from softprompt.progress import Progress, Silent, loading
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Version
 from softprompt.rows.sources import digest_rows
+from softprompt.tasks.form import missing_start
 from softprompt.tasks.load import TaskLike, load_tasks
 from softprompt.tasks.task import Task
+from softprompt.tasks.wording.template import literal
 from softprompt.training.events import Failed, Published, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.session import Session
 from softprompt.training.steps.run import Begins
@@ -91,6 +93,7 @@ def upgrade(
         open_moves = [move for move in moves if move.new is None and not move.failed]
         for move in open_moves:
             _remake(opened, move, files.get(move.old.task))
+            _begin(move, base)
         _carry(opened, [move for move in open_moves if not move.failed], base, shown)
         _judge_carried(architecture, [move for move in open_moves if not move.failed], shown)
         _train(opened, architecture, [move for move in open_moves if not move.failed], shown, stop)
@@ -135,6 +138,13 @@ def _remake(library: Library, move: Move, given: Task | None) -> None:
         move.remarks += told
     except SoftPromptError as error:
         move.fail(error)
+
+
+def _begin(move: Move, base: FrozenBase) -> None:
+    """Let a task's input begin as texts of the new base do."""
+    if move.task is not None and (token := missing_start(base, move.task.form)) is not None:
+        move.task = move.task.variant(input=literal(token) + str(move.task.config.input))
+        move.remarks.append(f"`input` begins with {token} now, as texts of this base do")
 
 
 def _carry(library: Library, moves: Sequence[Move], base: FrozenBase, progress: Progress) -> None:

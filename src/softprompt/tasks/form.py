@@ -333,6 +333,14 @@ def _numbered(index: int) -> str:
     return f"row {index + 1}"
 
 
+def missing_start(base: FrozenBase, form: Form) -> str | None:
+    """What the tokenizer of a causal base begins texts with, where the form's input does not begin with it. A base that was
+    pretrained with it in front of everything may be at a loss without: on Gemma 3 270M a prompt tuned for 40 steps of 16
+    rows of subjectivity has 0.54 without <bos>, 0.77 with it before the text, and 0.71 with it before the vectors."""
+    token = base.spelling.begins_with if base.task_type == "CAUSAL_LM" else None
+    return None if token is None or form.input.text.startswith(token) else token
+
+
 def text_rules(base: FrozenBase) -> dict[str, Any]:
     """What a card says of a base's own ways with text: that answers are encoded as they stand behind an input, where they
     would begin with a word mark alone; what the tokenizer would begin texts with, which is left out, or what it puts around

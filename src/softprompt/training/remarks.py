@@ -11,7 +11,7 @@ from softprompt.prompts.card import LONG, SHORT, is_best
 from softprompt.tasks.answers.kinds import number_text
 from softprompt.tasks.answers.labels import excerpt_of
 from softprompt.tasks.config.schedule import told_few
-from softprompt.tasks.form import Form
+from softprompt.tasks.form import Form, missing_start
 from softprompt.text import plural
 from softprompt.training.objectives.label_sets import told_weights
 from softprompt.training.objectives.teacher import instruction_before
@@ -72,11 +72,10 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield f"{task.name}: the tokens of a label begin another's, so every label ends with {end}; rename one", False
     if run.config.initializer == "RANDOM":
         yield f"{task.name}: random numbers lie near no token; LABELS or a text is a better start on most bases", False
-    begins = base.spelling.begins_with if base.task_type == "CAUSAL_LM" else None
-    if begins is not None and not task.form.input.text.startswith(begins):
+    if (token := missing_start(base, task.form)) is not None:
         yield (
-            f"{task.name}: the tokenizer of {base.name} would begin texts with {begins}, and nothing is put before inputs; "
-            f"begin `input` with {begins} to have it",
+            f"{task.name}: the tokenizer of {base.name} would begin texts with {token}, and nothing is put before inputs; "
+            f"begin `input` with {token} to have it: a base that was pretrained with it may learn far less without",
             False,
         )
     if task.form.front_varies:

@@ -77,6 +77,7 @@ def draft_task(
     base: BaseOptions | None = None,
     frame: ChatFrame | None = None,
     headed: bool = False,
+    begins: str | None = None,
 ) -> Draft:
     """A task file for a table of rows, all of which are read. What is drafted is what training takes as it stands.
 
@@ -91,6 +92,7 @@ def draft_task(
         base: what to tune on; by default the built-in one.
         frame: of its chat template, to word the input in; without one it is worded plainly.
         headed: whether it answers through a head, and not in words.
+        begins: what its tokenizer begins texts with, which stands before a plain input.
 
     Raises:
         DataError: no column for an input or an answer, no such column, or what training refuses.
@@ -112,7 +114,7 @@ def draft_task(
         "task": task,
         **keys_of_base(base or BaseOptions()),
         "data": {"train": file.name},
-        **words_of(list(taken), answer, frame, generates=labels is None, headed=headed),
+        **words_of(list(taken), answer, frame, generates=labels is None, headed=headed, begins=begins),
     }
     if labels is not None:
         said = _said(labels, words or {})

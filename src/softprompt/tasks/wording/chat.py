@@ -136,10 +136,16 @@ def with_text(parts: Parts, text: str, at: int) -> Parts:
 
 
 def words_of(
-    columns: Sequence[str], answer: str, frame: ChatFrame | None, *, generates: bool, headed: bool = False
+    columns: Sequence[str],
+    answer: str,
+    frame: ChatFrame | None,
+    *,
+    generates: bool,
+    headed: bool = False,
+    begins: str | None = None,
 ) -> dict[str, str]:
     """The templates of a first task file, in a frame or plainly: the columns as the user's message, the answer behind it.
-    Before a head stands the message alone.
+    Before a head stands the message alone. A plain input begins with what the base's tokenizer `begins` texts with.
 
     Raises:
         ConfigError: a head chooses among labels, and answers are none.
@@ -155,6 +161,7 @@ def words_of(
     if headed:
         return {"task_type": "SEQ_CLS", "input": said, "target": f"{{{answer}}}"}
     if frame is None:
+        said = literal(begins or "") + said
         return {"input": f"{said}\n{literal(answer.strip().capitalize())}:", "target": f" {{{answer}}}"}
     end = literal(frame.end) if generates else ""
     return {
