@@ -27,7 +27,8 @@ from softprompt.engines.continuous import ContinuousEngine
 from softprompt.errors import ConfigError
 from softprompt.http import server
 from softprompt.http.auth import Keyring
-from softprompt.http.server import Settings, load
+from softprompt.http.opening import Settings
+from softprompt.http.server import load
 from softprompt.http.state import ServerState
 from softprompt.jobs import worker
 from softprompt.library.library import Library

@@ -9,7 +9,7 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
-from softprompt.cli.output import emit, say
+from softprompt.cli.output import check_new_file, emit, say
 
 COLUMNS = ("what", "value", "threshold", "drifted", "rows", "beside", "reference", "observed")
 
@@ -36,11 +36,10 @@ def drift(
     """Test what servers saw of a task lately, or the rows of a file, against the rows that its prompt was tuned for."""
     from softprompt.progress import Bars
 
+    if html is not None:
+        check_new_file("--html", html)
     progress, library = Bars(), where.open()
     version = library.registry.resolve(task)  # told before torch is loaded
-    if data is not None or reference is not None:
-        with progress.loading("torch"):
-            import torch  # noqa: F401
     from softprompt.lifecycle.drift.drift import keep_reference, look
 
     if reference is not None:

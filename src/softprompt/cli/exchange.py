@@ -78,9 +78,13 @@ def export_prompt(
 def _export_tokens(
     where: Location, refs: list[str], folder: Path, form: Format, base: BaseOptions, *, force: bool, as_json: bool
 ) -> None:
+    from softprompt.exchange.tokens.carried import versions_to_carry
+    from softprompt.library.binding import check_before_loading
     from softprompt.progress import Bars
 
     library, progress = where.open(), Bars()
+    # What is wrong with them or their base is told before torch is loaded.
+    check_before_loading(versions_to_carry(library, refs)[0], base)
     with progress.loading("torch"):
         from softprompt.exchange.tokens.export import export_tokens
 

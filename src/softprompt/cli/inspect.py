@@ -9,7 +9,7 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
-from softprompt.cli.output import emit, say
+from softprompt.cli.output import check_new_file, emit, say
 
 if TYPE_CHECKING:
     from softprompt.evaluation.inside.likeness import Likeness
@@ -41,12 +41,20 @@ def inspect(
     """Show the token that each vector of a prompt lies near, how long it is, and with --data whether it matters; or how like
     each other the prompts of the library are."""
     from softprompt.errors import ConfigError
+    from softprompt.evaluation.cases import find_cases
+    from softprompt.library.binding import check_before_loading
     from softprompt.progress import Bars
 
     if ref is None and data is not None:
         raise ConfigError("--data judges the vectors of one prompt; name its TASK")
     progress, library = Bars(), where.open()
     version = None if ref is None else library.registry.resolve(ref)  # told before torch is loaded
+    if plot is not None:
+        check_new_file("--plot", plot)
+    if version is not None:
+        if data is not None:
+            find_cases([version.ref], library, data)
+        check_before_loading(version, base)
     with progress.loading("torch"):
         from softprompt.evaluation.inside.likeness import likenesses, read_prompts
         from softprompt.evaluation.inside.look_inside import inspect as look

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from softprompt.registry.records import Version
@@ -50,6 +52,16 @@ def emit(rows: Iterable[Mapping[str, Any]], as_json: bool, title: str, columns: 
             sys.stdout.flush()
         return
     _emit_table(list(rows), title, columns)
+
+
+def check_new_file(flag: str, file: Path) -> None:
+    """Raises `ConfigError` where an option names a file to write, and its folder is not there."""
+    from softprompt.errors import ConfigError
+
+    if not file.absolute().parent.is_dir():
+        raise ConfigError(f"{flag} {str(file)!r}: there is no folder {str(file.parent)!r}; make it first")
+    if file.is_dir():
+        raise ConfigError(f"{flag} {str(file)!r} is a folder; name a file in it")
 
 
 def say(line: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from softprompt.cli.options import Json, Location, library_options
-from softprompt.cli.output import emit, say, scored, warn
+from softprompt.cli.output import check_new_file, emit, say, scored, warn
 
 COLUMNS = ("suite", "check", "value", "against", "rows", "fell")
 
@@ -29,10 +29,10 @@ def report(
     from softprompt.evaluation.suites.report import report as report_of
     from softprompt.files import write_whole
 
+    if html is not None:
+        check_new_file("--html", html)
     if html is not None and html.exists() and not force:
         raise ConfigError(f"--html {str(html)!r} is there already; name another file, or replace it with --force")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise ConfigError(f"--html {str(html)!r}: there is no folder {str(html.parent)!r}; make it first")
     card = report_of(ref, against, library=where.open(), examples=examples)
     if html is not None:
         from softprompt.evaluation.suites.page import page_of

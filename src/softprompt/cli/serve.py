@@ -32,7 +32,7 @@ from softprompt.cli.serving import (
 from softprompt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from softprompt.http.server import Settings
+    from softprompt.http.opening import Settings
     from softprompt.library.library import Library
     from softprompt.serving.monitor import Monitor
     from softprompt.serving.service import AsyncService
@@ -113,17 +113,21 @@ def serve(
     """Serve the library over HTTP, in OpenAI's API. SIGTERM or Ctrl-C lets what runs finish; Ctrl-C again does not."""
     from softprompt.bases.folder import check_options
 
-    if source is not None:  # what is wrong with it is told before torch is loaded
-        check_options(replace(base, source=source))
+    check_options(replace(base, source=source))  # what is wrong is told before torch is loaded
     from softprompt.http.auth import is_loopback
     from softprompt.http.limits import Limits
-    from softprompt.http.server import Settings, bind, load, log_to_stderr, refuse_open_doors, run, url_of
+    from softprompt.http.opening import Settings, bind, log_to_stderr, refuse_open_doors, url_of
     from softprompt.library.passages import read_sources
     from softprompt.progress import Bars
     from softprompt.serving.which_base import read_wishes
 
     if engine_args is not None and engine is not EngineName.vllm:
         raise ConfigError("--engine-args are vLLM's; add --engine vllm, or leave them out")
+    if engine is EngineName.vllm:
+        from softprompt.vllm.arguments import check_vllm, read_arguments
+
+        read_arguments(engine_args)
+        check_vllm(base)
     log_to_stderr(log_level)
     sources = read_sources(passages or [])
     watching = _Watching(drift, drift_level, review_below, webhook, traces)
@@ -169,6 +173,8 @@ def serve(
         )
         progress = Bars()
         with progress.loading(settings.base.shown):
+            from softprompt.http.server import load, run
+
             live = (
                 load(library, settings, watching.monitor(library))
                 if engine is EngineName.process
@@ -195,7 +201,8 @@ def serve(
 
 def _load_vllm(library: Library, settings: Settings, arguments: str | None, monitor: Monitor) -> AsyncService:
     from softprompt.http.server import service_on
-    from softprompt.vllm.start import read_arguments, start_vllm
+    from softprompt.vllm.arguments import read_arguments
+    from softprompt.vllm.start import start_vllm
 
     told = {"max_num_seqs": settings.engine_rows, **read_arguments(arguments)}
     engine = start_vllm(settings.base, told, max_waiting=settings.engine_queue)

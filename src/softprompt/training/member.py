@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from softprompt.evaluation.baselines import baselines_of, remarks_on_scores, suffice
+from softprompt.evaluation.baselines import baselines_of, suffice
+from softprompt.evaluation.findings import remarks_on_scores
 from softprompt.evaluation.trials import Report
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
 from softprompt.tasks.answers.kinds import OF_NUMBERS, OF_SETS
