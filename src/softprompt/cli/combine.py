@@ -17,7 +17,7 @@ COLUMNS = ("task", "version", "operation", "num_virtual_tokens", "prompt_bytes",
 @library_options
 @moved_base_options
 def combine(
-    refs: Annotated[list[str], typer.Argument(metavar="TASK...", help="Two prompts or more: TASK, TASK@N or TASK@ALIAS.")],
+    refs: Annotated[list[str], typer.Argument(metavar="TASK", help="Two prompts or more: TASK, TASK@N or TASK@ALIAS.")],
     operation: Annotated[str, typer.Option("--by", help="average, interpolate, concatenate or ensemble.")] = "average",
     weights: Annotated[
         list[float] | None, typer.Option("--weight", help="Of a prompt, for interpolate; repeat for each, in order.")

@@ -20,7 +20,7 @@ COLUMNS = (
 @library_options
 @moved_base_options
 def correct(
-    task: Annotated[str, typer.Argument(help="A task of the library, as TASK[@N|@ALIAS].")],
+    task: Annotated[str, typer.Argument(help="A task of the library, as TASK, TASK@N or TASK@ALIAS.")],
     data: Annotated[
         Path | None, typer.Option(help="More corrections: rows in the task's form, with the right answers.")
     ] = None,

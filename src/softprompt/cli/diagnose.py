@@ -18,8 +18,8 @@ def diagnose(
         str,
         typer.Argument(
             metavar="TASK|RUN|TASK.yaml",
-            help="A version, as TASK[@N|@ALIAS]; a run, by its id, or while it has not ended by its checkpoint; or a "
-            "task file.",
+            help="A version, as TASK, TASK@N or TASK@ALIAS; a run, by its id, or while it has not ended by its checkpoint; "
+            "or a task file.",
         ),
     ],
     *,

@@ -17,7 +17,7 @@ COLUMNS = ("what", "value", "threshold", "drifted", "rows", "beside", "reference
 @library_options
 @moved_base_options
 def drift(
-    task: Annotated[str, typer.Argument(help="A task of the library, as TASK[@N|@ALIAS].")],
+    task: Annotated[str, typer.Argument(help="A task of the library, as TASK, TASK@N or TASK@ALIAS.")],
     data: Annotated[
         Path | None, typer.Option(help="Judge the rows of a file, in the place of what servers saw. They need no answers.")
     ] = None,

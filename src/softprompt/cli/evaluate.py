@@ -25,7 +25,7 @@ COLUMNS = ("task", "version", "metric", "value", "rows", "loss", "truncated", "u
 def evaluate(
     refs: Annotated[
         list[str],
-        typer.Argument(metavar="TASK...", help="Task files, for their test rows; or, with --data, TASK[@N|@ALIAS]."),
+        typer.Argument(metavar="TASK", help="Task files, for their test rows; or, with --data, TASK, TASK@N or TASK@ALIAS."),
     ],
     data: Annotated[Path | None, typer.Option(help="Rows with answers (.jsonl, .csv, .parquet ...) to judge on.")] = None,
     output: Annotated[

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def export_prompt(
     refs: Annotated[
         list[str],
-        typer.Argument(metavar="TASK...", help="The prompt, as TASK, TASK@N or TASK@ALIAS; for tokens and gguf several."),
+        typer.Argument(metavar="TASK", help="The prompt, as TASK, TASK@N or TASK@ALIAS; for tokens and gguf several."),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")],
     form: Annotated[
@@ -107,9 +107,7 @@ def _export_tokens(
 def import_prompt(
     sources: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="DIR...", help="PEFT folders, softprompt files, folders of caikit or TGIS, or NeMo's models."
-        ),
+        typer.Argument(metavar="DIR", help="PEFT folders, softprompt files, folders of caikit or TGIS, or NeMo's models."),
     ],
     tasks: Annotated[
         list[str] | None,

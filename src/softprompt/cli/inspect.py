@@ -26,7 +26,9 @@ _TOLD = 3
 def inspect(
     ref: Annotated[
         str | None,
-        typer.Argument(metavar="TASK", help="A version, as TASK[@N|@ALIAS]; without one, how alike all prompts are."),
+        typer.Argument(
+            metavar="TASK", help="A version, as TASK, TASK@N or TASK@ALIAS; without one, how alike all prompts are."
+        ),
     ] = None,
     data: Annotated[
         Path | None,

@@ -15,7 +15,7 @@ COLUMNS = ("suite", "check", "value", "against", "rows", "fell")
 
 @library_options
 def report(
-    ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK[@N|@ALIAS].")],
+    ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK, TASK@N or TASK@ALIAS.")],
     against: Annotated[str | None, typer.Option(metavar="TASK@N", help="Another version of it, to compare with.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a page that needs nothing else.")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Changed answers of each suite that are shown at most.")] = 100,

@@ -18,7 +18,7 @@ COLUMNS = ("task", "old_version", "new_version", "metric", "old", "value", "rows
 @library_options
 @moved_base_options
 def retrain(
-    task: Annotated[str, typer.Argument(help="A task of the library, as TASK[@N|@ALIAS].")],
+    task: Annotated[str, typer.Argument(help="A task of the library, as TASK, TASK@N or TASK@ALIAS.")],
     data: Annotated[Path | None, typer.Option(help="Training rows in the place of those of then.")] = None,
     task_file: TaskFile = None,
     *,

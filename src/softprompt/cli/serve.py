@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,6 +45,12 @@ class EngineName(StrEnum):
     vllm = "vllm"
 
 
+def _watch(text: str, *, flag: str | None = None, **bounds: float) -> Any:
+    """An option of what is made of requests beside their answers."""
+    named = [flag] if flag is not None else []
+    return typer.Option(*named, help=text, rich_help_panel="What is seen of requests", **bounds)
+
+
 @library_options
 @base_options
 def serve(
@@ -78,33 +84,16 @@ def serve(
     requests_per_minute: Annotated[int | None, limit("Requests of a key in a minute.", endless=True)] = None,
     tokens_per_minute: Annotated[int | None, limit("Tokens of a key in a minute.", endless=True)] = None,
     grace: Grace = 30,
-    drift: Annotated[
-        bool,
-        typer.Option("--drift/--no-drift", help="Watch rows for `softprompt drift`, as sums alone."),
-    ] = True,
+    drift: Annotated[bool, _watch("Watch rows for `softprompt drift`, as sums alone.", flag="--drift/--no-drift")] = True,
     drift_level: Annotated[
-        float, typer.Option(min=1e-9, max=0.5, help="Rate of false alarms of a look, one every 64 rows of a version.")
+        float, _watch("Rate of false alarms of a look, one every 64 rows of a version.", min=1e-9, max=0.5)
     ] = 1e-3,
     review_below: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Keep texts answered with less confidence for `softprompt review`.",
-            show_default=False,
-        ),
+        float | None, _watch("Keep texts answered with less confidence for `softprompt review`.", min=0, max=1)
     ] = None,
-    webhook: Annotated[
-        str | None,
-        typer.Option(
-            help="URL that is told when a task begins to drift, signed with SOFTPROMPT_WEBHOOK_SECRET.", show_default=False
-        ),
-    ] = None,
+    webhook: Annotated[str | None, _watch("URL that is told, signed, when a task begins to drift.")] = None,
     traces: Annotated[
-        str | None,
-        typer.Option(
-            help="Send a span of each request to this OpenTelemetry collector (OTLP over HTTP).", show_default=False
-        ),
+        str | None, _watch("Send a span of each request to this OpenTelemetry collector (OTLP over HTTP).")
     ] = None,
     log_level: LogLevel = "warning",
     where: Location,

@@ -21,7 +21,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task whose keys are varied.")],
     choices: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=V1,V2...", help="Values to try, such as learning_rate=0.03,0.1 seed=0,1,2."),
+        typer.Argument(metavar="KEY=V1,V2", help="Values to try, such as learning_rate=0.03,0.1 seed=0,1,2."),
     ],
     samples: Annotated[int | None, typer.Option(min=1, help="Draw so many combinations at random instead of all.")] = None,
     halving: Annotated[bool, typer.Option(help="Drop the worse half at a quarter and at half of the steps.")] = True,

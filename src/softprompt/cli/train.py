@@ -57,7 +57,7 @@ def stopping() -> Iterator[threading.Event]:
 @library_options
 @base_options
 def train(
-    files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")],
+    files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml", help="Task files, trained at once on one base.")],
     changes: Changes = None,
     subsets: Annotated[
         int | None, typer.Option(min=2, help="Train so many prompts of each task on parts of its rows, and combine them.")

@@ -19,7 +19,7 @@ COLUMNS = ("task", "old_version", "new_version", "old", "recycled", "value", "pr
 @target_base_options
 def upgrade(
     tasks: Annotated[
-        list[str] | None, typer.Argument(metavar="TASK...", help="Tasks of the library; by default all of another base.")
+        list[str] | None, typer.Argument(metavar="TASK", help="Tasks of the library; by default all of another base.")
     ] = None,
     task_files: Annotated[
         list[Path] | None,
