@@ -10,6 +10,7 @@ import typer
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
 from softprompt.cli.output import check_new_file, emit, say
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.evaluation.inside.likeness import Likeness
@@ -68,7 +69,7 @@ def inspect(
     else:
         vectors = look(version.ref, data=data, library=library, base=base, progress=progress)
         rows = vectors[0].rows
-        on = f", judged on {rows} rows" if rows else ""
+        on = f", judged on {plural(rows, 'row')}" if rows else ""
         emit([one.row() for one in vectors], as_json, f"{version.ref}, on {version.card.exact_base}{on}", COLUMNS)
         if not as_json and (alike := likenesses(version.ref, library=library, progress=progress)):
             say(_told(alike))

@@ -45,7 +45,7 @@ class EngineName(StrEnum):
     vllm = "vllm"
 
 
-def _watch(text: str, *, flag: str | None = None, **bounds: float) -> Any:
+def _watch(text: str, *, flag: str | None = None, **bounds: Any) -> Any:
     """An option of what is made of requests beside their answers."""
     named = [flag] if flag is not None else []
     return typer.Option(*named, help=text, rich_help_panel="What is seen of requests", **bounds)

@@ -12,6 +12,7 @@ from softprompt.evaluation.trials import Report
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
 from softprompt.tasks.answers.kinds import OF_NUMBERS, OF_SETS
 from softprompt.tasks.task import Examples, Task
+from softprompt.text import plural
 from softprompt.training.objectives.preference import PREFERRED
 from softprompt.training.objectives.unlikelihood import RATE
 from softprompt.training.steps.bank import Banks
@@ -105,7 +106,7 @@ class Tuned:
 
     def __repr__(self) -> str:
         number = "" if self.version is None else f"@{self.version}"
-        score = f"{self.report.metric} {self.report.value:.4g} on {self.report.rows} rows"
+        score = f"{self.report.metric} {self.report.value:.4g} on {plural(self.report.rows, 'row')}"
         return f"Tuned({self.prompt.card.task}{number}, {score}, digest {self.prompt.digest[:12]})"
 
     @property
