@@ -102,7 +102,7 @@ def of_training(card: Card, history: History) -> Iterator[Finding]:
     if moved is not None and moved < BARELY:
         yield Finding(
             "rate_too_low",
-            f"the prompt has moved by {moved:.2%} of its start's length in {steps} {'step' if steps == 1 else 'steps'} at learning_rate {rate}",
+            f"the prompt has moved by {moved:.2%} of its start's length in {plural(steps or 0, 'step')} at learning_rate {rate}",
             f"raise learning_rate ({card.usual_rates} is usual), or train longer",
         )
     yield from of_losses(history, learnt=card.learnt is True)

@@ -126,8 +126,8 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
         much = [label for label in labels if counts[label] >= SLIPS * 10]
         for meant in difflib.get_close_matches(rare, much, n=1, cutoff=LIKE):
             yield (
-                f"the label {rare!r} has {_rows(counts[rare])}, and is spelt nearly as {meant!r} ({counts[meant]}); if it is "
-                "a slip, mend the row, and take it out of `labels`"
+                f"the label {rare!r} has {_rows(counts[rare])}, and is spelt nearly as {meant!r} ({counts[meant]}); "
+                "if that is a slip, mend it in the rows and in `labels`"
             )
     if form.target_field in map(str.strip, labels):
         yield (
