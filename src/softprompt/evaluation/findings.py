@@ -97,12 +97,12 @@ def of_scores(card: Card) -> Iterator[Finding]:
 def of_training(card: Card, history: History) -> Iterator[Finding]:
     """What its steps tell."""
     recipe, metrics = card.recipe, card.metrics
-    rate, steps = recipe.get("learning_rate"), recipe.get("steps")
+    rate, steps = recipe.get("learning_rate"), recipe.get("steps", 0)
     moved = metrics.get("moved")
     if moved is not None and moved < BARELY:
         yield Finding(
             "rate_too_low",
-            f"the prompt has moved by {moved:.2%} of its start's length in {plural(steps or 0, 'step')} at learning_rate {rate}",
+            f"the prompt has moved by {moved:.2%} of its start's length in {plural(steps, 'step')} at learning_rate {rate}",
             f"raise learning_rate ({card.usual_rates} is usual), or train longer",
         )
     yield from of_losses(history, learnt=card.learnt is True)
