@@ -121,16 +121,20 @@ class Bars:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.table import Column
         from rich.text import Text
 
         class RateColumn(ProgressColumn):
+            def get_table_column(self) -> Column:
+                return Column(no_wrap=True)
+
             def render(self, task: Task) -> Text:
                 return Text(rate(task.finished_speed or task.speed if (task.total or 0) > 1 else None))
 
         if self._bars is None:
             self._bars = Progress(
                 TextColumn("{task.description:<10}"),
-                BarColumn(bar_width=18),
+                BarColumn(bar_width=12),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),

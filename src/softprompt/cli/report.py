@@ -16,7 +16,9 @@ COLUMNS = ("suite", "check", "value", "against", "rows", "fell")
 @library_options
 def report(
     ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK, TASK@N or TASK@ALIAS.")],
-    against: Annotated[str | None, typer.Option(metavar="TASK@N", help="Another version of it, to compare with.")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="TASK@N", help="Another version of it to compare with, as N, TASK@N or TASK@ALIAS.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a page that needs nothing else.")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Changed answers of each suite that are shown at most.")] = 100,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --html names.")] = False,
@@ -57,7 +59,10 @@ def report(
     ]
     score = f", {card.metric} {scored(card.value, card.stderr)} on {card.rows} test rows" if card.value is not None else ""
     beside = f", beside {card.task}@{card.against['version']}" if card.against else ""
-    emit(rows, as_json, f"{card.ref}{score}{beside} (↓: less is better)", COLUMNS)
+    if rows:
+        emit(rows, as_json, f"{card.ref}{score}{beside} (↓: less is better)", COLUMNS)
+    else:
+        say(f"{card.ref}{score}{beside}: no suite to tell of")
     for suite in card.suites:
         if suite["changed"]:
             count = f"{suite['changed']} of {suite['rows']} answers changed"
