@@ -47,7 +47,7 @@ ROWS = "text,label\n" + "".join(f"red {n},yes\nblue {n},no\n" for n in range(20)
 TASK = 'task: kind\nlabels: ["yes", "no"]\n'
 
 NO_TASK, NO_FOLDER, NO_DATA, NO_FILE = "no task 'kind'", "no folder './nowhere'", "no data file 'none.csv'", "cannot be read"
-HERE, NO_PAGE = ("--base", "builtin/tiny"), "there is no folder 'nodir'; make it first"
+HERE, NO_PAGE = ("--base", "builtin/tiny"), "is a file and no folder; name another place"
 GONE, NO_JOB, NO_HOME = "there is no such folder any more", "there is no job 'x'", "there is no library in"
 EXPECTED = {
     ("init", "nowhere.csv"): "nowhere.csv",
@@ -75,11 +75,11 @@ EXPECTED = {
     ("distill", "good.yaml", "--set", "instruction=Say it.", "--dtype", "float13"): "float13",
     ("sweep", "good.yaml", "lr=0.1,0.2"): "here it is `learning_rate`",
     ("sweep", "good.yaml", "learning_rate=0.1,fast"): "'fast'",
-    ("sweep", "good.yaml", "seed=1,2", "--plot", "nodir/page.html"): NO_PAGE,
+    ("sweep", "good.yaml", "seed=1,2", "--plot", "rows.csv/page.html"): NO_PAGE,
     ("compare", "unknown.yaml"): "here it is `learning_rate`",
     ("compare", "good.yaml", "--methods", "ours,lorra"): "did you mean 'lora'?",
     ("compare", "good.yaml", "--max-seconds", "0"): "max_seconds 0.0 is no time",
-    ("compare", "good.yaml", "--html", "nodir/page.html"): NO_PAGE,
+    ("compare", "good.yaml", "--html", "rows.csv/page.html"): NO_PAGE,
     ("evaluate", "nodata.yaml"): NO_DATA,
     ("evaluate", "good.yaml"): NO_TASK,
     ("evaluate", "kind", "--data", "rows.csv"): NO_TASK,
@@ -133,7 +133,7 @@ EXPECTED = {
     ("deploy", "--ray", "--base", "./nowhere"): NO_FOLDER,
     ("inspect", "kind"): NO_TASK,
     ("inspect", "here", "--data", "none.csv"): NO_DATA,
-    ("inspect", "here", "--plot", "nodir/page.html"): NO_PAGE,
+    ("inspect", "here", "--plot", "rows.csv/page.html"): NO_PAGE,
     ("inspect", "moved"): GONE,
     ("diagnose", "kind"): NO_TASK,
     ("diagnose", "none.yaml"): NO_FILE,
@@ -142,7 +142,7 @@ EXPECTED = {
     ("drift", "kind"): NO_TASK,
     ("drift", "here", "--reference", "none.csv"): NO_DATA,
     ("drift", "here", "--data", "rows.csv"): "has no reference",
-    ("drift", "here", "--html", "nodir/page.html"): NO_PAGE,
+    ("drift", "here", "--html", "rows.csv/page.html"): NO_PAGE,
     ("drift", "moved", "--reference", "rows.csv"): GONE,
     ("review", "kind"): NO_TASK,
     ("demo", "--home", "rows.csv"): "cannot create the home",
@@ -151,7 +151,7 @@ EXPECTED = {
     ("list", "--home", "nohome"): NO_HOME,
     ("show", "kind"): NO_TASK,
     ("report", "kind"): NO_TASK,
-    ("report", "here", "--html", "nodir/page.html"): NO_PAGE,
+    ("report", "here", "--html", "nodir/page.html"): "there is no folder 'nodir'; make it first",
     ("promote", "kind@1", "--alias", "production"): NO_TASK,
     ("rollback", "kind"): NO_TASK,
     ("audit", "kind"): NO_TASK,

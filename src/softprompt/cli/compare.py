@@ -10,7 +10,7 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, base_options
-from softprompt.cli.output import check_new_file, emit, say, with_errors
+from softprompt.cli.output import check_page, emit, say, with_errors
 from softprompt.compare.names import NAMES, RATES, USUAL, check_methods
 
 COLUMNS = ("method", "value", "trainable", "bytes", "seconds", "peak_mb", "added_latency_ms")
@@ -53,7 +53,7 @@ def compare(
     check_methods(USUAL if named is None else named)
     budget = Budget(max_steps, max_seconds, rates)
     if html is not None:
-        check_new_file("--html", html)
+        check_page("--html", html)
     progress = Bars()
     with progress.loading("the rows"):
         (task,) = load_tasks(file)

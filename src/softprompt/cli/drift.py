@@ -9,7 +9,7 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
-from softprompt.cli.output import check_new_file, emit, say
+from softprompt.cli.output import check_page, emit, say
 
 COLUMNS = ("what", "value", "threshold", "drifted", "rows", "beside", "reference", "observed")
 
@@ -37,7 +37,7 @@ def drift(
     from softprompt.progress import Bars
 
     if html is not None:
-        check_new_file("--html", html)
+        check_page("--html", html)
     progress, library = Bars(), where.open()
     version = library.registry.resolve(task)  # told before torch is loaded
     from softprompt.lifecycle.drift.drift import keep_reference, look

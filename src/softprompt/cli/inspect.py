@@ -9,7 +9,7 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
-from softprompt.cli.output import check_new_file, emit, say
+from softprompt.cli.output import check_page, emit, say
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def inspect(
     progress, library = Bars(), where.open()
     version = None if ref is None else library.registry.resolve(ref)  # told before torch is loaded
     if plot is not None:
-        check_new_file("--plot", plot)
+        check_page("--plot", plot)
     if version is not None:
         if data is not None:
             find_cases([version.ref], library, data)

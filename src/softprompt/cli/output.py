@@ -54,12 +54,13 @@ def emit(rows: Iterable[Mapping[str, Any]], as_json: bool, title: str, columns: 
     _emit_table(list(rows), title, columns)
 
 
-def check_new_file(flag: str, file: Path) -> None:
-    """Raises `ConfigError` where an option names a file to write, and its folder is not there."""
+def check_page(flag: str, file: Path) -> None:
+    """Raises `ConfigError` where an option names a page that cannot be written; folders that are not there are made for it."""
     from softprompt.errors import ConfigError
 
-    if not file.absolute().parent.is_dir():
-        raise ConfigError(f"{flag} {str(file)!r}: there is no folder {str(file.parent)!r}; make it first")
+    there = next(path for path in file.absolute().parents if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{flag} {str(file)!r}: {str(there)!r} is a file and no folder; name another place")
     if file.is_dir():
         raise ConfigError(f"{flag} {str(file)!r} is a folder; name a file in it")
 

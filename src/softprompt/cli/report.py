@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from softprompt.cli.options import Json, Location, library_options
-from softprompt.cli.output import check_new_file, emit, say, scored, warn
+from softprompt.cli.output import check_page, emit, say, scored, warn
 
 COLUMNS = ("suite", "check", "value", "against", "rows", "fell")
 
@@ -32,7 +32,9 @@ def report(
     from softprompt.files import write_whole
 
     if html is not None:
-        check_new_file("--html", html)
+        check_page("--html", html)
+        if not html.absolute().parent.is_dir():
+            raise ConfigError(f"--html {str(html)!r}: there is no folder {str(html.parent)!r}; make it first")
     if html is not None and html.exists() and not force:
         raise ConfigError(f"--html {str(html)!r} is there already; name another file, or replace it with --force")
     card = report_of(ref, against, library=where.open(), examples=examples)

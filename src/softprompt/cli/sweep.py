@@ -9,7 +9,7 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
-from softprompt.cli.output import check_new_file, emit, with_errors
+from softprompt.cli.output import check_page, emit, with_errors
 from softprompt.cli.train import emit_tuned, library_to_fill, stopping
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained", "validation")
@@ -37,7 +37,7 @@ def sweep(
 
     values = read_pairs(choices, "is no choice; write KEY=V1,V2, such as learning_rate=0.03,0.1", many=True)
     if plot is not None:
-        check_new_file("--plot", plot)
+        check_page("--plot", plot)
     progress = Bars()
     with stopping() as stop:
         with progress.loading("the rows"):
