@@ -55,7 +55,7 @@ def emit(rows: Iterable[Mapping[str, Any]], as_json: bool, title: str, columns: 
 
 
 def check_page(flag: str, file: Path) -> None:
-    """Raises `ConfigError` where an option names a page that cannot be written; folders that are not there are made for it."""
+    """Raises `ConfigError` where an option names a page that cannot be written; folders that are not there are made."""
     from softprompt.errors import ConfigError
 
     there = next(path for path in file.absolute().parents if path.exists())
