@@ -207,12 +207,12 @@ def library_to_fill(where: Location, tasks: Sequence[Task]) -> Library:
     """The library that tasks are published in, made where there is none.
 
     Raises:
-        NotFound: a prompt that one starts from is not there; no library is made then.
+        NotFound: a prompt that one starts from is not there.
         LibraryError: it cannot be opened, made or written to.
     """
-    check_starts(library_there(where, tasks), tasks)
     library = where.open(make=True)
     library.registry.database.check_writable()
+    check_starts(library, tasks)
     return library
 
 
