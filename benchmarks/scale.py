@@ -29,8 +29,8 @@ from benchmarks.quality import TASKS, device_name, name_of
 from benchmarks.row import Row, print_row
 from benchmarks.tasks import begun, first_rows, make_tasks
 from softprompt.bases.base import FrozenBase
+from softprompt.compare.budget import Budget
 from softprompt.compare.compare import METHODS, run_method
-from softprompt.compare.search import Budget
 from softprompt.errors import SoftPromptError
 from softprompt.progress import Bars
 from softprompt.tasks.task import Task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def render() -> str:
     command = typer.main.get_command(app)
     context = command.make_context("softprompt", [], resilient_parsing=True)
     page: str = get_docs_for_click(obj=command, ctx=context, name="softprompt", title="Commands")
+    page = re.sub(r"^(\* `[A-Z]\S*) <\S+>`", r"\1`", page, flags=re.MULTILINE)  # of arguments, their types in Python
     return page.strip() + "\n" + STATUS
 
 

@@ -19,7 +19,8 @@ from softprompt.engines.continuous import ContinuousEngine
 from softprompt.http.app import create_app
 from softprompt.http.auth import Keyring
 from softprompt.http.limits import Limits, Meter
-from softprompt.http.server import Server, bind, url_of
+from softprompt.http.opening import bind, url_of
+from softprompt.http.server import Server
 from softprompt.http.state import ServerState
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of

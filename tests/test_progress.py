@@ -7,6 +7,7 @@ import re
 import pytest
 import rich.console
 
+import softprompt.progress
 from softprompt import plan
 from softprompt.progress import Bars, Silent, loading, rate
 
@@ -60,3 +61,18 @@ def test_on_a_terminal_a_bar_says_what_is_loaded_while_it_is_and_how_fast_steps_
     last = shown.splitlines()[-1]
     assert re.search(r"train .* 50% .*[\d,.]+/s accuracy 1\.000", last)
     assert len(last) <= 80
+
+
+def test_a_bar_is_one_line_of_80_columns_whatever_it_tells(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(softprompt.progress, "rate", lambda speed: "1.2 s each")
+    bars = Bars()
+    bars.console = rich.console.Console(stderr=True, force_terminal=True, highlight=False)
+    with bars.stage("train", 40) as advance:
+        advance(20, "3 of 3 done, mean 0.740")
+        assert bars._bars is not None
+        bars._bars.refresh()
+        shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err).replace("\r", "\n")
+    assert shown.splitlines()[-1].rstrip().endswith("1.2 s each 3 of 3 done, mean 0.740")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ def loading(progress: Progress, what: str) -> Iterator[None]:
         advance(0, what)
         yield
         advance(1, what)
+
+
+def loading_torch(progress: Progress) -> AbstractContextManager[None]:
+    """Around imports behind checks that need none of them: a stage where they take seconds, as torch is not there yet."""
+    return nullcontext() if "torch" in sys.modules else loading(progress, "torch")
 
 
 def rate(speed: float | None) -> str:
@@ -116,16 +121,20 @@ class Bars:
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.table import Column
         from rich.text import Text
 
         class RateColumn(ProgressColumn):
+            def get_table_column(self) -> Column:
+                return Column(no_wrap=True)
+
             def render(self, task: Task) -> Text:
                 return Text(rate(task.finished_speed or task.speed if (task.total or 0) > 1 else None))
 
         if self._bars is None:
             self._bars = Progress(
                 TextColumn("{task.description:<10}"),
-                BarColumn(bar_width=18),
+                BarColumn(bar_width=12),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),

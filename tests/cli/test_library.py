@@ -134,7 +134,7 @@ def test_show_of_one_version_tells_what_it_was_trained_from(run: Run, filled: Pa
     assert shown["versions"][0]["origin"] == origin.row()
     table = run("show", "words@2").out
     assert "seed: 3" in table
-    assert "train: 1 rows of a, digest d" in table
+    assert "train: 1 row of a, digest d" in table
     assert "none was recorded" in run("show", "words@1").out
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from softprompt.cli.app import app
 from softprompt.cli.options import _VALUES
@@ -48,3 +52,26 @@ def test_old_names_are_taken_and_not_shown() -> None:
 def test_a_choice_shows_its_words() -> None:
     shown = {path: option.metavar for path, option in options_of(typer.main.get_command(app)) if "--format" in option.opts}
     assert shown == dict.fromkeys(("export", "push"), "|".join(Format))
+
+
+def commands_of(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, command
+    for name, each in getattr(command, "commands", {}).items():
+        yield from commands_of(each, (*path, name))
+
+
+COMMANDS = {" ".join(path) or "softprompt": (path, one) for path, one in commands_of(typer.main.get_command(app))}
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_help_is_whole_in_80_columns(name: str) -> None:
+    """No word is cut, none is taken for markup, and no type of Python's stands where a person looks for a word."""
+    path, command = COMMANDS[name]
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    assert not re.search(r"<\w", shown)
+    words = set(re.sub("[│╭╮╰╯─]", " ", shown).split())
+    for parameter in command.params:
+        if parameter.help and not parameter.hidden:
+            assert set(parameter.help.split()) <= words, parameter.name

@@ -27,7 +27,8 @@ from softprompt.engines.continuous import ContinuousEngine
 from softprompt.errors import ConfigError
 from softprompt.http import server
 from softprompt.http.auth import Keyring
-from softprompt.http.server import Settings, load
+from softprompt.http.opening import Settings
+from softprompt.http.server import load
 from softprompt.http.state import ServerState
 from softprompt.jobs import worker
 from softprompt.library.library import Library
@@ -416,7 +417,7 @@ def test_what_is_wrong_with_another_engine_is_said(
     home: Path, base_folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything is loaded: arguments for an engine that is not meant, none that are JSON, and no vLLM here."""
-    from softprompt.vllm import start
+    from softprompt.vllm import arguments as of_vllm
 
     Library.open(home).close()
     base = ("--base", base_folder, "--port", "0")
@@ -433,5 +434,5 @@ def test_what_is_wrong_with_another_engine_is_said(
     assert "--engine-args names 'model', which is said by an option" in told(
         "--engine", "vllm", "--engine-args", '{"model": "x"}'
     )
-    monkeypatch.setattr(start, "find_spec", lambda name: name)
+    monkeypatch.setattr(of_vllm, "find_spec", lambda name: name)
     assert "--quantization is for the engine in this process" in told("--engine", "vllm", "--quantization", "int8")

@@ -10,9 +10,10 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.compare import search
+from softprompt.compare.budget import Budget
 from softprompt.compare.compare import METHODS, compare, run_method
 from softprompt.compare.method import Trained
-from softprompt.compare.search import Budget, find
+from softprompt.compare.search import find
 from softprompt.compare.text_prompts import bare
 from softprompt.errors import ConfigError, TrainingError
 from softprompt.evaluation.trials import Report

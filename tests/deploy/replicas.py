@@ -15,7 +15,8 @@ from softprompt.deploy.front import Front
 from softprompt.deploy.replica import Serving
 from softprompt.deploy.scaling import Bounds
 from softprompt.errors import EngineError
-from softprompt.http.server import Server, bind, url_of
+from softprompt.http.opening import bind, url_of
+from softprompt.http.server import Server
 from softprompt.progress import Silent
 
 Answer = Callable[["Scripted", bytes, bytes, asyncio.StreamWriter], "asyncio.Future[None] | object"]

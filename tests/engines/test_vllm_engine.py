@@ -18,7 +18,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.protocol import NO_PROMPT, EmbedJob, GenerateJob, ReadJob, Sampling, ScoreJob, Scores, Vectors
 from softprompt.errors import BaseModelError, ConfigError, EngineBusy, EngineError, SoftPromptError
-from softprompt.vllm import start
+from softprompt.vllm import arguments
 from softprompt.vllm.engine import VllmEngine
 from softprompt.vllm.outline import load_outline
 from softprompt.vllm.start import start_vllm
@@ -222,7 +222,7 @@ ARGUMENTS = ("model", "revision", "dtype", "trust_remote_code", "enable_prompt_e
 def test_a_vllm_that_lacks_a_part_is_not_started(
     client: FakeClient, monkeypatch: pytest.MonkeyPatch, base_folder: Path
 ) -> None:
-    monkeypatch.setattr(start, "find_spec", lambda name: name)
+    monkeypatch.setattr(arguments, "find_spec", lambda name: name)
     options = BaseOptions(source=str(base_folder))
     assert "vLLM 9.9 cannot be called as serving prompts asks for (ModuleNotFoundError" in str(started(options))
 
@@ -259,7 +259,7 @@ def test_a_vllm_that_is_started_and_found_unlike_is_ended(
     args = engine_arguments(*ARGUMENTS)
     told = SimpleNamespace(model_config=client.model_config)
     monkeypatch.setattr(args, "create_engine_config", lambda self: told, raising=False)
-    monkeypatch.setattr(start, "find_spec", lambda name: name)
+    monkeypatch.setattr(arguments, "find_spec", lambda name: name)
     for name in ("vllm.engine", "vllm.v1", "vllm.v1.engine"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", SimpleNamespace(AsyncEngineArgs=args))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError
-from softprompt.evaluation.baselines import baselines_of, beside_baselines, remarks_on_scores
+from softprompt.evaluation.baselines import baselines_of, beside_baselines
+from softprompt.evaluation.findings import remarks_on_scores
 from softprompt.evaluation.metrics import score
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.library import Library

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound
-from softprompt.evaluation.baselines import baselines_of, remarks_on_scores
+from softprompt.evaluation.baselines import baselines_of
 from softprompt.evaluation.evaluate import evaluate
+from softprompt.evaluation.findings import remarks_on_scores
 from softprompt.evaluation.metrics import fold, measure, score
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.library import Library

@@ -395,18 +395,18 @@ def test_no_key_is_made_where_the_home_cannot_be_closed(tmp_path: Path, monkeypa
 
 def test_a_server_closes_a_library_with_keys_that_was_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that an older version has made; where that cannot be done, it serves all the same and says so."""
-    from softprompt.http import server
+    from softprompt.http import opening
 
     told: list[str] = []
-    monkeypatch.setattr(server.log, "warning", lambda text, *values: told.append(text % values))
+    monkeypatch.setattr(opening.log, "warning", lambda text, *values: told.append(text % values))
     with Library.open(tmp_path / "home") as library:
         (tmp_path / "home").chmod(0o755)
-        server.refuse_open_doors(library, "127.0.0.1")
+        opening.refuse_open_doors(library, "127.0.0.1")
         assert modes(tmp_path / "home")["home"] == 0o755, "there is no secret in it"
         library.registry.keys.create("k", ["read"])
         (tmp_path / "home").chmod(0o755)
         (tmp_path / "home" / "registry.db").chmod(0o644)
-        server.refuse_open_doors(library, "127.0.0.1")
+        opening.refuse_open_doors(library, "127.0.0.1")
         assert set(modes(tmp_path / "home").values()) == {0o700, 0o600}
         assert told == []
         (tmp_path / "home").chmod(0o755)
@@ -415,5 +415,5 @@ def test_a_server_closes_a_library_with_keys_that_was_open(tmp_path: Path, monke
             raise OSError(30, "Read-only file system", str(path))
 
         monkeypatch.setattr(Path, "chmod", refuse)
-        server.refuse_open_doors(library, "127.0.0.1")
+        opening.refuse_open_doors(library, "127.0.0.1")
         assert "cannot be closed to other users: Read-only file system" in told[0]

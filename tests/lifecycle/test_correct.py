@@ -82,7 +82,7 @@ def test_a_call_that_is_cut_short_before_the_gate_is_made_again(library: Library
     (row, *_) = wrong_rows(library)
     experiments.take(library, model="kind", correct={"input": row["text"], "answer": row["label"]})
     with monkeypatch.context() as patch:
-        patch.setattr("softprompt.lifecycle.correct.promote_if_as_good", die)
+        patch.setattr("softprompt.lifecycle.gate.promote_if_as_good", die)
         with pytest.raises(KeyboardInterrupt):
             correct("kind", steps=60, library=library, progress=Mute())
     assert library.registry.resolve("kind").number == 1

@@ -15,7 +15,7 @@ from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.kinds.causal import Causal
 from softprompt.model.kinds.encoder_decoder import EncoderDecoder
 from softprompt.model.kinds.invariant import Invariant
-from softprompt.model.prefix import Layout, Prefix, layout_for
+from softprompt.model.prefix import Layout, Prefix, cache_argument, layout_for
 from softprompt.model.splice import stack_prompts
 from tests.engine_jobs import Inbox
 from tests.models import ARCHITECTURES, UNEVEN, make_base, make_causal, make_seq2seq
@@ -220,3 +220,20 @@ def test_prefixes_have_gradients_of_their_own_numbers() -> None:
     expected = layout.fold(Prefix(list(zip(weights[::2], weights[1::2], strict=True))))
     assert torch.equal(matrix_1PW.grad, expected)
     assert architecture_of(causal.base).layout == Causal(causal.base).layout == layout
+
+
+def test_keys_of_before_are_given_by_the_name_that_the_model_knows() -> None:
+    class Old(torch.nn.Module):
+        def forward(self, inputs_embeds: torch.Tensor, past_key_values: object = None) -> None: ...
+
+    class New(torch.nn.Module):
+        def forward(self, inputs_embeds: torch.Tensor, cache: object = None) -> None: ...
+
+    class Around(torch.nn.Module):  # an encoder, whose own model alone names it
+        def __init__(self) -> None:
+            super().__init__()
+            self.base_model = New()
+
+        def forward(self, **rest: object) -> None: ...
+
+    assert [cache_argument(model) for model in (Old(), New(), Around())] == ["past_key_values", "cache", "cache"]

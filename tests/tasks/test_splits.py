@@ -197,6 +197,15 @@ def test_wrong_rows_are_told_by_their_place_in_the_file(tmp_path: Path) -> None:
             _ = task_of(tmp_path, rows, **fields).train
 
 
+def test_a_label_that_looks_like_a_slip_is_told(tmp_path: Path) -> None:
+    labels = ["billing"] * 30 + ["refund"] * 30 + ["biling", "refuse", "class2", "class2"] + ["class1"] * 30
+    rows = [{"text": f"row {n}", "label": one} for n, one in enumerate(labels)]
+    told = "\n".join(task_of(tmp_path, rows, labels=sorted(set(labels))).remarks)
+    assert "the label 'biling' has 1 row, and is spelt nearly as 'billing' (30)" in told
+    assert "'refuse' has" not in told
+    assert "'class2' has" not in told, "numbers tell classes apart"
+
+
 def test_unicode_and_spellings_are_told(tmp_path: Path) -> None:
     labels = ["caf\u00e9", "cafe\u0301", "Yes", "yes ", "no"]
     rows = [{"text": f"row {n}", "label": labels[n % 5]} for n in range(100)]

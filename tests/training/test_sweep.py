@@ -167,9 +167,9 @@ def test_a_bar_has_no_score_before_the_first_validation_and_counts_all(base: Fro
     tasks = [Task(one.config.model_copy(update={"task": f"t{n}", "max_steps": 3 if n else 6})) for n in range(5)]
     train(tasks, base=base, progress=progress)
     shown = progress.texts["train"]
-    assert shown[0] == "5 tasks, 0 done"
-    assert shown[1].startswith("5 tasks, 0 done, loss ")
-    assert any(text.startswith("5 tasks, 4 done, mean ") for text in shown)
+    assert shown[0] == "0 of 5 done"
+    assert shown[1].startswith("0 of 5 done, loss ")
+    assert any(text.startswith("4 of 5 done, mean ") for text in shown)
     progress.texts.clear()
     train(tasks[0], base=base, progress=progress)
     assert progress.texts["train"][-1].startswith("accuracy ")

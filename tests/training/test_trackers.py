@@ -16,7 +16,8 @@ from softprompt.training import train as training
 from softprompt.training.events import Noted, Published, Stepped
 from softprompt.training.member import Member
 from softprompt.training.session import Session
-from softprompt.training.trackers import FAILED, FINISHED, KILLED, check_trackers, report
+from softprompt.training.trackers import FAILED, FINISHED, KILLED, check_trackers
+from softprompt.training.trackers.telling import report
 from softprompt.training.train import train
 from tests.commands import Run
 from tests.models import make_base

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from softprompt.bases.options import DTYPE_NAMES, full_dtype
 from softprompt.errors import BaseModelError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES}
 """The dtypes of a base, by name."""
-_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def dtype_of(name: str) -> torch.dtype | None:
@@ -19,12 +19,7 @@ def dtype_of(name: str) -> torch.dtype | None:
     Raises:
         BaseModelError: no such dtype.
     """
-    if name == "auto":
-        return None
-    full = _SHORT.get(name, name)
-    if full not in DTYPES:
-        raise BaseModelError(f"dtype {name!r} is unknown; use auto, {', '.join(DTYPES)}")
-    return DTYPES[full]
+    return DTYPES.get(full_dtype(name))
 
 
 def stored_dtype(config: dict[str, Any]) -> torch.dtype:

@@ -15,7 +15,7 @@ from softprompt.bases.files.vocabulary import WHOLE, tokenizer_files
 from softprompt.bases.files.weights import check_whole, find_weights
 from softprompt.bases.gguf.check import check_gguf
 from softprompt.bases.gguf.file import gguf_files
-from softprompt.bases.options import DEFAULT_BASE, BaseOptions
+from softprompt.bases.options import DEFAULT_BASE, BaseOptions, check_quantization_name, full_dtype
 from softprompt.errors import BaseModelError
 
 
@@ -23,8 +23,12 @@ def check_options(options: BaseOptions) -> None:
     """Refuse a base that cannot be loaded, as far as that shows here and now; of a hub id nothing does.
 
     Raises:
-        BaseModelError: it is no such folder, or its files do not make a base; or those of its adapter do not.
+        BaseModelError: it is no such folder, or its files do not make a base; or those of its adapter do not; or a dtype or
+            a way to quantise is unknown.
     """
+    full_dtype(options.dtype)
+    if options.quantization is not None:
+        check_quantization_name(options.quantization)
     if is_local(options.source or DEFAULT_BASE):
         folder = locate(options.source or DEFAULT_BASE, revision=options.revision)
         check_folder(folder, options.address, code=options.trust_remote_code)

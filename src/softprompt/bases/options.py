@@ -6,8 +6,31 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from softprompt.bases.files.locate import split_revision
+from softprompt.errors import BaseModelError, nearest
 
 DEFAULT_BASE = "builtin/tiny"
+DTYPE_NAMES = ("float32", "bfloat16", "float16")
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+QUANTIZATIONS = {"int8": "torchao", "4bit": "bitsandbytes"}
+"""The ways to quantise, and the package that each needs."""
+
+
+def full_dtype(name: str) -> str:
+    """The name of a dtype in full, or `auto`.
+
+    Raises:
+        BaseModelError: no such dtype.
+    """
+    full = _SHORT.get(name, name)
+    if full not in (*DTYPE_NAMES, "auto"):
+        raise BaseModelError(f"dtype {name!r} is unknown; use auto, {', '.join(DTYPE_NAMES)}")
+    return full
+
+
+def check_quantization_name(name: str) -> None:
+    """Raises `BaseModelError` where there is no such way to quantise."""
+    if name not in QUANTIZATIONS:
+        raise BaseModelError(f"quantization {name!r} is unknown{nearest(name, QUANTIZATIONS)}")
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softprompt.errors import BaseModelError, nearest
-
-PACKAGES = {"int8": "torchao", "4bit": "bitsandbytes"}
-"""The ways to quantise, and the package that each needs."""
+from softprompt.bases.options import QUANTIZATIONS, check_quantization_name
+from softprompt.errors import BaseModelError
 
 
 def check_quantization(name: str, device: torch.device, config: dict[str, Any], source: str) -> None:
@@ -30,15 +28,14 @@ def check_quantization(name: str, device: torch.device, config: dict[str, Any], 
     Raises:
         BaseModelError: the name is unknown, its package is not installed, it needs a GPU, or the base is quantised already.
     """
-    if name not in PACKAGES:
-        raise BaseModelError(f"quantization {name!r} is unknown{nearest(name, PACKAGES)}")
+    check_quantization_name(name)
     if config.get("quantization_config"):
         raise BaseModelError(f"{source!r} is stored quantised already; leave out quantization")
     if name == "4bit" and device.type != "cuda":
         raise BaseModelError(f"quantization 4bit needs a CUDA GPU, and the device is {device}; use int8")
-    if importlib.util.find_spec(PACKAGES[name]) is None:
+    if importlib.util.find_spec(package := QUANTIZATIONS[name]) is None:
         raise BaseModelError(
-            f"quantization {name} needs the package {PACKAGES[name]}, which is not here; pip install 'softprompt[quant]'"
+            f"quantization {name} needs the package {package}, which is not here; pip install 'softprompt[quant]'"
         )
 
 

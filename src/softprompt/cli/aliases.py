@@ -19,7 +19,7 @@ AUDIT_COLUMNS = ("seq", "at", "actor", "action", "task", "change", "reason")
 
 @library_options
 def promote(
-    ref: Annotated[str, typer.Argument(help="The version, as TASK@N.")],
+    ref: Annotated[str, typer.Argument(metavar="TASK@N", help="The version, as TASK@N.")],
     alias: Annotated[str, typer.Option(help="The alias that shall point to it.")] = "production",
     force: Annotated[bool, typer.Option("--force", help="Promote although it scores worse; needs --reason.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,

@@ -24,7 +24,7 @@ from softprompt.cli.hub import pull, push
 from softprompt.cli.import_openai import import_openai
 from softprompt.cli.init import init
 from softprompt.cli.inspect import inspect
-from softprompt.cli.options import Command, KnowsKeys, Location, front_options, name_values, stand_before
+from softprompt.cli.options import Command, Group, Location, front_options, name_values, stand_before
 from softprompt.cli.personalize import personalize
 from softprompt.cli.predict import predict
 from softprompt.cli.report import report
@@ -39,6 +39,7 @@ from softprompt.cli.versions import delete, restore, tag
 
 app = typer.Typer(
     name="softprompt",
+    cls=Group,
     help="Prompt tuning: train, keep, judge and serve soft prompts on one frozen language model.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -67,7 +68,7 @@ for panel, commands in _PANELS.items():
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, rich_help_panel=panel)
         else:
-            app.command(name, cls=KnowsKeys, rich_help_panel=panel)(command)
+            app.command(name, rich_help_panel=panel)(command)
 
 
 def _print_version(requested: bool) -> None:

@@ -28,10 +28,12 @@ def show(
 ) -> None:
     """Where a base is, its fingerprint, size, dtype and context, what ends a text, and what its tokenizer would begin one
     with."""
+    from softprompt.bases.files.locate import locate
     from softprompt.bases.folder import check_options
 
     chosen = replace(base, source=source)
     check_options(chosen)  # before torch is loaded
+    locate(chosen.address, code=chosen.trust_remote_code)
     emit([_describe(chosen)], as_json, source)
 
 

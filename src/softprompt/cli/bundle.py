@@ -25,7 +25,7 @@ class Stored(StrEnum):
 @library_options
 def bundle(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The archive to write.")],
-    refs: Annotated[list[str], typer.Argument(metavar="TASK...", help="Prompts, as TASK, TASK@N or TASK@ALIAS.")],
+    refs: Annotated[list[str], typer.Argument(metavar="TASK", help="Prompts, as TASK, TASK@N or TASK@ALIAS.")],
     key: Annotated[Path | None, typer.Option(help="PEM file of the private key (Ed25519) that signs it.")] = None,
     since: Annotated[Path | None, typer.Option(help="An older bundle: only what changed since is written.")] = None,
     dtype: Annotated[

@@ -17,7 +17,7 @@ COLUMNS = ("task", "version", "operation", "num_virtual_tokens", "prompt_bytes",
 @library_options
 @moved_base_options
 def combine(
-    refs: Annotated[list[str], typer.Argument(metavar="TASK...", help="Two prompts or more: TASK, TASK@N or TASK@ALIAS.")],
+    refs: Annotated[list[str], typer.Argument(metavar="TASK", help="Two prompts or more: TASK, TASK@N or TASK@ALIAS.")],
     operation: Annotated[str, typer.Option("--by", help="average, interpolate, concatenate or ensemble.")] = "average",
     weights: Annotated[
         list[float] | None, typer.Option("--weight", help="Of a prompt, for interpolate; repeat for each, in order.")
@@ -32,14 +32,20 @@ def combine(
     as_json: Json = False,
 ) -> None:
     """Combine prompts of one base into a new version: their mean, one behind the other, or an ensemble."""
+    from softprompt.evaluation.cases import case_to_judge
+    from softprompt.library.binding import check_before_loading
     from softprompt.progress import Bars
     from softprompt.prompts.combine import check_operation
 
     chosen: Any = operation
     check_operation(chosen, refs, weights)
     library, progress = where.open(), Bars()
-    for ref in refs if like is None else [*refs, like]:
-        library.registry.resolve(ref)  # told before torch is loaded
+    versions = [library.registry.resolve(ref) for ref in (refs if like is None else [*refs, like])]
+    if task is not None:
+        library.registry.check_names([task], versions[0].card.base)
+    if data is not None:  # what is wrong with it is told before torch is loaded
+        case_to_judge(versions[0 if like is None else -1].ref, library, data)
+        check_before_loading(versions[0], base)
     with progress.loading("torch"):
         from softprompt.evaluation.combination import combine as make
     made = make(

@@ -10,7 +10,7 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, base_options
-from softprompt.cli.output import emit, say, with_errors
+from softprompt.cli.output import check_page, emit, say, with_errors
 from softprompt.compare.names import NAMES, RATES, USUAL, check_methods
 
 COLUMNS = ("method", "value", "trainable", "bytes", "seconds", "peak_mb", "added_latency_ms")
@@ -45,11 +45,15 @@ def compare(
 ) -> None:
     """Fit the base to a task by several methods, each on the same rows within the same budget, judge them alike, and say
     which to take."""
+    from softprompt.compare.budget import Budget
     from softprompt.progress import Bars
     from softprompt.tasks.load import check_before_loading, load_tasks
 
     named = [name for word in (*(methods or ()), *(more or ())) for name in word.split(",") if name] or None
     check_methods(USUAL if named is None else named)
+    budget = Budget(max_steps, max_seconds, rates)
+    if html is not None:
+        check_page("--html", html)
     progress = Bars()
     with progress.loading("the rows"):
         (task,) = load_tasks(file)
@@ -57,11 +61,10 @@ def compare(
     with progress.loading("torch"):
         from softprompt.compare.compare import compare_task
         from softprompt.compare.page import told_rates, write_page
-        from softprompt.compare.search import Budget
     kept = list[dict[str, Any]]()
 
     def found() -> Iterator[dict[str, Any]]:
-        for row in compare_task(task, named, Budget(max_steps, max_seconds, rates), base, progress):
+        for row in compare_task(task, named, budget, base, progress):
             kept.append(row)
             yield row
 

@@ -20,7 +20,7 @@ COLUMNS = (
 @library_options
 @moved_base_options
 def correct(
-    task: Annotated[str, typer.Argument(help="A task of the library, as TASK[@N|@ALIAS].")],
+    task: Annotated[str, typer.Argument(help="A task of the library, as TASK, TASK@N or TASK@ALIAS.")],
     data: Annotated[
         Path | None, typer.Option(help="More corrections: rows in the task's form, with the right answers.")
     ] = None,
@@ -33,12 +33,10 @@ def correct(
     as_json: Json = False,
 ) -> None:
     """Learn corrections in a few steps, those that clients sent among them; promoted where nothing else got worse."""
+    from softprompt.lifecycle.correct import correct as learn
     from softprompt.progress import Bars
 
     progress, library = Bars(), where.open()
-    library.registry.resolve(task)  # told before torch is loaded
-    with progress.loading("torch"):
-        from softprompt.lifecycle.correct import correct as learn
     with stopping() as stop:
         made = learn(
             task,

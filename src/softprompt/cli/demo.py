@@ -18,16 +18,17 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Tune three tasks at once on the built-in base, then answer a mixed batch of all three."""
+    from softprompt.library.library import Library
     from softprompt.progress import Bars
 
-    progress = Bars()
+    progress, library = Bars(), Library.open(home)
+    library.registry.database.check_writable()
     with progress.loading("torch and the built-in base"):
         from softprompt.demo import answer_mixed_batch, demo_tasks
-        from softprompt.library.library import Library
         from softprompt.training.train import train
 
     tasks = demo_tasks(home, progress)
-    tuned = train(tasks, library=Library.open(home), progress=progress)
+    tuned = train(tasks, library=library, progress=progress)
     columns = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained")
     emit_tuned([one.row() for one in tuned], as_json, "Tuned at once on one frozen base, scores on test rows", columns)
     answers = answer_mixed_batch(tasks, home)

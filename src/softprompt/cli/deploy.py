@@ -80,20 +80,20 @@ def deploy(
     most = min_replicas if max_replicas is None else max_replicas
     if most < min_replicas:
         raise ConfigError(f"--max-replicas {most} is less than --min-replicas {min_replicas}; raise it, or lower the other")
-    if source is not None:
-        check_options(replace(base, source=source))
     from softprompt.cluster import Place, check_ray
+
+    check_options(replace(base, source=source))
+    check_ray()
     from softprompt.deploy.deploy import Plan, deploy
     from softprompt.deploy.replica import Serving, Where
     from softprompt.deploy.scaling import Bounds
     from softprompt.http.auth import is_loopback
     from softprompt.http.limits import Limits
-    from softprompt.http.server import Settings, bind, log_to_stderr, refuse_open_doors, url_of
+    from softprompt.http.opening import Settings, bind, log_to_stderr, refuse_open_doors, url_of
     from softprompt.progress import Bars
     from softprompt.serving.which_base import read_wishes
     from softprompt.text import plural
 
-    check_ray()
     log_to_stderr(log_level)
     where.check_home()
     with where.open(make=True) as library, bind(host, port) as bound:

@@ -18,8 +18,8 @@ def diagnose(
         str,
         typer.Argument(
             metavar="TASK|RUN|TASK.yaml",
-            help="A version, as TASK[@N|@ALIAS]; a run, by its id, or while it has not ended by its checkpoint; or a "
-            "task file.",
+            help="A version, as TASK, TASK@N or TASK@ALIAS; a run, by its id, or while it has not ended by its checkpoint; "
+            "or a task file.",
         ),
     ],
     *,
@@ -30,13 +30,11 @@ def diagnose(
     as_json: Json = False,
 ) -> None:
     """Name the failure modes that show in a prompt, a run, or the rows of a task file: the evidence, and what mends it."""
+    from softprompt.lifecycle.diagnosis.diagnose import diagnose as look
     from softprompt.progress import Bars
 
-    with Bars().loading("torch"):
-        from softprompt.lifecycle.diagnosis.diagnose import diagnose as look
-
     of_file = ref.endswith((".yaml", ".yml"))
-    found = look(ref, library=None if of_file else where.open(), probe=probe)
+    found = look(ref, library=None if of_file else where.open(), probe=probe, progress=Bars())
     if found or as_json:
         emit([one.row() for one in found], as_json, f"What shows in {ref}", COLUMNS)
     else:

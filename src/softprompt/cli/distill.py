@@ -10,7 +10,7 @@ import typer
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Changes, Json, Location, base_options, library_options, read_changes
 from softprompt.cli.output import say
-from softprompt.cli.train import emit_tuned, stopping
+from softprompt.cli.train import emit_tuned, library_to_fill, stopping
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "teacher", "agreement", "untrained", "seconds")
 
@@ -43,8 +43,7 @@ def distill(
                 changed["instruction"] = read_instruction(instruction, str(instruction))
             task = task.variant(**changed, objective="distillation")
             check_before_loading([task], base)
-            library = where.open(make=True)
-            library.registry.database.check_writable()
+            library = library_to_fill(where, [task])
         with progress.loading("torch"):
             from softprompt.training.distill import distill as tune
         distilled = tune(task, base=base, library=library, progress=progress, stop=stop)

@@ -9,7 +9,7 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
-from softprompt.cli.output import emit, say
+from softprompt.cli.output import check_page, emit, say
 
 COLUMNS = ("what", "value", "threshold", "drifted", "rows", "beside", "reference", "observed")
 
@@ -17,7 +17,7 @@ COLUMNS = ("what", "value", "threshold", "drifted", "rows", "beside", "reference
 @library_options
 @moved_base_options
 def drift(
-    task: Annotated[str, typer.Argument(help="A task of the library, as TASK[@N|@ALIAS].")],
+    task: Annotated[str, typer.Argument(help="A task of the library, as TASK, TASK@N or TASK@ALIAS.")],
     data: Annotated[
         Path | None, typer.Option(help="Judge the rows of a file, in the place of what servers saw. They need no answers.")
     ] = None,
@@ -36,11 +36,10 @@ def drift(
     """Test what servers saw of a task lately, or the rows of a file, against the rows that its prompt was tuned for."""
     from softprompt.progress import Bars
 
+    if html is not None:
+        check_page("--html", html)
     progress, library = Bars(), where.open()
     version = library.registry.resolve(task)  # told before torch is loaded
-    if data is not None or reference is not None:
-        with progress.loading("torch"):
-            import torch  # noqa: F401
     from softprompt.lifecycle.drift.drift import keep_reference, look
 
     if reference is not None:

@@ -25,7 +25,7 @@ COLUMNS = ("task", "version", "metric", "value", "rows", "loss", "truncated", "u
 def evaluate(
     refs: Annotated[
         list[str],
-        typer.Argument(metavar="TASK...", help="Task files, for their test rows; or, with --data, TASK[@N|@ALIAS]."),
+        typer.Argument(metavar="TASK", help="Task files, for their test rows; or, with --data, TASK, TASK@N or TASK@ALIAS."),
     ],
     data: Annotated[Path | None, typer.Option(help="Rows with answers (.jsonl, .csv, .parquet ...) to judge on.")] = None,
     output: Annotated[
@@ -45,6 +45,7 @@ def evaluate(
 ) -> None:
     """Judge tuned prompts on the test rows of their task files, or on rows of your own."""
     from softprompt.evaluation.cases import find_cases
+    from softprompt.evaluation.metrics import OF_PASSAGES
     from softprompt.library.binding import check_base
     from softprompt.library.passages import Passages, read_sources
     from softprompt.progress import Bars
@@ -59,10 +60,9 @@ def evaluate(
             options = case.options(base)
             if base.source is not None and (note := check_base(case.version, options)) is not None:
                 warn(note)
-    with progress.loading("torch"):
-        from softprompt.evaluation.evaluate import judge_cases
-        from softprompt.evaluation.metrics import OF_PASSAGES
     with _answer_file(output, cases, base, force=force) if output is not None else nullcontext() as file:
+        with progress.loading("torch"):
+            from softprompt.evaluation.evaluate import judge_cases
         try:
             evaluations = judge_cases(library, cases, base, progress, file)
         except KeyboardInterrupt:

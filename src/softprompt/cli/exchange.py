@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def export_prompt(
     refs: Annotated[
         list[str],
-        typer.Argument(metavar="TASK...", help="The prompt, as TASK, TASK@N or TASK@ALIAS; for tokens and gguf several."),
+        typer.Argument(metavar="TASK", help="The prompt, as TASK, TASK@N or TASK@ALIAS; for tokens and gguf several."),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to.")],
     form: Annotated[
@@ -78,9 +78,13 @@ def export_prompt(
 def _export_tokens(
     where: Location, refs: list[str], folder: Path, form: Format, base: BaseOptions, *, force: bool, as_json: bool
 ) -> None:
+    from softprompt.exchange.tokens.carried import versions_to_carry
+    from softprompt.library.binding import check_before_loading
     from softprompt.progress import Bars
 
     library, progress = where.open(), Bars()
+    # What is wrong with them or their base is told before torch is loaded.
+    check_before_loading(versions_to_carry(library, refs)[0], base)
     with progress.loading("torch"):
         from softprompt.exchange.tokens.export import export_tokens
 
@@ -103,9 +107,7 @@ def _export_tokens(
 def import_prompt(
     sources: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="DIR...", help="PEFT folders, softprompt files, folders of caikit or TGIS, or NeMo's models."
-        ),
+        typer.Argument(metavar="DIR", help="PEFT folders, softprompt files, folders of caikit or TGIS, or NeMo's models."),
     ],
     tasks: Annotated[
         list[str] | None,

@@ -9,7 +9,8 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
-from softprompt.cli.output import emit, say
+from softprompt.cli.output import check_page, emit, say
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.evaluation.inside.likeness import Likeness
@@ -26,7 +27,9 @@ _TOLD = 3
 def inspect(
     ref: Annotated[
         str | None,
-        typer.Argument(metavar="TASK", help="A version, as TASK[@N|@ALIAS]; without one, how alike all prompts are."),
+        typer.Argument(
+            metavar="TASK", help="A version, as TASK, TASK@N or TASK@ALIAS; without one, how alike all prompts are."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -41,12 +44,20 @@ def inspect(
     """Show the token that each vector of a prompt lies near, how long it is, and with --data whether it matters; or how like
     each other the prompts of the library are."""
     from softprompt.errors import ConfigError
+    from softprompt.evaluation.cases import find_cases
+    from softprompt.library.binding import check_before_loading
     from softprompt.progress import Bars
 
     if ref is None and data is not None:
         raise ConfigError("--data judges the vectors of one prompt; name its TASK")
     progress, library = Bars(), where.open()
     version = None if ref is None else library.registry.resolve(ref)  # told before torch is loaded
+    if plot is not None:
+        check_page("--plot", plot)
+    if version is not None:
+        if data is not None:
+            find_cases([version.ref], library, data)
+        check_before_loading(version, base)
     with progress.loading("torch"):
         from softprompt.evaluation.inside.likeness import likenesses, read_prompts
         from softprompt.evaluation.inside.look_inside import inspect as look
@@ -58,7 +69,7 @@ def inspect(
     else:
         vectors = look(version.ref, data=data, library=library, base=base, progress=progress)
         rows = vectors[0].rows
-        on = f", judged on {rows} rows" if rows else ""
+        on = f", judged on {plural(rows, 'row')}" if rows else ""
         emit([one.row() for one in vectors], as_json, f"{version.ref}, on {version.card.exact_base}{on}", COLUMNS)
         if not as_json and (alike := likenesses(version.ref, library=library, progress=progress)):
             say(_told(alike))

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
-from typer.core import TyperCommand
-from typer.models import OptionInfo
+from typer.core import TyperCommand, TyperGroup
+from typer.models import ArgumentInfo, OptionInfo
 
 from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
 
@@ -244,8 +244,30 @@ _VALUES = {
 words."""
 
 
+def _plain(params: list[Any]) -> list[Any]:
+    """Parameters as help shows them: a switch takes no value, and of an argument no type of Python is told."""
+    for each in params:
+        if each.param_type_name == "argument":
+            each.display_type_rich = lambda ctx: None
+        elif each.is_flag and each.metavar is None:
+            each.metavar = ""
+    return params
+
+
+class Group(TyperGroup):
+    """A group of commands."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """As they are shown to people."""
+        return _plain(super().get_params(ctx))
+
+
 class KnowsKeys(TyperCommand):
     """A command that, asked for a task file's key as an option, says where keys go."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """As they are shown to people."""
+        return _plain(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As every command, but for the advice."""
@@ -265,11 +287,14 @@ class KnowsKeys(TyperCommand):
 
 
 def name_values(app: typer.Typer) -> None:
-    """Say in the help of every command what stands for the value of each option."""
+    """Say in the help of every command what stands for the value of each option and argument."""
     for command in [app.registered_callback, *app.registered_commands]:
         if command is not None and command.callback is not None:
             _name_values(command.callback)
+    for named in app.registered_commands:
+        named.cls = KnowsKeys
     for group in app.registered_groups:
+        group.cls = Group
         if group.typer_instance is not None:
             name_values(group.typer_instance)
 
@@ -284,6 +309,9 @@ def _name_values(command: Command) -> None:
             kind = get_args(parameter.annotation)[0]
             chosen = "|".join(kind) if isinstance(kind, type) and issubclass(kind, StrEnum) else None
             info.metavar = chosen or _VALUES.get(flag, "N")
+        argument = next((each for each in get_args(parameter.annotation) if isinstance(each, ArgumentInfo)), None)
+        if argument is not None and argument.metavar is None:
+            argument.metavar = name.upper()
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
 

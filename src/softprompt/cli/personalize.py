@@ -56,12 +56,18 @@ def personalize(
         gone = take_away(library, task, user or "")
         emit([{"task": task, "user": gone.user, "version": gone.number, "digest": gone.digest}], as_json, "Erased")
         return
-    from softprompt.lifecycle.histories import read_histories
+    from softprompt.library.binding import check_before_loading
+    from softprompt.lifecycle.histories import read_histories, read_source
     from softprompt.progress import Bars
+    from softprompt.tasks.form import Form
 
+    version = library.registry.resolve(task)
     library.registry.resolve(like or task)  # told before torch is loaded, as are the rows
     assert history is not None
     progress, rows_of = Bars(), read_histories(history, user)
+    for name, own in rows_of.items():
+        read_source(Form.of_card(version.card), name, own)
+    check_before_loading(version, base)
     with progress.loading("torch"):
         from softprompt.lifecycle.personalize import personalize as tune
     made = tune(task, rows_of, like=like, steps=steps, library=library, base=base, progress=progress)

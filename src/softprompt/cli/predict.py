@@ -36,7 +36,7 @@ def predict(
     task: Annotated[str, typer.Argument(metavar="TASK", help="Task, TASK@N or TASK@ALIAS.")],
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT...", help="Inputs, or JSON objects of columns; without any, the lines of stdin."),
+        typer.Argument(metavar="TEXT", help="Inputs, or JSON objects of columns; without any, the lines of stdin."),
     ] = None,
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="Rows to answer (.csv, .jsonl, .xlsx ...).")] = None,
     output: Annotated[

@@ -8,15 +8,17 @@ from typing import Annotated
 import typer
 
 from softprompt.cli.options import Json, Location, library_options
-from softprompt.cli.output import emit, say, scored, warn
+from softprompt.cli.output import check_page, emit, say, scored, warn
 
 COLUMNS = ("suite", "check", "value", "against", "rows", "fell")
 
 
 @library_options
 def report(
-    ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK[@N|@ALIAS].")],
-    against: Annotated[str | None, typer.Option(metavar="TASK@N", help="Another version of it, to compare with.")] = None,
+    ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK, TASK@N or TASK@ALIAS.")],
+    against: Annotated[
+        str | None, typer.Option(metavar="TASK@N", help="Another version of it to compare with, as N, TASK@N or TASK@ALIAS.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a page that needs nothing else.")] = None,
     examples: Annotated[int, typer.Option(min=0, help="Changed answers of each suite that are shown at most.")] = 100,
     force: Annotated[bool, typer.Option("--force", help="Replace the file that --html names.")] = False,
@@ -29,10 +31,12 @@ def report(
     from softprompt.evaluation.suites.report import report as report_of
     from softprompt.files import write_whole
 
+    if html is not None:
+        check_page("--html", html)
+        if not html.absolute().parent.is_dir():
+            raise ConfigError(f"--html {str(html)!r}: there is no folder {str(html.parent)!r}; make it first")
     if html is not None and html.exists() and not force:
         raise ConfigError(f"--html {str(html)!r} is there already; name another file, or replace it with --force")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise ConfigError(f"--html {str(html)!r}: there is no folder {str(html.parent)!r}; make it first")
     card = report_of(ref, against, library=where.open(), examples=examples)
     if html is not None:
         from softprompt.evaluation.suites.page import page_of
@@ -57,7 +61,10 @@ def report(
     ]
     score = f", {card.metric} {scored(card.value, card.stderr)} on {card.rows} test rows" if card.value is not None else ""
     beside = f", beside {card.task}@{card.against['version']}" if card.against else ""
-    emit(rows, as_json, f"{card.ref}{score}{beside} (↓: less is better)", COLUMNS)
+    if rows:
+        emit(rows, as_json, f"{card.ref}{score}{beside} (↓: less is better)", COLUMNS)
+    else:
+        say(f"{card.ref}{score}{beside}: no suite to tell of")
     for suite in card.suites:
         if suite["changed"]:
             count = f"{suite['changed']} of {suite['rows']} answers changed"

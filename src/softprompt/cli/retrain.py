@@ -18,7 +18,7 @@ COLUMNS = ("task", "old_version", "new_version", "metric", "old", "value", "rows
 @library_options
 @moved_base_options
 def retrain(
-    task: Annotated[str, typer.Argument(help="A task of the library, as TASK[@N|@ALIAS].")],
+    task: Annotated[str, typer.Argument(help="A task of the library, as TASK, TASK@N or TASK@ALIAS.")],
     data: Annotated[Path | None, typer.Option(help="Training rows in the place of those of then.")] = None,
     task_file: TaskFile = None,
     *,
@@ -27,12 +27,10 @@ def retrain(
     as_json: Json = False,
 ) -> None:
     """Train a task again by its own recipe, on the rows of today; promoted where it is as good on the same test rows."""
+    from softprompt.lifecycle.retrain import retrain as again
     from softprompt.progress import Bars
 
     progress, library = Bars(), where.open()
-    library.registry.resolve(task)  # told before torch is loaded
-    with progress.loading("torch"):
-        from softprompt.lifecycle.retrain import retrain as again
     with stopping() as stop:
         made = again(task, data=data, task_file=task_file, library=library, base=base, progress=progress, stop=stop)
     emit([made.row()], as_json, "Trained again", COLUMNS)

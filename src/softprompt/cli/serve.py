@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,7 +32,7 @@ from softprompt.cli.serving import (
 from softprompt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from softprompt.http.server import Settings
+    from softprompt.http.opening import Settings
     from softprompt.library.library import Library
     from softprompt.serving.monitor import Monitor
     from softprompt.serving.service import AsyncService
@@ -43,6 +43,12 @@ class EngineName(StrEnum):
 
     process = "process"
     vllm = "vllm"
+
+
+def _watch(text: str, *, flag: str | None = None, **bounds: Any) -> Any:
+    """An option of what is made of requests beside their answers."""
+    named = [flag] if flag is not None else []
+    return typer.Option(*named, help=text, rich_help_panel="What is seen of requests", **bounds)
 
 
 @library_options
@@ -78,33 +84,16 @@ def serve(
     requests_per_minute: Annotated[int | None, limit("Requests of a key in a minute.", endless=True)] = None,
     tokens_per_minute: Annotated[int | None, limit("Tokens of a key in a minute.", endless=True)] = None,
     grace: Grace = 30,
-    drift: Annotated[
-        bool,
-        typer.Option("--drift/--no-drift", help="Watch rows for `softprompt drift`, as sums alone."),
-    ] = True,
+    drift: Annotated[bool, _watch("Watch rows for `softprompt drift`, as sums alone.", flag="--drift/--no-drift")] = True,
     drift_level: Annotated[
-        float, typer.Option(min=1e-9, max=0.5, help="Rate of false alarms of a look, one every 64 rows of a version.")
+        float, _watch("Rate of false alarms of a look, one every 64 rows of a version.", min=1e-9, max=0.5)
     ] = 1e-3,
     review_below: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Keep texts answered with less confidence for `softprompt review`.",
-            show_default=False,
-        ),
+        float | None, _watch("Keep texts answered with less confidence for `softprompt review`.", min=0, max=1)
     ] = None,
-    webhook: Annotated[
-        str | None,
-        typer.Option(
-            help="URL that is told when a task begins to drift, signed with SOFTPROMPT_WEBHOOK_SECRET.", show_default=False
-        ),
-    ] = None,
+    webhook: Annotated[str | None, _watch("URL that is told, signed, when a task begins to drift.")] = None,
     traces: Annotated[
-        str | None,
-        typer.Option(
-            help="Send a span of each request to this OpenTelemetry collector (OTLP over HTTP).", show_default=False
-        ),
+        str | None, _watch("Send a span of each request to this OpenTelemetry collector (OTLP over HTTP).")
     ] = None,
     log_level: LogLevel = "warning",
     where: Location,
@@ -113,17 +102,21 @@ def serve(
     """Serve the library over HTTP, in OpenAI's API. SIGTERM or Ctrl-C lets what runs finish; Ctrl-C again does not."""
     from softprompt.bases.folder import check_options
 
-    if source is not None:  # what is wrong with it is told before torch is loaded
-        check_options(replace(base, source=source))
+    check_options(replace(base, source=source))  # what is wrong is told before torch is loaded
     from softprompt.http.auth import is_loopback
     from softprompt.http.limits import Limits
-    from softprompt.http.server import Settings, bind, load, log_to_stderr, refuse_open_doors, run, url_of
+    from softprompt.http.opening import Settings, bind, log_to_stderr, refuse_open_doors, url_of
     from softprompt.library.passages import read_sources
     from softprompt.progress import Bars
     from softprompt.serving.which_base import read_wishes
 
     if engine_args is not None and engine is not EngineName.vllm:
         raise ConfigError("--engine-args are vLLM's; add --engine vllm, or leave them out")
+    if engine is EngineName.vllm:
+        from softprompt.vllm.arguments import check_vllm, read_arguments
+
+        read_arguments(engine_args)
+        check_vllm(base)
     log_to_stderr(log_level)
     sources = read_sources(passages or [])
     watching = _Watching(drift, drift_level, review_below, webhook, traces)
@@ -169,6 +162,8 @@ def serve(
         )
         progress = Bars()
         with progress.loading(settings.base.shown):
+            from softprompt.http.server import load, run
+
             live = (
                 load(library, settings, watching.monitor(library))
                 if engine is EngineName.process
@@ -195,7 +190,8 @@ def serve(
 
 def _load_vllm(library: Library, settings: Settings, arguments: str | None, monitor: Monitor) -> AsyncService:
     from softprompt.http.server import service_on
-    from softprompt.vllm.start import read_arguments, start_vllm
+    from softprompt.vllm.arguments import read_arguments
+    from softprompt.vllm.start import start_vllm
 
     told = {"max_num_seqs": settings.engine_rows, **read_arguments(arguments)}
     engine = start_vllm(settings.base, told, max_waiting=settings.engine_queue)

@@ -25,7 +25,7 @@ LIST_COLUMNS = ("task", "version", "suite", "checks", "rows", "tolerance", "alia
 @library_options
 @moved_base_options
 def run(
-    refs: Annotated[list[str], typer.Argument(metavar="TASK...", help="Versions, each as TASK[@N|@ALIAS].")],
+    refs: Annotated[list[str], typer.Argument(metavar="TASK", help="Versions, each as TASK, TASK@N or TASK@ALIAS.")],
     suite: Annotated[list[Path], typer.Option("--suite", help="A suite (.yaml); may be repeated.")],
     task_file: Annotated[
         Path | None,
@@ -74,7 +74,7 @@ def run(
 @app.command()
 @library_options
 def show(
-    ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK[@N|@ALIAS].")],
+    ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK, TASK@N or TASK@ALIAS.")],
     suite: Annotated[str | None, typer.Option("--suite", help="The name of one suite; by default all.")] = None,
     *,
     where: Location,
@@ -89,7 +89,7 @@ def show(
 @app.command()
 @library_options
 def drop(
-    ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK[@N|@ALIAS].")],
+    ref: Annotated[str, typer.Argument(metavar="TASK", help="A version, as TASK, TASK@N or TASK@ALIAS.")],
     suite: Annotated[str, typer.Option("--suite", help="The name of the suite.")],
     reason: Annotated[str | None, typer.Option(help="Why; kept in the audit.")] = None,
     *,

@@ -9,8 +9,8 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
-from softprompt.cli.output import emit, with_errors
-from softprompt.cli.train import emit_tuned, stopping
+from softprompt.cli.output import check_page, emit, with_errors
+from softprompt.cli.train import emit_tuned, library_to_fill, stopping
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained", "validation")
 
@@ -21,7 +21,7 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="TASK.yaml", help="The task whose keys are varied.")],
     choices: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=V1,V2...", help="Values to try, such as learning_rate=0.03,0.1 seed=0,1,2."),
+        typer.Argument(metavar="KEY=V1,V2", help="Values to try, such as learning_rate=0.03,0.1 seed=0,1,2."),
     ],
     samples: Annotated[int | None, typer.Option(min=1, help="Draw so many combinations at random instead of all.")] = None,
     halving: Annotated[bool, typer.Option(help="Drop the worse half at a quarter and at half of the steps.")] = True,
@@ -36,15 +36,16 @@ def sweep(
     from softprompt.tasks.load import check_before_loading, load_tasks
 
     values = read_pairs(choices, "is no choice; write KEY=V1,V2, such as learning_rate=0.03,0.1", many=True)
+    if plot is not None:
+        check_page("--plot", plot)
     progress = Bars()
     with stopping() as stop:
         with progress.loading("the rows"):
             (task,) = load_tasks(file)
-            for key, tried in values.items():
-                for value in tried:
-                    check_before_loading([task.variant(**{key: value})], base)
-            library = where.open(make=True)
-            library.registry.database.check_writable()
+            tasks = [task.variant(**{key: value}) for key, tried in values.items() for value in tried]
+            for one in tasks:
+                check_before_loading([one], base)
+            library = library_to_fill(where, tasks)
         with progress.loading("torch"):
             from softprompt.training.sweep import RUNGS
             from softprompt.training.sweep import sweep as run_sweep

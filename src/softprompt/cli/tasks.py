@@ -9,7 +9,7 @@ import typer
 
 from softprompt.cli.options import Json, Location, library_options
 from softprompt.cli.output import emit, say, with_errors
-from softprompt.text import told_layers
+from softprompt.text import plural, told_layers
 
 if TYPE_CHECKING:
     from softprompt.registry.records import Origin, Version
@@ -104,7 +104,10 @@ def _origin_row(origin: Origin | None) -> dict[str, Any]:
     import yaml
 
     file = yaml.safe_dump(origin.task_file, sort_keys=False, allow_unicode=True).strip()
-    splits = [f"{one['split']}: {one['rows']} rows of {one['address']}, digest {one['digest'][:12]}" for one in origin.data]
+    splits = [
+        f"{one['split']}: {plural(one['rows'], 'row')} of {one['address']}, digest {one['digest'][:12]}"
+        for one in origin.data
+    ]
     return {"trained_from": file, "trained_on": "\n".join(splits)}
 
 

@@ -57,10 +57,10 @@ def stopping() -> Iterator[threading.Event]:
 @library_options
 @base_options
 def train(
-    files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml...", help="Task files, trained at once on one base.")],
+    files: Annotated[list[Path], typer.Argument(metavar="TASK.yaml", help="Task files, trained at once on one base.")],
     changes: Changes = None,
     subsets: Annotated[
-        int | None, typer.Option(help="Train so many prompts of each task on parts of its rows, and combine them.")
+        int | None, typer.Option(min=2, help="Train so many prompts of each task on parts of its rows, and combine them.")
     ] = None,
     report_to: Annotated[
         list[str] | None,
@@ -117,19 +117,22 @@ def train(
         with progress.loading("the rows"):
             tasks = read_tasks(files, changed, base)
             library = library_there(where, tasks)
+            check_starts(library, tasks)
         with progress.loading("torch"):
             from softprompt.training.plan import plan_tasks
         emit_plan(plan_tasks(tasks, base, library, progress), as_json)
         return
     with stopping() as stop:
         with progress.loading("the rows"):
-            tasks, library = read_tasks(files, changed, base), where.open(make=True)
-            library.registry.database.check_writable()
-        with progress.loading("torch"):
             from softprompt.training.trackers import check_trackers
-            from softprompt.training.train import train as tune
 
+            tasks = read_tasks(files, changed, base)
+            for task in tasks if subsets is not None else ():
+                task.subsets(subsets or 0)
             check_trackers(report_to or ())
+            library = library_to_fill(where, tasks)
+        with progress.loading("torch"):
+            from softprompt.training.train import train as tune
         if ray:
             from softprompt.training.workers.train import train_on_ray
 
@@ -191,6 +194,26 @@ def library_there(where: Location, tasks: Sequence[Task]) -> Library | None:
         if any(task.config.initializer == "PROMPT" for task in tasks):
             raise
         return None
+
+
+def check_starts(library: Library | None, tasks: Sequence[Task]) -> None:
+    """Raises `NotFound` where a prompt that a task starts from is not in the library."""
+    if library is not None:
+        for ref in (ref for task in tasks for ref in task.config.prompt_tuning_init_prompt):
+            library.registry.resolve(ref)
+
+
+def library_to_fill(where: Location, tasks: Sequence[Task]) -> Library:
+    """The library that tasks are published in, made where there is none.
+
+    Raises:
+        NotFound: a prompt that one starts from is not there.
+        LibraryError: it cannot be opened, made or written to.
+    """
+    library = where.open(make=True)
+    library.registry.database.check_writable()
+    check_starts(library, tasks)
+    return library
 
 
 def emit_plan(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -19,7 +19,7 @@ COLUMNS = ("task", "old_version", "new_version", "old", "recycled", "value", "pr
 @target_base_options
 def upgrade(
     tasks: Annotated[
-        list[str] | None, typer.Argument(metavar="TASK...", help="Tasks of the library; by default all of another base.")
+        list[str] | None, typer.Argument(metavar="TASK", help="Tasks of the library; by default all of another base.")
     ] = None,
     task_files: Annotated[
         list[Path] | None,
@@ -31,16 +31,20 @@ def upgrade(
     as_json: Json = False,
 ) -> None:
     """Carry tasks over to another base: trained anew from what they were, and promoted where they are as good."""
+    from softprompt.bases.folder import check_options
     from softprompt.progress import Bars
+    from softprompt.tasks.load import load_tasks
 
     progress, library = Bars(), where.open()
     for ref in tasks or ():
-        library.registry.resolve(ref)  # told before torch is loaded
+        library.registry.resolve(ref)  # told before torch is loaded, as is what is wrong with the base and the files
+    check_options(base)
+    given = load_tasks(task_files) if task_files else []
     with progress.loading("torch"):
         from softprompt.lifecycle.upgrade import failures
         from softprompt.lifecycle.upgrade import upgrade as carry
     with stopping() as stop:
-        rows = carry(tasks, to=base, task_files=task_files or (), library=library, progress=progress, stop=stop)
+        rows = carry(tasks, to=base, task_files=given, library=library, progress=progress, stop=stop)
     if rows or as_json:
         emit([row.row() for row in rows], as_json, f"Carried to {base.shown}", COLUMNS)
     else:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @library_options
 def tag(
-    ref: Annotated[str, typer.Argument(help="The version, as TASK@N or TASK@ALIAS.")],
-    add: Annotated[list[str] | None, typer.Argument(metavar="[TAG]...", help="Tags to add.")] = None,
+    ref: Annotated[str, typer.Argument(metavar="TASK@N", help="The version, as TASK@N or TASK@ALIAS.")],
+    add: Annotated[list[str] | None, typer.Argument(metavar="TAG", help="Tags to add.")] = None,
     remove: Annotated[list[str] | None, typer.Option("--remove", help="A tag to remove; may be repeated.")] = None,
     *,
     where: Location,
@@ -36,7 +36,7 @@ def tag(
 
 @library_options
 def delete(
-    ref: Annotated[str, typer.Argument(help="The version, as TASK@N; with --all, the task.")],
+    ref: Annotated[str, typer.Argument(metavar="TASK@N", help="The version, as TASK@N; with --all, the task.")],
     every: Annotated[bool, typer.Option("--all", help="Delete every version of the task.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Delete although aliases point there; they are removed with it.")
@@ -54,7 +54,7 @@ def delete(
 
 @library_options
 def restore(
-    ref: Annotated[str, typer.Argument(help="The deleted version, as TASK@N.")],
+    ref: Annotated[str, typer.Argument(metavar="TASK@N", help="The deleted version, as TASK@N.")],
     *,
     where: Location,
     as_json: Json = False,

@@ -9,12 +9,13 @@ from typing import Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.compare.adapters import Adapters
+from softprompt.compare.budget import Budget
 from softprompt.compare.decision import decide
 from softprompt.compare.fit import head_of
 from softprompt.compare.method import Method, Trained
 from softprompt.compare.names import RATES, USUAL, WITH_PEFT, check_methods
 from softprompt.compare.peft_prompts import PeftPrefixTuning, PeftPromptTuning, PeftPromptTuningOurs, PTuning
-from softprompt.compare.search import Budget, find, ranged
+from softprompt.compare.search import find, ranged
 from softprompt.compare.soft_prompt import Ours
 from softprompt.compare.text_prompts import FewShot, ZeroShot, bare
 from softprompt.compare.weights import Full, Ia3, Lora

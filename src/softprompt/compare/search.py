@@ -1,4 +1,4 @@
-"""The budget of a comparison: how many steps each method gets, and the search for its learning rate within them.
+"""The search for a method's learning rate within its budget.
 
 Each method that trains is tried at the same number of rates around its usual one, each for the same share of its steps, and
 judged on validation rows; the best rate gets the whole of them. What is searched for one method is searched for all.
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from softprompt.bases.base import FrozenBase
+from softprompt.compare.budget import Budget
 from softprompt.compare.method import Method
-from softprompt.compare.names import RATES
 from softprompt.engines.offline import OfflineEngine
-from softprompt.errors import ConfigError, TrainingError
+from softprompt.errors import TrainingError
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.progress import Advance, Mute, Progress
 from softprompt.rows.sources import Row
@@ -27,38 +27,8 @@ from softprompt.tasks.task import Task
 
 SHARE = 0.25
 """Of a method's steps, those that each rate is tried for."""
-APART = 10**0.5
-"""One rate that is tried over the next lower one."""
 PROBE = 5
 """Steps whose time says how many fit into seconds."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What each method may spend that trains."""
-
-    max_steps: int | None = None
-    """Steps; by default as many as the task says."""
-    max_seconds: float | None = None
-    """Instead of steps, seconds of its training by the clock, the search not counted."""
-    rates: int = RATES
-    """Learning rates that are tried; 1 for the usual one, without a search."""
-
-    def __post_init__(self) -> None:
-        if self.max_steps is not None and self.max_seconds is not None:
-            raise ConfigError(f"max_steps {self.max_steps} and max_seconds {self.max_seconds:g} are two budgets; give one")
-        if self.max_seconds is not None and not 0 < self.max_seconds < 1e9:
-            raise ConfigError(f"max_seconds {self.max_seconds} is no time; give a number of seconds above 0")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ConfigError(f"max_steps {self.max_steps} are none; give one at least")
-        if not 1 <= self.rates <= 9:
-            raise ConfigError(f"{self.rates} learning rates cannot be tried; give 1 (no search) to 9")
-
-    @property
-    def factors(self) -> list[float]:
-        """Of a method's usual rate, from the lowest; of an even number one more of the higher ones."""
-        below = (self.rates - 1) // 2
-        return [float(f"{APART ** (place - below):.3g}") for place in range(self.rates)]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from softprompt.deploy.on_ray import RayLauncher
 from softprompt.deploy.replica import Serving, Where
 from softprompt.deploy.scaling import Bounds
 from softprompt.errors import SoftPromptError
-from softprompt.http.server import Server, Settings
+from softprompt.http.opening import Settings
+from softprompt.http.server import Server
 from softprompt.progress import Progress, loading
 from softprompt.text import plural
 

@@ -10,7 +10,7 @@ from typing import Any
 from softprompt.cluster import Place
 from softprompt.deploy.replica import Replica, Serving, Where
 from softprompt.errors import EngineError, reason_of
-from softprompt.http.server import Settings
+from softprompt.http.opening import Settings
 
 START_S = 600.0
 """Seconds that a replica may take from its request to its first answer."""

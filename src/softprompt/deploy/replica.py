@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from softprompt.errors import EngineError, SoftPromptError
 
 if TYPE_CHECKING:
-    from softprompt.http.server import Server, Settings
+    from softprompt.http.opening import Settings
+    from softprompt.http.server import Server
     from softprompt.library.library import Library
     from softprompt.serving.service import AsyncService
 
@@ -52,7 +53,7 @@ class Replica:
 
     def start(self, where: Where, settings: Settings, host: str, log_level: str) -> Serving | str:
         """Load the base, serve the library on a free port of `host`, and say where; or say what is wrong."""
-        from softprompt.http.server import log_to_stderr
+        from softprompt.http.opening import log_to_stderr
 
         log_to_stderr(log_level)
         try:
@@ -61,7 +62,8 @@ class Replica:
             return str(error)
 
     def _start(self, where: Where, settings: Settings, host: str) -> Serving:
-        from softprompt.http.server import bind, load, make_server, refuse_open_doors, url_of
+        from softprompt.http.opening import bind, refuse_open_doors, url_of
+        from softprompt.http.server import load, make_server
         from softprompt.library.library import Library
         from softprompt.lifecycle.drift.watch import Watcher
         from softprompt.serving.monitor import Monitor

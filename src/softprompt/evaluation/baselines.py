@@ -12,11 +12,9 @@ from softprompt.errors import ContextError
 from softprompt.evaluation.metrics import score
 from softprompt.evaluation.trials import Report, Trial
 from softprompt.model.splice import no_prompt, split_head
-from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, goodness, solves, to_beat, value_beside
+from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE
 from softprompt.rows.places import PlacedRows
-from softprompt.tasks.answers.kinds import OF_NUMBERS
 from softprompt.tasks.task import Examples, Task
-from softprompt.text import plural
 
 
 def baseline_trials(base: FrozenBase, task: Task, start_PD: Tensor, test: Examples) -> tuple[list[Trial], str | None]:
@@ -94,39 +92,3 @@ def untaught(task: Task, scores: Mapping[str, float]) -> dict[str, float]:
     return {
         name: score for name, score in scores.items() if name != "zero_shot" or task.config.objective_name != "distillation"
     }
-
-
-def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
-    """What people should know of a prompt's score on its test rows, beside its baselines on the same rows, those that are
-    known."""
-    value = value_beside(scores)
-    assert value is not None
-    in_words = _in_words(metric)
-    known = {in_words[name]: scores[name] for name in to_beat(scores)}
-    ahead = {words: goodness(metric, baseline) - goodness(metric, value) for words, baseline in known.items()}
-    better = [f"{words} ({known[words]:.3f})" for words, lead in ahead.items() if lead > 0]
-    equal = [words for words, lead in ahead.items() if lead == 0 and not solves(metric, value)]
-    scored = f"{metric} {value:.3f} on the same {_rows_of(scores)}"
-    told = [f"worse than {' and '.join(better)}"] * bool(better) + [f"no better than {' and '.join(equal)}"] * bool(equal)
-    remarks = [f"it has not learnt: {', '.join(told)}; {scored}"] if told else []
-    return remarks + remarks_on_baselines(metric, scores)
-
-
-def remarks_on_baselines(metric: str, scores: Mapping[str, float]) -> list[str]:
-    """The baselines that leave next to nothing to tune for."""
-    on = f" on {_rows_of(scores)}" if BASELINE_ROWS in scores else ""
-    return [
-        f"{words} already solves the task ({metric} {scores[name]:.3f}{on}): little is left to tune for"
-        for name, words in _in_words(metric).items()
-        if name in to_beat(scores) and solves(metric, scores[name])
-    ]
-
-
-def _in_words(metric: str) -> dict[str, str]:
-    """The baselines by their names, each in words."""
-    return BASELINES | {"majority": "the median answer"} if metric in OF_NUMBERS else BASELINES
-
-
-def _rows_of(scores: Mapping[str, float]) -> str:
-    """The rows of the baselines, counted where they are not all."""
-    return plural(int(scores[BASELINE_ROWS]), "row") if BASELINE_ROWS in scores else "rows"

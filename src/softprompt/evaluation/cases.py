@@ -90,6 +90,18 @@ def find_cases(
     return [_on_rows(library, name, version, data, found) for name in names]
 
 
+def case_to_judge(ref: str, library: Library, data: Rows) -> tuple[Task | None, Case]:
+    """A version on rows of one's own, or on the test rows of a task file (.yaml), with the task of that.
+
+    Raises:
+        ConfigError, NotFound, DataError: as :func:`find_cases` does.
+    """
+    file = os.fspath(data) if isinstance(data, str | os.PathLike) else ""
+    task = Task.load(file) if file.endswith((".yaml", ".yml")) else None
+    (case,) = find_cases([ref], library, data if task is None else task.test)
+    return task, case
+
+
 def _of_file(library: Library, file: str, version: str | None, passages: Passages) -> Case:
     if not file.endswith((".yaml", ".yml")):
         raise ConfigError(f"{file!r} is no task file (.yaml); for a task of the library give its rows with --data FILE")

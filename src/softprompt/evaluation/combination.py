@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, FingerprintMismatch
-from softprompt.evaluation.cases import Case, Rows, find_cases
+from softprompt.evaluation.cases import Case, Rows, case_to_judge
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.library import library_or_current
 from softprompt.model.architecture import architecture_of
@@ -25,7 +24,6 @@ from softprompt.registry.records import Origin, Record, Version
 from softprompt.rows.sources import digest_rows
 from softprompt.rows.values import short
 from softprompt.tasks.form import ANSWERS, Form, form_fields
-from softprompt.tasks.task import Task
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -270,9 +268,7 @@ def _judged(
     progress: Progress,
 ) -> tuple[SoftPrompt, list[Report]]:
     """The prompt with its score in its card, its report, and those of its parents, all on the same rows."""
-    file = os.fspath(data) if isinstance(data, str | os.PathLike) else ""
-    task = Task.load(file) if file.endswith((".yaml", ".yml")) else None
-    (read,) = find_cases([first.ref], library, data if task is None else task.test)
+    task, read = case_to_judge(first.ref, library, data)
     for remark in read.source.remarks_on_inputs(read.task.form):
         progress.warn(remark)
     case = Case(versions[0], task or read.task, read.source, read.given)

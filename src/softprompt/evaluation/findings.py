@@ -7,9 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from softprompt.evaluation.baselines import remarks_on_scores
-from softprompt.prompts.card import BARELY, LONG, SHORT, Card, goodness, solves, to_beat, value_beside
+from softprompt.prompts.card import (
+    BARELY,
+    BASELINE_ROWS,
+    BASELINES,
+    LONG,
+    SHORT,
+    Card,
+    goodness,
+    solves,
+    to_beat,
+    value_beside,
+)
 from softprompt.registry.records import Record
+from softprompt.tasks.answers.kinds import OF_NUMBERS
 from softprompt.text import plural
 
 STANDARD_ERRORS = 3.0
@@ -86,12 +97,12 @@ def of_scores(card: Card) -> Iterator[Finding]:
 def of_training(card: Card, history: History) -> Iterator[Finding]:
     """What its steps tell."""
     recipe, metrics = card.recipe, card.metrics
-    rate, steps = recipe.get("learning_rate"), recipe.get("steps")
+    rate, steps = recipe.get("learning_rate"), recipe.get("steps", 0)
     moved = metrics.get("moved")
     if moved is not None and moved < BARELY:
         yield Finding(
             "rate_too_low",
-            f"the prompt has moved by {moved:.2%} of its start's length in {steps} steps at learning_rate {rate}",
+            f"the prompt has moved by {moved:.2%} of its start's length in {plural(steps, 'step')} at learning_rate {rate}",
             f"raise learning_rate ({card.usual_rates} is usual), or train longer",
         )
     yield from of_losses(history, learnt=card.learnt is True)
@@ -157,3 +168,39 @@ def of_shape(card: Card) -> Iterator[Finding]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
+    """What people should know of a prompt's score on its test rows, beside its baselines on the same rows, those that are
+    known."""
+    value = value_beside(scores)
+    assert value is not None
+    in_words = _in_words(metric)
+    known = {in_words[name]: scores[name] for name in to_beat(scores)}
+    ahead = {words: goodness(metric, baseline) - goodness(metric, value) for words, baseline in known.items()}
+    better = [f"{words} ({known[words]:.3f})" for words, lead in ahead.items() if lead > 0]
+    equal = [words for words, lead in ahead.items() if lead == 0 and not solves(metric, value)]
+    scored = f"{metric} {value:.3f} on the same {_rows_of(scores)}"
+    told = [f"worse than {' and '.join(better)}"] * bool(better) + [f"no better than {' and '.join(equal)}"] * bool(equal)
+    remarks = [f"it has not learnt: {', '.join(told)}; {scored}"] if told else []
+    return remarks + remarks_on_baselines(metric, scores)
+
+
+def remarks_on_baselines(metric: str, scores: Mapping[str, float]) -> list[str]:
+    """The baselines that leave next to nothing to tune for."""
+    on = f" on {_rows_of(scores)}" if BASELINE_ROWS in scores else ""
+    return [
+        f"{words} already solves the task ({metric} {scores[name]:.3f}{on}): little is left to tune for"
+        for name, words in _in_words(metric).items()
+        if name in to_beat(scores) and solves(metric, scores[name])
+    ]
+
+
+def _in_words(metric: str) -> dict[str, str]:
+    """The baselines by their names, each in words."""
+    return BASELINES | {"majority": "the median answer"} if metric in OF_NUMBERS else BASELINES
+
+
+def _rows_of(scores: Mapping[str, float]) -> str:
+    """The rows of the baselines, counted where they are not all."""
+    return plural(int(scores[BASELINE_ROWS]), "row") if BASELINE_ROWS in scores else "rows"

@@ -1,10 +1,12 @@
-"""Our card beside an exported PEFT adapter, in a file of its own that PEFT ignores. No torch."""
+"""What stands beside the matrix of a PEFT adapter: its config, and our card in a file that PEFT ignores. No torch."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from softprompt.bases.files.adapter import CONFIG
 from softprompt.errors import PromptFileError
 
 if TYPE_CHECKING:
@@ -25,3 +27,20 @@ def read_card_file(file: Path) -> Card:
         return Card.parse(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise PromptFileError(f"{str(file)!r} cannot be read ({error}); export the prompt again") from None
+
+
+def read_adapter_file(folder: str | Path) -> Any:
+    """What the config of a PEFT adapter holds.
+
+    Raises:
+        PromptFileError: it is not there, or not JSON.
+    """
+    file = Path(folder) / CONFIG
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PromptFileError(
+            f"{str(folder)!r} is no PEFT folder: {CONFIG} cannot be read ({error.strerror}); give one that PEFT has saved"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise PromptFileError(f"{str(file)!r} is not JSON ({error}); save the adapter again") from None

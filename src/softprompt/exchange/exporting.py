@@ -131,8 +131,6 @@ def _listed(names: list[str]) -> str:
 def _replace_adapter(version: Version, data: bytes, folder: Path) -> tuple[str, ...]:
     """Write an adapter beside its folder, then put it there: what is read meanwhile is the old one, none or the new one."""
     from softprompt.bases.files.locate import BUILTIN, locate, split_revision
-    from softprompt.exchange.peft import save_peft
-    from softprompt.prompts.prompt import SoftPrompt
 
     # PEFT knows no built-in bases, but it can load their folder.
     base, revision = split_revision(str(locate(version.base)) if version.base in BUILTIN else version.base)
@@ -141,7 +139,11 @@ def _replace_adapter(version: Version, data: bytes, folder: Path) -> tuple[str, 
     folder.parent.mkdir(parents=True, exist_ok=True)
     # On the disk of the folder, which may be a mount point.
     made = (folder if there else folder.parent) / f".{folder.name[:200]}.{secrets.token_hex(4)}"
+    made.mkdir()  # where that cannot be, it is told before torch is loaded
     try:
+        from softprompt.exchange.peft import save_peft
+        from softprompt.prompts.prompt import SoftPrompt
+
         save_peft(SoftPrompt.from_bytes(data, digest=version.digest), made, base, revision)
         if not there:
             made.rename(folder)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.bases.files.locate import is_gone, two_forms
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError, SoftPromptError
+from softprompt.exchange.card_file import read_adapter_file
 from softprompt.exchange.elsewhere.read import read_elsewhere, tool_of
 from softprompt.names import check_new_task
 from softprompt.prompts.file import read_file, write_file
@@ -187,10 +188,12 @@ class _Importer:
 
     def _from_peft(self, folder: Path, task: str, changes: Mapping[str, Any]) -> tuple[bytes, str]:
         """The prompt file that a PEFT folder becomes, and its base as named."""
+        read_adapter_file(folder)  # which needs no torch
         from softprompt.exchange.peft import check_fits, load_peft
         from softprompt.exchange.peft_config import read_peft_config
 
         config = read_peft_config(folder)
+
         base = self._load(_base_of_adapter(config, folder, self._base))
         prompt = load_peft(folder, task=task, base=base, warn=self._warn)
         card = prompt.card.changed(changes)
@@ -202,10 +205,10 @@ class _Importer:
 
     def _from_elsewhere(self, source: Path, task: str, changes: Mapping[str, Any]) -> tuple[bytes, str]:
         """The prompt file that the files of another tool become, and its base as named."""
+        taken = read_elsewhere(source, task)
         from softprompt.exchange.elsewhere.prompt import prompt_of
         from softprompt.exchange.peft import check_fits
 
-        taken = read_elsewhere(source, task)
         named = self._base.source or taken.base
         if named is None:
             raise PromptFileError(f"{str(source)!r} names no base that can be loaded; give it with --base ID")
@@ -310,11 +313,11 @@ def _from_file(
         raise PromptFileError(
             f"{str(path)!r} is an archive and no prompt file; a bundle is taken in by `softprompt unbundle`"
         )
-    from softprompt.prompts.prompt import SoftPrompt  # which reads the numbers, and so needs torch
-
     try:
-        SoftPrompt.from_bytes(data)
         card, tensors = read_file(data)
+        from softprompt.prompts.prompt import SoftPrompt  # which reads the numbers, and so needs torch
+
+        SoftPrompt.from_bytes(data)
     except PromptFileError as error:
         raise PromptFileError(f"{str(path)!r}: {error}") from None
     changed = card.changed(changes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,9 +11,10 @@ from typing import Any
 import torch
 
 from softprompt.bases.base import FrozenBase
-from softprompt.bases.files.adapter import CONFIG, WEIGHTS
+from softprompt.bases.files.adapter import WEIGHTS
 from softprompt.bases.files.locate import split_revision
 from softprompt.errors import FingerprintMismatch, PromptFileError
+from softprompt.exchange.card_file import read_adapter_file
 from softprompt.exchange.peft_head import MODULES
 from softprompt.model.prefix import Layout
 from softprompt.prompts.card import Card
@@ -93,15 +93,7 @@ def read_peft_config(folder: str | Path) -> dict[str, Any]:
     Raises:
         PromptFileError: not there, not JSON, of another method or task, or with modules beside the prompt.
     """
-    file = Path(folder) / CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PromptFileError(
-            f"{str(folder)!r} is no PEFT folder: {CONFIG} cannot be read ({error.strerror}); give one that PEFT has saved"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise PromptFileError(f"{str(file)!r} is not JSON ({error}); save the adapter again") from None
+    config = read_adapter_file(folder)
     kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
     kind = kind.upper() if isinstance(kind, str) and isinstance(config, dict) else kind
     if not isinstance(config, dict) or kind not in KINDS:

@@ -1,15 +1,13 @@
-"""Running the server: where it binds, what it loads, how it ends."""
+"""Running the server: what it loads, how it ends."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,13 +15,11 @@ import uvicorn
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
-from softprompt.bases.options import BaseOptions
-from softprompt.errors import ConfigError, RegistryError
 from softprompt.http.app import create_app
-from softprompt.http.auth import Keyring, is_loopback
-from softprompt.http.limits import Limits
+from softprompt.http.auth import Keyring
+from softprompt.http.opening import Settings, log
 from softprompt.http.state import ServerState, Training
-from softprompt.library.passages import Passages, Sources
+from softprompt.library.passages import Passages
 from softprompt.signals import handling
 
 if TYPE_CHECKING:
@@ -33,42 +29,11 @@ if TYPE_CHECKING:
     from softprompt.serving.monitor import Monitor
     from softprompt.serving.service import AsyncService
 
-log = logging.getLogger("softprompt.http")
-
 INTERRUPTED = 130
 """Exit status of what an interrupt ended."""
 
 KEEP_ALIVE_S = 65
 """Seconds that an idle connection is kept: a little longer than clients and proxies do, so that it is they who close it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a library is served."""
-
-    base: BaseOptions
-    """The base, and how it is loaded."""
-    always_keys: bool = False
-    """Whether a key is needed also while there are none."""
-    max_prompts: int = 10_000
-    """Prompts held in memory."""
-    max_prompt_bytes: int = 1 << 28
-    """Bytes of their vectors."""
-    registry: str | None = None
-    """URL of the registry, where one was given: for the worker that trains, a process of its own."""
-    store: str | None = None
-    """URL of the store, likewise."""
-    grace_s: float = 30.0
-    """Seconds that running requests may go on when the server is told to end."""
-    prefix_bytes: int = 1 << 30
-    """Bound on the keys and values kept of prompts."""
-    engine_rows: int = 64
-    """Rows that generate at the same time."""
-    engine_queue: int = 1024
-    """Jobs that may wait for the engine; a request has one for each of its rows."""
-    limits: Limits = field(default_factory=Limits)
-    passages: Sources = None
-    """What finds passages for inputs."""
 
 
 def load(library: Library, settings: Settings, monitor: Monitor | None = None) -> AsyncService:
@@ -132,27 +97,6 @@ def make_server(service: AsyncService, library: Library, settings: Settings, *, 
     return Server(app, state, grace_s=settings.grace_s, on_ready=on_ready)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket on the first address that a host's name means; port 0 for any that is free. It does not listen yet, so that
-    nobody is kept waiting while the base is loaded.
-
-    Raises:
-        ConfigError: no such host, or the port is taken or forbidden.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise ConfigError(f"--host {host!r} --port {port}: no address ({error}); give one of this machine's") from None
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        bound.close()
-        raise ConfigError(f"cannot serve on {host} port {port}: {error.strerror}; choose another with --port") from None
-    return bound
-
-
 def _training(state: ServerState, library: Library, settings: Settings) -> list[APIRouter]:
     from softprompt.http.routes.batches import batch_routes
     from softprompt.http.routes.files import file_routes
@@ -184,30 +128,6 @@ def _training(state: ServerState, library: Library, settings: Settings) -> list[
             frame=frame_of(service.base),
         ),
     ]
-
-
-def refuse_open_doors(library: Library, host: str) -> None:
-    """Close a library that has keys to other users of the system; raises `ConfigError` where others than this machine could
-    come in at the address that is served on, and need no key for it."""
-    has_keys = library.registry.keys.any_live()
-    if has_keys:
-        try:
-            library.registry.database.make_private()
-        except RegistryError as error:
-            log.warning("%s", error)
-    if not is_loopback(host) and not has_keys:
-        raise ConfigError(
-            f"serving on {host} lets others in, and no API key exists; make one first (`softprompt keys create NAME`), or "
-            "serve on 127.0.0.1"
-        )
-
-
-def url_of(bound: socket.socket) -> str:
-    """Where clients find a bound socket."""
-    host, port = bound.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
-        host = socket.gethostname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Drains(Protocol):
@@ -254,21 +174,3 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         """Unlike uvicorn's own, does not raise the signal once more in the end."""
         return handling(self.handle_exit, signal.SIGINT, signal.SIGTERM)
-
-
-def log_to_stderr(level: str) -> None:
-    """Lines of the server, and uvicorn's warnings, on stderr.
-
-    Raises:
-        ConfigError: no such level.
-    """
-    levels = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
-    if level not in levels:
-        raise ConfigError(f"--log-level {level!r} is unknown; use {', '.join(levels)}")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for name in ("softprompt", "uvicorn"):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.propagate = False
-        logger.setLevel(levels[level] if name == "softprompt" else max(levels[level], logging.WARNING))

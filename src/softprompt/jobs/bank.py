@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import FieldError, NotFound, RegistryError, TrainingError
-from softprompt.evaluation.baselines import beside_baselines, remarks_on_scores, untaught
+from softprompt.evaluation.baselines import beside_baselines, untaught
+from softprompt.evaluation.findings import remarks_on_scores
 from softprompt.jobs.door import Door
 from softprompt.jobs.queue import Claim, Lost, Queue, checkpoints_of
 from softprompt.jobs.records import add_event

@@ -51,6 +51,21 @@ def options_for(version: Version, options: BaseOptions, named: BaseOptions | Non
     return chosen
 
 
+def check_before_loading(version: Version, base: object, named: BaseOptions | None = None) -> None:
+    """Refuse a base of a version that is not there, before torch is loaded; what is loaded already is not looked at.
+
+    Raises:
+        BaseModelError: as :func:`options_for`.
+        FingerprintMismatch: `base` names another one.
+    """
+    if base is None or isinstance(base, str | BaseOptions):
+        options = BaseOptions.of(base)
+        if options.source is None:
+            options_for(version, options, named)
+        else:
+            check_base(version, options)
+
+
 def check_base(version: Version, options: BaseOptions) -> str | None:
     """Whether the base that the options name, if they name one, is that of a version; and what to say where the library
     knows it by another address.

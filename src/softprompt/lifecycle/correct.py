@@ -11,16 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.base import BaseLike
 from softprompt.errors import ConfigError, NotFound
+from softprompt.library.binding import check_before_loading
 from softprompt.library.library import library_or_current
-from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good, refresh_suites
-from softprompt.lifecycle.learning import STEPS, Learning
-from softprompt.lifecycle.loaded import load_pair
 from softprompt.lifecycle.move import Move
-from softprompt.lifecycle.remake import remake
-from softprompt.model.architecture import architecture_of
-from softprompt.progress import Progress, Silent
+from softprompt.lifecycle.remake import named_base, remake
+from softprompt.progress import Progress, Silent, loading_torch
 from softprompt.registry.gate import figures_of
 from softprompt.registry.records import Record
 from softprompt.rows.memory import rows_in_memory
@@ -32,7 +28,12 @@ from softprompt.tasks.task import Task
 from softprompt.text import plural
 
 if TYPE_CHECKING:
+    from softprompt.bases.base import BaseLike
     from softprompt.library.library import Library
+    from softprompt.lifecycle.learning import Learning
+
+STEPS = 16
+"""Of training at most."""
 
 Rows = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
@@ -110,7 +111,8 @@ def correct(
         move.remarks += told
         made.form = replace(Form.of_card(move.old.card), retriever=made.form.retriever)
         more = _read(made, data) if data is not None else {}
-        len(made.train)  # what is wrong with the rows is told before a base is loaded
+        len(made.train)  # what is wrong with the rows, and where the base is, is told before torch is loaded
+        check_before_loading(move.old, base, named_base(opened, move.old))
         opened.registry.feedback.add_corrections(move.old.task, move.old.number, more)
         kept = opened.registry.feedback.corrections(move.old.task)
         now = [one for one in kept if every or one.used_by is None or one.row in more.values()]
@@ -121,6 +123,11 @@ def correct(
                 f"task {move.old.task!r} has no correction that no version was made with{learnt}; send some to "
                 "/v1/feedback, or name a file with --data"
             )
+        with loading_torch(shown):
+            from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good, refresh_suites
+            from softprompt.lifecycle.learning import Learning
+            from softprompt.lifecycle.loaded import load_pair
+            from softprompt.model.architecture import architecture_of
         loaded, prompt = load_pair(opened, move.old, base, shown)
         learning = Learning(architecture_of(loaded), made, prompt, now, kept, steps, shown)
         before = learning.best.fixed

@@ -13,6 +13,9 @@ from softprompt.rows.memory import rows_in_memory
 from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import find_file, read_rows
 from softprompt.rows.values import short
+from softprompt.tasks.form import Form
+from softprompt.tasks.splits import Source
+from softprompt.text import plural
 
 USER = "user"
 """The column that says whose a row is, where the rows are of several users."""
@@ -66,3 +69,14 @@ def _by_user(rows: PlacedRows, user: str | None) -> dict[str, PlacedRows]:
             )
         places.setdefault(value, []).append(place)
     return {name: rows.part(own) for name, own in places.items()}
+
+
+def read_source(form: Form, user: str, rows: PlacedRows) -> Source:
+    """A user's rows in a task's form. Raises `DataError` where one is wrong, or they are too few to learn from."""
+    source = Source.read(form, rows, f"the history of {user!r}", f"user {user!r}, ")
+    if source.different < 2:
+        raise DataError(
+            f"the history of user {user!r} has {plural(source.different, 'different input')}, and "
+            "one is held out to choose by; give two or more"
+        )
+    return source

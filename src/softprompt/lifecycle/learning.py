@@ -42,8 +42,8 @@ from softprompt.training.steps.run import Run
 if TYPE_CHECKING:
     from softprompt.library.library import Library
 
-STEPS, EVERY = 16, 4
-"""Of training, and between two looks at the corrections: it ends when all are right."""
+EVERY = 4
+"""Steps between two looks at the corrections: it ends when all are right."""
 BATCH = 48
 RATE = 0.1
 """Of the default learning rate."""

@@ -13,24 +13,22 @@ import torch
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
-from softprompt.errors import ConfigError, DataError, FingerprintMismatch, TrainingError
+from softprompt.errors import ConfigError, FingerprintMismatch, TrainingError
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library import personal
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
-from softprompt.lifecycle.histories import History, read_histories
+from softprompt.lifecycle.histories import History, read_histories, read_source
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.progress import Advance, Progress, Silent, loading
 from softprompt.prompts.card import REFERENCE
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Record, Version
-from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import digest_rows
 from softprompt.tasks.config.config import TaskConfig, parse_config
 from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.splits import Source
 from softprompt.tasks.task import Task
-from softprompt.text import plural
 from softprompt.training.prepare import chosen
 from softprompt.training.steps.bank import Banks
 from softprompt.training.steps.loop import Stepper
@@ -126,7 +124,7 @@ def personalize(
         check_alike(shared, start)
         histories = read_histories(history, user)
         form = Form.of_card(shared.card)
-        sources = {name: _source(form, name, rows) for name, rows in histories.items()}
+        sources = {name: read_source(form, name, rows) for name, rows in histories.items()}
         prompt = SoftPrompt.from_bytes(opened.read(start), digest=start.digest)
         prompt.check_single("no personal version can start from")
         options = BaseOptions() if isinstance(base, FrozenBase) else options_for(shared, BaseOptions.of(base))
@@ -157,16 +155,6 @@ def check_alike(shared: Version, start: Version) -> None:
     if start.card.members or shared.card.members:
         ref = (start if start.card.members else shared).ref
         raise ConfigError(f"{ref} is an ensemble, and no personal version can start from it; name one prompt with like")
-
-
-def _source(form: Form, user: str, rows: PlacedRows) -> Source:
-    source = Source.read(form, rows, f"the history of {user!r}", f"user {user!r}, ")
-    if source.different < 2:
-        raise DataError(
-            f"the history of user {user!r} has {plural(source.different, 'different input')}, and "
-            "one is held out to choose by; give two or more"
-        )
-    return source
 
 
 def few_steps(form: Form, prompt: SoftPrompt, steps: int, batch: int, rate: float) -> TaskConfig:

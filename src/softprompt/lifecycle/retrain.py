@@ -8,21 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from softprompt.bases.base import BaseLike
-from softprompt.engines.offline import OfflineEngine
+from softprompt.library.binding import check_before_loading
 from softprompt.library.library import library_or_current
-from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good, refresh_suites
-from softprompt.lifecycle.loaded import load_pair
 from softprompt.lifecycle.move import Move
-from softprompt.lifecycle.remake import remake
-from softprompt.model.architecture import architecture_of
-from softprompt.progress import Progress, Silent
+from softprompt.lifecycle.remake import named_base, remake
+from softprompt.progress import Progress, Silent, loading_torch
 from softprompt.registry.gate import figures_of
 from softprompt.registry.records import Record
 from softprompt.tasks.load import TaskLike, load_tasks
-from softprompt.training.train import train
 
 if TYPE_CHECKING:
+    from softprompt.bases.base import BaseLike
     from softprompt.library.library import Library
 
 
@@ -83,10 +79,17 @@ def retrain(
         move = Move(opened.registry.resolve(task))
         (given,) = load_tasks(task_file) if task_file is not None else (None,)
         made, told = remake(opened, move.old, given, data=Path(data).resolve() if data is not None else None)
-        len(made.train)  # what is wrong with the rows is told before a base is loaded
+        len(made.train)  # what is wrong with the rows, and where the base is, is told before torch is loaded
+        check_before_loading(move.old, base, named_base(opened, move.old))
         move.remarks += told
         if not told and data is None:
             move.remarks.append("no row has changed since")
+        with loading_torch(shown):
+            from softprompt.engines.offline import OfflineEngine
+            from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good, refresh_suites
+            from softprompt.lifecycle.loaded import load_pair
+            from softprompt.model.architecture import architecture_of
+            from softprompt.training.train import train
         loaded, prompt = load_pair(opened, move.old, base, shown)
         keep_in_place(opened, move.old, "kept in place while the task is trained again")
         engine = OfflineEngine(architecture_of(loaded), warn=shown.warn)

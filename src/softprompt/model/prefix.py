@@ -5,13 +5,15 @@ Shapes: K prompts, P virtual tokens, N tensors of one shape, H heads of keys, d 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from softprompt.bases.base import FrozenBase
@@ -144,3 +146,15 @@ def fixed_cache(prefix: Prefix, which: Tensor) -> Any:
     cache = DynamicCache()
     cache.layers.extend(FixedLayer(keys[which], values[which]) for keys, values in prefix.layers)
     return cache
+
+
+def cache_argument(model: nn.Module) -> str:
+    """What the forward pass of a model calls the keys and values of before: `cache` from transformers 5.24 on."""
+    inner: nn.Module = getattr(model, "base_model", model)
+    return _cache_argument(type(model).forward, type(inner).forward)
+
+
+@functools.cache
+def _cache_argument(*passes: Callable[..., Any]) -> str:
+    new = any("cache" in inspect.signature(one).parameters for one in passes)
+    return "cache" if new else "past_key_values"

@@ -82,16 +82,17 @@ def weigh(current: Card, candidate: Card) -> Comparison:
         )
     same = _same_rows(current, candidate, old, new)
     if same is False:
-        rows = f"{new.rows} rows here, {old.rows} other ones there"
+        rows = f"{plural(new.rows, 'row')} here, {plural(old.rows, 'other one')} there"
         words = f"not comparable: {rows}; judge both with `softprompt evaluate TASK@N --data FILE`"
         return Comparison(False, None, words, _unlearnt(current, candidate))
     loss = goodness(current.metric, old.value) - goodness(current.metric, new.value)
     error = STANDARD_ERRORS * math.hypot(old.stderr, new.stderr)
-    on = f"on the same {new.rows} rows" if same else f"on {new.rows} rows each, if they are the same"
+    on = f"on the same {plural(new.rows, 'row')}" if same else f"on {plural(new.rows, 'row')} each, if they are the same"
     if loss <= error:
         words = f"worse by {loss:.4f}, within {STANDARD_ERRORS:g} standard errors" if loss > 0 else f"better by {-loss:.4f}"
         return Comparison(same, loss, f"{words if loss else 'as good'}, {on}")
-    scores = f"{current.metric} {new.value:.4f} on {new.rows} rows, against {old.value:.4f} on {old.rows} rows now"
+    here, there = plural(new.rows, "row"), plural(old.rows, "row")
+    scores = f"{current.metric} {new.value:.4f} on {here}, against {old.value:.4f} on {there} now"
     refusal = f"{scores}: worse by {loss:.4f}"
     if error:
         refusal += f", and {STANDARD_ERRORS:g} standard errors are {error:.4f}"
@@ -104,8 +105,8 @@ def _unlearnt(current: Card, candidate: Card) -> str | None:
     if new is None or old is None or not current.learnt or candidate.learnt is not False:
         return None
     return (
-        f"{candidate.metric} {new.value:.4f} on {new.rows} rows, where a baseline is as good; the version there now has "
-        f"learnt ({current.metric} {old.value:.4f} on {old.rows} other rows)"
+        f"{candidate.metric} {new.value:.4f} on {plural(new.rows, 'row')}, where a baseline is as good; the version there "
+        f"now has learnt ({current.metric} {old.value:.4f} on {plural(old.rows, 'other row')})"
     )
 
 

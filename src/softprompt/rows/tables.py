@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import re
+import shlex
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,13 +151,18 @@ def _not_utf8(data: bytes, start: int, file: Path) -> str:
         return f"{where}; the file seems to be cut short in the middle of a character; fetch or make it again"
     if not before.isascii():
         return f"{where}; what stands before it is UTF-8, so mend this line"
+    name = shlex.quote(file.name)
     foreign = sum(byte >= 0x80 for byte in rest)
     if foreign * 4 > sum(byte >= 0x80 or chr(byte).isalpha() for byte in rest):
         looks = "an older encoding of its alphabet (Windows-1251, GB18030, Shift JIS, ...)"
-        return f"{where}; it looks like {looks}; save it as UTF-8, or convert it: iconv -f ENCODING -t UTF-8"
+        how = f"iconv -f ENCODING -t UTF-8 {name} > utf8-{name}"
+        return f"{where}; it looks like {looks}; save it as UTF-8, or convert it: {how}"
     begin = max(before.rfind(b"\n"), before.rfind(b"\r"), start - 20) + 1
     shown = re.split(r"[\r\n]", data[begin : start + 10].decode("cp1252", "replace"))[0]
-    return f"{where}; it looks like Windows-1252 ({shown!r}); save it as UTF-8, or convert it: iconv -f CP1252 -t UTF-8"
+    return (
+        f"{where}; it looks like Windows-1252 ({shown!r}); save it as UTF-8, or convert it: "
+        f"iconv -f CP1252 -t UTF-8 {name} > utf8-{name}"
+    )
 
 
 def _of_text(file: Path, kind: str, text: str, column: str) -> Table:

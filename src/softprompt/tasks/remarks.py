@@ -3,6 +3,7 @@ alike. No torch."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,10 @@ from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.tasks.form import Form
+
+
+SLIPS, LIKE = 2, 0.85
+"""So few rows of a label, spelt so much like one with ten times as many, look like slips of the pen."""
 
 
 def remarks_on_rows(form: Form, sources: Sequence[Source], splits: Mapping[str, Source]) -> Iterator[str]:
@@ -105,7 +110,8 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
         if folded:
             shown = counted(dict(sorted(folded.items())))
             yield f"fold_labels: {_rows(sum(folded.values()))} have a label in another spelling: {shown}"
-    if groups := alike({label: count for label, count in _counts(form, splits.values()).items() if label in labels}):
+    counts = _counts(form, splits.values())
+    if groups := alike({label: count for label, count in counts.items() if label in labels}):
         yield (
             f"labels differ by case, spaces or the spelling of a number alone, and are rivals: "
             f"{'; '.join(map(counted, groups))}; `fold_labels: true`, with one of each in `labels`, makes them one"
@@ -116,6 +122,13 @@ def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) 
             f"labels with spaces around them, which the model learns to say and answers have: {named(spaced)}; "
             "`fold_labels: true`, with `labels` without them, reads the rows all the same"
         )
+    for rare in [label for label in labels if label not in rivals and 0 < counts[label] <= SLIPS and label.isalpha()]:
+        much = [label for label in labels if counts[label] >= SLIPS * 10]
+        for meant in difflib.get_close_matches(rare, much, n=1, cutoff=LIKE):
+            yield (
+                f"the label {rare!r} has {_rows(counts[rare])}, and is spelt nearly as {meant!r} ({counts[meant]}); "
+                "if that is a slip, mend it in the rows and in `labels`"
+            )
     if form.target_field in map(str.strip, labels):
         yield (
             f"the column {form.target_field!r} is named like one of its labels: a file without a row of names on top loses "

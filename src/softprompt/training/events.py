@@ -109,7 +109,7 @@ def standing(runs: Sequence[Run]) -> str:
         stand = f"loss {sum(losses) / len(losses):.3f}" if losses else ""
     if len(runs) == 1:
         return stand
-    return f"{len(runs)} tasks, {sum(not run.running for run in runs)} done{stand and ', '}{stand}"
+    return f"{sum(not run.running for run in runs)} of {len(runs)} done{stand and ', '}{stand}"
 
 
 def draw(events: Iterable[Event], progress: Progress) -> Iterator[Event]:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from softprompt.evaluation.baselines import baselines_of, remarks_on_scores, suffice
+from softprompt.evaluation.baselines import baselines_of, suffice
+from softprompt.evaluation.findings import remarks_on_scores
 from softprompt.evaluation.trials import Report
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
 from softprompt.tasks.answers.kinds import OF_NUMBERS, OF_SETS
 from softprompt.tasks.task import Examples, Task
+from softprompt.text import plural
 from softprompt.training.objectives.preference import PREFERRED
 from softprompt.training.objectives.unlikelihood import RATE
 from softprompt.training.steps.bank import Banks
@@ -104,7 +106,7 @@ class Tuned:
 
     def __repr__(self) -> str:
         number = "" if self.version is None else f"@{self.version}"
-        score = f"{self.report.metric} {self.report.value:.4g} on {self.report.rows} rows"
+        score = f"{self.report.metric} {self.report.value:.4g} on {plural(self.report.rows, 'row')}"
         return f"Tuned({self.prompt.card.task}{number}, {score}, digest {self.prompt.digest[:12]})"
 
     @property

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import TrainingError
-from softprompt.evaluation.baselines import baseline_trials, remarks_on_baselines, untaught
+from softprompt.evaluation.baselines import baseline_trials, untaught
+from softprompt.evaluation.findings import remarks_on_baselines
 from softprompt.evaluation.trials import Report, Trial, judge_apart
 from softprompt.model.architecture import Architecture
 from softprompt.tasks.task import Task

@@ -21,7 +21,8 @@ from softprompt.training.events import Failed, Stopped, draw
 from softprompt.training.member import Member, Tuned
 from softprompt.training.session import Session
 from softprompt.training.steps.loop import Group
-from softprompt.training.trackers import check_trackers, open_trackers, report
+from softprompt.training.trackers import check_trackers, open_trackers
+from softprompt.training.trackers.telling import report
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase

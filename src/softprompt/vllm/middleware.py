@@ -106,7 +106,7 @@ async def serve_beside(vllm: ASGIApp, state: Any) -> _Served:
         part(models, name)
     from softprompt.http.app import create_app
     from softprompt.http.auth import Keyring, is_loopback
-    from softprompt.http.server import refuse_open_doors
+    from softprompt.http.opening import refuse_open_doors
     from softprompt.http.state import ServerState
     from softprompt.library.library import Library
     from softprompt.library.passages import Passages

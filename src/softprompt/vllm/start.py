@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import json
 import os
 import threading
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from softprompt.bases.files.locate import locate
-from softprompt.bases.options import COMMAND_OPTIONS, DEFAULT_BASE, BaseOptions
+from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, EngineError, nearest, reason_of
+from softprompt.vllm.arguments import OURS, check_vllm
 from softprompt.vllm.engine import VllmEngine
 from softprompt.vllm.outline import OutlineBase, load_outline
 from softprompt.vllm.seam import part, unlike
-
-_OURS = {"model", "revision", "dtype", "trust_remote_code", "enable_prompt_embeds"}
-"""Arguments of vLLM's that are said by options of ours."""
 
 
 class StartedVllm(VllmEngine):
@@ -36,25 +32,6 @@ class StartedVllm(VllmEngine):
             self.loop.call_soon_threadsafe(self.loop.stop)
 
 
-def read_arguments(text: str | None) -> dict[str, Any]:
-    """vLLM's own arguments, of `--engine-args`: a JSON object by the names of its `AsyncEngineArgs`.
-
-    Raises:
-        ConfigError: it is none, or names what options of ours say.
-    """
-    if text is None:
-        return {}
-    try:
-        given = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"--engine-args is no JSON ({error}); give an object such as '{{\"block_size\": 16}}'") from None
-    if not isinstance(given, dict):
-        raise ConfigError(f"--engine-args is {type(given).__name__}; give an object such as '{{\"block_size\": 16}}'")
-    if ours := sorted(_OURS & given.keys()):
-        raise ConfigError(f"--engine-args names {ours[0]!r}, which is said by an option of this command; leave it out")
-    return given
-
-
 def start_vllm(options: BaseOptions, arguments: Mapping[str, Any], *, max_waiting: int = 1024) -> StartedVllm:
     """Start vLLM on a base, on an event loop and a thread of its own, and wait until it can answer.
 
@@ -67,19 +44,7 @@ def start_vllm(options: BaseOptions, arguments: Mapping[str, Any], *, max_waitin
         ConfigError: vLLM is not installed, or has no such argument, or prompts cannot be served so.
         BaseModelError: the base cannot be found, or vLLM cannot run it.
     """
-    if find_spec("vllm") is None:
-        raise ConfigError(
-            "--engine vllm needs vLLM, which is not installed here; install it in this environment, or leave it out"
-        )
-    refused = [
-        COMMAND_OPTIONS[name].flag
-        for name in ("quantization", "adapter", "device", "batch_invariant")
-        if getattr(options, name) != getattr(BaseOptions, name)
-    ]
-    if refused:
-        raise ConfigError(
-            f"{refused[0]} is for the engine in this process; with --engine vllm say it in --engine-args, as vLLM does"
-        )
+    check_vllm(options)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=_live, args=(loop,), name="softprompt-vllm", daemon=True)
     thread.start()
@@ -117,7 +82,7 @@ async def _start(
         raise unlike(error) from error
     make_config, make_client = part(AsyncEngineArgs, "create_engine_config"), part(AsyncLLM, "from_vllm_config")
     known = part(AsyncEngineArgs, "__dataclass_fields__")
-    if lacking := sorted(_OURS - known.keys()):
+    if lacking := sorted(OURS - known.keys()):
         raise unlike(TypeError(f"AsyncEngineArgs takes no {lacking[0]}"))
     source = options.source or DEFAULT_BASE
     if wrong := sorted(arguments.keys() - known.keys()):

@@ -84,6 +84,7 @@ def test_what_changed_between_two_versions(library: Library) -> None:
     assert (head["value"], head["against"], head["refused"]) == (pytest.approx(4 / 6), pytest.approx(5 / 6), False)
     assert card.against is not None
     assert card.against["version"] == 1
+    assert report("kind@2", "1", library=library) == card
     assert report("kind@2", "kind@1", examples=1, library=library).suites[0]["examples"] == suite["examples"][:1]
 
 

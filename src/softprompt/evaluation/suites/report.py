@@ -65,7 +65,7 @@ def report(task: str, against: str | None = None, *, library: Library | None = N
 
     Args:
         task: the version, as TASK, TASK@N or TASK@ALIAS.
-        against: the other one.
+        against: the other one, as N, TASK@N or TASK@ALIAS.
         library: by default the one in the current home.
         examples: how many rows of each suite whose answer has changed are shown. Their inputs come from the suite's rows
             where those can be read, as nothing of them is kept.
@@ -80,7 +80,10 @@ def report(task: str, against: str | None = None, *, library: Library | None = N
 
 def _report(library: Library, task: str, against: str | None, examples: int) -> ReportCard:
     registry = library.registry
-    version, other = registry.resolve(task), registry.resolve(against) if against is not None else None
+    version = registry.resolve(task)
+    if against is not None and against.isascii() and against.isdigit():
+        against = f"{version.task}@{against}"
+    other = registry.resolve(against) if against is not None else None
     if other is not None and (other.task != version.task or other.number == version.number):
         what = "the same version" if other.task == version.task else f"of task {other.task!r}"
         raise ConfigError(f"{other.ref} is {what} as {version.ref}; compare it with another version of its task")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from softprompt.errors import ConfigError, FingerprintMismatch
-from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.form import Form
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
+    from softprompt.prompts.prompt import SoftPrompt
     from softprompt.registry.records import Version
 
 
@@ -39,12 +39,12 @@ class Carried:
         return f"<|{self.task}:"
 
 
-def carry(library: Library, refs: Sequence[str]) -> list[Carried]:
-    """The prompts that references name, each of a task of its own and all of one base.
+def versions_to_carry(library: Library, refs: Sequence[str]) -> list[Version]:
+    """The versions that references name, each of a task of its own and all of one base. No torch.
 
     Raises:
         NotFound: no such version, or its bytes are gone.
-        ConfigError: one is no soft prompt of a causal model, a task is named twice, or a template holds a token's name.
+        ConfigError: one is no soft prompt of a causal model, or a task is named twice.
         FingerprintMismatch: they are of several bases.
     """
     if not refs:
@@ -65,6 +65,15 @@ def carry(library: Library, refs: Sequence[str]) -> list[Carried]:
                 f"{first.ref} is of base {first.card.exact_base} ({first.fingerprint}) and {version.ref} of "
                 f"{version.card.exact_base} ({version.fingerprint}); one folder holds one base: export them apart"
             )
+    return versions
+
+
+def carry(library: Library, refs: Sequence[str]) -> list[Carried]:
+    """The prompts of these, as tokens; raises as :func:`versions_to_carry`, and `ConfigError` where a template holds a
+    token's name."""
+    from softprompt.prompts.prompt import SoftPrompt
+
+    versions = versions_to_carry(library, refs)
     prompts = [SoftPrompt.from_bytes(library.read(version), digest=version.digest) for version in versions]
     carried = [Carried(one, prompt, Form.of_card(prompt.card)) for one, prompt in zip(versions, prompts, strict=True)]
     _check_templates(carried)

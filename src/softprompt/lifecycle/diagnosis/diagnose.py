@@ -3,10 +3,12 @@ library keeps of a version or a run, and from rows; a base is loaded where that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from softprompt.bases.files.locate import is_local
+from softprompt.bases.folder import check_options
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, NameRefused, NotFound, SoftPromptError
 from softprompt.evaluation.findings import Finding, of_card
@@ -15,6 +17,7 @@ from softprompt.library.library import library_or_current
 from softprompt.lifecycle.diagnosis.rows import of_rows
 from softprompt.lifecycle.diagnosis.runs import find_run, history_of, of_run
 from softprompt.lifecycle.remake import named_base, remake
+from softprompt.progress import Progress, Silent, loading_torch
 from softprompt.tasks.load import load_tasks
 from softprompt.tasks.task import Task
 
@@ -22,8 +25,13 @@ if TYPE_CHECKING:
     from softprompt.library.library import Library
     from softprompt.registry.records import Version
 
+Look = Callable[..., Iterator[Finding]]
+"""What shows of a task with its base, and of a version of a library."""
 
-def diagnose(ref: str, *, library: Library | None = None, probe: bool = False) -> list[Finding]:
+
+def diagnose(
+    ref: str, *, library: Library | None = None, probe: bool = False, progress: Progress | None = None
+) -> list[Finding]:
     """The failure modes that show; none where all is well.
 
     Args:
@@ -31,15 +39,17 @@ def diagnose(ref: str, *, library: Library | None = None, probe: bool = False) -
             task file (.yaml), whose rows are looked at.
         library: by default the one in the current home.
         probe: load the base too: rows are tokenised, and answers beside others held against answers alone.
+        progress: where to report to.
 
     Raises:
         NotFound: there is no such version, and no such run.
         ConfigError, DataError: the task file is wrong.
         BaseModelError: the base is to be loaded and cannot be.
     """
+    look = partial(_probed, progress or Silent()) if probe else None
     if ref.endswith((".yaml", ".yml")):
         (task,) = load_tasks(ref)
-        return [*of_rows(task), *(_probed(task, task.base_options) if probe else ())]
+        return [*of_rows(task), *(look(task, task.base_options) if look is not None else ())]
     with library_or_current(library) as opened:
         try:
             version = opened.registry.resolve(ref)
@@ -52,7 +62,9 @@ def diagnose(ref: str, *, library: Library | None = None, probe: bool = False) -
             version = opened.registry.resolve(run)
         found = [*_of_base(opened, version), *of_card(version.card, history_of(opened, version.ref))]
         known = opened.registry.origin(version.ref) is not None
-        return [*found, *(_of_data(opened, version, probe) if known else _of_vectors(opened, version) if probe else ())]
+        if known:
+            return [*found, *_of_data(opened, version, look)]
+        return [*found, *(_of_vectors(opened, version, look) if look is not None else ())]
 
 
 def _of_base(library: Library, version: Version) -> Iterator[Finding]:
@@ -72,34 +84,41 @@ def _of_base(library: Library, version: Version) -> Iterator[Finding]:
         )
 
 
-def _of_data(library: Library, version: Version, probe: bool) -> Iterator[Finding]:
+def _of_data(library: Library, version: Version, look: Look | None) -> Iterator[Finding]:
     """What its rows show today, where they are still there."""
     try:
         task, told = remake(library, version)
         rows = list(of_rows(task))
     except SoftPromptError as error:
         yield Finding.of_remark("rows_gone", str(error), "put them back, or give a task file to train it again")
-        if probe:
-            yield from _of_vectors(library, version)
+        if look is not None:
+            yield from _of_vectors(library, version, look)
         return
     for line in told:
         yield Finding("data_changed", line, f"train it on them: softprompt retrain {version.task}")
     yield from rows
-    if probe:
+    if look is not None:
         seen = {one.mode for one in rows}
-        for one in _probed(task, named_base(library, version) or BaseOptions(source=version.base), library, version):
+        for one in look(task, named_base(library, version) or BaseOptions(source=version.base), library, version):
             if one.mode not in seen:
                 yield one
 
 
-def _of_vectors(library: Library, version: Version) -> Iterator[Finding]:
+def _of_vectors(library: Library, version: Version, look: Look) -> Iterator[Finding]:
     """What its base shows of a version whose rows nobody knows."""
-    yield from _probed(None, BaseOptions(source=version.base), library, version)
+    yield from look(None, BaseOptions(source=version.base), library, version)
 
 
 def _probed(
-    task: Task | None, options: BaseOptions, library: Library | None = None, version: Version | None = None
+    progress: Progress,
+    task: Task | None,
+    options: BaseOptions,
+    library: Library | None = None,
+    version: Version | None = None,
 ) -> Iterator[Finding]:
-    from softprompt.lifecycle.diagnosis.probe import probe
+    """What shows with the base, which is looked for before torch is loaded."""
+    check_options(options)
+    with loading_torch(progress):
+        from softprompt.lifecycle.diagnosis.probe import probe
 
-    yield from probe(task, options, library, version)
+    yield from probe(task, options, library, version, progress)

@@ -19,6 +19,7 @@ from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.label_scores import Labels
 from softprompt.model.splice import no_prompt, stack_prompts
+from softprompt.progress import Progress, loading
 from softprompt.prompts.initialize import sample_vocabulary
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.task import Examples, Task
@@ -39,7 +40,7 @@ _ROUGH = 6e-2
 
 
 def probe(
-    task: Task | None, options: BaseOptions, library: Library | None = None, version: Version | None = None
+    task: Task | None, options: BaseOptions, library: Library | None, version: Version | None, progress: Progress
 ) -> Iterator[Finding]:
     """What shows of a task's rows as tokens, and of answers behind a version's prompt, or behind one of random tokens.
 
@@ -47,7 +48,8 @@ def probe(
         BaseModelError: the base cannot be loaded.
         DataError: a row is wrong, or labels are the same tokens.
     """
-    base = base_of(None, options)
+    with loading(progress, options.shown):
+        base = base_of(None, options)
     prompt = None
     if library is not None and version is not None:
         if version.fingerprint not in base.fingerprints:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from softprompt.errors import ConfigError, DataError
 from softprompt.evaluation.reference import Reference, Seen, Tally, answers_of, confidence_of
 from softprompt.evaluation.statistics.drift_tests import LEAST_ROWS, LEVEL, Verdict, judge_rows
+from softprompt.library.binding import check_before_loading
 from softprompt.library.library import library_or_current
-from softprompt.progress import Progress, Silent
+from softprompt.lifecycle.remake import named_base
+from softprompt.progress import Progress, Silent, loading_torch
 from softprompt.registry.records import Record
 from softprompt.registry.traffic.windows import key_of
 from softprompt.rows.sources import find_file
@@ -232,6 +234,8 @@ def _open(
     chosen = places[:: -(-len(places) // MOST_ROWS)]
     if len(chosen) < len(places):
         progress.note(f"{len(chosen)} of {len(places)} rows are judged, from the first to the last")
-    from softprompt.lifecycle.loaded import load_base  # torch, which windows need not
+    check_before_loading(version, base, named_base(library, version))
+    with loading_torch(progress):
+        from softprompt.lifecycle.loaded import load_base  # torch, which windows need not
 
     return load_base(library, version, base, progress), form, [table[place] for place in chosen]

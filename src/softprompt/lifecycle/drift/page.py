@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.evaluation.reference import SKETCH, Sample, Tally, bin_start, sure_start
 from softprompt.evaluation.statistics.drift_tests import CONFIDENCE, INPUTS, LENGTH, OUTPUTS, Verdict
 from softprompt.files import write_whole
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.lifecycle.drift.drift import Look
@@ -46,7 +47,7 @@ def write_page(file: Path, found: Look) -> Path:
             title_text="mean, in standard deviations" if what == INPUTS else "share of rows", row=row, col=column
         )
     since = f", since {found.since}" if found.since else ""
-    title = f"{found.version.ref}: {now.rows} rows of {found.source}{since}, beside those that it was tuned for"
+    title = f"{found.version.ref}: {plural(now.rows, 'row')} of {found.source}{since}, beside those that it was tuned for"
     figure.update_layout(title=escape(title), height=820, template="plotly_white", barmode="group", bargap=0.15)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, figure.to_html(include_plotlyjs=True).encode())

@@ -24,7 +24,7 @@ from softprompt.errors import BaseModelError
 from softprompt.model.embedding import single_tokens
 from softprompt.model.graphs import COLUMNS, Graphs
 from softprompt.model.lines import Ids, Tails, even_out, lay_lines, pick_logits, splice_lines, unfold_rows
-from softprompt.model.prefix import Layout, Prefix, fixed_cache, layout_for
+from softprompt.model.prefix import Layout, Prefix, cache_argument, fixed_cache, layout_for
 from softprompt.model.splice import (
     Spliced,
     Stack,
@@ -247,7 +247,7 @@ class Causal:
         Positions are always a tensor: a slice of hidden states, which transformers takes for a number, is not contiguous,
         and torch multiplies it by a copy of the head for each row."""
         base = self.base
-        more: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        more: dict[str, Any] = {} if cache is None else {cache_argument(base.model): cache}
         if base.slices_logits:
             more["logits_to_keep"] = keep_BL
         logits: Tensor = base.model(

@@ -21,7 +21,7 @@ from softprompt.bases.behaviour import first_position
 from softprompt.model.embedding import single_tokens
 from softprompt.model.kinds.unshared import Laid, Unshared
 from softprompt.model.lines import Ids
-from softprompt.model.prefix import Layout, Prefix, fixed_cache, layout_for
+from softprompt.model.prefix import Layout, Prefix, cache_argument, fixed_cache, layout_for
 from softprompt.model.splice import Stack, pad_rows, splice_prompts, splice_tokens, stack_padded, stack_prompts
 
 
@@ -78,7 +78,7 @@ class Deep:
             "inputs_embeds": embeds_BTD,
             "attention_mask": spliced.mask_BS.long(),
             "position_ids": spliced.positions_BS + self._first,
-            "past_key_values": fixed_cache(self.layout.unfold(stack.vectors_KPD), which_B),
+            cache_argument(self.base.model): fixed_cache(self.layout.unfold(stack.vectors_KPD), which_B),
         }
 
     def keys_and_values(self, stack: Stack) -> Prefix:
@@ -88,7 +88,7 @@ class Deep:
             inputs_embeds=stack.vectors_KPD,
             attention_mask=spliced.mask_BS.long(),
             position_ids=spliced.positions_BS + self._first,
-            past_key_values=cache,
+            **{cache_argument(self.base.model): cache},
         )
         return Prefix([(layer.keys, layer.values) for layer in cache.layers])
 

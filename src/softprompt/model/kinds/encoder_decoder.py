@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from softprompt.bases.base import FrozenBase
 from softprompt.model.kinds.unshared import Laid, Unshared
 from softprompt.model.lines import Ids, Tails, pick_logits, unfold_rows
+from softprompt.model.prefix import cache_argument
 from softprompt.model.splice import Stack, no_prompt, pad_rows, stack_prompts
 
 
@@ -103,7 +104,7 @@ class EncoderDecoder(Unshared):
 
 def _decode(base: FrozenBase, encoded: Encoded, ids_BT: Tensor, cache: Any = None) -> Tensor:
     """Logits B x T x V behind each token of the decoder."""
-    more: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+    more: dict[str, Any] = {} if cache is None else {cache_argument(base.model): cache}
     logits: Tensor = base.model(
         encoder_outputs=BaseModelOutput(encoded.states_BSD),
         attention_mask=encoded.mask_BS,

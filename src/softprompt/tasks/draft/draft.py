@@ -131,7 +131,7 @@ def draft_task(
     drafted = Task(parse_config(config), folder=file.parent)
     notes = [*(frame.notes if frame is not None else ()), *drafted.remarks, *proposal.notes]
     if alike(dict.fromkeys(labels or (), 0)) or any(label != label.strip() for label in labels or ()):
-        notes.append("--fold-labels takes one spelling of each label, without space around it")
+        notes.append("the same command with --fold-labels writes that, each label in its most frequent spelling")
     nominal = labels if not words and proposal.kind is None else None
     if nominal is not None and not any(isinstance(fold_label(one), str) for one in nominal):
         example = " ".join(f"--word {one}=..." for one in nominal[:2])

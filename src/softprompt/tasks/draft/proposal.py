@@ -11,6 +11,7 @@ from softprompt.errors import DataError
 from softprompt.rows.values import is_missing, short
 from softprompt.tasks.answers.kinds import NUMBER, ONE, SEPARATOR, SET, has_fraction, labels_in, number_of
 from softprompt.tasks.answers.labels import compose, counted, fold_label, infer_labels
+from softprompt.text import plural
 
 _SCALES = frozenset("rating ratings stars star score scores grade grades points level severity".split())
 """Columns of these names hold places on a scale, where they hold numbers."""
@@ -73,8 +74,8 @@ def rarity(counts: Mapping[str, int]) -> tuple[str, ...]:
     if few * RARE > top:
         return ()
     return (
-        f"{least!r} has {few} rows, and {most!r} {top}: `class_weights: balanced` makes labels count alike in training, "
-        "and a `metric` that is the mean of the labels' F1 in judging",
+        f"{least!r} has {plural(few, 'row')}, and {most!r} {top}: `class_weights: balanced` makes labels count alike in "
+        "training, and a `metric` that is the mean of the labels' F1 in judging",
     )
 
 
