@@ -456,6 +456,12 @@ def test_tasks_that_cannot_be_trained_together_are_told(tmp_path: Path) -> None:
             {"labels": None, "max_new_tokens": 1},
             r"t: \d+ of \d+ answers are cut to max_new_tokens \(1\), so that .*: raise max_new_tokens",
         ),
+        ({"preference_beta": 0.5}, "t: preference_beta has no effect here: only `objective: preference` gives it one"),
+        (
+            {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "red " * 40, "num_virtual_tokens": 6},
+            "t: 40 tokens of prompt_tuning_init_text are more than num_virtual_tokens, 6: .* from the first 6 alone",
+        ),
+        ({"num_virtual_tokens": 1}, "t: 2 labels are more than num_virtual_tokens, 1: .* from the first 1 alone"),
         ({"instruction": "red " * 99}, "t: the text prompt of the zero-shot baseline does not fit the context"),
     ],
 )
