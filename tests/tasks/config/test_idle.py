@@ -26,14 +26,21 @@ NETWORK = {"encoder_reparameterization_type": "MLP"}
         ("adam_beta2", 0.9, {"optim": "adamw"}),
         ("warmup_ratio", 0.2, {"lr_scheduler_type": "constant_with_warmup"}),
         ("warmup_steps", 5, {"lr_scheduler_type": "linear"}),
+        ("num_train_epochs", 2.0, {"max_steps": None}),
         ("tokenizer_name_or_path", "there", {"base": None}),
     ],
 )
 def test_a_key_is_told_where_nothing_reads_it_and_only_there(key: str, value: Any, say: dict[str, Any]) -> None:
-    silent = {"prompt_tuning_init": "RANDOM", "optim": "adafactor", "lr_scheduler_type": "constant", "base": "here"}
+    silent = {"prompt_tuning_init": "RANDOM", "optim": "adafactor", "base": "here", "max_steps": 5}
+    silent |= {"lr_scheduler_type": "constant"} if key.startswith("warmup") else {}
     (told,) = idle_keys(parse_config({**LABELS, **silent, key: value}))
     assert told.startswith(f"{key} has no effect here: only ")
     assert list(idle_keys(parse_config({**LABELS, key: value, **say}))) == []
+
+
+def test_of_two_ways_to_say_one_thing_the_one_that_loses_is_told() -> None:
+    (told,) = idle_keys(parse_config({**LABELS, "warmup_ratio": 0.2, "warmup_steps": 5}))
+    assert told.startswith("warmup_ratio has no effect here: only a file without `warmup_steps`")
 
 
 def test_keys_of_blocks_are_told_too_and_defaults_never() -> None:

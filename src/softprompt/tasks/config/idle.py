@@ -27,6 +27,8 @@ _ONLY_WITH: tuple[tuple[tuple[str, ...], _Applies, str], ...] = (
         lambda config: config.lr_scheduler_type != "constant",
         "a schedule that warms up, such as `lr_scheduler_type: constant_with_warmup`",
     ),
+    (("num_train_epochs",), lambda config: config.max_steps is None, "a file without `max_steps`"),
+    (("warmup_ratio",), lambda config: config.warmup_steps is None, "a file without `warmup_steps`"),
     (
         ("tokenizer_name_or_path",),
         lambda config: config.base in (None, config.tokenizer_name_or_path),
