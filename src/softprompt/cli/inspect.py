@@ -10,6 +10,7 @@ import typer
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
 from softprompt.cli.output import emit, say
+from softprompt.cli.places import check_page
 
 if TYPE_CHECKING:
     from softprompt.evaluation.inside.likeness import Likeness
@@ -45,6 +46,7 @@ def inspect(
 
     if ref is None and data is not None:
         raise ConfigError("--data judges the vectors of one prompt; name its TASK")
+    check_page(plot, "--plot")
     progress, library = Bars(), where.open()
     version = None if ref is None else library.registry.resolve(ref)  # told before torch is loaded
     with progress.loading("torch"):

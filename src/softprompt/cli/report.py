@@ -9,6 +9,7 @@ import typer
 
 from softprompt.cli.options import Json, Location, library_options
 from softprompt.cli.output import emit, say, scored, warn
+from softprompt.cli.places import check_new
 
 COLUMNS = ("suite", "check", "value", "against", "rows", "fell")
 
@@ -25,14 +26,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Show what is known of a version: its card, what suites found, and beside another version what has changed."""
-    from softprompt.errors import ConfigError
     from softprompt.evaluation.suites.report import report as report_of
     from softprompt.files import write_whole
 
-    if html is not None and html.exists() and not force:
-        raise ConfigError(f"--html {str(html)!r} is there already; name another file, or replace it with --force")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise ConfigError(f"--html {str(html)!r}: there is no folder {str(html.parent)!r}; make it first")
+    check_new(html, "--html", force=force)
     card = report_of(ref, against, library=where.open(), examples=examples)
     if html is not None:
         from softprompt.evaluation.suites.page import page_of

@@ -10,6 +10,7 @@ import typer
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
 from softprompt.cli.output import emit, with_errors
+from softprompt.cli.places import check_page
 from softprompt.cli.train import emit_tuned, stopping
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained", "validation")
@@ -35,6 +36,7 @@ def sweep(
     from softprompt.progress import Bars
     from softprompt.tasks.load import check_before_loading, load_tasks
 
+    check_page(plot, "--plot")
     values = read_pairs(choices, "is no choice; write KEY=V1,V2, such as learning_rate=0.03,0.1", many=True)
     progress = Bars()
     with stopping() as stop:
