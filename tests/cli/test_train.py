@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -383,12 +384,15 @@ def test_choices_of_a_sweep_that_cannot_be_read_are_told(
 
 
 def test_a_sweep_whose_picture_cannot_be_written_still_prints_its_row(
-    run: Run, tmp_path: Path, base_folder: Path, home: Path
+    run: Run, tmp_path: Path, base_folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "file").touch()
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("softprompt.training.sweep.write_page", full)
     file = task_file(tmp_path, base_folder)
     texts = 'input="Say: {text}","{text}, then:"'
-    done = run("sweep", file, texts, "--plot", tmp_path / "file" / "curves.html", "--json")
+    done = run("sweep", file, texts, "--plot", tmp_path / "curves.html", "--json")
     (row,) = done.rows
     assert contents(home)[0] == [("mine", row["version"])]
     assert "best 0.000" not in done.err

@@ -121,12 +121,42 @@ def test_a_column_of_the_rows_is_not_overwritten(tmp_path: Path) -> None:
     assert row == {**rows[0], "output_3": "answer 0", "score": 0.5}
 
 
-def test_a_kind_that_cannot_hold_the_rows_says_which_can(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        ("out.xlsx", [{"text": "a\x07"}], r"Excel cannot hold a control character in 'a\\x07'; write .csv"),
+        ("out.xlsx", [{"text": "a" * 40_000}], r"a cell of Excel holds 32767 characters, and one has 40000"),
+        ("out.parquet", [{"text": "a"}, {"text": 3}], r"Parquet wants one type in a column .*; write .jsonl"),
+        ("out.parquet", [{"id": 10**30}], r"Parquet wants one type in a column .*; write .jsonl"),
+        (
+            "out.jsonl",
+            [{"text": "a"}, {"jpeg": b"\xff\xd8"}],
+            r"the column 'jpeg' of row 2 holds bytes .* \.jsonl has no form",
+        ),
+        ("out.csv.gz", [{"pictures": [{"jpeg": b"\xff\xd8"}]}], r"the column 'pictures' of row 1 holds bytes"),
+    ],
+)
+def test_a_kind_that_cannot_hold_the_rows_is_refused_before_anything_is_answered(
+    tmp_path: Path, name: str, rows: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        AnswerFile(tmp_path / name, rows, IDENTITY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_answers_that_a_kind_cannot_hold_are_there_still_for_another(tmp_path: Path) -> None:
+    file = AnswerFile(tmp_path / "out.xlsx", ROWS[:1], IDENTITY)
+    file.add([{"output": "a\x07"}])
     with pytest.raises(DataError, match=r"Excel cannot hold a control character in 'a\\x07'; write .csv"):
-        fill(tmp_path / "out.xlsx", [{"text": "a\x07"}])
-    with pytest.raises(DataError, match=r"a cell of Excel holds 32767 characters, and one has 40000"):
-        fill(tmp_path / "long.xlsx", [{"text": "a" * 40_000}])
-    with pytest.raises(DataError, match=r"Parquet wants one type in a column .*; write .jsonl"):
-        fill(tmp_path / "out.parquet", [{"text": "a"}, {"text": 3}])
-    kept = json.loads((tmp_path / "out.parquet.partial").read_text().splitlines()[1])
-    assert kept["output"] == "answer 0", "the answers are there still, for a file of another kind"
+        file.finish(("output",))
+    assert json.loads(file.partial.read_text().splitlines()[1]) == {"output": "a\x07"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_lose_no_digits(tmp_path: Path, kind: str) -> None:
+    ids = [2**53 + 1, 10**15, 10**15 - 1, 7]
+    fill(tmp_path / f"out{kind}", [{"id": number, "ratio": 0.1, "most": float("inf")} for number in ids])
+    found = read_table(tmp_path / f"out{kind}").rows
+    assert [int(row["id"]) for row in found] == ids
+    assert {float(row["ratio"]) for row in found} == {0.1}
+    assert {float(row["most"]) for row in found} == {float("inf")}

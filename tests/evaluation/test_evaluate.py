@@ -21,6 +21,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound
 from softprompt.evaluation.baselines import baselines_of
+from softprompt.evaluation.cases import find_cases
 from softprompt.evaluation.evaluate import evaluate
 from softprompt.evaluation.findings import remarks_on_scores
 from softprompt.evaluation.metrics import fold, measure, score
@@ -373,7 +374,7 @@ def test_versions_judged_some_rows_at_a_time_are_judged_as_at_once(
 ) -> None:
     files = [
         task_file(tmp_path, "a"),
-        task_file(tmp_path, "b", "data: {train: train.jsonl}\nlabels: ['yes', 'no', the river]\n"),
+        task_file(tmp_path, "b", "data: {train: train.jsonl}\ninput: '{text} is'\nlabels: ['yes', 'no', the river]\n"),
     ]
     whole = evaluate(files, library=library)
     assert whole[0].rows != whole[1].rows
@@ -387,7 +388,36 @@ def test_a_version_is_judged_in_the_form_it_was_tuned_with(tmp_path: Path, libra
     before = evaluate([task_file(tmp_path, "a")], library=library)
     data = "data: {train: train.jsonl, test: test.jsonl}\n"
     changed = task_file(tmp_path, "a", f"{data}input: 'Now: {{text}}'\nlabels: [the river, 'no', 'yes']\nmetric: f1\n")
-    assert evaluate([changed], library=library) == before
+    with pytest.warns(UserWarning, match="a@2 is judged as it was tuned, .* has another input, labels and metric by now"):
+        assert evaluate([changed], library=library) == before
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("", None),
+        ("max_new_tokens: 7\nseed: 3\nlearning_rate: 0.1\n", None),
+        ("metric: accuracy\n", None),
+        ("base: elsewhere\n", "another base by now"),
+        ("fold_labels: true\n", "another fold_labels by now"),
+        ("target: ': {label}'\n", "another target by now"),
+        ("id2label: {1: 'yes'}\nmetric: f1\n", "another id2label and metric by now"),
+    ],
+)
+def test_what_a_task_file_says_by_now_is_told(tmp_path: Path, library: Library, says: str, told: str | None) -> None:
+    usual = "data: {train: train.jsonl, test: test.jsonl}\ninput: '{text} is'\nlabels: ['yes', 'no', the river]\n"
+    (case,) = find_cases([task_file(tmp_path, "a", usual + says)], library)
+    assert [told in remark for remark in case.remarks if told] == ([] if told is None else [True])
+    assert told is not None or case.remarks == ()
+
+
+def test_other_columns_may_mean_other_test_rows(tmp_path: Path, library: Library) -> None:
+    file = task_file(tmp_path, "a", "data: train.jsonl\ninput: '{text} {more}'\nlabels: ['yes', 'no', the river]\n")
+    rows = [{**row, "more": "x"} for row in labelled(40)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (case,) = find_cases([file], library)
+    assert "another input by now" in case.remarks[0]
+    assert "the file reads other columns by now, so test rows may be some that it was trained on" in case.remarks[1]
 
 
 def test_blank_rows_are_left_out_and_counted_as_in_training(tmp_path: Path, library: Library) -> None:
@@ -421,7 +451,10 @@ def test_what_cannot_be_judged_is_told(tmp_path: Path, library: Library, other_f
     library.publish(foreign.to_bytes(), base=library.registry.resolve("a").base)
     with pytest.raises(ConfigError, match="metric"):
         evaluate(["foreign"], library=library, data=tmp_path / "test.jsonl")
-    with pytest.raises(ConfigError, match="metric 'rouge' is unknown; known: accuracy, "):
+    with (
+        pytest.warns(UserWarning, match="another input and metric by now"),
+        pytest.raises(ConfigError, match="metric 'rouge' is unknown; known: accuracy, "),
+    ):
         evaluate([task_file(tmp_path, "foreign")], library=library)
     library.publish(library.read("a@1"), base=str(other_folder))
     with pytest.raises(FingerprintMismatch, match="tiny-llama"):

@@ -61,6 +61,28 @@ def ask(running: Running, path: str, body: Any = None, method: str | None = None
     return answer.status_code, answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/completions", "/v1/chat/completions", "/v1/embeddings"])
+def test_what_is_sent_outside_of_a_body_is_not_passed_over(running: Running, path: str) -> None:
+    body = {"model": "kind", "input": "red"}
+    status, message = ask(running, f"{path}?model=tell", body)
+    assert (status, message) == (400, f"unknown query parameter 'model'; {path} takes none, and reads its body")
+    status, message = ask(running, path, body, headers={"content-encoding": "gzip"})
+    assert (status, message) == (
+        400, "content-encoding: a body in 'gzip' is not read; send it as it is, without this header",
+    )  # fmt: skip
+    status, message = ask(running, path, body, headers={"content-type": "application/json; charset=ISO-8859-1"})
+    assert (status, message) == (400, "content-type: a body in 'ISO-8859-1' is not read; send it in UTF-8")
+    assert ask(running, "/v1/models?limit=1")[0] == 400
+
+
+@pytest.mark.parametrize(
+    "headers", [{"content-encoding": "identity"}, {"content-type": 'application/json; charset="UTF-8"'}]
+)
+def test_headers_that_say_what_is_so_are_taken(running: Running, headers: dict[str, str]) -> None:
+    answer = running.http.post(f"{running.url}/v1/classify", json={"model": "kind", "input": "red"}, headers=headers)
+    assert answer.status_code == 200
+
+
 def test_no_message_names_a_command_or_an_option(running: Running) -> None:
     said: list[tuple[int, str]] = []
     for model in ("kid", "kind@9", "kind@0", "kind@1", "gone", "kind@live", "lost", "far", "a b", "kind@", "auto"):

@@ -266,7 +266,10 @@ def test_rows_for_review_become_training_data(library: Library, base: FrozenBase
     assert "2 rows written" in run("review", "kind", "--export", out, *home).out
     written = [json.loads(line) for line in out.read_text().splitlines()]
     assert written == [{"text": "red", "label": "yes"}, {"text": "blue", "label": "no"}]
-    run("review", "kind", "--export", out, "--unlabelled", *home)
+    assert "is there already" in run("review", "kind", "--export", out, "--unlabelled", *home).refused()
+    assert len(out.read_text().splitlines()) == 2, "what was labelled in an editor is not lost"
+    (told,) = run("review", "kind", "--export", out, "--unlabelled", "--force", *home, "--json").rows
+    assert told == {"task": "kind", "rows": 1, "path": str(out)}
     assert json.loads(out.read_text()) == {"text": "green stone", "label": None}
     assert run("review", "kind", "--erase", "--row", "2", *home, "--json").rows == [{"task": "kind", "erased": 1}]
     assert run("review", "kind", "--erase", *home, "--json").rows == [{"task": "kind", "erased": 2}]

@@ -6,8 +6,11 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 
+import numpy
 import pyarrow
 import pytest
 import torch
@@ -29,7 +32,9 @@ from softprompt.model.rounding import ROUNDING
 from softprompt.registry.registry import Registry
 from softprompt.serving import offline as service_module
 from softprompt.serving.answers import choose_label
+from softprompt.serving.inputs import text_of_input
 from softprompt.serving.offline import Prediction, Service
+from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import Form
 from tests.models import make_base, save_base, some_prompt
 
@@ -171,6 +176,19 @@ def test_several_columns_come_as_json(library: Library) -> None:
         service.predict(["red and blue"], "pair")
     with pytest.raises(DataError, match="no field 'two'"):
         service.predict(['{"one": "red"}'], "pair")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [7, 1e22, True, "a\u2028b", date(2024, 1, 31), datetime(2024, 1, 31, 9), Decimal("1.50"), b"text", numpy.int64(3),
+     numpy.float32(0.1), numpy.bool_(True)],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.parametrize("template", ["{one}", "{one} and {two}"])
+def test_a_row_says_what_its_values_say_in_training(template: str, value: object) -> None:
+    form = Form.of_config(parse_config({"task": "t", "input": template, "labels": ["yes", "no"]}))
+    row = {"one": value, "two": "blue"}
+    assert form.input.fill(form.row_of(text_of_input(form, row))) == form.input.fill(row)
 
 
 def test_columns_and_tables_are_answered_in_their_order(library: Library) -> None:

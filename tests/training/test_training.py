@@ -456,6 +456,11 @@ def test_tasks_that_cannot_be_trained_together_are_told(tmp_path: Path) -> None:
             {"labels": None, "max_new_tokens": 1},
             r"t: \d+ of \d+ answers are cut to max_new_tokens \(1\), so that .*: raise max_new_tokens",
         ),
+        ({"preference_beta": 0.5}, "t: preference_beta has no effect here: only `objective: preference` gives it one"),
+        (
+            {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "red " * 40, "num_virtual_tokens": 6},
+            r"t: \d+ tokens of prompt_tuning_init_text are more than num_virtual_tokens, 6: .* from the first 6 alone",
+        ),
         ({"instruction": "red " * 99}, "t: the text prompt of the zero-shot baseline does not fit the context"),
     ],
 )
@@ -469,6 +474,15 @@ def test_a_prompt_that_drowns_the_input_gets_a_warning(tmp_path: Path) -> None:
     base.__dict__["context"] = None  # its positions are rotary: nothing but this number bounds them
     with pytest.warns(UserWarning, match="t: a prompt of 151 virtual tokens can drown the input"):
         train(a_task(tmp_path, num_virtual_tokens=151, max_steps=1), base=base)
+
+
+@pytest.mark.parametrize(("length", "told"), [(1, 1), (2, 0)])
+def test_labels_that_are_more_than_the_vectors_are_told(base: FrozenBase, length: int, told: int) -> None:
+    rows = [{"text": f"{('red', 'blue')[n % 2]} {n}", "label": ("yes", "no")[n % 2]} for n in range(80)]
+    task = Task(task="t", data=rows, labels=["yes", "no"], num_virtual_tokens=length)
+    (run,) = runs_of(base, [task])
+    expected = f"t: 2 labels are more than num_virtual_tokens, {length}: the prompt starts from the first {length} alone"
+    assert [(expected, True)] * told == [one for one in remarks_on(base, run) if "are more than" in one[0]]
 
 
 def test_few_rows_are_told_to_be_few(base: FrozenBase) -> None:

@@ -10,7 +10,8 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, base_options
-from softprompt.cli.output import check_page, emit, say, with_errors
+from softprompt.cli.output import emit, say, with_errors
+from softprompt.cli.places import check_page
 from softprompt.compare.names import NAMES, RATES, USUAL, check_methods
 
 COLUMNS = ("method", "value", "trainable", "bytes", "seconds", "peak_mb", "added_latency_ms")
@@ -52,8 +53,7 @@ def compare(
     named = [name for word in (*(methods or ()), *(more or ())) for name in word.split(",") if name] or None
     check_methods(USUAL if named is None else named)
     budget = Budget(max_steps, max_seconds, rates)
-    if html is not None:
-        check_page("--html", html)
+    check_page(html, "--html")
     progress = Bars()
     with progress.loading("the rows"):
         (task,) = load_tasks(file)

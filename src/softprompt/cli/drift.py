@@ -9,7 +9,9 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
-from softprompt.cli.output import check_page, emit, say
+from softprompt.cli.output import emit, say
+from softprompt.cli.places import check_page
+from softprompt.errors import ConfigError
 
 COLUMNS = ("what", "value", "threshold", "drifted", "rows", "beside", "reference", "observed")
 
@@ -36,8 +38,11 @@ def drift(
     """Test what servers saw of a task lately, or the rows of a file, against the rows that its prompt was tuned for."""
     from softprompt.progress import Bars
 
-    if html is not None:
-        check_page("--html", html)
+    check_page(html, "--html")
+    if html is not None and reference is not None and data is None:
+        raise ConfigError(
+            "--html shows rows that are judged, and --reference alone judges none; add --data FILE, or leave one out"
+        )
     progress, library = Bars(), where.open()
     version = library.registry.resolve(task)  # told before torch is loaded
     from softprompt.lifecycle.drift.drift import keep_reference, look

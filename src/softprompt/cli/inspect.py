@@ -9,7 +9,8 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, library_options, moved_base_options
-from softprompt.cli.output import check_page, emit, say
+from softprompt.cli.output import emit, say
+from softprompt.cli.places import check_page
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -50,10 +51,9 @@ def inspect(
 
     if ref is None and data is not None:
         raise ConfigError("--data judges the vectors of one prompt; name its TASK")
+    check_page(plot, "--plot")
     progress, library = Bars(), where.open()
     version = None if ref is None else library.registry.resolve(ref)  # told before torch is loaded
-    if plot is not None:
-        check_page("--plot", plot)
     if version is not None:
         if data is not None:
             find_cases([version.ref], library, data)

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
 
     from softprompt.registry.records import Version
@@ -52,17 +50,6 @@ def emit(rows: Iterable[Mapping[str, Any]], as_json: bool, title: str, columns: 
             sys.stdout.flush()
         return
     _emit_table(list(rows), title, columns)
-
-
-def check_page(flag: str, file: Path) -> None:
-    """Raises `ConfigError` where an option names a page that cannot be written; folders that are not there are made."""
-    from softprompt.errors import ConfigError
-
-    there = next(path for path in file.absolute().parents if path.exists())
-    if not there.is_dir():
-        raise ConfigError(f"{flag} {str(file)!r}: {str(there)!r} is a file and no folder; name another place")
-    if file.is_dir():
-        raise ConfigError(f"{flag} {str(file)!r} is a folder; name a file in it")
 
 
 def say(line: str) -> None:

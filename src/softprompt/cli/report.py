@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from softprompt.cli.options import Json, Location, library_options
-from softprompt.cli.output import check_page, emit, say, scored, warn
+from softprompt.cli.output import emit, say, scored, warn
+from softprompt.cli.places import check_new
 
 COLUMNS = ("suite", "check", "value", "against", "rows", "fell")
 
@@ -27,16 +28,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Show what is known of a version: its card, what suites found, and beside another version what has changed."""
-    from softprompt.errors import ConfigError
     from softprompt.evaluation.suites.report import report as report_of
     from softprompt.files import write_whole
 
-    if html is not None:
-        check_page("--html", html)
-        if not html.absolute().parent.is_dir():
-            raise ConfigError(f"--html {str(html)!r}: there is no folder {str(html.parent)!r}; make it first")
-    if html is not None and html.exists() and not force:
-        raise ConfigError(f"--html {str(html)!r} is there already; name another file, or replace it with --force")
+    check_new(html, "--html", force=force)
     card = report_of(ref, against, library=where.open(), examples=examples)
     if html is not None:
         from softprompt.evaluation.suites.page import page_of

@@ -10,6 +10,7 @@ import typer
 
 from softprompt.cli.options import Json, Location, library_options
 from softprompt.cli.output import emit, say, warn
+from softprompt.cli.places import check_new
 from softprompt.errors import ConfigError
 from softprompt.text import plural
 
@@ -33,6 +34,7 @@ def review(
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="With --export: the others, to be labelled in an editor; null stands there.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that --export names.")] = False,
     erase: Annotated[bool, typer.Option("--erase", help="Take all rows of the task away for good.")] = False,
     row: Annotated[list[int] | None, typer.Option("--row", metavar="ID", help="With --erase: only this; repeat it.")] = None,
     *,
@@ -46,6 +48,7 @@ def review(
         raise typer.BadParameter("--unlabelled says which rows are written, and no file is named; add --export FILE")
     if erase and (answers or export is not None):
         raise typer.BadParameter("--erase takes rows away, and others of the options need them; give it alone")
+    check_new(export, "--export", force=force)
     library = where.open()
     reviews = library.registry.reviews
     if erase:
@@ -57,7 +60,13 @@ def review(
         reviews.label(task, dict(_labelled(form, pair) for pair in answers))
     found = reviews.of(task)
     if export is not None:
-        _write(export, _form(library, task), [one for one in found if (one.answer is None) == unlabelled], found, task)
+        count = _write(
+            export, _form(library, task), [one for one in found if (one.answer is None) == unlabelled], found, task
+        )
+        if as_json:
+            emit([{"task": task, "rows": count, "path": str(export.absolute())}], True, "Exported")
+        else:
+            say(f"{plural(count, 'row')} written to {export}")
         return
     if found or as_json:
         emit([one.row() for one in found], as_json, f"{task}: rows for review", COLUMNS)
@@ -89,7 +98,7 @@ def _told(form: Form, answer: str | None) -> str | list[str] | None:
     return list(form.each(answer)) if form.is_set and answer is not None else answer
 
 
-def _write(file: Path, form: Form, rows: Sequence[Review], found: Sequence[Review], task: str) -> None:
+def _write(file: Path, form: Form, rows: Sequence[Review], found: Sequence[Review], task: str) -> int:
     from softprompt.files import write_whole
 
     if file.suffix != ".jsonl":
@@ -101,4 +110,4 @@ def _write(file: Path, form: Form, rows: Sequence[Review], found: Sequence[Revie
         )
     made = [dict(form.row_of(one.text)) | {form.target_field: _told(form, one.answer)} for one in rows]
     write_whole(file, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in made).encode())
-    say(f"{plural(len(made), 'row')} written to {file}")
+    return len(made)

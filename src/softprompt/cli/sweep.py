@@ -9,7 +9,8 @@ import typer
 
 from softprompt.bases.options import BaseOptions
 from softprompt.cli.options import Json, Location, base_options, library_options, read_pairs
-from softprompt.cli.output import check_page, emit, with_errors
+from softprompt.cli.output import emit, with_errors
+from softprompt.cli.places import check_page
 from softprompt.cli.train import emit_tuned, library_to_fill, stopping
 
 COLUMNS = ("task", "version", "metric", "value", "rows", "majority", "zero_shot", "untrained", "validation")
@@ -35,9 +36,8 @@ def sweep(
     from softprompt.progress import Bars
     from softprompt.tasks.load import check_before_loading, load_tasks
 
+    check_page(plot, "--plot")
     values = read_pairs(choices, "is no choice; write KEY=V1,V2, such as learning_rate=0.03,0.1", many=True)
-    if plot is not None:
-        check_page("--plot", plot)
     progress = Bars()
     with stopping() as stop:
         with progress.loading("the rows"):

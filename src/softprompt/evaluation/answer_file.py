@@ -22,6 +22,8 @@ KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 _OURS = "softprompt_answers"
 _LONGEST_CELL = 32_767
 """Characters that a cell of Excel holds."""
+_LONGEST_NUMBER = 10**15
+"""Whole numbers from here on lose digits in Excel, and are texts there."""
 
 
 class AnswerFile:
@@ -38,6 +40,7 @@ class AnswerFile:
 
         Raises:
             ConfigError: the kind is not written, its folder is not there, or a file would be replaced.
+            DataError: the kind of file cannot hold the rows.
         """
         kind = kind_of(path)
         if kind not in KINDS:
@@ -50,6 +53,7 @@ class AnswerFile:
             raise ConfigError(f"--output {str(path)!r}: there is no folder {str(path.parent)!r}; make it first")
         if path.exists() and not force:
             raise ConfigError(f"--output {str(path)!r} is there already; name another file, or replace it with --force")
+        _written(rows, path)  # which shows before the first answer whether it can be
         self.path = path
         self.partial = path.with_name(path.name + ".partial")
         self._rows = rows
@@ -98,8 +102,7 @@ class AnswerFile:
             {**row, **{names[column]: answer[column] for column in columns}}
             for row, answer in zip(self._rows, self.answers, strict=True)
         ]
-        every = list(dict.fromkeys(name for row in whole for name in row))
-        data = _WRITERS[kind_of(self.path)](whole, every, self.path)
+        data = _written(whole, self.path)
         write_whole(self.path, gzip.compress(data) if self.path.suffix.lower() == ".gz" else data)
         self.partial.unlink(missing_ok=True)
         return {column: name for column, name in names.items() if column != name}
@@ -136,10 +139,35 @@ def _free(column: str, taken: set[str]) -> str:
     return name
 
 
+def _written(rows: Sequence[Row], path: Path) -> bytes:
+    """The bytes of a file of rows, before they are compressed.
+
+    Raises:
+        DataError: the kind of file cannot hold them.
+    """
+    columns, kind = list(dict.fromkeys(name for row in rows for name in row)), kind_of(path)
+    for number, row in enumerate(rows if kind != ".parquet" else (), start=1):
+        for column, value in row.items():
+            if _has_bytes(value):
+                raise DataError(
+                    f"{path}: the column {column!r} of row {number} holds bytes that are no text, for which {kind} has no "
+                    "form; write .parquet, or leave the column out of the rows"
+                )
+    return _WRITERS[kind](rows, columns, path)
+
+
+def _has_bytes(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    return isinstance(value, bytes) or (isinstance(value, list | tuple) and any(map(_has_bytes, value)))
+
+
 def _cell(value: Any) -> str:
     """A value in a cell of text: as templates read it; nothing where it is missing, and JSON for lists and objects."""
     if value is None:
         return ""
+    if isinstance(value, float):  # an infinite one too, which templates refuse
+        return str(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else text_of(value)
 
 
@@ -168,7 +196,7 @@ def _parquet(rows: Sequence[Row], columns: Sequence[str], path: Path) -> bytes:
     try:
         table = pyarrow.table({column: [row.get(column) for row in rows] for column in columns})
         pyarrow.parquet.write_table(table, buffer)
-    except pyarrow.lib.ArrowException as error:
+    except (pyarrow.lib.ArrowException, OverflowError) as error:
         raise DataError(f"{path}: Parquet wants one type in a column ({error}); write .jsonl") from None
     return buffer.getvalue()
 
@@ -185,7 +213,7 @@ def _excel(rows: Sequence[Row], columns: Sequence[str], path: Path) -> bytes:
     for number, row in enumerate([dict(zip(columns, columns, strict=True)), *rows], start=1):
         for place, column in enumerate(columns, start=1):
             value, cell = row.get(column), sheet.cell(number, place)
-            if isinstance(value, bool | int | float):
+            if isinstance(value, bool | int | float) and abs(value) < _LONGEST_NUMBER:
                 cell.value = value
                 continue
             text = _cell(value)

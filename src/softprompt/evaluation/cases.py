@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, DataError
 from softprompt.library.binding import options_for
 from softprompt.library.passages import Passages
+from softprompt.names import base_name
 from softprompt.registry.records import Version
 from softprompt.rows.memory import rows_in_memory
 from softprompt.rows.places import PlacedRows
@@ -38,6 +39,8 @@ class Case:
     """The rows, blank ones left out as in training."""
     given: PlacedRows
     """All rows, blank ones too."""
+    remarks: tuple[str, ...] = ()
+    """What people should know of it before it is judged: a line each."""
 
     @property
     def rows(self) -> PlacedRows:
@@ -118,7 +121,8 @@ def case_of(library: Library, version: Version, task: Task, shown: str, passages
     form = passages.form_of(library, version, own)
     if own is not None:
         task.form = replace(task.form, retriever=form.retriever or own)  # before the rows are read, and get their passages
-    return _case(version, task, task.test, shown, form)
+    remarks = tuple(_told_differences(version, task, form))  # before the task has the version's form
+    return replace(_case(version, task, task.test, shown, form), remarks=remarks)
 
 
 def _on_rows(library: Library, ref: str, version: str | None, data: Rows, passages: Passages) -> Case:
@@ -141,6 +145,33 @@ def case_on(library: Library, version: Version, rows: PlacedRows, shown: str, pa
     form = passages.form_of(library, version)
     task = Task(parse_config(form_fields(form) | form.kind(), where=f"the card of {version.ref}"))
     return _case(version, task, rows, shown, form)
+
+
+def _told_differences(version: Version, task: Task, form: Form) -> Iterator[str]:
+    """That a task file says by now something else than the version was tuned with, which is what counts."""
+    config, own = task.config, task.form
+    differ = [key for key in _OF_FORM if getattr(own, key) != getattr(form, key)]
+    differ += [key for key in ("threshold", "answer_range") if getattr(config, key) not in (None, getattr(form, key))]
+    differ += ["max_new_tokens"] if own.labels is None and own.max_new_tokens != form.max_new_tokens else []
+    named = config.base or config.tokenizer_name_or_path
+    if named and base_name(task.base_options.address) != base_name(version.base):
+        differ.insert(0, "base")
+    if not differ:
+        return
+    others = " and ".join([", ".join(differ[:-1]), differ[-1]] if differ[1:] else differ)
+    yield (
+        f"{version.ref} is judged as it was tuned, and the task file has another {others} by now, which does not count "
+        "here; train again to have it"
+    )
+    if {*own.input.fields, own.target_field} != {*form.input.fields, form.target_field}:
+        yield f"{version.ref}: the file reads other columns by now, so test rows may be some that it was trained on"
+
+
+_OF_FORM = (
+    "input", "target", "labels", "fold_labels", "id2label", "problem_type", "label_separator", "metric", "no_answer",
+    "output_schema",
+)  # fmt: skip
+"""What a version was tuned with and a task file may say otherwise; keys of both."""
 
 
 def _case(version: Version, task: Task, rows: PlacedRows, shown: str, form: Form) -> Case:

@@ -112,7 +112,7 @@ def judge_cases(
     """
     groups: dict[BaseOptions, list[Case]] = {}
     for case in cases:
-        for remark in case.source.remarks_on_inputs(case.task.form):
+        for remark in (*case.remarks, *case.source.remarks_on_inputs(case.task.form)):
             progress.warn(remark)
         options = case.named if isinstance(base, FrozenBase) else case.options(BaseOptions.of(base))
         groups.setdefault(options, []).append(case)

@@ -17,6 +17,7 @@ from softprompt.http.errors import ApiError
 from softprompt.rows.tables import unique_keys
 from softprompt.text import lone_surrogate
 
+_CHARSET = re.compile(r"""charset\s*=\s*["']?([^"';\s]+)""", re.IGNORECASE)
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """Halves of characters beyond 16 bits, in escapes. They come in pairs, or else no text can be made of them."""
 
@@ -68,8 +69,24 @@ class _StrictRequest(Request):
         return read_json(await self.body())
 
 
+def _check_encoding(request: Request) -> None:
+    """Raises `ApiError` where headers say that a body is to be read otherwise than it is."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise ApiError(
+            400, f"content-encoding: a body in {coding[:40]!r} is not read; send it as it is, without this header",
+            code="unsupported_parameter", param="content-encoding",
+        )  # fmt: skip
+    charset = _CHARSET.search(request.headers.get("content-type", ""))
+    if charset is not None and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise ApiError(
+            400, f"content-type: a body in {charset[1][:40]!r} is not read; send it in UTF-8", code="unsupported_parameter",
+            param="content-type",
+        )  # fmt: skip
+
+
 class StrictRoute(APIRoute):
-    """A route that reads its body by `read_json`, and where it takes a query, none but what it names."""
+    """A route that reads its body by `read_json`, and takes no query but what it names: nothing sent is passed over."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, given a request of the stricter kind."""
@@ -77,14 +94,11 @@ class StrictRoute(APIRoute):
         known = {field.alias for field in self.dependant.query_params}
 
         async def strict(request: Request) -> Response:
-            for name in request.query_params if known else ():
+            for name in request.query_params:
                 if name not in known:
-                    raise ApiError(
-                        400,
-                        f"unknown query parameter {name!r}{nearest(name, known)}",
-                        code="unknown_parameter",
-                        param=name,
-                    )
+                    mend = nearest(name, known) if known else f"; {self.path} takes none, and reads its body"
+                    raise ApiError(400, f"unknown query parameter {name!r}{mend}", code="unknown_parameter", param=name)
+            _check_encoding(request)
             return await handle(_StrictRequest(request.scope, request.receive))
 
         return strict

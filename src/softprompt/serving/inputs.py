@@ -99,7 +99,10 @@ def text_of_input(form: Form, given: str | Mapping[str, Any], where: str = "the 
     texts = form.texts(dict(given), where)
     if len(texts) == 1:
         return next(iter(texts.values()))
-    return json.dumps({name: given[name] for name in texts}, ensure_ascii=False)
+    plain = {
+        name: given[name] if type(given[name]) in (str, bool, int, float, list) else text for name, text in texts.items()
+    }
+    return json.dumps(plain, ensure_ascii=False)
 
 
 def encode_inputs(base: FrozenBase, resident: Resident, texts: Sequence[str]) -> list[EncodedInput]:

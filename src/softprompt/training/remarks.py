@@ -10,6 +10,7 @@ from softprompt.evaluation.metrics import measure
 from softprompt.prompts.card import LONG, SHORT, is_best
 from softprompt.tasks.answers.kinds import number_text
 from softprompt.tasks.answers.labels import excerpt_of
+from softprompt.tasks.config.idle import idle_keys
 from softprompt.tasks.config.schedule import told_few
 from softprompt.tasks.form import Form, missing_start
 from softprompt.text import plural
@@ -70,6 +71,10 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         )
     if (end := task.form.rules(base).get("label_end")) is not None:
         yield f"{task.name}: the tokens of a label begin another's, so every label ends with {end}; rename one", False
+    for idle in idle_keys(task.config):
+        yield f"{task.name}: {idle}", True
+    if (left_out := _start_left_out(base, run)) is not None:
+        yield f"{task.name}: {left_out}", True
     if run.config.initializer == "RANDOM":
         yield f"{task.name}: random numbers lie near no token; LABELS or a text is a better start on most bases", False
     if (token := missing_start(base, task.form)) is not None:
@@ -117,6 +122,20 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         kept = shape[0] * shape[1]
         trained = network.numbers(*shape) + kept * network.trains_vectors
         yield f"{task.name}: {trained} numbers are trained, and the {kept} of the vectors that they make are kept", False
+
+
+def _start_left_out(base: FrozenBase, run: Run) -> str | None:
+    """That a prompt is too short for all that it is to start from."""
+    length, start = run.config.num_virtual_tokens, run.config.initializer
+    if start == "TEXT":
+        asked, what = len(base.encode([run.config.prompt_tuning_init_text or ""])[0]), "tokens of prompt_tuning_init_text"
+    elif start == "LABELS":
+        asked, what = len(run.task.form.labels or ()), "labels"
+    else:
+        return None
+    if asked <= length:
+        return None
+    return f"{asked} {what} are more than num_virtual_tokens, {length}: the prompt starts from the first {length} alone"
 
 
 def unwanted_tokens(run: Run) -> int:

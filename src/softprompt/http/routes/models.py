@@ -10,13 +10,13 @@ from starlette.responses import Response
 
 from softprompt.errors import NameRefused, NotFound
 from softprompt.http.auth import Caller, need
-from softprompt.http.body import respond
+from softprompt.http.body import StrictRoute, respond
 from softprompt.http.errors import unknown_model
 from softprompt.http.schemas import Fingerprint
 from softprompt.http.state import state_of
 from softprompt.serving.answers import ModelRow
 
-router = APIRouter(tags=["models"])
+router = APIRouter(route_class=StrictRoute, tags=["models"])
 
 Reader = Annotated[Caller, Depends(need("read"))]
 
