@@ -73,7 +73,7 @@ def served_library(tmp_path_factory: pytest.TempPathFactory, base: FrozenBase) -
 
 @pytest.fixture(scope="session")
 def two(served_library: Library, base: FrozenBase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
-    """Its workers hold prompts, and have room for two thirds of them, so that some are let go and given anew all the time."""
+    """Its workers hold prompts, and have room for two thirds of them: some are let go and given anew all the time."""
     with both(served_library, base, tmp_path_factory.mktemp("log") / "vllm.log", PROMPTS) as two:
         yield two
 
