@@ -25,8 +25,6 @@ LABELS = ("yes", "no", "the river", "the river bank")
 """One that begins another, so that it gets an end."""
 HELD_MB = "0.2"
 """Of the vectors of `publish_all`, 0.3 MB."""
-TIGHT = ("--num-gpu-blocks-override", "40")
-"""Blocks of keys and values for a few requests, so that vLLM interrupts some, lets their blocks go, and runs them anew."""
 
 
 def noise(base: FrozenBase, task: str, rows: int, seed: int, **form: object) -> SoftPrompt:
@@ -91,7 +89,7 @@ def by_vectors(two: Two, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 def both(library: Library, base: FrozenBase, log: Path, prompts: Sequence[str]) -> Iterator[Two]:
     environment = {"SOFTPROMPT_HOME": str(library.home), "SOFTPROMPT_HELD_MB": HELD_MB}
     assert base.path is not None
-    options = ("--served-model-name", "the-base", "--max-num-batched-tokens", "128", "--max-num-seqs", "16", *TIGHT)
+    options = ("--served-model-name", "the-base", "--max-num-batched-tokens", "128", "--max-num-seqs", "16")
     with running(base.path, log, *options, environment=environment, prompts=prompts) as vllm:
         engine = ContinuousEngine(architecture_of(base))
         with serving(library, base, engine=engine) as ours:

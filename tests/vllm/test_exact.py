@@ -9,7 +9,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx2
 import pytest
 
 from tests.vllm.conftest import HELD_MB, Two
@@ -21,9 +20,9 @@ ROWS = int(os.environ.get("SOFTPROMPT_VLLM_ROWS", "1000"))
 """Requests of the long run."""
 
 
-def compare(two: Two, path: str, body: dict[str, Any], given: httpx2.Response | None = None) -> str:
+def compare(two: Two, path: str, body: dict[str, Any]) -> str:
     """`same`, `tie`, or what differs."""
-    given = two.vllm.post(path, body) if given is None else given
+    given = two.vllm.post(path, body)
     wanted = two.ours.http.post(two.ours.url + path, json=body)
     if given.status_code != wanted.status_code:
         return f"{given.status_code} {given.text} and {wanted.status_code} {wanted.text}"
@@ -56,22 +55,6 @@ def test_random_mixed_requests(request: pytest.FixtureRequest, way: str, said: s
     wrong = [(request, reason) for request, reason in zip(requests, found, strict=True) if reason not in ("same", "tie")]
     assert not wrong, wrong[:3]
     assert counts["tie"] <= ROWS // 50, "so many ties are none"
-
-
-@WAYS
-def test_interrupted_requests(request: pytest.FixtureRequest, way: str, said: str) -> None:
-    """More at once than there are blocks for: vLLM lets some begin anew, and each answer is as if it had run alone."""
-    two: Two = request.getfixturevalue(way)
-    before = two.vllm.metric("vllm:num_preemptions_total")
-    models = ["tell@2", "tell@3", "say", "kind@4"]
-    bodies = [{"model": models[n % 4], "prompt": f"{n} {'a red river ' * 9}", "max_tokens": 120} for n in range(16)]
-    with ThreadPoolExecutor(16) as pool:
-        given = list(pool.map(lambda body: two.vllm.post("/v1/completions", body), bodies))
-    assert two.vllm.metric("vllm:num_preemptions_total") > before, "some were interrupted"
-    assert {answer.status_code for answer in given} == {200}
-    found = [compare(two, "/v1/completions", body, answer) for body, answer in zip(bodies, given, strict=True)]
-    assert set(found) <= {"same", "tie"}, found
-    assert found.count("same") > 8
 
 
 def test_another_prompt_is_another_answer(two: Two) -> None:
