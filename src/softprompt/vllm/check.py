@@ -1,16 +1,14 @@
-"""What is found out of a vLLM before prompts are served on it: how it was started, what it makes of vectors, and whether its
-workers can hold them.
-"""
+"""What is found out of a vLLM before prompts are served: what it makes of vectors, and whether its workers can hold them."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from softprompt.engines.protocol import NO_PROMPT, ScoreJob, Vectors
-from softprompt.errors import BaseModelError, ConfigError, SoftPromptError, reason_of
+from softprompt.errors import BaseModelError, SoftPromptError, reason_of
 from softprompt.vllm.held import EXTENSION, ROOM, HeldPrompts, room_for_prompts
 from softprompt.vllm.seam import unlike
 
@@ -19,26 +17,6 @@ if TYPE_CHECKING:
 
 # Under a name of vLLM's, so that it goes where vLLM's own lines go.
 _log = logging.getLogger("vllm.softprompt")
-
-
-def most_logprobs(config: Any) -> int:
-    """The most log-probabilities that a request may ask for, of a vLLM that prompts can be served by.
-
-    Args:
-        config: vLLM's `ModelConfig`.
-
-    Raises:
-        ConfigError: it was started in a way in which they cannot.
-    """
-    if not config.enable_prompt_embeds:
-        raise ConfigError("this vLLM takes no vectors; start it with --enable-prompt-embeds")
-    if str(config.logprobs_mode) != "raw_logprobs":
-        raise ConfigError(
-            f"this vLLM gives {config.logprobs_mode} in the place of log-probabilities; start it without --logprobs-mode"
-        )
-    if config.max_logprobs < 0:
-        return int(config.get_vocab_size())
-    return int(config.max_logprobs)
 
 
 async def check_vectors(engine: VllmEngine) -> None:

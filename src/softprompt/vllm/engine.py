@@ -42,9 +42,9 @@ from softprompt.errors import ConfigError, EngineBusy, EngineError, reason_of
 from softprompt.model.kinds.causal import Causal
 from softprompt.model.label_scores import Labels
 from softprompt.text import plural
-from softprompt.vllm.check import most_logprobs
 from softprompt.vllm.held import HeldPrompts
 from softprompt.vllm.outline import OutlineBase
+from softprompt.vllm.seam import most_logprobs
 
 LEAST_TEMPERATURE = 0.01
 """vLLM draws at this temperature where a lower one, not 0, is asked for."""

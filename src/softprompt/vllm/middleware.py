@@ -99,7 +99,7 @@ async def serve_beside(vllm: ASGIApp, state: Any) -> _Served:
     Raises:
         SoftPromptError: of any kind; nothing is served then.
     """
-    from softprompt.vllm.seam import part
+    from softprompt.vllm.seam import most_logprobs, part
 
     client, models, args = (part(state, name) for name in ("engine_client", "openai_serving_models", "args"))
     for name in ("generate", "errored", "model_config", "vllm_config"):
@@ -113,7 +113,7 @@ async def serve_beside(vllm: ASGIApp, state: Any) -> _Served:
     from softprompt.library.library import Library
     from softprompt.library.passages import Passages
     from softprompt.serving.service import AsyncService
-    from softprompt.vllm.check import check_vectors, most_logprobs
+    from softprompt.vllm.check import check_vectors
     from softprompt.vllm.engine import VllmEngine
     from softprompt.vllm.outline import load_outline
     from softprompt.vllm.routes import PREFIX, TwoServers
