@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from softprompt.bases.base import FrozenBase
+from softprompt.vllm.worker import PromptHolder
 from tests.bases.test_outline import settings
 
 BLOCK = 4
@@ -23,7 +25,7 @@ class SamplingParams(SimpleNamespace):
 
     FIELDS = frozenset(
         "max_tokens temperature top_p top_k seed logprobs stop_token_ids allowed_token_ids ignore_eos detokenize "
-        "output_kind skip_clone".split()
+        "output_kind skip_clone extra_args".split()
     )
 
     def __init__(self, **fields: Any) -> None:
@@ -34,18 +36,56 @@ class SamplingParams(SimpleNamespace):
 
 def install(patch: pytest.MonkeyPatch) -> None:
     """Its modules."""
-    made = {name: ModuleType(name) for name in ("vllm", "vllm.sampling_params", "vllm.inputs")}
+    packages = ("vllm.v1", "vllm.v1.core", "vllm.v1.core.sched", "vllm.v1.core.sched.output")
+    made = {name: ModuleType(name) for name in ("vllm", "vllm.sampling_params", "vllm.inputs", *packages)}
     told: dict[str, Any] = {
         "vllm": {"SamplingParams": SamplingParams, "__version__": "9.9"},
         "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(DELTA="delta")},
         "vllm.inputs": {
-            "tokens_input": lambda ids: {"ids": ids},
+            "tokens_input": lambda ids, cache_salt=None: {"ids": ids, "salt": cache_salt},
             "embeds_input": lambda embeds, cache_salt: {"embeds": embeds, "salt": cache_salt},
         },
+        "vllm.v1.core.sched.output": {"NewRequestData": NewRequestData},
     }
     for name, module in made.items():
-        vars(module).update(told[name])
+        vars(module).update(told.get(name, {}))
         patch.setitem(sys.modules, name, module)
+
+
+@dataclass
+class NewRequestData:
+    """A request as workers see it first."""
+
+    prompt_token_ids: list[int] | None
+    sampling_params: Any
+    prompt_embeds: torch.Tensor | None = None
+    prompt_is_token_ids: list[bool] | None = None
+
+
+class FakeWorker(PromptHolder):
+    """A worker with ours mixed in, which makes the rows that a model would see."""
+
+    def __init__(self, base: FrozenBase) -> None:
+        self.base = base
+        self.most = 0
+        """The most bytes that it has held."""
+
+    def execute_model(self, scheduler_output: Any) -> list[torch.Tensor]:
+        """What stands at each position of each request."""
+        return [self._rows(request) for request in scheduler_output.scheduled_new_reqs]
+
+    def held(self) -> dict[str, torch.Tensor]:
+        """All that it holds, by digests."""
+        return {digest: rows for mine in getattr(self, "_softprompt_held", {}).values() for digest, rows in mine.items()}
+
+    def _rows(self, request: NewRequestData) -> torch.Tensor:
+        assert request.prompt_token_ids is not None
+        rows_SD = self.base.embed(torch.tensor(request.prompt_token_ids))
+        if request.prompt_embeds is None:
+            return rows_SD
+        assert request.prompt_is_token_ids is not None
+        tokens_S1 = torch.tensor(request.prompt_is_token_ids)[:, None]
+        return torch.where(tokens_S1, rows_SD, request.prompt_embeds)
 
 
 class FakeClient:
@@ -58,7 +98,10 @@ class FakeClient:
             base.path, enable_prompt_embeds=True, logprobs_mode="raw_logprobs", max_logprobs=5, max_model_len=96
         )
         cache = SimpleNamespace(block_size=BLOCK, enable_prefix_caching=True)
-        self.vllm_config = SimpleNamespace(cache_config=cache)
+        self.vllm_config = SimpleNamespace(cache_config=cache, parallel_config=SimpleNamespace(worker_extension_cls=""))
+        self.worker = FakeWorker(base)
+        self.calls: list[tuple[Any, ...]] = []
+        """Of its worker."""
         self.asked: list[tuple[Any, SamplingParams]] = []
         """Each request's prompt and settings."""
         self.dies_after: int | None = None
@@ -66,10 +109,22 @@ class FakeClient:
         self.forgets_vectors = False
         """Whether it takes vectors for rows of zeros, as vLLM has done."""
 
+    async def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[Any]:
+        """Have its worker do something, a little later."""
+        self.calls.append((method, *args))
+        await asyncio.sleep(0.001)
+        result = getattr(self.worker, method)(*args)
+        self.worker.most = max(self.worker.most, sum(rows.nbytes for rows in self.worker.held().values()))
+        return [result]
+
     async def generate(self, prompt: Any, sampling: SamplingParams, name: str) -> AsyncIterator[Any]:
         """Greedy tokens, one at a time."""
         self.asked.append((prompt, sampling))
-        rows_TD = prompt["embeds"] if "embeds" in prompt else self.base.embed(torch.tensor(prompt["ids"]))
+        if "embeds" in prompt:
+            rows_TD = prompt["embeds"]
+        else:
+            step = SimpleNamespace(scheduled_new_reqs=[NewRequestData(prompt["ids"], sampling)])
+            (rows_TD,) = self.worker.execute_model(step)
         if "embeds" in prompt and self.forgets_vectors:
             rows_TD = torch.zeros_like(rows_TD)
         for count in range(sampling.max_tokens):

@@ -324,6 +324,7 @@ OF_OTHERS = {
     *("--adapter-cache", "--prefix-store-path", "--model", "--summary", "--block-size", "--api-server-count", "--api-key"),
     *("--enable-prompt-embeds", "--hf-overrides", "--logprobs-mode", "--max-logprobs", "--middleware", "--tokenizer"),
     *("--served-model-name", "--build-arg", "--install-completion"),
+    *("--worker-extension-cls", "--enable-elastic-ep", "--enable-log-requests"),
 }
 """Options of launchers, of other servers, of benchmarks and of the command line's library, which documents name too."""
 

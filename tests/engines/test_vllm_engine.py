@@ -19,6 +19,7 @@ from softprompt.bases.options import BaseOptions
 from softprompt.engines.protocol import NO_PROMPT, EmbedJob, GenerateJob, ReadJob, Sampling, ScoreJob, Scores, Vectors
 from softprompt.errors import BaseModelError, ConfigError, EngineBusy, EngineError, SoftPromptError
 from softprompt.vllm import arguments
+from softprompt.vllm.check import check_vectors
 from softprompt.vllm.engine import VllmEngine
 from softprompt.vllm.outline import load_outline
 from softprompt.vllm.start import start_vllm
@@ -75,7 +76,7 @@ def test_it_answers_as_the_base_does(client: FakeClient, base: FrozenBase, rows:
 
 def test_a_vllm_that_makes_the_same_of_vectors_passes(client: FakeClient) -> None:
     async def check() -> None:
-        await VllmEngine(client, load_outline(client.model_config), asyncio.get_running_loop()).check_vectors()
+        await check_vectors(VllmEngine(client, load_outline(client.model_config), asyncio.get_running_loop()))
 
     asyncio.run(check())
     assert any("embeds" in prompt for prompt, _ in client.asked)
@@ -86,7 +87,7 @@ def refused(client: FakeClient) -> SoftPromptError:
     """Why a server on this vLLM does not start."""
 
     async def check() -> None:
-        await VllmEngine(client, load_outline(client.model_config), asyncio.get_running_loop()).check_vectors()
+        await check_vectors(VllmEngine(client, load_outline(client.model_config), asyncio.get_running_loop()))
 
     with pytest.raises(SoftPromptError) as caught:
         asyncio.run(check())

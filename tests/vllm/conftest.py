@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from tests.http_server import Running, serving
 from tests.models import some_prefix
-from tests.vllm.server import Vllm, running
+from tests.vllm.server import BY_VECTORS, PROMPTS, Vllm, running
 
 LABELS = ("yes", "no", "the river", "the river bank")
 """One that begins another, so that it gets an end."""
+HELD_MB = "0.2"
+"""Of the vectors of `publish_all`, 0.3 MB."""
 
 
 def noise(base: FrozenBase, task: str, rows: int, seed: int, **form: object) -> SoftPrompt:
@@ -70,15 +73,28 @@ def served_library(tmp_path_factory: pytest.TempPathFactory, base: FrozenBase) -
 
 @pytest.fixture(scope="session")
 def two(served_library: Library, base: FrozenBase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
-    log = tmp_path_factory.mktemp("log") / "vllm.log"
-    environment = {"SOFTPROMPT_HOME": str(served_library.home)}
+    """Its workers hold prompts, and have room for two thirds of them: some are let go and given anew all the time."""
+    with both(served_library, base, tmp_path_factory.mktemp("log") / "vllm.log", PROMPTS) as two:
+        yield two
+
+
+@pytest.fixture(scope="session")
+def by_vectors(two: Two, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+    """The same on a server that is sent vectors with each request."""
+    with both(two.library, two.base, tmp_path_factory.mktemp("log") / "vectors.log", BY_VECTORS) as one:
+        yield one
+
+
+@contextmanager
+def both(library: Library, base: FrozenBase, log: Path, prompts: Sequence[str]) -> Iterator[Two]:
+    environment = {"SOFTPROMPT_HOME": str(library.home), "SOFTPROMPT_HELD_MB": HELD_MB}
     assert base.path is not None
     options = ("--served-model-name", "the-base", "--max-num-batched-tokens", "128", "--max-num-seqs", "16")
-    with running(base.path, log, *options, environment=environment) as vllm:
+    with running(base.path, log, *options, environment=environment, prompts=prompts) as vllm:
         engine = ContinuousEngine(architecture_of(base))
-        with serving(served_library, base, engine=engine) as ours:
+        with serving(library, base, engine=engine) as ours:
             ours.http.timeout = 300
-            yield Two(vllm, ours, served_library, base)
+            yield Two(vllm, ours, library, base)
 
 
 @pytest.fixture

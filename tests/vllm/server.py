@@ -59,8 +59,10 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-PROMPTS = ("--middleware", "softprompt.vllm.middleware.SoftPrompts", "--enable-prompt-embeds")
-"""What a server is given to serve prompts by name."""
+BY_VECTORS = ("--middleware", "softprompt.vllm.middleware.SoftPrompts", "--enable-prompt-embeds")
+"""What a server is given to serve prompts by name, their vectors sent with each request."""
+PROMPTS = (*BY_VECTORS, "--worker-extension-cls", "softprompt.vllm.worker.PromptHolder")
+"""The same with vectors that its workers hold."""
 
 
 def start(

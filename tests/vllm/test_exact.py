@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.conftest import Two
+from tests.vllm.conftest import HELD_MB, Two
 from tests.vllm.same import TOLERANCE, difference, draw, smallest_gap, telling
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
@@ -35,8 +35,18 @@ def compare(two: Two, path: str, body: dict[str, Any]) -> str:
     return "tie" if smallest_gap(told) < TOLERANCE else found
 
 
-def test_random_mixed_requests(two: Two) -> None:
+WAYS = pytest.mark.parametrize(
+    ("way", "said"),
+    [("two", f"workers hold prompts, {HELD_MB} MB"), ("by_vectors", "softprompt: vectors go to vLLM with each request")],
+)
+"""Where prompts' vectors are, and what the log says of it."""
+
+
+@WAYS
+def test_random_mixed_requests(request: pytest.FixtureRequest, way: str, said: str) -> None:
     """No row is wrong; rows whose two best answers lie closer than rounding are counted apart."""
+    two: Two = request.getfixturevalue(way)
+    assert said in two.vllm.log.read_text()
     requests = draw(ROWS, seed=7, base_name=two.ours.service.base_name)
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda request: compare(two, *request), requests))

@@ -68,6 +68,7 @@ def test_it_serves_and_ends(log_file: Path, tmp_path: Path) -> None:
                     given, wanted = http.post(row["url"] + path, json=body), ours.http.post(ours.url + path, json=body)
                     assert given.status_code == wanted.status_code, given.text
                     assert difference(wanted.json(), given.json()) is None
+            assert "vLLM's workers hold prompts, 256 MB of them at most" in log_file.read_text()
             process.send_signal(signal.SIGTERM)
             assert process.wait(120) == 0, log_file.read_text()[-4000:]
             rest = process.stdout.read()

@@ -1,7 +1,8 @@
 """The engine over vLLM's own: jobs of vectors and token ids, run by an engine that vLLM started.
 
-A prompt's vectors and the input's own embeddings go to vLLM as one matrix (`prompt_embeds`), so nothing depends on how an
-engine mixes the two. vLLM keeps the keys and values of whole blocks of it by what they hold, and so a prompt's once.
+Where vLLM's workers hold prompts (`held.py`), a request is token ids and a prompt's digest. Elsewhere a prompt's vectors and
+the input's own embeddings go with it as one matrix (`prompt_embeds`), so nothing depends on how an engine mixes the two.
+vLLM keeps the keys and values of whole blocks of either, and so a prompt's once.
 
 Shapes: P virtual tokens, T tokens of an input, D width.
 """
@@ -15,7 +16,7 @@ import math
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -37,17 +38,20 @@ from softprompt.engines.protocol import (
     Vectors,
 )
 from softprompt.engines.validate import Validator
-from softprompt.errors import BaseModelError, ConfigError, EngineBusy, EngineError, SoftPromptError, reason_of
+from softprompt.errors import ConfigError, EngineBusy, EngineError, reason_of
 from softprompt.model.kinds.causal import Causal
 from softprompt.model.label_scores import Labels
 from softprompt.text import plural
+from softprompt.vllm.held import HeldPrompts
 from softprompt.vllm.outline import OutlineBase
-from softprompt.vllm.seam import unlike
+from softprompt.vllm.seam import most_logprobs
 
 LEAST_TEMPERATURE = 0.01
 """vLLM draws at this temperature where a lower one, not 0, is asked for."""
 USUAL_LOGPROBS = 20
 """Likeliest tokens that are asked for where labels are scored; vLLM lets requests ask for as many unless told otherwise."""
+ANY_TOKEN = 0
+"""Stands where workers put vectors. Of a prompt always the same, since vLLM's cache knows blocks by their tokens."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,13 +90,15 @@ class VllmEngine(Engine):
             ConfigError: vLLM was started in a way in which prompts could not be served.
         """
         self.client, self.base, self.loop = client, base, loop
-        self._bound, self._most = max_waiting, check_settings(client.model_config)
+        self._bound, self._most = max_waiting, most_logprobs(client.model_config)
         self._validator = Validator(_Elsewhere(base))
-        self._name, self._numbers = secrets.token_hex(4), itertools.count()
+        self.name, self._numbers = secrets.token_hex(4), itertools.count()
         self._lock = threading.Lock()
         self._tickets: set[_Ticket] = set()
         self._running = self._steps = self._hits = self._misses = 0
         self._accepts = True
+        self.held: HeldPrompts | None = None
+        """What vLLM's workers hold; while there is none, vectors go with each request."""
 
     @property
     def max_waiting(self) -> int:
@@ -148,35 +154,6 @@ class VllmEngine(Engine):
             for future in late:
                 future.cancel()
 
-    async def check_vectors(self) -> None:
-        """Find out, on a few tokens, whether vLLM makes the same of vectors as of the tokens whose embeddings they are.
-
-        Raises:
-            BaseModelError: it does not, so that no prompt would answer as it was tuned to.
-            ConfigError: it cannot be asked.
-            EngineError: it failed.
-        """
-        usable = [token for token in range(len(self.base.embedding.weight)) if token not in self.base.spelling.unusable]
-        ids = usable[:: max(1, len(usable) // 12)][:12]
-        front, behind, labels = ids[:6], tuple(ids[6:]), ((ids[0],), (ids[1], ids[2]))
-        rows_TD = self.base.embed(torch.tensor(front, device=self.base.device))
-        try:
-            told = await self._scores(ScoreJob(Vectors("", None), (*front, *behind), labels))
-            given = await self._scores(ScoreJob(Vectors(f"check-{self._name}", rows_TD), behind, labels))
-        except SoftPromptError:
-            raise
-        except (ImportError, AttributeError, TypeError, KeyError, IndexError) as error:
-            raise unlike(error) from error
-        except Exception as error:
-            raise self._failure(error) from error
-        apart = max(abs(one - two) for one, two in zip(told, given, strict=True))
-        if not apart <= (1e-2 if self.base.dtype == torch.float32 else 0.5):
-            raise BaseModelError(
-                f"on {self.base.name} this vLLM makes something else of vectors than of tokens with those embeddings: "
-                f"log-probabilities lie {apart:.3g} apart, so prompts would not answer as they were tuned to; serve them "
-                "with `softprompt serve`"
-            )
-
     def _check(self, job: Job) -> None:
         """Raises `ConfigError` for what vLLM cannot do, and as the other engines for what nobody could."""
         if isinstance(job, EmbedJob):
@@ -221,7 +198,7 @@ class VllmEngine(Engine):
         """A job to its end; whatever goes wrong is delivered."""
         try:
             if isinstance(job, ScoreJob):
-                deliver(Scores(await self._scores(job)))
+                deliver(Scores(await self.score(job)))
             elif isinstance(job, GenerateJob):
                 await self._generate(job, deliver)
         except asyncio.CancelledError:
@@ -231,9 +208,10 @@ class VllmEngine(Engine):
         except EngineError as error:
             deliver(error)
         except Exception as error:
-            deliver(self._failure(error))
+            deliver(self.failure(error))
 
-    def _failure(self, error: Exception) -> EngineError:
+    def failure(self, error: Exception) -> EngineError:
+        """What is said of an error of vLLM's."""
         if self.client.errored:
             return EngineError("vLLM's engine ended while it ran this; start the server again")
         _log.error("vLLM failed", exc_info=error)
@@ -267,7 +245,7 @@ class VllmEngine(Engine):
                             return
         raise EngineError("vLLM ended the answer before its last token; try again")
 
-    async def _scores(self, job: ScoreJob) -> tuple[float, ...]:
+    async def score(self, job: ScoreJob) -> tuple[float, ...]:
         """Summed log-probability of each label. What labels begin with in common is run once; of each place the next tokens
         are asked for together."""
         places: dict[tuple[int, ...], set[int]] = {}
@@ -304,19 +282,24 @@ class VllmEngine(Engine):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        # End tokens are named by each request, and text is made of tokens here, as by the other engines.
-        sampling = SamplingParams(
-            **settings, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA, skip_clone=True
-        )
-        name = f"softprompt-{self._name}-{next(self._numbers)}"
+        name = f"softprompt-{self.name}-{next(self._numbers)}"
         first = True
-        async with aclosing(self.client.generate(self._prompt(prompt, ids), sampling, name)) as outputs:
-            async for output in outputs:
-                if first and prompt.vectors_PD is not None:
-                    self._count(len(prompt), output.num_cached_tokens or 0)
-                first = False
-                self._steps += 1
-                yield output.outputs[0]
+        held = self.held if prompt.vectors_PD is not None else None
+        async with nullcontext() if held is None else held.holding(prompt) as wanted:
+            if wanted is not None:
+                settings = {**settings, "extra_args": wanted}
+            # End tokens are named by each request, and text is made of tokens here, as by the other engines.
+            sampling = SamplingParams(
+                **settings, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA, skip_clone=True
+            )
+            given = self._prompt(prompt, ids, held=wanted is not None)
+            async with aclosing(self.client.generate(given, sampling, name)) as outputs:
+                async for output in outputs:
+                    if first and prompt.vectors_PD is not None:
+                        self._count(len(prompt), output.num_cached_tokens or 0)
+                    first = False
+                    self._steps += 1
+                    yield output.outputs[0]
 
     def _count(self, length: int, cached: int) -> None:
         """Whether a prompt's keys and values were there: all blocks of it that hold nothing else."""
@@ -326,36 +309,21 @@ class VllmEngine(Engine):
         else:
             self._misses += 1
 
-    def _prompt(self, prompt: Vectors, ids: Sequence[int]) -> Any:
-        """A prompt and an input as vLLM takes them: all of it vectors, as vLLM's cache knows vectors by their numbers, and
-        where tokens stand between vectors not at all. The salt keeps rows of a prompt apart from those of any other."""
+    def _prompt(self, prompt: Vectors, ids: Sequence[int], held: bool) -> Any:
+        """A prompt and an input as vLLM takes them. The salt keeps what vLLM's cache has of a prompt apart from that of any
+        other. Where workers hold the prompt, any token stands at each of its positions, and the salt alone says which it is;
+        else all of it is vectors, as the cache knows vectors by their numbers, and where tokens stand between vectors not at
+        all."""
         from vllm.inputs import embeds_input, tokens_input
 
         if prompt.vectors_PD is None:
             return tokens_input(list(ids))
+        salt = f"{prompt.digest}:{len(prompt)}"
+        if held:
+            return tokens_input([ANY_TOKEN] * len(prompt) + list(ids), cache_salt=salt)
         rows_TD = self.base.embed(torch.tensor(ids, device=self.base.device))
         embeds_SD = torch.cat([prompt.on(self.base), rows_TD])
-        return embeds_input(embeds_SD, cache_salt=f"{prompt.digest}:{len(prompt)}")
-
-
-def check_settings(config: Any) -> int:
-    """The most log-probabilities that a request may ask for, of a vLLM that prompts can be served by.
-
-    Args:
-        config: vLLM's `ModelConfig`.
-
-    Raises:
-        ConfigError: it was started in a way in which they cannot.
-    """
-    if not config.enable_prompt_embeds:
-        raise ConfigError("this vLLM takes no vectors; start it with --enable-prompt-embeds")
-    if str(config.logprobs_mode) != "raw_logprobs":
-        raise ConfigError(
-            f"this vLLM gives {config.logprobs_mode} in the place of log-probabilities; start it without --logprobs-mode"
-        )
-    if config.max_logprobs < 0:
-        return int(config.get_vocab_size())
-    return int(config.max_logprobs)
+        return embeds_input(embeds_SD, cache_salt=salt)
 
 
 def _probability(token: int, row: Any, count: int) -> TokenProbability:

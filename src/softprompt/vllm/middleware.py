@@ -1,10 +1,12 @@
 """Prompts by name on an unmodified vLLM: the middleware that `vllm serve --middleware` puts before its routes.
 
-    SOFTPROMPT_HOME=... vllm serve BASE --enable-prompt-embeds --middleware softprompt.vllm.middleware.SoftPrompts
+    SOFTPROMPT_HOME=... vllm serve BASE --enable-prompt-embeds --middleware softprompt.vllm.middleware.SoftPrompts \\
+        --worker-extension-cls softprompt.vllm.worker.PromptHolder
 
 Of vLLM it uses: `--middleware`, which makes the class and has it see the server start and end (ASGI's lifespan);
 `app.state.engine_client`, `.openai_serving_models` and `.args`; of the client `generate`, `errored`, `model_config` and
 `vllm_config`; and prompts as `prompt_embeds`. Where one of them is missing the server does not start, and says which.
+Without the last option, or where workers cannot, vectors go with each request, and it says that.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ async def serve_beside(vllm: ASGIApp, state: Any) -> _Served:
     Raises:
         SoftPromptError: of any kind; nothing is served then.
     """
-    from softprompt.vllm.seam import part
+    from softprompt.vllm.seam import most_logprobs, part
 
     client, models, args = (part(state, name) for name in ("engine_client", "openai_serving_models", "args"))
     for name in ("generate", "errored", "model_config", "vllm_config"):
@@ -111,11 +113,12 @@ async def serve_beside(vllm: ASGIApp, state: Any) -> _Served:
     from softprompt.library.library import Library
     from softprompt.library.passages import Passages
     from softprompt.serving.service import AsyncService
-    from softprompt.vllm.engine import VllmEngine, check_settings
+    from softprompt.vllm.check import check_vectors
+    from softprompt.vllm.engine import VllmEngine
     from softprompt.vllm.outline import load_outline
     from softprompt.vllm.routes import PREFIX, TwoServers
 
-    check_settings(client.model_config)
+    most_logprobs(client.model_config)
     tenant = os.environ.get("SOFTPROMPT_TENANT") or "default"
     library = await asyncio.to_thread(Library.open, tenant=tenant, create=False)
     try:
@@ -130,7 +133,7 @@ async def serve_beside(vllm: ASGIApp, state: Any) -> _Served:
             )
         base = await asyncio.to_thread(load_outline, client.model_config)
         engine = VllmEngine(client, base, asyncio.get_running_loop())
-        await engine.check_vectors()
+        await check_vectors(engine)
         service = AsyncService(library, base, engine, passages=Passages(None, log.warning))
     except BaseException:
         library.close()

@@ -35,3 +35,23 @@ def unlike(error: Exception) -> ConfigError:
     return ConfigError(
         f"{version()} cannot be called as serving prompts asks for ({type(error).__name__}: {reason_of(error)}); {_VERSIONS}"
     )
+
+
+def most_logprobs(config: Any) -> int:
+    """The most log-probabilities that a request may ask for, of a vLLM that prompts can be served by.
+
+    Args:
+        config: vLLM's `ModelConfig`.
+
+    Raises:
+        ConfigError: it was started in a way in which they cannot.
+    """
+    if not config.enable_prompt_embeds:
+        raise ConfigError("this vLLM takes no vectors; start it with --enable-prompt-embeds")
+    if str(config.logprobs_mode) != "raw_logprobs":
+        raise ConfigError(
+            f"this vLLM gives {config.logprobs_mode} in the place of log-probabilities; start it without --logprobs-mode"
+        )
+    if config.max_logprobs < 0:
+        return int(config.get_vocab_size())
+    return int(config.max_logprobs)

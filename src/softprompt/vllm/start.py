@@ -13,7 +13,9 @@ from softprompt.bases.files.locate import locate
 from softprompt.bases.options import DEFAULT_BASE, BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, EngineError, nearest, reason_of
 from softprompt.vllm.arguments import OURS, check_vllm
+from softprompt.vllm.check import check_vectors
 from softprompt.vllm.engine import VllmEngine
+from softprompt.vllm.held import EXTENSION
 from softprompt.vllm.outline import OutlineBase, load_outline
 from softprompt.vllm.seam import part, unlike
 
@@ -91,6 +93,8 @@ async def _start(
     if path.is_file():
         raise BaseModelError(f"{source!r} is a GGUF file, whose prompts are not served by vLLM; give it a folder or an id")
     told = {"disable_log_stats": True, **arguments, "enable_prompt_embeds": True}
+    if "worker_extension_cls" in known:
+        told.setdefault("worker_extension_cls", EXTENSION)
     try:
         config = make_config(
             AsyncEngineArgs(model=str(path), dtype=options.dtype, trust_remote_code=options.trust_remote_code, **told)
@@ -106,7 +110,7 @@ async def _start(
         ) from error
     try:
         engine = StartedVllm(client, base, loop, max_waiting=max_waiting)
-        await engine.check_vectors()
+        await check_vectors(engine)
     except BaseException as error:
         client.shutdown()
         if isinstance(error, EngineError):
