@@ -27,7 +27,7 @@ def test_a_page_replaces_pages_alone(tmp_path: Path) -> None:
         check_page(page, "--html")
     with pytest.raises(ConfigError, match=r"--plot .*later' is a folder; name a file in it"):
         check_page(page.parent, "--plot")
-    with pytest.raises(ConfigError, match=r"page.html' is no folder; name another file"):
+    with pytest.raises(ConfigError, match=r"page.html' is a file and no folder; name another place"):
         check_page(page / "inside.html", "--html")
 
 

@@ -12,6 +12,8 @@ import torch
 import transformers
 
 from softprompt.bases.base import FrozenBase
+from softprompt.bases.gguf.file import read_gguf
+from softprompt.bases.gguf.tokenizer import begin_token
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
@@ -49,6 +51,12 @@ def test_every_weight_is_what_transformers_reads(name: str, request: pytest.Fixt
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("name", "begins"), [("smollm2", None), ("gemma3", "<bos>")])
+def test_what_begins_a_text_is_known_by_the_file_alone(name: str, begins: str | None, request: pytest.FixtureRequest) -> None:
+    base: FrozenBase = request.getfixturevalue(name)
+    assert begin_token(read_gguf(Path(str(base.path)))) == base.spelling.begins_with == begins
+
+
 def test_smollm2_answers_as_transformers_does(smollm2: FrozenBase, library: Library) -> None:
     assert smollm2.path is not None
     where = {"pretrained_model_name_or_path": smollm2.path.parent, "gguf_file": smollm2.path.name}

@@ -74,7 +74,7 @@ def init(
             found, task_type = _look(base, file.parent)
             headed = task_type == "SEQ_CLS"
             frame = _frame(base, file.parent) if chat else None
-            begins = _begins(base, file.parent) if task_type == "CAUSAL_LM" else None
+            begins = _begins(base, found) if task_type == "CAUSAL_LM" else None
         if not chat and chat_templates(found):
             told = f"{base.address} has a chat template; --chat words the input in it"
     draft = draft_task(
@@ -119,17 +119,25 @@ def _look(base: BaseOptions, folder: Path) -> tuple[Path, str]:
     return found, task_type_of_config(config)
 
 
-def _begins(base: BaseOptions, folder: Path) -> str | None:
-    """What the tokenizer of a base begins texts with.
+def _begins(base: BaseOptions, found: Path) -> str | None:
+    """What the tokenizer of a base begins texts with: of a GGUF file by its metadata, else by the tokenizer itself, which
+    takes torch.
 
     Raises:
         BaseModelError: it cannot be read.
     """
-    from softprompt.bases.files.locate import beside
+    from softprompt.bases.files.locate import BUILTIN
+    from softprompt.bases.gguf.file import read_gguf
+    from softprompt.bases.gguf.tokenizer import begin_token
+
+    if found.is_file():
+        return begin_token(read_gguf(found))
+    if found in BUILTIN.values():  # which begin texts with nothing
+        return None
     from softprompt.bases.reading import read_tokenizer
     from softprompt.bases.spelling import Spelling
 
-    return Spelling(read_tokenizer(replace(base, source=beside(base.address, folder))), base.address, None).begins_with
+    return Spelling(read_tokenizer(replace(base, source=str(found))), base.address, None).begins_with
 
 
 def _frame(base: BaseOptions, folder: Path) -> ChatFrame:

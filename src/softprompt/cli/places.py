@@ -44,6 +44,6 @@ def _check_writable(file: Path, option: str) -> None:
     if file.is_dir():
         raise ConfigError(f"{option} {str(file)!r} is a folder; name a file in it")
     if not above.is_dir():
-        raise ConfigError(f"{option} {str(file)!r}: {str(above)!r} is no folder; name another file")
+        raise ConfigError(f"{option} {str(file)!r}: {str(above)!r} is a file and no folder; name another place")
     if not os.access(above, os.W_OK | os.X_OK):
         raise ConfigError(f"{option} {str(file)!r}: the folder {str(above)!r} may not be written; name another file")

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.gguf.file import read_gguf
-from softprompt.bases.gguf.tokenizer import tokenizer_of
+from softprompt.bases.gguf.tokenizer import begin_token, tokenizer_of
 from tests.gguf_files import save_gguf, vocabulary
 from tests.models import tokenizer
 
@@ -58,6 +58,16 @@ def test_special_tokens_template_and_settings_are_the_files(tmp_path: Path) -> N
     assert found("<end>", add_special_tokens=False)["input_ids"] == [0]
     assert found.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "<hi>"
     assert len(found) == len(tokenizer())  # no token of another model is added
+
+
+@pytest.mark.parametrize("adds", [True, False, None])
+@pytest.mark.parametrize("bos", [1, None])
+def test_what_begins_a_text_is_known_without_the_tokenizer(tmp_path: Path, bos: int | None, adds: bool | None) -> None:
+    said = {"tokenizer.ggml.bos_token_id": bos, "tokenizer.ggml.add_bos_token": adds}
+    file = save_gguf(tmp_path / "m.gguf", metadata={key: value for key, value in said.items() if value is not None})
+    told = begin_token(read_gguf(file))
+    assert told == FrozenBase.load(str(file), device="cpu").spelling.begins_with
+    assert told == ("<pad>" if bos and adds else None)
 
 
 def test_what_ends_a_text_is_what_the_file_names(tmp_path: Path) -> None:

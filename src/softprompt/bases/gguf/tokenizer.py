@@ -74,6 +74,12 @@ def _without_strangers(backend: Any, told: dict[str, Any]) -> Any:
     return backend if own == state["added_tokens"] else Tokenizer.from_str(json.dumps(state | {"added_tokens": own}))
 
 
+def begin_token(gguf: GgufFile) -> str | None:
+    """What the tokenizer of a GGUF file begins texts with, by its metadata; None for nothing. No torch."""
+    number = gguf.metadata.get("tokenizer.ggml.bos_token_id")
+    return str(gguf.metadata["tokenizer.ggml.tokens"][number]) if number is not None and _adds(gguf, "bos") else None
+
+
 def _adds(gguf: GgufFile, end: str) -> bool:
     """Whether the tokenizer puts a token before (bos) or behind (eos) each text; by llama.cpp's rule where nothing is
     said."""
