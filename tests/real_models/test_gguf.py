@@ -52,7 +52,9 @@ def test_every_weight_is_what_transformers_reads(name: str, request: pytest.Fixt
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "begins"), [("smollm2", None), ("gemma3", "<bos>")])
-def test_what_begins_a_text_is_known_by_the_file_alone(name: str, begins: str | None, request: pytest.FixtureRequest) -> None:
+def test_what_begins_a_text_is_known_by_the_file_alone(
+    name: str, begins: str | None, request: pytest.FixtureRequest
+) -> None:
     base: FrozenBase = request.getfixturevalue(name)
     assert begin_token(read_gguf(Path(str(base.path)))) == base.spelling.begins_with == begins
 
