@@ -81,7 +81,7 @@ def run_alone(causal: Architecture, prompt: torch.Tensor, ids: list[int], answer
             for number, (keys, values) in enumerate(layers):
                 cache.update(keys, values, number)
         positions = torch.arange(count, count + len(ids + answer))[None]
-        more = {"input_ids": torch.tensor([ids + answer]), "past_key_values": cache, "position_ids": positions}
+        more = {"input_ids": torch.tensor([ids + answer]), cache_argument(base.model): cache, "position_ids": positions}
     with torch.no_grad():
         logits: torch.Tensor = base.model(**more).logits[0]
     return logits[-len(answer) - 1 :]

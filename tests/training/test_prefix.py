@@ -17,7 +17,7 @@ from softprompt.evaluation.trials import result_of
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.model.kinds.causal import Causal
-from softprompt.model.prefix import layout_for
+from softprompt.model.prefix import cache_argument, layout_for
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving.offline import Service
 from softprompt.tasks.config.config import PREFIX_LENGTH, parse_config
@@ -58,7 +58,9 @@ def plain_loss(causal: Causal, matrix_PW: torch.Tensor, example: Example) -> tor
             cache.update(keys, values, number)
         ids = [*example.input, *answer]
         positions = torch.arange(count, count + len(ids))[None]
-        logits = base.model(input_ids=torch.tensor([ids]), position_ids=positions, past_key_values=cache).logits[0]
+        logits = base.model(
+            input_ids=torch.tensor([ids]), position_ids=positions, **{cache_argument(base.model): cache}
+        ).logits[0]
         logprobs = logits[stem - 1 : -1].log_softmax(-1)
         return logprobs.gather(1, torch.tensor(answer)[:, None]).sum()
 

@@ -200,7 +200,7 @@ def without_positions(model: Any) -> None:
 
 def without_cache(model: Any) -> None:
     own = model.forward
-    model.forward = lambda past_key_values=None, **given: own(**given)
+    model.forward = lambda past_key_values=None, cache=None, **given: own(**given)
 
 
 @pytest.mark.parametrize("spoil", [without_positions, without_cache])
