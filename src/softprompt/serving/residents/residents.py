@@ -203,8 +203,9 @@ class Residents:
             there = key in self._entries
             self._hits += there
             self._misses += not there
-            if (parts := self._unknown.get(key)) is not None:
-                raise NotFound(*parts)
+            if (known := self._unknown.get(key)) is not None:
+                message, others = known
+                raise NotFound(message, others)
             if key not in self._loading:
                 try:
                     self._loading[key] = self._loaders.submit(self._load_now, key)
