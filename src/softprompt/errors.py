@@ -96,6 +96,12 @@ class LibraryError(SoftPromptError):
 class NotFound(LibraryError):
     """No such task, version, alias, tag, key or blob."""
 
+    def __init__(self, message: str, others: str = "") -> None:
+        """`others` is the end of the message that names what there is (:func:`nearest`)."""
+        super().__init__(message + others)
+        self.parts = (message, others)
+        """The message for those who may not see what there is, and the rest of it."""
+
 
 class NameRefused(LibraryError):
     """A name, tag, alias or URL is not allowed."""

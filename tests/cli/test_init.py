@@ -78,6 +78,14 @@ def test_what_was_decided_reads_well_in_80_columns(run: Run, folder: Path, monke
         assert part in told
 
 
+def test_an_id_given_as_the_text_is_told(run: Run, folder: Path) -> None:
+    rows = rows_of(id=[f"T-{at}" for at in range(60)], body=SENTENCES, label=["x", "y"])
+    table = write_table(folder, rows, ".csv")
+    said = {column: " ".join(run("init", table, "--text", column, "--force").err.split()) for column in ("id", "body")}
+    assert "the input 'id' is nearly another in each row, as ids are, and an id says nothing of an answer" in said["id"]
+    assert "says nothing of an answer" not in said["body"]
+
+
 def test_wrong_options_are_told(run: Run, folder: Path) -> None:
     table = write_table(folder, rows_of(text=SENTENCES, label=["x", "y"]), ".csv")
     for options, message in (

@@ -398,6 +398,8 @@ def test_exports_and_imports_our_own_file(run: Run, filled: Path, tmp_path: Path
     assert shown["versions"][0]["tags"] == ["imported"]
     (changed,) = run("import", row["path"], "--task", "renamed", "--label", "a", "--label", "b", "--json").rows
     assert changed["digest"] != other["digest"]
+    said = run("import", row["path"], "--task", "renamed", "--label", "a", "--labels", "c", "--labels", "d")
+    assert (said.code, "both are given" in said.err) == (2, True)
     assert run("show", "renamed", "--json").rows[0]["versions"][1]["metrics"] == {}, "scores of other labels"
 
 

@@ -231,6 +231,21 @@ def test_an_empty_library_is_told(tmp_path: Path) -> None:
     assert f"the library in {tmp_path / 'home'} has no prompts: builtin/tiny is served as it is" in err
 
 
+@pytest.mark.parametrize(("process", "code"), [(1, 128 + signal.SIGTERM), (2, -signal.SIGTERM)])
+def test_process_1_of_a_container_can_be_ended_while_it_loads(tmp_path: Path, process: int, code: int) -> None:
+    """The kernel gives a signal to process 1 only where that handles it."""
+    (tmp_path / "home").mkdir()
+    begin = f"import os; os.getpid = lambda: {process}; from softprompt.cli import main; main()"
+    command = [sys.executable, "-c", begin, "--home", str(tmp_path / "home"), "serve", "--port", "0"]
+    found = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert found.stderr is not None
+    while not found.stderr.readline().startswith("load: 0%"):
+        assert found.poll() is None
+    found.send_signal(signal.SIGTERM)
+    _, err = found.communicate(timeout=LONG)
+    assert (found.returncode, "Traceback" in err) == (code, False)
+
+
 def test_a_home_that_is_not_there_is_told_and_not_made(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,8 @@ def test_every_page_wide_and_on_a_phone_light_and_dark(chromium: Any, server: st
         shoot(page, f"{name}-{size}-{scheme}")
         assert faults(page) == [], name
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+        places = "[...document.querySelectorAll('nav a')].map(one => one.getBoundingClientRect().right)"
+        assert page.evaluate(f"Math.max(...{places}) <= innerWidth"), name
     grounds = page.evaluate("getComputedStyle(document.body).backgroundColor")
     dark = sum(map(int, re.findall(r"\d+", grounds)[:3])) < 200
     assert dark == (scheme == "dark")
@@ -121,6 +123,7 @@ def test_rows_of_a_file_are_answered_side_by_side(page: Any, seen: Seen) -> None
 
 def test_the_gate_refuses_and_an_alias_goes_there_and_back_by_keyboard(page: Any, seen: Seen) -> None:
     page.goto("/console/tasks/remarks/promote?version=3")
+    page.wait_for_selector("text=3 of 5 checks fall")
     page.get_by_role("button", name="Promote remarks@3").press("Enter")
     page.wait_for_selector("text=The gate refuses.")
     shoot(page, "promote-refused")

@@ -107,6 +107,29 @@ def test_tenants_know_nothing_of_each_other(library: Library, base: FrozenBase) 
         assert "acme" not in caught.value.message
 
 
+def test_a_key_that_may_not_read_is_told_no_names(library: Library, base: FrozenBase) -> None:
+    reads, asks = (make_key(library, *scopes, name=scopes[0]) for scopes in (("read", "predict"), ("predict",)))
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("completions", {"prompt": "red"}),
+        ("completions", {"prompt": "red", "stream": True}),
+        ("classify", {"input": "red"}),
+        ("feedback", {"outcome": True}),
+    ]
+    with serving(library, base) as found:
+        for path, body in calls:
+            for model, told in (("x", "; known: kind, tell;"), ("kid", "; did you mean 'kind'?")):
+                sent = {**body, "model": model}
+                one, other = (
+                    error_of(post(found, sent, f"/v1/{path}", headers={"authorization": f"Bearer {secret}"}))
+                    for secret in (reads, asks)
+                )
+                assert told in one["message"]
+                assert other["message"] == (
+                    f"no task {model!r} for tenant 'default'; a key with the scope 'read' lists those there are"
+                )
+                assert one | {"message": ""} == other | {"message": ""}
+
+
 def test_keys_their_scopes_and_their_end(running: Running, library: Library) -> None:
     with running.client() as anybody:
         assert anybody.completions.create(**ASK).choices

@@ -367,7 +367,7 @@ def test_a_span_for_each_request(library: Library, base: FrozenBase) -> None:
     assert (first.attributes["softprompt.task"], first.attributes["softprompt.version"]) == ("kind", 1)
     assert first.attributes["gen_ai.usage.input_tokens"] > 0
     assert second.attributes["gen_ai.usage.output_tokens"] == 3
-    assert third.attributes["error.type"] == "ConfigError"
+    assert third.attributes["error.type"] == "FieldError"
     assert not any("red" in str(value) for span in tracer.spans for value in span.attributes.values())
 
 
@@ -509,4 +509,5 @@ def test_a_webhook_needs_an_address_and_a_secret(run: Run, monkeypatch: pytest.M
     monkeypatch.delenv("SOFTPROMPT_WEBHOOK_SECRET", raising=False)
     assert "SOFTPROMPT_WEBHOOK_SECRET" in run("serve", "--webhook", "https://example.com/hook").refused()
     assert "is no address" in run("serve", "--webhook", "file:///etc/passwd").refused()
-    assert "--review-below needs the watch" in run("serve", "--no-drift", "--review-below", "0.5").refused()
+    for option, value in (("--review-below", "0.5"), ("--drift-level", "0.01"), ("--drift-level", "0.001")):
+        assert f"{option} needs the watch" in run("serve", "--no-drift", option, value).refused()

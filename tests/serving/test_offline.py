@@ -211,6 +211,9 @@ def test_what_cannot_be_answered_is_told(library: Library) -> None:
             service.predict(["red", text], "kind")  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="texts is one string"):
         service.predict("red", "kind")
+    for thing in (5, None, object):
+        with pytest.raises(ConfigError, match="give a list of texts or of rows"):
+            service.predict(thing, "kind")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="3 tasks for 2 texts; give one for each, or one for all"):
         service.predict(["red", "blue"], ["kind", "tell", "kind"])
     for ref, expected in (("none", "no task 'none'"), ("kind@9", "no version 9"), ("kind@canary", "canary")):

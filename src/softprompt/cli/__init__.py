@@ -7,6 +7,7 @@ them. Open `app.py` first.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 BUG_EXIT = 70
@@ -22,6 +23,8 @@ def main() -> None:
     from softprompt.cli.app import app
     from softprompt.errors import SoftPromptError, TrainingStopped
 
+    if os.getpid() == 1:  # of a container: the kernel drops what process 1 does not handle, so that nothing could end it
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except KeyboardInterrupt:

@@ -136,6 +136,8 @@ def import_prompt(
     from softprompt.bases.folder import check_options
     from softprompt.exchange import importing
 
+    if labels and old_labels:
+        raise typer.BadParameter("--label is the older name of --labels, and both are given; say --labels for each label")
     if named is not None:  # what is wrong with it is told before torch is loaded
         check_options(replace(base, source=named))
     if not tasks and len(sources) == 1 and sources[0].is_dir():

@@ -86,8 +86,9 @@ def serve(
     grace: Grace = 30,
     drift: Annotated[bool, _watch("Watch rows for `softprompt drift`, as sums alone.", flag="--drift/--no-drift")] = True,
     drift_level: Annotated[
-        float, _watch("Rate of false alarms of a look, one every 64 rows of a version.", min=1e-9, max=0.5)
-    ] = 1e-3,
+        float | None,
+        _watch("Rate of false alarms of a look, one every 64 rows of a version; by default 0.001.", min=1e-9, max=0.5),
+    ] = None,
     review_below: Annotated[
         float | None, _watch("Keep texts answered with less confidence for `softprompt review`.", min=0, max=1)
     ] = None,
@@ -203,14 +204,15 @@ class _Watching:
     """What is made of requests beside their answers."""
 
     drift: bool
-    level: float
+    level: float | None
     review_below: float | None
     webhook: str | None
     traces: str | None
 
     def check(self) -> None:
         """Raises `ConfigError` where options contradict each other, or what they need is not there."""
-        for name, value in (("--review-below", self.review_below), ("--webhook", self.webhook)):
+        needing = {"--drift-level": self.level, "--review-below": self.review_below, "--webhook": self.webhook}
+        for name, value in needing.items():
             if value is not None and not self.drift:
                 raise ConfigError(f"{name} needs the watch over drift; leave --no-drift out")
         if self.traces is not None:
@@ -224,6 +226,7 @@ class _Watching:
 
     def monitor(self, library: Library) -> Monitor:
         """What counts requests."""
+        from softprompt.evaluation.statistics.drift_tests import LEVEL
         from softprompt.lifecycle.drift.watch import Watcher
         from softprompt.lifecycle.drift.webhook import Webhook
         from softprompt.serving.monitor import Monitor
@@ -231,7 +234,8 @@ class _Watching:
 
         hook = Webhook(self.webhook, self._secret) if self.webhook is not None else None
         below = self.review_below
-        watcher = Watcher(library, level=self.level, review_below=below, webhook=hook) if self.drift else None
+        level = LEVEL if self.level is None else self.level
+        watcher = Watcher(library, level=level, review_below=below, webhook=hook) if self.drift else None
         return Monitor(observer=watcher, tracer=tracer_to(self.traces) if self.traces is not None else None)
 
     @property

@@ -185,7 +185,7 @@ class Call:
         try:
             yield
         except (NameRefused, NotFound) as error:
-            raise unknown_model(error) from error
+            raise unknown_model(error, lists=self.caller.allows("read")) from error
         except ContextError as error:
             raise context_too_short(error, self._field) from error
         except DataError as error:

@@ -131,11 +131,13 @@ class ApiError(Exception):
         return Response(body, self.status, headers=self.headers, media_type="application/json")
 
 
-def unknown_model(error: SoftPromptError) -> ApiError:
-    """The refusal of a `model` that this tenant does not have."""
-    message = for_clients(str(error))
+def unknown_model(error: SoftPromptError, *, lists: bool = True) -> ApiError:
+    """The refusal of a `model` that this tenant does not have. It names those there are only to a caller who may list them,
+    whose key has the scope `read`."""
+    message = for_clients(error.parts[0] if isinstance(error, NotFound) and not lists else str(error))
     mark = "" if message.endswith("?") else ";"
-    return ApiError(404, f"{message}{mark} GET /v1/models lists those there are", code="model_not_found", param="model")
+    mend = "GET /v1/models lists those there are" if lists else "a key with the scope 'read' lists those there are"
+    return ApiError(404, f"{message}{mark} {mend}", code="model_not_found", param="model")
 
 
 def context_too_short(error: ContextError, param: str | None = None) -> ApiError:
@@ -148,13 +150,14 @@ def stopping() -> ApiError:
     return ApiError(503, "the server is stopping; try again", code="stopping", retry_after=RETRY_SOON_S)
 
 
-def refusal(error: Exception) -> ApiError:
-    """What a client gets for an error of ours. What it need not know, such as where the library is, goes to the log."""
+def refusal(error: Exception, *, lists: bool = True) -> ApiError:
+    """What a client gets for an error of ours, who may list models or not. What it need not know, such as where the library
+    is, goes to the log."""
     match error:
         case ApiError():
             return error
         case NotFound() | FingerprintMismatch():
-            return unknown_model(error)
+            return unknown_model(error, lists=lists)
         case ContextError():
             return context_too_short(error)
         case FieldError():
@@ -197,8 +200,9 @@ def bug(error: BaseException) -> ApiError:
 def install(app: FastAPI) -> None:
     """Answer everything that routes raise, and FastAPI's own refusals, in OpenAI's shape."""
 
-    async def answer(_: Request, error: Exception) -> Response:
-        return refusal(error).response()
+    async def answer(request: Request, error: Exception) -> Response:
+        caller = getattr(request.state, "caller", None)  # of a request to /v1/
+        return refusal(error, lists=caller is None or caller.allows("read")).response()
 
     async def answer_invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

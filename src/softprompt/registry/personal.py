@@ -170,6 +170,6 @@ def _not_there(connection: Connection, tenant: str, task: str, user: str) -> Not
     task_id = queries.task_row(connection, tenant, task).id
     users = connection.execute(sa.select(_p.person).where(_p.task_id == task_id)).scalars().all()
     return NotFound(
-        f"user {user!r} has no personal version of task {task!r}; `softprompt personalize {task} --list` shows who has one"
-        f"{nearest(user, users)}"
+        f"user {user!r} has no personal version of task {task!r}; `softprompt personalize {task} --list` shows who has one",
+        nearest(user, users),
     )

@@ -45,7 +45,7 @@ def task_row(connection: Connection, tenant: str, task: str, *, lock: bool = Fal
     if row is None:
         names = connection.execute(sa.select(_t.name).where(_t.tenant == tenant)).scalars().all()
         mend = "`softprompt list` shows all" if names else "it has none yet: train one, or name another library with --home"
-        raise NotFound(f"no task {task!r} for tenant {tenant!r}; {mend}{nearest(task, names)}")
+        raise NotFound(f"no task {task!r} for tenant {tenant!r}; {mend}", nearest(task, names))
     return row
 
 
@@ -243,8 +243,8 @@ def _explain_missing(connection: Connection, tenant: str, ref: Ref) -> Any:
     if ref.alias is not None:
         known = aliases_of(connection, task.id)
         raise NotFound(
-            f"task {ref.task!r} has no alias {ref.alias!r}; `softprompt promote {ref.task}@N --alias {ref.alias}` makes it"
-            f"{nearest(ref.alias, known)}"
+            f"task {ref.task!r} has no alias {ref.alias!r}; `softprompt promote {ref.task}@N --alias {ref.alias}` makes it",
+            nearest(ref.alias, known),
         )
     raise NotFound(
         f"task {ref.task!r} has no live version; `softprompt show {ref.task}` lists the deleted ones, "

@@ -35,7 +35,7 @@ def find_file(name: str, folder: Path) -> Path:
         raise DataError(f"no data file {name!r}; mend the path")
     looked = ", ".join(dict.fromkeys(str(place) for place in places))
     hint = "" if os.environ.get("SOFTPROMPT_DATA") else "; set SOFTPROMPT_DATA to look in a data folder too"
-    raise DataError(f"no data file {name!r} (looked in {looked}){hint}")
+    raise DataError(f"no data file {name!r} (looked in {looked}); put it there, or mend the path{hint}")
 
 
 def read_rows(file: Path, name: str | None = None) -> PlacedRows:

@@ -192,7 +192,11 @@ class Service:
 def _listed(texts: Iterable[Any]) -> list[Any]:
     """Texts by their place, which a column of pandas would not give: it is asked by its index."""
     values = getattr(texts, "to_pylist", None)  # of Arrow, whose own scalars are no strings
-    return list(texts) if values is None else list(values())
+    if values is not None:
+        return list(values())
+    if not isinstance(texts, Iterable):
+        raise ConfigError(f"texts is {texts!r}, of type {type(texts).__name__}; give a list of texts or of rows")
+    return list(texts)
 
 
 def predict(

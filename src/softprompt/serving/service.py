@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from softprompt.engines.protocol import Embedding, EmbedJob, Engine, GenerateJob, Piece, Sampling
-from softprompt.errors import ConfigError, DataError, EngineError, FieldError
+from softprompt.errors import DataError, EngineError, FieldError
 from softprompt.names import AUTO
 from softprompt.serving.answers import Classified, Completion, Embedded, Message, ModelRow
 from softprompt.serving.catalogue import base_row, find_model, list_models
@@ -212,9 +212,10 @@ class AsyncService:
                     target = replace(target, members=resident.behind(self.base, await self._reader.ids_of(front)))
                 if resident.labels is not None:
                     if sampling.logprobs is not None:
-                        raise ConfigError(
+                        raise FieldError(
                             f"task {resident.task!r} answers with one of its labels, which has no logprobs of tokens; "
-                            "/v1/classify gives the probability of each label"
+                            "/v1/classify gives the probability of each label",
+                            "logprobs",
                         )
                     if schema is not None:
                         raise FieldError(
@@ -254,11 +255,12 @@ class AsyncService:
             target = await self.targets.choose(tenant, model, raw, watch, user, key)
             resident = target.resident
             if resident is None:
-                raise ConfigError(f"{model!r} is the base, which has no labels; name a task with labels as `model`")
+                raise FieldError(f"{model!r} is the base, which has no labels; name a task with labels as `model`", "model")
             if resident.labels is None and not resident.form.is_number:
-                raise ConfigError(
+                raise FieldError(
                     f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
-                    "/v1/chat/completions, or name a task with labels"
+                    "/v1/chat/completions, or name a task with labels",
+                    "model",
                 )
             if sets and not resident.form.is_set:
                 raise FieldError(
@@ -284,7 +286,9 @@ class AsyncService:
         task's soft prompt, or by the base's own name behind none."""
         async with self._watched(tenant, "embeddings") as watch:
             if model == AUTO:
-                raise ConfigError("embeddings are of the model that is named; name a task, or the base, instead of 'auto'")
+                raise FieldError(
+                    "embeddings are of the model that is named; name a task, or the base, instead of 'auto'", "model"
+                )
             ids = [await self._reader.raw_ids(given) for given in inputs]
             target = await self.targets.choose(tenant, model, [], watch, user, key)
             target.refuse_ensemble()

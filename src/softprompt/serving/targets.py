@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from softprompt.engines.protocol import NO_PROMPT, Vectors
-from softprompt.errors import ConfigError
+from softprompt.errors import FieldError
 from softprompt.names import AUTO
 from softprompt.serving.answers import Head
 from softprompt.serving.catalogue import Hidden, system_fingerprint
@@ -41,11 +41,12 @@ class Target:
         return self.members[0]
 
     def refuse_ensemble(self) -> None:
-        """Raises `ConfigError` for an ensemble, which chooses a label and continues no text."""
+        """Raises `FieldError` for an ensemble, which chooses a label and continues no text."""
         if self.resident is not None and self.resident.lengths:
-            raise ConfigError(
+            raise FieldError(
                 f"{self.resident.ref} is an ensemble of {len(self.resident.lengths)} prompts, which chooses a label and "
-                "continues no text; ask /v1/classify or /v1/chat/completions"
+                "continues no text; ask /v1/classify or /v1/chat/completions",
+                "model",
             )
 
 

@@ -147,6 +147,7 @@ def test_drift_is_what_the_look_finds(running: Running, browser: Browser) -> Non
     page = browser.page("/drift/kind?version=1")
     assert "Drifted: inputs" in page.text
     assert len(page.all("figure")) == 4
+    assert "where nothing did, a look says so at a rate of 0.001" in page.text
     assert browser.get("/drift/kind?hours=0").status_code == 400
 
 

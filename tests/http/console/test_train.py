@@ -84,7 +84,12 @@ def test_a_training_is_watched_to_its_end(running: Running, browser: Browser) ->
     done = browser.get(f"{there}/live")
     assert done.status_code == 286  # htmx asks no more
     assert "hx-trigger" not in done.text
-    assert "It became mine@1" in read(done.text).text
+    said = read(done.text)
+    assert "It became mine@1" in said.text
+    rows = Jobs(running.library).events(there.rpartition("/")[2], limit=100).rows  # the newest first
+    last = next(one.message for one in rows if one.level == "warn")
+    assert [one.get("class") for one in said.all("p")].count("note warn") == 1
+    assert said.text.count(last[1:]) == 2  # above all, and among the events
     page = browser.page(there)
     assert "Training loss" in page.text
     assert len(page.all("circle")) > 1

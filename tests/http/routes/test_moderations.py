@@ -92,8 +92,8 @@ def test_all_of_openais_categories_are_a_whole_answer_to_its_client(running: Run
     ("more", "param", "why"),
     [
         ({"model": "kind"}, "model", "does not answer with sets of labels"),
-        ({"model": "tell"}, None, "has no labels"),
-        ({"model": "tiny-llama"}, None, "is the base"),
+        ({"model": "tell"}, "model", "has no labels"),
+        ({"model": "tiny-llama"}, "model", "is the base"),
         ({"input": ""}, "input", "none of them empty"),
         ({"input": []}, "input", "none of them empty"),
         ({"input": [{"type": "image_url", "image_url": {"url": "https://a.example/x.png"}}]}, "input", "images are not"),

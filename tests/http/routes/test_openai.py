@@ -309,8 +309,13 @@ def test_a_task_with_labels_answers_a_chat_with_the_label_that_classify_gives(cl
         body = classify(running, "kind", text).json()
         assert reply.choices[0].message.content == body["data"][0]["label"]
         assert reply.system_fingerprint == body["system_fingerprint"]
-    with pytest.raises(openai.BadRequestError, match="/v1/classify gives the probability"):
+    with pytest.raises(openai.BadRequestError, match="/v1/classify gives the probability") as caught:
         client.chat.completions.create(model="kind", messages=[{"role": "user", "content": "red"}], logprobs=True)
+    assert caught.value.param == "logprobs"
+    for model, why in (("tell", "has no labels"), ("tiny-llama", "is the base")):
+        error = classify(running, model, "red").json()["error"]
+        assert error["param"] == "model"
+        assert why in error["message"]
 
 
 def test_an_answer_can_be_sent_back_as_clients_have_it(client: OpenAI, running: Running) -> None:

@@ -41,6 +41,9 @@ def test_a_key_is_told_where_nothing_reads_it_and_only_there(key: str, value: An
 def test_of_two_ways_to_say_one_thing_the_one_that_loses_is_told() -> None:
     (told,) = idle_keys(parse_config({**LABELS, "warmup_ratio": 0.2, "warmup_steps": 5}))
     assert told.startswith("warmup_ratio has no effect here: only a file without `warmup_steps`")
+    both = {"warmup_ratio": 0.2, "warmup_steps": 5, "lr_scheduler_type": "constant"}
+    (told,) = idle_keys(parse_config({**LABELS, **both}))  # each key once
+    assert told.startswith("warmup_ratio and warmup_steps have no effect here: only a schedule that warms up")
 
 
 def test_keys_of_blocks_are_told_too_and_defaults_never() -> None:

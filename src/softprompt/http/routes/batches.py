@@ -313,7 +313,7 @@ class Runner:
         except ValidationError as error:
             response = invalid(error.errors()).response()
         except Exception as error:
-            response = refusal(error).response()
+            response = refusal(error, lists=caller.allows("read")).response()
         return response.status_code, json.loads(bytes(response.body))
 
 

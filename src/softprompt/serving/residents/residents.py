@@ -106,7 +106,7 @@ class Residents:
         self._holders: dict[str, set[Key]] = {}  # by digest: references to one prompt share its vectors
         self._bytes = 0
         self._loading: dict[Key, Future[Resident]] = {}
-        self._unknown: TTLCache[Key, str] = TTLCache(most_unknown, fresh_s, timer=clock)
+        self._unknown: TTLCache[Key, tuple[str, str]] = TTLCache(most_unknown, fresh_s, timer=clock)
         self._libraries: dict[str, Library] = {library.tenant: library}
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="residents-load")
         self.changes = Changes(
@@ -203,8 +203,9 @@ class Residents:
             there = key in self._entries
             self._hits += there
             self._misses += not there
-            if (message := self._unknown.get(key)) is not None:
-                raise NotFound(message)
+            if (known := self._unknown.get(key)) is not None:
+                message, others = known
+                raise NotFound(message, others)
             if key not in self._loading:
                 try:
                     self._loading[key] = self._loaders.submit(self._load_now, key)
@@ -242,7 +243,7 @@ class Residents:
             version = _resolve(library, key[1], key[2])
         except NotFound as error:
             with self._lock:
-                self._unknown[key] = str(error)
+                self._unknown[key] = error.parts
             raise
         if there is None or (version.digest, version.number) != (there.digest, there.version):
             try:

@@ -28,7 +28,11 @@ _ONLY_WITH: tuple[tuple[tuple[str, ...], _Applies, str], ...] = (
         "a schedule that warms up, such as `lr_scheduler_type: constant_with_warmup`",
     ),
     (("num_train_epochs",), lambda config: config.max_steps is None, "a file without `max_steps`"),
-    (("warmup_ratio",), lambda config: config.warmup_steps is None, "a file without `warmup_steps`"),
+    (
+        ("warmup_ratio",),
+        lambda config: config.warmup_steps is None or config.lr_scheduler_type == "constant",  # which is told above
+        "a file without `warmup_steps`",
+    ),
     (
         ("tokenizer_name_or_path",),
         lambda config: config.base in (None, config.tokenizer_name_or_path),

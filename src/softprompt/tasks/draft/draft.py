@@ -136,6 +136,8 @@ def draft_task(
     if nominal is not None and not any(isinstance(fold_label(one), str) for one in nominal):
         example = " ".join(f"--word {one}=..." for one in nominal[:2])
         notes.append(f"the labels are numbers, which tell a language model little; words say more: {example}")
+    ids = [one for one, why in taken.items() if table[one].kind == _UNIQUE and why != "by its name"]
+    notes += [f"the input {one!r} {_UNIQUE}, and an id says nothing of an answer; name another with --text" for one in ids]
     if (told_of_rows := told_few(len(drafted.train))) is not None:
         notes.append(told_of_rows)
     left = {column: reason for column, reason in table.reasons(answer).items() if column not in (*taken, answer)}
