@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-MARKS ?= not services and not models and not mlflow and not harness and not console and not llamacpp and not vllm and not ray and not story and not notebooks
+MARKS ?= not slow and not services and not models and not mlflow and not harness and not console and not llamacpp and not vllm and not ray and not story and not notebooks
 APART := services real_models tracked harness console llamacpp vllm ray story notebooks
 # Tests of `make test` run in so many processes, of one thread each.
 WORKERS ?= 2
@@ -10,7 +10,7 @@ WORKERS ?= 2
 export SOFTPROMPT_DATA ?= $(abspath ../shared/data)
 
 .PHONY: setup demo test test-all lint format docs bench soak models masked-small clean \
-	test-services test-models test-mlflow test-harness test-console test-llamacpp test-vllm test-ray test-story test-notebooks
+	test-slow test-services test-models test-mlflow test-harness test-console test-llamacpp test-vllm test-ray test-story test-notebooks
 
 setup: $(READY)
 
@@ -26,6 +26,10 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" $(APART:%=--ignore=tests/%)
+
+# What takes long without a server: processes that are killed, the blocks of documents, benchmarks on small bases.
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(APART:%=--ignore=tests/%)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -167,6 +171,7 @@ test-story: setup
 # One after the other; `make models` comes before.
 test-all: setup
 	$(MAKE) test
+	$(MAKE) test-slow
 	$(MAKE) test-services
 	$(MAKE) test-models
 	$(MAKE) test-mlflow

@@ -14,6 +14,8 @@ import yaml
 
 from softprompt.tasks.config.config import TaskConfig, parse_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 

@@ -38,6 +38,8 @@ from tests.jobs_data import ROWS, conversation, lines, pair
 from tests.library_data import make_prompt, scored
 from tests.models import some_prompt
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 FOR_WORKERS = {ROOT / "docs" / "design.md"}
 """Says how the project is built, not how it is used."""

@@ -16,6 +16,8 @@ from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import stack_prompts
 from tests.models import make_base, some_prompt
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 GIVEN = Given()
 

@@ -16,6 +16,8 @@ from benchmarks import gpu
 from benchmarks.agreement import ALWAYS, TIMES, Outcome, Referee, greedy_gap, judged, outcome_of
 from tests.models import make_base
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 CPU = torch.device("cpu")
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import pytest
+
 from benchmarks import passages
 from softprompt.progress import Bars
 from tests.models import make_base
+
+pytestmark = pytest.mark.slow
 
 
 def test_texts_say_two_of_three_facts_and_the_third_is_unknown() -> None:

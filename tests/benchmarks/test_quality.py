@@ -18,6 +18,8 @@ from softprompt.progress import Progress
 from softprompt.tasks.task import Task
 from tests.models import make_base
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 ROWS = [{"text": f"{word} {n}", "label": label} for n in range(12) for word, label in (("red", "yes"), ("blue", "no"))]
 

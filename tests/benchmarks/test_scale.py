@@ -17,6 +17,8 @@ from softprompt.tasks.task import Task
 from tests.benchmarks.test_quality import a_task
 from tests.models import make_base
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 
 

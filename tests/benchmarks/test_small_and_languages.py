@@ -16,6 +16,8 @@ from softprompt.progress import Bars
 from softprompt.tasks.task import Task
 from tests.models import make_base, some_prompt
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("yes", "no")
 ROWS = [{"text": f"{word} {n}", "label": label} for n in range(40) for word, label in (("red", "yes"), ("blue", "no"))]
 

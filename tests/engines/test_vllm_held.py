@@ -26,6 +26,8 @@ from tests import fake_vllm
 from tests.engine_jobs import Inbox, gaps_to_best, score_offline, some_vectors
 from tests.fake_vllm import FakeClient, NewRequestData
 
+pytestmark = pytest.mark.slow
+
 INPUT = (40, 50, 60)
 LABELS = ((41,), (42, 43), (42, 44), (300,))
 

@@ -33,6 +33,8 @@ from softprompt.registry import tables
 from tests.jobs.test_jobs import messages, planned, stepping
 from tests.jobs_data import queue_job
 
+pytestmark = pytest.mark.slow
+
 ENDLESS = {"max_steps": 10**15, "eval_per_epoch": 1}
 
 

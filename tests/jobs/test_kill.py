@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from softprompt.jobs.jobs import Jobs
@@ -16,6 +17,8 @@ from softprompt.jobs.records import UNFINISHED
 from softprompt.jobs.starter import Starter
 from softprompt.library.library import Library
 from tests.jobs_data import do_all, queue_job
+
+pytestmark = pytest.mark.slow
 
 DRIVER = """
 import sys

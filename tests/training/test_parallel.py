@@ -18,6 +18,8 @@ from softprompt.library.library import Library
 from softprompt.training.steps.loop import Group
 from tests.models import make_base
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 CHILD = """
 import json, os, sys

@@ -25,6 +25,8 @@ from softprompt.training.train import train
 from tests.models import make_base
 from tests.sessions import cut, runs_of, up_to
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def base() -> FrozenBase:

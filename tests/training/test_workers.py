@@ -27,6 +27,8 @@ from softprompt.training.workers.work import Loaded, Made, Saved, Told, Work, cu
 from softprompt.training.workers.worker import Worker, sendable
 from tests.training.test_resume import make_task
 
+pytestmark = pytest.mark.slow
+
 LoseAfter = Callable[[int, Told], bool]
 
 

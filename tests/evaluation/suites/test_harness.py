@@ -31,6 +31,8 @@ from tests.commands import Run
 from tests.http_server import serving
 from tests.models import some_prompt
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("animal", "colour", "place")
 TEXTS = ["The horse runs", "It is a deep red", "They went to Paris", "A dog barks", "Blue as the sky", "In the old town"]
 PROGRAM = '''#!{python}
