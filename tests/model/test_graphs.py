@@ -103,6 +103,19 @@ def test_a_larger_recording_plays_smaller_passes_until_they_have_come_often() ->
     assert graphs.recorded == 2
 
 
+def test_a_shape_that_is_new_does_not_push_out_the_recording_that_plays_it() -> None:
+    causal, shapes = with_graphs("llama", lambda run, _: run)
+    graphs = causal.graphs
+    assert graphs is not None
+    for _ in range(2):
+        graphs.run(*pass_of(causal, ROWS, 3 * COLUMNS))
+    for count in range(1, HELD):  # until the recording is what was used longest ago, and there is room for nothing more
+        graphs.run(*pass_of(causal, (count + 1) * ROWS, COLUMNS))
+    assert len(graphs._graphs) == HELD
+    assert graphs.run(*pass_of(causal, ROWS, 2 * COLUMNS)) is not None
+    assert shapes == [(ROWS, 3 * COLUMNS)] * 2
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(ROWS, COLUMNS), (2 * ROWS, 3 * COLUMNS), (ROWS, 4 * COLUMNS)])
 def test_a_recording_plays_no_pass_that_is_far_smaller_or_does_not_fit(rows: int, columns: int) -> None:
     causal, _ = with_graphs("llama", lambda run, _: run)

@@ -117,10 +117,11 @@ class Graphs:
             and all(its >= wanted for its, wanted in zip(shape[:3], own[:3], strict=True))
             and shape[0] * shape[1] <= WASTE * own[0] * own[1]
         ]
+        smallest = min(larger, key=lambda shape: shape[0] * shape[1], default=None)
+        if smallest is not None:
+            self._graphs.move_to_end(smallest)  # so that the shape that it is to play does not push it out
         self._keep(own, met + 1)
-        if met + 1 >= (OFTEN if larger else AGAIN):
-            return own
-        return min(larger, key=lambda shape: shape[0] * shape[1], default=None)
+        return own if met + 1 >= (OFTEN if larger else AGAIN) else smallest
 
     def _keep(self, shape: Shape, graph: Pass | int) -> None:
         self._graphs[shape] = graph
