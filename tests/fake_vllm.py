@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,8 +14,12 @@ import pytest
 import torch
 
 from softprompt.bases.base import FrozenBase
+from softprompt.vllm.check import check_vectors
+from softprompt.vllm.engine import VllmEngine
+from softprompt.vllm.outline import load_outline
 from softprompt.vllm.worker import PromptHolder
 from tests.bases.test_outline import settings
+from tests.engine_jobs import Inbox
 
 BLOCK = 4
 
@@ -149,3 +153,26 @@ class FakeClient:
             if token in (getattr(sampling, "stop_token_ids", None) or ()):
                 return
             rows_TD = torch.cat([rows_TD, self.base.embed(torch.tensor([token]))])
+
+
+def on_engine(client: FakeClient, ask: Callable[[VllmEngine], Any], *, checked: bool = False, **options: Any) -> Any:
+    """What comes of asking, from a thread of its own, an engine on a running loop. One that was `checked` has looked first
+    at what its vLLM makes of vectors, and has its workers hold prompts where they can."""
+
+    async def run() -> Any:
+        outline = await asyncio.to_thread(load_outline, client.model_config)
+        engine = VllmEngine(client, outline, asyncio.get_running_loop(), **options)
+        if checked:
+            await check_vectors(engine)
+            client.asked.clear()
+            client.calls.clear()
+        return await asyncio.to_thread(ask, engine)
+
+    return asyncio.run(run())
+
+
+def handed_in(engine: VllmEngine, *jobs: Any) -> list[Inbox]:
+    """Jobs handed in together, each with its end."""
+    inboxes = [Inbox() for _ in jobs]
+    engine.submit_all(list(zip(jobs, inboxes, strict=True)))
+    return [inbox.wait() for inbox in inboxes]

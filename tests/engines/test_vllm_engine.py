@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
 from dataclasses import make_dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -25,7 +24,7 @@ from softprompt.vllm.outline import load_outline
 from softprompt.vllm.start import start_vllm
 from tests import fake_vllm
 from tests.engine_jobs import Inbox, gaps_to_best, score_offline, some_vectors
-from tests.fake_vllm import FakeClient
+from tests.fake_vllm import FakeClient, handed_in, on_engine
 
 INPUT = (40, 50, 60)
 LABELS = ((41,), (42, 43), (42, 44), (300,), (7, 8, 9))
@@ -40,23 +39,6 @@ def base(base_folder: Path) -> FrozenBase:
 def client(base: FrozenBase, monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     fake_vllm.install(monkeypatch)
     return FakeClient(base)
-
-
-def on_engine(client: FakeClient, ask: Callable[[VllmEngine], Any], **options: Any) -> Any:
-    """What comes of asking, from a thread of its own, an engine on a running loop."""
-
-    async def run() -> Any:
-        outline = await asyncio.to_thread(load_outline, client.model_config)
-        engine = VllmEngine(client, outline, asyncio.get_running_loop(), **options)
-        return await asyncio.to_thread(ask, engine)
-
-    return asyncio.run(run())
-
-
-def handed_in(engine: VllmEngine, *jobs: Any) -> list[Inbox]:
-    inboxes = [Inbox() for _ in jobs]
-    engine.submit_all(list(zip(jobs, inboxes, strict=True)))
-    return [inbox.wait() for inbox in inboxes]
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7])

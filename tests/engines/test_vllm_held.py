@@ -3,10 +3,8 @@ way back to vectors with each request. On a real vLLM: tests/vllm."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,14 +15,12 @@ import torch
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.protocol import GenerateJob, Sampling, ScoreJob, Scores
 from softprompt.errors import ConfigError, EngineError
-from softprompt.vllm.check import check_vectors
 from softprompt.vllm.engine import VllmEngine
 from softprompt.vllm.held import EXTENSION, ROOM, room_for_prompts
-from softprompt.vllm.outline import load_outline
 from softprompt.vllm.worker import PromptHolder, put_vectors
 from tests import fake_vllm
 from tests.engine_jobs import Inbox, gaps_to_best, score_offline, some_vectors
-from tests.fake_vllm import FakeClient, NewRequestData
+from tests.fake_vllm import FakeClient, NewRequestData, handed_in, on_engine
 
 pytestmark = pytest.mark.slow
 
@@ -47,26 +43,6 @@ def client(base: FrozenBase, monkeypatch: pytest.MonkeyPatch) -> FakeClient:
     return client
 
 
-def on_engine(client: FakeClient, ask: Callable[[VllmEngine], Any]) -> Any:
-    """What comes of asking, from a thread of its own, an engine that has been started."""
-
-    async def run() -> Any:
-        outline = await asyncio.to_thread(load_outline, client.model_config)
-        engine = VllmEngine(client, outline, asyncio.get_running_loop())
-        await check_vectors(engine)
-        client.asked.clear()
-        client.calls.clear()
-        return await asyncio.to_thread(ask, engine)
-
-    return asyncio.run(run())
-
-
-def handed_in(engine: VllmEngine, *jobs: Any) -> list[Inbox]:
-    inboxes = [Inbox() for _ in jobs]
-    engine.submit_all(list(zip(jobs, inboxes, strict=True)))
-    return [inbox.wait() for inbox in inboxes]
-
-
 def check(base: FrozenBase, job: Any, inbox: Inbox) -> None:
     """Scores are those of the base itself."""
     (expected,) = score_offline(base, [job.prompt.on(base)], [0], [job.input], [job.labels])
@@ -77,7 +53,7 @@ def check(base: FrozenBase, job: Any, inbox: Inbox) -> None:
 def way(client: FakeClient, caplog: pytest.LogCaptureFixture) -> str:
     """What is said of where vectors are."""
     with caplog.at_level(logging.INFO, "vllm.softprompt"):
-        held = on_engine(client, lambda engine: engine.held)
+        held = on_engine(client, lambda engine: engine.held, checked=True)
     (said,) = [record.getMessage() for record in caplog.records if record.name == "vllm.softprompt"]
     assert (held is not None) == ("workers hold prompts" in said)
     return said
@@ -88,7 +64,7 @@ def test_it_answers_as_the_base_does(client: FakeClient, base: FrozenBase, rows:
     """By token ids and a digest alone."""
     prompt = some_vectors(base, rows, seed=3)
     jobs = [GenerateJob(prompt, INPUT, Sampling(max_tokens=6, logprobs=2)), ScoreJob(prompt, INPUT, LABELS)]
-    written, scored = on_engine(client, lambda engine: handed_in(engine, *jobs))
+    written, scored = on_engine(client, lambda engine: handed_in(engine, *jobs), checked=True)
     assert len(written.tokens) == 6
     assert max(gaps_to_best(base, prompt, INPUT, written.tokens)) == 0
     check(base, jobs[1], scored)
@@ -120,7 +96,7 @@ def test_a_request_waits_until_the_prompt_is_there(client: FakeClient, base: Fro
         order.clear()
         handed_in(engine, ScoreJob(prompt, INPUT, LABELS))
 
-    on_engine(client, ask)
+    on_engine(client, ask, checked=True)
     assert order[0] == prompt.digest
     assert set(order[1:]) == {"asked"}
 
@@ -142,7 +118,7 @@ def test_workers_hold_what_there_is_room_for(
             done += handed_in(engine, *jobs[len(done) : len(done) + chance.choice([1, 2, 8])])
         return done
 
-    for job, inbox in zip(jobs, on_engine(client, ask), strict=True):
+    for job, inbox in zip(jobs, on_engine(client, ask, checked=True), strict=True):
         check(base, job, inbox)
     assert client.worker.most <= room
     assert any(args[-1] for method, *args in client.calls if method == "softprompt_hold"), "some were let go"
@@ -159,7 +135,7 @@ def test_the_longest_unwanted_is_let_go(client: FakeClient, base: FrozenBase, mo
         for prompt in (first, second, first, third):
             handed_in(engine, ScoreJob(prompt, INPUT, LABELS))
 
-    on_engine(client, ask)
+    on_engine(client, ask, checked=True)
     assert client.worker.held().keys() == {first.digest, third.digest}
     assert all(torch.equal(client.worker.held()[prompt.digest], prompt.on(base)) for prompt in (first, third))
 
@@ -173,7 +149,7 @@ def test_a_prompt_that_workers_did_not_take_is_given_anew(client: FakeClient, ba
         del client.worker.softprompt_hold
         return [failed, *handed_in(engine, ScoreJob(prompt, INPUT, LABELS))]
 
-    failed, answered = on_engine(client, ask)
+    failed, answered = on_engine(client, ask, checked=True)
     assert isinstance(failed.last, EngineError)
     assert "vLLM failed: ZeroDivisionError" in str(failed.last)
     check(base, ScoreJob(prompt, INPUT, LABELS), answered)
@@ -257,7 +233,7 @@ def test_vectors_go_with_each_request_where_workers_hold_none(
         monkeypatch.setenv(ROOM, room)
     assert way(client, caplog).startswith(f"softprompt: vectors go to vLLM with each request, which costs more: {why}")
     prompt = some_vectors(base, 5, seed=1)
-    (inbox,) = on_engine(client, lambda engine: handed_in(engine, ScoreJob(prompt, INPUT, LABELS)))
+    (inbox,) = on_engine(client, lambda engine: handed_in(engine, ScoreJob(prompt, INPUT, LABELS)), checked=True)
     check(base, ScoreJob(prompt, INPUT, LABELS), inbox)
     assert all("embeds" in given and getattr(sampling, "extra_args", None) is None for given, sampling in client.asked)
 
@@ -288,14 +264,14 @@ def test_an_engine_that_is_lost_meanwhile_ends_the_start(client: FakeClient) -> 
 
     client.worker.softprompt_begin = lose  # type: ignore[method-assign]
     with pytest.raises(EngineError, match="start the server again"):
-        on_engine(client, lambda engine: None)
+        on_engine(client, lambda engine: None, checked=True)
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "nan", "inf"])
 def test_a_room_that_is_none_is_refused(client: FakeClient, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(ROOM, text)
     with pytest.raises(ConfigError, match=f"{ROOM} is '{text}'; give megabytes"):
-        on_engine(client, lambda engine: None)
+        on_engine(client, lambda engine: None, checked=True)
 
 
 def test_room_is_in_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
