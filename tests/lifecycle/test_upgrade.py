@@ -98,6 +98,28 @@ def test_an_input_begins_as_texts_of_the_new_base_do(library: Library, monkeypat
     assert "`input` begins with <end> now" in row.reason
 
 
+def test_an_input_does_not_begin_as_texts_of_the_old_base_do(tmp_path: Path, old_folder: Path) -> None:
+    old, new = FrozenBase.load(str(old_folder)), make_base("gpt2")
+    told = next(iter(old.spelling.controls))
+    other = copy.copy(new)
+    other.__dict__["spelling"] = copy.copy(new.spelling)
+    other.spelling.__dict__["controls"] = {}
+    for starts in (True, False):  # in a folder whose tokenizer begins texts with it, and in one that does not
+        with Library.open(tmp_path / f"home-{starts}") as library, pytest.MonkeyPatch.context() as patch:
+            begins = property(lambda self, known=starts: told if known and self is not other.spelling else None)
+            patch.setattr(Spelling, "begins_with", begins)
+            train(
+                a_task(tmp_path, base=str(old_folder), input=f"{told} {{text}} =", max_steps=1),
+                library=library, progress=Mute(),
+            )  # fmt: skip
+            (row,) = upgrade("kind", to=other, library=library, progress=Mute())
+            kept = library.registry.origin(f"kind@{row.new_version}")
+            assert kept is not None
+            assert kept.task_file["input"] == (" {text} =" if starts else f"{told} {{text}} =")
+            assert (f"`input` no longer begins with {told}" in row.reason) == starts
+            assert ("a control token of the old base" in row.reason) == (not starts)
+
+
 def test_a_contender_that_fails_leaves_the_other(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     learnt_PD = SoftPrompt.from_bytes(library.read(library.registry.resolve("kind"))).vectors_PD
     monkeypatch.setattr(module, "carried", lambda *_: {"map": torch.full_like(learnt_PD, float("inf"))})

@@ -93,8 +93,9 @@ def upgrade(
         open_moves = [move for move in moves if move.new is None and not move.failed]
         for move in open_moves:
             _remake(opened, move, files.get(move.old.task))
-            _begin(move, base)
         _carry(opened, [move for move in open_moves if not move.failed], base, shown)
+        for move in open_moves:
+            _begin(move, base)
         _judge_carried(architecture, [move for move in open_moves if not move.failed], shown)
         _train(opened, architecture, [move for move in open_moves if not move.failed], shown, stop)
         for move in moves:
@@ -188,6 +189,9 @@ def _carry_one(library: Library, move: Move, engine: OfflineEngine, base: Frozen
     else:
         move.remarks.append(f"a {prompt.card.prompt_type} has no vectors that another base knows")
     known, template = base.spelling.controls, task.form.input.text
+    old_start = old_base.spelling.begins_with or ""
+    begins = bool(old_start) and template.startswith(old_start) and old_start not in known
+    template = template.removeprefix(old_start) if begins else template
     if lost := [text for text in old_base.spelling.controls if text in template and text not in known]:
         move.remarks.append(
             f"`input` holds {lost[0]!r}, a control token of the old base, which is plain text to the new one; give a task "
@@ -195,6 +199,9 @@ def _carry_one(library: Library, move: Move, engine: OfflineEngine, base: Frozen
         )
     move.card = card_on(task, prompt, engine)
     move.remarks += refresh_suites(library, move.old, engine, progress, task)
+    if begins:  # behind what is of the old base
+        move.task = task.variant(input=str(task.config.input).removeprefix(literal(old_start)))
+        move.remarks.append(f"`input` no longer begins with {old_start}, as texts of the old base do")
 
 
 def _judge_carried(architecture: Architecture, moves: Sequence[Move], progress: Progress) -> None:
