@@ -27,7 +27,7 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "$(MARKS)" $(APART:%=--ignore=tests/%)
 
-# What takes long without a server: processes that are killed, the blocks of documents, benchmarks on small bases.
+# What takes long without a server: processes that are killed, walks over many bases, the blocks of documents, benchmarks.
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(APART:%=--ignore=tests/%)
 

@@ -27,6 +27,7 @@ from tests.http_server import serving
 from tests.models import START, make_masked, make_seq2seq, some_prompt, tokenizer
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning"),
 ]

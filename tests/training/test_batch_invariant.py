@@ -17,6 +17,8 @@ from tests.models import make_base
 from tests.sessions import runs_of, train_bank
 from tests.training.test_training import MANY, a_task
 
+pytestmark = pytest.mark.slow
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHORT = {"max_steps": 2, "learning_rate": 0.1}
 

@@ -26,6 +26,8 @@ from tests import spellings
 from tests.exchange.tokens.exported import check_answers, library_of, logits_of, used
 from tests.models import CONFIGS, VOCABULARY, WORDS, save_base, some_prompt, tokenizer
 
+pytestmark = pytest.mark.slow
+
 TASKS = ["words", "kind", "pair"]
 _GQA = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

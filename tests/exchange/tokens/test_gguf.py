@@ -32,6 +32,8 @@ from tests.exchange.tokens.exported import check_answers, library_of, used
 from tests.gguf_files import CONFIGS, make_model, save_gguf
 from tests.models import VOCABULARY
 
+pytestmark = pytest.mark.slow
+
 TASKS = ["words", "kind", "pair"]
 WIDE = BaseOptions(dtype="float32")
 Kind = gguf.GGMLQuantizationType
