@@ -16,8 +16,9 @@ from softprompt.text import plural
 if TYPE_CHECKING:
     from softprompt.evaluation.inside.likeness import Likeness
 
-COLUMNS = ("position", "nearest", "distance", "similar", "cosine", "relative_norm", "attention", "lost", "lost_stderr")
-"""Of a table that fits 80 columns; JSON has them all."""
+COLUMNS = ("position", "nearest", "distance", "similar", "cosine", "relative_norm")
+JUDGED = ("position", "nearest", "similar", "relative_norm", "attention", "lost", "lost_stderr")
+"""Of tables that fit 80 columns; JSON has them all."""
 OF_PAIRS = ("task", "version", "other", "other_version", "per_token", "cosine")
 _TOLD = 3
 """Prompts like one that are named below its table."""
@@ -65,12 +66,13 @@ def inspect(
     if version is None:
         vectors = []
         pairs = likenesses(library=library, progress=progress)
-        emit([one.row() for one in pairs], as_json, "prompts of the library", OF_PAIRS)
+        emit([one.row() for one in pairs], as_json, "pairs of prompts of one base", OF_PAIRS)
     else:
         vectors = look(version.ref, data=data, library=library, base=base, progress=progress)
         rows = vectors[0].rows
         on = f", judged on {plural(rows, 'row')}" if rows else ""
-        emit([one.row() for one in vectors], as_json, f"{version.ref}, on {version.card.exact_base}{on}", COLUMNS)
+        title, columns = f"{version.ref}, on {version.card.exact_base}{on}", JUDGED if rows else COLUMNS
+        emit([one.row() for one in vectors], as_json, title, columns)
         if not as_json and (alike := likenesses(version.ref, library=library, progress=progress)):
             say(_told(alike))
     if plot is not None:

@@ -1,4 +1,5 @@
-"""The decision rule: prompt tuning, then prefix tuning, then LoRA; the first of them that is good enough. No torch.
+"""The decision rule: prompt tuning, then prefix tuning, then LoRA; the first of them that is good enough, unless a text
+prompt, which needs no training, is the best of all. No torch.
 
 Good enough is what on the same test rows is no worse than the best of all methods that were compared, as far as these rows
 tell: one-sided, at 95 %, by the differences row by row.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,9 @@ def decide(rows: Sequence[Mapping[str, Any]], values: Mapping[str, Sequence[floa
     by_name = {row["method"]: row for row in rows}
     asked = [name for name in RULE if name in by_name]
     told, taken = [said], None
+    if best["method"] in _UNTRAINED:
+        told.append("Take that text prompt: nothing need be tuned.")
+        return Decision(best["method"], " ".join([*told, *_limits(by_name, gaps, best["method"])]))
     for name in asked:
         if name == best["method"]:
             told.append(f"Take {_named(name)}: none of the others is better.")
@@ -96,12 +100,17 @@ def decide(rows: Sequence[Mapping[str, Any]], values: Mapping[str, Sequence[floa
     if cheap:
         text = by_name[cheap[0]]
         told.append(f"A text prompt ({cheap[0]}, {text['value']:.3f}) is no worse either: nothing need be tuned.")
-    if missing := [name for name in RULE if name not in by_name]:
+    return Decision(taken, " ".join([*told, *_limits(by_name, gaps, best["method"])]))
+
+
+def _limits(compared: Iterable[str], gaps: Mapping[str, Gap], best: str) -> list[str]:
+    """What the comparison cannot tell: methods that were left out, and differences too small for its rows."""
+    told = []
+    if missing := [name for name in RULE if name not in compared]:
         told.append(f"Not compared: {', '.join(map(_named, missing))}.")
-    finest = max((gap.stderr for name, gap in gaps.items() if name != best["method"]), default=0.0)
-    if finest:
+    if finest := max((gap.stderr for name, gap in gaps.items() if name != best), default=0.0):
         told.append(f"These rows tell differences from about {Z * finest:.3f} on.")
-    return Decision(taken, " ".join(told))
+    return told
 
 
 def _cost(row: Mapping[str, Any], best: Mapping[str, Any]) -> list[str]:

@@ -62,8 +62,8 @@ def write_page(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         _figure(rows).to_html(full_html=False, include_plotlyjs=True),
         "<h2>What to take</h2>",
         f'<p class="said">{escape(last["decision"] or "")}</p>',
-        '<p class="small">The rule: prompt tuning, then prefix tuning, then LoRA; the first that on these rows is no worse '
-        "than the best, one-sided at 95 %.</p>",
+        '<p class="small">The rule: a text prompt where it is the best; else prompt tuning, then prefix tuning, then LoRA: '
+        "the first that on these rows is no worse than the best, one-sided at 95 %.</p>",
         "<h2>Figures</h2>",
         _table(rows),
         '<p class="small">Latency: the median of one answer alone, nothing kept from row to row; a server keeps the keys '
