@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from softprompt.bases.files.locate import locate
@@ -20,6 +20,12 @@ from softprompt.vllm.outline import OutlineBase, load_outline
 from softprompt.vllm.seam import part, unlike
 
 
+class _Ended:
+    """Stands where a client stood that has been shut down: kept until the interpreter ends, it would fail there."""
+
+    errored = True
+
+
 class StartedVllm(VllmEngine):
     """An engine whose vLLM ends with it."""
 
@@ -31,6 +37,7 @@ class StartedVllm(VllmEngine):
                 left = [ticket.future for ticket in self._tickets]
             concurrent.futures.wait(left, timeout)
             self.client.shutdown()
+            self.client, self.held = _Ended(), None
             self.loop.call_soon_threadsafe(self.loop.stop)
 
 
@@ -47,10 +54,22 @@ def start_vllm(options: BaseOptions, arguments: Mapping[str, Any], *, max_waitin
         BaseModelError: the base cannot be found, or vLLM cannot run it.
     """
     check_vllm(options)
+    known, make_config, make_client = _parts()
+    source = options.source or DEFAULT_BASE
+    if wrong := sorted(arguments.keys() - known.keys()):
+        raise ConfigError(f"vLLM has no argument {wrong[0]!r} (--engine-args){nearest(wrong[0], known)}")
+    path = locate(source, revision=options.revision, code=options.trust_remote_code)
+    if path.is_file():
+        raise BaseModelError(f"{source!r} is a GGUF file, whose prompts are not served by vLLM; give it a folder or an id")
+    told = {"disable_log_stats": True, **arguments, "enable_prompt_embeds": True}
+    if "worker_extension_cls" in known:
+        told.setdefault("worker_extension_cls", EXTENSION)
+    told |= {"model": str(path), "dtype": options.dtype, "trust_remote_code": options.trust_remote_code}
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=_live, args=(loop,), name="softprompt-vllm", daemon=True)
     thread.start()
-    starting = asyncio.run_coroutine_threadsafe(_start(options, arguments, loop, max_waiting), loop)
+    making = _start(lambda: make_config(**told), make_client, options, loop, max_waiting)
+    starting = asyncio.run_coroutine_threadsafe(making, loop)
     try:
         return starting.result()
     except BaseException:
@@ -72,9 +91,11 @@ def _live(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-async def _start(
-    options: BaseOptions, arguments: Mapping[str, Any], loop: asyncio.AbstractEventLoop, max_waiting: int
-) -> StartedVllm:
+def _parts() -> tuple[Mapping[str, Any], Callable[..., Any], Callable[[Any], Any]]:
+    """The arguments that vLLM takes, what makes a configuration of them, and a client of that.
+
+    Not where the client is made: vLLM keeps errors of its imports, which hold all that their callers know to the end.
+    """
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # on stdout are our own rows alone
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # threads run already, which a fork would lose
     try:
@@ -86,20 +107,19 @@ async def _start(
     known = part(AsyncEngineArgs, "__dataclass_fields__")
     if lacking := sorted(OURS - known.keys()):
         raise unlike(TypeError(f"AsyncEngineArgs takes no {lacking[0]}"))
-    source = options.source or DEFAULT_BASE
-    if wrong := sorted(arguments.keys() - known.keys()):
-        raise ConfigError(f"vLLM has no argument {wrong[0]!r} (--engine-args){nearest(wrong[0], known)}")
-    path = locate(source, revision=options.revision, code=options.trust_remote_code)
-    if path.is_file():
-        raise BaseModelError(f"{source!r} is a GGUF file, whose prompts are not served by vLLM; give it a folder or an id")
-    told = {"disable_log_stats": True, **arguments, "enable_prompt_embeds": True}
-    if "worker_extension_cls" in known:
-        told.setdefault("worker_extension_cls", EXTENSION)
+    return known, lambda **told: make_config(AsyncEngineArgs(**told)), make_client
+
+
+async def _start(
+    make_config: Callable[[], Any],
+    make_client: Callable[[Any], Any],
+    options: BaseOptions,
+    loop: asyncio.AbstractEventLoop,
+    max_waiting: int,
+) -> StartedVllm:
     try:
-        config = make_config(
-            AsyncEngineArgs(model=str(path), dtype=options.dtype, trust_remote_code=options.trust_remote_code, **told)
-        )
-        base: OutlineBase = load_outline(config.model_config, source)
+        config = make_config()
+        base: OutlineBase = load_outline(config.model_config, options.source or DEFAULT_BASE)
         client = make_client(config)
     except (BaseModelError, ConfigError):
         raise
