@@ -13,8 +13,11 @@ from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFo
 from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
 from softprompt.progress import Mute
+from softprompt.tasks.answers.decision import Question
+from softprompt.tasks.form import Form
+from softprompt.training.train import train
 from tests.commands import Run
-from tests.lifecycle.rows import ROWS
+from tests.lifecycle.rows import ROWS, a_task
 from tests.models import make_base, some_prompt, steerable_base
 
 NEW = [{"text": "stone", "label": "yes"}, {"text": "river", "label": "no"}]
@@ -71,6 +74,22 @@ def test_those_that_clients_sent_are_learnt_once_and_kept_later(library: Library
     every = correct("kind", every=True, steps=60, library=library, progress=Mute())
     assert (every.corrections, every.fixed, every.new_version) == (3, 1.0, None)
     assert every.reason.endswith("every correction is right already")
+
+
+def test_the_new_version_is_asked_and_calibrated_as_the_old_one_is(library: Library, tmp_path: Path, old_folder: Path) -> None:
+    """What a task file says of answers is kept from version to version, and a temperature is found for the new vectors."""
+    words = {"id2label": {"1": "yes", "0": "no"}, "fold_labels": True, "no_answer": "no"}
+    question = {"decision": {"type": "predicate", "instructions": "Is it a word?"}}
+    train(a_task(tmp_path, task="told", base=str(old_folder), **words, **question), library=library, progress=Mute())
+    made = correct("told", [{"text": "stone", "label": "1"}, {"text": "river", "label": "NO"}], library=library)
+    assert (made.new_version, made.corrections) == (2, 2)
+    before, now = (library.registry.resolve(f"told@{number}").card for number in (1, 2))
+    assert Form.of_card(now) == Form.of_card(before)
+    assert Question.of_card(now) == Question.of_card(before)
+    assert Question.of_card(now) is not None
+    assert {"temperature", "id2label"} <= now.recipe.keys()
+    again = correct("told", [{"text": "good", "label": "0"}], library=library)  # by the form of the new one
+    assert again.old_version == library.registry.resolve("told").number
 
 
 def test_a_call_that_is_cut_short_before_the_gate_is_made_again(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
