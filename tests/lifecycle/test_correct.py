@@ -76,7 +76,9 @@ def test_those_that_clients_sent_are_learnt_once_and_kept_later(library: Library
     assert every.reason.endswith("every correction is right already")
 
 
-def test_the_new_version_is_asked_and_calibrated_as_the_old_one_is(library: Library, tmp_path: Path, old_folder: Path) -> None:
+def test_the_new_version_is_asked_and_calibrated_as_the_old_one_is(
+    library: Library, tmp_path: Path, old_folder: Path
+) -> None:
     """What a task file says of answers is kept from version to version, and a temperature is found for the new vectors."""
     words = {"id2label": {"1": "yes", "0": "no"}, "fold_labels": True, "no_answer": "no"}
     question = {"decision": {"type": "predicate", "instructions": "Is it a word?"}}
