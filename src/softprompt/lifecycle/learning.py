@@ -225,9 +225,12 @@ def _parts(text: str) -> set[str]:
 
 
 def _right(form: Form, report: Report, answers: Sequence[str]) -> float:
-    """The share of answers that are just as they should be."""
+    """The share of answers that are just as they should be, blanks around them apart; of ordered labels those that are
+    nearer to the right one than to any other."""
     said, right = form.judged(report.predictions, answers)
-    return sum(one == other for one, other in zip(said, right, strict=True)) / len(answers)
+    if form.values:
+        said = [repr(min(form.values.values(), key=lambda value: abs(value - number))) for number in map(float, said)]
+    return sum(one.strip() == other.strip() for one, other in zip(said, right, strict=True)) / len(answers)
 
 
 def _baselines(card: Card, today: Card) -> dict[str, float] | None:
