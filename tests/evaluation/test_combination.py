@@ -27,12 +27,15 @@ from softprompt.exchange.exporting import Format, export_prompt
 from softprompt.exchange.importing import import_prompt
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
+from softprompt.prompts.card import DECISION
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.rows.sources import Row
 from softprompt.serving.answers import Message
 from softprompt.serving.offline import Service
 from softprompt.serving.service import AsyncService
-from softprompt.tasks.answers.kinds import mean_scores, softmax
+from softprompt.tasks.answers.decision import Question
+from softprompt.tasks.answers.kinds import SET, mean_scores, softmax
+from softprompt.tasks.form import _OF_KIND, HOW_ASKED, Form
 from softprompt.tasks.task import Task
 from softprompt.training.prepare import Preparer
 from tests.commands import Run
@@ -229,6 +232,32 @@ def test_a_new_form_and_task_are_those_that_are_named(library: Library, base: Fr
     assert (made.task, made.version, card.input, card.task) == ("both", 1, "So: {text}\n", "both")
     (judged,) = evaluate(["both"], library=library, data=ROWS, base=base)
     assert judged.value == made.value
+
+
+def test_what_is_combined_is_asked_as_its_parents_are(library: Library, base: FrozenBase) -> None:
+    """In all that a card's recipe says of that: what is forgotten there is asked otherwise, without a word."""
+    own: dict[str, Any] = {"fold_labels": True, "id2label": {"1": "yes", "0": "no"}, "no_answer": "no"}
+    decision = {"type": "choice", "instructions": "Which?", "choices": [{"value": one} for one in LABELS]}
+    asked: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "talk": ({"labels": LABELS, "input": "{messages}"}, {"messages": "in the chat template", **own}),
+        "decide": ({"labels": LABELS}, {"decision": decision}),
+        "write": ({"metric": "exact_match", "target": " {answer}"}, {"output_schema": '{"type": "object"}'}),
+        "several": ({"labels": LABELS, "metric": "micro_f1"}, {"problem_type": SET, "label_separator": "|"}),
+    }
+    assert {*_OF_KIND, "fold_labels", "id2label"} == {*HOW_ASKED, "threshold", "answer_range"} - {DECISION}
+    for task, (fields, recipe) in asked.items():
+        for seed in (1, 2):
+            prompt = some_prompt(base, task, seed=seed, **fields, recipe=recipe | {"seed": seed})
+            library.publish(prompt.to_bytes(), base=base.address)
+        combine([f"{task}@1", f"{task}@2"], library=library)
+        before, now = (library.registry.resolve(f"{task}@{number}").card for number in (1, 3))
+        assert vars(Form.of_card(now)) == vars(Form.of_card(before)), task
+        assert Question.of_card(now) == Question.of_card(before)
+        assert "seed" not in now.recipe
+    other = some_prompt(base, "write", seed=3, **asked["write"][0], recipe={"output_schema": '{"type": "array"}'})
+    library.publish(other.to_bytes(), base=base.address)
+    with pytest.raises(ConfigError, match=r"write@1 and write@4 are asked otherwise: output_schema .*object.* and .*array"):
+        combine(["write@1", "write@4"], library=library)
 
 
 def test_what_cannot_be_combined_is_refused_and_nothing_is_published(

@@ -369,6 +369,17 @@ def test_rows_of_ones_own_are_judged_alike(tmp_path: Path, library: Library) -> 
     )
 
 
+def test_what_is_judged_on_several_bases_comes_in_the_order_that_was_asked(
+    tmp_path: Path, library: Library, other_folder: Path
+) -> None:
+    task_file(tmp_path, "a")  # which writes the rows
+    other = some_prompt(FrozenBase.load(str(other_folder)), "other", labels=LABELS)
+    library.publish(other.to_bytes(), base=str(other_folder))
+    found = evaluate(["a", "other", "b"], library=library, data=tmp_path / "test.jsonl")
+    assert [one.task for one in found] == ["a", "other", "b"]
+    assert found[1].digest == other.digest
+
+
 def test_versions_judged_some_rows_at_a_time_are_judged_as_at_once(
     tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:

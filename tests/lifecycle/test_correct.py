@@ -10,11 +10,17 @@ import pytest
 
 from softprompt import correct, predict
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound, TrainingStopped
+from softprompt.evaluation.trials import Report
 from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
+from softprompt.lifecycle.learning import _right
 from softprompt.progress import Mute
+from softprompt.tasks.answers.decision import Question
+from softprompt.tasks.config.config import parse_config
+from softprompt.tasks.form import Form
+from softprompt.training.train import train
 from tests.commands import Run
-from tests.lifecycle.rows import ROWS
+from tests.lifecycle.rows import ROWS, a_task
 from tests.models import make_base, some_prompt, steerable_base
 
 NEW = [{"text": "stone", "label": "yes"}, {"text": "river", "label": "no"}]
@@ -71,6 +77,41 @@ def test_those_that_clients_sent_are_learnt_once_and_kept_later(library: Library
     every = correct("kind", every=True, steps=60, library=library, progress=Mute())
     assert (every.corrections, every.fixed, every.new_version) == (3, 1.0, None)
     assert every.reason.endswith("every correction is right already")
+
+
+def test_the_new_version_is_asked_and_calibrated_as_the_old_one_is(
+    library: Library, tmp_path: Path, old_folder: Path
+) -> None:
+    """What a task file says of answers is kept from version to version, and a temperature is found for the new vectors."""
+    words = {"id2label": {"1": "yes", "0": "no"}, "fold_labels": True, "no_answer": "no"}
+    question = {"decision": {"type": "predicate", "instructions": "Is it a word?"}}
+    train(a_task(tmp_path, task="told", base=str(old_folder), **words, **question), library=library, progress=Mute())
+    made = correct("told", [{"text": "stone", "label": "1"}, {"text": "river", "label": "NO"}], library=library)
+    assert (made.new_version, made.corrections) == (2, 2)
+    before, now = (library.registry.resolve(f"told@{number}").card for number in (1, 2))
+    assert Form.of_card(now) == Form.of_card(before)
+    assert Question.of_card(now) == Question.of_card(before)
+    assert Question.of_card(now) is not None
+    assert {"temperature", "id2label"} <= now.recipe.keys()
+    again = correct("told", [{"text": "good", "label": "0"}], library=library)  # by the form of the new one
+    assert again.old_version == library.registry.resolve("told").number
+
+
+def test_a_level_is_right_where_it_is_the_nearest_one(library: Library, tmp_path: Path, old_folder: Path) -> None:
+    """A prompt says the mean over levels, which is just a level in no case."""
+    task = a_task(tmp_path, task="levels", base=str(old_folder), problem_type="regression", labels=["no", "yes"])
+    train(task, library=library, progress=Mute())
+    rows = [{"text": word, "label": "yes"} for word in ("stone", "river")]
+    assert not {"1", "2"} & {*said(library, ["stone", "river"], "levels")}
+    made = correct("levels", rows, steps=60, library=library, progress=Mute())
+    assert (made.fixed_before < 1, made.fixed, made.promoted) == (True, 1.0, True)
+    form, report = Form.of_card(library.registry.resolve("levels").card), Report("mae", 0.0, 3, 0.0, ["1.49", "1.51", "2"])
+    assert _right(form, report, ["no", "no", "yes"]) == pytest.approx(2 / 3)
+
+
+def test_blanks_around_an_answer_make_it_no_other() -> None:
+    form = Form.of_config(parse_config({"task": "t", "target": " {answer}"}))
+    assert _right(form, Report("exact_match", 0.0, 2, 0.0, ["Paris", "Rome"]), ["Paris ", "Oslo"]) == 0.5
 
 
 def test_a_call_that_is_cut_short_before_the_gate_is_made_again(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

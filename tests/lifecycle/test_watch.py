@@ -154,6 +154,31 @@ def test_an_alert_when_drift_begins_and_none_again_soon(library: Library, base: 
     clock.now += QUIET_S
     feed(watcher, seen_of(base, words(ELSEWHERE, BUCKET * 4, seed=9)))
     assert len(sent) == 2
+    feed(watcher, seen_of(base, words(HERE, BUCKET * BUCKETS, seed=10)))
+    feed(watcher, seen_of(base, words(ELSEWHERE, BUCKET * 4, seed=11)))
+    assert len(sent) == 2
+    clock.now += QUIET_S  # and it drifts still
+    feed(watcher, seen_of(base, words(ELSEWHERE, BUCKET * 2, seed=12)))
+    assert len(sent) == 3
+
+
+def test_a_version_that_cannot_be_watched_takes_no_other_along(
+    library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Windows.find
+
+    def find(self: Windows, task: str, number: int) -> Any:
+        if task == "tell":
+            raise RegistryError("its row cannot be read")
+        return honest(self, task, number)
+
+    monkeypatch.setattr(Windows, "find", find)
+    watcher = watching(library, base, Clock())
+    for row in seen_of(base, words(HERE, 20, seed=4)):
+        watcher.saw("default", "tell", 1, row, None, "yes")
+        watcher.saw("default", "kind", 1, row, None, "yes")
+    watcher.work(store=True)
+    assert [(key[1], tally.rows) for key, tally, _ in watcher.snapshot()] == [("kind", 20)]
 
 
 def test_what_cannot_be_judged_is_not_kept(library: Library, base: FrozenBase) -> None:

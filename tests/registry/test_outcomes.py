@@ -121,6 +121,15 @@ def test_the_bootstrap_is_that_of_a_plain_loop(kind: str, tolerance: float) -> N
     assert share_beyond(losses, tolerance) == share_beyond(losses, tolerance), "seeded"
 
 
+def test_a_row_that_lies_far_apart_hides_no_fall_of_the_others() -> None:
+    """Losses without a bound, of more kinds than are told apart, of which one takes up all of their range."""
+    chance = random.Random(3)
+    losses = [1 + chance.random() / 10 for _ in range(1000)]
+    assert share_beyond([*losses, 1000.0], 0.5) == share_beyond(losses, 0.5) == 1.0
+    gains = [-one for one in losses]
+    assert share_beyond([*gains, 1000.0], 0.5) == pytest.approx(slow_share([*gains, 1000.0], 0.5, 200), abs=0.14)
+
+
 def test_the_ends_of_the_bootstrap() -> None:
     assert share_beyond([0.0] * 5, 0.0) == 0.0
     assert share_beyond([1.0] * 5, 0.5) == 1.0

@@ -20,6 +20,7 @@ from softprompt.model.architecture import architecture_of
 from softprompt.progress import Advance, Silent
 from softprompt.tasks.task import Task
 from softprompt.training.events import Stepped
+from softprompt.training.prepare import Preparer
 from softprompt.training.session import Session
 from softprompt.training.sweep import Halving, make_grid, sweep, write_page
 from softprompt.training.train import train
@@ -261,3 +262,26 @@ def test_the_page_of_curves_holds_every_candidate_and_needs_no_network(tmp_path:
 def test_what_is_no_list_of_choices_is_refused(values: Any) -> None:
     with pytest.raises(ConfigError, match=r"the choices of 'optim' are .*; give a list of values"):
         make_grid({"optim": values})
+
+
+def test_candidates_that_ask_otherwise_of_the_same_rows_are_each_trained_for_their_own(base: FrozenBase) -> None:
+    """What an objective needs of a row is found once for all candidates that share it, and for no others."""
+    rows = [{"text": f"red {n}", "chosen": "good", "rejected": "bad", "worse": "false"} for n in range(70)]
+    preparer = Preparer(base)
+
+    def pairs(**changes: Any) -> tuple[Any, Any]:
+        run, _ = preparer.prepare(pair.variant(**changes), None)
+        return run.targets[0], run.train
+
+    pair = Task(task="pairs", data=rows, objective="preference", num_virtual_tokens=3, max_steps=2)
+    (mild, train), (same, alike), (steep, _) = pairs(), pairs(seed=1), pairs(preference_beta=0.9)
+    assert (mild.beta, same.beta, steep.beta) == (0.1, 0.1, 0.9)
+    assert train is alike
+    assert pairs(rejected="worse")[0].answers[1] != mild.answers[1]
+    pair = Task(
+        task="away", data=rows, target=" {chosen}", objective="unlikelihood", unwanted="rejected", num_virtual_tokens=3,
+        max_steps=2,
+    )  # fmt: skip
+    found = [pairs(**changes)[0] for changes in ({}, {"unwanted_weight": 3.0}, {"unwanted": "worse"})]
+    assert [one.weight for one in found] == [1.0, 3.0, 1.0]
+    assert [one.said for one in found] == ["bad", "bad", "false"]

@@ -17,13 +17,14 @@ from softprompt.library.library import library_or_current
 from softprompt.model.architecture import architecture_of
 from softprompt.names import check_new_task, check_tags
 from softprompt.progress import Progress, Silent, loading
-from softprompt.prompts.card import DECISION, Card
+from softprompt.prompts.card import Card
 from softprompt.prompts.combine import Operation, check_operation, combine_vectors, mean_of, shares
 from softprompt.prompts.prompt import Classifier, SoftPrompt
 from softprompt.registry.records import Origin, Record, Version
+from softprompt.rows.openai_files import MESSAGES
 from softprompt.rows.sources import digest_rows
 from softprompt.rows.values import short
-from softprompt.tasks.form import ANSWERS, Form, form_fields
+from softprompt.tasks.form import ANSWERS, HOW_ASKED, Form, form_fields
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -35,10 +36,7 @@ _OF_BASE = (
 """What a recipe says of the base and of how text becomes tokens. The rest is of the training of one prompt, and so not of
 one that is combined from it."""
 
-_OF_FORM = ("fold_labels", "id2label", "problem_type", "label_separator", "no_answer", "retrieve", DECISION)
-"""What it says of how a prompt is asked."""
-
-_ASKED = ("input", "target", "labels", "metric", "problem_type", "values")
+_ASKED = ("input", "target", "labels", "metric", "problem_type", "values", "output_schema", "converses")
 """Fields of forms that prompts share which are combined without saying how the new one is asked."""
 
 
@@ -216,7 +214,7 @@ def _make(
     classifier = Classifier(*(mean_of(each, weights) for each in parts)) if parts else None
     own, form = parents[0].card.recipe, first.card.recipe
     recipe = {key: own[key] for key in _OF_BASE if key in own} | {"combined": operation}
-    recipe |= {key: form[key] for key in _OF_FORM if key in form}
+    recipe |= {key: form[key] for key in (*HOW_ASKED, "retrieve", MESSAGES) if key in form}
     if "label_end" in form and first.fingerprint == versions[0].fingerprint:
         recipe["label_end"] = form["label_end"]
     if operation == "interpolate":

@@ -78,7 +78,8 @@ def evaluate(
     passages: Sources = None,
     progress: Progress | None = None,
 ) -> list[Evaluation]:
-    """Judge tuned prompts on the test rows of their task files, or on the rows of one file of your own.
+    """Judge tuned prompts on the test rows of their task files, or on the rows of one file of your own; an evaluation for
+    each of `tasks`, in their order.
 
     Args:
         tasks: task files; with `data`, tasks of the library, each as TASK, TASK@N or TASK@ALIAS.
@@ -105,22 +106,23 @@ def evaluate(
 def judge_cases(
     library: Library, cases: Sequence[Case], base: BaseLike, progress: Progress, file: AnswerFile | None = None
 ) -> list[Evaluation]:
-    """Judge versions that are found already; those of one base together. See :func:`evaluate`.
+    """Judge versions that are found already; those of one base together, and told in the order given. See
+    :func:`evaluate`.
 
     Args:
         file: keeps what a single case's rows are answered as it goes, and what it has already is not asked again.
     """
-    groups: dict[BaseOptions, list[Case]] = {}
-    for case in cases:
+    groups: dict[BaseOptions, list[int]] = {}
+    for place, case in enumerate(cases):
         for remark in (*case.remarks, *case.source.remarks_on_inputs(case.task.form)):
             progress.warn(remark)
         options = case.named if isinstance(base, FrozenBase) else case.options(BaseOptions.of(base))
-        groups.setdefault(options, []).append(case)
-    evaluations: list[Evaluation] = []
-    for options, group in groups.items():
+        groups.setdefault(options, []).append(place)
+    evaluations: dict[int, Evaluation] = {}
+    for options, places in groups.items():
         with loading(progress, options.shown):
             loaded = base_of(base, options)
-        trials = []
+        trials, group = [], [cases[place] for place in places]
         for case in group:
             prompt = SoftPrompt.from_bytes(library.read(case.version), digest=case.version.digest)
             prompt.check_base(loaded)
@@ -130,7 +132,7 @@ def judge_cases(
         reports = _judge(engine, trials, progress, file)
         if engine.ties.remark is not None:
             progress.note(engine.ties.remark)
-        for case, trial, report in zip(group, trials, reports, strict=True):
+        for place, case, trial, report in zip(places, group, trials, reports, strict=True):
             scores = (report.metric, report.value, report.stderr, report.rows, report.loss)
             cut, version = (trial.examples.truncated, report.unfinished, case.source.blank), case.version
             for count, told in ((report.unparsable, "are no numbers"), (report.outside, "lie outside of their range")):
@@ -139,20 +141,18 @@ def judge_cases(
             said = iter(zip(report.predictions, report.values, strict=True))
             answers = [(None, None) if case.task.form.is_blank(row) else next(said) for row in case.given]
             each = (tuple(output for output, _ in answers), tuple(value for _, value in answers))
-            evaluations.append(
-                Evaluation(
-                    version.task,
-                    version.number,
-                    version.digest,
-                    *scores,
-                    *cut,
-                    *each,
-                    unparsable=report.unparsable,
-                    out_of_range=report.outside,
-                    others=report.others,
-                )
+            evaluations[place] = Evaluation(
+                version.task,
+                version.number,
+                version.digest,
+                *scores,
+                *cut,
+                *each,
+                unparsable=report.unparsable,
+                out_of_range=report.outside,
+                others=report.others,
             )
-    return evaluations
+    return [evaluations[place] for place in range(len(cases))]
 
 
 def _judge(engine: OfflineEngine, trials: Sequence[Trial], progress: Progress, file: AnswerFile | None) -> list[Report]:

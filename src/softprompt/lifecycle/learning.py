@@ -17,7 +17,7 @@ import torch
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import TrainingError, TrainingStopped
-from softprompt.evaluation.trials import Report, Trial, judge, result_of
+from softprompt.evaluation.trials import Report, Trial, answer, judge, report_of, report_tuned, result_of
 from softprompt.lifecycle.personalize import few_steps
 from softprompt.model.architecture import Architecture
 from softprompt.model.kinds.headed_encoder import HeadedEncoder
@@ -28,7 +28,7 @@ from softprompt.registry.records import Version
 from softprompt.registry.traffic.feedback import Correction
 from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import digest_rows
-from softprompt.tasks.form import Form
+from softprompt.tasks.form import HOW_ASKED, Form
 from softprompt.tasks.splits import Source
 from softprompt.tasks.task import Task
 from softprompt.training.heads import start_head
@@ -140,8 +140,9 @@ class Learning:
     def look(self, rows_PD: torch.Tensor, step: int) -> Look:
         """What is right by these vectors."""
         form, dtype = self.task.form, self.architecture.base.dtype
-        trials = [Trial(form, rows_PD.to(dtype), examples) for examples in (self.wrong, self.some)]
-        wrong, some = result_of(judge(self.engine, trials))
+        trials = [Trial(form, rows_PD.to(dtype), rows, keeps_chances=rows is self.some) for rows in (self.wrong, self.some)]
+        given, others = result_of(answer(self.engine, trials))
+        wrong, some = report_of(trials[0], given), report_tuned(trials[1], others, fixed=True)
         first = self.start.some if self.start is not None else some
         slack = 0.0 if math.isnan(first.stderr) else first.stderr
         keeps = goodness(some.metric, some.value) >= goodness(first.metric, first.value) - slack
@@ -181,6 +182,7 @@ class Learning:
         member = Member(self.task, library, True, None, "")
         member.run, member.test, member.id = run, self.test, secrets.token_hex(16)
         member.baselines = _baselines(old.card, card)
+        member.recipe |= {key: old.card.recipe[key] for key in HOW_ASKED if key in old.card.recipe}
         member.recipe["correct"] = {
             "from": old.ref, "corrections": self.corrections, "replay": self.replay, "digest": self.digest,
         }  # fmt: skip
@@ -223,9 +225,12 @@ def _parts(text: str) -> set[str]:
 
 
 def _right(form: Form, report: Report, answers: Sequence[str]) -> float:
-    """The share of answers that are just as they should be."""
+    """The share of answers that are just as they should be, blanks around them apart; of ordered labels those that are
+    nearer to the right one than to any other."""
     said, right = form.judged(report.predictions, answers)
-    return sum(one == other for one, other in zip(said, right, strict=True)) / len(answers)
+    if form.values:
+        said = [repr(min(form.values.values(), key=lambda value: abs(value - number))) for number in map(float, said)]
+    return sum(one.strip() == other.strip() for one, other in zip(said, right, strict=True)) / len(answers)
 
 
 def _baselines(card: Card, today: Card) -> dict[str, float] | None:

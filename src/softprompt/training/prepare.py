@@ -46,7 +46,8 @@ DEEP_RATE = 0.05
 
 
 class Preparer:
-    """Makes runs on one base. Tasks that share their rows and form, as candidates of a sweep do, share their encoding."""
+    """Makes runs on one base. Tasks that share their rows and form, as candidates of a sweep do, share their encoding, where
+    their objective asks alike of each row."""
 
     def __init__(
         self,
@@ -102,7 +103,8 @@ class Preparer:
         read = library.read if self._prompts is None and library is not None else (self._prompts or {}).get
         parents = _parents(base, task.config, read) if begins is None else []
         length = _length(task.config, parents)
-        key = (id(task.train), task.form, length, task.config.max_eval_samples, objective)
+        asked = tuple(task.config.of_objective.items())
+        key = (id(task.train), task.form, length, task.config.max_eval_samples, objective, asked)
         if key not in self._encoded:
             self._kept.append(task.train)
             encoded = {

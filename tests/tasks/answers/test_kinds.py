@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from softprompt.evaluation.metrics import measure
 from softprompt.tasks.answers.kinds import (
     balanced,
     farthest,
@@ -82,6 +83,19 @@ def test_balanced_weights_make_classes_count_alike(counts: list[int]) -> None:
         weight * count == pytest.approx(weights[0] * counts[0]) for weight, count in zip(weights, counts, strict=True)
     )
     assert sum(weight * count for weight, count in zip(weights, counts, strict=True)) == pytest.approx(sum(counts))
+
+
+def test_labels_of_which_some_look_like_numbers_are_judged_by_their_places_all_the_same() -> None:
+    """A prompt that is sure and right says the place of a label, which is the text of another label."""
+    labels = ["0", "1", "2", "3+"]
+    form = Form.of_config(parse_config({"task": "t", "problem_type": "regression", "labels": labels}))
+    sure = [[0.0 if label == right else -90.0 for label in labels] for right in labels]
+    said = [form.of_scores(scores).output for scores in sure]
+    assert said == ["1", "2", "3", "4"]
+    assert measure("mae", *form.judged(said, labels)) == 0
+    assert measure("mae", *form.judged([form.usual(["0", "1", "1"])] * 4, labels)) == (1 + 0 + 1 + 2) / 4
+    large = Form.of_config(parse_config({"task": "t", "problem_type": "regression", "labels": ["1234567", "7654321"]}))
+    assert measure("mae", *large.judged([large.usual(["1234567"])], ["1234567"])) == 0
 
 
 def test_what_is_no_number_counts_as_the_worst_that_could_be_said() -> None:

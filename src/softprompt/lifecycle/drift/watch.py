@@ -43,7 +43,7 @@ EVERY_S = 5.0
 REREAD_S = 60.0
 """Seconds after which a version's reference is read again."""
 QUIET_S = 3600.0
-"""Seconds after an alert in which the same version gives no other."""
+"""Seconds after an alert in which the same version gives no other: what began meanwhile, and lasts, is told behind them."""
 MOST_VERSIONS, MOST_QUEUED, MOST_REVIEWS = 1000, 4096, 256
 """Versions that are watched, the last ones asked; rows of one that wait for the thread; and rows for review that do."""
 
@@ -69,7 +69,8 @@ class _Watched:
     """Rows since the last look."""
     unstored: bool = False
     verdicts: list[Verdict] = field(default_factory=list)
-    drifted: bool = False
+    told: bool = False
+    """Whether an alert was given of the drift that lasts."""
     alerted_at: float = -math.inf
 
     @property
@@ -174,10 +175,13 @@ class Watcher:
         with self._lock:
             watched = list(self._watched.items())
         for key, one in watched:
-            if one.queue and (store or len(one.queue) >= BUCKET):
-                self._take(key, one, store)
-            if one.unseen >= BUCKET:
-                self._look(key, one)
+            try:
+                if one.queue and (store or len(one.queue) >= BUCKET):
+                    self._take(key, one, store)
+                if one.unseen >= BUCKET:
+                    self._look(key, one)
+            except Exception as error:  # the registry is away, or the version is wrong: the others are watched on
+                self._tell("the watch over drift failed", error)
         if store:
             self._store(watched)
 
@@ -216,10 +220,11 @@ class Watcher:
             return
         one.verdicts = judge_rows(one.reference, one.tally, level=self._level, sets=one.sets)
         moved = [verdict for verdict in one.verdicts if verdict.drifted]
-        if moved and not one.drifted and self._clock() - one.alerted_at >= QUIET_S:
-            one.alerted_at = self._clock()
+        if not moved:
+            one.told = False
+        elif not one.told and self._clock() - one.alerted_at >= QUIET_S:
+            one.told, one.alerted_at = True, self._clock()
             self._alert(key, moved)
-        one.drifted = bool(moved)
 
     def _alert(self, key: Key, moved: list[Verdict]) -> None:
         tenant, task, version = key

@@ -198,21 +198,23 @@ class Answering:
 
     def judged(self, predictions: Sequence[str], right: Sequence[str]) -> tuple[list[str], list[str]]:
         """Predictions and right answers as a metric compares them: what a target says around a generated answer is no part
-        of it, ordered labels are their numbers, and a text without a number is the number farthest from the right one."""
+        of it, right answers that are ordered labels are their numbers, as predictions of them are, and a text without a
+        number is the number farthest from the right one."""
         if not self.is_number:
             return [text if self.labels else self.unwrap(text) for text in predictions], list(right)
         numbers = [self._number(text) or 0.0 for text in right]
         bounds = self.answer_range or (min(numbers), max(numbers))
-        said = [self._number(text) for text in predictions]
+        said = [kinds.number_of(text) if self.labels else self.of_text(text).value for text in predictions]
         kept = [kinds.farthest(it, bounds) if one is None else one for one, it in zip(said, numbers, strict=True)]
         return list(map(repr, kept)), list(map(repr, numbers))
 
     def usual(self, right: Sequence[str]) -> str:
-        """The most frequent of some answers, the first among equals; of numbers the median."""
+        """The most frequent of some answers, the first among equals, as a prompt would say it; of numbers the median."""
         if not self.is_number:
             return Counter(right).most_common(1)[0][0]
-        numbers = [float(number) for number in self.judged(right, right)[1]]
-        return right[numbers.index(statistics.median_low(numbers))]
+        numbers = [self._number(text) or 0.0 for text in right]
+        median = statistics.median_low(numbers)
+        return repr(median) if self.labels else right[numbers.index(median)]
 
     def within(self, right: Sequence[str]) -> Self:
         """The same with the range of some answers, where answers are generated numbers and have none yet."""

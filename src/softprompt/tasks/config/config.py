@@ -297,6 +297,16 @@ class TaskConfig(Strict):
         """The objective, chosen where the file is silent."""
         return self.objective or "language_modelling"
 
+    @property
+    def of_objective(self) -> dict[str, Any]:
+        """What it says for its objective alone."""
+        patterns = OF_PATTERNS if self.unwanted_patterns else ()
+        keys: dict[str, tuple[str, ...]] = {
+            "unlikelihood": ("unwanted", "unwanted_weight", *patterns),
+            "preference": ("rejected", "preference_beta"),
+        }
+        return {key: getattr(self, key) for key in keys.get(self.objective_name, ())}
+
     def recipe(self) -> dict[str, Any]:
         """The hyperparameters that a card keeps."""
         kept: tuple[str, ...] = (
@@ -308,12 +318,7 @@ class TaskConfig(Strict):
         if self.encoder_reparameterization_type:
             kept += ("encoder_reparameterization_type", "encoder_hidden_size")
         values = {key: getattr(self, key) for key in kept}
-        patterns = OF_PATTERNS if self.unwanted_patterns else ()
-        kept_of: dict[str, tuple[str, ...]] = {
-            "unlikelihood": ("unwanted", "unwanted_weight", *patterns),
-            "preference": ("rejected", "preference_beta"),
-        }
-        values |= {key: getattr(self, key) for key in kept_of.get(self.objective_name, ())}
+        values |= self.of_objective
         values |= {"prompt_tuning_init": self.initializer, "objective": self.objective_name}
         if self.decision is not None:
             values[DECISION] = self.decision.model_dump(mode="json", exclude_none=True)
