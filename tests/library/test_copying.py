@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from softprompt.errors import LibraryError
+from softprompt.jobs.batches import Batches
 from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
 from tests.commands import Run
@@ -119,3 +120,22 @@ def test_the_command_tells_it_too(run: Run, home: Path, tmp_path: Path) -> None:
         shown = run("library", "copy", "--to-home", tmp_path / "copy")
         assert "default/trec6: production 1 -> 2" in shown.out
         assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_batches_stay_with_their_home(tmp_path: Path) -> None:
+    """Their files do, and a batch that waits would be answered by nobody in the copy; those of a target are not lost."""
+    asked = b'{"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {}}'
+    with Library.open(tmp_path / "home") as library:
+        library.publish(make_prompt(), base=BASE)
+        Batches(library).create(Uploads(library).add(asked, "asked.jsonl", "batch").name, "/v1/embeddings")
+        library.copy(tmp_path / "copy")
+    with Library.open(tmp_path / "copy") as copy:
+        assert Batches(copy).page().rows == []
+    with Library.open(tmp_path / "source") as library, Library.open(tmp_path / "target") as target:
+        library.publish(make_prompt(), base=BASE)
+        file = Uploads(target).add(asked, "asked.jsonl", "batch").name
+        batch, _ = Batches(target).create(file, "/v1/embeddings")
+        Uploads(target).delete(file)
+        with pytest.raises(LibraryError, match="has batches already"):
+            library.copy(tmp_path / "target")
+        assert Batches(target).get(batch.name) == batch

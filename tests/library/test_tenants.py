@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from softprompt.errors import Denied, LibraryError, NotFound, RegistryError, StoreError
-from softprompt.jobs.batches import Batches
+from softprompt.jobs.batches import Answers, Batches
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.queue import Lost, Queue
 from softprompt.jobs.uploads import Uploads
@@ -60,7 +60,10 @@ def fill(library: Library) -> str:
     )
     Uploads(library).add(lines(), "equal.jsonl")
     asked = {"custom_id": SECRET, "method": "POST", "url": "/v1/embeddings", "body": {"model": "fish", "input": SECRET}}
-    Batches(library).create(Uploads(library).add(lines([asked]), "asked.jsonl", "batch").name, "/v1/embeddings")
+    batch, _ = Batches(library).create(Uploads(library).add(lines([asked]), "asked.jsonl", "batch").name, "/v1/embeddings")
+    answers = Answers(library, batch.name)
+    answers.add({"custom_id": SECRET, "response": {"status_code": 200}})
+    answers.close()
     queue_job(library, Path("tiny-llama"), "job")
     library.runs.mkdir(exist_ok=True)
     folder = library.runs / library.tenant

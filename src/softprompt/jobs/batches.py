@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,10 @@ class Line:
 
     custom_id: str
     body: Mapping[str, Any]
+
+
+class Ended(Exception):
+    """A batch is to be answered no more: it was erased with its tenant, or another server has ended it."""
 
 
 class Batches:
@@ -160,33 +164,59 @@ class Batches:
         self.change(name, (VALIDATING, IN_PROGRESS), status=CANCELLING, cancelling_at=now())
         return self.get(name)
 
-    def change(self, name: str, found: Sequence[str], **values: Any) -> None:
-        """Change a batch that is in one of these states."""
+    def change(self, name: str, found: Sequence[str], **values: Any) -> Batch | None:
+        """Change a batch that is in one of these states: as it is then; None, and nothing changes, where there is none."""
         with self._database.write() as connection:
-            self._change(connection, name, found, values)
+            row = connection.execute(self._update(name, found).values(values).returning(tables.batches)).first()
+        return None if row is None else _batch(row)
 
-    def _change(self, connection: sa.Connection, name: str, found: Sequence[str], values: Mapping[str, Any]) -> None:
+    def _update(self, name: str, found: Sequence[str]) -> sa.Update:
         own = sa.and_(_b.name == name, _b.tenant == self.library.tenant, _b.status.in_(found))
-        connection.execute(sa.update(tables.batches).where(own).values(values))
+        return sa.update(tables.batches).where(own)
+
+    def tell(self, name: str, answers: Answers) -> bool:
+        """Keep how many answers there are; whether the batch is to be cancelled.
+
+        Raises:
+            Ended: nobody waits for more of them.
+        """
+        failed = answers.failed
+        batch = self.change(name, OPEN, completed=len(answers.rows) - failed, failed=failed)
+        if batch is None:
+            raise Ended
+        return batch.status == CANCELLING
 
     def finish(self, name: str, status: str, answers: Sequence[Mapping[str, Any]]) -> None:
-        """End a batch: answers in a file, those that are refusals in one of their own."""
+        """End a batch: answers in a file, those that are refusals in one of their own.
+
+        Raises:
+            Ended: it has ended, or is no more; nothing is kept.
+        """
         good = [answer for answer in answers if _went_well(answer)]
         bad = [answer for answer in answers if not _went_well(answer)]
+        values: dict[str, Any] = {"status": status, "completed": len(good), "failed": len(bad), "finished_at": now()}
+        files = [
+            (field, f"{name}_{kind}.jsonl", "".join(json.dumps(answer) + "\n" for answer in some).encode())
+            for field, kind, some in (("output_file", "output", good), ("error_file", "error", bad))
+            if some
+        ]
+        tenant = sa.select(tables.tenants).where(tables.tenants.c.name == self.library.tenant)
         with self._database.write() as connection:
-            values: dict[str, Any] = {"status": status, "completed": len(good), "failed": len(bad), "finished_at": now()}
-            for field, kind, some in (("output_file", "output", good), ("error_file", "error", bad)):
-                if some:
-                    data = "".join(json.dumps(answer) + "\n" for answer in some).encode()
-                    values[field] = self.files.add_result(connection, data, f"{name}_{kind}.jsonl", BATCH_OUTPUT).name
-            self._change(connection, name, OPEN, values)
+            # The tenant first, as whoever erases it has it: or the two could wait for each other.
+            if connection.execute(tenant.with_for_update(read=True, key_share=True)).first() is None:
+                raise Ended
+            if not connection.execute(self._update(name, OPEN).values(values)).rowcount:
+                raise Ended
+            for field, filename, data in files:
+                kept = self.files.add_result(connection, data, filename, BATCH_OUTPUT)
+                connection.execute(sa.update(tables.batches).where(_b.name == name).values({field: kept.name}))
 
 
-def next_batch(library: Library) -> Batch | None:
-    """The oldest batch, of any tenant, that waits in this home or was begun here."""
+def next_batch(library: Library, but: Collection[str] = ()) -> Batch | None:
+    """The oldest batch, of any tenant, that waits in this home or was begun here, and is none of `but`."""
     if not (library.home / PLACE).exists():  # which the first batch or job makes
         return None
-    open_here = sa.and_(_b.status.in_(OPEN), _b.place == place_of(library.home))
+    open_here = sa.and_(_b.status.in_(OPEN), _b.place == place_of(library.home), _b.name.not_in(list(but)))
     with library.registry.database.read() as connection:
         row = connection.execute(sa.select(tables.batches).where(open_here).order_by(_b.id).limit(1)).first()
     return None if row is None else _batch(row)
@@ -196,17 +226,29 @@ class Answers:
     """The answers to a batch as they come, in a file that a kill leaves whole but for its last line."""
 
     def __init__(self, library: Library, name: str) -> None:
-        self.path: Path = library.home / "batches" / f"{name}.jsonl"
+        self.path = path_of(library, name)
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
         data = self.path.read_bytes() if self.path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+        self.rows: list[dict[str, Any]] = []
+        self.failed = 0
+        """How many of them are refusals."""
+        whole = 0
+        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+            try:
+                self._take(json.loads(line))
+            except ValueError:  # a power cut can leave any bytes: what stands behind them is answered again
+                break
+            whole += len(line)
         self._file = self.path.open("ab")
-        self._file.truncate(len(whole))
+        self._file.truncate(whole)
+
+    def _take(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self.failed += not _went_well(row)
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep an answer."""
-        self.rows.append(row)
+        self._take(row)
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()
 
@@ -218,6 +260,11 @@ class Answers:
         """They are kept elsewhere."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+def path_of(library: Library, name: str) -> Path:
+    """Where the answers to a batch are kept until it has ended."""
+    return library.home / "batches" / f"{name}.jsonl"
 
 
 def partials(library: Library) -> None:

@@ -6,6 +6,7 @@ names bytes that were not stored.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from softprompt.errors import FieldError, NotFound
+from softprompt.errors import FieldError, NotFound, StoreError
 from softprompt.jobs.records import Page, fetch_page, find_row, record_of
 from softprompt.jobs.rows import UploadedRows, read_upload
 from softprompt.prompts.file import digest_of
@@ -24,6 +25,8 @@ from softprompt.stores import FolderStore, read_verified
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
+
+log = logging.getLogger("softprompt.jobs")
 
 TRAINING = "fine-tune"
 RESULTS = "fine-tune-results"
@@ -132,7 +135,7 @@ class Uploads:
         return read_upload(self.read(file), file.filename)
 
     def read(self, file: UploadedFile) -> bytes:
-        """The bytes of a file, checked.
+        """The bytes of a file, checked. Clients are told what these errors say; where the home is, the log alone.
 
         Raises:
             NotFound: they are not in this home.
@@ -140,8 +143,11 @@ class Uploads:
         """
         try:
             return read_verified(self.store, file.digest)
-        except NotFound:
-            raise NotFound(f"the bytes of file {file.name!r} are not in {self.store.shown}; upload it again") from None
+        except (NotFound, StoreError) as error:
+            log.error("file %s: %s", file.name, error)
+            gone = isinstance(error, NotFound)
+            why = "are not in the home of this server" if gone else "are damaged or cannot be read"
+            raise type(error)(f"the bytes of file {file.name!r} {why}; upload it again") from None
 
     def delete(self, name: str) -> None:
         """Delete a file for good; a job that still waits for it will fail.

@@ -58,7 +58,7 @@ class Target:
 
 def copy(source: Database, source_store: Store, target: Target, *, progress: Progress | None) -> CopyReport:
     """Copy every blob that a version names to a store, and its rows to the registry at a URL: numbers, aliases with their
-    trails, tags, origins, audit, keys. Uploaded files and jobs stay behind.
+    trails, tags, origins, audit, keys. Uploaded files, jobs and batches stay behind.
 
     What is None, or is the source itself, stays the same. Blobs go first and rows last, in one transaction: a copy that
     was cut short is begun again by the same command. The source is only read, in the state in which the copy began.
@@ -66,7 +66,7 @@ def copy(source: Database, source_store: Store, target: Target, *, progress: Pro
     A target that is a former copy is brought up to date: every line of its audit is in the source's. Another one is refused.
 
     Raises:
-        LibraryError: nothing new is named, or the target's registry has changes of its own, files or jobs.
+        LibraryError: nothing new is named, or the target's registry has changes of its own, files, jobs or batches.
         NotFound, StoreError: a blob of the source is gone or altered; mend that first.
         RegistryError: a registry fails.
     """
@@ -125,7 +125,7 @@ def _refuse_if_used(source: Connection, there: Connection, shown: str) -> None:
     def has(table: sa.Table) -> bool:
         return there.execute(sa.select(table).limit(1)).first() is not None
 
-    for table in (tables.files, tables.jobs):
+    for table in (tables.files, tables.jobs, tables.batches):
         if has(table):
             raise LibraryError(
                 f"the registry {shown} has {table.name} already, and a copy would take their place; name an empty one"

@@ -35,7 +35,7 @@ _TRIES = 3
 """How often rows that others wrote meanwhile are taken too."""
 
 _BATCH = 1000
-_a, _c, _f, _j = tables.audit.c, tables.cards.c, tables.files.c, tables.jobs.c
+_a, _b, _c, _f, _j = tables.audit.c, tables.batches.c, tables.cards.c, tables.files.c, tables.jobs.c
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,9 @@ def _erase_rows(library: Library, tenant: str) -> None:
             others = sa.and_(_j.bank == bank, _j.tenant != tenant, _j.finished_at.is_(None))
             if bank and connection.execute(sa.select(_j.id).where(others).limit(1)).first() is None:
                 (library.runs / "jobs" / f"{bank}.checkpoint").unlink(missing_ok=True)
+        # Answers that a server has made by now; its next look tells it that nobody waits for them.
+        for name in connection.execute(sa.select(_b.name).where(_b.tenant == tenant)).scalars():
+            (library.home / "batches" / f"{name}.jsonl").unlink(missing_ok=True)
         for table in _audit_last(theirs):
             if table not in (tables.tenants, tables.files):
                 which = theirs[table] if table is not tables.audit else _lines_that_go(tenant)

@@ -384,5 +384,5 @@ job_events = Table(
     Column("created_at", String(32), nullable=False),
 )
 
-OF_ONE_HOME = (files, jobs, job_events, windows, reviews)
+OF_ONE_HOME = (files, jobs, job_events, batches, windows, reviews)
 """Tables whose rows mean files of a home, or what its servers saw: a copy of the library leaves them behind."""

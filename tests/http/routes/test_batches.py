@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ import pytest
 from openai import OpenAI
 
 from softprompt.bases.base import FrozenBase
+from softprompt.errors import NotFound
+from softprompt.http.routes import batches as batches_module
 from softprompt.http.routes.batches import batch_routes
 from softprompt.http.routes.files import file_routes
-from softprompt.jobs.batches import Answers, Batches, partials, read_lines
+from softprompt.jobs.batches import Answers, Batches, Ended, Line, partials, read_lines
+from softprompt.jobs.uploads import Uploads
+from softprompt.library import tenants
 from softprompt.library.library import Library
 from tests.fake_engine import FakeEngine
 from tests.http_server import Running, fill, serving
@@ -53,6 +57,12 @@ def running(library: Library, base: FrozenBase) -> Iterator[Running]:
 def client(running: Running) -> Iterator[OpenAI]:
     with running.client() as made:
         yield made
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts are kept nearly at once."""
+    monkeypatch.setattr("softprompt.http.routes.batches.LOOK_S", 0.05)
 
 
 def upload(client: OpenAI, data: bytes, purpose: Any = "batch") -> str:
@@ -126,7 +136,7 @@ def test_pages_and_another_tenant(client: OpenAI, running: Running) -> None:
         ended(client, name)
 
 
-def test_it_goes_on_where_the_server_was_ended(library: Library, base: FrozenBase) -> None:
+def test_it_goes_on_where_the_server_was_ended(library: Library, base: FrozenBase, fast: None) -> None:
     """Answers that were there stay as they are, a torn line is answered again, and none is answered twice."""
     bodies = [{"model": "tell", "prompt": f"red {n}", "max_tokens": 3} for n in range(40)]
     slow = FakeEngine(context=base.context, step_s=0.05)
@@ -151,7 +161,7 @@ def test_it_goes_on_where_the_server_was_ended(library: Library, base: FrozenBas
     assert len(engine.tickets) == 40 - len(kept)
 
 
-def test_a_batch_is_cancelled(library: Library, base: FrozenBase) -> None:
+def test_a_batch_is_cancelled(library: Library, base: FrozenBase, fast: None) -> None:
     slow = FakeEngine(context=base.context, step_s=0.05)
     with (
         serving(library, base, engine=slow, routers=[file_routes(library), batch_routes(library)]) as found,
@@ -230,7 +240,108 @@ def test_a_file_for_training_is_no_batch_and_a_stream_is_refused(client: OpenAI)
 
 def test_answers_of_nobody_go(library: Library) -> None:
     left = Answers(library, "batch_gone")
-    left.add({"custom_id": "a"})
+    left.add({"custom_id": "a", "response": {"status_code": 200}})
     left.close()
     partials(library)
     assert not left.path.exists()
+
+
+def test_a_batch_that_cannot_be_answered_does_not_hold_up_others(library: Library, base: FrozenBase) -> None:
+    """Damaged bytes, and what nobody foresaw: one fails, the other waits, and those behind them are answered."""
+    damaged, odd, good = (
+        Batches(library).create(Uploads(library).add(requests([body]), "r.jsonl", "batch").name, ENDPOINT)[0]
+        for body in ({"model": "tell", "prompt": text} for text in ("red", "green", "blue"))
+    )
+    digest = Uploads(library).get(damaged.input_file).digest
+    (library.home / "files" / digest).write_bytes(b"other")
+    folder = library.home / "batches"
+    (folder / f"{odd.name}.jsonl").mkdir(parents=True)  # its answers can be kept nowhere
+    with serving(library, base, routers=[file_routes(library), batch_routes(library)]) as found, found.client() as client:
+        assert ended(client, good.name).status == "completed"
+        done = ended(client, damaged.name)
+        assert done.status == "failed"
+        assert "upload it again" in done.errors.data[0].message
+        assert str(library.home) not in done.errors.data[0].message
+        assert client.batches.retrieve(odd.name).status == "in_progress"
+
+
+def test_a_bug_in_one_batch_ends_no_other(
+    library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (
+        Batches(library).create(Uploads(library).add(requests([body]), "r.jsonl", "batch").name, ENDPOINT)[0]
+        for body in ({"model": "tell", "prompt": text} for text in ("red", "green"))
+    )
+    ordered = batches_module.in_order
+
+    def broken(rows: Sequence[dict[str, Any]], lines: Sequence[Line]) -> list[dict[str, Any]]:
+        if lines[0].body["prompt"] == "red":
+            raise KeyError("a bug")
+        return ordered(rows, lines)
+
+    monkeypatch.setattr(batches_module, "in_order", broken)
+    with serving(library, base, routers=[file_routes(library), batch_routes(library)]) as found, found.client() as client:
+        assert ended(client, second.name).status == "completed"
+        assert client.batches.retrieve(first.name).status == "in_progress"
+    assert "a bug; batches wait" in caplog.text
+
+
+def test_answers_go_with_a_tenant_that_is_erased(library: Library, base: FrozenBase, fast: None) -> None:
+    """While they are made: no answer stays on the disk, and none comes back."""
+    fill(library.for_tenant("leaves"), base)
+    secret = library.for_tenant("leaves").registry.keys.create("ci", ["predict", "train", "read"]).secret
+    slow = FakeEngine(context=base.context, step_s=0.05)
+    routers = [file_routes(library), batch_routes(library)]
+    with serving(library, base, engine=slow, routers=routers) as found, found.client(secret) as client:
+        file = upload(client, requests([{"model": "tell", "prompt": f"red {n}"} for n in range(200)]))
+        name = client.batches.create(input_file_id=file, endpoint=ENDPOINT, completion_window="24h").id
+        eventually(lambda: client.batches.retrieve(name).request_counts.completed > 0)
+        tenants.erase(library, "leaves")
+        eventually(lambda: slow.live_jobs() == 0)
+        assert list((library.home / "batches").iterdir()) == []
+    with pytest.raises(NotFound):
+        tenants.plan_erase(library, "leaves")
+
+
+def test_what_has_ended_is_not_ended_again(library: Library) -> None:
+    """By a server that goes on with it unaware: it leaves no file."""
+    batches = Batches(library)
+    batch, _ = batches.create(Uploads(library).add(requests([{}]), "r.jsonl", "batch").name, ENDPOINT)
+    answer = {"custom_id": "r0", "response": {"status_code": 200}}
+    batches.finish(batch.name, "completed", [answer])
+    files = Uploads(library).page().rows
+    with pytest.raises(Ended):
+        batches.finish(batch.name, "cancelled", [answer])
+    assert Uploads(library).page().rows == files
+    assert batches.get(batch.name).status == "completed"
+
+
+def test_progress_costs_no_transaction_for_each_answer(
+    library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    tell = Batches.tell
+
+    def counted(self: Batches, name: str, answers: Answers) -> bool:
+        calls.append(name)
+        return tell(self, name, answers)
+
+    monkeypatch.setattr(Batches, "tell", counted)
+    monkeypatch.setattr("softprompt.http.routes.batches.LOOK_S", 3600.0)
+    file = Uploads(library).add(requests([{"model": "tell", "prompt": f"red {n}"} for n in range(60)]), "r.jsonl", "batch")
+    batch, _ = Batches(library).create(file.name, ENDPOINT)
+    with serving(library, base, routers=[file_routes(library), batch_routes(library)]) as found, found.client() as client:
+        assert ended(client, batch.name).request_counts.completed == 60
+    assert calls == [batch.name]
+
+
+def test_answers_that_a_power_cut_has_damaged_are_made_again(library: Library) -> None:
+    kept = Answers(library, "batch_cut")
+    row = {"custom_id": "a", "response": {"status_code": 400}}
+    kept.add(row)
+    kept.close()
+    kept.path.write_bytes(kept.path.read_bytes() + b"\0\0\0\n" + b'{"custom_id": "b", "response": {"status_code": 200}}\n')
+    again = Answers(library, "batch_cut")
+    assert (again.rows, again.failed) == ([row], 1)
+    again.close()
+    assert [json.loads(line) for line in kept.path.read_bytes().splitlines()] == [row]

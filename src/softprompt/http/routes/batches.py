@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +17,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from pydantic import BaseModel, Field, StrictStr, ValidationError
 from starlette.responses import Response
 
-from softprompt.errors import LibraryError
+from softprompt.errors import LibraryError, RegistryError, SoftPromptError
 from softprompt.http.auth import Caller, need
 from softprompt.http.body import StrictRoute
 from softprompt.http.errors import ApiError, for_clients, invalid, refusal
@@ -34,7 +36,6 @@ from softprompt.http.routes.files import (
 from softprompt.http.schemas import Body, ModelBody, Unsupported, refuse_unsupported
 from softprompt.jobs.batches import (
     CANCELLED,
-    CANCELLING,
     COMPLETED,
     FAILED,
     IN_PROGRESS,
@@ -43,6 +44,7 @@ from softprompt.jobs.batches import (
     Answers,
     Batch,
     Batches,
+    Ended,
     Line,
     next_batch,
     partials,
@@ -58,7 +60,9 @@ log = logging.getLogger("softprompt.http")
 AT_ONCE = 16
 """Requests of a batch that are under way together; those of clients are in the same queue of the engine."""
 LOOK_S = 1.0
-"""Between two looks for a batch, and for whether it was cancelled."""
+"""Between two looks for a batch, and for whether it was cancelled; so often its counts are kept."""
+ASIDE_S = 30.0
+"""So long a batch waits that cannot be answered now; others are answered meanwhile."""
 TRIES = 5
 """Of a request that fails through no fault of its own; one that comes too fast is tried until it is let in."""
 
@@ -212,10 +216,13 @@ class Runner:
     async def run(self) -> None:
         """Until it is cancelled."""
         handle: int | None = None
+        aside: dict[str, float] = {}
         try:
             while True:
+                aside = {name: until for name, until in aside.items() if time.monotonic() < until}
+                batch = None
                 try:
-                    batch = await asyncio.to_thread(next_batch, self._library)
+                    batch = await asyncio.to_thread(next_batch, self._library, aside)
                     if batch is not None and handle is None:
                         handle = await asyncio.to_thread(self._lock)
                     if batch is not None and handle is not None:
@@ -223,6 +230,10 @@ class Runner:
                         continue
                 except (LibraryError, OSError) as error:
                     log.warning("batches wait: %s", error)
+                except Exception:
+                    log.exception("a bug; batches wait")
+                if batch is not None and handle is not None:  # those behind it need not wait for what it waits for
+                    aside[batch.name] = time.monotonic() + ASIDE_S
                 await asyncio.sleep(LOOK_S)
         finally:
             if handle is not None:
@@ -242,9 +253,9 @@ class Runner:
         await asyncio.to_thread(batches.change, batch.name, (VALIDATING,), status=IN_PROGRESS, in_progress_at=now())
         try:
             lines = await asyncio.to_thread(batches.read, batch.input_file, batch.endpoint)
-        except LibraryError:
+        except RegistryError:
             raise
-        except Exception as error:  # the file was deleted meanwhile, or its bytes
+        except SoftPromptError as error:  # the file was deleted meanwhile, or its bytes are gone or damaged
             how = {"status": FAILED, "error": str(error), "finished_at": now()}
             await asyncio.to_thread(batches.change, batch.name, OPEN, **how)
             return
@@ -255,6 +266,8 @@ class Runner:
             status = CANCELLED if cancelled else COMPLETED
             await asyncio.to_thread(batches.finish, batch.name, status, in_order(answers.rows, lines))
             await asyncio.to_thread(answers.delete)
+        except Ended:
+            await asyncio.to_thread(answers.delete)
         finally:
             answers.close()
 
@@ -262,10 +275,13 @@ class Runner:
         """Answer what is left; whether it was cancelled meanwhile."""
         waiting, running = iter(lines), set[asyncio.Task[dict[str, Any]]]()
         caller = Caller(batch.tenant)
+        told = -math.inf
         try:
             while True:
-                if (await asyncio.to_thread(batches.get, batch.name)).status == CANCELLING:
-                    return True
+                if time.monotonic() - told >= LOOK_S:
+                    if await asyncio.to_thread(batches.tell, batch.name, answers):
+                        return True
+                    told = time.monotonic()
                 while len(running) < AT_ONCE and (line := next(waiting, None)) is not None:
                     running.add(asyncio.create_task(self._one(batch.endpoint, line, caller)))
                 if not running:
@@ -273,9 +289,6 @@ class Runner:
                 done, running = await asyncio.wait(running, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     answers.add(task.result())
-                failed = sum(row["response"]["status_code"] != 200 for row in answers.rows)
-                counts = {"completed": len(answers.rows) - failed, "failed": failed}
-                await asyncio.to_thread(batches.change, batch.name, OPEN, **counts)
         finally:
             for task in running:
                 task.cancel()
