@@ -377,6 +377,23 @@ def test_a_failed_step_ends_its_jobs_alone(base: FrozenBase, caplog: pytest.LogC
     engine.stop()
 
 
+def test_a_row_that_cannot_begin_takes_no_other_along(base: FrozenBase, caplog: pytest.LogCaptureFixture) -> None:
+    """What fails behind its first pass leaves nothing of it among the rows that go on."""
+    caplog.set_level(logging.CRITICAL)
+
+    class Broken:
+        def begin(self) -> Any:
+            raise RuntimeError("no such grammar")
+
+    engine = ContinuousEngine(architecture_of(base))
+    going = ask(engine, NO_PROMPT, (3, 4), max_tokens=30)
+    assert going.began.wait(PATIENCE)
+    with pytest.raises(EngineError, match="no such grammar"):
+        _ = ask(engine, some_vectors(base, 3, 1), (3,) * 7, max_tokens=5, grammar=Broken()).pieces
+    assert not same_but_for_ties(base, NO_PROMPT, (3, 4), 30, going.tokens)
+    engine.stop()
+
+
 def test_a_pass_that_memory_does_not_hold_runs_in_halves(base: FrozenBase, caplog: pytest.LogCaptureFixture) -> None:
     """Rows that enter, scores and embeddings alike; a single one that is still too large ends alone."""
 

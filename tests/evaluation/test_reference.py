@@ -13,9 +13,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from softprompt.evaluation.reference import SKETCH, Reference, Sample, Seen, Tally, _bin, _sure_bin, bin_start, sketch
+from softprompt.evaluation.reference import (
+    SKETCH,
+    Reference,
+    Sample,
+    Seen,
+    Tally,
+    _bin,
+    _sure_bin,
+    answers_of,
+    bin_start,
+    sketch,
+)
 from softprompt.evaluation.statistics.drift_tests import LEAST_ROWS, homogeneity, judge_rows
 from softprompt.evaluation.statistics.significance import chi_square_tail, critical, f_tail
+from softprompt.tasks.config.config import parse_config
+from softprompt.tasks.form import Form
 from tests.models import make_base
 
 LABELS, SHARES = ("a", "b", "c", "d", "e"), (0.55, 0.25, 0.12, 0.06, 0.02)
@@ -246,3 +259,14 @@ def test_sets_are_tested_label_by_label() -> None:
     assert not judged({"x": 88, "y": 83, "z": 2})
     assert judged({"x": 90, "y": 30, "z": 1})
     assert judged({"x": 90, "y": 80, "z": 40})
+
+
+def test_numbers_over_ordered_labels_count_as_the_nearest_label() -> None:
+    """Each number for itself would be a kind of answer of its own, and no two samples would have one in common."""
+    labels = ["0", "1", "2", "3+"]  # which stand for 1 to 4
+    form = Form.of_config(parse_config({"task": "t", "problem_type": "regression", "labels": labels}))
+    assert [answers_of(form, said) for said in ("1", "1.2", "1.6", "2.5", "4")] == [("0",), ("0",), ("1",), ("1",), ("3+",)]
+    tally = Tally(answered=3, answers=Counter({"1.2": 2, "3.9": 1}))
+    before = Reference(np.zeros(SKETCH), np.ones(SKETCH), (Sample("judged", np.eye(SKETCH), tally),))
+    assert before.counted_as(form).samples[0].tally.answers == {"0": 2, "3+": 1}
+    assert before.counted_as(form).samples[0].tally.answers == {"0": 2, "3+": 1}, "and again"

@@ -278,6 +278,25 @@ def test_baselines_are_measured_once_also_by_those_who_go_on(base: FrozenBase, l
     assert all(member.tuned is not None for member in second.members)
 
 
+def test_baselines_of_other_test_rows_are_measured_anew(base: FrozenBase, library: Library, tmp_path: Path) -> None:
+    """Test rows that changed while a training lay still: what is judged on them is compared on them."""
+
+    def task(label: str) -> Task:
+        (tmp_path / "test.jsonl").write_text(json.dumps({"text": "the red stone", "label": label}) + "\n")
+        made = make_task(tmp_path, "one")
+        data = {"train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "test.jsonl")}
+        return made.variant(data=data)
+
+    first = open_session(base, library, task("good"), every=0.0)
+    for _ in up_to(first, 3):
+        pass
+    second, alone = open_session(base, library, task("bad")), open_session(base, None, task("bad"))
+    events = [*second.run(), *alone.run()]
+    assert any(isinstance(event, Resumed) for event in events)
+    (kept,), (resumed,), (fresh,) = (one.members for one in (first, second, alone))
+    assert resumed.baselines == fresh.baselines != kept.baselines
+
+
 def test_a_baseline_that_solves_the_task_is_told_before_it_trains(
     base: FrozenBase, library: Library, tmp_path: Path
 ) -> None:

@@ -336,6 +336,9 @@ def test_equal_values_are_told_apart_by_the_loss() -> None:
     assert Report("accuracy", 0.5, 10, 0.9, []).better_than(report)
     assert Report("accuracy", 0.5, 10, 1.0, []).better_than(report)
     assert not Report("accuracy", 0.5, 10, 1.1, []).better_than(report)
+    lost = Report("accuracy", 0.5, 10, math.nan, [])
+    assert not lost.better_than(report)
+    assert report.better_than(lost)
     assert Report("accuracy", 0.6, 10, 2.0, []).better_than(report)
     assert not Report("accuracy", 0.4, 10, 0.1, []).better_than(report)
     unknown = Report("exact_match", 0.5, 10, math.nan, [])  # as a checkpoint from before may have it

@@ -260,12 +260,13 @@ class ContinuousEngine(Engine):
     def _enter(self, works: list[Work]) -> None:
         """Run the inputs of new rows, and choose their first tokens."""
         jobs = [work.job for work in works if isinstance(work.job, GenerateJob)]
-        logits_BV = self._rows.enter(jobs)
-        first = len(self._active)
-        self._active += [
+        begun = [  # before any is in, so that one that cannot begin leaves none behind
             _Row(work, job.sampling, _draws(job.sampling.seed), self._begin(job), _matcher(job.sampling))
             for work, job in zip(works, jobs, strict=True)
         ]
+        logits_BV = self._rows.enter(jobs)
+        first = len(self._active)
+        self._active += begun
         self._choose(logits_BV, first)
 
     def _begin(self, job: GenerateJob) -> Continuation:

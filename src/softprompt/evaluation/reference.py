@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from softprompt.tasks.answers.kinds import number_of
+
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
     from softprompt.tasks.form import Form
@@ -48,9 +50,11 @@ def written(characters: int) -> tuple[str]:
 
 
 def answers_of(form: Form, output: str) -> tuple[str, ...]:
-    """What an answer counts as: its label, the labels of a set, or how long it is."""
+    """What an answer counts as: its label, the labels of a set, the label nearest to a number, or how long it is."""
     if form.labels is None:
         return written(sum(map(len, output.split())))
+    if form.values and (number := number_of(output)) is not None:
+        return (form.nearest(number),)
     return form.each(output) if form.is_set else (output,)
 
 
@@ -195,6 +199,17 @@ class Reference:
                 setattr(tally, field_name, getattr(answers, field_name))
             samples.append(Sample(name, np.cov(own, rowvar=False) if len(some) > 1 else np.eye(SKETCH), tally))
         return cls(made.centre, made.scale, tuple(samples))
+
+    def counted_as(self, form: Form) -> Reference:
+        """The same, whose answers count as :func:`answers_of` has them: references of before kept numbers over ordered
+        labels as they were said, each for itself."""
+        for sample in self.samples:
+            if form.values and not sample.tally.answers.keys() <= form.values.keys():
+                counts = Counter[str]()
+                for said, count in sample.tally.answers.items():
+                    counts.update(dict.fromkeys(answers_of(form, said), count))
+                sample.tally.answers = counts
+        return self
 
     def scaled(self, points: Floats) -> Floats:
         """Sketches in standard deviations from the centre, clipped."""

@@ -74,10 +74,11 @@ class Report:
     """The one that calibrates the probabilities of one label among several on these rows."""
 
     def better_than(self, other: Report | None) -> bool:
-        """By the metric; of equal values by the lower loss; of equal losses this one is better: the later."""
+        """By the metric; of equal values by the lower loss; of equal losses this one is better: the later. A loss that is no
+        number is the worst."""
         if other is None or self.value != other.value:
             return other is None or goodness(self.metric, self.value) > goodness(self.metric, other.value)
-        return not self.loss > other.loss
+        return self.loss <= other.loss or math.isnan(other.loss)
 
 
 class Answer(NamedTuple):

@@ -229,7 +229,7 @@ def _right(form: Form, report: Report, answers: Sequence[str]) -> float:
     nearer to the right one than to any other."""
     said, right = form.judged(report.predictions, answers)
     if form.values:
-        said = [repr(min(form.values.values(), key=lambda value: abs(value - number))) for number in map(float, said)]
+        said = [repr(form.values[form.nearest(float(number))]) for number in said]
     return sum(one.strip() == other.strip() for one, other in zip(said, right, strict=True)) / len(answers)
 
 

@@ -10,6 +10,7 @@ from softprompt.evaluation.baselines import baselines_of, suffice
 from softprompt.evaluation.findings import remarks_on_scores
 from softprompt.evaluation.trials import Report
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
+from softprompt.rows.sources import digest_rows
 from softprompt.tasks.answers.kinds import OF_NUMBERS, OF_SETS
 from softprompt.tasks.task import Examples, Task
 from softprompt.text import plural
@@ -203,12 +204,13 @@ class Member:
     def state(self, bank: Banks) -> dict[str, Any]:
         """What a checkpoint keeps of it and of its places in the bank."""
         runs = [run.state() | {"bank": bank.state(place)} for run, place in zip(self.runs, self.places, strict=True)]
-        return {"id": self.id, "baselines": self.baselines, "runs": runs}
+        return {"id": self.id, "baselines": self.baselines, "judged": digest_rows(self.task.test), "runs": runs}
 
     def load_state(self, state: Mapping[str, Any], bank: Banks) -> None:
-        """Go on from a state."""
+        """Go on from a state. Baselines of other test rows than today's are measured anew."""
         self.id, self.resumed, baselines = state["id"], True, state["baselines"]
-        self.baselines = baselines if baselines and suffice(baselines, self.task) else None
+        same = state.get("judged") == digest_rows(self.task.test)
+        self.baselines = baselines if baselines and same and suffice(baselines, self.task) else None
         for run, place, own in zip(self.runs, self.places, state["runs"], strict=True):
             run.load_state(own)
             bank.load_state(place, own["bank"])

@@ -228,8 +228,7 @@ def _rank(run: Run) -> tuple[bool, bool, float, float]:
     """By which runs compare: those that live, then the metric, then the loss."""
     if run.best is None:
         return (False, False, 0.0, 0.0)
-    loss = run.best.loss if run.best.loss == run.best.loss else 0.0
-    return (run.failure is None, not run.dropped, goodness(run.best.metric, run.best.value), -loss)
+    return (run.failure is None, not run.dropped, goodness(run.best.metric, run.best.value), -run.best.loss)
 
 
 OUTCOME = ("steps", "validation", "validation_stderr", "rows", "dropped")

@@ -170,7 +170,8 @@ def look(
         shown.warn(
             f"{version.ref}: {plural(tally.rows, 'row')} of {source}, and {LEAST_ROWS} are needed: nothing is judged yet"
         )
-    verdicts = judge_rows(reference, tally, level=level, sets=Form.of_card(version.card).is_set)
+    form = Form.of_card(version.card)
+    verdicts = judge_rows(reference.counted_as(form), tally, level=level, sets=form.is_set)
     return Look(version, reference, tally, tuple(verdicts), source, since, level)
 
 

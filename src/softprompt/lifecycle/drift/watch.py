@@ -210,8 +210,9 @@ class Watcher:
         one.read_at = self._clock()
         told = None if version is None else windows.reference(version)
         if version is not None and key_of(told) != one.reference_key:
-            one.reference, one.reference_key = Reference.read(told), key_of(told)
-            one.sets = Form.of_card(version.card).is_set
+            form, found = Form.of_card(version.card), Reference.read(told)
+            one.reference, one.reference_key = found and found.counted_as(form), key_of(told)
+            one.sets = form.is_set
             one.buckets.clear()  # which were scaled by the one before
 
     def _look(self, key: Key, one: _Watched) -> None:

@@ -156,6 +156,10 @@ class Answering:
         """The numbers that ordered labels stand for."""
         return kinds.values_of(self.labels or (), self.id2label) if self.is_number else {}
 
+    def nearest(self, number: float) -> str:
+        """The ordered label that stands for the number nearest to another; the lower one of two."""
+        return min(self.values, key=lambda label: (abs(self.values[label] - number), self.values[label]))
+
     def of_scores(self, scores: Sequence[float]) -> Said:
         """What summed log-probabilities of all that is :attr:`asked` say."""
         labels = self.labels or ()
