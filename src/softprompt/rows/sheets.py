@@ -60,8 +60,8 @@ def read_parquet(data: bytes, where: str, most: int | None = None) -> Cells:
 
 
 def _read_within(data: bytes, metadata: Any, where: str, most: int) -> Any:
-    """A file's table, where that holds no more than `most` bytes. A value that comes again and again is stored once, so texts
-    are measured before any is made."""
+    """A file's table, where that holds no more than `most` bytes. A value that comes again and again is stored once, so
+    texts are measured before any is made."""
     import pyarrow
     import pyarrow.compute
     import pyarrow.parquet
@@ -108,8 +108,8 @@ def read_excel(data: bytes, where: str, most: int | None = None) -> Cells:
     An empty cell is empty text, an error such as #N/A is null, a whole number has no point, a date without a time is a date.
 
     Raises:
-        DataError: openpyxl is not installed, it is no workbook, several sheets have rows, a formula has no value, or it holds
-            more than `most` bytes unpacked.
+        DataError: openpyxl is not installed, it is no workbook, several sheets have rows, a formula has no value, or it
+            holds more than `most` bytes unpacked.
     """
     try:
         import openpyxl
