@@ -137,7 +137,8 @@ def test_a_folder_that_changed_is_told_and_one_that_is_gone_refused(
     assert brought["scores"] == before["scores"]
     answers, chats = asked_over_http(home, base_folder, [ASKED, own])
     assert [answer.status_code for answer in (*answers, *chats)] == [400, 200, 400, 200]
-    assert "there is no folder" in answers[0].json()["error"]["message"]
+    told = answers[0].json()["error"]["message"]
+    assert "the folder of texts that has them cannot be read; give" in told  # and not which: it is the server's
 
 
 def test_a_function_is_run_where_it_is_named_alone(run: Run, tmp_path: Path, base_folder: Path, home: Path) -> None:

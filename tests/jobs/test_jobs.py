@@ -700,7 +700,7 @@ def test_a_full_disk_at_publishing_fails_the_job_in_the_end(
 
     def full(self: Library, *_: Any, **more: Any) -> Any:
         tries.append(1)
-        raise StoreError("No space left on device; free some")
+        raise StoreError(f"cannot write to the store {library.store.shown}: No space left on device; free some")
 
     monkeypatch.setattr(Library, "publish_all", full)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -709,7 +709,7 @@ def test_a_full_disk_at_publishing_fails_the_job_in_the_end(
     failed = Jobs(library).get(job.name)
     assert failed.error is not None
     assert failed.error["code"] == "library_failed"
-    assert "No space left" in failed.error["message"]
+    assert failed.error["message"].startswith("cannot write to the store of the library: No space left")
     assert len(tries) == bank.PUBLISH_TRIES
 
 
@@ -804,9 +804,13 @@ def test_equal_jobs_of_a_worker_that_died_have_a_version_each(
 
 
 def test_a_base_that_cannot_be_loaded_fails_its_jobs(library: Library, tmp_path: Path) -> None:
+    """Clients are told why, and not where the server keeps its bases."""
     job = queue_job(library, tmp_path / "empty")
     do_all(library)
-    assert (Jobs(library).get(job.name).error or {})["code"] == "base_unusable"
+    error = Jobs(library).get(job.name).error or {}
+    assert error["code"] == "base_unusable"
+    assert error["message"].startswith("no folder 'empty';")
+    assert not [event for event in Jobs(library).events(job.name).rows if str(tmp_path) in event.message]
 
 
 def test_a_copy_of_a_library_leaves_files_and_jobs_behind(library: Library, tmp_path: Path) -> None:

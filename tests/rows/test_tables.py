@@ -572,3 +572,59 @@ def test_a_damaged_file_is_read_or_refused_by_name(
     file.write_bytes(kept)
     with contextlib.suppress(DataError):
         assert len(read_table(file)) > 0
+
+
+LONG = "long " * 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("one long text in each row.parquet", {"text": [LONG] * 300}),
+        ("in each of a list.parquet", {"text": [[LONG, LONG]] * 150}),
+        ("one number in each row.parquet", {"text": [7] * 2_000_000}),
+        ("lists of one number.parquet", {"text": [[7] * 1_000_000] * 2}),
+        ("blank lines.csv.gz", b"text\n" + b"\n" * 3_000_000),
+        ("blank lines.txt", b"\n" * 3_000_000),  # packed, and not named so
+        ("blank cells.xlsx", b"<row/>" * 3_000_000),
+    ],
+)
+def test_a_small_file_that_holds_much_is_refused_before_it_is_unpacked(
+    tmp_path: Path, name: str, columns: dict[str, list[Any]] | bytes
+) -> None:
+    """Where it comes from others; one's own file is read whatever it holds."""
+    file = tmp_path / name
+    if isinstance(columns, dict):
+        pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    elif file.suffix == ".xlsx":
+        book = openpyxl.Workbook()
+        book.active.append(["text"])
+        book.save(file)
+        with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("xl/worksheets/sheet2.xml", columns)
+    else:
+        file.write_bytes(gzip.compress(columns))
+    assert file.stat().st_size < 100_000
+    with pytest.raises(DataError, match="holds more than 1000000 bytes unpacked"):
+        read_table(file, most=1_000_000)
+
+
+def test_a_bound_changes_no_row(tmp_path: Path) -> None:
+    columns = {
+        "text": ["a", None, "b", "a"], "sets": [["x", "y"], [], None, ["x"]], "number": [1, 2, None, 4],
+        "both": [{"one": "a"}, None, {"one": None}, {"one": "b"}],
+    }  # fmt: skip
+    file = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    assert read_table(file, most=100_000) == read_table(file)
+    sheet = tmp_path / "rows.xlsx"
+    book = openpyxl.Workbook()
+    for row in (["text", "label"], ["red", "yes"], ["blue", "no"]):
+        book.active.append(row)
+    book.save(sheet)
+    assert read_table(sheet, most=100_000) == read_table(sheet)
+    packed = tmp_path / "rows.csv.gz"
+    packed.write_bytes(gzip.compress(b"text\nred\n"))
+    assert read_table(packed, most=9) == read_table(packed)
+    with pytest.raises(DataError, match="more than 8 bytes"):
+        read_table(packed, most=8)

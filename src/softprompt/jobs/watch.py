@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -18,6 +19,7 @@ from softprompt.errors import (
     TrainingError,
 )
 from softprompt.jobs.queue import Claim, Queue
+from softprompt.names import base_name
 
 log = logging.getLogger("softprompt.jobs")
 
@@ -82,7 +84,7 @@ class Watch:
 def record(queue: Queue, claim: Claim, message: str, **more: Any) -> None:
     """Write an event; a registry that is away for a moment costs the event, not the training."""
     try:
-        queue.record(claim.id, message, **more)
+        queue.record(claim.id, _without_places(queue, claim, message), **more)
     except RegistryError as error:
         log.warning("job %s: %s (%s)", claim.name, message, error)
 
@@ -101,9 +103,19 @@ def fail(queue: Queue, claim: Claim, error: Exception) -> None:
         log.error("a bug; job %s fails", claim.name, exc_info=error)
         message = "the worker failed on this job; see worker.log in the home"
     try:
-        queue.fail(claim.id, _code(error), message, field)
+        queue.fail(claim.id, _code(error), _without_places(queue, claim, message), field)
     except RegistryError as again:
         log.warning("job %s: %s", claim.name, again)
+
+
+def _without_places(queue: Queue, claim: Claim, message: str) -> str:
+    """A message for clients, who are not told where this machine has the base and the library; the log has it whole."""
+    library = queue.library
+    places = {library.registry.database.shown: "of the library", library.store.shown: "of the library"}
+    places |= {str(library.home): "the home"} | ({claim.base: base_name(claim.base)} if os.path.isabs(claim.base) else {})
+    for place, name in places.items():
+        message = message.replace(place, name)
+    return message
 
 
 def _code(error: Exception) -> str:

@@ -86,8 +86,12 @@ class Passages:
         try:
             return self._made(retriever, Path(folder))
         except ConfigError as error:
-            why = str(error).removeprefix("retrieve: ").partition(";")[0]
-            return replace(retriever, missing=f"{why}, which has them (--passages FOLDER names another)")
+            # In brackets, which clients are not told: they learn no folder of this machine.
+            why = str(error).removeprefix("retrieve: ").partition(";")[0].translate({ord("("): "[", ord(")"): "]"})
+            return replace(
+                retriever,
+                missing=f"the folder of texts that has them cannot be read ({why}; --passages FOLDER names another)",
+            )
 
     def _made(self, retriever: Retriever, source: Path | Find) -> Retriever:
         if not isinstance(source, Path):

@@ -6,6 +6,7 @@ import datetime
 import io
 import re
 import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,21 +32,60 @@ class Cells:
     delimiter: None = None
 
 
-def read_parquet(data: bytes, where: str) -> Cells:
+XML = 8
+"""How much longer the XML of a workbook may be than its bound: marks stand around each cell."""
+
+
+def too_large(where: str, most: int) -> DataError:
+    """The refusal of a file that holds more than it may."""
+    return DataError(f"{where} holds more than {most} bytes unpacked, the most that is taken; split it")
+
+
+def read_parquet(data: bytes, where: str, most: int | None = None) -> Cells:
     """Cells of a Parquet file; NaN is null.
 
     Raises:
-        DataError: it is none, or is damaged.
+        DataError: it is none, is damaged, or holds more than `most` bytes unpacked, or so many values.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)).read()
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
+        table = file.read() if most is None else _read_within(data, file.metadata, where, most)
         columns = [_values(column) for column in table.columns]
     except (pyarrow.lib.ArrowException, ValueError, OverflowError, OSError) as error:
         raise DataError(f"{where}: not a readable Parquet file ({reason_of(error)}); save it again") from None
     return Cells(list(table.schema.names), list(zip(*columns, strict=True)), range(1, table.num_rows + 1))
+
+
+def _read_within(data: bytes, metadata: Any, where: str, most: int) -> Any:
+    """A file's table, where that holds no more than `most` bytes. A value that comes again and again is stored once, so
+    texts are measured before any is made."""
+    import pyarrow
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
+    chunks = [group.column(at) for group in groups for at in range(group.num_columns)]
+    if max(sum(one.total_uncompressed_size for one in chunks), sum(one.num_values for one in chunks)) > most:
+        raise too_large(where, most)
+    texts = sorted({one.path_in_schema for one in chunks if one.physical_type == "BYTE_ARRAY"})
+    table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data), read_dictionary=texts).read()
+    size, columns = 0, []
+    for column in table.columns:
+        for chunk in column.chunks:
+            flat = chunk
+            while pyarrow.types.is_list(flat.type):
+                flat = flat.flatten()
+            if pyarrow.types.is_dictionary(flat.type):
+                lengths = pyarrow.compute.binary_length(flat.dictionary)
+                size += pyarrow.compute.sum(lengths.take(flat.indices)).as_py() or 0
+        if size > most:
+            raise too_large(where, most)
+        kind = column.type
+        columns.append(column.cast(kind.value_type) if pyarrow.types.is_dictionary(kind) else column)
+    return pyarrow.table(columns, names=table.column_names)
 
 
 def _values(column: Any) -> list[Any]:
@@ -62,13 +102,14 @@ def _values(column: Any) -> list[Any]:
     return [plain(value) for value in values]
 
 
-def read_excel(data: bytes, where: str) -> Cells:
+def read_excel(data: bytes, where: str, most: int | None = None) -> Cells:
     """Cells of the only visible sheet of an Excel workbook that has any; the first row that is not blank has the names.
 
     An empty cell is empty text, an error such as #N/A is null, a whole number has no point, a date without a time is a date.
 
     Raises:
-        DataError: openpyxl is not installed, it is no workbook, several sheets have rows, or a formula has no value.
+        DataError: openpyxl is not installed, it is no workbook, several sheets have rows, a formula has no value, or it
+            holds more than `most` bytes unpacked.
     """
     try:
         import openpyxl
@@ -77,11 +118,17 @@ def read_excel(data: bytes, where: str) -> Cells:
     if data.startswith(_OLD_OFFICE):
         raise DataError(f"{where} is an old workbook or one with a password; save it as .xlsx without one, or as .csv")
     try:
+        if most is not None:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:  # which gives out no more of a file than it says here
+                if sum(info.file_size for info in archive.infolist()) > XML * most:
+                    raise too_large(where, most)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of styles and checks of cells, which no row has
             sheets, formulas = _sheets(openpyxl, data, values=False)
             if formulas:
                 sheets, _ = _sheets(openpyxl, data, values=True)
+    except DataError:
+        raise
     except Exception as error:  # the library and what it reads with raise many kinds; none of them is ours
         raise DataError(f"{where}: not a readable Excel workbook ({reason_of(error)}); save it again") from None
     filled = {title: rows for title, rows in sheets.items() if rows}

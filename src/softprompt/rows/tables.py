@@ -18,7 +18,7 @@ from typing import Any
 from softprompt.errors import DataError
 from softprompt.rows.delimited import DELIMITERS, LINE_END, Records, read_csv, read_tsv
 from softprompt.rows.places import PlacedRows
-from softprompt.rows.sheets import Cells, read_excel, read_parquet
+from softprompt.rows.sheets import Cells, read_excel, read_parquet, too_large
 from softprompt.rows.values import Row, kind_of_json, listing, short
 from softprompt.text import lone_surrogate, plural
 
@@ -83,23 +83,24 @@ def is_table(file: str | Path) -> bool:
     return kind_of(file) in SUFFIXES
 
 
-def read_table(file: Path, *, column: str = "text") -> Table:
+def read_table(file: Path, *, column: str = "text", most: int | None = None) -> Table:
     """Rows of a JSONL, JSON, CSV, TSV, Parquet, Excel or text file, compressed by gzip or not.
 
     Args:
         file: named as what it is.
         column: what the one column of a text file is called, of which each line is a row.
+        most: bytes that it may hold unpacked, where it comes from others: a small file can hold any number of them.
 
     Raises:
-        DataError: unknown kind, not readable, not what its name says, or empty.
+        DataError: unknown kind, not readable, not what its name says, empty, or too large unpacked.
     """
     kind = kind_of(file)
     if kind not in SUFFIXES:
         mend = "; save it as .xlsx or .csv" if kind in (".xls", ".xlsb", ".xlsm", ".ods") else ""
         raise DataError(f"{file}: files of kind {kind or 'none'!r} are not read; use {', '.join(SUFFIXES)}{mend}")
-    data = _bytes(file)
+    data = _bytes(file, most)
     if kind in (".parquet", ".xlsx"):
-        cells = read_parquet(data, str(file)) if kind == ".parquet" else read_excel(data, str(file))
+        cells = (read_parquet if kind == ".parquet" else read_excel)(data, str(file), most)
         table = _of_cells(file, cells)
     else:
         table = _of_text(file, kind, _decoded(data, file), column)
@@ -108,11 +109,15 @@ def read_table(file: Path, *, column: str = "text") -> Table:
     return table
 
 
-def _bytes(file: Path) -> bytes:
+def _bytes(file: Path, most: int | None) -> bytes:
     try:
         data = file.read_bytes()
         if data.startswith(_GZIP):
-            return gzip.decompress(data)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+                unpacked = packed.read(-1 if most is None else most + 1)
+            if most is not None and len(unpacked) > most:
+                raise too_large(str(file), most)
+            return unpacked
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{file} is damaged or cut short: it cannot be decompressed ({error}); fetch or make it again"

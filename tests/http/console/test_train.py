@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 from softprompt.jobs.jobs import Jobs
@@ -14,6 +17,8 @@ from tests.jobs_data import ROWS, do_all, lines, queue_job
 from .pages import Browser, Html, read
 
 CSV = "id,text,label\n" + "".join(f"{at},{row['text']},{row['label']}\n" for at, row in enumerate(ROWS))
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+"""A few lines that stand for 10^11 values."""
 QUICK = {"num_virtual_tokens": "4", "max_steps": "6", "learning_rate": "0.1", "seed": "3"}
 
 
@@ -124,6 +129,7 @@ def test_a_job_is_stopped_once(running: Running, browser: Browser) -> None:
         ({"more": "colour: red"}, "colour"),
         ({"more": "- a"}, "KEY: VALUE"),
         ({"more": "a: ["}, "this is no YAML"),
+        ({"more": LAUGHS}, "a name stands for a value"),
         ({"more": "base: elsewhere"}, "softprompt.base is refused"),
         ({"learning_rate": "-1"}, "learning_rate"),
         ({"validation_file": "file-none"}, "no file"),
@@ -156,6 +162,25 @@ def test_no_table_is_kept_that_cannot_be_read(running: Running, browser: Browser
     assert answer.status_code in (400, 413)
     assert told in read(answer.text).text
     assert "/tmp" not in answer.text
+    assert not Uploads(running.library).page().rows
+
+
+def test_a_small_file_that_holds_much_is_refused(running: Running, browser: Browser) -> None:
+    """On both pages that take one; and a text that a workbook holds once and shows in each of its rows."""
+    packed = ("rows.csv.gz", gzip.compress(b"text\n" + b"\n" * 110_000_000))
+    answers = [
+        browser.post("/train", files={"file": packed}),
+        browser.post("/playground", {"model": ["kind"]}, files={"file": packed}),
+    ]
+    book = openpyxl.Workbook()
+    for text in ["text", *["long " * 200] * 100]:
+        book.active.append([text])
+    held = io.BytesIO()
+    book.save(held)
+    answers.append(browser.post("/train", files={"file": ("rows.xlsx", held.getvalue())}))
+    for answer, told in zip(answers, ("unpacked", "unpacked", "at most 50000 bytes of them"), strict=True):
+        assert answer.status_code == 400
+        assert told in read(answer.text).text
     assert not Uploads(running.library).page().rows
 
 

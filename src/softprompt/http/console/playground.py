@@ -102,7 +102,8 @@ async def answer(
     models = _given(model)
     try:
         if file is not None and file.filename:
-            table = await _table(request, library, models, await asyncio.to_thread(tables.read, file))
+            read = await asyncio.to_thread(tables.read, file, state_of(request).limits.upload_bytes)
+            table = await _table(request, library, models, read)
             return await _page(request, models, text, table=table)
         asked = _asked(models, text, max_tokens)
         panels = await asyncio.to_thread(_panels, request, library, asked.models)

@@ -33,8 +33,8 @@ def as_file(data: bytes, name: str) -> Iterator[Path]:
             raise DataError(str(error).replace(f"{folder}/", "")) from None
 
 
-def read(file: UploadFile, *, column: str = "text") -> Table:
-    """The rows of a table that was sent.
+def read(file: UploadFile, most: int) -> Table:
+    """The rows of a table that was sent, of at most so many bytes unpacked.
 
     Raises:
         DataError: there is none, or it cannot be read.
@@ -43,7 +43,7 @@ def read(file: UploadFile, *, column: str = "text") -> Table:
     if not name:
         raise DataError("no file was chosen; choose one")
     with as_file(file.file.read(), name) as path:
-        return read_table(path, column=column)
+        return read_table(path, most=most)
 
 
 def plain_name(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,13 +50,23 @@ def upload(request: Request, library: OwnLibrary, _: Trainer, file: Annotated[Up
     try:
         if file is None:
             raise DataError("no file was chosen; choose one")
-        table = tables.read(file)
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.rows)
+        data = _lines(tables.read(file, most).rows, most)
         name = f"{Path(tables.plain_name(file.filename or '')).stem}.jsonl"
-        kept = Uploads(library, most_bytes=most).add(lines.encode("utf-8", "surrogatepass"), name)
+        kept = Uploads(library, most_bytes=most).add(data, name)
     except (DataError, FieldError) as error:
         return _begin(request, library, problem=problem_of(error), status=400)
     return go("train", kept.name)
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], most: int) -> bytes:
+    """Rows as JSON Lines. Raises `DataError` where they are longer than `most` bytes: a text that a workbook holds once may
+    stand in any number of its cells."""
+    lines = bytearray()
+    for row in rows:
+        lines += json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        if len(lines) > most:
+            raise DataError(f"the rows are too long: at most {most} bytes of them are taken; split the file")
+    return bytes(lines)
 
 
 @router.get("/train/{file}")
@@ -115,6 +125,9 @@ def _request(file: str, values: Mapping[str, str]) -> JobRequest:
         ConfigError: a field cannot be read.
     """
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(values["more"], yaml.SafeLoader)):
+            # A few lines of names for names stand for more values than any memory has.
+            raise ConfigError("more keys: a name stands for a value (&name, *name), which is not read; write the value out")
         config = yaml.safe_load(values["more"]) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"more keys: this is no YAML ({str(error).splitlines()[0]}); mend it") from None
