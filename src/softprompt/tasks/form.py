@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.architectures import HeadLabels, MaskedLabels
 from softprompt.errors import ConfigError, ContextError, DataError
-from softprompt.prompts.card import Card
+from softprompt.prompts.card import DECISION, Card
 from softprompt.rows.openai_files import MESSAGES
 from softprompt.rows.places import Name
 from softprompt.rows.sources import Row
@@ -360,6 +360,9 @@ def form_fields(form: Form) -> dict[str, Any]:
     kept = {field.name: getattr(form, field.name) for field in fields(form) if field.name not in _OF_RECIPE}
     return kept | {"input": form.input.text, "target": form.target.text}
 
+
+HOW_ASKED = ("fold_labels", "id2label", "problem_type", "label_separator", "no_answer", "output_schema", DECISION)
+"""Keys of a task file that say how its prompt is asked, as a card's recipe has them: for another prompt to take over."""
 
 _OF_KIND = ("problem_type", "label_separator", "threshold", "answer_range", "no_answer", "output_schema")
 _OF_RECIPE = ("fold_labels", "id2label", "apart", "may_lack_answers", "retriever", "converses", *_OF_KIND)
