@@ -30,6 +30,7 @@ from softprompt.library.library import Library
 from softprompt.prompts.card import Card
 from softprompt.prompts.file import Stored, read_card, write_file
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tasks.form import Form
 from tests.commands import Run
 from tests.library_data import make_prompt, scored, state_of
 from tests.models import save_base, some_prompt
@@ -68,6 +69,51 @@ def test_scores_of_another_task_stay_behind(library: Library, tmp_path: Path) ->
     assert (both.labels, both.metric) == (("c", "d"), "macro_f1")
     same = import_prompt(library, file, task="t", labels=("yes", "no"), input="{text}").card
     assert same.metrics == scored(0.8), "nothing that they depend on is changed"
+
+
+ASKED: dict[str, Any] = {
+    "id2label": {"0": "a", "1": "b"}, "fold_labels": True, "output_schema": '{"type": "object"}', "no_answer": "a",
+    "messages": "in the chat template", "retrieve": {"query": "{question}", "k": 2},
+    "decision": {"type": "choice", "instructions": "Which?", "choices": [{"value": "a"}, {"value": "b"}]},
+}  # fmt: skip
+
+
+def test_all_that_says_how_a_prompt_is_asked_is_taken_over(library: Library, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(make_prompt(labels=("a", "b"), metrics=scored(0.8), recipe={"seed": 1, "no_answer": "b"}))
+    library.publish(make_prompt("like", labels=("a", "b"), recipe=ASKED | {"seed": 2}), base="b")
+    card = import_prompt(library, file, task="t", like="like").card
+    assert card.recipe == ASKED | {"seed": 1}
+    assert card.metrics == {}, "they were of rows that are read otherwise"
+    other = import_prompt(library, file, task="t", like="like", labels=("a", "c")).card
+    assert {"id2label", "decision"} & other.recipe.keys() == set(), "they are of labels that are gone"
+    plain = import_prompt(library, file, task="t", like="like", input="{text}").card
+    assert {"messages", "retrieve"} & plain.recipe.keys() == set(), "the template that is given has neither"
+    assert import_prompt(library, file, task="t").card.metrics == scored(0.8)
+
+
+def test_a_template_with_messages_is_a_conversation(library: Library, tmp_path: Path) -> None:
+    """As in a task file: what `{messages}` stands for is worded by the chat template of the base."""
+    file = tmp_path / "file"
+    file.write_bytes(make_prompt(metrics=scored(0.8)))
+    talks = import_prompt(library, file, task="t", input="{messages}").card
+    assert Form.of_card(talks).converses
+    talked = tmp_path / "talked"
+    talked.write_bytes(library.read(library.registry.resolve("t@1")))
+    assert Form.of_card(import_prompt(library, talked, task="t").card).converses
+    assert not Form.of_card(import_prompt(library, talked, task="t", input="{text}").card).converses
+    old = tmp_path / "old"  # a column of that name was text like any other
+    old.write_bytes(make_prompt(input="{messages}"))
+    assert not Form.of_card(import_prompt(library, old, task="t").card).converses
+
+
+def test_numbers_stay_those_of_their_labels(library: Library, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    recipe = {"problem_type": "regression", "id2label": {"1": "bad", "3": "fair", "9": "good"}}
+    file.write_bytes(make_prompt(labels=("bad", "fair", "good"), metric="mae", recipe=recipe))
+    with pytest.raises(ConfigError, match="stand for 1, 3, 9, and these would for 1, 2, 3"):
+        import_prompt(library, file, labels=("poor", "so so", "well"))
+    assert import_prompt(library, file, input="Say: {text}").card.recipe == recipe
 
 
 def test_what_could_never_answer_is_refused(library: Library, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import Form, form_fields
 from tests.models import logits_of_rows, make_base, save_base, some_prompt
 from tests.spellings import base as base_of_kind
+from tests.tasks.wording.test_chat import CHATML, chat_base
 
 # PEFT asks transformers by an old name, and when it saves looks for the base, whose name here is made up.
 pytestmark = [
@@ -474,3 +475,33 @@ def test_the_ids_of_an_input_with_control_tokens_are_ours(kind: str, input: str,
     for said in (("the river", "red"), ("the <|end|> river", "</s>red"), ("<|user|>", ""), (" <s> ", "<|end|>")):
         row = dict(zip(("text", "more"), said, strict=True))
         assert [scope["input_ids"](row)] == form.encode_inputs(made, [row], 4).ids
+
+
+@pytest.mark.parametrize("kind", ["llama_2", "metaspace_first", "byte_level"])
+@pytest.mark.parametrize("input", ["{messages}", "Say {{it}}. {messages}"])
+def test_the_ids_of_a_conversation_are_ours(kind: str, input: str, tmp_path: Path) -> None:
+    made = chat_base(kind, CHATML)
+    made.tokenizer.save_pretrained(tmp_path / "base")
+    form = Form.of_config(parse_config({"task": "t", "input": input, "labels": ["yes", "no"]}))
+    fields = form_fields(form) | {"recipe": form.rules(made)}
+    folder = save_peft(some_prompt(made, fields.pop("task"), **fields), tmp_path / "adapter", str(tmp_path / "base"))
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "`{messages}` is a conversation as the base's chat template words it" in text
+    scope: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], scope)
+    turns = [{"role": "user", "content": "the river"}, {"role": "assistant", "content": "red"}]
+    turns.append({"role": "user", "content": "and now?"})
+    said = scope["tokenizer"].apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    assert [scope["input_ids"]({"messages": said})] == form.encode_inputs(made, [{"messages": turns}], 4).ids
+
+
+def test_the_readme_tells_of_an_adapter_and_of_a_schema(tmp_path: Path) -> None:
+    recipe = {"adapter": "law", "output_schema": '{"type": "object"}'}
+    prompt = some_prompt(make_base("llama"), "t", recipe=recipe, metric="exact_match")
+    text = (save_peft(prompt, tmp_path / "a", "org/model") / "README.md").read_text(encoding="utf-8")
+    assert "The base has the LoRA adapter `law` merged into its weights" in text
+    assert (
+        'to JSON of this schema, as by an engine\'s structured outputs: `{"type": "object"}`.' in text
+    )
+    plain = save_peft(some_prompt(make_base("llama"), "t"), tmp_path / "b", "org/model") / "README.md"
+    assert not {"LoRA", "schema", "conversation"} & {*plain.read_text(encoding="utf-8").replace("`", " ").split()}

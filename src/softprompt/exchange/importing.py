@@ -12,11 +12,11 @@ from softprompt.bases.files.locate import is_gone, two_forms
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError, SoftPromptError
 from softprompt.exchange.card_file import read_adapter_file
+from softprompt.exchange.changes import Changes
 from softprompt.exchange.elsewhere.read import read_elsewhere, tool_of
 from softprompt.names import check_new_task
 from softprompt.prompts.file import read_file, write_file
-from softprompt.tasks.config.config import OF_LABELS, parse_config
-from softprompt.tasks.form import Form
+from softprompt.tasks.config.config import OF_LABELS
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def import_prompt(
             model of NeMo's prompt learning.
         task: the task it becomes a version of; by default the one that a softprompt file names.
         base: the base it was tuned on, and how to load it; by default what the folder or the file names.
-        like: a version of the library whose template, labels and metric it takes over.
+        like: a version of the library whose template, labels and metric it takes over, and what else its card says of how
+            it is asked.
         input, target, labels: its template and labels, as in a task file; they go over `like`.
         tags: of the version.
         warn: hears of what nothing proves, such as a base by another name than a PEFT folder's.
@@ -75,7 +76,7 @@ def import_prompt(
         FingerprintMismatch: it was tuned on another base.
         LibraryError: a name is refused, `like` is not there, or the library fails.
     """
-    changes = _changes(library, like, input=input, target=target, labels=labels)
+    changes = Changes.of(library, like, input=input, target=target, labels=labels)
     return _Importer(library, BaseOptions.of(base), changes, tuple(tags), warn).take(Path(source), task)
 
 
@@ -105,7 +106,7 @@ def import_prompts(
     """
     paths = [Path(source) for source in sources]
     named = tasks_of(paths, tasks)
-    changes = _changes(library, like, input=input, target=target, labels=labels)
+    changes = Changes.of(library, like, input=input, target=target, labels=labels)
     importer = _Importer(library, BaseOptions.of(base), changes, tuple(tags), warn)
 
     def take() -> Iterator[Imported]:
@@ -145,48 +146,30 @@ def tasks_of(sources: Sequence[Path], tasks: Sequence[str]) -> list[str | None]:
     return named
 
 
-def _changes(library: Library, like: str | None, **given: Any) -> dict[str, Any]:
-    """Fields of cards that are to be others. Raises as `import_prompt` does."""
-    labels = given.pop("labels")
-    form = {name: value for name, value in given.items() if value is not None} | (
-        {"labels": tuple(labels)} if labels else {}
-    )
-    if form:  # refused where a task file would be: a prompt with a broken template could never answer
-        Form.of_config(parse_config(form, where="import"))
-    if like is None:
-        return form
-    card = library.registry.resolve(like).card
-    if (kind := card.recipe.get("problem_type")) is not None:
-        raise ConfigError(
-            f"like: the answers of {like!r} are of problem_type {kind}, which an import cannot take over; leave it out"
-        )
-    return card.form() | form
-
-
 class _Importer:
     """Takes prompts into a library, one after the other, with the base of the last one at hand."""
 
     def __init__(
-        self, library: Library, base: BaseOptions, changes: Mapping[str, Any], tags: tuple[str, ...], warn: Warn | None
+        self, library: Library, base: BaseOptions, changes: Changes, tags: tuple[str, ...], warn: Warn | None
     ) -> None:
         self._library, self._base, self._changes, self._tags, self._warn = library, base, changes, tags, warn
         self._loaded: tuple[BaseOptions, FrozenBase] | None = None
 
     def take(self, path: Path, task: str | None) -> Version:
         """Publish one; raises as `import_prompt` does."""
-        changes = {**self._changes, **({"task": check_new_task(task)} if task is not None else {})}
+        task = None if task is None else check_new_task(task)
         tool = tool_of(path)
         if tool is None and not path.is_dir():
-            data, address = _from_file(self._library, path, changes, self._base, self._warn)
+            data, address = _from_file(self._library, path, task, self._changes, self._base, self._warn)
         elif task is None:
             raise ConfigError(f"{str(path)!r} is of {tool or 'PEFT'}, which names no task of ours; give one")
         elif tool is not None:
-            data, address = self._from_elsewhere(path, task, changes)
+            data, address = self._from_elsewhere(path, task)
         else:
-            data, address = self._from_peft(path, task, changes)
+            data, address = self._from_peft(path, task)
         return self._library.publish(data, base=address, tags=self._tags)
 
-    def _from_peft(self, folder: Path, task: str, changes: Mapping[str, Any]) -> tuple[bytes, str]:
+    def _from_peft(self, folder: Path, task: str) -> tuple[bytes, str]:
         """The prompt file that a PEFT folder becomes, and its base as named."""
         read_adapter_file(folder)  # which needs no torch
         from softprompt.exchange.peft import check_fits, load_peft
@@ -196,14 +179,14 @@ class _Importer:
 
         base = self._load(_base_of_adapter(config, folder, self._base))
         prompt = load_peft(folder, task=task, base=base, warn=self._warn)
-        card = prompt.card.changed(changes)
+        card = self._changes.made(prompt.card, task)
         if "imported" in card.recipe and card.labels is None and card.metric in OF_LABELS:
             card = card.changed({"metric": "exact_match"})  # one of elsewhere has no metric; this one generates
         prompt = replace(prompt, card=card)
         check_fits(prompt, base)
         return prompt.to_bytes(), base.address
 
-    def _from_elsewhere(self, source: Path, task: str, changes: Mapping[str, Any]) -> tuple[bytes, str]:
+    def _from_elsewhere(self, source: Path, task: str) -> tuple[bytes, str]:
         """The prompt file that the files of another tool become, and its base as named."""
         taken = read_elsewhere(source, task)
         from softprompt.exchange.elsewhere.prompt import prompt_of
@@ -218,7 +201,7 @@ class _Importer:
             self._warn(
                 f"nothing in {str(source)!r} proves that it was tuned on {base.name}: that is taken from you or its config"
             )
-        card = prompt.card.changed(changes)
+        card = self._changes.made(prompt.card, task)
         if card.labels is None and card.metric in OF_LABELS:
             card = card.changed({"metric": "exact_match"})
         prompt = replace(prompt, card=card)
@@ -300,7 +283,7 @@ def address_of(library: Library, source: str, card: Card, base: BaseOptions, war
 
 
 def _from_file(
-    library: Library, path: Path, changes: Mapping[str, Any], base: BaseOptions, warn: Warn | None
+    library: Library, path: Path, task: str | None, changes: Changes, base: BaseOptions, warn: Warn | None
 ) -> tuple[bytes, str]:
     """A prompt file, its card changed as asked, and its base as named."""
     try:
@@ -320,7 +303,8 @@ def _from_file(
         SoftPrompt.from_bytes(data)
     except PromptFileError as error:
         raise PromptFileError(f"{str(path)!r}: {error}") from None
-    changed = card.changed(changes)
+    changed = changes.made(card, task)
     if changed != card:
         data = write_file(changed, tensors)
+        SoftPrompt.from_bytes(data)
     return data, address_of(library, str(path), card, base, warn)

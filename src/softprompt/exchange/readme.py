@@ -21,6 +21,16 @@ the token ids that it is given and does no more, so softprompt's answers come fr
 - The input is the template `{input}`, its columns filled: `input_ids` below. What a column says is text,
   control tokens in it too (`split_special_tokens=True`); control tokens of the template itself are meant.
 """
+_ADAPTED = (
+    "- The base has the LoRA adapter `{0}` merged into its weights; without it the answers are others:\n"
+    "  `model = PeftModel.from_pretrained(model, ADAPTER).merge_and_unload()` comes first.\n"
+)
+_CONVERSATION = (
+    "- `{messages}` is a conversation as the base's chat template words it, up to where the assistant's answer begins:\n"
+    "  `tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)`. Below\n"
+    "  it is that text, spaces at its end left out, in which users must not write control tokens.\n"
+)
+_HELD = "- The answer is held to JSON of this schema, as by an engine's structured outputs: `{0}`.\n"
 _WORDED = "- An answer is worded `{target}` and encoded apart from the input{start}.\n"
 _OF_A_HEAD = (
     "- The base is loaded with as many outputs as there are labels (`num_labels={0}, ignore_mismatched_sizes=True`): the\n"
@@ -73,7 +83,7 @@ later = ids if marked else answer_ids  # how the tokenizer spells text behind a 
 
 
 def input_ids(row):
-    parts = [(before, row[column] if column else "") for before, column in template]
+    parts = [{part} for before, column in template]
     if not any(control in told for control in controls for _, told in parts):
         return tokenizer("".join(before + told for before, told in parts), add_special_tokens=False)["input_ids"]
     found, text = [], ""
@@ -85,6 +95,8 @@ def input_ids(row):
         text += last + told
     return [*found, *(later if found else ids)(text)]
 """
+_PART = '(before, row[column] if column else "")'
+_TALK = f'(before + row[column].rstrip(" "), "") if column == "messages" else {_PART}'
 _FRAMED = """
 
 def framed_ids(row):
@@ -126,6 +138,9 @@ def readme_of(card: Card, base: str) -> str:
     quoted = {name: _quoted(getattr(card, name)) for name in ("input", "target")}
     kind = ("soft prompt", "virtual tokens") if card.prompt_type == "soft" else ("prefix", "keys and values of each layer")
     text = _TOP.format(task=card.task, base=card.base, kind=kind[0], put=kind[1], framed=framed, input=quoted["input"])
+    if (adapter := recipe.get("adapter")) is not None:
+        text += _ADAPTED.format(adapter)
+    text += _CONVERSATION * form.converses
     if card.task_type == "SEQ_CLS":
         text += _OF_A_HEAD.format(len(card.labels or ()), ", ".join(map(_quoted, card.labels or ())))
     else:
@@ -137,7 +152,9 @@ def readme_of(card: Card, base: str) -> str:
     parts = form.input.parts
     pairs = ", ".join(f"({_quoted(before)}, {_quoted(name) if name else None})" for before, name in parts)
     body = _OWN if decodes else _BEHIND if recipe.get(ANSWERS) == BEHIND else _APART
-    code = _CODE.format(base=json.dumps(base), opened=opened, template=f"[{pairs}]", body=body)
+    code = _CODE.format(
+        base=json.dumps(base), opened=opened, template=f"[{pairs}]", body=body, part=_TALK if form.converses else _PART
+    )
     if frame:
         before, behind = (f"tokenizer.convert_tokens_to_ids({json.dumps(tokens)})" for tokens in frame)
         code += _FRAMED.format(before=before, behind=behind)
@@ -162,7 +179,8 @@ def how_it_answers(card: Card) -> str:
 def _chosen(form: Form) -> str:
     if form.labels is None:
         number = "" if form.answer_range is None else _A_NUMBER.format(*map(number_text, form.answer_range))
-        return f"{_GENERATED.format(form.max_new_tokens)}{number}"
+        held = "" if form.output_schema is None else _HELD.format(form.output_schema)
+        return f"{_GENERATED.format(form.max_new_tokens)}{held}{number}"
     numbers = ", ".join(f"{_quoted(label)} {number_text(value)}" for label, value in form.values.items())
     told = _OF_A_SET.format(form.threshold) if form.is_set else _ON_A_SCALE.format(numbers) if numbers else _LABELLED
     return told + _ENDED * _one_begins_another(_answers(form))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import gguf
 import hypothesis
 import numpy as np
+import peft
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -188,6 +190,29 @@ def test_a_head_that_llama_takes_from_the_table(tmp_path: Path, capsys: pytest.C
         with pytest.warns(UserWarning, match="the folder alone is written"):
             done = export_tokens(library, TASKS, tmp_path / "out", base=WIDE)
         assert done.file is None
+        assert not (tmp_path / "out" / "model.gguf").exists()
+        check_answers(used(tmp_path / "out"), library, base)
+
+
+def test_an_adapter_is_in_no_file(tmp_path: Path) -> None:
+    """The tensors of the file are written as they are, and those of the folder with the adapter merged."""
+    file = save_gguf(tmp_path / "base.gguf", "llama")
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+        adapted = peft.get_peft_model(FrozenBase.load(str(file), dtype="float32").model, config)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.5)
+    adapted.save_pretrained(tmp_path / "lora")
+    base = FrozenBase.load(str(file), adapter=str(tmp_path / "lora"), dtype="float32")
+    options = BaseOptions(adapter=str(tmp_path / "lora"), dtype="float32")
+    with library_of(tmp_path / "home", base, file) as library:
+        with pytest.raises(BaseModelError, match="a GGUF file would be the base without the adapter"):
+            export_tokens(library, TASKS, tmp_path / "out", base=options, gguf_alone=True)
+        assert not (tmp_path / "out").exists()
+        with pytest.warns(UserWarning, match="the folder alone is written"):
+            export_tokens(library, TASKS, tmp_path / "out", base=options)
         assert not (tmp_path / "out" / "model.gguf").exists()
         check_answers(used(tmp_path / "out"), library, base)
 

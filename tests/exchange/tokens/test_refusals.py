@@ -68,6 +68,12 @@ def with_mark(library: Library, base: Path) -> list[str]:
     return ["words", "marked"]
 
 
+def with_conversation(library: Library, base: Path) -> list[str]:
+    recipe = {"messages": "in the chat template"}
+    put(library, some_prompt(FrozenBase.load(str(base)), "talks", input="{messages}", recipe=recipe), base)
+    return ["words", "talks"]
+
+
 def twice(library: Library, base: Path) -> list[str]:
     return ["words", "words@1"]
 
@@ -83,6 +89,7 @@ def twice(library: Library, base: Path) -> list[str]:
         (with_masked, ConfigError, "masked@1 is for MASKED_LM"),
         (with_ensemble, ConfigError, "both@1 is an ensemble of 2 prompts"),
         (with_other_base, FingerprintMismatch, "words@1 is of base tiny-llama .* and other@1 of another"),
+        (with_conversation, ConfigError, r"the input of talks@1 has \{messages\}, a conversation"),
         (with_mark, ConfigError, r"the template of marked@1 holds the text '<\|words:'"),
     ],
 )

@@ -70,7 +70,7 @@ def versions_to_carry(library: Library, refs: Sequence[str]) -> list[Version]:
 
 def carry(library: Library, refs: Sequence[str]) -> list[Carried]:
     """The prompts of these, as tokens; raises as :func:`versions_to_carry`, and `ConfigError` where a template holds a
-    token's name."""
+    token's name, or a conversation."""
     from softprompt.prompts.prompt import SoftPrompt
 
     versions = versions_to_carry(library, refs)
@@ -101,6 +101,11 @@ def _check_kind(version: Version) -> None:
 
 def _check_templates(carried: Sequence[Carried]) -> None:
     for one in carried:
+        if one.form.converses:
+            raise ConfigError(
+                f"the input of {one.version.ref} has {{messages}}, a conversation in the base's chat template, which would "
+                "stand behind the tokens as it is; serve it with softprompt, or export it with --format softprompt"
+            )
         literals = "\n".join(literal for literal, _ in one.form.input.parts)
         named = next((other.mark for other in carried if other.mark in literals), None)
         if named is not None:

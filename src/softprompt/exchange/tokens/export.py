@@ -98,7 +98,7 @@ def export_tokens(
     is_file = source.is_file()
     if gguf_alone and not is_file:
         raise ConfigError(f"the base of {carried[0].version.ref} is {options.shown!r} and no GGUF file; use --format tokens")
-    if is_file and (why := tied_in_llama(source)) is not None:
+    if is_file and (why := _lost_in_a_file(source, options)) is not None:
         if gguf_alone:
             raise BaseModelError(f"{options.shown!r} {why}; use --format tokens, and serve the folder")
         progress.warn(f"{options.shown!r} {why}; the folder alone is written")
@@ -114,6 +114,13 @@ def export_tokens(
     except OSError as error:
         raise LibraryError(f"cannot write to {str(folder)!r}: {error.strerror or error}; choose another folder") from error
     return TokensExported(tuple(carried), target, vocabulary, target / FILE if is_file else None, lost)
+
+
+def _lost_in_a_file(source: Path, options: BaseOptions) -> str | None:
+    """Why a base that is a GGUF file cannot be written as one, behind its name; None where it can."""
+    if options.adapter is not None:  # the file is written from its own tensors, and the adapter is in those that were loaded
+        return "is merged in memory, and a GGUF file would be the base without the adapter"
+    return tied_in_llama(source)
 
 
 def _options(options: BaseOptions) -> BaseOptions:
