@@ -32,6 +32,49 @@ def test_every_key_of_a_task_file_has_a_line_in_the_docs() -> None:
     assert missing == []
 
 
+def test_the_defaults_of_a_task_file_are_those_in_the_docs() -> None:
+    """Of the tables' rows those whose default is a value; where it is in words, nobody can tell."""
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    looked = 0
+    for keys, column in re.findall(r"^\| ((?:`[a-z_0-9]+`(?:, )?)+) \| ([^|]+) \|", page, re.M):
+        names, values = re.findall("`([^`]+)`", keys), [part.strip() for part in column.split(", ")]
+        if len(names) != len(values):
+            continue
+        for name, said in zip(names, values, strict=True):
+            field = TaskConfig.model_fields.get(name)
+            if field is None or not re.fullmatch(r"`[^`]+`|[0-9.]+|true|false", said):
+                continue
+            by_silence = {
+                    "objective": "language_modelling", "base": "builtin/tiny", "label_separator": ";", "num_train_epochs": 3,
+                }  # fmt: skip
+            default = by_silence.get(name, field.default)
+            assert (said[1:-1] if said.startswith("`") else yaml.safe_load(said)) == default, name
+            looked += 1
+    assert looked > 20
+
+
+def test_every_code_of_an_error_is_in_the_docs() -> None:
+    """Those of a console's pages apart, which are for people."""
+    http = ROOT / "src" / "softprompt" / "http"
+    files = [file for file in [*http.rglob("*.py"), *http.parent.glob("deploy/*.py")] if "console" not in file.parts]
+    codes = {code for file in files for code in re.findall(r'code="([a-z_]+)"', file.read_text(encoding="utf-8"))}
+    assert len(codes) > 20
+    pages = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("serving.md", "ray.md"))
+    assert {code for code in codes if f"`{code}`" not in pages} == set()
+
+
+def test_every_counter_is_in_the_docs() -> None:
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8").partition("## Watch it")[2].partition("## The end")[0]
+    source = "".join(
+        (ROOT / "src" / "softprompt" / file).read_text(encoding="utf-8")
+        for file in ("serving/monitor.py", "http/traffic.py", "lifecycle/drift/watch.py")
+    )
+    made = r'(?:counter|histogram|gauge)\(\s*"(\w+)"|\(\s*(?:gauge|counter),\s*"(\w+)"|"softprompt_(\w+)"'
+    names = {name for found in re.findall(made, source) for name in found if name}
+    assert len(names) > 25
+    assert {name for name in names if f"`{name}`" not in page and f"`softprompt_{name}`" not in page} == set()
+
+
 def test_every_benchmark_is_on_the_page_of_benchmarks() -> None:
     scripts = {file.name for file in (ROOT / "benchmarks").glob("*.py") if "__main__" in file.read_text(encoding="utf-8")}
     assert (

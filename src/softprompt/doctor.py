@@ -41,7 +41,7 @@ EXTRAS = {
     "mlflow": "--report-to mlflow, and export to it",
     "otel": "traces to OpenTelemetry",
     "quant": "bases in 8 and 4 bits",
-    "ray": "replicas behind one address",
+    "ray": "replicas behind one address, trainings by workers",
 }
 """What the optional packages are for, by the extra that brings them."""
 ROOM = 1.5

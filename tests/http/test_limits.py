@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from softprompt.errors import StoreError
 from softprompt.http.errors import ApiError
 from softprompt.http.limits import Bucket, Limits, Meter
+from softprompt.http.routes.files import refusals_of
 
 
 class Clock:
@@ -112,3 +114,9 @@ def test_without_limits_nothing_is_refused() -> None:
         meter.admit("")
     meter.reserve("", 10**9).settle(10**9)
     assert meter.account("").headers() == {}
+
+
+def test_a_file_that_cannot_be_kept_just_now_says_when_to_come_again() -> None:
+    with pytest.raises(ApiError, match="try again") as caught, refusals_of("file"):
+        raise StoreError("the disk is full; free some space")
+    assert (caught.value.status, caught.value.code, caught.value.headers["retry-after"]) == (503, "storage", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from softprompt import diagnose
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import NotFound
 from softprompt.library.library import Library
+from softprompt.lifecycle.diagnosis.rows import MODES
 from softprompt.model.kinds.causal import Causal
 from softprompt.registry.records import Origin
 from softprompt.tasks.task import Task
@@ -147,6 +149,8 @@ def test_a_base_that_changed_is_named(run: Run, tmp_path: Path, base_folder: Pat
     assert set(rows[0]) == {"mode", "evidence", "mend"}
     rows = run("diagnose", "gone", "--home", tmp_path / "home", "--json").rows
     assert rows[0]["mode"] == "base_gone"
+    assert rows[0]["evidence"].endswith("'")  # and no advice on an option that `diagnose` has not
+    assert "library rebind PLACE --yes" in rows[0]["mend"]
 
 
 def written(folder: Path, rows: list[dict[str, str]], *lines: str) -> str:
@@ -229,7 +233,7 @@ def test_a_run_that_has_not_ended_is_diagnosed_by_its_checkpoint(tmp_path: Path,
             if member.prepared and member.run.step == 12:
                 session.stop()
         (file,) = library.runs.glob("*.checkpoint")
-        for name in (str(file), file.stem):
+        for name in (str(file), file.stem, file.name):
             assert [one.mode for one in diagnose(name, library=library)] == ["no_convergence"]
         file.write_bytes(b"no checkpoint")
         with pytest.raises(NotFound):
@@ -274,3 +278,15 @@ def test_a_probe_sees_tokens(tmp_path: Path, base_folder: Path) -> None:
     file = written(tmp_path, rows, base, "labels: ['yes', 'yesq']", "num_virtual_tokens: 8")
     assert diagnose(file) == []
     assert [one.mode for one in diagnose(file, probe=True)] == ["labels_begin_each_other"]
+
+
+def test_the_page_names_every_mode_there_is() -> None:
+    source = Path(softprompt.__file__).parent
+    files = (source / "evaluation" / "findings.py", *(source / "lifecycle" / "diagnosis").glob("*.py"))
+    named = set(MODES.values())
+    for file in files:
+        named.update(re.findall(r'(?:Finding|of_remark)\(\s*"([a-z_]+)"', file.read_text(encoding="utf-8")))
+    page = (Path(__file__).parents[2] / "docs" / "lifecycle.md").read_text(encoding="utf-8")
+    table = page.partition("| mode | shows where |")[2].partition("\n\n")[0]
+    said = {mode for line in table.splitlines() for mode in re.findall("`([a-z_]+)`", line.partition(" | ")[0])}
+    assert named == said

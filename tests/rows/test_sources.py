@@ -18,7 +18,7 @@ def test_a_folder_or_a_name_too_long_for_a_file_is_told(tmp_path: Path) -> None:
             find_file(name, tmp_path)
     with pytest.raises(DataError, match=r"no data file 'x+' .*; put it there, or mend the path"):
         find_file("x" * 5000, tmp_path)
-    with pytest.raises(DataError, match=r"no data file '/no/such\.csv'; mend the path"):
+    with pytest.raises(DataError, match=r"no data file '/no/such\.csv'; put it there, or mend the path"):
         find_file("/no/such.csv", tmp_path)
 
 

@@ -32,7 +32,7 @@ def find_file(name: str, folder: Path) -> Path:
         if os.path.isdir(place / given):
             raise DataError(f"the data file {name!r} is a folder ({place / given}); name a file in it")
     if given.is_absolute():
-        raise DataError(f"no data file {name!r}; mend the path")
+        raise DataError(f"no data file {name!r}; put it there, or mend the path")
     looked = ", ".join(dict.fromkeys(str(place) for place in places))
     hint = "" if os.environ.get("SOFTPROMPT_DATA") else "; set SOFTPROMPT_DATA to look in a data folder too"
     raise DataError(f"no data file {name!r} (looked in {looked}); put it there, or mend the path{hint}")

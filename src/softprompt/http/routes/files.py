@@ -18,7 +18,7 @@ from starlette.responses import Response
 from softprompt.errors import FieldError, NotFound, StoreError
 from softprompt.http.auth import Caller, need
 from softprompt.http.body import StrictRoute
-from softprompt.http.errors import ApiError
+from softprompt.http.errors import RETRY_SOON_S, ApiError
 from softprompt.jobs.uploads import MOST_BYTES, UploadedFile, Uploads
 
 if TYPE_CHECKING:
@@ -115,7 +115,10 @@ def refusals_of(field: str) -> Iterator[None]:
         raise ApiError(404, str(error), param=field) from None
     except StoreError as error:
         log.error("files: %s", error)
-        raise ApiError(503, "the file cannot be kept or read just now; nothing was changed", code="storage") from None
+        raise ApiError(
+            503, "the file cannot be kept or read just now, and nothing was changed; try again", code="storage",
+            retry_after=RETRY_SOON_S,
+        ) from None  # fmt: skip
 
 
 def tenant_library(library: Library, caller: Caller) -> Library:

@@ -74,7 +74,7 @@ def _of_base(library: Library, version: Version) -> Iterator[Finding]:
     try:
         proof = prove(named_base(library, version) or BaseOptions(source=version.base))
     except BaseModelError as error:
-        yield Finding.of_remark("base_gone", str(error), "name where it is with --base")
+        yield Finding("base_gone", _what(error), "put it back, or name its place: softprompt library rebind PLACE --yes")
         return
     if version.fingerprint not in proof.names:
         yield Finding(
@@ -84,13 +84,20 @@ def _of_base(library: Library, version: Version) -> Iterator[Finding]:
         )
 
 
+
+def _what(error: SoftPromptError) -> str:
+    """What was wrong, without the advice, which is for whoever named the base or the file just now."""
+    return str(error).partition("; ")[0]
+
+
 def _of_data(library: Library, version: Version, look: Look | None) -> Iterator[Finding]:
     """What its rows show today, where they are still there."""
     try:
         task, told = remake(library, version)
         rows = list(of_rows(task))
     except SoftPromptError as error:
-        yield Finding.of_remark("rows_gone", str(error), "put them back, or give a task file to train it again")
+        mend = f"put them back, or train it on others: softprompt retrain {version.task} --data FILE"
+        yield Finding("rows_gone", _what(error), mend)
         if look is not None:
             yield from _of_vectors(library, version, look)
         return

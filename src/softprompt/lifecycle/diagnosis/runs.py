@@ -23,12 +23,13 @@ def find_run(library: Library, name: str) -> str | Mapping[str, Any] | None:
     """The version that a run has published, or what is kept of runs that have not ended; None where there is no such run.
 
     Args:
-        name: of a run, the id that `show` tells; of a checkpoint its file, or the name of that without its end.
+        name: of a run, the id that `show` tells; of a checkpoint its file, or the name of that in `runs/`, with its end or without.
     """
     if (ref := library.registry.version_of_run(name)) is not None:
         return ref
-    file = Path(name) if name.endswith(".checkpoint") else library.runs / f"{name}.checkpoint"
-    if not file.is_file():
+    named = Path(name) if name.endswith(".checkpoint") else Path(f"{name}.checkpoint")
+    file = next((one for one in (named, library.runs / named) if one.is_file()), None)
+    if file is None:
         return None
     import torch
 
