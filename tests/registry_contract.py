@@ -15,6 +15,8 @@ from softprompt.prompts.file import digest_of, read_card
 from softprompt.registry import database, records, tables
 from softprompt.registry.records import Origin
 from softprompt.registry.registry import Filters, Registry, Version
+from softprompt.registry.traffic.feedback import Said
+from softprompt.registry.traffic.reviews import Review
 from tests.library_data import make_prompt, scored
 from tests.outcome_data import check, outcome
 
@@ -167,6 +169,23 @@ class RegistryContract:
             with pytest.raises(NameRefused, match="no valid Unicode"):
                 attempt()
         assert registry.aliases.of("trec6") == {}
+
+    def test_text_with_nul_is_refused_and_rows_for_review_are_kept_without(self, registry: Registry) -> None:
+        """By every database alike, as a fault of whoever wrote it; rows come from anybody, and hold up no others."""
+        publish(registry)
+        for attempt in (
+            lambda: registry.aliases.promote("trec6@1", "production", reason="be\0cause"),
+            lambda: registry.feedback.add(Said("trec6", "chatcmpl-1", 1, comment="a\0b")),
+            lambda: registry.feedback.add(Said("trec6", "chat\0cmpl-1", 1, comment="ab")),
+            lambda: registry.tasks(Filters(base="a\0b")),
+            lambda: registry.keys.revoke("a\0b"),
+        ):
+            with pytest.raises(NameRefused, match="holds the character NUL"):
+                attempt()
+        assert registry.aliases.of("trec6") == {}
+        rows = [Review(0, "trec6", 1, text, "x", 0.5) for text in ("a\0b", "plain")]
+        registry.reviews.add("trec6", rows)
+        assert [row.text for row in registry.reviews.of("trec6")] == ["a\ufffdb", "plain"]
 
     # Origins
 

@@ -8,7 +8,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softprompt.deploy.routing import choose, ranked, task_of
+from softprompt.deploy.routing import REPEATABLE, choose, ranked, task_of
+from softprompt.http.routes import chat, classify, completions, decisions, embeddings, moderations, responses
 
 NAMES = st.text(min_size=1, max_size=6)
 LOADS = st.dictionaries(NAMES, st.integers(0, 5), min_size=1, max_size=6)
@@ -49,3 +50,9 @@ def test_what_names_no_task_is_no_error(body: bytes) -> None:
 
 def test_half_characters_are_names_too() -> None:
     assert choose(task_of(b'{"model": "\\ud800"}') or "", {"r1": 0}, 1) == "r1"
+
+
+def test_every_route_that_answers_may_be_sent_again() -> None:
+    """Where a new one is not named, its requests go to no replica that has their prompt, and are lost with their replica."""
+    families = (chat, classify, completions, decisions, embeddings, moderations, responses)
+    assert {route.path for family in families for route in family.router.routes} == REPEATABLE

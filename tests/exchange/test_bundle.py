@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -22,7 +23,15 @@ from hypothesis import strategies as st
 
 from softprompt.errors import ConfigError, FingerprintMismatch, NotFound, PromptFileError
 from softprompt.exchange.bundle import bundle, read_public_key, unbundle
-from softprompt.exchange.bundle_reader import MANIFEST, SIGNATURE, Bundle, read_archive, read_bundle, write_archive
+from softprompt.exchange.bundle_reader import (
+    MANIFEST,
+    SIGNATURE,
+    Bundle,
+    manifest_bytes,
+    read_archive,
+    read_bundle,
+    write_archive,
+)
 from softprompt.library.library import Library
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import Classifier, SoftPrompt
@@ -369,6 +378,50 @@ def test_a_header_that_claims_more_than_there_is_reads_nothing(tmp_path: Path) -
         file.truncate(2 << 30)
     with pytest.raises(PromptFileError, match="has 2147483648 bytes, and a bundle at most 1073741824"):
         read_bundle(tmp_path / "large")
+
+
+def _prompt(shape: list[int], dtype: str, data: bytes, card: object, **more: object) -> bytes:
+    first = {"prompt_embeddings": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}, **more}
+    header = json.dumps({"__metadata__": {"softprompt": json.dumps({"card": card})}} | first).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+SCALE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        _prompt([2, 3], "F16", b"ab", {}),
+        _prompt([2, 3], "F32", b"abc", {}),
+        _prompt([2, 3], "F32", b"abcd", {}),
+        _prompt([2], "F32", b"abcdefgh", {}),
+        _prompt([-1, -2], "F32", b"abcdefgh", {}),
+        _prompt([2, 3], "I8", b"abcdef", {}),
+        _prompt([2, 0], "I8", b"abcd", {}, scale=SCALE),
+        _prompt([2, 3], "I8", b"abcdef", {}, scale=SCALE),
+        _prompt([1, 1], "I8", b"abcd", [], scale=SCALE),
+        _prompt([1, 1], "I8", b"abcd", {}, scale={"dtype": "F32"}),
+        b"\2\0\0\0\0\0\0\0[]",
+    ],
+)
+def test_a_prompt_that_is_not_as_it_says_is_refused(blob: bytes) -> None:
+    """Its digest is right: whoever made the bundle made it so."""
+    digest = hashlib.sha256(blob).hexdigest()
+    manifest = {
+        "kind": "softprompt bundle", "format": 1, "base": {"name": "b", "fingerprint": "f"}, "since": None,
+        "prompts": [{"task": "t", "version": 1, "digest": digest, "bytes": len(blob)}],
+    }  # fmt: skip
+    found = read_bundle(write_archive([(MANIFEST, manifest_bytes(manifest)), (f"prompts/{digest}.safetensors", blob)]))
+    with pytest.raises(PromptFileError, match="take it again"):
+        found.vectors("t")
+
+
+def test_an_archive_of_more_files_than_one_can_count_is_refused() -> None:
+    one = write_archive([(f"prompts/{'0' * 64}.safetensors", b"")])[: 30 + len(f"prompts/{'0' * 64}.safetensors")]
+    many = b"".join(one.replace(b"0" * 64, b"%064x" % number) for number in range(65536))
+    with pytest.raises(PromptFileError, match="more than 65535 files"):
+        read_archive(many)
 
 
 @given(

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from softprompt.errors import FieldError, NotFound
+from softprompt.jobs.batches import Batches, Ended
 from softprompt.jobs.jobs import Jobs
 from softprompt.jobs.queue import Queue
 from softprompt.jobs.records import Page
 from softprompt.jobs.uploads import Uploads
+from softprompt.library import tenants
 from softprompt.library.library import Library
 from tests.jobs.test_jobs import (  # noqa: F401  those that ask something of the database
     test_a_bank_of_several_tenants_jobs_ends_as_each_alone_would,
@@ -107,3 +109,22 @@ def test_ids_that_no_database_can_hold_name_nothing(library: Library) -> None:
         with pytest.raises(NotFound, match="there is no"):
             verb("x\0y")
     assert Uploads(library).page(purpose="\0") == Page([], False)
+
+
+def test_a_batch_ends_once_and_leaves_nothing_of_an_erased_tenant(library: Library) -> None:
+    asked = b'{"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {}}'
+    answer = {"custom_id": "a", "response": {"status_code": 200}}
+    leaves = library.for_tenant("leaves")
+    names = []
+    for batches in (Batches(library), Batches(leaves)):
+        names.append(batches.create(batches.files.add(asked, "asked.jsonl", "batch").name, "/v1/embeddings")[0].name)
+    tenants.erase(library, "leaves")
+    with pytest.raises(Ended):
+        Batches(leaves).finish(names[1], "completed", [answer])
+    with pytest.raises(NotFound):
+        tenants.plan_erase(library, "leaves")
+    Batches(library).finish(names[0], "completed", [answer])
+    assert (batch := Batches(library).get(names[0])).status == "completed"
+    assert Uploads(library).get(batch.output_file or "").purpose == "batch_output"
+    with pytest.raises(Ended):
+        Batches(library).finish(names[0], "completed", [answer])

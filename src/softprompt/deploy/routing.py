@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 REPEATABLE = frozenset(
-    f"/v1/{name}" for name in ("completions", "chat/completions", "classify", "decisions", "embeddings", "responses")
+    f"/v1/{name}"
+    for name in ("completions", "chat/completions", "classify", "decisions", "embeddings", "moderations", "responses")
 )
 """Routes whose POST changes nothing but counters, so that one which a replica did not answer may be sent to another."""
 

@@ -28,6 +28,8 @@ SIGNED = b"softprompt bundle\n"
 """Stands before the manifest in what is signed, so that a signature of something else is none of a bundle."""
 
 MOST_BYTES = 1 << 30
+MOST_FILES = 0xFFFF
+"""As many as the index of an archive can count."""
 
 _PROMPT = re.compile(r"prompts/([0-9a-f]{64})\.safetensors", re.ASCII)
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
@@ -107,7 +109,14 @@ class Bundle:
 
     def vectors(self, task: str) -> Vectors:
         """The numbers of a task's prompt. A prefix has all layers' keys and values of a token beside each other in a row."""
-        return _widen(*_read_prompt(self.blob(task)))
+        card, tensors = _read_prompt(self.blob(task))
+        try:
+            found = _widen(card, tensors)
+        except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, struct.error):
+            found = None
+        if found is None or min(found.rows, found.width) < 1 or len(found.values) != found.rows * found.width:
+            raise PromptFileError(f"the vectors of {task!r} in the bundle are not as its prompt file says; {_AGAIN}")
+        return found
 
 
 def read_bundle(
@@ -202,6 +211,10 @@ def read_archive(data: bytes) -> dict[str, bytes]:
             raise PromptFileError(f"the bundle is altered: {name!r} is packed, and files of a bundle never are; {_AGAIN}")
         if name in files:
             raise PromptFileError(f"the bundle is altered: it holds {name!r} twice; {_AGAIN}")
+        if len(files) == MOST_FILES:
+            raise PromptFileError(
+                f"the bundle holds more than {MOST_FILES} files, the most that are read; bundle fewer tasks"
+            )
         place += length
         if place + size > len(data):
             raise PromptFileError(f"the bundle is cut short, at byte {len(data)}, in {name!r}; {_AGAIN}")
@@ -294,8 +307,10 @@ def _read_prompt(data: bytes) -> tuple[dict[str, Any], dict[str, tuple[str, list
         header = json.loads(data[8:size])
         card = json.loads(header.pop("__metadata__")["softprompt"])["card"]
         spans = {name: (one["dtype"], one["shape"], one["data_offsets"]) for name, one in header.items()}
+        if not isinstance(card, dict):
+            raise TypeError
         return card, {name: (kind, shape, data[size + a : size + b]) for name, (kind, shape, (a, b)) in spans.items()}
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise PromptFileError(f"a prompt of the bundle is no prompt file; {_AGAIN}") from None
 
 

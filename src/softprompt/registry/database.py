@@ -284,9 +284,12 @@ def _engine(url: URL, shown: str) -> Engine:
         engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "before_cursor_execute", _refuse_zeros)
         return engine
     try:
-        return sa.create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_pre_ping=True)
+        engine = sa.create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_pre_ping=True)
+        event.listen(engine, "before_cursor_execute", _refuse_zeros)
+        return engine
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise RegistryError(f"PostgreSQL needs its driver ({error}); pip install 'softprompt[postgres]'") from None
     except SQLAlchemyError as error:
@@ -313,6 +316,20 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     write = connection.get_execution_options().get("write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _refuse_zeros(_link: Connection, _cursor: Any, _statement: str, given: Any, _context: Any, many: bool) -> None:
+    """Refuse texts with the character NUL, which PostgreSQL takes for a fault of its own: a client's would be told as a
+    registry that is away, and one that SQLite has could never be copied there."""
+    for row in given if many else [given]:
+        for value in row.values() if isinstance(row, dict) else row:
+            if isinstance(value, str) and "\0" in value:
+                raise NameRefused(f"{_shown(value)} holds the character NUL, and no registry keeps that; leave it out")
+
+
+def _shown(text: str) -> str:
+    start = max(0, text.index("\0") - 20)
+    return ascii(text[start : start + 40])
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,17 +23,21 @@ AFTER_S = 0.05
 MOST_WAITING = 64
 """Comparisons that may wait; more are left out, as they would hold up requests."""
 
+COUNT_S = 5.0
+"""Seconds after which comparisons are counted, however many wait."""
+
 Again = Callable[[], Coroutine[Any, Any, Sequence[str]]]
 
 
 class Shadow:
     """Compares candidates with controls, one answer at a time. For use on one event loop."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
         """`registry` counts, of whatever tenant."""
-        self._registry = registry
+        self._registry, self._clock, self._counted_at = registry, clock, clock()
         self._one = asyncio.Semaphore(1)
         self._running: set[asyncio.Task[None]] = set()
+        self._left = 0
         self._compared: Counter[int] = Counter()
         self._agreed: Counter[int] = Counter()
 
@@ -51,19 +56,24 @@ class Shadow:
         return stream
 
     async def _compare(self, experiment: int, said: tuple[str, ...], again: Again) -> None:
-        await asyncio.sleep(AFTER_S)
-        async with self._one:
-            try:
-                other = tuple(await again())
-            except SoftPromptError as error:
-                _LOG.info("experiment %d: the candidate gave no answer in the shadow: %s", experiment, error)
-                return
-            self._compared[experiment] += len(said)
-            self._agreed[experiment] += sum(one == two for one, two in zip(said, other, strict=True))
-            if len(self._running) == 1:  # nobody else waits
-                await self._count()
+        self._left += 1
+        try:
+            await asyncio.sleep(AFTER_S)
+            async with self._one:
+                try:
+                    other = tuple(await again())
+                    self._compared[experiment] += len(said)
+                    self._agreed[experiment] += sum(one == two for one, two in zip(said, other, strict=True))
+                except SoftPromptError as error:
+                    _LOG.info("experiment %d: the candidate gave no answer in the shadow: %s", experiment, error)
+                # Nobody else waits, or there is always somebody.
+                if self._left == 1 or self._clock() - self._counted_at >= COUNT_S:
+                    await self._count()
+        finally:
+            self._left -= 1
 
     async def _count(self) -> None:
+        self._counted_at = self._clock()
         compared, self._compared = self._compared, Counter()
         agreed, self._agreed = self._agreed, Counter()
         for experiment, count in compared.items():

@@ -263,3 +263,9 @@ def test_a_candidate_that_is_slow_in_the_shadow_delays_nobody(running: Running, 
     chat(client)
     assert time.monotonic() - began < 0.5
     compared(running, 2)
+
+
+def test_a_comment_that_no_registry_keeps_is_the_clients_fault(running: Running, client: OpenAI) -> None:
+    answer = post(running, {"id": chat(client).id, "model": "kind", "comment": "a\0b"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
+    assert "holds the character NUL" in answer.json()["error"]["message"]

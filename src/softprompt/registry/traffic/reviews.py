@@ -62,7 +62,10 @@ class Reviews:
         with self._scope.database.write() as connection:
             task_id = queries.task_row(connection, self._scope.tenant, task, lock=True).id
             for row in rows[-MOST_ROWS:]:
-                values = {"task_id": task_id, "number": row.version, "text": row.text, "output": row.output}
+                texts = {
+                    name: getattr(row, name).replace("\0", "\ufffd") for name in ("text", "output")
+                }  # no registry has NUL
+                values = {"task_id": task_id, "number": row.version, **texts}
                 values |= {"confidence": row.confidence, "answer": row.answer, "created_at": row.created_at or now()}
                 connection.execute(sa.insert(tables.reviews).values(values))
             kept = sa.select(_r.id).where(_r.task_id == task_id).order_by(_r.answer.is_(None), _r.id.desc())
