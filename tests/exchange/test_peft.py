@@ -427,6 +427,18 @@ def test_an_adapter_of_another_revision_is_refused(place: Path) -> None:
     assert load_peft(place / "a", task="t", base=named).card.num_virtual_tokens == 6
 
 
+def test_a_base_of_the_hub_is_pinned_to_its_commit(tmp_path: Path) -> None:
+    """`AutoPeftModel` loads the revision that the config names; a branch moves on, and so does no branch at all."""
+    base, commit = make_base("llama"), "1" * 40
+    prompt = some_prompt(base, "t", recipe={"revision": commit})
+    for place, (source, asked, revision) in enumerate(
+        ((base.name, None, commit), (base.name, "main", commit), ("/models/llama", None, None), ("a/mirror", "v1", "v1"))
+    ):
+        folder = save_peft(prompt, tmp_path / str(place), source, asked)
+        assert json.loads((folder / CONFIG).read_text()).get("revision") == revision
+        assert (f'from_pretrained(base, revision="{commit}")' in (folder / "README.md").read_text()) == (revision == commit)
+
+
 @pytest.mark.parametrize("kind", ["llama_2", "metaspace_first", "byte_level"])
 @pytest.mark.parametrize("labels", [("yes", "no"), ("red", "red apple", "blue")])
 def test_the_ids_that_the_folder_tells_give_our_scores(kind: str, labels: tuple[str, ...], tmp_path: Path) -> None:
@@ -500,8 +512,6 @@ def test_the_readme_tells_of_an_adapter_and_of_a_schema(tmp_path: Path) -> None:
     prompt = some_prompt(make_base("llama"), "t", recipe=recipe, metric="exact_match")
     text = (save_peft(prompt, tmp_path / "a", "org/model") / "README.md").read_text(encoding="utf-8")
     assert "The base has the LoRA adapter `law` merged into its weights" in text
-    assert (
-        'to JSON of this schema, as by an engine\'s structured outputs: `{"type": "object"}`.' in text
-    )
+    assert 'to JSON of this schema, as by an engine\'s structured outputs: `{"type": "object"}`.' in text
     plain = save_peft(some_prompt(make_base("llama"), "t"), tmp_path / "b", "org/model") / "README.md"
     assert not {"LoRA", "schema", "conversation"} & {*plain.read_text(encoding="utf-8").replace("`", " ").split()}

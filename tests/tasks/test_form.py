@@ -25,7 +25,7 @@ from softprompt.rows.values import Row, text_of
 from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import Form, form_fields
 from softprompt.tasks.wording.template import Template, nameable
-from tests.models import make_base
+from tests.models import make_base, make_masked
 from tests.spellings import base as base_of_kind
 
 BASE = make_base("llama")
@@ -297,6 +297,17 @@ def test_a_long_input_loses_little_more_than_it_must() -> None:
         limit = 96 - 20 - made.output_length(BASE)
         assert inputs.truncated == 1
         assert limit - 4 <= len(inputs.ids[0]) <= limit
+
+
+def test_what_the_vocabulary_lacks_stays_in_an_input_that_is_cut() -> None:
+    """It has a token of its own, which decodes to nothing."""
+    base = make_masked("bert")
+    made = form(input="{text}", labels=["red", "blue"])
+    (whole,) = base.encode(["red 中 Blue ? " * 60])
+    inputs = made.encode_inputs(base, [{"text": "red 中 Blue ? " * 60}], 20)
+    assert inputs.truncated == 1
+    assert inputs.ids == [whole[: 96 - 20 - 2 - 1]]
+    assert base.tokenizer.unk_token_id in inputs.ids[0]
 
 
 def test_a_template_that_does_not_fit_is_told_with_its_length() -> None:

@@ -142,6 +142,17 @@ class Spelling:
         text: str = self._decoder(list(ids))
         return text
 
+    def shorten(self, text: str, fewer: int) -> str:
+        """The beginning of a text that takes about so many tokens fewer, letter by letter as it is. Where the tokenizer does
+        not tell which letters a token stands for, what its tokens say, which leaves out what the vocabulary lacks."""
+        (ids,) = self.encode([text])
+        count = max(0, len(ids) - fewer)
+        found = self._backend.encode(text, add_special_tokens=False) if self._backend is not None else None
+        if found is not None and found.ids == ids:
+            return text[: found.offsets[count - 1][1]] if count else ""
+        said = self.decode(ids[:count]).rstrip("\ufffd")  # which stands for a character that is cut
+        return f" {said}" if not text.startswith(said) and text.startswith(f" {said}") else said  # a word mark is no text
+
     @cached_property
     def marks_words(self) -> bool:
         """Whether the tokenizer puts a word mark before every text, so that texts encoded apart and joined are no longer

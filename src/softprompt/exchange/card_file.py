@@ -29,6 +29,11 @@ def read_card_file(file: Path) -> Card:
         raise PromptFileError(f"{str(file)!r} cannot be read ({error}); export the prompt again") from None
 
 
+def commit_of(card: Card, base: str) -> str | None:
+    """The commit that a prompt was tuned at, where its base goes by the id that the card has: a branch moves on."""
+    return card.recipe.get("revision") if base == card.base else None
+
+
 def read_adapter_file(folder: str | Path) -> Any:
     """What the config of a PEFT adapter holds.
 

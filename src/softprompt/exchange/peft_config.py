@@ -14,7 +14,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.bases.files.adapter import WEIGHTS
 from softprompt.bases.files.locate import split_revision
 from softprompt.errors import FingerprintMismatch, PromptFileError
-from softprompt.exchange.card_file import read_adapter_file
+from softprompt.exchange.card_file import commit_of, read_adapter_file
 from softprompt.exchange.peft_head import MODULES
 from softprompt.model.prefix import Layout
 from softprompt.prompts.card import Card
@@ -64,6 +64,7 @@ def config_of(card: Card, base_source: str, revision: str | None) -> dict[str, A
         "inference_mode": True,
         **_shape_of(card),
     }
+    revision = commit_of(card, base_source) or revision
     return config | ({"revision": revision} if revision else {})
 
 

@@ -7,6 +7,7 @@ import json
 import os
 
 from softprompt.bases.files.locate import kind_of
+from softprompt.exchange.card_file import commit_of
 from softprompt.prompts.card import BASELINES, Card
 from softprompt.tasks.answers.kinds import number_text
 from softprompt.tasks.form import ANSWERS, BEHIND, Form
@@ -145,7 +146,8 @@ def readme_of(card: Card, base: str) -> str:
         text += _OF_A_HEAD.format(len(card.labels or ()), ", ".join(map(_quoted, card.labels or ())))
     else:
         text += _WORDED.format(start=start, target=quoted["target"])
-    opened = "base"
+    commit = commit_of(card, base)
+    opened = "base" if commit is None else f"base, revision={json.dumps(commit)}"
     if kind_of(base) == "file":
         folder, name = os.path.split(base)
         text, base, opened = text + _OF_A_FILE, folder, f"base, gguf_file={json.dumps(name)}"

@@ -108,11 +108,8 @@ class Wording:
                     f"the template of task {task!r} alone takes {plural(len(ids), 'token')}, and {limit} are left "
                     "beside prompt and output; use a shorter template or prompt"
                 )
-            (kept,) = base.encode([row[longest]])
-            # A cut inside a character leaves U+FFFD, which may take as many tokens again; so a character goes at least.
-            cut = base.decode(kept[: max(0, len(kept) - (len(ids) - limit))]).rstrip("\ufffd")
-            if not row[longest].startswith(cut) and row[longest].startswith(f" {cut}"):  # a decoder left a word mark out
-                cut = f" {cut}"
+            # Of a character that takes several tokens all or nothing goes, so a character goes at least.
+            cut = base.spelling.shorten(row[longest], len(ids) - limit)
             row[longest] = cut if len(cut) < len(row[longest]) else row[longest][:-1]
             if self.converses:
                 row[MESSAGES] = say_last(whole, row[MESSAGES])
