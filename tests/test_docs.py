@@ -57,7 +57,7 @@ def test_the_limits_of_a_server_are_those_in_the_docs() -> None:
     page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8").partition("## Limits")[2].partition("## Errors")[0]
     helped = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8").partition("## `softprompt serve`")[2]
     looked = 0
-    for options, defaults in re.findall(r"^\| (.*?`.*?) \| ([0-9, ]+) \|", page, re.M):
+    for options, defaults in re.findall(r"^\| ([^|]*`[^|]*) \| ([0-9, ]+) \|", page, re.M):
         names = re.findall("`(--[a-z-]+)`", options.partition(";")[0])
         for name, said in zip(names, defaults.split(", "), strict=True):
             assert re.search(rf"^\* `{name} .*(?:default: |else ){said}\b", helped.partition("\n## ")[0], re.M), name
