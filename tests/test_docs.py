@@ -87,6 +87,27 @@ def test_every_counter_is_in_the_docs() -> None:
     assert {name for name in names if f"`{name}`" not in page and f"`softprompt_{name}`" not in page} == set()
 
 
+def test_commands_that_messages_and_pages_name_are_there_with_their_options() -> None:
+    """What stands in backticks behind `softprompt`, in the source, the console's templates and all pages."""
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    there: dict[str, set[str]] = {}
+    for part in re.split(r"^##+ `softprompt ", page, flags=re.M)[1:]:
+        name, _, rest = part.partition("`")
+        options = [line for line in rest.splitlines() if line.startswith("* `")]
+        there[name] = set(re.findall(r"--[a-z][a-z-]+", "\n".join(options))) | {"--home", "--tenant", "--help", "--json"}
+    source = [file for end in ("py", "html") for file in (ROOT / "src").rglob(f"*.{end}")]
+    named = 0
+    for file in [*source, *(one for one in PAGES if one.name not in ("LOG.md", "commands.md"))]:
+        text = re.sub(r'"\n\s+f?"', "", file.read_text(encoding="utf-8"))  # a message over two lines
+        for words, given in re.findall(r"`softprompt ([a-z][a-z-]+(?: [a-z]+)?)([^`\n]*)`", text):
+            name = next((one for one in (words, words.split()[0]) if one in there), None)
+            assert name is not None, f"{file}: softprompt {words}"
+            options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", given))
+            assert options <= there[name], f"{file}: softprompt {words}{given}"
+            named += 1
+    assert named > 200
+
+
 def test_every_benchmark_is_on_the_page_of_benchmarks() -> None:
     scripts = {file.name for file in (ROOT / "benchmarks").glob("*.py") if "__main__" in file.read_text(encoding="utf-8")}
     assert (
