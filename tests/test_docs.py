@@ -53,6 +53,18 @@ def test_the_defaults_of_a_task_file_are_those_in_the_docs() -> None:
     assert looked > 20
 
 
+def test_the_limits_of_a_server_are_those_in_the_docs() -> None:
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8").partition("## Limits")[2].partition("## Errors")[0]
+    helped = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8").partition("## `softprompt serve`")[2]
+    looked = 0
+    for options, defaults in re.findall(r"^\| ([^|]*`[^|]*) \| ([0-9, ]+) \|", page, re.M):
+        names = re.findall("`(--[a-z-]+)`", options.partition(";")[0])
+        for name, said in zip(names, defaults.split(", "), strict=True):
+            assert re.search(rf"^\* `{name} .*(?:default: |else ){said}\b", helped.partition("\n## ")[0], re.M), name
+            looked += 1
+    assert looked > 9
+
+
 def test_every_code_of_an_error_is_in_the_docs() -> None:
     """Those of a console's pages apart, which are for people."""
     http = ROOT / "src" / "softprompt" / "http"
@@ -73,6 +85,27 @@ def test_every_counter_is_in_the_docs() -> None:
     names = {name for found in re.findall(made, source) for name in found if name}
     assert len(names) > 25
     assert {name for name in names if f"`{name}`" not in page and f"`softprompt_{name}`" not in page} == set()
+
+
+def test_commands_that_messages_and_pages_name_are_there_with_their_options() -> None:
+    """What stands in backticks behind `softprompt`, in the source, the console's templates and all pages."""
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    there: dict[str, set[str]] = {}
+    for part in re.split(r"^##+ `softprompt ", page, flags=re.M)[1:]:
+        name, _, rest = part.partition("`")
+        options = [line for line in rest.splitlines() if line.startswith("* `")]
+        there[name] = set(re.findall(r"--[a-z][a-z-]+", "\n".join(options))) | {"--home", "--tenant", "--help", "--json"}
+    source = [file for end in ("py", "html") for file in (ROOT / "src").rglob(f"*.{end}")]
+    named = 0
+    for file in [*source, *(one for one in PAGES if one.name not in ("LOG.md", "commands.md"))]:
+        text = re.sub(r'"\n\s+f?"', "", file.read_text(encoding="utf-8"))  # a message over two lines
+        for words, given in re.findall(r"`softprompt ([a-z][a-z-]+(?: [a-z]+)?)([^`\n]*)`", text):
+            name = next((one for one in (words, words.split()[0]) if one in there), None)
+            assert name is not None, f"{file}: softprompt {words}"
+            options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", given))
+            assert options <= there[name], f"{file}: softprompt {words}{given}"
+            named += 1
+    assert named > 200
 
 
 def test_every_benchmark_is_on_the_page_of_benchmarks() -> None:

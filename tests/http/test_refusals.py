@@ -210,6 +210,12 @@ def test_statuses_say_whose_fault_it_is() -> None:
     assert refusal(IndexError("no")).status == 500
 
 
+def test_who_opens_the_address_in_a_browser_is_told_of_the_pages(running: Running) -> None:
+    answer = running.http.get(f"{running.url}/")
+    assert (answer.status_code, "/console has the pages" in answer.json()["error"]["message"]) == (404, True)
+    assert "/console" not in running.http.get(f"{running.url}/v2").json()["error"]["message"]
+
+
 def test_bytes_that_are_gone_are_no_reason_to_come_again(running: Running) -> None:
     status, message = ask(running, "/v1/completions", {"model": "lost", "prompt": "red"})
     assert (status, message) == (500, "the prompt cannot be served; the server's log says why")

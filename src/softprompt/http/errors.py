@@ -213,6 +213,8 @@ def install(app: FastAPI) -> None:
         message = str(error.detail)
         if error.status_code == 404:
             message = f"no route {request.method} {request.url.path}; GET /openapi.json lists them"
+            if request.url.path == "/":  # as somebody asks who opens the address in a browser
+                message += ", and /console has the pages for people"
         elif error.status_code == 405:
             message = f"{request.url.path} does not take {request.method}; GET /openapi.json says what it takes"
         return ApiError(error.status_code, message, headers=error.headers).response()
@@ -238,7 +240,7 @@ def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
         )
     if problem["type"] == "missing":
         return ApiError(400, f"{name} is missing; give it", code="missing_required_parameter", param=name)
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ").replace(" after validation, not", ", not")
     field = context.get("param") if problem["type"] == "refused" else None
     where = ".".join(part for part in (name, field) if part)
     if not field:

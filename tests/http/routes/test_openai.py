@@ -378,7 +378,7 @@ def test_only_the_last_message_of_the_user_is_judged(client: OpenAI, running: Ru
         ([{"role": "user", "content": []}], "give a text", "messages.0.content"),
         ([{"role": "user", "content": None}], "give a text", "messages.0.content"),
         ([{"role": "user", "content": " "}], "the last message of the user is empty", "messages"),
-        ([], "at least 1 item", "messages"),
+        ([], "at least 1 item, not 0", "messages"),
     ]
     for messages, message, param in wrong:
         with pytest.raises(openai.BadRequestError, match=message) as caught:

@@ -165,6 +165,7 @@ def test_a_wrong_value_is_told_with_its_key_and_value(file: Path, line: str, key
 def test_every_fault_is_told_and_numbered_on_one_line(file: Path) -> None:
     message = refusal(file, "num_virtual_tokens: x\nlearning_rate: y\nlables: [a, b]\n")
     assert message.startswith("FILE has 3 faults: (1) ")
+    assert "input should be a valid integer; the file says 'x'" in message
     for part in ("(1) num_virtual_tokens: ", " (2) learning_rate: ", " (3) unknown key 'lables'; did you mean 'labels'?"):
         assert part in message
     assert "\n" not in message

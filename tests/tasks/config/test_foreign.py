@@ -28,6 +28,8 @@ from softprompt.tasks.config.config import TaskConfig, parse_config
         ("model_name_or_path", "here it is `base`"),
         ("validation", "here it is `data.validation`"),
         ("bf16", "said where the base is loaded"),
+        ("report_to", "`softprompt train --report-to tensorboard` names one"),
+        ("push_to_hub", "`softprompt push` puts one on the hub"),
         ("Learning-Rate", "did you mean 'learning_rate'?"),
         ("lables", "did you mean 'labels'?"),
     ],

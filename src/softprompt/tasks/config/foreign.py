@@ -69,7 +69,8 @@ _NONE = {
     "save_steps save_strategy save_total_limit output_dir overwrite_output_dir resume_from_checkpoint": "checkpoints are "
     "written by themselves, and the same command goes on from the last one",
     "load_best_model_at_end": "the best prompt on the validation rows is always the one that is kept",
-    "logging_steps logging_strategy logging_dir report_to": "progress is shown by itself, and `--json` prints rows for "
+    "report_to": "a tracker is no matter of the task: `softprompt train --report-to tensorboard` names one",
+    "logging_steps logging_strategy logging_dir": "progress is shown by itself, and `--json` prints rows for "
     "machines",
     "gradient_accumulation_steps": "a batch that does not fit is halved by itself; give the whole batch as "
     "per_device_train_batch_size",
@@ -90,7 +91,7 @@ _NONE = {
     "none of it",
     "adam_beta1 adam_epsilon betas eps momentum": "the optimiser's other settings are fixed; leave it out",
     "dropout label_smoothing_factor label_smoothing": "there is none; leave it out",
-    "push_to_hub hub_model_id": "prompts are kept in the library; `softprompt export` writes a folder to upload",
+    "push_to_hub hub_model_id": "prompts are kept in the library; `softprompt push` puts one on the hub",
 }
 
 _MEANS = {foreign: ours for ours, names in _SAME.items() for foreign in names.split()}
@@ -136,7 +137,7 @@ def told_fault(fault: Any, keys: Mapping[str | None, Sequence[str]]) -> str:
         return f"unknown key {name!r}{unknown_key(path[-1], known, inside=path[0] if len(path) > 1 else None)}"
     if fault["type"] == "missing":
         return f"{name} is missing; give it"
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
     if not name:
         return str(message)
     if fault["type"] == "value_error":
