@@ -563,3 +563,18 @@ def test_a_method_without_peft_is_told_by_name(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(ConfigError, match=r"the method 'lora' needs the package peft.* pip install 'softprompt\[peft\]'"):
         compare(a_task(), methods=["zero_shot", "lora"], base=base)
     assert len(compare(a_task(), methods=["zero_shot", "full"], base=base, progress=Mute())) == 2
+
+
+def test_the_trainer_is_given_inputs_that_are_cut_as_those_that_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEFT's prompt has 20 virtual tokens where the file says none, and leaves room for as much."""
+    base, seen = make_base("llama"), list[int]()
+
+    def train(trainer: Any) -> None:
+        seen.extend(len(row["input_ids"]) for row in trainer.train_dataset)
+
+    monkeypatch.setattr("transformers.Trainer.train", train)
+    rows = [{**row, "text": f"{row['text']} " + "river " * 90} for row in ROWS]
+    task = Task(task="t", data=rows, labels=["yes", "no"], input="{text} =", max_steps=1)
+    trained = METHODS["peft_prompt_tuning"].train(task, base, Mute())
+    assert len(trained.vectors_PD) == 20
+    assert max(seen) - 1 == max(map(len, trained.test.inputs)) > 96 - 50
