@@ -36,7 +36,7 @@ KEPT = (
 def make_instruction(task: Task, base: FrozenBase, tokens: int) -> tuple[str, int]:
     """The task's text with as many examples as fit so many tokens, and their number."""
     drawn = draw_examples(task, tokens // 8, task.config.seed)
-    texts = [few_shot_text(task, drawn[:count]) for count in range(len(drawn) + 1)]
+    texts = [few_shot_text(task, drawn[:count], base) for count in range(len(drawn) + 1)]
     count = max(n for n, ids in enumerate(base.encode(texts)) if n == 0 or len(ids) <= tokens)
     return texts[count].removesuffix("\n"), count
 

@@ -34,9 +34,11 @@ from softprompt.model.prefix import layout_for
 from softprompt.model.splice import no_prompt, stack_prompts
 from softprompt.progress import Mute
 from softprompt.tasks.task import Task
+from softprompt.tasks.wording.chat import chat_frame, words_of
 from softprompt.training.prepare import RATE
 from softprompt.training.train import train
 from tests.models import make_base, make_headed, make_masked, make_seq2seq, steerable_base, weights_digest
+from tests.tasks.wording.test_chat import CHATML, chat_base
 
 WORDS = {"red": "yes", "green": "no", "blue": "yes", "apple": "no"}
 ROWS = [{"text": f"{word} {n}", "label": label} for n in range(12) for word, label in WORDS.items()]
@@ -131,10 +133,34 @@ def test_a_few_shot_text_is_the_text_and_the_examples_as_the_task_words_them() -
     words = {"1": "yes", "0": "no"}
     rows = [{**row, "label": "01"[row["label"] == "yes"]} for row in ROWS]
     task = a_task(target=" {label} !", id2label=words, data=rows)
-    assert few_shot_text(task, [{"text": "red 1", "label": "1"}, {"text": "apple", "label": "0"}]) == (
+    assert few_shot_text(task, [{"text": "red 1", "label": "1"}, {"text": "apple", "label": "0"}], make_base("llama")) == (
         "Say it.\nred 1 = yes !\n\napple = no !\n\n"
     )
-    assert few_shot_text(a_task(instruction=""), []) == ""
+    assert few_shot_text(a_task(instruction=""), [], make_base("llama")) == ""
+
+
+def test_examples_have_nothing_of_the_bases_own_frame() -> None:
+    """The turns of a chat, and what begins texts, are control tokens where a template has them, and text in an example."""
+    base = chat_base("byte_level", CHATML)
+    frame = chat_frame(base.tokenizer, base.spelling.controls)
+    words = words_of(["text"], "label", frame, generates=False)
+    task = a_task(**words)
+    text = few_shot_text(task, [{"text": "red 1", "label": "yes"}, {"text": "a", "label": "no"}], base)
+    assert text == "Say it.\nred 1\nyes\n\na\nno\n\n"
+    examples = task.encode(base, task.test, 0, split="test", prepend=text)
+    turns = [{"role": "user", "content": text + task.test[0]["text"]}]
+    assert examples.inputs[0] == base.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    plain = few_shot_text(a_task(input="<s>{text} ="), [{"text": "red", "label": "yes"}], base)
+    assert plain == "Say it.\nred = yes\n\n"
+    row = {"messages": [{"role": "user", "content": "red"}], "label": "yes"}
+    assert few_shot_text(a_task(input="{messages}"), [row], base) == "Say it.\nred yes\n\n"
+
+
+def test_an_example_of_a_masked_model_has_its_answer_at_the_mask() -> None:
+    base = make_masked("bert")
+    task = a_task(task_type="MASKED_LM", input="{text} is {mask} ?")
+    assert few_shot_text(task, [{"text": "red", "label": "yes"}], base) == "Say it.\nred is yes ?\n\n"
+    assert few_shot_text(a_task(), [{"text": "red", "label": "yes"}], base) == "Say it.\nred = yes\n\n"
 
 
 def test_examples_are_training_rows_balanced_and_by_seed() -> None:
@@ -152,7 +178,7 @@ def test_examples_are_training_rows_balanced_and_by_seed() -> None:
 @pytest.mark.parametrize("task", [a_task(instruction=None), a_writing_task()], ids=["labels", "text"])
 def test_a_few_shot_text_is_asked_as_if_it_stood_before_each_row(task: Task, base: FrozenBase) -> None:
     trained = FewShot(3).train(task, base, Mute())
-    text = few_shot_text(task, draw_examples(task, 3, seed=0))
+    text = few_shot_text(task, draw_examples(task, 3, seed=0), base)
     whole = task.encode(base, task.test, 0, split="test", prepend=text)
     assert len(trained.vectors_PD) > 10
     slow = judged(Trained(trained.architecture, no_prompt(base), whole), task)
@@ -167,7 +193,7 @@ def test_a_few_shot_text_has_as_many_examples_as_fit(base: FrozenBase) -> None:
     task = a_task(data=long)
     with pytest.warns(UserWarning, match=r"t: the few-shot text has \d examples, not 8"):
         (row,) = compare(task, methods=["few_shot"], base=base)
-    assert 0 < row["bytes"] < len(few_shot_text(task, draw_examples(task, 8, seed=0)))
+    assert 0 < row["bytes"] < len(few_shot_text(task, draw_examples(task, 8, seed=0), base))
 
 
 # Prefixes and PEFT
@@ -537,3 +563,18 @@ def test_a_method_without_peft_is_told_by_name(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(ConfigError, match=r"the method 'lora' needs the package peft.* pip install 'softprompt\[peft\]'"):
         compare(a_task(), methods=["zero_shot", "lora"], base=base)
     assert len(compare(a_task(), methods=["zero_shot", "full"], base=base, progress=Mute())) == 2
+
+
+def test_the_trainer_is_given_inputs_that_are_cut_as_those_that_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEFT's prompt has 20 virtual tokens where the file says none, and leaves room for as much."""
+    base, seen = make_base("llama"), list[int]()
+
+    def train(trainer: Any) -> None:
+        seen.extend(len(row["input_ids"]) for row in trainer.train_dataset)
+
+    monkeypatch.setattr("transformers.Trainer.train", train)
+    rows = [{**row, "text": f"{row['text']} " + "river " * 90} for row in ROWS]
+    task = Task(task="t", data=rows, labels=["yes", "no"], input="{text} =", max_steps=1)
+    trained = METHODS["peft_prompt_tuning"].train(task, base, Mute())
+    assert len(trained.vectors_PD) == 20
+    assert max(seen) - 1 == max(map(len, trained.test.inputs)) > 96 - 50

@@ -176,6 +176,14 @@ class Spelling:
             self._pattern.sub(lambda found: found[0][:1] + self._mark + found[0][1:], text) if self._may_name(text) else text
         )
 
+    def without_controls(self, text: str) -> str:
+        """A text without its control tokens."""
+        return self._pattern.sub("", text)
+
+    def before_controls(self, text: str) -> str:
+        """A text up to its first control token."""
+        return self._pattern.split(text, maxsplit=1)[0]
+
     def parts_of(self, text: str) -> Parts:
         """A text in which users' texts are broken: control tokens that are left are its author's."""
         parts: list[tuple[str, str]] = []

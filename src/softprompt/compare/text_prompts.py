@@ -15,9 +15,13 @@ from softprompt.evaluation.baselines import zero_shot_examples
 from softprompt.model.architecture import architecture_of
 from softprompt.model.splice import no_prompt, split_head
 from softprompt.progress import Progress
+from softprompt.rows.openai_files import MESSAGES
 from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import Row
 from softprompt.tasks.task import Examples, Task
+from softprompt.tasks.wording.chat import text_place
+from softprompt.tasks.wording.conversation import turns_in
+from softprompt.text import MASK
 
 SHOTS = 8
 """Examples of a few-shot text."""
@@ -65,7 +69,7 @@ class FewShot:
         examples = draw_examples(task, self._shots, task.config.seed)
         uncut = task.encode(base, task.test, 0, split="test").truncated
         for count in range(len(examples), -1, -1):
-            text = few_shot_text(task, examples[:count])
+            text = few_shot_text(task, examples[:count], base)
             asked = _asked(base, task, text)
             if asked is not None and (asked.truncated <= uncut or count == 0):
                 break
@@ -110,12 +114,32 @@ def draw_examples(task: Task, count: int, seed: int) -> list[Row]:
     return drawn
 
 
-def few_shot_text(task: Task, examples: Sequence[Row]) -> str:
-    """What stands before an input: the task's text, then examples as the task words them, a blank line behind each."""
-    form = task.form.answered
-    shown = [
-        form.input.fill(row, "an example") + form.target.fill({form.target_field: form.answer(row, "an example")})
-        for row in examples
+def few_shot_text(task: Task, examples: Sequence[Row], base: FrozenBase) -> str:
+    """What stands before an input: the task's text, then examples as the task words them, a blank line behind each. What a
+    template says for the base alone, such as the turns of its chat, stands around all of that once, and not in examples,
+    where it would be text."""
+    text = task.form.zero_shot_text()
+    return "".join([text + "\n" if text else "", *(f"{_worded(task, row, base)}\n\n" for row in examples)])
+
+
+def _worded(task: Task, row: Row, base: FrozenBase) -> str:
+    """An example: its input and its answer."""
+    form, controls = task.form.answered, base.spelling.without_controls
+    whole = form.input.without_prompt
+    literals = [literal for literal, _ in whole.parts]
+    literals = [literals[0][text_place(whole, base) :], *map(controls, literals[1:-1]), literals[-1]]
+    literals[-1] = base.spelling.before_controls(literals[-1])
+    turned = literals[-1] != whole.parts[-1][0]  # the assistant's turn begins there
+    answer = "".join(
+        controls(literal) + value
+        for literal, value in form.target.fill_parts({form.target_field: form.answer(row, "a row")})
+    )
+    masked = any(MASK in literal for literal in literals) and base.task_type == "MASKED_LM"
+    if masked:
+        literals, answer = [literal.replace(MASK, answer.strip()) for literal in literals], ""
+    values = [
+        "\n".join(turn["content"] for turn in turns_in(value)) if name == MESSAGES and form.converses else value
+        for (_, value), (_, name) in zip(whole.fill_parts(row, "an example"), whole.parts, strict=True)
     ]
-    text = form.zero_shot_text()
-    return "".join([text + "\n" if text else "", *(f"{one}\n\n" for one in shown)])
+    said = "".join(literal + value for literal, value in zip(literals, values, strict=True))
+    return said + ("\n" if turned and not said.endswith("\n") else "") + answer

@@ -51,7 +51,7 @@ def fit_peft(
     import transformers
     from transformers.trainer_callback import PrinterCallback
 
-    examples = task.encode(base, task.train, task.config.num_virtual_tokens, split="training")
+    examples = task.encode(base, task.train, model.active_peft_config.num_virtual_tokens, split="training")
     rows = [
         {"input_ids": ids + target, "labels": [-100] * len(ids) + target}
         for ids, target in zip(examples.inputs, examples.targets, strict=True)
