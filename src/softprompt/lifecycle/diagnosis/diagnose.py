@@ -84,7 +84,6 @@ def _of_base(library: Library, version: Version) -> Iterator[Finding]:
         )
 
 
-
 def _what(error: SoftPromptError) -> str:
     """What was wrong, without the advice, which is for whoever named the base or the file just now."""
     return str(error).partition("; ")[0]

@@ -23,7 +23,7 @@ def find_run(library: Library, name: str) -> str | Mapping[str, Any] | None:
     """The version that a run has published, or what is kept of runs that have not ended; None where there is no such run.
 
     Args:
-        name: of a run, the id that `show` tells; of a checkpoint its file, or the name of that in `runs/`, with its end or without.
+        name: of a run, the id that `show` tells; of a checkpoint its file, or the name of that in `runs/`, its end or not.
     """
     if (ref := library.registry.version_of_run(name)) is not None:
         return ref

@@ -70,8 +70,7 @@ _NONE = {
     "written by themselves, and the same command goes on from the last one",
     "load_best_model_at_end": "the best prompt on the validation rows is always the one that is kept",
     "report_to": "a tracker is no matter of the task: `softprompt train --report-to tensorboard` names one",
-    "logging_steps logging_strategy logging_dir": "progress is shown by itself, and `--json` prints rows for "
-    "machines",
+    "logging_steps logging_strategy logging_dir": "progress is shown by itself, and `--json` prints rows for machines",
     "gradient_accumulation_steps": "a batch that does not fit is halved by itself; give the whole batch as "
     "per_device_train_batch_size",
     "per_device_eval_batch_size eval_batch_size": "evaluation fills its batches by itself; leave it out",
