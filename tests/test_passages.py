@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from softprompt import personalize
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.continuous import ContinuousEngine
 from softprompt.errors import ConfigError, DataError
@@ -21,7 +22,10 @@ from softprompt.library.library import Library
 from softprompt.library.passages import read_sources
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Mute
+from softprompt.registry.records import Origin
 from softprompt.serving.offline import Service, predict
+from softprompt.serving.residents.resident import Resident
+from softprompt.serving.residents.residents import Residents
 from softprompt.tasks.form import Form
 from softprompt.tasks.task import Task
 from softprompt.training.train import train
@@ -291,3 +295,58 @@ def test_a_combination_looks_passages_up_as_its_parents_do(run: Run, tmp_path: P
     own = json.dumps({"question": ASKED, "passages": "Rex lives in the red house."})
     assert run("predict", "where@3", own, "--json").rows[0]["scores"] == said["scores"]
     assert "no_answer_recall" in run("evaluate", "where@3", "--data", tmp_path / "rows.jsonl", "--json").rows[0]
+
+
+def test_a_users_own_prompt_looks_passages_up_too(run: Run, tmp_path: Path, base_folder: Path, home: Path) -> None:
+    run("train", make_task(tmp_path, base_folder, **CHOOSES), "--json")
+    brought = [{**row, "passages": f"{row['question'].split()[2]} lives in the red house."} for row in ROWS]
+    base = FrozenBase.load(str(base_folder))
+    with Library.open(home) as library:
+        found, own = (
+            personalize("where", rows, user=user, steps=2, library=library, base=base)[0]
+            for user, rows in (("ann", ROWS), ("bob", brought))
+        )
+        assert found.digest != own.digest  # those of the folder are what it learns from
+        with serving(library, base, engine=ContinuousEngine(architecture_of(base))) as server:
+            asked = [ASKED, json.dumps({"question": ASKED, "passages": "Rex lives in the red house."}), "a stone"]
+            body = {"model": "where", "input": asked, "user": "ann"}
+            answer = server.http.post(f"{server.url}/v1/classify", json=body)
+            assert (answer.status_code, answer.json()["model"]) == (200, "where~ann@1"), answer.text
+            scores = [one["scores"] for one in answer.json()["data"]]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    assert scores[0] != pytest.approx(scores[2], rel=1e-2)
+
+
+def test_versions_with_equal_bytes_have_passages_of_their_own(tmp_path: Path) -> None:
+    base = make_base("llama")
+    settings = {"query": "{question}", "k": 1, "words": 100, "overlap": 0}
+    form = {"input": "{passages}\n{question}:", "labels": ("red", "blue"), "recipe": {"retrieve": settings}}
+    data = some_prompt(base, "where", **form).to_bytes()
+    origins: list[Origin | None] = [None]
+    for name, text in (("one", "Rex lives in the red house."), ("other", "Rex sees a blue stone, and no river.")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "it.txt").write_text(text)
+        origins.append(Origin(None, {"retrieve": {"folder": str(tmp_path / name)}}, []))
+
+    def passages(resident: Resident) -> str:
+        return str(resident.form.with_passages({"question": "where does Rex live"})["passages"])
+
+    with Library.open(tmp_path / "home") as library:
+        for origin in (origins[1], origins[2], origins[0]):
+            library.publish_all([data], base="llama", origins=[origin])
+        library.for_tenant("b").publish_all([data], base="llama", origins=[None])
+        residents = Residents(library, base, max_bytes=1 << 20, max_prompts=9)
+        try:
+            found = [passages(residents.get(f"where@{number}")) for number in (1, 2)]
+            assert [text.split()[-2:] for text in found] == [["red", "house."], ["no", "river."]]
+            for ref, tenant in (("where@3", "default"), ("where", "b")):
+                with pytest.raises(DataError, match="is not named"):
+                    passages(residents.get(ref, tenant))
+            assert residents.status().prompts == 1
+        finally:
+            residents.close()
+        service = Service(library, base=base)
+        said = [service.predict(["where does Rex live"], f"where@{number}")[0].scores for number in (1, 2, 1)]
+        assert said[0] == said[2] != said[1]
+        with pytest.raises(DataError, match="is not named"):
+            service.predict(["where does Rex live"], "where@3")

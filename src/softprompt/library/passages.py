@@ -70,14 +70,14 @@ class Passages:
         return replace(form, retriever=found)
 
     def _of_origin(self, retriever: Retriever, library: Library, version: Version) -> Retriever:
-        """Over the folder that a version was trained with, where that is there."""
+        """Over the folder that a version was trained with, where that is there; a user's own over that of its task."""
         name = retriever.settings.get("function")
         if name is not None:
             return replace(
                 retriever, missing=f"the function {name!r} that finds them is not named (--passages FILE.py:NAME)"
             )
         try:
-            origin = library.registry.origin(version.ref)
+            origin = library.registry.origin(version.ref if version.user is None else version.task)
         except NotFound:  # deleted meanwhile
             origin = None
         folder = (origin.task_file.get("retrieve") or {}).get("folder") if origin is not None else None

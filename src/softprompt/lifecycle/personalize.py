@@ -18,6 +18,7 @@ from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library import personal
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
+from softprompt.library.passages import Passages
 from softprompt.lifecycle.histories import History, read_histories, read_source
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.progress import Advance, Progress, Silent, loading
@@ -123,7 +124,7 @@ def personalize(
             raise ConfigError(f"{task!r} names a version, and a user's own is of a task; give {shared.task!r}")
         check_alike(shared, start)
         histories = read_histories(history, user)
-        form = Form.of_card(shared.card)
+        form = Passages(tell=shown.warn).form_of(opened, shared)
         sources = {name: read_source(form, name, rows) for name, rows in histories.items()}
         prompt = SoftPrompt.from_bytes(opened.read(start), digest=start.digest)
         prompt.check_single("no personal version can start from")

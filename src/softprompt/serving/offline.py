@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
@@ -76,7 +76,7 @@ class Service:
         """What people should know of the answers so far: how many hung on a near tie, and where passages are others than
         in training."""
         self._passages = passages if isinstance(passages, Passages) else Passages(passages, self.remarks.append)
-        self._residents: dict[tuple[str, str], Resident] = {}  # by digest and fingerprint of the base
+        self._residents: dict[tuple[str, str, str], Resident] = {}  # by version, its digest, and fingerprint of the base
 
     def __repr__(self) -> str:
         return f"Service({self.library!r}, {len(self._residents)} prompts and {len(self._architectures)} bases in memory)"
@@ -133,10 +133,10 @@ class Service:
         return self._architectures[options]
 
     def _resident(self, version: Version, base: FrozenBase) -> Resident:
-        key = (version.digest, base.fingerprint)
+        key = (version.ref, version.digest, base.fingerprint)  # versions with equal bytes may have other passages
         if key not in self._residents:
             self._residents[key] = load_resident(self.library, version, base, self._passages)
-        return replace(self._residents[key], task=version.task, version=version.number)
+        return self._residents[key]
 
     def _answer(self, architecture: Architecture, residents: Sequence[Resident], texts: Sequence[str]) -> list[Prediction]:
         base, engine = architecture.base, OfflineEngine(architecture, token_budget=self._token_budget)

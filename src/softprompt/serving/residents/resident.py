@@ -157,6 +157,19 @@ def load_resident(library: Library, version: Version, base: FrozenBase, passages
     return replace(made, temperature=temperature_of(prompt.card), question=Question.of_card(prompt.card))
 
 
+def as_version(resident: Resident, library: Library, version: Version, passages: Passages) -> Resident:
+    """A prompt in memory as another version with equal bytes: what does not come from its bytes (its number, how it is
+    served, where its passages are) is that version's.
+
+    Raises:
+        ConfigError: what is named to find its passages cannot be read.
+        RegistryError: the registry fails.
+    """
+    form = passages.form_of(library, version) if resident.looks_up else resident.form
+    named = {"task": version.task, "version": version.number, "user": version.user}
+    return replace(resident, form=form, wishes=wishes_of(library, version), **named)
+
+
 def temperature_of(card: Card) -> float:
     """What calibrates a prompt's probabilities; 1, which changes nothing, where none was fitted."""
     found = card.recipe.get(TEMPERATURE)

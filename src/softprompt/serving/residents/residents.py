@@ -17,7 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
@@ -26,7 +26,7 @@ from softprompt.errors import ConfigError, EngineError, LibraryError, NotFound, 
 from softprompt.library.passages import Passages
 from softprompt.names import parse_ref
 from softprompt.serving.residents.changes import AWAY_S, PATIENCE_S, Changes
-from softprompt.serving.residents.resident import Resident, load_resident, wishes_of
+from softprompt.serving.residents.resident import Resident, as_version, load_resident
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -261,8 +261,7 @@ class Residents:
             shared = self._entries[holder].resident if holder else None
         if shared is None or version.fingerprint not in self.fingerprints:
             return load_resident(library, version, self.base, self._passages)
-        wishes = wishes_of(library, version)
-        return replace(shared, task=version.task, version=version.number, wishes=wishes, user=version.user)
+        return as_version(shared, library, version, self._passages)
 
     def _stay(self, key: Key, entry: _Entry, error: Exception) -> Resident:
         """The prompt that is there, in the place of one that cannot be had. Raises the error where it was deleted since."""
