@@ -166,8 +166,8 @@ def as_version(resident: Resident, library: Library, version: Version, passages:
         RegistryError: the registry fails.
     """
     form = passages.form_of(library, version) if resident.looks_up else resident.form
-    named = {"task": version.task, "version": version.number, "user": version.user}
-    return replace(resident, form=form, wishes=wishes_of(library, version), **named)
+    wishes = wishes_of(library, version)
+    return replace(resident, task=version.task, version=version.number, user=version.user, form=form, wishes=wishes)
 
 
 def temperature_of(card: Card) -> float:
