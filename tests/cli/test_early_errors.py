@@ -105,7 +105,7 @@ EXPECTED = {
     ("retrain", "kind"): NO_TASK,
     ("retrain", "here"): "give one of this task with --task-file FILE",
     ("retrain", "here", "--task-file", "none.yaml"): NO_FILE,
-    ("retrain", "here", "--task-file", "good.yaml", "--data", "none.csv"): "none.csv'; mend the path",
+    ("retrain", "here", "--task-file", "good.yaml", "--data", "none.csv"): "none.csv'; put it there, or mend the path",
     ("retrain", "moved", "--task-file", "moved.yaml"): GONE,
     ("correct", "kind"): NO_TASK,
     ("correct", "here", "--task-file", "good.yaml"): "has no correction",

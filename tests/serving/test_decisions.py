@@ -23,13 +23,16 @@ from softprompt.evaluation.statistics.calibration import calibrated, fit_tempera
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.rows.openai_files import MESSAGES
 from softprompt.serving.answers import Message
 from softprompt.serving.decisions.answers import Decided
 from softprompt.serving.decisions.wording import ask_base
 from softprompt.serving.service import AsyncService
 from softprompt.tasks.answers.decision import Option, Question
 from softprompt.tasks.answers.kinds import softmax
+from softprompt.tasks.form import IN_TEMPLATE
 from softprompt.tasks.task import Task
+from softprompt.tasks.wording.conversation import text_of_turns
 from tests.models import START, make_base, make_masked, make_seq2seq, some_prefix, some_prompt, tokenizer
 
 RED = Question.of_predicate("It is red", "red")
@@ -290,3 +293,21 @@ def test_a_prompt_is_tuned_for_a_question_and_answers_it(base_folder: Path, tmp_
         assert card.recipe["temperature"] == pytest.approx(fitted, rel=1e-2)
         logits = [math.log(own["yes"]), math.log(own["no"])]
         assert answer.probabilities == pytest.approx(calibrated(logits, card.recipe["temperature"]), abs=1e-5)
+
+
+def test_a_task_of_conversations_reads_all_messages_with_their_roles(tmp_path: Path) -> None:
+    own = copy.deepcopy(tokenizer())
+    own.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<end>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    base = FrozenBase.wrap(make_base("llama").model, own, name="random/llama")
+    prompt = some_prompt(base, "talk", input="{messages}", labels=("yes", "no"), recipe={MESSAGES: IN_TEMPLATE})
+    messages = [Message("user", "the river is red"), Message("assistant", "no"), Message("user", "what is it")]
+    question = Question("choice", "any", (Option("yes"), Option("no")))
+    with service_of(tmp_path, base, prompt) as service:
+        turns = text_of_turns([{"role": one.role, "content": one.content} for one in messages])
+        classified = asyncio.run(service.classify("default", "talk", [turns, "what is it"]))
+        (answer,) = ask(service, "talk", [question], messages).answers
+        assert answer.probabilities == pytest.approx([*classified.rows[0].scores.values()], abs=1e-5)
+        assert answer.probabilities != pytest.approx([*classified.rows[1].scores.values()], abs=1e-3)

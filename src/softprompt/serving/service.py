@@ -324,7 +324,8 @@ class AsyncService:
             elif not any(is_answered(resident, one) for one in questions):
                 answers, tokens = [answer_by_labels(resident, one) for one in questions], 0
             else:
-                given = chat_input(messages, conversation=resident.reads_conversations)
+                roles = resident.form.converses
+                given = chat_input(messages, conversation=resident.reads_conversations, roles=roles)
                 (row,), (scores,), tokens = await self._labelling.rows(resident, [given], watch)
                 self._follow_labels(tenant, target, [given], [row.label])
                 answers, truncated = [answer_by_labels(resident, one, scores) for one in questions], row.truncated
