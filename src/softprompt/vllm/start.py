@@ -36,6 +36,8 @@ class StartedVllm(VllmEngine):
             with self._lock:
                 left = [ticket.future for ticket in self._tickets]
             concurrent.futures.wait(left, timeout)
+            if (handler := getattr(self.client, "output_handler", None)) is not None:
+                self.loop.call_soon_threadsafe(handler.cancel)  # or it tells of an engine that ends as of one that is lost
             self.client.shutdown()
             self.client, self.held = _Ended(), None
             self.loop.call_soon_threadsafe(self.loop.stop)
