@@ -10,7 +10,6 @@ import json
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -18,6 +17,7 @@ import sqlalchemy as sa
 from softprompt.errors import FieldError, NotFound
 from softprompt.jobs.records import PLACE, Page, fetch_page, find_row, place_of, record_of
 from softprompt.jobs.uploads import BATCH, BATCH_OUTPUT, Uploads
+from softprompt.library.tenants import answers_path
 from softprompt.registry import queries, tables
 from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import now
@@ -226,7 +226,7 @@ class Answers:
     """The answers to a batch as they come, in a file that a kill leaves whole but for its last line."""
 
     def __init__(self, library: Library, name: str) -> None:
-        self.path = path_of(library, name)
+        self.path = answers_path(library, name)
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
         data = self.path.read_bytes() if self.path.exists() else b""
         self.rows: list[dict[str, Any]] = []
@@ -260,11 +260,6 @@ class Answers:
         """They are kept elsewhere."""
         self.close()
         self.path.unlink(missing_ok=True)
-
-
-def path_of(library: Library, name: str) -> Path:
-    """Where the answers to a batch are kept until it has ended."""
-    return library.home / "batches" / f"{name}.jsonl"
 
 
 def partials(library: Library) -> None:

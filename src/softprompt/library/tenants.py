@@ -177,7 +177,7 @@ def _erase_rows(library: Library, tenant: str) -> None:
                 (library.runs / "jobs" / f"{bank}.checkpoint").unlink(missing_ok=True)
         # Answers that a server has made by now; its next look tells it that nobody waits for them.
         for name in connection.execute(sa.select(_b.name).where(_b.tenant == tenant)).scalars():
-            (library.home / "batches" / f"{name}.jsonl").unlink(missing_ok=True)
+            answers_path(library, name).unlink(missing_ok=True)
         for table in _audit_last(theirs):
             if table not in (tables.tenants, tables.files):
                 which = theirs[table] if table is not tables.audit else _lines_that_go(tenant)
@@ -283,3 +283,8 @@ def _histories(library: Library, tenant: str) -> list[Path]:
     """The curves of a tenant's trainings: files that are called as versions are, and those of TensorBoard."""
     folder = library.for_tenant(tenant).histories
     return sorted([*folder.glob("*@*.jsonl"), *folder.glob("tensorboard/*/events.out.tfevents.*")])
+
+
+def answers_path(library: Library, batch: str) -> Path:
+    """Where a home keeps the answers to a batch until that has ended."""
+    return library.home / "batches" / f"{batch}.jsonl"
