@@ -20,7 +20,7 @@ from softprompt.tasks.task import Task
 from softprompt.training import checkpoint
 from softprompt.training.events import Noted, Stepped
 from softprompt.training.session import Session
-from softprompt.training.sweep import RUNGS, Halving, make_grid, salt_of, sweep
+from softprompt.training.sweep import Halving, make_grid, rungs_for, salt_of, sweep
 from softprompt.training.train import train
 from tests.models import make_base
 from tests.sessions import cut, runs_of, up_to
@@ -173,9 +173,11 @@ def test_a_resumed_sweep_has_the_same_survivor_and_candidates(base: FrozenBase, 
 
 def cut_sweep(task: Task, choices: dict[str, Any], base: FrozenBase, library: Library, steps: int) -> None:
     """A sweep that is killed behind so many more steps."""
-    session = Session(architecture_of(base), library=library, salt=salt_of(RUNGS), every=0.0)
-    candidates = [session.add(task.variant(**changes), publishes=False) for changes in make_grid(choices)]
-    halving = Halving(session, candidates, RUNGS)
+    grid = make_grid(choices)
+    rungs = rungs_for(len(grid))
+    session = Session(architecture_of(base), library=library, salt=salt_of(rungs), every=0.0)
+    candidates = [session.add(task.variant(**changes), publishes=False) for changes in grid]
+    halving = Halving(session, candidates, rungs)
     for event in up_to(session, steps):
         halving.heed(event)
 

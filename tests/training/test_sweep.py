@@ -7,6 +7,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from softprompt.tasks.task import Task
 from softprompt.training.events import Stepped
 from softprompt.training.prepare import Preparer
 from softprompt.training.session import Session
-from softprompt.training.sweep import Halving, make_grid, sweep, write_page
+from softprompt.training.sweep import Halving, make_grid, rungs_for, sweep, write_page
 from softprompt.training.train import train
 from tests.models import make_base
 from tests.sessions import Untrained, runs_of, train_bank
@@ -184,6 +185,26 @@ def test_half_of_the_candidates_is_dropped_at_each_rung(base: FrozenBase, task: 
     assert steps[0] < steps[4] < 12
     kept = [row["validation"] for row in swept.candidates if not row["dropped"]]
     assert swept.candidates[0]["validation"] == max(kept)
+
+
+def test_more_candidates_are_dropped_earlier_and_twice_as_many_cost_one_whole_run_more() -> None:
+    assert rungs_for(1) == rungs_for(2) == rungs_for(8) == (0.25, 0.5)
+    assert rungs_for(9) == rungs_for(16) == (0.125, 0.25, 0.5)
+    assert rungs_for(17) == rungs_for(500) == (0.0625, 0.125, 0.25, 0.5)
+    costs = []
+    for count in (8, 16, 32):
+        stages, living, cost = [0.0, *rungs_for(count), 1.0], count, 0.0
+        for began, ended in pairwise(stages):
+            cost, living = cost + living * (ended - began), (living + 1) // 2
+        costs.append(cost)
+    assert costs == [4, 5, 6]
+
+
+def test_a_sweep_of_many_drops_them_as_their_number_asks(base: FrozenBase, task: Task) -> None:
+    swept = sweep(task, {"seed": list(range(9))}, base=base)
+    assert sum(not row["dropped"] for row in swept.candidates) == 2  # 9, 5, 3, 2
+    few = sweep(task, {"seed": list(range(3))}, base=base)
+    assert sum(not row["dropped"] for row in few.candidates) == 1  # 3, 2, 1
 
 
 def test_without_rungs_every_candidate_runs_to_its_end(base: FrozenBase, task: Task) -> None:

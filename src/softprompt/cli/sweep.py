@@ -25,7 +25,12 @@ def sweep(
         typer.Argument(metavar="KEY=V1,V2", help="Values to try, such as learning_rate=0.03,0.1 seed=0,1,2."),
     ],
     samples: Annotated[int | None, typer.Option(min=1, help="Draw so many combinations at random instead of all.")] = None,
-    halving: Annotated[bool, typer.Option(help="Drop the worse half at a quarter and at half of the steps.")] = True,
+    halving: Annotated[
+        bool,
+        typer.Option(
+            help="Drop the worse half at a quarter and half of the steps; of 9 candidates at an eighth, of 17 at a 16th too."
+        ),
+    ] = True,
     plot: Annotated[Path | None, typer.Option(help="Write a page of the candidates' curves there.")] = None,
     *,
     base: BaseOptions,
@@ -47,11 +52,10 @@ def sweep(
                 check_before_loading([one], base)
             library = library_to_fill(where, tasks)
         with progress.loading("torch"):
-            from softprompt.training.sweep import RUNGS
             from softprompt.training.sweep import sweep as run_sweep
 
         swept = run_sweep(
-            task, values, samples=samples, rungs=RUNGS if halving else (),
+            task, values, samples=samples, rungs=None if halving else (),
             library=library, base=base, progress=progress, stop=stop,
         )  # fmt: skip
     row = swept.tuned.row()

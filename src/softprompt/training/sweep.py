@@ -34,8 +34,8 @@ from softprompt.training.train import library_for
 if TYPE_CHECKING:
     from softprompt.library.library import Library
 
-RUNGS = (0.25, 0.5)
-"""Shares of a candidate's steps at which the worse half is dropped."""
+EARLIEST = 4
+"""Rungs at most: the first of four is a sixteenth of the steps, and before that a prompt has hardly begun to learn."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,19 @@ def _combination(choices: Mapping[str, Sequence[Any]], index: int) -> dict[str, 
     return {key: picked[key] for key in choices}
 
 
+def rungs_for(candidates: int) -> tuple[float, ...]:
+    """Shares of a candidate's steps at which the worse half is dropped: half and a quarter, and for each doubling beyond
+    eight candidates one more before these, so that twice as many cost one whole run more. 8 candidates cost 4 whole runs, 32
+    cost 6."""
+    return tuple(0.5**rung for rung in range(min(EARLIEST, max(2, math.ceil(math.log2(candidates)) - 1)), 0, -1))
+
+
 def sweep(
     task: TaskLike,
     choices: Mapping[str, Sequence[Any]],
     *,
     samples: int | None = None,
-    rungs: Sequence[float] = RUNGS,
+    rungs: Sequence[float] | None = None,
     base: BaseLike = None,
     library: Library | None = None,
     publish: bool = True,
@@ -99,7 +106,9 @@ def sweep(
         task: the task, whose keys the candidates change.
         choices: for keys of a task file, the values to try.
         samples: draw so many combinations at random instead of trying all.
-        rungs: shares of the steps at which the worse half is dropped; empty to keep all to the end.
+        rungs: shares of the steps at which the worse half is dropped, by the best validation until then; by default by
+            how many candidates there are: half and a quarter, from 9 on an eighth too and from 17 a sixteenth; empty to keep
+            all to the end.
         base: a base that is loaded already, or how to load one; where nothing is said, as the task names it.
         library: where the survivor is published; by default the library of the current home.
         publish: False to keep nothing.
@@ -116,7 +125,9 @@ def sweep(
     (original,) = load_tasks(task)
     grid = make_grid(choices, samples, original.config.seed)
     with library_for(library, publish) as kept:
-        return _sweep(original, grid, rungs, base, kept, progress or Silent(), stop)
+        return _sweep(
+            original, grid, rungs_for(len(grid)) if rungs is None else rungs, base, kept, progress or Silent(), stop
+        )
 
 
 def _sweep(
