@@ -206,7 +206,7 @@ def _personalize(
     stepper, engine = Stepper(architecture, warn=progress.warn), OfflineEngine(architecture, warn=progress.warn)
     for user, report in zip(users, _judged(engine, runs, [run.start_PD for run in runs]), strict=True):
         user.shared = report
-        user.run.took_validation(report, user.run.start_PD)
+        user.run.took_start(report)
     for step in range(1, steps + 1):
         stepper.take(bank, runs)
         if failed := [f"user {user.name!r}: {user.run.failure}" for user in users if user.run.failure]:

@@ -11,6 +11,7 @@ from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, SoftPromptError, TrainingStopped
+from softprompt.evaluation.findings import start_kept
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 PRODUCTION = "production"
 CHOOSING = 64
 """Validation rows that choose among the ways in which vectors are carried over."""
-RUNG = 0.25
+RUNG = 0.5
 """Share of the steps that a task takes from both of its starts."""
 
 
@@ -271,6 +272,8 @@ def _train(
             move = by_name[event.member.task.name]
             move.start = event.member.recipe["upgrade"]["start"]
             move.new = library.registry.resolve(f"{move.old.task}@{event.tuned.version}")
+            if (kept := start_kept(event.tuned.prompt.card, event.tuned.history)) is not None:
+                move.remarks.append(kept.partition(";")[0])
             promote_if_as_good(library, move, OfflineEngine(architecture, warn=progress.warn), progress)
         elif isinstance(event, Stopped):
             raise TrainingStopped("stopped; call the same command again to go on")
@@ -284,7 +287,8 @@ def _train(
 
 def _enter(session: Session, move: Move) -> Halving:
     """Let a task in: from its own start, and from what was carried over, where anything was. The worse of the two by
-    validation stops after a quarter of the steps: which start trains better cannot be seen before training."""
+    validation stops after half of the steps: which start trains better cannot be seen before training, nor soon after. Both
+    may end where they start, if no step is better there."""
     task, card = move.task, move.card or move.old.card
     assert task is not None
     told = {name: card.metrics[name] for name in ("value", "stderr", "rows") if name in card.metrics}
@@ -294,7 +298,7 @@ def _enter(session: Session, move: Move) -> Halving:
     members = []
     for start, begins in starts:
         member = session.add(task, publishes=len(starts) == 1, salt=start if begins is not None else "")
-        member.begins = begins
+        member.begins, member.keeps_start = begins, True
         member.recipe["upgrade"] = {
             "from": move.old.ref,
             "digest": move.old.digest,
