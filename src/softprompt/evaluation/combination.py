@@ -100,7 +100,8 @@ def combine(
         tags: of the new version.
 
     Raises:
-        ConfigError: the operation cannot be done with these prompts, one is named twice, or it is not said what the new one is for.
+        ConfigError: the operation cannot be done with these prompts, one of them is named twice, or it is not said what the
+            new one is for.
         NotFound: there is no such version.
         FingerprintMismatch: they are of different bases.
         DataError, BaseModelError: the rows are wrong, or the base to judge on cannot be had.

@@ -57,11 +57,11 @@ def check_different(operation: str, digests: Sequence[str], refs: Sequence[str])
             named = (
                 f"{refs[place]} is named twice"
                 if refs[before] == refs[place]
-                else (f"{refs[before]} and {refs[place]} are the same prompt")
+                else f"{refs[before]} and {refs[place]} are the same prompt"
             )
             raise ConfigError(
-                f"{named}, and {operation} of a prompt with itself is that prompt; name each once (interpolate takes a weight "
-                "for each)"
+                f"{named}, and {operation} of a prompt with itself is that prompt; name each once (interpolate takes "
+                "a weight for each)"
             )
 
 
