@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from softprompt.bases.architectures import KINDS
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
@@ -28,6 +29,7 @@ from softprompt.tasks.form import missing_start
 from softprompt.tasks.load import TaskLike, load_tasks
 from softprompt.tasks.task import Task
 from softprompt.tasks.wording.template import literal
+from softprompt.text import MASK
 from softprompt.training.events import Failed, Published, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.session import Session
 from softprompt.training.steps.run import Begins
@@ -93,7 +95,7 @@ def upgrade(
         moves = [move for old in olds if (move := _move(opened, old, base, named is not None)) is not None]
         open_moves = [move for move in moves if move.new is None and not move.failed]
         for move in open_moves:
-            _remake(opened, move, files.get(move.old.task))
+            _remake(opened, move, files.get(move.old.task), base)
         _carry(opened, [move for move in open_moves if not move.failed], base, shown)
         for move in open_moves:
             _begin(move, base)
@@ -134,9 +136,17 @@ def _done(old: Version, new: Version, *, promoted: bool, remark: str) -> Move:
     )  # fmt: skip
 
 
-def _remake(library: Library, move: Move, given: Task | None) -> None:
+def _remake(library: Library, move: Move, given: Task | None, base: FrozenBase) -> None:
+    kind = move.old.card.task_type
+    if given is None and kind == "MASKED_LM" != base.task_type and MASK in move.old.card.input:
+        move.fail(
+            f"`input` holds {MASK}, where a masked language model says its answer, and {base.name} is "
+            f"{KINDS[base.task_type]}; give a task file with a template for it (--task-file)"
+        )
+        return
+    left_out = [key for key in OF_THE_BASE if key != "task_type" or kind != base.task_type]
     try:
-        move.task, told = remake(library, move.old, given, OF_THE_BASE)
+        move.task, told = remake(library, move.old, given, left_out)
         move.remarks += told
     except SoftPromptError as error:
         move.fail(error)
