@@ -153,5 +153,5 @@ def test_a_missing_value_of_pandas_is_none() -> None:
         assert plain([value, {"a": value}]) == [None, {"a": None}]
         with pytest.raises(ValueError, match="it is missing"):
             text_of(value)
-    for value in (False, True, 0, "", np.bool_(False), np.float32(0), np.array([1.0, 2.0]), [value], {}):
-        assert not is_missing(value)
+    for there in (False, True, 0, "", np.bool_(False), np.float32(0), np.array([1.0, 2.0]), [pandas.NA], {}):
+        assert not is_missing(there)

@@ -41,8 +41,8 @@ def combine(
     check_operation(chosen, refs, weights)
     library, progress = where.open(), Bars()
     versions = [library.registry.resolve(ref) for ref in (refs if like is None else [*refs, like])]
-    named = versions[: len(refs)]
-    check_different(chosen, [one.digest for one in named], [one.ref for one in named])
+    own = versions[: len(refs)]
+    check_different(chosen, [one.digest for one in own], [one.ref for one in own])
     if task is not None:
         library.registry.check_names([task], versions[0].card.base)
     if data is not None:  # what is wrong with it is told before torch is loaded

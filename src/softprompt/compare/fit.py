@@ -180,7 +180,8 @@ def _backward(
     weights: Sequence[float],
     batch: Sequence[int],
 ) -> float:
-    """Put the gradient of the mean loss, in which rows weigh as they do for our prompts, on what is trained; the loss. What stands before inputs is made once a step."""
+    """Put the gradient of the mean loss, in which rows weigh as they do for our prompts, on what is trained; the loss. What
+    stands before inputs is made once a step."""
     base = architecture.base
     made_RD = rows.made()
     leaf_RD = made_RD.detach().to(base.dtype).requires_grad_(made_RD.requires_grad)

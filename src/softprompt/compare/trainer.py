@@ -42,8 +42,8 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def weighted_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor, weights_B: torch.Tensor) -> torch.Tensor:
-    """The mean loss of the tokens that are labels, each weighing as its row does; before the logits of the rows' own tokens may
-    stand those of a prompt."""
+    """The mean loss of the tokens that are labels, each weighing as its row does; before the logits of the rows' own tokens
+    may stand those of a prompt."""
     logits_BTV, labels_BT = logits_BTV[:, -labels_BT.shape[1] :][:, :-1].float(), labels_BT[:, 1:]
     losses_BT = F.cross_entropy(logits_BTV.transpose(1, 2), labels_BT, reduction="none")  # 0 where there is no label
     weights_BT = weights_B[:, None].to(losses_BT) * (labels_BT != -100)

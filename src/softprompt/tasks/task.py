@@ -329,8 +329,9 @@ class Task:
 
         if base.task_type == "MASKED_LM" and not self.form.input.masked and MASK[1:-1] in self.form.input.fields:
             raise ConfigError(
-                f"task {self.name!r} has {MASK} in `input`, and {base.shown} is a masked language model, whose answers stand "
-                "there with `task_type: MASKED_LM`, while without it this is a column; say task_type, or give the column another name"
+                f"task {self.name!r} has {MASK} in `input`, and {base.shown} is a masked language model, whose answers "
+                "stand there with `task_type: MASKED_LM`, while without it this is a column; say task_type, or give "
+                "the column another name"
             )
 
         def where(index: int) -> str:

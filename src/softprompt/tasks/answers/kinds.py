@@ -209,8 +209,8 @@ def _check_numbers(values: Mapping[str, float]) -> None:
     for label, value in values.items():
         if (other := seen.setdefault(value, label)) != label:
             raise ValueError(
-                f"labels: {other!r} and {label!r} are both the number {number_text(value)}, by which ordered labels are told "
-                "apart; keep one of them, which rows may write either way"
+                f"labels: {other!r} and {label!r} are both the number {number_text(value)}, by which ordered labels are "
+                "told apart; keep one of them, which rows may write either way"
             )
 
 
