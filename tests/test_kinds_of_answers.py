@@ -308,6 +308,8 @@ def test_an_export_says_how_answers_of_each_kind_are_found(run: Run, tmp_path: P
         ({**SETS, "threshold": 1.5}, "threshold"),
         ({**SETS, "label_separator": " "}, "label_separator: it is blank"),
         ({**STARS, "answer_range": [1, 3]}, "answer_range: only generated numbers have one"),
+        ({**STARS, "labels": ["1", "1.0", "2"]}, "labels: '1' and '1.0' are both the number 1"),
+        ({**STARS, "labels": ["a", "b"], "id2label": {"1": "a", "01": "b"}}, "labels: 'a' and 'b' are both the number 1"),
         ({**PRICES, "answer_range": [3, 1]}, "answer_range: [3.0, 1.0] is none"),
         ({"labels": ["a", "b"], "class_weights": {"c": 2}}, "class_weights: 'c' is not among `labels` ('a', 'b')"),
         ({"labels": ["a", "b"], "class_weights": {"a": 0}}, "class_weights: 'a' weighs 0"),

@@ -114,6 +114,25 @@ def test_a_method_learns(name: str) -> None:
     assert judged(METHODS[name].train(task, base, Mute()), task).loss < start.loss - 0.05
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_row_that_weighs_two_is_that_row_twice(name: str) -> None:
+    """Of a batch that holds all rows; and other than a row that weighs one."""
+    base = steerable_base()
+    yes, no = [row for row in ROWS[:6] if row["label"] == "yes"], [row for row in ROWS[:4] if row["label"] == "no"]
+    rows = {"twice": (yes * 2 + no, {}), "weighed": (yes + no, {"class_weights": {"yes": 2}}), "plain": (yes + no, {})}
+    fields = {"max_steps": 6, "per_device_train_batch_size": 8}
+    tasks = {
+        kind: a_task(data={"train": train_rows, "validation": ROWS[:8], "test": ROWS[:8]}, **fields, **more)
+        for kind, (train_rows, more) in rows.items()
+    }
+    factor = 300.0 if name == "peft_prompt_tuning" else 1.0  # its rate moves nothing in six steps
+    losses = {kind: judged(METHODS[name].train(task, base, Mute(), factor), task).loss for kind, task in tasks.items()}
+    assert losses["weighed"] == pytest.approx(losses["twice"], abs=1e-3)
+    assert abs(losses["weighed"] - losses["plain"]) > 3 * abs(losses["weighed"] - losses["twice"])
+    row = run_method(name, tasks["weighed"], base, Mute())
+    assert row["settings"]["class_weights"] == {"yes": 2.0}
+
+
 # Ours and text prompts
 
 

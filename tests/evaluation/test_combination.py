@@ -108,6 +108,30 @@ def test_a_concatenation_stands_before_the_input_as_its_parents_one_behind_the_o
     assert torch.equal(read(library, "kind@4").vectors_PD, expected)
 
 
+@pytest.mark.parametrize("operation", ["average", "interpolate", "ensemble"])
+def test_a_prompt_is_not_combined_with_itself_however_it_is_named(library: Library, operation: Any) -> None:
+    def weights(count: int) -> list[float] | None:
+        return [1.0] * count if operation == "interpolate" else None
+
+    library.promote("kind@1", "mine")
+    for refs, said in (
+        (["kind@1", "kind@1"], "kind@1 is named twice"),
+        (["kind@1", "kind@2", "kind@mine"], "kind@1 is named twice"),
+    ):
+        with pytest.raises(ConfigError, match=f"{said}, and {operation} of a prompt with itself is that prompt; name each"):
+            combine(refs, operation, weights=weights(len(refs)), library=library)
+    library.publish(library.read("kind@1"), base="x/y")
+    with pytest.raises(ConfigError, match="kind@1 and kind@4 are the same prompt"):
+        combine(["kind@1", "kind@4"], operation, weights=weights(2), library=library)
+    assert len(library.registry.versions("kind")) == 4
+
+
+def test_a_prompt_stands_behind_itself_where_that_is_said(library: Library) -> None:
+    vectors_PD = read(library, "kind@3").vectors_PD
+    made = combine(["kind@3", "kind@3"], "concatenate", library=library)
+    assert torch.equal(read(library, f"kind@{made.version}").vectors_PD, torch.cat([vectors_PD, vectors_PD]))
+
+
 def mean_alone(library: Library, base: FrozenBase, refs: list[str]) -> list[dict[str, float]]:
     """The slow twin of an ensemble: each member asked alone, and the mean of what they say."""
     each = [scores_of(library, base, ref) for ref in refs]

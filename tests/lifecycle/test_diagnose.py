@@ -71,6 +71,7 @@ def publish(
         (["not_learnt"], {"value": 0.55}, {}, FALLING),
         (["distribution_mismatch"], {"value": 0.7}, {}, FALLING),
         (["rate_too_low"], {"moved": 0.001}, {}, FALLING),
+        (["start_kept"], {"moved": 0.0}, {"best_step": 0}, FALLING),
         (["no_convergence"], {}, {}, [row | {"loss": row["step"] / 10} for row in FALLING]),
         # It learnt before the first validation, and stayed.
         ([], {}, {}, [row | {"loss": 0.1} for row in FALLING]),

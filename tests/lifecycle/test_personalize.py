@@ -43,6 +43,16 @@ def test_two_users_get_what_they_say_and_the_shared_task_stays(library: Library)
     assert "ann" not in found.card_text
 
 
+def test_a_users_card_says_nothing_of_the_rows_that_the_shared_prompt_was_judged_on(library: Library) -> None:
+    of_rows = {"test_digest": "0" * 64, "folds": 4, "id2label": {"1": "yes"}}
+    told = some_prompt(steerable_base(), "told", input=" {text} =", labels=("yes", "no"), recipe=of_rows)
+    library.publish(told.to_bytes(), base="x/y")
+    personalize("told", history(YES), user="ann", steps=2, library=library, base=steerable_base())
+    recipe = library.registry.personal.resolve("told", "ann").card.recipe
+    assert recipe["id2label"] == {"1": "yes"}
+    assert not {"test_digest", "folds"} & recipe.keys()
+
+
 def test_a_bank_gives_what_each_user_alone_gets(library: Library) -> None:
     both = personalize("kind", {"ann": history(YES), "bob": history(NO)}, steps=4, library=library, base=steerable_base())
     alone = personalize("kind", history(YES), user="ann", steps=4, library=library, base=steerable_base())

@@ -18,6 +18,7 @@ from softprompt.lifecycle import carry
 from softprompt.lifecycle import upgrade as module
 from softprompt.progress import Mute
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.training.session import Session
 from softprompt.training.train import train
 from tests.lifecycle.rows import ROWS, a_task, data_file
 from tests.models import make_base, some_prefix, some_prompt, steerable_base, tokenizer
@@ -84,6 +85,23 @@ def test_the_start_that_trains_better_wins_and_is_trained_as_if_alone(
             torch.testing.assert_close(
                 SoftPrompt.from_bytes(library.read(new)).vectors_PD, alone.prompt.vectors_PD, rtol=0.0, atol=2e-3
             )
+
+
+def test_an_upgrade_ends_no_worse_than_where_it_began_and_chooses_at_half(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt_PD = SoftPrompt.from_bytes(library.read(library.registry.resolve("kind"))).vectors_PD
+    monkeypatch.setattr(module, "carried", lambda *_: {"map": learnt_PD})
+    dropped = list[int]()
+    drop = Session.drop
+    monkeypatch.setattr(Session, "drop", lambda self, member: (dropped.append(member.run.step), drop(self, member))[1])
+    harmful = a_task(tmp_path, learning_rate=30.0, max_steps=12)
+    (row,) = upgrade("kind@1", to=steerable_twin(), task_files=[harmful], library=library, progress=Mute())
+    assert (row.start, row.recycled, row.value, row.best_step, row.steps) == ("map", 1.0, 1.0, 0, 12)
+    assert dropped == [6]
+    assert "none of 12 steps was better on validation rows than where it started" in row.reason
+    new = SoftPrompt.from_bytes(library.read(library.registry.resolve(f"kind@{row.new_version}")))
+    assert torch.equal(new.vectors_PD, learnt_PD)
 
 
 def test_an_input_begins_as_texts_of_the_new_base_do(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pytest
 
@@ -13,6 +14,7 @@ import softprompt
 from softprompt.errors import ConfigError, DataError
 from softprompt.library.library import Library
 from softprompt.rows.memory import rows_in_memory
+from softprompt.rows.values import is_empty, is_missing, plain, text_of
 from softprompt.tasks.task import Task
 from tests.models import make_base
 
@@ -140,3 +142,16 @@ def test_what_is_shown_of_an_object_is_short() -> None:
             assert shown.startswith(type(thing).__name__ + "(")
             assert len(shown) < 200
             assert "\n" not in shown
+
+
+def test_a_missing_value_of_pandas_is_none() -> None:
+    pandas = pytest.importorskip("pandas")
+    for value in (pandas.NA, pandas.NaT, float("nan"), None):
+        assert is_missing(value)
+        assert is_empty(value)
+        assert plain(value) is None
+        assert plain([value, {"a": value}]) == [None, {"a": None}]
+        with pytest.raises(ValueError, match="it is missing"):
+            text_of(value)
+    for there in (False, True, 0, "", np.bool_(False), np.float32(0), np.array([1.0, 2.0]), [pandas.NA], {}):
+        assert not is_missing(there)

@@ -252,7 +252,15 @@ def test_a_sweep_in_several_processes_is_refused_for_each_would_publish(
 def test_a_candidate_that_stopped_early_does_not_keep_the_others_from_their_rungs() -> None:
     def run(value: float, **fields: Any) -> Any:
         best = SimpleNamespace(metric="accuracy", value=value, loss=0.0)
-        known = {"step": 5, "total": 10, "running": True, "dropped": False, "failure": None, "best": best}
+        known = {
+            "step": 5,
+            "total": 10,
+            "running": True,
+            "dropped": False,
+            "failure": None,
+            "best": best,
+            "history": [{"step": 4}],
+        }
         return SimpleNamespace(run=SimpleNamespace(**{**known, **fields}), error=None)
 
     class Dropping(Session):
@@ -262,11 +270,17 @@ def test_a_candidate_that_stopped_early_does_not_keep_the_others_from_their_rung
         def drop(self, member: Any) -> None:
             member.run.dropped = True
 
-    members = [run(0.9, step=1, running=False), run(0.8), run(0.7), run(0.6, step=2)]
+    members = [run(0.9, step=1, running=False), run(0.8), run(0.7), run(0.6, step=2, history=[{"step": 2}])]
     halving = Halving(Dropping(), members, (0.25,))
     halving.heed(Stepped(()))
     assert not any(one.run.dropped for one in members), "one has not come as far and wants to go on"
-    members[3].run.step = 3
+    members[3].run.step, members[3].run.history = 3, []
+    halving.heed(Stepped(()))
+    assert not any(one.run.dropped for one in members), "its best is of before its first step"
+    members[3].run.history = [{"step": 2}]
+    halving.heed(Stepped(()))
+    assert not any(one.run.dropped for one in members), "and this one of before the rung"
+    members[3].run.history += [{"step": 3}]
     halving.heed(Stepped(()))
     assert [one.run.dropped for one in members] == [False, False, True, True]
 

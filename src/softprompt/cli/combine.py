@@ -35,12 +35,14 @@ def combine(
     from softprompt.evaluation.cases import case_to_judge
     from softprompt.library.binding import check_before_loading
     from softprompt.progress import Bars
-    from softprompt.prompts.combine import check_operation
+    from softprompt.prompts.combine import check_different, check_operation
 
     chosen: Any = operation
     check_operation(chosen, refs, weights)
     library, progress = where.open(), Bars()
     versions = [library.registry.resolve(ref) for ref in (refs if like is None else [*refs, like])]
+    own = versions[: len(refs)]
+    check_different(chosen, [one.digest for one in own], [one.ref for one in own])
     if task is not None:
         library.registry.check_names([task], versions[0].card.base)
     if data is not None:  # what is wrong with it is told before torch is loaded

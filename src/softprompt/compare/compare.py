@@ -189,6 +189,8 @@ def measure_method(
             (report,) = result_of(judge(engine, [trial]), advance)
     latency, added = latencies(engine, found.task, base, trained)
     settings = method.settings(found.task, base)
+    if trained.rate is not None and task.config.class_weights is not None:
+        settings["class_weights"] = task.config.class_weights
     return {
         "method": name,
         "task": task.name,

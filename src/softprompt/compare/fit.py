@@ -30,6 +30,7 @@ from softprompt.tasks.config.schedule import rate_at, total_steps
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.heads import start_head
 from softprompt.training.objectives import LABEL_SCORING, LANGUAGE_MODELING
+from softprompt.training.objectives.label_sets import class_weights
 from softprompt.training.objectives.objective import Objective
 from softprompt.training.prepare import RATE
 
@@ -137,6 +138,7 @@ def _descend(
     examples = task.encode(base, task.train, length, split="training")
     objective: Objective[Any] = LABEL_SCORING if base.task_type == "SEQ_CLS" else LANGUAGE_MODELING
     targets = objective.targets(examples, task.form.encode_labels(base) if task.form.labels else None)
+    weights = weights_of(task, examples)
     steps = total_steps(task.config, len(examples))
     schedule = TaskConfig(learning_rate=1.0, warmup_ratio=WARMUP, lr_scheduler_type="linear")
     masters = [one if one.dtype == torch.float32 else one.detach().float() for one in trained]
@@ -148,7 +150,7 @@ def _descend(
     with progress.stage("train", steps) as advance:
         for step in range(steps):
             batch = batch_of(step, len(examples), task.config.seed)
-            loss = _backward(architecture, rows, examples, objective, targets, batch)
+            loss = _backward(architecture, rows, examples, objective, targets, weights, batch)
             if not math.isfinite(loss):
                 raise TrainingError(f"task {task.name!r}: the loss of step {step + 1} is {loss}; lower the learning rate")
             for master, weight in zip(masters, trained, strict=True):
@@ -175,13 +177,15 @@ def _backward(
     examples: Examples,
     objective: Objective[Any],
     targets: Sequence[Any],
+    weights: Sequence[float],
     batch: Sequence[int],
 ) -> float:
-    """Put the gradient of the mean loss on what is trained; the loss. What stands before inputs is made once a step."""
+    """Put the gradient of the mean loss, in which rows weigh as they do for our prompts, on what is trained; the loss. What
+    stands before inputs is made once a step."""
     base = architecture.base
     made_RD = rows.made()
     leaf_RD = made_RD.detach().to(base.dtype).requires_grad_(made_RD.requires_grad)
-    sizes, total = sum(objective.size(targets[row]) for row in batch), 0.0
+    sizes, total = sum(objective.size(targets[row]) * weights[row] for row in batch), 0.0
     tails = {row: objective.tails(targets[row]) for row in batch}
     for chunk in chunk_by_length([len(examples.inputs[row]) + max(map(len, tails[row])) for row in batch], _TOKENS):
         own = [batch[place] for place in chunk]
@@ -191,12 +195,20 @@ def _backward(
         logits_NV = architecture.logits_behind(
             stack, None, which, [examples.inputs[row] for row in own], [tails[row] for row in own]
         )
-        loss = objective.losses([targets[row] for row in own], logits_NV).sum() / sizes
+        losses_B = objective.losses([targets[row] for row in own], logits_NV)
+        weights_B = torch.tensor([weights[row] for row in own], device=losses_B.device, dtype=losses_B.dtype)
+        loss = (losses_B * weights_B).sum() / sizes
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     if leaf_RD.grad is not None:
         torch.autograd.backward(made_RD, leaf_RD.grad.to(made_RD.dtype))
     return total
+
+
+def weights_of(task: Task, examples: Examples) -> list[float]:
+    """What each training row counts in a step's mean beside its size, by the task's `class_weights`."""
+    by_label = class_weights(task.config, task.form, examples)
+    return [by_label[choice][0] for choice in examples.choices] if by_label else [1.0] * len(examples)
 
 
 def _behind(base: FrozenBase, front: Sequence[int], rows_RD: Tensor) -> Tensor:

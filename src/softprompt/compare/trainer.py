@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from softprompt.bases.base import FrozenBase
+from softprompt.compare.fit import weights_of
 from softprompt.progress import Progress
 from softprompt.tasks.config.schedule import total_steps
 from softprompt.tasks.task import Task
@@ -27,7 +29,7 @@ def without_future_warnings() -> Iterator[None]:
         yield
 
 
-def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Rows padded on the right, for the Trainer."""
     width = max(len(row["input_ids"]) for row in rows)
 
@@ -35,7 +37,17 @@ def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         return torch.tensor([row[key] + [value] * (width - len(row[key])) for row in rows])
 
     mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (width - len(r["input_ids"])) for r in rows])
-    return {"input_ids": padded("input_ids", 0), "labels": padded("labels", -100), "attention_mask": mask}
+    weights = {"weights": torch.tensor([row["weight"] for row in rows])} if "weight" in rows[0] else {}
+    return {"input_ids": padded("input_ids", 0), "labels": padded("labels", -100), "attention_mask": mask, **weights}
+
+
+def weighted_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor, weights_B: torch.Tensor) -> torch.Tensor:
+    """The mean loss of the tokens that are labels, each weighing as its row does; before the logits of the rows' own tokens
+    may stand those of a prompt."""
+    logits_BTV, labels_BT = logits_BTV[:, -labels_BT.shape[1] :][:, :-1].float(), labels_BT[:, 1:]
+    losses_BT = F.cross_entropy(logits_BTV.transpose(1, 2), labels_BT, reduction="none")  # 0 where there is no label
+    weights_BT = weights_B[:, None].to(losses_BT) * (labels_BT != -100)
+    return (losses_BT * weights_BT).sum() / weights_BT.sum()
 
 
 def fit_peft(
@@ -52,13 +64,25 @@ def fit_peft(
     from transformers.trainer_callback import PrinterCallback
 
     examples = task.encode(base, task.train, model.active_peft_config.num_virtual_tokens, split="training")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"input_ids": ids + target, "labels": [-100] * len(ids) + target}
         for ids, target in zip(examples.inputs, examples.targets, strict=True)
     ]
+    if task.config.class_weights is not None:
+        rows = [row | {"weight": weight} for row, weight in zip(rows, weights_of(task, examples), strict=True)]
     steps = total_steps(task.config, len(rows))
+
+    class Weighing(transformers.Trainer):  # type: ignore[misc]
+        """Rows without weights go the Trainer's own way."""
+
+        def compute_loss(self, model: Any, inputs: Any, *given: Any, **known: Any) -> Any:
+            if "weights" not in inputs:
+                return super().compute_loss(model, inputs, *given, **known)
+            weights_B = inputs.pop("weights")
+            return weighted_loss(model(**inputs).logits, inputs["labels"], weights_B)
+
     with _reported(progress, steps) as callback, tempfile.TemporaryDirectory() as folder:
-        trainer = transformers.Trainer(
+        trainer = Weighing(
             model=model,
             args=transformers.TrainingArguments(
                 output_dir=folder,
@@ -69,6 +93,7 @@ def fit_peft(
                 seed=task.config.seed,
                 use_cpu=base.device.type == "cpu",
                 max_steps=steps,
+                remove_unused_columns=False,  # weights are none of the model's
                 **arguments,
             ),
             train_dataset=rows,

@@ -18,7 +18,7 @@ from softprompt.model.architecture import architecture_of
 from softprompt.names import check_new_task, check_tags
 from softprompt.progress import Progress, Silent, loading
 from softprompt.prompts.card import Card
-from softprompt.prompts.combine import Operation, check_operation, combine_vectors, mean_of, shares
+from softprompt.prompts.combine import Operation, check_different, check_operation, combine_vectors, mean_of, shares
 from softprompt.prompts.prompt import Classifier, SoftPrompt
 from softprompt.registry.records import Origin, Record, Version
 from softprompt.rows.openai_files import MESSAGES
@@ -100,7 +100,8 @@ def combine(
         tags: of the new version.
 
     Raises:
-        ConfigError: the operation cannot be done with these prompts, or it is not said what the new one is for.
+        ConfigError: the operation cannot be done with these prompts, one of them is named twice, or it is not said what the
+            new one is for.
         NotFound: there is no such version.
         FingerprintMismatch: they are of different bases.
         DataError, BaseModelError: the rows are wrong, or the base to judge on cannot be had.
@@ -118,6 +119,7 @@ def combine(
         parents = [SoftPrompt.from_bytes(opened.read(one), digest=one.digest) for one in versions]
         first = opened.registry.resolve(like) if like is not None else versions[0]
         _check_alike(versions, parents, first, operation, given=like is not None)
+        check_different(operation, [one.digest for one in versions], [one.ref for one in versions])
         made = _make(versions, parents, first, name, operation, weights)
         reports: list[Report] = []
         if data is not None:

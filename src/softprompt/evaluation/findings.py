@@ -99,7 +99,9 @@ def of_training(card: Card, history: History) -> Iterator[Finding]:
     recipe, metrics = card.recipe, card.metrics
     rate, steps = recipe.get("learning_rate"), recipe.get("steps", 0)
     moved = metrics.get("moved")
-    if moved is not None and moved < BARELY:
+    if (kept := start_kept(card, history)) is not None:
+        yield Finding.of_remark("start_kept", kept)
+    elif moved is not None and moved < BARELY:
         yield Finding(
             "rate_too_low",
             f"the prompt has moved by {moved:.2%} of its start's length in {plural(steps, 'step')} at learning_rate {rate}",
@@ -116,6 +118,21 @@ def of_training(card: Card, history: History) -> Iterator[Finding]:
                 f"the last of {steps} steps was the best, {gained:.3f} better than any before it",
                 "train longer: raise max_steps or num_train_epochs",
             )
+
+
+def start_kept(card: Card, history: History) -> str | None:
+    """What is to be said of a training whose start was kept, as no step was better."""
+    recipe, metric = card.recipe, card.metric
+    if recipe.get("best_step") != 0 or "steps" not in recipe:
+        return None
+    values = [row["value"] for row in history if _is_number(row.get("value"))]
+    best = max(values, key=lambda value: goodness(metric, value), default=None)
+    there = card.metrics.get("validation")
+    scored = f" ({metric} {there:.3f}, and {best:.3f} at best behind it)" if None not in (there, best) else ""
+    return (
+        f"none of {plural(recipe['steps'], 'step')} was better on validation rows than where it started{scored}, so the "
+        "prompt is its start; lower learning_rate, or give it rows that it does not know"
+    )
 
 
 def of_losses(history: History, *, learnt: bool) -> Iterator[Finding]:

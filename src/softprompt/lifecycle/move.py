@@ -33,10 +33,12 @@ class Upgraded(Record):
     reason: str
     start: str | None
     """What the new version was trained from: `map` or `nearest`, the vectors carried over that way, or the initialiser of
-    the task, where that was ahead on validation rows after a quarter of the steps."""
+    the task, where that was ahead on validation rows after half of the steps."""
     rows: int | None
     """Test rows that all three values stand on."""
     steps: int | None
+    best_step: int | None
+    """Which step the new version is of; 0 where no step was better on validation rows than where it started."""
     base: str
     """The new one."""
 
@@ -78,5 +80,6 @@ class Move:
             start=self.start,
             rows=None if new is None else new.rows,
             steps=None if self.new is None else self.new.card.recipe.get("steps"),
+            best_step=None if self.new is None else self.new.card.recipe.get("best_step"),
             base=base,
         )

@@ -44,6 +44,8 @@ RATE = 0.3
 """Of the default learning rate: the start is good already."""
 BANK = 64
 """Users that are trained at once: their prompts' keys and values must have room beside each other."""
+OF_OTHERS = (REFERENCE, "test_digest", "validation_rows", "folds", "sweep", "upgrade", "correct")
+"""What the recipe of the shared prompt says of its own rows and training: a user's version has others."""
 HELD_OUT = 4
 """One row in so many chooses between the prompt as it was, half-way and at the end."""
 
@@ -206,7 +208,7 @@ def _personalize(
     stepper, engine = Stepper(architecture, warn=progress.warn), OfflineEngine(architecture, warn=progress.warn)
     for user, report in zip(users, _judged(engine, runs, [run.start_PD for run in runs]), strict=True):
         user.shared = report
-        user.run.took_validation(report, user.run.start_PD)
+        user.run.took_start(report)
     for step in range(1, steps + 1):
         stepper.take(bank, runs)
         if failed := [f"user {user.name!r}: {user.run.failure}" for user in users if user.run.failure]:
@@ -238,7 +240,8 @@ def _prompt_of(user: _User, shared: Version, prompt: SoftPrompt, source: Source)
     assert run.best_PD is not None
     recipe = shared.card.recipe | run.config.recipe() | {"steps": run.step, "best_step": run.best_step, "personal": True}
     recipe["prompt_tuning_init"] = "PROMPT"
-    recipe.pop(REFERENCE, None)  # of all users' rows
+    for name in OF_OTHERS:
+        recipe.pop(name, None)
     metrics = {"value": best.value, "stderr": best.stderr, "rows": best.rows, "shared": user.shared.value}
     card = prompt.card.model_copy(
         update={

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from softprompt.bases.architectures import KINDS
 from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, SoftPromptError, TrainingStopped
+from softprompt.evaluation.findings import start_kept
 from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
@@ -27,6 +29,7 @@ from softprompt.tasks.form import missing_start
 from softprompt.tasks.load import TaskLike, load_tasks
 from softprompt.tasks.task import Task
 from softprompt.tasks.wording.template import literal
+from softprompt.text import MASK
 from softprompt.training.events import Failed, Published, Resumed, Stepped, Stopped, Trained, draw
 from softprompt.training.session import Session
 from softprompt.training.steps.run import Begins
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 PRODUCTION = "production"
 CHOOSING = 64
 """Validation rows that choose among the ways in which vectors are carried over."""
-RUNG = 0.25
+RUNG = 0.5
 """Share of the steps that a task takes from both of its starts."""
 
 
@@ -92,7 +95,7 @@ def upgrade(
         moves = [move for old in olds if (move := _move(opened, old, base, named is not None)) is not None]
         open_moves = [move for move in moves if move.new is None and not move.failed]
         for move in open_moves:
-            _remake(opened, move, files.get(move.old.task))
+            _remake(opened, move, files.get(move.old.task), base)
         _carry(opened, [move for move in open_moves if not move.failed], base, shown)
         for move in open_moves:
             _begin(move, base)
@@ -133,9 +136,17 @@ def _done(old: Version, new: Version, *, promoted: bool, remark: str) -> Move:
     )  # fmt: skip
 
 
-def _remake(library: Library, move: Move, given: Task | None) -> None:
+def _remake(library: Library, move: Move, given: Task | None, base: FrozenBase) -> None:
+    kind = move.old.card.task_type
+    if given is None and kind == "MASKED_LM" != base.task_type and MASK in move.old.card.input:
+        move.fail(
+            f"`input` holds {MASK}, where a masked language model says its answer, and {base.name} is "
+            f"{KINDS[base.task_type]}; give a task file with a template for it (--task-file)"
+        )
+        return
+    left_out = [key for key in OF_THE_BASE if key != "task_type" or kind != base.task_type]
     try:
-        move.task, told = remake(library, move.old, given, OF_THE_BASE)
+        move.task, told = remake(library, move.old, given, left_out)
         move.remarks += told
     except SoftPromptError as error:
         move.fail(error)
@@ -271,6 +282,8 @@ def _train(
             move = by_name[event.member.task.name]
             move.start = event.member.recipe["upgrade"]["start"]
             move.new = library.registry.resolve(f"{move.old.task}@{event.tuned.version}")
+            if (kept := start_kept(event.tuned.prompt.card, event.tuned.history)) is not None:
+                move.remarks.append(kept.partition(";")[0])
             promote_if_as_good(library, move, OfflineEngine(architecture, warn=progress.warn), progress)
         elif isinstance(event, Stopped):
             raise TrainingStopped("stopped; call the same command again to go on")
@@ -284,7 +297,8 @@ def _train(
 
 def _enter(session: Session, move: Move) -> Halving:
     """Let a task in: from its own start, and from what was carried over, where anything was. The worse of the two by
-    validation stops after a quarter of the steps: which start trains better cannot be seen before training."""
+    validation stops after half of the steps: which start trains better cannot be seen before training, nor soon after. Both
+    may end where they start, if no step is better there."""
     task, card = move.task, move.card or move.old.card
     assert task is not None
     told = {name: card.metrics[name] for name in ("value", "stderr", "rows") if name in card.metrics}
@@ -294,7 +308,7 @@ def _enter(session: Session, move: Move) -> Halving:
     members = []
     for start, begins in starts:
         member = session.add(task, publishes=len(starts) == 1, salt=start if begins is not None else "")
-        member.begins = begins
+        member.begins, member.keeps_start = begins, True
         member.recipe["upgrade"] = {
             "from": move.old.ref,
             "digest": move.old.digest,

@@ -42,6 +42,29 @@ def check_operation(operation: str, names: Sequence[str], weights: Sequence[floa
         raise ConfigError(f"weights are 0 or more, and not all of them 0; these are {shown}")
 
 
+def check_different(operation: str, digests: Sequence[str], refs: Sequence[str]) -> None:
+    """Refuse a mean that has a prompt twice, however it was named: of a prompt with itself it is that prompt, and beside
+    others it counts for two, which weights say openly. One behind itself is another prompt.
+
+    Raises:
+        ConfigError: it is so.
+    """
+    if operation == "concatenate":
+        return
+    places: dict[str, int] = {}
+    for place, digest in enumerate(digests):
+        if (before := places.setdefault(digest, place)) != place:
+            named = (
+                f"{refs[place]} is named twice"
+                if refs[before] == refs[place]
+                else f"{refs[before]} and {refs[place]} are the same prompt"
+            )
+            raise ConfigError(
+                f"{named}, and {operation} of a prompt with itself is that prompt; name each once (interpolate takes "
+                "a weight for each)"
+            )
+
+
 def shares(count: int, weights: Sequence[float] | None) -> list[float]:
     """What each of `count` prompts counts in a mean; they sum to 1."""
     given = [1.0] * count if weights is None else [float(weight) for weight in weights]

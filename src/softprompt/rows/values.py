@@ -13,12 +13,15 @@ Row = dict[str, Any]
 
 
 def is_missing(value: object) -> bool:
-    """Whether a value stands for none: null, or NaN and its like, which differ from themselves."""
+    """Whether a value stands for none: null, or NaN and its like, which differ from themselves. Of pandas' NA nobody knows
+    whether it differs, not even itself: the answer is NA again."""
     if value is None:
         return True
     try:
         return bool(value != value)
-    except (TypeError, ValueError):  # an array has no truth value
+    except TypeError:  # nor has NA a truth value
+        return (value != value) is value
+    except ValueError:  # an array has none
         return False
 
 

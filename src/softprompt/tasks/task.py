@@ -25,7 +25,7 @@ from softprompt.tasks.remarks import remarks_on_rows
 from softprompt.tasks.retrieve import Find, Retriever
 from softprompt.tasks.splits import FEW, FOLDS, Source, cut, deal, draw, spans, why_none
 from softprompt.tasks.wording.template import PASSAGES, field_text
-from softprompt.text import plural
+from softprompt.text import MASK, plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -316,6 +316,7 @@ class Task:
 
         Raises:
             BaseModelError: the task's `task_type` is not that of the base.
+            ConfigError: the base asks for what its file does not say.
             DataError: a row lacks a field, has an empty input, or a label that is not listed.
             ContextError: prompt, template and answer leave no room.
         """
@@ -324,6 +325,13 @@ class Task:
             raise ConfigError(
                 f"task {self.name!r} has no `labels`, and {base.shown} is {architectures.KINDS[base.task_type]}, which "
                 "writes no text but chooses among labels; list them, or take another base"
+            )
+
+        if base.task_type == "MASKED_LM" and not self.form.input.masked and MASK[1:-1] in self.form.input.fields:
+            raise ConfigError(
+                f"task {self.name!r} has {MASK} in `input`, and {base.shown} is a masked language model, whose answers "
+                "stand there with `task_type: MASKED_LM`, while without it this is a column; say task_type, or give "
+                "the column another name"
             )
 
         def where(index: int) -> str:

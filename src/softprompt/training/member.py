@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from softprompt.evaluation.baselines import baselines_of, suffice
-from softprompt.evaluation.findings import remarks_on_scores
+from softprompt.evaluation.findings import remarks_on_scores, start_kept
 from softprompt.evaluation.trials import Report
 from softprompt.prompts.card import BASELINE_ROWS, BASELINES, VALUE_THERE, value_beside
 from softprompt.rows.sources import digest_rows
@@ -77,6 +77,8 @@ class Tuned:
     def warnings(self) -> list[str]:
         """What its scores give reason to say, its own and beside what was there before."""
         card, found = self.prompt.card, remarks_on_scores(self.prompt.card.metric, self.prompt.card.metrics)
+        if (kept := start_kept(card, self.history)) is not None:
+            found.append(kept)
         if self.report.unfinished:
             found.append(
                 f"{self.report.unfinished} of {self.report.rows} answers ran into max_new_tokens ({card.max_new_tokens}) "
@@ -179,6 +181,8 @@ class Member:
     """What joins the recipe in its prompt's card."""
     begins: Begins | None = None
     """Where it starts, if not as its task says."""
+    keeps_start: bool = False
+    """Whether it ends where it starts if no step is better, whatever the start is of."""
     run: Run = field(init=False, repr=False)
     """Known once it is prepared, as are the two below."""
     test: Examples = field(init=False, repr=False)

@@ -82,10 +82,11 @@ class Preparer:
                 return made
 
     def preparing(
-        self, task: Task, library: Library | None, begins: Begins | None = None
+        self, task: Task, library: Library | None, begins: Begins | None = None, *, keeps_start: bool = False
     ) -> Generator[Event, None, tuple[Run, Examples]]:
         """A run ready to train, its rows encoded and its vectors at their start, and the rows that will judge it. Yields how
         far the base has been asked for what the objective needs. With `begins` it starts there, and not as its task says.
+        Where it starts is kept if no step is better, with `keeps_start`, and always where that is of prompts.
 
         Raises:
             ConfigError, DataError: the task, or a row of any split, is wrong.
@@ -110,8 +111,8 @@ class Preparer:
             encoded = {
                 split: task.encode(base, rows, length, split=split, unanswered=True) for split, rows in task.splits.items()
             }
-            kept = library.runs if library is not None else None
-            completing = objective.complete(encoded, Surroundings(task, self._architecture, kept, self._warn, self._most))
+            folder = library.runs if library is not None else None
+            completing = objective.complete(encoded, Surroundings(task, self._architecture, folder, self._warn, self._most))
             try:
                 while True:
                     yield Advanced("ask", *next(completing), task.name)
@@ -129,7 +130,8 @@ class Preparer:
             head, gain = start_head(self._architecture, task, labels, train, parents, start_PD.shape[1])
             head_rate = head_rate_of(gain, config, base, start_PD)
             start_PD = torch.cat([start_PD, head])
-        run = Run(task, config, start_PD, train, validation, labels, begins.parents, head_rate)
+        kept = keeps_start or bool(begins.parents)
+        run = Run(task, config, start_PD, train, validation, labels, begins.parents, head_rate, keeps_start=kept)
         run.split(task.folds)
         return run, test
 

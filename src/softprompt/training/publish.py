@@ -45,7 +45,7 @@ def publishing(architecture: Architecture, member: Member, report: Report, *, tr
     """Publish what became of a member, with all that is to be said of it; up to `tries` times where registry or store fail,
     each after twice as long as the one before. It was begun at `since`, by `time.perf_counter`."""
     prompt, base = make_prompt(architecture, member, report), architecture.base
-    if prompt.card.metrics["moved"] < BARELY:
+    if prompt.card.metrics["moved"] < BARELY and member.run.best_step:
         yield Noted(barely_moved(member, prompt), member, warning=True)
     for one in of_card(prompt.card, member.run.history):
         if one.mode in WHILE_TRAINING:

@@ -190,7 +190,9 @@ class Session:
             if member.ended:  # dropped while others were prepared
                 continue
             try:
-                member.run, member.test = yield from self._preparer.preparing(member.task, member.library, member.begins)
+                member.run, member.test = yield from self._preparer.preparing(
+                    member.task, member.library, member.begins, keeps_start=member.keeps_start
+                )
             except Exception as error:
                 self._waiting = [one for one in self._waiting if one is not member]
                 yield self._failed(member, error)

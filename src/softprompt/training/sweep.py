@@ -221,7 +221,7 @@ class Halving:
         if not self._rungs:
             return False
         runs = [member.run for member in _alive(self.candidates)]
-        return all(run.best is not None and (run.step >= self._rungs[0] * run.total or not run.running) for run in runs)
+        return all(not run.running or _judged_at(run, self._rungs[0]) for run in runs)
 
     def heed(self, event: Event) -> None:
         """Drop the worse half at each rung that a step has passed: at once, so that a checkpoint has none that was not acted
@@ -233,6 +233,11 @@ class Halving:
             ranked = self.alive
             for member in ranked[(len(ranked) + 1) // 2 :]:
                 self._session.drop(member)
+
+
+def _judged_at(run: Run, rung: float) -> bool:
+    """Whether a run has been judged behind a rung, so that what it is compared by is not of long before."""
+    return bool(run.history) and run.history[-1]["step"] >= rung * run.total
 
 
 def _rank(run: Run) -> tuple[bool, bool, float, float]:

@@ -194,7 +194,24 @@ def check_kind(config: Any) -> None:
     objective = config.objective
     if (kind == SET and objective in OF_ONE) or (kind == NUMBER and objective == "distillation"):
         raise ValueError(f"objective: {objective} is of one label or free text, not of {kind}; use language_modelling")
+    if kind == NUMBER and labels is not None:
+        _check_numbers(values_of(labels, tuple((config.id2label or {}).items())))
     check_weights(config.class_weights, labels)
+
+
+def _check_numbers(values: Mapping[str, float]) -> None:
+    """Refuse ordered labels of which two are one number, however they are written.
+
+    Raises:
+        ValueError: two are.
+    """
+    seen: dict[float, str] = {}
+    for label, value in values.items():
+        if (other := seen.setdefault(value, label)) != label:
+            raise ValueError(
+                f"labels: {other!r} and {label!r} are both the number {number_text(value)}, by which ordered labels are "
+                "told apart; keep one of them, which rows may write either way"
+            )
 
 
 def check_weights(weights: object, labels: Sequence[str] | None) -> None:

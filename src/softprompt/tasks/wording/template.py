@@ -131,7 +131,11 @@ def field_text(row: Row, name: str, where: object) -> str:
     try:
         return text_of(as_column(name, row[name]))
     except KeyError:
-        tail = "; `retrieve` would fill it from a folder of texts" if name == PASSAGES else ""
+        tails = {
+            PASSAGES: "; `retrieve` would fill it from a folder of texts",
+            MASK[1:-1]: f"; with `task_type: MASKED_LM` {MASK} is where a masked language model says its answer",
+        }
+        tail = tails.get(name, "")
         raise DataError(f"{where} has no field {name!r}, which the template needs{_known(name, list(row))}{tail}") from None
     except ValueError as error:
         raise DataError(

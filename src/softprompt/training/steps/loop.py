@@ -126,6 +126,7 @@ class Stepper:
     def step(self, bank: Bank | Banks, runs: Sequence[Run]) -> list[int]:
         """Take a step of every run that wants another, validate those that are due; the places of those that took part, none
         when all have ended. A run whose loss or prompt is no number fails, and stops alone."""
+        self._judge_starts(runs)
         self._sample(bank, runs)
         active = self.take(bank, runs)
         self._validate(bank, runs, [place for place in active if runs[place].failure is None and runs[place].validates])
@@ -213,6 +214,19 @@ class Stepper:
     def _compiles(self, run: Run) -> bool:
         asked = run.config.torch_compile
         return pays(self._base, run.total * run.tokens) if asked is None else asked
+
+    def _judge_starts(self, runs: Sequence[Run]) -> None:
+        """Judge the starts that may be kept on the validation rows, before the first step; one that gives no numbers is
+        none to keep. No fold has trained yet, so the whole's start answers all rows."""
+        due = [run for run in runs if run.start_due]
+        trials = [Trial(run.task.form, run.start_PD.to(self._base.dtype), run.validation, keeps_chances=True) for run in due]
+        if not due:
+            return
+        answered = self._group.from_first(lambda: result_of(answer(self._engine, trials)))
+        for run, trial, given in zip(due, trials, answered, strict=True):
+            report = report_tuned(trial, given, fixed=run.config.threshold is not None)
+            if trial.vectors_PD.isfinite().all() and not math.isnan(report.loss):
+                run.took_start(report)
 
     def _validate(self, bank: Bank | Banks, runs: Sequence[Run], due: Sequence[int]) -> None:
         """Judge runs that are due on their validation rows; one with folds by its folds, each on the rows that it has not

@@ -55,6 +55,9 @@ class Run:
     """Digests of the prompts that it started from."""
     head_rate: float = 1.0
     """The learning rate of its head, where it has one, in units of the vectors'."""
+    keeps_start: bool = False
+    """Whether it is judged before its first step too, and ends there where no step makes it better: where it starts from a
+    prompt that is trained already."""
     whole: Run | None = None
     """The run that this one is a fold of: trained beside it without some of its rows, to be judged on those for it."""
     folds: tuple[Run, ...] = field(default=(), repr=False)
@@ -255,6 +258,15 @@ class Run:
         """Steps between validations."""
         epoch, asked = steps_per_epoch(self.config, len(self.train)), self.config.eval_per_epoch
         return max(epoch, math.ceil(self.total / VALIDATIONS)) if asked is None else max(1, epoch // asked)
+
+    @property
+    def start_due(self) -> bool:
+        """Whether its start is to be judged before the step to come."""
+        return self.keeps_start and self.step == 0 and self.best is None and self.running
+
+    def took_start(self, report: Report) -> None:
+        """Let where it starts be the best until a validation is better. It is no row of the history, which is of steps."""
+        self.best, self.best_PD, self.best_step = report, self.start_PD, 0
 
     def took_validation(self, report: Report, vectors_PD: Tensor) -> None:
         """Keep the best vectors by validation. One of equal value but higher loss is not kept, and uses up no patience: the
