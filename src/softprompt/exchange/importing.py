@@ -254,7 +254,8 @@ def address_of(library: Library, source: str, card: Card, base: BaseOptions, war
     Args:
         source: what the prompt came in, for messages.
         card: the prompt's.
-        base: the base that is said to be it, where one is.
+        base: the base that is said to be it, where one is; what else it says (an adapter, a revision, code) is to be true of
+            the one that is found.
         warn: hears where nothing tells the place.
 
     Raises:
@@ -270,7 +271,9 @@ def address_of(library: Library, source: str, card: Card, base: BaseOptions, war
                 f"{source!r} names {card.base!r} as its base, and nothing here tells where that is; give it with --base, "
                 "or later with `softprompt library rebind PLACE --yes`"
             )
-        return address
+        if base == BaseOptions.of(base, adapter=None, trust_remote_code=False, revision=None):
+            return address
+        base = BaseOptions.of(base, source=address)  # what is said of it is to be true of it
     from softprompt.library.binding import prove
 
     proof = prove(base)

@@ -211,12 +211,14 @@ class SoftPrompt:
         """Refuse a base that this prompt was not made for.
 
         Raises:
-            FingerprintMismatch: with both names, both fingerprints and the mend; or it is that base, and read as another kind
-                of model.
+            FingerprintMismatch: with both names, both fingerprints and the mend; or it is that base, read as another kind of
+                model.
         """
         card = self.card
         if card.fingerprint in base.fingerprints:
-            if card.task_type != base.task_type:  # of which a fingerprint says nothing: one file can be read as several kinds
+            if (
+                card.task_type != base.task_type
+            ):  # of which a fingerprint says nothing: a folder may be read as several kinds
                 raise FingerprintMismatch(
                     f"the prompt of task {card.task!r} is for {base.shown} as {KINDS[card.task_type]} ({card.task_type}), "
                     f"and its config (`architectures`) makes it {KINDS[base.task_type]} ({base.task_type}); put its "
