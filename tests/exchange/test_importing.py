@@ -375,3 +375,35 @@ def _adapter(base: Path, folder: Path) -> Path:
         model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
         model.save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("import", "nothing"), ("import", "bad"), ("import", "bad", "--like", "other"), ("import", "forged"),
+        ("import", "good", "--input", "none"), ("import", "folder", "--task", "t"), ("import", "good", "--tag", "a b"),
+        ("import", "good", "--base", "nowhere"), ("import", "bad", "nothing"), ("unbundle", "nothing"), ("unbundle", "bad"),
+        ("unbundle", "good"), ("pull", "me/thing"), ("pull", "nonsense:"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_leaves_no_empty_library(
+    words: tuple[str, ...], run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad").write_bytes(b"no prompt file")
+    (tmp_path / "good").write_bytes(make_prompt())
+    (tmp_path / "forged").write_bytes(make_prompt("no/name"))
+    (tmp_path / "folder").mkdir()
+    done = run(*words)
+    assert done.code == 1, done.err
+    assert "Traceback" not in done.err
+    assert not home.exists()
+
+
+def test_the_first_of_several_that_is_taken_makes_the_library(run: Run, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad").write_bytes(b"no prompt file")
+    for seed, name in enumerate(("one", "two")):
+        (tmp_path / name).write_bytes(make_prompt(name, seed=seed))
+    done = run("import", tmp_path / "bad", tmp_path / "one", tmp_path / "two")
+    assert (done.code, [row["task"] for row in run("list", "--json").rows]) == (1, ["one", "two"])
+    assert home.is_dir()

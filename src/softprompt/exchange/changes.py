@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softprompt.errors import ConfigError
+from softprompt.errors import ConfigError, NotFound
 from softprompt.prompts.card import DECISION
 from softprompt.rows.openai_files import MESSAGES
 from softprompt.tasks.answers.kinds import NUMBER, number_text
@@ -30,8 +30,8 @@ class Changes:
     """The card whose form is taken over, where one is named; what is given goes over it."""
 
     @classmethod
-    def of(cls, library: Library, like: str | None, **given: Any) -> Changes:
-        """Raises as `import_prompt` does."""
+    def of(cls, library: Library | None, like: str | None, **given: Any) -> Changes:
+        """Those that are asked for in a library, or before there is one. Raises as `import_prompt` does."""
         labels = given.pop("labels")
         form = {name: value for name, value in given.items() if value is not None} | (
             {"labels": tuple(labels)} if labels else {}
@@ -40,6 +40,8 @@ class Changes:
             Form.of_config(parse_config(form, where="import"))
         if like is None:
             return cls(form)
+        if library is None:
+            raise NotFound(f"like: there is no library yet, and so no {like!r} in it; leave it out, or name its home")
         card = library.registry.resolve(like).card
         if (kind := card.recipe.get("problem_type")) is not None:
             raise ConfigError(
