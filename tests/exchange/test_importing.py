@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import safetensors.torch
 import torch
+import transformers
 
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.files.adapter import CONFIG, WEIGHTS
 from softprompt.bases.options import BaseOptions
+from softprompt.bases.reading import quiet
 from softprompt.errors import (
+    BaseModelError,
     ConfigError,
     ContextError,
     FingerprintMismatch,
@@ -33,7 +37,7 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.form import Form
 from tests.commands import Run
 from tests.library_data import make_prompt, scored, state_of
-from tests.models import save_base, some_prompt
+from tests.models import save_base, some_prefix, some_prompt
 
 
 @pytest.fixture
@@ -317,3 +321,89 @@ def test_the_command_tells_what_became_of_each(run: Run, home: Path, tmp_path: P
     assert f"{bad} is refused: the adapter in '{bad}' is LORA" in shown.err
     assert max(map(len, shown.out.splitlines())) <= 80
     assert "is LORA" in run("import", bad, "--task", "bad").refused()
+
+
+def test_no_prefix_gets_a_place_in_its_input(library: Library, base_folder: Path, tmp_path: Path) -> None:
+    """A task file is refused so; a prompt taken in could never answer."""
+    base = FrozenBase.load(str(base_folder))
+    placed = some_prompt(base, "placed", input="a {soft_prompt} {text}", labels=("red", "blue"))
+    library.publish(placed.to_bytes(), base=base.address)
+    file = some_prefix(base, "prefix", labels=("red", "blue")).save(tmp_path / "prefix")
+    for change in ({"input": "a {soft_prompt} {text}"}, {"like": "placed"}):
+        with pytest.raises(ConfigError, match=r"'prefix' is a prefix, which stands before everything .* take that out"):
+            import_prompt(library, file, **change)
+    assert (
+        import_prompt(library, some_prompt(base, "soft").save(tmp_path / "soft"), like="placed").card.input
+        == placed.card.input
+    )
+
+
+def test_other_labels_leave_a_schema_and_what_no_answer_was_behind(library: Library, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(make_prompt(metric="exact_match", recipe={"output_schema": '{"type":"object"}', "no_answer": "none"}))
+    assert import_prompt(library, file, labels=["a", "b"]).card.recipe == {}
+    assert import_prompt(library, file, labels=["a", "none"]).card.recipe == {"no_answer": "none"}
+    assert import_prompt(library, file, input="Say: {text}").card.recipe.keys() == {"output_schema", "no_answer"}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_what_is_said_of_a_base_that_is_not_named_is_to_be_true_of_it(
+    library: Library, base_folder: Path, tmp_path: Path
+) -> None:
+    """The options of an adapter, a revision and code without a base are of the one that the file names."""
+    base, adapter = str(base_folder), _adapter(base_folder, tmp_path / "adapter")
+    adapted = FrozenBase.load(base, adapter=str(adapter))
+    plain = some_prompt(FrozenBase.load(base), "plain")
+    library.publish(plain.to_bytes(), base=base)
+    library.publish(some_prompt(adapted, "adapted").to_bytes(), base=base)
+    one, other = (library.read(library.registry.resolve(task)) for task in ("plain", "adapted"))
+    (tmp_path / "plain").write_bytes(one)
+    (tmp_path / "adapted").write_bytes(other)
+    options = BaseOptions(adapter=str(adapter))
+    assert import_prompt(library, tmp_path / "adapted", base=options).base == base
+    with pytest.raises(FingerprintMismatch, match=r"plain' was tuned on tiny-llama .* with the adapter"):
+        import_prompt(library, tmp_path / "plain", base=options)
+    for wrong in (BaseOptions(adapter=str(tmp_path / "none")), BaseOptions(adapter=str(base_folder))):
+        with pytest.raises(BaseModelError):
+            import_prompt(library, tmp_path / "adapted", base=wrong)
+    assert import_prompt(library, tmp_path / "plain", base=BaseOptions(trust_remote_code=True)).base == base
+
+
+def _adapter(base: Path, folder: Path) -> Path:
+    with quiet():
+        model = transformers.AutoModelForCausalLM.from_pretrained(base)
+        model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+        model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("import", "nothing"), ("import", "bad"), ("import", "bad", "--like", "other"), ("import", "forged"),
+        ("import", "good", "--input", "none"), ("import", "folder", "--task", "t"), ("import", "good", "--tag", "a b"),
+        ("import", "good", "--base", "nowhere"), ("import", "bad", "nothing"), ("unbundle", "nothing"), ("unbundle", "bad"),
+        ("unbundle", "good"), ("pull", "me/thing"), ("pull", "nonsense:"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_leaves_no_empty_library(
+    words: tuple[str, ...], run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad").write_bytes(b"no prompt file")
+    (tmp_path / "good").write_bytes(make_prompt())
+    (tmp_path / "forged").write_bytes(make_prompt("no/name"))
+    (tmp_path / "folder").mkdir()
+    done = run(*words)
+    assert done.code == 1, done.err
+    assert "Traceback" not in done.err
+    assert not home.exists()
+
+
+def test_the_first_of_several_that_is_taken_makes_the_library(run: Run, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad").write_bytes(b"no prompt file")
+    for seed, name in enumerate(("one", "two")):
+        (tmp_path / name).write_bytes(make_prompt(name, seed=seed))
+    done = run("import", tmp_path / "bad", tmp_path / "one", tmp_path / "two")
+    assert (done.code, [row["task"] for row in run("list", "--json").rows]) == (1, ["one", "two"])
+    assert home.is_dir()

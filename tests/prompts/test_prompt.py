@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from softprompt.bases.base import FrozenBase
 from softprompt.errors import FingerprintMismatch, PromptFileError
 from softprompt.prompts import file as card_module
 from softprompt.prompts.card import Card, Dtype
@@ -17,7 +19,8 @@ from softprompt.prompts.prompt import TENSOR, SoftPrompt
 from softprompt.serving.routing.router import read_centroid
 from softprompt.tasks.answers.kinds import log_softmax
 from tests.engine_jobs import score_offline
-from tests.models import make_base
+from tests.models import make_base, make_masked
+from tests.models import some_prompt as models_prompt
 
 
 def some_prompt(rows: int = 4, width: int = 32, seed: int = 0, **fields: Any) -> SoftPrompt:
@@ -246,3 +249,23 @@ def test_a_prefix_on_a_base_of_other_layers_is_refused_with_both_numbers() -> No
     base = make_base("llama")
     with pytest.raises(FingerprintMismatch, match=r"it has keys and values of 3 layers, not 2"):
         a_prefix().check_base(base)
+
+
+def test_one_file_read_as_another_kind_of_model_is_another_base(tmp_path: Path) -> None:
+    """A masked model's file is also an encoder without a head: `architectures` says which, and no fingerprint does."""
+    masked = make_masked("bert")
+    for one in (masked.model, masked.tokenizer):
+        one.save_pretrained(tmp_path / "bert")
+    base = FrozenBase.load(str(tmp_path / "bert"))
+    prompt = models_prompt(base, "t", labels=("red", "blue"), task_type="MASKED_LM")
+    prompt.check_base(base)
+    file = tmp_path / "bert" / "config.json"
+    for architecture in ("BertForPreTraining", "BertModel"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": [architecture]}))
+        other = FrozenBase.load(str(tmp_path / "bert"))
+        assert other.fingerprint == base.fingerprint
+        if other.task_type == "MASKED_LM":
+            prompt.check_base(other)
+        else:
+            with pytest.raises(FingerprintMismatch, match=r"is for bert as a masked .* makes it an encoder .*\(SEQ_CLS\)"):
+                prompt.check_base(other)

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from softprompt.bases.base import FrozenBase
+from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError, ConfigError, FingerprintMismatch, LibraryError
 from softprompt.exchange.mlflow import load_model, log_model, save_model
 from softprompt.library.library import Library
 from softprompt.serving.offline import predict
 from softprompt.training.train import train
+from tests.bases.files.test_adapter import make_adapter
 from tests.commands import Run
+from tests.models import some_prompt
 from tests.training.test_resume import make_task
 
 pytestmark = [pytest.mark.mlflow, pytest.mark.filterwarnings("default")]
@@ -68,6 +72,42 @@ def test_on_a_base_that_has_moved_and_on_none_else(
         else:
             with pytest.raises(refusal):
                 model.predict(table)
+
+
+def test_the_adapter_of_its_base_is_named_when_it_is_loaded(library: Library, tmp_path: Path, base_folder: Path) -> None:
+    import mlflow.pyfunc
+    import pandas
+
+    adapter = make_adapter(tmp_path / "adapter")
+    base = BaseOptions(source=str(base_folder), adapter=str(adapter))
+    loaded = FrozenBase.load(base)
+    library.publish(some_prompt(loaded, "adapted", labels=("red", "blue")).to_bytes(), base=loaded.address)
+    wanted = [one.output for one in predict(TEXTS, "adapted", library=library, base=base)]
+    save_model(library, "adapted", tmp_path / "model")
+    table = pandas.DataFrame({"text": TEXTS})
+    model: Any = mlflow.pyfunc.load_model(str(tmp_path / "model"), model_config={"adapter": str(adapter)})
+    assert model.predict(table) == wanted
+    assert load_model(tmp_path / "model", base=base).predict(TEXTS) == wanted
+    with pytest.raises(FingerprintMismatch):
+        mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(table)
+
+
+def test_passages_are_looked_up_where_it_is_told(library: Library, tmp_path: Path, base_folder: Path) -> None:
+    import mlflow.pyfunc
+    import pandas
+
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "one.txt").write_text("the red apple\n")
+    base = FrozenBase.load(str(base_folder))
+    recipe = {"retrieve": {"query": "{text}", "k": 1}}
+    prompt = some_prompt(base, "found", labels=("red", "blue"), input="{passages} {text}", recipe=recipe)
+    library.publish(prompt.to_bytes(), base=base.address)
+    wanted = [one.output for one in predict(TEXTS, "found", library=library, passages=str(texts))]
+    save_model(library, "found", tmp_path / "model")
+    model: Any = mlflow.pyfunc.load_model(str(tmp_path / "model"), model_config={"passages": str(texts)})
+    assert model.predict(pandas.DataFrame({"text": TEXTS})) == wanted
+    assert load_model(tmp_path / "model", passages=texts).predict(TEXTS) == wanted
 
 
 def test_it_is_logged_to_a_run(library: Library) -> None:

@@ -150,7 +150,7 @@ class FrozenBase:
         """All names that this exact base has had: its fingerprint, and the one by the rule of versions before. A prompt that
         carries one of them is one of this base."""
         if self.path is None:
-            return frozenset({self.fingerprint, former_fingerprint_of_model(self.model, self.tokenizer)})
+            return frozenset({self.fingerprint, *former_fingerprint_of_model(self.model, self.tokenizer)})
         return frozenset({self.fingerprint, *former_fingerprint(self.path, self.adapter)})
 
     @property

@@ -64,5 +64,5 @@ def unbundle(
 
     from softprompt.exchange.bundle import unbundle as take
 
-    rows = take(where.open(make=True), file, key=key, base=replace(base, source=named), tags=tags or (), warn=warn)
+    rows = take(where.to_fill(), file, key=key, base=replace(base, source=named), tags=tags or (), warn=warn)
     emit([row.row() for row in rows], as_json, f"Unbundled from {file.name}")

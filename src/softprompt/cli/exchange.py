@@ -142,8 +142,8 @@ def import_prompt(
         check_options(replace(base, source=named))
     if not tasks and len(sources) == 1 and sources[0].is_dir():
         raise typer.BadParameter("a folder of another tool names no task; give --task NAME")
-    importing.tasks_of(sources, tasks or ())  # what is wrong with the call is told before a library is made
-    library = where.open(make=True)
+    importing.tasks_of(sources, tasks or ())  # what is wrong with the call is told before torch is loaded
+    library = where.to_fill()
     outcomes = importing.import_prompts(
         library, sources, tasks=tasks or (), base=replace(base, source=named), like=like,
         input=template, target=target, labels=labels or old_labels, tags=tags or (), warn=warn,
@@ -163,7 +163,7 @@ def import_prompt(
     columns = ("task", "version", "num_virtual_tokens", "source") if len(sources) > 1 else None
     emit(rows(), as_json, "Imported", columns)
     for version in taken:
-        tell_taken_over(library.registry, version)
+        tell_taken_over(library.made().registry, version)
     for outcome in refused:
         warn(f"{outcome.source} is refused: {outcome.error}")
     if refused:

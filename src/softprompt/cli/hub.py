@@ -54,8 +54,8 @@ def pull(
     """Take a prompt of the Hugging Face Hub into the library, as a new version. No pickle is ever fetched."""
     from softprompt.exchange.hub import pull as fetch
 
-    library = where.open(make=True)
+    library = where.to_fill()
     done = fetch(library, source, task=task, base=replace(base, source=named), tags=tags or (), warn=warn)
     row = {**version_row(done.version), "base": done.version.base, "fingerprint": done.version.fingerprint}
     emit([{**row, "repo": done.repo, "commit": done.commit, "file": done.file}], as_json, "Pulled")
-    tell_taken_over(library.registry, done.version)
+    tell_taken_over(library.made().registry, done.version)

@@ -21,8 +21,10 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
 from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
+from softprompt.errors import NotFound
 
 if TYPE_CHECKING:
+    from softprompt.library.filling import ToFill
     from softprompt.library.library import Library
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON Lines for machines.")]
@@ -76,6 +78,21 @@ class Location:
 
         tenant = self.tenant or os.environ.get("SOFTPROMPT_TENANT") or "default"
         return Library.open(self.home, registry=self.registry, store=self.store, tenant=tenant, create=make)
+
+    def to_fill(self) -> ToFill:
+        """The library there, or one that is made for the first thing that is put in. One whose registry is named is made at
+        once, as only opening it tells whether it is there.
+
+        Raises:
+            LibraryError: it cannot be opened.
+        """
+        from softprompt.library.filling import ToFill
+
+        named = self.registry or os.environ.get("SOFTPROMPT_REGISTRY")
+        try:
+            return ToFill(self.open(make=bool(named)), lambda: self.open(make=True))
+        except NotFound:
+            return ToFill(None, lambda: self.open(make=True))
 
 
 _before: ContextVar[Location] = ContextVar("_before")

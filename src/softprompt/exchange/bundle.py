@@ -23,7 +23,8 @@ from softprompt.exchange.bundle_reader import (
 )
 from softprompt.exchange.importing import address_of
 from softprompt.files import write_whole
-from softprompt.names import check_new_task
+from softprompt.library.filling import ToFill
+from softprompt.names import check_new_task, check_tags
 from softprompt.prompts.file import digest_of, read_card
 from softprompt.registry.records import Record
 
@@ -139,7 +140,7 @@ def bundle(
 
 
 def unbundle(
-    library: Library,
+    library: Library | ToFill,
     file: str | Path,
     *,
     key: str | Path | None = None,
@@ -162,12 +163,12 @@ def unbundle(
         FingerprintMismatch: the base is another one.
         LibraryError: a name is refused, or the library fails.
     """
-    public = None if key is None else read_public_key(Path(key))
+    tags, public, fill = check_tags(tags), None if key is None else read_public_key(Path(key)), ToFill.of(library)
     found = read_bundle(Path(file), key=public, complete=False)
     if warn is not None and key is None:
         said = f"is signed by {found.signer[:16]}..., which was not checked" if found.signer else "is not signed"
         warn(f"{str(file)!r} {said}: whoever could change it could have made it; give the maker's public key with --key")
-    blobs = {entry.digest: found.files.get(entry.digest) or _here(library, entry, found) for entry in found.entries}
+    blobs = {entry.digest: found.files.get(entry.digest) or _here(fill.there, entry, found) for entry in found.entries}
     cards = {digest: read_card(blob) for digest, blob in blobs.items()}
     for entry in found.entries:
         card = cards[entry.digest]
@@ -176,7 +177,7 @@ def unbundle(
                 f"{entry.ref} of the bundle is a prompt of task {card.task!r} for {card.fingerprint}, and the bundle says "
                 "otherwise; ask for it again"
             )
-    newest = {entry.task: _newest(library, entry.task) for entry in found.entries}
+    newest = {entry.task: _newest(fill.there, entry.task) for entry in found.entries}
     fresh = [entry for entry in found.entries if (there := newest[entry.task]) is None or there.digest != entry.digest]
     made: dict[str, Version] = {}
     if fresh:
@@ -184,8 +185,8 @@ def unbundle(
 
         for entry in fresh:
             SoftPrompt.from_bytes(blobs[entry.digest])
-        address = address_of(library, str(file), cards[fresh[0].digest], BaseOptions.of(base), warn)
-        versions = library.publish_all([blobs[entry.digest] for entry in fresh], base=address, tags=tags)
+        address = address_of(fill.there, str(file), cards[fresh[0].digest], BaseOptions.of(base), warn)
+        versions = fill.made().publish_all([blobs[entry.digest] for entry in fresh], base=address, tags=tags)
         made = {version.task: version for version in versions}
     rows = []
     for entry in found.entries:
@@ -289,10 +290,10 @@ def _stored_as(data: bytes, dtype: Dtype | None) -> bytes:
     return SoftPrompt.from_bytes(data).as_dtype(dtype).to_bytes()
 
 
-def _here(library: Library, entry: Entry, found: Bundle) -> bytes:
+def _here(library: Library | None, entry: Entry, found: Bundle) -> bytes:
     """The bytes of what a delta has not, from the library."""
     for version in _versions(library, entry.task):
-        if version.digest == entry.digest:
+        if library is not None and version.digest == entry.digest:
             return library.read(version)
     raise PromptFileError(
         f"the bundle holds only what changed and needs {entry.ref} ({entry.digest}), which the library has not; take in the "
@@ -300,12 +301,14 @@ def _here(library: Library, entry: Entry, found: Bundle) -> bytes:
     )
 
 
-def _versions(library: Library, task: str) -> list[Version]:
+def _versions(library: Library | None, task: str) -> list[Version]:
+    if library is None:
+        return []
     try:
         return library.registry.versions(task, deleted=False)
     except NotFound:
         return []
 
 
-def _newest(library: Library, task: str) -> Version | None:
+def _newest(library: Library | None, task: str) -> Version | None:
     return max(_versions(library, task), key=lambda version: version.number, default=None)

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from softprompt.errors import ConfigError
+from softprompt.errors import ConfigError, NotFound
 from softprompt.prompts.card import DECISION
 from softprompt.rows.openai_files import MESSAGES
 from softprompt.tasks.answers.kinds import NUMBER, number_text
 from softprompt.tasks.config.config import parse_config
 from softprompt.tasks.form import HOW_ASKED, IN_TEMPLATE, Form
-from softprompt.tasks.wording.template import PASSAGES, Template
+from softprompt.tasks.wording.template import PASSAGES, PLACE, Template
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -30,8 +30,8 @@ class Changes:
     """The card whose form is taken over, where one is named; what is given goes over it."""
 
     @classmethod
-    def of(cls, library: Library, like: str | None, **given: Any) -> Changes:
-        """Raises as `import_prompt` does."""
+    def of(cls, library: Library | None, like: str | None, **given: Any) -> Changes:
+        """Those that are asked for in a library, or before there is one. Raises as `import_prompt` does."""
         labels = given.pop("labels")
         form = {name: value for name, value in given.items() if value is not None} | (
             {"labels": tuple(labels)} if labels else {}
@@ -40,6 +40,8 @@ class Changes:
             Form.of_config(parse_config(form, where="import"))
         if like is None:
             return cls(form)
+        if library is None:
+            raise NotFound(f"like: there is no library yet, and so no {like!r} in it; leave it out, or name its home")
         card = library.registry.resolve(like).card
         if (kind := card.recipe.get("problem_type")) is not None:
             raise ConfigError(
@@ -51,7 +53,8 @@ class Changes:
         """A card changed so, of a task of choice; its scores go where they were those of what is asked otherwise.
 
         Raises:
-            ConfigError: its labels stand for numbers, and those that are given for others; or as `Card.changed`.
+            ConfigError: its labels stand for numbers, and those that are given for others; it is a prefix, and would have a
+                place in its input; or as `Card.changed`.
         """
         fields = (self.like.form() if self.like is not None else {}) | dict(self.given) | ({"task": task} if task else {})
         new, keys = card.changed(fields), (*HOW_ASKED, "retrieve", MESSAGES)
@@ -63,10 +66,18 @@ class Changes:
             asked |= {MESSAGES: IN_TEMPLATE} if MESSAGES in columns else {}
         if new.labels != source.labels:
             strangers = {*(asked.get("id2label") or {}).values()} - {*(new.labels or ())}
-            asked = _without(asked, DECISION, *(("id2label",) if strangers else ()))
+            lost = ["id2label"] * bool(strangers) + ["no_answer"] * (
+                asked.get("no_answer") not in (None, *(new.labels or ()))
+            )
+            asked = _without(asked, DECISION, *lost, *(("output_schema",) if new.labels else ()))
         before = {key: card.recipe[key] for key in keys if key in card.recipe}
         recipe = {key: value for key, value in new.recipe.items() if key not in keys} | asked
         made = new.model_copy(update={"recipe": recipe})
+        if made.prompt_type == "prefix" and Form.of_card(made).is_placed:
+            raise ConfigError(
+                f"input: the prompt of task {card.task!r} is a prefix, which stands before everything on each layer, and "
+                f"{made.input[:80]!r} has {{{PLACE}}}; take that out of it"
+            )
         if asked != before:
             made = made.model_copy(update={"metrics": {}})
         numbers = card.recipe.get("problem_type") == NUMBER

@@ -22,6 +22,7 @@ from softprompt.prompts.file import read_card
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+    from softprompt.library.filling import ToFill
     from softprompt.library.library import Library
     from softprompt.registry.records import Version
 
@@ -120,7 +121,7 @@ def push(
 
 
 def pull(
-    library: Library,
+    library: Library | ToFill,
     source: str,
     *,
     task: str | None = None,

@@ -14,7 +14,8 @@ from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError,
 from softprompt.exchange.card_file import read_adapter_file
 from softprompt.exchange.changes import Changes
 from softprompt.exchange.elsewhere.read import read_elsewhere, tool_of
-from softprompt.names import check_new_task
+from softprompt.library.filling import ToFill
+from softprompt.names import check_new_task, check_tags, check_task
 from softprompt.prompts.file import read_file, write_file
 from softprompt.tasks.config.config import OF_LABELS
 from softprompt.text import plural
@@ -40,7 +41,7 @@ class Imported:
 
 
 def import_prompt(
-    library: Library,
+    library: Library | ToFill,
     source: str | Path,
     *,
     task: str | None = None,
@@ -58,7 +59,7 @@ def import_prompt(
     checked as a trained one is, and a PEFT folder is taken whole or refused.
 
     Args:
-        library: where it goes.
+        library: where it goes, or what makes that once nothing is refused.
         source: a PEFT folder, as vLLM's prompt adapters were, or a softprompt file; a folder of caikit's or TGIS's, or a
             model of NeMo's prompt learning.
         task: the task it becomes a version of; by default the one that a softprompt file names.
@@ -76,12 +77,13 @@ def import_prompt(
         FingerprintMismatch: it was tuned on another base.
         LibraryError: a name is refused, `like` is not there, or the library fails.
     """
-    changes = Changes.of(library, like, input=input, target=target, labels=labels)
-    return _Importer(library, BaseOptions.of(base), changes, tuple(tags), warn).take(Path(source), task)
+    fill = ToFill.of(library)
+    changes = Changes.of(fill.there, like, input=input, target=target, labels=labels)
+    return _Importer(fill, BaseOptions.of(base), changes, tuple(tags), warn).take(Path(source), task)
 
 
 def import_prompts(
-    library: Library,
+    library: Library | ToFill,
     sources: Sequence[str | Path],
     *,
     tasks: Sequence[str] = (),
@@ -106,8 +108,9 @@ def import_prompts(
     """
     paths = [Path(source) for source in sources]
     named = tasks_of(paths, tasks)
-    changes = Changes.of(library, like, input=input, target=target, labels=labels)
-    importer = _Importer(library, BaseOptions.of(base), changes, tuple(tags), warn)
+    fill = ToFill.of(library)
+    changes = Changes.of(fill.there, like, input=input, target=target, labels=labels)
+    importer = _Importer(fill, BaseOptions.of(base), changes, tuple(tags), warn)
 
     def take() -> Iterator[Imported]:
         for path, task in zip(paths, named, strict=True):
@@ -149,10 +152,8 @@ def tasks_of(sources: Sequence[Path], tasks: Sequence[str]) -> list[str | None]:
 class _Importer:
     """Takes prompts into a library, one after the other, with the base of the last one at hand."""
 
-    def __init__(
-        self, library: Library, base: BaseOptions, changes: Changes, tags: tuple[str, ...], warn: Warn | None
-    ) -> None:
-        self._library, self._base, self._changes, self._tags, self._warn = library, base, changes, tags, warn
+    def __init__(self, fill: ToFill, base: BaseOptions, changes: Changes, tags: tuple[str, ...], warn: Warn | None) -> None:
+        self._fill, self._base, self._changes, self._tags, self._warn = fill, base, changes, check_tags(tags), warn
         self._loaded: tuple[BaseOptions, FrozenBase] | None = None
 
     def take(self, path: Path, task: str | None) -> Version:
@@ -160,14 +161,14 @@ class _Importer:
         task = None if task is None else check_new_task(task)
         tool = tool_of(path)
         if tool is None and not path.is_dir():
-            data, address = _from_file(self._library, path, task, self._changes, self._base, self._warn)
+            data, address = _from_file(self._fill.there, path, task, self._changes, self._base, self._warn)
         elif task is None:
             raise ConfigError(f"{str(path)!r} is of {tool or 'PEFT'}, which names no task of ours; give one")
         elif tool is not None:
             data, address = self._from_elsewhere(path, task)
         else:
             data, address = self._from_peft(path, task)
-        return self._library.publish(data, base=address, tags=self._tags)
+        return self._fill.made().publish(data, base=address, tags=self._tags)
 
     def _from_peft(self, folder: Path, task: str) -> tuple[bytes, str]:
         """The prompt file that a PEFT folder becomes, and its base as named."""
@@ -247,14 +248,16 @@ def _base_of_adapter(config: Mapping[str, Any], folder: Path, given: BaseOptions
     return BaseOptions.of(given, source=source, revision=revision)
 
 
-def address_of(library: Library, source: str, card: Card, base: BaseOptions, warn: Warn | None) -> str:
+def address_of(library: Library | None, source: str, card: Card, base: BaseOptions, warn: Warn | None) -> str:
     """Where the base of a prompt file is, which names it by its public name alone: where it is said to be, if it is that
     one; else as the library has it, by its fingerprint; else by that name.
 
     Args:
+        library: what knows bases; None where there is none yet.
         source: what the prompt came in, for messages.
         card: the prompt's.
-        base: the base that is said to be it, where one is.
+        base: the base that is said to be it, where one is; what else it says (an adapter, a revision, code) is to be true of
+            the one that is found.
         warn: hears where nothing tells the place.
 
     Raises:
@@ -262,7 +265,8 @@ def address_of(library: Library, source: str, card: Card, base: BaseOptions, war
         BaseModelError: it is not there, or is none.
     """
     if base.source is None:
-        known = [count.base for count in library.registry.bases() if count.fingerprint == card.fingerprint]
+        counts = library.registry.bases() if library is not None else []
+        known = [count.base for count in counts if count.fingerprint == card.fingerprint]
         here = [address for address in known if not is_gone(address)]
         address = card.base if card.base in here or not here else here[0]
         if is_gone(address) and warn is not None:
@@ -270,7 +274,9 @@ def address_of(library: Library, source: str, card: Card, base: BaseOptions, war
                 f"{source!r} names {card.base!r} as its base, and nothing here tells where that is; give it with --base, "
                 "or later with `softprompt library rebind PLACE --yes`"
             )
-        return address
+        if base == BaseOptions.of(base, adapter=None, trust_remote_code=False, revision=None):
+            return address
+        base = BaseOptions.of(base, source=address)  # what is said of it is to be true of it
     from softprompt.library.binding import prove
 
     proof = prove(base)
@@ -283,7 +289,7 @@ def address_of(library: Library, source: str, card: Card, base: BaseOptions, war
 
 
 def _from_file(
-    library: Library, path: Path, task: str | None, changes: Changes, base: BaseOptions, warn: Warn | None
+    library: Library | None, path: Path, task: str | None, changes: Changes, base: BaseOptions, warn: Warn | None
 ) -> tuple[bytes, str]:
     """A prompt file, its card changed as asked, and its base as named."""
     try:
@@ -304,6 +310,7 @@ def _from_file(
     except PromptFileError as error:
         raise PromptFileError(f"{str(path)!r}: {error}") from None
     changed = changes.made(card, task)
+    check_task(changed.task)
     if changed != card:
         data = write_file(changed, tensors)
         SoftPrompt.from_bytes(data)

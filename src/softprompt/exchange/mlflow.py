@@ -14,17 +14,22 @@ from typing import TYPE_CHECKING, Any
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, LibraryError
 from softprompt.library.library import Library
+from softprompt.library.passages import Sources
 from softprompt.tasks.form import Form
 
 if TYPE_CHECKING:
     from softprompt.serving.offline import Service
 
 FLAVOR, HOME = "softprompt", "home"
+_LOADING = ("dtype", "device", "quantization", "adapter", "trust_remote_code", "batch_invariant")
+"""What a model's config says of how its base is loaded, beside where it is."""
 
 
 def save_model(library: Library, ref: str, path: str | Path, *, mlflow_model: Any = None) -> Path:
     """Write a version as an MLflow model to a folder that is not there, or empty. `mlflow.pyfunc.load_model(PATH)` loads it
-    on the base that it names, or on that of `model_config={"base": PLACE}`.
+    on the base that it names, or on that of `model_config={"base": PLACE}`; `adapter` there names the base's adapter,
+    `passages` what finds passages, and `dtype`, `device`, `quantization`, `trust_remote_code` and `batch_invariant` how the
+    base is loaded.
 
     Args:
         mlflow_model: what MLflow hands over when it logs a model.
@@ -52,7 +57,8 @@ def save_model(library: Library, ref: str, path: str | Path, *, mlflow_model: An
             data_path=str(Path(folder) / HOME),
             mlflow_model=model,
             signature=_signature(Form.of_card(card), model_of),
-            model_config={"base": version.base, "dtype": BaseOptions.dtype, "device": BaseOptions.device},
+            # MLflow leaves out what is given later and is not named here.
+            model_config={"base": version.base, **{name: getattr(BaseOptions, name) for name in _LOADING}, "passages": None},
             pip_requirements=["softprompt"],
         )
     return target
@@ -68,30 +74,34 @@ def log_model(library: Library, ref: str, name: str, **named: Any) -> Any:
     return model_of.Model.log(None, name=name, flavor=flavor, library=library, ref=ref, **named)
 
 
-def load_model(path: str | Path, *, base: BaseOptions | str | None = None) -> PromptModel:
+def load_model(path: str | Path, *, base: BaseOptions | str | None = None, passages: Sources = None) -> PromptModel:
     """A model that :func:`save_model` wrote, without MLflow.
+
+    Args:
+        base: where its base is, and how it is loaded; by default where it was.
+        passages: what finds passages for inputs, for a prompt that looks them up: a folder of texts, or a function.
 
     Raises:
         NotFound: there is none.
         LibraryError: it cannot be read.
     """
-    return PromptModel(Path(path) / "data" / HOME, BaseOptions.of(base))
+    return PromptModel(Path(path) / "data" / HOME, BaseOptions.of(base), passages)
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> PromptModel:
     said = dict(model_config or {})
-    options = {name: said[name] for name in ("dtype", "device") if name in said}
-    return PromptModel(Path(path), BaseOptions(source=said.get("base"), **options))
+    options = {name: said[name] for name in _LOADING if name in said}
+    return PromptModel(Path(path), BaseOptions(source=said.get("base"), **options), said.get("passages"))
 
 
 class PromptModel:
     """A prompt on its base, which is loaded with the first inputs."""
 
-    def __init__(self, folder: Path, base: BaseOptions) -> None:
+    def __init__(self, folder: Path, base: BaseOptions, passages: Sources = None) -> None:
         with Library.open(folder, create=False) as library:
             (entry,) = library.registry.tasks()
         self.task = entry.task
-        self._folder, self._base = folder, base
+        self._folder, self._base, self._passages = folder, base, passages
         self._service: Service | None = None
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
@@ -106,7 +116,7 @@ class PromptModel:
         if self._service is None:
             from softprompt.serving.offline import Service
 
-            self._service = Service(Library.open(self._folder, create=False), base=self._base)
+            self._service = Service(Library.open(self._folder, create=False), base=self._base, passages=self._passages)
         return [one.output for one in self._service.predict(model_input, self.task)]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from softprompt.bases.architectures import ENCODERS
+from softprompt.bases.architectures import ENCODERS, KINDS
 from softprompt.bases.files.locate import two_forms
 from softprompt.bases.head import pack
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError
@@ -211,10 +211,19 @@ class SoftPrompt:
         """Refuse a base that this prompt was not made for.
 
         Raises:
-            FingerprintMismatch: with both names, both fingerprints and the mend.
+            FingerprintMismatch: with both names, both fingerprints and the mend; or it is that base, read as another kind of
+                model.
         """
         card = self.card
         if card.fingerprint in base.fingerprints:
+            if (
+                card.task_type != base.task_type
+            ):  # of which a fingerprint says nothing: a folder may be read as several kinds
+                raise FingerprintMismatch(
+                    f"the prompt of task {card.task!r} is for {base.shown} as {KINDS[card.task_type]} ({card.task_type}), "
+                    f"and its config (`architectures`) makes it {KINDS[base.task_type]} ({base.task_type}); put its "
+                    "config.json back as it was, or train the task again on this base"
+                )
             return
         width = "" if card.token_dim == base.width else f" (and its width is {card.token_dim}, not {base.width})"
         if card.layers is not None:

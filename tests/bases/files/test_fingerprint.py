@@ -25,6 +25,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.bases.files import fingerprint, weights
 from softprompt.bases.files.fingerprint import (
     fingerprint_of_folder,
+    fingerprint_of_model,
     fingerprints_of_folder,
     former_fingerprint,
     stamp_of_folder,
@@ -33,7 +34,7 @@ from softprompt.bases.files.locate import BUILTIN, read_object
 from softprompt.bases.files.vocabulary import VOCABULARIES, WHOLE, describe_tokenizer, tokenizer_files
 from softprompt.bases.files.weights import find_weights
 from softprompt.errors import BaseModelError
-from tests.models import make_base, save_base, tokenizer
+from tests.models import VOCABULARY, make_base, save_base, tokenizer
 
 TINY = BUILTIN["builtin/tiny"]
 TINY_NOW, TINY_BEFORE = "05fe3ad235bb596537fb922fb0b29f31", "61246cf201230520080d4dc37acf5547"
@@ -406,3 +407,44 @@ def test_equal_fingerprints_are_equal_tokenizers(
                 loaded.bos_token_id, sorted(loaded.all_special_ids), loaded.decode(loaded(text)["input_ids"]),
             )  # fmt: skip
             assert found.setdefault(json.dumps(describe_tokenizer(folder), sort_keys=True), built) == built
+
+
+# Padding
+
+
+@pytest.mark.parametrize(("kind", "counts"), [("roberta", True), ("xlm-roberta", True), ("luke", True), ("bert", False)])
+def test_padding_counts_where_positions_begin_behind_it(
+    kind: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slow twin: whether the same weights answer otherwise with another id of padding."""
+    folders, logits, weights = [], [], None
+    for padding in (1, 3):
+        torch.manual_seed(0)
+        config = transformers.AutoConfig.for_model(
+            kind, vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+            max_position_embeddings=98, pad_token_id=padding, initializer_range=0.3,
+        )  # fmt: skip
+        model = transformers.AutoModelForMaskedLM.from_config(config).eval()
+        weights = weights or model.state_dict()
+        model.load_state_dict(weights)
+        ids = torch.arange(10, 30)[None]
+        with torch.no_grad():
+            embeds = model.get_input_embeddings().weight[ids]
+            logits.append(model(inputs_embeds=embeds, attention_mask=torch.ones_like(ids)).logits)
+        folders.append(tmp_path / f"{kind}-{padding}")
+        model.save_pretrained(folders[-1])
+        tokenizer().save_pretrained(folders[-1])
+    usual, other = folders
+    assert torch.equal(*logits) is not counts
+    assert (fingerprint_of_folder(usual) != fingerprint_of_folder(other)) is counts
+    assert (not fingerprints_of_folder(usual) & fingerprints_of_folder(other)) is counts
+    bases = [fingerprint_of_model(transformers.AutoModelForMaskedLM.from_pretrained(one), tokenizer()) for one in folders]
+    edit(other / "config.json", pad_token_id=1)
+    bases.append(fingerprint_of_model(transformers.AutoModelForMaskedLM.from_pretrained(other), tokenizer()))
+    assert (bases[0] == bases[2], bases[1] == bases[2]) == (True, not counts)
+    assert fingerprint_of_folder(other) == fingerprint_of_folder(usual)
+    plain = fingerprints_of_folder(usual)
+    edit(other / "config.json", pad_token_id=...)
+    assert fingerprint_of_folder(other) == fingerprint_of_folder(usual) or not counts, "what is not said is the usual one"
+    monkeypatch.setattr(fingerprint, "_COUNT_FROM_PADDING", frozenset())
+    assert fingerprints_of_folder(usual) == plain, "and all that have it keep the fingerprints of before"

@@ -22,6 +22,7 @@ from softprompt.bases.gguf.numbers import read_numbers
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import BaseModelError
 from softprompt.exchange.exporting import Format, export_prompt
+from softprompt.exchange.tokens import table
 from softprompt.exchange.tokens.export import export_tokens
 from softprompt.exchange.tokens.gguf_file import HEAD, TABLE
 from softprompt.exchange.tokens.kquants import pack_q6_k
@@ -254,3 +255,16 @@ def _prompt(base: FrozenBase) -> SoftPrompt:
         metric="exact_match", input="{text}", max_new_tokens=4,
     )  # fmt: skip
     return SoftPrompt(base.embed(torch.tensor([260, 265])).float(), card)
+
+
+def test_a_file_alone_is_compared_with_the_vectors_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base whose model makes something else of tokens than of vectors is refused, whether or not a folder is written."""
+    file = save_gguf(tmp_path / "base.gguf", "llama")
+
+    def differs(base: FrozenBase, found_TV: torch.Tensor, wanted_TV: torch.Tensor) -> None:
+        raise BaseModelError("it makes something else of tokens than of their vectors")
+
+    monkeypatch.setattr(table, "_check", differs)
+    with pytest.raises(BaseModelError, match="something else of tokens"):
+        export(file, tmp_path, alone=True)
+    assert not (tmp_path / "out").exists()

@@ -57,6 +57,16 @@ _COSMETIC = frozenset(
     }
 )  # fmt: skip
 
+# Kinds of models that count positions from `pad_token_id` on, or make nothing of that position; an id of padding changes
+# nothing anywhere else. The usual one is left unsaid, as it was before, so that their fingerprints stay.
+_COUNT_FROM_PADDING = frozenset(
+    {
+        "camembert", "data2vec-text", "ibert", "longformer", "luke", "m2m_100", "nllb-moe", "roberta",
+        "roberta-prelayernorm", "xglm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+    }
+)  # fmt: skip
+_USUAL_PADDING = 1
+
 # Keys of an adapter's config that say where it came from, and nothing of what it adds.
 _ADAPTER_COSMETIC = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
@@ -82,6 +92,7 @@ def fingerprint_of_folder(folder: Path, adapter: Path | None = None, *, code: bo
     config = read_object(folder / "config.json")
     first = _first_rule(folder, config, find_weights(folder, config), again=again)
     more = {"tokenizer": describe_tokenizer(folder), "end": _end_ids(folder, config), "code": _code(folder) if code else {}}
+    more |= _positions(config)
     digest = blake3(f"softprompt fingerprint 2\n{first}\n".encode())
     digest.update(json.dumps(more, sort_keys=True).encode())
     value = str(digest.hexdigest(length=HEX // 2))
@@ -99,10 +110,13 @@ def fingerprints_of_folder(folder: Path, adapter: Path | None = None, *, code: b
 
 def former_fingerprint(folder: Path, adapter: Path | None = None) -> tuple[str, ...]:
     """The fingerprint of a saved model by the first rule, which counted files of weights that nothing opens, too; none where
-    it did not count those that are opened, and so says nothing of them; nor of a GGUF file, which that rule had not."""
+    it did not count those that are opened, or the padding that positions are counted from, and so says nothing of them; nor
+    of a GGUF file, which that rule had not."""
     if folder.is_file():
         return ()
     config = read_object(folder / "config.json")
+    if _positions(config):
+        return ()
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     try:
         if not {*find_weights(folder, config)} <= {*weights}:
@@ -116,14 +130,15 @@ def former_fingerprint(folder: Path, adapter: Path | None = None) -> tuple[str, 
 def fingerprint_of_model(model: Any, tokenizer: Any) -> str:
     """Fingerprint of a model in memory, from its tensors."""
     ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    more = {"tokenizer": describe_built(tokenizer), "end": sorted_ids(ends)}
+    more = {"tokenizer": describe_built(tokenizer), "end": sorted_ids(ends)} | _positions(model.config.to_dict())
     header = b"softprompt in-memory 2\n" + json.dumps(more, sort_keys=True).encode()
     return _of_tensors(header, _own(model.config), model, tokenizer)
 
 
-def former_fingerprint_of_model(model: Any, tokenizer: Any) -> str:
-    """The same by the first rule."""
-    return _of_tensors(b"softprompt in-memory 1\n", model.config.to_dict(), model, tokenizer)
+def former_fingerprint_of_model(model: Any, tokenizer: Any) -> tuple[str, ...]:
+    """The same by the first rule; none where that did not count what positions are counted from."""
+    config = model.config.to_dict()
+    return () if _positions(config) else (_of_tensors(b"softprompt in-memory 1\n", config, model, tokenizer),)
 
 
 def stamp_of_folder(folder: Path, *, code: bool = False) -> str:
@@ -237,6 +252,13 @@ def tokenizer_bytes(raw: Any) -> bytes:
     if isinstance(raw, dict):
         raw = {k: v for k, v in raw.items() if k not in ("padding", "truncation")}
     return json.dumps(raw, sort_keys=True, ensure_ascii=False).encode()
+
+
+def _positions(config: dict[str, Any]) -> dict[str, Any]:
+    """What positions are counted from, of a model that counts them from another id of padding than its kind usually has."""
+    padding = config.get("pad_token_id", _USUAL_PADDING)
+    counts = config.get("model_type") in _COUNT_FROM_PADDING and padding not in (None, _USUAL_PADDING)
+    return {"positions": padding} if counts else {}
 
 
 def _end_ids(folder: Path, config: dict[str, Any]) -> list[int]:

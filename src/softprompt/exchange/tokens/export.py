@@ -204,6 +204,8 @@ def _write(
     prompts = [one.prompt.vectors_PD for one in carried]
     scale, name = table_scale(base), target.name
     chat = chat_template(carried, joins)
+    biased = getattr(base.model.get_output_embeddings(), "bias", None) is not None
+    extend_model(base, prompts, vocabulary.rows)  # which proves that tokens do what the vectors did, for a file alone, too
     if source is not None:
         import torch
 
@@ -219,10 +221,8 @@ def _write(
 
             template = chat_template(carried, [""] * len(carried)) if apart else chat
             write_gguf(source, made / FILE, vectors, vocabulary.names, chat_template=template, advance=tell)
-    biased = getattr(base.model.get_output_embeddings(), "bias", None) is not None
     if not gguf_alone:
         with progress.stage("write", 1) as advance:
-            extend_model(base, prompts, vocabulary.rows)
             _save(base, tokenizer, chat, made, vocabulary)
             advance(1, name)
     (made / INFO).write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
