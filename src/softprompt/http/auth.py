@@ -48,11 +48,18 @@ class Caller:
     tenant: str
     key: Key | None = None
     """None where no key is needed."""
+    in_batch: bool = False
+    """Whether a batch asks, long after the caller."""
 
     @property
     def name(self) -> str:
-        """What limits are counted by."""
+        """What requests without a user are told apart by."""
         return "" if self.key is None else f"key-{self.key.id}"
+
+    @property
+    def account(self) -> str:
+        """What limits are counted by; batches have one of their own, so that they hold up no other request."""
+        return f"batches of {self.name or self.tenant}" if self.in_batch else self.name
 
     def allows(self, scope: str) -> bool:
         """Whether the caller may do what the scope stands for; without keys everybody may."""

@@ -149,6 +149,13 @@ class Keys:
         with self._scope.database.read() as connection:
             return _every(connection, self._scope.tenant)
 
+    def get(self, number: int) -> Key | None:
+        """A key of the tenant by its id, revoked or not."""
+        with self._scope.database.read(LOOK_S) as connection:
+            this = sa.and_(table.c.id == number, table.c.tenant == self._scope.tenant)
+            row = connection.execute(sa.select(table).where(this)).mappings().first()
+        return None if row is None else _key(row)
+
     def revoke(self, name_or_id: str) -> Key:
         """Revoke a live key by name, or any key of the tenant by id, at once and for good.
 
