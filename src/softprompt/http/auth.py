@@ -193,7 +193,7 @@ class Keyring:
             return cast(T, await asyncio.wait_for(asyncio.shield(asking), self._patience_s))
         except TimeoutError:
             self._forget(name, asking)  # the next one asks anew: it may be this connection alone
-            raise RegistryError(f"the registry did not answer within {self._patience_s:g} s") from None
+            raise RegistryError(f"the registry did not answer within {self._patience_s:g} s; try again") from None
 
     def _forget(self, name: bytes, asking: asyncio.Future[Any]) -> None:
         if self._asked.get(name) is asking:

@@ -254,8 +254,8 @@ def take(
     if said.user is not None and correct is not None:
         raise FieldError(
             f"correct: {said.task}~{said.user}@{said.version} answered, which is that user's own, and corrections are "
-            f"learnt by the prompt that all others share; to correct that one, give its version as `model` ({version.ref}); to "
-            f"correct the user's own, add the row to their history (`softprompt personalize {said.task}`)",
+            f"learnt by the prompt that all others share; to correct that one, give its version as `model` ({version.ref}); "
+            f"to correct the user's own, add the row to their history (`softprompt personalize {said.task}`)",
             "correct",
         )
     row = None if correct is None else _correction(Form.of_card(version.card), correct)
@@ -300,7 +300,7 @@ def _bind(library: Library, name: str | None, model: str | None, user: str | Non
         number = asked.number or found.number
         if number > found.number:
             raise NotFound(
-                f"user {found.user!r} has no version {number} of task {asked.task!r}, and the newest is {found.ref}"
+                f"user {found.user!r} has no version {number} of task {asked.task!r}, and the newest is {found.ref}; name that one"
             )
         return Said(asked.task, named, number, found.user), registry.resolve(asked.task)
     version = registry.resolve(str(asked))
