@@ -300,7 +300,7 @@ def _bind(library: Library, name: str | None, model: str | None, user: str | Non
         number = asked.number or found.number
         if number > found.number:
             raise NotFound(
-                f"user {found.user!r} has no version {number} of task {asked.task!r}, and the newest is {found.ref}; name that one"
+                f"user {found.user!r} has no version {number} of task {asked.task!r}; name the newest, {found.ref}"
             )
         return Said(asked.task, named, number, found.user), registry.resolve(asked.task)
     version = registry.resolve(str(asked))
