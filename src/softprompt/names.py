@@ -191,6 +191,22 @@ def parse_ref(text: str) -> Ref:
     return Ref(task, alias=check_alias(rest))
 
 
+def parse_own_ref(text: str) -> tuple[Ref, str | None]:
+    """Read what answers are called: as :func:`parse_ref` does, or `task~user@3` for a version and the user whose own it is.
+
+    Raises:
+        NameRefused: it is none of these.
+    """
+    task, mark, rest = text.partition("~")
+    if not mark:
+        return parse_ref(text), None
+    user, _, number = rest.rpartition("@")
+    ref = parse_ref(f"{task}@{number}")
+    if ref.number is None:
+        raise NameRefused(f"{_shown(text)} names no user's own version; write it as the answer did, 'task~user@3'")
+    return ref, check_user(user)
+
+
 def split_store_url(url: str) -> SplitResult:
     """The parts of the URL of a store; a plain path comes back with the scheme `file`.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from openai import AsyncOpenAI, InternalServerError
 
 from softprompt.deploy.scaling import Bounds
 from tests.deploy.replicas import STREAM, Here, Scripted, chunk, framed, fronted, says_who
@@ -132,6 +133,8 @@ def test_a_request_that_ends_all_replicas_is_given_up() -> None:
             reply = await ask(it.http)
             assert reply.status_code == 503
             assert reply.json()["error"]["code"] == "replica_lost"
+            assert reply.headers["retry-after"] == "1"
+            assert "x-should-retry" not in reply.headers
             assert sum(len(replica.asked) for replica in it.launcher.made) == 3
 
     asyncio.run(main())
@@ -146,6 +149,21 @@ def test_what_may_have_been_done_is_not_done_again(method: str, path: str) -> No
             reply = await it.http.request(method, path, content=b'{"model": "kind"}' if method == "POST" else None)
             assert reply.status_code == 503
             assert "perhaps it was done" in reply.json()["error"]["message"]
+            assert (reply.headers["retry-after"], reply.headers["x-should-retry"]) == ("1", "false")
+            assert sum(len(replica.asked) for replica in it.launcher.made) == 1
+
+    asyncio.run(main())
+
+
+def test_openais_client_makes_no_second_job_by_itself() -> None:
+    """It sends a request that met a 503 again, unless it is told not to."""
+
+    async def main() -> None:
+        async with fronted(Here(dies(99)), Bounds(least=2, most=2)) as it:
+            async with AsyncOpenAI(base_url=f"{it.url}/v1", api_key="none", max_retries=2) as client:
+                with pytest.raises(InternalServerError) as refused:
+                    await client.fine_tuning.jobs.create(model="kind", training_file="file-1")
+            assert refused.value.code == "replica_lost"
             assert sum(len(replica.asked) for replica in it.launcher.made) == 1
 
     asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -176,6 +177,51 @@ def test_a_registry_that_is_away_is_not_asked_for_each_request(registry: Registr
     clock.now += auth.AWAY_S
     for keyring in keyrings:
         assert "not known" in refused(keyring, "Bearer sp-1")
+
+
+def test_a_registry_that_never_answers_holds_up_nobody_for_long(registry: Registry, clock: Clock) -> None:
+    """Known keys are let in, others are refused, and what else runs in threads is not held up."""
+    registry.add("sp-1", "read")
+    keyring = ring(registry, clock, patience_s=0.05)
+    going = threading.Event()
+    authenticate, asked = registry.authenticate, []
+
+    def hangs(secret: str) -> Key:
+        asked.append(secret)
+        going.wait(20)
+        return authenticate(secret)
+
+    async def main() -> None:
+        await keyring.identify("Bearer sp-1")
+        registry.authenticate = hangs  # type: ignore[method-assign]
+        clock.now += auth.FRESH_S
+        both = await asyncio.gather(*(keyring.identify("Bearer sp-1") for _ in range(2)))
+        assert {caller.tenant for caller in both} == {"acme"}
+        assert (await keyring.identify("Bearer sp-1")).tenant == "acme"
+        assert asked == ["sp-1"]
+        for number in range(40):  # more than there are threads for all else
+            with pytest.raises(RegistryError, match=r"did not answer within 0\.05 s"):
+                await keyring.identify(f"Bearer other-{number}")
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), 10) == "free"
+        going.set()
+        clock.now += auth.AWAY_S
+        assert (await keyring.identify("Bearer sp-1")).tenant == "acme"
+        assert not keyring._asked
+
+    asyncio.run(main())
+
+
+def test_a_registry_that_never_says_whether_keys_are_needed_lets_nobody_in(registry: Registry, clock: Clock) -> None:
+    going = threading.Event()
+    registry.any_live = lambda: going.wait(20)  # type: ignore[method-assign]
+
+    async def main() -> None:
+        keyring = ring(registry, clock, patience_s=0.05)
+        with pytest.raises(RegistryError, match="did not answer"):
+            await keyring.identify(None)
+        going.set()
+
+    asyncio.run(main())
 
 
 def test_nobody_is_let_in_where_it_was_never_known_whether_keys_are_needed(registry: Registry, clock: Clock) -> None:

@@ -25,6 +25,7 @@ from softprompt.engines.protocol import Sampling
 from softprompt.errors import ConfigError, RegistryError
 from softprompt.evaluation.reference import Reference, Seen
 from softprompt.library.library import Library
+from softprompt.lifecycle import experiments
 from softprompt.lifecycle.drift.drift import keep_reference
 from softprompt.lifecycle.drift.watch import BUCKET, BUCKETS, MOST_QUEUED, QUIET_S, REREAD_S, Watcher
 from softprompt.lifecycle.drift.webhook import Webhook, sign
@@ -268,6 +269,34 @@ def test_every_route_is_watched_and_closing_stores_it(library: Library, base: Fr
     assert registry.reviews.of("kind") == []  # no text is kept unless it is asked for
     text = generate_latest(service.monitor.registry).decode()
     assert 'softprompt_window_rows{task="kind",tenant="default",version="1"} 4.0' in text
+
+
+def test_a_candidate_in_the_shadow_is_no_request(
+    library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers are compared, and neither counted, nor watched, nor kept for review."""
+    library.publish(some_prompt(base, "kind", seed=9, labels=LABELS, input="{text} =").to_bytes(), base=base.address)
+    library.publish(some_prompt(base, "tell", seed=9, metric="exact_match", max_new_tokens=4).to_bytes(), base=base.address)
+    for task in ("kind", "tell"):
+        experiments.start(library, task, control="1", candidate="2", shadow=True)
+    monkeypatch.setattr("softprompt.serving.shadow.AFTER_S", 0.0)
+
+    async def work(service: AsyncService) -> None:
+        await service.classify("default", "kind", ["red", "green stone"], user="ann")
+        await service.chat("default", "kind", [Message("user", "blue")], Sampling(max_tokens=3), user="ann")
+        await service.complete("default", "tell", "apple", Sampling(max_tokens=3), user="ann")
+        while service.shadow._running:
+            await asyncio.gather(*service.shadow._running)
+
+    service = asked(library, base, work, review_below=1.1)
+    registry = library.registry
+    assert [experiments.status(library, task)[0]["compared"] for task in ("kind", "tell")] == [3, 1]
+    assert [(one.text, one.version) for one in registry.reviews.of("kind")] == [("red", 1), ("green stone", 1), ("blue", 1)]
+    assert registry.windows.of(registry.resolve("kind@2")) == registry.windows.of(registry.resolve("tell@2")) == []
+    text = generate_latest(service.monitor.registry).decode()
+    assert 'softprompt_requests_total{kind="classify",task="kind",tenant="default"} 1.0' in text
+    assert 'softprompt_requests_total{kind="chat",task="kind",tenant="default"} 1.0' in text
+    assert 'softprompt_requests_total{kind="completion",task="tell",tenant="default"} 1.0' in text
 
 
 def test_rows_for_review_become_training_data(library: Library, base: FrozenBase, run: Run, tmp_path: Path) -> None:

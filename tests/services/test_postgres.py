@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,24 @@ def test_goes_away_and_comes_back() -> None:
         assert registry.resolve("trec6").number == 1
         assert publish(registry, seed=1).number == 2
         registry.close()
+
+
+def test_a_look_for_a_key_ends_where_another_holds_the_table(
+    postgres_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a server that has no bound of its own; what other reads take is not bound by it."""
+    monkeypatch.setattr("softprompt.registry.keys.LOOK_S", 0.2)
+    url = postgres_database()
+    with contextlib.closing(Registry.open(url)) as registry:
+        made = registry.keys.create("ci", ["read"])
+        with psycopg.connect(url) as other:
+            other.execute("LOCK TABLE keys IN ACCESS EXCLUSIVE MODE")
+            for question in (registry.keys.any_live, lambda: registry.keys.authenticate(made.secret)):
+                with pytest.raises(RegistryError, match="statement timeout; the server is slow, or another holds a lock"):
+                    question()
+        assert registry.keys.authenticate(made.secret) == made.key
+        with registry.database.read() as connection:
+            assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "0"
 
 
 def test_two_schemas_of_one_database_are_two_registries(postgres_database: Callable[[], str], tmp_path: Path) -> None:

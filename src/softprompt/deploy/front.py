@@ -59,6 +59,8 @@ def lost(*, repeatable: bool) -> ApiError:
         503,
         "the replica that worked on this request was lost, and perhaps it was done; look before you send it again",
         code="replica_lost",
+        retry_after=RETRY_SOON_S,
+        headers={"x-should-retry": "false"},  # or OpenAI's clients would send it again by themselves
     )
 
 

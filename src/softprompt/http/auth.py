@@ -7,8 +7,10 @@ import hashlib
 import ipaddress
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cachetools import LRUCache
 from fastapi import Depends, Request
@@ -21,11 +23,18 @@ if TYPE_CHECKING:
     from softprompt.registry.keys import Key
     from softprompt.registry.registry import Registry
 
+T = TypeVar("T")
+
 FRESH_S = 1.0
 """Seconds that an answer of the registry is believed; so long a revoked key may still be let in."""
 
 STALE_S = 300.0
 """Seconds that it is believed while the registry cannot be reached: then no key can be revoked either."""
+
+PATIENCE_S = 5.0
+"""Seconds that a request waits for the registry's answer, whatever holds it up; then it is away."""
+LOOKS = 4
+"""Questions to the registry at once: those that hang hold up nothing else."""
 
 AWAY_S = 5.0
 """Seconds after a failure in which the registry is not asked again for what it has answered before: each question may take
@@ -39,11 +48,18 @@ class Caller:
     tenant: str
     key: Key | None = None
     """None where no key is needed."""
+    in_batch: bool = False
+    """Whether a batch asks, long after the caller."""
 
     @property
     def name(self) -> str:
-        """What limits are counted by."""
+        """What requests without a user are told apart by."""
         return "" if self.key is None else f"key-{self.key.id}"
+
+    @property
+    def account(self) -> str:
+        """What limits are counted by; batches have one of their own, so that they hold up no other request."""
+        return f"batches of {self.name or self.tenant}" if self.in_batch else self.name
 
     def allows(self, scope: str) -> bool:
         """Whether the caller may do what the scope stands for; without keys everybody may."""
@@ -86,6 +102,7 @@ class Keyring:
         *,
         always: bool = False,
         most_remembered: int = 10_000,
+        patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`always` asks for a key also while there are none: for servers that others can reach. Answers are remembered for
@@ -93,8 +110,10 @@ class Keyring:
         self.registry = registry
         self._always = always
         self._clock = clock
+        self._patience_s = patience_s
+        self._pool = ThreadPoolExecutor(LOOKS, thread_name_prefix="keys")
         self._answers: LRUCache[bytes, _Answer] = LRUCache(most_remembered)
-        self._asked: dict[bytes, asyncio.Task[_Answer]] = {}
+        self._asked: dict[bytes, asyncio.Future[Any]] = {}
         self._needed = always
         self._needed_at: float | None = None
         self._failed_at: float | None = None
@@ -108,14 +127,15 @@ class Keyring:
         """
         if self._needed or (self._needed_at is not None and self._holds(self._needed_at)):
             return self._needed
+        at = self._clock()
         try:
-            self._needed = await asyncio.to_thread(self.registry.keys.any_live)
+            self._needed = await self._once(b"", self.registry.keys.any_live)
         except RegistryError:
             self._failed_at = self._clock()
             if self._needed_at is None or not self._holds(self._needed_at):
                 raise
         else:
-            self._needed_at = self._clock()
+            self._needed_at = at
         return self._needed
 
     async def identify(self, authorization: str | None) -> Caller:
@@ -143,12 +163,8 @@ class Keyring:
         known = self._answers.get(name)
         if known is not None and self._holds(known.at):
             return known
-        task = self._asked.get(name)
-        if task is None:
-            task = self._asked[name] = asyncio.create_task(self._look_up(secret))
-            task.add_done_callback(lambda _: self._asked.pop(name, None))
         try:
-            answer = await asyncio.shield(task)
+            answer: _Answer = await self._once(name, partial(self._look_up, secret))
         except RegistryError:
             self._failed_at = self._clock()
             if known is None or not self._holds(known.at):
@@ -163,10 +179,35 @@ class Keyring:
         away = self._failed_at is not None and now - self._failed_at < AWAY_S
         return now - at < FRESH_S or (away and now - at <= STALE_S)
 
-    async def _look_up(self, secret: str) -> _Answer:
+    async def _once(self, name: bytes, question: Callable[[], T]) -> T:
+        """The registry's answer to a question, asked once however many wait for it.
+
+        Raises:
+            RegistryError: it fails, or does not answer in time.
+        """
+        asking = self._asked.get(name)
+        if asking is None:
+            asking = self._asked[name] = asyncio.get_running_loop().run_in_executor(self._pool, question)
+            asking.add_done_callback(partial(self._heard, name))
+        try:
+            return cast(T, await asyncio.wait_for(asyncio.shield(asking), self._patience_s))
+        except TimeoutError:
+            self._forget(name, asking)  # the next one asks anew: it may be this connection alone
+            raise RegistryError(f"the registry did not answer within {self._patience_s:g} s; try again") from None
+
+    def _forget(self, name: bytes, asking: asyncio.Future[Any]) -> None:
+        if self._asked.get(name) is asking:
+            del self._asked[name]
+
+    def _heard(self, name: bytes, asking: asyncio.Future[Any]) -> None:
+        self._forget(name, asking)
+        if not asking.cancelled():
+            asking.exception()  # of which those that still wait are told
+
+    def _look_up(self, secret: str) -> _Answer:
         at = self._clock()
         try:
-            return _Answer(at, await asyncio.to_thread(self.registry.keys.authenticate, secret))
+            return _Answer(at, self.registry.keys.authenticate(secret))
         except Denied as error:
             return _Answer(at, None, str(error))
 

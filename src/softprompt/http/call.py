@@ -174,7 +174,7 @@ class Call:
     @contextmanager
     def _reserved(self, tokens: int) -> Iterator[None]:
         """Set tokens aside against the caller's rate, and give back in the end what was not settled."""
-        self._reservation = self.state.meter.reserve(self.caller.name, tokens)
+        self._reservation = self.state.meter.reserve(self.caller.account, tokens)
         try:
             yield
         finally:

@@ -124,7 +124,7 @@ class _Exchange:
         if path.startswith("/v1/") or path == "/v1":
             self.caller = await self.state.keyring.identify(self.headers.get("authorization"))
             self.scope["state"]["caller"] = self.caller
-            self.state.meter.admit(self.caller.name)
+            self.state.meter.admit(self.caller.account)
         if path in ("/v1/files", "/console/train"):
             self.most = self.state.limits.upload_bytes
         length = self.headers.get("content-length", "0")
@@ -175,7 +175,7 @@ class _Exchange:
             if self.unread and not self.body_over:
                 headers["connection"] = "close"
             if self.caller is not None:
-                for name, value in self.state.meter.account(self.caller.name).headers().items():
+                for name, value in self.state.meter.account(self.caller.account).headers().items():
                     headers[name] = value
         elif self.unread and not self.body_over and not message.get("more_body", False):
             await self._send({**message, "more_body": True})

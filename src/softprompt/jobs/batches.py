@@ -54,6 +54,8 @@ class Batch:
     error_file: str | None
     error: str | None
     request_metadata: Mapping[str, str] | None
+    key_id: int | None
+    """Of the key that made it; None where none was needed."""
     created_at: str
     in_progress_at: str | None
     cancelling_at: str | None
@@ -80,8 +82,10 @@ class Batches:
         self.files = Uploads(library)
         self._database = library.registry.database
 
-    def create(self, input_file: str, endpoint: str, metadata: Mapping[str, str] | None = None) -> tuple[Batch, list[Line]]:
-        """Check a file's requests and queue them.
+    def create(
+        self, input_file: str, endpoint: str, metadata: Mapping[str, str] | None = None, *, key_id: int | None = None
+    ) -> tuple[Batch, list[Line]]:
+        """Check a file's requests and queue them, to be answered as the key with an id may ask.
 
         Raises:
             FieldError: there is no such file, it is for something else, or a line is no request; nothing is queued.
@@ -99,6 +103,7 @@ class Batches:
             "total": len(lines),
             "request_metadata": None if metadata is None else json.dumps(metadata),
             "actor": self.library.registry.actor,
+            "key_id": key_id,
             "created_at": at,
         }
         with self._database.write() as connection:
@@ -186,8 +191,8 @@ class Batches:
             raise Ended
         return batch.status == CANCELLING
 
-    def finish(self, name: str, status: str, answers: Sequence[Mapping[str, Any]]) -> None:
-        """End a batch: answers in a file, those that are refusals in one of their own.
+    def finish(self, name: str, status: str, answers: Sequence[Mapping[str, Any]], error: str | None = None) -> None:
+        """End a batch: answers in a file, those that are refusals in one of their own; `error` is why no more came.
 
         Raises:
             Ended: it has ended, or is no more; nothing is kept.
@@ -195,6 +200,7 @@ class Batches:
         good = [answer for answer in answers if _went_well(answer)]
         bad = [answer for answer in answers if not _went_well(answer)]
         values: dict[str, Any] = {"status": status, "completed": len(good), "failed": len(bad), "finished_at": now()}
+        values |= {"error": error}
         files = [
             (field, f"{name}_{kind}.jsonl", "".join(json.dumps(answer) + "\n" for answer in some).encode())
             for field, kind, some in (("output_file", "output", good), ("error_file", "error", bad))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from softprompt.errors import ConfigError, DataError, FieldError, LibraryError, NotFound, PromotionRefused, SoftPromptError
 from softprompt.evaluation.statistics.sequential import Count, better, e_value, interval
-from softprompt.names import Ref, is_user, parse_ref
+from softprompt.names import Ref, is_user, parse_own_ref, parse_ref
 from softprompt.registry.queries import PRODUCTION
 from softprompt.registry.traffic.experiments import CANDIDATE, CONTROL, RUNNING, UNDECIDED, Experiment
 from softprompt.registry.traffic.feedback import Said
@@ -209,13 +209,19 @@ class Taken:
     """Of the request, by which it is known again."""
     task: str
     version: int
-    """What answered."""
+    user: str | None
+    """What answered, and whose own version that was; None for one that all share."""
     experiment: int | None
     arm: str | None
     new: bool
     """False where that request has been spoken of before."""
     counted: bool
     """Whether an experiment that runs counts the outcome."""
+
+    @property
+    def ref(self) -> str:
+        """What answered, as answers call it: `task@3`, or of a user's own `task~user@3`."""
+        return f"{self.task}{'' if self.user is None else f'~{self.user}'}@{self.version}"
 
 
 def take(
@@ -245,35 +251,60 @@ def take(
         RegistryError: the registry fails; nothing is kept.
     """
     said, version = _bind(library, name, model, user, key)
+    if said.user is not None and correct is not None:
+        raise FieldError(
+            f"correct: {said.task}~{said.user}@{said.version} answered, which is that user's own, and corrections are "
+            f"learnt by the prompt that all others share; to correct that one, give its version as `model` ({version.ref}); "
+            f"to correct the user's own, add the row to their history (`softprompt personalize {said.task}`)",
+            "correct",
+        )
     row = None if correct is None else _correction(Form.of_card(version.card), correct)
-    said = Said(said.task, said.name, version.number, said.experiment, said.arm, outcome, comment, row)
+    said = replace(said, outcome=outcome, comment=comment, correction=row)
     kept = library.registry.feedback.add(said)
     if kept.counted is not None:
         try:
             _settle(library, kept.counted)
         except SoftPromptError as error:  # the outcome is kept; the next one decides again
             _LOG.warning("experiment %d cannot be ended just now: %s", kept.counted.id, error)
-    return Taken(said.name, said.task, said.version, said.experiment, said.arm, kept.new, kept.counted is not None)
+    return Taken(
+        said.name, said.task, said.version, said.user, said.experiment, said.arm, kept.new, kept.counted is not None
+    )
 
 
 def _bind(library: Library, name: str | None, model: str | None, user: str | None, key: str | None) -> tuple[Said, Version]:
     """What an answer was: by its id, if that tells, else by what was asked for and by whom."""
     registry, made = library.registry, MadeId.read(name) if name is not None else None
-    asked = parse_ref(model) if model is not None else None
+    asked, own = (None, None) if model is None else parse_own_ref(model)
+    if own is not None and user not in (None, own):
+        raise FieldError(f"user is {user!r}, and the model {model!r} is that of {own!r}; leave one of them out", "user")
     if made is not None and made.experiment is not None:
         experiment = registry.experiments.get(made.experiment)
-        if experiment is None or not made.is_of(experiment) or asked not in (None, *_names(experiment, made.arm)):
+        if (
+            experiment is None
+            or own is not None
+            or not made.is_of(experiment)
+            or asked not in (None, *_names(experiment, made.arm))
+        ):
             raise FieldError(
                 f"id {name!r} is that of no answer of {model or 'this library'}; give it as the answer had it", "id"
             )
         version = registry.resolve(experiment.ref_of(made.arm), deleted=True)
-        return Said(experiment.task, made.core, version.number, experiment.id, made.arm), version
+        return Said(experiment.task, made.core, version.number, None, experiment.id, made.arm), version
     if asked is None:
         raise FieldError(
             f"id {name!r} does not say what answered; give `model` too, and `user` where the request had one", "model"
         )
+    named = made.core if made is not None else name or f"fb_{secrets.token_hex(12)}"
+    if own is not None or (asked == Ref(asked.task) and _has_own(library, asked.task, user)):
+        found = registry.personal.resolve(asked.task, own or user or "")
+        number = asked.number or found.number
+        if number > found.number:
+            raise NotFound(
+                f"user {found.user!r} has no version {number} of task {asked.task!r}; name the newest, {found.ref}"
+            )
+        return Said(asked.task, named, number, found.user), registry.resolve(asked.task)
     version = registry.resolve(str(asked))
-    said = Said(asked.task, made.core if made is not None else name or f"fb_{secrets.token_hex(12)}", version.number)
+    said = Said(asked.task, named, version.number)
     running = registry.experiments.latest(asked.task) if made is None else None  # an id of ours would tell
     teller = user if user is not None else key or name
     if running is None or running.state != RUNNING or teller is None or _has_own(library, asked.task, user):
@@ -290,7 +321,7 @@ def _bind(library: Library, name: str | None, model: str | None, user: str | Non
     if asked not in _names(running, arm):
         return said, version
     version = registry.resolve(running.ref_of(arm), deleted=True)
-    return Said(asked.task, said.name, version.number, running.id, arm), version
+    return Said(asked.task, said.name, version.number, None, running.id, arm), version
 
 
 def _names(experiment: Experiment, arm: str) -> tuple[Ref, Ref]:

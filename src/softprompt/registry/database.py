@@ -24,6 +24,8 @@ from softprompt.registry import tables
 from softprompt.registry.sqlite_file import BUSY_SECONDS, SqliteFile
 
 CONNECT_SECONDS = 10
+SILENT_SECONDS = 30
+"""After which a server of whose machine nothing comes any more is given up."""
 LOG_SECONDS = 3.0
 """How long a log that shall be emptied is waited for."""
 
@@ -74,14 +76,17 @@ class Database:
         return database
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A transaction that only reads; all its reads see one state.
+    def read(self, at_most_s: float | None = None) -> Iterator[Connection]:
+        """A transaction that only reads; all its reads see one state. With `at_most_s` a server gives up each statement
+        that takes longer, as behind a lock; in SQLite none waits for a lock.
 
         Raises:
             RegistryError: the database fails.
         """
         before = self.file.stamp() if self.file is not None and self.file.read_only else None
         with _translated(self.shown), self._reader.begin() as connection:
+            if at_most_s is not None and not self.sqlite:
+                connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(at_most_s * 1000))}")
             yield connection
         if before is not None and self.file is not None and not self.file.has_log() and before != self.file.stamp():
             raise RegistryError(f"the registry {self.shown} was written while it was read, by another; try again")
@@ -287,7 +292,9 @@ def _engine(url: URL, shown: str) -> Engine:
         event.listen(engine, "before_cursor_execute", _refuse_zeros)
         return engine
     try:
-        engine = sa.create_engine(url, connect_args={"connect_timeout": CONNECT_SECONDS}, pool_pre_ping=True)
+        waits = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": SILENT_SECONDS * 1000}
+        waits = {name: value for name, value in waits.items() if name not in url.query}
+        engine = sa.create_engine(url, connect_args=waits, pool_pre_ping=True)
         event.listen(engine, "before_cursor_execute", _refuse_zeros)
         return engine
     except (ModuleNotFoundError, NoSuchModuleError) as error:
@@ -368,6 +375,7 @@ _MENDS = (
     ("password authentication failed", "mend the user or password in the URL"),
     ("no password supplied", "put the password in the URL or in ~/.pgpass"),
     ("does not exist", "create it first, or mend the URL"),
+    ("statement timeout", "the server is slow, or another holds a lock; end that one (pg_stat_activity), or try again"),
     ("connection refused", "no server answers there; start PostgreSQL or mend the URL"),
     ("permission denied", "grant the user the right, or use another"),
 )

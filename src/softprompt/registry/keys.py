@@ -28,6 +28,9 @@ from softprompt.registry.tables import tenants
 SCOPES = ("read", "predict", "train", "admin")
 """What a key may be allowed: see the library, use prompts, make versions, everything."""
 
+LOOK_S = 4.0
+"""Seconds for which a server of PostgreSQL may look for a key: requests wait for it."""
+
 PREFIX = "sp-"
 """Begins every secret, so that scanners of leaked secrets can know one."""
 
@@ -146,6 +149,13 @@ class Keys:
         with self._scope.database.read() as connection:
             return _every(connection, self._scope.tenant)
 
+    def get(self, number: int) -> Key | None:
+        """A key of the tenant by its id, revoked or not."""
+        with self._scope.database.read(LOOK_S) as connection:
+            this = sa.and_(table.c.id == number, table.c.tenant == self._scope.tenant)
+            row = connection.execute(sa.select(table).where(this)).mappings().first()
+        return None if row is None else _key(row)
+
     def revoke(self, name_or_id: str) -> Key:
         """Revoke a live key by name, or any key of the tenant by id, at once and for good.
 
@@ -168,7 +178,7 @@ class Keys:
 
     def any_live(self) -> bool:
         """Whether any tenant has a key that is not revoked."""
-        with self._scope.database.read() as connection:
+        with self._scope.database.read(LOOK_S) as connection:
             return connection.execute(sa.select(table.c.id).where(~table.c.revoked).limit(1)).first() is not None
 
     def authenticate(self, secret: str) -> Key:
@@ -178,7 +188,7 @@ class Keys:
             Denied: there is none, or it is revoked.
         """
         hashed = _hash(secret)
-        with self._scope.database.read() as connection:
+        with self._scope.database.read(LOOK_S) as connection:
             row = connection.execute(sa.select(table).where(table.c.hash == hashed)).mappings().first()
         if row is None or not hmac.compare_digest(row["hash"], hashed):
             raise Denied("this API key is not known; ask for one (`softprompt keys create NAME`)")

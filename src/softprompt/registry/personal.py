@@ -123,7 +123,7 @@ class Personal:
         return made, replaced
 
     def erase(self, task: str, user: str, reason: str | None = None) -> Version:
-        """Take a user's prompt of a task away for good; its blob may be needed no more.
+        """Take a user's prompt of a task away for good, with what was said of its answers; its blob may be needed no more.
 
         Raises:
             NameRefused: the task or the user is no name.
@@ -138,6 +138,8 @@ class Personal:
             if row is None:
                 raise _not_there(connection, tenant, task, user)
             connection.execute(sa.delete(tables.personal).where(_p.task_id == task_id, _p.person == user))
+            own = tables.feedback.c
+            connection.execute(sa.delete(tables.feedback).where(own.task_id == task_id, own.person == user))
             before = {"user": user, "version": row.number, "digest": row.digest}
             self._scope.record(connection, "erase", task, before=before, reason=reason)
             return _version(task, row)

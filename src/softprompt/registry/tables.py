@@ -23,7 +23,7 @@ from sqlalchemy import (
     false,
 )
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
 """Every revision, oldest first. One file each under `migrations/versions`."""
 
 HEAD = REVISIONS[-1]
@@ -205,6 +205,7 @@ feedback = Table(  # what clients say of answers: how good they were, and what w
     Column("task_id", Sequence, ForeignKey("tasks.id"), nullable=False),
     Column("name", String(160), nullable=False),  # of the request; what is said of one twice counts once
     Column("number", Integer, nullable=False),  # the version that answered
+    Column("person", String(128)),  # the user whose own version that was; NULL where it was one for all
     Column("experiment_id", Sequence, ForeignKey("experiments.id")),
     Column("arm", String(16)),
     Column("outcome", Float),
@@ -362,6 +363,7 @@ batches = Table(  # files of requests that a server answers
     Column("error", Text),  # why all of it failed
     Column("request_metadata", Text),  # JSON
     Column("actor", String(128), nullable=False),
+    Column("key_id", Sequence),  # of the key that made it; NULL where none was needed
     Column("created_at", String(32), nullable=False),
     Column("in_progress_at", String(32)),
     Column("cancelling_at", String(32)),

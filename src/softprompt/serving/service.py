@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,15 @@ class AsyncService:
         auto = AutoRouter(self.residents, self._results.of, at_once=engine.max_waiting, threshold=threshold, fresh_s=fresh_s)
         self.targets, self.shadow = Targets(base, self.residents, auto), Shadow(library.registry)
         self.monitor.watch(engine.status, self.residents.status, base)
+        self._aside = Monitor()
+
+    @property
+    def _uncounted(self) -> AsyncService:
+        """This service for questions that no client asked, a candidate's in the shadow: no counter, observer or tracer hears
+        of them."""
+        other = copy(self)
+        other.monitor = self._aside
+        return other
 
     async def models(self, tenant: str) -> list[ModelRow]:
         """The base, and a tenant's tasks that have versions on it, by name."""
@@ -151,7 +161,8 @@ class AsyncService:
             opening = await self._results.echo(self.base, target.vectors, given, ids, sampling.logprobs) if echo else None
             stream = self._generate(target, ids, held, watch)
             stream.echo = opening
-            again = partial(self.complete, tenant, given=given, sampling=sampling, schema=schema, any_text=any_text)
+            told: dict[str, Any] = {"given": given, "sampling": sampling, "schema": schema, "any_text": any_text}
+            again = partial(self._uncounted.complete, tenant, **told)
             return self._follow(target, stream, sampling, lambda ref: again(model=ref))
 
     async def chat(
@@ -191,7 +202,7 @@ class AsyncService:
         """The same piece by piece."""
 
         def again(ref: str) -> Coroutine[Any, Any, Completion]:
-            return self.chat(tenant, ref, messages, sampling, own_bound=own_bound, schema=schema)
+            return self._uncounted.chat(tenant, ref, messages, sampling, own_bound=own_bound, schema=schema)
 
         async with self._watched(tenant, "chat") as watch:
             raw = await self._reader.raw_inputs([chat_input(messages)]) if model == AUTO else []
@@ -364,7 +375,7 @@ class AsyncService:
         if (share := target.share) is not None:
 
             async def again() -> Sequence[str]:
-                return [row.label for row in (await self.classify(tenant, share.candidate, inputs)).rows]
+                return [row.label for row in (await self._uncounted.classify(tenant, share.candidate, inputs)).rows]
 
             self.shadow.follow(share, labels, again)
 

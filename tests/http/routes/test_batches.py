@@ -15,6 +15,7 @@ from openai import OpenAI
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import NotFound
+from softprompt.http.limits import Limits
 from softprompt.http.routes import batches as batches_module
 from softprompt.http.routes.batches import batch_routes
 from softprompt.http.routes.files import file_routes
@@ -236,6 +237,49 @@ def test_a_file_for_training_is_no_batch_and_a_stream_is_refused(client: OpenAI)
     done = ended(client, client.batches.create(input_file_id=file, endpoint=ENDPOINT, completion_window="24h").id)
     assert "stream is not supported in a batch" in str(lines_of(client, done.error_file_id))
     assert done.output_file_id is None
+
+
+def test_a_batch_may_do_what_the_key_may_that_made_it(library: Library, base: FrozenBase, fast: None) -> None:
+    """It is told no names that the key may not see, and each key's batches have limits of their own."""
+    secret = library.registry.keys.create("asks", ["predict", "train"]).secret
+    limits = Limits(requests_per_minute=1000, tokens_per_minute=1000)
+    routers = [file_routes(library), batch_routes(library)]
+    with (
+        serving(library, base, limits=limits, routers=routers, clock=lambda: 0.0) as found,
+        found.client(secret) as client,
+    ):
+        file = upload(client, requests([{"model": "tel", "prompt": "red"}, {"model": "tell", "prompt": "red"}]))
+        done = ended(client, client.batches.create(input_file_id=file, endpoint=ENDPOINT, completion_window="24h").id)
+        with pytest.raises(openai.NotFoundError) as alone:
+            client.completions.create(model="tel", prompt="red")
+        (refused,) = lines_of(client, done.error_file_id)
+        assert refused["response"]["body"]["error"] == alone.value.body
+        assert "'tell'" not in str(refused)
+        assert len(lines_of(client, done.output_file_id)) == 1
+        meter, number = found.state.meter, library.registry.keys.list()[0].id
+        assert set(meter._accounts) >= {f"key-{number}", f"batches of key-{number}"}
+        assert "" not in meter._accounts
+        spent = meter.account(f"batches of key-{number}")
+        assert spent.requests is not None
+        assert spent.requests.left == 998
+
+
+def test_a_batch_ends_with_its_key(library: Library, base: FrozenBase, fast: None) -> None:
+    keys = library.registry.keys
+    secret, other = (keys.create(name, ["predict", "train", "read"]).secret for name in ("goes", "stays"))
+    slow = FakeEngine(context=base.context, step_s=0.05)
+    routers = [file_routes(library), batch_routes(library)]
+    with serving(library, base, engine=slow, routers=routers) as found, found.client(secret) as client:
+        file = upload(client, requests([{"model": "tell", "prompt": f"red {n}"} for n in range(200)]))
+        name = client.batches.create(input_file_id=file, endpoint=ENDPOINT, completion_window="24h").id
+        eventually(lambda: Batches(library).get(name).completed > 0)
+        keys.revoke("goes")
+        with found.client(other) as client:
+            done = ended(client, name)
+            assert (done.status, done.request_counts.completed > 0) == ("failed", True)
+            assert "is revoked" in done.errors.data[0].message
+            assert len(lines_of(client, done.output_file_id)) == done.request_counts.completed < 200
+        eventually(lambda: slow.live_jobs() == 0)
 
 
 def test_answers_of_nobody_go(library: Library) -> None:

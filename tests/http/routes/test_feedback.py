@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from openai import OpenAI
 
 from softprompt.bases.base import FrozenBase
@@ -15,6 +16,7 @@ from softprompt.engines.protocol import ScoreJob
 from softprompt.library import personal
 from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
+from softprompt.registry import tables
 from softprompt.registry.traffic.experiments import CANDIDATE, Experiment
 from softprompt.serving.routing.split import arm_of
 from tests.http_server import LABELS, Running, fill, serving
@@ -263,6 +265,41 @@ def test_a_candidate_that_is_slow_in_the_shadow_delays_nobody(running: Running, 
     chat(client)
     assert time.monotonic() - began < 0.5
     compared(running, 2)
+
+
+def test_what_is_said_of_a_users_own_version_is_that_users(running: Running, client: OpenAI) -> None:
+    """By the name that the answer had, or by task and user; and no correction of it is learnt by what all others share."""
+    files = [("ann", some_prompt(running.base, "kind", seed=8, rows=3, labels=LABELS).to_bytes())]
+    personal.publish(running.library, "kind", files, base=running.base.address)
+    time.sleep(FRESH_S)
+    answer = chat(client, user="ann")
+    assert answer.model == "kind~ann@1"
+    for said in ({"model": answer.model}, {"model": "kind", "user": "ann"}, {"model": answer.model, "user": "ann"}):
+        kept = post(running, said | {"id": f"id-{len(said)}-{said['model']}", "outcome": False}).json()
+        assert (kept["model"], kept["experiment"], kept["recorded"]) == ("kind~ann@1", None, True)
+        refused = post(running, said | {"outcome": False, "correct": {"input": "red", "answer": "no"}})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "correct")
+        assert "kind~ann@1 answered, which is that user's own" in refused.json()["error"]["message"]
+        assert "kind@1" in refused.json()["error"]["message"]
+    assert running.library.registry.feedback.corrections("kind") == []
+    shared = {"model": "kind@1", "user": "ann", "correct": {"input": "red", "answer": "no"}}
+    assert post(running, shared).json()["model"] == "kind@1"
+    wrong = {"kind~ann@2": 404, "kind~bob@1": 404, "kind~ann": 400, "kind~ann@production": 400, "~ann@1": 400}
+    for model, status in wrong.items():
+        assert post(running, {"model": model, "outcome": True}).status_code == status
+    mixed = post(running, {"model": "kind~ann@1", "user": "bob", "outcome": True})
+    assert (mixed.status_code, mixed.json()["error"]["param"]) == (400, "user")
+
+    def kept_of() -> list[str | None]:
+        with running.library.registry.database.read() as connection:
+            return list(connection.execute(sa.select(tables.feedback.c.person)).scalars())
+
+    assert sorted(map(str, kept_of())) == ["None", "ann", "ann", "ann"]
+    personal.erase(running.library, "kind", "ann")
+    assert kept_of() == [None]
+    secret = running.library.registry.keys.create("bobs", ["predict"], ["bob"]).secret
+    time.sleep(1.1)
+    assert post(running, {"model": "kind~ann@1", "outcome": True}, key=secret).status_code == 403
 
 
 def test_a_comment_that_no_registry_keeps_is_the_clients_fault(running: Running, client: OpenAI) -> None:

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from pydantic import BaseModel, Field, StrictStr, ValidationError
 from starlette.responses import Response
 
-from softprompt.errors import LibraryError, RegistryError, SoftPromptError
+from softprompt.errors import Denied, LibraryError, RegistryError, SoftPromptError
 from softprompt.http.auth import Caller, need
 from softprompt.http.body import StrictRoute
 from softprompt.http.errors import ApiError, for_clients, invalid, refusal
@@ -34,6 +34,7 @@ from softprompt.http.routes.files import (
     training_answer,
 )
 from softprompt.http.schemas import Body, ModelBody, Unsupported, refuse_unsupported
+from softprompt.http.state import state_of
 from softprompt.jobs.batches import (
     CANCELLED,
     COMPLETED,
@@ -159,7 +160,8 @@ def batch_routes(library: Library) -> APIRouter:
             for line in batches.read(body.input_file_id, body.endpoint):
                 user = line.body.get("user")
                 caller.require_user(user if isinstance(user, str) else None)
-            batch, _ = batches.create(body.input_file_id, body.endpoint, body.metadata)
+            key_id = None if caller.key is None else caller.key.id
+            batch, _ = batches.create(body.input_file_id, body.endpoint, body.metadata, key_id=key_id)
         return training_answer(_shown(batch))
 
     @router.get("/v1/batches", summary="List batches", response_model=BatchList)
@@ -262,9 +264,13 @@ class Runner:
         answers = await asyncio.to_thread(Answers, self._library, batch.name)
         try:
             done = {row["custom_id"] for row in answers.rows}
-            cancelled = await self._go_on(batches, batch, [line for line in lines if line.custom_id not in done], answers)
-            status = CANCELLED if cancelled else COMPLETED
-            await asyncio.to_thread(batches.finish, batch.name, status, in_order(answers.rows, lines))
+            why = None
+            try:
+                left = [line for line in lines if line.custom_id not in done]
+                status = CANCELLED if await self._go_on(batches, batch, left, answers) else COMPLETED
+            except Denied as refused:
+                status, why = FAILED, str(refused)
+            await asyncio.to_thread(batches.finish, batch.name, status, in_order(answers.rows, lines), why)
             await asyncio.to_thread(answers.delete)
         except Ended:
             await asyncio.to_thread(answers.delete)
@@ -272,15 +278,19 @@ class Runner:
             answers.close()
 
     async def _go_on(self, batches: Batches, batch: Batch, lines: Sequence[Line], answers: Answers) -> bool:
-        """Answer what is left; whether it was cancelled meanwhile."""
+        """Answer what is left; whether it was cancelled meanwhile.
+
+        Raises:
+            Denied: whoever made it may ask no more.
+        """
         waiting, running = iter(lines), set[asyncio.Task[dict[str, Any]]]()
-        caller = Caller(batch.tenant)
         told = -math.inf
         try:
             while True:
                 if time.monotonic() - told >= LOOK_S:
                     if await asyncio.to_thread(batches.tell, batch.name, answers):
                         return True
+                    caller = await asyncio.to_thread(self._caller, batch)
                     told = time.monotonic()
                 while len(running) < AT_ONCE and (line := next(waiting, None)) is not None:
                     running.add(asyncio.create_task(self._one(batch.endpoint, line, caller)))
@@ -293,6 +303,17 @@ class Runner:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+    def _caller(self, batch: Batch) -> Caller:
+        """Who asks: the key that made the batch, as it stands now. Raises `Denied` where it is revoked."""
+        if batch.key_id is None:
+            return Caller(batch.tenant, in_batch=True)
+        key = self._library.registry.for_tenant(batch.tenant).keys.get(batch.key_id)
+        if key is None or key.revoked:
+            raise Denied(
+                "the key that made the batch is revoked; what was answered by then is kept, make another for the rest"
+            )
+        return Caller(batch.tenant, key, in_batch=True)
 
     async def _one(self, endpoint: str, line: Line, caller: Caller) -> dict[str, Any]:
         """The answer to one request, or its refusal, as a line of the output."""
@@ -318,11 +339,13 @@ class Runner:
         async def stays() -> Any:
             await asyncio.Event().wait()
 
+        request = Request(scope, stays)
         try:
             if line.body.get("stream"):
                 raise ApiError(400, "stream is not supported in a batch; leave it out", param="stream")
             body = kind.model_validate(line.body)
-            response = await route(Request(scope, stays), body)
+            state_of(request).meter.admit(caller.account)
+            response = await route(request, body)
         except ValidationError as error:
             response = invalid(error.errors()).response()
         except Exception as error:

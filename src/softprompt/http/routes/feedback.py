@@ -14,6 +14,7 @@ from softprompt.http.body import StrictRoute, respond
 from softprompt.http.schemas import Body, Input, Model, or_hint, refused
 from softprompt.http.state import state_of
 from softprompt.lifecycle.experiments import take
+from softprompt.names import parse_own_ref
 
 router = APIRouter(route_class=StrictRoute, tags=["feedback"])
 
@@ -62,7 +63,7 @@ class FeedbackAnswer(BaseModel):
 
     id: str = Field(description="By which it is known again.")
     object: Literal["feedback"] = "feedback"
-    model: str = Field(description="What had answered: `task@3`.")
+    model: str = Field(description="What had answered: `task@3`, or of a user's own `task~user@3`.")
     experiment: int | None = Field(description="Of which the answer was part.")
     arm: str | None = Field(description="`control` or `candidate`.")
     recorded: bool = Field(description="False where that answer has been spoken of before: then that stays.")
@@ -74,12 +75,15 @@ async def feedback(request: Request, body: FeedbackRequest) -> Response:
     """Say how good an answer was, or what would have been right; any server of the library may be told."""
     caller = caller_of(request)
     library = state_of(request).service.residents.tenant_library(caller.tenant)
+    user = caller.require_user(body.user)
+    if body.model is not None:
+        caller.require_user(parse_own_ref(body.model)[1])
     taken = await asyncio.to_thread(
         take,
         library,
         name=body.id,
         model=body.model,
-        user=caller.require_user(body.user),
+        user=user,
         key=caller.name or None,
         outcome=None if body.outcome is None else float(body.outcome),
         comment=body.comment,
@@ -88,7 +92,7 @@ async def feedback(request: Request, body: FeedbackRequest) -> Response:
     return respond(
         FeedbackAnswer(
             id=taken.name,
-            model=f"{taken.task}@{taken.version}",
+            model=taken.ref,
             experiment=taken.experiment,
             arm=taken.arm,
             recorded=taken.new,

@@ -28,6 +28,8 @@ class Said:
     """Of the request."""
     version: int
     """What answered."""
+    user: str | None = None
+    """Whose own version that was; None for one that all share."""
     experiment: int | None = None
     arm: str | None = None
     outcome: float | None = None
@@ -81,9 +83,9 @@ class Feedback:
     def _insert(self, connection: Connection, task_id: int, said: Said) -> bool:
         corrected = None if said.correction is None else json.dumps(said.correction, ensure_ascii=False)
         return queries.add_missing(
-            connection, tables.feedback, task_id=task_id, name=said.name, number=said.version, experiment_id=said.experiment,
-            arm=said.arm, outcome=said.outcome, comment=said.comment, correction=corrected, actor=self._scope.actor,
-            created_at=now(),
+            connection, tables.feedback, task_id=task_id, name=said.name, number=said.version, person=said.user,
+            experiment_id=said.experiment, arm=said.arm, outcome=said.outcome, comment=said.comment, correction=corrected,
+            actor=self._scope.actor, created_at=now(),
         )  # fmt: skip
 
     def add_corrections(self, task: str, version: int, rows: Mapping[str, Mapping[str, Any]]) -> None:
