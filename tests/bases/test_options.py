@@ -6,6 +6,7 @@ import ast
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from softprompt.bases.options import COMMAND_OPTIONS, BaseOptions
 from softprompt.cli.app import app
 from softprompt.errors import BaseModelError
 from softprompt.library.library import Library
+from softprompt.progress import Advance, Silent
 from softprompt.tasks.config.config import TaskConfig
 from softprompt.training.train import train
 from tests.commands import Run
@@ -242,3 +244,22 @@ def test_messages_name_options_and_keys_that_exist() -> None:
     keys = {key for message in messages for key in re.findall(r"`([a-z_]+):", message)}
     assert "trust_remote_code" in keys
     assert keys <= set(TaskConfig.model_fields)
+
+
+def test_what_is_told_to_be_loading_is_what_is_loaded(base_folder: Path) -> None:
+    base = make_base("llama")
+
+    class Stages(Silent):
+        def __init__(self) -> None:
+            super().__init__()
+            self.said: list[tuple[str, str]] = []
+
+        @contextmanager
+        def stage(self, name: str, total: int) -> Iterator[Advance]:
+            yield lambda _, text: self.said.append((name, text))
+
+    stages = Stages()
+    assert base_of(base, BaseOptions(source="builtin/tiny"), stages) is base
+    assert stages.said == []  # nothing is loaded
+    base_of(str(base_folder), BaseOptions(source="builtin/tiny"), stages)
+    assert set(stages.said) == {("load", str(base_folder))}

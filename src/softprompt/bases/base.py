@@ -35,6 +35,7 @@ from softprompt.bases.quantization import check_quantization, nf4_options, quant
 from softprompt.bases.reading import check_finite, loadable, read_model
 from softprompt.bases.spelling import Spelling
 from softprompt.errors import BaseModelError, ContextError
+from softprompt.progress import Progress, Silent, loading
 from softprompt.text import Parts, plural, with_mask
 
 
@@ -354,10 +355,14 @@ BaseLike = FrozenBase | BaseOptions | str | None
 """A loaded base, options or a source to load one by, or None: what a task or a version names."""
 
 
-def base_of(base: BaseLike, named: BaseOptions) -> FrozenBase:
-    """A base that is loaded already; else the one that is asked for, where nothing is said as `named`.
+def base_of(base: BaseLike, named: BaseOptions, progress: Progress | None = None) -> FrozenBase:
+    """A base that is loaded already; else the one that is asked for, where nothing is said as `named`, and told as it loads.
 
     Raises:
         BaseModelError: it cannot be loaded.
     """
-    return base if isinstance(base, FrozenBase) else FrozenBase.load(BaseOptions.of(base).over(named))
+    if isinstance(base, FrozenBase):
+        return base
+    options = BaseOptions.of(base).over(named)
+    with loading(progress or Silent(), options.shown):
+        return FrozenBase.load(options)

@@ -26,7 +26,7 @@ from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.model.architecture import architecture_of
 from softprompt.model.meter import Meter
 from softprompt.model.splice import with_front
-from softprompt.progress import Progress, Silent, loading
+from softprompt.progress import Progress, Silent
 from softprompt.tasks.answers.kinds import SET
 from softprompt.tasks.answers.schema import grammar_of
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
@@ -107,8 +107,7 @@ def compare_task(
     """The rows of :func:`compare`, each as soon as it is known."""
     if budget.max_steps is not None:
         task = task.variant(max_steps=budget.max_steps)
-    with loading(progress, (options := one_base([task])).shown):
-        frozen = base_of(base, options)
+    frozen = base_of(base, one_base([task]), progress)
     named = check_all(methods, task, frozen, progress)
     task = ranged(task)
     rows, values = list[dict[str, Any]](), dict[str, tuple[float, ...]]()

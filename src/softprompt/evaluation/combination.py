@@ -16,7 +16,7 @@ from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.library import library_or_current
 from softprompt.model.architecture import architecture_of
 from softprompt.names import check_new_task, check_tags
-from softprompt.progress import Progress, Silent, loading
+from softprompt.progress import Progress, Silent
 from softprompt.prompts.card import Card
 from softprompt.prompts.combine import Operation, check_different, check_operation, combine_vectors, mean_of, shares
 from softprompt.prompts.prompt import Classifier, SoftPrompt
@@ -273,8 +273,7 @@ def _judged(
         progress.warn(remark)
     case = Case(versions[0], task or read.task, read.source, read.given)
     options = case.named if isinstance(base, FrozenBase) else case.options(BaseOptions.of(base))
-    with loading(progress, options.shown):
-        loaded = base_of(base, options)
+    loaded = base_of(base, options, progress)
     form = Form.of_card(made.card)
     case.task.form = form
     trials = []

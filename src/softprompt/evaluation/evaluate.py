@@ -15,7 +15,7 @@ from softprompt.evaluation.trials import Answer, Report, Trial, answer, report_o
 from softprompt.library.library import library_or_current
 from softprompt.library.passages import Passages, Sources
 from softprompt.model.architecture import architecture_of
-from softprompt.progress import Progress, Silent, loading
+from softprompt.progress import Progress, Silent
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Record
 from softprompt.tasks.answers.kinds import OF_NUMBERS
@@ -120,8 +120,7 @@ def judge_cases(
         groups.setdefault(options, []).append(place)
     evaluations: dict[int, Evaluation] = {}
     for options, places in groups.items():
-        with loading(progress, options.shown):
-            loaded = base_of(base, options)
+        loaded = base_of(base, options, progress)
         trials, group = [], [cases[place] for place in places]
         for case in group:
             prompt = SoftPrompt.from_bytes(library.read(case.version), digest=case.version.digest)

@@ -8,7 +8,7 @@ from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.library.binding import options_for
 from softprompt.lifecycle.remake import named_base
-from softprompt.progress import Progress, loading
+from softprompt.progress import Progress
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Version
 
@@ -26,8 +26,7 @@ def load_base(library: Library, version: Version, base: BaseLike, progress: Prog
     if isinstance(base, FrozenBase):
         return base
     options = options_for(version, BaseOptions.of(base), named_base(library, version))
-    with loading(progress, options.shown):
-        return base_of(options, options)
+    return base_of(options, options, progress)
 
 
 def load_pair(library: Library, version: Version, base: BaseLike, progress: Progress) -> tuple[FrozenBase, SoftPrompt]:

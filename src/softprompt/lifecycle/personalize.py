@@ -21,7 +21,7 @@ from softprompt.library.library import library_or_current
 from softprompt.library.passages import Passages
 from softprompt.lifecycle.histories import History, read_histories, read_source
 from softprompt.model.architecture import Architecture, architecture_of
-from softprompt.progress import Advance, Progress, Silent, loading
+from softprompt.progress import Advance, Progress, Silent
 from softprompt.prompts.card import REFERENCE
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Record, Version
@@ -131,8 +131,7 @@ def personalize(
         prompt = SoftPrompt.from_bytes(opened.read(start), digest=start.digest)
         prompt.check_single("no personal version can start from")
         options = BaseOptions() if isinstance(base, FrozenBase) else options_for(shared, BaseOptions.of(base))
-        with loading(shown, options.shown):
-            architecture = architecture_of(base_of(base, options))
+        architecture = architecture_of(base_of(base, options, shown))
         prompt.check_base(architecture.base)
         found: list[Personalized] = []
         names = iter(sources.items())

@@ -21,7 +21,7 @@ from softprompt.lifecycle.gate import card_on, keep_in_place, promote_if_as_good
 from softprompt.lifecycle.move import Move, Upgraded
 from softprompt.lifecycle.remake import OF_THE_BASE, named_base, remake
 from softprompt.model.architecture import Architecture, architecture_of
-from softprompt.progress import Progress, Silent, loading
+from softprompt.progress import Progress, Silent
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Version
 from softprompt.rows.sources import digest_rows
@@ -89,8 +89,7 @@ def upgrade(
                 f"there is a task file of {others[0]!r}, which is not upgraded; name it too, or leave the file out"
             )
         options = BaseOptions()
-        with loading(shown, BaseOptions.of(to).shown if not isinstance(to, FrozenBase) else to.shown):
-            architecture = architecture_of(base_of(to, options))
+        architecture = architecture_of(base_of(to, options, shown))
         base = architecture.base
         moves = [move for old in olds if (move := _move(opened, old, base, named is not None)) is not None]
         open_moves = [move for move in moves if move.new is None and not move.failed]
@@ -170,8 +169,7 @@ def _carry(library: Library, moves: Sequence[Move], base: FrozenBase, progress: 
             move.remarks.append(f"nothing is carried over: {error}")
     for options, own in groups.items():
         try:
-            with loading(progress, options.shown):
-                old_base = FrozenBase.load(options)
+            old_base = base_of(None, options, progress)
         except SoftPromptError as error:
             for move in own:
                 move.remarks.append(f"nothing is carried over: {error}")

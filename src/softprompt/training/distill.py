@@ -22,7 +22,7 @@ from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.lines import Ids
 from softprompt.model.splice import no_prompt, split_head, with_front
-from softprompt.progress import Progress, Silent, loading
+from softprompt.progress import Progress, Silent
 from softprompt.tasks.config.instruction import read_instruction
 from softprompt.tasks.load import TaskLike, load_tasks
 from softprompt.tasks.task import Task
@@ -110,8 +110,7 @@ def distill(
     """
     (given,) = load_tasks(task)
     own, shown = instructed(given, instruction), progress or Silent()
-    with loading(shown, (options := own.base_options).shown):
-        frozen = base_of(base, options)
+    frozen = base_of(base, own.base_options, shown)
     (tuned,) = train(own, base=frozen, library=library, publish=publish, progress=shown, stop=stop)
     with shown.stage("measure", 1) as advance:
         found = measure(architecture_of(frozen), own, tuned)

@@ -16,7 +16,7 @@ from softprompt.evaluation.baselines import baseline_trials
 from softprompt.evaluation.trials import judge, result_of
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.meter import Meter
-from softprompt.progress import Advance, Progress, Silent, loading
+from softprompt.progress import Advance, Progress, Silent
 from softprompt.tasks.load import TaskLike, load_tasks, one_base
 from softprompt.tasks.task import Examples, Task
 from softprompt.training.events import Advanced
@@ -75,8 +75,7 @@ def plan_tasks(tasks: Sequence[Task], base: BaseLike, library: Library | None, p
     """The rows of :func:`plan`; without a library there are no prompts to start from."""
     if (processes := processes_started()) > 1:
         raise ConfigError(f"a plan is made in one process, and {processes} were started; start it without the launcher")
-    with loading(progress, (options := one_base(tasks)).shown):
-        architecture = architecture_of(base_of(base, options))
+    architecture = architecture_of(base_of(base, one_base(tasks), progress))
     prepared = list[tuple[Run, Examples, float]]()
     preparer = Preparer(architecture.base, architecture, progress.warn, most=JUDGED)
     for task in tasks:

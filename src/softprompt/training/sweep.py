@@ -18,7 +18,7 @@ from softprompt.bases.base import BaseLike, base_of
 from softprompt.errors import ConfigError, TrainingError, TrainingStopped
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
-from softprompt.progress import Progress, Silent, loading
+from softprompt.progress import Progress, Silent
 from softprompt.prompts.card import goodness
 from softprompt.rows.sources import digest_rows
 from softprompt.rows.values import short
@@ -141,8 +141,7 @@ def _sweep(
 ) -> Swept:
     tasks = [load_tasks(original.variant(**changes))[0] for changes in grid]
     _check_comparable(tasks)
-    with loading(progress, (options := one_base(tasks)).shown):
-        architecture = architecture_of(base_of(base, options))
+    architecture = architecture_of(base_of(base, one_base(tasks), progress))
     session = Session(architecture, library=library, salt=salt_of(rungs), stop=stop)
     candidates = [session.add(candidate, publishes=False) for candidate in tasks]
     halving = Halving(session, candidates, rungs)

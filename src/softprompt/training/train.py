@@ -12,7 +12,7 @@ from softprompt.bases.base import BaseLike, base_of
 from softprompt.errors import ConfigError, TrainingError, TrainingStopped
 from softprompt.evaluation.combination import combine
 from softprompt.model.architecture import architecture_of
-from softprompt.progress import Mute, Progress, Silent, loading
+from softprompt.progress import Mute, Progress, Silent
 from softprompt.prompts.combine import Operation
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.gate import rival
@@ -72,8 +72,7 @@ def train(
     loaded = load_tasks(tasks)
     shown = (progress or Silent()) if group.leads else Mute()
     with library_for(library, publish) as kept:
-        with loading(shown, (options := one_base(loaded)).shown):
-            architecture = architecture_of(base_of(base, options))
+        architecture = architecture_of(base_of(base, one_base(loaded), shown))
         session = Session(architecture, library=kept, group=group, stop=stop)
         members: list[tuple[Task, list[Member]]] = []
         for task in loaded:

@@ -24,7 +24,7 @@ from softprompt.evaluation.trials import Report, Trial, judge, result_of
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
 from softprompt.model.architecture import architecture_of
-from softprompt.progress import Progress, Silent, loading
+from softprompt.progress import Progress, Silent
 from softprompt.prompts.card import goodness
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Record
@@ -105,8 +105,7 @@ def inspect(
             )
         cases = find_cases([version.ref], opened, data) if data is not None else []
         options = options_for(version, BaseOptions.of(base) if not isinstance(base, FrozenBase) else BaseOptions())
-        with loading(shown, options.shown):
-            loaded = base_of(base if isinstance(base, FrozenBase) else options, options)
+        loaded = base_of(base if isinstance(base, FrozenBase) else options, options, shown)
         prompt.check_base(loaded)
         count = len(prompt.vectors_PD)
         judged: Sequence[_Judged] = [_Judged()] * count

@@ -21,7 +21,7 @@ from softprompt.evaluation.trials import Answer, Trial, placed_prompts, result_o
 from softprompt.library.library import library_or_current
 from softprompt.library.passages import Passages, Sources
 from softprompt.model.architecture import architecture_of
-from softprompt.progress import Progress, Silent, loading
+from softprompt.progress import Progress, Silent
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Outcome
 from softprompt.tasks.load import TaskLike, load_tasks
@@ -93,8 +93,7 @@ def run_looks(library: Library, looks: Sequence[Look], base: BaseLike, progress:
         groups.setdefault(options, []).append(place)
     found: dict[int, Outcome] = {}
     for options, places in groups.items():
-        with loading(progress, options.shown):
-            loaded = base_of(base, options)
+        loaded = base_of(base, options, progress)
         engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
         for place in places:
             found[place] = library.registry.outcomes.put(run_look(library, looks[place], engine, progress))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softprompt.bases.base import FrozenBase
+from softprompt.bases.base import FrozenBase, base_of
 from softprompt.bases.devices import stored_dtype
 from softprompt.bases.files.locate import locate
 from softprompt.bases.folder import check_folder
@@ -35,7 +35,7 @@ from softprompt.exchange.tokens.vocabulary import (
 )
 from softprompt.exchange.tokens.wording import INFO, chat_template, described, worded
 from softprompt.library.binding import options_for
-from softprompt.progress import Progress, Silent, loading
+from softprompt.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from softprompt.library.library import Library
@@ -103,8 +103,7 @@ def export_tokens(
             raise BaseModelError(f"{options.shown!r} {why}; use --format tokens, and serve the folder")
         progress.warn(f"{options.shown!r} {why}; the folder alone is written")
         is_file = False
-    with loading(progress, options.shown):
-        loaded = FrozenBase.load(options)
+    loaded = base_of(None, options, progress)
     for one in carried:
         one.prompt.check_base(loaded)
     vocabulary = vocabulary_of(loaded, carried)

@@ -19,7 +19,7 @@ from softprompt.evaluation.trials import result_of
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.model.label_scores import Labels
 from softprompt.model.splice import no_prompt, stack_prompts
-from softprompt.progress import Progress, loading
+from softprompt.progress import Progress
 from softprompt.prompts.initialize import sample_vocabulary
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.task import Examples, Task
@@ -48,8 +48,7 @@ def probe(
         BaseModelError: the base cannot be loaded.
         DataError: a row is wrong, or labels are the same tokens.
     """
-    with loading(progress, options.shown):
-        base = base_of(None, options)
+    base = base_of(None, options, progress)
     prompt = None
     if library is not None and version is not None:
         if version.fingerprint not in base.fingerprints:
