@@ -13,7 +13,7 @@ from softprompt.errors import PromotionRefused
 from softprompt.evaluation.reference import Reference
 from softprompt.evaluation.suites.run import run_suites
 from softprompt.library.library import Library
-from softprompt.lifecycle import experiments
+from softprompt.lifecycle import experiments, feedback
 from softprompt.lifecycle.drift.drift import answer_rows
 from softprompt.progress import Silent
 from softprompt.registry.records import now
@@ -93,9 +93,7 @@ def _compare(library: Library) -> None:
     experiments.start(library, "remarks", control="2", candidate="1", weight=0.3)
     for at in range(60):
         arm = "remarks@1" if at % 3 == 0 else "remarks@2"
-        experiments.take(
-            library, model="remarks", user=f"user-{at}", outcome=float(at % (3 if arm.endswith("1") else 7) != 0)
-        )
+        feedback.take(library, model="remarks", user=f"user-{at}", outcome=float(at % (3 if arm.endswith("1") else 7) != 0))
 
 
 def _review(library: Library) -> None:

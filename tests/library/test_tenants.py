@@ -20,7 +20,7 @@ from softprompt.jobs.queue import Lost, Queue
 from softprompt.jobs.uploads import Uploads
 from softprompt.library import personal, takeout, tenants
 from softprompt.library.library import Library
-from softprompt.lifecycle import experiments
+from softprompt.lifecycle import experiments, feedback
 from softprompt.registry import database, tables
 from softprompt.registry.records import Origin, Outcome, Version
 from softprompt.registry.traffic.reviews import Review
@@ -44,7 +44,7 @@ def fill(library: Library) -> str:
         library.publish_all([data], base="builtin/tiny", tags=[SECRET], origins=[origin if data == prompts[0] else None])
     library.promote("fish@1", reason=SECRET)
     experiments.start(library, "fish")
-    experiments.take(library, name="chatcmpl-1", model="fish", user=SECRET, outcome=1.0, comment=SECRET)
+    feedback.take(library, name="chatcmpl-1", model="fish", user=SECRET, outcome=1.0, comment=SECRET)
     library.promote("fish@2")
     library.registry.delete("fish@1")
     mine = make_prompt("fish", 5, input=f"{SECRET} of ann {{text}}")

@@ -12,7 +12,7 @@ from softprompt import correct, predict
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NotFound, TrainingStopped
 from softprompt.evaluation.trials import Report
 from softprompt.library.library import Library
-from softprompt.lifecycle import experiments
+from softprompt.lifecycle import feedback
 from softprompt.lifecycle.learning import _right
 from softprompt.progress import Mute
 from softprompt.tasks.answers.decision import Question
@@ -64,7 +64,7 @@ def test_corrections_are_learnt_and_nothing_is_forgotten(library: Library) -> No
 def test_those_that_clients_sent_are_learnt_once_and_kept_later(library: Library) -> None:
     first, second, _ = wrong_rows(library)
     for row in (first, {**second, "label": "yes" if second["label"] == "no" else "no"}, second):  # the last word counts
-        experiments.take(library, model="kind", correct={"input": row["text"], "answer": row["label"]})
+        feedback.take(library, model="kind", correct={"input": row["text"], "answer": row["label"]})
     made = correct("kind", steps=60, library=library, progress=Mute())
     assert (made.corrections, made.fixed, made.promoted) == (2, 1.0, True)
     kept = library.registry.feedback.corrections("kind")
@@ -121,7 +121,7 @@ def test_a_call_that_is_cut_short_before_the_gate_is_made_again(library: Library
         raise KeyboardInterrupt
 
     (row, *_) = wrong_rows(library)
-    experiments.take(library, model="kind", correct={"input": row["text"], "answer": row["label"]})
+    feedback.take(library, model="kind", correct={"input": row["text"], "answer": row["label"]})
     with monkeypatch.context() as patch:
         patch.setattr("softprompt.lifecycle.gate.promote_if_as_good", die)
         with pytest.raises(KeyboardInterrupt):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from softprompt.errors import ConfigError, FieldError, LibraryError, NotFound, PromotionRefused
 from softprompt.library.library import Library
-from softprompt.lifecycle import experiments
+from softprompt.lifecycle import experiments, feedback
 from softprompt.registry.traffic.experiments import Experiment
 from softprompt.serving.routing.split import Share, arm_of, steady_arm_of
 from tests.commands import Run
@@ -36,12 +36,12 @@ def library(home: Path) -> Iterator[Library]:
         yield library
 
 
-def send(library: Library, arm: str, outcome: float, number: int) -> experiments.Taken:
+def send(library: Library, arm: str, outcome: float, number: int) -> feedback.Taken:
     """An outcome of the answer to one request, by the id that the answer had."""
     there = library.registry.experiments.latest("t")
     assert there is not None
     core = f"{number:024x}"
-    return experiments.take(library, name=f"chatcmpl-{core}{Share(there, arm).mark(core)}", outcome=outcome)
+    return feedback.take(library, name=f"chatcmpl-{core}{Share(there, arm).mark(core)}", outcome=outcome)
 
 
 def arms(library: Library) -> dict[str, dict[str, object]]:
@@ -163,13 +163,13 @@ def test_an_id_that_nobody_signed_is_refused(library: Library) -> None:
     ]  # fmt: skip
     for name in forged:
         with pytest.raises(FieldError):
-            experiments.take(library, name=name, outcome=1)
+            feedback.take(library, name=name, outcome=1)
     other = library.for_tenant("other")
     with pytest.raises(FieldError, match="that of no answer"):
-        experiments.take(other, name=right, outcome=1)
+        feedback.take(other, name=right, outcome=1)
     with pytest.raises(FieldError, match="that of no answer of t@2"):
-        experiments.take(library, name=right, model="t@2", outcome=1)
-    assert experiments.take(library, name=right, model="t@1", outcome=1).counted
+        feedback.take(library, name=right, model="t@2", outcome=1)
+    assert feedback.take(library, name=right, model="t@1", outcome=1).counted
     assert arms(library)["control"]["outcomes"] == 1
 
 
@@ -177,20 +177,20 @@ def test_model_and_user_give_the_arm_again(library: Library) -> None:
     there = experiments.start(library, "t", candidate="2")
     found = {}
     for number in range(20):
-        taken = experiments.take(library, model="t", user=f"u{number}", outcome=1)
+        taken = feedback.take(library, model="t", user=f"u{number}", outcome=1)
         assert taken.counted
         found[f"u{number}"] = taken
     assert {taken.arm for taken in found.values()} == {"control", "candidate"}
     for user, taken in found.items():
         assert taken.version == there.version_of(taken.arm or "")
         for number in (1, 2):  # named as the answer did it is the same; what the user did not get is no part of it
-            named = experiments.take(library, name=f"{user}-{number}", model=f"t@{number}", user=user, outcome=0)
+            named = feedback.take(library, name=f"{user}-{number}", model=f"t@{number}", user=user, outcome=0)
             assert (named.version, named.counted) == (number, number == taken.version)
-    assert experiments.take(library, name="mine-1", model="t", outcome=1).counted  # told apart by the request
-    assert experiments.take(library, model="t", key="key-3", outcome=1).counted
-    assert not experiments.take(library, model="t", outcome=1).counted  # whose is not known
+    assert feedback.take(library, name="mine-1", model="t", outcome=1).counted  # told apart by the request
+    assert feedback.take(library, model="t", key="key-3", outcome=1).counted
+    assert not feedback.take(library, model="t", outcome=1).counted  # whose is not known
     with pytest.raises(FieldError, match="does not say what answered; give `model`"):
-        experiments.take(library, name="mine-2", outcome=1)
+        feedback.take(library, name="mine-2", outcome=1)
 
 
 @given(st.lists(st.floats(0.01, 0.99), min_size=2, max_size=5))
@@ -256,17 +256,17 @@ def test_outcomes_count_for_the_version_that_answered_whatever_the_weight_is_by_
     assert 0 < len(moved) < len(USERS)
     for at, user in enumerate(USERS):
         if user not in moved:
-            assert experiments.take(library, model="t", user=user, outcome=1).arm == arm_of(first, user)
+            assert feedback.take(library, model="t", user=user, outcome=1).arm == arm_of(first, user)
             continue
         with pytest.raises(FieldError, match=r"which version answered .* give the id") as error:
-            experiments.take(library, model="t", user=user, outcome=1)
+            feedback.take(library, model="t", user=user, outcome=1)
         assert error.value.field == "model"
-        named = experiments.take(library, model="t@1", user=user, outcome=0.5)
+        named = feedback.take(library, model="t@1", user=user, outcome=0.5)
         assert (named.arm, named.version, named.counted) == ("control", 1, True)
-        assert experiments.take(library, model="t@2", user=user, outcome=0.5).arm == "candidate"
+        assert feedback.take(library, model="t@2", user=user, outcome=0.5).arm == "candidate"
         core = f"{at:024x}"
         name = f"req_{core}{Share(first, 'control').mark(core)}"
-        assert experiments.take(library, name=name, user=user, outcome=1).arm == "control"
+        assert feedback.take(library, name=name, user=user, outcome=1).arm == "control"
     rows = arms(library)
     assert sum(int(str(row["outcomes"])) for row in rows.values()) == len(USERS) + 2 * len(moved)
 
@@ -333,7 +333,7 @@ def test_a_winner_that_the_gate_refuses_is_told_and_not_promoted(library: Librar
     for number in range(0, 60, 2):
         for arm, outcome in (("candidate", 1), ("control", 0)):
             core = f"{number + outcome:024x}"
-            experiments.take(library, name=f"req_{core}{Share(made, arm).mark(core)}", outcome=outcome)
+            feedback.take(library, name=f"req_{core}{Share(made, arm).mark(core)}", outcome=outcome)
     row = experiments.status(library, "g")[0]
     assert (row["state"], row["decision"]) == ("stopped", "candidate")
     assert "g@2 is not promoted to production" in row["reason"]

@@ -7,7 +7,7 @@ import time
 
 from softprompt.evaluation.reference import Reference, Seen
 from softprompt.http.console.pages import PAGE_ROWS
-from softprompt.lifecycle import experiments
+from softprompt.lifecycle import experiments, feedback
 from softprompt.registry.records import now
 from softprompt.registry.traffic.reviews import Review
 from softprompt.registry.traffic.windows import Window, key_of
@@ -77,7 +77,7 @@ def test_an_experiment_from_its_beginning_to_its_end(running: Running, browser: 
     assert made is not None
     assert (made.control, made.candidate, made.weight, made.max_outcomes, made.shadow) == (1, 2, 0.25, 90, False)
     for at in range(8):
-        experiments.take(running.library, model="kind", user=f"user-{at}", outcome=1.0)
+        feedback.take(running.library, model="kind", user=f"user-{at}", outcome=1.0)
     page = browser.page("/ab/kind")
     rows = experiments.status(running.library, "kind")
     assert all(f"{row['successes']:g} of {row['outcomes']} outcomes" in page.text for row in rows)

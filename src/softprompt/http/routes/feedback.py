@@ -13,7 +13,7 @@ from softprompt.http.auth import caller_of, need
 from softprompt.http.body import StrictRoute, respond
 from softprompt.http.schemas import Body, Input, Model, or_hint, refused
 from softprompt.http.state import state_of
-from softprompt.lifecycle.experiments import take
+from softprompt.lifecycle.feedback import take
 from softprompt.names import parse_own_ref
 
 router = APIRouter(route_class=StrictRoute, tags=["feedback"])
