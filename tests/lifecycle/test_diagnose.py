@@ -70,6 +70,9 @@ def publish(
         ([], {}, {}, FALLING),
         (["not_learnt"], {"value": 0.55}, {}, FALLING),
         (["distribution_mismatch"], {"value": 0.7}, {}, FALLING),
+        # What a distilled prompt was taught is wrong in many rows: its answers are those of the instruction on both splits.
+        ([], {"value": 0.7, "agreement": 0.93, "agreement_stderr": 0.02}, {}, FALLING),
+        (["distribution_mismatch"], {"value": 0.7, "agreement": 0.6, "agreement_stderr": 0.02}, {}, FALLING),
         (["rate_too_low"], {"moved": 0.001}, {}, FALLING),
         (["start_kept"], {"moved": 0.0}, {"best_step": 0}, FALLING),
         (["no_convergence"], {}, {}, [row | {"loss": row["step"] / 10} for row in FALLING]),

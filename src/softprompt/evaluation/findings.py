@@ -81,13 +81,18 @@ def of_scores(card: Card) -> Iterator[Finding]:
             else "train longer, raise learning_rate, start from LABELS or a text; a base this small may need "
             "prompt_type: prefix, or a larger one: `softprompt compare` shows what else does better",
         )
-    validation, error = metrics.get("validation"), math.hypot(metrics.get("stderr", 0), metrics.get("validation_stderr", 0))
+    # Validation rows of a distilled prompt are judged by what the instructed base says, test rows by the right answers.
+    alike, words = ("agreement", "agreement with the instruction") if "agreement" in metrics else ("value", metric)
+    error = math.hypot(
+        metrics.get("stderr" if alike == "value" else f"{alike}_stderr", 0), metrics.get("validation_stderr", 0)
+    )
+    validation = metrics.get("validation") if alike == "value" or metric == "accuracy" else None
     if validation is not None and error:
-        lost = goodness(metric, validation) - goodness(metric, metrics["value"])
+        lost = goodness(metric, validation) - goodness(metric, metrics[alike])
         if lost > STANDARD_ERRORS * error:
             yield Finding(
                 "distribution_mismatch",
-                f"{metric} {metrics['value']:.3f} on test rows and {validation:.3f} on validation rows: "
+                f"{words} {metrics[alike]:.3f} on test rows and {validation:.3f} on validation rows: "
                 f"{lost / error:.1f} standard errors apart",
                 "look at what differs between the two (source, wording, length, labels), and train on rows like those it is "
                 "asked",
