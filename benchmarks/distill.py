@@ -28,7 +28,8 @@ from softprompt.training.distill import distill
 
 KEPT = (
     "task", "metric", "value", "stderr", "teacher", "teacher_stderr", "zero_shot", "untrained", "agreement",
-    "agreement_stderr", "test_rows", "train_rows", "steps", "seconds", "instruction_tokens", "tokens_saved", "latency_ms",
+    "agreement_stderr", "decided", "agreement_decided", "test_rows", "train_rows", "steps", "seconds",
+    "instruction_tokens", "tokens_saved", "latency_ms",
     "teacher_latency_ms", "cheaper", "cached_latency_ms", "teacher_cached_latency_ms", "kept_bytes", "teacher_kept_bytes",
 )  # fmt: skip
 
@@ -70,7 +71,7 @@ def main() -> None:
         own = task.variant(num_virtual_tokens=length)
         found = distill(own, text, base=base, publish=False, progress=Bars()).row()
         named = {"model": Path(args.model).stem, "dtype": args.dtype, "P": length, "examples": examples}
-        row: Row = named | {name: found[name] for name in KEPT}
+        row: Row = named | {name: found[name] for name in KEPT if name in found}
         print_row(row, args.json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -179,15 +180,23 @@ def test_rows_need_no_answer_and_the_agreement_is_that_of_the_answers(base: Froz
         test = [base.encode([f"{INSTRUCTION}\n{entry['text']}"])[0] for entry in task.test]
         behind = [plain_answer(base, ids, 5) for ids in test]
         if fields:
-            said = []
+            said, leads = [], []
             for ids in test:
                 scores = [sum(float(logs_behind(base, ids, label[:-1])[p, t]) for p, t in enumerate(label)) for label in
                           task.form.encode_labels(base)]  # fmt: skip
                 said.append(LABELS[scores.index(max(scores))])
+                chances = sorted(math.exp(one) / sum(map(math.exp, scores)) for one in scores)
+                leads.append(chances[-1] - chances[-2])
         else:
             said = [base.decode([token for token in ids if token not in base.end_ids]).strip() for ids in behind]
         same = [one == other for one, other in zip(tuned.report.predictions, said, strict=True)]
         assert row["agreement"] == sum(same) / len(same)
+        if fields:
+            decided = [one for one, lead in zip(same, leads, strict=True) if lead >= 0.2]
+            assert row["decided"] == len(decided) / len(same)
+            assert row.get("agreement_decided") == (sum(decided) / len(decided) if decided else None)
+        else:
+            assert "decided" not in row
         gold = [entry["label"] or other for entry, other in zip(task.test, said, strict=True)]
         right = [one == other for one, other in zip(said, gold, strict=True)]
         assert row["teacher"] == pytest.approx(sum(right) / len(right))

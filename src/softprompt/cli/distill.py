@@ -12,7 +12,7 @@ from softprompt.cli.options import Changes, Json, Location, base_options, librar
 from softprompt.cli.output import say
 from softprompt.cli.train import emit_tuned, library_to_fill, stopping
 
-COLUMNS = ("task", "version", "metric", "value", "rows", "teacher", "agreement", "untrained", "seconds")
+COLUMNS = ("task", "version", "metric", "value", "rows", "teacher", "agreement", "agreement_decided", "untrained", "seconds")
 
 
 @library_options

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from softprompt.registry.gate import Rival
     from softprompt.registry.records import Version
 
-OF_OBJECTIVES = ("agreement", "teacher", RATE, *(f"{name}_{RATE}" for name in ("zero_shot", "untrained")), *PREFERRED)
+OF_OBJECTIVES = (
+    *("agreement", "agreement_decided", "decided", "teacher"),
+    *(RATE, *(f"{name}_{RATE}" for name in ("zero_shot", "untrained"))),
+    *PREFERRED,
+)
 """What objectives say of a prompt beside its metric, by their names among a card's metrics."""
 
 

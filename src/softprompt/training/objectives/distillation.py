@@ -20,6 +20,8 @@ from softprompt.tasks.task import Examples, Task
 from softprompt.training.objectives.objective import Objective, Splits, Surroundings
 from softprompt.training.objectives.teacher import Taught, Teacher, asked
 
+DECIDED = 0.2
+"""Of two labels that the instructed base gives probabilities that are closer, it may as well have said the other."""
 _LEAST = 1e-6
 """Less probability than this counts as none: a float32 cannot tell it from what one minus a sum leaves."""
 
@@ -74,12 +76,20 @@ class Distillation(Objective[Taught]):
         said = [taught.said for taught in test.beside]
         agreement = score("accuracy", report.predictions, said)
         teacher = score(report.metric, *task.form.judged(said, test.answers))
-        return {
+        found = {
             "agreement": agreement.value,
             "agreement_stderr": agreement.stderr,
             "teacher": teacher.value,
             "teacher_stderr": teacher.stderr,
         }
+        if not task.form.labels:
+            return found
+        decided = [row for row, taught in enumerate(test.beside) if _lead(taught) >= DECIDED]
+        found["decided"] = len(decided) / len(said)
+        if decided:
+            there = score("accuracy", [report.predictions[row] for row in decided], [said[row] for row in decided])
+            found |= {"agreement_decided": there.value, "agreement_decided_stderr": there.stderr}
+        return found
 
 
 def _taught(task: Task, examples: Examples, taught: Sequence[Taught], *, whole: bool) -> Examples:
@@ -99,6 +109,12 @@ def _taught(task: Task, examples: Examples, taught: Sequence[Taught], *, whole: 
     if whole:
         examples = replace(examples, longest_answer=0, answers_cut=0, first_answer_cut="")
     return replace(examples, answers=answers, choices=choices, targets=targets, beside=list(taught))
+
+
+def _lead(taught: Taught) -> float:
+    """By how much the likeliest label is ahead of the next, as probabilities among the labels; of one label all of it."""
+    first, *others = torch.tensor(taught.scores).softmax(0).sort(descending=True).values.tolist()
+    return float(first - max(others, default=0.0))
 
 
 def _of_labels(targets: Sequence[Taught], logits_NV: Tensor) -> Tensor:
