@@ -60,7 +60,8 @@ def main() -> None:
     args = parser.parse_args()
     base = FrozenBase.load(args.model, dtype=args.dtype)
     overrides = dict(item.split("=", 1) for item in args.set)
-    recipe = {"max_steps": args.max_steps, "per_device_train_batch_size": 32, "max_baseline_samples": 64} | overrides
+    recipe = {"max_steps": args.max_steps, "per_device_train_batch_size": 32, "max_baseline_samples": 64}
+    recipe |= {"prompt_tuning_init": None} | overrides  # the start that distillation has where a file names none
     (whole,) = make_tasks([args.task], 0, recipe)
     text, examples = make_instruction(whole, base, args.tokens)
     task = first_rows(whole, args.train_rows)

@@ -620,10 +620,10 @@ def test_a_job_on_which_the_preparation_stumbles_fails_alone(
 ) -> None:
     honest = Preparer.preparing
 
-    def stumbling(self: Preparer, task: Any, *others: Any) -> Any:
+    def stumbling(self: Preparer, task: Any, *others: Any, **more: Any) -> Any:
         if task.name == "bad":
             raise ZeroDivisionError
-        return honest(self, task, *others)
+        return honest(self, task, *others, **more)
 
     monkeypatch.setattr(Preparer, "preparing", stumbling)
     bad = queue_job(library, base_folder, "bad")

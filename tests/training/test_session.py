@@ -196,10 +196,10 @@ def test_one_that_is_given_up_while_it_is_prepared_never_enters(
 ) -> None:
     honest = Preparer.preparing
 
-    def preparing(self: Preparer, task: Task, *rest: Any) -> Any:
+    def preparing(self: Preparer, task: Task, *rest: Any, **more: Any) -> Any:
         if task.name == "gone":
             yield Advanced("ask", 0, 1, task.name)
-        return (yield from honest(self, task, *rest))
+        return (yield from honest(self, task, *rest, **more))
 
     monkeypatch.setattr(Preparer, "preparing", preparing)
     tasks = [make_task(tmp_path, name, max_steps=2) for name in ("gone", "kept", "gone-later")]

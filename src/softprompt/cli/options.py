@@ -61,10 +61,9 @@ class Location:
         Raises:
             LibraryError: there is none.
         """
-        from softprompt.library.homes import DEFAULT_HOME, no_library
+        from softprompt.library.homes import home_of, no_library
 
-        home = self.home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME
-        folder = Path(os.path.expanduser(home)).absolute()
+        folder = home_of(self.home)
         if not (self.registry or os.environ.get("SOFTPROMPT_REGISTRY") or folder.exists()):
             raise no_library(folder)
 
@@ -84,14 +83,16 @@ class Location:
         once, as only opening it tells whether it is there.
 
         Raises:
-            LibraryError: it cannot be opened.
+            LibraryError: it cannot be opened, or made.
         """
         from softprompt.library.filling import ToFill
+        from softprompt.library.homes import check_home, home_of
 
         named = self.registry or os.environ.get("SOFTPROMPT_REGISTRY")
         try:
             return ToFill(self.open(make=bool(named)), lambda: self.open(make=True))
         except NotFound:
+            check_home(home_of(self.home))
             return ToFill(None, lambda: self.open(make=True))
 
 

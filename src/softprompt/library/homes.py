@@ -4,18 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from softprompt.errors import NotFound
+from softprompt.errors import LibraryError, NotFound
 
 DEFAULT_HOME = "softprompt-home"
 REGISTRY = "registry.db"
 
 _LOOKED_AT = 1000
 """Folders beside a wrong one that are looked at for a library."""
+
+
+def home_of(home: str | os.PathLike[str] | None) -> Path:
+    """The folder of a library: the one that is named, or that of the environment, or `./softprompt-home`."""
+    # A shell leaves the tilde of `--home=~/prompts` as it is.
+    return Path(os.path.expanduser(home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME)).absolute()
+
+
+def check_home(folder: Path) -> None:
+    """Refuse a home that cannot be made, before the work whose outcome it is to keep.
+
+    Raises:
+        LibraryError: a file stands in its place, or it would be made where nothing may be.
+    """
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    why = None if there.is_dir() else errno.ENOTDIR
+    if why is None and not os.access(there, os.W_OK | os.X_OK):
+        why = errno.EACCES
+    if why is not None:
+        raise no_home(folder, os.strerror(why))
+
+
+def no_home(folder: Path, why: str | None) -> LibraryError:
+    """That a home cannot be made."""
+    return LibraryError(f"cannot create the home {folder}: {why}; choose another folder with --home or SOFTPROMPT_HOME")
 
 
 def no_library(folder: Path) -> NotFound:

@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlalchemy.engine import URL, Connection
 
-from softprompt.errors import LibraryError, NotFound, StoreError
+from softprompt.errors import NotFound, StoreError
 from softprompt.files import make_home, sync_folder
 from softprompt.library import copying, leftovers, maintenance
-from softprompt.library.homes import DEFAULT_HOME, REGISTRY, no_library
+from softprompt.library.homes import REGISTRY, home_of, no_home, no_library
 from softprompt.locks import check_locks
 from softprompt.names import check_alias, check_tags, check_task
 from softprompt.progress import Progress
@@ -63,8 +63,7 @@ class Library:
             StoreError: the store cannot be opened.
         """
         check_locks()
-        # A shell leaves the tilde of `--home=~/prompts` as it is.
-        folder = Path(os.path.expanduser(home or os.environ.get("SOFTPROMPT_HOME") or DEFAULT_HOME)).absolute()
+        folder = home_of(home)
         registry = registry or os.environ.get("SOFTPROMPT_REGISTRY")
         store = store or os.environ.get("SOFTPROMPT_STORE")
         file = folder / REGISTRY
@@ -73,10 +72,7 @@ class Library:
             try:
                 make_home(folder)
             except OSError as error:
-                raise LibraryError(
-                    f"cannot create the home {folder}: {error.strerror}; choose another folder with --home or "
-                    "SOFTPROMPT_HOME"
-                ) from error
+                raise no_home(folder, error.strerror) from error
         opened_store = open_store(store or str(folder / "blobs"), create=create)
         if new and registry is None and not create:
             raise no_library(folder)
