@@ -216,9 +216,8 @@ class SoftPrompt:
         """
         card = self.card
         if card.fingerprint in base.fingerprints:
-            if (
-                card.task_type != base.task_type
-            ):  # of which a fingerprint says nothing: a folder may be read as several kinds
+            # A fingerprint says nothing of that: a folder may be read as several kinds.
+            if card.task_type != base.task_type:
                 raise FingerprintMismatch(
                     f"the prompt of task {card.task!r} is for {base.shown} as {KINDS[card.task_type]} ({card.task_type}), "
                     f"and its config (`architectures`) makes it {KINDS[base.task_type]} ({base.task_type}); put its "
