@@ -32,8 +32,9 @@ from softprompt.tasks.task import Task
 from softprompt.training.events import Stepped
 from softprompt.training.session import Session
 
-ENDS = {"load: 100%": "loaded_s", "baselines: 100%": "baselines_s", "train: ": "first_step_s", "test: 0%": "trained_s"}
-"""How the lines begin by which a command's parts end."""
+ENDS = {"load: 100%": "loaded_s", "baselines: 100%": "baselines_s", "train: 10%": "first_step_s", "test: 0%": "trained_s"}
+"""How the lines begin by which a command's parts end. `train: 0%` stands before the first step, and the next line behind a
+tenth of them."""
 
 
 def write_task(task: Task, base: str, folder: Path) -> Path:
@@ -108,6 +109,8 @@ def main() -> None:
     parser.add_argument("--train-rows", type=int, default=2000)
     parser.add_argument("--json", action="store_true", help="print JSON Lines only")
     args = parser.parse_args()
+    if args.max_steps > 10:
+        parser.error("--max-steps: a command tells of its first step apart where it takes 10 or fewer")
     (task,) = make_tasks([args.task], 0, {"max_steps": args.max_steps})
     task = first_rows(task, args.train_rows)
     known = {"model": Path(args.model).stem, "dtype": args.dtype, "rows": args.task, "steps": args.max_steps}
