@@ -17,6 +17,7 @@ import torch
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import ConfigError, DataError, NameRefused, TrainingError
+from softprompt.evaluation.trials import Report
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Advance, Silent
 from softprompt.tasks.task import Task
@@ -249,40 +250,76 @@ def test_a_sweep_in_several_processes_is_refused_for_each_would_publish(
         sweep(task, {"seed": [0, 1]}, base=base)
 
 
+def report(value: float, loss: float = 0.0) -> Report:
+    return Report("accuracy", value, 10, loss, [])
+
+
+class Judging(Session):
+    """Of no base: what candidates are worth now is said by them."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[Any]] = []
+
+    def drop(self, member: Any) -> None:
+        member.run.dropped = True
+
+    def judge(self, members: Any) -> list[Report | None]:
+        self.asked.append([*members])
+        return [member.now for member in members]
+
+
+def candidate(best: float | None, now: Report | None, **fields: Any) -> Any:
+    known = {"step": 5, "total": 10, "running": True, "dropped": False, "failure": None, "history": [], "rung": None}
+    own = {"best": None if best is None else report(best)}
+    return SimpleNamespace(run=SimpleNamespace(**{**known, **own, **fields}), error=None, now=now)
+
+
 def test_a_candidate_that_stopped_early_does_not_keep_the_others_from_their_rungs() -> None:
-    def run(value: float, **fields: Any) -> Any:
-        best = SimpleNamespace(metric="accuracy", value=value, loss=0.0)
-        known = {
-            "step": 5,
-            "total": 10,
-            "running": True,
-            "dropped": False,
-            "failure": None,
-            "best": best,
-            "history": [{"step": 4}],
-        }
-        return SimpleNamespace(run=SimpleNamespace(**{**known, **fields}), error=None)
-
-    class Dropping(Session):
-        def __init__(self) -> None:
-            """Of no base."""
-
-        def drop(self, member: Any) -> None:
-            member.run.dropped = True
-
-    members = [run(0.9, step=1, running=False), run(0.8), run(0.7), run(0.6, step=2, history=[{"step": 2}])]
-    halving = Halving(Dropping(), members, (0.25,))
+    members = [
+        candidate(0.9, None, step=1, running=False),
+        candidate(0.8, report(0.1)),
+        candidate(0.7, report(0.75)),
+        candidate(None, report(0.6), step=2),
+    ]
+    session = Judging()
+    halving = Halving(session, members, (0.25,))
     halving.heed(Stepped(()))
     assert not any(one.run.dropped for one in members), "one has not come as far and wants to go on"
-    members[3].run.step, members[3].run.history = 3, []
-    halving.heed(Stepped(()))
-    assert not any(one.run.dropped for one in members), "its best is of before its first step"
-    members[3].run.history = [{"step": 2}]
-    halving.heed(Stepped(()))
-    assert not any(one.run.dropped for one in members), "and this one of before the rung"
-    members[3].run.history += [{"step": 3}]
+    members[3].run.step = 3
     halving.heed(Stepped(()))
     assert [one.run.dropped for one in members] == [False, False, True, True]
+    assert [one.run.rung.value for one in members] == [0.9, 0.8, 0.75, 0.6]
+    assert session.asked == [members[1:]], "one that has ended stays what it is"
+    halving.heed(Stepped(()))
+    assert len(session.asked) == 1
+
+
+def test_a_candidate_that_gives_no_numbers_at_a_rung_goes_by_what_it_was_and_none_is_judged_twice_at_a_step() -> None:
+    members = [
+        candidate(None, None),
+        candidate(0.5, None),
+        candidate(0.4, report(0.9), history=[{"step": 5}]),
+        candidate(None, report(0.45)),
+    ]
+    session = Judging()
+    Halving(session, members, (0.25, 0.5)).heed(Stepped(()))
+    assert [one.run.dropped for one in members] == [True, False, True, True], "both rungs are passed at once"
+    assert session.asked == [[members[0], members[1], members[3]]]
+
+
+def test_losers_go_at_the_rung_and_not_at_their_next_validation(base: FrozenBase, task: Task) -> None:
+    task = task.variant(max_steps=16, eval_per_epoch=None, per_device_train_batch_size=2)
+    assert runs_of(base, [task])[0].validations < 3, "long epochs, so that the first validation comes behind the rungs"
+    grid = {"seed": [0, 1, 2], "learning_rate": [0.01, 0.02, 0.05]}
+    swept = sweep(task, grid, base=base, publish=False)
+    assert sorted(row["steps"] for row in swept.candidates) == [2, 2, 2, 2, 4, 4, 8, 16, 16]
+    assert all(row["validation"] is not None for row in swept.candidates)
+    losers = [len(history) for row, history in zip(swept.candidates, swept.histories, strict=True) if row["dropped"]]
+    assert sum(losers) == 0, "what a rung saw is no validation of theirs"
+    winner = {key: swept.candidates[0][key] for key in grid}
+    (alone,) = train(task.variant(**winner), base=base, publish=False)
+    assert swept.tuned.prompt.card.metrics["validation"] == alone.prompt.card.metrics["validation"]
+    assert (swept.tuned.prompt.vectors_PD - alone.prompt.vectors_PD).abs().max() < 1e-4
 
 
 def test_the_page_of_curves_holds_every_candidate_and_needs_no_network(tmp_path: Path) -> None:

@@ -124,6 +124,13 @@ class Session:
         elif not member.ended:
             member.run.dropped = True
 
+    def judge(self, members: Sequence[Member]) -> list[Report | None]:
+        """What members that train are worth on their validation rows as they are now; none for one that gives no numbers.
+        It is no validation of theirs: whatever comes of them is what would have come without it."""
+        places = [member.places.start for member in members]
+        judged = self._stepper.judge(self._bank, self._runs, places)
+        return [judged[place][0] for place in places]
+
     def pause(self, member: Member) -> None:
         """Give a member up as :meth:`drop` does, and keep what it has trained, for a session that has it again, or for this
         one once it is added again."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.base import BaseLike, base_of
 from softprompt.errors import ConfigError, TrainingError, TrainingStopped
+from softprompt.evaluation.trials import Report
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.progress import Progress, Silent
@@ -106,9 +107,9 @@ def sweep(
         task: the task, whose keys the candidates change.
         choices: for keys of a task file, the values to try.
         samples: draw so many combinations at random instead of trying all.
-        rungs: shares of the steps at which the worse half is dropped, by the best validation until then; by default by
-            how many candidates there are: half and a quarter, from 9 on an eighth too and from 17 a sixteenth; empty to keep
-            all to the end.
+        rungs: shares of the steps at which the worse half is dropped, by the best validation until then or one at that
+            step, whichever is more, of which a candidate's own training knows nothing; by default by how many candidates
+            there are: half and a quarter, from 9 on an eighth too and from 17 a sixteenth; empty to keep all to the end.
         base: a base that is loaded already, or how to load one; where nothing is said, as the task names it.
         library: where the survivor is published; by default the library of the current home.
         publish: False to keep nothing.
@@ -205,7 +206,8 @@ def _with_candidates(events: Iterator[Event], candidates: Sequence[Member]) -> I
 
 
 class Halving:
-    """Drops the worse half of the living candidates when all of them have passed a rung, or ended before it."""
+    """Drops the worse half of the living candidates when all of them have come to a rung, or ended before it. They are
+    judged there, whether a validation of theirs is due or not: where epochs are long, theirs come far behind early rungs."""
 
     def __init__(self, session: Session, candidates: Sequence[Member], rungs: Sequence[float]) -> None:
         self._session, self.candidates = session, candidates
@@ -213,37 +215,56 @@ class Halving:
 
     @property
     def alive(self) -> list[Member]:
-        """Candidates that are neither dropped nor failed, the best first; all of them must be prepared."""
+        """Candidates that are neither dropped nor failed, the best first by their own validations; all of them must be
+        prepared."""
         return sorted(_alive(self.candidates), key=lambda member: _rank(member.run), reverse=True)
 
     def _passed(self) -> bool:
-        if not self._rungs:
-            return False
         runs = [member.run for member in _alive(self.candidates)]
-        return all(not run.running or _judged_at(run, self._rungs[0]) for run in runs)
+        return bool(self._rungs) and all(not run.running or run.step >= self._rungs[0] * run.total for run in runs)
 
     def heed(self, event: Event) -> None:
-        """Drop the worse half at each rung that a step has passed: at once, so that a checkpoint has none that was not acted
-        on; and forget those that were passed before the checkpoint that a session goes on from."""
+        """Drop the worse half at each rung that a step has come to: at once, so that a checkpoint has none that was not
+        acted on; and forget those that were passed before the checkpoint that a session goes on from."""
+        judged = False
         while isinstance(event, Resumed | Stepped) and self._passed():
             self._rungs = self._rungs[1:]
             if isinstance(event, Resumed):
                 continue
-            ranked = self.alive
+            living = _alive(self.candidates)
+            if not judged:
+                self._judge(living)
+                judged = True
+            ranked = sorted(living, key=lambda member: _standing(member.run.rung), reverse=True)
             for member in ranked[(len(ranked) + 1) // 2 :]:
                 self._session.drop(member)
 
+    def _judge(self, living: Sequence[Member]) -> None:
+        """Let candidates know what they are compared by."""
+        due = [one for one in living if one.run.running and not _judged_now(one.run)]
+        now = {id(member): report for member, report in zip(due, self._session.judge(due), strict=True)}
+        for member in living:
+            report, best = now.get(id(member)), member.run.best
+            member.run.rung = best if report is None or (best is not None and best.better_than(report)) else report
 
-def _judged_at(run: Run, rung: float) -> bool:
-    """Whether a run has been judged behind a rung, so that what it is compared by is not of long before."""
-    return bool(run.history) and run.history[-1]["step"] >= rung * run.total
+
+def _judged_now(run: Run) -> bool:
+    return bool(run.history) and run.history[-1]["step"] == run.step
 
 
 def _rank(run: Run) -> tuple[bool, bool, float, float]:
-    """By which runs compare: those that live, then the metric, then the loss."""
-    if run.best is None:
-        return (False, False, 0.0, 0.0)
-    return (run.failure is None, not run.dropped, goodness(run.best.metric, run.best.value), -run.best.loss)
+    """By which runs compare at the end: those that live, by their best validation, before those that were dropped."""
+    return (run.failure is None, not run.dropped, *_standing(_told_of(run)))
+
+
+def _standing(report: Report | None) -> tuple[float, float]:
+    """By the metric, then the loss; the least for what has no report."""
+    return (-math.inf, -math.inf) if report is None else (goodness(report.metric, report.value), -report.loss)
+
+
+def _told_of(run: Run) -> Report | None:
+    """What is said of a candidate: its best validation, of one that was dropped what it was dropped by."""
+    return run.rung if run.dropped and run.rung is not None else run.best
 
 
 OUTCOME = ("steps", "validation", "validation_stderr", "rows", "dropped")
@@ -251,11 +272,12 @@ OUTCOME = ("steps", "validation", "validation_stderr", "rows", "dropped")
 
 
 def _row(run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
+    told = _told_of(run)
     return {
         **changes,
         "steps": run.step,
-        "validation": run.best.value if run.best is not None else None,
-        "validation_stderr": run.best.stderr if run.best is not None else None,
+        "validation": told.value if told is not None else None,
+        "validation_stderr": told.stderr if told is not None else None,
         "rows": len(run.validation),
         "dropped": run.dropped or run.failure is not None,
     }

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, TrainingError
-from softprompt.evaluation.trials import Trial, answer, report_tuned, result_of
+from softprompt.evaluation.trials import Report, Trial, answer, report_tuned, result_of
 from softprompt.model.architecture import Architecture, within_one_owner
 from softprompt.model.fused import Fused, pays
 from softprompt.model.memory import TokenBudget
@@ -229,19 +229,32 @@ class Stepper:
                 run.took_start(report)
 
     def _validate(self, bank: Bank | Banks, runs: Sequence[Run], due: Sequence[int]) -> None:
-        """Judge runs that are due on their validation rows; one with folds by its folds, each on the rows that it has not
-        seen."""
-        if not due:
-            return
-        judges = {place: [runs.index(fold) for fold in runs[place].folds] or [place] for place in due}
+        """Judge runs that are due on their validation rows, and let them know."""
+        for place, (report, prompt_PD) in self.judge(bank, runs, due).items():
+            run = runs[place]
+            if report is None:  # beyond the numbers that the base's dtype can hold
+                run.fail(f"it gives no numbers after step {run.step} with learning rate {run.rate_before:.3g}")
+            else:
+                run.took_validation(report, prompt_PD)
+
+    def judge(
+        self, bank: Bank | Banks, runs: Sequence[Run], which: Sequence[int]
+    ) -> dict[int, tuple[Report | None, Tensor]]:
+        """Of some runs, by their places, what their prompts are worth on their validation rows as they are now, and the
+        prompts; one with folds is judged by its folds, each on the rows that it has not seen. No report is of a prompt that
+        gives no numbers. Nothing of it enters the runs."""
+        if not which:
+            return {}
+        judges = {place: [runs.index(fold) for fold in runs[place].folds] or [place] for place in which}
         places = [place for own in judges.values() for place in own]
-        prompts = {place: self._prompt(bank, place) for place in {*due, *places}}
+        prompts = {place: self._prompt(bank, place) for place in {*which, *places}}
         trials = {
             place: Trial(runs[place].task.form, prompt_PD.to(self._base.dtype), runs[place].validation, keeps_chances=True)
             for place, prompt_PD in prompts.items()
         }
         answered = self._group.from_first(lambda: result_of(answer(self._engine, [trials[place] for place in places])))
         answers = dict(zip(places, answered, strict=True))
+        judged: dict[int, tuple[Report | None, Tensor]] = {}
         for place, own in judges.items():
             run, trial = runs[place], trials[place]
             given = [one for judge in own for one in answers[judge]]
@@ -249,11 +262,9 @@ class Stepper:
                 held = [row for judge in own for row in runs[judge].held]
                 given = [given[at] for at in sorted(range(len(held)), key=held.__getitem__)]
             report = report_tuned(trial, given, fixed=run.config.threshold is not None)
-            finite = all(trials[one].vectors_PD.isfinite().all() for one in (place, *own))
-            if not finite or math.isnan(report.loss):  # beyond the numbers that the base's dtype can hold
-                run.fail(f"it gives no numbers after step {run.step} with learning rate {run.rate_before:.3g}")
-            else:
-                run.took_validation(report, prompts[place])
+            finite = all(trials[one].vectors_PD.isfinite().all() for one in (place, *own)) and not math.isnan(report.loss)
+            judged[place] = (report if finite else None, prompts[place])
+        return judged
 
     def _prompt(self, bank: Bank | Banks, place: int) -> Tensor:
         return bank.alone(place).prompt(0) if self._base.batch_invariant else bank.prompt(place)

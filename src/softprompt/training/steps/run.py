@@ -75,6 +75,8 @@ class Run:
     best_step: int = 0
     failure: str | None = None
     """Why the run was stopped before its end."""
+    rung: Report | None = None
+    """What a sweep compared it by last: its best validation until then, or what it was worth there, if that is more."""
     dropped: bool = False
     """Whether a sweep has given it up."""
     stopped: bool = False
@@ -299,19 +301,21 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """Everything that its next step, and its end, depend on, but for its place in the bank."""
-        best = None if self.best is None else dict(vars(self.best))
+        reports = {name: dict(vars(report)) if (report := getattr(self, name)) else None for name in _REPORTS}
         own = {"own_answers": self.own_answers.state()} if self.config.unwanted_patterns else {}
-        return {name: getattr(self, name) for name in _STATE} | {"best": best, "best_PD": self.best_PD} | own
+        return {name: getattr(self, name) for name in _STATE} | reports | {"best_PD": self.best_PD} | own
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         for name in _STATE:
             setattr(self, name, state[name])
-        # Checkpoints of before have no predictions.
-        self.best = Report(**{"predictions": [], **state["best"]}) if state["best"] is not None else None
+        for name in _REPORTS:  # checkpoints of before have no rung, and no predictions
+            known = state.get(name)
+            setattr(self, name, Report(**{"predictions": [], **known}) if known is not None else None)
         self.best_PD = state["best_PD"]
         if self.config.unwanted_patterns:
             self.own_answers.load_state(state["own_answers"], self.targets)
 
 
 _STATE = ("step", "loss", "best_step", "failure", "dropped", "compiled", "history", "_losses", "_worse")
+_REPORTS = ("best", "rung")
