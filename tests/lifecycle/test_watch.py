@@ -271,6 +271,24 @@ def test_every_route_is_watched_and_closing_stores_it(library: Library, base: Fr
     assert 'softprompt_window_rows{task="kind",tenant="default",version="1"} 4.0' in text
 
 
+def test_the_same_answer_again_is_no_other_row(library: Library, base: FrozenBase) -> None:
+    """Of `n` answers that nothing tells apart one is watched and kept for review; those that are drawn are rows of their
+    own."""
+
+    greedy, drawn = Sampling(max_tokens=3), Sampling(max_tokens=3, temperature=1.0)
+
+    async def work(service: AsyncService) -> None:
+        for repeat in (False, True, True):
+            await service.chat("default", "kind", [Message("user", "blue")], drawn, repeat=repeat)
+            await service.complete("default", "tell", "apple", greedy, repeat=repeat)
+            await service.complete("default", "tell", "red", drawn, repeat=repeat)
+
+    asked(library, base, work, review_below=1.1)
+    registry = library.registry
+    assert [one.text for one in registry.reviews.of("kind")] == ["blue"]
+    assert [registry.windows.of(registry.resolve(task))[0].rows for task in ("kind", "tell")] == [1, 1 + 3]
+
+
 def test_a_candidate_in_the_shadow_is_no_request(
     library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
