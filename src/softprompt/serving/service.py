@@ -374,8 +374,8 @@ class AsyncService:
         drawn: bool,
         repeat: bool,
     ) -> Stream:
-        """A stream whose answer is compared with a candidate's in the shadow; not where both are `drawn`. Where nothing is, a
-        `repeat` says what the answer beside it says, and that counts once."""
+        """A stream whose answer is compared with a candidate's in the shadow; not where both are `drawn`. Where nothing is,
+        a `repeat` says what the answer beside it says, and that counts once."""
         share = target.share
         if repeat and not drawn:
             watch.repeats()
