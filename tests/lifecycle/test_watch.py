@@ -22,7 +22,7 @@ from prometheus_client import generate_latest
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.protocol import Sampling
-from softprompt.errors import ConfigError, RegistryError
+from softprompt.errors import ConfigError, NotFound, RegistryError
 from softprompt.evaluation.reference import Reference, Seen
 from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
@@ -361,6 +361,10 @@ def test_the_queue_is_bounded_and_what_is_labelled_stays(library: Library, monke
     queue.label("kind", {1: "no"})
     queue.add("kind", [Review(0, "kind", 1, text, "yes", 0.5) for text in "bcdef"])
     assert [row.text for row in queue.of("kind")] == ["a", "e", "f"]
+    for ask in (lambda row: queue.label("kind", {row: "no"}), lambda row: queue.erase("kind", [row])):
+        for number in (999, 10**30):  # more than a database counts to
+            with pytest.raises(NotFound, match=f"has no row {number} for review"):
+                ask(number)
     assert library.for_tenant("other").registry.reviews._scope.tenant == "other"
     with pytest.raises(Exception, match="no task 'kind' for tenant 'other'"):
         library.for_tenant("other").registry.reviews.of("kind")
