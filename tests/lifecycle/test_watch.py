@@ -182,6 +182,20 @@ def test_a_version_that_cannot_be_watched_takes_no_other_along(
     assert [(key[1], tally.rows) for key, tally, _ in watcher.snapshot()] == [("kind", 20)]
 
 
+def test_the_versions_that_are_watched_are_those_asked_last(
+    library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("softprompt.lifecycle.drift.watch.MOST_VERSIONS", 3)
+    watcher = watching(library, base, Clock())
+    (row,) = seen_of(base, ["red"])
+    for number in range(9):  # a version that is asked all the time, among many that are asked once
+        watcher.saw("default", "kind", 1, row, None, "yes")
+        watcher.saw("default", f"other-{number}", 1, row, None, "yes")
+    assert len(watcher._watched) == 3
+    watcher.work(store=True)
+    assert [window.rows for window in library.registry.windows.of(library.registry.resolve("kind"))] == [9]
+
+
 def test_what_cannot_be_judged_is_not_kept(library: Library, base: FrozenBase) -> None:
     clock = Clock()
     watcher = watching(library, base, clock)
