@@ -123,6 +123,17 @@ def test_labels_are_inferred_by_the_rule_of_init(library: Library) -> None:
         planned(library, rows, softprompt={"id2label": {"1": "one", "false": "no"}})
 
 
+def test_null_in_the_place_of_labels_asks_for_generated_answers_with_all_that_belongs_to_them(library: Library) -> None:
+    long = [chat(f"say {n}", f"{n} " * 60) for n in range(40)]
+    usual, null = planned(library, long), planned(library, long, softprompt={"labels": None})
+    assert usual.config["max_new_tokens"] > 32  # what a task file says by default
+    assert null.config == usual.config | {"labels": None}
+    few = planned(library, softprompt={"labels": None})
+    assert few.config["labels"] is None
+    assert "the answers are generated: labels asks so" in messages(library, few)
+    assert planned(library, softprompt={"id2label": None}).config["labels"] == ["bad", "good"]  # nothing is asked there
+
+
 def test_kinds_of_answers_are_planned_as_they_are_asked(library: Library) -> None:
     sets = [{"text": f"say {n}", "label": ["red"] * (n % 2) + ["blue"] * (n % 3)} for n in range(40)]
     several = {"problem_type": "multi_label_classification"}

@@ -8,9 +8,15 @@ import pytest
 
 from softprompt import personalize
 from softprompt.errors import ConfigError, DataError, FingerprintMismatch, NameRefused, NotFound
+from softprompt.evaluation.statistics.calibration import fit_temperature
+from softprompt.evaluation.trials import Report
 from softprompt.library import personal
 from softprompt.library.library import Library
-from softprompt.lifecycle.histories import read_histories
+from softprompt.lifecycle.histories import read_histories, read_source
+from softprompt.lifecycle.personalize import HELD_OUT
+from softprompt.serving.offline import Service
+from softprompt.serving.residents.resident import load_resident
+from softprompt.tasks.form import Form
 from tests.models import make_base, some_prompt, steerable_base
 
 WORDS = ("red", "green", "blue", "apple")
@@ -51,6 +57,36 @@ def test_a_users_card_says_nothing_of_the_rows_that_the_shared_prompt_was_judged
     recipe = library.registry.personal.resolve("told", "ann").card.recipe
     assert recipe["id2label"] == {"1": "yes"}
     assert not {"test_digest", "folds"} & recipe.keys()
+
+
+def test_a_users_version_is_calibrated_by_the_rows_that_chose_it(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The temperature of the shared prompt fitted other vectors: of a user's own it is fitted anew, on rows enough or not at
+    all, and is kept where the vectors are the shared ones."""
+    base = steerable_base()
+    told = some_prompt(base, "told", input=" {text} =", labels=("yes", "no"), recipe={"temperature": 7.0})
+    library.publish(told.to_bytes(), base="x/y")
+    words = [f"{one} {two}" for one in WORDS for two in (*WORDS, "stone", "river", "tree", "apple red", "green blue", "so")]
+    rows = [{"text": word, "label": "yes"} for word in words]
+
+    def made(user: str, given: list[dict[str, str]]) -> tuple[int, float | None]:
+        (tuned,) = personalize("told", given, user=user, steps=8, library=library, base=base)
+        own = library.registry.personal.resolve("told", user)
+        assert (load_resident(library, own, base).temperature == 1) is ("temperature" not in own.card.recipe)
+        return tuned.best_step, own.card.recipe.get("temperature")
+
+    step, found = made("ann", rows)
+    own = library.read(library.registry.personal.resolve("told", "ann"))
+    assert step > 0
+    assert made("bob", rows[:8]) == (step, None)
+    monkeypatch.setattr(Report, "better_than", lambda new, old: old is None)  # the start stays
+    assert made("eve", rows) == (0, 7.0)
+    library.publish(own, base="x/y")
+    source = read_source(Form.of_card(told.card), "ann", read_histories(rows, "ann")["ann"])
+    order = [words[place] for place in sorted(range(len(words)), key=source.positions.__getitem__)]
+    said = Service(library, base=base).predict(order[::HELD_OUT], "told")
+    fitted = fit_temperature([list((one.scores or {}).values()) for one in said], [0] * len(said))
+    assert found == pytest.approx(fitted, rel=1e-2)
+    assert found != 7
 
 
 def test_a_bank_gives_what_each_user_alone_gets(library: Library) -> None:

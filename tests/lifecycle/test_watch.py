@@ -22,7 +22,7 @@ from prometheus_client import generate_latest
 
 from softprompt.bases.base import FrozenBase
 from softprompt.engines.protocol import Sampling
-from softprompt.errors import ConfigError, RegistryError
+from softprompt.errors import ConfigError, NotFound, RegistryError
 from softprompt.evaluation.reference import Reference, Seen
 from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
@@ -182,6 +182,20 @@ def test_a_version_that_cannot_be_watched_takes_no_other_along(
     assert [(key[1], tally.rows) for key, tally, _ in watcher.snapshot()] == [("kind", 20)]
 
 
+def test_the_versions_that_are_watched_are_those_asked_last(
+    library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("softprompt.lifecycle.drift.watch.MOST_VERSIONS", 3)
+    watcher = watching(library, base, Clock())
+    (row,) = seen_of(base, ["red"])
+    for number in range(9):  # a version that is asked all the time, among many that are asked once
+        watcher.saw("default", "kind", 1, row, None, "yes")
+        watcher.saw("default", f"other-{number}", 1, row, None, "yes")
+    assert len(watcher._watched) == 3
+    watcher.work(store=True)
+    assert [window.rows for window in library.registry.windows.of(library.registry.resolve("kind"))] == [9]
+
+
 def test_what_cannot_be_judged_is_not_kept(library: Library, base: FrozenBase) -> None:
     clock = Clock()
     watcher = watching(library, base, clock)
@@ -271,6 +285,24 @@ def test_every_route_is_watched_and_closing_stores_it(library: Library, base: Fr
     assert 'softprompt_window_rows{task="kind",tenant="default",version="1"} 4.0' in text
 
 
+def test_the_same_answer_again_is_no_other_row(library: Library, base: FrozenBase) -> None:
+    """Of `n` answers that nothing tells apart one is watched and kept for review; those that are drawn are rows of their
+    own."""
+
+    greedy, drawn = Sampling(max_tokens=3), Sampling(max_tokens=3, temperature=1.0)
+
+    async def work(service: AsyncService) -> None:
+        for repeat in (False, True, True):
+            await service.chat("default", "kind", [Message("user", "blue")], drawn, repeat=repeat)
+            await service.complete("default", "tell", "apple", greedy, repeat=repeat)
+            await service.complete("default", "tell", "red", drawn, repeat=repeat)
+
+    asked(library, base, work, review_below=1.1)
+    registry = library.registry
+    assert [one.text for one in registry.reviews.of("kind")] == ["blue"]
+    assert [registry.windows.of(registry.resolve(task))[0].rows for task in ("kind", "tell")] == [1, 1 + 3]
+
+
 def test_a_candidate_in_the_shadow_is_no_request(
     library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +375,10 @@ def test_the_queue_is_bounded_and_what_is_labelled_stays(library: Library, monke
     queue.label("kind", {1: "no"})
     queue.add("kind", [Review(0, "kind", 1, text, "yes", 0.5) for text in "bcdef"])
     assert [row.text for row in queue.of("kind")] == ["a", "e", "f"]
+    for ask in (lambda row: queue.label("kind", {row: "no"}), lambda row: queue.erase("kind", [row])):
+        for number in (999, 10**30):  # more than a database counts to
+            with pytest.raises(NotFound, match=f"has no row {number} for review"):
+                ask(number)
     assert library.for_tenant("other").registry.reviews._scope.tenant == "other"
     with pytest.raises(Exception, match="no task 'kind' for tenant 'other'"):
         library.for_tenant("other").registry.reviews.of("kind")

@@ -6,7 +6,9 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit status of what an interrupt ended."""
+
+END_S = 5.0
+"""Seconds beyond the grace in which a server that was told to end waits for the registry."""
 
 KEEP_ALIVE_S = 65
 """Seconds that an idle connection is kept: a little longer than clients and proxies do, so that it is they who close it."""
@@ -82,11 +87,38 @@ def run(
     on_ready: Callable[[], None],
 ) -> None:
     """Serve on a bound socket until a signal says to end, then stop the engine. `on_ready` is called when it begins."""
+    server = make_server(service, library, settings, on_ready=on_ready)
+    with _ending_in_time(server, library, settings.grace_s + END_S):
+        try:
+            server.run([bound])
+        finally:
+            server.should_exit = True
+            service.engine.stop(drain=False, timeout=settings.grace_s)
+            service.close()
+
+
+@contextlib.contextmanager
+def _ending_in_time(server: Server, library: Library, within_s: float, look_s: float = 0.5) -> Iterator[None]:
+    """Cut the connections to a registry that still holds up a server so many seconds after it was told to end: threads wait
+    there for an answer, behind a lock or of a machine that is gone, and each of them would be waited for."""
+    over = threading.Event()
+
+    def watch() -> None:
+        told_at = None
+        while not over.wait(look_s):
+            if server.should_exit and told_at is None:
+                told_at = time.monotonic()
+            if told_at is not None and time.monotonic() - told_at >= within_s:
+                log.warning("the registry does not answer, and the server is to end: its connections are cut")
+                library.registry.database.cut()
+
+    watching = threading.Thread(target=watch, daemon=True, name="end")
+    watching.start()
     try:
-        make_server(service, library, settings, on_ready=on_ready).run([bound])
+        yield
     finally:
-        service.engine.stop(drain=False, timeout=settings.grace_s)
-        service.close()
+        over.set()
+        watching.join()
 
 
 def make_server(service: AsyncService, library: Library, settings: Settings, *, on_ready: Callable[[], None]) -> Server:

@@ -161,7 +161,7 @@ def _choose_form(config: dict[str, Any], train: UploadedRows, frame: ChatFrame |
                 )
             config[key] = default[place]
             notes.append(f"{key} is {default[place]!r}")
-    if "labels" in config or "id2label" in config:
+    if config.get("labels") is not None or config.get("id2label") is not None:
         return notes
     if train.shape == "preference":
         _bound_answers(config, train, frame if worded else None, context)
@@ -175,15 +175,15 @@ def _choose_form(config: dict[str, Any], train: UploadedRows, frame: ChatFrame |
     except ConfigError as error:
         raise FieldError(str(error), "softprompt") from None
     labels, why = infer_labels(_try_rows(form, train, "training_file").answers, fold=config.get("fold_labels") is True)
-    generates = config.get("metric") not in (None, *OF_LABELS) or kind == NUMBER
+    free = "labels" in config  # as null: there are to be none
+    generates = free or config.get("metric") not in (None, *OF_LABELS) or kind == NUMBER
     if labels is not None and not generates:
-        if config.get("labels") is None:
-            config["labels"] = list(labels)
+        config["labels"] = list(labels)
         notes.append(f"labels were inferred from the answers: {named(labels)}; give softprompt.labels to choose others")
     else:
         if train.shape != "columns" and kind != NUMBER:
             _bound_answers(config, train, frame if worded else None, context)
-        asks = "problem_type" if kind == NUMBER else "the metric"
+        asks = "problem_type" if kind == NUMBER else "labels" if free else "the metric"
         notes.append(f"the answers are {why}" if labels is None else f"the answers are generated: {asks} asks so")
     return notes
 

@@ -14,7 +14,7 @@ from softprompt.bases.base import BaseLike, FrozenBase, base_of
 from softprompt.bases.options import BaseOptions
 from softprompt.engines.offline import OfflineEngine
 from softprompt.errors import ConfigError, FingerprintMismatch, TrainingError
-from softprompt.evaluation.trials import Report, Trial, judge, result_of
+from softprompt.evaluation.trials import Report, Trial, answer, report_tuned, result_of
 from softprompt.library import personal
 from softprompt.library.binding import options_for
 from softprompt.library.library import library_or_current
@@ -22,7 +22,7 @@ from softprompt.library.passages import Passages
 from softprompt.lifecycle.histories import History, read_histories, read_source
 from softprompt.model.architecture import Architecture, architecture_of
 from softprompt.progress import Advance, Progress, Silent
-from softprompt.prompts.card import REFERENCE
+from softprompt.prompts.card import REFERENCE, SCORED, TEMPERATURE, Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.registry.records import Record, Version
 from softprompt.rows.sources import digest_rows
@@ -44,10 +44,12 @@ RATE = 0.3
 """Of the default learning rate: the start is good already."""
 BANK = 64
 """Users that are trained at once: their prompts' keys and values must have room beside each other."""
-OF_OTHERS = (REFERENCE, "test_digest", "validation_rows", "folds", "sweep", "upgrade", "correct")
+OF_OTHERS = (REFERENCE, TEMPERATURE, "test_digest", "validation_rows", "folds", "sweep", "upgrade", "correct")
 """What the recipe of the shared prompt says of its own rows and training: a user's version has others."""
 HELD_OUT = 4
 """One row in so many chooses between the prompt as it was, half-way and at the end."""
+CALIBRATING = 10
+"""So many rows held out calibrate a user's version; fewer would make its probabilities worse than they are without."""
 
 
 @dataclass(frozen=True)
@@ -227,9 +229,19 @@ def _personalize(
 
 
 def _judged(engine: OfflineEngine, runs: Sequence[Run], vectors: Sequence[torch.Tensor]) -> list[Report]:
-    dtype = engine.architecture.base.dtype
-    trials = [Trial(run.task.form, own.to(dtype), run.validation) for run, own in zip(runs, vectors, strict=True)]
-    return result_of(judge(engine, trials))
+    dtype, pairs = engine.architecture.base.dtype, zip(runs, vectors, strict=True)
+    trials = [Trial(run.task.form, own.to(dtype), run.validation, keeps_chances=True) for run, own in pairs]
+    given = zip(trials, result_of(answer(engine, trials)), strict=True)
+    return [report_tuned(trial, answers, fixed=True) for trial, answers in given]
+
+
+def _temperature(run: Run, best: Report, start: Card, shared: Card) -> float | None:
+    """What calibrates a user's version: the one that fits the rows held out, where these are enough; of a prompt that is the
+    start as it was, that of the start, if it is asked alike."""
+    if run.best_step:
+        return best.temperature if best.rows >= CALIBRATING else None
+    alike = all(getattr(start, name) == getattr(shared, name) for name in SCORED)
+    return start.recipe.get(TEMPERATURE) if alike else None
 
 
 def _prompt_of(user: _User, shared: Version, prompt: SoftPrompt, source: Source) -> SoftPrompt:
@@ -241,6 +253,8 @@ def _prompt_of(user: _User, shared: Version, prompt: SoftPrompt, source: Source)
     recipe["prompt_tuning_init"] = "PROMPT"
     for name in OF_OTHERS:
         recipe.pop(name, None)
+    if (temperature := _temperature(run, best, prompt.card, shared.card)) is not None:
+        recipe[TEMPERATURE] = temperature
     metrics = {"value": best.value, "stderr": best.stderr, "rows": best.rows, "shared": user.shared.value}
     card = prompt.card.model_copy(
         update={

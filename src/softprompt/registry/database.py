@@ -21,11 +21,14 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from softprompt.errors import NameRefused, NotFound, ReadOnly, RegistryError
 from softprompt.files import make_private
 from softprompt.registry import tables
+from softprompt.registry.links import Links
 from softprompt.registry.sqlite_file import BUSY_SECONDS, SqliteFile
 
 CONNECT_SECONDS = 10
 SILENT_SECONDS = 30
 """After which a server of whose machine nothing comes any more is given up."""
+PROBE_SECONDS = 10
+"""After which a machine that is waited for is asked whether it is there; systems do so after two hours by themselves."""
 LOG_SECONDS = 3.0
 """How long a log that shall be emptied is waited for."""
 
@@ -44,6 +47,7 @@ class Database:
         self.sqlite = engine.dialect.name == "sqlite"
         # PostgreSQL would show each statement another state; SQLite keeps to one by itself.
         self._reader = engine if self.sqlite else engine.execution_options(isolation_level="REPEATABLE READ")
+        self._links = None if self.sqlite else Links(engine)
 
     @classmethod
     def open(cls, url: str | URL, *, create: bool = True, home: Path | None = None) -> Database:
@@ -134,6 +138,12 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+    def cut(self) -> None:
+        """Give up whatever a server is asked just now, for one that must not be waited for any longer: it fails as where the
+        server is gone. SQLite waits for nothing for ever."""
+        if self._links is not None:
+            self._links.cut()
 
     def forget_deleted(self) -> bool:
         """Let nothing that was deleted stay in the file of SQLite, nor in its log; False where another reads that for longer
@@ -293,6 +303,7 @@ def _engine(url: URL, shown: str) -> Engine:
         return engine
     try:
         waits = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": SILENT_SECONDS * 1000}
+        waits |= {"keepalives_idle": PROBE_SECONDS, "keepalives_interval": PROBE_SECONDS // 2}
         waits = {name: value for name, value in waits.items() if name not in url.query}
         engine = sa.create_engine(url, connect_args=waits, pool_pre_ping=True)
         event.listen(engine, "before_cursor_execute", _refuse_zeros)

@@ -193,6 +193,10 @@ class Watch:
                 seen = Seen(ids, answers_of(form, one.output), confidence_of(form, one.scores))
                 self._rows.append((seen, text, one.output))
 
+    def repeats(self) -> None:
+        """It says once more what is said beside it: no observer is told of it."""
+        self._resident = None
+
     def wrote(self, text: str) -> None:
         """A piece of an answer."""
         if self._written is not None:

@@ -127,14 +127,17 @@ class AsyncService:
         schema: str | None = None,
         any_text: bool = False,
         echo: bool = False,
+        repeat: bool = False,
         user: str | None = None,
         key: str | None = None,
     ) -> Completion:
         """Continue raw text or token ids, without a template. Text is text: control tokens come as ids alone. With `schema`,
         a JSON schema as text, the answer is JSON of it; else of the task's own, where it has one and `any_text` does not say
         otherwise. With `echo` the input comes before it, with its tokens'
-        log-probabilities where `sampling` asks for such, and `max_tokens` may be 0."""
-        how: dict[str, Any] = {"schema": schema, "any_text": any_text, "echo": echo, "user": user, "key": key}
+        log-probabilities where `sampling` asks for such, and `max_tokens` may be 0. A `repeat` is one more answer to what
+        is asked beside it: where nothing is drawn it says the same, which counts once for drift and in the shadow."""
+        how: dict[str, Any] = {"schema": schema, "any_text": any_text, "echo": echo, "repeat": repeat}
+        how |= {"user": user, "key": key}
         return await (await self.stream(tenant, model, given, sampling, **how)).whole()
 
     async def stream(
@@ -147,6 +150,7 @@ class AsyncService:
         schema: str | None = None,
         any_text: bool = False,
         echo: bool = False,
+        repeat: bool = False,
         user: str | None = None,
         key: str | None = None,
     ) -> Stream:
@@ -163,7 +167,8 @@ class AsyncService:
             stream.echo = opening
             told: dict[str, Any] = {"given": given, "sampling": sampling, "schema": schema, "any_text": any_text}
             again = partial(self._uncounted.complete, tenant, **told)
-            return self._follow(target, stream, sampling, lambda ref: again(model=ref))
+            drawn = sampling.temperature > 0
+            return self._follow(target, stream, watch, lambda ref: again(model=ref), drawn=drawn, repeat=repeat)
 
     async def chat(
         self,
@@ -174,6 +179,7 @@ class AsyncService:
         *,
         own_bound: bool = False,
         schema: str | None = None,
+        repeat: bool = False,
         user: str | None = None,
         key: str | None = None,
     ) -> Completion:
@@ -182,9 +188,9 @@ class AsyncService:
 
         A task with labels answers with the likeliest. With `own_bound` a task that generates keeps to its own bound, and
         `sampling.max_tokens` counts for the base alone, as far as there is room. With `schema`, a JSON schema as text, the
-        answer is JSON of that; else of the task's own, where it has one.
+        answer is JSON of that; else of the task's own, where it has one. `repeat` as for `complete`.
         """
-        how: dict[str, Any] = {"own_bound": own_bound, "schema": schema, "user": user, "key": key}
+        how: dict[str, Any] = {"own_bound": own_bound, "schema": schema, "repeat": repeat, "user": user, "key": key}
         return await (await self.stream_chat(tenant, model, messages, sampling, **how)).whole()
 
     async def stream_chat(
@@ -196,6 +202,7 @@ class AsyncService:
         *,
         own_bound: bool = False,
         schema: str | None = None,
+        repeat: bool = False,
         user: str | None = None,
         key: str | None = None,
     ) -> Stream:
@@ -236,7 +243,7 @@ class AsyncService:
                         )
                     head = self.targets.head(target, len(ids))
                     stream = await self._labelling.best(resident, target.members, ids, head, watch)
-                    return self._follow(target, stream, sampling, again)
+                    return self._follow(target, stream, watch, again, drawn=False, repeat=repeat)
             bound = sampling.max_tokens if resident is None or not own_bound else resident.form.max_new_tokens
             room = self.base.room(len(target.vectors) + len(ids))
             if own_bound and room is not None:
@@ -245,7 +252,7 @@ class AsyncService:
             own = None if resident is None else resident.form
             held = await held_to(self.base, replace(sampling, max_tokens=bound), own, schema)
             stream = self._generate(target, ids, held, watch, strip=resident is not None)
-            return self._follow(target, stream, sampling, again)
+            return self._follow(target, stream, watch, again, drawn=sampling.temperature > 0, repeat=repeat)
 
     async def classify(
         self,
@@ -358,11 +365,22 @@ class AsyncService:
             raise
 
     def _follow(
-        self, target: Target, stream: Stream, sampling: Sampling, again: Callable[[str], Coroutine[Any, Any, Completion]]
+        self,
+        target: Target,
+        stream: Stream,
+        watch: Watch,
+        again: Callable[[str], Coroutine[Any, Any, Completion]],
+        *,
+        drawn: bool,
+        repeat: bool,
     ) -> Stream:
-        """A stream whose answer is compared with a candidate's in the shadow; not where both are drawn."""
+        """A stream whose answer is compared with a candidate's in the shadow; not where both are `drawn`. Where nothing is,
+        a `repeat` says what the answer beside it says, and that counts once."""
         share = target.share
-        if share is None or sampling.temperature > 0:
+        if repeat and not drawn:
+            watch.repeats()
+            return stream
+        if share is None or drawn:
             return stream
 
         async def text() -> Sequence[str]:

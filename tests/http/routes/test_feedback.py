@@ -248,6 +248,24 @@ def test_in_the_shadow_all_get_the_control_and_the_candidate_is_compared(running
     assert "apple" not in "".join(map(str, state_of(running.library.home)["registry.db"]))  # as it came in
 
 
+def test_answers_that_are_one_and_the_same_are_compared_once(running: Running, client: OpenAI) -> None:
+    """`n` greedy answers to a prompt are one, each prompt of several counts, and a label is never drawn."""
+    begin(running, shadow=True)
+    greedy = {"model": "kind", "n": 4, "max_tokens": 3}
+    chat(client, n=4)
+    assert compared(running, 1)["compared"] == 1
+    list(chat(client, n=4, seed=7, stream=True))
+    client.completions.create(prompt=["red", "blue"], **greedy)
+    list(client.completions.create(prompt="red", stream=True, **greedy))
+    assert compared(running, 5)["compared"] == 5
+    chat(client, n=3, temperature=1)
+    client.completions.create(prompt="red", temperature=1, **greedy)
+    chat(client)
+    assert compared(running, 7)["compared"] == 7
+    chat(client)
+    assert compared(running, 8)["compared"] == 8
+
+
 def test_a_candidate_that_is_slow_in_the_shadow_delays_nobody(running: Running, client: OpenAI) -> None:
     begin(running, shadow=True)
     chat(client)

@@ -265,7 +265,7 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     how: dict[str, Any] = {"own_bound": body.bound is None, "schema": body.schema_asked, **call.asker}
     shape = ChatShape(body.count, with_logprobs=bool(body.logprobs))
     if body.stream:
-        opening = [partial(call.service.stream_chat, *about, sampling, **how) for sampling in draws]
+        opening = [partial(call.service.stream_chat, *about, one, repeat=at > 0, **how) for at, one in enumerate(draws)]
         return await call.stream(shape, opening, tokens, include_usage=body.wants_usage)
-    asking = [partial(call.service.chat, *about, sampling, **how) for sampling in draws]
+    asking = [partial(call.service.chat, *about, one, repeat=at > 0, **how) for at, one in enumerate(draws)]
     return await call.answer(shape, asking, tokens)

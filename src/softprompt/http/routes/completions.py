@@ -182,8 +182,10 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
         raise ApiError(
             400, "model 'auto' takes one prompt in a request; send one each", param="prompt", code="invalid_value"
         )
-    rows = [(prompt, sampling) for prompt in prompts for sampling in body.draws(bound, body.logprobs)]
+    draws = body.draws(bound, body.logprobs)
+    rows = [((prompt, sampling), at > 0) for prompt in prompts for at, sampling in enumerate(draws)]
     tokens, shape = len(rows) * bound, CompletionShape(len(rows), with_logprobs=body.logprobs is not None)
+    about = (call.tenant, body.model)
     how: dict[str, Any] = {
         "schema": body.schema_asked,
         "any_text": body.any_text_asked,
@@ -191,7 +193,7 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
         **call.asker,
     }
     if body.stream:
-        opening = [partial(call.service.stream, call.tenant, body.model, *row, **how) for row in rows]
+        opening = [partial(call.service.stream, *about, *row, repeat=repeat, **how) for row, repeat in rows]
         return await call.stream(shape, opening, tokens, include_usage=body.wants_usage)
-    asking = [partial(call.service.complete, call.tenant, body.model, *row, **how) for row in rows]
+    asking = [partial(call.service.complete, *about, *row, repeat=repeat, **how) for row, repeat in rows]
     return await call.answer(shape, asking, tokens)

@@ -124,7 +124,7 @@ class Reviews:
 
     def _check(self, connection: Connection, task: str, ids: Sequence[int]) -> int:
         task_id: int = queries.task_row(connection, self._scope.tenant, task, lock=True).id
-        there = sa.select(_r.id).where(_r.task_id == task_id, _r.id.in_(ids))
+        there = sa.select(_r.id).where(_r.task_id == task_id, _r.id.in_([one for one in ids if one < 1 << 63]))
         if missing := set(ids) - set(connection.execute(there).scalars()):
             raise NotFound(
                 f"task {task!r} has no row {min(missing)} for review; `softprompt review {task}` lists those there are"
