@@ -230,6 +230,40 @@ def test_sets_and_numbers_are_judged_too(
         find_looks(library, ["other@1"], [suite(file, calibration=5)])
 
 
+def test_a_number_over_ordered_labels_stays_where_the_nearest_label_does(
+    library: Library, base: FrozenBase, tmp_path: Path
+) -> None:
+    library.publish(some_prompt(base, "other", input="{text} =", **SCALE).to_bytes(), base="x/y")
+    file = data_file(tmp_path, [row | {"label": 1 + place % 3} for place, row in enumerate(ROWS)])
+    found = one(library, base, suite(file, perturb=["case"], swap=[["river", "stone"]]), "other@1")
+    rows = [perturbed("case", row, ["text"]) for row in json.loads(f"[{','.join(file.read_text().splitlines())}]")]
+    others = [row["text"] for row in rows if row is not None]
+    swapped = [row["text"].replace("river", "_").replace("stone", "river").replace("_", "stone") for row in ROWS]
+
+    def nearest(texts: Sequence[str]) -> list[int]:
+        return [round(float(one.output)) for one in predict(texts, "other@1", library=library, base=base)]
+
+    said, by_name = [round(float(text)) for text in found.answers], checks(found)
+    stayed = tuple(float(a == b) for a, b in zip(said, nearest(others), strict=True))
+    assert by_name["perturb:case:stayed"].values == stayed
+    assert by_name["swap:river/stone"].values == tuple(
+        float(a != b) for a, b in zip(said, nearest(swapped), strict=True)
+    )
+    assert 0 < by_name["perturb:case:stayed"].value
+    assert by_name["swap:river/stone"].value < 1
+
+
+def test_a_generated_number_stays_as_long_as_it_is_the_same_number(library: Library, base: FrozenBase, rows: Path) -> None:
+    form: dict[str, Any] = {"target": " {label}", "metric": "mae", "recipe": {"problem_type": NUMBER}}
+    library.publish(some_prompt(base, "count", input="{text} =", **form).to_bytes(), base="x/y")
+    file = data_file(rows.parent, [row | {"label": place} for place, row in enumerate(ROWS)])
+    (look,) = find_looks(library, ["count@1"], [suite(file)])
+    assert look._same("3", "It is 3.0.")
+    assert not look._same("3", "3.5")
+    assert look._same("None at all.", "none at all")
+    assert not look._same("3", "three")
+
+
 def test_passages_are_shuffled_and_looked_up_once(library: Library, base: FrozenBase, tmp_path: Path) -> None:
     form: dict[str, Any] = {"input": "{passages} {text} =", "labels": ("yes", "no")}
     library.publish(some_prompt(base, "ask", **form).to_bytes(), base="x/y")

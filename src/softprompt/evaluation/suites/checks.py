@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from softprompt.errors import ConfigError, DataError
 from softprompt.evaluation.metrics import fold
+from softprompt.evaluation.reference import answers_of
 from softprompt.evaluation.suites.measures import (
     LOWER,
     OF_WRITING,
@@ -217,7 +218,12 @@ class Look:
         )
 
     def _same(self, one: str, other: str) -> bool:
-        return one == other if self.form.labels is not None else fold(one) == fold(other)
+        """Whether two answers say one thing: an expectation over ordered labels says the nearest of them, as any change to an
+        input moves its last digits."""
+        if self.form.labels is not None:
+            return answers_of(self.form, one) == answers_of(self.form, other)
+        numbers = [self.form.of_text(text).value for text in (one, other)] if self.form.is_number else [None]
+        return numbers[0] == numbers[1] if None not in numbers else fold(one) == fold(other)
 
     def _patterns(self, said: Sequence[str]) -> Iterator[Check]:
         for rule in ("must", "must_not"):
