@@ -114,6 +114,16 @@ def test_answers_that_are_not_kept_are_compared_by_their_digests(library: Librar
     assert suite["examples"][0]["after"] == hidden("yes")
 
 
+def test_kept_answers_are_compared_with_digests_as_digests(library: Library, rows: Path) -> None:
+    kept = outcome(2, AFTER, rows)
+    secret = replace(kept, answers=tuple(map(hidden, AFTER)), definition=kept.definition | {"keep_answers": False})
+    library.registry.outcomes.put(secret)
+    for ref, against in (("kind@2", "kind@1"), ("kind@1", "kind@2")):
+        (suite,) = report(ref, against, library=library).suites
+        assert suite["changed"] == 3
+        assert {one["row"] for one in suite["examples"]} == {digest_of_row(ROWS[place]) for place in (0, 3, 4)}
+
+
 @pytest.mark.parametrize(
     ("metric", "before", "after", "better"),
     [

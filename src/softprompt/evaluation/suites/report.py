@@ -155,7 +155,8 @@ def _suite(
         notes.append(f"suite {outcome.suite!r}: the two versions were run on other rows or checks, and are not compared")
     elif before is not None:
         falls = {fall.check: fall for fall in falls_of(before, outcome)}
-        changed = [place for place, pair in enumerate(zip(before.answers, outcome.answers, strict=True)) if len({*pair}) > 1]
+        pairs = zip(*_alike(before, outcome), strict=True)
+        changed = [place for place, (old, new) in enumerate(pairs) if old != new]
         shown = _examples(library, version, before, outcome, changed, examples, notes)
     elif other is not None:
         notes.append(f"suite {outcome.suite!r} was not run on {other.ref}")
@@ -176,6 +177,14 @@ def _suite(
         "changed": len(changed) if falls else None,
         "examples": shown,
     }
+
+
+def _alike(*outcomes: Outcome) -> list[Sequence[str]]:
+    """The answers of outcomes, as digests where one of them has no more than those."""
+    keep = [outcome.definition.get("keep_answers", True) for outcome in outcomes]
+    if all(keep):
+        return [outcome.answers for outcome in outcomes]
+    return [tuple(map(hidden, one.answers)) if keeps else one.answers for one, keeps in zip(outcomes, keep, strict=True)]
 
 
 def _compared(falls: Mapping[str, Fall], check: str) -> dict[str, Any]:
