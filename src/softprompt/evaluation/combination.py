@@ -277,9 +277,11 @@ def _judged(
     form = Form.of_card(made.card)
     case.task.form = form
     trials = []
-    for prompt in (made, *parents):
+    for whose, prompt in zip(("what is combined", *(one.ref for one in versions)), (made, *parents), strict=True):
         prompt.check_base(loaded)
         examples = case.task.encode(loaded, case.rows, prompt.columns, split="test")
+        for remark in examples.remarks(whose):
+            progress.warn(remark)
         trials.append(Trial(form, prompt.rows_PD.to(loaded.dtype), examples, prompt.card.members))
     engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
     with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:

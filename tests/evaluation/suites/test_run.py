@@ -184,6 +184,33 @@ def test_what_changes_nothing_or_is_empty_is_told(library: Library, base: Frozen
     ]
 
 
+class _Told(Mute):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_inputs_that_are_cut_are_told(library: Library, base: FrozenBase, tmp_path: Path) -> None:
+    long = "red river " * base.context
+    file = data_file(tmp_path, [*ROWS, {"text": long, "label": "no"}, {"text": long[: base.context], "label": "no"}])
+    told = _Told()
+    run_looks(library, find_looks(library, ["kind@1"], [suite(file, perturb=["case"])]), base, told)
+    assert told.lines == [
+        "suite 's' on kind@1: 1 of 14 inputs were cut to fit the context, the first of them rows.jsonl, line 13",
+        "suite 's' on kind@1, perturb:case: 1 of 14 inputs were cut to fit the context, the first of them rows.jsonl, line 13, "
+        "changed by perturb:case",
+    ]
+    told = _Told()
+    combine(["kind@1", "kind@2"], task="both", data=file, library=library, base=base, progress=told)
+    cut = f"1 of 14 inputs were cut to fit the context, the first of them {file}, line 13"
+    assert told.lines == [f"{whose}: {cut}" for whose in ("what is combined", "kind@1", "kind@2")]
+    told = _Told()
+    softprompt.inspect("kind@1", data=file, library=library, base=base, progress=told)
+    assert told.lines == [f"kind@1: {cut}"]
+
+
 @pytest.mark.parametrize("ref", ["kind@1", "write@1"])
 def test_preference_is_the_share_of_rows_whose_right_answer_is_likelier(
     library: Library, base: FrozenBase, tmp_path: Path, ref: str

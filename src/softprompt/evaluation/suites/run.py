@@ -113,15 +113,17 @@ def run_look(library: Library, look: Look, engine: OfflineEngine, progress: Prog
     prompt = SoftPrompt.from_bytes(library.read(case.version), digest=case.version.digest)
     prompt.check_base(base)
 
-    def trial(rows: Sequence[dict[str, object]]) -> Trial:
+    def trial(rows: Sequence[dict[str, object]], what: str = "") -> Trial:
         examples = case.task.encode(base, rows, prompt.columns, split="suite")
+        for remark in examples.remarks(f"suite {look.suite.name!r} on {case.version.ref}{what}"):
+            progress.warn(remark)
         vectors_PD = prompt.rows_PD.to(base.dtype)
         return Trial(look.form, vectors_PD, examples, prompt.card.members, keeps_chances=look.tells_chances)
 
     whole = trial(case.rows)
     (answers,) = answer_all(engine, [whole], progress)  # alone, as `evaluate` does
     variants = list(look.variants())
-    trials = [trial(variant.rows) for variant in variants]
+    trials = [trial(variant.rows, f", {variant.name}") for variant in variants]
     changed = (
         answer_all(engine, trials, progress) if any(map(len, (one.examples for one in trials))) else [[] for _ in trials]
     )
