@@ -273,9 +273,7 @@ def test_a_number_over_ordered_labels_stays_where_the_nearest_label_does(
     said, by_name = [round(float(text)) for text in found.answers], checks(found)
     stayed = tuple(float(a == b) for a, b in zip(said, nearest(others), strict=True))
     assert by_name["perturb:case:stayed"].values == stayed
-    assert by_name["swap:river/stone"].values == tuple(
-        float(a != b) for a, b in zip(said, nearest(swapped), strict=True)
-    )
+    assert by_name["swap:river/stone"].values == tuple(float(a != b) for a, b in zip(said, nearest(swapped), strict=True))
     assert 0 < by_name["perturb:case:stayed"].value
     assert by_name["swap:river/stone"].value < 1
 
