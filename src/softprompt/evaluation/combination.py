@@ -295,8 +295,8 @@ def _judged(
 
 
 def _own(form: Form, parent: Form) -> Form:
-    """The form that a parent is judged in: with the threshold and the range that its own training found, as it answers alone,
-    where it was tuned for the same answers."""
+    """The form that a parent is judged in: with the threshold and the range of its own, as it answers alone, where it was
+    tuned for the same answers."""
     if (parent.problem_type, parent.labels) != (form.problem_type, form.labels):
         return form
     return replace(form, threshold=parent.threshold, answer_range=parent.answer_range)

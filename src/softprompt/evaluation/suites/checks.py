@@ -218,8 +218,8 @@ class Look:
         )
 
     def _same(self, one: str, other: str) -> bool:
-        """Whether two answers say one thing: an expectation over ordered labels says the nearest of them, as any change to an
-        input moves its last digits."""
+        """Whether two answers say one thing: an expectation over ordered labels says the nearest of them, as any change to
+        an input moves its last digits."""
         if self.form.labels is not None:
             return answers_of(self.form, one) == answers_of(self.form, other)
         numbers = [self.form.of_text(text).value for text in (one, other)] if self.form.is_number else [None]
