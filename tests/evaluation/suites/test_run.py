@@ -227,6 +227,9 @@ def test_preference_is_the_share_of_rows_whose_right_answer_is_likelier(
         assert 0 < check.value < 1
     with pytest.raises(DataError, match="no row has anything in the column 'rejected'"):
         one(library, base, suite(file, metrics=["preference"]), ref)
+    data_file(tmp_path, [*rows[:5], rows[5] | {"worse": rows[5]["label"]}])
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 6: the right answer itself stands in the column 'worse'"):
+        one(library, base, suite(file, metrics=["preference"], rejected="worse"), ref)
 
 
 SETS: dict[str, Any] = {"labels": ("yes", "no"), "metric": "micro_f1", "recipe": {"problem_type": SET}}

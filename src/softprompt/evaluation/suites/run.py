@@ -142,6 +142,13 @@ def _preferred(look: Look, trial: Trial, answers: Sequence[Answer], engine: Offl
             f"suite {look.suite.name!r}: no row has anything in the column {column!r}, and `preference` compares the right "
             "answer with it; name another with `rejected`, or mend the rows"
         )
+    for place in places:
+        if trial.examples.targets[place] == others[place].ids:  # type: ignore[union-attr]
+            raise DataError(
+                f"suite {look.suite.name!r}, {case.rows.where(place)}: the right answer itself stands in the column "
+                f"{column!r}, as far as `max_new_tokens` lets it be told, and `preference` compares the two; mend the row, "
+                "or leave that cell empty"
+            )
     found: list[bool | None] = [None] * len(others)
     labels = look.form.labels
     if labels is not None:
