@@ -122,7 +122,7 @@ class Watcher:
     def saw(self, tenant: str, task: str, version: int, seen: Seen, text: str | None, output: str) -> None:
         """A row was answered."""
         key = (tenant, task, version)
-        watched = self._watched.get(key) or self._add(key)
+        watched = self._of_key(key)
         watched.queue.append(seen)
         if self._review_below is not None and text is not None and seen.confidence < self._review_below:
             watched.reviews.append(Review(0, task, version, text, output, round(seen.confidence, 4), created_at=now()))
@@ -147,9 +147,11 @@ class Watcher:
             if one.buckets:
                 yield key, one.tally, one.verdicts
 
-    def _add(self, key: Key) -> _Watched:
+    def _of_key(self, key: Key) -> _Watched:
         with self._lock:
-            watched = self._watched.setdefault(key, _Watched())
+            if (watched := self._watched.get(key)) is None:
+                watched = self._watched[key] = _Watched()
+            self._watched.move_to_end(key)
             while len(self._watched) > MOST_VERSIONS:
                 self._watched.popitem(last=False)
             return watched
