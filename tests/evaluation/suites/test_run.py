@@ -303,6 +303,18 @@ def test_passages_are_shuffled_and_looked_up_once(library: Library, base: Frozen
     assert found["perturb:passages"].places == tuple(range(1, len(ROWS), 2)), "those with more than one"
 
 
+@pytest.mark.parametrize("as_text", [False, True])
+def test_conversations_are_left_as_they_are(library: Library, base: FrozenBase, tmp_path: Path, *, as_text: bool) -> None:
+    """As text they are JSON, of which typos and capitals leave nothing that can be read."""
+    form: dict[str, Any] = {"input": "{messages}", "labels": ("yes", "no"), "recipe": {"messages": "in the chat template"}}
+    library.publish(some_prompt(base, "talk", **form).to_bytes(), base="x/y")
+    turns = [{"role": "user", "content": "the red river is good"}]
+    file = data_file(tmp_path, [{"messages": json.dumps(turns) if as_text else turns, "label": "no"}])
+    given = suite(file, perturb=["case", "typos", "punctuation", "length"], swap=[["user", "system"], ["red", "blue"]])
+    (look,) = find_looks(library, ["talk@1"], [given])
+    assert [variant.places for variant in look.variants()] == [[]] * 6
+
+
 def test_an_ensemble_is_run_too(library: Library, base: FrozenBase, rows: Path) -> None:
     combine(["kind@1", "kind@2"], "ensemble", task="kind", library=library)
     found = one(library, base, suite(rows, perturb=["case"], calibration=4), "kind@3")

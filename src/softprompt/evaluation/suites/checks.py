@@ -25,6 +25,7 @@ from softprompt.evaluation.suites.measures import perplexity as perplexity_of
 from softprompt.evaluation.suites.perturb import perturbed, swapped
 from softprompt.evaluation.suites.suite import SliceConfig, Suite
 from softprompt.registry.records import Check, Outcome
+from softprompt.rows.openai_files import MESSAGES
 from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import Row, canonical
 from softprompt.rows.values import is_missing, text_of
@@ -108,8 +109,9 @@ class Look:
 
     @property
     def columns(self) -> list[str]:
-        """Those of the input that hold what may be changed."""
-        return [name for name in self.form.input.fields if name not in (PASSAGES, self.form.target_field)]
+        """Those of the input that hold what may be changed: no conversation, which as text is JSON that a change breaks."""
+        left = (PASSAGES, self.form.target_field, *([MESSAGES] if self.form.converses else []))
+        return [name for name in self.form.input.fields if name not in left]
 
     def variants(self) -> Iterator[Variant]:
         """The changed rows that the suite asks for; those that a change leaves as they are are not among them."""
