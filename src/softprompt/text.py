@@ -1,10 +1,12 @@
-"""Text: who wrote it, its plurals, and what is none: lone halves of surrogate pairs, which JSON can escape and no UTF-8 can
-carry."""
+"""Text: who wrote it, its plurals, what its words are made of, and what is none: lone halves of surrogate pairs, which JSON
+can escape and no UTF-8 can carry."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import unicodedata
 from collections.abc import Sequence
 
 Parts = Sequence[tuple[str, str]]
@@ -28,6 +30,16 @@ def with_mask(parts: Parts, token: str | None) -> Parts:
 def plural(count: int, noun: str) -> str:
     """A number of things, for a message: `1 row`, `2 rows`."""
     return f"{count} {noun}{'s' * (count != 1)}"
+
+
+@functools.cache
+def in_words() -> str:
+    """What words are made of, to stand in brackets of a regular expression: `\\w`, and the marks on letters that it leaves
+    out. In Hindi, Tamil or Thai vowels are such marks, and words without them others. Marks of emoji are none of them."""
+    codes = [code for code in range(0x300, 0x1F000) if not 0xFE00 <= code <= 0xFE0F]
+    marks = [code for code in codes if unicodedata.category(chr(code)) in ("Mn", "Mc")]
+    runs = [[code for _, code in run] for _, run in itertools.groupby(enumerate(marks), lambda pair: pair[1] - pair[0])]
+    return r"\w" + "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in runs)
 
 
 def told_layers(layers: Sequence[tuple[int, int, int]]) -> str:

@@ -58,6 +58,26 @@ def test_any_text_is_read_back(tmp_path: Path, rows: list[str], kind: str) -> No
     assert [row["text"] for row in read_table(path).rows] == [row["text"] for row in given_rows]
 
 
+@given(
+    rows=st.lists(st.text('ab"\r\n\t,;| ', max_size=6), min_size=1, max_size=5),
+    kind=st.sampled_from([".jsonl", ".json", ".csv", ".parquet"]),
+)
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_line_ends_within_texts_are_read_back(tmp_path: Path, rows: list[str], kind: str) -> None:
+    path = tmp_path / f"out{kind}"
+    path.unlink(missing_ok=True)
+    given_rows = [{"text": text} for text in rows]
+    fill(path, given_rows, ("output",))
+    assert [row["text"] for row in read_table(path).rows] == rows
+
+
+@pytest.mark.parametrize("kind", [".csv", ".tsv"])
+def test_a_carriage_return_by_itself_divides_no_rows(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"out{kind}"
+    fill(path, [{"text": "one\rtwo"}, {"text": "\r"}, {"text": "three"}])
+    assert [row["text"] for row in read_table(path).rows] == ["one\rtwo", "\r", "three"]
+
+
 def test_a_break_loses_nothing_and_another_call_begins_again(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     file = AnswerFile(path, ROWS, IDENTITY)

@@ -27,6 +27,7 @@ from softprompt.exchange.exporting import Format, export_prompt
 from softprompt.exchange.importing import import_prompt
 from softprompt.library.library import Library
 from softprompt.model.architecture import architecture_of
+from softprompt.progress import Mute
 from softprompt.prompts.card import DECISION
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.rows.sources import Row
@@ -34,7 +35,7 @@ from softprompt.serving.answers import Message
 from softprompt.serving.offline import Service
 from softprompt.serving.service import AsyncService
 from softprompt.tasks.answers.decision import Question
-from softprompt.tasks.answers.kinds import SET, mean_scores, softmax
+from softprompt.tasks.answers.kinds import NUMBER, SET, mean_scores, softmax
 from softprompt.tasks.form import _OF_KIND, HOW_ASKED, Form
 from softprompt.tasks.task import Task
 from softprompt.training.prepare import Preparer
@@ -222,6 +223,26 @@ def test_a_combination_is_judged_with_its_parents_on_the_rows_given(
     (tmp_path / "kind.yaml").write_text("labels: ['yes', 'no', the river]\ndata: {train: rows.jsonl, test: rows.jsonl}\n")
     by_file = combine(["kind@1", "kind@2"], "ensemble", library=library, data=tmp_path / "kind.yaml", base=base)
     assert (by_file.value, by_file.digest) == (made.value, made.digest)
+
+
+def test_parents_are_judged_by_the_thresholds_and_ranges_of_their_own(library: Library, base: FrozenBase) -> None:
+    several = {"labels": LABELS, "metric": "micro_f1", "input": "{text} ="}
+    number = {"metric": "mae", "target": " {label}", "max_new_tokens": 3, "input": "{text} ="}
+    for seed, threshold, limits in ((1, 0.05, [0.0, 11.0]), (2, 0.95, [-500.0, 500.0])):
+        found = {"problem_type": SET, "threshold": threshold, "seed": seed}
+        library.publish(some_prompt(base, "several", seed=seed, **several, recipe=found).to_bytes(), base="x")
+        found = {"problem_type": NUMBER, "answer_range": limits, "seed": seed}
+        library.publish(some_prompt(base, "number", seed=seed, **number, recipe=found).to_bytes(), base="x")
+    sets = [row | {"label": [LABELS[n % 3], LABELS[0]][: 1 + n % 2]} for n, row in enumerate(ROWS)]
+    for task, rows in (("several", sets), ("number", [row | {"label": n} for n, row in enumerate(ROWS)])):
+        refs = [f"{task}@1", f"{task}@2"]
+        alone = [evaluate([ref], library=library, data=rows, base=base, progress=Mute())[0].value for ref in refs]
+        made = combine(refs, library=library, data=rows, base=base, progress=Mute())
+        assert made.parent_values == tuple(alone)
+        assert alone[0] != alone[1]
+        assert made.value == evaluate([f"{task}@3"], library=library, data=rows, base=base, progress=Mute())[0].value
+        twice = combine(refs[:1] * 2, "concatenate", library=library, data=rows, base=base, progress=Mute())
+        assert twice.parent_values == (alone[0],) * 2
 
 
 @given(st.lists(st.lists(st.floats(-1e3, 0), min_size=3, max_size=3), min_size=1, max_size=5))

@@ -601,3 +601,12 @@ def test_a_webhook_needs_an_address_and_a_secret(run: Run, monkeypatch: pytest.M
     assert "is no address" in run("serve", "--webhook", "file:///etc/passwd").refused()
     for option, value in (("--review-below", "0.5"), ("--drift-level", "0.01"), ("--drift-level", "0.001")):
         assert f"{option} needs the watch" in run("serve", "--no-drift", option, value).refused()
+
+
+def test_the_versions_asked_last_are_watched(library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those that were asked for the first time last: the one that is always asked would be forgotten."""
+    monkeypatch.setattr("softprompt.lifecycle.drift.watch.MOST_VERSIONS", 2)
+    watcher, (seen,) = Watcher(library), seen_of(base, ["red"])
+    for task in ("kind", "tell", "kind", "bare", "kind"):
+        watcher.saw("default", task, 1, seen, None, "yes")
+    assert {task: len(one.queue) for (_, task, _), one in watcher._watched.items()} == {"kind": 3, "bare": 1}

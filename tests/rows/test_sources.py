@@ -55,6 +55,17 @@ def test_classes_of_a_hub_data_set_get_their_names(tmp_path: Path) -> None:
         read_hub_split("owner/set", None, "test")
 
 
+def test_classes_of_sets_of_labels_get_their_names_too(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    sets = datasets.Features(
+        text=datasets.Value("string"), label=datasets.Sequence(datasets.ClassLabel(names=["no", "yes"]))
+    )
+    table = datasets.Dataset.from_dict({"text": ["a", "b", "c", "d"], "label": [[1, 0], [], None, [1]]}, features=sets)
+    table.to_parquet(tmp_path / "test.parquet")
+    several = read_hub_split(str(tmp_path), None, "test")
+    assert [row["label"] for row in several] == [["yes", "no"], [], None, ["yes"]], "of sets each class has its name"
+
+
 def numbered(count: int, copies: int = 1) -> list[Row]:
     return [{"text": f"row {n}", "label": "ab"[n % 2]} for n in range(count) for _ in range(copies)]
 

@@ -182,9 +182,13 @@ def _json(rows: Sequence[Row], columns: Sequence[str], path: Path) -> bytes:
 
 def _csv(rows: Sequence[Row], columns: Sequence[str], path: Path) -> bytes:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter="\t" if kind_of(path) == ".tsv" else ",", lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    divided = "\t" if kind_of(path) == ".tsv" else ","
+    plain, quoted = (
+        csv.writer(text, delimiter=divided, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+    for cells in (list(columns), *([_cell(row.get(column)) for column in columns] for row in rows)):
+        # A carriage return by itself ends a line wherever the file is read, and Python puts no quotes around it.
+        (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
     return text.getvalue().encode()
 
 

@@ -277,10 +277,13 @@ def _judged(
     form = Form.of_card(made.card)
     case.task.form = form
     trials = []
-    for prompt in (made, *parents):
+    named = [("what is combined", form), *((one.ref, _own(form, Form.of_card(one.card))) for one in versions)]
+    for (whose, asked), prompt in zip(named, (made, *parents), strict=True):
         prompt.check_base(loaded)
         examples = case.task.encode(loaded, case.rows, prompt.columns, split="test")
-        trials.append(Trial(form, prompt.rows_PD.to(loaded.dtype), examples, prompt.card.members))
+        for remark in examples.remarks(whose):
+            progress.warn(remark)
+        trials.append(Trial(asked, prompt.rows_PD.to(loaded.dtype), examples, prompt.card.members))
     engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
     with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
         reports = result_of(judge(engine, trials), advance)
@@ -289,6 +292,14 @@ def _judged(
     recipe = made.card.recipe | {"dtype": str(loaded.dtype)[6:], "test_digest": digest_rows(case.rows)}
     card = made.card.model_copy(update={"metrics": metrics, "recipe": recipe})
     return replace(made, card=card), reports
+
+
+def _own(form: Form, parent: Form) -> Form:
+    """The form that a parent is judged in: with the threshold and the range of its own, as it answers alone, where it was
+    tuned for the same answers."""
+    if (parent.problem_type, parent.labels) != (form.problem_type, form.labels):
+        return form
+    return replace(form, threshold=parent.threshold, answer_range=parent.answer_range)
 
 
 def _wishes_of(library: Library, version: Version) -> Origin | None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from softprompt.errors import DataError, reason_of
 from softprompt.rows.places import PlacedRows, numbered
@@ -65,15 +66,23 @@ def read_hub_split(dataset: str, name: str | None, split: str) -> PlacedRows:
         raise DataError(
             f"split {split!r} of {dataset!r} cannot be read: {reason_of(error)}; mend the names, or check the network"
         ) from None
-    named = {key: feature for key, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)}
+    # A set of labels is a list of class numbers, whose feature is within that of the list.
+    within = {key: getattr(feature, "feature", feature) for key, feature in table.features.items()}
+    named = {key: feature for key, feature in within.items() if isinstance(feature, datasets.ClassLabel)}
     rows = [{key: plain(value) for key, value in row.items()} for row in table]
     for row in rows:
         for key, feature in named.items():
-            number = row[key]
-            row[key] = feature.int2str(number) if number is not None and number >= 0 else None  # -1: not told
+            value = row[key]
+            row[key] = [_name(feature, one) for one in value] if isinstance(value, list) else _name(feature, value)
     if not rows:
         raise DataError(f"split {split!r} of {dataset!r} has no rows; name another")
     return numbered(rows, f"the {split} split")
+
+
+def _name(feature: Any, number: int | None) -> str | None:
+    """The name of a class; None of -1, which stands for one that is not told."""
+    name: str | None = feature.int2str(number) if number is not None and number >= 0 else None
+    return name
 
 
 def canonical(row: Row) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +39,14 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def remarks(self, whose: str) -> Iterator[str]:
+        """That inputs were cut, where some were; `whose` is what it begins with."""
+        if self.truncated:
+            yield (
+                f"{whose}: {self.truncated} of {len(self)} inputs were cut to fit the context, the first of them "
+                f"{self.first_cut}"
+            )
 
     def front(self, row: int) -> list[int]:
         """The tokens before the prompt of a row."""

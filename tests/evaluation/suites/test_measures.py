@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softprompt.evaluation.metrics import score
-from softprompt.evaluation.suites.measures import SUITE_METRICS, calibrate, measure_rows, perplexity, span_f1
+from softprompt.evaluation.suites.measures import SUITE_METRICS, bleu_counts, calibrate, measure_rows, perplexity, span_f1
 
 PAIRS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=2, max_size=20)
 SETS = st.lists(st.tuples(*[st.sampled_from(["a", "b", "a; b", ""])] * 2), min_size=2, max_size=12)
@@ -93,6 +94,21 @@ def test_bleu_of_a_text_by_hand() -> None:
     assert measure_rows("bleu", [right], [right]).value == pytest.approx(1.0)
     found = measure_rows("bleu", ["the cat is on"], [right]).value
     assert found == pytest.approx(math.exp(1 - 6 / 4)), "each n-gram is right, and it is too short"
+
+
+@pytest.mark.parametrize("metric", ["rouge1", "rougeL", "bleu"])
+def test_words_that_differ_in_their_vowel_signs_are_others(metric: str) -> None:
+    """In Hindi vowels are marks on letters: ki is not kaa."""
+    ki, kaa = "\u0915\u093f", "\u0915\u093e"
+    assert measure_rows(metric, [ki], [kaa]).value == 0
+    assert measure_rows(metric, [f"{ki} {kaa}"], [f"{ki} {kaa}"]).value == 1
+    assert bleu_counts(f"{ki} {kaa}.", "")[-2] == 3
+
+
+@pytest.mark.parametrize("metric", ["span_f1", "rouge1", "rougeL", "bleu", "json_f1"])
+def test_texts_are_compared_composed(metric: str) -> None:
+    text = '{"place": "le caf\u00e9 est d\u00e9j\u00e0 pr\u00eat"}' if metric == "json_f1" else "le caf\u00e9 est pr\u00eat"
+    assert measure_rows(metric, [unicodedata.normalize("NFD", text)], [text]).value == 1
 
 
 def test_perplexity_is_that_of_all_tokens() -> None:

@@ -113,3 +113,9 @@ def test_a_row_is_swapped_in_each_way_but_its_own(words: list[str], size: int) -
     has = any(word.casefold() in [one.casefold() for one in group] for word in words)
     assert len(made) == (size - 1 if has else 0)
     assert all(one["label"] == "he" and len(one["text"].split()) == len(words) for one in made)
+
+
+def test_a_word_is_swapped_only_where_it_is_whole_in_scripts_whose_vowels_are_marks() -> None:
+    ram, sita = "\u0930\u093e\u092e", "\u0938\u0940\u0924\u093e"
+    (row,) = swapped((ram, sita), {"text": f"{ram} {ram}\u093e {sita}\u0902 {sita}."}, ["text"])
+    assert row["text"] == f"{sita} {ram}\u093e {sita}\u0902 {ram}."

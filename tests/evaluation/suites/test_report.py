@@ -114,6 +114,16 @@ def test_answers_that_are_not_kept_are_compared_by_their_digests(library: Librar
     assert suite["examples"][0]["after"] == hidden("yes")
 
 
+def test_kept_answers_are_compared_with_digests_as_digests(library: Library, rows: Path) -> None:
+    kept = outcome(2, AFTER, rows)
+    secret = replace(kept, answers=tuple(map(hidden, AFTER)), definition=kept.definition | {"keep_answers": False})
+    library.registry.outcomes.put(secret)
+    for ref, against in (("kind@2", "kind@1"), ("kind@1", "kind@2")):
+        (suite,) = report(ref, against, library=library).suites
+        assert suite["changed"] == 3
+        assert {one["row"] for one in suite["examples"]} == {digest_of_row(ROWS[place]) for place in (0, 3, 4)}
+
+
 @pytest.mark.parametrize(
     ("metric", "before", "after", "better"),
     [
@@ -133,6 +143,18 @@ def test_written_answers_are_compared_by_what_a_row_counts(
     (suite,) = report("kind@2", "kind@1", library=library).suites
     assert [(one["better"], one["right"]) for one in suite["examples"]] == [(better, it) for it in RIGHT]
     assert page_of(report("kind@2", "kind@1", library=library))
+
+
+def test_numbers_over_ordered_labels_are_compared_by_their_errors(library: Library, rows: Path) -> None:
+    fields = {"labels": ("1", "2"), "metric": "mae", "recipe": {"problem_type": "regression"}}
+    for seed in (0, 1):
+        library.publish(make_prompt("scale", seed=seed, **fields), base="builtin/tiny")
+    for version, errors, said in ((1, (0.2, 0.4, 0.0, 0.0, 0.0, 0.0), "1.2"), (2, (0.3, 0.1, 0.0, 0.0, 0.0, 0.0), "1.3")):
+        check = Check("mae", "mae", True, sum(errors) / 6, 0.0, errors)
+        made = outcome(version, (said,) * 6, rows, task="scale", right=("1",) * 6, checks=(check,), calibration=())
+        library.registry.outcomes.put(made)
+    (suite,) = report("scale@2", "scale@1", library=library).suites
+    assert [one["better"] for one in suite["examples"]] == ["before", "after", *["both"] * 4]
 
 
 def test_what_cannot_be_compared_is_said(library: Library, rows: Path) -> None:

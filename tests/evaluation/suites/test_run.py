@@ -184,6 +184,33 @@ def test_what_changes_nothing_or_is_empty_is_told(library: Library, base: Frozen
     ]
 
 
+class _Told(Mute):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_inputs_that_are_cut_are_told(library: Library, base: FrozenBase, tmp_path: Path) -> None:
+    long = "red river " * base.context
+    file = data_file(tmp_path, [*ROWS, {"text": long, "label": "no"}, {"text": long[: base.context], "label": "no"}])
+    told = _Told()
+    run_looks(library, find_looks(library, ["kind@1"], [suite(file, perturb=["case"])]), base, told)
+    cut = "1 of 14 inputs were cut to fit the context, the first of them rows.jsonl, line 13"
+    assert told.lines == [
+        f"suite 's' on kind@1: {cut}",
+        f"suite 's' on kind@1, perturb:case: {cut}, changed by perturb:case",
+    ]
+    told = _Told()
+    combine(["kind@1", "kind@2"], task="both", data=file, library=library, base=base, progress=told)
+    cut = f"1 of 14 inputs were cut to fit the context, the first of them {file}, line 13"
+    assert told.lines == [f"{whose}: {cut}" for whose in ("what is combined", "kind@1", "kind@2")]
+    told = _Told()
+    softprompt.inspect("kind@1", data=file, library=library, base=base, progress=told)
+    assert told.lines == [f"kind@1: {cut}"]
+
+
 @pytest.mark.parametrize("ref", ["kind@1", "write@1"])
 def test_preference_is_the_share_of_rows_whose_right_answer_is_likelier(
     library: Library, base: FrozenBase, tmp_path: Path, ref: str
@@ -200,6 +227,9 @@ def test_preference_is_the_share_of_rows_whose_right_answer_is_likelier(
         assert 0 < check.value < 1
     with pytest.raises(DataError, match="no row has anything in the column 'rejected'"):
         one(library, base, suite(file, metrics=["preference"]), ref)
+    data_file(tmp_path, [*rows[:5], rows[5] | {"worse": rows[5]["label"]}])
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 6: the right answer itself stands in the column 'worse'"):
+        one(library, base, suite(file, metrics=["preference"], rejected="worse"), ref)
 
 
 SETS: dict[str, Any] = {"labels": ("yes", "no"), "metric": "micro_f1", "recipe": {"problem_type": SET}}
@@ -230,6 +260,38 @@ def test_sets_and_numbers_are_judged_too(
         find_looks(library, ["other@1"], [suite(file, calibration=5)])
 
 
+def test_a_number_over_ordered_labels_stays_where_the_nearest_label_does(
+    library: Library, base: FrozenBase, tmp_path: Path
+) -> None:
+    library.publish(some_prompt(base, "other", input="{text} =", **SCALE).to_bytes(), base="x/y")
+    file = data_file(tmp_path, [row | {"label": 1 + place % 3} for place, row in enumerate(ROWS)])
+    found = one(library, base, suite(file, perturb=["case"], swap=[["river", "stone"]]), "other@1")
+    rows = [perturbed("case", row, ["text"]) for row in json.loads(f"[{','.join(file.read_text().splitlines())}]")]
+    others = [row["text"] for row in rows if row is not None]
+    swapped = [row["text"].replace("river", "_").replace("stone", "river").replace("_", "stone") for row in ROWS]
+
+    def nearest(texts: Sequence[str]) -> list[int]:
+        return [round(float(one.output)) for one in predict(texts, "other@1", library=library, base=base)]
+
+    said, by_name = [round(float(text)) for text in found.answers], checks(found)
+    stayed = tuple(float(a == b) for a, b in zip(said, nearest(others), strict=True))
+    assert by_name["perturb:case:stayed"].values == stayed
+    assert by_name["swap:river/stone"].values == tuple(float(a != b) for a, b in zip(said, nearest(swapped), strict=True))
+    assert by_name["perturb:case:stayed"].value > 0
+    assert by_name["swap:river/stone"].value < 1
+
+
+def test_a_generated_number_stays_as_long_as_it_is_the_same_number(library: Library, base: FrozenBase, rows: Path) -> None:
+    form: dict[str, Any] = {"target": " {label}", "metric": "mae", "recipe": {"problem_type": NUMBER}}
+    library.publish(some_prompt(base, "count", input="{text} =", **form).to_bytes(), base="x/y")
+    file = data_file(rows.parent, [row | {"label": place} for place, row in enumerate(ROWS)])
+    (look,) = find_looks(library, ["count@1"], [suite(file)])
+    assert look._same("3", "It is 3.0.")
+    assert not look._same("3", "3.5")
+    assert look._same("None at all.", "none at all")
+    assert not look._same("3", "three")
+
+
 def test_passages_are_shuffled_and_looked_up_once(library: Library, base: FrozenBase, tmp_path: Path) -> None:
     form: dict[str, Any] = {"input": "{passages} {text} =", "labels": ("yes", "no")}
     library.publish(some_prompt(base, "ask", **form).to_bytes(), base="x/y")
@@ -239,6 +301,18 @@ def test_passages_are_shuffled_and_looked_up_once(library: Library, base: Frozen
     file = data_file(tmp_path, [row | {"passages": ["red", "blue"][: 1 + at % 2]} for at, row in enumerate(ROWS)])
     found = checks(one(library, base, suite(file, perturb=["passages"]), "ask@1"))
     assert found["perturb:passages"].places == tuple(range(1, len(ROWS), 2)), "those with more than one"
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_conversations_are_left_as_they_are(library: Library, base: FrozenBase, tmp_path: Path, *, as_text: bool) -> None:
+    """As text they are JSON, of which typos and capitals leave nothing that can be read."""
+    form: dict[str, Any] = {"input": "{messages}", "labels": ("yes", "no"), "recipe": {"messages": "in the chat template"}}
+    library.publish(some_prompt(base, "talk", **form).to_bytes(), base="x/y")
+    turns = [{"role": "user", "content": "the red river is good"}]
+    file = data_file(tmp_path, [{"messages": json.dumps(turns) if as_text else turns, "label": "no"}])
+    given = suite(file, perturb=["case", "typos", "punctuation", "length"], swap=[["user", "system"], ["red", "blue"]])
+    (look,) = find_looks(library, ["talk@1"], [given])
+    assert [variant.places for variant in look.variants()] == [[]] * 6
 
 
 def test_an_ensemble_is_run_too(library: Library, base: FrozenBase, rows: Path) -> None:

@@ -85,3 +85,11 @@ def test_what_is_let_in_is_quick() -> None:
 def test_a_task_file_with_patterns_of_no_use_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config({"task": "t", **fields})
+
+
+def test_words_are_whole_in_scripts_whose_vowels_are_marks() -> None:
+    ram, sita = "\u0930\u093e\u092e", "\u0938\u0940\u0924\u093e"
+    for word in (ram, sita):
+        patterns = Patterns(must_not=[word])
+        assert patterns.check(f"- {word}.")
+        assert not patterns.check(f"{word}\u0902 {word}\u0930 \u0930{word}")

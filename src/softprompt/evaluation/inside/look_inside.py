@@ -113,6 +113,8 @@ def inspect(
             (case,) = cases
             rows = case.rows.part(case.task.draw(case.rows, JUDGED))
             examples = case.task.encode(loaded, rows, prompt.columns, split="test")
+            for remark in examples.remarks(version.ref):
+                shown.warn(remark)
             trial = Trial(case.task.form, prompt.rows_PD, examples)
             judged = _asked(loaded, trial, count, shown)
         found = zip(_near(loaded, prompt.vectors_PD), judged, strict=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from softprompt.errors import ConfigError, DataError
 from softprompt.evaluation.metrics import fold
+from softprompt.evaluation.reference import answers_of
 from softprompt.evaluation.suites.measures import (
     LOWER,
     OF_WRITING,
@@ -24,6 +25,7 @@ from softprompt.evaluation.suites.measures import perplexity as perplexity_of
 from softprompt.evaluation.suites.perturb import perturbed, swapped
 from softprompt.evaluation.suites.suite import SliceConfig, Suite
 from softprompt.registry.records import Check, Outcome
+from softprompt.rows.openai_files import MESSAGES
 from softprompt.rows.places import PlacedRows
 from softprompt.rows.sources import Row, canonical
 from softprompt.rows.values import is_missing, text_of
@@ -107,8 +109,9 @@ class Look:
 
     @property
     def columns(self) -> list[str]:
-        """Those of the input that hold what may be changed."""
-        return [name for name in self.form.input.fields if name not in (PASSAGES, self.form.target_field)]
+        """Those of the input that hold what may be changed: no conversation, which as text is JSON that a change breaks."""
+        left = (PASSAGES, self.form.target_field, *([MESSAGES] if self.form.converses else []))
+        return [name for name in self.form.input.fields if name not in left]
 
     def variants(self) -> Iterator[Variant]:
         """The changed rows that the suite asks for; those that a change leaves as they are are not among them."""
@@ -217,7 +220,12 @@ class Look:
         )
 
     def _same(self, one: str, other: str) -> bool:
-        return one == other if self.form.labels is not None else fold(one) == fold(other)
+        """Whether two answers say one thing: an expectation over ordered labels says the nearest of them, as any change to
+        an input moves its last digits."""
+        if self.form.labels is not None:
+            return answers_of(self.form, one) == answers_of(self.form, other)
+        numbers = [self.form.of_text(text).value for text in (one, other)] if self.form.is_number else [None]
+        return numbers[0] == numbers[1] if None not in numbers else fold(one) == fold(other)
 
     def _patterns(self, said: Sequence[str]) -> Iterator[Check]:
         for rule in ("must", "must_not"):

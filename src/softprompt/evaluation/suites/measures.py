@@ -11,6 +11,7 @@ import json
 import math
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.evaluation.metrics import METRICS, row_values, score
 from softprompt.prompts.card import LOWER_IS_BETTER
 from softprompt.tasks.answers.kinds import split
+from softprompt.text import in_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +136,7 @@ def span_f1(said: str, right: str) -> float:
 
 
 def _squad(text: str) -> list[str]:
-    plain = "".join(letter for letter in text.lower() if letter not in _PUNCTUATION)
+    plain = "".join(letter for letter in unicodedata.normalize("NFC", text.lower()) if letter not in _PUNCTUATION)
     return re.sub(r"\b(a|an|the)\b", " ", plain).split()
 
 
@@ -159,7 +161,7 @@ def _leaves(path: str, value: Any) -> list[str]:
         return [leaf for one in value for leaf in _leaves(f"{path}[]", one)]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
-    return [f"{path}={json.dumps(value.strip() if isinstance(value, str) else value)}"]
+    return [f"{path}={json.dumps(unicodedata.normalize('NFC', value.strip()) if isinstance(value, str) else value)}"]
 
 
 def json_f1(said: str, right: str) -> float:
@@ -170,9 +172,14 @@ def json_f1(said: str, right: str) -> float:
     return _f1(one, other) if one or other else 1.0
 
 
+def _words(text: str) -> list[str]:
+    """The words of a text, composed and in one case, without punctuation."""
+    return re.findall(f"[{in_words()}]+", unicodedata.normalize("NFC", text.casefold()))
+
+
 def _rouge(order: int) -> Callable[[str, str], float]:
     def of_row(said: str, right: str) -> float:
-        one, other = (_grams(re.findall(r"\w+", text.casefold()), order) for text in (said, right))
+        one, other = (_grams(_words(text), order) for text in (said, right))
         return _f1(one, other) if one and other else float(said.split() == right.split())
 
     return of_row
@@ -180,7 +187,7 @@ def _rouge(order: int) -> Callable[[str, str], float]:
 
 def rouge_l(said: str, right: str) -> float:
     """F1 of the longest common subsequence of words (Lin 2004)."""
-    one, other = (re.findall(r"\w+", text.casefold()) for text in (said, right))
+    one, other = _words(said), _words(right)
     if not one or not other:
         return float(said.split() == right.split())
     lengths = [0] * (len(other) + 1)
@@ -194,7 +201,7 @@ def rouge_l(said: str, right: str) -> float:
 def bleu_counts(said: str, right: str, most: int = 4) -> list[float]:
     """What BLEU (Papineni et al. 2002) sums over rows: for each order the n-grams that are right and those that are said,
     and the words that are said and those that are right."""
-    one, other = (re.findall(r"\w+|[^\w\s]", text) for text in (said, right))
+    one, other = (re.findall(rf"[{in_words()}]+|[^\w\s]", unicodedata.normalize("NFC", text)) for text in (said, right))
     found: list[float] = []
     for order in range(1, most + 1):
         own = _grams(one, order)

@@ -17,6 +17,7 @@ from softprompt.library.passages import Passages
 from softprompt.prompts.card import BASELINES, LOWER_IS_BETTER
 from softprompt.registry.gate import Fall, falls_of, weigh
 from softprompt.registry.records import Outcome, Record, Version
+from softprompt.tasks.answers.kinds import NUMBER
 from softprompt.text import plural
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ def _suite(
         notes.append(f"suite {outcome.suite!r}: the two versions were run on other rows or checks, and are not compared")
     elif before is not None:
         falls = {fall.check: fall for fall in falls_of(before, outcome)}
-        changed = [place for place, pair in enumerate(zip(before.answers, outcome.answers, strict=True)) if len({*pair}) > 1]
+        pairs = zip(*_alike(before, outcome), strict=True)
+        changed = [place for place, (old, new) in enumerate(pairs) if old != new]
         shown = _examples(library, version, before, outcome, changed, examples, notes)
     elif other is not None:
         notes.append(f"suite {outcome.suite!r} was not run on {other.ref}")
@@ -177,6 +179,14 @@ def _suite(
     }
 
 
+def _alike(*outcomes: Outcome) -> list[Sequence[str]]:
+    """The answers of outcomes, as digests where one of them has no more than those."""
+    keep = [outcome.definition.get("keep_answers", True) for outcome in outcomes]
+    if all(keep):
+        return [outcome.answers for outcome in outcomes]
+    return [tuple(map(hidden, one.answers)) if keeps else one.answers for one, keeps in zip(outcomes, keep, strict=True)]
+
+
 def _compared(falls: Mapping[str, Fall], check: str) -> dict[str, Any]:
     fall = falls.get(check)
     if fall is None:
@@ -197,7 +207,8 @@ def _examples(
     notes: list[str],
 ) -> list[dict[str, Any]]:
     """So many rows whose answer has changed at most, those that became worse first."""
-    scores = [_scores(one) for one in (before, after)]
+    is_number = version.card.recipe.get("problem_type") == NUMBER and after.definition.get("harness") is None
+    scores = [_scores(one, is_number=is_number) for one in (before, after)]
 
     def better(place: int) -> str | None:
         return _better(*(None if score is None else score[place] for score in scores))
@@ -243,16 +254,16 @@ def _rows(library: Library, version: Version, outcome: Outcome, notes: list[str]
     return dict(zip(digests, source.inputs, strict=True)), dict(zip(digests, source.answers, strict=True))
 
 
-def _scores(outcome: Outcome) -> Sequence[float] | None:
-    """What each row counts: of labels whether it is right, else by the first metric that is a mean over all rows."""
-    if outcome.right is not None:
+def _scores(outcome: Outcome, *, is_number: bool) -> Sequence[float] | None:
+    """What each row counts, 1 where it is right: of labels whether it is, else by the first metric that is a mean over all
+    rows. A number over ordered labels is judged as a number: it hardly ever is one of them."""
+    if outcome.right is not None and not is_number:
         keeps = outcome.definition.get("keep_answers", True)
         right = outcome.right if keeps else tuple(map(hidden, outcome.right))
         return [float(one == it) for one, it in zip(outcome.answers, right, strict=True)]
     for check in outcome.checks:
         if check.places is None and check.name == check.metric and check.metric in OF_ROWS:
-            sign = -1.0 if check.metric in LOWER_IS_BETTER else 1.0
-            return [sign * one for one in check.values]
+            return [1.0 - one for one in check.values] if check.metric in LOWER_IS_BETTER else check.values
     return None
 
 

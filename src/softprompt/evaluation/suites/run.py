@@ -113,15 +113,17 @@ def run_look(library: Library, look: Look, engine: OfflineEngine, progress: Prog
     prompt = SoftPrompt.from_bytes(library.read(case.version), digest=case.version.digest)
     prompt.check_base(base)
 
-    def trial(rows: Sequence[dict[str, object]]) -> Trial:
+    def trial(rows: Sequence[dict[str, object]], what: str = "") -> Trial:
         examples = case.task.encode(base, rows, prompt.columns, split="suite")
+        for remark in examples.remarks(f"suite {look.suite.name!r} on {case.version.ref}{what}"):
+            progress.warn(remark)
         vectors_PD = prompt.rows_PD.to(base.dtype)
         return Trial(look.form, vectors_PD, examples, prompt.card.members, keeps_chances=look.tells_chances)
 
     whole = trial(case.rows)
     (answers,) = answer_all(engine, [whole], progress)  # alone, as `evaluate` does
     variants = list(look.variants())
-    trials = [trial(variant.rows) for variant in variants]
+    trials = [trial(variant.rows, f", {variant.name}") for variant in variants]
     changed = (
         answer_all(engine, trials, progress) if any(map(len, (one.examples for one in trials))) else [[] for _ in trials]
     )
@@ -140,6 +142,13 @@ def _preferred(look: Look, trial: Trial, answers: Sequence[Answer], engine: Offl
             f"suite {look.suite.name!r}: no row has anything in the column {column!r}, and `preference` compares the right "
             "answer with it; name another with `rejected`, or mend the rows"
         )
+    for place in places:
+        if trial.examples.targets[place] == others[place].ids:  # type: ignore[union-attr]
+            raise DataError(
+                f"suite {look.suite.name!r}, {case.rows.where(place)}: the right answer itself stands in the column "
+                f"{column!r}, as far as `max_new_tokens` lets it be told, and `preference` compares the two; mend the row, "
+                "or leave that cell empty"
+            )
     found: list[bool | None] = [None] * len(others)
     labels = look.form.labels
     if labels is not None:
