@@ -56,3 +56,18 @@ def test_what_is_wrong_is_told(run: Run, filled: Path, tmp_path: Path) -> None:
         found = run("personalize", "kind", *args, *home)
         assert (found.code, said in " ".join(found.err.split())) == (code, True), found.err
         assert "Traceback" not in found.err
+
+
+def test_a_history_of_a_task_that_looks_passages_up_needs_none(run: Run, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "fruit.txt").write_text("An apple is a fruit, as a pear is.")
+    home = tmp_path / "home"
+    with Library.open(home) as library:
+        asked = {"input": "{passages}\n{text} is", "retrieve": {"folder": str(texts), "k": 1}}
+        task = {"task": "kind", "data": MANY, "labels": ["a", "b"], "num_virtual_tokens": 20, "max_steps": 1}
+        train(task | asked, library=library)
+    history = tmp_path / "ann.jsonl"
+    history.write_text("\n".join(json.dumps(row) for row in ROWS))
+    found = run("personalize", "kind", "--history", history, "--user", "ann", "--steps", "1", "--json", "--home", home)
+    assert found.code == 0, found.err

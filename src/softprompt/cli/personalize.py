@@ -57,16 +57,17 @@ def personalize(
         emit([{"task": task, "user": gone.user, "version": gone.number, "digest": gone.digest}], as_json, "Erased")
         return
     from softprompt.library.binding import check_before_loading
+    from softprompt.library.passages import Passages
     from softprompt.lifecycle.histories import read_histories, read_source
     from softprompt.progress import Bars
-    from softprompt.tasks.form import Form
 
     version = library.registry.resolve(task)
     library.registry.resolve(like or task)  # told before torch is loaded, as are the rows
     assert history is not None
     progress, rows_of = Bars(), read_histories(history, user)
+    form = Passages().form_of(library, version)
     for name, own in rows_of.items():
-        read_source(Form.of_card(version.card), name, own)
+        read_source(form, name, own)
     check_before_loading(version, base)
     with progress.loading("torch"):
         from softprompt.lifecycle.personalize import personalize as tune
