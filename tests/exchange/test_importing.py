@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,21 @@ def test_a_peft_folder_goes_out_whole_and_comes_back(library: Library, tmp_path:
     changed = import_prompt(library, done.path, task="colours", labels=["ja", "nein"])
     assert (changed.card.labels, changed.card.metrics) == (("ja", "nein"), {})
     assert read_card(library.read(changed)) == changed.card
+
+
+def test_where_inputs_lie_goes_with_a_peft_folder(library: Library, tmp_path: Path) -> None:
+    """`auto` chooses a task by it; one that has none leaves none of an earlier export behind."""
+    without = some_prompt_on(tmp_path / "base")
+    centroid_D = torch.linspace(-0.5, 0.5, without.card.token_dim)
+    published = library.publish(replace(without, centroid_D=centroid_D).to_bytes(), base=str(tmp_path / "base"))
+    done = export_prompt(library, "colours", tmp_path / "peft")
+    assert import_prompt(library, done.path, task="colours").digest == published.digest
+    (done.path / "softprompt_centroid.safetensors").write_bytes(b"x")
+    with pytest.raises(PromptFileError, match=r"softprompt_centroid\.safetensors' cannot be read"):
+        import_prompt(library, done.path, task="colours")
+    last = library.publish(without.to_bytes(), base=str(tmp_path / "base"))
+    assert "softprompt_centroid.safetensors" not in os.listdir(export_prompt(library, last.ref, done.path).path)
+    assert import_prompt(library, done.path, task="colours").digest == last.digest
 
 
 def some_prompt_on(folder: Path) -> SoftPrompt:

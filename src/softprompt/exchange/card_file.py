@@ -1,4 +1,5 @@
-"""What stands beside the matrix of a PEFT adapter: its config, and our card in a file that PEFT ignores. No torch."""
+"""What stands beside the matrix of a PEFT adapter: its config, and our card and centroid in files that PEFT ignores. No
+torch."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from softprompt.prompts.card import Card
 
 CARD = "softprompt_card.json"
+CENTROID = "softprompt_centroid.safetensors"
+"""Where inputs of the task lie, of a prompt that was trained here."""
 
 
 def read_card_file(file: Path) -> Card:

@@ -68,7 +68,7 @@ class Router:
         """
         if not self.tasks:
             raise NotFound(
-                "no task can be chosen by content: none has a centroid on this base; train one here (imported prompts have "
+                "no task can be chosen by content: none has a centroid on this base; train one here (those of other tools have "
                 "none), or name a task as `model`"
             )
         # The centroid's own length is the mean cosine of the training inputs with it.
