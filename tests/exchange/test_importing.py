@@ -116,9 +116,21 @@ def test_numbers_stay_those_of_their_labels(library: Library, tmp_path: Path) ->
     file = tmp_path / "file"
     recipe = {"problem_type": "regression", "id2label": {"1": "bad", "3": "fair", "9": "good"}}
     file.write_bytes(make_prompt(labels=("bad", "fair", "good"), metric="mae", recipe=recipe))
-    with pytest.raises(ConfigError, match="stand for 1, 3, 9, and these would for 1, 2, 3"):
+    others = "^labels: .* stand for the numbers 1, 3, 9, in this order, and 'poor', 'so so', 'well' would for 1, 2, 3; give"
+    with pytest.raises(ConfigError, match=others):
         import_prompt(library, file, labels=("poor", "so so", "well"))
+    assert import_prompt(library, file, labels=("1", "3", "9")).card.labels == ("1", "3", "9")
     assert import_prompt(library, file, input="Say: {text}").card.recipe == recipe
+    library.publish(make_prompt("free", metric="exact_match"), base="builtin/tiny")
+    with pytest.raises(
+        ConfigError, match=r"^like: .* chooses among labels, and would be one that says the number itself \("
+    ):
+        import_prompt(library, file, like="free")
+    file.write_bytes(make_prompt(metric="mae", recipe={"problem_type": "regression", "range": [1, 9]}))
+    with pytest.raises(
+        ConfigError, match=r"^labels: .* says the number itself, and would be one that chooses among labels \("
+    ):
+        import_prompt(library, file, labels=("1", "2"))
 
 
 def test_what_could_never_answer_is_refused(library: Library, tmp_path: Path) -> None:
