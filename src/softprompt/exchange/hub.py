@@ -192,7 +192,7 @@ def _files_of(library: Library, version: Version, repo: str, form: Format) -> di
             made = save_peft(SoftPrompt.from_bytes(data, digest=version.digest), folder, base, revision)
             files |= {file.name: file.read_bytes() for file in made.iterdir() if file.name != _README}
     id_of_hub = None if is_local(version.base) else base
-    return files | {_README: hub_card(card, base, id_of_hub, repo, peft=form is Format.PEFT).encode()}
+    return files | {_README: hub_card(card, id_of_hub, repo, peft=form is Format.PEFT).encode()}
 
 
 def _refuse_others(api: HfApi, repo: str, info: Any, there: Sequence[str], task: str, *, private: bool, force: bool) -> None:

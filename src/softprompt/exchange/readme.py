@@ -41,6 +41,7 @@ _OF_A_FILE = (
     "- The base is a GGUF file, which transformers loads with `gguf_file`, the model like the tokenizer below. It spells\n"
     "  some texts otherwise than softprompt does: on some models it does not split numbers into digits, as they learnt it.\n"
 )
+_ELSEWHERE = "- The base is none of the hub's: below `{0}` stands for where you have it.\n"
 _GENERATED = "- The answer is generated greedily, {0} tokens at most, and stripped of white space.\n"
 _LABELLED = (
     "- A label's score is the sum of its tokens' log-probabilities behind the input; the answer is the likeliest label.\n"
@@ -122,11 +123,11 @@ _ENDS = """if any(one != other and other[: len(one)] == one for one in label_ids
 """
 
 
-def readme_of(card: Card, base: str) -> str:
+def readme_of(card: Card, base: str | None) -> str:
     """How to use an exported prompt with PEFT alone, in Markdown.
 
     Args:
-        base: what loads its base.
+        base: what loads its base; None where that is not said, as it is on a machine alone.
     """
     recipe, form = card.recipe, Form.of_card(card)
     framed = "No special token is put in front or behind"
@@ -146,11 +147,14 @@ def readme_of(card: Card, base: str) -> str:
         text += _OF_A_HEAD.format(len(card.labels or ()), ", ".join(map(_quoted, card.labels or ())))
     else:
         text += _WORDED.format(start=start, target=quoted["target"])
+    if base is None:
+        base = f"PATH/TO/{card.base.rpartition('/')[2]}"
+        text += _ELSEWHERE.format(base)
     commit = commit_of(card, base)
     opened = "base" if commit is None else f"base, revision={json.dumps(commit)}"
     if kind_of(base) == "file":
         folder, name = os.path.split(base)
-        text, base, opened = text + _OF_A_FILE, folder, f"base, gguf_file={json.dumps(name)}"
+        text, base, opened = text + _OF_A_FILE, folder or ".", f"base, gguf_file={json.dumps(name)}"
     parts = form.input.parts
     pairs = ", ".join(f"({_quoted(before)}, {_quoted(name) if name else None})" for before, name in parts)
     body = _OWN if decodes else _BEHIND if recipe.get(ANSWERS) == BEHIND else _APART
@@ -216,11 +220,10 @@ It was tuned on the base with the fingerprint `{fingerprint}`; on another one it
 """
 
 
-def hub_card(card: Card, base: str, hub_id: str | None, repo: str, *, peft: bool) -> str:
+def hub_card(card: Card, hub_id: str | None, repo: str, *, peft: bool) -> str:
     """The model card of a prompt on the hub: what it is for, how it scores, and how to use it.
 
     Args:
-        base: what loads its base.
         hub_id: the base's id on the hub, where it has one.
         repo: where the prompt is.
         peft: whether a PEFT adapter lies beside our file.
@@ -238,7 +241,7 @@ def hub_card(card: Card, base: str, hub_id: str | None, repo: str, *, peft: bool
     labels = f" and the labels {', '.join(map(_quoted, card.labels))}" if card.labels else ""
     kind = "soft prompt" if card.prompt_type == "soft" else "prefix"
     ours = _TOP_OF_OURS.format(task=card.task, kind=kind, base=card.base, input=_quoted(card.input), labels=labels)
-    text = readme_of(card, base) if peft else ours
+    text = readme_of(card, hub_id) if peft else ours
     scores = {"this prompt": card.metrics.get("value"), **{BASELINES[name]: card.metrics.get(name) for name in BASELINES}}
     known = {name: value for name, value in scores.items() if value is not None}
     if "value" in card.metrics:
