@@ -213,6 +213,16 @@ def test_a_prompt_without_labels_is_judged_as_what_generates(library: Library, t
     assert import_prompt(library, folder, task="kind", labels=["yes", "no"]).card.metric == "accuracy"
 
 
+def test_a_card_has_no_path_of_the_machine_where_it_was_tuned(library: Library, tmp_path: Path, base_folder: Path) -> None:
+    for number, (named, told) in enumerate(
+        (("/home/ann/llama", "llama"), ("~/small.gguf", "small.gguf"), ("org/llama", "org/llama"))
+    ):
+        folder, warned = adapter(tmp_path / str(number), base_folder, base_model_name_or_path=named), []
+        version = import_prompt(library, folder, task="t", base=str(base_folder), warn=warned.append)
+        assert version.card.recipe["named_base"] == told
+        assert repr(named) in warned[0]
+
+
 def test_a_prompt_that_leaves_no_room_for_an_input_is_refused(library: Library, tmp_path: Path, base_folder: Path) -> None:
     before = state_of(library.home)
     for rows, more in ((95, {}), (63, {"input": "Is this a long or a short template, and is it {text}?", "labels": None})):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softprompt.bases.files.adapter import CONFIG
+from softprompt.bases.files.locate import BUILTIN, is_local
 from softprompt.errors import PromptFileError
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ def read_card_file(file: Path) -> Card:
 def commit_of(card: Card, base: str) -> str | None:
     """The commit that a prompt was tuned at, where its base goes by the id that the card has: a branch moves on."""
     return card.recipe.get("revision") if base == card.base else None
+
+
+def name_of(base: str) -> str:
+    """What a card calls a base that others name: an id as it is, of a path the last part, as a card has no path of a machine."""
+    return Path(base).name if is_local(base) and base not in BUILTIN else base
 
 
 def read_adapter_file(folder: str | Path) -> Any:
