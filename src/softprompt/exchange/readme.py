@@ -11,6 +11,7 @@ from softprompt.exchange.card_file import commit_of
 from softprompt.prompts.card import BASELINES, Card
 from softprompt.tasks.answers.kinds import number_text
 from softprompt.tasks.form import ANSWERS, BEHIND, Form
+from softprompt.tasks.wording.template import PASSAGES
 from softprompt.text import plural
 
 _TOP = """# {task}: a {kind} for {base}
@@ -31,6 +32,8 @@ _CONVERSATION = (
     "  `tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)`. Below\n"
     "  it is that text, spaces at its end left out, in which users must not write control tokens.\n"
 )
+_PASSAGES = "- `{{passages}}` is what the answer is to be taken from: texts, each on a line of its own, its white space single blanks{found}.\n"
+_FOUND = "; of\n  softprompt's the {0} at most that it finds for `{1}`, the best first, which nothing here looks up"
 _HELD = "- The answer is held to JSON of this schema, as by an engine's structured outputs: `{0}`.\n"
 _WORDED = "- An answer is worded `{target}` and encoded apart from the input{start}.\n"
 _OF_A_HEAD = (
@@ -142,7 +145,7 @@ def readme_of(card: Card, base: str | None) -> str:
     text = _TOP.format(task=card.task, base=card.base, kind=kind[0], put=kind[1], framed=framed, input=quoted["input"])
     if (adapter := recipe.get("adapter")) is not None:
         text += _ADAPTED.format(adapter)
-    text += _CONVERSATION * form.converses
+    text += _CONVERSATION * form.converses + _passages(form)
     if card.task_type == "SEQ_CLS":
         text += _OF_A_HEAD.format(len(card.labels or ()), ", ".join(map(_quoted, card.labels or ())))
     else:
@@ -178,8 +181,17 @@ def readme_of(card: Card, base: str | None) -> str:
 
 
 def how_it_answers(card: Card) -> str:
-    """How an answer of a causal model's prompt is worded and chosen, as a list in Markdown."""
-    return _WORDED.format(start="", target=_quoted(card.target)) + _chosen(Form.of_card(card))
+    """How an answer of a causal model's prompt is worded and chosen, and what it is taken from, as a list in Markdown."""
+    form = Form.of_card(card)
+    return _passages(form) + _WORDED.format(start="", target=_quoted(card.target)) + _chosen(form)
+
+
+def _passages(form: Form) -> str:
+    """What stands in the place of passages, where an input has one."""
+    if PASSAGES not in form.input.fields:
+        return ""
+    settings = {} if form.retriever is None else form.retriever.settings
+    return _PASSAGES.format(found=_FOUND.format(settings["k"], settings["query"]) if settings else "")
 
 
 def _chosen(form: Form) -> str:
