@@ -39,7 +39,7 @@ def commit_of(card: Card, base: str) -> str | None:
 
 
 def name_of(base: str) -> str:
-    """What a card calls a base that others name: an id as it is, of a path the last part, as a card has no path of a machine."""
+    """What a card calls a base that others name: an id as it is, of a path the last part; it has no path of a machine."""
     return Path(base).name if is_local(base) and base not in BUILTIN else base
 
 

@@ -94,8 +94,8 @@ def _other_numbers(
     if old and now:
         said, numbers = ", ".join(map(repr, labels or ())), [", ".join(map(number_text, one)) for one in (old, now)]
         return ConfigError(
-            f"{key}: the labels of task {card.task!r} stand for the numbers {numbers[0]}, in this order, and {said[:100]} would "
-            f"for {numbers[1]}; give labels that stand for the same numbers, or leave {key} out"
+            f"{key}: the labels of task {card.task!r} stand for the numbers {numbers[0]}, in this order, and {said[:100]} "
+            f"would for {numbers[1]}; give labels that stand for the same numbers, or leave {key} out"
         )
     does, would = "says the number itself", "chooses among labels"
     does, would = (would, does) if old else (does, would)

@@ -1,4 +1,4 @@
-"""The matrix of a PEFT adapter: the one tensor of its safetensors file, but for that of a head; and our centroid beside it."""
+"""The matrix of a PEFT adapter: the one tensor of its safetensors file, but for that of a head; our centroid."""
 
 from __future__ import annotations
 

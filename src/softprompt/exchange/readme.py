@@ -32,7 +32,10 @@ _CONVERSATION = (
     "  `tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)`. Below\n"
     "  it is that text, spaces at its end left out, in which users must not write control tokens.\n"
 )
-_PASSAGES = "- `{{passages}}` is what the answer is to be taken from: texts, each on a line of its own, its white space single blanks{found}.\n"
+_PASSAGES = (
+    "- `{{passages}}` is what the answer is to be taken from: texts, each on a line of its own, its white space\n"
+    "  single blanks{found}.\n"
+)
 _FOUND = "; of\n  softprompt's the {0} at most that it finds for `{1}`, the best first, which nothing here looks up"
 _HELD = "- The answer is held to JSON of this schema, as by an engine's structured outputs: `{0}`.\n"
 _WORDED = "- An answer is worded `{target}` and encoded apart from the input{start}.\n"
