@@ -98,6 +98,8 @@ def test_what_is_pushed_is_an_adapter_our_file_and_a_card_and_comes_back(
     for told in ("# one: a soft prompt for tiny-llama", "| this prompt | 0.75 |", "| the most frequent answer | 0.5 |"):
         assert told in text
     assert "softprompt pull me/one" in text
+    assert "`PATH/TO/tiny-llama` stands for where you have it" in text
+    assert 'base = "PATH/TO/tiny-llama"\n' in text  # the hub may have another of that name
     with Library.open(tmp_path / "other") as other:
         back = pull(other, "me/one", base=str(base_folder), tags=["hub"])
         assert (back.version.ref, back.version.digest, back.file) == ("one@1", library.registry.resolve("one").digest, FILE)
@@ -245,6 +247,26 @@ def test_a_prompt_that_peft_cannot_say_goes_as_our_file(hub: Hub, library: Libra
     text = files_of(hub, "me/masked")["README.md"].decode()
     assert 'library_name: "softprompt"' in text
     assert 'template `"{text}"` and the labels "a", "b"' in text
+
+
+@pytest.mark.parametrize(
+    ("address", "name", "code", "named"),
+    [
+        ("/models/small.gguf", "small.gguf", 'base = "PATH/TO"\n', None),
+        ("builtin/tiny", "builtin/tiny", 'base = "PATH/TO/tiny"\n', None),
+        ("org/small@main", "org/small", 'base = "org/small"\n', "org/small"),
+    ],
+)
+def test_the_card_of_a_repository_loads_what_is_there(
+    hub: Hub, library: Library, address: str, name: str, code: str, named: str | None
+) -> None:
+    library.publish(make_prompt("own", base=name), base=address)
+    push(library, "own", "me/own")
+    _, head, text = files_of(hub, "me/own")["README.md"].decode().split("---\n", 2)
+    assert yaml.safe_load(head).get("base_model") == named
+    assert code in text
+    assert ('gguf_file="small.gguf"' in text) == address.endswith(".gguf")
+    assert ("stands for where you have it" in text) == (named is None)
 
 
 def test_the_hub_takes_no_model_of_mlflow(hub: Hub, library: Library) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,21 @@ def test_numbers_stay_those_of_their_labels(library: Library, tmp_path: Path) ->
     file = tmp_path / "file"
     recipe = {"problem_type": "regression", "id2label": {"1": "bad", "3": "fair", "9": "good"}}
     file.write_bytes(make_prompt(labels=("bad", "fair", "good"), metric="mae", recipe=recipe))
-    with pytest.raises(ConfigError, match="stand for 1, 3, 9, and these would for 1, 2, 3"):
+    others = "^labels: .* stand for the numbers 1, 3, 9, in this order, and 'poor', 'so so', 'well' would for 1, 2, 3; give"
+    with pytest.raises(ConfigError, match=others):
         import_prompt(library, file, labels=("poor", "so so", "well"))
+    assert import_prompt(library, file, labels=("1", "3", "9")).card.labels == ("1", "3", "9")
     assert import_prompt(library, file, input="Say: {text}").card.recipe == recipe
+    library.publish(make_prompt("free", metric="exact_match"), base="builtin/tiny")
+    with pytest.raises(
+        ConfigError, match=r"^like: .* chooses among labels, and would be one that says the number itself \("
+    ):
+        import_prompt(library, file, like="free")
+    file.write_bytes(make_prompt(metric="mae", recipe={"problem_type": "regression", "range": [1, 9]}))
+    with pytest.raises(
+        ConfigError, match=r"^labels: .* says the number itself, and would be one that chooses among labels \("
+    ):
+        import_prompt(library, file, labels=("1", "2"))
 
 
 def test_what_could_never_answer_is_refused(library: Library, tmp_path: Path) -> None:
@@ -162,6 +175,21 @@ def test_a_peft_folder_goes_out_whole_and_comes_back(library: Library, tmp_path:
     assert read_card(library.read(changed)) == changed.card
 
 
+def test_where_inputs_lie_goes_with_a_peft_folder(library: Library, tmp_path: Path) -> None:
+    """`auto` chooses a task by it; one that has none leaves none of an earlier export behind."""
+    without = some_prompt_on(tmp_path / "base")
+    centroid_D = torch.linspace(-0.5, 0.5, without.card.token_dim)
+    published = library.publish(replace(without, centroid_D=centroid_D).to_bytes(), base=str(tmp_path / "base"))
+    done = export_prompt(library, "colours", tmp_path / "peft")
+    assert import_prompt(library, done.path, task="colours").digest == published.digest
+    (done.path / "softprompt_centroid.safetensors").write_bytes(b"x")
+    with pytest.raises(PromptFileError, match=r"softprompt_centroid\.safetensors' cannot be read"):
+        import_prompt(library, done.path, task="colours")
+    last = library.publish(without.to_bytes(), base=str(tmp_path / "base"))
+    assert "softprompt_centroid.safetensors" not in os.listdir(export_prompt(library, last.ref, done.path).path)
+    assert import_prompt(library, done.path, task="colours").digest == last.digest
+
+
 def some_prompt_on(folder: Path) -> SoftPrompt:
     base = FrozenBase.load(str(save_base(folder)))
     return some_prompt(base, "colours", labels=("red", "blue"), metrics=scored(0.5))
@@ -183,6 +211,16 @@ def test_a_prompt_without_labels_is_judged_as_what_generates(library: Library, t
     folder = adapter(tmp_path / "a", base_folder)
     assert import_prompt(library, folder, task="tell").card.metric == "exact_match"
     assert import_prompt(library, folder, task="kind", labels=["yes", "no"]).card.metric == "accuracy"
+
+
+def test_a_card_has_no_path_of_the_machine_where_it_was_tuned(library: Library, tmp_path: Path, base_folder: Path) -> None:
+    for number, (named, told) in enumerate(
+        (("/home/ann/llama", "llama"), ("~/small.gguf", "small.gguf"), ("org/llama", "org/llama"))
+    ):
+        folder, warned = adapter(tmp_path / str(number), base_folder, base_model_name_or_path=named), []
+        version = import_prompt(library, folder, task="t", base=str(base_folder), warn=warned.append)
+        assert version.card.recipe["named_base"] == told
+        assert repr(named) in warned[0]
 
 
 def test_a_prompt_that_leaves_no_room_for_an_input_is_refused(library: Library, tmp_path: Path, base_folder: Path) -> None:

@@ -23,6 +23,7 @@ from softprompt.errors import FingerprintMismatch, PromptFileError
 from softprompt.exchange.peft import load_peft, save_peft
 from softprompt.exchange.peft_config import read_peft_config
 from softprompt.exchange.peft_matrix import TENSOR
+from softprompt.exchange.readme import how_it_answers
 from softprompt.library.library import Library
 from softprompt.model.kinds.causal import Causal
 from softprompt.model.splice import stack_prompts
@@ -515,3 +516,20 @@ def test_the_readme_tells_of_an_adapter_and_of_a_schema(tmp_path: Path) -> None:
     assert 'to JSON of this schema, as by an engine\'s structured outputs: `{"type": "object"}`.' in text
     plain = save_peft(some_prompt(make_base("llama"), "t"), tmp_path / "b", "org/model") / "README.md"
     assert not {"LoRA", "schema", "conversation"} & {*plain.read_text(encoding="utf-8").replace("`", " ").split()}
+
+
+@pytest.mark.parametrize("retrieve", [{"query": "{question}", "k": 3, "words": 100, "overlap": 0, "digest": "0" * 64}, None])
+def test_the_readme_tells_of_passages(retrieve: dict[str, Any] | None, tmp_path: Path) -> None:
+    recipe = {"retrieve": retrieve} if retrieve is not None else {}
+    prompt = some_prompt(make_base("llama"), "t", input="{passages}\n{question}", recipe=recipe, metric="exact_match")
+    adapter = (save_peft(prompt, tmp_path, "org/model") / "README.md").read_text(encoding="utf-8")
+    for text in (adapter, how_it_answers(prompt.card)):  # the latter is what a base with tokens says
+        told = " ".join(text.split())
+        assert (
+            told.count("- `{passages}` is what the answer is to be taken from: texts, each on a line of its own, its white")
+            == 1
+        )
+        found = "the 3 at most that it finds for `{question}`, the best first, which nothing here looks up."
+        assert (found in told) == (retrieve is not None)
+    plain = some_prompt(make_base("llama"), "t", metric="exact_match")
+    assert "passages" not in (save_peft(plain, tmp_path, "org/model") / "README.md").read_text(encoding="utf-8")

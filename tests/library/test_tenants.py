@@ -132,12 +132,16 @@ def test_a_table_that_tells_no_tenant_is_refused_and_one_that_refers_is_found() 
 
 def test_an_export_is_a_library_of_its_own(leaving: Library, tmp_path: Path) -> None:
     done = takeout.export(leaving, "leaves", tmp_path / "out")
-    assert (done.blobs, done.missing, done.uploads, done.uploads_elsewhere) == (4, 0, 4, 0)
+    assert (done.blobs, done.missing, done.uploads, done.uploads_elsewhere, done.histories) == (4, 0, 4, 0, 2)
+    for folder in ("runs", "batches"):  # curves of its trainings and no others; what a batch was answered by then
+        assert {*traces(tmp_path / "out" / folder)} == {*traces(leaving.home / folder)} != set()
+    assert not [*(tmp_path / "out" / "runs").glob("*.jsonl")]
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
     assert not (tmp_path / "out" / takeout.UNFINISHED).exists()
     mine = leaving.for_tenant("leaves")
     with Library.open(tmp_path / "out", tenant="leaves", create=False) as out:
         assert out.verify().problems == []
+        assert (out.histories / "fish@1.jsonl").read_text() == SECRET
         assert out.stats()["tenants"] == 1
         assert out.registry.audit() == mine.registry.audit()
         assert out.registry.origin("fish@1") == mine.registry.origin("fish@1")
@@ -165,7 +169,7 @@ def test_an_export_goes_nowhere_else_and_goes_on_where_it_was_cut_short(
         patch.setattr(takeout, "_write_registry", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(LibraryError, match=r"cannot write to .*: No space left; choose another folder"):
             takeout.export(leaving, "leaves", tmp_path / "out")
-    with pytest.raises(LibraryError, match=r"holds blobs already; choose an empty folder"):
+    with pytest.raises(LibraryError, match=r"holds batches already; choose an empty folder"):
         takeout.export(leaving, "stays", tmp_path / "out")
     assert takeout.export(leaving, "leaves", tmp_path / "out").blobs == 4
     with pytest.raises(LibraryError, match="holds a library already"):

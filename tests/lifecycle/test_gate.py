@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from softprompt import retrain, upgrade
+from softprompt.engines.offline import OfflineEngine
 from softprompt.evaluation.suites.looks import find_looks
 from softprompt.evaluation.suites.run import run_looks
 from softprompt.evaluation.suites.suite import Suite
 from softprompt.library.library import Library
+from softprompt.lifecycle.gate import card_on
+from softprompt.model.architecture import architecture_of
 from softprompt.progress import Mute
-from tests.lifecycle.rows import ROWS
+from softprompt.prompts.prompt import SoftPrompt
+from tests.lifecycle.rows import ROWS, a_task
+from tests.models import steerable_base
 
 
 def write(file: Path, rows: list[dict[str, str]]) -> Path:
@@ -42,6 +48,21 @@ def test_the_new_version_is_run_on_the_suites_of_the_old_one(library: Library, s
     (found,) = library.registry.outcomes.of("kind@2")
     assert (found.suite, found.checks[0].value, len(found.rows)) == ("words", 1.0, 12)
     assert found.digest == library.registry.outcomes.one("kind@1", "words").digest
+
+
+@pytest.mark.parametrize("digest", [None, "0" * 64])
+def test_a_score_that_may_be_of_other_rows_is_measured_anew(library: Library, tmp_path: Path, digest: str | None) -> None:
+    """As that of a card from before there were digests, or of a prompt that was taken in."""
+    prompt = SoftPrompt.from_bytes(library.read("kind@1"))
+    recipe = {key: value for key, value in prompt.card.recipe.items() if key != "test_digest"}
+    recipe |= {"test_digest": digest} if digest is not None else {}
+    card = prompt.card.model_copy(update={"recipe": recipe, "metrics": {"value": 0.1, "stderr": 0.2, "rows": 4}})
+    engine = OfflineEngine(architecture_of(steerable_base()))
+    task = a_task(tmp_path)
+    found = card_on(task, replace(prompt, card=card), engine)
+    assert (found.metrics["value"], found.metrics["stderr"], found.metrics["rows"]) == (1.0, 0.0, len(task.test))
+    assert found.recipe == recipe | {"test_digest": prompt.card.recipe["test_digest"]}
+    assert card_on(task, replace(prompt, card=found.model_copy(update={"metrics": {}})), engine).metrics == {}  # as it is
 
 
 def test_a_suite_refuses_where_the_test_rows_would_not(library: Library, suite: Path, tmp_path: Path) -> None:

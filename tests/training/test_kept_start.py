@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from softprompt.errors import TrainingError
+from softprompt.evaluation.findings import of_card
 from softprompt.library.library import Library
 from softprompt.progress import Mute
+from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.task import Task
 from softprompt.training.train import train
@@ -60,7 +62,27 @@ def test_a_training_that_makes_a_good_prompt_worse_keeps_the_good_one(learnt: tu
     assert all(one["step"] > 0 for one in tuned.history), "the history is of steps"
     (told,) = (one for one in row["warnings"] if "where it started" in one)
     assert told.startswith("none of 12 steps was better on validation rows than where it started (accuracy 1.000, and ")
-    assert not any("barely moved" in one for one in row["warnings"])
+    assert not any("barely moved" in one or "has not learnt" in one for one in row["warnings"])
+
+
+def test_a_start_that_is_kept_is_no_baseline_of_itself() -> None:
+    """It is as good as it is; whether it is better than the others counts."""
+    known: dict[str, Any] = {"task": "t", "base": "b", "fingerprint": "0" * 32, "num_virtual_tokens": 8, "token_dim": 4}
+    kept = {"steps": 12, "best_step": 0}
+    metrics: dict[str, float] = {"value": 0.8, "stderr": 0.01, "rows": 100, "untrained": 0.8}
+    for recipe, others, learnt in (
+        (kept, {"majority": 0.5}, True),
+        (kept, {"majority": 0.8}, False),
+        (kept, {}, None),
+        ({"steps": 12, "best_step": 6}, {"majority": 0.5}, False),
+    ):
+        card = Card(**known, metrics=metrics | others, recipe=recipe)
+        assert card.learnt is learnt
+        found = {one.mode: one for one in of_card(card, [])}
+        assert ("not_learnt" in found) == (learnt is False)
+        assert ("start_kept" in found) == (recipe is kept)
+        if recipe is kept and learnt is False:
+            assert found["not_learnt"].evidence.startswith("no better than the most frequent answer; ")
 
 
 def test_a_start_that_is_no_prompt_is_no_candidate(learnt: tuple[Library, Path]) -> None:

@@ -71,8 +71,8 @@ def of_scores(card: Card) -> Iterator[Finding]:
         )
         return
     if card.learnt is False:
-        (told, *_) = remarks_on_scores(metric, metrics)
-        solved = [name for name in to_beat(metrics) if solves(metric, metrics[name])]
+        (told, *_) = remarks_on_scores(metric, metrics, keeps_start=card.keeps_start)
+        solved = [name for name in to_beat(metrics, keeps_start=card.keeps_start) if solves(metric, metrics[name])]
         yield Finding(
             "not_learnt",
             told.removeprefix("it has not learnt: "),
@@ -128,7 +128,7 @@ def of_training(card: Card, history: History) -> Iterator[Finding]:
 def start_kept(card: Card, history: History) -> str | None:
     """What is to be said of a training whose start was kept, as no step was better."""
     recipe, metric = card.recipe, card.metric
-    if recipe.get("best_step") != 0 or "steps" not in recipe:
+    if not card.keeps_start:
         return None
     values = [row["value"] for row in history if _is_number(row.get("value"))]
     best = max(values, key=lambda value: goodness(metric, value), default=None)
@@ -192,13 +192,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def remarks_on_scores(metric: str, scores: Mapping[str, float]) -> list[str]:
+def remarks_on_scores(metric: str, scores: Mapping[str, float], *, keeps_start: bool = False) -> list[str]:
     """What people should know of a prompt's score on its test rows, beside its baselines on the same rows, those that are
-    known."""
+    known.
+
+    Args:
+        keeps_start: whether the prompt before training is the prompt itself, as no step was better.
+    """
     value = value_beside(scores)
     assert value is not None
     in_words = _in_words(metric)
-    known = {in_words[name]: scores[name] for name in to_beat(scores)}
+    known = {in_words[name]: scores[name] for name in to_beat(scores, keeps_start=keeps_start)}
     ahead = {words: goodness(metric, baseline) - goodness(metric, value) for words, baseline in known.items()}
     better = [f"{words} ({known[words]:.3f})" for words, lead in ahead.items() if lead > 0]
     equal = [words for words, lead in ahead.items() if lead == 0 and not solves(metric, value)]

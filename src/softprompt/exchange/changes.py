@@ -3,7 +3,7 @@ version that it is to be like. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +83,26 @@ class Changes:
         numbers = card.recipe.get("problem_type") == NUMBER
         old, now = ([*Form.of_card(one).values.values()] if numbers else [] for one in (card, made))
         if old != now:
-            raise ConfigError(
-                f"labels: those of task {card.task!r} stand for {', '.join(map(number_text, old))}, and these would for "
-                f"{', '.join(map(number_text, now))}; leave them out"
-            )
+            raise _other_numbers(card, "labels" if "labels" in self.given else "like", made.labels, old, now)
         return made
+
+
+def _other_numbers(
+    card: Card, key: str, labels: Sequence[str] | None, old: Sequence[float], now: Sequence[float]
+) -> ConfigError:
+    """That a prompt whose answers are numbers would say others, with these labels."""
+    if old and now:
+        said, numbers = ", ".join(map(repr, labels or ())), [", ".join(map(number_text, one)) for one in (old, now)]
+        return ConfigError(
+            f"{key}: the labels of task {card.task!r} stand for the numbers {numbers[0]}, in this order, and {said[:100]} "
+            f"would for {numbers[1]}; give labels that stand for the same numbers, or leave {key} out"
+        )
+    does, would = "says the number itself", "chooses among labels"
+    does, would = (would, does) if old else (does, would)
+    return ConfigError(
+        f"{key}: a prompt of task {card.task!r} {does}, and would be one that {would} (problem_type: regression has both); "
+        f"leave {key} out"
+    )
 
 
 def _without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from softprompt.bases.files.adapter import CONFIG, WEIGHTS
 from softprompt.errors import LibraryError, PromptFileError
-from softprompt.exchange.card_file import CARD, read_card_file
+from softprompt.exchange.card_file import CARD, CENTROID, read_card_file
 from softprompt.files import write_whole
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _file_name(version: Version) -> str:
     return f"{version.ref}.safetensors"
 
 
-_ADAPTER = (WEIGHTS, CARD, "README.md", CONFIG)
+_ADAPTER = (WEIGHTS, CENTROID, CARD, "README.md", CONFIG)
 """The files of an exported adapter."""
 
 
@@ -151,6 +151,7 @@ def _replace_adapter(version: Version, data: bytes, folder: Path) -> tuple[str, 
         names = sorted(os.listdir(made), key=lambda name: name == CONFIG)  # a folder without it is no adapter
         replaced = tuple(name for name in names if (folder / name).exists())
         (folder / CONFIG).unlink(missing_ok=True)
+        (folder / CENTROID).unlink(missing_ok=True)  # not every prompt has one
         for name in names:
             (made / name).replace(folder / name)
         return replaced

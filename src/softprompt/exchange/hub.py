@@ -13,7 +13,7 @@ from softprompt.bases.files.adapter import CONFIG, WEIGHTS
 from softprompt.bases.files.locate import is_local, split_revision
 from softprompt.bases.options import BaseOptions
 from softprompt.errors import ConfigError, LibraryError, NotFound, PromptFileError, reason_of
-from softprompt.exchange.card_file import CARD
+from softprompt.exchange.card_file import CARD, CENTROID
 from softprompt.exchange.exporting import Format
 from softprompt.exchange.readme import hub_card
 from softprompt.names import check_new_task
@@ -33,7 +33,7 @@ MOST_BYTES = 1 << 30
 """Size of the largest file that is fetched."""
 
 _README = "README.md"
-_OURS = (FILE, CONFIG, WEIGHTS, CARD, _README)
+_OURS = (FILE, CONFIG, WEIGHTS, CENTROID, CARD, _README)
 _PICKLES = (".bin", ".pkl", ".pickle", ".pt", ".pth", ".ckpt")
 
 
@@ -162,7 +162,7 @@ def pull(
 
 def _wanted(repo: str, sizes: dict[str, int]) -> Sequence[str]:
     """The files of a repository that are fetched: our own, or those of an adapter with its config first."""
-    wanted = [FILE] if FILE in sizes else [CONFIG, WEIGHTS, *[CARD] * (CARD in sizes)]
+    wanted = [FILE] if FILE in sizes else [CONFIG, WEIGHTS, *(name for name in (CENTROID, CARD) if name in sizes)]
     pickles = sorted(name for name in sizes if name.endswith(_PICKLES))
     if missing := [name for name in wanted if name not in sizes]:
         if pickles and missing == [WEIGHTS]:
@@ -190,9 +190,9 @@ def _files_of(library: Library, version: Version, repo: str, form: Format) -> di
 
         with tempfile.TemporaryDirectory(prefix="softprompt-") as folder:
             made = save_peft(SoftPrompt.from_bytes(data, digest=version.digest), folder, base, revision)
-            files |= {name: (made / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
+            files |= {file.name: file.read_bytes() for file in made.iterdir() if file.name != _README}
     id_of_hub = None if is_local(version.base) else base
-    return files | {_README: hub_card(card, base, id_of_hub, repo, peft=form is Format.PEFT).encode()}
+    return files | {_README: hub_card(card, id_of_hub, repo, peft=form is Format.PEFT).encode()}
 
 
 def _refuse_others(api: HfApi, repo: str, info: Any, there: Sequence[str], task: str, *, private: bool, force: bool) -> None:

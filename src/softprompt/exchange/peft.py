@@ -16,10 +16,10 @@ import torch
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.files.adapter import CONFIG, WEIGHTS
 from softprompt.errors import ConfigError, PromptFileError
-from softprompt.exchange.card_file import CARD, read_card_file
+from softprompt.exchange.card_file import CARD, CENTROID, read_card_file
 from softprompt.exchange.peft_config import TASKS, check_shape, config_of, provenance_of, read_peft_config
 from softprompt.exchange.peft_head import head_in, head_out, names_of_labels
-from softprompt.exchange.peft_matrix import TENSOR, read_matrix
+from softprompt.exchange.peft_matrix import TENSOR, read_centroid, read_matrix
 from softprompt.exchange.readme import readme_of
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
@@ -35,8 +35,8 @@ README = "README.md"
 def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision: str | None = None) -> Path:
     """Write a prompt as a PEFT adapter: `PeftModel.from_pretrained(model, folder)` loads it.
 
-    The card goes along in a file of its own, which PEFT ignores and :func:`load_peft` reads; and what to feed it in one for
-    people. Each file is written whole, the config last: a folder without it is no adapter.
+    The card and the centroid go along in files of their own, which PEFT ignores and :func:`load_peft` reads; and what to
+    feed it in one for people. Each file is written whole, the config last: a folder without it is no adapter.
 
     Raises:
         ConfigError: the prompt is placed, or an ensemble, which PEFT cannot say.
@@ -63,6 +63,8 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     write_whole(target / WEIGHTS, save({TENSOR: prompt.vectors_PD.contiguous(), **tensors}, metadata={"format": "pt"}))
+    if prompt.centroid_D is not None:
+        write_whole(target / CENTROID, save({"centroid": prompt.centroid_D.contiguous()}))
     write_whole(target / CARD, f"{prompt.card.canonical()}\n".encode())
     write_whole(target / README, readme_of(prompt.card, base_source).encode())
     write_whole(target / CONFIG, f"{json.dumps(config, indent=2)}\n".encode())
@@ -117,7 +119,7 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
         own = read_card_file(exported)
         if own.fingerprint not in base.fingerprints:
             SoftPrompt(vectors_PD, own, classifier=classifier).check_base(base)
-        return SoftPrompt(vectors_PD, own.changed(here), classifier=classifier)
+        return SoftPrompt(vectors_PD, own.changed(here), read_centroid(Path(folder) / CENTROID), classifier)
     told = provenance_of(config, base, folder, warn or (lambda message: None))
     recipe = {"imported": "peft", **told, **text_rules(base)}
     if head is not None and classifier is not None:

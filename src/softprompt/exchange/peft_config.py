@@ -14,7 +14,7 @@ from softprompt.bases.base import FrozenBase
 from softprompt.bases.files.adapter import WEIGHTS
 from softprompt.bases.files.locate import split_revision
 from softprompt.errors import FingerprintMismatch, PromptFileError
-from softprompt.exchange.card_file import commit_of, read_adapter_file
+from softprompt.exchange.card_file import commit_of, name_of, read_adapter_file
 from softprompt.exchange.peft_head import MODULES
 from softprompt.model.prefix import Layout
 from softprompt.prompts.card import Card
@@ -193,7 +193,7 @@ def provenance_of(
     named, asked = config.get("base_model_name_or_path"), config.get("revision")
     source, given = split_revision(base.source)
     if isinstance(named, str) and named and not _is_base(named, base):
-        known["named_base"] = named
+        known["named_base"] = name_of(named)
         warn(
             f"{shown} names {named!r} as its base, and is taken for {base.source!r}: nothing in it proves that they are one"
         )

@@ -1,4 +1,4 @@
-"""The matrix of a PEFT adapter: the one tensor of its safetensors file, but for that of a head."""
+"""The matrix of a PEFT adapter: the one tensor of its safetensors file, but for that of a head; our centroid."""
 
 from __future__ import annotations
 
@@ -49,6 +49,23 @@ def read_matrix(file: Path, *, beside: bool = False) -> tuple[torch.Tensor, dict
             f"{str(file)!r} holds {dtype} numbers, and a prompt is made of floats; save it in its own dtype"
         )
     return vectors_PD.float(), tensors
+
+
+def read_centroid(file: Path) -> torch.Tensor | None:
+    """The centroid beside a matrix, as float32; None where there is none.
+
+    Raises:
+        PromptFileError: the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if not file.exists():
+        return None
+    try:
+        return load(file.read_bytes())["centroid"].float()
+    except (OSError, SafetensorError, KeyError) as error:
+        raise PromptFileError(f"{str(file)!r} cannot be read ({error}); export the prompt again") from None
 
 
 def _unpickled(file: Path) -> dict[str, torch.Tensor]:

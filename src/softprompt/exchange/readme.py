@@ -11,6 +11,7 @@ from softprompt.exchange.card_file import commit_of
 from softprompt.prompts.card import BASELINES, Card
 from softprompt.tasks.answers.kinds import number_text
 from softprompt.tasks.form import ANSWERS, BEHIND, Form
+from softprompt.tasks.wording.template import PASSAGES
 from softprompt.text import plural
 
 _TOP = """# {task}: a {kind} for {base}
@@ -31,6 +32,11 @@ _CONVERSATION = (
     "  `tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)`. Below\n"
     "  it is that text, spaces at its end left out, in which users must not write control tokens.\n"
 )
+_PASSAGES = (
+    "- `{{passages}}` is what the answer is to be taken from: texts, each on a line of its own, its white space\n"
+    "  single blanks{found}.\n"
+)
+_FOUND = "; of\n  softprompt's the {0} at most that it finds for `{1}`, the best first, which nothing here looks up"
 _HELD = "- The answer is held to JSON of this schema, as by an engine's structured outputs: `{0}`.\n"
 _WORDED = "- An answer is worded `{target}` and encoded apart from the input{start}.\n"
 _OF_A_HEAD = (
@@ -41,6 +47,7 @@ _OF_A_FILE = (
     "- The base is a GGUF file, which transformers loads with `gguf_file`, the model like the tokenizer below. It spells\n"
     "  some texts otherwise than softprompt does: on some models it does not split numbers into digits, as they learnt it.\n"
 )
+_ELSEWHERE = "- The base is none of the hub's: below `{0}` stands for where you have it.\n"
 _GENERATED = "- The answer is generated greedily, {0} tokens at most, and stripped of white space.\n"
 _LABELLED = (
     "- A label's score is the sum of its tokens' log-probabilities behind the input; the answer is the likeliest label.\n"
@@ -122,11 +129,11 @@ _ENDS = """if any(one != other and other[: len(one)] == one for one in label_ids
 """
 
 
-def readme_of(card: Card, base: str) -> str:
+def readme_of(card: Card, base: str | None) -> str:
     """How to use an exported prompt with PEFT alone, in Markdown.
 
     Args:
-        base: what loads its base.
+        base: what loads its base; None where that is not said, as it is on a machine alone.
     """
     recipe, form = card.recipe, Form.of_card(card)
     framed = "No special token is put in front or behind"
@@ -141,16 +148,19 @@ def readme_of(card: Card, base: str) -> str:
     text = _TOP.format(task=card.task, base=card.base, kind=kind[0], put=kind[1], framed=framed, input=quoted["input"])
     if (adapter := recipe.get("adapter")) is not None:
         text += _ADAPTED.format(adapter)
-    text += _CONVERSATION * form.converses
+    text += _CONVERSATION * form.converses + _passages(form)
     if card.task_type == "SEQ_CLS":
         text += _OF_A_HEAD.format(len(card.labels or ()), ", ".join(map(_quoted, card.labels or ())))
     else:
         text += _WORDED.format(start=start, target=quoted["target"])
+    if base is None:
+        base = f"PATH/TO/{card.base.rpartition('/')[2]}"
+        text += _ELSEWHERE.format(base)
     commit = commit_of(card, base)
     opened = "base" if commit is None else f"base, revision={json.dumps(commit)}"
     if kind_of(base) == "file":
         folder, name = os.path.split(base)
-        text, base, opened = text + _OF_A_FILE, folder, f"base, gguf_file={json.dumps(name)}"
+        text, base, opened = text + _OF_A_FILE, folder or ".", f"base, gguf_file={json.dumps(name)}"
     parts = form.input.parts
     pairs = ", ".join(f"({_quoted(before)}, {_quoted(name) if name else None})" for before, name in parts)
     body = _OWN if decodes else _BEHIND if recipe.get(ANSWERS) == BEHIND else _APART
@@ -174,8 +184,17 @@ def readme_of(card: Card, base: str) -> str:
 
 
 def how_it_answers(card: Card) -> str:
-    """How an answer of a causal model's prompt is worded and chosen, as a list in Markdown."""
-    return _WORDED.format(start="", target=_quoted(card.target)) + _chosen(Form.of_card(card))
+    """How an answer of a causal model's prompt is worded and chosen, and what it is taken from, as a list in Markdown."""
+    form = Form.of_card(card)
+    return _passages(form) + _WORDED.format(start="", target=_quoted(card.target)) + _chosen(form)
+
+
+def _passages(form: Form) -> str:
+    """What stands in the place of passages, where an input has one."""
+    if PASSAGES not in form.input.fields:
+        return ""
+    settings = {} if form.retriever is None else form.retriever.settings
+    return _PASSAGES.format(found=_FOUND.format(settings["k"], settings["query"]) if settings else "")
 
 
 def _chosen(form: Form) -> str:
@@ -216,11 +235,10 @@ It was tuned on the base with the fingerprint `{fingerprint}`; on another one it
 """
 
 
-def hub_card(card: Card, base: str, hub_id: str | None, repo: str, *, peft: bool) -> str:
+def hub_card(card: Card, hub_id: str | None, repo: str, *, peft: bool) -> str:
     """The model card of a prompt on the hub: what it is for, how it scores, and how to use it.
 
     Args:
-        base: what loads its base.
         hub_id: the base's id on the hub, where it has one.
         repo: where the prompt is.
         peft: whether a PEFT adapter lies beside our file.
@@ -238,7 +256,7 @@ def hub_card(card: Card, base: str, hub_id: str | None, repo: str, *, peft: bool
     labels = f" and the labels {', '.join(map(_quoted, card.labels))}" if card.labels else ""
     kind = "soft prompt" if card.prompt_type == "soft" else "prefix"
     ours = _TOP_OF_OURS.format(task=card.task, kind=kind, base=card.base, input=_quoted(card.input), labels=labels)
-    text = readme_of(card, base) if peft else ours
+    text = readme_of(card, hub_id) if peft else ours
     scores = {"this prompt": card.metrics.get("value"), **{BASELINES[name]: card.metrics.get(name) for name in BASELINES}}
     known = {name: value for name, value in scores.items() if value is not None}
     if "value" in card.metrics:

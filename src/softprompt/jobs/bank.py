@@ -221,7 +221,8 @@ class _Training:
         elif isinstance(event, Judged):
             member = event.member
             scores = beside_baselines(member.task, member.test, event.report, member.baselines)
-            for remark in remarks_on_scores(event.report.metric, untaught(member.task, scores)):
+            kept = member.run.best_step == 0
+            for remark in remarks_on_scores(event.report.metric, untaught(member.task, scores), keeps_start=kept):
                 record(self._queue, self._claims[member], remark, level="warn")
         elif isinstance(event, Failed):
             self._fail(event)

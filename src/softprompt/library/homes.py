@@ -65,7 +65,7 @@ def _likeness(one: str, other: str) -> float:
 
 
 def _libraries_near(folder: Path) -> Iterator[Path]:
-    named = [Path(os.path.expanduser(home)).absolute() for home in (os.environ.get("SOFTPROMPT_HOME"), DEFAULT_HOME) if home]
+    named = [home_of(None), home_of(DEFAULT_HOME)]
     inside = [folder / DEFAULT_HOME, folder.parent]
     with contextlib.suppress(OSError):
         inside += itertools.islice(folder.parent.iterdir(), _LOOKED_AT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,12 +47,14 @@ class Exported(Record):
     uploads: int
     uploads_elsewhere: int
     """Uploads whose bytes are in another home."""
+    histories: int
+    """Curves of trainings in the home."""
 
 
 def export(library: Library, tenant: str, folder: str | Path, *, progress: Progress | None = None) -> Exported:
     """Write all that is a tenant's to a folder: a home of its own, which any command reads (`--home FOLDER --tenant TENANT`)
-    and `library copy` copies, with prompts in `blobs`, uploads in `files`, and every row as JSON in `rows`. One
-    that was cut short has a file that says so, and the same call goes on with it.
+    and `library copy` copies, with prompts in `blobs`, uploads in `files`, curves of trainings in `runs`, and every row as
+    JSON in `rows`. One that was cut short has a file that says so, and the same call goes on with it.
 
     Raises:
         NotFound: there is nothing of this tenant; or a blob of a version that is not deleted is gone.
@@ -68,6 +71,8 @@ def export(library: Library, tenant: str, folder: str | Path, *, progress: Progr
             mark = _claim_folder(target, tenant)
             blobs = copying.copy_blobs(library.store, FolderStore(target / "blobs"), named, progress)
             uploads, elsewhere = _copy_uploads(connection, library.home, target, tenant)
+            histories = tenants.histories_of(library, tenant)
+            _copy_files(library.home, target, [*histories, *_answers(connection, library, tenant)])
             _write_json(connection, target / "rows", tenant)
             _write_registry(connection, target, tenant)
             mark.unlink()
@@ -75,7 +80,8 @@ def export(library: Library, tenant: str, folder: str | Path, *, progress: Progr
         except OSError as error:
             raise LibraryError(f"cannot write to {str(target)!r}: {error.strerror}; choose another folder") from error
     rest = {name: blobs[name] for name in ("bytes", "missing")} | {"blobs": blobs["blobs"] + blobs["present"]}
-    return Exported(tenant, str(target), counts, uploads=uploads, uploads_elsewhere=elsewhere, **rest)
+    found = {"uploads": uploads, "uploads_elsewhere": elsewhere, "histories": len(histories)}
+    return Exported(tenant, str(target), counts, **rest, **found)
 
 
 def _claim_folder(target: Path, tenant: str) -> Path:
@@ -106,6 +112,19 @@ def _copy_uploads(connection: Connection, home: Path, target: Path, tenant: str)
             if not store.has(digest):
                 store.put(read_verified(source, digest))
     return len(here), len(digests) - len(here)
+
+
+def _answers(connection: Connection, library: Library, tenant: str) -> list[Path]:
+    """What batches that have not ended were answered so far."""
+    names = connection.execute(sa.select(tables.batches.c.name).where(tables.batches.c.tenant == tenant)).scalars()
+    return [path for name in names if (path := tenants.answers_path(library, name)).is_file()]
+
+
+def _copy_files(home: Path, target: Path, files: Iterable[Path]) -> None:
+    for file in files:
+        copy = target / file.relative_to(home)
+        make_folder(copy.parent)
+        write_whole(copy, file.read_bytes())
 
 
 def _write_json(connection: Connection, folder: Path, tenant: str) -> None:

@@ -100,7 +100,7 @@ def plan_erase(library: Library, tenant: str) -> Erasure:
     there = sum(here.has(digest) for digest in uploads)
     return Erasure(
         tenant, counts, len(digests) - shared, shared, there, len(uploads) - there, cancelled,
-        len(_histories(library, tenant)),
+        len(histories_of(library, tenant)),
     )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def erase(library: Library, tenant: str, *, reason: str | None = None) -> Erasur
     for _ in range(_TRIES):
         with database.read() as connection:
             digests = named_by(connection, tenant)
-        for path in _histories(library, tenant):
+        for path in histories_of(library, tenant):
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # another's are in it
                 path.parent.rmdir()
@@ -279,7 +279,7 @@ def _named_by_others(connection: Connection, tenant: str) -> set[str]:
     return set(connection.execute(sa.union(*others)).scalars())
 
 
-def _histories(library: Library, tenant: str) -> list[Path]:
+def histories_of(library: Library, tenant: str) -> list[Path]:
     """The curves of a tenant's trainings: files that are called as versions are, and those of TensorBoard."""
     folder = library.for_tenant(tenant).histories
     return sorted([*folder.glob("*@*.jsonl"), *folder.glob("tensorboard/*/events.out.tfevents.*")])

@@ -69,9 +69,11 @@ def solves(metric: str, value: float) -> bool:
     return value <= 0 if metric in LOWER_IS_BETTER else value >= SOLVED
 
 
-def to_beat(metrics: Mapping[str, float]) -> list[str]:
-    """The baselines among a prompt's metrics that it should be better than: not the text that it was distilled from."""
-    return [name for name in BASELINES if name in metrics and not (name == "zero_shot" and "agreement" in metrics)]
+def to_beat(metrics: Mapping[str, float], *, keeps_start: bool = False) -> list[str]:
+    """The baselines among a prompt's metrics that it should be better than: not the text that it was distilled from, nor
+    the prompt before training where that is itself."""
+    itself = ("zero_shot",) * ("agreement" in metrics) + ("untrained",) * keeps_start
+    return [name for name in BASELINES if name in metrics and name not in itself]
 
 
 def value_beside(metrics: Mapping[str, float]) -> float | None:
@@ -188,10 +190,16 @@ class Card(BaseModel):
         return len(self.labels or ()) * (2 if self.recipe.get("problem_type") == _SET else 1)
 
     @property
+    def keeps_start(self) -> bool:
+        """Whether it is the prompt that its training began with, as no step was better."""
+        return self.recipe.get("best_step") == 0 and "steps" in self.recipe
+
+    @property
     def learnt(self) -> bool | None:
         """Whether its score is better than each of its baselines on the same rows, or as good as one that solves the task;
         None where a score or all baselines are unknown."""
-        value, known = value_beside(self.metrics), [self.metrics[name] for name in to_beat(self.metrics)]
+        others = to_beat(self.metrics, keeps_start=self.keeps_start)
+        value, known = value_beside(self.metrics), [self.metrics[name] for name in others]
         if value is None or not known:
             return None
         best = max(known, key=lambda one: goodness(self.metric, one))

@@ -80,7 +80,8 @@ class Tuned:
     @property
     def warnings(self) -> list[str]:
         """What its scores give reason to say, its own and beside what was there before."""
-        card, found = self.prompt.card, remarks_on_scores(self.prompt.card.metric, self.prompt.card.metrics)
+        card = self.prompt.card
+        found = remarks_on_scores(card.metric, card.metrics, keeps_start=card.keeps_start)
         if (kept := start_kept(card, self.history)) is not None:
             found.append(kept)
         if self.report.unfinished:

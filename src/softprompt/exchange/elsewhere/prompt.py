@@ -7,6 +7,7 @@ from typing import Any
 
 from softprompt.bases.base import FrozenBase
 from softprompt.errors import PromptFileError
+from softprompt.exchange.card_file import name_of
 from softprompt.exchange.elsewhere.taken import Taken
 from softprompt.prompts.card import Card
 from softprompt.prompts.prompt import SoftPrompt
@@ -31,7 +32,7 @@ def prompt_of(taken: Taken, task: str, base: FrozenBase, source: Path) -> SoftPr
         )
     recipe: dict[str, Any] = {"imported": taken.tool, **taken.told, **base.provenance(), **text_rules(base)}
     if taken.base is not None and taken.base != base.source:
-        recipe["named_base"] = taken.base
+        recipe["named_base"] = name_of(taken.base)
     card = Card.model_validate(
         {
             "task": task, "base": base.name, "fingerprint": base.fingerprint, "num_virtual_tokens": length,

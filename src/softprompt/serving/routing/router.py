@@ -68,8 +68,8 @@ class Router:
         """
         if not self.tasks:
             raise NotFound(
-                "no task can be chosen by content: none has a centroid on this base; train one here (imported prompts have "
-                "none), or name a task as `model`"
+                "no task can be chosen by content: none has a centroid on this base; train one here (those of other tools "
+                "have none), or name a task as `model`"
             )
         # The centroid's own length is the mean cosine of the training inputs with it.
         scores_K = self._directions_KD @ np.mean(np.stack(directions), axis=0) - self._lengths_K
