@@ -61,7 +61,7 @@ def test_what_is_wrong_is_told(run: Run, filled: Path, tmp_path: Path) -> None:
 def test_a_history_of_a_task_that_looks_passages_up_needs_none(run: Run, tmp_path: Path) -> None:
     texts = tmp_path / "texts"
     texts.mkdir()
-    (texts / "fruit.txt").write_text("An apple is a fruit, as a pear is.")
+    (texts / "fruit.txt").write_text("Apple or pear, rain or snow, dog or cat.")
     home = tmp_path / "home"
     with Library.open(home) as library:
         asked = {"input": "{passages}\n{text} is", "retrieve": {"folder": str(texts), "k": 1}}
