@@ -104,13 +104,15 @@ def _ending_in_time(server: Server, library: Library, within_s: float, look_s: f
     over = threading.Event()
 
     def watch() -> None:
-        told_at = None
+        told_at, told = None, False
         while not over.wait(look_s):
             if server.should_exit and told_at is None:
                 told_at = time.monotonic()
             if told_at is not None and time.monotonic() - told_at >= within_s:
-                log.warning("the registry does not answer, and the server is to end: its connections are cut")
-                library.registry.database.cut()
+                if not told:
+                    log.warning("the registry does not answer, and the server is to end: its connections are cut")
+                told = True
+                library.registry.database.cut()  # those too that were made since
 
     watching = threading.Thread(target=watch, daemon=True, name="end")
     watching.start()
