@@ -76,7 +76,7 @@ def copy(
     as_json: Json = False,
 ) -> None:
     """Copy the library, all tenants, to another home, registry or store, or bring a former copy up to date. What is not
-    named stays the same."""
+    named stays the same. Uploaded files, jobs, batches and curves of trainings stay behind."""
     if to_home is None and to_registry is None and to_store is None:
         raise typer.BadParameter("nowhere to copy to was named; give --to-home, --to-registry or --to-store")
     from softprompt.progress import Bars

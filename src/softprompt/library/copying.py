@@ -58,7 +58,7 @@ class Target:
 
 def copy(source: Database, source_store: Store, target: Target, *, progress: Progress | None) -> CopyReport:
     """Copy every blob that a version names to a store, and its rows to the registry at a URL: numbers, aliases with their
-    trails, tags, origins, audit, keys. Uploaded files, jobs and batches stay behind.
+    trails, tags, origins, audit, keys. Uploaded files, jobs, batches and curves of trainings stay behind.
 
     What is None, or is the source itself, stays the same. Blobs go first and rows last, in one transaction: a copy that
     was cut short is begun again by the same command. The source is only read, in the state in which the copy began.
