@@ -228,6 +228,18 @@ def test_a_prefix_comes_back_from_its_bytes_with_a_centroid_of_the_bases_width()
         SoftPrompt(prefix.vectors_PD, prefix.card, torch.zeros(2, 32))
 
 
+def test_an_encoder_whose_embeddings_are_narrower_than_its_states_has_a_centroid_that_auto_reads() -> None:
+    known = {"task": "t", "base": "b", "fingerprint": "f", "num_virtual_tokens": 3, "token_dim": 16}
+    made = Card(**known, task_type="MASKED_LM", labels=["a", "b"], input="{text} {mask}")
+    prompt = SoftPrompt(torch.ones(3, 16), made, torch.arange(32.0))
+    assert SoftPrompt.from_bytes(prompt.to_bytes()).centroid_D is not None
+    centroid = read_centroid(prompt.to_bytes())
+    assert centroid is not None
+    assert centroid.tolist() == list(range(32))
+    with pytest.raises(PromptFileError, match="says 16 wide and the centroid is \\(32,\\)"):
+        SoftPrompt(torch.ones(3, 16), Card(**known, labels=["a", "b"]), torch.arange(32.0))
+
+
 @pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.005), ("float16", 0.001), ("int8", 0.02)])
 def test_in_a_smaller_form_keys_do_not_drown_values(dtype: Dtype, most: float) -> None:
     prefix, small = a_prefix(), a_prefix().as_dtype(dtype)

@@ -190,6 +190,12 @@ class Card(BaseModel):
         return len(self.labels or ()) * (2 if self.recipe.get("problem_type") == _SET else 1)
 
     @property
+    def centroid_width(self) -> int | None:
+        """How wide its centroid is; None where nothing here says it: neither a prefix's rows nor an encoder's embeddings
+        need be as wide as the states that it is made of, see ELECTRA."""
+        return self.token_dim if self.prompt_type == "soft" and self.task_type not in ENCODERS else None
+
+    @property
     def keeps_start(self) -> bool:
         """Whether it is the prompt that its training began with, as no step was better."""
         return self.recipe.get("best_step") == 0 and "steps" in self.recipe

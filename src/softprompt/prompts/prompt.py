@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from softprompt.bases.architectures import ENCODERS, KINDS
+from softprompt.bases.architectures import KINDS
 from softprompt.bases.files.locate import two_forms
 from softprompt.bases.head import pack
 from softprompt.errors import ConfigError, FingerprintMismatch, PromptFileError
@@ -74,13 +74,9 @@ class SoftPrompt:
         self._check_classifier()
         if self.centroid_D is None:
             return
-        # Neither a prefix's rows nor an encoder's embeddings are as wide as its states, see ELECTRA.
-        same = self.card.prompt_type == "soft" and self.card.task_type not in ENCODERS
-        wide = shape[1:] if same else tuple(self.centroid_D.shape)[:1]
-        if tuple(self.centroid_D.shape) != wide:
-            raise PromptFileError(
-                f"the card says {shape[1]} wide and the centroid is {tuple(self.centroid_D.shape)}; {_AGAIN}"
-            )
+        width, there = self.card.centroid_width, tuple(self.centroid_D.shape)
+        if len(there) != 1 or width not in (None, there[0]):
+            raise PromptFileError(f"the card says {shape[1]} wide and the centroid is {there}; {_AGAIN}")
         if not torch.isfinite(self.centroid_D).all():
             raise PromptFileError("the centroid holds values that are not finite (NaN or infinity); train the prompt again")
 

@@ -162,11 +162,13 @@ def test_a_centroid_travels_in_the_file_and_files_without_one_stay_as_they_were(
         assert torch.equal(small.centroid_D, centroid_D)
 
 
-def test_the_export_for_peft_leaves_the_centroid_out(base: FrozenBase, tmp_path: Path) -> None:
+def test_the_export_for_peft_has_the_centroid_beside_what_peft_reads(base: FrozenBase, tmp_path: Path) -> None:
     prompt = with_centroid(base, "t", torch.ones(32))
     folder = save_peft(prompt, tmp_path / "peft", "somewhere")
     assert list(load((folder / WEIGHTS).read_bytes())) == [TENSOR]
-    assert load_peft(folder, task="t", base=base).centroid_D is None
+    centroid_D = load_peft(folder, task="t", base=base).centroid_D
+    assert centroid_D is not None
+    assert torch.equal(centroid_D, torch.ones(32))
 
 
 def test_a_centroid_that_is_none_is_refused(base: FrozenBase) -> None:

@@ -157,7 +157,7 @@ def read_centroid(data: bytes) -> Floats | None:
     stored = tensors.get("centroid")
     if stored is None:
         return None
-    width = card.token_dim if card.prompt_type == "soft" else len(stored.data) // 4  # a prefix has no vector of that width
+    width = len(stored.data) // 4 if card.centroid_width is None else card.centroid_width
     if stored.dtype != "F32" or stored.shape != (width,) or len(stored.data) != 4 * width:
         raise PromptFileError(
             f"the centroid of task {card.task!r} is {stored.dtype} {stored.shape}, not {width} F32; train it again"
