@@ -49,6 +49,8 @@ def test_what_is_wrong_is_told(run: Run, filled: Path, tmp_path: Path) -> None:
         ([], 2, "none of --history, --erase and --list is given"),
         (["--list", "--erase"], 2, "2 of --history, --erase and --list are given"),
         (["--erase"], 2, "add --user ID"),
+        (["--list", "--steps", "5"], 2, "--steps say how to tune, and nothing is tuned"),
+        (["--erase", "--user", "ann", "--like", "kind@1", "--steps", "5"], 2, "--like and --steps say how to tune"),
         (["--history", history, "--user", "ann"], 1, "1 different input, and one is held out"),
         (["--history", history], 1, "name the user of all rows"),
         (["--history", tmp_path / "none.jsonl", "--user", "ann"], 1, "none.jsonl"),

@@ -40,6 +40,11 @@ def test_run_show_list_promote_and_report(run: Run, place: Path) -> None:
     (said,) = run("evaluate", "kind@1", "--data", "cases.jsonl", "--json").rows
     assert rows[0]["value"] == said["value"]
     assert run("suite", "show", "kind@1", "--json").rows == rows
+    (place / "texts").mkdir()
+    (place / "texts" / "one.txt").write_text("Red or blue.")
+    idle = run("suite", "run", "kind@1", "--suite", "polite.yaml", "--passages", "texts", "--json")
+    assert idle.rows == rows
+    assert idle.err.count("passages are named, and kind@1 looks none up: it is judged without") == 1
     assert run("suite", "show", "kind@1", "--suite", "polite", "--json").rows == rows
     run("promote", "kind@1")
     (listed,) = run("suite", "list", "kind", "--json").rows

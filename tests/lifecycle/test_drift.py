@@ -130,6 +130,8 @@ def test_no_traffic_is_said_and_is_no_error(library: Library, run: Run) -> None:
         done = run("drift", "kind", "--home", library.home, *more)
         assert (done.code, done.out) == (0, "")
         assert "kind@1 had no traffic in 24 hours: nothing is judged" in done.err
+    said = run("drift", "kind", "--home", library.home, "--data", "rows.csv", "--hours", "24").refused()
+    assert "--hours is of what servers saw, and the rows of a file are judged" in said
 
 
 def window_of(library: Library, base: FrozenBase, texts: list[str], server: str = "s", at: str | None = None) -> Window:

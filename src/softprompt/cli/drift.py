@@ -29,7 +29,9 @@ def drift(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page of charts there, which needs no network.")] = None,
     level: Annotated[float, typer.Option(help="Rate of false alarms of this look.", min=1e-9, max=0.5)] = 1e-3,
-    hours: Annotated[float, typer.Option(help="Servers that saw nothing for longer are left out.", min=0)] = 24,
+    hours: Annotated[
+        float | None, typer.Option(help="Servers that saw nothing for longer are left out (default: 24).", min=0)
+    ] = None,
     *,
     base: BaseOptions,
     where: Location,
@@ -43,16 +45,19 @@ def drift(
         raise ConfigError(
             "--html shows rows that are judged, and --reference alone judges none; add --data FILE, or leave one out"
         )
+    if hours is not None and (data is not None or reference is not None):
+        raise ConfigError("--hours is of what servers saw, and the rows of a file are judged; leave it out")
     progress, library = Bars(), where.open()
     version = library.registry.resolve(task)  # told before torch is loaded
-    from softprompt.lifecycle.drift.drift import keep_reference, look
+    from softprompt.lifecycle.drift.drift import HOURS, keep_reference, look
 
     if reference is not None:
         made = keep_reference(version.ref, reference, library=library, base=base, progress=progress)
         progress.note(f"the reference of {version.ref} is of {made.samples[0].tally.rows} rows of {reference} now")
         if data is None:
             return
-    found = look(version.ref, data=data, library=library, base=base, level=level, hours=hours, progress=progress)
+    lately = HOURS if hours is None else hours
+    found = look(version.ref, data=data, library=library, base=base, level=level, hours=lately, progress=progress)
     rows = [] if found is None else [one.row() for one in found.rows]
     if rows or as_json:
         emit(rows, as_json, f"{version.ref}: rows of {found.source if found else 'none'}", COLUMNS)

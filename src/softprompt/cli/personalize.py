@@ -24,7 +24,7 @@ def personalize(
     ] = None,
     user: Annotated[str | None, typer.Option(help="Whose: letters, digits and ._:@=+-.")] = None,
     like: Annotated[str | None, typer.Option(help="Start from this version of the library (default: the task's).")] = None,
-    steps: Annotated[int, typer.Option(help="Of each user.", min=1)] = 30,
+    steps: Annotated[int | None, typer.Option(help="Of each user (default: 30).", min=1)] = None,
     erase: Annotated[bool, typer.Option("--erase", help="Take the user's version away for good, with its bytes.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Only show who has a version of their own.")] = False,
     *,
@@ -38,6 +38,8 @@ def personalize(
         raise typer.BadParameter(
             f"{given or 'none'} of --history, --erase and --list {'is' if given < 2 else 'are'} given; give one of them"
         )
+    if history is None and (idle := [name for name, one in (("--like", like), ("--steps", steps)) if one is not None]):
+        raise typer.BadParameter(f"{' and '.join(idle)} say how to tune, and nothing is tuned; leave them out")
     if erase and user is None:
         raise typer.BadParameter("--erase does not say whose version; add --user ID")
     library = where.open()
@@ -70,8 +72,9 @@ def personalize(
         read_source(form, name, own)
     check_before_loading(version, base)
     with progress.loading("torch"):
+        from softprompt.lifecycle.personalize import STEPS
         from softprompt.lifecycle.personalize import personalize as tune
-    made = tune(task, rows_of, like=like, steps=steps, library=library, base=base, progress=progress)
+    made = tune(task, rows_of, like=like, steps=steps or STEPS, library=library, base=base, progress=progress)
     emit([one.row() for one in made], as_json, f"Personal versions of {task}, from {made[0].parent}", COLUMNS)
     if not as_json and (same := sum(one.best_step == 0 for one in made)):
         say(f"{same} of {len(made)}: no step was better on the rows held out, so the version is the prompt it started from")

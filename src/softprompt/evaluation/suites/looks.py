@@ -47,6 +47,11 @@ def find_looks(
         look.check()
         for remark in look.case.source.remarks_on_inputs(look.form):
             warn(remark)
+    given = [version for version in versions if known.source_of(version.task) is not None]
+    idle = {look.case.version.ref for look in looks if look.form.retriever is None}
+    for version in given:
+        if version.ref in idle:
+            warn(f"passages are named, and {version.ref} looks none up: it is judged without")
     return looks
 
 
