@@ -170,10 +170,19 @@ def test_a_prompt_with_a_head_comes_whole(tmp_path: Path) -> None:
         task_type="SEQ_CLS",
         labels=("a", "b"),
     )
-    data = SoftPrompt(torch.randn(2, 4), card, None, Classifier(torch.randn(2, 4), torch.randn(2))).to_bytes()
+    head = Classifier(torch.randn(2, 4), torch.randn(2))
+    data = SoftPrompt(torch.randn(2, 4), card, None, head).to_bytes()
     library.publish(data, base="b")
-    bundle(library, ["one"], tmp_path / "a")
-    assert read_bundle(tmp_path / "a").blob("one") == data
+    library.publish(prompt("two", torch.randn(2, 4)).to_bytes(), base="b")
+    bundle(library, ["one", "two"], tmp_path / "a")
+    found = read_bundle(tmp_path / "a")
+    assert found.blob("one") == data
+    read = found.head("one")
+    assert read is not None
+    assert [(one.rows, one.width) for one in read] == [(2, 4), (1, 2)]
+    assert torch.equal(torch.tensor(read[0].values).reshape(2, 4), head.weight_CF)
+    assert torch.equal(torch.tensor(read[1].values), head.bias_C)
+    assert found.head("two") is None
 
 
 def _bundle_of(task: str, blob: bytes) -> Bundle:

@@ -108,15 +108,17 @@ class Bundle:
         return dict(_read_prompt(self.blob(task))[0])
 
     def vectors(self, task: str) -> Vectors:
-        """The numbers of a task's prompt. A prefix has all layers' keys and values of a token beside each other in a row."""
-        card, tensors = _read_prompt(self.blob(task))
-        try:
-            found = _widen(card, tensors)
-        except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, struct.error):
-            found = None
-        if found is None or min(found.rows, found.width) < 1 or len(found.values) != found.rows * found.width:
-            raise PromptFileError(f"the vectors of {task!r} in the bundle are not as its prompt file says; {_AGAIN}")
-        return found
+        """The numbers of a task's prompt. A prefix has all layers' keys and values of a token beside each other in a row, an
+        ensemble its members' rows one behind the other, as many of each as the card's `members` say."""
+        return _read_numbers(task, self.blob(task), "prompt_embeddings")
+
+    def head(self, task: str) -> tuple[Vectors, Vectors] | None:
+        """The head that a task's prompt was trained with, where its base answers through one: the weight, a row for each
+        output, and the bias, a row by itself. None where the base answers with words."""
+        if self.card(task).get("task_type") != "SEQ_CLS":
+            return None
+        blob = self.blob(task)
+        return _read_numbers(task, blob, "classifier_weight"), _read_numbers(task, blob, "classifier_bias")
 
 
 def read_bundle(
@@ -314,9 +316,22 @@ def _read_prompt(data: bytes) -> tuple[dict[str, Any], dict[str, tuple[str, list
         raise PromptFileError(f"a prompt of the bundle is no prompt file; {_AGAIN}") from None
 
 
-def _widen(card: Mapping[str, Any], tensors: Mapping[str, tuple[str, list[int], bytes]]) -> Vectors:
-    """The vectors of a prompt as floats, whatever they are stored as."""
-    kind, (rows, width), data = tensors["prompt_embeddings"]
+def _read_numbers(task: str, blob: bytes, name: str) -> Vectors:
+    """A tensor of a task's prompt file; a bias is one row."""
+    card, tensors = _read_prompt(blob)
+    try:
+        found = _widen(card, tensors, name)
+    except (ValueError, KeyError, TypeError, IndexError, ArithmeticError, struct.error):
+        found = None
+    if found is None or min(found.rows, found.width) < 1 or len(found.values) != found.rows * found.width:
+        raise PromptFileError(f"{name} of {task!r} in the bundle is not as its prompt file says; {_AGAIN}")
+    return found
+
+
+def _widen(card: Mapping[str, Any], tensors: Mapping[str, tuple[str, list[int], bytes]], name: str) -> Vectors:
+    """A tensor as floats, whatever it is stored as."""
+    kind, shape, data = tensors[name]
+    rows, width = (1, *shape) if name == "classifier_bias" else shape
     if kind == "F32":
         values = _floats(data)
     elif kind == "BF16":  # the upper halves of floats
