@@ -49,6 +49,12 @@ def test_two_users_get_what_they_say_and_the_shared_task_stays(library: Library)
     assert "ann" not in found.card_text
 
 
+def test_inputs_of_a_history_that_are_cut_are_told(library: Library) -> None:
+    rows = [*history(YES), {"text": "red " * 900, "label": "yes"}]
+    with pytest.warns(UserWarning, match="user 'ann': 1 of [0-9] inputs were cut to fit the context"):
+        personalize("kind", rows, user="ann", steps=2, library=library, base=steerable_base())
+
+
 def test_a_users_card_says_nothing_of_the_rows_that_the_shared_prompt_was_judged_on(library: Library) -> None:
     of_rows = {"test_digest": "0" * 64, "folds": 4, "id2label": {"1": "yes"}}
     told = some_prompt(steerable_base(), "told", input=" {text} =", labels=("yes", "no"), recipe=of_rows)

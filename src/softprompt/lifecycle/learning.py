@@ -112,6 +112,9 @@ class Learning:
         self.in_test = sum(form.input.fill(row, "a test row") in texts for row in task.test)
         encode = partial(self._encode, base)
         self.wrong, self.test = encode(rows, "corrections"), encode(task.test, "test")
+        for split, part in (("corrections", self.wrong), ("test", self.test)):
+            for remark in part.remarks(f"{task.name}, {split}"):
+                progress.warn(remark)
         some = task.validation.part(task.draw(task.validation, CHOOSING)) if not task.folds else replay[:CHOOSING]
         self.some = encode([*some, *learnt], "validation")
         train = encode([*rows * times, *replay], "training")

@@ -204,6 +204,10 @@ def _personalize(
     task.form = form
     config = chosen(task.config, base, prompt.vectors_PD)
     users = [_User(name, _run(base, task, config, prompt, source)) for name, source in sources.items()]
+    for user in users:
+        for part in (user.run.train, user.run.validation):
+            for remark in part.remarks(f"user {user.name!r}"):
+                progress.warn(remark)
     runs = [user.run for user in users]
     bank = Banks([run.start_PD for run in runs], [run.rule for run in runs], base.device)
     stepper, engine = Stepper(architecture, warn=progress.warn), OfflineEngine(architecture, warn=progress.warn)
