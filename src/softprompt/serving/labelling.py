@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from softprompt.engines.protocol import Piece
+from softprompt.errors import FieldError
 from softprompt.serving.answers import Choice, Head, choose_label
 from softprompt.serving.inputs import check_room, encode_inputs
 from softprompt.serving.reader import INLINE, Reader
 from softprompt.serving.results import Results
 from softprompt.serving.stream import Stream
+from softprompt.tasks.answers.kinds import SET
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -61,3 +63,26 @@ class Labelling:
         tokens = len(asked.get(said.label, max(resident.labels, key=len)))
         stream.deliver(Piece(said.output, finish="stop", count=tokens))
         return stream
+
+
+def check_classifies(resident: Resident | None, model: str, *, sets: bool) -> Resident:
+    """What a model's name means, where that answers with labels; with `sets` with sets of them.
+
+    Raises:
+        FieldError: it does not.
+    """
+    if resident is None:
+        raise FieldError(f"{model!r} is the base, which has no labels; name a task with labels as `model`", "model")
+    if resident.labels is None and not resident.form.is_number:
+        raise FieldError(
+            f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
+            "/v1/chat/completions, or name a task with labels",
+            "model",
+        )
+    if sets and not resident.form.is_set:
+        raise FieldError(
+            f"task {resident.task!r} does not answer with sets of labels, so none of its answers says what is "
+            f"flagged; name a task of problem_type {SET}, or ask /v1/classify",
+            "model",
+        )
+    return resident

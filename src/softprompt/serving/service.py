@@ -20,7 +20,7 @@ from softprompt.serving.decisions.answers import Decided
 from softprompt.serving.decisions.decide import answer_by_labels, answer_zero_shot, is_answered
 from softprompt.serving.decisions.wording import transcript
 from softprompt.serving.inputs import chat_input, chat_text, check_room, check_text, fill_template, held_to
-from softprompt.serving.labelling import Labelling
+from softprompt.serving.labelling import Labelling, check_classifies
 from softprompt.serving.monitor import Kind, Monitor, Watch
 from softprompt.serving.reader import Reader
 from softprompt.serving.residents.residents import Residents
@@ -30,7 +30,6 @@ from softprompt.serving.routing.router import THRESHOLD
 from softprompt.serving.shadow import Shadow
 from softprompt.serving.stream import Stream
 from softprompt.serving.targets import Target, Targets
-from softprompt.tasks.answers.kinds import SET
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -271,21 +270,7 @@ class AsyncService:
                 raise DataError("there is no input; give one text or more")
             raw = await self._reader.raw_inputs(inputs) if model == AUTO else []
             target = await self.targets.choose(tenant, model, raw, watch, user, key)
-            resident = target.resident
-            if resident is None:
-                raise FieldError(f"{model!r} is the base, which has no labels; name a task with labels as `model`", "model")
-            if resident.labels is None and not resident.form.is_number:
-                raise FieldError(
-                    f"task {resident.task!r} generates text and has no labels; ask /v1/completions or "
-                    "/v1/chat/completions, or name a task with labels",
-                    "model",
-                )
-            if sets and not resident.form.is_set:
-                raise FieldError(
-                    f"task {resident.task!r} does not answer with sets of labels, so none of its answers says what is "
-                    f"flagged; name a task of problem_type {SET}, or ask /v1/classify",
-                    "model",
-                )
+            resident = check_classifies(target.resident, model, sets=sets)
             rows, _, tokens = await self._labelling.rows(resident, inputs, watch)
             watch.done()
             self._follow_labels(tenant, target, inputs, [row.label for row in rows])
