@@ -1,4 +1,4 @@
-"""Shells complete commands and options: in a real bash, and as zsh and fish ask for it."""
+"""Shells complete commands and options: in a real bash, and as zsh and fish ask for it. The command is a module too."""
 
 from __future__ import annotations
 
@@ -42,3 +42,20 @@ def test_what_is_installed_completes_in_a_real_bash(tmp_path: Path) -> None:
         'echo "${COMPREPLY[@]}"'
     )
     assert said(["bash", "-c", asking], HOME=str(tmp_path)) == "verify\n"
+
+
+def test_the_package_is_run_as_the_command_is() -> None:
+    command, module = ["softprompt"], [sys.executable, "-m", "softprompt"]
+    assert said([*module, "--version"]) == said([*command, "--version"])
+    assert "promote" in said([*module, "--help"])
+    wrong = [
+        subprocess.run([*one, "promot"], capture_output=True, text=True, env=ENV, timeout=120) for one in (command, module)
+    ]
+    assert [one.returncode for one in wrong] == [2, 2]
+    assert wrong[0].stderr == wrong[1].stderr.replace("python -m softprompt", "softprompt")
+    refused = [
+        subprocess.run([*one, "--home", "/nowhere", "list"], capture_output=True, text=True, env=ENV, timeout=120)
+        for one in (command, module)
+    ]
+    assert [one.returncode for one in refused] == [1, 1]
+    assert refused[0].stderr == refused[1].stderr

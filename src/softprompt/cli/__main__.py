@@ -1,4 +1,4 @@
-"""`python -m softprompt.cli`: for launchers that start modules."""
+"""`python -m softprompt.cli`: for launchers that start modules, as is `python -m softprompt`."""
 
 from softprompt.cli import main
 

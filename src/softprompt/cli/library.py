@@ -14,7 +14,6 @@ from softprompt.cli.output import emit, stderr
 
 OLD_DAYS = 30.0  # as in `library/leftovers.py`, which is not loaded for help
 
-app = typer.Typer(help="Care for the library: verify, gc, copy, stats.", no_args_is_help=True)
 COLUMNS = ("version", "old_base", "base", "old_fingerprint", "fingerprint")
 
 app = typer.Typer(help="Care for the library: verify, gc, copy, rebind, stats.", no_args_is_help=True)
