@@ -186,6 +186,8 @@ def measure_method(
         with progress.stage("test", len(trained.test)) as advance:
             trial = Trial(found.task.form, trained.vectors_PD, trained.test)
             (report,) = result_of(judge(engine, [trial]), advance)
+    for remark in report.remarks(name):
+        progress.warn(remark)
     latency, added = latencies(engine, found.task, base, trained)
     settings = method.settings(found.task, base)
     if trained.rate is not None and task.config.class_weights is not None:

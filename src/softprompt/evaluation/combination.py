@@ -24,6 +24,7 @@ from softprompt.registry.records import Origin, Record, Version
 from softprompt.rows.openai_files import MESSAGES
 from softprompt.rows.sources import digest_rows
 from softprompt.rows.values import short
+from softprompt.tasks.answers.kinds import OF_NUMBERS
 from softprompt.tasks.form import ANSWERS, HOW_ASKED, Form, form_fields
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ class Combined(Record):
     """All that came of judging it."""
 
     def row(self) -> dict[str, Any]:
-        """Its fields as a row, without the report."""
-        return {name: value for name, value in super().row().items() if name != "report"}
+        """Its fields as a row, without the report, of which there is how many generated numbers are none or out of range."""
+        row = {name: value for name, value in super().row().items() if name != "report"}
+        if self.report is not None and self.metric in OF_NUMBERS:
+            row |= {"unparsable": self.report.unparsable, "out_of_range": self.report.outside}
+        return row
 
 
 def combine(
@@ -287,6 +291,9 @@ def _judged(
     engine = OfflineEngine(architecture_of(loaded), warn=progress.warn)
     with progress.stage("judge", sum(len(trial.examples) for trial in trials)) as advance:
         reports = result_of(judge(engine, trials), advance)
+    for (whose, _), report in zip(named, reports, strict=True):
+        for remark in report.remarks(whose):
+            progress.warn(remark)
     report = reports[0]
     metrics = {"value": report.value, "stderr": report.stderr, "rows": report.rows}
     recipe = made.card.recipe | {"dtype": str(loaded.dtype)[6:], "test_digest": digest_rows(case.rows)}

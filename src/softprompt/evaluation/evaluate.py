@@ -134,9 +134,8 @@ def judge_cases(
         for place, case, trial, report in zip(places, group, trials, reports, strict=True):
             scores = (report.metric, report.value, report.stderr, report.rows, report.loss)
             cut, version = (trial.examples.truncated, report.unfinished, case.source.blank), case.version
-            for count, told in ((report.unparsable, "are no numbers"), (report.outside, "lie outside of their range")):
-                if count:
-                    progress.warn(f"{version.ref}: {count} of {report.rows} answers {told}")
+            for remark in report.remarks(version.ref):
+                progress.warn(remark)
             said = iter(zip(report.predictions, report.values, strict=True))
             answers = [(None, None) if case.task.form.is_blank(row) else next(said) for row in case.given]
             each = (tuple(output for output, _ in answers), tuple(value for _, value in answers))

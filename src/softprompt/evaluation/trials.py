@@ -73,6 +73,10 @@ class Report:
     temperature: float | None = None
     """The one that calibrates the probabilities of one label among several on these rows."""
 
+    def remarks(self, whose: str) -> list[str]:
+        """What to know of generated numbers before their score is believed."""
+        return remarks_on_numbers(whose, self.rows, self.unparsable, self.outside)
+
     def better_than(self, other: Report | None) -> bool:
         """By the metric; of equal values by the lower loss; of equal losses this one is better: the later. A loss that is no
         number is the worst."""
@@ -102,6 +106,12 @@ class Answer(NamedTuple):
     def of_row(cls, row: Mapping[str, Any]) -> Answer:
         """The answer that a row is of."""
         return cls(row["said"], float.fromhex(row["loss"]), row["unfinished"])
+
+
+def remarks_on_numbers(whose: str, rows: int, unparsable: int, outside: int) -> list[str]:
+    """A remark on the answers that are to be numbers and are none, and one on those outside of their range; none on none."""
+    told = ((unparsable, "are no numbers"), (outside, "lie outside of their range"))
+    return [f"{whose}: {count} of {rows} answers {what}" for count, what in told if count]
 
 
 def judge(engine: OfflineEngine, trials: Sequence[Trial]) -> Generator[int, None, list[Report]]:
@@ -213,8 +223,7 @@ def report_of(trial: Trial, given: Sequence[Answer]) -> Report:
         others |= abstaining(said, answers, form.no_answer)
     if trial.examples.passages:
         others |= groundedness(said, trial.examples.passages, form.no_answer)
-    texts = [form.of_text(text) for text in predictions] if form.is_number and not form.labels else []
-    counts = (sum(one.value is None for one in texts), sum(one.outside for one in texts))
+    counts = form.count_astray(predictions)
     sure = tuple(one.confidence for one in given if not math.isnan(one.confidence))
     own = (stderr, unfinished, values, others, *counts)
     return Report(form.metric, value, len(answers), loss, predictions, *own, confidences=sure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from softprompt.progress import Mute
 from softprompt.registry.records import Check, Outcome
 from softprompt.serving.offline import predict
 from softprompt.tasks.answers.kinds import NUMBER, SET
+from softprompt.tasks.form import Form
 from softprompt.tasks.task import Task
 from tests.models import make_base, some_prompt
 
@@ -290,6 +292,43 @@ def test_a_generated_number_stays_as_long_as_it_is_the_same_number(library: Libr
     assert not look._same("3", "3.5")
     assert look._same("None at all.", "none at all")
     assert not look._same("3", "three")
+
+
+@pytest.mark.parametrize("limits", [None, [0.0, 0.5]])
+def test_generated_answers_that_are_no_numbers_or_out_of_range_are_told_as_evaluate_does(
+    library: Library, base: FrozenBase, rows: Path, monkeypatch: pytest.MonkeyPatch, limits: list[float] | None
+) -> None:
+    found = {"problem_type": NUMBER} | ({"answer_range": limits} if limits else {})
+    form: dict[str, Any] = {"target": " {label}", "metric": "mae", "max_new_tokens": 4, "recipe": found}
+    for seed in (1, 2):
+        library.publish(some_prompt(base, "count", seed=seed, input="{text} =", **form).to_bytes(), base="x/y")
+    file = data_file(rows.parent, [row | {"label": place % 2 / 2} for place, row in enumerate(ROWS)])
+    said = cycle(["none", "7", "0.5", "it is 9"])
+    decode = Form.of_text  # a random base writes no numbers
+
+    def spoken(self: Form, text: str) -> Any:
+        return decode(self, next(said))
+
+    monkeypatch.setattr(Form, "of_text", spoken)
+    counts = [
+        f"3 of {len(ROWS)} answers are no numbers",
+        *([f"6 of {len(ROWS)} answers lie outside of their range"] if limits else []),
+    ]
+    told = _Told()
+    (judged,) = evaluate("count@1", library=library, data=str(file), base=base, progress=told)
+    assert told.lines == [f"count@1: {count}" for count in counts]
+    assert [judged.row()[name] for name in ("unparsable", "out_of_range")] == [3, 6 if limits else 0]
+    told = _Told()
+    run_looks(library, find_looks(library, ["count@1"], [suite(file, perturb=["case"])]), base, told)
+    assert told.lines == [f"suite 's' on count@1{what}: {count}" for what in ("", ", perturb:case") for count in counts]
+    told = _Told()
+    made = combine(["count@1", "count@2"], data=file, library=library, base=base, progress=told)
+    assert told.lines == [f"{whose}: {count}" for whose in ("what is combined", "count@1", "count@2") for count in counts]
+    assert [made.row()[name] for name in ("unparsable", "out_of_range")] == [3, 6 if limits else 0]
+    assert "unparsable" not in combine(["count@1", "count@2"], library=library).row()
+    told = _Told()
+    softprompt.inspect("count@1", data=file, library=library, base=base, progress=told)
+    assert [line for line in told.lines if "answers" in line] == [f"count@1: {count}" for count in counts]
 
 
 def test_passages_are_shuffled_and_looked_up_once(library: Library, base: FrozenBase, tmp_path: Path) -> None:

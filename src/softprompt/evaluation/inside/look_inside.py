@@ -116,7 +116,7 @@ def inspect(
             for remark in examples.remarks(version.ref):
                 shown.warn(remark)
             trial = Trial(case.task.form, prompt.rows_PD, examples)
-            judged = _asked(loaded, trial, count, shown)
+            judged = _asked(loaded, trial, count, shown, version.ref)
         found = zip(_near(loaded, prompt.vectors_PD), judged, strict=True)
         return [Inspected(version.task, version.number, place, *near, *asked) for place, (near, asked) in enumerate(found)]
 
@@ -158,7 +158,7 @@ def _text(base: FrozenBase, token: int) -> str:
     return text if text and "\ufffd" not in text else str(base.tokenizer.convert_ids_to_tokens(token))
 
 
-def _asked(base: FrozenBase, whole: Trial, count: int, progress: Progress) -> list[_Judged]:
+def _asked(base: FrozenBase, whole: Trial, count: int, progress: Progress, whose: str) -> list[_Judged]:
     """What is lost without each of the vectors in turn, and what attention each gets; behind them the rows of a head, if
     there is one, stay."""
     paid = attention_paid(base, replace(whole, vectors_PD=whole.vectors_PD[:count]), count, progress)
@@ -170,6 +170,8 @@ def _asked(base: FrozenBase, whole: Trial, count: int, progress: Progress) -> li
     trials = [Trial(whole.form, one, whole.examples) for one in (rows_PD, *kept)]
     with progress.stage("inspect", len(trials) * len(whole.examples)) as advance:
         first, *others = result_of(judge(engine, trials), advance)
+    for remark in first.remarks(whose):
+        progress.warn(remark)
     best = goodness(first.metric, first.value)
     lost = [round(best - goodness(one.metric, one.value), 4) for one in others]
     errors = [_stderr(first, one) for one in others]

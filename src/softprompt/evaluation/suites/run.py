@@ -17,7 +17,7 @@ from softprompt.evaluation.suites.harness.find import find_judged
 from softprompt.evaluation.suites.harness.run import run_judged
 from softprompt.evaluation.suites.looks import find_looks
 from softprompt.evaluation.suites.suite import Suite
-from softprompt.evaluation.trials import Answer, Trial, placed_prompts, result_of
+from softprompt.evaluation.trials import Answer, Trial, placed_prompts, remarks_on_numbers, result_of
 from softprompt.library.library import library_or_current
 from softprompt.library.passages import Passages, Sources
 from softprompt.model.architecture import architecture_of
@@ -113,9 +113,11 @@ def run_look(library: Library, look: Look, engine: OfflineEngine, progress: Prog
     prompt = SoftPrompt.from_bytes(library.read(case.version), digest=case.version.digest)
     prompt.check_base(base)
 
+    whose = f"suite {look.suite.name!r} on {case.version.ref}"
+
     def trial(rows: Sequence[dict[str, object]], what: str = "") -> Trial:
         examples = case.task.encode(base, rows, prompt.columns, split="suite")
-        for remark in examples.remarks(f"suite {look.suite.name!r} on {case.version.ref}{what}"):
+        for remark in examples.remarks(f"{whose}{what}"):
             progress.warn(remark)
         vectors_PD = prompt.rows_PD.to(base.dtype)
         return Trial(look.form, vectors_PD, examples, prompt.card.members, keeps_chances=look.tells_chances)
@@ -127,6 +129,10 @@ def run_look(library: Library, look: Look, engine: OfflineEngine, progress: Prog
     changed = (
         answer_all(engine, trials, progress) if any(map(len, (one.examples for one in trials))) else [[] for _ in trials]
     )
+    named = [(whose, answers), *((f"{whose}, {one.name}", own) for one, own in zip(variants, changed, strict=True))]
+    for said_of, own in named:
+        for remark in remarks_on_numbers(said_of, len(own), *look.form.count_astray([one.said for one in own])):
+            progress.warn(remark)
     tokens = [1 if look.form.labels else len(ids) for ids in whole.examples.targets or [[]] * len(whole.examples)]
     preferred = _preferred(look, whole, answers, engine) if "preference" in look.metrics else [None] * len(answers)
     return look.outcome(answers, tokens, list(zip(variants, changed, strict=True)), preferred)

@@ -200,6 +200,11 @@ class Answering:
             return kinds.number_of_text(text, self.unwrap(text), self.answer_range)
         return Said(text, text)
 
+    def count_astray(self, texts: Sequence[str]) -> tuple[int, int]:
+        """How many generated texts that are to be numbers are none, and how many lie outside of their range."""
+        said = [self.of_text(text) for text in texts] if self.is_number and not self.labels else []
+        return sum(one.value is None for one in said), sum(one.outside for one in said)
+
     def judged(self, predictions: Sequence[str], right: Sequence[str]) -> tuple[list[str], list[str]]:
         """Predictions and right answers as a metric compares them: what a target says around a generated answer is no part
         of it, right answers that are ordered labels are their numbers, as predictions of them are, and a text without a
