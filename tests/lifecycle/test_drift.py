@@ -32,6 +32,15 @@ from tests.lifecycle.rows import a_task
 from tests.models import make_base, some_prompt
 from tests.training.test_resume import make_task
 
+
+class _Told(Mute):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.lines.append(message)
+
+
 HERE = ("red", "green", "blue", "apple", "stone")
 ELSEWHERE = ("true", "false", "good", "bad", "what is the", "of a")
 LABELS = ("yes", "no")
@@ -94,6 +103,23 @@ def test_rows_of_a_file(library: Library, base: FrozenBase, tmp_path: Path) -> N
     }
     long = rows_file(tmp_path / "long.jsonl", words(HERE, 150, seed=4, longest=9))
     assert "length" in [one.what for one in drift("kind", data=long, library=library, base=base) if one.drifted]
+
+
+def test_inputs_that_are_cut_are_told(bare: Library, base: FrozenBase, tmp_path: Path) -> None:
+    from softprompt.lifecycle.drift.drift import AT_ONCE, keep_reference
+
+    texts = words(HERE, AT_ONCE + 9, seed=1)
+    texts[1], texts[AT_ONCE], texts[AT_ONCE + 4] = "", "red river " * base.context, "blue " * base.context
+    file = rows_file(tmp_path / "long.jsonl", texts)
+    told = _Told()
+    keep_reference("kind", file, library=bare, base=base, progress=told)
+    first = f"the first of them {file}, line {AT_ONCE + 1}"
+    cut = f"kind@1: 2 of {len(texts) - 1} inputs were cut to fit the context, {first}"  # but the blank one
+    assert told.lines == [cut]
+    drift("kind", data=file, library=bare, base=base, progress=told)
+    assert told.lines == [cut] * 2
+    drift("kind", data=rows_file(tmp_path / "short.jsonl", words(HERE, 40, seed=1)), library=bare, base=base, progress=told)
+    assert told.lines == [cut] * 2
 
 
 def test_what_is_written_is_judged_by_its_length(bare: Library, base: FrozenBase, tmp_path: Path) -> None:

@@ -43,10 +43,7 @@ class Examples:
     def remarks(self, whose: str) -> Iterator[str]:
         """That inputs were cut, where some were; `whose` is what it begins with."""
         if self.truncated:
-            yield (
-                f"{whose}: {self.truncated} of {len(self)} inputs were cut to fit the context, the first of them "
-                f"{self.first_cut}"
-            )
+            yield remark_on_cut(whose, self.truncated, len(self), self.first_cut)
 
     def front(self, row: int) -> list[int]:
         """The tokens before the prompt of a row."""
@@ -73,3 +70,8 @@ class Examples:
             passages=[self.passages[place] for place in places if self.passages],
             beside=[self.beside[place] for place in places if self.beside],
         )
+
+
+def remark_on_cut(whose: str, cut: int, rows: int, first: str) -> str:
+    """That inputs were cut, the first of them where `first` says."""
+    return f"{whose}: {cut} of {rows} inputs were cut to fit the context, the first of them {first}"

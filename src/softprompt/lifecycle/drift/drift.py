@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -21,6 +20,7 @@ from softprompt.registry.records import Record
 from softprompt.registry.traffic.windows import key_of
 from softprompt.rows.sources import find_file
 from softprompt.rows.tables import read_table
+from softprompt.tasks.examples import remark_on_cut
 from softprompt.tasks.form import Form
 from softprompt.text import plural
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from softprompt.bases.base import BaseLike, FrozenBase
     from softprompt.library.library import Library
     from softprompt.registry.records import Version
-    from softprompt.rows.sources import Row
+    from softprompt.rows.places import PlacedRows
 
 MOST_ROWS = 2048
 """Rows of a file that are answered and judged: so many, from its beginning to its end."""
@@ -199,29 +199,33 @@ def keep_reference(
 
 
 def answer_rows(
-    library: Library, version: Version, form: Form, base: FrozenBase, rows: Sequence[Row], progress: Progress
+    library: Library, version: Version, form: Form, base: FrozenBase, rows: PlacedRows, progress: Progress
 ) -> list[Seen]:
-    """Rows as they are tallied, answered by a version as it would serve them."""
+    """Rows as they are tallied, answered by a version as it would serve them; that inputs were cut is told."""
     from softprompt.serving.inputs import encode_inputs, text_of_input
     from softprompt.serving.offline import Service
     from softprompt.serving.residents.resident import load_resident
 
     service, resident = Service(library, base=base), load_resident(library, version, base)
-    seen = []
+    seen, cut = list[Seen](), list[int]()
     with progress.stage("answer", len(rows)) as advance:
         for start in range(0, len(rows), AT_ONCE):
             some = rows[start : start + AT_ONCE]
             encoded = encode_inputs(base, resident, [text_of_input(form, row, "a row") for row in some])
             for one, said in zip(encoded, service.predict(some, version.ref), strict=True):
                 ids = (*one.front, *one.ids)
+                if one.truncated:
+                    cut.append(len(seen))
                 seen.append(Seen(ids, answers_of(form, said.output), confidence_of(form, said.scores)))
             advance(len(some), "")
+    if cut:
+        progress.warn(remark_on_cut(version.ref, len(cut), len(rows), rows.where(cut[0])))
     return seen
 
 
 def _open(
     library: Library, version: Version, data: FileName, base: BaseLike, progress: Progress
-) -> tuple[FrozenBase, Form, list[Row]]:
+) -> tuple[FrozenBase, Form, PlacedRows]:
     """The base of a version, its form, and the rows of a file that have an input; what is wrong with them is told before the
     base is loaded."""
     form, name = Form.of_card(version.card), os.fspath(data)
@@ -239,4 +243,4 @@ def _open(
     with loading_torch(progress):
         from softprompt.lifecycle.loaded import load_base  # torch, which windows need not
 
-    return load_base(library, version, base, progress), form, [table[place] for place in chosen]
+    return load_base(library, version, base, progress), form, table.part(chosen)
