@@ -35,6 +35,7 @@ from softprompt.library.library import Library
 from softprompt.lifecycle.drift.drift import answer_rows
 from softprompt.lifecycle.drift.watch import BUCKET, BUCKETS, Watcher
 from softprompt.progress import Mute
+from softprompt.rows.places import numbered
 from softprompt.tasks.form import Form
 from softprompt.training.train import train
 
@@ -137,9 +138,9 @@ def run(model: str, steps: int, traffic: int, draws: int) -> Iterator[Row]:
         assert reference is not None
         form = Form.of_card(version.card)
         began = time.perf_counter()
-        alike = answer_rows(library, version, form, base, rows[:traffic], Mute())
+        alike = answer_rows(library, version, form, base, numbered(rows[:traffic], "the traffic"), Mute())
         answered = (time.perf_counter() - began) / traffic
-        strange = answer_rows(library, version, form, base, list(other.test)[:600], Mute())
+        strange = answer_rows(library, version, form, base, numbered(other.test[:600], "another task"), Mute())
         began = time.perf_counter()
         Reference.of(base, {"tuned": ([row.ids for row in alike[:1024]], []), "judged": ([row.ids for row in strange], [])})
         yield {

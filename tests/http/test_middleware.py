@@ -410,6 +410,44 @@ def test_a_request_is_a_line_in_the_log_without_its_text(running: Running, caplo
     assert "hidden" not in caplog.text
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_is_counted_once_however_many_answers_it_gets(running: Running, *, temperature: int, stream: bool) -> None:
+    """And each prompt's tokens once, as `usage` has them, whether it is answered or refused."""
+    names = (
+        "requests_total",
+        "input_tokens_total",
+        "output_tokens_total",
+        "first_token_seconds_count",
+        "request_seconds_count",
+    )
+
+    def counts(labels: str) -> list[float]:
+        text = running.http.get(f"{running.url}/metrics").text
+        told = dict(re.findall(r"^softprompt_(\w+)\{[^}]*" + re.escape(labels) + r"[^}]*\} (\S+)$", text, re.MULTILINE))
+        return [float(told.get(name, 0)) for name in names]
+
+    def asked(**body: Any) -> dict[str, Any]:
+        more = {"model": "tell", "max_tokens": 3, "temperature": temperature}
+        more |= {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        path = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
+        answer = post(running, {**more, **body}, path)
+        assert answer.status_code == 200, answer.text
+        usage: dict[str, Any] = json.loads(answer.text.split("\n\n")[-3][6:] if stream else answer.text)["usage"]
+        return usage
+
+    one = asked(prompt=["red apple", "blue"], n=3)
+    assert counts('task="tell"') == [1, one["prompt_tokens"], one["completion_tokens"], 1, 1]
+    other = asked(messages=[{"role": "user", "content": "what is a river"}], n=4)
+    both = [one[name] + other[name] for name in ("prompt_tokens", "completion_tokens")]
+    assert counts('task="tell"')[1:] == [*both, 2, 2]
+    long = post(running, {**ASK, "n": 3, "prompt": "red " * 999, "stream": stream})
+    assert long.status_code == 400
+    text = running.http.get(f"{running.url}/metrics").text
+    assert re.findall(r'^softprompt_errors_total\{.*task="tell".*\} (\S+)$', text, re.MULTILINE) == ["1.0"]
+    assert sum(map(float, re.findall(r'^softprompt_requests_total\{.*task="tell".*\} (\S+)$', text, re.MULTILINE))) == 3
+
+
 def test_metrics_count_requests_and_keep_tasks_to_those_who_may_know(running: Running, library: Library) -> None:
     post(running, ASK)
     post(running, {**ASK, "model": "nobody"})

@@ -117,9 +117,10 @@ class Monitor:
             )  # fmt: skip
             self._untold, self._tell_after = 0, now + TELL_S
 
-    def begin(self, tenant: str, kind: Kind) -> Watch:
-        """Begin to watch a request."""
-        return Watch(self, tenant, kind)
+    def begin(self, tenant: str, kind: Kind, whole: Whole | None = None, *, repeat: bool = False) -> Watch:
+        """Begin to watch a request, or one answer of a `whole` one; a `repeat` is one more answer to an input that is
+        counted beside it."""
+        return Watch(self, tenant, kind, whole or Whole(), repeat=repeat)
 
     def watch(
         self, engine: Callable[[], EngineStatus], residents: Callable[[], ResidentsStatus], base: FrozenBase | None = None
@@ -145,11 +146,31 @@ class Monitor:
         return tenant, task
 
 
-class Watch:
-    """One request from its beginning to its end."""
+class Whole:
+    """A request that may ask for several answers, each with a watch of its own: it is counted once, and so is its error."""
 
-    def __init__(self, monitor: Monitor, tenant: str, kind: Kind) -> None:
+    def __init__(self, answers: int = 1) -> None:
+        self._left = answers
+        self._counted: set[str] = set()
+
+    def first(self, what: str) -> bool:
+        """Whether this is the first time that it happens to the request."""
+        new = what not in self._counted
+        self._counted.add(what)
+        return new
+
+    def last(self) -> bool:
+        """One more answer is whole; whether it was the last."""
+        self._left -= 1
+        return self._left == 0
+
+
+class Watch:
+    """One request, or one answer of it, from its beginning to its end."""
+
+    def __init__(self, monitor: Monitor, tenant: str, kind: Kind, whole: Whole, *, repeat: bool = False) -> None:
         self._monitor, self._tenant, self._kind = monitor, tenant, kind
+        self._whole, self._repeat = whole, repeat
         self._labels = ("", UNKNOWN)
         self._began = time.perf_counter()
         self._started = self._over = False
@@ -179,7 +200,8 @@ class Watch:
 
     def accepted(self, input_tokens: int, ids: Sequence[int] | None = None) -> None:
         """It is accepted, with so many tokens of input; these, where an answer will be written."""
-        self._monitor.input_tokens.labels(*self._labels).inc(input_tokens)
+        if not self._repeat:
+            self._monitor.input_tokens.labels(*self._labels).inc(input_tokens)
         if ids is not None and self._resident is not None:
             self._written = (ids, [])
         if self._span is not None:
@@ -206,14 +228,16 @@ class Watch:
         """The first token, or the labels' scores, are there; harmless after that."""
         if not self._started:
             self._started = True
-            self._monitor.first_token.labels(*self._labels).observe(time.perf_counter() - self._began)
+            if self._whole.first("token"):
+                self._monitor.first_token.labels(*self._labels).observe(time.perf_counter() - self._began)
 
     def done(self, output_tokens: int = 0) -> None:
         """The answer is whole."""
         self.first_token()
         if self._end():
             self._monitor.output_tokens.labels(*self._labels).inc(output_tokens)
-            self._monitor.total.labels(*self._labels).observe(time.perf_counter() - self._began)
+            if self._whole.last():
+                self._monitor.total.labels(*self._labels).observe(time.perf_counter() - self._began)
             self._observe()
             if self._span is not None:
                 self._span.set_attribute("gen_ai.usage.output_tokens", output_tokens)
@@ -223,7 +247,8 @@ class Watch:
         """It ended with an error; without one, it was given up. Harmless after its end."""
         name = type(error).__name__ if isinstance(error, Exception) else "cancelled"
         if self._end():
-            self._monitor.errors.labels(*self._labels, name).inc()
+            if self._whole.first("error"):
+                self._monitor.errors.labels(*self._labels, name).inc()
             if self._span is not None:
                 self._span.set_attribute("error.type", name)
                 self._span.end()
@@ -240,7 +265,7 @@ class Watch:
 
     def _end(self) -> bool:
         first, self._over = not self._over, True
-        if first:
+        if first and self._whole.first("request"):
             self._monitor.requests.labels(*self._labels, self._kind).inc()
         return first
 

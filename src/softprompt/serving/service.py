@@ -21,7 +21,7 @@ from softprompt.serving.decisions.decide import answer_by_labels, answer_zero_sh
 from softprompt.serving.decisions.wording import transcript
 from softprompt.serving.inputs import chat_input, chat_text, check_room, check_text, fill_template, held_to
 from softprompt.serving.labelling import Labelling, check_classifies
-from softprompt.serving.monitor import Kind, Monitor, Watch
+from softprompt.serving.monitor import Kind, Monitor, Watch, Whole
 from softprompt.serving.reader import Reader
 from softprompt.serving.residents.residents import Residents
 from softprompt.serving.results import Results
@@ -127,17 +127,17 @@ class AsyncService:
         any_text: bool = False,
         echo: bool = False,
         repeat: bool = False,
+        whole: Whole | None = None,
         user: str | None = None,
         key: str | None = None,
     ) -> Completion:
         """Continue raw text or token ids, without a template. Text is text: control tokens come as ids alone. With `schema`,
         a JSON schema as text, the answer is JSON of it; else of the task's own, where it has one and `any_text` does not say
-        otherwise. With `echo` the input comes before it, with its tokens'
-        log-probabilities where `sampling` asks for such, and `max_tokens` may be 0. A `repeat` is one more answer to what
-        is asked beside it: where nothing is drawn it says the same, which counts once for drift and in the shadow."""
-        how: dict[str, Any] = {"schema": schema, "any_text": any_text, "echo": echo, "repeat": repeat}
-        how |= {"user": user, "key": key}
-        return await (await self.stream(tenant, model, given, sampling, **how)).whole()
+        otherwise. With `echo` the input comes before it, with its tokens' log-probabilities where `sampling` asks for such,
+        and `max_tokens` may be 0. A `repeat` is one more answer to what is asked beside it, whose tokens count once; where
+        nothing is drawn it says the same, which drift and the shadow hear once. `whole` is a request of several answers."""
+        how: dict[str, Any] = {"schema": schema, "any_text": any_text, "echo": echo, "user": user, "key": key}
+        return await (await self.stream(tenant, model, given, sampling, repeat=repeat, whole=whole, **how)).whole()
 
     async def stream(
         self,
@@ -150,11 +150,12 @@ class AsyncService:
         any_text: bool = False,
         echo: bool = False,
         repeat: bool = False,
+        whole: Whole | None = None,
         user: str | None = None,
         key: str | None = None,
     ) -> Stream:
         """The same piece by piece. What can be refused is refused here, before the first piece."""
-        async with self._watched(tenant, "completion") as watch:
+        async with self._watched(tenant, "completion", whole, repeat=repeat) as watch:
             ids = await self._reader.raw_ids(given)
             target = await self.targets.choose(tenant, model, [ids], watch, user, key)
             check_room(self.base, len(target.vectors), len(ids), sampling.max_tokens)
@@ -179,6 +180,7 @@ class AsyncService:
         own_bound: bool = False,
         schema: str | None = None,
         repeat: bool = False,
+        whole: Whole | None = None,
         user: str | None = None,
         key: str | None = None,
     ) -> Completion:
@@ -187,10 +189,10 @@ class AsyncService:
 
         A task with labels answers with the likeliest. With `own_bound` a task that generates keeps to its own bound, and
         `sampling.max_tokens` counts for the base alone, as far as there is room. With `schema`, a JSON schema as text, the
-        answer is JSON of that; else of the task's own, where it has one. `repeat` as for `complete`.
+        answer is JSON of that; else of the task's own, where it has one. For `repeat` and `whole` see `complete`.
         """
-        how: dict[str, Any] = {"own_bound": own_bound, "schema": schema, "repeat": repeat, "user": user, "key": key}
-        return await (await self.stream_chat(tenant, model, messages, sampling, **how)).whole()
+        how: dict[str, Any] = {"own_bound": own_bound, "schema": schema, "user": user, "key": key}
+        return await (await self.stream_chat(tenant, model, messages, sampling, repeat=repeat, whole=whole, **how)).whole()
 
     async def stream_chat(
         self,
@@ -202,6 +204,7 @@ class AsyncService:
         own_bound: bool = False,
         schema: str | None = None,
         repeat: bool = False,
+        whole: Whole | None = None,
         user: str | None = None,
         key: str | None = None,
     ) -> Stream:
@@ -210,7 +213,7 @@ class AsyncService:
         def again(ref: str) -> Coroutine[Any, Any, Completion]:
             return self._uncounted.chat(tenant, ref, messages, sampling, own_bound=own_bound, schema=schema)
 
-        async with self._watched(tenant, "chat") as watch:
+        async with self._watched(tenant, "chat", whole, repeat=repeat) as watch:
             raw = await self._reader.raw_inputs([chat_input(messages)]) if model == AUTO else []
             target = await self.targets.choose(tenant, model, raw, watch, user, key)
             resident = target.resident
@@ -341,8 +344,10 @@ class AsyncService:
         self.residents.close()
 
     @asynccontextmanager
-    async def _watched(self, tenant: str, kind: Kind) -> AsyncIterator[Watch]:
-        watch = self.monitor.begin(tenant, kind)
+    async def _watched(
+        self, tenant: str, kind: Kind, whole: Whole | None = None, *, repeat: bool = False
+    ) -> AsyncIterator[Watch]:
+        watch = self.monitor.begin(tenant, kind, whole, repeat=repeat)
         try:
             yield watch
         except BaseException as error:

@@ -30,6 +30,7 @@ from softprompt.http.schemas import (
     refused,
 )
 from softprompt.serving.answers import Completion, Message
+from softprompt.serving.monitor import Whole
 
 CHAT_TOKENS = 256
 """Most tokens of the base's answer to a conversation where the client does not say; a task has a bound of its own."""
@@ -262,7 +263,8 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     messages = [Message(turn.role, turn.text) for turn in body.messages]
     about = (call.tenant, body.model, messages)
     tokens = body.count * (body.bound or 0)
-    how: dict[str, Any] = {"own_bound": body.bound is None, "schema": body.schema_asked, **call.asker}
+    how: dict[str, Any] = {"own_bound": body.bound is None, "schema": body.schema_asked, "whole": Whole(body.count)}
+    how |= call.asker
     shape = ChatShape(body.count, with_logprobs=bool(body.logprobs))
     if body.stream:
         opening = [partial(call.service.stream_chat, *about, one, repeat=at > 0, **how) for at, one in enumerate(draws)]

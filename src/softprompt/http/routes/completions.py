@@ -31,6 +31,7 @@ from softprompt.http.schemas import (
 )
 from softprompt.names import AUTO
 from softprompt.serving.answers import Completion
+from softprompt.serving.monitor import Whole
 
 COMPLETION_TOKENS = 16
 """`max_tokens` of a completion that does not say, as OpenAI's."""
@@ -190,6 +191,7 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
         "schema": body.schema_asked,
         "any_text": body.any_text_asked,
         "echo": bool(body.echo),
+        "whole": Whole(len(rows)),
         **call.asker,
     }
     if body.stream:
