@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -40,6 +41,35 @@ def in_words() -> str:
     marks = [code for code in codes if unicodedata.category(chr(code)) in ("Mn", "Mc")]
     runs = [[code for _, code in run] for _, run in itertools.groupby(enumerate(marks), lambda pair: pair[1] - pair[0])]
     return r"\w" + "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in runs)
+
+
+UNSPACED = (
+    "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af"
+)
+"""Characters of Chinese and Japanese, which stand without spaces, for brackets of a regular expression: each is a word."""
+
+_PARTS = re.compile(f"[{UNSPACED}]|[^{UNSPACED}]+")
+
+
+def words_of(text: str, marks: str = "") -> list[str]:
+    """The words of a text, composed (NFC), as it writes them; each character of Chinese and Japanese is one, as in scorers
+    of these languages. With `marks`, what else counts, as a regular expression."""
+    found = re.findall(f"[{in_words()}]+{marks and f'|{marks}'}", unicodedata.normalize("NFC", text))
+    return [part for word in found for part in parts_of(word)]
+
+
+def parts_of(word: str) -> list[str]:
+    """What stands between spaces, in words: each character of Chinese and Japanese, and what is between them."""
+    return [word] if word.isascii() else _PARTS.findall(word)
+
+
+def whole_word(pattern: str) -> str:
+    """A regular expression for what a pattern matches where no letter of the same word stands before or behind it; beside
+    characters of Chinese and Japanese, each a word, nothing does."""
+    letter = f"(?![{UNSPACED}])[{in_words()}]"
+    # What is written is looked for first: few places have its first letter, and the classes are large.
+    return f"(?={pattern})(?:(?<!{letter})|(?!{letter}))(?:{pattern})(?:(?!{letter})|(?<!{letter}))"
 
 
 def told_layers(layers: Sequence[tuple[int, int, int]]) -> str:

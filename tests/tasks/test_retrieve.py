@@ -12,6 +12,7 @@ from softprompt.errors import ConfigError, DataError
 from softprompt.tasks.form import Form
 from softprompt.tasks.retrieve import Index, passages_of, read_folder
 from softprompt.tasks.task import Task
+from softprompt.text import words_of
 
 ROWS = [
     {"question": f"Where does {name} live, asked {turn}?", "answer": answer}
@@ -65,6 +66,24 @@ def test_passages_are_ranked_as_by_hand(texts, query):
     assert len(found) == min(3, len(expected))
     scores = {passage: score for score, passage in expected}  # rounding may exchange what is equal but for the last bits
     assert [scores[one] for one in found] == pytest.approx([score for score, _ in expected[:3]], abs=1e-8)
+
+
+def test_words_of_hindi_are_whole_and_characters_of_chinese_and_japanese_are_words():
+    """Vowels of Hindi are marks on letters; Chinese and Japanese have no spaces."""
+    ki, kaa = "\u0915\u093f", "\u0915\u093e"
+    assert Index({"a": ki, "b": kaa}, 100, 0)(kaa, 2) == [kaa]
+    index = Index({"a": "猫は赤い家に住んでいる。", "b": "犬は青い家に住んでいる。", "c": "Rex lives there"}, 100, 0)
+    assert index("青い犬はどこ？", 1) == ["犬は青い家に住んでいる。"]
+    assert index("lives", 3) == ["Rex lives there"]
+    assert passages_of("猫は red家 にいる", 3) == ["猫は red", "家 にい", "る"]
+    assert passages_of("猫は red家 にいる", 3, 1) == ["猫は red", "red家 に", "にいる"]
+
+
+@given(st.text(st.sampled_from("a 猫家か\n")), st.integers(1, 6))
+def test_no_text_is_lost_between_passages(text, size):
+    whole = " ".join(passages_of(text, size))
+    assert whole.replace(" ", "") == "".join(text.split())
+    assert all(len(words_of(one)) <= size for one in passages_of(text, size))
 
 
 @pytest.fixture

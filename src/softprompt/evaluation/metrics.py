@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from softprompt.errors import ConfigError, nearest
 from softprompt.tasks.answers.kinds import split
+from softprompt.text import parts_of
 
 
 class Score(NamedTuple):
@@ -88,9 +89,9 @@ def groundedness(predictions: Sequence[str], passages: Sequence[str], no_answer:
     said = [
         (words, text)
         for one, text in zip(predictions, passages, strict=True)
-        if (words := _words(one)) and fold(one) != none
+        if (words := _parts(one)) and fold(one) != none
     ]
-    return {"groundedness": sum({*words} <= {*_words(text)} for words, text in said) / len(said)} if said else {}
+    return {"groundedness": sum({*words} <= {*_parts(text)} for words, text in said) / len(said)} if said else {}
 
 
 def _macro_f1(predictions: Sequence[str], answers: Sequence[str]) -> Score:
@@ -177,6 +178,11 @@ def fold(text: str) -> str:
     return " ".join(_words(text, _ARTICLES))
 
 
+def _parts(text: str) -> list[str]:
+    """The words of a text as they are compared one by one."""
+    return [part for word in _words(text) for part in parts_of(word)]
+
+
 def _words(text: str, articles: Sequence[str] = ()) -> list[str]:
     """The words of a text without what :func:`fold` leaves out, and without these articles before the first."""
     plain = unicodedata.normalize("NFC", text)
@@ -212,7 +218,7 @@ _PAIRS = ("()", "[]", "{}", '""', "''", "``", "“”", "‘’", "«»", "„�
 
 
 def _overlap(prediction: str, answer: str) -> float:
-    predicted, expected = _words(prediction), _words(answer)
+    predicted, expected = _parts(prediction), _parts(answer)
     if not predicted or not expected:
         return float(predicted == expected)
     common = (Counter(predicted) & Counter(expected)).total()

@@ -4,7 +4,6 @@ alike. No torch."""
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from softprompt.tasks.answers.labels import alike, compose, counted, excerpt_of, named
 from softprompt.tasks.splits import Source
 from softprompt.tasks.wording.template import PASSAGES, field_text
-from softprompt.text import plural
+from softprompt.text import plural, words_of
 
 if TYPE_CHECKING:
     from softprompt.tasks.form import Form
@@ -74,8 +73,8 @@ def _on_passages(form: Form, training: Source) -> Iterator[str]:
     if PASSAGES not in form.input.fields or form.labels is not None or form.is_number:
         return
     pairs = list(zip(training.answers, training.rows, strict=True))
-    asked = [(set(_WORDS.findall(said.casefold())), row) for said, row in pairs if said and said != form.no_answer]
-    unfound = sum(not words <= {*_WORDS.findall(field_text(row, PASSAGES, "a row").casefold())} for words, row in asked)
+    asked = [(set(words_of(said.casefold())), row) for said, row in pairs if said and said != form.no_answer]
+    unfound = sum(not words <= {*words_of(field_text(row, PASSAGES, "a row").casefold())} for words, row in asked)
     if unfound:
         none = (
             "leave their answers empty, with no_answer: unknown" if form.no_answer is None else "leave their answers empty"
@@ -84,9 +83,6 @@ def _on_passages(form: Form, training: Source) -> Iterator[str]:
             f"{unfound} of {_rows(len(asked))} have answers with words that their passages lack, from which a prompt learns "
             f"to guess; look more passages up, or {none}"
         )
-
-
-_WORDS = re.compile(r"\w+")
 
 
 def _on_labels(form: Form, labels: Sequence[str], splits: Mapping[str, Source]) -> Iterator[str]:

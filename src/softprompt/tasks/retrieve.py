@@ -17,6 +17,7 @@ from softprompt.rows.sources import Row
 from softprompt.rows.values import is_missing, short
 from softprompt.tasks.config.blocks import RetrieveConfig
 from softprompt.tasks.wording.template import PASSAGES, Template, field_text, joined
+from softprompt.text import parts_of, words_of
 
 _CARD = ("query", "k", "words", "overlap")
 """Keys of the block that a card keeps."""
@@ -29,14 +30,15 @@ Find = Callable[[str, int], Sequence[str]]
 
 
 def passages_of(text: str, words: int, overlap: int = 0) -> list[str]:
-    """A text in passages of so many words, each on one line; the last one is what is left. None of it is left out.
+    """A text in passages of so many words, each on one line; the last one is what is left. None of it is left out. Of
+    Chinese and Japanese each character is a word.
 
     Args:
         overlap: how many words of one passage the next begins with, fewer than `words`.
     """
-    every = text.split()
+    every = [(" " * (at == 0), part) for word in text.split() for at, part in enumerate(parts_of(word))]
     starts = range(0, max(1, len(every) - overlap), words - overlap) if every else ()
-    return [" ".join(every[start : start + words]) for start in starts]
+    return ["".join(space + part for space, part in every[start : start + words]).strip() for start in starts]
 
 
 def read_folder(folder: Path) -> dict[str, str]:
@@ -115,7 +117,7 @@ class Index:
             raise ConfigError("retrieve: an index needs scikit-learn; pip install 'softprompt[retrieve]'") from None
         self.passages = [passage for text in texts.values() for passage in passages_of(text, words, overlap)]
         self.digest = hashlib.sha256(json.dumps([[*texts.items()], words, overlap]).encode()).hexdigest()
-        self._weigh = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b")
+        self._weigh = TfidfVectorizer(tokenizer=words_of, token_pattern=None)
         try:
             self._by_word = self._weigh.fit_transform(self.passages).T.tocsr()  # so that only a question's words are read
         except ValueError:

@@ -11,7 +11,7 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from softprompt.evaluation.metrics import score
+from softprompt.evaluation.metrics import groundedness, score
 from softprompt.evaluation.suites.measures import SUITE_METRICS, bleu_counts, calibrate, measure_rows, perplexity, span_f1
 
 PAIRS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=2, max_size=20)
@@ -103,6 +103,19 @@ def test_words_that_differ_in_their_vowel_signs_are_others(metric: str) -> None:
     assert measure_rows(metric, [ki], [kaa]).value == 0
     assert measure_rows(metric, [f"{ki} {kaa}"], [f"{ki} {kaa}"]).value == 1
     assert bleu_counts(f"{ki} {kaa}.", "")[-2] == 3
+
+
+def test_characters_of_chinese_and_japanese_are_words() -> None:
+    """As sacrebleu's tokenizer `zh` takes ideographs apart; Korean has spaces."""
+    assert measure_rows("rouge1", ["我爱猫。"], ["我爱大狗"]).value == pytest.approx(2 * 2 / 7)
+    assert measure_rows("rouge2", ["我爱猫"], ["我爱大狗"]).value == pytest.approx(2 * 1 / 5)
+    assert measure_rows("rougeL", ["我有iPhone了"], ["他有iPhone"]).value == pytest.approx(2 * 2 / 7)
+    assert bleu_counts("我爱 iPhone。", "")[-2] == 4
+    assert measure_rows("rouge1", ["ねこがすき"], ["いぬがすき"]).value == pytest.approx(3 / 5)
+    assert measure_rows("span_f1", ["紅い家"], ["赤い家"]).value == pytest.approx(2 / 3)
+    assert score("token_f1", ["红房子"], ["蓝房子"]).value == pytest.approx(2 / 3)
+    assert measure_rows("rouge1", ["고양이는"], ["고양이가"]).value == 0
+    assert groundedness(["红房子", "蓝房子"], ["他住在红色的房子里。"] * 2) == {"groundedness": 0.5}
 
 
 @pytest.mark.parametrize("metric", ["span_f1", "rouge1", "rougeL", "bleu", "json_f1"])

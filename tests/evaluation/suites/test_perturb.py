@@ -119,3 +119,8 @@ def test_a_word_is_swapped_only_where_it_is_whole_in_scripts_whose_vowels_are_ma
     ram, sita = "\u0930\u093e\u092e", "\u0938\u0940\u0924\u093e"
     (row,) = swapped((ram, sita), {"text": f"{ram} {ram}\u093e {sita}\u0902 {sita}."}, ["text"])
     assert row["text"] == f"{sita} {ram}\u093e {sita}\u0902 {ram}."
+
+
+def test_words_of_chinese_and_japanese_are_swapped_between_others() -> None:
+    (row,) = swapped(("他", "她"), {"text": "昨天他说她在iPhone里"}, ["text"])
+    assert row["text"] == "昨天她说他在iPhone里"

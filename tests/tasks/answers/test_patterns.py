@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from softprompt.errors import ConfigError
 from softprompt.tasks.answers.patterns import Failure, Patterns
 from softprompt.tasks.config.config import parse_config
+from softprompt.text import UNSPACED
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,8 @@ def test_a_pattern_is_found_where_it_stands(pattern: str, matching: str, other: 
 @given(st.text(st.characters(categories=["L", "N"]), min_size=1), st.text(st.characters(categories=["L", "N"]), min_size=1))
 def test_any_word_is_found_whole_and_not_as_a_part(word: str, more: str) -> None:
     assert Patterns(must=[word]).check(f"- {word.upper().lower()}." if word.isascii() else f"- {word}.") == []
-    assert Patterns(must_not=[word]).check(f"x{word}x") == []
+    apart = all(re.match(f"[{UNSPACED}]", letter) for letter in (word[0], word[-1]))  # each is a word of its own
+    assert bool(Patterns(must_not=[word]).check(f"x{word}x")) == apart
 
 
 @pytest.mark.parametrize(
@@ -93,3 +96,11 @@ def test_words_are_whole_in_scripts_whose_vowels_are_marks() -> None:
         patterns = Patterns(must_not=[word])
         assert patterns.check(f"- {word}.")
         assert not patterns.check(f"{word}\u0902 {word}\u0930 \u0930{word}")
+
+
+def test_a_word_of_chinese_or_japanese_is_found_between_others_as_no_space_stands_there() -> None:
+    for word, text in (("苹果", "我吃苹果了。"), ("りんご", "私はりんごが好き"), ("iPhone", "我的iPhone很好")):
+        assert Patterns(must=[word]).check(text) == []
+        assert Patterns(must_not=[word]).check(text)
+    assert Patterns(must_not=["iPhone"]).check("我的iPhones很好") == []
+    assert Patterns(must_not=["사과"]).check("사과를") == [], "Korean has spaces"

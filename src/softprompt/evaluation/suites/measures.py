@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from softprompt.evaluation.metrics import METRICS, row_values, score
 from softprompt.prompts.card import LOWER_IS_BETTER
 from softprompt.tasks.answers.kinds import split
-from softprompt.text import in_words
+from softprompt.text import parts_of, words_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,7 +137,7 @@ def span_f1(said: str, right: str) -> float:
 
 def _squad(text: str) -> list[str]:
     plain = "".join(letter for letter in unicodedata.normalize("NFC", text.lower()) if letter not in _PUNCTUATION)
-    return re.sub(r"\b(a|an|the)\b", " ", plain).split()
+    return [part for word in re.sub(r"\b(a|an|the)\b", " ", plain).split() for part in parts_of(word)]
 
 
 _PUNCTUATION = frozenset(string.punctuation)
@@ -172,14 +172,9 @@ def json_f1(said: str, right: str) -> float:
     return _f1(one, other) if one or other else 1.0
 
 
-def _words(text: str) -> list[str]:
-    """The words of a text, composed and in one case, without punctuation."""
-    return re.findall(f"[{in_words()}]+", unicodedata.normalize("NFC", text.casefold()))
-
-
 def _rouge(order: int) -> Callable[[str, str], float]:
     def of_row(said: str, right: str) -> float:
-        one, other = (_grams(_words(text), order) for text in (said, right))
+        one, other = (_grams(words_of(text.casefold()), order) for text in (said, right))
         return _f1(one, other) if one and other else float(said.split() == right.split())
 
     return of_row
@@ -187,7 +182,7 @@ def _rouge(order: int) -> Callable[[str, str], float]:
 
 def rouge_l(said: str, right: str) -> float:
     """F1 of the longest common subsequence of words (Lin 2004)."""
-    one, other = _words(said), _words(right)
+    one, other = words_of(said.casefold()), words_of(right.casefold())
     if not one or not other:
         return float(said.split() == right.split())
     lengths = [0] * (len(other) + 1)
@@ -201,7 +196,7 @@ def rouge_l(said: str, right: str) -> float:
 def bleu_counts(said: str, right: str, most: int = 4) -> list[float]:
     """What BLEU (Papineni et al. 2002) sums over rows: for each order the n-grams that are right and those that are said,
     and the words that are said and those that are right."""
-    one, other = (re.findall(rf"[{in_words()}]+|[^\w\s]", unicodedata.normalize("NFC", text)) for text in (said, right))
+    one, other = (words_of(text, marks=r"[^\w\s]") for text in (said, right))
     found: list[float] = []
     for order in range(1, most + 1):
         own = _grams(one, order)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from softprompt.rows.sources import Row, canonical
 from softprompt.tasks.wording.template import PASSAGES
-from softprompt.text import in_words
+from softprompt.text import whole_word
 
 Kind = Literal["case", "typos", "punctuation", "length", "passages"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -96,8 +96,7 @@ _CHANGES: dict[str, Callable[[str, random.Random], str]] = {
 def swapped(group: Sequence[str], row: Row, columns: Sequence[str]) -> list[Row]:
     """A row with the words of a group in the place of each other: of a group of three words two rows, by the next one and by
     the one behind that. No rows where it has no word of the group."""
-    words, inside = "|".join(map(re.escape, sorted(group, key=len, reverse=True))), in_words()
-    pattern = re.compile(f"(?<![{inside}])(?:{words})(?![{inside}])", re.IGNORECASE)
+    pattern = re.compile(whole_word("|".join(map(re.escape, sorted(group, key=len, reverse=True)))), re.IGNORECASE)
     places = {word.casefold(): place for place, word in enumerate(group)}
     texts = {name: row[name] for name in columns if isinstance(row.get(name), str)}
     found = []

@@ -10,7 +10,7 @@ from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
 
 from softprompt.rows.values import short
-from softprompt.text import in_words
+from softprompt.text import whole_word
 
 REPEATS = 256
 """How often a repetition without a bound is counted."""
@@ -66,10 +66,7 @@ def _compiled(pattern: str) -> tuple[re.Pattern[str], bool]:
     if not words:
         raise ValueError(f"the pattern {pattern!r} is blank, and every text has it; write a word, or /a regular expression/")
     inside = r"\s+".join(map(re.escape, words))
-    letter = f"[{in_words()}]"
-    before = f"(?<!{letter})" if re.match(letter, words[0]) else ""
-    behind = f"(?!{letter})" if re.search(rf"{letter}\Z", words[-1]) else ""
-    return re.compile(before + inside + behind), True
+    return re.compile(whole_word(inside)), True
 
 
 def _expression(pattern: str, text: str, letters: str) -> re.Pattern[str]:
