@@ -59,8 +59,12 @@ def test_any_text_is_read_back(tmp_path: Path, rows: list[str], kind: str) -> No
 
 
 @given(
-    rows=st.lists(st.text('ab"\r\n\t,;| ', max_size=6), min_size=1, max_size=5),
-    kind=st.sampled_from([".jsonl", ".json", ".csv", ".parquet"]),
+    rows=st.lists(
+        st.text('ab"\r\n\t,;| ', max_size=6) | st.lists(st.sampled_from(["_x000D_", "_x005F", "_", "\r"])).map("".join),
+        min_size=1,
+        max_size=5,
+    ),
+    kind=st.sampled_from([".jsonl", ".json", ".csv", ".parquet", ".xlsx"]),
 )
 @settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_line_ends_within_texts_are_read_back(tmp_path: Path, rows: list[str], kind: str) -> None:

@@ -470,6 +470,12 @@ def test_cells_of_excel_have_the_types_of_json(tmp_path: Path) -> None:
     assert table.where(1) == f"{table.file}, row 5"
 
 
+def test_characters_that_excel_writes_by_their_numbers_are_read_as_those(tmp_path: Path) -> None:
+    grid: list[list[Any]] = [["text", "a_x0020_b"], ["one_x000D_\ntwo", "_x005F_x000D_"], ["_x000g_ _x00E9_", "_xD800_"]]
+    rows = [{"text": "one\r\ntwo", "a b": "_x000D_"}, {"text": "_x000g_ \u00e9", "a b": "_xD800_"}]
+    assert table_of(tmp_path, "a.xlsx", excel_bytes(grid)).rows == rows
+
+
 def test_what_is_unclear_in_an_excel_file_is_refused(tmp_path: Path) -> None:
     grid: list[list[Any]] = [["text", "label"], ["a", "b"]]
     assert table_of(tmp_path, "a.xlsx", excel_bytes(grid, [])).rows == [{"text": "a", "label": "b"}]

@@ -12,6 +12,7 @@ from typing import Any
 
 from softprompt.errors import ConfigError, DataError
 from softprompt.files import write_whole
+from softprompt.rows.sheets import escaped
 from softprompt.rows.sources import Row
 from softprompt.rows.tables import kind_of
 from softprompt.rows.values import text_of
@@ -226,7 +227,7 @@ def _excel(rows: Sequence[Row], columns: Sequence[str], path: Path) -> bytes:
                     f"{path}: a cell of Excel holds {_LONGEST_CELL} characters, and one has {len(text)}; write .csv"
                 )
             try:
-                cell.value = text
+                cell.value = escaped(text)
                 cell.data_type = "s"  # a text that begins with `=` is no formula
             except IllegalCharacterError:
                 raise DataError(f"{path}: Excel cannot hold a control character in {text[:60]!r}; write .csv") from None

@@ -18,6 +18,10 @@ _OLD_OFFICE = b"\xd0\xcf\x11\xe0"
 _TIME = re.compile("[hHsS]")
 """In the format of a cell that shows a time."""
 
+_ESCAPED, _LIKE_ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_"), re.compile("_(?=x[0-9A-Fa-f]{4}_)")
+"""A character in the text of a workbook by its number (ST_Xstring of ECMA-376), as Excel writes those that XML has no form
+for or reads as others; and the `_` of a text that would be read as one."""
+
 Sheets = dict[str, dict[int, list[Any]]]
 """By the name of a sheet and the number of a row, the rows that are not blank."""
 
@@ -173,8 +177,25 @@ def _value(cell: Any) -> Any:
         return ""
     if cell.data_type == "e":
         return None
+    if isinstance(value, str) and cell.data_type != "f":
+        return _unescaped(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, datetime.datetime) and value.time() == datetime.time() and not _TIME.search(cell.number_format):
         value = value.date()
     return plain(value)
+
+
+def escaped(text: str) -> str:
+    """A text as a workbook holds it: XML makes a line feed of a carriage return, so that one stands there by its number."""
+    return _LIKE_ESCAPED.sub("_x005F_", text).replace("\r", "_x000D_")
+
+
+def _unescaped(text: str) -> str:
+    """What :func:`escaped` was given, and what Excel shows; half a character stays as it is written."""
+
+    def character(found: re.Match[str]) -> str:
+        number = int(found[1], 16)
+        return found[0] if 0xD800 <= number < 0xE000 else chr(number)
+
+    return _ESCAPED.sub(character, text)
