@@ -176,6 +176,29 @@ def test_every_route_that_takes_json_refuses_a_key_given_twice(running: Running)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json"), path
 
 
+def test_a_route_that_takes_no_body_refuses_one(running: Running) -> None:
+    paths = running.http.get(f"{running.url}/openapi.json").json()["paths"]
+    bare = [(verb, path) for path, verbs in paths.items() for verb in verbs if "requestBody" not in verbs[verb]]
+    bare = [(verb, path) for verb, path in bare if path.startswith("/v1/")]
+    assert {path for verb, path in bare if verb == "post"} == {
+        "/v1/batches/{batch_id}/cancel", *(f"{JOBS}/{{job_id}}/{verb}" for verb in ("cancel", "pause", "resume"))
+    }  # fmt: skip
+    for verb, path in bare:
+
+        def sent(content: bytes, verb: str = verb, path: str = path) -> tuple[int, dict[str, Any]]:
+            answer = running.http.request(verb, running.url + path, content=content)
+            return answer.status_code, answer.json().get("error", {})
+
+        status, error = sent(b'{"reason": "late"}')
+        assert (status, error["code"], error["param"]) == (400, "unknown_parameter", "reason"), path
+        assert error["message"] == f"unknown field 'reason'; {path} takes no body"
+        for content in (b"null", b"[1]", b"reason=late", b'{"a": 1, "a": 2}'):
+            status, error = sent(content)
+            assert (status, error["message"]) == (400, f"{path} takes no body; send it without"), path
+        for content in (b"", b" {}\n"):
+            assert "body" not in sent(content)[1].get("message", ""), path
+
+
 def test_a_text_that_the_base_cannot_read_is_the_requests_fault(running: Running) -> None:
     before = len(running.engine.tickets)
     for path, body, param in (

@@ -85,8 +85,23 @@ def _check_encoding(request: Request) -> None:
         )  # fmt: skip
 
 
+def _check_no_body(body: bytes, path: str) -> None:
+    """Raises `ApiError` where something was sent to a route that takes nothing, which some clients say as `{}`."""
+    try:
+        value = read_json(body) if body.strip() else {}
+    except json.JSONDecodeError:
+        value = None
+    if value == {}:
+        return
+    if isinstance(value, dict):
+        name = next(iter(value))
+        raise ApiError(400, f"unknown field {name!r}; {path} takes no body", code="unknown_parameter", param=name)
+    raise ApiError(400, f"{path} takes no body; send it without", code="invalid_value")
+
+
 class StrictRoute(APIRoute):
-    """A route that reads its body by `read_json`, and takes no query but what it names: nothing sent is passed over."""
+    """A route that reads its body by `read_json`, and takes no query but what it names, and no body where it reads none:
+    nothing sent is passed over."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, given a request of the stricter kind."""
@@ -96,9 +111,12 @@ class StrictRoute(APIRoute):
         async def strict(request: Request) -> Response:
             for name in request.query_params:
                 if name not in known:
-                    mend = nearest(name, known) if known else f"; {self.path} takes none, and reads its body"
+                    mend = nearest(name, known) if known else f"; {self.path_format} takes none, and reads its body"
                     raise ApiError(400, f"unknown query parameter {name!r}{mend}", code="unknown_parameter", param=name)
             _check_encoding(request)
-            return await handle(_StrictRequest(request.scope, request.receive))
+            given = _StrictRequest(request.scope, request.receive)
+            if self.body_field is None:
+                _check_no_body(await given.body(), self.path_format)
+            return await handle(given)
 
         return strict
