@@ -76,6 +76,18 @@ def test_scores_of_another_task_stay_behind(library: Library, tmp_path: Path) ->
     assert same.metrics == scored(0.8), "nothing that they depend on is changed"
 
 
+def test_the_threshold_of_a_set_stays_behind_where_its_labels_or_template_are_others(
+    library: Library, tmp_path: Path
+) -> None:
+    """It was found on the scores of those."""
+    file, found = tmp_path / "file", {"problem_type": "multi_label_classification", "threshold": 0.9}
+    file.write_bytes(make_prompt(labels=("yes", "no"), metric="micro_f1", recipe=found))
+    for number, change in enumerate(({"labels": ["ja", "nein"]}, {"labels": ["no", "yes"]}, {"input": "Say: {text}"})):
+        card = import_prompt(library, file, task=f"t{number}", **change).card
+        assert (card.recipe, Form.of_card(card).threshold) == ({"problem_type": "multi_label_classification"}, 0.5)
+    assert Form.of_card(import_prompt(library, file, task="same", labels=("yes", "no")).card).threshold == 0.9
+
+
 ASKED: dict[str, Any] = {
     "id2label": {"0": "a", "1": "b"}, "fold_labels": True, "output_schema": '{"type": "object"}', "no_answer": "a",
     "messages": "in the chat template", "retrieve": {"query": "{question}", "k": 2},

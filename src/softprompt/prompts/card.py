@@ -84,9 +84,9 @@ def value_beside(metrics: Mapping[str, float]) -> float | None:
 REFERENCE = "reference"
 """Where a recipe keeps how the rows looked that it was tuned for: beside what older readers know, who take what is there."""
 
-TEMPERATURE, DECISION = "temperature", "decision"
-"""Where a recipe keeps what calibrates the probabilities of its labels, found on its validation rows, and the question that
-its prompt was tuned to answer."""
+TEMPERATURE, THRESHOLD, DECISION = "temperature", "threshold", "decision"
+"""Where a recipe keeps what calibrates the probabilities of its labels, found on its validation rows, from which probability
+on a label is in a set, found there too, and the question that its prompt was tuned to answer."""
 
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 PromptType = Literal["soft", "prefix"]
@@ -250,7 +250,7 @@ class Card(BaseModel):
             )
         new = Card.model_validate({**self.model_dump(), **changes})
         if any(getattr(self, name) != getattr(new, name) for name in SCORED):
-            others = ("label_end", REFERENCE, TEMPERATURE, DECISION)  # of other labels, too
+            others = ("label_end", REFERENCE, TEMPERATURE, THRESHOLD, DECISION)  # of other labels, too
             recipe = {name: value for name, value in new.recipe.items() if name not in others}
             return new.model_copy(update={"metrics": {}, "recipe": recipe})
         return new
