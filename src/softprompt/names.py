@@ -176,11 +176,18 @@ def parse_ref(text: str) -> Ref:
     """Read `task`, `task@3` or `task@alias`.
 
     Raises:
-        NameRefused: it is none of these.
+        NameRefused: it is none of these; of a user's own version it says that it is one.
     """
     if not isinstance(text, str):
         raise NameRefused(f"{text!r} is no reference; write 'task', 'task@3' or 'task@production'")
     task, at, rest = text.partition("@")
+    owner, mark, user = task.partition("~")
+    if mark and _NAME.fullmatch(owner) and _USER.fullmatch(user):
+        raise NameRefused(
+            f"{_shown(text)} is a user's own version, which answers that user's requests for {owner!r} and is named by no "
+            f"reference; name a version of the task, such as {owner!r}; "
+            f"`softprompt personalize {owner} --list` shows whose there are"
+        )
     check_task(task)
     if not at:
         return Ref(task)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softprompt.errors import NameRefused, NotFound, StoreError
+from softprompt.exchange.exporting import Format, export_prompt
 from softprompt.library import personal
 from softprompt.library.library import Library
 from softprompt.names import check_user, is_user, parse_ref
@@ -89,6 +90,22 @@ def test_no_reference_can_spell_it(library: Library, name: str) -> None:
     give(library, "ann", 1)
     with pytest.raises(NameRefused):
         library.registry.resolve(name)
+
+
+def test_who_names_a_users_own_version_is_told_that_it_is_one(library: Library, tmp_path: Path) -> None:
+    give(library, "ann", 1)
+    told = (
+        "'trec6~ann@1' is a user's own version, which answers that user's requests for 'trec6' and is named by no reference; "
+        "name a version of the task, such as 'trec6'; `softprompt personalize trec6 --list` shows whose there are"
+    )
+    with pytest.raises(NameRefused) as caught:
+        export_prompt(library, "trec6~ann@1", tmp_path / "out", Format.SOFTPROMPT)
+    assert str(caught.value) == told
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(NameRefused, match="is a user's own version"):
+        library.registry.resolve("trec6~ann.b+c")
+    with pytest.raises(NameRefused, match="task '~ann' is refused; use letters"):
+        library.registry.resolve("~ann@1")
 
 
 @given(st.text(max_size=40))

@@ -29,8 +29,10 @@ from softprompt.errors import (
     SoftPromptError,
     StoreError,
 )
+from softprompt.library import personal
 from softprompt.library.library import Library
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.registry.records import Origin
 from softprompt.registry.registry import Registry
 from softprompt.serving.residents.residents import Residents
 from softprompt.stores.memory import MemoryStore
@@ -408,6 +410,26 @@ def test_a_new_version_that_does_not_come_leaves_the_old_one_unless_that_is_dele
         finally:
             shop(library).open.set()
         eventually(lambda: residents.get("mood").version == 2)
+
+
+def test_a_users_own_prompt_goes_by_the_wishes_of_what_its_task_means_now(library: Library, base: FrozenBase) -> None:
+    for seed, how in enumerate(("conversation", "last_user_message")):
+        data = some_prompt(base, "mood", seed=seed).to_bytes()
+        library.publish_all([data], base=base.address, origins=[Origin(None, {"serving": {"chat_input": how}}, [])])
+    library.promote("mood@1", "production")
+    personal.publish(library, "mood", [("ann", some_prompt(base, "mood", seed=9).to_bytes())], base=base.address)
+    with residents_of(library, base) as residents:
+
+        def wish() -> str | None:
+            found = asyncio.run(residents.aget("mood", user="ann"))
+            assert (found.user, found.ref) == ("ann", "mood~ann@1")
+            return found.wishes.chat_input
+
+        assert wish() == "conversation"
+        vectors = asyncio.run(residents.aget("mood", user="ann")).vectors
+        library.promote("mood@2", "production")
+        eventually(lambda: wish() == "last_user_message")
+        assert asyncio.run(residents.aget("mood", user="ann")).vectors is vectors, "nothing is loaded again"
 
 
 def test_a_newly_published_version_is_what_a_bare_task_means(library: Library, base: FrozenBase) -> None:

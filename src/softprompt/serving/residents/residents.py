@@ -250,6 +250,11 @@ class Residents:
                 there = self._ready(library, version)
             except (NotFound, ConfigError) as error:  # of its bytes, its labels: nothing that a request could mend
                 raise PromptFileError(str(error)) from error
+        elif key[2] is not None:  # a user's own is served as its task means now, which may be another version
+            try:
+                there = as_version(there, library, version, self._passages)
+            except ConfigError as error:
+                raise PromptFileError(str(error)) from error
         with self._lock:
             self._put(key, _Entry(there, asked))
         return there
