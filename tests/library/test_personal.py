@@ -95,8 +95,8 @@ def test_no_reference_can_spell_it(library: Library, name: str) -> None:
 def test_who_names_a_users_own_version_is_told_that_it_is_one(library: Library, tmp_path: Path) -> None:
     give(library, "ann", 1)
     told = (
-        "'trec6~ann@1' is a user's own version, which answers that user's requests for 'trec6' and is named by no reference; "
-        "name a version of the task, such as 'trec6'; `softprompt personalize trec6 --list` shows whose there are"
+        "'trec6~ann@1' is a user's own version, which answers that user's requests for 'trec6' and is named by no "
+        "reference; name a version of the task, such as 'trec6'; `softprompt personalize trec6 --list` shows whose there are"
     )
     with pytest.raises(NameRefused) as caught:
         export_prompt(library, "trec6~ann@1", tmp_path / "out", Format.SOFTPROMPT)

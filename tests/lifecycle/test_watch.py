@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from softprompt.evaluation.reference import Reference, Seen
 from softprompt.library.library import Library
 from softprompt.lifecycle import experiments
 from softprompt.lifecycle.drift.drift import keep_reference
-from softprompt.lifecycle.drift.watch import BUCKET, BUCKETS, MOST_QUEUED, QUIET_S, REREAD_S, Watcher
+from softprompt.lifecycle.drift.watch import BUCKET, BUCKETS, MOST_QUEUED, MOST_REVIEWS, QUIET_S, REREAD_S, Watcher, _Gauges
 from softprompt.lifecycle.drift.webhook import Webhook, sign
+from softprompt.registry.traffic.reviews import Review, Reviews
 from softprompt.registry.traffic.windows import Windows, key_of
 from softprompt.serving.answers import Message
 from softprompt.serving.monitor import Monitor
@@ -216,15 +217,67 @@ def test_what_cannot_be_judged_is_not_kept(library: Library, base: FrozenBase) -
 
 def test_memory_is_bounded_while_the_thread_is_away(library: Library, base: FrozenBase) -> None:
     watcher = watching(library, base, Clock(), review_below=0.95)
-    (row,) = seen_of(base, ["red"])
+    row = seen_of(base, ["red"])[0]._replace(confidence=0.5)
     for _ in range(MOST_QUEUED + 10):
         watcher.saw("default", "kind", 1, row, "red", "yes")
     (one,) = watcher._watched.values()
     assert len(one.queue) == MOST_QUEUED
-    assert len(one.reviews) < MOST_QUEUED
+    assert len(one.reviews) == MOST_REVIEWS
     for number in range(1200):
         watcher.saw("default", f"t{number}", 1, row, None, "yes")
     assert len(watcher._watched) == 1000
+
+
+def test_rows_for_review_wait_for_a_registry_that_fails_and_those_beyond_the_bound_are_counted(
+    library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = watching(library, base, Clock(), review_below=0.95)
+    row = seen_of(base, ["red"])[0]._replace(confidence=0.5)
+    add, away = Reviews.add, [True]
+
+    def failing(self: Reviews, task: str, rows: Sequence[Review]) -> None:
+        if away[0]:
+            watcher.saw("default", "kind", 1, row, "meanwhile", "yes")
+            raise RegistryError("the registry is away")
+        add(self, task, rows)
+
+    def ask(texts: Iterable[str]) -> None:
+        for text in texts:
+            watcher.saw("default", "kind", 1, row, text, "yes")
+
+    monkeypatch.setattr(Reviews, "add", failing)
+    ask("ab")
+    watcher.work(store=True)
+    assert "rows for review cannot be stored, which is tried again: RegistryError" in caplog.text
+    assert watcher.lost == 0
+    away[0] = False
+    watcher.work(store=True)
+    assert [one.text for one in library.registry.reviews.of("kind")] == ["a", "b", "meanwhile"]
+    away[0] = True
+    ask(map(str, range(MOST_REVIEWS + 3)))
+    assert watcher.lost == 3
+    watcher.work(store=True)
+    assert watcher.lost == 4  # for the one that came meanwhile
+    away[0] = False
+    watcher.work(store=True)
+    kept = [one.text for one in library.registry.reviews.of("kind")]
+    assert kept[3:] == [*map(str, range(4, MOST_REVIEWS + 3)), "meanwhile"]
+    (told,) = [one for one in _Gauges(watcher, Monitor()).collect() if one.name == "softprompt_reviews_lost"]
+    assert [sample.value for sample in told.samples] == [4]
+
+
+def test_what_is_left_for_review_at_the_end_of_a_server_is_told(
+    library: Library, base: FrozenBase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(self: Reviews, task: str, rows: Sequence[Review]) -> None:
+        raise RegistryError("the registry is away")
+
+    monkeypatch.setattr(Reviews, "add", failing)
+    watcher = Watcher(library, review_below=0.95)
+    watcher.begin(base, Monitor())
+    watcher.saw("default", "kind", 1, seen_of(base, ["red"])[0]._replace(confidence=0.5), "red", "yes")
+    watcher.close()
+    assert "1 row for review is lost, as it could not be stored" in caplog.text
 
 
 def test_a_registry_that_fails_holds_nothing_up_and_loses_nothing(

@@ -18,7 +18,7 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from softprompt.errors import NotFound, SoftPromptError
@@ -29,6 +29,7 @@ from softprompt.registry.traffic.reviews import Review
 from softprompt.registry.traffic.windows import Window, key_of
 from softprompt.serving.monitor import OTHER
 from softprompt.tasks.form import Form
+from softprompt.text import plural
 
 if TYPE_CHECKING:
     from softprompt.bases.base import FrozenBase
@@ -111,6 +112,8 @@ class Watcher:
         self._thread: threading.Thread | None = None
         self._base: FrozenBase | None = None
         self._told_at = -math.inf
+        self.lost = 0
+        """Rows for review that were given up, as they could not be stored before others came."""
 
     def begin(self, base: FrozenBase, monitor: Monitor) -> None:
         """Rows come from now on, as this base reads them."""
@@ -125,7 +128,10 @@ class Watcher:
         watched = self._found(key)
         watched.queue.append(seen)
         if self._review_below is not None and text is not None and seen.confidence < self._review_below:
-            watched.reviews.append(Review(0, task, version, text, output, round(seen.confidence, 4), created_at=now()))
+            row = Review(0, task, version, text, output, round(seen.confidence, 4), created_at=now())
+            with self._lock:
+                self.lost += len(watched.reviews) == MOST_REVIEWS
+                watched.reviews.append(row)
         if len(watched.queue) == BUCKET:
             self._wake.set()
 
@@ -153,7 +159,8 @@ class Watcher:
             watched = self._watched.setdefault(key, _Watched())
             self._watched.move_to_end(key)
             while len(self._watched) > MOST_VERSIONS:
-                self._watched.popitem(last=False)
+                _, gone = self._watched.popitem(last=False)
+                self.lost += len(gone.reviews)
             return watched
 
     def _run(self) -> None:
@@ -170,6 +177,10 @@ class Watcher:
             if due:
                 stored_at = self._clock()
             if closed:
+                left = sum(len(one.reviews) for one in self._watched.values())
+                if left:
+                    told = "is lost, as it" if left == 1 else "are lost, as they"
+                    _LOG.warning("%s for review %s could not be stored", plural(left, "row"), told)
                 return
 
     def work(self, *, store: bool) -> None:
@@ -255,15 +266,25 @@ class Watcher:
                 for task, number in windows:
                     if (again := self._watched.get((tenant, task, number))) is not None:
                         again.unstored = True
-        for (tenant, task, _), one in watched:
+        for key, one in watched:
             rows = [one.reviews.popleft() for _ in range(len(one.reviews))]
             if rows:
                 try:
-                    self._of(tenant).registry.reviews.add(task, rows)
+                    self._of(key[0]).registry.reviews.add(key[1], rows)
                 except NotFound:
                     continue
-                except SoftPromptError as error:
-                    self._tell("rows for review cannot be kept", error)
+                except Exception as error:
+                    self._put_back(key, one, rows)
+                    lost = f" ({self.lost} are lost)" if self.lost else ""
+                    self._tell(f"rows for review cannot be stored, which is tried again{lost}", error)
+
+    def _put_back(self, key: Key, one: _Watched, rows: list[Review]) -> None:
+        """Keep rows for the next time, before those that came meanwhile; beyond the bound the oldest go."""
+        with self._lock:
+            room = MOST_REVIEWS - len(one.reviews) if self._watched.get(key) is one else 0
+            kept = rows[max(0, len(rows) - room) :]
+            one.reviews.extendleft(reversed(kept))
+            self.lost += len(rows) - len(kept)
 
     def _of(self, tenant: str) -> Library:
         return self._library if tenant == self._library.tenant else self._library.for_tenant(tenant)
@@ -284,6 +305,8 @@ class _Gauges(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
+        lost = "Rows for review that were given up, as the registry could not store them before others came."
+        yield CounterMetricFamily("softprompt_reviews_lost", lost, self._watcher.lost)
         names = ("tenant", "task", "version")
 
         def gauge(name: str, what: str, *more: str) -> GaugeMetricFamily:
