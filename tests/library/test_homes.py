@@ -329,14 +329,16 @@ def test_a_file_that_was_written_while_it_was_read_is_not_believed(tmp_path: Pat
         monkeypatch.setattr(sqlite_file.SqliteFile, "stamp", lambda file: (next(stamps), 0))
         with pytest.raises(RegistryError, match="was written while it was read, by another; try again"):
             library.registry.resolve("trec6")
-        monkeypatch.setattr(sqlite_file.SqliteFile, "has_log", lambda file: logged)
-        logged = False
-        with (  # by the end its writer has a log, out of which it wrote to the file
-            pytest.raises(RegistryError, match="was written while it was read, by another; try again"),
-            library.registry.database.read() as connection,
-        ):
-            assert connection.execute(sa.select(tables.versions.c.number)).scalars().all() == [1]
-            logged = True
+        logged = [False]  # by the end its writer has a log, out of which it wrote to the file
+        monkeypatch.setattr(sqlite_file.SqliteFile, "has_log", lambda file: logged[0])
+
+        def numbers() -> None:
+            with library.registry.database.read() as connection:
+                assert connection.execute(sa.select(tables.versions.c.number)).scalars().all() == [1]
+                logged[0] = True
+
+        with pytest.raises(RegistryError, match="was written while it was read, by another; try again"):
+            numbers()
 
 
 def test_who_may_only_read_sees_one_state_while_another_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
