@@ -495,6 +495,12 @@ class RegistryContract:
             "delete",
         ]
 
+    def test_a_base_is_asked_for_by_its_own_name(self, registry: Registry) -> None:
+        publish(registry, base="Org/a_b@main")
+        assert len(registry.tasks(Filters(base="Org/a_b"))) == len(registry.tasks(Filters(base="Org/a_b@main"))) == 1
+        for other in ("org/a_b", "Org/a%b", "Org/axb", "Org/a_", "Org/a_b@MAIN"):
+            assert registry.tasks(Filters(base=other)) == []
+
     # Tenants and keys
 
     def test_tenants_see_nothing_of_each_other(self, registry: Registry) -> None:
