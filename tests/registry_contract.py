@@ -495,6 +495,32 @@ class RegistryContract:
             "delete",
         ]
 
+    def test_a_task_is_deleted_whole_or_not_at_all(self, registry: Registry) -> None:
+        for seed in range(4):
+            publish(registry, seed=seed)
+        made = registry.experiments.start(
+            "trec6", 1, 2, weight=0.5, shadow=False, level=0.05, auto=False, max_outcomes=None
+        )  # fmt: skip
+        before = registry.audit()
+        with pytest.raises(LibraryError, match="trec6@2 is not deleted: an experiment runs with it"):
+            registry.delete_task("trec6", force=True)
+        assert [one.number for one in registry.versions("trec6", deleted=False)] == [1, 2, 3, 4]
+        assert registry.audit() == before
+        registry.experiments.end(made, None, "enough")
+        registry.aliases.promote("trec6@2", "staging")
+        with pytest.raises(LibraryError, match="it has the aliases staging; add --force"):
+            registry.delete_task("trec6")
+        assert [one.ref for one in registry.delete_task("trec6", force=True)] == [f"trec6@{n}" for n in (4, 3, 2, 1)]
+        assert registry.versions("trec6", deleted=False) == []
+        assert registry.aliases.of("trec6") == {}
+        assert registry.delete_task("trec6") == []
+
+    def test_a_base_is_asked_for_by_its_own_name(self, registry: Registry) -> None:
+        publish(registry, base="Org/a_b@main")
+        assert len(registry.tasks(Filters(base="Org/a_b"))) == len(registry.tasks(Filters(base="Org/a_b@main"))) == 1
+        for other in ("org/a_b", "Org/a%b", "Org/axb", "Org/a_", "Org/a_b@MAIN"):
+            assert registry.tasks(Filters(base=other)) == []
+
     # Tenants and keys
 
     def test_tenants_see_nothing_of_each_other(self, registry: Registry) -> None:

@@ -212,6 +212,11 @@ def test_into_another_library_and_again(library: Library, tmp_path: Path) -> Non
         assert other.registry.resolve("two").tags == ("edge",)
         assert [row.added for row in unbundle(other, tmp_path / "a")] == [False, False]
         assert len(other.registry.versions("one")) == 1
+        with pytest.raises(FingerprintMismatch, match="give the base it was tuned on"):
+            unbundle(other, tmp_path / "a", base="builtin/tiny", tags=["late"])
+        assert other.registry.resolve("one").tags == ("edge",)
+        assert [row.added for row in unbundle(other, tmp_path / "a", tags=["late"])] == [False, False]
+        assert other.registry.resolve("one").tags == other.registry.resolve("two").tags == ("edge", "late")
         other.publish(make_prompt("one", 5), base="builtin/tiny")
         with pytest.raises(FingerprintMismatch, match="give the base it was tuned on"):
             unbundle(other, tmp_path / "a", base="builtin/tiny")

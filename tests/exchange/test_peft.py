@@ -114,6 +114,28 @@ def test_out_and_in_again_keeps_vectors_and_card(tmp_path: Path) -> None:
     assert renamed.card == prompt.card.model_copy(update={"task": "other"})
 
 
+def test_vectors_that_peft_has_saved_anew_have_no_scores(tmp_path: Path) -> None:
+    base = make_base("llama")
+    prompt = some_prompt(base, "t", labels=("yes", "no"), metrics={"value": 0.5}, parents=("p",), data_digest="d")
+    recipe = {"temperature": 1.5, "problem_type": "x"}
+    prompt = dataclasses.replace(prompt, card=prompt.card.model_copy(update={"recipe": recipe}))
+    warned: list[str] = []
+    folder = save_peft(prompt, tmp_path, "some/base")
+    assert load_peft(folder, task="t", base=base, warn=warned.append).card == prompt.card
+    assert warned == []
+    model = peft.PeftModel.from_pretrained(base.model, str(folder))
+    with torch.no_grad():
+        model.prompt_encoder["default"].embedding.weight.add_(1.0)
+    model.save_pretrained(str(folder))
+    again = load_peft(folder, task="t", base=base, warn=warned.append)
+    torch.testing.assert_close(again.vectors_PD, prompt.vectors_PD + 1)
+    assert (again.card.metrics, again.card.parents, again.card.data_digest) == ({}, (), None)
+    assert again.card.recipe == {"problem_type": "x"}
+    assert again.card.form() == prompt.card.form()
+    assert len(warned) == 1
+    assert "another tool has saved them since; they are taken without the scores there" in warned[0]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_a_smaller_form_goes_out_as_the_numbers_it_stands_for(dtype: Any, tmp_path: Path) -> None:
     base = make_base("llama")

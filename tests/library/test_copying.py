@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from softprompt.errors import LibraryError
 from softprompt.jobs.batches import Batches
 from softprompt.jobs.uploads import Uploads
+from softprompt.library import personal, tenants
 from softprompt.library.library import Library
+from softprompt.registry import tables
+from softprompt.registry.traffic.feedback import Said
+from softprompt.registry.traffic.reviews import Review
+from softprompt.registry.traffic.windows import Window
 from tests.commands import Run
 from tests.library_contract import BASE
 from tests.library_data import make_prompt, state_of
@@ -120,6 +127,59 @@ def test_the_command_tells_it_too(run: Run, home: Path, tmp_path: Path) -> None:
         shown = run("library", "copy", "--to-home", tmp_path / "copy")
         assert "default/trec6: production 1 -> 2" in shown.out
         assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_what_clients_said_in_a_former_copy_is_not_lost(tmp_path: Path) -> None:
+    said = Said("trec6", "r1", 1, correction={"text": "red", "label": "yes"})
+    with Library.open(tmp_path / "home") as library, Library.open(tmp_path / "copy", actor="you") as copied:
+        library.publish(make_prompt(), base=BASE)
+        library.registry.feedback.add(replace(said, name="r0"))
+        library.copy(tmp_path / "copy")
+        library.registry.feedback.add(replace(said, name="r2"))
+        library.copy(tmp_path / "copy")
+        assert len(copied.registry.feedback.corrections("trec6")) == 2
+        copied.registry.feedback.add(said)
+        library.publish(make_prompt(seed=1), base=BASE)
+        with pytest.raises(
+            LibraryError, match=r"has feedback of its own: on 'r1' of task 'trec6', at .* by you, and a copy w"
+        ):
+            library.copy(tmp_path / "copy")
+        assert len(copied.registry.feedback.corrections("trec6")) == 3
+
+
+def test_what_the_source_has_erased_goes_from_a_former_copy(tmp_path: Path) -> None:
+    with Library.open(tmp_path / "home") as library, Library.open(tmp_path / "copy") as copied:
+        for each in (library, library.for_tenant("acme")):
+            each.publish(make_prompt(), base=BASE)
+            personal.publish(each, "trec6", [("ann", make_prompt(seed=1))], base=BASE)
+            each.registry.feedback.add(Said("trec6", "r1", 1, user="ann", comment="no"))
+            each.registry.feedback.add(Said("trec6", "r2", 1, comment="yes"))
+        library.copy(tmp_path / "copy")
+        personal.erase(library, "trec6", "ann")
+        tenants.erase(library, "acme")
+        library.copy(tmp_path / "copy")
+        with copied.registry.database.read() as connection:
+            assert connection.execute(sa.select(tables.feedback.c.name)).scalars().all() == ["r2"]
+
+
+def test_what_servers_of_a_former_copy_saw_stays_there(tmp_path: Path) -> None:
+    window = Window("s", 5, {}, "2099-01-01T00:00:00Z", "2099-01-01T00:00:00Z")
+    with Library.open(tmp_path / "home") as library, Library.open(tmp_path / "copy") as copied:
+        library.publish(make_prompt("gone"), base=BASE)
+        library.for_tenant("acme").publish(make_prompt(), base=BASE)
+        library.copy(tmp_path / "copy")
+        for each in (copied, copied.for_tenant("acme")):
+            task = "gone" if each is copied else "trec6"
+            each.registry.windows.store("s", {(task, 1): window})
+            each.registry.reviews.add(task, [Review(0, task, 1, "red", "yes", 0.3, "no")])
+        library.registry.reviews.add("gone", [Review(0, "gone", 1, "blue", "yes", 0.3)])
+        tenants.erase(library, "acme")
+        library.copy(tmp_path / "copy")
+        assert [(one.text, one.answer) for one in copied.registry.reviews.of("gone")] == [("red", "no")]
+        assert copied.registry.windows.of(copied.registry.resolve("gone")) == [window]
+        for table in (tables.reviews, tables.windows):
+            with copied.registry.database.read() as connection:
+                assert connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 1
 
 
 def test_batches_stay_with_their_home(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 import softprompt
 from softprompt.errors import LibraryError, NotFound, ReadOnly, RegistryError
 from softprompt.jobs.uploads import Uploads
 from softprompt.library.library import Library
+from softprompt.registry import tables
 from tests.commands import Run
 from tests.library_data import make_prompt, state_of
 
@@ -327,6 +329,33 @@ def test_a_file_that_was_written_while_it_was_read_is_not_believed(tmp_path: Pat
         monkeypatch.setattr(sqlite_file.SqliteFile, "stamp", lambda file: (next(stamps), 0))
         with pytest.raises(RegistryError, match="was written while it was read, by another; try again"):
             library.registry.resolve("trec6")
+        logged = [False]  # by the end its writer has a log, out of which it wrote to the file
+        monkeypatch.setattr(sqlite_file.SqliteFile, "has_log", lambda file: logged[0])
+
+        def numbers() -> None:
+            with library.registry.database.read() as connection:
+                assert connection.execute(sa.select(tables.versions.c.number)).scalars().all() == [1]
+                logged[0] = True
+
+        with pytest.raises(RegistryError, match="was written while it was read, by another; try again"):
+            numbers()
+
+
+def test_who_may_only_read_sees_one_state_while_another_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from softprompt.registry import sqlite_file
+
+    with Library.open(tmp_path / "home") as owner:
+        owner.publish(make_prompt(), base="b")
+        monkeypatch.setattr(sqlite_file, "_may_write", lambda path: False)
+        with Library.open(tmp_path / "home") as reader:
+            assert reader.registry.database.file is not None
+            assert reader.registry.database.file.has_log()
+            counted = sa.select(sa.func.count()).select_from(tables.versions)
+            with reader.registry.database.read() as connection:
+                assert connection.execute(counted).scalar_one() == 1
+                owner.publish(make_prompt(seed=1), base="b")
+                assert connection.execute(counted).scalar_one() == 1  # a copy takes table after table
+            assert [one.number for one in reader.registry.versions("trec6")] == [1, 2]
 
 
 # Where there are secrets

@@ -57,6 +57,18 @@ def test_checkpoints_are_counted_and_the_old_ones_are_swept(run: Run, home: Path
     assert OLD_DAYS == leftovers.OLD_DAYS
 
 
+def test_a_checkpoint_that_was_written_since_the_plan_stays(home: Path) -> None:
+    with Library.open(home) as library:
+        library.publish(make_prompt(), base="b")
+        leave(home, "a.checkpoint", 31)
+        leave(home, "b.checkpoint", 31)
+        plan = library.plan_sweep()
+        (home / leave(home, "a.checkpoint", 0)).write_bytes(b"further")
+        assert library.sweep(plan) == ["runs/b.checkpoint"]
+        assert (home / "runs" / "a.checkpoint").read_bytes() == b"further"
+        assert library.sweep(plan) == ["runs/b.checkpoint"]  # which is gone
+
+
 def test_an_upload_that_was_cut_short_is_swept_and_one_that_is_named_is_not(home: Path) -> None:
     with Library.open(home) as library:
         uploads = Uploads(library)

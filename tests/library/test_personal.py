@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from softprompt.exchange.exporting import Format, export_prompt
 from softprompt.library import personal
 from softprompt.library.library import Library
 from softprompt.names import check_user, is_user, parse_ref
+from softprompt.registry import tables
 from softprompt.registry.listing import Filters
 from tests.library_data import make_prompt, scored
 
@@ -30,6 +32,11 @@ def library(tmp_path: Path) -> Library:
 def give(library: Library, user: str, seed: int, task: str = "trec6") -> str:
     (made,) = personal.publish(library, task, [(user, make_prompt(task, seed))], base="builtin/tiny")
     return made.digest
+
+
+def cards(library: Library) -> set[str]:
+    with library.registry.database.read() as connection:
+        return set(connection.execute(sa.select(tables.cards.c.digest)).scalars())
 
 
 def blobs(library: Library) -> set[str]:
@@ -197,6 +204,22 @@ def test_a_store_that_fails_says_that_bytes_are_left_and_gc_takes_them(
     assert [item.digest for item in library.plan_gc()] == [digest]
     library.gc()
     assert digest not in blobs(library)
+    assert digest not in cards(library)
+
+
+def test_what_a_killed_erasure_left_gc_takes(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cards(library)
+    for seed in (1, 2):
+        digest = give(library, "ann", seed)
+        with monkeypatch.context() as patch:
+            patch.setattr(personal, "_give_up", lambda *args: None)  # killed behind the row
+            personal.erase(library, "trec6", "ann")
+        if seed == 1:
+            library.store.delete(digest)  # killed behind the bytes, before the row of the card
+        assert digest in cards(library)
+        library.gc()
+        assert cards(library) == before
+    assert library.verify().problems == []
 
 
 def test_collecting_verifying_and_copying_keep_it(library: Library, tmp_path: Path) -> None:

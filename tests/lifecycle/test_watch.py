@@ -427,7 +427,10 @@ def test_the_queue_is_bounded_and_what_is_labelled_stays(library: Library, monke
     queue.add("kind", [Review(0, "kind", 1, "a", "yes", 0.5)])
     queue.label("kind", {1: "no"})
     queue.add("kind", [Review(0, "kind", 1, text, "yes", 0.5) for text in "bcdef"])
-    assert [row.text for row in queue.of("kind")] == ["a", "e", "f"]
+    assert [row.text for row in queue.of("kind")] == ["a", "d", "e", "f"]
+    queue.label("kind", {row.id: "no" for row in queue.of("kind")})
+    queue.add("kind", [Review(0, "kind", 1, "g", "yes", 0.5)])
+    assert [row.text for row in queue.of("kind")] == ["a", "d", "e", "f", "g"], "labelled rows leave no room for new ones"
     for ask in (lambda row: queue.label("kind", {row: "no"}), lambda row: queue.erase("kind", [row])):
         for number in (999, 10**30):  # more than a database counts to
             with pytest.raises(NotFound, match=f"has no row {number} for review"):

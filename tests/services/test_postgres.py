@@ -9,9 +9,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from softprompt.errors import RegistryError
+from softprompt.errors import LibraryError, RegistryError
 from softprompt.library.library import Library
 from softprompt.registry.registry import Registry
+from softprompt.registry.traffic.feedback import Said
+from softprompt.registry.traffic.reviews import Review
+from softprompt.registry.traffic.windows import Window
 from tests.library_data import make_prompt
 from tests.registry_contract import RegistryContract, publish
 from tests.services.servers import Server, postgres_server, postgres_url
@@ -76,5 +79,16 @@ def test_two_schemas_of_one_database_are_two_registries(postgres_database: Calla
         library.publish(make_prompt(), base="builtin/tiny")
         other = postgres_database()
         assert library.copy(registry=other).rows > 0
+        with Library.open(tmp_path / "home", registry=other) as copied:
+            copied.registry.reviews.add("trec6", [Review(0, "trec6", 1, "red", "yes", 0.3, "no")])
+            window = Window("s", 5, {}, "2099-01-01T00:00:00Z", "2099-01-01T00:00:00Z")
+            copied.registry.windows.store("s", {("trec6", 1): window})
+            assert library.copy(registry=other).rows > 0
+            assert [row.answer for row in copied.registry.reviews.of("trec6")] == ["no"]
+            assert copied.registry.windows.of(copied.registry.resolve("trec6")) == [window]
+            copied.registry.reviews.add("trec6", [Review(0, "trec6", 1, "blue", "yes", 0.3)])
+            copied.registry.feedback.add(Said("trec6", "r1", 1, outcome=1.0))
+            with pytest.raises(LibraryError, match="has feedback of its own: on 'r1' of task 'trec6'"):
+                library.copy(registry=other)
     with Library.open(tmp_path / "home", registry=other) as library:
         assert library.publish(make_prompt(), base="builtin/tiny").number == 2

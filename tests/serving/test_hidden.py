@@ -112,6 +112,8 @@ def test_a_new_base_hides_no_task_and_a_known_one_no_new_task(library: Library) 
         library.publish(some_prompt(other, "new").to_bytes(), base="/models/other")
     library.registry.delete("other@1")  # there is nothing to hide
     library.publish(some_prompt(other, "new").to_bytes(), base="/models/other")
+    with pytest.raises(NameRefused, match="task 'other' is refused: a base has that name"):  # it was free to be taken
+        library.publish(some_prompt(one, "other").to_bytes(), base="gpt2@main")
     library.for_tenant("acme").publish(some_prompt(one, "mood").to_bytes(), base="gpt2@main")
     with pytest.raises(NameRefused, match="a base has that name"):  # whosever base: a server has one for all
         library.for_tenant("acme").publish(some_prompt(one, "other").to_bytes(), base="gpt2@main")

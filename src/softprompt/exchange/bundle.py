@@ -149,12 +149,12 @@ def unbundle(
     warn: Callable[[str], object] | None = None,
 ) -> list[Unbundled]:
     """Publish the prompts of a bundle, each as a new version of its task: all or none. One that is the newest version of its
-    task already is left; what a delta has not is taken from the library.
+    task already gets the tags alone; what a delta has not is taken from the library.
 
     Args:
         key: a PEM file with the public key (Ed25519) that must have signed it.
         base: the base, and how to load it; by default as the library knows it by its fingerprint, else as it is named.
-        tags: of the versions.
+        tags: of the versions, those that are here already too.
         warn: hears of what nothing proves.
 
     Raises:
@@ -180,18 +180,22 @@ def unbundle(
     newest = {entry.task: _newest(fill.there, entry.task) for entry in found.entries}
     fresh = [entry for entry in found.entries if (there := newest[entry.task]) is None or there.digest != entry.digest]
     made: dict[str, Version] = {}
+    options = BaseOptions.of(base)
+    if fresh or options != BaseOptions():  # what is said of the base is to be true, also where nothing is new
+        address = address_of(fill.there, str(file), cards[found.entries[0].digest], options, warn)
     if fresh:
         from softprompt.prompts.prompt import SoftPrompt  # which reads the numbers, and so needs torch
 
         for entry in fresh:
             SoftPrompt.from_bytes(blobs[entry.digest])
-        address = address_of(fill.there, str(file), cards[fresh[0].digest], BaseOptions.of(base), warn)
         versions = fill.made().publish_all([blobs[entry.digest] for entry in fresh], base=address, tags=tags)
         made = {version.task: version for version in versions}
     rows = []
     for entry in found.entries:
         version = made.get(entry.task) or newest[entry.task]
         assert version is not None
+        if tags and entry.task not in made:
+            fill.made().registry.tag(version.ref, add=tags)
         rows.append(Unbundled(entry.task, version.number, entry.digest, entry.ref, entry.task in made))
     return rows
 

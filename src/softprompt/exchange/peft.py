@@ -19,12 +19,12 @@ from softprompt.errors import ConfigError, PromptFileError
 from softprompt.exchange.card_file import CARD, CENTROID, read_card_file
 from softprompt.exchange.peft_config import TASKS, check_shape, config_of, provenance_of, read_peft_config
 from softprompt.exchange.peft_head import head_in, head_out, names_of_labels
-from softprompt.exchange.peft_matrix import TENSOR, read_centroid, read_matrix
+from softprompt.exchange.peft_matrix import MARK, TENSOR, mark_of, read_centroid, read_mark, read_matrix
 from softprompt.exchange.readme import readme_of
 from softprompt.files import write_whole
 from softprompt.model.architecture import architecture_of
 from softprompt.model.prefix import layout_for
-from softprompt.prompts.card import Card
+from softprompt.prompts.card import TEMPERATURE, Card
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks.form import Form, text_rules
 from softprompt.tasks.wording.template import Template
@@ -62,7 +62,8 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
     config = config_of(prompt.card, base_source, revision) | modules
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    write_whole(target / WEIGHTS, save({TENSOR: prompt.vectors_PD.contiguous(), **tensors}, metadata={"format": "pt"}))
+    mark = {"format": "pt", MARK: mark_of(prompt.card)}
+    write_whole(target / WEIGHTS, save({TENSOR: prompt.vectors_PD.contiguous(), **tensors}, metadata=mark))
     if prompt.centroid_D is not None:
         write_whole(target / CENTROID, save({"centroid": prompt.centroid_D.contiguous()}))
     write_whole(target / CARD, f"{prompt.card.canonical()}\n".encode())
@@ -73,7 +74,7 @@ def save_peft(prompt: SoftPrompt, folder: str | Path, base_source: str, revision
 
 def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable[[str], object] | None = None) -> SoftPrompt:
     """Read an adapter of PEFT's prompt tuning, P-tuning or prefix tuning as a prompt of `task` on `base`. Its template,
-    labels and metric are those exported with it, else defaults.
+    labels and metric are those exported with it, else defaults; its scores are, unless its vectors were saved anew since.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
@@ -119,6 +120,13 @@ def load_peft(folder: str | Path, *, task: str, base: FrozenBase, warn: Callable
         own = read_card_file(exported)
         if own.fingerprint not in base.fingerprints:
             SoftPrompt(vectors_PD, own, classifier=classifier).check_base(base)
+        if read_mark(file) != mark_of(own):
+            own = _without_scores(own)
+            if warn is not None:
+                warn(
+                    f"the vectors in {str(folder)!r} are not those that were exported with {CARD}: another tool has saved "
+                    "them since; they are taken without the scores there: judge them anew (`softprompt evaluate`)"
+                )
         return SoftPrompt(vectors_PD, own.changed(here), read_centroid(Path(folder) / CENTROID), classifier)
     told = provenance_of(config, base, folder, warn or (lambda message: None))
     recipe = {"imported": "peft", **told, **text_rules(base)}
@@ -138,6 +146,12 @@ def check_fits(prompt: SoftPrompt, base: FrozenBase) -> None:
     """
     form = Form.of_card(prompt.card)
     form.encode_inputs(base, [dict.fromkeys(form.input.fields, "a")], len(prompt.vectors_PD))
+
+
+def _without_scores(card: Card) -> Card:
+    """A card as it is of other vectors: the same question, and nothing of how well the old ones answer it."""
+    recipe = {name: value for name, value in card.recipe.items() if name != TEMPERATURE}
+    return card.model_copy(update={"metrics": {}, "recipe": recipe, "parents": (), "data_digest": None})
 
 
 def _of_the_encoder(config: Mapping[str, Any], vectors_PD: torch.Tensor) -> torch.Tensor:

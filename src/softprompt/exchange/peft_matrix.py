@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from softprompt.errors import PromptFileError
 from softprompt.exchange.elsewhere.pickles import load_tensors
 
+if TYPE_CHECKING:
+    from softprompt.prompts.card import Card
+
 TENSOR = "prompt_embeddings"
+MARK = "softprompt_card"
+"""Where the metadata of an exported matrix keeps the digest of its card. PEFT leaves it out of what it saves."""
 
 
 def read_matrix(file: Path, *, beside: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -49,6 +56,21 @@ def read_matrix(file: Path, *, beside: bool = False) -> tuple[torch.Tensor, dict
             f"{str(file)!r} holds {dtype} numbers, and a prompt is made of floats; save it in its own dtype"
         )
     return vectors_PD.float(), tensors
+
+
+def mark_of(card: Card) -> str:
+    """What marks a matrix as that of a card."""
+    return hashlib.sha256(card.canonical().encode()).hexdigest()
+
+
+def read_mark(file: Path) -> str | None:
+    """The mark of a matrix that was exported; None of one that another tool has saved."""
+    from safetensors import safe_open
+
+    if not file.exists():  # a pickle
+        return None
+    with safe_open(file, "pt") as opened:
+        return (opened.metadata() or {}).get(MARK)
 
 
 def read_centroid(file: Path) -> torch.Tensor | None:

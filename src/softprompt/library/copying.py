@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from softprompt.stores import Store, open_store, read_verified
 
 _BATCH = 1000
 """Rows in one insert."""
+_SEEN = (tables.windows, tables.reviews)
+"""What servers on the target saw, which is not the source's to replace."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class Target:
 
 def copy(source: Database, source_store: Store, target: Target, *, progress: Progress | None) -> CopyReport:
     """Copy every blob that a version names to a store, and its rows to the registry at a URL: numbers, aliases with their
-    trails, tags, origins, audit, keys. Uploaded files, jobs, batches and curves of trainings stay behind.
+    trails, tags, origins, audit, keys. Uploaded files, jobs, batches and curves of trainings stay behind, and so does what
+    servers saw of rows: of that the target keeps its own.
 
     What is None, or is the source itself, stays the same. Blobs go first and rows last, in one transaction: a copy that
     was cut short is begun again by the same command. The source is only read, in the state in which the copy began.
@@ -66,7 +70,8 @@ def copy(source: Database, source_store: Store, target: Target, *, progress: Pro
     A target that is a former copy is brought up to date: every line of its audit is in the source's. Another one is refused.
 
     Raises:
-        LibraryError: nothing new is named, or the target's registry has changes of its own, files, jobs or batches.
+        LibraryError: nothing new is named, or the target's registry has changes or feedback of its own, files, jobs or
+            batches.
         NotFound, StoreError: a blob of the source is gone or altered; mend that first.
         RegistryError: a registry fails.
     """
@@ -137,6 +142,7 @@ def _refuse_if_used(source: Connection, there: Connection, shown: str) -> None:
         found = next((pair for pair in zip_longest(theirs, ours) if pair[0] is None or pair[0] != pair[1]), (None, None))
     line, same = found
     if line is None:
+        _refuse_feedback(source, there, shown)
         return
     newer = "; where that one is the newer, copy the other way" if same is None else ""
     raise LibraryError(
@@ -144,6 +150,25 @@ def _refuse_if_used(source: Connection, there: Connection, shown: str) -> None:
         f"{line.task or 'no task'!r} done, at {line.at} by {line.actor}, and a copy would undo that{newer}; name an empty "
         "one"
     )
+
+
+def _refuse_feedback(source: Connection, there: Connection, shown: str) -> None:
+    """Refuse a former copy of whose answers clients have spoken since: the audit has no line of that. What the source has
+    erased with a user's prompt or a tenant is no news."""
+    a, f, t = tables.audit.c, tables.feedback.c, tables.tasks.c
+    tasks = {(row.tenant, row.name): row.id for row in source.execute(sa.select(t.id, t.tenant, t.name))}
+    known = {*map(tuple, source.execute(sa.select(f.task_id, f.name)))}
+    last = there.execute(sa.select(sa.func.max(a.id))).scalar() or 0
+    lines = source.execute(sa.select(a.tenant, a.task, a.before).where(a.action == "erase", a.id > last))
+    erased = {(tasks.get((row.tenant, row.task)), json.loads(row.before).get("user")) for row in lines}
+    theirs = sa.select(f.task_id, f.name, f.person, f.created_at, f.actor, t.name.label("task"))
+    live = {*tasks.values()}
+    for row in there.execute(theirs.join(tables.tasks, t.id == f.task_id).order_by(f.id)):
+        if row.task_id in live and (row.task_id, row.name) not in known and (row.task_id, row.person) not in erased:
+            raise LibraryError(
+                f"the registry {shown} has feedback of its own: on {row.name!r} of task {row.task!r}, at {row.created_at} "
+                f"by {row.actor}, and a copy would lose it; name an empty one"
+            )
 
 
 def _erased_since(source: Connection) -> sa.ColumnElement[bool]:
@@ -196,6 +221,7 @@ def _copy_rows(source: Connection, target: Database) -> dict[str, Any]:
     with target.write() as connection:
         _refuse_if_used(source, connection, target.shown)
         before, after = _Content.of(connection), _Content.of(source)
+        seen = [(table, connection.execute(sa.select(table)).mappings().fetchall()) for table in _SEEN]
         for table in reversed(tables.metadata.sorted_tables):
             connection.execute(sa.delete(table))  # all that is there comes again
         for table in tables.metadata.sorted_tables:
@@ -210,6 +236,11 @@ def _copy_rows(source: Connection, target: Database) -> dict[str, Any]:
                 counter = sa.func.pg_get_serial_sequence(table.name, "id")
                 highest = sa.select(sa.func.max(table.c.id)).scalar_subquery()
                 connection.execute(sa.select(sa.func.setval(counter, sa.func.coalesce(highest, 1))))
+        for table, rows in seen:
+            (key,) = table.foreign_keys
+            there = set(connection.execute(sa.select(key.column)).scalars())
+            if stay := [dict(row) for row in rows if row[key.parent.name] in there]:
+                connection.execute(sa.insert(table), stay)
     return {"rows": total, **after.since(before)}
 
 

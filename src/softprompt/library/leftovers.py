@@ -33,11 +33,17 @@ class Leftover(Record):
     """Its path in the home."""
     bytes: int
     why: str
+    written_ns: int | None = None
+    """Of a checkpoint, when it was written: it is another one once its training has gone on."""
+
+    def row(self) -> dict[str, Any]:
+        """What people and machines are shown of it."""
+        return {"file": self.file, "bytes": self.bytes, "why": self.why}
 
 
 def count(home: Path) -> dict[str, Any]:
     """How many checkpoints and uploads there are in a home, and their bytes."""
-    checkpoints = [size for _, size, _ in _checkpoints(home)]
+    checkpoints = [size for _, size, _, _ in _checkpoints(home)]
     uploads = [size for _, size in _uploads(home)]
     return {
         "checkpoints": len(checkpoints),
@@ -55,11 +61,11 @@ def plan_sweep(database: Database, home: Path, *, days: float = OLD_DAYS) -> lis
         RegistryError: the registry fails.
     """
     found = []
-    for path, size, age in _checkpoints(home):
+    for path, size, age, written in _checkpoints(home):
         partial = path.suffix == ".partial"
         if age >= (min(days, PARTIAL_DAYS) if partial else days):
             why = "its writer was killed" if partial else f"a checkpoint of {age:.0f} days ago"
-            found.append(Leftover(str(path.relative_to(home)), size, why))
+            found.append(Leftover(str(path.relative_to(home)), size, why, written))
     digest = tables.files.c.digest
     with database.read() as connection:
         named = set(connection.execute(sa.select(digest).distinct()).scalars())
@@ -85,8 +91,9 @@ def sweep(database: Database, home: Path, plan: Sequence[Leftover]) -> list[str]
             if path.parent == home / "files":
                 gone = _delete_upload(database, home, path.name)
             else:
-                path.unlink(missing_ok=True)
-                gone = True
+                gone = item.written_ns is None or not path.exists() or path.stat().st_mtime_ns == item.written_ns
+                if gone:
+                    path.unlink(missing_ok=True)
         except OSError as error:
             raise LibraryError(f"{path} cannot be deleted: {error.strerror}; mend its permissions") from error
         deleted += [item.file] * gone
@@ -104,15 +111,15 @@ def _delete_upload(database: Database, home: Path, digest: str) -> bool:
     return True
 
 
-def _checkpoints(home: Path) -> Iterator[tuple[Path, int, float]]:
-    """Path, bytes and age in days of every checkpoint, of jobs' too, and of every part of one."""
+def _checkpoints(home: Path) -> Iterator[tuple[Path, int, float, int]]:
+    """Path, bytes, age in days and time of writing of every checkpoint, of jobs' too, and of every part of one."""
     runs = home / "runs"
     for folder in (runs, runs / "jobs"):
         for kind in ("*.checkpoint", "[!.]*.partial"):
             for path in sorted(folder.glob(kind)):
                 with contextlib.suppress(FileNotFoundError):  # its training has just ended
                     state = path.stat()
-                    yield path, state.st_size, (time.time() - state.st_mtime) / 86400
+                    yield path, state.st_size, (time.time() - state.st_mtime) / 86400, state.st_mtime_ns
 
 
 def _uploads(home: Path) -> list[tuple[str, int]]:

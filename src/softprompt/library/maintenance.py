@@ -31,7 +31,7 @@ _FAILURES_IN_A_ROW = 3
 _WORTH_A_BAR = 500
 """Blobs that take long enough to show a bar."""
 
-_t, _v, _a = tables.tasks.c, tables.versions.c, tables.aliases.c
+_t, _v, _a, _c = tables.tasks.c, tables.versions.c, tables.aliases.c, tables.cards.c
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,38 @@ def gc(registry: Registry, store: Store, cache: ReadCache | None, plan: Sequence
             database.lock_digest(connection, item.digest)
             if is_needed(connection, item.digest):
                 continue
+            connection.execute(sa.delete(tables.cards).where(_c.digest == item.digest, is_unnamed()))
             store.delete(item.digest)
         if cache is not None:
             cache.drop(item.digest)
         deleted.append(item.digest)
+    _drop_cards(database, store)
     if isinstance(store, FolderStore):
         store.sweep()
     return deleted
+
+
+def _drop_cards(database: Database, store: Store) -> None:
+    """Delete cards whose version was erased and whose bytes are gone: whoever erased it was killed before it took them. One
+    whose bytes are there tells an erasure that goes on what it has to take."""
+    with database.read() as connection:
+        left = connection.execute(sa.select(_c.digest).where(is_unnamed())).scalars().all()
+    for digest in left:
+        with database.write() as connection:
+            database.lock_digest(connection, digest)
+            if not store.has(digest):
+                connection.execute(sa.delete(tables.cards).where(_c.digest == digest, is_unnamed()))
+
+
+def names_of_cards() -> list[sa.Column[Any]]:
+    """The columns that refer to a card."""
+    every = (key for table in tables.metadata.sorted_tables for key in table.foreign_keys)
+    return [key.parent for key in every if key.column is _c.digest]
+
+
+def is_unnamed() -> sa.ColumnElement[bool]:
+    """Whether no row refers to a card."""
+    return sa.and_(*(~sa.exists().where(name == _c.digest) for name in names_of_cards()))
 
 
 def stats(database: Database, store: Store) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL, Connection
 
 from softprompt.errors import LibraryError
 from softprompt.files import make_folder, make_home, make_private, sync_folder, write_whole
-from softprompt.library import copying, tenants
+from softprompt.library import copying, maintenance, tenants
 from softprompt.library.homes import REGISTRY
 from softprompt.progress import Progress
 from softprompt.registry import tables
@@ -142,7 +142,7 @@ def _write_registry(connection: Connection, target: Path, tenant: str) -> None:
     for left in target.glob(f"{partial.name}*"):
         left.unlink()
     theirs = tenants.rows_of(tenant)
-    digests = [sa.select(name).where(theirs[name.table]) for name in tenants.names_of_cards()]
+    digests = [sa.select(name).where(theirs[name.table]) for name in maintenance.names_of_cards()]
     theirs[tables.cards] = _c.digest.in_(sa.union(*digests))
     written = Database.open(URL.create("sqlite", database=str(partial)))
     try:

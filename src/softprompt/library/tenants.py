@@ -189,7 +189,7 @@ def _erase_blobs(library: Library, digests: Iterable[str]) -> None:
     what an erasure that was cut short left to do is told by the cards."""
     database = library.registry.database
     cache = ReadCache(library.home / "cache")
-    unnamed = sa.select(_c.digest).where(*(~sa.exists().where(key == _c.digest) for key in names_of_cards()))
+    unnamed = sa.select(_c.digest).where(maintenance.is_unnamed())
     with database.read() as connection:
         left = connection.execute(unnamed).scalars().all()
     for digest in sorted({*digests, *left}):
@@ -266,16 +266,10 @@ def named_by(connection: Connection, tenant: str) -> dict[str, list[Any]]:
     return {digest: rows for digest, rows in own.items() if rows}
 
 
-def names_of_cards() -> list[sa.Column[Any]]:
-    """The columns that refer to a card."""
-    every = (key for table in tables.metadata.sorted_tables for key in table.foreign_keys)
-    return [key.parent for key in every if key.column is _c.digest]
-
-
 def _named_by_others(connection: Connection, tenant: str) -> set[str]:
     """The digests that anybody but a tenant names."""
     theirs = rows_of(tenant)
-    others = [sa.select(name).where(~theirs[name.table]) for name in names_of_cards()]
+    others = [sa.select(name).where(~theirs[name.table]) for name in maintenance.names_of_cards()]
     return set(connection.execute(sa.union(*others)).scalars())
 
 

@@ -87,12 +87,13 @@ class Database:
         Raises:
             RegistryError: the database fails.
         """
-        before = self.file.stamp() if self.file is not None and self.file.read_only else None
+        # A file without a log is read as one that does not change; with one, SQLite itself keeps to one state.
+        before = self.file.stamp() if self.file is not None and self.file.read_only and not self.file.has_log() else None
         with _translated(self.shown), self._reader.begin() as connection:
             if at_most_s is not None and not self.sqlite:
                 connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(at_most_s * 1000))}")
             yield connection
-        if before is not None and self.file is not None and not self.file.has_log() and before != self.file.stamp():
+        if before is not None and self.file is not None and before != self.file.stamp():
             raise RegistryError(f"the registry {self.shown} was written while it was read, by another; try again")
 
     @contextmanager
@@ -294,7 +295,9 @@ def _engine(url: URL, shown: str) -> Engine:
                 f"the folder {file.path.parent} of the registry {shown} does not exist; create it or mend the URL"
             )
         if file.read_only:
-            return sa.create_engine(url, creator=file.connect_to_read, poolclass=sa.NullPool)
+            engine = sa.create_engine(url, creator=file.connect_to_read, poolclass=sa.NullPool)
+            event.listen(engine, "begin", _begin_sqlite)
+            return engine
         file.create()
         engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)

@@ -114,7 +114,9 @@ def _on_version(filters: Filters) -> list[sa.ColumnElement[bool]]:
     if filters.base is not None:
         same: sa.ColumnElement[bool] = versions.c.base.in_({filters.base, os.path.abspath(filters.base)})
         if not os.path.isabs(filters.base):
-            same |= versions.c.base.startswith(f"{filters.base}@", autoescape=True)  # an id at any of its revisions
+            # An id at any of its revisions; no LIKE, which minds case on one database and not on the other.
+            at = f"{filters.base}@"
+            same |= sa.func.substr(versions.c.base, 1, len(at)) == at
         if _FINGERPRINT.fullmatch(filters.base):
             # A range and not LIKE, which uses no index on SQLite. 'g' comes after every hex digit.
             same |= versions.c.fingerprint.between(filters.base, filters.base + "g")

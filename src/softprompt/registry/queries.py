@@ -97,8 +97,8 @@ def version(task: str, row: AnyRow, tags: tuple[str, ...] = ()) -> Version:
 
 
 def refuse_hidden(connection: Connection, tenant: str, tasks: Iterable[str], base: str) -> None:
-    """Refuse names by which requests would mean something else: new tasks named like a base of the registry, any task named
-    like its own, and a new base, given by its name, named like a task of the tenant.
+    """Refuse names by which requests would mean something else: tasks that are new, or of which all is deleted, named like a
+    base of the registry, any task named like its own, and a new base, given by its name, named like a task of the tenant.
 
     Raises:
         NameRefused: there is one.
@@ -112,7 +112,7 @@ def refuse_hidden(connection: Connection, tenant: str, tasks: Iterable[str], bas
             "without a prompt; give the base's folder, or the task, another name"
         )
     if named := asked & known:
-        there = connection.execute(of_tenant.where(_t.name.in_(named), _t.last_number > 0)).scalars()
+        there = connection.execute(of_tenant.where(_t.name.in_(named), _t.live > 0)).scalars()
         for task in sorted(named.difference(there)):
             check_new_task(task, known)
 

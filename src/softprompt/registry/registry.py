@@ -26,6 +26,7 @@ from softprompt.registry.keys import Key, Keys
 from softprompt.registry.listing import Filters, search
 from softprompt.registry.outcomes import Outcomes
 from softprompt.registry.personal import Personal
+from softprompt.registry.queries import AnyRow
 from softprompt.registry.records import AuditEntry, BaseCount, Entry, Origin, Version, now
 from softprompt.registry.scope import Scope
 from softprompt.registry.traffic.experiments import Experiments, refuse_if_compared
@@ -296,33 +297,43 @@ class Registry:
         with self.database.write() as connection:
             task = queries.task_row(connection, self.tenant, requested.task, lock=True)
             version = queries.find(connection, self.tenant, requested)
-            refuse_if_compared(connection, task, version.number)
-            here = [name for name, number in queries.aliases_of(connection, task.id).items() if number == version.number]
-            if here and not force:
-                raise LibraryError(
-                    f"{version.ref} is not deleted: {', '.join(here)} points to it; promote another version first, "
-                    "or add --force to remove the alias too"
-                )
-            if here:
-                aliases.remove(connection, task.id, here)
-            queries.set_deleted(connection, task.id, version.number, True)
-            before = {"version": version.number, "digest": version.digest, "aliases": here}
-            self._scope.record(connection, "delete", task.name, before=before)
-            return queries.find(connection, self.tenant, requested, deleted=True)
+            return self._delete(connection, task, version, force=force)
 
     def delete_task(self, task: str, *, force: bool = False) -> list[Version]:
-        """Delete every live version of a task softly, newest first.
+        """Delete every live version of a task softly, newest first: all or none.
 
         Raises:
-            LibraryError: aliases point to one, and no force is used; those before it are deleted.
+            LibraryError: aliases point to one, and no force is used; or an experiment runs with one.
             NotFound: no such task.
         """
-        names = self.aliases.of(task)
-        if names and not force:
+        check_task(task)
+        with self.database.write() as connection:
+            row = queries.task_row(connection, self.tenant, task, lock=True)
+            names = queries.aliases_of(connection, row.id)
+            if names and not force:
+                raise LibraryError(
+                    f"task {task!r} is not deleted: it has the aliases {', '.join(names)}; add --force to remove them too"
+                )
+            live = sa.select(_v.number).where(_v.task_id == row.id, ~_v.deleted).order_by(_v.number.desc())
+            refs = [Ref(task, number=number) for number in connection.execute(live).scalars().all()]
+            versions = [queries.find(connection, self.tenant, ref) for ref in refs]
+            return [self._delete(connection, row, version, force=force) for version in versions]
+
+    def _delete(self, connection: Connection, task: AnyRow, version: Version, *, force: bool) -> Version:
+        """Delete a live version of a task whose row is locked."""
+        refuse_if_compared(connection, task, version.number)
+        here = [name for name, number in queries.aliases_of(connection, task.id).items() if number == version.number]
+        if here and not force:
             raise LibraryError(
-                f"task {task!r} is not deleted: it has the aliases {', '.join(names)}; add --force to remove them too"
+                f"{version.ref} is not deleted: {', '.join(here)} points to it; promote another version first, "
+                "or add --force to remove the alias too"
             )
-        return [self.delete(version.ref, force=force) for version in reversed(self.versions(task, deleted=False))]
+        if here:
+            aliases.remove(connection, task.id, here)
+        queries.set_deleted(connection, task.id, version.number, True)
+        before = {"version": version.number, "digest": version.digest, "aliases": here}
+        self._scope.record(connection, "delete", task.name, before=before)
+        return queries.find(connection, self.tenant, Ref(task.name, number=version.number), deleted=True)
 
     def restore(self, ref: str, *, ensure_blob: Callable[[Version], object]) -> Version:
         """Bring a deleted version back; `ensure_blob` checks its bytes while nobody can collect them.

@@ -246,6 +246,38 @@ def test_what_fails_midway_leaves_what_was_there(library: Library, tmp_path: Pat
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_what_others_put_beside_an_export_is_not_lost(library: Library, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_tokens(library, ["words"], out)
+    export_tokens(library, ["words"], out)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(LibraryError, match=r"holds notes.txt beside an export, which would go; take it elsewhere"):
+        export_tokens(library, ["words"], out)
+    assert (out / "notes.txt").read_text() == "mine"
+    export_tokens(library, ["words"], out, force=True)
+    assert not (out / "notes.txt").exists()
+
+
+def test_what_is_stopped_while_it_takes_its_place_puts_the_old_one_back(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    export_tokens(library, ["words"], out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    rename, stopped = Path.rename, iter([False, True, False])
+
+    def stop(path: Path, target: Path) -> Path:
+        if next(stopped):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        export_tokens(library, ["words", "kind"], out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_the_base_in_memory_and_on_disk_is_untouched(library: Library, base_folder: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in base_folder.iterdir()}
     export_tokens(library, ["words"], tmp_path / "out")

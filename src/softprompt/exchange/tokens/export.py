@@ -80,7 +80,7 @@ def export_tokens(
         base: where the base is, and how it is loaded, where the versions do not say; its dtype is the folder's, `auto` as it
             is stored.
         gguf_alone: write the GGUF file and no folder for transformers.
-        force: also over an export that has tasks which this one has not.
+        force: also over an export that has tasks which this one has not, or files beside it.
         progress: hears of it.
 
     Raises:
@@ -149,7 +149,8 @@ def _in_the_way(folder: Path, carried: Sequence[Carried], *, force: bool) -> tup
     if not there:
         return ()
     try:
-        old = [*json.loads((folder / INFO).read_text(encoding="utf-8"))["tasks"]]
+        told = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        old, files = [*told["tasks"]], {*told.get("files", there)}
     except (OSError, ValueError, KeyError, TypeError):
         raise LibraryError(
             f"{str(folder)!r} holds {', '.join(there[:3])}{' and more' if len(there) > 3 else ''}, and a base with tokens "
@@ -160,6 +161,12 @@ def _in_the_way(folder: Path, carried: Sequence[Carried], *, force: bool) -> tup
         raise LibraryError(
             f"{str(folder)!r} holds an export of {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}, which would "
             "go; name them, too, choose another folder, or add --force"
+        )
+    others = [name for name in there if name not in files]
+    if others and not force:
+        raise LibraryError(
+            f"{str(folder)!r} holds {', '.join(others[:3])}{' and more' if len(others) > 3 else ''} beside an export, which "
+            "would go; take it elsewhere, choose another folder, or add --force"
         )
     return lost
 
@@ -177,6 +184,8 @@ def _beside(folder: Path) -> Iterator[Path]:
             folder.rename(old)
         made.rename(folder)
     finally:
+        if old.exists() and not folder.exists():  # stopped between the two
+            old.rename(folder)
         shutil.rmtree(made, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -224,12 +233,13 @@ def _write(
         with progress.stage("write", 1) as advance:
             _save(base, tokenizer, chat, made, vocabulary)
             advance(1, name)
-    (made / INFO).write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     text = readme_of(
         carried, joins, vocabulary, biased=biased, chats=chat is not None, folder=None if gguf_alone else name,
         file=FILE if source is not None else None, apart=apart,
     )  # fmt: skip
     (made / README).write_text(text, encoding="utf-8")
+    told["files"] = sorted([*os.listdir(made), INFO])
+    (made / INFO).write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _save(base: FrozenBase, tokenizer: Any, chat: str | None, folder: Path, vocabulary: Vocabulary) -> None:

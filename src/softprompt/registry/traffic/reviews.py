@@ -14,7 +14,8 @@ from softprompt.registry.records import Record, now
 from softprompt.registry.scope import Scope
 
 MOST_ROWS = 1000
-"""Of a task: the oldest that nobody has labelled go first."""
+"""Of a task, that nobody has labelled: the oldest go first. Those with an answer are somebody's work, and stay beside them
+until they are erased."""
 
 _t, _r = tables.tasks.c, tables.reviews.c
 
@@ -53,7 +54,7 @@ class Reviews:
         self._scope = scope
 
     def add(self, task: str, rows: Sequence[Review]) -> None:
-        """Keep rows, the oldest first; those beyond :data:`MOST_ROWS` go.
+        """Keep rows, the oldest first; of those without an answer the ones beyond :data:`MOST_ROWS` go.
 
         Raises:
             NotFound: there is no such task.
@@ -68,8 +69,8 @@ class Reviews:
                 values = {"task_id": task_id, "number": row.version, **texts}
                 values |= {"confidence": row.confidence, "answer": row.answer, "created_at": row.created_at or now()}
                 connection.execute(sa.insert(tables.reviews).values(values))
-            kept = sa.select(_r.id).where(_r.task_id == task_id).order_by(_r.answer.is_(None), _r.id.desc())
-            surplus = connection.execute(kept.offset(MOST_ROWS)).scalars().all()
+            waiting = sa.select(_r.id).where(_r.task_id == task_id, _r.answer.is_(None)).order_by(_r.id.desc())
+            surplus = connection.execute(waiting.offset(MOST_ROWS)).scalars().all()
             connection.execute(sa.delete(tables.reviews).where(_r.id.in_(surplus)))
 
     def of(self, task: str) -> list[Review]:
