@@ -21,7 +21,7 @@ from softprompt.errors import BaseModelError, reason_of
 from softprompt.files import cache_folder
 from softprompt.locks import lock_file
 
-_RULE = 1
+_RULE = 2
 """Of how a folder is made; another one makes all of them again."""
 _WHOLE = "whole.json"
 """What a folder's files were when it was made; written last."""

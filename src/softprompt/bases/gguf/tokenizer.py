@@ -12,8 +12,8 @@ from softprompt.errors import BaseModelError
 
 _log = logging.getLogger(__name__)
 
-_NORMAL, _CONTROL = 1, 3
-"""Kinds of tokens, by llama.cpp's numbers."""
+_NORMAL, _CONTROL, _ADDED = 1, 3, 4
+"""Kinds of tokens, by llama.cpp's numbers: words, what no text means, and what a text means as a whole."""
 
 _BY_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 """What splits texts as GPT-2 does, and each digit from what stands beside it."""
@@ -51,6 +51,7 @@ def tokenizer_of(gguf: GgufFile, source: str) -> Any:
     backend, _ = convert_gguf_tokenizer(gguf.architecture, told)
     backend = _without_strangers(backend, told)
     if told["tokenizer_type"] == "gpt2":
+        backend = _with_all_whole(backend, told)
         _mend_byte_level(backend, str(told.get("pre_tokenizer_type") or ""), source)
     elif told.get("add_prefix_space") is False:
         _mend_prefix(backend)
@@ -72,6 +73,28 @@ def _without_strangers(backend: Any, told: dict[str, Any]) -> Any:
     state = json.loads(backend.to_str())
     own = [token for token in state["added_tokens"] if token["id"] < len(kinds) and kinds[token["id"]] != _NORMAL]
     return backend if own == state["added_tokens"] else Tokenizer.from_str(json.dumps(state | {"added_tokens": own}))
+
+
+def _with_all_whole(backend: Any, told: dict[str, Any]) -> Any:
+    """The byte-level tokenizer with those special and added tokens too whose texts have other signs than bytes are written
+    in, such as `<｜User｜>`: transformers spells them as bytes in the vocabulary, and leaves them out of what is whole."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(backend.to_str())
+    words: dict[str, int] = state["model"]["vocab"]
+    kinds = enumerate(zip(told["tokens"], told.get("token_type") or (), strict=False))
+    lacking = {
+        number: (text, kind == _CONTROL) for number, (text, kind) in kinds if kind in (_CONTROL, _ADDED) and text not in words
+    }
+    if not lacking:
+        return backend
+    state["model"]["vocab"] = {lacking[number][0] if number in lacking else word: number for word, number in words.items()}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    state["added_tokens"] += [
+        {"id": number, "content": text, **plain, "special": special} for number, (text, special) in lacking.items()
+    ]
+    state["added_tokens"].sort(key=lambda token: token["id"])
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def begin_token(gguf: GgufFile) -> str | None:
