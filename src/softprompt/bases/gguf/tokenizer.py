@@ -52,7 +52,8 @@ def tokenizer_of(gguf: GgufFile, source: str) -> Any:
     backend = _without_strangers(backend, told)
     if told["tokenizer_type"] == "gpt2":
         backend = _with_all_whole(backend, told)
-        _mend_byte_level(backend, str(told.get("pre_tokenizer_type") or ""), source)
+        tell_splits(gguf, source)
+        _mend_byte_level(backend, _splits(gguf))
     elif told.get("add_prefix_space") is False:
         _mend_prefix(backend)
     settings: dict[str, Any] = {f"add_{end}_token": _adds(gguf, end) for end in ("bos", "eos")}
@@ -84,7 +85,9 @@ def _with_all_whole(backend: Any, told: dict[str, Any]) -> Any:
     words: dict[str, int] = state["model"]["vocab"]
     kinds = enumerate(zip(told["tokens"], told.get("token_type") or (), strict=False))
     lacking = {
-        number: (text, kind == _CONTROL) for number, (text, kind) in kinds if kind in (_CONTROL, _ADDED) and text not in words
+        number: (text, kind == _CONTROL)
+        for number, (text, kind) in kinds
+        if kind in (_CONTROL, _ADDED) and text not in words
     }
     if not lacking:
         return backend
@@ -113,19 +116,29 @@ def _adds(gguf: GgufFile, end: str) -> bool:
     return end == "bos" and (sentences or gguf.metadata.get("tokenizer.ggml.pre") in _WHOLE_WORDS_FIRST)
 
 
-def _mend_byte_level(backend: Any, way: str, source: str) -> None:
-    from tokenizers import normalizers, pre_tokenizers
+def tell_splits(gguf: GgufFile, source: str) -> None:
+    """Say where a byte-level tokenizer splits texts into words in a way that is not known, which none but the file says."""
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    way = _splits(gguf)
+    if gguf.metadata["tokenizer.ggml.model"] == "gpt2" and way not in (*_BY_DIGITS, *_AS_GPT2, *GGUF_PRE_TOKENIZER_SPLITS):
+        _log.warning(
+            "%s splits texts into words in a way that is not known here (%s); they are split as GPT-2 does, which may spell "
+            "some of them otherwise than the model learnt", source, way or "it says none",
+        )  # fmt: skip
+
+
+def _splits(gguf: GgufFile) -> str:
+    return str(gguf.metadata.get("tokenizer.ggml.pre") or "")
+
+
+def _mend_byte_level(backend: Any, way: str) -> None:
+    from tokenizers import normalizers, pre_tokenizers
 
     if way in _BY_DIGITS:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-    elif way not in GGUF_PRE_TOKENIZER_SPLITS and way not in _AS_GPT2:
-        _log.warning(
-            "%s splits texts into words in a way that is not known here (%s); they are split as GPT-2 does, which may spell "
-            "some of them otherwise than the model learnt", source, way or "it says none",
-        )  # fmt: skip
     if way in _WHOLE_WORDS_FIRST:
         backend.model.ignore_merges = True
     if way in _COMPOSES:
