@@ -198,6 +198,10 @@ def test_a_chat_template_that_cannot_be_used_is_refused_where_it_is_asked_for(
     (told,) = run("init", table, "--base", base_folder, "--json").rows
     assert not any("template" in note for note in told["notes"])
     adapter = ["--base-adapter", "lora", "--trust-remote-code"]
+    assert "no LoRA adapter in 'lora'" in run("init", table, *adapter, "--force").refused()
+    (folder / "lora").mkdir()  # beside the table, where the task file will look
+    (folder / "lora" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    (folder / "lora" / "adapter_model.safetensors").touch()
     (told,) = run("init", table, *adapter, "--force", "--json").rows
     keys = {"base": "builtin/tiny", "base_adapter": "lora", "trust_remote_code": True}
     assert yaml.safe_load(Path(told["file"]).read_text()).items() >= keys.items()

@@ -48,6 +48,8 @@ def init(
     import shlex
     from typing import get_args
 
+    from softprompt.bases.files.adapter import find_adapter
+    from softprompt.bases.files.locate import beside
     from softprompt.bases.files.vocabulary import chat_templates
     from softprompt.errors import ConfigError, nearest
     from softprompt.files import write_whole
@@ -69,6 +71,8 @@ def init(
             raise ConfigError(f"--word {pair!r} has no word for a label, or is the second for it; write --word 1=positive")
         words[given] = said
     frame, told, headed, begins = None, None, False, None
+    if base.adapter is not None:
+        find_adapter(beside(base.adapter, file.parent))
     if base.source is not None or chat:
         with Bars().loading(base.address):  # which may be fetched first
             found, task_type = _look(base, file.parent)
