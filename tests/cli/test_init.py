@@ -207,6 +207,23 @@ def test_a_chat_template_that_cannot_be_used_is_refused_where_it_is_asked_for(
     assert yaml.safe_load(Path(told["file"]).read_text()).items() >= keys.items()
 
 
+def test_a_path_that_means_another_base_beside_the_table_is_refused(
+    run: Run, folder: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_table(folder, rows_of(text=SENTENCES, label=["yes", "no"]), ".csv")
+    here = folder.parent / "here"
+    shutil.copytree(base_folder, here / "base")
+    monkeypatch.chdir(here)
+    assert run("init", table, "--base", "base", "--json").rows  # here alone
+    shutil.copytree(base_folder, folder / "base")
+    refused = run("init", table, "--base", "base", "--force").refused()
+    assert f"'base' is here, and another is '{folder / 'base'}', where the task file will look" in refused
+    for whole in (here / "base", folder / "base"):
+        assert run("init", table, "--base", whole, "--force", "--json").rows
+    monkeypatch.chdir(folder)  # where both are one
+    assert run("init", table, "--base", "base", "--force", "--json").rows
+
+
 @pytest.mark.parametrize(
     ("column", "answers", "problem_type", "labels", "told"),
     [
