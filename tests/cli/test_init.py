@@ -198,9 +198,30 @@ def test_a_chat_template_that_cannot_be_used_is_refused_where_it_is_asked_for(
     (told,) = run("init", table, "--base", base_folder, "--json").rows
     assert not any("template" in note for note in told["notes"])
     adapter = ["--base-adapter", "lora", "--trust-remote-code"]
+    assert "no LoRA adapter in 'lora'" in run("init", table, *adapter, "--force").refused()
+    (folder / "lora").mkdir()  # beside the table, where the task file will look
+    (folder / "lora" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    (folder / "lora" / "adapter_model.safetensors").touch()
     (told,) = run("init", table, *adapter, "--force", "--json").rows
     keys = {"base": "builtin/tiny", "base_adapter": "lora", "trust_remote_code": True}
     assert yaml.safe_load(Path(told["file"]).read_text()).items() >= keys.items()
+
+
+def test_a_path_that_means_another_base_beside_the_table_is_refused(
+    run: Run, folder: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_table(folder, rows_of(text=SENTENCES, label=["yes", "no"]), ".csv")
+    here = folder.parent / "here"
+    shutil.copytree(base_folder, here / "base")
+    monkeypatch.chdir(here)
+    assert run("init", table, "--base", "base", "--json").rows  # here alone
+    shutil.copytree(base_folder, folder / "base")
+    refused = run("init", table, "--base", "base", "--force").refused()
+    assert f"'base' is here, and another is '{folder / 'base'}', where the task file will look" in refused
+    for whole in (here / "base", folder / "base"):
+        assert run("init", table, "--base", whole, "--force", "--json").rows
+    monkeypatch.chdir(folder)  # where both are one
+    assert run("init", table, "--base", "base", "--force", "--json").rows
 
 
 @pytest.mark.parametrize(

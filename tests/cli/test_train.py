@@ -138,6 +138,7 @@ def test_a_plan_tells_what_a_training_takes_and_makes_nothing(
     ]  # fmt: skip
     assert set(tmp_path.rglob("*")) == there
     assert not home.exists()
+    assert "leave --report-to out" in run("train", *files, "--plan", "--report-to", "mlflow").err
     refused = run("train", *files, "--plan", "--set", "prompt_tuning_init_prompt=other").refused()
     assert "there is no library in" in refused
     assert not home.exists()

@@ -459,6 +459,10 @@ def test_tasks_that_cannot_be_trained_together_are_told(tmp_path: Path) -> None:
             {"labels": None, "max_new_tokens": 1},
             r"t: \d+ of \d+ answers are cut to max_new_tokens \(1\), so that .*: raise max_new_tokens",
         ),
+        (
+            {"warmup_steps": 8, "learning_rate": 0.4},
+            "t: warmup_steps, 8, are more than the run's 2 steps, .* beyond 0.1; lower",
+        ),
         ({"preference_beta": 0.5}, "t: preference_beta has no effect here: only `objective: preference` gives it one"),
         (
             {"prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "red " * 40, "num_virtual_tokens": 6},

@@ -201,7 +201,7 @@ def loadable(path: Path, source: str, dtype: torch.dtype) -> Path:
     if path.is_dir():
         return path
     with quiet():
-        return folder_of_gguf(path, source, fingerprint_of_folder(path), dtype)
+        return folder_of_gguf(path, source, lambda: fingerprint_of_folder(path), dtype)
 
 
 def read_tokenizer(options: BaseOptions) -> Any:

@@ -48,6 +48,8 @@ def init(
     import shlex
     from typing import get_args
 
+    from softprompt.bases.files.adapter import find_adapter
+    from softprompt.bases.files.locate import beside
     from softprompt.bases.files.vocabulary import chat_templates
     from softprompt.errors import ConfigError, nearest
     from softprompt.files import write_whole
@@ -69,6 +71,10 @@ def init(
             raise ConfigError(f"--word {pair!r} has no word for a label, or is the second for it; write --word 1=positive")
         words[given] = said
     frame, told, headed, begins = None, None, False, None
+    for path in filter(None, (base.source, base.adapter)):
+        _check_single(path, file.parent)
+    if base.adapter is not None:
+        find_adapter(beside(base.adapter, file.parent))
     if base.source is not None or chat:
         with Bars().loading(base.address):  # which may be fetched first
             found, task_type = _look(base, file.parent)
@@ -106,6 +112,19 @@ def init(
     typer.echo(draft.yaml, nl=False)
     _explain(draft)
     typer.echo(f"\nwritten to {target}; next: softprompt train {shlex.quote(str(target))}", err=True)
+
+
+def _check_single(path: str, folder: Path) -> None:
+    """Raises `ConfigError` where a path means one thing here, and another beside the table, where the task file looks
+    first."""
+    from softprompt.bases.files.locate import beside, is_saved
+    from softprompt.errors import ConfigError
+
+    there = beside(path, folder)
+    if there != path and is_saved(Path(path)):
+        raise ConfigError(
+            f"{path!r} is here, and another is {there!r}, where the task file will look; give one of them whole"
+        )
 
 
 def _look(base: BaseOptions, folder: Path) -> tuple[Path, str]:

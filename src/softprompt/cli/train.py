@@ -113,6 +113,8 @@ def train(
     _check_ray(ray, of_ray, {"--plan": plan, "--subsets": subsets, "--report-to": report_to})
     if plan and subsets is not None:
         raise typer.BadParameter("--plan tells of one prompt for each task; leave --subsets out")
+    if plan and report_to:
+        raise typer.BadParameter("--plan trains nothing; leave --report-to out")
     if plan:
         with progress.loading("the rows"):
             tasks = read_tasks(files, changed, base)

@@ -11,7 +11,7 @@ from softprompt.prompts.card import LONG, SHORT, is_best
 from softprompt.tasks.answers.kinds import number_text
 from softprompt.tasks.answers.labels import excerpt_of
 from softprompt.tasks.config.idle import idle_keys
-from softprompt.tasks.config.schedule import told_few
+from softprompt.tasks.config.schedule import rate_at, told_few
 from softprompt.tasks.form import Form, missing_start
 from softprompt.text import plural
 from softprompt.training.objectives.label_sets import told_weights
@@ -73,6 +73,13 @@ def remarks_on(base: FrozenBase, run: Run) -> Iterator[tuple[str, bool]]:
         yield f"{task.name}: the tokens of a label begin another's, so every label ends with {end}; rename one", False
     for idle in idle_keys(task.config):
         yield f"{task.name}: {idle}", True
+    warm, schedule = run.config.warmup_steps or 0, run.config.lr_scheduler_type
+    if warm > run.total and schedule != "constant":
+        yield (
+            f"{task.name}: warmup_steps, {warm}, are more than the run's {plural(run.total, 'step')}, so that the rate "
+            f"never gets beyond {rate_at(run.config, run.total - 1, run.total):.3g}; lower warmup_steps",
+            True,
+        )
     if (left_out := _start_left_out(base, run)) is not None:
         yield f"{task.name}: {left_out}", True
     if run.config.initializer == "RANDOM":

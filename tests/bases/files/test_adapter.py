@@ -257,6 +257,8 @@ def test_an_adapter_with_too_few_or_too_many_weights_is_told(base_folder: Path, 
 def test_an_adapter_of_one_side_of_tied_weights_is_told(base_folder: Path, tmp_path: Path) -> None:
     tied = make_adapter(tmp_path / "head", target_modules=["lm_head"])
     assert "which are one matrix in this base" in refused(base_folder, tied)
+    rows = make_adapter(tmp_path / "rows", trainable_token_indices={"embed_tokens": [5], "lm_head": [9]})
+    assert "which are one matrix in this base" in refused(base_folder, rows)
 
 
 def test_weights_of_few_bits_take_no_adapter(base_folder: Path, adapter: Path, tmp_path: Path) -> None:

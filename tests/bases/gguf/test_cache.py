@@ -14,6 +14,7 @@ import torch
 from softprompt.bases.base import FrozenBase
 from softprompt.bases.files.fingerprint import fingerprint_of_folder
 from softprompt.bases.gguf import cache
+from softprompt.bases.gguf.file import read_gguf
 from softprompt.errors import BaseModelError
 from softprompt.files import cache_folder
 from tests.gguf_files import make_model, save_gguf
@@ -33,6 +34,10 @@ def load(file: Path, dtype: str = "float32") -> FrozenBase:
 
 def folders() -> list[Path]:
     return sorted(path for path in cache_folder("gguf").iterdir() if path.is_dir())
+
+
+def unpack(file: Path) -> Path:
+    return cache.folder_of_gguf(file, file.name, lambda: fingerprint_of_folder(file), torch.float32)
 
 
 def no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +162,34 @@ def test_two_at_once_make_it_once(file: Path, monkeypatch: pytest.MonkeyPatch) -
         write(*arguments)
 
     monkeypatch.setattr(cache, "_write", count)
-    digest = fingerprint_of_folder(file)
     with ThreadPoolExecutor(2) as pool:
-        found = {*pool.map(lambda _: cache.folder_of_gguf(file, "m.gguf", digest, torch.float32), range(2))}
+        found = {*pool.map(lambda _: unpack(file), range(2))}
     assert (len(found), made) == (1, [1])
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_nothing(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other, first = save_gguf(tmp_path / "other.gguf", model=make_model("llama", seed=1)), file.read_bytes()
+    write = cache._write
+
+    def change(*arguments: Any) -> None:
+        write(read_gguf(other), *arguments[1:])
+        file.write_bytes(other.read_bytes())
+
+    monkeypatch.setattr(cache, "_write", change)
+    with pytest.raises(BaseModelError, match="was changed while it was read; load it again"):
+        load(file)
+    assert folders() == []
+    monkeypatch.setattr(cache, "_write", write)
+    file.write_bytes(first)  # whose digest the other one's weights would have been kept under
+    weight = load(file).embedding.weight
+    assert torch.equal(weight, make_model("llama").get_input_embeddings().weight)
+
+
+def test_what_nothing_in_the_folder_says_is_told_at_each_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = save_gguf(tmp_path / "m.gguf", metadata={"tokenizer.ggml.pre": "viking"})
+    for _ in range(2):
+        caplog.clear()
+        load(file)
+        assert [record.args and record.args[1] for record in caplog.records] == ["viking"]

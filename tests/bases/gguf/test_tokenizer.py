@@ -131,3 +131,25 @@ def test_sentencepieces_prefix_is_the_files(prefix: bool, tmp_path: Path) -> Non
     assert found.convert_ids_to_tokens(ids) == ["<s>", *(["▁he"] if prefix else ["he"]), "ll", "o", "▁w"]
     assert found.decode(ids, skip_special_tokens=True) == "hello w"
     assert len(found) == len(SENTENCES)
+
+
+def test_special_tokens_in_signs_that_bytes_are_not_written_in_are_whole(tmp_path: Path) -> None:
+    # DeepSeek's, which its models distilled into Qwen and Llama have.
+    special = {"<｜begin▁of▁sentence｜>": 3, "<｜end▁of▁sentence｜>": 3, "<｜User｜>": 3, "<｜Assistant｜>": 4, "<think>": 4}
+    tokens, merges = vocabulary()
+    first = len(tokens) - len(special)
+    words = [*tokens[:first], *special]
+    kinds = [3, 3, *[1] * (first - 2), *special.values()]
+    left = [merge for merge in merges if {*merge.split(" "), merge.replace(" ", "")} <= {*words}]
+    found = read(
+        tmp_path / "m.gguf",
+        **{"ggml.tokens": words, "ggml.token_type": kinds, "ggml.merges": left, "ggml.pre": "deepseek-r1-qwen"},
+        **{"ggml.bos_token_id": first, "ggml.eos_token_id": first + 1, "ggml.padding_token_id": first + 1},
+    )
+    assert len(found) == len(words)  # no token is new
+    assert (found.bos_token_id, found.eos_token_id) == (first, first + 1)
+    red = found("red", add_special_tokens=False)["input_ids"]
+    ids = found("<｜User｜>red<｜Assistant｜><think>red<｜end▁of▁sentence｜>", add_special_tokens=False)["input_ids"]
+    assert ids == [first + 2, *red, first + 3, first + 4, *red, first + 1]
+    assert found.decode(ids, skip_special_tokens=True) == "red<｜Assistant｜><think>red"
+    assert found.convert_tokens_to_ids(list(special)) == [*range(first, len(words))]

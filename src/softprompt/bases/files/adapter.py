@@ -96,7 +96,9 @@ def merge_adapter(model: Any, folder: Path, source: str) -> Any:
             changed = any(
                 isinstance(layer, BaseTunerLayer) for layer in (model.get_input_embeddings(), model.get_output_embeddings())
             )
-            if tied and changed:  # merged into one of them, it would change the other
+            rows = config.trainable_token_indices  # by module where they are given for several
+            apart = isinstance(rows, dict) and len(rows) > 1
+            if tied and (changed or apart):  # merged into one of them, it would change the other
                 raise ValueError("it changes the embeddings or the output head, which are one matrix in this base")
             found: Any = peft.set_peft_model_state_dict(wrapped, tensors)
             if found.unexpected_keys:

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +15,34 @@ import torch
 
 from softprompt.bases.gguf.config import config_of, end_ids
 from softprompt.bases.gguf.file import GgufFile, read_gguf
-from softprompt.bases.gguf.tokenizer import tokenizer_of
+from softprompt.bases.gguf.tokenizer import tell_splits, tokenizer_of
 from softprompt.bases.gguf.weights import write_weights
 from softprompt.errors import BaseModelError, reason_of
 from softprompt.files import cache_folder
 from softprompt.locks import lock_file
 
-_RULE = 1
+_RULE = 2
 """Of how a folder is made; another one makes all of them again."""
 _WHOLE = "whole.json"
 """What a folder's files were when it was made; written last."""
 
 
-def folder_of_gguf(file: Path, source: str, digest: str, dtype: torch.dtype) -> Path:
+def folder_of_gguf(file: Path, source: str, digest: Callable[[], str], dtype: torch.dtype) -> Path:
     """The folder of a GGUF file: made the first time, whole or not at all, and taken as it is from then on, unless a file in
     it was changed.
 
     Args:
         file: the file, or the first part of a split one.
         source: what the user calls it.
-        digest: of its bytes.
+        digest: what its bytes are known by; asked again when they were read, for they may have changed meanwhile.
         dtype: of the weights.
 
     Raises:
-        BaseModelError: it cannot be made of what the file holds, or not be kept.
+        BaseModelError: it cannot be made of what the file holds, or not be kept; or the file was changed meanwhile.
     """
-    made_by = [_RULE, *(importlib.metadata.version(name) for name in ("gguf", "transformers", "tokenizers"))]
-    stem = f"{digest}-{str(dtype).removeprefix('torch.')}"
+    name = digest()
+    made_by = [_RULE, *(importlib.metadata.version(package) for package in ("gguf", "transformers", "tokenizers"))]
+    stem = f"{name}-{str(dtype).removeprefix('torch.')}"
     try:
         root = cache_folder("gguf")
     except OSError as error:
@@ -50,6 +51,7 @@ def folder_of_gguf(file: Path, source: str, digest: str, dtype: torch.dtype) -> 
         ) from None
     folder = root / f"{stem}-{hashlib.sha256(repr(made_by).encode()).hexdigest()[:8]}"
     if _is_whole(folder):
+        tell_splits(read_gguf(file), source)  # which nothing in the folder says any more
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -57,7 +59,11 @@ def folder_of_gguf(file: Path, source: str, digest: str, dtype: torch.dtype) -> 
             if not _is_whole(folder):  # another process may have made it meanwhile
                 for old in [*root.glob(f"{stem}-*"), *root.glob(f".{stem}-*")]:
                     shutil.rmtree(old)
-                _make(read_gguf(file), source, dtype, folder)
+                with _made_whole(folder) as partial:
+                    with _ours(source):
+                        _write(read_gguf(file), source, dtype, partial)
+                    if digest() != name:
+                        raise BaseModelError(f"{source!r} was changed while it was read; load it again")
     except OSError as error:
         raise BaseModelError(
             f"{source!r} cannot be unpacked to {str(root)!r} ({error.strerror or error}); make room there, or set "
@@ -66,12 +72,13 @@ def folder_of_gguf(file: Path, source: str, digest: str, dtype: torch.dtype) -> 
     return folder
 
 
-def _make(gguf: GgufFile, source: str, dtype: torch.dtype, folder: Path) -> None:
+@contextlib.contextmanager
+def _made_whole(folder: Path) -> Iterator[Path]:
+    """A folder of another name, which becomes this one if nothing fails, and else goes."""
     partial = folder.with_name(f".{folder.name}")
     partial.mkdir()
     try:
-        with _ours(source):
-            _write(gguf, source, dtype, partial)
+        yield partial
         (partial / _WHOLE).write_text(json.dumps(_stamps(partial)))
         partial.rename(folder)
     finally:

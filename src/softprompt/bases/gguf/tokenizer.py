@@ -12,8 +12,8 @@ from softprompt.errors import BaseModelError
 
 _log = logging.getLogger(__name__)
 
-_NORMAL, _CONTROL = 1, 3
-"""Kinds of tokens, by llama.cpp's numbers."""
+_NORMAL, _CONTROL, _ADDED = 1, 3, 4
+"""Kinds of tokens, by llama.cpp's numbers: words, what no text means, and what a text means as a whole."""
 
 _BY_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 """What splits texts as GPT-2 does, and each digit from what stands beside it."""
@@ -51,7 +51,9 @@ def tokenizer_of(gguf: GgufFile, source: str) -> Any:
     backend, _ = convert_gguf_tokenizer(gguf.architecture, told)
     backend = _without_strangers(backend, told)
     if told["tokenizer_type"] == "gpt2":
-        _mend_byte_level(backend, str(told.get("pre_tokenizer_type") or ""), source)
+        backend = _with_all_whole(backend, told)
+        tell_splits(gguf, source)
+        _mend_byte_level(backend, _splits(gguf))
     elif told.get("add_prefix_space") is False:
         _mend_prefix(backend)
     settings: dict[str, Any] = {f"add_{end}_token": _adds(gguf, end) for end in ("bos", "eos")}
@@ -74,6 +76,30 @@ def _without_strangers(backend: Any, told: dict[str, Any]) -> Any:
     return backend if own == state["added_tokens"] else Tokenizer.from_str(json.dumps(state | {"added_tokens": own}))
 
 
+def _with_all_whole(backend: Any, told: dict[str, Any]) -> Any:
+    """The byte-level tokenizer with those special and added tokens too whose texts have other signs than bytes are written
+    in, such as `<｜User｜>`: transformers spells them as bytes in the vocabulary, and leaves them out of what is whole."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(backend.to_str())
+    words: dict[str, int] = state["model"]["vocab"]
+    kinds = enumerate(zip(told["tokens"], told.get("token_type") or (), strict=False))
+    lacking = {
+        number: (text, kind == _CONTROL)
+        for number, (text, kind) in kinds
+        if kind in (_CONTROL, _ADDED) and text not in words
+    }
+    if not lacking:
+        return backend
+    state["model"]["vocab"] = {lacking[number][0] if number in lacking else word: number for word, number in words.items()}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    state["added_tokens"] += [
+        {"id": number, "content": text, **plain, "special": special} for number, (text, special) in lacking.items()
+    ]
+    state["added_tokens"].sort(key=lambda token: token["id"])
+    return Tokenizer.from_str(json.dumps(state))
+
+
 def begin_token(gguf: GgufFile) -> str | None:
     """What the tokenizer of a GGUF file begins texts with, by its metadata; None for nothing. No torch."""
     number = gguf.metadata.get("tokenizer.ggml.bos_token_id")
@@ -90,19 +116,29 @@ def _adds(gguf: GgufFile, end: str) -> bool:
     return end == "bos" and (sentences or gguf.metadata.get("tokenizer.ggml.pre") in _WHOLE_WORDS_FIRST)
 
 
-def _mend_byte_level(backend: Any, way: str, source: str) -> None:
-    from tokenizers import normalizers, pre_tokenizers
+def tell_splits(gguf: GgufFile, source: str) -> None:
+    """Say where a byte-level tokenizer splits texts into words in a way that is not known, which none but the file says."""
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    way = _splits(gguf)
+    if gguf.metadata["tokenizer.ggml.model"] == "gpt2" and way not in (*_BY_DIGITS, *_AS_GPT2, *GGUF_PRE_TOKENIZER_SPLITS):
+        _log.warning(
+            "%s splits texts into words in a way that is not known here (%s); they are split as GPT-2 does, which may spell "
+            "some of them otherwise than the model learnt", source, way or "it says none",
+        )  # fmt: skip
+
+
+def _splits(gguf: GgufFile) -> str:
+    return str(gguf.metadata.get("tokenizer.ggml.pre") or "")
+
+
+def _mend_byte_level(backend: Any, way: str) -> None:
+    from tokenizers import normalizers, pre_tokenizers
 
     if way in _BY_DIGITS:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-    elif way not in GGUF_PRE_TOKENIZER_SPLITS and way not in _AS_GPT2:
-        _log.warning(
-            "%s splits texts into words in a way that is not known here (%s); they are split as GPT-2 does, which may spell "
-            "some of them otherwise than the model learnt", source, way or "it says none",
-        )  # fmt: skip
     if way in _WHOLE_WORDS_FIRST:
         backend.model.ignore_merges = True
     if way in _COMPOSES:
