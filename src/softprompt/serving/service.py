@@ -165,10 +165,9 @@ class AsyncService:
             opening = await self._results.echo(self.base, target.vectors, given, ids, sampling.logprobs) if echo else None
             stream = self._generate(target, ids, held, watch)
             stream.echo = opening
-            told: dict[str, Any] = {"given": given, "sampling": sampling, "schema": schema, "any_text": any_text}
-            again = partial(self._uncounted.complete, tenant, **told)
+            ask = partial(self._uncounted.complete, tenant, given=given, sampling=sampling, schema=schema, any_text=any_text)
             drawn = sampling.temperature > 0
-            return self._follow(target, stream, watch, lambda ref: again(model=ref), drawn=drawn, repeat=repeat)
+            return self._follow(target, stream, watch, lambda ref: ask(model=ref), drawn=drawn, repeat=repeat)
 
     async def chat(
         self,
