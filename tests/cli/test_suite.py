@@ -80,7 +80,7 @@ def test_what_is_wrong_is_refused_before_a_base_is_loaded(run: Run, place: Path,
         (["kind", "--suite", "wrong.yaml"], "unknown key 'metric'; did you mean 'metrics'?"),
         (["kind", "--suite", "bare.yaml"], "kind@2 came without the task file whose test rows it would be run on"),
         (["kind", "--suite", "polite.yaml", "--suite", "polite.yaml"], "two suites are called 'polite'"),
-        (["kind~me@1", "--suite", "polite.yaml"], "task 'kind~me' is refused"),
+        (["kind~me@1", "--suite", "polite.yaml"], "'kind~me@1' is a user's own version"),
     ):
         assert told in run("suite", "run", *arguments).refused(), arguments
     assert "has no outcome of suite 'polite'" in run("suite", "show", "kind@1", "--suite", "polite").refused()
