@@ -213,6 +213,9 @@ def test_a_few_shot_text_has_as_many_examples_as_fit(base: FrozenBase) -> None:
     with pytest.warns(UserWarning, match=r"t: the few-shot text has \d examples, not 8"):
         (row,) = compare(task, methods=["few_shot"], base=base)
     assert 0 < row["bytes"] < len(few_shot_text(task, draw_examples(task, 8, seed=0), base))
+    fit = row["settings"]["shots"]
+    assert 0 < fit < 8
+    assert row["bytes"] == len(few_shot_text(task, draw_examples(task, 8, seed=0)[:fit], base))
 
 
 # Prefixes and PEFT

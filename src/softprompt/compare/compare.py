@@ -192,6 +192,7 @@ def measure_method(
     settings = method.settings(found.task, base)
     if trained.rate is not None and task.config.class_weights is not None:
         settings["class_weights"] = task.config.class_weights
+    used = {"learning_rate": trained.rate, "shots": trained.shots}
     return {
         "method": name,
         "task": task.name,
@@ -214,7 +215,7 @@ def measure_method(
         "base": base.name,
         "fingerprint": base.fingerprint,
         "dtype": str(base.dtype).removeprefix("torch."),
-        "settings": settings if trained.rate is None else settings | {"learning_rate": trained.rate},
+        "settings": settings | {key: value for key, value in used.items() if value is not None},
         "decision": None,
         "take": None,
     }, report

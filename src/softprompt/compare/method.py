@@ -37,6 +37,8 @@ class Trained:
     """Steps taken."""
     rate: float | None = None
     """The learning rate; None where nothing is trained."""
+    shots: int | None = None
+    """Examples in its text; None where it has no such."""
 
 
 class Method(Protocol):

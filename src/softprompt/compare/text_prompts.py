@@ -77,7 +77,8 @@ class FewShot:
             progress.warn(f"{task.name}: the few-shot text has {count} examples, not {self._shots}: no more fit")
         assert asked is not None
         head_PD, rest = split_head(base, asked.inputs)
-        return Trained(architecture_of(base), head_PD, replace(asked, inputs=rest), bytes=len(text.encode()))
+        kept = len(text.encode())
+        return Trained(architecture_of(base), head_PD, replace(asked, inputs=rest), bytes=kept, shots=count)
 
 
 def bare(task: Task, base: FrozenBase, rows: PlacedRows, head: TrainedHead | None) -> Trained:

@@ -99,6 +99,25 @@ def test_a_folder_that_is_not_as_it_was_made_is_made_anew(damage: str, file: Pat
     assert folders() == [folder]
 
 
+def test_what_is_called_whole_is_on_the_disk(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[tuple[int, int]] = set()
+    stamp = cache._stamps
+
+    def sync(handle: int) -> None:
+        state = os.fstat(handle)
+        synced.add((state.st_ino, state.st_size))
+
+    def stamps(folder: Path) -> Any:
+        made = {(path.stat().st_ino, path.stat().st_size) for path in [folder, *folder.iterdir()]}
+        assert len(made) > 4
+        assert made <= synced
+        return stamp(folder)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(cache, "_stamps", stamps)
+    unpack(file)
+
+
 def test_a_file_with_other_bytes_is_another_base(file: Path) -> None:
     first = load(file)
     save_gguf(file, model=make_model("llama", seed=1))

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from softprompt.bases.gguf.file import GgufFile, read_gguf
 from softprompt.bases.gguf.tokenizer import tell_splits, tokenizer_of
 from softprompt.bases.gguf.weights import write_weights
 from softprompt.errors import BaseModelError, reason_of
-from softprompt.files import cache_folder
+from softprompt.files import cache_folder, sync_folder
 from softprompt.locks import lock_file
 
 _RULE = 2
@@ -74,11 +75,16 @@ def folder_of_gguf(file: Path, source: str, digest: Callable[[], str], dtype: to
 
 @contextlib.contextmanager
 def _made_whole(folder: Path) -> Iterator[Path]:
-    """A folder of another name, which becomes this one if nothing fails, and else goes."""
+    """A folder of another name, which becomes this one if nothing fails, and else goes. What is in it is on the disk by
+    then: after a power cut a file with holes could have its size and times."""
     partial = folder.with_name(f".{folder.name}")
     partial.mkdir()
     try:
         yield partial
+        for path in partial.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(partial)
         (partial / _WHOLE).write_text(json.dumps(_stamps(partial)))
         partial.rename(folder)
     finally:
