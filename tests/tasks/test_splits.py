@@ -65,6 +65,34 @@ def test_a_split_loses_nothing_and_does_not_depend_on_order() -> None:
         assert other.rows == [row for row in one.rows if row in rows[:200]]
 
 
+@pytest.mark.parametrize("left", [0, 1, 2], ids=["the rest", "validation", "test"])
+def test_what_a_cut_left_is_cut_by_other_places(left: int) -> None:
+    """Rows that were cut before lie where the same places leave a part next to nothing."""
+    rows = numbered(9000)
+    own = cut(read(rows), SPANS, by_label=True)[left].rows
+    parts = cut(read(list(own)), SPANS, by_label=True)
+    assert sorted(row["text"] for part in parts for row in part.rows) == sorted(row["text"] for row in own)
+    for part, share in zip(parts, (0.7, 0.1, 0.2), strict=True):
+        assert len(part.rows) == pytest.approx(len(own) * share, rel=0.4)
+    backwards = cut(read(list(own)[::-1]), SPANS, by_label=True)
+    for one, other in zip(parts, backwards, strict=True):
+        assert sorted(map(str, one.rows)) == sorted(map(str, other.rows))
+
+
+def test_the_training_rows_of_a_task_are_split_as_others_are(tmp_path: Path) -> None:
+    task = task_of(tmp_path, numbered(1200))
+    again = task.variant(data={"train": list(task.train), "test": list(task.test)})
+    assert again.held_out == pytest.approx(len(task.train) / 10, rel=0.4)
+
+
+def test_a_table_that_was_never_cut_keeps_its_places() -> None:
+    """Whatever its size: less than a quarter of what is to be expected comes about by no chance."""
+    for seed in range(300):
+        rows: list[Row] = [{"text": f"{seed} {n}", "label": "ab"[n % 2]} for n in range(60 + seed)]
+        for part, (start, end) in zip(cut(read(rows), SPANS, by_label=False)[1:], SPANS, strict=True):
+            assert part.rows == [row for row in rows if start <= position(row) < end]
+
+
 def test_columns_that_no_template_names_count_for_nothing(tmp_path: Path) -> None:
     rows = [{"text": f"row {n % 10}", "label": "ab"[n % 2]} for n in range(60)]
     plain = task_of(tmp_path, rows)

@@ -1,7 +1,8 @@
 """Splits: rows to training, validation and test, by what the form reads of each and nothing else. No torch.
 
 A row's place is a function of its own input and answer, so rows that come or go move no others, and columns that no template
-names count for nothing. Rows of one input go together. Only a label or a part that would go without takes some from another.
+names count for nothing. Rows of one input go together. Only a label or a part that would go without takes some from another,
+and rows that were cut so before, of which a part would get next to none, are cut by other places.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ T = TypeVar("T")
 
 FEW, FOLDS = 64, 4
 """With so many different inputs or fewer a tenth of them could choose no prompt; it is chosen by folds, this many."""
+
+
+_EXPECTED, _LEAST = 16, 0.25
+"""A part of which so many inputs are to be expected, and that has less than this share of them, has it by no chance (1 in
+10,000): the rows are what an earlier cut left."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,9 @@ def cut(source: Source, spans: Sequence[tuple[float, float]], *, by_label: bool)
             first, and then the parts in order.
     """
     inputs = _Inputs(source, spans)
+    if inputs.cut_before(spans):
+        again = [position({"": place}) for place in source.positions]
+        inputs = _Inputs(replace(source, positions=again), spans)
     for label in inputs.labels if by_label else ():
         for part in range(len(spans) + 1):
             inputs.provide(part, label)
@@ -210,6 +219,13 @@ class _Inputs:
         self._of[None] = list(self._part)
         self._movable = {text for text, own in answers.items() if len(own) == 1}
         """Others would take a second label along."""
+
+    def cut_before(self, spans: Sequence[tuple[float, float]]) -> bool:
+        """Whether a part has so few that what there is was cut by its places before."""
+        shares = [end - start for start, end in spans]
+        expected = [share * len(self._part) for share in (1 - sum(shares), *shares)]
+        found = Counter(self._part.values())
+        return any(count >= _EXPECTED and found[part] < _LEAST * count for part, count in enumerate(expected))
 
     def provide(self, part: int, label: str | None = None) -> None:
         """Give a part an input of a label, or any, where it has none and another part has one to spare; what is to be
