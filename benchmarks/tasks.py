@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.bases.base import FrozenBase
+from softprompt.rows.sources import Row
 from softprompt.tasks import samples
 from softprompt.tasks.config.config import TaskConfig, parse_config, read_config
 from softprompt.tasks.form import missing_start
@@ -55,9 +56,13 @@ def first_rows(task: Task, count: int) -> Task:
     return task.variant(data={"train": rows[:count], "validation": list(task.validation), "test": list(task.test)})
 
 
+def drawn_rows(task: Task, count: int) -> list[Row]:
+    """So many of its training rows, drawn by its seed."""
+    return random.Random(f"few {task.config.seed}").sample(list(task.train), count)
+
+
 def few_rows(task: Task, count: int, *, validates: bool) -> Task:
     """The task with so many training rows in all, drawn by its seed. A method that validates must make do with those, as the
     recipe does by itself; for others the task's own validation rows stand there, which they do not look at."""
-    rows = random.Random(f"few {task.config.seed}").sample(list(task.train), count)
     own = {} if validates else {"validation": list(task.validation)}
-    return task.variant(data={"train": rows, "test": list(task.test), **own})
+    return task.variant(data={"train": drawn_rows(task, count), "test": list(task.test), **own})

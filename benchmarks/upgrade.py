@@ -34,7 +34,7 @@ import torch
 from benchmarks.kept import read_file
 from benchmarks.quality import name_of
 from benchmarks.row import Row, print_row
-from benchmarks.tasks import REAL, begun, few_rows, make_tasks
+from benchmarks.tasks import REAL, begun, drawn_rows, make_tasks
 from softprompt.bases.base import FrozenBase
 from softprompt.compare.compare import run_method
 from softprompt.library.library import Library
@@ -50,10 +50,9 @@ def some_tasks(args: argparse.Namespace, numbers: Sequence[int]) -> list[Task]:
     settings = {"max_steps": args.steps, "num_virtual_tokens": args.P, "per_device_train_batch_size": args.batch}
     for number in numbers:
         (task,) = make_tasks([REAL[number % len(REAL)]], number, settings)
-        own = few_rows(task, args.rows, validates=True)
         test = list(task.test)[: args.test_rows]
         changes: dict[str, Any] = {"task": f"{task.name}-{number}", "eval_per_epoch": args.validations}
-        made.append(own.variant(data={"train": list(own.train), "validation": 0.2, "test": test}, **changes))
+        made.append(task.variant(data={"train": drawn_rows(task, args.rows), "validation": 0.2, "test": test}, **changes))
     return made
 
 

@@ -67,7 +67,7 @@ def test_a_split_loses_nothing_and_does_not_depend_on_order() -> None:
 
 @pytest.mark.parametrize("left", [0, 1, 2], ids=["the rest", "validation", "test"])
 def test_what_a_cut_left_is_cut_by_other_places(left: int) -> None:
-    """Rows that were cut before lie where the same places leave a part next to nothing."""
+    """Rows that were cut before lie where the same places leave a part nothing, or too much."""
     rows = numbered(9000)
     own = cut(read(rows), SPANS, by_label=True)[left].rows
     parts = cut(read(list(own)), SPANS, by_label=True)
@@ -81,12 +81,22 @@ def test_what_a_cut_left_is_cut_by_other_places(left: int) -> None:
 
 def test_the_training_rows_of_a_task_are_split_as_others_are(tmp_path: Path) -> None:
     task = task_of(tmp_path, numbered(1200))
-    again = task.variant(data={"train": list(task.train), "test": list(task.test)})
-    assert again.held_out == pytest.approx(len(task.train) / 10, rel=0.4)
+    for share in (0.1, 0.2, 0.3):  # of which the first would get none, and the second half of its own
+        again = task.variant(data={"train": list(task.train), "validation": share, "test": list(task.test)})
+        assert again.held_out == pytest.approx(len(task.train) * share, rel=0.3)
+
+
+@pytest.mark.parametrize("answers", [2, 5])
+def test_inputs_of_several_answers_have_their_share_of_each_part(answers: int) -> None:
+    rows: list[Row] = [{"text": f"row {n}", "label": f"so {n} {k}"} for n in range(2000) for k in range(answers)]
+    parts = cut(read(rows), SPANS, by_label=False)
+    for part, share in zip(parts, (0.7, 0.1, 0.2), strict=True):
+        assert len(part.rows) == pytest.approx(len(rows) * share, rel=0.2)
+        assert len({row["text"] for row in part.rows}) * answers == len(part.rows)
 
 
 def test_a_table_that_was_never_cut_keeps_its_places() -> None:
-    """Whatever its size: less than a quarter of what is to be expected comes about by no chance."""
+    """Whatever its size: what chance does to its parts is no earlier cut."""
     for seed in range(300):
         rows: list[Row] = [{"text": f"{seed} {n}", "label": "ab"[n % 2]} for n in range(60 + seed)]
         for part, (start, end) in zip(cut(read(rows), SPANS, by_label=False)[1:], SPANS, strict=True):

@@ -2,13 +2,14 @@
 
 A row's place is a function of its own input and answer, so rows that come or go move no others, and columns that no template
 names count for nothing. Rows of one input go together. Only a label or a part that would go without takes some from another,
-and rows that were cut so before, of which a part would get next to none, are cut by other places.
+and rows that were cut so before, of which a part would get too many or few, are cut by other places.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,9 +29,9 @@ FEW, FOLDS = 64, 4
 """With so many different inputs or fewer a tenth of them could choose no prompt; it is chosen by folds, this many."""
 
 
-_EXPECTED, _LEAST = 16, 0.25
-"""A part of which so many inputs are to be expected, and that has less than this share of them, has it by no chance (1 in
-10,000): the rows are what an earlier cut left."""
+_CHANCE = 4.0
+"""A part with as many standard deviations more or fewer inputs than are to be expected has them by no chance (1 in 15,000):
+the rows are what an earlier cut left."""
 
 
 @dataclass(frozen=True)
@@ -204,11 +205,13 @@ class _Inputs:
 
     def __init__(self, source: Source, spans: Sequence[tuple[float, float]]) -> None:
         self._source, self._parts = source, range(len(spans) + 1)
-        self._positions: dict[str, float] = {}
+        places: dict[str, set[float]] = defaultdict(set)
         answers: dict[str, set[str]] = defaultdict(set)
         for text, answer, place in zip(source.groups, source.answers, source.positions, strict=True):
             answers[text].add(answer)
-            self._positions[text] = max(place, self._positions.get(text, 0.0))
+            places[text].add(place)
+        # The largest of n places in [0, 1) lies high; its n-th power lies anywhere, as one place does.
+        self._positions = {text: max(own) ** len(own) for text, own in places.items()}
         self._part = {text: _part_of(place, spans) for text, place in self._positions.items()}
         self._of: dict[str | None, list[str]] = defaultdict(list)
         """The inputs of a label, and of none for all."""
@@ -221,11 +224,13 @@ class _Inputs:
         """Others would take a second label along."""
 
     def cut_before(self, spans: Sequence[tuple[float, float]]) -> bool:
-        """Whether a part has so few that what there is was cut by its places before."""
+        """Whether a part has so many or few that what there is was cut by its places before."""
         shares = [end - start for start, end in spans]
-        expected = [share * len(self._part) for share in (1 - sum(shares), *shares)]
-        found = Counter(self._part.values())
-        return any(count >= _EXPECTED and found[part] < _LEAST * count for part, count in enumerate(expected))
+        count, found = len(self._part), Counter(self._part.values())
+        return any(
+            abs(found[part] - share * count) > _CHANCE * math.sqrt(count * share * max(0.0, 1 - share))
+            for part, share in enumerate((max(0.0, 1 - sum(shares)), *shares))
+        )
 
     def provide(self, part: int, label: str | None = None) -> None:
         """Give a part an input of a label, or any, where it has none and another part has one to spare; what is to be
