@@ -18,7 +18,7 @@ _OLD_OFFICE = b"\xd0\xcf\x11\xe0"
 _TIME = re.compile("[hHsS]")
 """In the format of a cell that shows a time."""
 
-_ESCAPED, _LIKE_ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_"), re.compile("_(?=x[0-9A-Fa-f]{4}_)")
+_ESCAPED, _LIKE_ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_"), re.compile("_(?=x[0-9A-Fa-f]{4}[_\r])")
 """A character in the text of a workbook by its number (ST_Xstring of ECMA-376), as Excel writes those that XML has no form
 for or reads as others; and the `_` of a text that would be read as one."""
 
